@@ -1,0 +1,96 @@
+"""The one family of errors. Each says what happened, to which data, and the way out.
+
+Catch `SurgetankError` to catch them all. `remedy` is a sentence for the person who has to act;
+it is part of `str(error)`, so that a traceback in a terminal already tells what to do.
+"""
+
+from __future__ import annotations
+
+
+class SurgetankError(Exception):
+    """Base of every error that Surgetank raises on purpose.
+
+    Parameters: `what` happened (one sentence, without the remedy) and the `remedy` (one sentence).
+    """
+
+    def __init__(self, what: str, *, remedy: str = "") -> None:
+        super().__init__(f"{what} Way out: {remedy}" if remedy else what)
+        self.what = what
+        self.remedy = remedy
+
+
+class ConfigurationError(SurgetankError):
+    """A setting, an address or an argument can't be used as given."""
+
+
+class MissingExtra(ConfigurationError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed.",
+            remedy=f"pip install 'surgetank[{extra}]'",
+        )
+        self.extra = extra
+
+
+class EntryRejected(SurgetankError):
+    """One value or one entry that can't be stored as it is; nothing of it was accepted.
+
+    `partition` is the thread (or user) it belongs to, `path` the place of the value inside the data
+    (`$.channel_values.messages[3]`), `seq` the entry's number in the buffer when it already had one.
+    """
+
+    def __init__(
+        self, *, partition: str, path: str, reason: str, remedy: str = "", seq: int | None = None
+    ) -> None:
+        entry = f" entry {seq}" if seq is not None else ""
+        super().__init__(f"Refused {path} of {partition!r}{entry}: {reason}.", remedy=remedy)
+        self.partition = partition
+        self.path = path
+        self.reason = reason
+        self.seq = seq
+
+
+class BufferProblem(SurgetankError):
+    """Base of the errors of the hot buffer."""
+
+
+class BufferFull(BufferProblem):
+    """The buffer is at its limit of bytes or entries; the append was not accepted."""
+
+
+class BufferUnavailable(BufferProblem):
+    """The buffer can't be read or written (unwritable folder, full disk, I/O error); nothing was accepted."""
+
+
+class BufferCorrupt(BufferProblem):
+    """The buffer file is damaged, or is not a Surgetank buffer. It is left as it is."""
+
+
+class LeaseLost(BufferProblem):
+    """Another worker holds the partition now; this one may no longer acknowledge or postpone it."""
+
+
+class SinkError(SurgetankError):
+    """Base of the errors of a durable store."""
+
+
+class DatabaseUnavailable(SinkError):
+    """PostgreSQL can't be reached. What was accepted is safe in the buffer."""
+
+
+class SchemaTooNew(SinkError):
+    """The database was migrated by a newer Surgetank than this one."""
+
+
+class ColdStateUnavailable(SinkError):
+    """A read needs data that is only in the database, and the database can't be reached."""
+
+
+class StateCorrupt(SinkError):
+    """Stored state can't be put together again (a missing base of a patch, a failed checksum)."""
+
+
+class JobNotFound(SurgetankError):
+    """No flush job has this id."""

@@ -1,0 +1,201 @@
+"""The nouns: entries, leases, failures, flush jobs. Frozen, typed, no I/O.
+
+Times are seconds since the epoch (float, UTC) as an injected clock gives them; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One keyed value inside an entry. Keys are bytes and sort bytewise inside their partition."""
+
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One accepted write: the records that one `append` was given, in order.
+
+    `seq` grows over the whole buffer and is never reused. `replayed` is true for an entry that was
+    parked and is being tried again: it comes after entries that were accepted later than it.
+    """
+
+    stream: str
+    partition: str
+    seq: int
+    records: tuple[Record, ...]
+    accepted_at: float
+    replayed: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(len(r.key) + len(r.value) for r in self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to flush one partition until `expires_at`.
+
+    `token` is the fencing token: it grows with each lease of the partition, so that a sink and the
+    buffer can refuse a worker that lost its lease without noticing.
+    """
+
+    stream: str
+    partition: str
+    token: int
+    owner: str
+    expires_at: float
+
+
+class FailureKind(StrEnum):
+    """Why a flush failed, which decides what happens next (DESIGN.md section 5)."""
+
+    TRANSIENT = "transient"
+    REJECTED = "rejected"
+    FATAL = "fatal"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failure as it is told, stored and decided upon."""
+
+    kind: FailureKind
+    message: str
+    error_type: str
+    sqlstate: str | None = None
+    remedy: str = ""
+    stack_trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionState:
+    """What the buffer knows of one partition that has entries waiting or a failure behind it."""
+
+    stream: str
+    partition: str
+    entries: int
+    bytes: int
+    oldest_at: float
+    attempts: int = 0
+    next_attempt_at: float = 0.0
+    failing_since: float | None = None
+    failure: Failure | None = None
+    leased_by: str | None = None
+    lease_expires_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedEntry:
+    """An entry that the sink refused. It stays readable, is never dropped, and can be retried."""
+
+    id: int
+    stream: str
+    partition: str
+    seq: int
+    bytes: int
+    accepted_at: float
+    parked_at: float
+    failure: Failure
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A value that a JSON projection could not carry, and what stands there instead."""
+
+    path: str
+    reason: str
+    original: str
+
+
+class JobStatus(StrEnum):
+    """States of a flush job."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionOutcome:
+    """What one flush did with one partition."""
+
+    stream: str
+    partition: str
+    entries: int = 0
+    rows: int = 0
+    bytes: int = 0
+    parked: int = 0
+    replaced: tuple[Replacement, ...] = ()
+    values_replaced: int = 0
+    failure: Failure | None = None
+    attempts: int = 0
+    next_attempt_at: float | None = None
+    failing_since: float | None = None
+    recovered: bool = False
+    parked_entries: tuple[ParkedEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FlushJob:
+    """The record of one flush. `result` is what a person or a script reads afterwards."""
+
+    id: str
+    stream: str
+    trigger: str
+    status: JobStatus
+    created_at: float
+    node: str
+    started_at: float | None = None
+    finished_at: float | None = None
+    attempts: int = 1
+    partition: str | None = None
+    retry_of: str | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One message per partition that failed or had entries parked. Empty for a clean job."""
+        return tuple(self.result.get("warnings", ()))
+
+    @property
+    def ok(self) -> bool:
+        """True when everything that the job was about is in the sink."""
+        return self.status is JobStatus.COMPLETED and not self.warnings
+
+    def finished(self, status: JobStatus, at: float, result: Mapping[str, Any]) -> FlushJob:
+        """This job with its outcome."""
+        return replace(self, status=status, finished_at=at, result=result)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDepth:
+    """How much of one stream waits in the buffer."""
+
+    stream: str
+    entries: int
+    bytes: int
+    partitions: int
+    oldest_at: float | None
+    failing: int
+    parked: int
+
+
+@dataclass(frozen=True, slots=True)
+class BufferDepth:
+    """How full the buffer is, against its limits."""
+
+    entries: int
+    bytes: int
+    max_entries: int
+    max_bytes: int
+    streams: tuple[StreamDepth, ...]
+    file_bytes: int = 0
