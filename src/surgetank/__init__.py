@@ -1,0 +1,1 @@
+"""Surgetank: a write-behind store for agent state."""

@@ -1,0 +1,229 @@
+"""What every buffer promises. `tests/contract/` tests just these sentences on each implementation.
+
+A buffer is an ordered log of entries per partition, with a lookup by key over what has not been
+flushed, and the coordination that flushing needs: leases, attempts, parked entries, job records.
+
+Promises
+- **Durability**: when `append` returned, the entry survives the kill of any process (`process`), or a
+  power cut as well (`power`). When it raised, nothing of the entry was accepted.
+- **Order**: entries of a partition are read back in the order of their `seq`; a `seq` is never reused.
+- **Visibility**: an accepted entry is visible to every process on the buffer at once, and stays so until
+  it is acknowledged. Parked entries stay visible.
+- **Fencing**: each lease of a partition has a larger token than all leases before it. A lease that was
+  lost can't acknowledge, postpone or park: `LeaseLost`.
+- **Limits**: at its limit of bytes or entries `append` waits and then raises, or raises at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from surgetank.model import (
+    BufferDepth,
+    Entry,
+    Failure,
+    FlushJob,
+    Lease,
+    ParkedEntry,
+    PartitionState,
+    Record,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Which partitions of a stream are to be leased: those that crossed any of the thresholds.
+
+    `force` takes every partition that has entries, also one whose next attempt is not yet due.
+    `max_horizon_s` bounds how far in the future a stored time can be believed, so that a clock that was
+    set back doesn't freeze a partition.
+    """
+
+    entries: int = 1
+    bytes: int = 0
+    age_s: float = 0.0
+    partition: str | None = None
+    force: bool = False
+    limit: int = 1000
+    max_horizon_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A lease together with the state of its partition when it was taken."""
+
+    lease: Lease
+    state: PartitionState
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Entries of one leased partition that are safe in the sink, and what to remember of them.
+
+    `notes` are small values kept with the partition after its entries are gone (`None` deletes one);
+    a note may expire after `note_ttl_s`.
+    """
+
+    lease: Lease
+    entries: Sequence[Entry]
+    notes: Mapping[bytes, bytes | None]
+    note_ttl_s: float | None = None
+    release: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One hot record found by key. `parked` tells that the sink refused it."""
+
+    key: bytes
+    seq: int
+    value: bytes
+    parked: bool
+
+
+class Snapshot(Protocol):
+    """A consistent view of the hot records; short-lived."""
+
+    def latest(self, stream: str, partition: str, keys: Sequence[bytes]) -> dict[bytes, Found]:
+        """The newest record of each key that is hot. Keys that are not hot are missing from the result."""
+        ...
+
+    def scan(
+        self, stream: str, partition: str, prefix: bytes, *, keys_only: bool = False, after_seq: int = 0
+    ) -> list[Found]:
+        """All hot records whose key starts with `prefix`, by key and then seq. `keys_only` leaves values empty."""
+        ...
+
+    def last(self, stream: str, partition: str, prefix: bytes, *, after_seq: int = 0) -> Found | None:
+        """The newest record of the greatest key that starts with `prefix`."""
+        ...
+
+    def notes(self, stream: str, partition: str, prefix: bytes = b"") -> dict[bytes, bytes]:
+        """The notes of a partition whose key starts with `prefix`."""
+        ...
+
+    def partitions(self, stream: str) -> list[str]:
+        """Names of the partitions that have hot records, parked ones included, in order."""
+        ...
+
+
+class Buffer(Protocol):
+    """The hot buffer. Safe to use from several threads; several processes may share one."""
+
+    @property
+    def id(self) -> str:
+        """Identity of the buffer's contents: made once, kept with them."""
+        ...
+
+    def append(
+        self,
+        stream: str,
+        partition: str,
+        records: Sequence[Record],
+        *,
+        notes: Mapping[bytes, bytes | None] | None = None,
+        drop_parked: bool = False,
+    ) -> int:
+        """Accept one entry, whole or not at all, and return its `seq`.
+
+        `notes` are set together with it. `drop_parked` removes the partition's parked entries in the same
+        step (for an entry that deletes the partition's data).
+
+        Raises `BufferFull`, `BufferUnavailable`, `EntryRejected`.
+        """
+        ...
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """A consistent view for lookups by key."""
+        ...
+
+    def lease(self, stream: str, due: Due, *, owner: str, ttl_s: float) -> list[Leased]:
+        """Lease the due partitions of a stream that nobody else holds, oldest first."""
+        ...
+
+    def renew(self, leases: Sequence[Lease], *, ttl_s: float) -> list[Lease]:
+        """Extend leases; those that were lost are missing from the result."""
+        ...
+
+    def release(self, leases: Sequence[Lease]) -> None:
+        """Give leases back. A lost lease is ignored."""
+        ...
+
+    def read(self, lease: Lease, *, after_seq: int = 0, max_entries: int, max_bytes: int) -> list[Entry]:
+        """Waiting entries in order, at least one if there is one, then as many as fit in both limits."""
+        ...
+
+    def ack(self, acks: Sequence[Ack]) -> list[Lease]:
+        """Remove entries that are in the sink. Returns the leases that were lost; theirs are not removed."""
+        ...
+
+    def postpone(self, lease: Lease, *, attempts: int, next_attempt_at: float, failure: Failure) -> None:
+        """Record a failed attempt, when the next one is due, and give the lease back. Raises `LeaseLost`."""
+        ...
+
+    def park(self, lease: Lease, seq: int, failure: Failure) -> ParkedEntry:
+        """Set one entry aside with its reason. Raises `LeaseLost`."""
+        ...
+
+    def parked(self, *, stream: str | None = None, partition: str | None = None) -> list[ParkedEntry]:
+        """Parked entries, oldest first."""
+        ...
+
+    def parked_entry(self, parked_id: int) -> Entry | None:
+        """The data of a parked entry."""
+        ...
+
+    def unpark(self, parked_ids: Iterable[int]) -> list[int]:
+        """Put parked entries at the end of their partitions, to be tried again. Returns their new seqs."""
+        ...
+
+    def states(
+        self, stream: str | None = None, *, failing: bool = False, limit: int = 1000
+    ) -> list[PartitionState]:
+        """Partitions that have entries waiting (or, with `failing`, that failed last time), oldest first."""
+        ...
+
+    def state(self, stream: str, partition: str) -> PartitionState | None:
+        """One partition's state, or None when nothing of it waits."""
+        ...
+
+    def last_seq(self, stream: str, partition: str | None = None) -> int:
+        """The largest seq that waits in the stream or partition, 0 when none does."""
+        ...
+
+    def waiting(self, stream: str, *, up_to_seq: int, partition: str | None = None) -> int:
+        """How many partitions still have unparked entries with a seq up to `up_to_seq`."""
+        ...
+
+    def retry_now(self, stream: str | None = None, partition: str | None = None) -> int:
+        """Make postponed partitions due at once; returns how many."""
+        ...
+
+    def depth(self) -> BufferDepth:
+        """How full the buffer is."""
+        ...
+
+    def save_job(self, job: FlushJob) -> None:
+        """Record a flush job, or its new state."""
+        ...
+
+    def job(self, job_id: str) -> FlushJob | None:
+        """One job."""
+        ...
+
+    def jobs(
+        self, *, limit: int = 50, stream: str | None = None, status: str | None = None
+    ) -> list[FlushJob]:
+        """Jobs, newest first."""
+        ...
+
+    def maintain(self) -> None:
+        """Housekeeping off the callers' path: give space back, forget old notes and jobs. Cheap when idle."""
+        ...
+
+    def close(self) -> None:
+        """Close files and connections. Idempotent."""
+        ...

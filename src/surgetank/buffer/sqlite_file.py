@@ -1,0 +1,249 @@
+"""The SQLite file under the buffer: opening it, knowing it from a stranger's, and naming its errors.
+
+One connection writes (under the buffer's lock), a small pool of connections reads. A file that is not
+ours, or is damaged, is left exactly as it is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
+
+APPLICATION_ID = 0x53544B31  # "STK1"
+FORMAT_VERSION = 1
+_MAGIC = b"SQLite format 3\x00"
+_BUSY_TIMEOUT_S = 30.0
+
+_SCHEMA = """
+CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), buffer_id TEXT NOT NULL) STRICT;
+CREATE TABLE totals (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    next_seq INTEGER NOT NULL, next_token INTEGER NOT NULL,
+    entries INTEGER NOT NULL, bytes INTEGER NOT NULL
+) STRICT;
+INSERT INTO totals VALUES (1, 1, 1, 0, 0);
+-- AUTOINCREMENT: processes remember ids, so an id must never be given to another partition.
+CREATE TABLE partitions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    stream TEXT NOT NULL, name TEXT NOT NULL,
+    entries INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    oldest_at REAL,
+    token INTEGER NOT NULL DEFAULT 0, owner TEXT, lease_until REAL NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0, next_attempt_at REAL NOT NULL DEFAULT 0,
+    failing_since REAL, failure TEXT,
+    UNIQUE (stream, name)
+) STRICT;
+CREATE INDEX partitions_waiting ON partitions (stream, oldest_at) WHERE oldest_at IS NOT NULL;
+-- id = seq * 65536 + position in the entry, so that rowid order is the order of acceptance.
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY, partition_id INTEGER NOT NULL, parked INTEGER NOT NULL,
+    replays INTEGER NOT NULL, accepted_at REAL NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL
+) STRICT;
+CREATE INDEX records_waiting ON records (partition_id) WHERE parked = 0;
+CREATE INDEX records_by_key ON records (partition_id, key);
+CREATE TABLE parked (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, partition_id INTEGER NOT NULL, seq INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, accepted_at REAL NOT NULL, parked_at REAL NOT NULL,
+    failure TEXT NOT NULL, replays INTEGER NOT NULL
+) STRICT;
+CREATE TABLE notes (
+    partition_id INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, noted_at REAL NOT NULL,
+    expires_at REAL, PRIMARY KEY (partition_id, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX notes_by_age ON notes (noted_at);
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY, created_at REAL NOT NULL, stream TEXT NOT NULL, status TEXT NOT NULL,
+    body TEXT NOT NULL
+) STRICT;
+CREATE INDEX jobs_by_age ON jobs (created_at);
+"""
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises into the family's errors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+
+
+def translate(error: sqlite3.Error, path: Path) -> BufferProblem:
+    """The family's error for what SQLite raised."""
+    text = str(error)
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return BufferCorrupt(
+            f"The buffer file {path} is damaged ({text}). It was left as it is.",
+            remedy="copy it to a safe place, then run `surgetank doctor`; start with another SURGETANK_HOME meanwhile.",
+        )
+    if name.startswith("SQLITE_FULL"):
+        return BufferUnavailable(
+            f"The disk that holds the buffer {path} is full; the write was not accepted.",
+            remedy="free some space or move SURGETANK_HOME to a larger disk; nothing accepted before is lost.",
+        )
+    if name.startswith("SQLITE_BUSY"):
+        return BufferUnavailable(
+            f"The buffer {path} was locked by another process for {_BUSY_TIMEOUT_S:.0f} s.",
+            remedy="find the process that holds it (a stopped debugger, a backup) and let it go on.",
+        )
+    return BufferUnavailable(
+        f"The buffer {path} can't be used ({text}).",
+        remedy="check that its folder exists, is writable by this user, and lies on a healthy local disk.",
+    )
+
+
+def connect(path: Path, *, durability: str) -> sqlite3.Connection:
+    """A writing connection on the buffer file, made if there is none yet."""
+    _refuse_foreign_bytes(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BufferUnavailable(
+            f"The folder of the buffer {path.parent} can't be made ({error.strerror}).",
+            remedy="set SURGETANK_HOME to a folder that this user may write.",
+        ) from error
+    with named_errors(path):
+        connection = _open(path)
+        try:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
+            # Moving WAL pages into the file is `maintain`'s work; 256 MiB is the brake if nobody maintains.
+            connection.execute("PRAGMA wal_autocheckpoint = 65536")
+            connection.execute("PRAGMA cache_size = -16384")
+            _ensure_schema(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S, cached_statements=256
+    )
+
+
+def _refuse_foreign_bytes(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BufferUnavailable(
+            f"The buffer file {path} can't be opened ({error.strerror}).",
+            remedy="set SURGETANK_HOME to a folder that this user may write.",
+        ) from error
+    if head and head != _MAGIC:
+        raise BufferCorrupt(
+            f"{path} is not a Surgetank buffer (it is no SQLite file). It was left as it is.",
+            remedy="move it away, or set SURGETANK_HOME or the buffer URL to another place.",
+        )
+
+
+def _ensure_schema(connection: sqlite3.Connection, path: Path) -> None:
+    if _recognize(connection, path):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if not _recognize(connection, path):  # another process may have been quicker
+            for statement in _statements(_SCHEMA):
+                connection.execute(statement)
+            connection.execute("INSERT INTO identity VALUES (1, ?)", (uuid.uuid4().hex,))
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Single statements, so that they can stand in a transaction (`executescript` would commit it)."""
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""
+
+
+def _recognize(connection: sqlite3.Connection, path: Path) -> bool:
+    """True for our file, False for a new one; raises for anybody else's."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application == APPLICATION_ID:
+        if version != FORMAT_VERSION:
+            raise BufferCorrupt(
+                f"The buffer {path} has format {version}; this Surgetank reads format {FORMAT_VERSION}.",
+                remedy="use the Surgetank version that wrote it to drain it (`surgetank flush`), then upgrade.",
+            )
+        return True
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application or tables:
+        raise BufferCorrupt(
+            f"{path} is a SQLite file of another program. It was left as it is.",
+            remedy="set SURGETANK_HOME or the buffer URL to another place.",
+        )
+    return False
+
+
+class ReadPool:
+    """Read connections, borrowed by one caller at a time and kept for the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @contextmanager
+    def borrow(self) -> Iterator[sqlite3.Connection]:
+        """A connection with an open read transaction, so that all its reads see one moment."""
+        with named_errors(self._path):
+            connection = self._take()
+            broken = True
+            try:
+                connection.execute("BEGIN")
+                yield connection
+                connection.execute("COMMIT")
+                broken = False
+            finally:
+                self._give(connection, broken=broken)
+
+    def _take(self) -> sqlite3.Connection:
+        with self._lock:
+            if self._closed:
+                raise BufferUnavailable(
+                    f"The buffer {self._path} is closed.",
+                    remedy="open Surgetank again before you use its saver.",
+                )
+            if self._idle:
+                return self._idle.pop()
+        connection = _open(self._path)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    def _give(self, connection: sqlite3.Connection, *, broken: bool) -> None:
+        with self._lock:
+            if not (broken or self._closed) and len(self._idle) < 16:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close the idle connections; borrowed ones close when they come back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()

@@ -1,0 +1,119 @@
+"""Lookups in the SQLite buffer: what is hot, by key, in one consistent moment."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from surgetank.buffer.protocol import Found
+from surgetank.model import BufferDepth, StreamDepth
+
+_SLOT_BITS = 16
+_CHUNK = 500  # keys per statement
+
+
+def after(prefix: bytes) -> bytes:
+    """The smallest key that is larger than every key with this prefix."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b"\xff" * 64
+
+
+class SQLiteSnapshot:
+    """A `Snapshot` over one read transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
+        self._connection = connection
+        self._now = now
+        self._id: tuple[str, str, int | None] | None = None
+
+    def _partition(self, stream: str, partition: str) -> int | None:
+        if self._id is None or self._id[:2] != (stream, partition):
+            row = self._connection.execute(
+                "SELECT id FROM partitions WHERE stream = ? AND name = ?", (stream, partition)
+            ).fetchone()
+            self._id = (stream, partition, row[0] if row else None)
+        return self._id[2]
+
+    def latest(self, stream: str, partition: str, keys: Sequence[bytes]) -> dict[bytes, Found]:
+        partition_id = self._partition(stream, partition)
+        found: dict[bytes, Found] = {}
+        if partition_id is None:
+            return found
+        for start in range(0, len(keys), _CHUNK):
+            chunk = keys[start : start + _CHUNK]
+            marks = ",".join("?" * len(chunk))
+            for key, id_, value, parked in self._connection.execute(
+                f"SELECT key, max(id), value, parked FROM records WHERE partition_id = ? AND key IN ({marks})"
+                " GROUP BY key",
+                (partition_id, *chunk),
+            ):
+                found[key] = Found(key, id_ >> _SLOT_BITS, value, bool(parked))
+        return found
+
+    def scan(
+        self, stream: str, partition: str, prefix: bytes, *, keys_only: bool = False, after_seq: int = 0
+    ) -> list[Found]:
+        partition_id = self._partition(stream, partition)
+        if partition_id is None:
+            return []
+        value = "x''" if keys_only else "value"
+        rows = self._connection.execute(
+            f"SELECT key, id, {value}, parked FROM records"
+            " WHERE partition_id = ? AND key >= ? AND key < ? AND id >= ? ORDER BY key, id",
+            (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS),
+        )
+        return [Found(key, id_ >> _SLOT_BITS, value, bool(parked)) for key, id_, value, parked in rows]
+
+    def last(self, stream: str, partition: str, prefix: bytes, *, after_seq: int = 0) -> Found | None:
+        partition_id = self._partition(stream, partition)
+        if partition_id is None:
+            return None
+        row = self._connection.execute(
+            "SELECT key, id, value, parked FROM records WHERE partition_id = ? AND key >= ? AND key < ?"
+            " AND id >= ? ORDER BY key DESC, id DESC LIMIT 1",
+            (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS),
+        ).fetchone()
+        return Found(row[0], row[1] >> _SLOT_BITS, row[2], bool(row[3])) if row else None
+
+    def notes(self, stream: str, partition: str, prefix: bytes = b"") -> dict[bytes, bytes]:
+        partition_id = self._partition(stream, partition)
+        if partition_id is None:
+            return {}
+        return dict(
+            self._connection.execute(
+                "SELECT key, value FROM notes WHERE partition_id = ? AND key >= ? AND key < ?"
+                " AND (expires_at IS NULL OR expires_at > ?)",
+                (partition_id, prefix, after(prefix), self._now),
+            ).fetchall()
+        )
+
+    def partitions(self, stream: str) -> list[str]:
+        rows = self._connection.execute(
+            "SELECT name FROM partitions WHERE stream = ?1 AND (oldest_at IS NOT NULL OR id IN"
+            " (SELECT partition_id FROM parked)) ORDER BY name",
+            (stream,),
+        )
+        return [name for (name,) in rows]
+
+
+def read_depth(
+    connection: sqlite3.Connection, max_entries: int, max_bytes: int, file_bytes: int
+) -> BufferDepth:
+    """The counters of the whole buffer and of each stream."""
+    entries, total = connection.execute("SELECT entries, bytes FROM totals").fetchone()
+    parked = dict(
+        connection.execute(
+            "SELECT p.stream, count(*) FROM parked k JOIN partitions p ON p.id = k.partition_id GROUP BY p.stream"
+        ).fetchall()
+    )
+    rows = connection.execute(
+        "SELECT stream, sum(entries), sum(bytes), count(oldest_at), min(oldest_at),"
+        " sum(failing_since IS NOT NULL AND oldest_at IS NOT NULL) FROM partitions GROUP BY stream ORDER BY stream"
+    )
+    streams = tuple(
+        StreamDepth(
+            stream, int(n or 0), int(size or 0), count, oldest, int(failing or 0), parked.get(stream, 0)
+        )
+        for stream, n, size, count, oldest, failing in rows
+    )
+    return BufferDepth(entries, total, max_entries, max_bytes, streams, file_bytes)
