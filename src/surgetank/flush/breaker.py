@@ -1,0 +1,84 @@
+"""A circuit breaker per sink: while the sink is dead it is probed once in a while, not once per partition.
+
+Closed: everything goes through. Open: nothing does until `retry_at`. Half open: one probe goes through,
+whose outcome closes or reopens it. Whoever asks by hand (`force`) is always let through as a probe.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class BreakerState(StrEnum):
+    """Where the breaker stands."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerView:
+    """The breaker as it is shown to people."""
+
+    state: BreakerState
+    failures: int
+    opened_at: float | None
+    retry_at: float | None
+    last_error: str | None
+
+
+class CircuitBreaker:
+    """Opens after `threshold` failures in a row; waits `base_s`, doubled for each failed probe up to `max_s`."""
+
+    def __init__(
+        self, clock: Callable[[], float], *, threshold: int = 2, base_s: float = 0.5, max_s: float = 15.0
+    ) -> None:
+        self._clock = clock
+        self._threshold = threshold
+        self._base_s = base_s
+        self._max_s = max_s
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._opened_at: float | None = None
+        self._retry_at = 0.0
+        self._last_error: str | None = None
+
+    def state(self) -> BreakerState:
+        """Where the breaker stands now."""
+        if self._failures < self._threshold:
+            return BreakerState.CLOSED
+        now = self._clock()
+        # A retry time out of reach was set by a clock that has been set back since.
+        waiting = now < self._retry_at <= now + 2 * self._max_s
+        return BreakerState.OPEN if waiting else BreakerState.HALF_OPEN
+
+    def success(self) -> None:
+        """The sink took something: close."""
+        with self._lock:
+            self._failures, self._opened_at, self._last_error = 0, None, None
+
+    def failure(self, message: str) -> None:
+        """The sink failed as a whole (not for one partition's data)."""
+        with self._lock:
+            self._failures += 1
+            self._last_error = message
+            over = self._failures - self._threshold
+            if over >= 0:
+                now = self._clock()
+                self._opened_at = self._opened_at or now
+                self._retry_at = now + min(self._max_s, self._base_s * 2.0 ** min(over, 60))
+
+    def view(self) -> BreakerView:
+        """For status and metrics."""
+        is_open = self._failures >= self._threshold
+        return BreakerView(
+            self.state(),
+            self._failures,
+            self._opened_at,
+            self._retry_at if is_open else None,
+            self._last_error,
+        )

@@ -1,0 +1,152 @@
+"""What a failure means: try again, isolate the data, or wait for an operator. Pure.
+
+The kinds are those of DESIGN.md section 5. PostgreSQL's errors are told apart by SQLSTATE class
+(PostgreSQL manual, appendix A); everything else by type. What nobody foresaw counts as rejected: the entry
+that provokes it is isolated and parked with its stack trace, and its neighbours go through.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from surgetank.exceptions import (
+    BufferProblem,
+    ConfigurationError,
+    DatabaseUnavailable,
+    EntryRejected,
+    SchemaTooNew,
+    SinkError,
+    SurgetankError,
+)
+from surgetank.model import Failure, FailureKind, JobStatus, PartitionOutcome
+
+_TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
+_TRANSIENT_STATES = {"55P03", "55006", "25006", "25P02", "25P03"}
+_FATAL_CLASSES = ("28", "3D", "3F", "42", "0A", "F0", "0L", "0P")
+_REPLACEMENTS_SHOWN = 50
+_MESSAGES_SHOWN = 50
+
+
+def classify(error: BaseException) -> Failure:
+    """The failure that `error` is, with its stack trace, SQLSTATE and remedy."""
+    sqlstate = _sqlstate(error)
+    return Failure(
+        kind=_kind(error, sqlstate),
+        message=_one_line(error),
+        error_type=type(error).__name__,
+        sqlstate=sqlstate,
+        remedy=error.remedy if isinstance(error, SurgetankError) else _remedy(sqlstate),
+        stack_trace="".join(traceback.format_exception(error))[-20_000:],
+    )
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    seen: BaseException | None = error
+    while seen is not None:
+        state = getattr(seen, "sqlstate", None)
+        if isinstance(state, str):
+            return state
+        seen = seen.__cause__
+    return None
+
+
+def _kind(error: BaseException, sqlstate: str | None) -> FailureKind:
+    if isinstance(error, EntryRejected):
+        return FailureKind.REJECTED
+    if isinstance(error, (DatabaseUnavailable, BufferProblem)):
+        return FailureKind.TRANSIENT
+    if isinstance(error, (ConfigurationError, SchemaTooNew)):
+        return FailureKind.FATAL
+    if sqlstate is not None:
+        return _kind_of_state(sqlstate)
+    if isinstance(error, (OSError, MemoryError, SinkError)):  # OSError: connection, timeout, full disk
+        return FailureKind.TRANSIENT
+    drivers = {c.__name__ for c in type(error).__mro__ if c.__module__.startswith("psycopg")}
+    if drivers & {"OperationalError", "InterfaceError", "PoolTimeout", "PoolClosed"}:
+        return FailureKind.TRANSIENT
+    return FailureKind.REJECTED
+
+
+def _kind_of_state(sqlstate: str) -> FailureKind:
+    if sqlstate in _TRANSIENT_STATES or sqlstate.startswith(_TRANSIENT_CLASSES):
+        return FailureKind.TRANSIENT
+    if sqlstate.startswith(_FATAL_CLASSES):
+        return FailureKind.FATAL
+    return FailureKind.REJECTED
+
+
+def _remedy(sqlstate: str | None) -> str:
+    if sqlstate is None:
+        return ""
+    if sqlstate == "42501":
+        return "grant the database user the right that the message names, then `surgetank jobs retry`."
+    if sqlstate.startswith("42"):
+        return "run `surgetank migrate`; the message names what is missing."
+    if sqlstate == "53100":
+        return "free space on the database's disk; the flush is tried again by itself."
+    if sqlstate == "53300":
+        return "raise max_connections or put PgBouncer before the database; it is tried again by itself."
+    return ""
+
+
+def _one_line(error: BaseException) -> str:
+    text = error.what if isinstance(error, SurgetankError) else str(error)
+    return " ".join(text.split())[:2000] or type(error).__name__
+
+
+def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, dict[str, Any]]:
+    """A job's status and result from what became of its partitions (the rule of DESIGN.md section 5).
+
+    No partition failed: completed. Some failed or entries were parked: completed, with one warning per
+    partition. Every partition that had data failed: failed.
+    """
+    failed = [o for o in outcomes if o.failure is not None]
+    troubled = [o for o in outcomes if o.failure is not None or o.parked]
+    messages = _shorten(message for o in troubled for message in _messages(o))
+    status = JobStatus.FAILED if outcomes and len(failed) == len(outcomes) else JobStatus.COMPLETED
+    replaced = [r for o in outcomes for r in o.replaced][:_REPLACEMENTS_SHOWN]
+    result: dict[str, Any] = {
+        "entries_flushed": sum(o.entries for o in outcomes),
+        "rows_flushed": sum(o.rows for o in outcomes),
+        "bytes": sum(o.bytes for o in outcomes),
+        "partitions_processed": len(outcomes),
+        "partitions_failed": len(failed),
+        "entries_parked": sum(o.parked for o in outcomes),
+        "values_replaced": sum(o.values_replaced for o in outcomes),
+        "replacements": [{"path": r.path, "reason": r.reason, "original": r.original} for r in replaced],
+        "errors": [_error(o) for o in troubled if o.failure is not None][:_MESSAGES_SHOWN],
+        "warnings": messages if status is JobStatus.COMPLETED else [],
+    }
+    if status is JobStatus.FAILED:
+        result["message"] = "; ".join(messages)
+    return status, result
+
+
+def _messages(outcome: PartitionOutcome) -> Iterable[str]:
+    name = f"{outcome.stream}/{outcome.partition}"
+    if outcome.parked:
+        reasons = "; ".join(dict.fromkeys(p.failure.message for p in outcome.parked_entries[:5]))
+        noun = "entry was" if outcome.parked == 1 else "entries were"
+        yield f"{name}: {outcome.parked} {noun} parked: {reasons}"
+    if outcome.failure is not None:
+        yield f"{name}: {outcome.failure.kind.value}: {outcome.failure.message}"
+
+
+def _error(outcome: PartitionOutcome) -> dict[str, Any]:
+    failure = outcome.failure
+    assert failure is not None
+    return {
+        "stream": outcome.stream, "partition": outcome.partition, "kind": failure.kind.value,
+        "error_type": failure.error_type, "sqlstate": failure.sqlstate, "message": failure.message,
+        "remedy": failure.remedy, "stack_trace": failure.stack_trace, "attempts": outcome.attempts,
+        "next_attempt_at": outcome.next_attempt_at,
+    }  # fmt: skip
+
+
+def _shorten(messages: Iterable[str]) -> list[str]:
+    everything = list(messages)
+    if len(everything) <= _MESSAGES_SHOWN:
+        return everything
+    return [*everything[:_MESSAGES_SHOWN], f"... and {len(everything) - _MESSAGES_SHOWN} more"]

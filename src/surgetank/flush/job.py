@@ -1,0 +1,318 @@
+"""One flush job: lease what is due, read a bounded group, deliver it, record the honest outcome.
+
+Memory is bounded by the group (`batch_bytes` plus at most one entry), however much waits. Partitions
+take turns, so that a huge one can't starve a small one.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from random import Random
+
+from surgetank.buffer.protocol import Buffer, Due, Leased
+from surgetank.exceptions import BufferProblem
+from surgetank.flush.breaker import BreakerState, CircuitBreaker
+from surgetank.flush.classify import classify, combine
+from surgetank.flush.observer import FlushObserver
+from surgetank.flush.partition import Delivery, Run
+from surgetank.flush.policy import RetryPolicy, StreamPolicy
+from surgetank.model import Failure, FailureKind, FlushJob, JobStatus, Lease, PartitionOutcome
+from surgetank.sinks.protocol import Sink, Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Clockwork:
+    """Time, chance and identity, passed in so that a test can hold them still."""
+
+    clock: Callable[[], float]
+    random: Callable[[], float] = Random().random  # noqa: S311 - jitter, not a secret
+    new_id: Callable[[], str] = lambda: uuid.uuid4().hex
+
+
+class StreamFlusher:
+    """Flushes one stream of a buffer into one sink. Several may work on the same buffer at once."""
+
+    def __init__(
+        self,
+        stream: str,
+        buffer: Buffer,
+        sink: Sink,
+        *,
+        policy: StreamPolicy,
+        retry: RetryPolicy,
+        breaker: CircuitBreaker,
+        observer: FlushObserver,
+        works: Clockwork,
+        node: str,
+        lease_ttl_s: float = 15.0,
+    ) -> None:
+        self.stream = stream
+        self.sink = sink
+        self.breaker = breaker
+        self.policy = policy
+        self.node = node
+        self._buffer = buffer
+        self._observer = observer
+        self._works = works
+        self._ttl_s = lease_ttl_s
+        self._delivery = Delivery(buffer, sink, breaker, retry, clock=works.clock, random=works.random)
+
+    def run_if_due(self, stop: threading.Event) -> FlushJob | None:
+        """Flush what crossed a threshold of the policy; None when nothing did or the breaker is open."""
+        state = self.breaker.state()
+        if state is BreakerState.OPEN:
+            return None
+        policy = self.policy
+        # A half-open breaker lets one small probe through.
+        limit = policy.batch_partitions if state is BreakerState.CLOSED else 1
+        due = Due(entries=policy.entries, bytes=policy.bytes, age_s=policy.age_s, limit=limit)
+        leased = self._lease(due)
+        if not leased:
+            return None
+        return self._run("schedule", leased, None, None, stop, again=None)
+
+    def run(
+        self,
+        trigger: str,
+        *,
+        partition: str | None = None,
+        up_to_seq: int | None = None,
+        retry_of: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> FlushJob:
+        """Flush everything that waits (of one partition), also what is not due yet, in one job.
+
+        With `up_to_seq` the job ends when nothing up to that seq waits unleased; what is accepted later may
+        still go along.
+        """
+        due = Due(partition=partition, force=True, limit=self.policy.batch_partitions)
+        stop = stop or threading.Event()
+
+        def again(done: set[str]) -> list[Leased]:
+            """Lease what is left; wait for partitions that another worker is flushing."""
+            deadline = self._works.clock() + 2 * self._ttl_s
+            while up_to_seq is None or self._left(up_to_seq, partition) > len(done):
+                leased = self._lease(due)
+                self._buffer.release([x.lease for x in leased if x.lease.partition in done])
+                fresh = [x for x in leased if x.lease.partition not in done]
+                late = not self._works.clock() < deadline
+                if fresh or up_to_seq is None or late or stop.wait(0.02):
+                    return fresh
+            return []
+
+        return self._run(
+            trigger, self._lease(due), partition, retry_of, stop, again=again, up_to_seq=up_to_seq
+        )
+
+    def _left(self, up_to_seq: int, partition: str | None) -> int:
+        return self._buffer.waiting(self.stream, up_to_seq=up_to_seq, partition=partition)
+
+    def _lease(self, due: Due) -> list[Leased]:
+        return self._buffer.lease(self.stream, due, owner=self.node, ttl_s=self._ttl_s)
+
+    def _run(
+        self,
+        trigger: str,
+        leased: list[Leased],
+        partition: str | None,
+        retry_of: str | None,
+        stop: threading.Event,
+        *,
+        again: Callable[[set[str]], list[Leased]] | None,
+        up_to_seq: int | None = None,
+    ) -> FlushJob:
+        now = self._works.clock()
+        job = FlushJob(
+            id=self._works.new_id(), stream=self.stream, trigger=trigger, status=JobStatus.RUNNING, created_at=now,
+            started_at=now, node=self.node, partition=partition, retry_of=retry_of, result={"heartbeat_at": now},
+        )  # fmt: skip
+        outcomes: list[PartitionOutcome] = []
+        held = _Held([x.lease for x in leased])
+        try:
+            self._buffer.save_job(job)
+            with self._heartbeat(job, held):
+                while not stop.is_set():
+                    outcomes += self._flush(job, leased, held, stop)
+                    failed = {o.partition for o in outcomes if o.failure is not None}
+                    leased = again(failed) if again is not None else []
+                    if not leased:
+                        break
+                    held.add([x.lease for x in leased])
+                outcomes += self._left_behind(outcomes, up_to_seq, partition)
+        except BufferProblem as error:
+            outcomes = _with_failure(outcomes, leased, error, self.stream)
+        finally:
+            self._give_back(held)
+        return self._finish(job, outcomes, stopped=stop.is_set(), problem=held.problem)
+
+    def _left_behind(
+        self, outcomes: Sequence[PartitionOutcome], up_to_seq: int | None, partition: str | None
+    ) -> list[PartitionOutcome]:
+        """What the job was asked to flush and another worker still holds: told, never left out silently."""
+        failed = {o.partition for o in outcomes if o.failure is not None}
+        if up_to_seq is None or self._left(up_to_seq, partition) <= len(failed):
+            return []
+        states = [s for s in self._buffer.states(self.stream) if partition in (None, s.partition)]
+        return [
+            PartitionOutcome(
+                self.stream,
+                s.partition,
+                failure=Failure(
+                    FailureKind.TRANSIENT,
+                    f"not flushed by this job; {'held by ' + s.leased_by if s.leased_by else 'still waiting'}",
+                    "StillWaiting",
+                    remedy="flush again, or let the background flush do it.",
+                ),
+            )
+            for s in states
+            if s.partition not in failed
+        ]
+
+    def _flush(
+        self, job: FlushJob, leased: Sequence[Leased], held: _Held, stop: threading.Event
+    ) -> list[PartitionOutcome]:
+        runs = {x.lease.partition: Run(x.lease, x.state) for x in leased}
+        turns = deque(runs.values())
+        while turns and not stop.is_set():
+            group, members = self._next_group(turns)
+            if group:
+                self._delivery.deliver(runs, group)
+            for run in members:
+                if not run.closed and not run.exhausted:
+                    turns.append(run)
+                elif run.closed:
+                    held.drop(run.lease)
+            if self.breaker.state() is BreakerState.OPEN:
+                break
+        touched = [r for r in runs.values() if r.entries or r.parked or r.failure is not None]
+        outcomes = [r.outcome() for r in touched]
+        for outcome in outcomes:
+            self._report(job, outcome)
+        return outcomes
+
+    def _next_group(self, turns: deque[Run]) -> tuple[list[Slice], list[Run]]:
+        """Take partitions in turn until the group is full. Each gives at least one entry."""
+        policy, group, members = self.policy, list[Slice](), list[Run]()
+        entries = size = 0
+        while turns and entries < policy.batch_entries and size < policy.batch_bytes:
+            run = turns.popleft()
+            batch = self._buffer.read(
+                run.lease,
+                after_seq=run.after_seq,
+                max_entries=policy.batch_entries - entries,
+                max_bytes=policy.batch_bytes - size,
+            )
+            members.append(run)
+            if batch:
+                group.append(Slice(run.lease, batch))
+                run.after_seq = batch[-1].seq
+                entries += len(batch)
+                size += sum(e.size for e in batch)
+            else:
+                run.state = replace(run.state, entries=0)  # nothing left: exhausted
+        return group, members
+
+    def _report(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        for entry in outcome.parked_entries:
+            self._observer.entry_parked(job, entry)
+        if outcome.failure is not None:
+            self._observer.partition_failed(job, outcome)
+        elif outcome.recovered:
+            self._observer.partition_recovered(job, outcome)
+
+    def _give_back(self, held: _Held) -> None:
+        leases = held.all()
+        if leases:
+            self._buffer.release(leases)
+
+    def _finish(
+        self, job: FlushJob, outcomes: list[PartitionOutcome], *, stopped: bool, problem: BufferProblem | None
+    ) -> FlushJob:
+        status, result = combine(_merged(outcomes))
+        now = self._works.clock()
+        result["seconds"] = round(now - (job.started_at or now), 6)
+        if stopped:
+            result["stopped"] = True
+        if problem is not None:
+            result["heartbeat_problem"] = str(problem)
+        job = job.finished(status, now, result)
+        self._buffer.save_job(job)
+        self._observer.job_finished(job)
+        return job
+
+    @contextmanager
+    def _heartbeat(self, job: FlushJob, held: _Held) -> Iterator[None]:
+        """Renew the leases and the job's heartbeat while a long write goes on."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(self._ttl_s / 3):
+                try:
+                    self._buffer.renew(held.all(), ttl_s=self._ttl_s)
+                    self._buffer.save_job(replace(job, result={"heartbeat_at": self._works.clock()}))
+                except BufferProblem as error:
+                    # The flushing thread meets the same problem at its next step and records it there;
+                    # leases that run out meanwhile are fenced.
+                    held.problem = error
+
+        thread = threading.Thread(target=beat, name="surgetank-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+class _Held:
+    """The leases that a job holds, shared with its heartbeat."""
+
+    def __init__(self, leases: Sequence[Lease]) -> None:
+        self._lock = threading.Lock()
+        self._leases = {lease.partition: lease for lease in leases}
+        self.problem: BufferProblem | None = None
+
+    def add(self, leases: Sequence[Lease]) -> None:
+        with self._lock:
+            self._leases |= {lease.partition: lease for lease in leases}
+
+    def drop(self, lease: Lease) -> None:
+        with self._lock:
+            self._leases.pop(lease.partition, None)
+
+    def all(self) -> list[Lease]:
+        with self._lock:
+            return list(self._leases.values())
+
+
+def _merged(outcomes: Sequence[PartitionOutcome]) -> list[PartitionOutcome]:
+    """One outcome per partition, when a job took a partition more than once."""
+    merged: dict[str, PartitionOutcome] = {}
+    for new in outcomes:
+        old = merged.get(new.partition)
+        if old is not None:
+            new = replace(  # noqa: PLW2901
+                new,
+                entries=old.entries + new.entries,
+                rows=old.rows + new.rows,
+                bytes=old.bytes + new.bytes,
+                parked=old.parked + new.parked,
+                replaced=old.replaced + new.replaced,
+                values_replaced=old.values_replaced + new.values_replaced,
+                parked_entries=old.parked_entries + new.parked_entries,
+            )
+        merged[new.partition] = new
+    return list(merged.values())
+
+
+def _with_failure(
+    outcomes: list[PartitionOutcome], leased: Sequence[Leased], error: BufferProblem, stream: str
+) -> list[PartitionOutcome]:
+    failure = classify(error)
+    names = [x.lease.partition for x in leased] or ["(none)"]
+    return [*outcomes, *(PartitionOutcome(stream, name, failure=failure) for name in names)]

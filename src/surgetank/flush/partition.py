@@ -1,0 +1,200 @@
+"""Delivering a group of slices: write, acknowledge; on failure isolate the bad entry or postpone the partition.
+
+The group goes to the sink in one transaction. When the sink refuses data the group is halved until
+the entry that it refuses stands alone; that one is parked, all others arrive, in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from surgetank.buffer.protocol import Ack, Buffer
+from surgetank.exceptions import EntryRejected, LeaseLost
+from surgetank.flush.breaker import CircuitBreaker
+from surgetank.flush.classify import classify
+from surgetank.flush.policy import RetryPolicy, next_attempt
+from surgetank.model import (
+    Failure,
+    FailureKind,
+    Lease,
+    ParkedEntry,
+    PartitionOutcome,
+    PartitionState,
+    Replacement,
+)
+from surgetank.sinks.protocol import Sink, Slice, Written
+
+_REPLACEMENTS_KEPT = 50
+
+
+@dataclass(slots=True)
+class Run:
+    """One leased partition on its way through a job; gathers what becomes of it."""
+
+    lease: Lease
+    state: PartitionState
+    after_seq: int = 0
+    entries: int = 0
+    rows: int = 0
+    bytes: int = 0
+    values_replaced: int = 0
+    replaced: list[Replacement] = field(default_factory=list)
+    parked: list[ParkedEntry] = field(default_factory=list)
+    failure: Failure | None = None
+    attempts: int = 0
+    next_attempt_at: float | None = None
+    closed: bool = False
+
+    @property
+    def exhausted(self) -> bool:
+        """True when all that waited when the partition was leased has been dealt with."""
+        return self.entries + len(self.parked) >= self.state.entries
+
+    def outcome(self) -> PartitionOutcome:
+        """What became of the partition, for the job's record."""
+        return PartitionOutcome(
+            stream=self.state.stream,
+            partition=self.state.partition,
+            entries=self.entries,
+            rows=self.rows,
+            bytes=self.bytes,
+            parked=len(self.parked),
+            replaced=tuple(self.replaced),
+            values_replaced=self.values_replaced,
+            failure=self.failure,
+            attempts=self.attempts,
+            next_attempt_at=self.next_attempt_at,
+            failing_since=self.state.failing_since,
+            recovered=self.failure is None and self.state.failing_since is not None and self.entries > 0,
+            parked_entries=tuple(self.parked),
+        )
+
+
+class Delivery:
+    """Brings slices to the sink and records the result in the buffer."""
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        sink: Sink,
+        breaker: CircuitBreaker,
+        retry: RetryPolicy,
+        *,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        self._buffer = buffer
+        self._sink = sink
+        self._breaker = breaker
+        self._retry = retry
+        self._clock = clock
+        self._random = random
+
+    def deliver(self, runs: dict[str, Run], slices: Sequence[Slice]) -> None:
+        """Deal with every entry of the slices: written, parked, or its partition postponed.
+
+        `runs` maps partition names to their runs. Raises only what the buffer raises.
+        """
+        slices = [s for s in slices if s.entries and not runs[s.lease.partition].closed]
+        if not slices:
+            return
+        try:
+            written = self._sink.write(slices, buffer_id=self._buffer.id)
+        except LeaseLost as error:
+            self._lost(runs, slices, error)
+        except Exception as error:  # noqa: BLE001 - classified, recorded in the buffer and told by the job
+            self._failed(runs, slices, error)
+        else:
+            self._breaker.success()
+            self._acknowledge(runs, slices, written)
+
+    def _acknowledge(self, runs: dict[str, Run], slices: Sequence[Slice], written: Sequence[Written]) -> None:
+        acks: list[Ack] = []
+        for part, result in zip(slices, written, strict=True):
+            run = runs[part.lease.partition]
+            run.entries += len(part.entries)
+            run.rows += result.rows
+            run.bytes += result.stored_bytes
+            run.values_replaced += result.values_replaced
+            run.replaced += result.replaced[: _REPLACEMENTS_KEPT - len(run.replaced)]
+            run.after_seq = part.entries[-1].seq
+            release = run.exhausted
+            acks.append(Ack(part.lease, part.entries, result.notes, result.note_ttl_s, release=release))
+            run.closed = run.closed or release
+        for lease in self._buffer.ack(acks):
+            # The sink has the entries and skips them when the new holder writes them again.
+            self._close(
+                runs[lease.partition], LeaseLost(f"The lease of {lease.partition!r} ran out meanwhile.")
+            )
+
+    def _lost(self, runs: dict[str, Run], slices: Sequence[Slice], error: LeaseLost) -> None:
+        if len(slices) > 1:  # find out whose lease it was; the others go on
+            for part in slices:
+                self.deliver(runs, [part])
+            return
+        self._close(runs[slices[0].lease.partition], error)
+
+    @staticmethod
+    def _close(run: Run, error: LeaseLost) -> None:
+        # Nothing failed: whoever holds the lease now does the work and reports it.
+        run.failure = replace(classify(error), kind=FailureKind.TRANSIENT)
+        run.closed = True
+
+    def _failed(self, runs: dict[str, Run], slices: Sequence[Slice], error: Exception) -> None:
+        failure = classify(error)
+        if failure.kind is not FailureKind.REJECTED:
+            self._breaker.failure(failure.message)
+            for part in slices:
+                self._postpone(runs[part.lease.partition], failure)
+            return
+        self._breaker.success()  # the sink answered
+        if (named := _named_entry(slices, error)) is not None:
+            index, seq = named
+            self._park(runs[slices[index].lease.partition], slices[index].lease, seq, failure)
+            self.deliver(runs, _without(slices, index, seq))
+        elif len(slices) > 1:
+            middle = len(slices) // 2
+            self.deliver(runs, slices[:middle])
+            self.deliver(runs, slices[middle:])
+        elif len(slices[0].entries) > 1:
+            part, middle = slices[0], len(slices[0].entries) // 2
+            self.deliver(runs, [Slice(part.lease, part.entries[:middle])])
+            self.deliver(runs, [Slice(part.lease, part.entries[middle:])])
+        else:
+            self._park(runs[slices[0].lease.partition], slices[0].lease, slices[0].entries[0].seq, failure)
+
+    def _postpone(self, run: Run, failure: Failure) -> None:
+        if run.closed:
+            return
+        decision = next_attempt(failure, run.state.attempts, self._clock(), self._retry, self._random)
+        run.failure, run.attempts, run.next_attempt_at = failure, decision.attempts, decision.next_at
+        run.closed = True
+        try:
+            self._buffer.postpone(
+                run.lease, attempts=decision.attempts, next_attempt_at=decision.next_at, failure=failure
+            )
+        except LeaseLost as error:
+            self._close(run, error)
+
+    def _park(self, run: Run, lease: Lease, seq: int, failure: Failure) -> None:
+        try:
+            run.parked.append(self._buffer.park(lease, seq, failure))
+        except LeaseLost as error:
+            self._close(run, error)
+
+
+def _named_entry(slices: Sequence[Slice], error: Exception) -> tuple[int, int] | None:
+    """Which entry the sink named as the bad one: the slice's index and the entry's seq."""
+    if not isinstance(error, EntryRejected) or error.seq is None:
+        return None
+    for index, part in enumerate(slices):
+        if part.lease.partition == error.partition and any(e.seq == error.seq for e in part.entries):
+            return index, error.seq
+    return None
+
+
+def _without(slices: Sequence[Slice], index: int, seq: int) -> list[Slice]:
+    part = slices[index]
+    rest = Slice(part.lease, [e for e in part.entries if e.seq != seq])
+    return [*slices[:index], rest, *slices[index + 1 :]]

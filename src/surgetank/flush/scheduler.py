@@ -1,0 +1,118 @@
+"""The thread that flushes in the background: looks what is due, runs jobs, keeps the buffer tidy.
+
+It runs inside an application (`Surgetank` starts it) and in `surgetank worker`. Stopping it lets the
+group that is being written finish and gives everything else back.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+
+from surgetank.buffer.protocol import Buffer
+from surgetank.exceptions import SurgetankError
+from surgetank.flush.job import StreamFlusher
+from surgetank.model import FlushJob, JobStatus
+
+_LONGEST_PAUSE_S = 5.0
+
+
+class Scheduler:
+    """Runs the flushers of all streams, one after the other, until it is stopped."""
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        flushers: Sequence[StreamFlusher],
+        *,
+        clock: Callable[[], float],
+        tick_s: float = 0.2,
+        maintain_s: float = 2.0,
+        on_problem: Callable[[BaseException, str], None],
+    ) -> None:
+        self._buffer = buffer
+        self._flushers = list(flushers)
+        self._clock = clock
+        self._tick_s = tick_s
+        self._maintain_s = maintain_s
+        self._on_problem = on_problem
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        """True while the thread lives."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread. Does nothing if it runs."""
+        if not self.running:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self.run, name="surgetank-flush", daemon=True)
+            self._thread.start()
+
+    def wake(self) -> None:
+        """Look at once instead of at the next tick."""
+        self._wake.set()
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """Finish the group that is being written, release the rest, end. False if that took too long."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return not self.running
+
+    def run(self) -> None:
+        """Work until `stop`. A problem is reported and work goes on after a growing pause."""
+        maintained_at = float("-inf")
+        pause = self._tick_s
+        while not self._stop.is_set():
+            try:
+                busy = self._round()
+                now = self._clock()
+                if not 0 <= now - maintained_at < self._maintain_s:
+                    self._buffer.maintain()
+                    reap(self._buffer, now)
+                    maintained_at = now
+                pause = 0.0 if busy else self._tick_s
+            except Exception as error:  # noqa: BLE001 - reported to the operator; the thread must outlive it
+                self._on_problem(error, traceback.format_exc())
+                pause = min(_LONGEST_PAUSE_S, max(pause, self._tick_s) * 2)
+            if pause:
+                self._wake.wait(pause)
+                self._wake.clear()
+
+    def _round(self) -> bool:
+        busy = False
+        for flusher in self._flushers:
+            if self._stop.is_set():
+                break
+            job = flusher.run_if_due(self._stop)
+            busy = busy or (job is not None and job.status is JobStatus.COMPLETED)
+        return busy
+
+
+def reap(buffer: Buffer, now: float, *, silent_s: float = 120.0) -> list[FlushJob]:
+    """Mark jobs whose worker went silent as failed; their entries were never acknowledged and are retried."""
+    reaped: list[FlushJob] = []
+    for job in buffer.jobs(status=JobStatus.RUNNING.value, limit=200):
+        heartbeat = float(job.result.get("heartbeat_at", job.created_at))
+        if 0 <= now - heartbeat < silent_s:
+            continue
+        message = (
+            f"The worker {job.node} stopped without finishing this job (killed?). "
+            "Its entries stayed in the buffer and are flushed by another job."
+        )
+        result = {**job.result, "message": message, "errors": [], "warnings": [], "rows_flushed": 0}
+        lost = job.finished(JobStatus.FAILED, now, result)
+        buffer.save_job(lost)
+        reaped.append(lost)
+    return reaped
+
+
+def problem_of(error: BaseException) -> str:
+    """One line for a person."""
+    return error.what if isinstance(error, SurgetankError) else f"{type(error).__name__}: {error}"

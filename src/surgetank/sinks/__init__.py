@@ -1,0 +1,1 @@
+"""The durable side: where entries come to rest."""

@@ -1,0 +1,59 @@
+"""What every sink promises. `tests/contract/` tests just these sentences on each implementation.
+
+Promises
+- **All or nothing**: when `write` returned, every entry of every slice is durable; when it raised, none is.
+- **Idempotent**: writing the same entries again, after a crash at any point, leaves exactly the same rows.
+- **Fenced**: a slice whose lease token is smaller than one already seen for its partition is refused
+  with `LeaseLost`, so that a worker that lost its lease can't overwrite what came later.
+- **Errors**: what is wrong with the data raises so that `flush.classify` calls it rejected; an
+  `EntryRejected` with `seq` names the entry itself and spares the search for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from surgetank.model import Entry, Lease, Replacement
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The next entries of one leased partition, in order."""
+
+    lease: Lease
+    entries: Sequence[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of one slice. `notes` are for the buffer to keep with the partition (see `buffer.Ack`)."""
+
+    rows: int = 0
+    stored_bytes: int = 0
+    replaced: tuple[Replacement, ...] = ()
+    values_replaced: int = 0
+    notes: Mapping[bytes, bytes | None] = field(default_factory=dict)
+    note_ttl_s: float | None = None
+
+
+class Sink(Protocol):
+    """A durable store for one stream."""
+
+    @property
+    def name(self) -> str:
+        """How the sink is called in status and errors, without secrets."""
+        ...
+
+    def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
+        """Make all entries of all slices durable in one transaction; one result per slice, in order."""
+        ...
+
+    def ping(self) -> str:
+        """Say who answers (product and version), or raise what is wrong."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. Idempotent."""
+        ...
