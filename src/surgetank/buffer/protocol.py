@@ -16,9 +16,9 @@ Promises
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from surgetank.model import (
@@ -63,14 +63,16 @@ class Leased:
 class Ack:
     """Entries of one leased partition that are safe in the sink, and what to remember of them.
 
-    `notes` are small values kept with the partition after its entries are gone (`None` deletes one);
-    a note may expire after `note_ttl_s`.
+    Notes are small values kept with the partition after its entries are gone: `forget` removes those with a
+    prefix, then `maxima` are kept where they are larger than what was noted, and `passing` ones for
+    `NOTE_TTL_S`. `release` gives the lease back as well.
     """
 
     lease: Lease
     entries: Sequence[Entry]
-    notes: Mapping[bytes, bytes | None]
-    note_ttl_s: float | None = None
+    forget: Sequence[bytes] = ()
+    maxima: Mapping[bytes, bytes] = field(default_factory=dict)
+    passing: Mapping[bytes, bytes] = field(default_factory=dict)
     release: bool = False
 
 
@@ -110,6 +112,11 @@ class Snapshot(Protocol):
         ...
 
 
+# Looks at the partition just before an append: None accepts, passing notes refuse and are kept instead.
+Guard = Callable[[Snapshot], Mapping[bytes, bytes] | None]
+NOTE_TTL_S = 24 * 3600.0
+
+
 class Buffer(Protocol):
     """The hot buffer. Safe to use from several threads; several processes may share one."""
 
@@ -124,13 +131,14 @@ class Buffer(Protocol):
         partition: str,
         records: Sequence[Record],
         *,
-        notes: Mapping[bytes, bytes | None] | None = None,
-        drop_parked: bool = False,
+        guard: Guard | None = None,
+        start_guarding: bool = False,
     ) -> int:
         """Accept one entry, whole or not at all, and return its `seq`.
 
-        `notes` are set together with it. `drop_parked` removes the partition's parked entries in the same
-        step (for an entry that deletes the partition's data).
+        `start_guarding` is for an entry that deletes what its partition held: parked entries of the partition
+        are removed in the same step, and from then on `guard` is asked, in the same transaction, whether
+        an append still belongs to something that lives. 0 is returned for what a guard refused.
 
         Raises `BufferFull`, `BufferUnavailable`, `EntryRejected`.
         """

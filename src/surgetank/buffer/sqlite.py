@@ -12,13 +12,14 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from surgetank.buffer import sqlite_file
+from surgetank.buffer.protocol import Guard
 from surgetank.buffer.sqlite_flush import SQLiteFlushSide
 from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
 from surgetank.exceptions import (
@@ -59,8 +60,8 @@ class _Request:
     partition: str
     records: Sequence[Record]
     size: int
-    notes: Mapping[bytes, bytes | None] | None
-    drop_parked: bool
+    guard: Guard | None
+    start_guarding: bool
     seq: int = 0
     full: bool = False
     done: bool = False
@@ -115,13 +116,13 @@ class SQLiteBuffer(SQLiteFlushSide):
         partition: str,
         records: Sequence[Record],
         *,
-        notes: Mapping[bytes, bytes | None] | None = None,
-        drop_parked: bool = False,
+        guard: Guard | None = None,
+        start_guarding: bool = False,
     ) -> int:
         size = 0
         for record in records:
             size += len(record.key) + len(record.value)
-        request = _Request(stream, partition, records, size, notes, drop_parked)
+        request = _Request(stream, partition, records, size, guard, start_guarding)
         deadline: float | None = None
         while True:
             self._submit(request)
@@ -179,42 +180,56 @@ class SQLiteBuffer(SQLiteFlushSide):
             request.full = True
             return
         seq: int = row[0]
-        partition_id = self._count_in(connection, request.stream, request.partition, size, now)
+        partition_id, guarded = self._count_in(connection, request.stream, request.partition, size, now)
+        if guarded and request.guard is not None:
+            refusal = request.guard(SQLiteSnapshot(connection, now))
+            if refusal is not None:
+                self._uncount(connection, partition_id, size)
+                self._note(connection, partition_id, refusal)
+                return
         at = seq * SLOTS
         connection.executemany(
             "INSERT INTO records VALUES (?, ?, 0, 0, ?, ?, ?)",
             [(at + i, partition_id, now, r.key, r.value) for i, r in enumerate(request.records)],
         )
-        if request.notes:
-            self._note(connection, partition_id, request.notes, None)
-        if request.drop_parked:
-            self._drop_parked(connection, partition_id)
+        if request.start_guarding:
+            self._start_guarding(connection, partition_id)
         request.seq = seq
 
     def _count_in(
         self, connection: sqlite3.Connection, stream: str, partition: str, size: int, now: float
-    ) -> int:
-        """Add one entry to its partition's counters, making the partition if it is new; returns its id."""
+    ) -> tuple[int, int]:
+        """Add one entry to its partition's counters, making it if it is new; returns its id and the guarded flag."""
         key = (stream, partition)
         known = self._ids.get(key)
         if known is not None:
-            changed = connection.execute(
+            row = connection.execute(
                 "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?"
-                " WHERE id = ? AND oldest_at IS NOT NULL",
+                " WHERE id = ? AND oldest_at IS NOT NULL RETURNING guarded",
                 (size, known),
-            ).rowcount
-            if changed:
-                return known
-        (partition_id,) = connection.execute(
+            ).fetchone()
+            if row is not None:
+                return known, row[0]
+        partition_id, guarded = connection.execute(
             "INSERT INTO partitions (stream, name, entries, bytes, oldest_at) VALUES (?, ?, 1, ?, ?)"
             " ON CONFLICT (stream, name) DO UPDATE SET entries = entries + 1, bytes = bytes + excluded.bytes,"
-            " oldest_at = coalesce(oldest_at, excluded.oldest_at) RETURNING id",
+            " oldest_at = coalesce(oldest_at, excluded.oldest_at) RETURNING id, guarded",
             (stream, partition, size, now),
         ).fetchone()
         if len(self._ids) >= _KNOWN_PARTITIONS:
             self._ids.clear()
         self._ids[key] = partition_id
-        return int(partition_id)
+        return partition_id, guarded
+
+    @staticmethod
+    def _uncount(connection: sqlite3.Connection, partition_id: int, size: int) -> None:
+        """Take back what was counted for an append that a guard refused."""
+        connection.execute("UPDATE totals SET entries = entries - 1, bytes = bytes - ?", (size,))
+        connection.execute(
+            "UPDATE partitions SET entries = entries - 1, bytes = bytes - ?,"
+            " oldest_at = CASE WHEN entries > 1 THEN oldest_at END WHERE id = ?",
+            (size, partition_id),
+        )
 
     def _refuse_hopeless(self, request: _Request) -> None:
         if len(request.records) >= SLOTS:
@@ -328,7 +343,8 @@ class SQLiteBuffer(SQLiteFlushSide):
             (free,) = self._writer.execute("PRAGMA freelist_count").fetchone()
             if free <= _FREE_PAGES_KEPT:
                 return False
-            self._writer.execute(f"PRAGMA incremental_vacuum({min(free, 2048)})").fetchall()
+            # `execute` would step once and free one page; `executescript` steps to the end.
+            self._writer.executescript(f"PRAGMA incremental_vacuum({min(free, 2048)})")
             return bool(free > _FREE_PAGES_KEPT + 2048)
 
     def _move_wal(self, *, truncate: bool) -> None:

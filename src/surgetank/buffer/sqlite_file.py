@@ -36,7 +36,7 @@ CREATE TABLE partitions (
     oldest_at REAL,
     token INTEGER NOT NULL DEFAULT 0, owner TEXT, lease_until REAL NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0, next_attempt_at REAL NOT NULL DEFAULT 0,
-    failing_since REAL, failure TEXT,
+    failing_since REAL, failure TEXT, guarded INTEGER NOT NULL DEFAULT 0,
     UNIQUE (stream, name)
 ) STRICT;
 CREATE INDEX partitions_waiting ON partitions (stream, oldest_at) WHERE oldest_at IS NOT NULL;

@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
-from surgetank.buffer.protocol import Ack, Due, Leased
+from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Due, Leased
+from surgetank.buffer.sqlite_read import after
 from surgetank.exceptions import LeaseLost
 from surgetank.model import (
     Entry,
@@ -166,9 +167,17 @@ class SQLiteFlushSide:
                 " WHERE id = ? AND failing_since IS NOT NULL",
                 (partition_id,),
             )
-        if ack.notes:
-            expires = self._clock() + ack.note_ttl_s if ack.note_ttl_s is not None else None
-            self._note(connection, partition_id, ack.notes, expires)
+        for prefix in ack.forget:
+            connection.execute(
+                "DELETE FROM notes WHERE partition_id = ? AND key >= ? AND key < ?",
+                (partition_id, prefix, after(prefix)),
+            )
+        connection.executemany(
+            "INSERT INTO notes VALUES (?, ?, ?, ?, NULL)"
+            " ON CONFLICT DO UPDATE SET value = max(value, excluded.value), noted_at = excluded.noted_at",
+            [(partition_id, key, value, self._clock()) for key, value in ack.maxima.items()],
+        )
+        self._note(connection, partition_id, ack.passing)
         if ack.release:
             connection.execute(
                 "UPDATE partitions SET lease_until = 0, owner = NULL WHERE id = ?", (partition_id,)
@@ -186,23 +195,13 @@ class SQLiteFlushSide:
         )
 
     def _note(
-        self,
-        connection: sqlite3.Connection,
-        partition_id: int,
-        notes: Mapping[bytes, bytes | None],
-        expires_at: float | None,
+        self, connection: sqlite3.Connection, partition_id: int, passing: Mapping[bytes, bytes]
     ) -> None:
         now = self._clock()
-        for key, value in notes.items():
-            if value is None:
-                connection.execute(
-                    "DELETE FROM notes WHERE partition_id = ? AND key = ?", (partition_id, key)
-                )
-            else:
-                connection.execute(
-                    "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?, ?)",
-                    (partition_id, key, value, now, expires_at),
-                )
+        connection.executemany(
+            "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?, ?)",
+            [(partition_id, key, value, now, now + NOTE_TTL_S) for key, value in passing.items()],
+        )
 
     # -- failures
 
@@ -294,8 +293,9 @@ class SQLiteFlushSide:
         return seqs
 
     @staticmethod
-    def _drop_parked(connection: sqlite3.Connection, partition_id: int) -> None:
-        """Remove a partition's parked entries: its owner deleted the data they belong to."""
+    def _start_guarding(connection: sqlite3.Connection, partition_id: int) -> None:
+        """Remove a partition's parked entries (its owner deleted the data they belong to); ask guards from now on."""
+        connection.execute("UPDATE partitions SET guarded = 1 WHERE id = ?", (partition_id,))
         count, size = connection.execute(
             "SELECT count(*), coalesce(sum(bytes), 0) FROM parked WHERE partition_id = ?", (partition_id,)
         ).fetchone()
@@ -402,6 +402,10 @@ class SQLiteFlushSide:
                     " ORDER BY created_at LIMIT ?)",
                     (over_jobs,),
                 )
+            connection.execute(
+                "UPDATE partitions SET guarded = 0 WHERE guarded = 1 AND oldest_at IS NULL AND NOT EXISTS (SELECT 1"
+                " FROM notes n WHERE n.partition_id = partitions.id AND n.expires_at IS NOT NULL)"
+            )
             connection.execute(
                 "DELETE FROM partitions WHERE oldest_at IS NULL AND lease_until < ?"
                 " AND id NOT IN (SELECT partition_id FROM notes) AND id NOT IN (SELECT partition_id FROM parked)",

@@ -115,12 +115,21 @@ class Delivery:
             run = runs[part.lease.partition]
             run.entries += len(part.entries)
             run.rows += result.rows
-            run.bytes += result.stored_bytes
+            run.bytes += result.size
             run.values_replaced += result.values_replaced
             run.replaced += result.replaced[: _REPLACEMENTS_KEPT - len(run.replaced)]
             run.after_seq = part.entries[-1].seq
             release = run.exhausted
-            acks.append(Ack(part.lease, part.entries, result.notes, result.note_ttl_s, release=release))
+            acks.append(
+                Ack(
+                    part.lease,
+                    part.entries,
+                    forget=result.forget,
+                    maxima=result.maxima,
+                    passing=result.passing,
+                    release=release,
+                )
+            )
             run.closed = run.closed or release
         for lease in self._buffer.ack(acks):
             # The sink has the entries and skips them when the new holder writes them again.

@@ -28,14 +28,15 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of one slice. `notes` are for the buffer to keep with the partition (see `buffer.Ack`)."""
+    """What became of one slice, and what the buffer is to note with the partition (see `buffer.protocol.Ack`)."""
 
     rows: int = 0
-    stored_bytes: int = 0
+    size: int = 0
     replaced: tuple[Replacement, ...] = ()
     values_replaced: int = 0
-    notes: Mapping[bytes, bytes | None] = field(default_factory=dict)
-    note_ttl_s: float | None = None
+    forget: Sequence[bytes] = ()
+    maxima: Mapping[bytes, bytes] = field(default_factory=dict)
+    passing: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 class Sink(Protocol):

@@ -1,0 +1,176 @@
+-- Queries of the PostgreSQL sink (sinks/postgres.py). Parameters only; the index each relies on is named.
+
+-- name: fence
+-- Take the partitions' rows for this transaction, unless a newer token was there. Primary key.
+INSERT INTO surgetank.partition_progress AS p (buffer_id, stream, partition, token, seq)
+SELECT %(buffer_id)s, u.stream, u.partition, u.token, 0
+FROM unnest(%(streams)s::text[], %(partitions)s::text[], %(tokens)s::bigint[]) AS u (stream, partition, token)
+ORDER BY u.stream, u.partition
+ON CONFLICT (buffer_id, stream, partition) DO UPDATE SET token = excluded.token
+WHERE p.token <= excluded.token
+RETURNING p.partition, p.seq
+
+-- name: advance
+-- Remember how far the partitions are written. Primary key.
+UPDATE surgetank.partition_progress p SET seq = greatest(p.seq, u.seq), updated_at = now()
+FROM unnest(%(streams)s::text[], %(partitions)s::text[], %(seqs)s::bigint[]) AS u (stream, partition, seq)
+WHERE p.buffer_id = %(buffer_id)s AND p.stream = u.stream AND p.partition = u.partition
+
+-- name: touch_threads
+-- Make the threads, or lock their rows until the end of the transaction: one writer per thread. Primary key.
+INSERT INTO surgetank.threads (thread_id)
+SELECT u.thread_id FROM unnest(%(threads)s::text[]) AS u (thread_id) ORDER BY u.thread_id
+ON CONFLICT (thread_id) DO UPDATE SET updated_at = now()
+RETURNING thread_id, checkpoint_id, versions
+
+-- name: new_namespaces
+-- Make the namespaces that are not there yet. Unique (thread_id, checkpoint_ns).
+INSERT INTO surgetank.checkpoint_namespaces (thread_id, checkpoint_ns)
+SELECT * FROM unnest(%(threads)s::text[], %(namespaces)s::text[])
+ON CONFLICT (thread_id, checkpoint_ns) DO NOTHING
+RETURNING ns_pk, thread_id, checkpoint_ns
+
+-- name: find_namespaces
+-- The numbers of namespaces. Unique (thread_id, checkpoint_ns).
+SELECT s.ns_pk, s.thread_id, s.checkpoint_ns
+FROM unnest(%(threads)s::text[], %(namespaces)s::text[]) AS u (thread_id, checkpoint_ns)
+JOIN surgetank.checkpoint_namespaces s USING (thread_id, checkpoint_ns)
+
+-- name: tips
+-- The newest blob of each channel with the path of its bases. Primary key.
+WITH RECURSIVE newest AS (
+    SELECT u.ns_pk, u.channel, b.n
+    FROM unnest(%(ns_pks)s::bigint[], %(channels)s::text[]) AS u (ns_pk, channel)
+    CROSS JOIN LATERAL (
+        SELECT n FROM surgetank.checkpoint_blobs b
+        WHERE b.ns_pk = u.ns_pk AND b.channel = u.channel ORDER BY n DESC LIMIT 1
+    ) AS b
+), path AS (
+    SELECT b.ns_pk, b.channel, b.n, b.base_n, b.position, b.codec, b.raw_bytes, b.type
+    FROM newest JOIN surgetank.checkpoint_blobs b USING (ns_pk, channel, n)
+    UNION ALL
+    SELECT b.ns_pk, b.channel, b.n, b.base_n, b.position, b.codec, b.raw_bytes, b.type
+    FROM path p
+    JOIN surgetank.checkpoint_blobs b ON b.ns_pk = p.ns_pk AND b.channel = p.channel AND b.n = p.base_n
+)
+SELECT p.ns_pk, p.channel, p.n, p.base_n, p.position, p.codec, p.raw_bytes, p.type,
+    CASE WHEN p.raw_bytes <= %(patchable)s THEN b.data END AS data
+FROM path p JOIN surgetank.checkpoint_blobs b USING (ns_pk, channel, n)
+ORDER BY p.ns_pk, p.channel, p.n
+
+-- name: existing_checkpoints
+-- Which of these checkpoints are there. Primary key.
+SELECT c.ns_pk, c.checkpoint_id
+FROM unnest(%(ns_pks)s::bigint[], %(ids)s::text[]) AS u (ns_pk, checkpoint_id)
+JOIN surgetank.checkpoints c USING (ns_pk, checkpoint_id)
+
+-- name: existing_writes
+-- The writes of these checkpoints that are there. Primary key, by its first two columns.
+SELECT w.ns_pk, w.checkpoint_id, w.task_id, w.idx
+FROM unnest(%(ns_pks)s::bigint[], %(ids)s::text[]) AS u (ns_pk, checkpoint_id)
+JOIN surgetank.checkpoint_writes w USING (ns_pk, checkpoint_id)
+
+-- name: copy_checkpoints
+COPY surgetank.checkpoints (ns_pk, checkpoint_id, parent_id, codec, body, metadata, scalars)
+FROM STDIN (FORMAT BINARY)
+
+-- name: copy_blobs
+COPY surgetank.checkpoint_blobs (ns_pk, n, base_n, raw_bytes, position, codec, channel, version, type, data)
+FROM STDIN (FORMAT BINARY)
+
+-- name: copy_writes
+COPY surgetank.checkpoint_writes (ns_pk, idx, codec, checkpoint_id, task_id, task_path, channel, type, data)
+FROM STDIN (FORMAT BINARY)
+
+-- name: replace_checkpoint
+-- A checkpoint that was put again. Primary key.
+UPDATE surgetank.checkpoints SET parent_id = %s, codec = %s, body = %s, metadata = %s, scalars = %s, written_at = now()
+WHERE ns_pk = %s AND checkpoint_id = %s
+
+-- name: replace_write
+-- A special write (error, interrupt, resume ...) that replaces an older one. Primary key.
+UPDATE surgetank.checkpoint_writes SET task_path = %s, channel = %s, codec = %s, type = %s, data = %s
+WHERE ns_pk = %s AND checkpoint_id = %s AND task_id = %s AND idx = %s
+
+-- name: save_state
+-- The latest state of threads, projected. Primary key.
+UPDATE surgetank.threads SET checkpoint_id = %s, versions = %s, state = (state - %s::text[]) || %s
+WHERE thread_id = %s
+
+-- name: deletions
+-- What was deleted lately with these threads. Index thread_deletions_thread_idx.
+SELECT thread_id, checkpoint_ns, checkpoint_ids FROM surgetank.thread_deletions WHERE thread_id = ANY(%(threads)s)
+
+-- name: deletion_done
+-- Whether an operation was carried out, and what it removed. Primary key.
+SELECT checkpoint_ns, checkpoint_ids FROM surgetank.thread_deletions WHERE operation_id = %(operation_id)s
+
+-- name: newest_of_thread
+-- The newest checkpoints of a thread. Unique (thread_id, checkpoint_ns), primary key of checkpoints.
+SELECT s.checkpoint_ns, c.checkpoint_id
+FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoints c USING (ns_pk)
+WHERE s.thread_id = %(thread_id)s ORDER BY c.checkpoint_id DESC LIMIT 1000
+
+-- name: record_deletion
+INSERT INTO surgetank.thread_deletions (operation_id, thread_id, checkpoint_ns, checkpoint_ids)
+VALUES (%(operation_id)s, %(thread_id)s, %(namespaces)s, %(ids)s)
+ON CONFLICT (operation_id) DO NOTHING
+
+-- name: forget_deletions
+-- Late arrivals come within seconds; a day is plenty. Index thread_deletions_age_idx.
+DELETE FROM surgetank.thread_deletions WHERE deleted_at < now() - interval '1 day'
+
+-- name: delete_thread_writes
+DELETE FROM surgetank.checkpoint_writes w USING surgetank.checkpoint_namespaces s
+WHERE s.thread_id = %(thread_id)s AND w.ns_pk = s.ns_pk
+
+-- name: delete_thread_blobs
+DELETE FROM surgetank.checkpoint_blobs b USING surgetank.checkpoint_namespaces s
+WHERE s.thread_id = %(thread_id)s AND b.ns_pk = s.ns_pk
+
+-- name: delete_thread_checkpoints
+DELETE FROM surgetank.checkpoints c USING surgetank.checkpoint_namespaces s
+WHERE s.thread_id = %(thread_id)s AND c.ns_pk = s.ns_pk
+
+-- name: delete_thread_namespaces
+DELETE FROM surgetank.checkpoint_namespaces WHERE thread_id = %(thread_id)s
+
+-- name: delete_thread
+DELETE FROM surgetank.threads WHERE thread_id = %(thread_id)s
+
+-- name: delete_checkpoints
+-- Primary key.
+DELETE FROM surgetank.checkpoints WHERE ns_pk = %(ns_pk)s AND checkpoint_id = ANY(%(ids)s)
+
+-- name: delete_writes
+-- Primary key, by its first two columns.
+DELETE FROM surgetank.checkpoint_writes WHERE ns_pk = %(ns_pk)s AND checkpoint_id = ANY(%(ids)s)
+
+-- name: orphan_parents
+-- A checkpoint whose parent is gone has none.
+UPDATE surgetank.checkpoints SET parent_id = NULL WHERE ns_pk = %(ns_pk)s AND parent_id = ANY(%(ids)s)
+
+-- name: remaining_bodies
+SELECT codec, body FROM surgetank.checkpoints WHERE ns_pk = %(ns_pk)s
+
+-- name: namespace_blobs
+-- All blobs of a namespace without their data. Primary key.
+SELECT channel, n, version, base_n FROM surgetank.checkpoint_blobs WHERE ns_pk = %(ns_pk)s ORDER BY channel, n
+
+-- name: channel_blobs
+-- Blobs of one channel with their data. Primary key.
+SELECT n, base_n, position, codec, raw_bytes, data FROM surgetank.checkpoint_blobs
+WHERE ns_pk = %(ns_pk)s AND channel = %(channel)s AND n = ANY(%(ns)s) ORDER BY n
+
+-- name: rebase_blob
+UPDATE surgetank.checkpoint_blobs SET base_n = %s, codec = %s, data = %s WHERE ns_pk = %s AND channel = %s AND n = %s
+
+-- name: delete_blobs
+DELETE FROM surgetank.checkpoint_blobs WHERE ns_pk = %(ns_pk)s AND channel = %(channel)s AND n = ANY(%(ns)s)
+
+-- name: delete_namespace
+-- A namespace with nothing left in it.
+DELETE FROM surgetank.checkpoint_namespaces s WHERE s.ns_pk = %(ns_pk)s
+    AND NOT EXISTS (SELECT FROM surgetank.checkpoints c WHERE c.ns_pk = s.ns_pk)
+    AND NOT EXISTS (SELECT FROM surgetank.checkpoint_writes w WHERE w.ns_pk = s.ns_pk)
+    AND NOT EXISTS (SELECT FROM surgetank.checkpoint_blobs b WHERE b.ns_pk = s.ns_pk)

@@ -1,0 +1,213 @@
+"""How checkpoint data is laid out inside buffer entries: the keys, and the values behind them.
+
+Written by the saver, read by the saver (hot) and by the sinks (flush). Keys are text parts joined by
+NUL, so that all records of a namespace or of a checkpoint share a prefix and ids sort as LangGraph sorts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ormsgpack
+
+from surgetank.exceptions import EntryRejected
+from surgetank.model import Replacement
+
+STREAM = "checkpoints"
+_SEP = b"\x00"
+_IDX_OFFSET = 1 << 31
+MAX_NAME_BYTES = 2048
+OPERATION_KEY = b"!"
+HEAD = b"h" + _SEP
+GRAVE = b"g" + _SEP
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """A checkpoint without its channel values.
+
+    `structure` is msgpack of LangGraph's own fields (versions, versions seen, ts ...), never encrypted, as it
+    holds no values. `present` names the channels that have a value. `metadata` is serialized by the saver's
+    serializer; `metadata_json` and `scalars_json` are sanitized projections for SQL.
+    """
+
+    parent_id: str | None
+    structure: bytes
+    present: tuple[str, ...]
+    metadata_type: str
+    metadata: bytes
+    metadata_json: bytes
+    scalars_json: bytes
+    extra: tuple[str, bytes] | None = None
+    replaced: tuple[Replacement, ...] = ()
+
+    def pack(self) -> bytes:
+        """The record's bytes."""
+        replaced = [(r.path, r.reason, r.original) for r in self.replaced]
+        return ormsgpack.packb(
+            (
+                self.parent_id, self.structure, self.present, self.metadata_type, self.metadata,
+                self.metadata_json, self.scalars_json, self.extra, replaced,
+            )
+        )  # fmt: skip
+
+    @classmethod
+    def unpack(cls, data: bytes) -> CheckpointRecord:
+        """The record behind the bytes."""
+        parent, structure, present, mtype, metadata, mjson, sjson, extra, replaced = ormsgpack.unpackb(data)
+        return cls(
+            parent, structure, tuple(present), mtype, metadata, mjson, sjson,
+            tuple(extra) if extra else None, tuple(Replacement(*r) for r in replaced),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRecord:
+    """One pending write: a value that a task wrote to a channel."""
+
+    channel: str
+    task_path: str
+    type: str
+    data: bytes
+
+    def pack(self) -> bytes:
+        """The record's bytes."""
+        return ormsgpack.packb((self.channel, self.task_path, self.type, self.data))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> WriteRecord:
+        """The record behind the bytes."""
+        return cls(*ormsgpack.unpackb(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A change to what was written before: `delete_thread`, or `delete_checkpoints` of one namespace.
+
+    `id` identifies it, so that its effect can be asked for again after a crash.
+    """
+
+    id: str
+    kind: str
+    checkpoint_ns: str = ""
+    checkpoint_ids: tuple[str, ...] = ()
+
+    def pack(self) -> bytes:
+        """The operation's bytes."""
+        return ormsgpack.packb((self.id, self.kind, self.checkpoint_ns, self.checkpoint_ids))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Operation:
+        """The operation behind the bytes."""
+        id_, kind, ns, ids = ormsgpack.unpackb(data)
+        return cls(id_, kind, ns, tuple(ids))
+
+
+def pack_blob(type_: str, data: bytes) -> bytes:
+    """A channel value: its serialization type and its bytes."""
+    return bytes((len(type_),)) + type_.encode() + data
+
+
+def unpack_blob(data: bytes) -> tuple[str, bytes]:
+    """The type and bytes behind `pack_blob`."""
+    end = 1 + data[0]
+    return data[1:end].decode(), data[end:]
+
+
+def structure_of(checkpoint: Mapping[str, Any]) -> bytes:
+    """LangGraph's own fields of a checkpoint, without values."""
+    return ormsgpack.packb(
+        {k: v for k, v in checkpoint.items() if k not in {"channel_values", "pending_sends"}},
+        option=ormsgpack.OPT_NON_STR_KEYS,
+    )
+
+
+def read_structure(data: bytes) -> dict[str, Any]:
+    """The fields behind `structure_of`."""
+    fields: dict[str, Any] = ormsgpack.unpackb(data, option=ormsgpack.OPT_NON_STR_KEYS)
+    return fields
+
+
+def version_text(version: str | int | float) -> str:
+    """A channel version as text; unique among the versions of one channel."""
+    return version if isinstance(version, str) else repr(version)
+
+
+def checkpoint_prefix(ns: str) -> bytes:
+    """All checkpoints of a namespace."""
+    return b"c\x00" + ns.encode() + _SEP
+
+
+def checkpoint_key(ns: str, checkpoint_id: str) -> bytes:
+    """One checkpoint."""
+    return checkpoint_prefix(ns) + checkpoint_id.encode()
+
+
+def write_prefix(ns: str, checkpoint_id: str) -> bytes:
+    """All pending writes of a checkpoint."""
+    return b"w\x00" + ns.encode() + _SEP + checkpoint_id.encode() + _SEP
+
+
+def write_key(ns: str, checkpoint_id: str, task_id: str, idx: int) -> bytes:
+    """One pending write."""
+    return write_prefix(ns, checkpoint_id) + task_id.encode() + _SEP + (idx + _IDX_OFFSET).to_bytes(4, "big")
+
+
+def blob_key(ns: str, channel: str, version: str) -> bytes:
+    """One channel value."""
+    return b"b\x00" + ns.encode() + _SEP + channel.encode() + _SEP + version.encode()
+
+
+def split_key(key: bytes) -> tuple[str, ...]:
+    """The text parts of a checkpoint or blob key, without the leading letter."""
+    return tuple(part.decode() for part in key.split(_SEP)[1:])
+
+
+def split_write_key(key: bytes) -> tuple[str, str, str, int]:
+    """Namespace, checkpoint id, task id and index of a write key."""
+    ns, checkpoint_id, task_id = key[2:-5].split(_SEP)
+    return (
+        ns.decode(),
+        checkpoint_id.decode(),
+        task_id.decode(),
+        int.from_bytes(key[-4:], "big") - _IDX_OFFSET,
+    )
+
+
+def head_note(ns: str) -> bytes:
+    """The note of the largest checkpoint id of a namespace that has data in the database."""
+    return HEAD + ns.encode()
+
+
+def grave_note(ns: str, checkpoint_id: str) -> bytes:
+    """The note of a checkpoint that was deleted with its thread a short while ago."""
+    return GRAVE + ns.encode() + _SEP + checkpoint_id.encode()
+
+
+def check_names(thread_id: str, names: Sequence[tuple[str, str]]) -> None:
+    """Refuse names that neither keys nor PostgreSQL's text can carry: NUL, lone surrogates, excessive length.
+
+    `names` are pairs of a path for the error and the name. Raises `EntryRejected`.
+    """
+    for path, name in names:
+        if not isinstance(name, str):
+            raise EntryRejected(
+                partition=str(thread_id), path=path, reason=f"{type(name).__name__} instead of str",
+                remedy="use a string.",
+            )  # fmt: skip
+        if name.isascii() and "\x00" not in name and len(name) <= MAX_NAME_BYTES:
+            continue
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError as error:
+            raise EntryRejected(
+                partition=repr(thread_id), path=path, reason=f"a lone surrogate at position {error.start}",
+                remedy="use text that can be encoded as UTF-8.",
+            ) from error  # fmt: skip
+        if "\x00" in name or size > MAX_NAME_BYTES:
+            reason = "a NUL character" if "\x00" in name else f"{size} bytes, more than {MAX_NAME_BYTES}"
+            raise EntryRejected(
+                partition=repr(thread_id), path=path, reason=reason, remedy="use a shorter, printable name."
+            )
