@@ -1,11 +1,13 @@
 -- The cold layout of LangGraph checkpoints (DESIGN.md section 11).
 -- Ids are compared bytewise everywhere (COLLATE "C"), as LangGraph compares them in Python.
 
--- One row per thread: its latest state as a bounded, sanitized projection for SQL.
+-- One row per thread: its latest state as a bounded, sanitized projection for SQL. `revision` grows with each
+-- transaction that writes to the thread, so that a writer knows whether what it remembers still holds.
 CREATE TABLE surgetank.threads (
     thread_id text COLLATE "C" PRIMARY KEY,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
+    revision bigint NOT NULL DEFAULT 1,
     checkpoint_id text COLLATE "C",
     versions jsonb NOT NULL DEFAULT '{}',
     state jsonb NOT NULL DEFAULT '{}'

@@ -18,10 +18,10 @@ WHERE p.buffer_id = %(buffer_id)s AND p.stream = u.stream AND p.partition = u.pa
 
 -- name: touch_threads
 -- Make the threads, or lock their rows until the end of the transaction: one writer per thread. Primary key.
-INSERT INTO surgetank.threads (thread_id)
+INSERT INTO surgetank.threads AS t (thread_id)
 SELECT u.thread_id FROM unnest(%(threads)s::text[]) AS u (thread_id) ORDER BY u.thread_id
-ON CONFLICT (thread_id) DO UPDATE SET updated_at = now()
-RETURNING thread_id, checkpoint_id, versions
+ON CONFLICT (thread_id) DO UPDATE SET updated_at = now(), revision = t.revision + 1
+RETURNING t.thread_id, t.revision, t.checkpoint_id, t.versions
 
 -- name: new_namespaces
 -- Make the namespaces that are not there yet. Unique (thread_id, checkpoint_ns).
@@ -70,6 +70,21 @@ SELECT w.ns_pk, w.checkpoint_id, w.task_id, w.idx
 FROM unnest(%(ns_pks)s::bigint[], %(ids)s::text[]) AS u (ns_pk, checkpoint_id)
 JOIN surgetank.checkpoint_writes w USING (ns_pk, checkpoint_id)
 
+-- name: shown_version
+-- The newest blob of a version with the path of its bases. Index checkpoint_blobs_version_idx, primary key.
+WITH RECURSIVE found AS (
+    SELECT n, base_n, type FROM surgetank.checkpoint_blobs
+    WHERE ns_pk = %(ns_pk)s AND channel = %(channel)s AND hashtext(version) = hashtext(%(version)s)
+        AND version = %(version)s ORDER BY n DESC LIMIT 1
+), path AS (
+    SELECT n, base_n FROM found
+    UNION ALL
+    SELECT b.n, b.base_n FROM path p
+    JOIN surgetank.checkpoint_blobs b ON b.ns_pk = %(ns_pk)s AND b.channel = %(channel)s AND b.n = p.base_n
+)
+SELECT f.n, f.type, array_agg(p.n ORDER BY p.n) AS ns, array_agg(p.base_n ORDER BY p.n) AS bases
+FROM found f CROSS JOIN path p GROUP BY f.n, f.type
+
 -- name: copy_checkpoints
 COPY surgetank.checkpoints (ns_pk, checkpoint_id, parent_id, codec, body, metadata, scalars)
 FROM STDIN (FORMAT BINARY)
@@ -98,8 +113,20 @@ UPDATE surgetank.threads SET checkpoint_id = %s, versions = %s, state = (state -
 WHERE thread_id = %s
 
 -- name: deletions
--- What was deleted lately with these threads. Index thread_deletions_thread_idx.
-SELECT thread_id, checkpoint_ns, checkpoint_ids FROM surgetank.thread_deletions WHERE thread_id = ANY(%(threads)s)
+-- Checkpoints deleted lately with these threads and not put again since. Index thread_deletions_thread_idx.
+SELECT d.thread_id, u.ns, u.id
+FROM surgetank.thread_deletions d
+CROSS JOIN LATERAL unnest(d.checkpoint_ns, d.checkpoint_ids) AS u (ns, id)
+WHERE d.thread_id = ANY(%(threads)s) AND NOT EXISTS (
+    SELECT FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoints c USING (ns_pk)
+    WHERE s.thread_id = d.thread_id AND s.checkpoint_ns = u.ns AND c.checkpoint_id = u.id
+)
+
+-- name: stored_version
+-- Whether a version of a channel is stored. Index checkpoint_blobs_version_idx.
+SELECT n FROM surgetank.checkpoint_blobs
+WHERE ns_pk = %(ns_pk)s AND channel = %(channel)s AND hashtext(version) = hashtext(%(version)s)
+    AND version = %(version)s LIMIT 1
 
 -- name: deletion_done
 -- Whether an operation was carried out, and what it removed. Primary key.

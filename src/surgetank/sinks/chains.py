@@ -1,0 +1,107 @@
+"""The blob chains of threads while they are written: which number comes next, against what it is patched.
+
+What was written last is remembered per thread, with the thread's revision, in a cache bounded by memory: the next
+flush of the same thread then reads nothing from the database.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from surgetank.encode import patch
+from surgetank.encode.patch import Blob, Tip
+
+
+@dataclass(slots=True)
+class Channel:
+    """The end of one channel's chain."""
+
+    n: int = 0
+    tip: Tip | None = None
+
+
+@dataclass(slots=True)
+class Thread:
+    """What a writer knows of a thread inside its transaction."""
+
+    thread_id: str
+    revision: int
+    checkpoint_id: str | None
+    versions: Mapping[str, str]
+    ns_pks: dict[str, int] = field(default_factory=dict)
+    fresh: set[int] = field(
+        default_factory=set
+    )  # namespaces made by this transaction: nothing is stored there yet
+    channels: dict[tuple[int, str], Channel] = field(default_factory=dict)
+
+    @property
+    def memory(self) -> int:
+        """Bytes held by the tips, and a little for the rest."""
+        return 500 + sum(200 + (c.tip.memory if c.tip else 0) for c in self.channels.values())
+
+
+class ThreadCache:
+    """The threads written last, least recently used first, up to `limit` bytes of tips."""
+
+    def __init__(self, limit: int = 48 * 1024**2) -> None:
+        self._limit = limit
+        self._threads: OrderedDict[str, tuple[Thread, int]] = OrderedDict()
+        self._size = 0
+
+    def recall(self, thread: Thread) -> None:
+        """Fill in what is remembered, if nobody wrote to the thread since."""
+        known = self._threads.get(thread.thread_id)
+        if known is not None and known[0].revision == thread.revision - 1:
+            old = known[0]
+            thread.ns_pks = dict(old.ns_pks)
+            thread.channels = {key: Channel(c.n, c.tip) for key, c in old.channels.items()}
+
+    def remember(self, thread: Thread) -> None:
+        """Keep what a committed transaction wrote."""
+        self.forget(thread.thread_id)
+        size = thread.memory
+        if size > self._limit // 2:
+            return
+        self._threads[thread.thread_id] = (thread, size)
+        self._size += size
+        while self._size > self._limit:
+            _, (_, freed) = self._threads.popitem(last=False)
+            self._size -= freed
+
+    def forget(self, thread_id: str) -> None:
+        """Drop a thread (it was deleted, pruned, or its transaction failed)."""
+        known = self._threads.pop(thread_id, None)
+        if known is not None:
+            self._size -= known[1]
+
+
+def load_tips(threads: Mapping[int, Thread], rows: list[dict[str, Any]]) -> None:
+    """Take in the rows of the query `tips`; `threads` maps namespace numbers to their threads."""
+    paths: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        paths.setdefault((row["ns_pk"], row["channel"]), []).append(row)
+    for (ns_pk, channel), path in paths.items():
+        newest = path[-1]
+        tip = None
+        if (
+            newest["raw_bytes"] >= patch.SMALL
+            and all(r["data"] is not None for r in path)
+            and "+" not in newest["type"]
+        ):
+            blobs = [
+                Blob(r["n"], r["base_n"], r["position"], r["codec"], r["raw_bytes"], bytes(r["data"]))
+                for r in path
+            ]
+            tip = patch.decode_path(blobs)
+        threads[ns_pk].channels[ns_pk, channel] = Channel(newest["n"], tip)
+
+
+def next_blob(thread: Thread, ns_pk: int, channel: str, type_: str, data: bytes) -> Blob:
+    """Code the next version of a channel and move its chain on. Encrypted values are never patched."""
+    end = thread.channels.setdefault((ns_pk, channel), Channel())
+    blob, end.tip = patch.extend(end.tip, end.n + 1, data, patchable="+" not in type_)
+    end.n += 1
+    return blob

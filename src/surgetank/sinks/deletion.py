@@ -1,0 +1,120 @@
+"""Deleting threads and checkpoints from the cold layout without breaking a patch chain.
+
+A blob lives as long as a remaining checkpoint refers to its version. When the base of a living patch dies, the
+patch is made anew against its nearest living ancestor, or stored whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Cursor
+
+from surgetank.database.queries import queries
+from surgetank.encode import envelope, patch
+from surgetank.encode.envelope import Operation
+from surgetank.encode.patch import Blob
+from surgetank.sinks.rows import unpack_body
+
+SQL = queries("flush")
+
+Rows = Cursor[dict[str, Any]]
+
+
+def delete_thread(cursor: Rows, thread_id: str, operation: Operation) -> list[tuple[str, str]]:
+    """Remove all of a thread; returns namespace and id of the newest checkpoints that went with it.
+
+    Repeated for the same operation (after a crash between commit and acknowledgement) it gives the same answer.
+    """
+    arguments = {"thread_id": thread_id, "operation_id": operation.id}
+    done = cursor.execute(SQL["deletion_done"], arguments).fetchone()
+    if done is not None:
+        return list(zip(done["checkpoint_ns"], done["checkpoint_ids"], strict=True))
+    newest = [
+        (row["checkpoint_ns"], row["checkpoint_id"])
+        for row in cursor.execute(SQL["newest_of_thread"], arguments).fetchall()
+    ]
+    for name in ("writes", "blobs", "checkpoints", "namespaces"):
+        cursor.execute(SQL[f"delete_thread_{name}"], arguments)
+    cursor.execute(SQL["delete_thread"], arguments)
+    cursor.execute(SQL["forget_deletions"])
+    namespaces, ids = [ns for ns, _ in newest], [cid for _, cid in newest]
+    cursor.execute(SQL["record_deletion"], {**arguments, "namespaces": namespaces, "ids": ids})
+    return newest
+
+
+def delete_checkpoints(cursor: Rows, thread_id: str, operation: Operation) -> None:
+    """Remove single checkpoints of one namespace with their writes, and the blobs that nothing refers to any more."""
+    found = cursor.execute(
+        SQL["find_namespaces"], {"threads": [thread_id], "namespaces": [operation.checkpoint_ns]}
+    ).fetchone()
+    if found is None:
+        return
+    arguments = {"ns_pk": found["ns_pk"], "ids": list(operation.checkpoint_ids)}
+    cursor.execute(SQL["delete_writes"], arguments)
+    cursor.execute(SQL["delete_checkpoints"], arguments)
+    cursor.execute(SQL["orphan_parents"], arguments)
+    _collect_blobs(cursor, found["ns_pk"])
+    cursor.execute(SQL["delete_namespace"], arguments)
+
+
+def _collect_blobs(cursor: Rows, ns_pk: int) -> None:
+    """Delete the blobs of a namespace that no checkpoint refers to."""
+    referred: set[tuple[str, str]] = set()
+    for row in cursor.execute(SQL["remaining_bodies"], {"ns_pk": ns_pk}).fetchall():
+        structure = envelope.read_structure(unpack_body(None, row["codec"], row["body"]).structure)
+        referred |= {(c, envelope.version_text(v)) for c, v in structure["channel_versions"].items()}
+    channels: dict[str, list[dict[str, Any]]] = {}
+    for row in cursor.execute(SQL["namespace_blobs"], {"ns_pk": ns_pk}).fetchall():
+        channels.setdefault(row["channel"], []).append(row)
+    for channel, blobs in channels.items():
+        newest = {b["version"]: b["n"] for b in blobs}  # a version stored twice: the later one counts
+        living = {n for version, n in newest.items() if (channel, version) in referred}
+        dead = {b["n"] for b in blobs} - living
+        if dead:
+            _rebase(cursor, ns_pk, channel, {b["n"]: b["base_n"] for b in blobs}, living)
+            cursor.execute(SQL["delete_blobs"], {"ns_pk": ns_pk, "channel": channel, "ns": list(dead)})
+
+
+def _rebase(cursor: Rows, ns_pk: int, channel: str, base_of: dict[int, int | None], living: set[int]) -> None:
+    """Give each living patch with a dead base a living one, or make it whole."""
+    for n in sorted(living):
+        base = base_of[n]
+        if base is None or base in living:
+            continue
+        path = _path(base_of, n)
+        ancestor = next((m for m in path[1:] if m in living), None)
+        blobs = _load(cursor, ns_pk, channel, path)
+        values = patch.decode_all(blobs, {n} if ancestor is None else {n, ancestor})
+        if ancestor is None:
+            codec, data = patch.compress(values[n])
+        else:
+            codec, data = patch.PATCH, patch.make_patch(values[ancestor], values[n])
+        cursor.execute(SQL["rebase_blob"], (ancestor, codec, data, ns_pk, channel, n))
+        base_of[n] = ancestor
+
+
+def _path(base_of: dict[int, int | None], n: int) -> list[int]:
+    path = [n]
+    while (base := base_of[path[-1]]) is not None:
+        path.append(base)
+    return path
+
+
+def _load(cursor: Rows, ns_pk: int, channel: str, ns: list[int]) -> list[Blob]:
+    rows = cursor.execute(SQL["channel_blobs"], {"ns_pk": ns_pk, "channel": channel, "ns": ns}).fetchall()
+    return [
+        Blob(r["n"], r["base_n"], r["position"], r["codec"], r["raw_bytes"], bytes(r["data"])) for r in rows
+    ]
+
+
+def load_value(cursor: Rows, ns_pk: int, channel: str, version: str) -> tuple[str, bytes] | None:
+    """A stored channel value with its type; None when it is not there or too large to be shown."""
+    row = cursor.execute(
+        SQL["shown_version"], {"ns_pk": ns_pk, "channel": channel, "version": version}
+    ).fetchone()
+    if row is None:
+        return None
+    base_of: dict[int, int | None] = dict(zip(row["ns"], row["bases"], strict=True))
+    blobs = _load(cursor, ns_pk, channel, list(base_of))
+    return row["type"], patch.decode_all(blobs, {row["n"]})[row["n"]]

@@ -1,0 +1,178 @@
+"""From buffer entries to the rows of the checkpoint tables. Pure: folds repeated keys, finds operations.
+
+A **batch** is what lies between two operations: its rows can be written in any order. Rules of folding:
+a checkpoint put again replaces the older one; of two ordinary writes with one key the first stays, of
+two special writes (index below zero) the last (langgraph-checkpoint 4, `WRITES_IDX_MAP`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import ormsgpack
+
+from surgetank.encode import envelope
+from surgetank.encode.envelope import CheckpointRecord, Operation, WriteRecord
+from surgetank.encode.patch import compress, decompress
+from surgetank.exceptions import EntryRejected
+from surgetank.model import Entry, Replacement
+
+CheckpointKey = tuple[str, str, str]  # thread, namespace, checkpoint id
+WriteKey = tuple[str, str, str, str, int]  # ... task id, index
+BlobKey = tuple[str, str, str, str]  # thread, namespace, channel, version
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows to be written, folded by key."""
+
+    checkpoints: dict[CheckpointKey, CheckpointRecord] = field(default_factory=dict)
+    writes: dict[WriteKey, WriteRecord] = field(default_factory=dict)
+    blobs: dict[BlobKey, tuple[str, bytes]] = field(default_factory=dict)
+    replayed: set[tuple[str, ...]] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.checkpoints or self.writes or self.blobs)
+
+    @property
+    def namespaces(self) -> set[tuple[str, str]]:
+        """Threads and namespaces that have rows."""
+        return {key[:2] for rows in (self.checkpoints, self.writes, self.blobs) for key in rows}
+
+    def drop_late_writes(self, buried: set[CheckpointKey]) -> None:
+        """Leave out writes that came after the deletion of the checkpoint that they belong to."""
+        for key in [k for k in self.writes if k[:3] in buried and k[:3] not in self.checkpoints]:
+            del self.writes[key]
+
+
+@dataclass(slots=True)
+class Plan:
+    """All that a transaction has to do: first the batch, then steps in order."""
+
+    first: Batch = field(default_factory=Batch)
+    steps: list[tuple[str, Operation | Batch]] = field(default_factory=list)
+    replaced: dict[str, list[Replacement]] = field(default_factory=dict)
+    heads: dict[str, dict[str, str]] = field(default_factory=dict)  # thread -> namespace -> largest id
+    revived: dict[str, list[bytes]] = field(default_factory=dict)  # grave notes of ids that were put again
+
+    def batches(self) -> Iterable[Batch]:
+        """Every batch, in order."""
+        yield self.first
+        for _, step in self.steps:
+            if isinstance(step, Batch):
+                yield step
+
+
+def plan(parts: Sequence[tuple[str, Sequence[Entry]]], dead: set[CheckpointKey]) -> Plan:
+    """What the entries of several threads ask for. `dead` are checkpoints deleted with their thread before."""
+    whole = Plan()
+    for thread, entries in parts:
+        batch = whole.first
+        for entry in entries:
+            operation = _operation(entry)
+            if operation is None:
+                _add_entry(whole, batch, thread, entry, dead)
+                continue
+            whole.steps.append((thread, operation))
+            if operation.kind == "delete_thread":
+                whole.heads.pop(thread, None)
+            batch = Batch()
+            whole.steps.append((thread, batch))
+    whole.steps = [(t, s) for t, s in whole.steps if isinstance(s, Operation) or s]
+    return whole
+
+
+def _operation(entry: Entry) -> Operation | None:
+    if entry.records and entry.records[0].key == envelope.OPERATION_KEY:
+        return Operation.unpack(entry.records[0].value)
+    return None
+
+
+def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[CheckpointKey]) -> None:
+    blobs: list[tuple[BlobKey, tuple[str, bytes]]] = []
+    dropped = False
+    for record in entry.records:
+        kind = record.key[:1]
+        if kind == b"b":
+            ns, channel, version = envelope.split_key(record.key)
+            blobs.append(((thread, ns, channel, version), envelope.unpack_blob(record.value)))
+        elif kind == b"c":
+            dropped = not _add_checkpoint(whole, batch, thread, entry, record.key, record.value, dead)
+        elif kind == b"w":
+            _add_write(whole, batch, thread, record.key, record.value, dead)
+        else:
+            raise EntryRejected(
+                partition=thread, path="$", seq=entry.seq, reason=f"an unknown kind of record {record.key[:8]!r}",
+                remedy="flush with the Surgetank version that wrote it.",
+            )  # fmt: skip
+    if dropped:
+        return
+    for key, blob in blobs:
+        batch.blobs.pop(key, None)  # a version put again comes last, and the last one counts
+        batch.blobs[key] = blob
+        if entry.replayed:
+            batch.replayed.add(key)
+
+
+def _add_checkpoint(
+    whole: Plan,
+    batch: Batch,
+    thread: str,
+    entry: Entry,
+    raw_key: bytes,
+    value: bytes,
+    dead: set[CheckpointKey],
+) -> bool:
+    ns, checkpoint_id = envelope.split_key(raw_key)
+    key = (thread, ns, checkpoint_id)
+    record = CheckpointRecord.unpack(value)
+    if record.parent_id is not None and (thread, ns, record.parent_id) in dead:
+        dead.add(key)
+        return False
+    if key in dead:
+        dead.discard(key)
+        whole.revived.setdefault(thread, []).append(envelope.grave_note(ns, checkpoint_id))
+    if entry.replayed:
+        if key in batch.checkpoints:
+            return True
+        batch.replayed.add(key)
+    batch.checkpoints[key] = record
+    whole.replaced.setdefault(thread, []).extend(record.replaced)
+    _note_head(whole, thread, ns, checkpoint_id)
+    return True
+
+
+def _add_write(
+    whole: Plan, batch: Batch, thread: str, raw_key: bytes, value: bytes, dead: set[CheckpointKey]
+) -> None:
+    ns, checkpoint_id, task_id, idx = envelope.split_write_key(raw_key)
+    if (thread, ns, checkpoint_id) in dead:
+        return
+    key = (thread, ns, checkpoint_id, task_id, idx)
+    if idx < 0 or key not in batch.writes:
+        batch.writes[key] = WriteRecord.unpack(value)
+    _note_head(whole, thread, ns, checkpoint_id)
+
+
+def _note_head(whole: Plan, thread: str, ns: str, checkpoint_id: str) -> None:
+    heads = whole.heads.setdefault(thread, {})
+    if checkpoint_id > heads.get(ns, ""):
+        heads[ns] = checkpoint_id
+
+
+def pack_body(record: CheckpointRecord) -> tuple[int, bytes]:
+    """The `codec` and `body` columns of a checkpoint."""
+    return compress(
+        ormsgpack.packb(
+            (record.structure, record.present, record.metadata_type, record.metadata, record.extra)
+        )
+    )
+
+
+def unpack_body(parent_id: str | None, codec: int, body: bytes) -> CheckpointRecord:
+    """The record behind `pack_body`, without its projections."""
+    structure, present, mtype, metadata, extra = ormsgpack.unpackb(decompress(codec, body))
+    return CheckpointRecord(
+        parent_id, structure, tuple(present), mtype, metadata, b"", b"", tuple(extra) if extra else None
+    )
