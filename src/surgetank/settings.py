@@ -24,22 +24,35 @@ def _default_home() -> Path:
 class Settings(BaseSettings):
     """All settings. Immutable."""
 
-    model_config = SettingsConfigDict(env_prefix="SURGETANK_", frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SURGETANK_", frozen=True, extra="forbid", env_ignore_empty=True
+    )
 
-    home: Path = Field(default_factory=_default_home, description="Folder of the buffer and of the embedded database.")
-    database_url: SecretStr | None = Field(None, description="PostgreSQL URL; without one, PostgreSQL is embedded.")
-    buffer_url: SecretStr | None = Field(None, description="Buffer: sqlite:///path; default a file in `home`.")
+    home: Path = Field(
+        default_factory=_default_home, description="Folder of the buffer and of the embedded database."
+    )
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL URL; without one, PostgreSQL is embedded."
+    )
+    buffer_url: SecretStr | None = Field(
+        None, description="Buffer: sqlite:///path; default a file in `home`."
+    )
 
     durability: Literal["process", "power"] = Field(
-        "process", description="What an accepted write survives: kill -9 (process) or a power cut too (power)."
+        "process",
+        description="What an accepted write survives: kill -9 (process) or a power cut too (power).",
     )
     buffer_max_bytes: int = Field(4 * 1024**3, gt=0, description="Most bytes that may wait in the buffer.")
     buffer_max_entries: int = Field(5_000_000, gt=0, description="Most entries that may wait in the buffer.")
-    buffer_when_full: Literal["block", "reject"] = Field("block", description="Wait for space, or refuse at once.")
+    buffer_when_full: Literal["block", "reject"] = Field(
+        "block", description="Wait for space, or refuse at once."
+    )
     buffer_block_timeout: float = Field(30.0, ge=0, description="Longest wait for space.")
     max_value_bytes: int = Field(256 * 1024**2, gt=0, description="Largest single channel value or write.")
 
-    flush_in_process: bool = Field(True, description="Flush on a thread of this process; false: only workers do.")
+    flush_in_process: bool = Field(
+        True, description="Flush on a thread of this process; false: only workers do."
+    )
     flush_entries: int = Field(1000, gt=0, description="A partition with so many entries is flushed.")
     flush_bytes: int = Field(4 * 1024**2, gt=0, description="A partition with so many bytes is flushed.")
     flush_age: float = Field(1.0, ge=0, description="A partition whose oldest entry is this old is flushed.")
@@ -49,15 +62,19 @@ class Settings(BaseSettings):
     lease_ttl: float = Field(15.0, gt=0, description="How long a silent worker keeps a partition.")
     retry_base: float = Field(0.5, gt=0, description="Wait after the first failure; doubled each time.")
     retry_max: float = Field(60.0, gt=0, description="Longest wait between attempts.")
-    breaker_max: float = Field(15.0, gt=0, description="Longest wait between probes of a database that is down.")
+    breaker_max: float = Field(
+        15.0, gt=0, description="Longest wait between probes of a database that is down."
+    )
     critical_after: float = Field(60.0, ge=0, description="A soft failure that lasts longer is critical.")
     jobs_kept: int = Field(10_000, gt=0, description="How many flush jobs are remembered.")
 
     connect_timeout: float = Field(3.0, gt=0, description="Longest wait for a database connection.")
     database_connections: int = Field(8, gt=0, description="Most database connections of this process.")
     shutdown_timeout: float = Field(10.0, ge=0, description="Longest flush when the engine closes.")
-    flush_on_close: bool = Field(True, description="Try to drain the buffer when the engine closes.")
-    node: str = Field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}", description="Name in jobs.")
+    flush_on_close: bool = Field(default=True, description="Try to drain the buffer when the engine closes.")
+    node: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}", description="Name in jobs."
+    )
 
     @property
     def buffer_path(self) -> Path:
@@ -73,7 +90,8 @@ def _sqlite_path(url: str) -> Path:
         return Path(url).expanduser()
     if scheme in ("redis", "rediss", "valkey", "unix"):
         raise ConfigurationError(
-            "The Redis buffer is not part of this version.", remedy="use sqlite:///path/to/buffer.db, or no buffer URL."
+            "The Redis buffer is not part of this version.",
+            remedy="use sqlite:///path/to/buffer.db, or no buffer URL.",
         )
     if scheme != "sqlite" or not rest.startswith("/") or rest == "/":
         raise ConfigurationError(
@@ -95,7 +113,9 @@ def load_settings(**given: Any) -> Settings:
         name = ".".join(str(part) for part in first["loc"]) or "settings"
         known = ", ".join(sorted(Settings.model_fields))
         remedy = f"known settings: {known}" if first["type"] == "extra_forbidden" else _how_to_set(name)
-        raise ConfigurationError(f"The setting {name!r} can't be used: {first['msg']}.", remedy=remedy) from error
+        raise ConfigurationError(
+            f"The setting {name!r} can't be used: {first['msg']}.", remedy=remedy
+        ) from error
 
 
 def _how_to_set(name: str) -> str:

