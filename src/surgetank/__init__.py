@@ -1,1 +1,79 @@
-"""Surgetank: a write-behind store for agent state."""
+"""Surgetank: a write-behind store for agent state.
+
+from surgetank import Surgetank
+
+with Surgetank() as tank:
+    graph = builder.compile(checkpointer=tank.checkpointer())
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from surgetank.exceptions import (
+    BufferCorrupt,
+    BufferFull,
+    BufferUnavailable,
+    ColdStateUnavailable,
+    ConfigurationError,
+    DatabaseUnavailable,
+    EntryRejected,
+    JobNotFound,
+    LeaseLost,
+    MissingExtra,
+    SchemaTooNew,
+    StateCorrupt,
+    SurgetankError,
+)
+
+if TYPE_CHECKING:
+    from surgetank.checkpoints.saver import SurgetankSaver
+    from surgetank.encode.sanitize import Sanitized, sanitize, sanitize_for_json
+    from surgetank.engine import Surgetank
+    from surgetank.model import FlushJob
+
+__all__ = [
+    "BufferCorrupt",
+    "BufferFull",
+    "BufferUnavailable",
+    "ColdStateUnavailable",
+    "ConfigurationError",
+    "DatabaseUnavailable",
+    "EntryRejected",
+    "FlushJob",
+    "JobNotFound",
+    "LeaseLost",
+    "MissingExtra",
+    "Sanitized",
+    "SchemaTooNew",
+    "StateCorrupt",
+    "Surgetank",
+    "SurgetankError",
+    "SurgetankSaver",
+    "sanitize",
+    "sanitize_for_json",
+]
+
+# Loaded when first used, so that `import surgetank` is quick and needs no extra.
+_LAZY = {
+    "Surgetank": "surgetank.engine",
+    "SurgetankSaver": "surgetank.checkpoints.saver",
+    "FlushJob": "surgetank.model",
+    "Sanitized": "surgetank.encode.sanitize",
+    "sanitize": "surgetank.encode.sanitize",
+    "sanitize_for_json": "surgetank.encode.sanitize",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'surgetank' has no attribute {name!r}")
+    import importlib  # noqa: PLC0415
+
+    try:
+        module = importlib.import_module(_LAZY[name])
+    except ModuleNotFoundError as error:
+        if name == "SurgetankSaver" and error.name and error.name.startswith("langgraph"):
+            raise MissingExtra("langgraph", "langgraph", "SurgetankSaver") from error
+        raise
+    return getattr(module, name)

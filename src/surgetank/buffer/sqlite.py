@@ -118,6 +118,7 @@ class SQLiteBuffer(SQLiteFlushSide):
         *,
         guard: Guard | None = None,
         start_guarding: bool = False,
+        wait: bool = True,
     ) -> int:
         size = 0
         for record in records:
@@ -131,7 +132,7 @@ class SQLiteBuffer(SQLiteFlushSide):
             if not request.full:
                 return request.seq
             if deadline is None:
-                self._refuse_hopeless(request)
+                self._refuse_hopeless(request, wait=wait)
                 deadline = time.monotonic() + self.limits.block_timeout_s
             self._wait_for_space(request, deadline)
 
@@ -231,13 +232,13 @@ class SQLiteBuffer(SQLiteFlushSide):
             (size, partition_id),
         )
 
-    def _refuse_hopeless(self, request: _Request) -> None:
+    def _refuse_hopeless(self, request: _Request, *, wait: bool) -> None:
         if len(request.records) >= SLOTS:
             raise EntryRejected(
                 partition=request.partition, path="$", reason=f"an entry of {len(request.records)} records",
                 remedy=f"write at most {SLOTS - 1} values at once",
             )  # fmt: skip
-        if request.size > self.limits.max_bytes or self.limits.when_full == "reject":
+        if not wait or request.size > self.limits.max_bytes or self.limits.when_full == "reject":
             raise self._full(request, waited=None)
 
     def _full(self, request: _Request, *, waited: float | None) -> BufferFull:

@@ -113,6 +113,12 @@ class ColdReader:
 
 
 def _write(
-    task_id: str, idx: int, task_path: str, channel: str, codec: int, type: str, data: bytes  # noqa: A002
+    task_id: str,
+    idx: int,
+    task_path: str,
+    channel: str,
+    codec: int,
+    type: str,
+    data: bytes,  # noqa: A002
 ) -> RawWrite:
     return RawWrite(task_id, idx, WriteRecord(channel, task_path, type, patch.decompress(codec, data)))

@@ -93,9 +93,7 @@ class EntryMaker:
             key = envelope.blob_key(ns, channel, unversioned(checkpoint_id))
             records.append(Record(key, self._blob(thread_id, channel, values[channel])))
         root = _root(ns, metadata)
-        return NewEntry(
-            thread_id, records, guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root)
-        )
+        return NewEntry(thread_id, records, guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root))
 
     def _record(
         self, at: Target, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]

@@ -123,7 +123,9 @@ class HotThread:
         return writes
 
 
-def guard_put(thread_id: str, ns: str, checkpoint_id: str, parent_id: str | None, root: tuple[str, str] | None) -> Guard:
+def guard_put(
+    thread_id: str, ns: str, checkpoint_id: str, parent_id: str | None, root: tuple[str, str] | None
+) -> Guard:
     """Refuses a checkpoint that descends from one that was deleted with its thread.
 
     `root` is namespace and id of the parent graph's checkpoint that a subgraph's one belongs to.

@@ -50,7 +50,9 @@ class RawCheckpoint:
         """The channels that have a value, with the text of their versions."""
         versions: Mapping[str, str | int | float] = self.structure["channel_versions"]
         return {
-            channel: envelope.version_text(versions[channel]) if channel in versions else unversioned(self.checkpoint_id)
+            channel: envelope.version_text(versions[channel])
+            if channel in versions
+            else unversioned(self.checkpoint_id)
             for channel in self.record.present
         }
 

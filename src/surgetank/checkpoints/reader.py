@@ -147,9 +147,7 @@ class Reader:
         raw.writes = merge_writes(cold_writes, raw.writes)
         return raw
 
-    def _complete_cold(
-        self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None
-    ) -> Steps[bool]:
+    def _complete_cold(self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None) -> Steps[bool]:
         """Add values and hot writes to a cold checkpoint. False when it was deleted meanwhile."""
         if raw.parent_id in look.hidden:
             raw.parent_id = None
@@ -177,9 +175,7 @@ class Reader:
         with self._buffer.snapshot() as snapshot:
             for name in [thread_id] if thread_id is not None else snapshot.partitions(STREAM):
                 thread = HotThread(snapshot, name)
-                listing.hot += [
-                    (cid, name, n) for n, cid in thread.ids(ns) if before is None or cid < before
-                ]
+                listing.hot += [(cid, name, n) for n, cid in thread.ids(ns) if before is None or cid < before]
                 if thread.cold_is_deleted:
                     listing.deleted.add(name)
                 listing.known_cold = listing.known_cold or thread.known_cold()

@@ -1,0 +1,1 @@
+"""LangGraph checkpoints on the buffer and the database."""

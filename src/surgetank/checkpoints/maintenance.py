@@ -1,0 +1,192 @@
+"""Deleting, copying and pruning threads. Every deletion is an entry of its own in the thread's partition.
+
+So it takes effect at once, in its place among the writes, and needs no database at the moment of the call; the flush
+carries it out in PostgreSQL. What is still needed to rebuild a `DeltaChannel` is never pruned.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+
+from surgetank.buffer.protocol import Buffer
+from surgetank.checkpoints.cold import ColdReader, Place
+from surgetank.checkpoints.raw import RawCheckpoint
+from surgetank.checkpoints.reader import Reader
+from surgetank.checkpoints.steps import Steps
+from surgetank.encode import envelope
+from surgetank.encode.envelope import STREAM, CheckpointRecord, Operation
+from surgetank.exceptions import EntryRejected
+from surgetank.model import Record
+
+STRATEGIES = ("keep_latest", "delete")
+_IDS_PER_OPERATION = 10_000
+_COUNTERS = "counters_since_delta_snapshot"
+
+Metadata = Callable[[RawCheckpoint], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Brief:
+    """What pruning has to know of a checkpoint."""
+
+    checkpoint_id: str
+    parent_id: str | None
+    present: frozenset[str]
+    delta_channels: frozenset[str]
+
+
+class Maintenance:
+    """Carries out what changes more than one checkpoint."""
+
+    def __init__(self, buffer: Buffer, cold: ColdReader, reader: Reader) -> None:
+        self._buffer = buffer
+        self._cold = cold
+        self._reader = reader
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Delete all of a thread. Late writes of its runs vanish; a new conversation may use the id at once."""
+        envelope.check_names(thread_id, [("$.thread_id", thread_id)])
+        operation = Operation(uuid.uuid4().hex, "delete_thread")
+        self._buffer.append(
+            STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())], start_guarding=True
+        )
+
+    def _delete_checkpoints(self, thread_id: str, ns: str, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), _IDS_PER_OPERATION):
+            chunk = tuple(ids[start : start + _IDS_PER_OPERATION])
+            operation = Operation(uuid.uuid4().hex, "delete_checkpoints", ns, chunk)
+            self._buffer.append(STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())])
+
+    def delete_for_runs(self, run_ids: Sequence[str], metadata: Metadata) -> Steps[None]:
+        """Delete the checkpoints of runs, with their writes.
+
+        Refused (`EntryRejected`, nothing deleted) when a checkpoint that stays rebuilds a `DeltaChannel` from them.
+        Needs the database, which alone knows where flushed runs are.
+        """
+        wanted = {str(run_id) for run_id in run_ids}
+        if not wanted:
+            return
+        places = set(self._hot_of_runs(wanted))
+        cold: list[Place] = yield partial(self._cold.run_checkpoints, sorted(wanted))
+        places |= set(cold)
+        groups: dict[tuple[str, str], set[str]] = {}
+        for thread_id, ns, checkpoint_id in places:
+            groups.setdefault((thread_id, ns), set()).add(checkpoint_id)
+        for (thread_id, ns), ids in groups.items():
+            briefs = yield from self._briefs(thread_id, ns, metadata)
+            for brief in briefs.values():
+                needed = _delta_ancestors(briefs, brief) & ids if brief.checkpoint_id not in ids else set()
+                if needed:
+                    raise EntryRejected(
+                        partition=thread_id, path=f"$.checkpoints[{brief.checkpoint_id}]",
+                        reason=f"its DeltaChannels are rebuilt from {len(needed)} checkpoint(s) of the runs to be deleted",
+                        remedy="delete the runs that came after as well, or delete the thread.",
+                    )  # fmt: skip
+        for (thread_id, ns), ids in groups.items():
+            self._delete_checkpoints(thread_id, ns, sorted(ids))
+
+    def _hot_of_runs(self, wanted: set[str]) -> Iterable[Place]:
+        with self._buffer.snapshot() as snapshot:
+            for thread_id in snapshot.partitions(STREAM):
+                for found in snapshot.scan(STREAM, thread_id, b"c\x00"):
+                    metadata = orjson.loads(CheckpointRecord.unpack(found.value).metadata_json)
+                    if str(metadata.get("run_id")) in wanted:
+                        ns, checkpoint_id = envelope.split_key(found.key)
+                        yield thread_id, ns, checkpoint_id
+
+    def prune(self, thread_ids: Sequence[str], strategy: str, metadata: Metadata) -> Steps[None]:
+        """`keep_latest` keeps the newest checkpoint of each namespace and what its DeltaChannels are rebuilt
+        from; `delete` deletes the threads. Raises `TypeError`, `ValueError` for wrong arguments.
+        """
+        if isinstance(thread_ids, str):
+            raise TypeError("thread_ids must be a sequence of thread ids, not a single str")
+        if strategy not in STRATEGIES:
+            raise ValueError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}")
+        for thread_id in map(str, thread_ids):
+            if strategy == "delete":
+                self.delete_thread(thread_id)
+                continue
+            for ns, ids in (yield from self.plan_prune(thread_id, metadata)).items():
+                self._delete_checkpoints(thread_id, ns, ids)
+
+    def plan_prune(self, thread_id: str, metadata: Metadata) -> Steps[dict[str, list[str]]]:
+        """What `keep_latest` would delete: checkpoint ids by namespace."""
+        envelope.check_names(thread_id, [("$.thread_id", thread_id)])
+        places = yield from self._places(thread_id, None)
+        doomed: dict[str, list[str]] = {}
+        for ns in sorted({ns for _, ns, _ in places}):
+            briefs = yield from self._briefs(thread_id, ns, metadata)
+            if not briefs:
+                continue
+            newest = briefs[max(briefs)]
+            kept = {newest.checkpoint_id} | _delta_ancestors(briefs, newest)
+            ids = sorted(briefs.keys() - kept)
+            if ids:
+                doomed[ns] = ids
+        return doomed
+
+    def copy_thread(self, source: str, target: str) -> Steps[None]:
+        """Copy all checkpoints, values and writes, oldest first. Repeating an interrupted copy completes it."""
+        for name in (source, target):
+            envelope.check_names(name, [("$.thread_id", name)])
+        places = yield from self._places(source, None)
+        copied: set[tuple[str, str, str]] = set()
+        for _, ns, checkpoint_id in reversed(places):
+            raw = yield from self._reader.read(source, ns, checkpoint_id)
+            if raw is None:
+                continue
+            versions = raw.versions()
+            records = [Record(envelope.checkpoint_key(ns, checkpoint_id), raw.record.pack())]
+            for channel, (type_, data) in raw.blobs.items():
+                if (ns, channel, versions[channel]) not in copied:
+                    copied.add((ns, channel, versions[channel]))
+                    key = envelope.blob_key(ns, channel, versions[channel])
+                    records.append(Record(key, envelope.pack_blob(type_, data)))
+            for write in raw.writes:
+                key = envelope.write_key(ns, checkpoint_id, write.task_id, write.idx)
+                records.append(Record(key, write.record.pack()))
+            self._buffer.append(STREAM, target, records)
+
+    # -- looking
+
+    def _places(self, thread_id: str, ns: str | None) -> Steps[list[Place]]:
+        """All checkpoints of a thread, newest first."""
+        listing = self._reader.start_listing(thread_id, ns, None)
+        places: list[Place] = []
+        while True:
+            if listing.needs_page:
+                yield from self._reader.add_page(listing, None)
+            place = listing.pop()
+            if place is not None:
+                places.append(place)
+            elif not listing.needs_page:
+                return places
+
+    def _briefs(self, thread_id: str, ns: str, metadata: Metadata) -> Steps[dict[str, _Brief]]:
+        briefs: dict[str, _Brief] = {}
+        for _, _, checkpoint_id in (yield from self._places(thread_id, ns)):
+            raw = yield from self._reader.read(thread_id, ns, checkpoint_id, ())
+            if raw is not None:
+                delta = frozenset(metadata(raw).get(_COUNTERS) or ())
+                briefs[checkpoint_id] = _Brief(
+                    checkpoint_id, raw.parent_id, frozenset(raw.record.present), delta
+                )
+        return briefs
+
+
+def _delta_ancestors(briefs: Mapping[str, _Brief], brief: _Brief) -> set[str]:
+    """The ancestors that a checkpoint's DeltaChannels are rebuilt from: up to the nearest one with a stored value."""
+    needed: set[str] = set()
+    open_channels = set(brief.delta_channels - brief.present)
+    current = briefs.get(brief.parent_id or "")
+    while current is not None and open_channels:
+        needed.add(current.checkpoint_id)
+        open_channels -= current.present
+        current = briefs.get(current.parent_id or "")
+    return needed

@@ -1,0 +1,345 @@
+"""`SurgetankSaver`: LangGraph's checkpointer. `put` is one append to the buffer, and nothing else.
+
+Reads merge the buffer and PostgreSQL, so what was put is visible at once from every process on the
+same buffer. The class is both synchronous and asynchronous: what touches only the buffer is called straight, what waits
+for PostgreSQL runs on a thread when it is called from an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import random
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    PendingWrite,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from surgetank.buffer.protocol import Buffer
+from surgetank.checkpoints.cold import ColdReader
+from surgetank.checkpoints.entries import EntryMaker, NewEntry, Target
+from surgetank.checkpoints.maintenance import Maintenance
+from surgetank.checkpoints.raw import RawCheckpoint
+from surgetank.checkpoints.reader import Listing, Reader
+from surgetank.checkpoints.serde import faithful
+from surgetank.checkpoints.steps import Steps, arun, run
+from surgetank.encode.envelope import STREAM
+from surgetank.exceptions import BufferFull
+
+
+class SurgetankSaver(BaseCheckpointSaver[str]):
+    """A LangGraph checkpointer that writes to the buffer and reads buffer and PostgreSQL as one.
+
+    Made by `Surgetank.checkpointer()` or `SurgetankSaver.from_conn_string()`. Any number of threads, event loops
+    and processes may use savers on one buffer. There is no lock over the saver, and a shallow copy (LangGraph's
+    `with_allowlist` makes one) shares everything but the serializer.
+
+    `put` and `put_writes` raise `EntryRejected` for a value that would not come back as it is, naming its place;
+    `BufferFull` at the buffer's limit; `BufferUnavailable` when the disk refuses. Reads raise `ColdStateUnavailable`
+    when what they need is only in a database that can't be reached.
+    """
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        cold: ColdReader,
+        *,
+        serde: SerializerProtocol | None = None,
+        max_value_bytes: int = 256 * 1024**2,
+    ) -> None:
+        super().__init__(serde=faithful(serde))
+        self._buffer = buffer
+        self._reader = Reader(buffer, cold)
+        self._maintenance = Maintenance(buffer, cold, self._reader)
+        self._max_value_bytes = max_value_bytes
+
+    @classmethod
+    def from_conn_string(
+        cls,
+        database_url: str,
+        *,
+        buffer_url: str | None = None,
+        home: str | None = None,
+        serde: SerializerProtocol | None = None,
+    ) -> AbstractContextManager[SurgetankSaver]:
+        """A saver on a PostgreSQL database, with a flush thread of its own, as a context manager.
+
+        Use it with `with` or `async with`; at the end the buffer is drained (or kept, when the database is down).
+
+            with SurgetankSaver.from_conn_string("postgresql://...") as saver:
+                graph = builder.compile(checkpointer=saver)
+        """
+        # The engine puts the parts together and stands above this module: found when it is called.
+        engine = importlib.import_module("surgetank.engine")
+        opened = engine.OpenSaver(serde, home=home, database_url=database_url, buffer_url=buffer_url)
+        return cast("AbstractContextManager[SurgetankSaver]", opened)
+
+    @property
+    def _entries(self) -> EntryMaker:
+        # Made anew each time: `with_allowlist` replaces the serializer of a copy.
+        return EntryMaker(self.serde, max_value_bytes=self._max_value_bytes)
+
+    # -- writing
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        self._append(self._entries.checkpoint(config, checkpoint, metadata, new_versions))
+        return _next_config(config, checkpoint["id"])
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        await self._aappend(self._entries.checkpoint(config, checkpoint, metadata, new_versions))
+        return _next_config(config, checkpoint["id"])
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        if writes:
+            self._append(self._entries.writes(config, writes, task_id, task_path))
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        if writes:
+            await self._aappend(self._entries.writes(config, writes, task_id, task_path))
+
+    def _append(self, entry: NewEntry) -> None:
+        self._buffer.append(STREAM, entry.thread_id, entry.records, guard=entry.guard)
+
+    async def _aappend(self, entry: NewEntry) -> None:
+        try:
+            self._buffer.append(STREAM, entry.thread_id, entry.records, guard=entry.guard, wait=False)
+        except BufferFull:
+            # Waiting for space, as configured, must not hold up the event loop.
+            await asyncio.to_thread(self._append, entry)
+
+    # -- reading
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        at = Target.of(config)
+        raw = run(self._reader.read(at.thread_id, at.ns, at.checkpoint_id))
+        return self._tuple(raw, config) if raw is not None else None
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        at = Target.of(config)
+        raw = await arun(self._reader.read(at.thread_id, at.ns, at.checkpoint_id))
+        return self._tuple(raw, config) if raw is not None else None
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        query = _Query(self, config, filter, before, limit)
+        while not query.done:
+            if query.listing.needs_page:
+                run(query.page())
+            elif (steps := query.next_raw()) is not None and (found := query.accept(run(steps))) is not None:
+                yield found
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        query = _Query(self, config, filter, before, limit)
+        while not query.done:
+            if query.listing.needs_page:
+                await arun(query.page())
+            elif (steps := query.next_raw()) is not None and (
+                found := query.accept(await arun(steps))
+            ) is not None:
+                yield found
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        return run(self._delta_history(config, channels))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        return await arun(self._delta_history(config, channels))
+
+    def _delta_history(
+        self, config: RunnableConfig, channels: Sequence[str]
+    ) -> Steps[dict[str, DeltaChannelHistory]]:
+        """Walk the ancestors once for all channels, loading only those channels' values and writes."""
+        at = Target.of(config)
+        found: dict[str, list[PendingWrite]] = {channel: [] for channel in channels}
+        seeds: dict[str, Any] = {}
+        open_channels = list(found)
+        raw = (yield from self._reader.read(at.thread_id, at.ns, at.checkpoint_id, ())) if channels else None
+        while raw is not None and raw.parent_id is not None and open_channels:
+            raw = yield from self._reader.read(at.thread_id, at.ns, raw.parent_id, open_channels)
+            if raw is None:
+                break
+            for write in reversed(raw.writes):
+                if write.record.channel in open_channels:
+                    found[write.record.channel].append(self._write(write))
+            for channel in [c for c in open_channels if c in raw.blobs]:
+                seeds[channel] = self.serde.loads_typed(raw.blobs[channel])
+                open_channels.remove(channel)
+        return {
+            channel: cast(
+                "DeltaChannelHistory",
+                {"writes": writes[::-1], **({"seed": seeds[channel]} if channel in seeds else {})},
+            )
+            for channel, writes in found.items()
+        }
+
+    def _tuple(self, raw: RawCheckpoint, config: RunnableConfig | None) -> CheckpointTuple:
+        structure = dict(raw.structure)
+        values = {c: self.serde.loads_typed(raw.blobs[c]) for c in raw.record.present if c in raw.blobs}
+        checkpoint = {**structure, "channel_values": values}
+        if raw.record.extra is not None:
+            type_, data = raw.record.extra
+            checkpoint["pending_sends"] = self.serde.loads_typed((type_, data)) if type_ else []
+        thread_id = config["configurable"]["thread_id"] if config is not None else raw.thread_id
+        return CheckpointTuple(
+            config=_config(thread_id, raw.checkpoint_ns, raw.checkpoint_id),
+            checkpoint=cast("Checkpoint", checkpoint),
+            metadata=self._metadata(raw),
+            parent_config=_config(thread_id, raw.checkpoint_ns, raw.parent_id) if raw.parent_id else None,
+            pending_writes=[self._write(write) for write in raw.writes],
+        )
+
+    def _metadata(self, raw: RawCheckpoint) -> CheckpointMetadata:
+        loaded = self.serde.loads_typed((raw.record.metadata_type, raw.record.metadata))
+        return cast("CheckpointMetadata", loaded)
+
+    def _write(self, write: Any) -> PendingWrite:
+        record = write.record
+        return (write.task_id, record.channel, self.serde.loads_typed((record.type, record.data)))
+
+    # -- deleting, copying, pruning
+
+    def delete_thread(self, thread_id: str) -> None:
+        self._maintenance.delete_thread(str(thread_id))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        self._maintenance.delete_thread(str(thread_id))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        run(self._maintenance.delete_for_runs(run_ids, self._metadata))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        await arun(self._maintenance.delete_for_runs(run_ids, self._metadata))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        run(self._maintenance.copy_thread(str(source_thread_id), str(target_thread_id)))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        await arun(self._maintenance.copy_thread(str(source_thread_id), str(target_thread_id)))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        run(self._maintenance.prune(thread_ids, strategy, self._metadata))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        await arun(self._maintenance.prune(thread_ids, strategy, self._metadata))
+
+    # -- versions
+
+    def get_next_version(self, current: str | int | None, channel: None = None) -> str:  # noqa: ARG002
+        """The next version of a channel: a growing number, and a random part that tells forks apart.
+
+        The format is that of LangGraph's own savers, so that threads can be moved between them.
+        """
+        if current is None:
+            number = 0
+        else:
+            number = current if isinstance(current, int) else int(str(current).split(".", 1)[0])
+        return f"{number + 1:032}.{random.random():016}"  # noqa: S311 - tells versions apart, keeps no secret
+
+
+class _Query:
+    """One call of `list`, for both drivers."""
+
+    def __init__(
+        self,
+        saver: SurgetankSaver,
+        config: RunnableConfig | None,
+        filter_: dict[str, Any] | None,
+        before: RunnableConfig | None,
+        limit: int | None,
+    ) -> None:
+        self._saver = saver
+        self._config = config
+        self._filter = filter_ or {}
+        self._left = limit
+        configurable: Mapping[str, Any] = (config or {}).get("configurable", {})
+        thread_id = configurable.get("thread_id")
+        self._only = configurable.get("checkpoint_id")
+        self._thread = str(thread_id) if thread_id is not None else None
+        before_id = before["configurable"].get("checkpoint_id") if before else None
+        self.listing: Listing = saver._reader.start_listing(
+            self._thread, configurable.get("checkpoint_ns"), before_id
+        )
+        self.done = limit is not None and limit <= 0
+
+    def page(self) -> Steps[None]:
+        """Fetch more places; strings without odd characters are looked for in SQL already."""
+        plain = {
+            k: v
+            for k, v in self._filter.items()
+            if k in ("source", "run_id") and type(v) is str and v.isprintable()
+        }
+        return self._saver._reader.add_page(self.listing, plain or None)
+
+    def next_raw(self) -> Steps[RawCheckpoint | None] | None:
+        """The steps that read the next checkpoint; None when this place is none, or at the end."""
+        place = self.listing.pop()
+        if place is None:
+            self.done = True
+            return None
+        if self._only and place[2] != self._only:
+            return None
+        return self._saver._reader.read(*place)
+
+    def accept(self, raw: RawCheckpoint | None) -> CheckpointTuple | None:
+        """The checkpoint as a tuple if it passes the filter; counts the limit."""
+        if raw is None:
+            return None
+        metadata: Mapping[str, Any] = cast("Mapping[str, Any]", self._saver._metadata(raw))
+        if any(metadata.get(key) != value for key, value in self._filter.items()):
+            return None
+        if self._left is not None:
+            self._left -= 1
+            self.done = self._left <= 0
+        return self._saver._tuple(raw, self._config if self._thread is not None else None)
+
+
+def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}}
+
+
+def _next_config(config: RunnableConfig, checkpoint_id: str) -> RunnableConfig:
+    configurable = config["configurable"]
+    return _config(configurable["thread_id"], configurable.get("checkpoint_ns") or "", checkpoint_id)
