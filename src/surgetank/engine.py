@@ -43,8 +43,8 @@ class Surgetank:
     """A write-behind store: buffer, flush engine and database.
 
     `home` is the folder of buffer and embedded database, `database_url` a PostgreSQL 14+ (none: embedded),
-    `buffer_url` another place for the buffer; further settings as in `surgetank.settings.Settings`. Use it with `with` or
-    `async with`, or call `open()` and `close()`.
+    `buffer_url` another place for the buffer; further settings as in `surgetank.settings.Settings`. Use it with
+    `with` or `async with`, or call `open()` and `close()`.
 
         with Surgetank() as tank:
             graph = builder.compile(checkpointer=tank.checkpointer())

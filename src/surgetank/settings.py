@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     max_value_bytes: int = Field(256 * 1024**2, gt=0, description="Largest single channel value or write.")
 
     flush_in_process: bool = Field(
-        True, description="Flush on a thread of this process; false: only workers do."
+        default=True, description="Flush on a thread of this process; false: only workers do."
     )
     flush_entries: int = Field(1000, gt=0, description="A partition with so many entries is flushed.")
     flush_bytes: int = Field(4 * 1024**2, gt=0, description="A partition with so many bytes is flushed.")

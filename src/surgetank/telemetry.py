@@ -1,4 +1,4 @@
-"""Log events with fields, through the standard `logging` (logger `surgetank`), so that an application stays in charge."""
+"""Log events with fields, through the standard `logging` (logger `surgetank`): the application stays in charge."""
 
 from __future__ import annotations
 

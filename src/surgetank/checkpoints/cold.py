@@ -57,7 +57,7 @@ class ColdReader:
     def writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[RawWrite]:
         """The writes of a checkpoint that is itself still hot."""
         arguments = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
-        return [_write(**row) for row in self._query("writes", arguments)]
+        return [_write(*row.values()) for row in self._query("writes", arguments)]
 
     def blobs(self, thread_id: str, ns: str, versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
         """The values of channel versions that are stored; others are missing from the result."""
@@ -113,12 +113,6 @@ class ColdReader:
 
 
 def _write(
-    task_id: str,
-    idx: int,
-    task_path: str,
-    channel: str,
-    codec: int,
-    type: str,
-    data: bytes,  # noqa: A002
+    task_id: str, idx: int, task_path: str, channel: str, codec: int, type_: str, data: bytes
 ) -> RawWrite:
-    return RawWrite(task_id, idx, WriteRecord(channel, task_path, type, patch.decompress(codec, data)))
+    return RawWrite(task_id, idx, WriteRecord(channel, task_path, type_, patch.decompress(codec, data)))

@@ -120,11 +120,10 @@ class EntryMaker:
         extra = None
         if pending is not None:
             extra = self._dump(at.thread_id, "$.pending_sends", pending) if pending else ("", b"")
-        record = CheckpointRecord(
+        return CheckpointRecord(
             at.checkpoint_id, structure, tuple(values), metadata_type, metadata_bytes, metadata_json,
             scalars_json, extra, replaced,
         )  # fmt: skip
-        return record
 
     def writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str

@@ -85,7 +85,7 @@ class Maintenance:
                 if needed:
                     raise EntryRejected(
                         partition=thread_id, path=f"$.checkpoints[{brief.checkpoint_id}]",
-                        reason=f"its DeltaChannels are rebuilt from {len(needed)} checkpoint(s) of the runs to be deleted",
+                        reason=f"its DeltaChannels are rebuilt from {len(needed)} checkpoint(s) of these runs",
                         remedy="delete the runs that came after as well, or delete the thread.",
                     )  # fmt: skip
         for (thread_id, ns), ids in groups.items():

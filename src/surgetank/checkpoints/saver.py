@@ -60,8 +60,8 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     ) -> None:
         super().__init__(serde=faithful(serde))
         self._buffer = buffer
-        self._reader = Reader(buffer, cold)
-        self._maintenance = Maintenance(buffer, cold, self._reader)
+        self.reader = Reader(buffer, cold)
+        self._maintenance = Maintenance(buffer, cold, self.reader)
         self._max_value_bytes = max_value_bytes
 
     @classmethod
@@ -138,19 +138,19 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         at = Target.of(config)
-        raw = run(self._reader.read(at.thread_id, at.ns, at.checkpoint_id))
-        return self._tuple(raw, config) if raw is not None else None
+        raw = run(self.reader.read(at.thread_id, at.ns, at.checkpoint_id))
+        return self.tuple_of(raw, config) if raw is not None else None
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         at = Target.of(config)
-        raw = await arun(self._reader.read(at.thread_id, at.ns, at.checkpoint_id))
-        return self._tuple(raw, config) if raw is not None else None
+        raw = await arun(self.reader.read(at.thread_id, at.ns, at.checkpoint_id))
+        return self.tuple_of(raw, config) if raw is not None else None
 
     def list(
         self,
         config: RunnableConfig | None,
         *,
-        filter: dict[str, Any] | None = None,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - LangGraph's name
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
@@ -165,7 +165,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         self,
         config: RunnableConfig | None,
         *,
-        filter: dict[str, Any] | None = None,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - LangGraph's name
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
@@ -196,9 +196,9 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         found: dict[str, list[PendingWrite]] = {channel: [] for channel in channels}
         seeds: dict[str, Any] = {}
         open_channels = list(found)
-        raw = (yield from self._reader.read(at.thread_id, at.ns, at.checkpoint_id, ())) if channels else None
+        raw = (yield from self.reader.read(at.thread_id, at.ns, at.checkpoint_id, ())) if channels else None
         while raw is not None and raw.parent_id is not None and open_channels:
-            raw = yield from self._reader.read(at.thread_id, at.ns, raw.parent_id, open_channels)
+            raw = yield from self.reader.read(at.thread_id, at.ns, raw.parent_id, open_channels)
             if raw is None:
                 break
             for write in reversed(raw.writes):
@@ -215,7 +215,8 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
             for channel, writes in found.items()
         }
 
-    def _tuple(self, raw: RawCheckpoint, config: RunnableConfig | None) -> CheckpointTuple:
+    def tuple_of(self, raw: RawCheckpoint, config: RunnableConfig | None) -> CheckpointTuple:
+        """The deserialized checkpoint."""
         structure = dict(raw.structure)
         values = {c: self.serde.loads_typed(raw.blobs[c]) for c in raw.record.present if c in raw.blobs}
         checkpoint = {**structure, "channel_values": values}
@@ -226,12 +227,13 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         return CheckpointTuple(
             config=_config(thread_id, raw.checkpoint_ns, raw.checkpoint_id),
             checkpoint=cast("Checkpoint", checkpoint),
-            metadata=self._metadata(raw),
+            metadata=self.metadata_of(raw),
             parent_config=_config(thread_id, raw.checkpoint_ns, raw.parent_id) if raw.parent_id else None,
             pending_writes=[self._write(write) for write in raw.writes],
         )
 
-    def _metadata(self, raw: RawCheckpoint) -> CheckpointMetadata:
+    def metadata_of(self, raw: RawCheckpoint) -> CheckpointMetadata:
+        """The deserialized metadata."""
         loaded = self.serde.loads_typed((raw.record.metadata_type, raw.record.metadata))
         return cast("CheckpointMetadata", loaded)
 
@@ -248,10 +250,10 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         self._maintenance.delete_thread(str(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        run(self._maintenance.delete_for_runs(run_ids, self._metadata))
+        run(self._maintenance.delete_for_runs(run_ids, self.metadata_of))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        await arun(self._maintenance.delete_for_runs(run_ids, self._metadata))
+        await arun(self._maintenance.delete_for_runs(run_ids, self.metadata_of))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         run(self._maintenance.copy_thread(str(source_thread_id), str(target_thread_id)))
@@ -260,10 +262,10 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         await arun(self._maintenance.copy_thread(str(source_thread_id), str(target_thread_id)))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        run(self._maintenance.prune(thread_ids, strategy, self._metadata))
+        run(self._maintenance.prune(thread_ids, strategy, self.metadata_of))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        await arun(self._maintenance.prune(thread_ids, strategy, self._metadata))
+        await arun(self._maintenance.prune(thread_ids, strategy, self.metadata_of))
 
     # -- versions
 
@@ -272,10 +274,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
 
         The format is that of LangGraph's own savers, so that threads can be moved between them.
         """
-        if current is None:
-            number = 0
-        else:
-            number = current if isinstance(current, int) else int(str(current).split(".", 1)[0])
+        number = 0 if current is None else int(str(current).split(".", 1)[0])
         return f"{number + 1:032}.{random.random():016}"  # noqa: S311 - tells versions apart, keeps no secret
 
 
@@ -299,7 +298,7 @@ class _Query:
         self._only = configurable.get("checkpoint_id")
         self._thread = str(thread_id) if thread_id is not None else None
         before_id = before["configurable"].get("checkpoint_id") if before else None
-        self.listing: Listing = saver._reader.start_listing(
+        self.listing: Listing = saver.reader.start_listing(
             self._thread, configurable.get("checkpoint_ns"), before_id
         )
         self.done = limit is not None and limit <= 0
@@ -311,7 +310,7 @@ class _Query:
             for k, v in self._filter.items()
             if k in ("source", "run_id") and type(v) is str and v.isprintable()
         }
-        return self._saver._reader.add_page(self.listing, plain or None)
+        return self._saver.reader.add_page(self.listing, plain or None)
 
     def next_raw(self) -> Steps[RawCheckpoint | None] | None:
         """The steps that read the next checkpoint; None when this place is none, or at the end."""
@@ -321,19 +320,19 @@ class _Query:
             return None
         if self._only and place[2] != self._only:
             return None
-        return self._saver._reader.read(*place)
+        return self._saver.reader.read(*place)
 
     def accept(self, raw: RawCheckpoint | None) -> CheckpointTuple | None:
         """The checkpoint as a tuple if it passes the filter; counts the limit."""
         if raw is None:
             return None
-        metadata: Mapping[str, Any] = cast("Mapping[str, Any]", self._saver._metadata(raw))
+        metadata: Mapping[str, Any] = cast("Mapping[str, Any]", self._saver.metadata_of(raw))
         if any(metadata.get(key) != value for key, value in self._filter.items()):
             return None
         if self._left is not None:
             self._left -= 1
             self.done = self._left <= 0
-        return self._saver._tuple(raw, self._config if self._thread is not None else None)
+        return self._saver.tuple_of(raw, self._config if self._thread is not None else None)
 
 
 def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:

@@ -1,0 +1,179 @@
+"""The serializer: what is put comes back equal in value and type, or is refused with its place.
+
+LangGraph's `JsonPlusSerializer` silently turns tuples into lists, lone surrogates into `?`, NumPy object arrays into
+None, subclasses into their bases. This one keeps LangGraph's format for what it carries, adds extension codes
+(encode/codes.py) for the rest, and refuses what is left. Plain data is encoded in one go by ormsgpack and never
+walked in Python; a walk happens only to name the place of what was refused.
+
+Objects (pydantic models, dataclasses) are stored field by field and put together again without running their
+constructors: nothing is validated or coerced on the way, so nothing changes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import ormsgpack
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from surgetank.checkpoints import serde_types as types
+from surgetank.checkpoints.serde_types import ValueRefused
+from surgetank.encode import codes
+from surgetank.exceptions import ConfigurationError
+
+__all__ = ["FaithfulSerializer", "ValueRefused", "faithful"]
+
+_PLAIN = (
+    ormsgpack.OPT_PASSTHROUGH_TUPLE
+    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    | ormsgpack.OPT_PASSTHROUGH_BIG_INT
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+)
+_KEYS = ormsgpack.OPT_NON_STR_KEYS
+# ormsgpack writes bytearray and memoryview as bytes without asking; where no binary header is, there is none.
+_BINARY = (b"\xc4", b"\xc5", b"\xc6")
+_MAX_PATH = 120
+
+
+class FaithfulSerializer(JsonPlusSerializer):
+    """LangGraph's serializer without its silent losses. Never pickles."""
+
+    def __init__(self, **options: Any) -> None:
+        if options.pop("pickle_fallback", False):
+            raise ConfigurationError(
+                "Surgetank does not unpickle: whoever can write to the database could run code here.",
+                remedy="leave pickle_fallback out and store what msgpack carries (to_dict() of a DataFrame, ...).",
+            )
+        super().__init__(**options)
+        self._lg_hook = self._unpack_ext_hook
+        self._registry = types.Registry(self._allowed_msgpack_modules)
+
+    def with_msgpack_allowlist(self, extra_allowlist: Iterable[Any]) -> FaithfulSerializer:
+        widened = super().with_msgpack_allowlist(extra_allowlist)
+        if widened is self:
+            return self
+        clone = copy.copy(self)
+        clone.__dict__.update(widened.__dict__)
+        clone._lg_hook = widened._unpack_ext_hook  # noqa: SLF001
+        clone._registry = types.Registry(widened._allowed_msgpack_modules)  # noqa: SLF001
+        return clone
+
+    # -- writing
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """Serialize. Raises `ValueRefused` naming the place of what would not come back as it is."""
+        if obj is None:
+            return "null", b""
+        kind = type(obj)
+        if kind is bytes:
+            return "bytes", obj
+        if kind is bytearray:
+            return "bytearray", bytes(obj)
+        if isinstance(obj, BaseException):  # LangGraph's convention for error writes: their repr
+            return "msgpack", self._encode(repr(obj))
+        try:
+            return "msgpack", self._encode(obj)
+        except ValueRefused:
+            raise
+        except Exception as error:
+            raise self._locate(obj, error) from error
+
+    def _encode(self, obj: Any) -> bytes:
+        try:
+            data: bytes = ormsgpack.packb(obj, default=self._default, option=_PLAIN)
+        except ormsgpack.MsgpackEncodeError as error:
+            if not _may_be_wrapped(error):
+                raise
+            return ormsgpack.packb(types.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
+        if any(head in data for head in _BINARY) and types.has_mutable_bytes(obj):
+            return ormsgpack.packb(types.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
+        return data
+
+    def _default(self, obj: Any) -> Any:
+        code, payload = self._registry.take_apart(obj)
+        is_raw = code in codes.RAW
+        return ormsgpack.Ext(code, payload if is_raw else self._encode(payload))
+
+    def _locate(self, value: Any, error: Exception) -> ValueRefused:
+        """Walk to the innermost part that can't be encoded and say where it is."""
+        path, seen = "", {id(value)}
+        for _ in range(_MAX_PATH):
+            failing = self._failing_child(value)
+            if failing is None:
+                return ValueRefused(path, *types.reason(value, error))
+            step, value, error = failing
+            path += step
+            if id(value) in seen and isinstance(value, (dict, list, tuple)):
+                return ValueRefused(path, "a cycle", "store ids instead of references that lead back")
+            seen.add(id(value))
+        return ValueRefused(
+            path, "nested too deeply for msgpack (about 120 levels)", "store it as text, or flatten it"
+        )
+
+    def _failing_child(self, value: Any) -> tuple[str, Any, Exception] | None:
+        for step, child in types.children(value):
+            try:
+                self._encode(child)
+            except Exception as error:  # noqa: BLE001 - this is the one that is looked for; it is told by its place
+                return step, child, error
+        return None
+
+    # -- reading
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """Deserialize what this class or LangGraph's serializer wrote. Raises `StateCorrupt`, `ValueRefused`."""
+        type_, raw = data
+        if type_ == "msgpack":
+            return self._decode(raw)
+        if type_ == "pickle":
+            raise ConfigurationError(
+                "The stored value is pickled, and Surgetank does not unpickle.",
+                remedy="convert it with the program that wrote it.",
+            )
+        return super().loads_typed(data)
+
+    def _decode(self, data: bytes) -> Any:
+        return ormsgpack.unpackb(data, ext_hook=self._hook, option=_KEYS)
+
+    def _hook(self, code: int, data: bytes) -> Any:
+        if code == codes.TUPLE:
+            return tuple(self._decode(data))
+        if code == codes.OBJECT:
+            return self._registry.build_object(*self._decode(data))
+        if code >= codes.BIG_INT:
+            return self._registry.put_together(code, data, self._decode)
+        if code == codes.LG_DELTA:
+            return types.delta_snapshot(self._decode(data))
+        return self._lg_hook(code, data)
+
+
+def _may_be_wrapped(error: Exception) -> bool:
+    """Whether the failure is about text or keys that can be carried in another form."""
+    text = str(error)
+    return "surrogate" in text or "key" in text.lower() or "64-bit" in text
+
+
+def faithful(serde: SerializerProtocol | None) -> SerializerProtocol:
+    """The faithful counterpart of what a user configured.
+
+    LangGraph's default serializer (also inside an `EncryptedSerializer`) is replaced with the same allowlists;
+    any other serializer is used as it is, and what it loses is its own affair.
+    """
+    if serde is None:
+        return FaithfulSerializer()
+    if type(serde) is JsonPlusSerializer:
+        if serde.pickle_fallback:
+            return FaithfulSerializer(pickle_fallback=True)  # refused there, with the way out
+        made = FaithfulSerializer(allowed_msgpack_modules=serde._allowed_msgpack_modules)  # noqa: SLF001
+        made._allowed_json_modules = serde._allowed_json_modules  # noqa: SLF001
+        return made
+    if type(serde) is EncryptedSerializer:
+        return EncryptedSerializer(serde.cipher, faithful(serde.serde))
+    return serde

@@ -1,0 +1,1 @@
+"""Value in, bytes out: pure functions without I/O."""

@@ -1,0 +1,202 @@
+"""JSON that RFC 8259 and PostgreSQL's jsonb both accept, whatever is put in, and a list of what was replaced.
+
+Clean input costs about one fast encode and is returned as it is; only dirty input is walked, without recursion.
+A replacement is a loss: NaN and infinities become null, NUL and lone surrogates U+FFFD, cycles, too
+deep nesting and unknown objects a marker. What has a standard form in JSON (a tuple as array, a UUID as text, an
+Enum as its value, bytes as {"$bytes": base64}) is converted and not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import ormsgpack
+
+from surgetank.encode.jsonable import MAX_DEPTH, Opened, convert, key_of
+from surgetank.model import Replacement
+
+MAX_REPLACEMENTS = 1000
+_JSON = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_STRICT = (
+    ormsgpack.OPT_PASSTHROUGH_TUPLE
+    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+)
+_LOOSE = (
+    _STRICT
+    & ~ormsgpack.OPT_PASSTHROUGH_TUPLE
+    & ~ormsgpack.OPT_PASSTHROUGH_ENUM
+    & ~ormsgpack.OPT_PASSTHROUGH_UUID
+)
+# In msgpack a float is 0xcb and eight bytes; an exponent of all ones is infinity or NaN (IEEE 754).
+_NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]", re.DOTALL)
+_ENCODE_ERRORS = (TypeError, ValueError, RecursionError, OverflowError)
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Sanitized:
+    """A clean value and what was replaced in it.
+
+    `replacements` holds the first thousand; `count` counts all of them.
+    """
+
+    value: Any
+    replacements: tuple[Replacement, ...] = ()
+    count: int = 0
+
+
+def sanitize(value: Any) -> Sanitized:
+    """`value` with only dict (str keys), list, str, int, float, bool and None in it. Never raises.
+
+    >>> sanitize({"score": float("nan")}).value
+    {'score': None}
+    """
+    return Sanitized(value) if _is_clean(value) else _Walk().run(value)
+
+
+def sanitize_for_json(value: Any) -> Any:
+    """`value` as `json.dumps(..., allow_nan=False)` and `::jsonb` accept it. Never raises."""
+    return sanitize(value).value
+
+
+def dumps_jsonb(value: Any) -> tuple[bytes, tuple[Replacement, ...]]:
+    """JSON bytes for a jsonb column, and what was replaced on the way. Never raises."""
+    encoded = _encode(value)
+    if encoded is not None and _bytes_are_clean(encoded, value):
+        return encoded, ()
+    clean = sanitize(value)
+    return encode_clean(clean.value), clean.replacements
+
+
+def encode_clean(value: Any) -> bytes:
+    """JSON bytes of a value that `sanitize` gave."""
+    encoded = _encode(value)
+    # orjson knows integers of 64 bits only.
+    return encoded if encoded is not None else json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+
+
+def _encode(value: Any) -> bytes | None:
+    try:
+        return orjson.dumps(value, option=_JSON)
+    except _ENCODE_ERRORS:
+        return None
+
+
+def _bytes_are_clean(encoded: bytes, value: Any) -> bool:
+    if b"\\u0000" in encoded:
+        return False
+    if b"null" not in encoded:  # orjson writes NaN as null
+        return True
+    try:
+        return _NOT_FINITE.search(ormsgpack.packb(value, option=_LOOSE)) is None
+    except _ENCODE_ERRORS:
+        return False
+
+
+def _is_clean(value: Any) -> bool:
+    encoded = _encode(value)
+    if encoded is None or b"\\u0000" in encoded:
+        return False
+    try:
+        return _NOT_FINITE.search(ormsgpack.packb(value, option=_STRICT)) is None
+    except _ENCODE_ERRORS:
+        return False
+
+
+@dataclass(slots=True)
+class _Frame:
+    items: Iterator[tuple[Any, Any]]
+    out: dict[str, Any] | list[Any]
+    identity: int
+    key: Any = None
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One walk over a dirty value, depth first, with its own stack."""
+
+    frames: list[_Frame] = field(default_factory=list)
+    found: list[Replacement] = field(default_factory=list)
+    count: int = 0
+
+    def run(self, value: Any) -> Sanitized:
+        root: list[Any] = []
+        top = _Frame(iter([(None, value)]), root, 0)
+        self.frames.append(top)
+        open_now: set[int] = set()
+        while self.frames:
+            frame = self.frames[-1]
+            step = self._next(frame)
+            if step is None:
+                self.frames.pop()
+                open_now.discard(frame.identity)
+                continue
+            frame.key, item = step
+            self._place(frame, self._open(convert(item, self._note), open_now))
+        return Sanitized(root[0], tuple(self.found), self.count)
+
+    def _next(self, frame: _Frame) -> tuple[Any, Any] | None:
+        try:
+            return next(frame.items, None)
+        except Exception as error:  # noqa: BLE001 - a container that breaks while it is walked ends there
+            self._note(f"the container raises {type(error).__name__}", "")
+            return None
+
+    def _open(self, made: Any, open_now: set[int]) -> Any:
+        if not isinstance(made, Opened):
+            return made
+        if made.identity in open_now:
+            self._note("a cycle", "")
+            return "<cycle>"
+        if len(self.frames) > MAX_DEPTH:
+            self._note(f"nested deeper than {MAX_DEPTH}", "")
+            return f"<nested deeper than {MAX_DEPTH}>"
+        open_now.add(made.identity)
+        return _Frame(iter(made.items), {} if made.is_object else [], made.identity)
+
+    def _place(self, parent: _Frame, made: Any) -> None:
+        value = made.out if isinstance(made, _Frame) else made
+        if isinstance(parent.out, list):
+            parent.out.append(value)
+        else:
+            parent.out[self._free_key(parent.out, parent.key)] = value
+        if isinstance(made, _Frame):
+            self.frames.append(made)
+
+    def _free_key(self, out: dict[str, Any], key: Any) -> str:
+        name = key if type(key) is str and key.isascii() and "\x00" not in key else key_of(key, self._note)
+        if name not in out:
+            return name
+        number = 2
+        while f"{name}~{number}" in out:
+            number += 1
+        self._note(f"two keys are both {name!r} as text; renamed", repr(type(key).__name__))
+        return f"{name}~{number}"
+
+    def _note(self, reason: str, original: str) -> None:
+        self.count += 1
+        if len(self.found) < MAX_REPLACEMENTS:
+            self.found.append(Replacement(self._path(), reason, original))
+
+    def _path(self) -> str:
+        path = "$"
+        for frame in self.frames[1:][:50]:
+            if isinstance(frame.out, list):
+                path += f"[{frame.key}]"
+            else:
+                name = key_of(frame.key, _untold)[:80]
+                path += f".{name}" if _PLAIN_KEY.match(name) else f"[{json.dumps(name, ensure_ascii=False)}]"
+        return path
+
+
+def _untold(_reason: str, _original: str) -> None:
+    """For a key that is only shown in a path: its replacement is told where it stands."""
