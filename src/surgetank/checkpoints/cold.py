@@ -79,6 +79,13 @@ class ColdReader:
             values[channel] = (wanted["type"], patch.decode_all(path, {wanted["n"]})[wanted["n"]])
         return values
 
+    def projections(self, thread_id: str, ns: str, checkpoint_id: str) -> tuple[bytes, bytes]:
+        """The JSON projections of a checkpoint's metadata and scalars; empty objects when it is gone."""
+        arguments = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
+        for row in self._query("projections", arguments):
+            return row["metadata"].encode(), row["scalars"].encode()
+        return b"{}", b"{}"
+
     def still_there(self, thread_id: str, ns: str, checkpoint_id: str) -> bool:
         """Whether the checkpoint was not deleted meanwhile."""
         arguments = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}

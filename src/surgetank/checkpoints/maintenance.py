@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -141,8 +141,11 @@ class Maintenance:
             raw = yield from self._reader.read(source, ns, checkpoint_id)
             if raw is None:
                 continue
-            versions = raw.versions()
-            records = [Record(envelope.checkpoint_key(ns, checkpoint_id), raw.record.pack())]
+            versions, record = raw.versions(), raw.record
+            if not record.metadata_json:  # a cold one is read without its projections
+                projections = yield partial(self._cold.projections, source, ns, checkpoint_id)
+                record = replace(record, metadata_json=projections[0], scalars_json=projections[1])
+            records = [Record(envelope.checkpoint_key(ns, checkpoint_id), record.pack())]
             for channel, (type_, data) in raw.blobs.items():
                 if (ns, channel, versions[channel]) not in copied:
                     copied.add((ns, channel, versions[channel]))

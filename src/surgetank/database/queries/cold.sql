@@ -53,6 +53,12 @@ SELECT EXISTS (
     WHERE s.thread_id = %(thread_id)s AND s.checkpoint_ns = %(checkpoint_ns)s AND c.checkpoint_id = %(checkpoint_id)s
 ) AS there
 
+-- name: projections
+-- The projections of a checkpoint. Unique (thread_id, checkpoint_ns), primary key.
+SELECT c.metadata::text AS metadata, c.scalars::text AS scalars
+FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoints c USING (ns_pk)
+WHERE s.thread_id = %(thread_id)s AND s.checkpoint_ns = %(checkpoint_ns)s AND c.checkpoint_id = %(checkpoint_id)s
+
 -- name: page
 -- Checkpoint ids, newest first, from a thread (or all) and namespace (or all), after a place in that order.
 -- For one thread: unique (thread_id, checkpoint_ns) and the primary key of checkpoints.
