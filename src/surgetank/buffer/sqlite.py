@@ -25,6 +25,7 @@ from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
 from surgetank.exceptions import (
     BufferCorrupt,
     BufferFull,
+    BufferProblem,
     BufferUnavailable,
     ConfigurationError,
     EntryRejected,
@@ -120,6 +121,11 @@ class SQLiteBuffer(SQLiteFlushSide):
         start_guarding: bool = False,
         wait: bool = True,
     ) -> int:
+        if len(records) >= SLOTS:  # its rows would take the places of the next entry
+            raise EntryRejected(
+                partition=partition, path="$", reason=f"an entry of {len(records)} records",
+                remedy=f"write at most {SLOTS - 1} values at once",
+            )  # fmt: skip
         size = 0
         for record in records:
             size += len(record.key) + len(record.value)
@@ -137,6 +143,8 @@ class SQLiteBuffer(SQLiteFlushSide):
             self._wait_for_space(request, deadline)
 
     def _submit(self, request: _Request) -> None:
+        # Before the lock: another thread may have held it at the fork.
+        sqlite_file.refuse_fork(self._pid, self.path)
         request.done = request.full = False
         self._waiting.append(request)
         with self._lock:
@@ -148,24 +156,51 @@ class SQLiteBuffer(SQLiteFlushSide):
         while self._waiting and len(group) < _GROUP:
             group.append(self._waiting.popleft())
         try:
-            connection = self._begin()
-            for request in group:
-                self._insert(connection, request)
-            connection.execute("COMMIT")
-        except BaseException as error:  # also KeyboardInterrupt: none of the group was accepted
-            self._roll_back()
-            problem = self._refusal(error)
-            for request in group:
-                request.error = problem
-            if not isinstance(error, Exception):
-                raise
+            self._commit(group)
+        except (sqlite3.OperationalError, BufferProblem) as error:  # the file's fault: the same for all
+            self._refuse(group, error)
+        except Exception as error:  # noqa: BLE001 - handed to the append that it belongs to
+            if len(group) == 1:
+                self._refuse(group, error)
+            else:  # one append's data: it must not take its neighbours with it
+                for request in group:
+                    self._commit_alone(request)
+        except BaseException as error:  # KeyboardInterrupt: none of the group was accepted
+            self._refuse(group, error)
+            raise
         finally:
             for request in group:
                 request.done = True
 
-    def _refusal(self, error: BaseException) -> Exception:
+    def _commit(self, group: Sequence[_Request]) -> None:
+        try:
+            connection = self._begin()
+            for request in group:
+                self._insert(connection, request)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _commit_alone(self, request: _Request) -> None:
+        try:
+            request.full, request.seq = False, 0
+            self._commit([request])
+        except Exception as error:  # noqa: BLE001 - handed to the append that it belongs to
+            self._refuse([request], error)
+
+    def _refuse(self, group: Sequence[_Request], error: BaseException) -> None:
+        for request in group:
+            request.error = self._refusal(error, request)
+
+    def _refusal(self, error: BaseException, request: _Request) -> Exception:
         if isinstance(error, sqlite3.Error):
             return sqlite_file.translate(error, self.path)
+        if isinstance(error, UnicodeEncodeError):
+            return EntryRejected(
+                partition=request.partition, path="$", reason=f"a name that is not valid text ({error.reason})",
+                remedy="use names without lone surrogates",
+            )  # fmt: skip
         if isinstance(error, Exception):
             return error
         return BufferUnavailable("The append was interrupted and not accepted.", remedy="append again.")
@@ -233,11 +268,6 @@ class SQLiteBuffer(SQLiteFlushSide):
         )
 
     def _refuse_hopeless(self, request: _Request, *, wait: bool) -> None:
-        if len(request.records) >= SLOTS:
-            raise EntryRejected(
-                partition=request.partition, path="$", reason=f"an entry of {len(request.records)} records",
-                remedy=f"write at most {SLOTS - 1} values at once",
-            )  # fmt: skip
         if not wait or request.size > self.limits.max_bytes or self.limits.when_full == "reject":
             raise self._full(request, waited=None)
 
@@ -266,6 +296,7 @@ class SQLiteBuffer(SQLiteFlushSide):
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         """One write transaction of the coordination side."""
+        sqlite_file.refuse_fork(self._pid, self.path)
         with self._lock, sqlite_file.named_errors(self.path):
             try:
                 connection = self._begin()
@@ -281,15 +312,12 @@ class SQLiteBuffer(SQLiteFlushSide):
             raise BufferUnavailable(
                 f"The buffer {self.path} is closed.", remedy="open Surgetank again before you use its saver."
             )
-        if self._pid != os.getpid():
-            raise BufferUnavailable(
-                f"The buffer {self.path} was opened before this process was forked.",
-                remedy="open Surgetank in the child process (for gunicorn: in post_fork, or without --preload).",
-            )
         connection.execute("BEGIN IMMEDIATE")
         return connection
 
     def _roll_back(self) -> None:
+        # An id handed out in this transaction may be handed out again, for another partition.
+        self._ids.clear()
         if self._writer is not None and self._writer.in_transaction:
             with suppress(sqlite3.Error):
                 self._writer.execute("ROLLBACK")
@@ -328,6 +356,7 @@ class SQLiteBuffer(SQLiteFlushSide):
 
     def maintain(self) -> None:
         """Forget old notes and jobs, move the WAL into the file and give free pages back to the disk."""
+        sqlite_file.refuse_fork(self._pid, self.path)
         self._forget()
         while self._vacuum_step():
             pass

@@ -6,6 +6,7 @@ ours, or is damaged, is left exactly as it is.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import uuid
@@ -99,6 +100,15 @@ def translate(error: sqlite3.Error, path: Path) -> BufferProblem:
     )
 
 
+def refuse_fork(owner_pid: int, path: Path) -> None:
+    """Raise in a forked child: SQLite's connections and our locks must not be carried over a fork."""
+    if owner_pid != os.getpid():
+        raise BufferUnavailable(
+            f"The buffer {path} was opened before this process was forked.",
+            remedy="open Surgetank in the child process (for gunicorn: in post_fork, or without --preload).",
+        )
+
+
 def connect(path: Path, *, durability: str) -> sqlite3.Connection:
     """A writing connection on the buffer file, made if there is none yet."""
     _refuse_foreign_bytes(path)
@@ -112,6 +122,7 @@ def connect(path: Path, *, durability: str) -> sqlite3.Connection:
     with named_errors(path):
         connection = _open(path)
         try:
+            _recognize(connection, path)  # before the settings below, which write into the file
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
@@ -202,6 +213,7 @@ class ReadPool:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._pid = os.getpid()
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._closed = False
@@ -209,6 +221,7 @@ class ReadPool:
     @contextmanager
     def borrow(self) -> Iterator[sqlite3.Connection]:
         """A connection with an open read transaction, so that all its reads see one moment."""
+        refuse_fork(self._pid, self._path)
         with named_errors(self._path):
             connection = self._take()
             broken = True
