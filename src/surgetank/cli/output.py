@@ -1,0 +1,136 @@
+"""What all commands share: their options, the engine that they look at, tables and JSON on stdout."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from surgetank.engine import Surgetank
+from surgetank.exceptions import ConfigurationError, SurgetankError
+from surgetank.model import FlushJob
+from surgetank.report import to_plain_data
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", help="Folder of the buffer and the embedded database.", show_default=False),
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url", help="PostgreSQL URL (better in SURGETANK_DATABASE_URL).", show_default=False
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def coded(command: Callable[..., int | None]) -> Callable[..., None]:
+    """A command whose result is its exit code, and whose problems are messages instead of tracebacks."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = command(*args, **kwargs) or 0
+        except SurgetankError as error:
+            echo_error(error)
+            code = 2 if isinstance(error, ConfigurationError) else 1
+        except BrokenPipeError:  # the reader of our output has gone
+            sys.stderr.close()
+            code = 1
+        raise typer.Exit(code)
+
+    return run
+
+
+@contextmanager
+def engine(
+    home: Path | None, database_url: str | None, *, start_database: bool = True, **settings: Any
+) -> Iterator[Surgetank]:
+    """An engine for one command: it flushes only what the command asks for."""
+    settings = {"flush_in_process": False, "flush_on_close": False, **settings}
+    tank = Surgetank(home, database_url=database_url, start_database=start_database, **settings)
+    with tank:
+        yield tank
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout."""
+    data = orjson.dumps(
+        to_plain_data(value), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str
+    )
+    out.print(data.decode(), markup=False)
+
+
+def echo_error(error: SurgetankError) -> None:
+    """A problem on stderr: what happened, and the way out."""
+    err.print(f"surgetank: {error.what}", markup=False)
+    if error.remedy:
+        err.print(f"way out: {error.remedy}", markup=False)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A plain table on stdout."""
+    shown = Table(*headings, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        shown.add_row(*("" if cell is None else str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 240
+    Console(highlight=False, markup=False, width=width).print(shown)
+
+
+def when(at: float | None) -> str:
+    """A moment in local time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else "-"
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def seconds(value: float) -> str:
+    """A span for people."""
+    if value < 120:
+        return f"{value:.1f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def exit_code(job: FlushJob) -> int:
+    """What a flush means to a script: 0 clean, 3 with warnings, 1 failed."""
+    if job.ok:
+        return 0
+    return 3 if job.warnings else 1
+
+
+def print_job(job: FlushJob) -> None:
+    """One job for a person, its errors and what to do included."""
+    result = job.result
+    took = f" in {result['seconds']:.2f} s" if "seconds" in result else ""
+    mark = "completed with warnings" if job.warnings else job.status.value
+    out.print(f"job {job.id}  {mark}{took}", markup=False)
+    out.print(
+        f"  {result.get('entries_flushed', 0)} entries, {result.get('rows_flushed', 0)} rows,"
+        f" {size(result.get('bytes', 0))} written; {result.get('partitions_processed', 0)} partitions,"
+        f" {result.get('partitions_failed', 0)} failed; {result.get('entries_parked', 0)} entries parked;"
+        f" {result.get('values_replaced', 0)} values replaced in projections",
+        markup=False,
+    )
+    for message in [*job.warnings, *([result["message"]] if result.get("message") else [])]:
+        out.print(f"  ! {message}", markup=False)
+    for remedy in dict.fromkeys(e["remedy"] for e in result.get("errors", ()) if e.get("remedy")):
+        out.print(f"  way out: {remedy}", markup=False)

@@ -1,0 +1,140 @@
+"""`surgetank parked`: entries that the database refused."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from surgetank.cli.output import (
+    DatabaseUrl,
+    Home,
+    Json,
+    coded,
+    engine,
+    err,
+    exit_code,
+    out,
+    print_job,
+    print_json,
+    size,
+    table,
+    when,
+)
+from surgetank.exceptions import ConfigurationError
+from surgetank.model import Entry, ParkedEntry
+
+app = typer.Typer(
+    help="List, show, retry and export entries that the database refused. They stay readable by the application "
+    "and are never dropped.",
+    no_args_is_help=True,
+)
+ParkedId = Annotated[int, typer.Argument(help="The number that `parked list` shows.")]
+
+
+@app.command("list")
+@coded
+def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
+    """List parked entries with the reason. Exit code 1 when there are any."""
+    with engine(home, database_url, start_database=False) as tank:
+        entries = tank.parked()
+    if json:
+        print_json(entries)
+    else:
+        table(
+            ("id", "stream", "thread", "parked", "size", "retries", "reason"),
+            [
+                (e.id, e.stream, e.partition, when(e.parked_at), size(e.bytes), e.retries, e.failure.message)
+                for e in entries
+            ],
+        )
+    return 1 if entries else 0
+
+
+def _find(entries: list[ParkedEntry], parked_id: int) -> ParkedEntry:
+    for entry in entries:
+        if entry.id == parked_id:
+            return entry
+    raise ConfigurationError(f"There is no parked entry {parked_id}.", remedy="see `surgetank parked list`.")
+
+
+@app.command()
+@coded
+def show(
+    parked_id: ParkedId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False
+) -> None:
+    """Show one parked entry: its records and why it was refused."""
+    with engine(home, database_url, start_database=False) as tank:
+        parked = _find(tank.parked(), parked_id)
+        entry = tank.parts.buffer.parked_entry(parked_id)
+    records = _records(entry)
+    if json:
+        print_json({"parked": parked, "records": records})
+        return
+    failure = parked.failure
+    out.print(
+        f"{parked.stream}/{parked.partition}, entry {parked.seq}, parked {when(parked.parked_at)}",
+        markup=False,
+    )
+    out.print(f"reason: {failure.message} ({failure.error_type}, SQLSTATE {failure.sqlstate})", markup=False)
+    for record in records:
+        out.print(f"  {record['key']}  {size(record['bytes'])}", markup=False)
+    out.print(failure.stack_trace, markup=False)
+
+
+def _records(entry: Entry | None) -> list[dict[str, Any]]:
+    return [
+        {"key": r.key.replace(b"\x00", b" ").decode(errors="replace"), "bytes": len(r.value)}
+        for r in (entry.records if entry else ())
+    ]
+
+
+@app.command()
+@coded
+def retry(
+    parked_id: Annotated[list[int] | None, typer.Argument(help="Which; all when none is named.")] = None,
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> int:
+    """Try parked entries again, after what stood in their way was mended."""
+    with engine(home, database_url) as tank:
+        for one in parked_id or ():
+            _find(tank.parked(), one)
+        job = tank.retry_parked(parked_id or None)
+    if job is None:
+        err.print("nothing is parked")
+        return 0
+    if json:
+        print_json(job)
+    else:
+        print_job(job)
+    return exit_code(job)
+
+
+@app.command()
+@coded
+def export(
+    file: Annotated[Path, typer.Argument(help="File to write, one JSON object a line.")],
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Copy all parked entries to a file (keys and values in base64). Nothing is removed."""
+    with engine(home, database_url, start_database=False) as tank, file.open("xb") as target:
+        entries = tank.parked()
+        for parked in entries:
+            entry = tank.parts.buffer.parked_entry(parked.id)
+            records = [
+                [base64.b64encode(r.key).decode(), base64.b64encode(r.value).decode()]
+                for r in (entry.records if entry else ())
+            ]
+            body = {
+                "id": parked.id, "stream": parked.stream, "partition": parked.partition, "seq": parked.seq,
+                "accepted_at": parked.accepted_at, "parked_at": parked.parked_at, "reason": parked.failure.message,
+                "records": records,
+            }  # fmt: skip
+            target.write(orjson.dumps(body) + b"\n")
+    err.print(f"{len(entries)} entries written to {file}")

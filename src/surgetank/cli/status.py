@@ -1,0 +1,73 @@
+"""`surgetank status`: how full, how far behind, what fails, and what to do."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, seconds, size, table, when
+from surgetank.report import Status
+
+
+def status(
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every two seconds until Ctrl-C.")
+    ] = False,
+) -> int:
+    """Show buffer depth, lag, sinks with their breakers, failing threads, parked entries and the last jobs.
+
+    Exit code 0 when nothing needs attention, 1 otherwise. An embedded database that doesn't run is not started.
+    """
+    with engine(home, database_url, start_database=False) as tank:
+        while True:
+            picture = tank.status(ping=True)
+            if watch and not json:
+                out.clear()
+            if json:
+                print_json(picture.to_dict())
+            else:
+                show(picture)
+            if not watch:
+                return 0 if picture.healthy else 1
+            time.sleep(2)
+
+
+def show(picture: Status) -> None:
+    """The status for a person."""
+    buffer = picture.buffer
+    out.print(f"buffer    {picture.buffer_path} (durability: {picture.durability})", markup=False)
+    out.print(
+        f"          {buffer.entries} entries, {size(buffer.bytes)} of {size(buffer.max_bytes)} wait;"
+        f" lag {seconds(picture.lag_s)}; file {size(buffer.file_bytes)}",
+        markup=False,
+    )
+    for stream in buffer.streams:
+        out.print(
+            f"          {stream.stream}: {stream.entries} entries in {stream.partitions} threads, oldest"
+            f" {when(stream.oldest_at)}, {stream.failing} failing, {stream.parked} parked",
+            markup=False,
+        )
+    for sink in picture.sinks:
+        state = sink.version if sink.reachable else f"not reachable: {sink.last_error}"
+        out.print(f"sink      {sink.stream} -> {sink.address}: {state}; breaker {sink.breaker}", markup=False)
+    for notice in picture.notices:
+        out.print(f"{notice.severity:9} {notice.message}", markup=False)
+    for problem in picture.problems:
+        out.print(f"problem   {problem}", markup=False)
+    if picture.jobs:
+        out.print("last jobs", markup=False)
+        table(
+            ("  id", "trigger", "status", "finished", "rows", "failed", "parked"),
+            [
+                (
+                    f"  {j.id[:12]}", j.trigger, "warnings" if j.warnings else j.status.value, when(j.finished_at),
+                    j.result.get("rows_flushed"), j.result.get("partitions_failed"), j.result.get("entries_parked"),
+                )
+                for j in picture.jobs
+            ],
+        )  # fmt: skip
