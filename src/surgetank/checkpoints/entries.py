@@ -50,7 +50,7 @@ class Target:
     @classmethod
     def of(cls, config: RunnableConfig) -> Target:
         """Read it from LangGraph's config. Raises `EntryRejected` for names that can't be stored."""
-        configurable: Mapping[str, Any] = config["configurable"]
+        configurable: Mapping[str, Any] = config.get("configurable", {})
         thread_id = str(configurable["thread_id"])
         ns = configurable.get("checkpoint_ns") or ""
         checkpoint_id = configurable.get("checkpoint_id")

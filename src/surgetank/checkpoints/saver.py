@@ -223,7 +223,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         if raw.record.extra is not None:
             type_, data = raw.record.extra
             checkpoint["pending_sends"] = self.serde.loads_typed((type_, data)) if type_ else []
-        thread_id = config["configurable"]["thread_id"] if config is not None else raw.thread_id
+        thread_id = config.get("configurable", {})["thread_id"] if config is not None else raw.thread_id
         return CheckpointTuple(
             config=_config(thread_id, raw.checkpoint_ns, raw.checkpoint_id),
             checkpoint=cast("Checkpoint", checkpoint),
@@ -297,7 +297,7 @@ class _Query:
         thread_id = configurable.get("thread_id")
         self._only = configurable.get("checkpoint_id")
         self._thread = str(thread_id) if thread_id is not None else None
-        before_id = before["configurable"].get("checkpoint_id") if before else None
+        before_id = before.get("configurable", {}).get("checkpoint_id") if before else None
         self.listing: Listing = saver.reader.start_listing(
             self._thread, configurable.get("checkpoint_ns"), before_id
         )
@@ -340,5 +340,5 @@ def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:
 
 
 def _next_config(config: RunnableConfig, checkpoint_id: str) -> RunnableConfig:
-    configurable = config["configurable"]
+    configurable = config.get("configurable", {})
     return _config(configurable["thread_id"], configurable.get("checkpoint_ns") or "", checkpoint_id)

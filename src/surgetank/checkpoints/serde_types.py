@@ -21,7 +21,7 @@ import types
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -32,7 +32,7 @@ from langgraph.store.base import Item
 from surgetank.encode import codes
 from surgetank.exceptions import StateCorrupt, SurgetankError
 
-Allowed = set[tuple[str, ...]] | Literal[True] | None
+Allowed = set[tuple[str, ...]] | bool | None
 _INT64 = range(-(1 << 63), 1 << 64)
 _OWN_SAFE = {
     ("collections", "OrderedDict"), ("collections", "Counter"), ("collections", "defaultdict"),
@@ -258,7 +258,7 @@ class Registry:
     def _permitted(self, module: str, name: str) -> bool:
         key = (module, name)
         safe = key in lg_msgpack.SAFE_MSGPACK_TYPES or key in _OWN_SAFE
-        return safe or self._allowed is True or (self._allowed is not None and key in self._allowed)
+        return safe or self._allowed is True or (isinstance(self._allowed, set) and key in self._allowed)
 
     def _class(self, module: str, name: str) -> type:
         known = self._classes.get((module, name))

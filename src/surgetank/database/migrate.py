@@ -54,7 +54,8 @@ def load(folder: Traversable | None = None) -> list[Migration]:
     for file in folder.iterdir():
         if file.name.endswith(".sql"):
             number, _, name = file.name.removesuffix(".sql").partition("_")
-            found.append(Migration(int(number), name, file.read_text(encoding="utf-8")))
+            sql = file.read_text(encoding="utf-8")
+            found.append(Migration(int(number), name, sql))  # pyright: ignore[reportArgumentType]
     return sorted(found, key=lambda migration: migration.version)
 
 

@@ -190,7 +190,8 @@ def _by_shape(value: Any, note: Note) -> Any:
             fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
             return Opened(fields, is_object=True, identity=id(value))
         if callable(dump := getattr(value, "model_dump", None)):
-            return Opened(list(dump().items()), is_object=True, identity=id(value))
+            dumped: Any = dump()
+            return Opened(list(dumped.items()), is_object=True, identity=id(value))
         if type(value).__module__ == "ipaddress":
             return str(value)
     note("a type that JSON doesn't have", show(value))

@@ -1,0 +1,54 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Both make .venv themselves.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p && break; done)
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+.PHONY: demo test lint types imports format bench bench-smoke docs clean
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Surgetank needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[langgraph,embedded]'
+	@touch $@
+
+.venv/.test: .venv/pyvenv.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@ .venv/.demo
+
+demo: .venv/.demo ## run an agent, kill the database under it, see everything arrive
+	$(BIN)/surgetank demo
+
+test: lint types imports bench-smoke ## everything that CI runs, apart from the browser
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/.test
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: .venv/.test
+	$(BIN)/lint-imports
+
+bench: .venv/.test ## measure, side by side with LangGraph's own savers
+	$(BIN)/python -m bench
+
+bench-smoke: .venv/.test
+	$(BIN)/python -m bench --smoke
+
+docs: ## the documentation is plain Markdown: check that its links lead somewhere
+	$(BIN)/python -m pytest -q tests/unit/test_docs.py
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What the tests stand on: real servers that can be started, stopped and killed, and waiting on conditions."""

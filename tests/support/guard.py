@@ -1,0 +1,45 @@
+"""Ends a test server and removes its folder as soon as the test run is gone, however it went.
+
+The run holds the other end of this process's standard input. It closes when the run lets go of it, and also when the
+run is interrupted or killed: then every PostgreSQL and PgBouncer whose command line names the folder is ended. The
+folder's name is random and belongs to this run, so nobody else's server is ever touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from contextlib import suppress
+
+import psutil
+
+
+def servers(folder: str) -> list[psutil.Process]:
+    """The servers that were started in the folder."""
+    return [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] in ("postgres", "pgbouncer")
+        and any(folder in argument for argument in process.info["cmdline"] or ())
+    ]
+
+
+def main(folder: str) -> None:
+    """Wait for the end of the run, then clear up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    found = servers(folder)
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGQUIT)  # at once, for PostgreSQL and PgBouncer alike
+    _, left = psutil.wait_procs(found, timeout=10)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=5)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,69 @@
+"""A real PgBouncer in transaction mode in front of a test server."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from support.postgres import PostgresServer
+from support.servers import ServerFolder, server_user
+from support.waiting import wait_until
+
+
+def find_pgbouncer() -> str | None:
+    """The program, when it is installed (Debian puts it into /usr/sbin)."""
+    return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
+
+
+@contextmanager
+def running_pgbouncer(program: str, server: PostgresServer, database: str) -> Iterator[str]:
+    """URL of the database through a PgBouncer that has two server connections to share out."""
+    folder = ServerFolder()
+    try:
+        config = folder.path / "pgbouncer.ini"
+        config.write_text(_config(folder.path, server), encoding="utf-8")
+        process = subprocess.Popen(
+            [program, "--quiet", str(config)], user=server_user(), cwd="/", start_new_session=True
+        )
+        url = f"postgresql://postgres@/{database}?host={folder.path}&port=6432"
+        try:
+            wait_until(lambda: process.poll() is None and _answers(url), "PgBouncer to answer")
+            yield url
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+    finally:
+        folder.close()
+
+
+def _config(folder: Path, server: PostgresServer) -> str:
+    return f"""
+[databases]
+* = host={server.folder}
+[pgbouncer]
+listen_addr =
+listen_port = 6432
+unix_socket_dir = {folder}
+unix_socket_mode = 0777
+auth_type = any
+user = postgres
+pool_mode = transaction
+default_pool_size = 2
+max_client_conn = 100
+logfile = {folder}/pgbouncer.log
+ignore_startup_parameters = extra_float_digits
+"""
+
+
+def _answers(url: str) -> bool:
+    try:
+        with psycopg.connect(url, prepare_threshold=None) as connection:
+            connection.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True
