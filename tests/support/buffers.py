@@ -1,0 +1,143 @@
+"""Opening buffers of every kind for the contract suite, also from another process, and building their data.
+
+A new kind of buffer joins the suite by a line in `KINDS` and a branch in `BufferHouse`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from surgetank.buffer.protocol import Ack, Buffer, Due, Leased
+from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
+from surgetank.model import Entry, Failure, FailureKind, Lease, Record
+
+KINDS = ("sqlite",)
+NOW = 1_700_000_000.0
+DOWN = Failure(FailureKind.TRANSIENT, "the database is down", "OperationalError", sqlstate="08006")
+BAD = Failure(FailureKind.REJECTED, "a bad value", "DataError", sqlstate="22P02", stack_trace="trace")
+_TESTS = Path(__file__).parents[1]
+
+
+class FakeClock:
+    """A clock that a test moves."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move on, or back with a negative number."""
+        self.now += seconds
+
+
+class BufferHouse:
+    """One place that keeps a buffer's contents; `open` gives a new buffer object on it each time."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.clock = FakeClock()
+        self._opened: list[Buffer] = []
+
+    def open(
+        self,
+        *,
+        max_bytes: int = 1 << 30,
+        max_entries: int = 1_000_000,
+        when_full: Literal["block", "reject"] = "reject",
+        block_timeout_s: float = 10.0,
+        jobs_kept: int = 10_000,
+        clock: Callable[[], float] | None = None,
+    ) -> Buffer:
+        """A buffer object on the contents."""
+        limits = BufferLimits(max_bytes, max_entries, when_full, block_timeout_s)
+        buffer = SQLiteBuffer(
+            self.folder / "buffer.db", limits=limits, clock=clock or self.clock, jobs_kept=jobs_kept
+        )
+        self._opened.append(buffer)
+        return buffer
+
+    def in_another_process(self, code: str) -> Any:
+        """Run `code` in a new process, where `buffer` is open on the contents; returns its JSON `answer`."""
+        program = (
+            "import json, sys; from pathlib import Path\n"
+            "from support.buffers import *\n"
+            f"house = BufferHouse({self.kind!r}, Path({str(self.folder)!r}))\n"
+            f"house.clock.now = {self.clock.now!r}\n"
+            "buffer = house.open()\n"
+            f"{code}\n"
+            "house.close(); print(json.dumps(answer))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=child_env(), capture_output=True, text=True, timeout=60, check=False
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def close(self) -> None:
+        """Close every buffer that was opened here."""
+        for buffer in self._opened:
+            buffer.close()
+
+
+def child_env() -> dict[str, str]:
+    """The environment of a child process that imports surgetank and the tests' support."""
+    import surgetank
+
+    paths = [str(Path(surgetank.__file__).parents[1]), str(_TESTS)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def put(buffer: Buffer, partition: str = "p", *values: bytes, stream: str = "s", key: bytes = b"k") -> int:
+    """Append one entry with a record per value, all under one key."""
+    return buffer.append(stream, partition, [Record(key, value) for value in values or (b"v",)])
+
+
+def take(
+    buffer: Buffer, partition: str | None = None, *, stream: str = "s", owner: str = "w", ttl_s: float = 15.0
+) -> Leased:
+    """Lease the one partition that waits (or the named one), due or not."""
+    (leased,) = buffer.lease(stream, Due(partition=partition, force=True), owner=owner, ttl_s=ttl_s)
+    return leased
+
+
+def names(leased: Sequence[Leased]) -> list[str]:
+    """Names of leased partitions, in their order."""
+    return [x.lease.partition for x in leased]
+
+
+def read_all(buffer: Buffer, lease: Lease) -> list[Entry]:
+    """All waiting entries of a leased partition."""
+    return buffer.read(lease, max_entries=1_000_000, max_bytes=1 << 40)
+
+
+def values(entries: Sequence[Entry]) -> list[bytes]:
+    """The values of all records, in order."""
+    return [record.value for entry in entries for record in entry.records]
+
+
+def drain(buffer: Buffer, *, stream: str = "s") -> list[Entry]:
+    """Lease, read, acknowledge and give back everything that waits in a stream."""
+    drained: list[Entry] = []
+    for leased in buffer.lease(stream, Due(force=True), owner="drain", ttl_s=15.0):
+        entries = read_all(buffer, leased.lease)
+        assert buffer.ack([Ack(leased.lease, entries, release=True)]) == []
+        drained += entries
+    return drained
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+    """Poll until the condition holds; fail when it doesn't in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.001)
