@@ -1,0 +1,67 @@
+"""Fixtures: engines on a migrated database of the test's own; nothing flushes unless the test asks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.postgres import PostgresServer
+from surgetank import Surgetank
+from surgetank.database.migrate import migrate
+from surgetank.database.pool import Database
+
+MakeTank = Callable[..., Surgetank]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("SURGETANK_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: PostgresServer) -> str:
+    """Name of a migrated, empty database to be copied."""
+    name = postgres_server.create_database()
+    database = Database(postgres_server.url_of(name))
+    migrate(database)
+    database.close()
+    return name
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer, migrated_template: str) -> Iterator[str]:
+    """URL of a migrated, empty database of this test's own."""
+    name = postgres_server.create_database(migrated_template)
+    yield postgres_server.url_of(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def make_tank(tmp_path: Path, database_url: str) -> Iterator[MakeTank]:
+    """Opens engines on this test's home and database, or on what the test gives."""
+    opened: list[Surgetank] = []
+
+    def make(**settings: Any) -> Surgetank:
+        settings = {
+            "home": tmp_path / "home", "database_url": database_url, "flush_in_process": False,
+            "flush_on_close": False, "breaker_max": 0.2, "retry_base": 0.05, "retry_max": 0.2, **settings,
+        }  # fmt: skip
+        tank = Surgetank(**settings).open()
+        opened.append(tank)
+        return tank
+
+    yield make
+    for tank in opened:
+        tank.close()
+
+
+@pytest.fixture
+def tank(make_tank: MakeTank) -> Surgetank:
+    """An engine that flushes when the test says so."""
+    return make_tank()
