@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
+import time
 from contextlib import suppress
 
 import psutil
@@ -25,6 +26,21 @@ def servers(folder: str) -> list[psutil.Process]:
     ]
 
 
+def wait(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that still live when the time is over. A zombie does not: it only waits for a slow init."""
+    deadline = time.monotonic() + timeout_s
+    while (left := [process for process in processes if lives(process)]) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return left
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether the process can still do something."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
 def main(folder: str) -> None:
     """Wait for the end of the run, then clear up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -33,11 +49,10 @@ def main(folder: str) -> None:
     for process in found:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGQUIT)  # at once, for PostgreSQL and PgBouncer alike
-    _, left = psutil.wait_procs(found, timeout=10)
-    for process in left:
+    for process in wait(found, timeout_s=10):
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=5)
+    wait(found, timeout_s=5)
     shutil.rmtree(folder, ignore_errors=True)
 
 

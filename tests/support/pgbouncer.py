@@ -44,19 +44,18 @@ def running_pgbouncer(program: str, server: PostgresServer, database: str) -> It
 def _config(folder: Path, server: PostgresServer) -> str:
     return f"""
 [databases]
-* = host={server.folder}
+* = host={server.folder} user=postgres
 [pgbouncer]
 listen_addr =
 listen_port = 6432
 unix_socket_dir = {folder}
 unix_socket_mode = 0777
 auth_type = any
-user = postgres
 pool_mode = transaction
 default_pool_size = 2
 max_client_conn = 100
 logfile = {folder}/pgbouncer.log
-ignore_startup_parameters = extra_float_digits
+
 """
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 import signal
 import stat
-from contextlib import contextmanager, suppress
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,11 +20,13 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from support.servers import ServerFolder, give_to_server_user, run, server_user
+from support.guard import lives, wait
+from support.servers import ServerFolder, run, server_user
 
 PASSWORD_ROLE = "with_password"
 PASSWORD = "correct horse"
 
+_NO_PID = str(2**31 - 1)
 _CONFIG = """
 listen_addresses = ''
 unix_socket_permissions = 0777
@@ -63,12 +64,16 @@ class PostgresServer:
         with suppress(OSError, ValueError, IndexError, psutil.NoSuchProcess):
             pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
             process = psutil.Process(pid)
-            if process.status() != psutil.STATUS_ZOMBIE and str(self.data) in process.cmdline():
+            if lives(process) and str(self.data) in process.cmdline():
                 return pid
         return None
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
+        for lock in (self.data / "postmaster.pid", self.folder / ".s.PGSQL.5432.lock"):
+            if self.pid is None and lock.exists():
+                # Killed, but maybe a zombie still: PostgreSQL would take it for alive until an init collects it.
+                lock.write_text("\n".join([_NO_PID, *lock.read_text().splitlines()[1:], ""]))
         run(programs() / "pg_ctl", "start", "-D", self.data, "-l", self.log_path, "-w", "-t", "60",
             "-o", f"-c unix_socket_directories='{self.folder}'")  # fmt: skip
 
@@ -87,7 +92,7 @@ class PostgresServer:
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, timeout=10)
+        assert not wait(family, timeout_s=10)
 
     @contextmanager
     def admin(self) -> Iterator[psycopg.Connection[Any]]:
@@ -100,14 +105,18 @@ class PostgresServer:
         name = f"t_{uuid4().hex[:12]}"
         with self.admin() as connection:
             connection.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
             )
         return name
 
     def drop_database(self, name: str) -> None:
         """Drop the database and end its connections."""
         with self.admin() as connection:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+            connection.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
 
 
 def make_template() -> ServerFolder:
@@ -121,7 +130,9 @@ def make_template() -> ServerFolder:
     (server.data / "pg_hba.conf").write_text(_HBA, encoding="utf-8")
     server.start()
     with server.admin() as connection:
-        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(PASSWORD_ROLE), PASSWORD))
+        connection.execute(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(PASSWORD_ROLE), PASSWORD)
+        )
     server.stop()
     return folder
 
