@@ -48,7 +48,8 @@ def main(folder: str) -> None:
     found = servers(folder)
     for process in found:
         with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGQUIT)  # at once, for PostgreSQL and PgBouncer alike
+            at_once = signal.SIGQUIT if process.info["name"] == "postgres" else signal.SIGTERM
+            process.send_signal(at_once)
     for process in wait(found, timeout_s=10):
         with suppress(psutil.NoSuchProcess):
             process.kill()

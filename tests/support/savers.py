@@ -94,7 +94,13 @@ def checkpoint(values: dict[str, Any], versions: dict[str, Any] | None = None) -
 
 
 def put(
-    saver: SurgetankSaver, thread: str, values: dict[str, Any], *, parent: Any = None, ns: str = "", **metadata: Any
+    saver: SurgetankSaver,
+    thread: str,
+    values: dict[str, Any],
+    *,
+    parent: Any = None,
+    ns: str = "",
+    **metadata: Any,
 ) -> Any:
     """Put one checkpoint whose channels are all new; returns its config."""
     number = int(metadata.get("step", 0)) + 1

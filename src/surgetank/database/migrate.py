@@ -82,12 +82,14 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
     Raises `SchemaTooNew` for a database that a newer Surgetank migrated, `ConfigurationError` for a missing
     permission or a migration that was changed after it was applied.
     """
-    if not pending(database, folder):
-        return []
     done: list[str] = []
     migrations = load(folder)
     try:
+        if not pending(database, folder):
+            return []
         with database.connection() as connection:
+            # Whoever waited for the lock must see what the one before it did, whatever the database's default is.
+            connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             connection.execute(_SCHEMA)
             for migration in _missing(migrations, applied(connection), database.address):

@@ -9,6 +9,7 @@ connection only when its waiting time is over (measured: 3.0 s against 1 ms), an
 
 from __future__ import annotations
 
+import re
 import select
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,14 @@ from psycopg import Connection, conninfo
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable
 
 OLDEST_SERVER = 14
+# Without these a connection whose other end vanished (a cut cable, a firewall that forgot it) is waited for up to
+# two hours. They are the client's own and need nothing from server or PgBouncer.
+_NOTICE_DEAD_PEERS = {
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
 
 
 def redact_url(url: str) -> str:
@@ -48,6 +57,13 @@ def _parse(url: str) -> dict[str, Any]:
     return dict(parts)
 
 
+_REFUSALS = (
+    (r"(password|SASL) authentication failed|no password supplied|no such user", "28P01"),
+    (r"no pg_hba\.conf entry|authentication failed for user|role .* does not exist", "28000"),
+    (r"database .* does not exist|no such database", "3D000"),
+)
+
+
 class Database:
     """A pool of connections to one PostgreSQL database. Making one never touches the network.
 
@@ -66,6 +82,7 @@ class Database:
         self.address = redact_url(url)
         self._conninfo = conninfo.make_conninfo(
             url,
+            **{name: value for name, value in _NOTICE_DEAD_PEERS.items() if name not in parts},
             connect_timeout=str(max(2, round(connect_timeout_s))),
             application_name=parts.get("application_name") or application_name,
         )
@@ -121,8 +138,9 @@ class Database:
             raise self._translate(error) from error
 
     def _give(self, connection: Connection[Any]) -> None:
+        idle = connection.info.transaction_status is psycopg.pq.TransactionStatus.IDLE
         with self._lock:
-            if not self._closed and not connection.closed:
+            if not self._closed and idle:
                 self._idle.append(connection)
                 return
         connection.close()
@@ -193,11 +211,12 @@ def _alive(connection: Connection[Any]) -> bool:
     """
     if connection.closed:
         return False
+    events = select.poll()  # not select(), which can't look at file numbers above 1023
     try:
-        readable, _, _ = select.select([connection.pgconn.socket], [], [], 0)
-    except (OSError, ValueError, psycopg.OperationalError):
+        events.register(connection.pgconn.socket, select.POLLIN)
+    except psycopg.OperationalError:
         return False
-    return not readable
+    return not events.poll(0)
 
 
 def _short(error: BaseException) -> str:
@@ -205,15 +224,5 @@ def _short(error: BaseException) -> str:
 
 
 def _state_in(text: str) -> str | None:
-    """libpq gives no SQLSTATE for a refused connection: tell by its words."""
-    if (
-        "password authentication failed" in text
-        or "no password supplied" in text
-        or "no pg_hba.conf entry" in text
-    ):
-        return "28P01"
-    if "role" in text and "does not exist" in text:
-        return "28000"
-    if "database" in text and "does not exist" in text:
-        return "3D000"
-    return None
+    """libpq gives no SQLSTATE for a refused connection: tell by the words of PostgreSQL and PgBouncer."""
+    return next((state for words, state in _REFUSALS if re.search(words, text)), None)

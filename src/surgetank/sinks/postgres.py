@@ -8,7 +8,7 @@ skipped. Then it locks the threads' rows, so that two buffers never write to one
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,16 +207,19 @@ def _ns_pk(threads: dict[str, Thread], key: Sequence[Any]) -> int:
 
 def _drop_replayed_blobs(cursor: Rows, batch: Batch, threads: dict[str, Thread]) -> None:
     """A parked entry that is tried again must not come before a version that was stored meanwhile."""
-    for key in [k for k in batch.blobs if k in batch.replayed]:
+    stored: set[BlobKey] = set()
+    for key in [k for k, _ in batch.blobs if k in batch.replayed]:
         thread, ns, channel, version = key
         arguments = {"ns_pk": threads[thread].ns_pks[ns], "channel": channel, "version": version}
         if cursor.execute(SQL["stored_version"], arguments).fetchone() is not None:
-            del batch.blobs[key]
+            stored.add(key)
+    if stored:
+        batch.blobs = [(key, blob) for key, blob in batch.blobs if key not in stored]
 
 
 def _load_chains(cursor: Rows, batch: Batch, threads: dict[str, Thread]) -> None:
     wanted: dict[tuple[int, str], Thread] = {}
-    for key in batch.blobs:
+    for key, _ in batch.blobs:
         thread, pair = threads[key[0]], (_ns_pk(threads, key), key[2])
         if pair[0] not in thread.fresh and pair not in thread.channels:
             wanted[pair] = thread
@@ -237,7 +240,7 @@ def _copy_blobs(cursor: Rows, batch: Batch, threads: dict[str, Thread], tallies:
         return
     with cursor.copy(SQL["copy_blobs"]) as copy:
         copy.set_types(_COPY_BLOBS)
-        for key, (type_, data) in batch.blobs.items():
+        for key, (type_, data) in batch.blobs:
             thread_id, _, channel, version = key
             ns_pk = _ns_pk(threads, key)
             blob = chains.next_blob(threads[thread_id], ns_pk, channel, type_, data)
@@ -336,6 +339,7 @@ def _project_states(
     cursor: Rows, batch: Batch, threads: dict[str, Thread], tallies: dict[str, _Tally]
 ) -> None:
     latest: dict[str, tuple[str, CheckpointRecord]] = {}
+    values = dict(batch.blobs)  # of a version put twice the last counts
     for (thread_id, ns, checkpoint_id), record in batch.checkpoints.items():
         if ns == "" and checkpoint_id >= max(
             threads[thread_id].checkpoint_id or "", latest.get(thread_id, ("",))[0]
@@ -348,7 +352,7 @@ def _project_states(
         parts = []
         for channel, version in versions.items():
             if thread.versions.get(channel) != version:
-                value = _channel_value(cursor, batch, thread, channel, version)
+                value = _channel_value(cursor, values, thread, channel, version)
                 if value is not None:
                     encoded, replaced = projection.project(channel, *value)
                     parts.append((channel, encoded))
@@ -366,11 +370,11 @@ def _shown_versions(record: CheckpointRecord) -> dict[str, str]:
 
 
 def _channel_value(
-    cursor: Rows, batch: Batch, thread: Thread, channel: str, version: str
+    cursor: Rows, values: Mapping[BlobKey, tuple[str, bytes]], thread: Thread, channel: str, version: str
 ) -> tuple[str, bytes] | None:
     key: BlobKey = (thread.thread_id, "", channel, version)
-    if key in batch.blobs:
-        return batch.blobs[key]
+    if key in values:
+        return values[key]
     return deletion.load_value(cursor, thread.ns_pks[""], channel, version)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import ormsgpack
 
@@ -29,7 +30,8 @@ class Batch:
 
     checkpoints: dict[CheckpointKey, CheckpointRecord] = field(default_factory=dict)
     writes: dict[WriteKey, WriteRecord] = field(default_factory=dict)
-    blobs: dict[BlobKey, tuple[str, bytes]] = field(default_factory=dict)
+    # Not folded: how blobs are numbered must not depend on how entries are grouped into transactions.
+    blobs: list[tuple[BlobKey, tuple[str, bytes]]] = field(default_factory=list)
     replayed: set[tuple[str, ...]] = field(default_factory=set)
 
     def __bool__(self) -> bool:
@@ -38,7 +40,8 @@ class Batch:
     @property
     def namespaces(self) -> set[tuple[str, str]]:
         """Threads and namespaces that have rows."""
-        return {key[:2] for rows in (self.checkpoints, self.writes, self.blobs) for key in rows}
+        keys: list[tuple[Any, ...]] = [*self.checkpoints, *self.writes, *(key for key, _ in self.blobs)]
+        return {key[:2] for key in keys}
 
     def drop_late_writes(self, buried: set[CheckpointKey]) -> None:
         """Leave out writes that came after the deletion of the checkpoint that they belong to."""
@@ -108,11 +111,9 @@ def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[C
             )  # fmt: skip
     if dropped:
         return
-    for key, blob in blobs:
-        batch.blobs.pop(key, None)  # a version put again comes last, and the last one counts
-        batch.blobs[key] = blob
-        if entry.replayed:
-            batch.replayed.add(key)
+    batch.blobs += blobs
+    if entry.replayed:
+        batch.replayed |= {key for key, _ in blobs}
 
 
 def _add_checkpoint(
