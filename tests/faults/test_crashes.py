@@ -14,9 +14,9 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from support import workload
 from support.waiting import wait_until
-
 from surgetank import LeaseLost
 from surgetank.buffer.protocol import Due
 from surgetank.model import JobStatus

@@ -107,7 +107,7 @@ class FaithfulSerializer(JsonPlusSerializer):
         for _ in range(_MAX_PATH):
             failing = self._failing_child(value)
             if failing is None:
-                return ValueRefused(path, *types.reason(value, error))
+                return ValueRefused(path, *self._why(value, error))
             step, value, error = failing
             path += step
             if id(value) in seen and isinstance(value, (dict, list, tuple)):
@@ -116,6 +116,14 @@ class FaithfulSerializer(JsonPlusSerializer):
         return ValueRefused(
             path, "nested too deeply for msgpack (about 120 levels)", "store it as text, or flatten it"
         )
+
+    def _why(self, value: Any, error: Exception) -> tuple[str, str]:
+        if type(value) not in types.PLAIN:
+            try:  # ormsgpack doesn't pass on what our code raises: ask again
+                self._registry.take_apart(value)
+            except ValueRefused as refused:
+                error = refused
+        return types.reason(value, error)
 
     def _failing_child(self, value: Any) -> tuple[str, Any, Exception] | None:
         for step, child in types.children(value):

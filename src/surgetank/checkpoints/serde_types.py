@@ -40,6 +40,7 @@ _OWN_SAFE = {
     ("langgraph.store.base", "Item"), ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
 }  # fmt: skip
 _BASES: dict[str, type] = {b.__name__: b for b in (dict, list, tuple, set, frozenset, str, int, float, bytes)}
+PLAIN = frozenset((dict, list, str, int, float, bool, bytes, bytearray, memoryview, type(None)))
 _SIMPLE_NUMPY = frozenset("biufcSUMmV?")
 
 
@@ -150,11 +151,8 @@ def _shown(key: Any) -> str:
 
 def reason(value: Any, error: Exception) -> tuple[str, str]:
     """Why a value is refused, and what to do instead."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ValueRefused):  # ormsgpack wraps what our code raises
-        cause = cause.__cause__
-    if cause is not None:
-        return cause.reason, cause.remedy
+    if isinstance(error, ValueRefused):
+        return error.reason, error.remedy
     text = str(error)
     if "ecursion" in text:
         return "nested too deeply for msgpack, or a cycle", "flatten it, or store ids instead of references"

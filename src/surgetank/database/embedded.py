@@ -12,19 +12,26 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, MissingExtra
 
 _ROOT_USER = "pgserver"  # PostgreSQL refuses to run as root
 _SOCKET_BYTES = 100  # a Unix socket's path may have 107
+_PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # what needs no quoting in PostgreSQL's settings and in a shell
+_UNQUOTABLE = '"$`\\\n'  # pg_ctl puts the folder between double quotes into a shell's command
+_DEAD = str(2**31 - 1)  # a number that no process has
+_START_S = 60
 _CONFIG = """
 # Written by Surgetank when it made this folder.
 listen_addresses = ''
@@ -43,7 +50,7 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, home: Path) -> None:
-        self.home = home.expanduser().absolute()
+        self.home = home.expanduser().resolve()
         self.data = self.home / "postgres"
         self.log_path = self.home / "postgres.log"
         self._bin = _programs()
@@ -54,14 +61,14 @@ class EmbeddedPostgres:
     @property
     def url(self) -> str:
         """libpq URL of the server's database."""
-        return f"postgresql://postgres@/postgres?host={self._socket_dir}"
+        return f"postgresql://postgres@/postgres?host={quote(str(self._socket_dir))}"
 
     @property
     def pid(self) -> int | None:
         """Process id of the server, None when it doesn't run."""
         with suppress(OSError, ValueError, IndexError):
-            pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
-            if _is_postgres(pid):
+            pid = int(self._pid_file()[0])
+            if _serves(pid, os.fsencode(self.data)):
                 return pid
         return None
 
@@ -73,13 +80,14 @@ class EmbeddedPostgres:
         """Use the server, starting it if it doesn't run; makes its data folder the first time."""
         self._make_home()
         with self._turn():
+            self._initialize()
+            if not self.is_running():
+                self._launch()
+            self._await_ready()
             if self._shared is None:
                 self._shared = (self.home / "postgres.users").open("ab")
                 fcntl.flock(self._shared, fcntl.LOCK_SH)
                 atexit.register(self.stop)
-            self._initialize()
-            if not self.is_running():
-                self._launch()
 
     def stop(self) -> None:
         """Leave the server; the last one to leave stops it. Idempotent."""
@@ -92,19 +100,48 @@ class EmbeddedPostgres:
                 last = True
             except BlockingIOError:
                 last = False
-            if last:
-                self.shut_down()
-            self._shared.close()
-            self._shared = None
+            try:
+                if last:
+                    self.shut_down()
+            finally:
+                self._shared.close()
+                self._shared = None
 
     def shut_down(self, mode: str = "fast") -> None:
         """Stop the server whoever uses it."""
-        if self.is_running():
-            self._run("pg_ctl", "stop", "-D", str(self.data), "-m", mode, "-w", "-t", "30")
+        try:
+            if self.is_running():
+                self._run("pg_ctl", "stop", "-D", str(self.data), "-m", mode, "-w", "-t", "30")
+        except DatabaseUnavailable:
+            # Too slow or hung. Nothing is lost: PostgreSQL replays its log at the next start.
+            if self.is_running():
+                self._run("pg_ctl", "stop", "-D", str(self.data), "-m", "immediate", "-w", "-t", "30")
 
     # -- steps
 
+    def _pid_file(self) -> list[str]:
+        """The lines of PostgreSQL's pid file; the eighth is its state."""
+        return (self.data / "postmaster.pid").read_text().splitlines()
+
+    def _await_ready(self) -> None:
+        """A server that another process started may still be replaying its log after a crash."""
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
+            with suppress(OSError, IndexError):
+                if self._pid_file()[7].strip() == "ready":
+                    return
+            time.sleep(0.02)
+        raise DatabaseUnavailable(
+            f"The embedded PostgreSQL in {self.data} is not ready after {_START_S} s.",
+            remedy=f"wait until it has recovered, see {self.log_path}.",
+        )
+
     def _make_home(self) -> None:
+        if set(_UNQUOTABLE) & set(str(self.data)):
+            raise ConfigurationError(
+                f"PostgreSQL can't be started in a folder with this name: {self.home}.",
+                remedy="set SURGETANK_HOME to a folder without quotes, dollar signs and backslashes in its name.",
+            )
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.home):
@@ -143,7 +180,13 @@ class EmbeddedPostgres:
         )  # fmt: skip
         with (aside / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.write(_CONFIG)
-        aside.rename(self.data)
+        try:
+            aside.rename(self.data)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.data} exists and is not a PostgreSQL data directory ({error.strerror}).",
+                remedy="move it away, or set another SURGETANK_HOME.",
+            ) from error
 
     def _hand_over(self, folder: Path) -> None:
         """As root: give the folder to the user that PostgreSQL runs as, and let it pass through the folders above."""
@@ -162,21 +205,13 @@ class EmbeddedPostgres:
             self._hand_over(self.data)
             os.chown(self.log_path, *_ensure_user(self._user))
             os.chown(self._socket_dir, *_ensure_user(self._user))
+        self._disown_locks()
         options = f"-c unix_socket_directories='{self._socket_dir}' -c unix_socket_permissions=0700"
         try:
             self._run(
-                "pg_ctl",
-                "start",
-                "-D",
-                str(self.data),
-                "-l",
-                str(self.log_path),
-                "-o",
-                options,
-                "-w",
-                "-t",
-                "60",
-            )
+                "pg_ctl", "start", "-D", str(self.data), "-l", str(self.log_path), "-o", options,
+                "-w", "-t", str(_START_S),
+            )  # fmt: skip
         except DatabaseUnavailable as error:
             tail = self.log_path.read_text(errors="replace")[-1500:]
             raise DatabaseUnavailable(
@@ -184,14 +219,32 @@ class EmbeddedPostgres:
                 remedy=f"read {self.log_path}; free disk space; or give a database URL instead.",
             ) from error
 
+    def _disown_locks(self) -> None:
+        """Take the killed server's number out of its lock files.
+
+        PostgreSQL refuses to start while a process has that number, be it a stranger that got it after a reboot or a
+        zombie that a container's init never collects. The rest stays: by it PostgreSQL sees whether children of the
+        killed server still use the data.
+        """
+        for lock in (self.data / "postmaster.pid", self._socket_dir / ".s.PGSQL.5432.lock"):
+            with suppress(FileNotFoundError):
+                _, newline, rest = lock.read_text().partition("\n")
+                lock.write_text(_DEAD + newline + rest)
+
     def _choose_socket_dir(self) -> Path:
-        if len(os.fsencode(self.data)) + len("/.s.PGSQL.5432.lock") < _SOCKET_BYTES and "'" not in str(
-            self.data
-        ):
+        short = len(os.fsencode(self.data)) + len("/.s.PGSQL.5432.lock") < _SOCKET_BYTES
+        if short and _PLAIN.fullmatch(str(self.data)):
             return self.data
         name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
         folder = Path(tempfile.gettempdir()) / f"surgetank-{os.geteuid()}-{name}"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        owners = {os.geteuid(), *(_ensure_user(self._user)[:1] if self._user else ())}
+        if not folder.is_dir() or folder.is_symlink() or folder.stat().st_uid not in owners:
+            raise ConfigurationError(
+                f"The folder {folder} for PostgreSQL's socket belongs to somebody else.",
+                remedy="remove it, or set TMPDIR to a folder of your own.",
+            )
         return folder
 
     def _version(self) -> str:
@@ -244,19 +297,26 @@ def _ensure_user(name: str) -> tuple[int, int]:
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
-        subprocess.run(["useradd", "--system", name], check=True, capture_output=True)  # noqa: S603, S607
+        try:
+            subprocess.run(["useradd", "--system", name], check=True, capture_output=True)  # noqa: S603, S607
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ConfigurationError(
+                f"PostgreSQL doesn't run as root, and the system user {name!r} can't be made ({error}).",
+                remedy=f"make the user {name!r}, run as another user than root, or give a database URL.",
+            ) from error
         entry = pwd.getpwnam(name)
     return entry.pw_uid, entry.pw_gid
 
 
-def _is_postgres(pid: int) -> bool:
-    """Whether the process lives and is a PostgreSQL server: after a crash the pid may be somebody else's."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _serves(pid: int, data: bytes) -> bool:
+    """Whether the process lives and is the server of the folder: after a crash the number may be somebody else's."""
+    if Path("/proc/self/cmdline").exists():
+        with suppress(OSError):
+            return data in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")  # empty for a zombie
         return False
-    except PermissionError:
-        pass
-    with suppress(OSError):
-        return b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return True
+    shown = subprocess.run(  # noqa: S603 - a fixed command
+        ["ps", "-ww", "-o", "args=", "-p", str(pid)],
+        check=False,
+        capture_output=True,  # noqa: S607
+    )
+    return b" -D " + data + b" " in shown.stdout

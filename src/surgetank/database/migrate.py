@@ -7,7 +7,6 @@ is to do, finding out costs one SELECT.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ import psycopg
 from psycopg import Connection
 
 from surgetank.database.pool import Database
-from surgetank.exceptions import ConfigurationError, SchemaTooNew
+from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, SchemaTooNew
 
 _LOCK = 0x53544B4D  # "STKM"
+_WAIT_AT_MOST: LiteralString = "SET LOCAL lock_timeout = '60s'"
 _SCHEMA: LiteralString = """
 CREATE SCHEMA IF NOT EXISTS surgetank;
 CREATE TABLE IF NOT EXISTS surgetank.schema_migrations (
@@ -56,6 +56,7 @@ def load(folder: Traversable | None = None) -> list[Migration]:
             number, _, name = file.name.removesuffix(".sql").partition("_")
             sql = file.read_text(encoding="utf-8")
             found.append(Migration(int(number), name, sql))  # pyright: ignore[reportArgumentType]
+    assert len({migration.version for migration in found}) == len(found), "two migrations have one number"
     return sorted(found, key=lambda migration: migration.version)
 
 
@@ -80,7 +81,7 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
     """Apply what is missing; returns the names. Safe for many processes at once.
 
     Raises `SchemaTooNew` for a database that a newer Surgetank migrated, `ConfigurationError` for a missing
-    permission or a migration that was changed after it was applied.
+    permission or a migration that was changed after it was applied, `DatabaseUnavailable`.
     """
     done: list[str] = []
     migrations = load(folder)
@@ -90,6 +91,7 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
         with database.connection() as connection:
             # Whoever waited for the lock must see what the one before it did, whatever the database's default is.
             connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            connection.execute(_WAIT_AT_MOST)
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             connection.execute(_SCHEMA)
             for migration in _missing(migrations, applied(connection), database.address):
@@ -101,8 +103,20 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
                 done.append(f"{migration.version:04}_{migration.name}")
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigurationError(
-            f"The database user may not set up Surgetank's tables at {database.address}: {error.diag.message_primary}.",
-            remedy="GRANT CREATE ON DATABASE ... TO the user, or run `surgetank migrate` as one who has it.",
+            f"The database user may not set up or use Surgetank's tables at {database.address}: "
+            f"{error.diag.message_primary}.",
+            remedy="GRANT CREATE ON DATABASE ... TO the user (or run `surgetank migrate` as one who has it); if the "
+            "tables are another user's: GRANT ALL ON SCHEMA surgetank and ON ALL TABLES IN SCHEMA surgetank.",
+        ) from error
+    except psycopg.errors.ReadOnlySqlTransaction as error:
+        raise ConfigurationError(
+            f"{database.address} is read-only (a standby?), and Surgetank's tables are not set up there.",
+            remedy="give the URL of the primary, or add target_session_attrs=read-write to it.",
+        ) from error
+    except psycopg.errors.LockNotAvailable as error:
+        raise DatabaseUnavailable(
+            f"Another process has held up the migration of {database.address} for a minute.",
+            remedy="it is tried again by itself; look into pg_stat_activity for who holds the lock.",
         ) from error
     return done
 
@@ -128,7 +142,6 @@ class MigratedDatabase(Database):
     """A database whose schema is brought up to date before its first use, whenever it can first be reached."""
 
     _ready = False
-    _migrating = threading.Lock()
 
     @contextmanager
     def connection(self) -> Iterator[Connection[Any]]:
@@ -139,12 +152,11 @@ class MigratedDatabase(Database):
 
     def prepare(self) -> list[str]:
         """Migrate now; returns what was applied."""
-        with self._migrating:
-            if self._ready:
-                return []
-            done = migrate(_Unready(self))
-            self._ready = True
-            return done
+        done = migrate(
+            _Unready(self)
+        )  # safe in several threads at once: the database's lock puts them in order
+        self._ready = True
+        return done
 
 
 class _Unready(Database):
