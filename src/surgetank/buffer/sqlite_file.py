@@ -122,8 +122,9 @@ def connect(path: Path, *, durability: str) -> sqlite3.Connection:
     with named_errors(path):
         connection = _open(path)
         try:
-            _recognize(connection, path)  # before the settings below, which write into the file
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            # First of all: the settings of a new file write into it, and would into a stranger's or a damaged one.
+            if not _recognize(connection, path):
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             # Moving WAL pages into the file is `maintain`'s work; 256 MiB is the brake if nobody maintains.
