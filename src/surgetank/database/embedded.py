@@ -314,9 +314,6 @@ def _serves(pid: int, data: bytes) -> bool:
         with suppress(OSError):
             return data in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")  # empty for a zombie
         return False
-    shown = subprocess.run(  # noqa: S603 - a fixed command
-        ["ps", "-ww", "-o", "args=", "-p", str(pid)],
-        check=False,
-        capture_output=True,  # noqa: S607
-    )
+    listing = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
+    shown = subprocess.run(listing, check=False, capture_output=True)  # noqa: S603
     return b" -D " + data + b" " in shown.stdout

@@ -54,6 +54,13 @@ def _parse(url: str) -> dict[str, Any]:
             "The database URL is empty.",
             remedy="use postgresql://user:password@host:5432/database, or leave it out.",
         )
+    ports, hosts = (str(parts.get(name) or "").split(",") for name in ("port", "host"))
+    if any(port and not port.isdecimal() for port in ports) or any("@" in host[1:] for host in hosts):
+        # What stands there may be a piece of the password, so it isn't shown.
+        raise ConfigurationError(
+            "Host or port in the database URL can't be read.",
+            remedy="percent-encode special characters in the password (@ is %40, / is %2F, : is %3A).",
+        )
     return dict(parts)
 
 
