@@ -138,6 +138,8 @@ class StreamFlusher:
             with self._heartbeat(job, held):
                 while not stop.is_set():
                     outcomes += self._flush(job, leased, held, stop)
+                    if self.breaker.state() is BreakerState.OPEN:
+                        break  # the sink is down: asking for each partition would only hammer it
                     failed = {o.partition for o in outcomes if o.failure is not None}
                     leased = again(failed) if again is not None else []
                     if not leased:
@@ -157,6 +159,7 @@ class StreamFlusher:
         failed = {o.partition for o in outcomes if o.failure is not None}
         if up_to_seq is None or self._left(up_to_seq, partition) <= len(failed):
             return []
+        down = self.breaker.view().last_error if self.breaker.state() is BreakerState.OPEN else None
         states = [s for s in self._buffer.states(self.stream) if partition in (None, s.partition)]
         return [
             PartitionOutcome(
@@ -164,9 +167,9 @@ class StreamFlusher:
                 s.partition,
                 failure=Failure(
                     FailureKind.TRANSIENT,
-                    f"not flushed by this job; {'held by ' + s.leased_by if s.leased_by else 'still waiting'}",
+                    f"not tried: {down}" if down else f"held by {s.leased_by or 'nobody'} all the while",
                     "StillWaiting",
-                    remedy="flush again, or let the background flush do it.",
+                    remedy="" if down else "flush again, or let the background flush do it.",
                 ),
             )
             for s in states
