@@ -5,6 +5,7 @@ No network and no model key: the model is a script. What is shown is read from t
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 import threading
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from surgetank.checkpoints.saver import SurgetankSaver
 
 _QUESTIONS = ("How warm is it in Oslo?", "And in Rome?", "Which is warmer?", "Measure it again, please.")
-_OUTAGE_STEPS = 40
 
 
 def demo(
@@ -44,6 +44,7 @@ def demo(
 
 def _play(home: Path, threads: int) -> int:
     started = time.monotonic()
+    logging.getLogger("surgetank").setLevel(logging.CRITICAL)  # what the log would say is shown below
     _title("1. Start: buffer and embedded PostgreSQL")
     settings: dict[str, Any] = {
         "flush_age": 3600.0,
@@ -150,15 +151,15 @@ def _outage(tank: Surgetank) -> None:
     _title("5. PostgreSQL stops while a run goes on")
     saver = tank.checkpointer()
     graph = scripted_agent(saver, pause_s=0.1)
-    failed = threading.Event()
+    enough = threading.Event()
 
-    def long_run() -> None:
-        try:
-            for number in range(_OUTAGE_STEPS // 4):
-                graph.invoke({"messages": [("user", f"Question {number}?")]}, _config("demo-outage"))
-        except BaseException:
-            failed.set()
-            raise
+    def long_run() -> int:
+        """Ask on and on; a failing checkpointer would end it with an error."""
+        questions = 0
+        while not enough.is_set() and questions < 500:
+            graph.invoke({"messages": [("user", f"Question {questions}?")]}, _config("demo-outage"))
+            questions += 1
+        return questions
 
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(long_run)
@@ -171,15 +172,18 @@ def _outage(tank: Surgetank) -> None:
         for notice in tank.status().notices:
             out.print(f"   the user sees ({notice.severity}): {notice.message}", markup=False)
         before = tank.status().buffer.entries
-        _wait(lambda: tank.status().buffer.entries > before + 10, "the run to go on")
+        _wait(lambda: run.done() or tank.status().buffer.entries > before + 30, "the run to go on")
+        state = "has failed" if run.done() else "goes on"
+        last = tank.jobs(limit=1)[0]
         out.print(
-            f"   the run goes on: {tank.status().buffer.entries} entries wait, the run has"
-            f" {'failed' if failed.is_set() else 'not failed'}; last job: {tank.jobs(limit=1)[0].status.value}",
+            f"   the run {state}: {tank.status().buffer.entries} entries wait; the last flush job:"
+            f" {last.status.value}, {last.result.get('rows_flushed', 0)} rows",
             markup=False,
         )
         embedded.start()
         out.print("   PostgreSQL is started again.", markup=False)
-        run.result()
+        enough.set()
+        out.print(f"   the run ended by itself after {run.result()} questions.", markup=False)
     _wait(lambda: tank.status().buffer.entries == 0, "everything to arrive")
     picture = tank.status()
     with tank.parts.database.connection() as connection:

@@ -1,0 +1,197 @@
+"""The command line as a person and a script use it: real processes on a real database."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from support.savers import listed, put, put_chain
+from support.waiting import wait_until
+
+
+@pytest.fixture
+def cli(tmp_path: Path, database_url: str) -> Any:
+    """Runs `surgetank ARGS`; returns the finished process."""
+    environment = {
+        **os.environ,
+        "SURGETANK_HOME": str(tmp_path / "home"),
+        "SURGETANK_DATABASE_URL": database_url,
+        "SURGETANK_FLUSH_AGE": "0",
+    }
+
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "surgetank", *arguments],
+            capture_output=True, text=True, check=False, env={**environment, **more}, timeout=60,
+        )  # fmt: skip
+
+    run.environment = environment  # type: ignore[attr-defined]
+    return run
+
+
+def refuse_step(url: str, step: int) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            f"ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> '{step}')"
+        )
+
+
+def test_the_help_teaches_every_command(cli):
+    top = cli("--help")
+    assert top.returncode == 0
+    for command in ("demo", "status", "flush", "jobs", "parked", "prune", "worker", "migrate", "doctor"):
+        assert command in top.stdout
+        page = cli(command, "--help")
+        assert page.returncode == 0
+        assert len(page.stdout) > 200, command
+    assert "Exit codes" in top.stdout
+
+
+def test_status_flush_and_jobs_tell_the_same_story(cli, tank):
+    put_chain(tank.checkpointer(), "t", 5)
+    waiting = json.loads(cli("status", "--json").stdout)
+    assert waiting["buffer"]["entries"] == 5
+    assert waiting["lag_s"] > 0
+    assert waiting["sinks"][0]["reachable"] is True
+    assert "5 entries" in cli("status").stdout
+
+    flushed = cli("flush", "--json")
+    job = json.loads(flushed.stdout)
+    assert flushed.returncode == 0
+    assert (job["status"], job["result"]["entries_flushed"], job["trigger"]) == ("completed", 5, "manual")
+
+    listing = json.loads(cli("jobs", "list", "--json").stdout)
+    assert [j["id"] for j in listing] == [job["id"]]
+    assert job["id"] in cli("jobs", "show", job["id"][:10]).stdout
+    assert job["id"][:12] in cli("jobs", "list").stdout
+    after = cli("status")
+    assert after.returncode == 0
+    assert "0 entries" in after.stdout
+    assert len(listed(tank.checkpointer(), "t")) == 5
+
+
+def test_flushing_one_thread_leaves_the_others(cli, tank):
+    put_chain(tank.checkpointer(), "a", 2)
+    put_chain(tank.checkpointer(), "b", 2)
+    assert cli("flush", "a").returncode == 0
+    assert tank.status().buffer.entries == 2
+
+
+def test_parked_entries_are_listed_shown_exported_and_retried(cli, tank, database_url, tmp_path):
+    refuse_step(database_url, 1)
+    put_chain(tank.checkpointer(), "t", 3)
+    flushed = cli("flush")
+    assert flushed.returncode == 3
+    assert "parked" in flushed.stdout
+    status = cli("status")
+    assert status.returncode == 1
+    assert "surgetank parked show 1" in status.stdout
+
+    listing = cli("parked", "list", "--json")
+    assert listing.returncode == 1
+    (entry,) = json.loads(listing.stdout)
+    assert (entry["partition"], entry["failure"]["sqlstate"]) == ("t", "23514")
+    assert "refuse" in cli("parked", "show", str(entry["id"])).stdout
+    assert cli("parked", "show", "99").returncode == 2
+
+    file = tmp_path / "parked.jsonl"
+    assert cli("parked", "export", str(file)).returncode == 0
+    assert json.loads(file.read_text())["partition"] == "t"
+
+    assert cli("parked", "retry").returncode == 3
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE surgetank.checkpoints DROP CONSTRAINT refuse")
+    assert cli("parked", "retry").returncode == 0
+    assert cli("parked", "list").returncode == 0
+    assert len(listed(tank.checkpointer(), "t")) == 3
+
+
+def test_a_failed_flush_has_its_exit_code_and_can_be_retried_by_job(cli, tank):
+    put_chain(tank.checkpointer(), "t", 2)
+    failed = cli("flush", "--json", SURGETANK_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing")
+    assert failed.returncode == 1
+    job = json.loads(failed.stdout)
+    assert job["status"] == "failed"
+    assert job["result"]["errors"][0]["stack_trace"]
+    retried = cli("jobs", "retry", job["id"], "--json")
+    assert retried.returncode == 0
+    assert json.loads(retried.stdout)["retry_of"] == job["id"]
+
+
+def test_prune_says_what_it_would_do_before_it_does_it(cli, tank):
+    put_chain(tank.checkpointer(), "t", 4)
+    dry = cli("prune", "t", "--dry-run", "--json")
+    assert json.loads(dry.stdout) == {"t": {"(root)": 3}}
+    assert len(listed(tank.checkpointer(), "t")) == 4
+    assert cli("prune", "t").returncode == 0
+    assert len(listed(tank.checkpointer(), "t")) == 1
+    assert cli("prune", "t", "--strategy", "delete").returncode == 0
+    assert listed(tank.checkpointer(), "t") == []
+    assert cli("prune", "t", "--strategy", "nonsense").returncode == 2
+
+
+def test_migrate_is_idempotent_and_doctor_checks_everything(cli, fresh_database):
+    first = cli("migrate", "--json", SURGETANK_DATABASE_URL=fresh_database)
+    assert json.loads(first.stdout)["applied"]
+    again = cli("migrate", SURGETANK_DATABASE_URL=fresh_database)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    checks = {f["check"]: f["state"] for f in json.loads(cli("doctor", "--json").stdout)}
+    assert {"python", "home", "buffer", "database", "schema", "flow"} <= checks.keys()
+    assert set(checks.values()) <= {"ok", "warning"}
+    down = cli("doctor", SURGETANK_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing")
+    assert down.returncode == 1
+    assert "way out" in down.stdout
+
+
+def test_wrong_usage_and_settings_exit_with_two_and_no_traceback(cli):
+    for done in (cli("frobnicate"), cli("status", "--colour"), cli("status", SURGETANK_DURABILITY="wish")):
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert done.stderr
+    secret = cli("status", SURGETANK_DATABASE_URL="postgresql://u:hunter2@h:bad/x")
+    assert secret.returncode == 2
+    assert "hunter2" not in secret.stderr + secret.stdout
+    assert "way out" in secret.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_flushes_and_ends_cleanly_when_it_is_told_to(cli, tank, number):
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "surgetank", "worker"], env=cli.environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        saver = tank.checkpointer()
+        put_chain(saver, "t", 3)
+        wait_until(lambda: tank.status().buffer.entries == 0, "the worker to flush")
+        put(saver, "t", {"last": 1})
+        worker.send_signal(number)
+        _, said = worker.communicate(timeout=20)
+    finally:
+        worker.kill()
+        worker.wait()
+    assert worker.returncode == 0, said
+    assert "stopping" in said
+    assert all(s.leased_by is None for s in tank.parts.buffer.states())
+    assert tank.flush().ok
+
+
+def test_the_demo_ends_by_itself_with_everything_arrived(cli):
+    done = cli("demo", "--threads", "3", SURGETANK_DATABASE_URL="", SURGETANK_HOME="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for sign in (
+        "PostgreSQL is stopped",
+        "the user sees",
+        "the run goes on",
+        "everything arrived",
+        "nan",
+        "replaced",
+    ):
+        assert sign in done.stdout, sign
