@@ -150,16 +150,13 @@ def _show_values(tank: Surgetank, saver: SurgetankSaver) -> None:
 def _outage(tank: Surgetank) -> None:
     _title("5. PostgreSQL stops while a run goes on")
     saver = tank.checkpointer()
-    graph = scripted_agent(saver, pause_s=0.1)
     enough = threading.Event()
+    graph = scripted_agent(saver, pause_s=0.05, go_on=lambda: not enough.is_set())
 
     def long_run() -> int:
-        """Ask on and on; a failing checkpointer would end it with an error."""
-        questions = 0
-        while not enough.is_set() and questions < 500:
-            graph.invoke({"messages": [("user", f"Question {questions}?")]}, _config("demo-outage"))
-            questions += 1
-        return questions
+        """One run of the graph; a failing checkpointer would end it with an error."""
+        limits = {**_config("demo-outage"), "recursion_limit": 10_000}
+        return int(graph.invoke({"messages": [("user", _QUESTIONS[0])]}, limits)["turn"])
 
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(long_run)
@@ -183,7 +180,7 @@ def _outage(tank: Surgetank) -> None:
         embedded.start()
         out.print("   PostgreSQL is started again.", markup=False)
         enough.set()
-        out.print(f"   the run ended by itself after {run.result()} questions.", markup=False)
+        out.print(f"   the run ended by itself after {run.result()} answers.", markup=False)
     _wait(lambda: tank.status().buffer.entries == 0, "everything to arrive")
     picture = tank.status()
     with tank.parts.database.connection() as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from surgetank.exceptions import MissingExtra
@@ -12,8 +13,11 @@ if TYPE_CHECKING:
     from surgetank.checkpoints.saver import SurgetankSaver
 
 
-def scripted_agent(saver: SurgetankSaver, *, pause_s: float = 0.0) -> Any:
-    """A compiled LangGraph graph on `saver`. Its model waits `pause_s` seconds before each answer.
+def scripted_agent(
+    saver: SurgetankSaver, *, pause_s: float = 0.0, go_on: Callable[[], bool] = lambda: False
+) -> Any:
+    """A compiled LangGraph graph on `saver`. Its model waits `pause_s` seconds before each answer, and asks itself
+    the next question while `go_on()` says so, which makes one long run.
 
     The state has a growing list of messages, NaNs (a broken sensor) and a NUL character. Raises `MissingExtra`.
     """
@@ -35,7 +39,9 @@ def scripted_agent(saver: SurgetankSaver, *, pause_s: float = 0.0) -> Any:
         if isinstance(last, HumanMessage):
             call = {"name": "thermometer", "args": {"places": ("Oslo", "Rome")}, "id": f"call-{turn}"}
             return {"messages": [AIMessage("I will measure.", tool_calls=[call])]}
-        return {"messages": [AIMessage(f"I measured: {last.content}")], "turn": turn + 1}
+        answer = AIMessage(f"I measured: {last.content}")
+        more = [HumanMessage("Measure it again, please.")] if go_on() else []
+        return {"messages": [answer, *more], "turn": turn + 1}
 
     def read_sensor(_: dict[str, Any]) -> dict[str, Any]:
         # What PostgreSQL's jsonb refuses: NaN, and a NUL character.
@@ -49,7 +55,10 @@ def scripted_agent(saver: SurgetankSaver, *, pause_s: float = 0.0) -> Any:
         return {"messages": [ToolMessage("21.5 degrees " + "." * 400, tool_call_id=call["id"])]}
 
     def next_step(values: dict[str, Any]) -> str:
-        return "tools" if values["messages"][-1].tool_calls else END
+        last = values["messages"][-1]
+        if isinstance(last, HumanMessage):
+            return "model"
+        return "tools" if last.tool_calls else END
 
     tools: Any = StateGraph(state)
     tools.add_node("read_sensor", read_sensor)
@@ -61,6 +70,6 @@ def scripted_agent(saver: SurgetankSaver, *, pause_s: float = 0.0) -> Any:
     graph.add_node("model", model)
     graph.add_node("tools", tools.compile())
     graph.add_edge(START, "model")
-    graph.add_conditional_edges("model", next_step, ["tools", END])
+    graph.add_conditional_edges("model", next_step, ["model", "tools", END])
     graph.add_edge("tools", "model")
     return graph.compile(checkpointer=saver)
