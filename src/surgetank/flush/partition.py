@@ -96,18 +96,23 @@ class Delivery:
 
         `runs` maps partition names to their runs. Raises only what the buffer raises.
         """
-        slices = [s for s in slices if s.entries and not runs[s.lease.partition].closed]
-        if not slices:
-            return
+        todo: list[Sequence[Slice]] = [slices]
+        while todo:
+            group = [s for s in todo.pop() if s.entries and not runs[s.lease.partition].closed]
+            if group:
+                todo += reversed(self._attempt(runs, group))
+
+    def _attempt(self, runs: dict[str, Run], slices: Sequence[Slice]) -> list[Sequence[Slice]]:
+        """Write once; returns what has to be tried again in smaller groups, in order."""
         try:
             written = self._sink.write(slices, buffer_id=self._buffer.id)
         except LeaseLost as error:
-            self._lost(runs, slices, error)
+            return self._lost(runs, slices, error)
         except Exception as error:  # noqa: BLE001 - classified, recorded in the buffer and told by the job
-            self._failed(runs, slices, error)
-        else:
-            self._breaker.success()
-            self._acknowledge(runs, slices, written)
+            return self._failed(runs, slices, error)
+        self._breaker.success()
+        self._acknowledge(runs, slices, written)
+        return []
 
     def _acknowledge(self, runs: dict[str, Run], slices: Sequence[Slice], written: Sequence[Written]) -> None:
         acks: list[Ack] = []
@@ -137,12 +142,11 @@ class Delivery:
                 runs[lease.partition], LeaseLost(f"The lease of {lease.partition!r} ran out meanwhile.")
             )
 
-    def _lost(self, runs: dict[str, Run], slices: Sequence[Slice], error: LeaseLost) -> None:
+    def _lost(self, runs: dict[str, Run], slices: Sequence[Slice], error: LeaseLost) -> list[Sequence[Slice]]:
         if len(slices) > 1:  # find out whose lease it was; the others go on
-            for part in slices:
-                self.deliver(runs, [part])
-            return
+            return [[part] for part in slices]
         self._close(runs[slices[0].lease.partition], error)
+        return []
 
     @staticmethod
     def _close(run: Run, error: LeaseLost) -> None:
@@ -150,28 +154,29 @@ class Delivery:
         run.failure = replace(classify(error), kind=FailureKind.TRANSIENT)
         run.closed = True
 
-    def _failed(self, runs: dict[str, Run], slices: Sequence[Slice], error: Exception) -> None:
+    def _failed(
+        self, runs: dict[str, Run], slices: Sequence[Slice], error: Exception
+    ) -> list[Sequence[Slice]]:
         failure = classify(error)
         if failure.kind is not FailureKind.REJECTED:
             self._breaker.failure(failure.message)
             for part in slices:
                 self._postpone(runs[part.lease.partition], failure)
-            return
+            return []
         self._breaker.success()  # the sink answered
         if (named := _named_entry(slices, error)) is not None:
             index, seq = named
             self._park(runs[slices[index].lease.partition], slices[index].lease, seq, failure)
-            self.deliver(runs, _without(slices, index, seq))
-        elif len(slices) > 1:
+            return [_without(slices, index, seq)]
+        if len(slices) > 1:
             middle = len(slices) // 2
-            self.deliver(runs, slices[:middle])
-            self.deliver(runs, slices[middle:])
-        elif len(slices[0].entries) > 1:
-            part, middle = slices[0], len(slices[0].entries) // 2
-            self.deliver(runs, [Slice(part.lease, part.entries[:middle])])
-            self.deliver(runs, [Slice(part.lease, part.entries[middle:])])
-        else:
-            self._park(runs[slices[0].lease.partition], slices[0].lease, slices[0].entries[0].seq, failure)
+            return [slices[:middle], slices[middle:]]
+        part = slices[0]
+        if len(part.entries) > 1:
+            middle = len(part.entries) // 2
+            return [[Slice(part.lease, part.entries[:middle])], [Slice(part.lease, part.entries[middle:])]]
+        self._park(runs[part.lease.partition], part.lease, part.entries[0].seq, failure)
+        return []
 
     def _postpone(self, run: Run, failure: Failure) -> None:
         if run.closed:
