@@ -157,6 +157,17 @@ def test_a_block_is_one_transaction_kept_on_success_and_undone_on_an_error(datab
     assert backend_pid(database) == first, "a failed statement needs no new connection"
 
 
+def test_a_connection_left_in_the_middle_of_something_is_not_used_again(database: Database) -> None:
+    def break_off() -> None:
+        with database.connection() as connection:
+            connection.pgconn.send_query(b"SELECT pg_sleep(60)")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
+    assert database.ping()
+
+
 def test_more_threads_than_connections_take_turns(fresh_database: str) -> None:
     database = Database(fresh_database, max_size=2)
     with ThreadPoolExecutor(16) as threads:

@@ -182,7 +182,10 @@ def kill_user(user: subprocess.Popen[str]) -> None:
     user.communicate()
 
 
-def test_three_processes_share_one_server_and_a_killed_one_neither_stops_nor_holds_it(home: Path) -> None:
+def test_three_processes_share_one_server_and_a_killed_one_neither_stops_nor_holds_it(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"  # empty: they also agree on who makes the data folder
     users = [use(home) for _ in range(3)]
     assert len({used_pid(user) for user in users}) == 1, "they start at once and get one server"
     server = EmbeddedPostgres(home)
@@ -306,16 +309,39 @@ def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(tmp_path: 
     assert (tmp_path / "postgres" / "letters.txt").read_text() == "mine"
 
 
-def test_a_socket_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+@pytest.fixture
+def far_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The temporary folder, in which the socket has a folder of its own, as for a deep home."""
+    folder = Path(tempfile.mkdtemp(prefix="stk-"))
+    folder.chmod(0o755)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(embedded, "_SOCKET_BYTES", 1)
-    taken = EmbeddedPostgres(tmp_path / "home")
-    folder = next(tmp_path.glob("surgetank-*"))
-    folder.rmdir()
-    folder.symlink_to(tmp_path)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_socket_folder_of_somebody_else_is_refused(home: Path, far_socket: Path) -> None:
+    first = start_embedded(home)
+    (ours,) = far_socket.iterdir()
+    first.stop()
+    assert list(far_socket.iterdir()) == [], "nothing is left behind"
+    ours.symlink_to(home)
     with pytest.raises(ConfigurationError, match="somebody else"):
-        EmbeddedPostgres(tmp_path / "home")
-    assert not taken.is_running()
+        first.start()
+    assert not first.is_running()
+
+
+def test_processes_with_different_temporary_folders_find_one_another(
+    home: Path, far_socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start_embedded(home)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    second = start_embedded(home)
+    assert select(second, "SELECT 1") == 1
+    assert far_socket.name in second.url
+    first.stop()
+    second.stop()
+    assert list(far_socket.iterdir()) == list(tmp_path.glob("surgetank*")) == []
 
 
 def _none(*_: object) -> None:

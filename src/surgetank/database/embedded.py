@@ -56,7 +56,6 @@ class EmbeddedPostgres:
         self._bin = _programs()
         self._user = _ROOT_USER if os.geteuid() == 0 else None
         self._shared: IO[bytes] | None = None
-        self._socket_dir = self._choose_socket_dir()
 
     @property
     def url(self) -> str:
@@ -84,6 +83,7 @@ class EmbeddedPostgres:
             if not self.is_running():
                 self._launch()
             self._await_ready()
+            self._make_socket_dir()  # a server that was found is only trusted in a folder of our own
             if self._shared is None:
                 self._shared = (self.home / "postgres.users").open("ab")
                 fcntl.flock(self._shared, fcntl.LOCK_SH)
@@ -109,6 +109,7 @@ class EmbeddedPostgres:
 
     def shut_down(self, mode: str = "fast") -> None:
         """Stop the server whoever uses it."""
+        socket_dir = self._socket_dir
         try:
             if self.is_running():
                 self._run("pg_ctl", "stop", "-D", str(self.data), "-m", mode, "-w", "-t", "30")
@@ -116,6 +117,9 @@ class EmbeddedPostgres:
             # Too slow or hung. Nothing is lost: PostgreSQL replays its log at the next start.
             if self.is_running():
                 self._run("pg_ctl", "stop", "-D", str(self.data), "-m", "immediate", "-w", "-t", "30")
+        if socket_dir != self.data:
+            with suppress(OSError):  # not empty, or not there
+                socket_dir.rmdir()
 
     # -- steps
 
@@ -126,14 +130,14 @@ class EmbeddedPostgres:
     def _await_ready(self) -> None:
         """A server that another process started may still be replaying its log after a crash."""
         deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline:
+        while self.is_running() and time.monotonic() < deadline:
             with suppress(OSError, IndexError):
                 if self._pid_file()[7].strip() == "ready":
                     return
             time.sleep(0.02)
         raise DatabaseUnavailable(
-            f"The embedded PostgreSQL in {self.data} is not ready after {_START_S} s.",
-            remedy=f"wait until it has recovered, see {self.log_path}.",
+            f"The embedded PostgreSQL in {self.data} does not get ready.",
+            remedy=f"it may still be recovering from a crash: see {self.log_path}.",
         )
 
     def _make_home(self) -> None:
@@ -204,9 +208,9 @@ class EmbeddedPostgres:
         if self._user is not None:
             self._hand_over(self.data)
             os.chown(self.log_path, *_ensure_user(self._user))
-            os.chown(self._socket_dir, *_ensure_user(self._user))
-        self._disown_locks()
-        options = f"-c unix_socket_directories='{self._socket_dir}' -c unix_socket_permissions=0700"
+        socket_dir = self._make_socket_dir()
+        self._disown_locks(socket_dir)
+        options = f"-c unix_socket_directories='{socket_dir}' -c unix_socket_permissions=0700"
         try:
             self._run(
                 "pg_ctl", "start", "-D", str(self.data), "-l", str(self.log_path), "-o", options,
@@ -219,32 +223,43 @@ class EmbeddedPostgres:
                 remedy=f"read {self.log_path}; free disk space; or give a database URL instead.",
             ) from error
 
-    def _disown_locks(self) -> None:
+    def _disown_locks(self, socket_dir: Path) -> None:
         """Take the killed server's number out of its lock files.
 
         PostgreSQL refuses to start while a process has that number, be it a stranger that got it after a reboot or a
         zombie that a container's init never collects. The rest stays: by it PostgreSQL sees whether children of the
         killed server still use the data.
         """
-        for lock in (self.data / "postmaster.pid", self._socket_dir / ".s.PGSQL.5432.lock"):
+        for lock in (self.data / "postmaster.pid", socket_dir / ".s.PGSQL.5432.lock"):
             with suppress(FileNotFoundError):
                 _, newline, rest = lock.read_text().partition("\n")
                 lock.write_text(_DEAD + newline + rest)
 
-    def _choose_socket_dir(self) -> Path:
+    @property
+    def _socket_dir(self) -> Path:
+        """Where the server listens, as it says itself; or where it will."""
+        if self.is_running():  # started with another TMPDIR, perhaps
+            with suppress(OSError, IndexError):
+                return Path(self._pid_file()[4])
         short = len(os.fsencode(self.data)) + len("/.s.PGSQL.5432.lock") < _SOCKET_BYTES
         if short and _PLAIN.fullmatch(str(self.data)):
             return self.data
         name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir()) / f"surgetank-{os.geteuid()}-{name}"
+        return Path(tempfile.gettempdir()) / f"surgetank-{os.geteuid()}-{name}"
+
+    def _make_socket_dir(self) -> Path:
+        folder = self._socket_dir
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
+        found = folder.lstat()
         owners = {os.geteuid(), *(_ensure_user(self._user)[:1] if self._user else ())}
-        if not folder.is_dir() or folder.is_symlink() or folder.stat().st_uid not in owners:
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners:
             raise ConfigurationError(
                 f"The folder {folder} for PostgreSQL's socket belongs to somebody else.",
                 remedy="remove it, or set TMPDIR to a folder of your own.",
             )
+        if self._user is not None:
+            os.chown(folder, *_ensure_user(self._user))
         return folder
 
     def _version(self) -> str:
