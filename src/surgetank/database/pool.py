@@ -37,6 +37,8 @@ def redact_url(url: str) -> str:
     parts = _parse(url)
     host, port, name = (parts.get(k, "") for k in ("host", "port", "dbname"))
     user = f"{parts['user']}@" if parts.get("user") else ""
+    if str(host).startswith("/"):  # the folder of a Unix socket
+        return f"postgresql://{user}/{name}?host={host}{f'&port={port}' if port else ''}"
     return f"postgresql://{user}{host}{f':{port}' if port else ''}/{name}"
 
 

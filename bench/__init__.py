@@ -1,0 +1,1 @@
+"""Measurements side by side with LangGraph's own savers, in one run on one machine."""
