@@ -1,0 +1,55 @@
+"""The package as it is shipped: complete, typed, light to import, without addresses of registries or machines."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import surgetank
+
+ROOT = Path(__file__).parents[2]
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in done.stdout.decode().split("\0") if name]
+
+
+def test_the_public_face_is_there_and_documented():
+    for name in surgetank.__all__:
+        assert getattr(surgetank, name).__doc__, name
+    with pytest.raises(AttributeError):
+        _ = surgetank.nonsense
+
+
+def test_what_is_no_python_is_shipped_too():
+    package = files("surgetank")
+    assert (package / "py.typed").is_file()
+    assert (package / "database" / "migrations" / "0001_checkpoints.sql").is_file()
+    assert (package / "database" / "queries" / "flush.sql").is_file()
+
+
+def test_importing_the_package_loads_neither_database_nor_langgraph():
+    script = "import surgetank, sys; print([m for m in ('psycopg', 'langgraph', 'typer', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_tracked_file_names_a_registry_or_a_machine_s_path():
+    pattern = re.compile(rb"files\.pythonhosted|pypi\.org|registry\.npmjs|/root/|/home/[a-z]+/|--(extra-)?index-url")
+    for path in tracked():
+        if path.is_file() and path != Path(__file__):
+            found = pattern.search(path.read_bytes())
+            assert found is None, f"{path}: {found}"
+
+
+def test_nothing_unpickles():
+    for path in (ROOT / "src").rglob("*.py"):
+        assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve)", path.read_text(), re.MULTILINE), path

@@ -1,0 +1,93 @@
+"""Patch chains: every version can be read, at a bounded cost, whatever the values are."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgetank.encode import patch
+from surgetank.encode.patch import PATCH, Blob, Tip
+from surgetank.exceptions import StateCorrupt
+
+values = st.one_of(
+    st.binary(max_size=300),
+    st.builds(lambda seed, size: random.Random(seed).randbytes(size), st.integers(0, 9), st.integers(0, 5000)),
+    st.builds(lambda word, count: word * count, st.binary(min_size=1, max_size=20), st.integers(0, 300)),
+)
+
+
+def chain(versions: list[bytes]) -> list[Blob]:
+    tip: Tip | None = None
+    blobs = []
+    for n, value in enumerate(versions, start=1):
+        blob, tip = patch.extend(tip, n, value)
+        blobs.append(blob)
+    return blobs
+
+
+def path(blobs: list[Blob], n: int) -> list[Blob]:
+    by_n = {b.n: b for b in blobs}
+    steps = [by_n[n]]
+    while steps[-1].base_n is not None:
+        steps.append(by_n[steps[-1].base_n])
+    return steps[::-1]
+
+
+def growing(count: int, size: int = 400) -> list[bytes]:
+    source, value, versions = random.Random(7), b"", []
+    for _ in range(count):
+        value += source.randbytes(size).hex().encode()
+        versions.append(value)
+    return versions
+
+
+@given(st.lists(values, max_size=25))
+@settings(max_examples=150, deadline=None)
+def test_every_version_of_any_history_is_read_back(versions):
+    blobs = chain(versions)
+    assert patch.decode_all(blobs, {b.n for b in blobs}) == dict(enumerate(versions, start=1))
+    for blob in blobs:
+        assert patch.decode_path(path(blobs, blob.n)).raw == versions[blob.n - 1]
+
+
+@given(st.lists(values, min_size=1, max_size=12), values)
+@settings(max_examples=80, deadline=None)
+def test_a_chain_that_was_read_back_goes_on(versions, later):
+    blobs = chain(versions)
+    tip = patch.decode_path(path(blobs, len(blobs)))
+    blob, _ = patch.extend(tip, len(blobs) + 1, later)
+    assert patch.decode_all([*blobs, blob], {blob.n})[blob.n] == later
+
+
+def test_storage_grows_with_what_changed_and_reading_is_bounded():
+    versions = growing(600)
+    blobs = chain(versions)
+    stored, whole = sum(len(b.data) for b in blobs), sum(len(patch.compress(v)[1]) for v in versions[::20]) * 20
+    assert stored * 30 < whole
+    assert max(len(path(blobs, b.n)) for b in blobs) <= 22
+    assert sum(b.codec != PATCH for b in blobs) <= 4
+
+
+def test_values_without_anything_in_common_are_stored_whole():
+    source = random.Random(1)
+    blobs = chain([source.randbytes(5000) for _ in range(20)])
+    assert all(b.codec != PATCH for b in blobs)
+
+
+def test_encrypted_values_are_neither_patched_nor_compressed():
+    blob, tip = patch.extend(None, 1, b"x" * 5000, patchable=False)
+    assert (blob.data, tip) == (b"x" * 5000, None)
+
+
+def test_damage_is_found_and_named():
+    blobs = chain(growing(10))
+    with pytest.raises(StateCorrupt, match="missing"):
+        patch.decode_all(blobs[1:], {10})
+    with pytest.raises(StateCorrupt, match="missing"):
+        patch.decode_path(path(blobs, 10)[1:])
+    broken = Blob(1, None, 0, patch.WHOLE, blobs[0].raw_bytes, blobs[0].data[:-6] + b"\x00" * 6)
+    with pytest.raises(StateCorrupt, match="decompress"):
+        patch.decode_path([broken])
