@@ -243,7 +243,7 @@ class _Parts:
     ) -> None:
         self.settings = settings
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
-        self.observers = Observers(*observers)
+        self.observers = Observers(*observers, _Reviver(self))
         self.embedded: EmbeddedPostgres | None = None
         self.buffer = _open_buffer(settings, clock)
         try:
@@ -251,7 +251,7 @@ class _Parts:
         except BaseException:
             self.buffer.close()
             raise
-        sink = PostgresCheckpointSink(self.database)
+        sink = PostgresCheckpointSink(self.database, cache_bytes=settings.flush_cache_bytes)
         works = Clockwork(clock)
         flusher = StreamFlusher(
             CHECKPOINTS,
@@ -389,6 +389,33 @@ class _LogObserver:
             log.debug(
                 "flush_job_completed", job=job.id, stream=job.stream, rows=job.result.get("rows_flushed")
             )
+
+
+class _Reviver:
+    """Starts the embedded PostgreSQL again when it crashed. One that was stopped in order stays stopped."""
+
+    def __init__(self, parts: _Parts) -> None:
+        self._parts = parts
+
+    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        embedded = self._parts.embedded
+        if embedded is not None and embedded.crashed():
+            log.error(
+                "embedded_postgres_crashed",
+                job=job.id,
+                partition=outcome.partition,
+                log=str(embedded.log_path),
+            )
+            embedded.start()
+
+    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
+        """Nothing to revive."""
+
+    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """Nothing to revive."""
+
+    def job_finished(self, job: FlushJob) -> None:
+        """Nothing to revive."""
 
 
 class OpenSaver:

@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     flush_age: float = Field(1.0, ge=0, description="A partition whose oldest entry is this old is flushed.")
     flush_batch_entries: int = Field(2000, gt=0, description="Most entries in one transaction.")
     flush_batch_bytes: int = Field(8 * 1024**2, gt=0, description="About how many bytes in one transaction.")
+    flush_cache_bytes: int = Field(
+        48 * 1024**2,
+        ge=0,
+        description="Newest values remembered between flushes, to patch the next ones against.",
+    )
     flush_tick: float = Field(0.2, gt=0, description="How often the background flush looks what is due.")
     lease_ttl: float = Field(15.0, gt=0, description="How long a silent worker keeps a partition.")
     retry_base: float = Field(0.5, gt=0, description="Wait after the first failure; doubled each time.")

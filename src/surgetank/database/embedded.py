@@ -75,6 +75,10 @@ class EmbeddedPostgres:
         """Whether the server runs."""
         return self.pid is not None
 
+    def crashed(self) -> bool:
+        """Whether the server went without being stopped: it left its pid file behind."""
+        return not self.is_running() and (self.data / "postmaster.pid").exists()
+
     def start(self) -> None:
         """Use the server, starting it if it doesn't run; makes its data folder the first time."""
         self._make_home()
