@@ -141,7 +141,8 @@ class Maintenance:
             raw = yield from self._reader.read(source, ns, checkpoint_id)
             if raw is None:
                 continue
-            versions, record = raw.versions(), raw.record
+            versions = raw.versions()
+            record = replace(raw.record, parent_id=raw.parent_id)  # without parents that are being deleted
             if not record.metadata_json:  # a cold one is read without its projections
                 projections = yield partial(self._cold.projections, source, ns, checkpoint_id)
                 record = replace(record, metadata_json=projections[0], scalars_json=projections[1])
