@@ -163,6 +163,7 @@ class SQLiteBuffer(SQLiteFlushSide):
             if len(group) == 1:
                 self._refuse(group, error)
             else:  # one append's data: it must not take its neighbours with it
+                self._refuse(group, KeyboardInterrupt())  # what holds if the loop is interrupted
                 for request in group:
                     self._commit_alone(request)
         except BaseException as error:  # KeyboardInterrupt: none of the group was accepted
@@ -186,6 +187,7 @@ class SQLiteBuffer(SQLiteFlushSide):
         try:
             request.full, request.seq = False, 0
             self._commit([request])
+            request.error = None
         except Exception as error:  # noqa: BLE001 - handed to the append that it belongs to
             self._refuse([request], error)
 
