@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from support.postgres import PASSWORD, PASSWORD_ROLE
 from support.savers import config, listed, put, put_chain
 from support.waiting import wait_until
-
 from surgetank import (
     BufferCorrupt,
     BufferFull,
@@ -40,7 +40,9 @@ def assert_helpful(error: SurgetankError, *words: str) -> None:
         assert word in str(error), str(error)
 
 
-@pytest.mark.parametrize("url", ["", "nonsense", "postgresql://a:hunter2@host:port:9/x", "mysql://user@host/db"])
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "postgresql://a:hunter2@host:port:9/x", "mysql://user@host/db"]
+)
 def test_an_unusable_url_is_refused_at_once(tmp_path, url):
     with pytest.raises(ConfigurationError) as caught:
         Surgetank(tmp_path, database_url=url).open()
@@ -56,7 +58,11 @@ def test_an_unusable_buffer_url_is_refused_at_once(tmp_path, database_url, url):
 
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"durability": "wish"}, "durability"), ({"buffer_max_bytes": -1}, "buffer_max_bytes"), ({"colour": 1}, "colour")],
+    [
+        ({"durability": "wish"}, "durability"),
+        ({"buffer_max_bytes": -1}, "buffer_max_bytes"),
+        ({"colour": 1}, "colour"),
+    ],
 )
 def test_a_wrong_setting_is_refused_by_name(tmp_path, settings, word):
     with pytest.raises(ConfigurationError) as caught:
@@ -155,7 +161,9 @@ def test_a_database_that_is_down_at_start_stops_nobody(make_tank, private_postgr
     assert tank.status().healthy
 
 
-def test_during_an_outage_new_threads_start_and_flushed_ones_are_not_mistaken_for_empty(make_tank, private_postgres):
+def test_during_an_outage_new_threads_start_and_flushed_ones_are_not_mistaken_for_empty(
+    make_tank, private_postgres
+):
     tank = make_tank(database_url=private_postgres.url)
     saver = tank.checkpointer()
     configs = put_chain(saver, "known", 2)
@@ -292,7 +300,9 @@ def test_everything_works_behind_pgbouncer_in_transaction_mode(make_tank, pgboun
 
 
 def test_the_home_folder_keeps_what_one_engine_left_for_the_next(make_tank, private_postgres, tmp_path):
-    tank = make_tank(database_url=private_postgres.url, flush_in_process=True, flush_on_close=True, flush_age=60.0)
+    tank = make_tank(
+        database_url=private_postgres.url, flush_in_process=True, flush_on_close=True, flush_age=60.0
+    )
     put_chain(tank.checkpointer(), "t", 2)
     private_postgres.stop()
     tank.close()

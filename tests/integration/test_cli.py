@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from support.savers import listed, put, put_chain
 from support.waiting import wait_until
 

@@ -9,9 +9,9 @@ import threading
 import tracemalloc
 
 import pytest
+
 from support.savers import config, listed, put, put_chain
 from support.waiting import wait_until
-
 from surgetank import JobNotFound, Surgetank
 from surgetank.flush.scheduler import reap
 from surgetank.model import FlushJob, JobStatus

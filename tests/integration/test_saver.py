@@ -17,6 +17,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
+
 from support.savers import (
     TEMPERATURES,
     checkpoint,
@@ -28,7 +29,6 @@ from support.savers import (
     settings_for,
     tempered,
 )
-
 from surgetank import EntryRejected, SurgetankSaver
 from surgetank.encode import envelope
 
@@ -447,7 +447,7 @@ def test_many_threads_use_one_saver_at_once(saver):
         try:
             configs = put_chain(saver, f"t{number}", 8)
             assert [t.config for t in listed(saver, f"t{number}")] == configs[::-1]
-        except BaseException as error:  # noqa: BLE001 - shown by the assertion below
+        except BaseException as error:
             problems.append(error)
 
     workers = [threading.Thread(target=talk, args=(n,)) for n in range(8)]

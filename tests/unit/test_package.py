@@ -43,7 +43,9 @@ def test_importing_the_package_loads_neither_database_nor_langgraph():
 
 
 def test_no_tracked_file_names_a_registry_or_a_machine_s_path():
-    pattern = re.compile(rb"files\.pythonhosted|pypi\.org|registry\.npmjs|/root/|/home/[a-z]+/|--(extra-)?index-url")
+    pattern = re.compile(
+        rb"files\.pythonhosted|pypi\.org|registry\.npmjs|/root/|/home/[a-z]+/|--(extra-)?index-url"
+    )
     for path in tracked():
         if path.is_file() and path != Path(__file__):
             found = pattern.search(path.read_bytes())
@@ -52,4 +54,6 @@ def test_no_tracked_file_names_a_registry_or_a_machine_s_path():
 
 def test_nothing_unpickles():
     for path in (ROOT / "src").rglob("*.py"):
-        assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve)", path.read_text(), re.MULTILINE), path
+        assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve)", path.read_text(), re.MULTILINE), (
+            path
+        )

@@ -14,7 +14,9 @@ from surgetank.exceptions import StateCorrupt
 
 values = st.one_of(
     st.binary(max_size=300),
-    st.builds(lambda seed, size: random.Random(seed).randbytes(size), st.integers(0, 9), st.integers(0, 5000)),
+    st.builds(
+        lambda seed, size: random.Random(seed).randbytes(size), st.integers(0, 9), st.integers(0, 5000)
+    ),
     st.builds(lambda word, count: word * count, st.binary(min_size=1, max_size=20), st.integers(0, 300)),
 )
 
@@ -65,7 +67,10 @@ def test_a_chain_that_was_read_back_goes_on(versions, later):
 def test_storage_grows_with_what_changed_and_reading_is_bounded():
     versions = growing(600)
     blobs = chain(versions)
-    stored, whole = sum(len(b.data) for b in blobs), sum(len(patch.compress(v)[1]) for v in versions[::20]) * 20
+    stored, whole = (
+        sum(len(b.data) for b in blobs),
+        sum(len(patch.compress(v)[1]) for v in versions[::20]) * 20,
+    )
     assert stored * 30 < whole
     assert max(len(path(blobs, b.n)) for b in blobs) <= 22
     assert sum(b.codec != PATCH for b in blobs) <= 4
