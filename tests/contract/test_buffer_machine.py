@@ -282,7 +282,7 @@ class BufferMachine(RuleBasedStateMachine):
                 assert shown.parked == sum(place[0] == stream for place, _ in self.parked.values())
             last = max([i.seq for p in parts for i in p.waiting], default=0)
             assert self.buffer.last_seq(stream) == last
-            assert self.buffer.waiting(stream, up_to_seq=last) == sum(bool(p.waiting) for p in parts)
+            assert len(self.buffer.waiting(stream, up_to_seq=last)) == sum(bool(p.waiting) for p in parts)
         for where, part in self.parts.items():
             state = self.buffer.state(*where)
             assert (state is not None) == bool(part.waiting)

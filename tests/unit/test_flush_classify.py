@@ -97,9 +97,6 @@ def test_the_data_or_what_nobody_foresaw_is_rejected(error: Exception) -> None:
     assert classify(error).kind is FailureKind.REJECTED
 
 
-@pytest.mark.xfail(
-    strict=True, reason="open bug: 26000, 72000 and XX00x say nothing about the data, yet park it"
-)
 @pytest.mark.parametrize(
     "error", [pg.InvalidSqlStatementName, pg.SnapshotTooOld, pg.IndexCorrupted, pg.DataCorrupted]
 )

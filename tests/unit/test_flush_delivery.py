@@ -263,9 +263,6 @@ def test_a_failing_partition_and_one_in_another_group_do_not_hinder_each_other(
     assert job.warnings[0].startswith(f"s/bad: {kind}")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="open bug: a group that one partition fails is postponed whole, again and again"
-)
 def test_a_partition_that_always_fails_does_not_keep_those_of_its_group_back(plant: Plant) -> None:
     """For example one huge row that always runs into the statement timeout."""
     plant.sink.faults = [Switch(lambda: pg.QueryCanceled("statement timeout"), partition="bad")]

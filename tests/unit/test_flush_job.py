@@ -167,9 +167,6 @@ def test_a_flush_into_a_dead_sink_fails_at_once(plant: Plant) -> None:
     assert (stop.ticks, plant.sink.calls) == (0, 2)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="open bug: `_left` and `len(failed)` are compared as numbers, not as sets"
-)
 def test_a_lost_lease_does_not_hide_a_partition_that_was_left_behind(plant: Plant) -> None:
     def lose(call: int, slices: Sequence[Slice]) -> None:
         if call == 1:
@@ -188,9 +185,6 @@ def test_a_lost_lease_does_not_hide_a_partition_that_was_left_behind(plant: Plan
     assert any(w.startswith("s/held:") for w in job.warnings)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="open bug: `_left_behind` lists every waiting partition, whatever its seqs"
-)
 def test_a_partition_that_the_job_was_not_asked_about_is_not_reported_as_left_behind(plant: Plant) -> None:
     asked = plant.put("held")
     plant.put("later")

@@ -163,7 +163,7 @@ class Buffer(Protocol):
         ...
 
     def read(self, lease: Lease, *, after_seq: int = 0, max_entries: int, max_bytes: int) -> list[Entry]:
-        """Waiting entries in order, at least one if there is one, then as many as fit in both limits."""
+        """Waiting entries in order, at least one if there is one, until a limit is reached (by one entry at most)."""
         ...
 
     def ack(self, acks: Sequence[Ack]) -> list[Lease]:
@@ -204,8 +204,8 @@ class Buffer(Protocol):
         """The largest seq that waits in the stream or partition, 0 when none does."""
         ...
 
-    def waiting(self, stream: str, *, up_to_seq: int, partition: str | None = None) -> int:
-        """How many partitions still have unparked entries with a seq up to `up_to_seq`."""
+    def waiting(self, stream: str, *, up_to_seq: int, partition: str | None = None) -> list[str]:
+        """The partitions that still have unparked entries with a seq up to `up_to_seq`."""
         ...
 
     def retry_now(self, stream: str | None = None, partition: str | None = None) -> int:

@@ -121,10 +121,10 @@ class SQLiteBuffer(SQLiteFlushSide):
         start_guarding: bool = False,
         wait: bool = True,
     ) -> int:
-        if len(records) >= SLOTS:  # its rows would take the places of the next entry
+        if not 0 < len(records) < SLOTS:  # no row to be found by, or rows that take the next entry's places
             raise EntryRejected(
                 partition=partition, path="$", reason=f"an entry of {len(records)} records",
-                remedy=f"write at most {SLOTS - 1} values at once",
+                remedy=f"write between 1 and {SLOTS - 1} values at once",
             )  # fmt: skip
         size = 0
         for record in records:

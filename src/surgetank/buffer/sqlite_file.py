@@ -35,7 +35,8 @@ CREATE TABLE partitions (
     stream TEXT NOT NULL, name TEXT NOT NULL,
     entries INTEGER NOT NULL, bytes INTEGER NOT NULL,
     oldest_at REAL,
-    token INTEGER NOT NULL DEFAULT 0, owner TEXT, lease_until REAL NOT NULL DEFAULT 0,
+    token INTEGER NOT NULL DEFAULT 0, owner TEXT,
+    leased_at REAL NOT NULL DEFAULT 0, lease_until REAL NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0, next_attempt_at REAL NOT NULL DEFAULT 0,
     failing_since REAL, failure TEXT, guarded INTEGER NOT NULL DEFAULT 0,
     UNIQUE (stream, name)

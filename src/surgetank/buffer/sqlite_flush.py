@@ -28,8 +28,8 @@ from surgetank.model import (
 )
 
 _SLOT_BITS = 16
-# A stored time further ahead than this was written by a clock that has been set back since.
-_LEASE_HORIZON_S = 600.0
+# A lease that was taken further in the future than this was taken before the clock was set back.
+_CLOCK_STEP_S = 60.0
 _STATE = (
     "stream, name, entries, bytes, oldest_at, attempts, next_attempt_at, failing_since, failure, owner,"
     " lease_until"
@@ -73,22 +73,24 @@ class SQLiteFlushSide:
             leased = []
             for token, (id_,) in enumerate(ids, start=first):
                 row = connection.execute(
-                    f"UPDATE partitions SET token = ?, owner = ?, lease_until = ? WHERE id = ? RETURNING {_STATE}",
-                    (token, owner, now + ttl_s, id_),
+                    "UPDATE partitions SET token = ?, owner = ?, leased_at = ?, lease_until = ? WHERE id = ?"
+                    f" RETURNING {_STATE}",
+                    (token, owner, now, now + ttl_s, id_),
                 ).fetchone()
                 state = _state(row)
                 leased.append(Leased(Lease(stream, state.partition, token, owner, now + ttl_s), state))
         return leased
 
     def renew(self, leases: Sequence[Lease], *, ttl_s: float) -> list[Lease]:
-        until = self._clock() + ttl_s
+        now = self._clock()
+        until = now + ttl_s
         kept: list[Lease] = []
         with self._write() as connection:
             for lease in leases:
                 changed = connection.execute(
-                    "UPDATE partitions SET lease_until = ?"
+                    "UPDATE partitions SET leased_at = ?, lease_until = ?"
                     " WHERE stream = ? AND name = ? AND token = ? AND lease_until > 0",
-                    (until, lease.stream, lease.partition, lease.token),
+                    (now, until, lease.stream, lease.partition, lease.token),
                 ).rowcount
                 if changed:
                     kept.append(Lease(lease.stream, lease.partition, lease.token, lease.owner, until))
@@ -334,15 +336,15 @@ class SQLiteFlushSide:
             ).fetchone()
         return (last or 0) >> _SLOT_BITS
 
-    def waiting(self, stream: str, *, up_to_seq: int, partition: str | None = None) -> int:
+    def waiting(self, stream: str, *, up_to_seq: int, partition: str | None = None) -> list[str]:
         with self._read() as connection:
-            (count,) = connection.execute(
-                "SELECT count(*) FROM partitions p WHERE p.stream = ?1 AND p.oldest_at IS NOT NULL"
+            rows = connection.execute(
+                "SELECT p.name FROM partitions p WHERE p.stream = ?1 AND p.oldest_at IS NOT NULL"
                 " AND (?2 IS NULL OR p.name = ?2)"
                 " AND (SELECT min(r.id) FROM records r WHERE r.partition_id = p.id AND r.parked = 0) < ?3",
                 (stream, partition, (up_to_seq + 1) << _SLOT_BITS),
-            ).fetchone()
-        return int(count)
+            ).fetchall()
+        return [name for (name,) in rows]
 
     # -- jobs
 
@@ -417,10 +419,10 @@ def _due_sql(stream: str, due: Due, now: float) -> tuple[str, dict[str, object]]
     clauses = [
         "stream = :stream",
         "oldest_at IS NOT NULL",
-        "(lease_until <= :now OR lease_until > :lease_horizon)",
+        "(lease_until <= :now OR leased_at > :now + :clock_step)",
     ]
     parameters: dict[str, object] = {
-        "stream": stream, "now": now, "lease_horizon": now + _LEASE_HORIZON_S, "limit": due.limit,
+        "stream": stream, "now": now, "clock_step": _CLOCK_STEP_S, "limit": due.limit,
     }  # fmt: skip
     if due.partition is not None:
         clauses.append("name = :partition")

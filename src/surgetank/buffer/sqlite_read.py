@@ -12,10 +12,13 @@ _SLOT_BITS = 16
 _CHUNK = 500  # keys per statement
 
 
+_LAST_KEY = b"\xff" * 65536  # larger than any key of a sane length
+
+
 def after(prefix: bytes) -> bytes:
     """The smallest key that is larger than every key with this prefix."""
     stripped = prefix.rstrip(b"\xff")
-    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b"\xff" * 64
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else _LAST_KEY
 
 
 class SQLiteSnapshot:

@@ -23,7 +23,10 @@ from surgetank.exceptions import (
 from surgetank.model import Failure, FailureKind, JobStatus, PartitionOutcome
 
 _TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
-_TRANSIENT_STATES = {"55P03", "55006", "25006", "25P02", "25P03"}
+_TRANSIENT_STATES = {"55P03", "55006", "25006", "25P02", "25P03", "26000", "72000"}
+_FATAL_STATES = {"XX001", "XX002"}  # the server's own data is damaged
+# Transient, and about what one transaction touched: locks, conflicts, a statement that took too long.
+_OF_THE_DATA = ("40", "55", "57014")
 _FATAL_CLASSES = ("28", "3D", "3F", "42", "0A", "F0", "0L", "0P")
 _REPLACEMENTS_SHOWN = 50
 _MESSAGES_SHOWN = 50
@@ -40,6 +43,11 @@ def classify(error: BaseException) -> Failure:
         remedy=error.remedy if isinstance(error, SurgetankError) else _remedy(sqlstate),
         stack_trace="".join(traceback.format_exception(error))[-20_000:],
     )
+
+
+def is_of_the_sink(failure: Failure) -> bool:
+    """Whether a failure is about the sink as a whole, so that trying its partitions one by one is of no use."""
+    return failure.kind is FailureKind.FATAL or not (failure.sqlstate or "").startswith(_OF_THE_DATA)
 
 
 def _sqlstate(error: BaseException) -> str | None:
@@ -72,7 +80,7 @@ def _kind(error: BaseException, sqlstate: str | None) -> FailureKind:
 def _kind_of_state(sqlstate: str) -> FailureKind:
     if sqlstate in _TRANSIENT_STATES or sqlstate.startswith(_TRANSIENT_CLASSES):
         return FailureKind.TRANSIENT
-    if sqlstate.startswith(_FATAL_CLASSES):
+    if sqlstate in _FATAL_STATES or sqlstate.startswith(_FATAL_CLASSES):
         return FailureKind.FATAL
     return FailureKind.REJECTED
 

@@ -96,7 +96,7 @@ class StreamFlusher:
         def again(done: set[str]) -> list[Leased]:
             """Lease what is left; wait for partitions that another worker is flushing."""
             deadline = self._works.clock() + 2 * self._ttl_s
-            while up_to_seq is None or self._left(up_to_seq, partition) > len(done):
+            while up_to_seq is None or self._left(up_to_seq, partition) - done:
                 leased = self._lease(due)
                 self._buffer.release([x.lease for x in leased if x.lease.partition in done])
                 fresh = [x for x in leased if x.lease.partition not in done]
@@ -109,8 +109,8 @@ class StreamFlusher:
             trigger, self._lease(due), partition, retry_of, stop, again=again, up_to_seq=up_to_seq
         )
 
-    def _left(self, up_to_seq: int, partition: str | None) -> int:
-        return self._buffer.waiting(self.stream, up_to_seq=up_to_seq, partition=partition)
+    def _left(self, up_to_seq: int, partition: str | None) -> set[str]:
+        return set(self._buffer.waiting(self.stream, up_to_seq=up_to_seq, partition=partition))
 
     def _lease(self, due: Due) -> list[Leased]:
         return self._buffer.lease(self.stream, due, owner=self.node, ttl_s=self._ttl_s)
@@ -137,7 +137,7 @@ class StreamFlusher:
             self._buffer.save_job(job)
             with self._heartbeat(job, held):
                 while not stop.is_set():
-                    outcomes += self._flush(job, leased, held, stop)
+                    self._flush(job, leased, held, stop, outcomes)
                     if self.breaker.state() is BreakerState.OPEN:
                         break  # the sink is down: asking for each partition would only hammer it
                     failed = {o.partition for o in outcomes if o.failure is not None}
@@ -147,39 +147,54 @@ class StreamFlusher:
                     held.add([x.lease for x in leased])
                 outcomes += self._left_behind(outcomes, up_to_seq, partition)
         except BufferProblem as error:
-            outcomes = _with_failure(outcomes, leased, error, self.stream)
+            outcomes += _interrupted(outcomes, leased, error)
         finally:
             self._give_back(held)
-        return self._finish(job, outcomes, stopped=stop.is_set(), problem=held.problem)
+        return self._finish(job, outcomes, held, stopped=stop.is_set())
 
     def _left_behind(
         self, outcomes: Sequence[PartitionOutcome], up_to_seq: int | None, partition: str | None
     ) -> list[PartitionOutcome]:
         """What the job was asked to flush and another worker still holds: told, never left out silently."""
-        failed = {o.partition for o in outcomes if o.failure is not None}
-        if up_to_seq is None or self._left(up_to_seq, partition) <= len(failed):
+        if up_to_seq is None:
             return []
+        left = self._left(up_to_seq, partition) - {o.partition for o in outcomes if o.failure is not None}
+        holders = {name: self._buffer.state(self.stream, name) for name in sorted(left)}
         down = self.breaker.view().last_error if self.breaker.state() is BreakerState.OPEN else None
-        states = [s for s in self._buffer.states(self.stream) if partition in (None, s.partition)]
         return [
             PartitionOutcome(
                 self.stream,
-                s.partition,
+                name,
                 failure=Failure(
                     FailureKind.TRANSIENT,
-                    f"not tried: {down}" if down else f"held by {s.leased_by or 'nobody'} all the while",
+                    f"not tried: {down}" if down else f"held by {state.leased_by or 'nobody'} all the while",
                     "StillWaiting",
                     remedy="" if down else "flush again, or let the background flush do it.",
                 ),
             )
-            for s in states
-            if s.partition not in failed
+            for name, state in holders.items()
+            if state is not None
         ]
 
     def _flush(
-        self, job: FlushJob, leased: Sequence[Leased], held: _Held, stop: threading.Event
-    ) -> list[PartitionOutcome]:
+        self,
+        job: FlushJob,
+        leased: Sequence[Leased],
+        held: _Held,
+        stop: threading.Event,
+        outcomes: list[PartitionOutcome],
+    ) -> None:
+        """Flush what was leased; adds what became of each partition, also when the buffer fails on the way."""
         runs = {x.lease.partition: Run(x.lease, x.state) for x in leased}
+        try:
+            self._take_turns(runs, held, stop)
+        finally:
+            touched = [r for r in runs.values() if r.entries or r.parked or r.failure is not None]
+            outcomes += [r.outcome() for r in touched]
+            for outcome in outcomes[len(outcomes) - len(touched) :]:
+                self._report(job, outcome)
+
+    def _take_turns(self, runs: dict[str, Run], held: _Held, stop: threading.Event) -> None:
         turns = deque(runs.values())
         while turns and not stop.is_set():
             group, members = self._next_group(turns)
@@ -192,11 +207,7 @@ class StreamFlusher:
                     held.drop(run.lease)
             if self.breaker.state() is BreakerState.OPEN:
                 break
-        touched = [r for r in runs.values() if r.entries or r.parked or r.failure is not None]
-        outcomes = [r.outcome() for r in touched]
-        for outcome in outcomes:
-            self._report(job, outcome)
-        return outcomes
+        held.unfinished = held.unfinished or bool(turns)
 
     def _next_group(self, turns: deque[Run]) -> tuple[list[Slice], list[Run]]:
         """Take partitions in turn until the group is full. Each gives at least one entry."""
@@ -234,15 +245,17 @@ class StreamFlusher:
             self._buffer.release(leases)
 
     def _finish(
-        self, job: FlushJob, outcomes: list[PartitionOutcome], *, stopped: bool, problem: BufferProblem | None
+        self, job: FlushJob, outcomes: list[PartitionOutcome], held: _Held, *, stopped: bool
     ) -> FlushJob:
         status, result = combine(_merged(outcomes))
         now = self._works.clock()
         result["seconds"] = round(now - (job.started_at or now), 6)
         if stopped:
             result["stopped"] = True
-        if problem is not None:
-            result["heartbeat_problem"] = str(problem)
+        if stopped and held.unfinished and status is JobStatus.COMPLETED:
+            result["warnings"].append("stopped before everything was written; the rest stays in the buffer")
+        if held.problem is not None:
+            result["heartbeat_problem"] = str(held.problem)
         job = job.finished(status, now, result)
         self._buffer.save_job(job)
         self._observer.job_finished(job)
@@ -279,6 +292,7 @@ class _Held:
         self._lock = threading.Lock()
         self._leases = {lease.partition: lease for lease in leases}
         self.problem: BufferProblem | None = None
+        self.unfinished = False
 
     def add(self, leases: Sequence[Lease]) -> None:
         with self._lock:
@@ -313,9 +327,14 @@ def _merged(outcomes: Sequence[PartitionOutcome]) -> list[PartitionOutcome]:
     return list(merged.values())
 
 
-def _with_failure(
-    outcomes: list[PartitionOutcome], leased: Sequence[Leased], error: BufferProblem, stream: str
+def _interrupted(
+    outcomes: Sequence[PartitionOutcome], leased: Sequence[Leased], error: BufferProblem
 ) -> list[PartitionOutcome]:
+    """The partitions that the buffer's own failure kept from being dealt with."""
     failure = classify(error)
-    names = [x.lease.partition for x in leased] or ["(none)"]
-    return [*outcomes, *(PartitionOutcome(stream, name, failure=failure) for name in names)]
+    done = {o.partition for o in outcomes if o.failure is not None}
+    return [
+        PartitionOutcome(x.state.stream, x.state.partition, failure=failure)
+        for x in leased
+        if x.state.partition not in done
+    ]

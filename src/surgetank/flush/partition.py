@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from surgetank.buffer.protocol import Ack, Buffer
 from surgetank.exceptions import EntryRejected, LeaseLost
-from surgetank.flush.breaker import CircuitBreaker
-from surgetank.flush.classify import classify
+from surgetank.flush.breaker import BreakerState, CircuitBreaker
+from surgetank.flush.classify import classify, is_of_the_sink
 from surgetank.flush.policy import RetryPolicy, next_attempt
 from surgetank.model import (
     Failure,
@@ -90,6 +90,7 @@ class Delivery:
         self._retry = retry
         self._clock = clock
         self._random = random
+        self._failure: Failure | None = None
 
     def deliver(self, runs: dict[str, Run], slices: Sequence[Slice]) -> None:
         """Deal with every entry of the slices: written, parked, or its partition postponed.
@@ -101,6 +102,10 @@ class Delivery:
             group = [s for s in todo.pop() if s.entries and not runs[s.lease.partition].closed]
             if group:
                 todo += reversed(self._attempt(runs, group))
+            if todo and self._failure is not None and self._breaker.state() is BreakerState.OPEN:
+                for part in (part for rest in todo for part in rest):
+                    self._postpone(runs[part.lease.partition], self._failure)
+                return
 
     def _attempt(self, runs: dict[str, Run], slices: Sequence[Slice]) -> list[Sequence[Slice]]:
         """Write once; returns what has to be tried again in smaller groups, in order."""
@@ -157,8 +162,12 @@ class Delivery:
     def _failed(
         self, runs: dict[str, Run], slices: Sequence[Slice], error: Exception
     ) -> list[Sequence[Slice]]:
-        failure = classify(error)
+        failure = self._failure = classify(error)
         if failure.kind is not FailureKind.REJECTED:
+            if len(slices) > 1 and not is_of_the_sink(failure):
+                # A lock or a timeout of one partition: it must not keep the others of its group back.
+                middle = len(slices) // 2
+                return [slices[:middle], slices[middle:]]
             self._breaker.failure(failure.message)
             for part in slices:
                 self._postpone(runs[part.lease.partition], failure)
