@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import operator
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Annotated, Any, TypedDict
 
 import psycopg
 import pytest
+from langgraph.graph import START, StateGraph
 
 from support.postgres import PASSWORD, PASSWORD_ROLE
 from support.savers import config, listed, put, put_chain
@@ -29,7 +33,9 @@ from surgetank import (
 )
 from surgetank.model import JobStatus
 
-NOBODY = "postgresql://user:hunter2@127.0.0.1:1/nothing"
+
+class Log(TypedDict):
+    log: Annotated[list[str], operator.add]
 
 
 def assert_helpful(error: SurgetankError, *words: str) -> None:
@@ -182,6 +188,34 @@ def test_during_an_outage_new_threads_start_and_flushed_ones_are_not_mistaken_fo
     private_postgres.start()
     assert tank.flush().ok
     assert len(listed(saver, "known")) == 3
+
+
+def test_during_an_outage_a_running_graph_enters_its_subgraphs(make_tank, private_postgres):
+    tank = make_tank(database_url=private_postgres.url)
+    saver = tank.checkpointer()
+    down = threading.Event()
+
+    def outage(state):
+        assert tank.flush().ok
+        private_postgres.stop("immediate")
+        down.set()
+        return {"log": ["the database is gone"]}
+
+    inner: Any = StateGraph(Log)
+    inner.add_node("think", lambda s: {"log": ["a thought"]})
+    inner.add_edge(START, "think")
+    graph: Any = StateGraph(Log)
+    graph.add_node("before", inner.compile())
+    graph.add_node("outage", outage)
+    graph.add_node("after", inner.compile())
+    for one, two in itertools.pairwise((START, "before", "outage", "after")):
+        graph.add_edge(one, two)
+    result = graph.compile(checkpointer=saver).invoke({"log": ["start"]}, config("t"), durability="sync")
+    assert down.is_set()
+    assert result["log"][-1] == "a thought"
+    private_postgres.start()
+    assert tank.flush().ok
+    assert graph.compile(checkpointer=saver).get_state(config("t")).values == result
 
 
 def test_a_dead_database_is_probed_not_hammered(make_tank, private_postgres):

@@ -52,8 +52,14 @@ class HotThread:
         key = envelope.head_note(ns)
         return self._snapshot.notes(STREAM, self._thread_id, key).get(key, b"").decode()
 
-    def known_cold(self) -> bool:
-        """True when this buffer has flushed data of the thread."""
+    def known_cold(self, ns: str | None) -> bool:
+        """True when this buffer has flushed data of the namespace (of any, if None).
+
+        By namespace, because a running graph looks into the new namespace of each subgraph call: during an outage
+        it must not be held up by what the rest of its thread has in the database.
+        """
+        if ns is not None:
+            return bool(self.head(ns))
         return bool(self._snapshot.notes(STREAM, self._thread_id, envelope.HEAD))
 
     def find(self, ns: str, checkpoint_id: str | None) -> Found | None:

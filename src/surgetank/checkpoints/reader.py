@@ -45,7 +45,7 @@ class _Look:
             hot.cold_is_deleted,
             tuple(hot.hidden(ns)),
             hot.head(ns),
-            hot.known_cold(),
+            hot.known_cold(ns),
             hot.has_records(),
             hot.writes(ns, checkpoint_id) if checkpoint_id is not None else [],
         )
@@ -178,7 +178,7 @@ class Reader:
                 listing.hot += [(cid, name, n) for n, cid in thread.ids(ns) if before is None or cid < before]
                 if thread.cold_is_deleted:
                     listing.deleted.add(name)
-                listing.known_cold = listing.known_cold or thread.known_cold()
+                listing.known_cold = listing.known_cold or thread.known_cold(ns)
         listing.hot.sort(reverse=True)
         return listing
 
