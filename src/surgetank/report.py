@@ -14,12 +14,15 @@ SAFE = "Everything is kept in the buffer"
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A banner for a user: severity `warning` or `critical`, and in plain words what happened and what to do."""
+    """A banner for a user: severity `warning` or `critical`, and in plain words what happened, what is safe and what
+    to do. `detail` is the technical reason, for an operator.
+    """
 
     severity: str
     thread_id: str | None
     message: str
     since: float | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +104,10 @@ def notices(
                 Notice(
                     "critical" if long else "warning",
                     None,
-                    f"Saving to the database is delayed: {sink.last_error}. {SAFE} ({waiting.entries} entries) and"
-                    " is saved by itself when the database is back; you can go on working.",
+                    f"Saving is delayed: the database can't be reached. {SAFE} ({waiting.entries} entries) and is"
+                    " saved by itself when the database is back; you can go on working.",
                     waiting.oldest_at,
+                    sink.last_error or "",
                 )
             )
     told += [_of_partition(state, now, critical_after_s) for state in failing]
@@ -121,14 +125,18 @@ def _of_partition(state: PartitionState, now: float, critical_after_s: float) ->
     assert failure is not None
     since = state.failing_since or now
     critical = failure.kind is not FailureKind.TRANSIENT or now - since > critical_after_s
-    wait = max(0.0, state.next_attempt_at - now)
-    action = failure.remedy if failure.kind is FailureKind.FATAL and failure.remedy else "Nothing is lost"
+    if failure.kind is FailureKind.FATAL:
+        what = "can't be saved before an operator has acted"
+        action = failure.remedy or "see the detail, then `surgetank flush`."
+    else:
+        what = "is saved later: the database could not take it just now"
+        action = f"The next attempt follows by itself in {max(0.0, state.next_attempt_at - now):.0f} s."
     return Notice(
         "critical" if critical else "warning",
         state.partition,
-        f"{state.entries} entries of {state.partition!r} are not in the database yet ({failure.message}). {SAFE};"
-        f" attempt {state.attempts + 1} follows in {wait:.0f} s. {action}",
+        f"The thread {state.partition!r} {what}. {SAFE} ({state.entries} entries). {action}",
         since,
+        failure.message,
     )
 
 
@@ -136,7 +144,8 @@ def _of_parked(entry: ParkedEntry) -> Notice:
     return Notice(
         "critical",
         entry.partition,
-        f"One entry of {entry.partition!r} was refused by the database and set aside ({entry.failure.message})."
-        f" It stays readable; see `surgetank parked show {entry.id}`.",
+        f"One entry of the thread {entry.partition!r} was refused by the database and set aside. It is kept and stays"
+        f" readable; see `surgetank parked show {entry.id}`.",
         entry.parked_at,
+        entry.failure.message,
     )

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support import postgres
 from support.postgres import PostgresServer, make_template, running_server
 from support.savers import config, listed, put_chain
-
 from surgetank import Surgetank
 
 
@@ -27,7 +27,9 @@ def older_server() -> Iterator[PostgresServer]:
         template.close()
 
 
-def test_an_older_postgresql_is_migrated_written_and_read(older_server: PostgresServer, tmp_path: Path) -> None:
+def test_an_older_postgresql_is_migrated_written_and_read(
+    older_server: PostgresServer, tmp_path: Path
+) -> None:
     with Surgetank(tmp_path, database_url=older_server.url, flush_in_process=False) as tank:
         assert tank.parts.database.ping().startswith("PostgreSQL 16")
         saver = tank.checkpointer()

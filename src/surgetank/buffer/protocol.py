@@ -230,8 +230,8 @@ class Buffer(Protocol):
         """Jobs, newest first."""
         ...
 
-    def maintain(self) -> None:
-        """Housekeeping off the callers' path: give space back, forget old notes and jobs. Cheap when idle."""
+    def maintain(self, *, thorough: bool = True) -> None:
+        """Housekeeping off the callers' path: give space back; if `thorough`, also forget old notes and jobs."""
         ...
 
     def close(self) -> None:

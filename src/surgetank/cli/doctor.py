@@ -103,7 +103,10 @@ def _flow(tank: Surgetank) -> Finding:
         state = "problem" if worst.severity == "critical" else "warning"
         more = f" (and {len(picture.notices) - 1} more)" if len(picture.notices) > 1 else ""
         return Finding(
-            "flow", state, worst.message + more, "see `surgetank status` and `surgetank jobs list`."
+            "flow",
+            state,
+            f"{worst.message}{f' ({worst.detail})' if worst.detail else ''}{more}",
+            "see `surgetank status` and `surgetank jobs list`.",
         )
     return Finding("flow", "ok", "nothing fails, nothing is parked")
 

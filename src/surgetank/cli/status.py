@@ -57,6 +57,8 @@ def show(picture: Status) -> None:
         out.print(f"sink      {sink.stream} -> {sink.address}: {state}; breaker {sink.breaker}", markup=False)
     for notice in picture.notices:
         out.print(f"{notice.severity:9} {notice.message}", markup=False)
+        if notice.detail:
+            out.print(f"          ({notice.detail})", markup=False)
     for problem in picture.problems:
         out.print(f"problem   {problem}", markup=False)
     if picture.jobs:

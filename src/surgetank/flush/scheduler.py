@@ -16,6 +16,7 @@ from surgetank.flush.job import StreamFlusher
 from surgetank.model import FlushJob, JobStatus
 
 _LONGEST_PAUSE_S = 5.0
+_THOROUGH_S = 30.0  # looking for what can be forgotten reads all partitions
 
 
 class Scheduler:
@@ -67,15 +68,17 @@ class Scheduler:
 
     def run(self) -> None:
         """Work until `stop`. A problem is reported and work goes on after a growing pause."""
-        maintained_at = float("-inf")
+        maintained_at = thorough_at = float("-inf")
         pause = self._tick_s
         while not self._stop.is_set():
             try:
                 busy = self._round()
                 now = self._clock()
                 if not 0 <= now - maintained_at < self._maintain_s:
-                    self._buffer.maintain()
+                    thorough = not 0 <= now - thorough_at < _THOROUGH_S
+                    self._buffer.maintain(thorough=thorough)
                     reap(self._buffer, now)
+                    thorough_at = now if thorough else thorough_at
                     maintained_at = now
                 pause = 0.0 if busy else self._tick_s
             except Exception as error:  # noqa: BLE001 - reported to the operator; the thread must outlive it
