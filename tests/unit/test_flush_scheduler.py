@@ -147,7 +147,7 @@ def test_housekeeping_is_done_now_and_then_also_after_the_clock_jumped(
     plant: Plant, monkeypatch: pytest.MonkeyPatch, jump: float
 ) -> None:
     maintained: list[float] = []
-    monkeypatch.setattr(plant.buffer, "maintain", lambda: maintained.append(plant.clock.now))
+    monkeypatch.setattr(plant.buffer, "maintain", lambda thorough: maintained.append(plant.clock.now))
     start = plant.clock.now
 
     class Moving(Scripted):

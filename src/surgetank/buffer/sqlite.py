@@ -356,10 +356,11 @@ class SQLiteBuffer(SQLiteFlushSide):
                 remedy="copy it to a safe place and start with another SURGETANK_HOME.",
             )
 
-    def maintain(self) -> None:
-        """Forget old notes and jobs, move the WAL into the file and give free pages back to the disk."""
+    def maintain(self, *, thorough: bool = True) -> None:
+        """Move the WAL into the file, give free pages back; if `thorough`, forget old notes, jobs and partitions."""
         sqlite_file.refuse_fork(self._pid, self.path)
-        self._forget()
+        if thorough:
+            self._forget()
         while self._vacuum_step():
             pass
         with suppress(FileNotFoundError):
