@@ -15,10 +15,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import pydantic.dataclasses
+import pydantic.v1
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.types import Send
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr, SecretStr
 
 from support.savers import config, put
 from surgetank import EntryRejected
@@ -60,6 +62,26 @@ class Point:
 
 class MyList(list):  # type: ignore[type-arg]
     pass
+
+
+class MyOrder(collections.OrderedDict):  # type: ignore[type-arg]
+    pass
+
+
+class Old(pydantic.v1.BaseModel):
+    x: Any = None
+
+
+@pydantic.dataclasses.dataclass
+class Checked:
+    a: int
+    b: Any = None
+
+
+class Private(BaseModel):
+    a: int = 1
+    _secret: int = PrivateAttr(default=5)
+    model_config = {"extra": "allow"}
 
 
 class MyText(str):
@@ -110,7 +132,14 @@ KEPT: dict[str, Any] = {
     "models": [Outer(inner=Inner(x=(1, 2)), numbers=(1, 2)), Inner(x={"a": Inner(x=1)})],
     "a model whose constructor changes what it is given": Strange.model_construct(text="lower"),
     "dataclass": Point((1, 2)),
-    "subclasses": [MyList([1]), MyText("t"), Pair(1, (2,))],
+    "subclasses": [
+        MyList([1]),
+        MyText("t"),
+        Pair(1, (2,)),
+        MyOrder(b=1, a=(2,)),
+        {MyText("k"): 1, Word.YES: 2},
+    ],
+    "pydantic of all kinds": [Old(x=(1, 2)), Checked(1, (2,)), Private(a=2, more=(1,)), SecretStr("s")],
     "messages": [
         HumanMessage("hi", additional_kwargs={"t": (1, 2)}),
         AIMessage("", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "1"}]),

@@ -181,7 +181,8 @@ class Registry:
 
     def _choose(self, obj: Any, kind: type) -> Callable[[Any], tuple[int, Any]]:
         """How objects of a class are taken apart."""
-        if (fields := getattr(kind, "__pydantic_fields__", None)) is not None:
+        fields = getattr(kind, "__pydantic_fields__", None)
+        if fields is not None and hasattr(kind, "model_construct"):  # pydantic's dataclasses have fields too
             module, name = self.name(kind)
             names = tuple(fields)
             return lambda o: (codes.OBJECT, [module, name, "model", *_model_state(o, names)])
@@ -196,6 +197,11 @@ class Registry:
             return lambda o: (codes.OBJECT, [*self.name(kind), "fields", *_dataclass_state(o)])
         if isinstance(obj, tuple) and hasattr(kind, "_fields"):
             return lambda o: (codes.OBJECT, [*self.name(kind), "named", {"": list(o)}, None])
+        if hasattr(kind, "__fields__") and hasattr(kind, "construct"):  # pydantic 1
+            return lambda o: (
+                codes.OBJECT,
+                [*self.name(kind), "model1", dict(o.__dict__), sorted(o.__fields_set__)],
+            )
         if isinstance(obj, Item):
             slots = Item.__slots__
             return lambda o: (
@@ -285,6 +291,10 @@ class Registry:
         if form == "model":
             return _build_model(kind, fields, extra)
         made = kind.__new__(kind)
+        if form == "model1":
+            object.__setattr__(made, "__dict__", fields)
+            object.__setattr__(made, "__fields_set__", set(extra))
+            return made
         for field, value in {**fields, **(extra or {})}.items():
             object.__setattr__(made, field, value)
         return made
@@ -333,12 +343,9 @@ class Registry:
             return made
         if base == "dict":
             made = kind.__new__(kind)
-            if kind is collections.OrderedDict:
-                made.__init__()
+            put = _mapping_of(kind).__setitem__
             for key, value in content:
-                dict.__setitem__(made, _hashable(key), value) if kind is not collections.OrderedDict else (
-                    made.__setitem__(_hashable(key), value)
-                )
+                put(made, _hashable(key), value)
         elif base == "list":
             made = kind.__new__(kind)
             list.extend(made, content)
@@ -374,9 +381,14 @@ def _find(module: str, name: str) -> Any:
         return None
 
 
+def _mapping_of(kind: type) -> Any:
+    """The built-in mapping whose plain methods serve a class, whatever the class overrides."""
+    return collections.OrderedDict if issubclass(kind, collections.OrderedDict) else dict
+
+
 def _content(obj: Any, base: Any) -> Any:
     if base is dict:
-        return [[key, dict.__getitem__(obj, key)] for key in dict.keys(obj)]
+        return [list(pair) for pair in _mapping_of(type(obj)).items(obj)]
     if base in (str, int, float, bytes):
         return base.__getnewargs__(obj)[0] if base is not bytes else bytes(obj)
     return list(base.__iter__(obj))
@@ -389,6 +401,8 @@ def _model_state(obj: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any]
         values = {name: values[name] for name in names if name in values}
     extra, private, was_set = obj.__pydantic_extra__, obj.__pydantic_private__, obj.__pydantic_fields_set__
     set_names = [name for name in names if name in was_set]
+    if len(set_names) != len(was_set):  # extra values count as set too
+        set_names += sorted(was_set.difference(names))
     if extra is None and private is None:
         return values, set_names
     return values, [set_names, extra, private]
