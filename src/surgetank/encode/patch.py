@@ -3,8 +3,8 @@
 A patch is zstd with the older version as raw dictionary. Position `p` of a chain is patched against
 `p - 8**k`, where `8**k` is the largest power of eight that divides `p`: mostly the version before, every eighth
 time the one eight before, every 64th time the one 64 before. Reading position 511 decodes at most 21 patches, and
-all patches together weigh about 2.6 times what was appended (`python -m bench.chains`). (A plain chain weighs once that, but reading it
-decodes hundreds of patches; a binary tree reads eight and weighs 4.5 times.)
+all patches together weigh about 2.6 times what was appended (`python -m bench.chains`). A plain chain weighs once
+that, but reading it decodes hundreds of patches; a binary tree reads eight and weighs 4.5 times.
 """
 
 from __future__ import annotations
