@@ -24,7 +24,7 @@ from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork, StreamFlusher
 from surgetank.flush.observer import FlushObserver, Observers
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
-from surgetank.flush.scheduler import Scheduler
+from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.model import FlushJob, JobStatus, ParkedEntry, PartitionOutcome
 from surgetank.report import SinkStatus, Status, notices
 from surgetank.settings import Settings, load_settings
@@ -158,6 +158,15 @@ class Surgetank:
         last = self.parts.buffer.last_seq(flusher.stream, partition)
         return flusher.run(trigger, partition=partition, up_to_seq=last)
 
+    def run_ended(self, thread_id: str) -> None:
+        """Say that a run on this thread has ended: it is flushed at once, in the background.
+
+        LangGraph tells a checkpointer nothing of a run's end, so whoever started the run says it. Without it the
+        thread is flushed by age. Does nothing where only workers flush.
+        """
+        if self.parts.scheduler.running:
+            self.parts.scheduler.run_ended(CHECKPOINTS, thread_id)
+
     def _flusher(self, stream: str) -> StreamFlusher:
         flusher = self.parts.flushers.get(stream)
         if flusher is None:
@@ -290,7 +299,7 @@ class _Parts:
 
     def _problem(self, error: BaseException, trace: str) -> None:
         """Something in the flush thread that is no flush failure (the disk, a bug): told and shown in status."""
-        message = error.what if isinstance(error, SurgetankError) else f"{type(error).__name__}: {error}"
+        message = problem_of(error)
         if not self.problems or self.problems[-1] != message:
             self.problems.append(message)
         log.error("flush_thread_problem", error=message, stack_trace=trace)

@@ -33,6 +33,18 @@ def test_a_partition_is_due_by_entries_before_it_is_by_age(make_tank):
     wait_until(lambda: tank.status().buffer.entries == 3, "the larger thread to be flushed")
 
 
+def test_the_end_of_a_run_flushes_its_thread_at_once_and_no_other(make_tank):
+    tank = make_tank(flush_in_process=True, flush_age=3600.0, flush_tick=60.0)
+    put_chain(tank.checkpointer(), "ended", 2)
+    put_chain(tank.checkpointer(), "running", 2)
+    tank.run_ended("ended")
+    wait_until(lambda: tank.status().buffer.entries == 2, "the ended run's thread to be flushed")
+    wait_until(lambda: all(j.finished_at for j in tank.jobs()), "the job to end")
+    assert [(j.trigger, j.partition, j.ok) for j in tank.jobs()] == [("run_end", "ended", True)]
+    assert tank.parts.buffer.state("checkpoints", "running") is not None
+    tank.run_ended("never heard of")
+
+
 def test_flushing_nothing_is_completed_and_says_so(tank):
     job = tank.flush()
     assert job.ok

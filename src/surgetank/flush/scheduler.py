@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from surgetank.buffer.protocol import Buffer
 from surgetank.exceptions import SurgetankError
+from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
 from surgetank.model import FlushJob, JobStatus
 
@@ -41,6 +43,7 @@ class Scheduler:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        self._ended: deque[tuple[str, str]] = deque()
 
     @property
     def running(self) -> bool:
@@ -57,6 +60,11 @@ class Scheduler:
     def wake(self) -> None:
         """Look at once instead of at the next tick."""
         self._wake.set()
+
+    def run_ended(self, stream: str, partition: str) -> None:
+        """Flush a partition at once, because the run that wrote to it has ended."""
+        self._ended.append((stream, partition))
+        self.wake()
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """Finish the group that is being written, release the rest, end. False if that took too long."""
@@ -88,7 +96,19 @@ class Scheduler:
                 self._wake.wait(pause)
                 self._wake.clear()
 
+    def _flush_ended(self) -> None:
+        flushers = {flusher.stream: flusher for flusher in self._flushers}
+        while self._ended and not self._stop.is_set():
+            stream, partition = self._ended.popleft()
+            flusher = flushers[stream]
+            down = (
+                flusher.breaker.state() is not BreakerState.CLOSED
+            )  # then it waits its turn like all others
+            if not down and self._buffer.state(stream, partition) is not None:
+                flusher.run("run_end", partition=partition, stop=self._stop)
+
     def _round(self) -> bool:
+        self._flush_ended()
         busy = False
         for flusher in self._flushers:
             if self._stop.is_set():
