@@ -97,10 +97,9 @@ class Scheduler:
                 self._wake.clear()
 
     def _flush_ended(self) -> None:
-        flushers = {flusher.stream: flusher for flusher in self._flushers}
         while self._ended and not self._stop.is_set():
             stream, partition = self._ended.popleft()
-            flusher = flushers[stream]
+            flusher = next(flusher for flusher in self._flushers if flusher.stream == stream)
             down = (
                 flusher.breaker.state() is not BreakerState.CLOSED
             )  # then it waits its turn like all others
