@@ -1,14 +1,19 @@
 # Two commands are all a newcomer needs: `make demo` and `make test`. Both make .venv themselves.
 
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p && break; done)
+# The first interpreter that really runs, is new enough and can make an environment: a version manager's
+# shim may stand in the PATH for a Python that it refuses to start.
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
 .PHONY: demo test lint types imports format bench bench-smoke docs clean
 
 .venv/pyvenv.cfg:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Surgetank needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11."; exit 1; }
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(USABLE)' || { \
+		echo "Surgetank needs Python 3.11 or newer with its venv and ensurepip modules; found '$(PYTHON)'."; \
+		echo "On Debian: apt install python3-venv. Or name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 
 .venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt
