@@ -27,10 +27,12 @@ from surgetank.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from surgetank.ambient import broadcast_run_event, emit_log, log_system_error
     from surgetank.checkpoints.saver import SurgetankSaver
     from surgetank.encode.sanitize import Sanitized, sanitize, sanitize_for_json
     from surgetank.engine import Surgetank
     from surgetank.model import FlushJob
+    from surgetank.notify.runs import working_for
 
 __all__ = [
     "BufferCorrupt",
@@ -50,8 +52,12 @@ __all__ = [
     "Surgetank",
     "SurgetankError",
     "SurgetankSaver",
+    "broadcast_run_event",
+    "emit_log",
+    "log_system_error",
     "sanitize",
     "sanitize_for_json",
+    "working_for",
 ]
 
 # Loaded when first used, so that `import surgetank` is quick and needs no extra.
@@ -62,6 +68,10 @@ _LAZY = {
     "Sanitized": "surgetank.encode.sanitize",
     "sanitize": "surgetank.encode.sanitize",
     "sanitize_for_json": "surgetank.encode.sanitize",
+    "broadcast_run_event": "surgetank.ambient",
+    "emit_log": "surgetank.ambient",
+    "log_system_error": "surgetank.ambient",
+    "working_for": "surgetank.notify.runs",
 }
 
 

@@ -7,18 +7,24 @@ keeps its data there too. A flush thread runs until the engine is closed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from surgetank import ambient
+from surgetank.buffer.events import EventLog
 from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
 from surgetank.database.embedded import EmbeddedPostgres
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.encode.envelope import STREAM as CHECKPOINTS
+from surgetank.encode.errors import ErrorReport
+from surgetank.events import RunEvent, Severity
 from surgetank.exceptions import ConfigurationError, JobNotFound, MissingExtra, SurgetankError
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork, StreamFlusher
@@ -26,9 +32,15 @@ from surgetank.flush.observer import FlushObserver, Observers
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.model import FlushJob, JobStatus, ParkedEntry, PartitionOutcome
+from surgetank.notify.capture import ThreadLogHandler, ThreadLogProcessor
+from surgetank.notify.desk import Desk
+from surgetank.notify.errors import SystemErrors
+from surgetank.notify.logs import LogPage
+from surgetank.notify.runs import origin
 from surgetank.report import SinkStatus, Status, notices
 from surgetank.settings import Settings, load_settings
 from surgetank.sinks.postgres import PostgresCheckpointSink
+from surgetank.sinks.protocol import Sink
 from surgetank.telemetry import log
 
 if TYPE_CHECKING:
@@ -88,6 +100,7 @@ class Surgetank:
                 )
                 if self.settings.flush_in_process:
                     self._parts.scheduler.start()
+                ambient.enter(self)
         return self
 
     def close(self) -> None:
@@ -98,6 +111,7 @@ class Surgetank:
         with self._lock:
             parts, self._parts = self._parts, None
         if parts is not None:
+            ambient.leave(self)
             parts.close(drain=self.settings.flush_in_process and self.settings.flush_on_close)
 
     def __enter__(self) -> Surgetank:
@@ -152,11 +166,30 @@ class Surgetank:
         self, stream: str | None = None, partition: str | None = None, *, trigger: str = "manual"
     ) -> FlushJob:
         """Flush what waits now, also what is not due yet, and wait for it. Never raises for a failed flush: the
-        job says what became of it (`job.ok`). Raises `ConfigurationError` for an unknown stream.
+        job says what became of it (`job.ok`).
+
+        Without `stream`, every stream is flushed, each by a job of its own; returned is the first that did not go
+        through, else that of the checkpoints. `partition` is then a thread. Raises `ConfigurationError` for an
+        unknown stream.
         """
-        flusher = self._flusher(stream or CHECKPOINTS)
-        last = self.parts.buffer.last_seq(flusher.stream, partition)
-        return flusher.run(trigger, partition=partition, up_to_seq=last)
+        jobs = [self._flush(name, partition, trigger) for name in self._streams(stream, partition)]
+        return next((job for job in jobs if not job.ok), jobs[0])
+
+    def _streams(self, stream: str | None, partition: str | None) -> Iterator[str]:
+        """Lazily: what flushing one stream has to tell waits in the next ones."""
+        if stream is not None:
+            yield stream
+            return
+        yield CHECKPOINTS
+        for name in self.parts.flushers:
+            if name != CHECKPOINTS and self.parts.buffer.last_seq(name, partition):
+                yield name
+
+    def _flush(self, stream: str, partition: str | None, trigger: str) -> FlushJob:
+        flusher = self._flusher(stream)
+        return flusher.run(
+            trigger, partition=partition, up_to_seq=self.parts.buffer.last_seq(stream, partition)
+        )
 
     def run_ended(self, thread_id: str) -> None:
         """Say that a run on this thread has ended: it is flushed at once, in the background.
@@ -166,6 +199,87 @@ class Surgetank:
         """
         if self.parts.scheduler.running:
             self.parts.scheduler.run_ended(CHECKPOINTS, thread_id)
+
+    # -- telling
+
+    def emit_log(
+        self,
+        message: str,
+        *,
+        thread_id: str | None = None,
+        level: int | str = "info",
+        logger: str = "",
+        user_id: str | None = None,
+        wait: bool = True,
+        fields: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> int:
+        """Write a line into a thread's log, and tell it live; returns its number in the log.
+
+        Inside a node of a graph the thread is known; elsewhere give `thread_id`, or use `surgetank.working_for`.
+        Further keywords become the line's fields. Raises `ConfigurationError` without a thread, `BufferFull`,
+        `BufferUnavailable`.
+        """
+        line = self.parts.desk.runs.log(
+            message, thread_id=thread_id, level=level, logger=logger, user_id=user_id, wait=wait,
+            fields={**(fields or {}), **more},
+        )  # fmt: skip
+        return line.seq
+
+    def broadcast_run_event(
+        self, event: str | Mapping[str, Any], *, thread_id: str | None = None, **fields: Any
+    ) -> RunEvent:
+        """Tell an event to everybody who follows the thread (WebSocket, SSE), in every process; kept for replay.
+
+        `event` is its type, or a mapping with `type` and fields. Raises `ConfigurationError` without a thread,
+        `EntryRejected` above 256 KB, `BufferUnavailable`.
+        """
+        return self.parts.desk.runs.event(event, thread_id=thread_id, fields=fields)
+
+    def log_system_error(
+        self,
+        error_type: str,
+        message: str,
+        *,
+        severity: str | Severity = Severity.ERROR,
+        thread_id: str | None = None,
+        error: BaseException | None = None,
+        stack_trace: str | None = None,
+        context: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Report an error of your own type to the operators (`system_errors`); returns the id of its group.
+
+        `error` gives the stack trace, unless `stack_trace` does. Alike errors become one group with a count.
+        Raises `BufferFull`, `BufferUnavailable`, and `ValueError` for an unknown severity.
+        """
+        if stack_trace is None:
+            stack_trace = "".join(traceback.format_exception(error)) if error is not None else ""
+        thread_id = thread_id or origin(self.settings.owner_key).thread_id
+        return self.errors.report(
+            ErrorReport(error_type, message, Severity(severity), thread_id, stack_trace, context or {})
+        )
+
+    def logs(self, thread_id: str, **wanted: Any) -> LogPage:
+        """Lines of a thread's log, hot and cold (`after`, `before`, `limit`, `levels` as in `ThreadLogs.read`)."""
+        return self.parts.desk.logs.read(thread_id, **wanted)
+
+    @property
+    def errors(self) -> SystemErrors:
+        """The system errors: find, look at, resolve."""
+        return self.parts.desk.errors
+
+    @property
+    def events(self) -> EventLog:
+        """The run events of this buffer."""
+        return self.parts.desk.events
+
+    def log_handler(self, level: int = logging.NOTSET) -> ThreadLogHandler:
+        """A handler for `logging` that copies records into the log of the thread they were made for."""
+        return ThreadLogHandler(self.emit_log, level=level, owner_key=self.settings.owner_key)
+
+    def log_processor(self) -> ThreadLogProcessor:
+        """The same for structlog: put it among the processors, before the renderer."""
+        return ThreadLogProcessor(self.emit_log, owner_key=self.settings.owner_key)
 
     def _flusher(self, stream: str) -> StreamFlusher:
         flusher = self.parts.flushers.get(stream)
@@ -235,7 +349,11 @@ class Surgetank:
             jobs=tuple(parts.buffer.jobs(limit=jobs)),
             notices=told,
             flushing=parts.scheduler.running,
-            problems=tuple(parts.problems) + tuple(f"{n}: {m}" for n, m in parts.observers.failures[-5:]),
+            problems=(
+                *parts.problems,
+                *(f"{n}: {m}" for n, m in parts.observers.failures[-5:]),
+                *parts.desk.problems(),
+            ),
         )
 
 
@@ -252,7 +370,7 @@ class _Parts:
     ) -> None:
         self.settings = settings
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
-        self.observers = Observers(*observers, _Reviver(self))
+        self.observers = Observers(*observers)
         self.embedded: EmbeddedPostgres | None = None
         self.buffer = _open_buffer(settings, clock)
         try:
@@ -260,10 +378,32 @@ class _Parts:
         except BaseException:
             self.buffer.close()
             raise
-        sink = PostgresCheckpointSink(self.database, cache_bytes=settings.flush_cache_bytes)
-        works = Clockwork(clock)
-        flusher = StreamFlusher(
-            CHECKPOINTS,
+        try:
+            self.desk = Desk(self.buffer, self.database, settings, clock=clock)
+        except BaseException:
+            self._let_go()
+            raise
+        self.observers.add(self.desk.notifier)
+        self.observers.add(_Reviver(self))  # last: reviving takes a second, telling does not
+        sinks: dict[str, Sink] = {
+            CHECKPOINTS: PostgresCheckpointSink(self.database, cache_bytes=settings.flush_cache_bytes),
+            **Desk.sinks(self.database),
+        }
+        self.flushers = {stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()}
+        self.scheduler = Scheduler(
+            self.buffer,
+            list(self.flushers.values()),
+            clock=clock,
+            tick_s=settings.flush_tick,
+            on_problem=self._problem,
+            on_lost=self.desk.notifier.worker_lost,
+            chore=self._chore,
+        )
+
+    def _flusher(self, stream: str, sink: Sink, clock: Callable[[], float]) -> StreamFlusher:
+        settings = self.settings
+        return StreamFlusher(
+            stream,
             self.buffer,
             sink,
             policy=StreamPolicy(
@@ -276,13 +416,9 @@ class _Parts:
             retry=RetryPolicy(base_s=settings.retry_base, max_s=settings.retry_max),
             breaker=CircuitBreaker(clock, max_s=settings.breaker_max),
             observer=self.observers,
-            works=works,
+            works=Clockwork(clock),
             node=settings.node,
             lease_ttl_s=settings.lease_ttl,
-        )
-        self.flushers: dict[str, StreamFlusher] = {CHECKPOINTS: flusher}
-        self.scheduler = Scheduler(
-            self.buffer, [flusher], clock=clock, tick_s=settings.flush_tick, on_problem=self._problem
         )
 
     def _open_database(self, settings: Settings, *, start: bool) -> MigratedDatabase:
@@ -302,7 +438,11 @@ class _Parts:
         message = problem_of(error)
         if not self.problems or self.problems[-1] != message:
             self.problems.append(message)
-        log.error("flush_thread_problem", error=message, stack_trace=trace)
+        self.desk.problem(error, where="flush_thread", trace=trace)
+
+    def _chore(self) -> None:
+        self.desk.sweep(self.flushers)
+        self.desk.events.maintain()
 
     def sink_status(self, stream: str, *, ping: bool) -> SinkStatus:
         """The state of a stream's sink."""
@@ -332,10 +472,14 @@ class _Parts:
             if drain and started:
                 self._drain(timeout_s)
         finally:
-            self.buffer.close()
-            self.database.close()
-            if self.embedded is not None:
-                self.embedded.stop()
+            self.desk.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self.buffer.close()
+        self.database.close()
+        if self.embedded is not None:
+            self.embedded.stop()
 
     def _drain(self, timeout_s: float) -> None:
         for flusher in self.flushers.values():
@@ -372,24 +516,24 @@ def _open_buffer(settings: Settings, clock: Callable[[], float]) -> SQLiteBuffer
 
 
 class _LogObserver:
-    """Tells the log. Other channels are added as observers."""
+    """Tells the log how jobs ended. What went wrong is told by the notifier."""
 
     def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         failure = outcome.failure
         assert failure is not None
-        log.warning(
+        log.debug(
             "partition_postponed", stream=outcome.stream, partition=outcome.partition, kind=failure.kind.value,
             error=failure.message, attempt=outcome.attempts, retry_at=outcome.next_attempt_at, job=job.id,
         )  # fmt: skip
 
     def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
-        log.error(
-            "entry_parked", stream=entry.stream, partition=entry.partition, seq=entry.seq, parked=entry.id,
-            error=entry.failure.message, job=job.id,
-        )  # fmt: skip
+        """The notifier's."""
+
+    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """The notifier's."""
 
     def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        log.info("partition_recovered", stream=outcome.stream, partition=outcome.partition, job=job.id)
+        """The notifier's."""
 
     def job_finished(self, job: FlushJob) -> None:
         if job.status is JobStatus.FAILED:
@@ -418,6 +562,9 @@ class _Reviver:
             embedded.start()
 
     def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
+        """Nothing to revive."""
+
+    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         """Nothing to revive."""
 
     def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:

@@ -94,3 +94,11 @@ class StateCorrupt(SinkError):
 
 class JobNotFound(SurgetankError):
     """No flush job has this id."""
+
+
+class ErrorNotFound(SurgetankError):
+    """No system error has this id."""
+
+
+class ErrorStateConflict(SurgetankError):
+    """A system error is not in the state that the action needs (already resolved, not resolved)."""

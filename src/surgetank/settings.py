@@ -71,6 +71,13 @@ class Settings(BaseSettings):
         15.0, gt=0, description="Longest wait between probes of a database that is down."
     )
     critical_after: float = Field(60.0, ge=0, description="A soft failure that lasts longer is critical.")
+    events_kept: int = Field(200_000, gt=0, description="How many run events are kept for replay.")
+    events_max_age: float = Field(86_400.0, gt=0, description="How long run events are kept for replay.")
+    owner_key: str = Field(
+        "user_id",
+        min_length=1,
+        description="The key of a run's `configurable` that names the user it belongs to.",
+    )
     jobs_kept: int = Field(10_000, gt=0, description="How many flush jobs are remembered.")
 
     connect_timeout: float = Field(3.0, gt=0, description="Longest wait for a database connection.")

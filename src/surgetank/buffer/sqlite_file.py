@@ -110,8 +110,14 @@ def refuse_fork(owner_pid: int, path: Path) -> None:
         )
 
 
-def connect(path: Path, *, durability: str) -> sqlite3.Connection:
-    """A writing connection on the buffer file, made if there is none yet."""
+def connect(
+    path: Path,
+    *,
+    durability: str,
+    schema: str = _SCHEMA,
+    kind: tuple[int, int] = (APPLICATION_ID, FORMAT_VERSION),
+) -> sqlite3.Connection:
+    """A writing connection on a file of that kind (application id and format), made if there is none yet."""
     _refuse_foreign_bytes(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,14 +130,14 @@ def connect(path: Path, *, durability: str) -> sqlite3.Connection:
         connection = _open(path)
         try:
             # First of all: the settings of a new file write into it, and would into a stranger's or a damaged one.
-            if not _recognize(connection, path):
+            if not _recognize(connection, path, kind):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             # Moving WAL pages into the file is `maintain`'s work; 256 MiB is the brake if nobody maintains.
             connection.execute("PRAGMA wal_autocheckpoint = 65536")
             connection.execute("PRAGMA cache_size = -16384")
-            _ensure_schema(connection, path)
+            _ensure_schema(connection, path, schema, kind)
         except BaseException:
             connection.close()
             raise
@@ -162,17 +168,17 @@ def _refuse_foreign_bytes(path: Path) -> None:
         )
 
 
-def _ensure_schema(connection: sqlite3.Connection, path: Path) -> None:
-    if _recognize(connection, path):
+def _ensure_schema(connection: sqlite3.Connection, path: Path, schema: str, kind: tuple[int, int]) -> None:
+    if _recognize(connection, path, kind):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not _recognize(connection, path):  # another process may have been quicker
-            for statement in _statements(_SCHEMA):
+        if not _recognize(connection, path, kind):  # another process may have been quicker
+            for statement in _statements(schema):
                 connection.execute(statement)
             connection.execute("INSERT INTO identity VALUES (1, ?)", (uuid.uuid4().hex,))
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+            connection.execute(f"PRAGMA application_id = {kind[0]}")
+            connection.execute(f"PRAGMA user_version = {kind[1]}")
         connection.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):
@@ -190,14 +196,14 @@ def _statements(script: str) -> Iterator[str]:
             pending = ""
 
 
-def _recognize(connection: sqlite3.Connection, path: Path) -> bool:
+def _recognize(connection: sqlite3.Connection, path: Path, kind: tuple[int, int]) -> bool:
     """True for our file, False for a new one; raises for anybody else's."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application == APPLICATION_ID:
-        if version != FORMAT_VERSION:
+    if application == kind[0]:
+        if version != kind[1]:
             raise BufferCorrupt(
-                f"The buffer {path} has format {version}; this Surgetank reads format {FORMAT_VERSION}.",
+                f"The buffer {path} has format {version}; this Surgetank reads format {kind[1]}.",
                 remedy="use the Surgetank version that wrote it to drain it (`surgetank flush`), then upgrade.",
             )
         return True

@@ -234,6 +234,8 @@ class StreamFlusher:
     def _report(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         for entry in outcome.parked_entries:
             self._observer.entry_parked(job, entry)
+        if outcome.values_replaced:
+            self._observer.values_replaced(job, outcome)
         if outcome.failure is not None:
             self._observer.partition_failed(job, outcome)
         elif outcome.recovered:

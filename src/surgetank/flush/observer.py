@@ -22,6 +22,10 @@ class FlushObserver(Protocol):
         """One entry was refused by the sink and set aside."""
         ...
 
+    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """Values were replaced in the projections of what was flushed."""
+        ...
+
     def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         """A partition that had failed is flushed again."""
         ...
@@ -54,6 +58,9 @@ class Observers:
 
     def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
         self._tell("entry_parked", job, entry)
+
+    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        self._tell("values_replaced", job, outcome)
 
     def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         self._tell("partition_recovered", job, outcome)

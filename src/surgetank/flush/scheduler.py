@@ -33,6 +33,9 @@ class Scheduler:
         tick_s: float = 0.2,
         maintain_s: float = 2.0,
         on_problem: Callable[[BaseException, str], None],
+        on_lost: Callable[[FlushJob], None] = lambda _: None,
+        chore: Callable[[], None] = lambda: None,
+        chore_s: float = 1.0,
     ) -> None:
         self._buffer = buffer
         self._flushers = list(flushers)
@@ -40,6 +43,9 @@ class Scheduler:
         self._tick_s = tick_s
         self._maintain_s = maintain_s
         self._on_problem = on_problem
+        self._on_lost = on_lost
+        self._chore = chore
+        self._chore_s = chore_s
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -76,16 +82,20 @@ class Scheduler:
 
     def run(self) -> None:
         """Work until `stop`. A problem is reported and work goes on after a growing pause."""
-        maintained_at = thorough_at = float("-inf")
+        maintained_at = thorough_at = chored_at = float("-inf")
         pause = self._tick_s
         while not self._stop.is_set():
             try:
                 busy = self._round()
                 now = self._clock()
+                if not 0 <= now - chored_at < self._chore_s:
+                    self._chore()
+                    chored_at = now
                 if not 0 <= now - maintained_at < self._maintain_s:
                     thorough = not 0 <= now - thorough_at < _THOROUGH_S
                     self._buffer.maintain(thorough=thorough)
-                    reap(self._buffer, now)
+                    for lost in reap(self._buffer, now):
+                        self._on_lost(lost)
                     thorough_at = now if thorough else thorough_at
                     maintained_at = now
                 pause = 0.0 if busy else self._tick_s

@@ -1,0 +1,62 @@
+"""The event log beside the buffer: what a tail, a replay and a banner are read from. `sqlite_events.py` is one.
+
+It is bounded (by count and age) and says so: whoever asks for what is gone gets a `Gap`, never a silent hole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from surgetank.events import Gap, Incident, NewEvent, RunEvent
+
+
+class EventLog(Protocol):
+    """An ordered log of events, shared by threads and processes.
+
+    - What `publish` returned is seen by every reader of every process, in the order of `id`.
+    - `seq` counts within a thread without holes; neither number is ever given twice.
+    - An incident is raised once over all processes, until it is cleared.
+    """
+
+    def publish(self, events: Sequence[NewEvent]) -> list[RunEvent]:
+        """Write events, all or none. Raises `BufferUnavailable`."""
+        ...
+
+    def tail(self, after_id: int, *, limit: int = 1000) -> tuple[Gap | None, list[RunEvent]]:
+        """Events of all threads after `after_id`, in order, and the gap before them if some are gone."""
+        ...
+
+    def thread_events(
+        self, thread_id: str | None, after_seq: int = 0, *, limit: int = 1000
+    ) -> tuple[Gap | None, list[RunEvent]]:
+        """Events of one thread after `after_seq`, in order, and the gap before them if some are gone."""
+        ...
+
+    def last_id(self) -> int:
+        """The newest event's id; 0 before the first."""
+        ...
+
+    def last_seq(self, thread_id: str | None) -> int:
+        """The newest event's number within a thread; 0 before the first."""
+        ...
+
+    def raise_incident(self, incident: Incident) -> bool:
+        """True when this is new, or graver than what was told before; False when it has been told already."""
+        ...
+
+    def clear_incident(self, key: str) -> Incident | None:
+        """End an incident; it is returned to exactly one caller."""
+        ...
+
+    def incidents(self) -> list[Incident]:
+        """What is going on, oldest first."""
+        ...
+
+    def maintain(self) -> None:
+        """Forget what is too old or too much."""
+        ...
+
+    def close(self) -> None:
+        """Close files and connections. Idempotent."""
+        ...

@@ -1,0 +1,81 @@
+"""A line of a thread's log, as the buffer carries it. Pure.
+
+Lines are JSON, sanitized when they are made: whatever a program logs, PostgreSQL takes it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from surgetank.encode.sanitize import dumps_jsonb
+from surgetank.events import timestamp
+
+STREAM = "thread_logs"
+KEY = b"l"
+LEVELS = ("debug", "info", "warning", "error", "critical")
+MAX_MESSAGE = 64 * 1024
+_MAX_FIELDS = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line. `seq` and `buffer_id` are known once the buffer has accepted it; `at` is seconds since the epoch."""
+
+    thread_id: str
+    message: str
+    level: str = "info"
+    at: float = 0.0
+    logger: str = ""
+    user_id: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    seq: int = 0
+    buffer_id: str = ""
+
+    def pack(self) -> bytes:
+        """The line without thread and number, which stand around it."""
+        message = self.message if len(self.message) <= MAX_MESSAGE else f"{self.message[:MAX_MESSAGE]} [cut]"
+        fields, replaced = dumps_jsonb(dict(self.fields))
+        if len(fields) > _MAX_FIELDS:
+            fields = orjson.dumps({"cut": f"fields of {len(fields)} bytes are not kept"})
+        elif replaced:
+            fields, _ = dumps_jsonb(
+                {**self.fields, "replaced": [f"{r.path}: {r.reason}" for r in replaced[:20]]}
+            )
+        head, _ = dumps_jsonb([message, self.level, self.at, self.logger, self.user_id])
+        return head[:-1] + b"," + fields + b"]"
+
+    @classmethod
+    def unpack(cls, thread_id: str, data: bytes, *, seq: int, buffer_id: str) -> LogLine:
+        """The line out of the buffer."""
+        message, level, at, logger, user_id, fields = orjson.loads(data)
+        return cls(thread_id, message, level, at, logger, user_id, fields, seq, buffer_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line as people get it."""
+        return {
+            "thread_id": self.thread_id,
+            "seq": self.seq,
+            "timestamp": timestamp(self.at),
+            "level": self.level,
+            "logger": self.logger,
+            "message": self.message,
+            "fields": dict(self.fields),
+        }
+
+
+def level_name(level: int | str) -> str:
+    """One of `LEVELS` for a name or a number of the `logging` module. Raises `ValueError` for another name."""
+    if isinstance(level, int):
+        steps = (logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+        return LEVELS[sum(level >= step for step in steps)]
+    name = {"warn": "warning", "fatal": "critical", "exception": "error", "notset": "debug"}.get(
+        level.lower(), level.lower()
+    )
+    if name not in LEVELS:
+        raise ValueError(f"unknown log level {level!r}; levels: {', '.join(LEVELS)}")
+    return name

@@ -1,0 +1,89 @@
+"""The notifier's own channels, in the order in which they are told: console, thread log, run event, system errors."""
+
+from __future__ import annotations
+
+from surgetank.buffer.events import EventLog
+from surgetank.encode.errors import ErrorReport, fingerprint
+from surgetank.encode.sanitize import sanitize_for_json
+from surgetank.events import EventType, NewEvent, Severity
+from surgetank.notify.errors import SystemErrors
+from surgetank.notify.notifier import News
+from surgetank.notify.runs import RunReporter
+from surgetank.telemetry import log
+
+
+class ConsoleChannel:
+    """The program's own log."""
+
+    name = "console"
+
+    def tell(self, news: News) -> None:
+        write = {"info": log.info, "warning": log.warning, "error": log.error, "critical": log.error}[
+            news.severity
+        ]
+        write(
+            news.error_type or (news.event.value if news.event else "notice"), message=news.message,
+            thread=news.thread_id, error=news.detail, severity=news.severity.value, **_flat(news),
+        )  # fmt: skip
+
+
+class ThreadLogChannel:
+    """The log of the thread it concerns."""
+
+    name = "thread_log"
+
+    def __init__(self, runs: RunReporter) -> None:
+        self._runs = runs
+
+    def tell(self, news: News) -> None:
+        if news.thread_id is not None:
+            fields = {"error": news.detail} if news.detail else {}
+            self._runs.log(
+                news.message, thread_id=news.thread_id, level=news.severity.value, logger="surgetank",
+                fields=fields | _flat(news), wait=False,
+            )  # fmt: skip
+
+
+class EventChannel:
+    """Run events: the banners of users, and for what concerns no single thread those of operators."""
+
+    name = "run_event"
+
+    def __init__(self, events: EventLog) -> None:
+        self._events = events
+
+    def tell(self, news: News) -> None:
+        if news.event is None:
+            return
+        data = {"severity": news.severity.value, "message": news.message}
+        if news.event is EventType.FLUSH_CRITICAL:
+            data["error_details"] = sanitize_for_json({"error": news.detail, **_flat(news)})
+        self._events.publish([NewEvent(news.event.value, news.thread_id, data)])
+
+
+class ErrorChannel:
+    """The table `system_errors`, through the buffer."""
+
+    name = "system_errors"
+
+    def __init__(self, errors: SystemErrors) -> None:
+        self._errors = errors
+
+    def tell(self, news: News) -> None:
+        if news.error_type is None or news.severity is Severity.INFO:
+            return
+        message = f"{news.message} Reason: {news.detail}" if news.detail else news.message
+        self._errors.report(
+            ErrorReport(
+                news.error_type, message, news.severity, news.thread_id, news.stack_trace, news.context,
+                fingerprint("", message, key=news.group) if news.group is not None else "",
+            )
+        )  # fmt: skip
+
+
+def _flat(news: News) -> dict[str, object]:
+    return {
+        key: news.context[key]
+        for key in ("stream", "job", "attempts", "exception", "sqlstate", "parked_id")
+        if news.context.get(key) not in (None, "")
+    }

@@ -1,0 +1,103 @@
+"""The telling side put together: event log, thread logs, system errors and the notifier with its channels."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.sqlite_events import SQLiteEventLog
+from surgetank.database.pool import Database
+from surgetank.encode import errors as error_codec
+from surgetank.encode import logline
+from surgetank.flush.breaker import BreakerState
+from surgetank.flush.job import StreamFlusher
+from surgetank.notify.channels import ConsoleChannel, ErrorChannel, EventChannel, ThreadLogChannel
+from surgetank.notify.errors import SystemErrors
+from surgetank.notify.logs import ThreadLogs
+from surgetank.notify.notifier import Channel, Notifier
+from surgetank.notify.runs import RunReporter
+from surgetank.settings import Settings
+from surgetank.sinks.errors import PostgresErrorSink
+from surgetank.sinks.logs import PostgresLogSink
+from surgetank.sinks.protocol import Sink
+
+_SAME_PROBLEM_S = 300.0
+
+
+class Desk:
+    """Everything that tells people something, on one buffer and one database."""
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        database: Database,
+        settings: Settings,
+        *,
+        clock: Callable[[], float],
+        channels: Sequence[Channel] = (),
+    ) -> None:
+        self._clock = clock
+        path = settings.buffer_path
+        self.events = SQLiteEventLog(
+            path.with_name(f"{path.stem}-events{path.suffix}"),
+            max_events=settings.events_kept,
+            max_age_s=settings.events_max_age,
+            clock=clock,
+        )
+        self.logs = ThreadLogs(buffer, database, self.events, clock=clock)
+        self.errors = SystemErrors(buffer, database, clock=clock)
+        self.runs = RunReporter(self.logs, self.events, clock=clock, owner_key=settings.owner_key)
+        facts: dict[str, Any] = {
+            "sink": "postgresql", "database": database.address, "node": settings.node,
+            "database_configured": settings.database_url is not None,
+        }  # fmt: skip
+        self.notifier = Notifier(
+            [
+                ConsoleChannel(),
+                ThreadLogChannel(self.runs),
+                EventChannel(self.events),
+                ErrorChannel(self.errors),
+                *channels,
+            ],
+            self.events,
+            buffer,
+            clock=clock,
+            critical_after_s=settings.critical_after,
+            context=lambda: facts,
+        )
+        self._told_problems: dict[str, float] = {}
+
+    @staticmethod
+    def sinks(database: Database) -> Mapping[str, Sink]:
+        """The sinks of the streams that telling adds."""
+        return {logline.STREAM: PostgresLogSink(database), error_codec.STREAM: PostgresErrorSink(database)}
+
+    def sweep(self, flushers: Mapping[str, StreamFlusher]) -> None:
+        """What passes with time: see `Notifier.sweep`."""
+        down: dict[str, str] = {}
+        for stream, flusher in flushers.items():
+            if flusher.breaker.state() is not BreakerState.CLOSED:
+                down[stream] = flusher.breaker.view().last_error or "the database can't be reached"
+        self.notifier.sweep(down)
+
+    def problem(self, error: BaseException, *, where: str, trace: str | None = None) -> None:
+        """Tell of something unexpected; the same problem not more than once in five minutes."""
+        key, now = f"{where}:{type(error).__name__}:{error}", self._clock()
+        if 0 <= now - self._told_problems.get(key, float("-inf")) < _SAME_PROBLEM_S:
+            return
+        if len(self._told_problems) > 1000:
+            self._told_problems.clear()
+        self._told_problems[key] = now
+        told = trace if trace is not None else "".join(traceback.format_exception(error))
+        self.notifier.problem(error, told, where=where)
+
+    def problems(self) -> list[str]:
+        """What could not be told, newest last: shown in the status."""
+        failed = [f"notification channel {name}: {message}" for _, name, message in self.notifier.failures]
+        return [*failed[-5:], *(message for _, message in list(self.runs.failures)[-5:])]
+
+    def close(self) -> None:
+        """Close the event log."""
+        self.events.close()

@@ -1,0 +1,318 @@
+"""System errors: reported through the buffer, so that an error about a dead database is seen while it is dead.
+
+A reader takes the rows of `system_errors` and folds onto them what is still hot, by the same rule as the sink
+(`encode.errors.fold`). While the database is down the hot groups alone are shown, and it is said.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from surgetank.buffer.protocol import Buffer
+from surgetank.database.pool import Database
+from surgetank.database.queries import queries
+from surgetank.encode.errors import (
+    KEY,
+    STREAM,
+    ErrorAction,
+    ErrorGroup,
+    ErrorReport,
+    fingerprint,
+    fold,
+    group_id,
+    unpack,
+)
+from surgetank.exceptions import ErrorNotFound, ErrorStateConflict, SurgetankError
+from surgetank.model import Record
+from surgetank.sinks.errors import group_of
+
+SQL = queries("telling")
+MAX_LIMIT = 500
+
+Item = ErrorReport | ErrorAction
+_Hot = tuple[int, bool, Item]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFilter:
+    """Which groups are wanted. Times are seconds since the epoch and mean the newest occurrence."""
+
+    error_type: str | None = None
+    severity: str | None = None
+    thread_id: str | None = None
+    resolved: bool | None = None
+    since: float | None = None
+    until: float | None = None
+    text: str | None = None
+
+    def takes(self, group: ErrorGroup, threads: set[str]) -> bool:
+        """Whether a group, touched by these threads, is wanted."""
+        words = f"{group.error_message} {group.error_type}".lower()
+        return (
+            self.error_type in (None, group.error_type)
+            and self.severity in (None, group.severity.value)
+            and (self.thread_id is None or self.thread_id in threads)
+            and self.resolved in (None, group.resolved)
+            and (self.since is None or group.last_seen >= self.since)
+            and (self.until is None or group.last_seen < self.until)
+            and (self.text is None or self.text.lower() in words)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorPage:
+    """Groups, newest first; `cursor` leads to the next page. `problem`: the database can't be asked just now."""
+
+    errors: tuple[ErrorGroup, ...]
+    cursor: tuple[float, str] | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorDetail:
+    """One group with the threads it touched and everything that was done about it."""
+
+    group: ErrorGroup
+    threads: tuple[Mapping[str, Any], ...] = ()
+    audit: tuple[Mapping[str, Any], ...] = ()
+    problem: str | None = None
+
+
+class SystemErrors:
+    """Reports, finds and resolves system errors. Safe to use from several threads."""
+
+    def __init__(self, buffer: Buffer, database: Database, *, clock: Callable[[], float]) -> None:
+        self._buffer = buffer
+        self._database = database
+        self._clock = clock
+
+    # -- writing
+
+    def report(self, report: ErrorReport) -> str:
+        """Accept an occurrence and return its group's id. Raises what `Buffer.append` raises."""
+        report = replace(
+            report,
+            at=report.at or self._clock(),
+            fingerprint=report.fingerprint
+            or fingerprint(report.error_type, report.message, report.stack_trace),
+        )
+        self._buffer.append(STREAM, report.fingerprint, (Record(KEY, report.pack()),), wait=False)
+        return group_id(report.fingerprint)
+
+    def act(
+        self, error_id: str, kind: str, actor: str, *, notes: str = "", until: float | None = None
+    ) -> ErrorGroup:
+        """Resolve, reopen, snooze or delete a group; returned as it is then (deleted: as it was).
+
+        Raises `ErrorNotFound`, `ErrorStateConflict` (already resolved, not resolved), `DatabaseUnavailable` when only
+        the database could know the group.
+        """
+        group = self.get(error_id)
+        conflict = {
+            "resolve": group.resolved and f"was resolved by {group.resolved_by} already",
+            "reopen": not group.resolved and "is not resolved",
+            "delete": not group.resolved and "is not resolved; only resolved errors can be deleted",
+            "snooze": group.resolved and "is resolved",
+        }[kind]
+        if conflict:
+            raise ErrorStateConflict(f"The error {error_id} {conflict}.", remedy="look at it again.")
+        action = ErrorAction(kind, actor, self._clock(), notes, until)
+        after, _ = fold(group, action)
+        self._buffer.append(STREAM, group.fingerprint, (Record(KEY, action.pack()),), wait=False)
+        return after or group
+
+    # -- reading
+
+    def get(self, error_id: str) -> ErrorGroup:
+        """One group. Raises `ErrorNotFound`, `DatabaseUnavailable` when only the database could know it."""
+        group, _ = self._folded(error_id)
+        if group is None:
+            raise ErrorNotFound(f"There is no system error {error_id!r}.", remedy="see `surgetank errors`.")
+        return group
+
+    def _folded(self, error_id: str) -> tuple[ErrorGroup | None, list[Item]]:
+        """A group as it is now, and its items that are not in the database yet."""
+        try:
+            uuid.UUID(error_id)
+        except ValueError:
+            return None, []
+        hot = {name: found for name, found in self._hot().items() if group_id(name) == error_id}
+        try:
+            bases = self._bases(hot or {"": []}, [error_id])
+        except SurgetankError:
+            if not hot:
+                raise
+            bases = {}
+        if not hot:
+            return next((base for base, _ in bases.values()), None), []
+        ((name, found),) = hot.items()
+        base, items = _unwritten(bases.get(name), found)
+        return _fold_all(base, items), items
+
+    def detail(self, error_id: str) -> ErrorDetail:
+        """One group with its threads and its audit trail. Raises as `get`."""
+        group = self.get(error_id)
+        threads, audit, problem = dict[str, dict[str, Any]](), list[Mapping[str, Any]](), None
+        try:
+            rows = self._query("error_threads", {"id": error_id, "limit": MAX_LIMIT})
+            threads = {row["thread_id"]: row for row in rows}
+            audit += self._query("error_audit", {"id": error_id})
+        except SurgetankError as error:
+            problem = error.what
+        now, items = self._folded(error_id)
+        for item in items:
+            if isinstance(item, ErrorReport) and item.thread_id is not None:
+                new = {"thread_id": item.thread_id, "occurrences": 0, "first": item.at, "last": item.at}
+                row = threads.setdefault(item.thread_id, new)
+                row["occurrences"] += 1
+                row["last"] = max(row["last"], item.at)
+            elif isinstance(item, ErrorAction):
+                audit.append(
+                    {
+                        "at": item.at,
+                        "actor": item.actor,
+                        "action": item.kind,
+                        "notes": item.notes,
+                        "detail": {},
+                    }
+                )
+        newest = sorted(threads.values(), key=lambda row: -row["last"])
+        return ErrorDetail(now or group, tuple(newest[:MAX_LIMIT]), tuple(audit), problem)
+
+    def find(
+        self, wanted: ErrorFilter | None = None, *, limit: int = 50, cursor: tuple[float, str] | None = None
+    ) -> ErrorPage:
+        """A page of groups, newest first."""
+        wanted = wanted or ErrorFilter()
+        limit = max(1, min(limit, MAX_LIMIT))
+        hot, problem = self._hot(), None
+        ids = [group_id(name) for name in hot]
+        try:
+            bases = self._bases(hot, ids)
+            found = self._page(wanted, limit + 1, cursor, ids)
+            touching = self._threads_of(ids, wanted.thread_id)
+        except SurgetankError as error:
+            bases, found, touching, problem = {}, [], set[str](), error.what
+        for name, entries in hot.items():
+            base, items = _unwritten(bases.get(name), entries)
+            group = _fold_all(base, items)
+            touched = {i.thread_id for i in items if isinstance(i, ErrorReport) and i.thread_id is not None}
+            if group is not None and group.id in touching and wanted.thread_id is not None:
+                touched.add(wanted.thread_id)
+            if group is not None and wanted.takes(group, touched):
+                found.append(group)
+        found = sorted(found, key=lambda g: (g.last_seen, g.id), reverse=True)
+        if cursor is not None:
+            found = [g for g in found if (g.last_seen, g.id) < cursor]
+        page = found[:limit]
+        more = (page[-1].last_seen, page[-1].id) if len(found) > limit else None
+        return ErrorPage(tuple(page), more, problem)
+
+    def counts(self) -> tuple[list[dict[str, Any]], str | None]:
+        """Groups and occurrences by type and severity, and why the picture may be incomplete."""
+        hot, problem = self._hot(), None
+        ids = [group_id(name) for name in hot]
+        try:
+            rows = self._query("error_counts", {"except_ids": ids})
+            bases = self._bases(hot, ids)
+        except SurgetankError as error:
+            rows, bases, problem = [], {}, error.what
+        counted = {(r["error_type"], r["severity"]): r for r in rows}
+        for name, entries in hot.items():
+            group = _fold_all(*_unwritten(bases.get(name), entries))
+            if group is None:
+                continue
+            new = {
+                "error_type": group.error_type, "severity": group.severity.value, "groups": 0, "occurrences": 0,
+                "unresolved": 0,
+            }  # fmt: skip
+            row = counted.setdefault((group.error_type, group.severity.value), new)
+            row["groups"] += 1
+            row["occurrences"] += group.occurrences
+            row["unresolved"] += not group.resolved
+        return [counted[key] for key in sorted(counted)], problem
+
+    def trends(self, *, since: float, bucket: str = "hour") -> tuple[list[dict[str, Any]], str | None]:
+        """Occurrences per hour or day, by type and severity, of what is in the database and what is hot."""
+        counted: dict[tuple[float, str, str], int] = {}
+        problem = None
+        try:
+            for row in self._query("error_trends", {"since": since, "bucket": bucket}):
+                counted[row["at"], row["error_type"], row["severity"]] = row["occurrences"]
+        except SurgetankError as error:
+            problem = error.what
+        step = 86400.0 if bucket == "day" else 3600.0
+        for found in self._hot().values():
+            for _, _, item in found:
+                if isinstance(item, ErrorReport) and item.at >= since:
+                    key = (item.at // step * step, item.error_type, item.severity.value)
+                    counted[key] = counted.get(key, 0) + 1
+        return [
+            {"at": at, "error_type": type_, "severity": severity, "occurrences": counted[at, type_, severity]}
+            for at, type_, severity in sorted(counted)
+        ], problem
+
+    def troubled_threads(self, *, at_least: int = 2, limit: int = 100) -> list[dict[str, Any]]:
+        """Threads with several unresolved errors, worst first. Raises `DatabaseUnavailable`."""
+        return self._query("troubled_threads", {"at_least": at_least, "limit": limit})
+
+    # -- parts
+
+    def _hot(self) -> dict[str, list[_Hot]]:
+        """What is in the buffer, by fingerprint: number, whether it is parked, and the item."""
+        with self._buffer.snapshot() as snapshot:
+            return {
+                name: [(f.seq, f.parked, unpack(f.value)) for f in snapshot.scan(STREAM, name, KEY)]
+                for name in snapshot.partitions(STREAM)
+            }
+
+    def _bases(self, names: Iterable[str], ids: Sequence[str]) -> dict[str, tuple[ErrorGroup | None, int]]:
+        """The groups as the database has them, with the last entry of this buffer that they contain."""
+        if not ids:
+            return {}
+        arguments = {"ids": list(ids), "names": list(names), "buffer_id": self._buffer.id}
+        rows = self._query("error_bases", arguments)
+        return {r["name"]: (group_of(r) if r["id"] is not None else None, r["written"]) for r in rows}
+
+    def _page(
+        self, wanted: ErrorFilter, limit: int, cursor: tuple[float, str] | None, except_ids: Sequence[str]
+    ) -> list[ErrorGroup]:
+        at, id_ = cursor or (None, None)
+        rows = self._query(
+            "find_errors",
+            {
+                "error_type": wanted.error_type, "severity": wanted.severity, "resolved": wanted.resolved,
+                "since": wanted.since, "until": wanted.until, "text": wanted.text, "thread_id": wanted.thread_id,
+                "except_ids": list(except_ids), "cursor_at": at, "cursor_id": id_, "limit": limit,
+            },
+        )  # fmt: skip
+        return [group_of(row) for row in rows]
+
+    def _threads_of(self, ids: Sequence[str], thread_id: str | None) -> set[str]:
+        if thread_id is None or not ids:
+            return set()
+        rows = self._query("errors_of_thread", {"ids": list(ids), "thread_id": thread_id})
+        return {str(row["error_id"]) for row in rows}
+
+    def _query(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        with self._database.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(SQL[name], arguments).fetchall()
+
+
+def _unwritten(
+    base: tuple[ErrorGroup | None, int] | None, found: Sequence[_Hot]
+) -> tuple[ErrorGroup | None, list[Item]]:
+    """The database's group, and what it does not contain yet of what was found hot."""
+    group, written = base or (None, 0)
+    return group, [item for seq, parked, item in found if parked or seq > written]
+
+
+def _fold_all(group: ErrorGroup | None, items: Sequence[Item]) -> ErrorGroup | None:
+    for item in items:
+        group, _ = fold(group, item)
+    return group

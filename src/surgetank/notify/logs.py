@@ -1,0 +1,123 @@
+"""Thread logs: written to the buffer first, read hot and cold in one order, without gap or double.
+
+A line's number is its entry's `seq`, given in the transaction that accepted it: whoever reads on after a number
+misses nothing, from whichever process the lines come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from psycopg.rows import dict_row
+
+from surgetank.buffer.events import EventLog
+from surgetank.buffer.protocol import Buffer
+from surgetank.database.pool import Database
+from surgetank.database.queries import queries
+from surgetank.encode.envelope import check_names
+from surgetank.encode.logline import KEY, STREAM, LogLine
+from surgetank.events import EventType, RunEvent
+from surgetank.exceptions import SurgetankError
+from surgetank.model import Record
+
+SQL = queries("telling")
+MAX_LIMIT = 10_000
+_PAGE = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Lines in order. `problem` says why older lines may be missing: the database can't be asked just now."""
+
+    lines: tuple[LogLine, ...]
+    problem: str | None = None
+
+
+class ThreadLogs:
+    """Writes and reads the logs of threads. Safe to use from several threads."""
+
+    def __init__(
+        self, buffer: Buffer, database: Database, events: EventLog, *, clock: Callable[[], float]
+    ) -> None:
+        self._buffer = buffer
+        self._database = database
+        self._events = events
+        self._clock = clock
+
+    def write(self, line: LogLine, *, wait: bool = True) -> LogLine:
+        """Accept a line; returned with its number. Raises `BufferFull`, `BufferUnavailable`, `EntryRejected`."""
+        check_names(line.thread_id, [("$.thread_id", line.thread_id)])
+        line = line if line.at else replace(line, at=self._clock())
+        seq = self._buffer.append(STREAM, line.thread_id, (Record(KEY, line.pack()),), wait=wait)
+        return replace(line, seq=seq, buffer_id=self._buffer.id)
+
+    def read(
+        self,
+        thread_id: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = 500,
+        levels: Sequence[str] | None = None,
+    ) -> LogPage:
+        """Lines of a thread in order: the first `limit` after a number, or with `before` the last ones before it.
+
+        While the database is down, lines that are there already come from the event log, as far back as it reaches.
+        """
+        limit = max(1, min(limit, MAX_LIMIT))
+        hot = self._hot(thread_id, after)  # first: what is flushed meanwhile is in the database then
+        problem = None
+        try:
+            cold = self._cold(thread_id, after, before, limit, levels)
+        except SurgetankError as error:
+            cold = self._replayed(thread_id, after)
+            problem = f"The oldest lines can't be read just now: {error.what}"
+        lines = {(line.seq, line.buffer_id): line for line in cold}
+        for line in hot:
+            lines[line.seq, line.buffer_id] = line
+        lines = {
+            key: line
+            for key, line in lines.items()
+            if (levels is None or line.level in levels) and (before is None or line.seq < before)
+        }
+        ordered = [lines[key] for key in sorted(lines)]
+        return LogPage(tuple(ordered[-limit:] if before is not None else ordered[:limit]), problem)
+
+    def _hot(self, thread_id: str, after: int) -> list[LogLine]:
+        buffer_id = self._buffer.id
+        with self._buffer.snapshot() as snapshot:
+            found = snapshot.scan(STREAM, thread_id, KEY, after_seq=after)
+        return [LogLine.unpack(thread_id, f.value, seq=f.seq, buffer_id=buffer_id) for f in found]
+
+    def _replayed(self, thread_id: str, after: int) -> list[LogLine]:
+        """Lines out of the events that told them live. Long messages are cut there."""
+        lines: list[LogLine] = []
+        page: list[RunEvent] = []
+        seq = 0
+        while page or seq == 0:
+            _, page = self._events.thread_events(thread_id, seq, limit=_PAGE)
+            seq = page[-1].seq if page else -1
+            for event in page:
+                number = int(event.data.get("log_seq", 0)) if event.type == EventType.LOG else 0
+                if number > after:
+                    data = event.data
+                    lines.append(
+                        LogLine(
+                            thread_id, data["message"], data["level"], event.at, data["logger"], None,
+                            data.get("fields", {}), number, self._buffer.id,
+                        )
+                    )  # fmt: skip
+        return lines
+
+    def _cold(
+        self, thread_id: str, after: int, before: int | None, limit: int, levels: Sequence[str] | None
+    ) -> list[LogLine]:
+        arguments = {
+            "thread_id": thread_id, "after": after, "before": before, "limit": limit,
+            "levels": list(levels) if levels is not None else None,
+        }  # fmt: skip
+        query = SQL["logs_after" if before is None else "logs_before"]
+        with self._database.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            rows = cursor.execute(query, arguments).fetchall()
+        return [LogLine(**row) for row in rows]

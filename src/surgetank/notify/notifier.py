@@ -1,0 +1,303 @@
+"""The notifier: what a flush did, told to the people it concerns, once per incident and through every channel.
+
+Which incidents are going on is kept beside the buffer (`EventLog`), so that a restart or a second worker doesn't tell
+the same thing twice. Channels are told one after the other; one that fails never stops the next, and its own failure
+is recorded and told by the others.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from surgetank.buffer.events import EventLog
+from surgetank.buffer.protocol import Buffer
+from surgetank.encode import envelope, logline
+from surgetank.events import EventType, Incident, Severity
+from surgetank.exceptions import SurgetankError
+from surgetank.model import Failure, FailureKind, FlushJob, ParkedEntry, PartitionOutcome, PartitionState
+from surgetank.notify import words
+
+THREAD_STREAMS = (envelope.STREAM, logline.STREAM)  # their partitions are threads
+_NO_TROUBLE = ("LeaseLost", "StillWaiting")  # another worker has the partition: it tells what becomes of it
+_SWEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One thing to tell. `message` is for a user, `detail` and `failure` for an operator.
+
+    `event` is the run event's type (None: no event), `error_type` that of the system error (None: none).
+    """
+
+    message: str
+    severity: Severity
+    thread_id: str | None = None
+    event: EventType | None = None
+    error_type: str | None = None
+    detail: str = ""
+    stack_trace: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    group: tuple[str, ...] | None = None
+
+
+class Channel(Protocol):
+    """One way of telling. It may raise: the notifier isolates it."""
+
+    name: str
+
+    def tell(self, news: News) -> None:
+        """Tell it, or leave out what this channel is not for."""
+        ...
+
+
+class Notifier:
+    """A `FlushObserver` that tells all channels, in the order they were given."""
+
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        events: EventLog,
+        buffer: Buffer,
+        *,
+        clock: Callable[[], float],
+        critical_after_s: float,
+        context: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self._channels = tuple(channels)
+        self._events = events
+        self._buffer = buffer
+        self._clock = clock
+        self._critical_after_s = critical_after_s
+        self._context = context
+        self.failures: deque[tuple[float, str, str]] = deque(maxlen=100)
+        self.deliveries: dict[tuple[str, bool], int] = {}
+
+    # -- telling
+
+    def tell(self, news: News) -> None:
+        """Tell every channel. Never raises for a channel's failure: that is recorded, and told in its turn."""
+        self._tell(news, self._channels)
+
+    def _tell(self, news: News, channels: Sequence[Channel]) -> None:
+        for channel in channels:
+            try:
+                channel.tell(news)
+                self._count(channel.name, ok=True)
+            except Exception as error:  # noqa: BLE001 - isolation is the promise; the failure is kept and told
+                self._count(channel.name, ok=False)
+                self._channel_failed(channel, error, channels)
+
+    def _channel_failed(self, channel: Channel, error: Exception, told: Sequence[Channel]) -> None:
+        self.failures.append((self._clock(), channel.name, f"{type(error).__name__}: {error}"))
+        others = [other for other in told if other is not channel]
+        if len(told) == len(self._channels):  # what fails while it tells of a failure is only recorded
+            news = News(
+                f"The notification channel {channel.name!r} failed: {error}",
+                Severity.ERROR,
+                error_type="notification_failed",
+                detail=str(error),
+                stack_trace="".join(traceback.format_exception(error)),
+                group=(channel.name, type(error).__name__),
+            )
+            self._tell(news, others)
+
+    def _count(self, channel: str, *, ok: bool) -> None:
+        self.deliveries[channel, ok] = self.deliveries.get((channel, ok), 0) + 1
+
+    # -- what flushing reports
+
+    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """A partition could not be flushed."""
+        failure = outcome.failure
+        if failure is None or failure.error_type in _NO_TROUBLE:
+            return
+        since = outcome.failing_since or self._clock()
+        state = self._buffer.state(outcome.stream, outcome.partition)
+        self._trouble(
+            outcome.stream, outcome.partition, failure, since, state, job=job, attempts=outcome.attempts
+        )
+
+    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
+        """An entry was set aside: always critical, and news of its own."""
+        thread = entry.partition if entry.stream in THREAD_STREAMS else None
+        message = words.parked(entry)
+        incident = Incident(
+            f"parked:{entry.id}", entry.stream, thread, Severity.CRITICAL, entry.parked_at, message,
+            entry.failure.message,
+        )  # fmt: skip
+        if self._events.raise_incident(incident):
+            context = {**self._of_job(job), "partition": entry.partition, "seq": entry.seq, "parked_id": entry.id,
+                       "bytes": entry.bytes, "entries": 1, "retries": entry.retries}  # fmt: skip
+            self.tell(_flush_news(message, Severity.CRITICAL, thread, entry.failure, context))
+
+    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """Values that JSON can't carry were replaced in projections: a line at WARNING in the thread's log."""
+        thread = outcome.partition if outcome.stream in THREAD_STREAMS else None
+        context = {"job": job.id, "replaced": [f"{r.path}: {r.reason}" for r in outcome.replaced[:20]]}
+        self.tell(News(words.replaced(outcome), Severity.WARNING, thread, context=context))
+
+    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:  # noqa: ARG002
+        """A partition that had failed is flushed again."""
+        self._settle(outcome.stream, outcome.partition)
+
+    def job_finished(self, job: FlushJob) -> None:
+        """The job's record tells it."""
+
+    def worker_lost(self, job: FlushJob) -> None:
+        """A worker went silent in the middle of a job."""
+        self.tell(
+            News(
+                str(job.result.get("message", "A worker went silent.")),
+                Severity.WARNING,
+                error_type="flush_worker_lost",
+                context=self._of_job(job),
+                group=(job.stream,),
+            )
+        )
+
+    # -- time passes
+
+    def sweep(self, down: Mapping[str, str]) -> None:
+        """Escalate what lasts, raise what waits for a sink that is down, end what is over.
+
+        `down` maps the streams whose sink can't be reached just now to the reason. To be called about once a second.
+        """
+        now = self._clock()
+        for stream, reason in down.items():
+            for state in self._buffer.states(stream, limit=_SWEPT):
+                if state.failure is None and now - state.oldest_at > 1.0:
+                    failure = Failure(FailureKind.TRANSIENT, reason, "DatabaseUnavailable")
+                    self._trouble(stream, state.partition, failure, state.oldest_at, state)
+        for incident in self._events.incidents():
+            partition = incident.key.partition(":")[2]
+            if incident.key.startswith("parked:"):
+                self._end_parked(incident, int(partition))
+                continue
+            alive = self._worst(incident, partition, down)
+            if alive is None:
+                self._settle(incident.stream, partition)
+            elif incident.severity is not Severity.CRITICAL and now - incident.since > self._critical_after_s:
+                failure = alive.failure or Failure(
+                    FailureKind.TRANSIENT, incident.detail, "DatabaseUnavailable"
+                )
+                self._trouble(alive.stream, partition, failure, incident.since, alive)
+
+    def _worst(self, incident: Incident, partition: str, down: Mapping[str, str]) -> PartitionState | None:
+        """The state that keeps an incident alive: something waits and failed, or its sink is down."""
+        states: list[PartitionState] = []
+        if incident.thread_id is None:
+            states = self._buffer.states(incident.stream, failing=True, limit=1)
+        else:
+            for stream in THREAD_STREAMS:
+                state = self._buffer.state(stream, partition)
+                states += [state] if state is not None else []
+        alive = (s for s in states if s.failure is not None or (s.stream in down and s.entries))
+        return next(alive, None)
+
+    # -- incidents
+
+    def _trouble(
+        self,
+        stream: str,
+        partition: str,
+        failure: Failure,
+        since: float,
+        state: PartitionState | None,
+        *,
+        job: FlushJob | None = None,
+        attempts: int = 0,
+    ) -> None:
+        thread = partition if stream in THREAD_STREAMS else None
+        lasting = self._clock() - since > self._critical_after_s
+        hard = failure.kind is not FailureKind.TRANSIENT or lasting
+        if thread is None and not hard:
+            return  # a passing outage is told by the threads that it concerns, not once more for our own streams
+        severity = Severity.CRITICAL if hard else Severity.WARNING
+        message = words.trouble(thread, stream, failure, state, lasting=lasting)
+        key = f"thread:{partition}" if thread is not None else f"stream:{stream}"
+        if not self._events.raise_incident(
+            Incident(key, stream, thread, severity, since, message, failure.message)
+        ):
+            return
+        context = {
+            **(self._of_job(job) if job is not None else self._context()),
+            "stream": stream, "partition": partition, "attempts": attempts or (state.attempts if state else 0),
+            "entries": state.entries if state else 0, "bytes": state.bytes if state else 0, "failing_since": since,
+        }  # fmt: skip
+        self.tell(_flush_news(message, severity, thread, failure, context))
+
+    def _settle(self, stream: str, partition: str) -> None:
+        """End the incident of a partition that is well again, unless another stream of its thread still fails."""
+        thread = partition if stream in THREAD_STREAMS else None
+        if thread is not None and any(
+            state is not None and state.failure is not None
+            for state in (self._buffer.state(other, partition) for other in THREAD_STREAMS)
+        ):
+            return
+        key = f"thread:{partition}" if thread is not None else f"stream:{stream}"
+        incident = self._events.clear_incident(key)
+        if incident is not None:
+            self._recovered(incident)
+
+    def _end_parked(self, incident: Incident, parked_id: int) -> None:
+        if (
+            self._buffer.parked_entry(parked_id) is None
+            and self._events.clear_incident(incident.key) is not None
+        ):
+            self._recovered(incident)
+
+    def _recovered(self, incident: Incident) -> None:
+        if incident.thread_id is not None and any(
+            other.thread_id == incident.thread_id for other in self._events.incidents()
+        ):
+            return  # its banner stands for something else that is not over
+        lasted = max(0.0, self._clock() - incident.since)
+        self.tell(
+            News(
+                words.recovered(incident, lasted),
+                Severity.INFO,
+                incident.thread_id,
+                EventType.FLUSH_RECOVERED,
+                context={"since": incident.since, "lasted_s": round(lasted, 3)},
+            )
+        )
+
+    def _of_job(self, job: FlushJob) -> dict[str, Any]:
+        return {
+            **self._context(),
+            "stream": job.stream,
+            "job": job.id,
+            "trigger": job.trigger,
+            "node": job.node,
+        }
+
+    def problem(self, error: BaseException, trace: str, *, where: str) -> None:
+        """Something unexpected outside a flush (the flush thread, a monitor): an error of its own."""
+        message = error.what if isinstance(error, SurgetankError) else f"{type(error).__name__}: {error}"
+        remedy = error.remedy if isinstance(error, SurgetankError) else ""
+        self.tell(
+            News(
+                message, Severity.CRITICAL, error_type=f"{where}_problem", detail=remedy, stack_trace=trace,
+                context={**self._context(), "remedy": remedy}, group=(where, type(error).__name__),
+            )
+        )  # fmt: skip
+
+
+def _flush_news(
+    message: str, severity: Severity, thread: str | None, failure: Failure, context: Mapping[str, Any]
+) -> News:
+    type_ = EventType.FLUSH_CRITICAL if severity is Severity.CRITICAL else EventType.FLUSH_ERROR
+    told = {
+        **context, "failure_kind": failure.kind.value, "exception": failure.error_type, "sqlstate": failure.sqlstate,
+        "remedy": failure.remedy,
+    }  # fmt: skip
+    # A database that is away is one thing, however many threads wait for it and however it is noticed.
+    away = failure.kind is FailureKind.TRANSIENT
+    group = ("flush", failure.kind.value) if away else ("flush", failure.error_type, failure.sqlstate or "")
+    return News(
+        message, severity, thread, type_, type_.value, failure.message, failure.stack_trace, told, group
+    )

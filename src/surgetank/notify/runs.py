@@ -1,0 +1,153 @@
+"""What applications tell of their runs: log lines and events. Also the thread that a piece of code works for."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from surgetank.buffer.events import EventLog
+from surgetank.encode.envelope import check_names
+from surgetank.encode.logline import LogLine, level_name
+from surgetank.encode.sanitize import sanitize_for_json
+from surgetank.events import EventType, NewEvent, RunEvent
+from surgetank.exceptions import ConfigurationError, EntryRejected, SurgetankError
+from surgetank.notify.logs import ThreadLogs
+
+MAX_EVENT_BYTES = 256 * 1024
+_RESERVED = ("id", "seq", "type", "thread_id", "timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The thread and the user that a piece of code works for."""
+
+    thread_id: str | None = None
+    user_id: str | None = None
+
+
+_origin: ContextVar[Origin | None] = ContextVar("surgetank_origin", default=None)
+
+
+@contextmanager
+def working_for(thread_id: str, user_id: str | None = None) -> Iterator[None]:
+    """Within this block, log lines and events without a `thread_id` belong to this thread."""
+    token = _origin.set(Origin(thread_id, user_id))
+    try:
+        yield
+    finally:
+        _origin.reset(token)
+
+
+def origin(owner_key: str = "user_id") -> Origin:
+    """Whom the running code works for: `working_for`, else the config of the LangGraph run it is part of."""
+    chosen = _origin.get()
+    if chosen is not None:
+        return chosen
+    module = sys.modules.get("langchain_core.runnables.config")  # not loaded: no graph is running
+    config = module.var_child_runnable_config.get() if module is not None else None
+    configurable = (config or {}).get("configurable") or {}
+    thread, user = configurable.get("thread_id"), configurable.get(owner_key)
+    return Origin(str(thread) if thread is not None else None, str(user) if user is not None else None)
+
+
+class RunReporter:
+    """Log lines and run events of threads. Safe to use from several threads."""
+
+    def __init__(
+        self, logs: ThreadLogs, events: EventLog, *, clock: Callable[[], float], owner_key: str = "user_id"
+    ) -> None:
+        self._logs = logs
+        self._events = events
+        self._clock = clock
+        self._owner_key = owner_key
+        self.failures: deque[tuple[float, str]] = deque(maxlen=100)
+
+    def log(
+        self,
+        message: str,
+        *,
+        thread_id: str | None = None,
+        level: int | str = "info",
+        logger: str = "",
+        user_id: str | None = None,
+        fields: Mapping[str, Any] | None = None,
+        at: float | None = None,
+        wait: bool = True,
+    ) -> LogLine:
+        """Accept a line of a thread's log and tell it live; returned with its number.
+
+        Without `thread_id`, the thread of the running LangGraph graph or of `working_for`. Raises
+        `ConfigurationError` when there is none, `EntryRejected`, `BufferFull`, `BufferUnavailable`.
+        """
+        thread_id, user_id = self._whose(thread_id, user_id, "The log line")
+        line = LogLine(
+            thread_id, str(message), level_name(level), at if at is not None else self._clock(), logger, user_id,
+            fields or {},
+        )  # fmt: skip
+        line = self._logs.write(line, wait=wait)
+        self._tell_live(line)
+        return line
+
+    def _tell_live(self, line: LogLine) -> None:
+        told = line.to_dict()
+        data = {
+            "level": told["level"], "logger": told["logger"], "message": _cut(told["message"]), "log_seq": line.seq
+        }  # fmt: skip
+        fields = sanitize_for_json(told["fields"])
+        if fields and len(str(fields)) < 8 * 1024:
+            data["fields"] = fields
+        try:
+            self._events.publish([NewEvent(EventType.LOG.value, line.thread_id, data)])
+        except SurgetankError as error:
+            # The line is accepted; that it was not told live is shown in the status.
+            self.failures.append((self._clock(), f"event log: {error.what}"))
+
+    def event(
+        self,
+        event: str | Mapping[str, Any],
+        *,
+        thread_id: str | None = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> RunEvent:
+        """Tell an event of a thread to everybody who follows it; returned with its numbers.
+
+        `event` is the type, or a mapping with a `type` and the fields. Values are sanitized. Raises
+        `ConfigurationError` without a thread or type, `EntryRejected` above 256 KB, `BufferUnavailable`.
+        """
+        body: dict[str, Any] = {
+            **(event if isinstance(event, Mapping) else {"type": event}),
+            **(fields or {}),
+        }
+        kind = str(body.pop("type", "") or "")
+        named = body.pop("thread_id", None)
+        thread, _ = self._whose(thread_id or named, None, f"The event {kind!r}")
+        check_names(thread, [("$.thread_id", thread), ("$.type", kind)])
+        if not kind or kind == EventType.GAP.value:
+            raise ConfigurationError(f"{kind!r} can't be the type of an event.", remedy="name another type.")
+        data = sanitize_for_json({k: v for k, v in body.items() if k not in _RESERVED})
+        size = len(str(data))
+        if size > MAX_EVENT_BYTES:
+            raise EntryRejected(
+                partition=thread, path="$", reason=f"an event of about {size} bytes",
+                remedy=f"send at most {MAX_EVENT_BYTES} bytes; put large values into the state.",
+            )  # fmt: skip
+        return self._events.publish([NewEvent(kind, thread, data)])[0]
+
+    def _whose(self, thread_id: str | None, user_id: str | None, what: str) -> tuple[str, str | None]:
+        here = origin(self._owner_key)
+        chosen = thread_id or here.thread_id
+        if not chosen:
+            raise ConfigurationError(
+                f"{what} has no thread.",
+                remedy="give thread_id=..., or call it inside a graph's node or `with surgetank.working_for(thread)`.",
+            )
+        return str(chosen), user_id or (here.user_id if chosen == here.thread_id else None)
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= 8 * 1024 else f"{message[: 8 * 1024]} [cut; the log has it whole]"

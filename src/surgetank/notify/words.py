@@ -1,0 +1,61 @@
+"""What users read when something goes wrong: what happened, what is safe, what to do. Pure."""
+
+from __future__ import annotations
+
+from surgetank.events import Incident
+from surgetank.model import Failure, FailureKind, ParkedEntry, PartitionOutcome, PartitionState
+
+SAFE = "Everything is kept in the buffer"
+
+
+def trouble(
+    thread: str | None, stream: str, failure: Failure, state: PartitionState | None, *, lasting: bool
+) -> str:
+    """A partition that can't be flushed."""
+    what = "This conversation" if thread is not None else f"The stream {stream!r}"
+    waiting = f" ({state.entries} entries)" if state is not None and state.entries else ""
+    if failure.kind is FailureKind.FATAL:
+        return (
+            f"{what} can't be saved before an operator has acted. {SAFE}{waiting}; you can go on working."
+            " Tell your operator: see `surgetank errors`."
+        )
+    if lasting:
+        return (
+            f"{what} could not be saved for some time: the database can't take it. {SAFE}{waiting} and is saved by"
+            " itself when the database is back. If this lasts, tell your operator."
+        )
+    return (
+        f"Saving is delayed: the database could not take it just now. {SAFE}{waiting} and is saved by itself; you can"
+        " go on working."
+    )
+
+
+def parked(entry: ParkedEntry) -> str:
+    """An entry that the sink refused."""
+    return (
+        "One entry was refused by the database and set aside; everything else is saved. It is kept and stays readable."
+        f" Tell your operator: `surgetank parked show {entry.id}` says why."
+    )
+
+
+def replaced(outcome: PartitionOutcome) -> str:
+    """Values that a JSON projection can't carry."""
+    n = outcome.values_replaced
+    some = "; ".join(f"{r.path}: {r.reason}" for r in outcome.replaced[:3])
+    return (
+        f"{n} value{'s' if n != 1 else ''} can't stand in JSON and {'were' if n != 1 else 'was'} replaced in the"
+        f" projection for SQL ({some}{' ...' if n > 3 else ''}). The saved state itself keeps them as they are."
+    )
+
+
+def recovered(incident: Incident, lasted_s: float) -> str:
+    """The end of an incident."""
+    threadless = f"The stream {incident.stream!r} is saved again"
+    what = "Saving has caught up" if incident.thread_id is not None else threadless
+    return f"{what}: everything that waited is in the database (after {_span(lasted_s)})."
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

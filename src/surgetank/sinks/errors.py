@@ -1,0 +1,152 @@
+"""System errors into PostgreSQL: occurrences and actions are folded onto the rows of their groups.
+
+The rules of grouping are `encode.errors.fold`; here stands only how a group is read, locked and stored.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from surgetank.database.pool import Database
+from surgetank.database.queries import queries
+from surgetank.encode.errors import Audit, ErrorGroup, ErrorReport, fold, group_id, unpack
+from surgetank.events import Severity
+from surgetank.model import Entry
+from surgetank.sinks.progress import Rows, advance, fence
+from surgetank.sinks.protocol import Slice, Written
+
+SQL = queries("telling")
+_HOUR = 3600.0
+
+
+class PostgresErrorSink:
+    """The sink of the stream `system_errors`; a partition is a fingerprint."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def name(self) -> str:
+        return "postgresql"
+
+    def ping(self) -> str:
+        return self._database.ping()
+
+    def close(self) -> None:
+        """The database belongs to whoever made it."""
+
+    def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
+        with (
+            self._database.connection() as connection,
+            connection.cursor(binary=True, row_factory=dict_row) as cursor,
+        ):
+            parts = fence(cursor, slices, buffer_id)
+            ids = [group_id(name) for name, entries in parts if entries]
+            cursor.execute(SQL["claim_errors"], {"ids": ids})
+            cursor.execute(SQL["lock_errors"], {"ids": ids})
+            groups = {row["fingerprint"]: group_of(row) for row in cursor.fetchall()}
+            written = [_write_group(cursor, name, groups.get(name), entries) for name, entries in parts]
+            advance(cursor, slices, buffer_id)
+        return written
+
+
+def group_of(row: Mapping[str, Any]) -> ErrorGroup:
+    """The group that a row of `lock_errors` or `find_errors` holds."""
+    return ErrorGroup(
+        id=str(row["id"]),
+        fingerprint=row["fingerprint"],
+        error_type=row["error_type"],
+        severity=Severity(row["severity"]),
+        thread_id=row["thread_id"],
+        error_message=row["error_message"],
+        stack_trace=row["stack_trace"],
+        error_context=row["error_context"],
+        created_at=row["created"],
+        last_seen=row["seen"],
+        occurrences=row["occurrences"],
+        resolved_at=row["resolved"],
+        resolved_by=row["resolved_by"],
+        resolution_notes=row["resolution_notes"],
+        regressions=row["regressions"],
+        regressed_at=row["regressed"],
+        previous_resolution=row["previous_resolution"],
+        snoozed_until=row["snoozed"],
+        snoozed_by=row["snoozed_by"],
+    )
+
+
+def _write_group(cursor: Rows, name: str, group: ErrorGroup | None, entries: Sequence[Entry]) -> Written:
+    audits: list[Audit] = []
+    reports: list[ErrorReport] = []
+    stored = group is not None
+    for record in (record for entry in entries for record in entry.records):
+        item = unpack(record.value)
+        after, audit = fold(group, item)
+        if audit is not None:
+            audits.append(audit)
+        if isinstance(item, ErrorReport):
+            reports.append(item)
+        if group is not None and after is None:
+            reports.clear()  # counted for a group that is gone
+        group = after
+    if group is not None and entries:
+        cursor.execute(SQL["store_error"], _row(group))
+        _count(cursor, group.id, reports)
+    elif stored and group is None:
+        cursor.execute(SQL["delete_errors"], {"ids": [group_id(name)]})
+    for audit in audits:
+        cursor.execute(
+            SQL["audit"],
+            {
+                "error_id": group_id(name), "at": audit.at, "actor": audit.actor, "action": audit.action,
+                "notes": audit.notes, "detail": _json(audit.detail),
+            },
+        )  # fmt: skip
+    size = sum(entry.size for entry in entries)
+    return Written(rows=bool(entries) + len(audits), size=size)
+
+
+def _row(group: ErrorGroup) -> dict[str, Any]:
+    row = asdict(group)
+    previous = group.previous_resolution
+    return {
+        **row,
+        "severity": group.severity.value,
+        "error_context": _json(group.error_context),
+        "previous_resolution": _json(previous) if previous is not None else None,
+    }
+
+
+def _count(cursor: Rows, error_id: str, reports: Sequence[ErrorReport]) -> None:
+    threads: dict[str, list[float]] = {}
+    for report in reports:
+        if report.thread_id is not None:
+            threads.setdefault(report.thread_id, []).append(report.at)
+    ids = uuid.UUID(error_id)
+    if threads:
+        names = sorted(threads)
+        cursor.execute(
+            SQL["count_threads"],
+            {
+                "ids": [ids] * len(names), "threads": names, "counts": [len(threads[n]) for n in names],
+                "firsts": [min(threads[n]) for n in names], "lasts": [max(threads[n]) for n in names],
+            },
+        )  # fmt: skip
+    hours = Counter(report.at // _HOUR * _HOUR for report in reports)
+    if hours:
+        cursor.execute(
+            SQL["count_hours"],
+            {"ids": [ids] * len(hours), "hours": list(hours), "counts": list(hours.values())},
+        )
+
+
+def _json(value: object) -> Jsonb:
+    return Jsonb(value, dumps=orjson.dumps)

@@ -1,0 +1,62 @@
+"""Thread logs into PostgreSQL: COPY, one transaction for all slices of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import orjson
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from surgetank.database.pool import Database
+from surgetank.database.queries import queries
+from surgetank.encode.logline import LogLine
+from surgetank.sinks.progress import advance, fence
+from surgetank.sinks.protocol import Slice, Written
+
+SQL = queries("telling")
+_TYPES = ["text", "int8", "text", "text", "timestamptz", "text", "text", "text", "jsonb"]
+
+
+class PostgresLogSink:
+    """The sink of the stream `thread_logs`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def name(self) -> str:
+        return "postgresql"
+
+    def ping(self) -> str:
+        return self._database.ping()
+
+    def close(self) -> None:
+        """The database belongs to whoever made it."""
+
+    def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
+        written: list[Written] = []
+        with (
+            self._database.connection() as connection,
+            connection.cursor(binary=True, row_factory=dict_row) as cursor,
+        ):
+            parts = fence(cursor, slices, buffer_id)
+            with cursor.copy(SQL["copy_logs"]) as copy:
+                copy.set_types(_TYPES)
+                for thread_id, entries in parts:
+                    rows = size = 0
+                    for entry in entries:
+                        for record in entry.records:
+                            line = LogLine.unpack(thread_id, record.value, seq=entry.seq, buffer_id=buffer_id)
+                            copy.write_row(
+                                (
+                                    thread_id, line.seq, buffer_id, line.level, datetime.fromtimestamp(line.at, UTC),
+                                    line.logger, line.user_id, line.message,
+                                    Jsonb(line.fields, dumps=orjson.dumps),
+                                )
+                            )  # fmt: skip
+                            rows, size = rows + 1, size + len(record.value)
+                    written.append(Written(rows=rows, size=size))
+            advance(cursor, slices, buffer_id)
+        return written
