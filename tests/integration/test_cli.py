@@ -47,7 +47,19 @@ def refuse_step(url: str, step: int) -> None:
 def test_the_help_teaches_every_command(cli):
     top = cli("--help")
     assert top.returncode == 0
-    for command in ("demo", "status", "flush", "jobs", "parked", "prune", "worker", "migrate", "doctor"):
+    for command in (
+        "demo",
+        "status",
+        "flush",
+        "jobs",
+        "parked",
+        "prune",
+        "worker",
+        "migrate",
+        "doctor",
+        "errors",
+        "tail",
+    ):
         assert command in top.stdout
         page = cli(command, "--help")
         assert page.returncode == 0
@@ -196,3 +208,63 @@ def test_the_demo_ends_by_itself_with_everything_arrived(cli):
         "replaced",
     ):
         assert sign in done.stdout, sign
+
+
+def test_errors_are_shown_with_stack_traces_resolved_and_come_back(cli, tank):
+    def fail() -> None:
+        try:
+            raise ValueError("broken order")
+        except ValueError as error:
+            tank.log_system_error(
+                "order_failed", "An order failed.", error=error, severity="critical", thread_id="t"
+            )
+
+    fail()
+    shown = cli("errors")
+    assert shown.returncode == 1
+    assert "ValueError: broken order" in shown.stdout
+    (error,) = json.loads(cli("errors", "list", "--json", "--thread", "t", "--since", "1h").stdout)["errors"]
+    done = cli("errors", "resolve", error["id"][:8], "--by", "ada", "--notes", "fixed")
+    assert done.returncode == 0, done.stderr
+    assert cli("errors").returncode == 0
+    assert "No errors" in cli("errors").stdout
+    again = cli("errors", "resolve", error["id"])
+    assert again.returncode == 1
+    assert "resolved by ada already" in again.stderr
+    fail()
+    back = json.loads(cli("errors", "show", error["id"], "--json").stdout)
+    assert (back["regressions"], back["occurrences"], back["resolved"]) == (1, 2, False)
+    assert [row["action"] for row in back["audit"]] == ["resolve"]
+    for command in ("stats", "trends", "threads"):
+        assert cli("errors", command).returncode == 0
+    assert cli("errors", "list", "--since", "soon").returncode == 2
+    assert cli("errors", "show", "nonsense").returncode == 1
+
+
+def test_errors_and_tail_work_while_the_database_is_down(cli, tank):
+    tank.emit_log("still here", thread_id="t")
+    tank.log_system_error("seen", "while it is down")
+    away = {"SURGETANK_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    shown = cli("errors", **away)
+    assert "while it is down" in shown.stdout
+    assert "can't be reached" in shown.stderr
+    lines = cli("tail", "t", "--no-follow", "--json", **away).stdout.splitlines()
+    assert [json.loads(line)["message"] for line in lines] == ["still here"]
+    assert "still here" in cli("tail", "--no-follow", **away).stdout
+
+
+def test_tail_follows_until_it_is_stopped(cli, tank):
+    tank.broadcast_run_event("first", thread_id="t")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "surgetank", "tail", "t", "--json"],
+        env=cli.environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert json.loads(process.stdout.readline())["type"] == "first"
+        tank.broadcast_run_event("second", thread_id="t")
+        assert json.loads(process.stdout.readline())["type"] == "second"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.stdout.close()

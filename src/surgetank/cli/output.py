@@ -110,6 +110,25 @@ def seconds(value: float) -> str:
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+
+
+def span(text: str) -> float:
+    """The seconds that 90s, 30m, 12h, 7d or 2w mean. Raises `ConfigurationError`."""
+    number, unit = text.strip()[:-1], text.strip()[-1:]
+    try:
+        value = float(number) * _UNITS[unit]
+    except (ValueError, KeyError):
+        raise ConfigurationError(
+            f"{text!r} is no span of time.", remedy="write 90s, 30m, 12h, 7d or 2w."
+        ) from None
+    if not 0 < value < 1e10:
+        raise ConfigurationError(
+            f"The span {text!r} can't be used.", remedy="use one between 0 and 300 years."
+        )
+    return value
+
+
 def exit_code(job: FlushJob) -> int:
     """What a flush means to a script: 0 clean, 3 with warnings, 1 failed."""
     if job.ok:

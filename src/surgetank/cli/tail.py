@@ -1,0 +1,82 @@
+"""`surgetank tail`: events and log lines as they happen, from every process on the buffer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Annotated
+
+import orjson
+import typer
+
+from surgetank.cli.output import DatabaseUrl, Home, engine, out, when
+from surgetank.engine import Surgetank
+from surgetank.events import EventType, Gap, RunEvent
+
+_LOOK_S = 0.1
+
+
+def tail(
+    thread: Annotated[str | None, typer.Argument(help="Only this thread.", show_default=False)] = None,
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    after: Annotated[
+        int | None,
+        typer.Option(help="Begin after this number instead of with the last lines.", show_default=False),
+    ] = None,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, help="How many past events are shown first.")
+    ] = 20,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", "-f/-F", help="Go on until Ctrl-C.")] = True,
+) -> None:
+    """Follow events and log lines, of one thread or of all.
+
+    Numbers are the event's `seq` within a thread, or its `id` without one: `--after` goes on where you were. Events
+    that are no longer kept are told as a gap.
+    """
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stop.set())
+    with engine(home, database_url, start_database=False) as tank:
+        events = tank.events
+        newest = events.last_seq(thread) if thread is not None else events.last_id()
+        at = after if after is not None else max(0, newest - lines)
+        while not stop.is_set():
+            at, found = _show_next(
+                tank, thread, at, json=json, quiet=after is None and at == max(0, newest - lines)
+            )
+            if not found and (not follow or stop.wait(_LOOK_S)):
+                return
+
+
+def _show_next(tank: Surgetank, thread: str | None, at: int, *, json: bool, quiet: bool) -> tuple[int, bool]:
+    """Print what comes after a number; returns the new number and whether there was anything."""
+    gap, found = tank.events.thread_events(thread, at) if thread is not None else tank.events.tail(at)
+    if gap is not None and not quiet:
+        _show_gap(gap, json=json)
+    if gap is not None:
+        at = gap.missed_to
+    for event in found:
+        _show(event, json=json)
+        at = event.seq if thread is not None else event.id
+    return at, bool(found) or gap is not None
+
+
+def _show_gap(gap: Gap, *, json: bool) -> None:
+    if json:
+        out.print(orjson.dumps(gap.to_dict()).decode(), markup=False)
+    else:
+        out.print(f"-- events {gap.after + 1} to {gap.missed_to} are no longer kept --", markup=False)
+
+
+def _show(event: RunEvent, *, json: bool) -> None:
+    if json:
+        out.print(orjson.dumps(event.to_dict()).decode(), markup=False)
+        return
+    data = event.data
+    if event.type == EventType.LOG:
+        what = f"{data.get('level', ''):8} {data.get('message', '')}"
+    else:
+        what = f"[{event.type}] {data.get('message') or dict(data)}"
+    out.print(f"{when(event.at)}  {event.thread_id or '-'}#{event.seq}  {what}", markup=False)
