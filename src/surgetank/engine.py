@@ -441,8 +441,7 @@ class _Parts:
         self.desk.problem(error, where="flush_thread", trace=trace)
 
     def _chore(self) -> None:
-        self.desk.sweep(self.flushers)
-        self.desk.events.maintain()
+        self.desk.chore(self.flushers)
 
     def sink_status(self, stream: str, *, ping: bool) -> SinkStatus:
         """The state of a stream's sink."""
@@ -537,7 +536,8 @@ class _LogObserver:
 
     def job_finished(self, job: FlushJob) -> None:
         if job.status is JobStatus.FAILED:
-            log.error("flush_job_failed", job=job.id, stream=job.stream, error=job.result.get("message"))
+            # Each attempt of an outage fails; the notifier tells of it once, and louder.
+            log.info("flush_job_failed", job=job.id, stream=job.stream, error=job.result.get("message"))
         else:
             log.debug(
                 "flush_job_completed", job=job.id, stream=job.stream, rows=job.result.get("rows_flushed")

@@ -104,6 +104,19 @@ class Incident:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A value as it was before a projection replaced it: kept in debug mode only, for administrators, for a while."""
+
+    stream: str
+    partition: str
+    job: str
+    path: str
+    reason: str
+    original: str
+    at: float
+
+
 def timestamp(at: float) -> str:
     """RFC 3339 in UTC, with microseconds."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

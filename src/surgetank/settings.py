@@ -73,6 +73,18 @@ class Settings(BaseSettings):
     critical_after: float = Field(60.0, ge=0, description="A soft failure that lasts longer is critical.")
     events_kept: int = Field(200_000, gt=0, description="How many run events are kept for replay.")
     events_max_age: float = Field(86_400.0, gt=0, description="How long run events are kept for replay.")
+    logs_keep: float = Field(
+        0.0, ge=0, description="How long lines of thread logs stay in the database; 0: for ever."
+    )
+    errors_keep: float = Field(
+        90 * 86_400.0, ge=0, description="How long resolved errors stay in the database; 0: for ever."
+    )
+    debug_originals: bool = Field(
+        default=False, description="Debug mode: keep what projections replaced, for administrators."
+    )
+    debug_originals_max_age: float = Field(
+        86_400.0, gt=0, description="How long debug mode keeps what projections replaced."
+    )
     owner_key: str = Field(
         "user_id",
         min_length=1,

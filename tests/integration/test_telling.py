@@ -414,3 +414,59 @@ def test_a_channel_that_fails_stops_no_other_and_is_told(tank: Surgetank, monkey
     assert types == {"test_problem", "checkpoint_flush_critical_error", "notification_failed"}
     assert [e.type for e in tank.events.thread_events("t")[1]] == [EventType.FLUSH_CRITICAL]
     assert any("thread_log" in problem for problem in tank.status().problems)
+
+
+def test_a_storm_of_one_error_is_counted_and_does_not_fill_the_buffer(tank: Surgetank):
+    total = 2000
+    for i in range(total):
+        id_ = tank.log_system_error(
+            "storm", "the same again", thread_id=f"t{i % 3}", context={"pad": "x" * 1000}
+        )
+    tank.parts.desk.errors.send_counts(all_=True)
+    assert tank.parts.buffer.depth().entries < 200
+    assert tank.errors.get(id_).occurrences == total
+    assert tank.flush("system_errors").ok
+    assert tank.errors.get(id_).occurrences == total
+    assert sum(t["occurrences"] for t in tank.errors.detail(id_).threads) == total
+    trends, _ = tank.errors.trends(since=0)
+    assert sum(t["occurrences"] for t in trends) == total
+
+
+def test_debug_mode_keeps_originals_for_a_while(make_tank: MakeTank):
+    now = [1_000_000.0]
+    tank = make_tank(debug_originals=True, debug_originals_max_age=60, clock=lambda: now[0])
+    quiet = make_tank(clock=lambda: now[0])
+    for engine, thread in ((tank, "t"), (quiet, "u")):
+        graph_of(engine, lambda state: {"measured": {"x": math.nan}}).invoke({"n": 0}, config(thread))
+        assert engine.flush(partition=thread).result["values_replaced"]
+    kept = tank.events.originals()
+    assert {(o.partition, o.original) for o in kept} == {("t", "nan")}
+    assert tank.events.originals(thread_id="u") == []
+    now[0] += 61
+    assert tank.events.originals() == []
+    tank.events.maintain()
+    now[0] -= 61
+    assert tank.events.originals() == []
+
+
+def test_old_lines_and_resolved_errors_are_forgotten_the_rest_stays(make_tank: MakeTank):
+    now = [2_000_000_000.0]
+    tank = make_tank(logs_keep=100, errors_keep=100, clock=lambda: now[0])
+    tank.emit_log("old", thread_id="t")
+    resolved, open_ = tank.log_system_error("a", "a"), tank.log_system_error("b", "b")
+    tank.errors.act(resolved, "resolve", "ada")
+    now[0] += 200
+    tank.emit_log("new", thread_id="t")
+    assert tank.flush("thread_logs").ok
+    assert tank.flush("system_errors").ok
+    assert tank.parts.desk.retention.run(now[0])["forget_logs"] == 1
+    assert messages(tank, "t") == ["new"]
+    with pytest.raises(ErrorNotFound):
+        tank.errors.get(resolved)
+    assert tank.errors.get(open_).occurrences == 1
+
+
+@pytest.mark.parametrize("kind", ["", "gap", "subscribed", "a\nb", "x" * 101, "öl"])
+def test_types_that_could_be_mistaken_are_refused(tank: Surgetank, kind: str):
+    with pytest.raises(ConfigurationError, match="type of an event"):
+        tank.broadcast_run_event(kind, thread_id="t")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from surgetank.events import Gap, Incident, NewEvent, RunEvent
+from surgetank.events import Gap, Incident, NewEvent, Original, RunEvent
 
 
 class EventLog(Protocol):
@@ -51,6 +51,14 @@ class EventLog(Protocol):
 
     def incidents(self) -> list[Incident]:
         """What is going on, oldest first."""
+        ...
+
+    def keep_originals(self, originals: Sequence[Original]) -> None:
+        """Keep what was replaced in projections, for a limited time."""
+        ...
+
+    def originals(self, *, thread_id: str | None = None, limit: int = 500) -> list[Original]:
+        """What was replaced and has not expired, newest first."""
         ...
 
     def maintain(self) -> None:

@@ -18,12 +18,13 @@ import orjson
 
 from surgetank.buffer import sqlite_file
 from surgetank.encode.sanitize import dumps_jsonb
-from surgetank.events import Gap, Incident, NewEvent, RunEvent, Severity
+from surgetank.events import Gap, Incident, NewEvent, Original, RunEvent, Severity
 from surgetank.exceptions import BufferUnavailable
 
 APPLICATION_ID = 0x53544556  # "STEV"
 FORMAT_VERSION = 1
 _THREADS_KEPT = 200_000
+_ORIGINALS_KEPT = 50_000
 
 _SCHEMA = """
 CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), buffer_id TEXT NOT NULL) STRICT;
@@ -37,6 +38,10 @@ CREATE TABLE threads (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE dropped (id INTEGER PRIMARY KEY CHECK (id = 1), event_id INTEGER NOT NULL) STRICT;
 INSERT INTO dropped VALUES (1, 0);
+CREATE TABLE originals (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT NOT NULL, partition TEXT NOT NULL, job TEXT NOT NULL,
+    path TEXT NOT NULL, reason TEXT NOT NULL, original TEXT NOT NULL, at REAL NOT NULL
+) STRICT;
 CREATE TABLE incidents (
     key TEXT PRIMARY KEY, stream TEXT NOT NULL, thread_id TEXT, severity TEXT NOT NULL, since REAL NOT NULL,
     message TEXT NOT NULL, detail TEXT NOT NULL
@@ -56,11 +61,13 @@ class SQLiteEventLog:
         *,
         max_events: int = 200_000,
         max_age_s: float = 24 * 3600.0,
+        originals_max_age_s: float = 24 * 3600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = Path(path)
         self._max_events = max_events
         self._max_age_s = max_age_s
+        self._originals_max_age_s = originals_max_age_s
         self._clock = clock
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -162,11 +169,34 @@ class SQLiteEventLog:
             rows = reader.execute("SELECT * FROM incidents ORDER BY since, key").fetchall()
         return [_incident(row) for row in rows]
 
+    # -- originals
+
+    def keep_originals(self, originals: Sequence[Original]) -> None:
+        with self._write() as writer:
+            writer.executemany(
+                "INSERT INTO originals (stream, partition, job, path, reason, original, at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(o.stream, o.partition, o.job, o.path, o.reason, o.original, o.at) for o in originals],
+            )
+
+    def originals(self, *, thread_id: str | None = None, limit: int = 500) -> list[Original]:
+        with self._readers.borrow() as reader:
+            rows = reader.execute(
+                "SELECT stream, partition, job, path, reason, original, at FROM originals"
+                " WHERE at >= ? AND (? IS NULL OR partition = ?) ORDER BY id DESC LIMIT ?",
+                (self._clock() - self._originals_max_age_s, thread_id, thread_id, limit),
+            ).fetchall()
+        return [Original(*row) for row in rows]
+
     # -- life
 
     def maintain(self) -> None:
         with self._write() as writer:
             self._drop(writer)
+            writer.execute(
+                "DELETE FROM originals WHERE at < ? OR id <= (SELECT max(id) FROM originals) - ?",
+                (self._clock() - self._originals_max_age_s, _ORIGINALS_KEPT),
+            )
         with self._lock, sqlite_file.named_errors(self.path):
             if self._writer is not None:
                 self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -175,11 +205,11 @@ class SQLiteEventLog:
     def _drop(self, writer: sqlite3.Connection) -> None:
         (last,) = writer.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
         # By id, so that what is kept is always the end of the log, whatever the clock did meanwhile.
-        (young,) = writer.execute(
-            "SELECT coalesce(min(id), ?) FROM events WHERE at >= ?",
-            (last + 1, self._clock() - self._max_age_s),
+        oldest = self._clock() - self._max_age_s
+        young = writer.execute(
+            "SELECT id FROM events WHERE at >= ? ORDER BY id LIMIT 1", (oldest,)
         ).fetchone()
-        through = max(young - 1, last - self._max_events)
+        through = max((young[0] if young else last + 1) - 1, last - self._max_events)
         gone = writer.execute(
             "SELECT thread_id, max(seq) FROM events WHERE id <= ? GROUP BY thread_id", (through,)
         ).fetchall()

@@ -30,7 +30,9 @@ _VARYING = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-fA-F]{8,}\b|\d+|'[^']*'|\"[^\"]*\
 
 @dataclass(frozen=True, slots=True)
 class ErrorReport:
-    """One occurrence. `at` is seconds since the epoch; `context` any values, sanitized when it is packed."""
+    """One occurrence, or `count` of them in a storm. `at` is seconds since the epoch; `context` any values, sanitized
+    when it is packed.
+    """
 
     error_type: str
     message: str
@@ -40,6 +42,7 @@ class ErrorReport:
     context: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
     at: float = 0.0
+    count: int = 1
 
     def pack(self) -> bytes:
         """The occurrence as the buffer carries it."""
@@ -53,7 +56,7 @@ class ErrorReport:
         head, _ = dumps_jsonb(
             [
                 "report", self.error_type, self.severity.value, self.thread_id, self.message[:MAX_STACK],
-                self.stack_trace[-MAX_STACK:], self.fingerprint, self.at,
+                self.stack_trace[-MAX_STACK:], self.fingerprint, self.at, self.count,
             ]
         )  # fmt: skip
         return head[:-1] + b"," + context + b"]"
@@ -79,8 +82,10 @@ def unpack(data: bytes) -> ErrorReport | ErrorAction:
     tag, *rest = orjson.loads(data)
     if tag == "action":
         return ErrorAction(*rest)
-    error_type, severity, thread_id, message, stack_trace, mark, at, context = rest
-    return ErrorReport(error_type, message, Severity(severity), thread_id, stack_trace, context, mark, at)
+    error_type, severity, thread_id, message, stack_trace, mark, at, count, context = rest
+    return ErrorReport(
+        error_type, message, Severity(severity), thread_id, stack_trace, context, mark, at, count
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +188,7 @@ def _occur(group: ErrorGroup | None, report: ErrorReport) -> tuple[ErrorGroup, A
         return (
             ErrorGroup(
                 group_id(report.fingerprint), report.fingerprint, report.error_type, report.severity, report.thread_id,
-                report.message, report.stack_trace, report.context, report.at, report.at,
+                report.message, report.stack_trace, report.context, report.at, report.at, report.count,
             ),
             None,
         )  # fmt: skip
@@ -193,7 +198,7 @@ def _occur(group: ErrorGroup | None, report: ErrorReport) -> tuple[ErrorGroup, A
     newer = report.at >= group.last_seen
     after = replace(
         group,
-        occurrences=group.occurrences + 1,
+        occurrences=group.occurrences + report.count,
         created_at=min(group.created_at, report.at),
         last_seen=max(group.last_seen, report.at),
         error_type=report.error_type if graver else group.error_type,

@@ -11,19 +11,24 @@ from surgetank.buffer.sqlite_events import SQLiteEventLog
 from surgetank.database.pool import Database
 from surgetank.encode import errors as error_codec
 from surgetank.encode import logline
+from surgetank.exceptions import DatabaseUnavailable
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
 from surgetank.notify.channels import ConsoleChannel, ErrorChannel, EventChannel, ThreadLogChannel
 from surgetank.notify.errors import SystemErrors
 from surgetank.notify.logs import ThreadLogs
 from surgetank.notify.notifier import Channel, Notifier
+from surgetank.notify.retention import Retention
 from surgetank.notify.runs import RunReporter
 from surgetank.settings import Settings
 from surgetank.sinks.errors import PostgresErrorSink
 from surgetank.sinks.logs import PostgresLogSink
 from surgetank.sinks.protocol import Sink
+from surgetank.telemetry import log
 
 _SAME_PROBLEM_S = 300.0
+_MAINTAIN_S = 5.0
+_FORGET_S = 600.0
 
 
 class Desk:
@@ -44,6 +49,7 @@ class Desk:
             path.with_name(f"{path.stem}-events{path.suffix}"),
             max_events=settings.events_kept,
             max_age_s=settings.events_max_age,
+            originals_max_age_s=settings.debug_originals_max_age,
             clock=clock,
         )
         self.logs = ThreadLogs(buffer, database, self.events, clock=clock)
@@ -65,14 +71,37 @@ class Desk:
             buffer,
             clock=clock,
             critical_after_s=settings.critical_after,
+            keep_originals=settings.debug_originals,
             context=lambda: facts,
         )
+        self.retention = Retention(
+            database, logs_keep_s=settings.logs_keep, errors_keep_s=settings.errors_keep
+        )
         self._told_problems: dict[str, float] = {}
+        self._maintained_at = self._forgot_at = float("-inf")
 
     @staticmethod
     def sinks(database: Database) -> Mapping[str, Sink]:
         """The sinks of the streams that telling adds."""
         return {logline.STREAM: PostgresLogSink(database), error_codec.STREAM: PostgresErrorSink(database)}
+
+    def chore(self, flushers: Mapping[str, StreamFlusher]) -> None:
+        """What has to be done about once a second, on the thread that flushes."""
+        self.sweep(flushers)
+        self.errors.send_counts()
+        now = self._clock()
+        if not 0 <= now - self._maintained_at < _MAINTAIN_S:
+            self._maintained_at = now
+            self.events.maintain()
+        healthy = all(flusher.breaker.state() is BreakerState.CLOSED for flusher in flushers.values())
+        if healthy and not 0 <= now - self._forgot_at < _FORGET_S:
+            self._forgot_at = now
+            try:
+                self.retention.run(now)
+            except (
+                DatabaseUnavailable
+            ) as error:  # an outage is told by what waits for the database; this can wait
+                log.info("retention_postponed", error=error.what)
 
     def sweep(self, flushers: Mapping[str, StreamFlusher]) -> None:
         """What passes with time: see `Notifier.sweep`."""
@@ -99,5 +128,6 @@ class Desk:
         return [*failed[-5:], *(message for _, message in list(self.runs.failures)[-5:])]
 
     def close(self) -> None:
-        """Close the event log."""
+        """Send what is counted, close the event log."""
+        self.errors.send_counts(all_=True)
         self.events.close()

@@ -6,6 +6,7 @@ A reader takes the rows of `system_errors` and folds onto them what is still hot
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from surgetank.encode.errors import (
 )
 from surgetank.exceptions import ErrorNotFound, ErrorStateConflict, SurgetankError
 from surgetank.model import Record
+from surgetank.notify.storms import Storms
 from surgetank.sinks.errors import group_of
 
 SQL = queries("telling")
@@ -90,19 +92,39 @@ class SystemErrors:
         self._buffer = buffer
         self._database = database
         self._clock = clock
+        self._storms = Storms()
+        self._lock = threading.Lock()
 
     # -- writing
 
     def report(self, report: ErrorReport) -> str:
-        """Accept an occurrence and return its group's id. Raises what `Buffer.append` raises."""
+        """Accept an occurrence and return its group's id. Raises what `Buffer.append` raises.
+
+        In a storm of one error, occurrences are counted and sent once a second, so that errors can't fill the buffer.
+        """
         report = replace(
             report,
             at=report.at or self._clock(),
             fingerprint=report.fingerprint
             or fingerprint(report.error_type, report.message, report.stack_trace),
         )
-        self._buffer.append(STREAM, report.fingerprint, (Record(KEY, report.pack()),), wait=False)
+        with self._lock:
+            calm = self._storms.take(report)
+        if calm is not None:
+            self._append(calm)
+        else:
+            self.send_counts()
         return group_id(report.fingerprint)
+
+    def send_counts(self, *, all_: bool = False) -> None:
+        """Send what was only counted during a storm, if it is due (or `all_` of it)."""
+        with self._lock:
+            due = self._storms.due(self._clock(), all_=all_)
+        for report in due:
+            self._append(report)
+
+    def _append(self, report: ErrorReport) -> None:
+        self._buffer.append(STREAM, report.fingerprint, (Record(KEY, report.pack()),), wait=False)
 
     def act(
         self, error_id: str, kind: str, actor: str, *, notes: str = "", until: float | None = None
@@ -169,7 +191,7 @@ class SystemErrors:
             if isinstance(item, ErrorReport) and item.thread_id is not None:
                 new = {"thread_id": item.thread_id, "occurrences": 0, "first": item.at, "last": item.at}
                 row = threads.setdefault(item.thread_id, new)
-                row["occurrences"] += 1
+                row["occurrences"] += item.count
                 row["last"] = max(row["last"], item.at)
             elif isinstance(item, ErrorAction):
                 audit.append(
@@ -251,7 +273,7 @@ class SystemErrors:
             for _, _, item in found:
                 if isinstance(item, ErrorReport) and item.at >= since:
                     key = (item.at // step * step, item.error_type, item.severity.value)
-                    counted[key] = counted.get(key, 0) + 1
+                    counted[key] = counted.get(key, 0) + item.count
         return [
             {"at": at, "error_type": type_, "severity": severity, "occurrences": counted[at, type_, severity]}
             for at, type_, severity in sorted(counted)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from surgetank.buffer.events import EventLog
 from surgetank.buffer.protocol import Buffer
 from surgetank.encode import envelope, logline
-from surgetank.events import EventType, Incident, Severity
+from surgetank.events import EventType, Incident, Original, Severity
 from surgetank.exceptions import SurgetankError
 from surgetank.model import Failure, FailureKind, FlushJob, ParkedEntry, PartitionOutcome, PartitionState
 from surgetank.notify import words
@@ -65,6 +65,7 @@ class Notifier:
         *,
         clock: Callable[[], float],
         critical_after_s: float,
+        keep_originals: bool = False,
         context: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._channels = tuple(channels)
@@ -72,6 +73,7 @@ class Notifier:
         self._buffer = buffer
         self._clock = clock
         self._critical_after_s = critical_after_s
+        self._keep_originals = keep_originals
         self._context = context
         self.failures: deque[tuple[float, str, str]] = deque(maxlen=100)
         self.deliveries: dict[tuple[str, bool], int] = {}
@@ -137,6 +139,15 @@ class Notifier:
     def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         """Values that JSON can't carry were replaced in projections: a line at WARNING in the thread's log."""
         thread = outcome.partition if outcome.stream in THREAD_STREAMS else None
+        if self._keep_originals:
+            self._events.keep_originals(
+                [
+                    Original(
+                        outcome.stream, outcome.partition, job.id, r.path, r.reason, r.original, self._clock()
+                    )
+                    for r in outcome.replaced
+                ]
+            )
         context = {"job": job.id, "replaced": [f"{r.path}: {r.reason}" for r in outcome.replaced[:20]]}
         self.tell(News(words.replaced(outcome), Severity.WARNING, thread, context=context))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ from surgetank.exceptions import ConfigurationError, EntryRejected, SurgetankErr
 from surgetank.notify.logs import ThreadLogs
 
 MAX_EVENT_BYTES = 256 * 1024
+_TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+_OURS = (EventType.GAP.value, "subscribed")
 _RESERVED = ("id", "seq", "type", "thread_id", "timestamp")
 
 
@@ -126,9 +129,12 @@ class RunReporter:
         kind = str(body.pop("type", "") or "")
         named = body.pop("thread_id", None)
         thread, _ = self._whose(thread_id or named, None, f"The event {kind!r}")
-        check_names(thread, [("$.thread_id", thread), ("$.type", kind)])
-        if not kind or kind == EventType.GAP.value:
-            raise ConfigurationError(f"{kind!r} can't be the type of an event.", remedy="name another type.")
+        check_names(thread, [("$.thread_id", thread)])
+        if not _TYPE.fullmatch(kind) or kind in _OURS:
+            raise ConfigurationError(
+                f"{kind[:120]!r} can't be the type of an event.",
+                remedy="use letters, digits and _ . : - (at most 100), and none of the words gap and subscribed.",
+            )
         data = sanitize_for_json({k: v for k, v in body.items() if k not in _RESERVED})
         size = len(str(data))
         if size > MAX_EVENT_BYTES:

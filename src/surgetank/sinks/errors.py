@@ -127,20 +127,23 @@ def _row(group: ErrorGroup) -> dict[str, Any]:
 
 def _count(cursor: Rows, error_id: str, reports: Sequence[ErrorReport]) -> None:
     threads: dict[str, list[float]] = {}
+    counts: Counter[str] = Counter()
+    hours: Counter[float] = Counter()
     for report in reports:
+        hours[report.at // _HOUR * _HOUR] += report.count
         if report.thread_id is not None:
             threads.setdefault(report.thread_id, []).append(report.at)
+            counts[report.thread_id] += report.count
     ids = uuid.UUID(error_id)
     if threads:
         names = sorted(threads)
         cursor.execute(
             SQL["count_threads"],
             {
-                "ids": [ids] * len(names), "threads": names, "counts": [len(threads[n]) for n in names],
+                "ids": [ids] * len(names), "threads": names, "counts": [counts[n] for n in names],
                 "firsts": [min(threads[n]) for n in names], "lasts": [max(threads[n]) for n in names],
             },
         )  # fmt: skip
-    hours = Counter(report.at // _HOUR * _HOUR for report in reports)
     if hours:
         cursor.execute(
             SQL["count_hours"],

@@ -23,6 +23,10 @@ ORDER BY seq DESC, buffer_id DESC LIMIT %(limit)s
 -- Whose thread it is by its log. Primary key.
 SELECT user_id FROM surgetank.thread_logs WHERE thread_id = %(thread_id)s AND user_id IS NOT NULL ORDER BY seq LIMIT 1
 
+-- name: claim_retention
+-- True for one process at a time.
+SELECT pg_try_advisory_xact_lock(731915205, 1)
+
 -- name: forget_logs
 -- Retention, in pieces. thread_logs_created_idx.
 DELETE FROM surgetank.thread_logs WHERE ctid = ANY (ARRAY(

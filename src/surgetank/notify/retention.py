@@ -1,0 +1,38 @@
+"""Forgetting old log lines and resolved errors in the database: in small pieces, by one process at a time."""
+
+from __future__ import annotations
+
+from surgetank.database.pool import Database
+from surgetank.database.queries import queries
+from surgetank.telemetry import log
+
+SQL = queries("telling")
+_PIECE = 5000
+_HOURS_KEEP_S = 400 * 86_400.0
+
+
+class Retention:
+    """Deletes what is older than its limit; a limit of 0 keeps for ever."""
+
+    def __init__(self, database: Database, *, logs_keep_s: float, errors_keep_s: float) -> None:
+        self._database = database
+        self._limits = {
+            "forget_logs": logs_keep_s,
+            "forget_errors": errors_keep_s,
+            "forget_hours": _HOURS_KEEP_S,
+        }
+
+    def run(self, now: float) -> dict[str, int]:
+        """One piece of each kind; how many rows went. Raises what the database raises."""
+        gone: dict[str, int] = {}
+        with self._database.connection() as connection:
+            row = connection.execute(SQL["claim_retention"]).fetchone()
+            if row is None or not row[0]:
+                return {}
+            for name, limit in self._limits.items():
+                if limit:
+                    cursor = connection.execute(SQL[name], {"before": now - limit, "limit": _PIECE})
+                    gone[name] = max(0, cursor.rowcount)
+        if any(gone.values()):
+            log.info("retention", **gone)
+        return gone
