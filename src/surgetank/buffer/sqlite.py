@@ -39,6 +39,24 @@ _FREE_PAGES_KEPT = 256
 _WAL_WORTH_MOVING = 1 << 20
 _WAL_LARGE = 32 << 20
 
+_COUNT_TOTAL = (
+    "UPDATE totals SET next_seq = next_seq + 1, entries = entries + 1, bytes = bytes + ?"
+    " WHERE bytes + ? <= ? AND entries < ?"
+)
+_COUNT_UNGUARDED = (
+    "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?"
+    " WHERE id = ? AND oldest_at IS NOT NULL AND guarded = 0"
+)
+_COUNT_ANY = (
+    "INSERT INTO partitions (stream, name, entries, bytes, oldest_at) VALUES (?, ?, 1, ?, ?)"
+    " ON CONFLICT (stream, name) DO UPDATE SET entries = entries + 1, bytes = bytes + excluded.bytes,"
+    " oldest_at = coalesce(oldest_at, excluded.oldest_at)"
+)
+# An id is seq * SLOTS + position in the entry; the seq is the one that was just counted.
+_INSERT = (
+    "INSERT INTO records SELECT (next_seq - 1) * 65536 + ?, ?, 0, 0, ?, ?, ? FROM totals"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class BufferLimits:
@@ -208,16 +226,14 @@ class SQLiteBuffer(SQLiteFlushSide):
         return BufferUnavailable("The append was interrupted and not accepted.", remedy="append again.")
 
     def _insert(self, connection: sqlite3.Connection, request: _Request) -> None:
+        # No RETURNING here: SQLite makes a temporary table for it, which costs as much as the statement itself.
         size, now = request.size, self._clock()
-        row = connection.execute(
-            "UPDATE totals SET next_seq = next_seq + 1, entries = entries + 1, bytes = bytes + ?1"
-            " WHERE bytes + ?1 <= ?2 AND entries < ?3 RETURNING next_seq - 1",
-            (size, self.limits.max_bytes, self.limits.max_entries),
-        ).fetchone()
-        if row is None:
+        execute = connection.execute
+        if not execute(
+            _COUNT_TOTAL, (size, size, self.limits.max_bytes, self.limits.max_entries)
+        ).rowcount:
             request.full = True
             return
-        seq: int = row[0]
         partition_id, guarded = self._count_in(connection, request.stream, request.partition, size, now)
         if guarded and request.guard is not None:
             refusal = request.guard(SQLiteSnapshot(connection, now))
@@ -225,38 +241,26 @@ class SQLiteBuffer(SQLiteFlushSide):
                 self._uncount(connection, partition_id, size)
                 self._note(connection, partition_id, refusal)
                 return
-        at = seq * SLOTS
-        connection.executemany(
-            "INSERT INTO records VALUES (?, ?, 0, 0, ?, ?, ?)",
-            [(at + i, partition_id, now, r.key, r.value) for i, r in enumerate(request.records)],
-        )
+        for i, record in enumerate(request.records):
+            row = execute(_INSERT, (i, partition_id, now, record.key, record.value))
         if request.start_guarding:
             self._start_guarding(connection, partition_id)
-        request.seq = seq
+        request.seq = (row.lastrowid or 0) // SLOTS
 
     def _count_in(
         self, connection: sqlite3.Connection, stream: str, partition: str, size: int, now: float
     ) -> tuple[int, int]:
         """Add one entry to its partition's counters, making it if it is new; returns its id and the guarded flag."""
-        key = (stream, partition)
-        known = self._ids.get(key)
-        if known is not None:
-            row = connection.execute(
-                "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?"
-                " WHERE id = ? AND oldest_at IS NOT NULL RETURNING guarded",
-                (size, known),
-            ).fetchone()
-            if row is not None:
-                return known, row[0]
+        known = self._ids.get((stream, partition))
+        if known is not None and connection.execute(_COUNT_UNGUARDED, (size, known)).rowcount:
+            return known, 0
+        connection.execute(_COUNT_ANY, (stream, partition, size, now))
         partition_id, guarded = connection.execute(
-            "INSERT INTO partitions (stream, name, entries, bytes, oldest_at) VALUES (?, ?, 1, ?, ?)"
-            " ON CONFLICT (stream, name) DO UPDATE SET entries = entries + 1, bytes = bytes + excluded.bytes,"
-            " oldest_at = coalesce(oldest_at, excluded.oldest_at) RETURNING id, guarded",
-            (stream, partition, size, now),
+            "SELECT id, guarded FROM partitions WHERE stream = ? AND name = ?", (stream, partition)
         ).fetchone()
         if len(self._ids) >= _KNOWN_PARTITIONS:
             self._ids.clear()
-        self._ids[key] = partition_id
+        self._ids[stream, partition] = partition_id
         return partition_id, guarded
 
     @staticmethod

@@ -25,6 +25,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
+import ormsgpack
 from langgraph.checkpoint.serde import _msgpack as lg_msgpack
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.store.base import Item
@@ -42,6 +43,7 @@ _OWN_SAFE = {
 _BASES: dict[str, type] = {b.__name__: b for b in (dict, list, tuple, set, frozenset, str, int, float, bytes)}
 PLAIN = frozenset((dict, list, str, int, float, bool, bytes, bytearray, memoryview, type(None)))
 _SIMPLE_NUMPY = frozenset("biufcSUMmV?")
+_MAX_TAILS = 256
 
 
 class ValueRefused(SurgetankError):
@@ -170,6 +172,7 @@ class Registry:
         self._names: dict[type, tuple[str, str]] = {}
         self._how: dict[type, Callable[[Any], tuple[int, Any]]] = {}
         self._classes: dict[tuple[str, str], type] = {}
+        self.shapes: dict[type, _ModelShape] = {}
 
     def take_apart(self, obj: Any) -> tuple[int, Any]:
         """The extension code of an object, and what is encoded under it. Raises `ValueRefused`."""
@@ -185,6 +188,7 @@ class Registry:
         if fields is not None and hasattr(kind, "model_construct"):  # pydantic's dataclasses have fields too
             module, name = self.name(kind)
             names = tuple(fields)
+            self.shapes[kind] = _ModelShape(module, name, names)
             return lambda o: (codes.OBJECT, [module, name, "model", *_model_state(o, names)])
         if isinstance(obj, enum.Enum):
             return lambda o: (codes.ENUM, [*self.name(kind), o.name, o.value])
@@ -406,6 +410,33 @@ def _model_state(obj: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any]
     if extra is None and private is None:
         return values, set_names
     return values, [set_names, extra, private]
+
+
+class _ModelShape:
+    """What all objects of one pydantic class have in common, encoded once: the class and which fields were set."""
+
+    __slots__ = ("_head", "_names", "_open_tails", "_tails")
+
+    def __init__(self, module: str, name: str, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._head = b"\x95" + b"".join(map(ormsgpack.packb, (module, name, "model")))  # an array of five
+        self._tails: dict[frozenset[str], bytes] = {}
+        self._open_tails: dict[frozenset[str], bytes] = {}  # of objects that could have extra fields, and have none
+
+    def pack(self, obj: Any, encode: Callable[[Any], bytes]) -> bytes:
+        """The payload of a model's extension: class, form, fields, and what else belongs to it."""
+        values, extra = obj.__dict__, obj.__pydantic_extra__
+        if len(values) == len(self._names) and not extra and obj.__pydantic_private__ is None:
+            tails = self._tails if extra is None else self._open_tails
+            was_set = frozenset(obj.__pydantic_fields_set__)
+            tail = tails.get(was_set)
+            if tail is None:
+                if len(tails) >= _MAX_TAILS:
+                    tails.clear()
+                tail = tails[was_set] = encode(_model_state(obj, self._names)[1])
+            return self._head + encode(values) + tail
+        values, state = _model_state(obj, self._names)
+        return self._head + encode(values) + encode(state)
 
 
 def _build_model(kind: Any, fields: dict[str, Any], state: Any) -> Any:
