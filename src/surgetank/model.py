@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One keyed value inside an entry. Keys are bytes and sort bytewise inside their partition."""
+class Record(NamedTuple):
+    """One keyed value inside an entry. Keys are bytes and sort bytewise inside their partition.
+
+    `family` names records of a partition that tend to resemble the one before them (the versions of a channel);
+    a buffer may keep such a record as its difference from that one. It is a hint, and not kept.
+    """
 
     key: bytes
     value: bytes
+    family: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -502,4 +502,4 @@ def test_odd_but_honest_names_are_kept(saver, warm_tank, name):
     c = put(saver, name, {name: name}, ns=name)
     assert warm_tank.flush().ok
     assert saver.get_tuple(c).checkpoint["channel_values"] == {name: name}
-    assert envelope.split_key(envelope.blob_key(name, name, "1")) == (name, name, "1")
+    assert envelope.split_blob_key(envelope.blob_key(name, name, "1")) == (name, name, "1")

@@ -14,12 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from surgetank.buffer import sqlite_file
 from surgetank.buffer.protocol import Guard
+from surgetank.buffer.sqlite_append import SLOTS, BufferLimits, Inserter, Request
 from surgetank.buffer.sqlite_flush import SQLiteFlushSide
 from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
 from surgetank.exceptions import (
@@ -32,59 +32,12 @@ from surgetank.exceptions import (
 )
 from surgetank.model import BufferDepth, Record
 
-SLOTS = 65536  # records per entry, at most
 _GROUP = 256  # requests committed together, at most
-_KNOWN_PARTITIONS = 100_000
 _FREE_PAGES_KEPT = 256
 _WAL_WORTH_MOVING = 1 << 20
 _WAL_LARGE = 32 << 20
 
-_COUNT_TOTAL = (
-    "UPDATE totals SET next_seq = next_seq + 1, entries = entries + 1, bytes = bytes + ?"
-    " WHERE bytes + ? <= ? AND entries < ?"
-)
-_COUNT_UNGUARDED = (
-    "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?"
-    " WHERE id = ? AND oldest_at IS NOT NULL AND guarded = 0"
-)
-_COUNT_ANY = (
-    "INSERT INTO partitions (stream, name, entries, bytes, oldest_at) VALUES (?, ?, 1, ?, ?)"
-    " ON CONFLICT (stream, name) DO UPDATE SET entries = entries + 1, bytes = bytes + excluded.bytes,"
-    " oldest_at = coalesce(oldest_at, excluded.oldest_at)"
-)
-# An id is seq * SLOTS + position in the entry; the seq is the one that was just counted.
-_INSERT = (
-    "INSERT INTO records SELECT (next_seq - 1) * 65536 + ?, ?, 0, 0, ?, ?, ? FROM totals"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class BufferLimits:
-    """How much may wait, and what `append` does at the limit.
-
-    `when_full="block"` waits up to `block_timeout_s` for space, `"reject"` raises at once.
-    """
-
-    max_bytes: int = 4 * 1024**3
-    max_entries: int = 5_000_000
-    when_full: Literal["block", "reject"] = "block"
-    block_timeout_s: float = 30.0
-
-
-@dataclass(slots=True)
-class _Request:
-    """One append on its way through the group commit."""
-
-    stream: str
-    partition: str
-    records: Sequence[Record]
-    size: int
-    guard: Guard | None
-    start_guarding: bool
-    seq: int = 0
-    full: bool = False
-    done: bool = False
-    error: Exception | None = field(default=None)
+__all__ = ["BufferLimits", "SQLiteBuffer"]
 
 
 class SQLiteBuffer(SQLiteFlushSide):
@@ -117,11 +70,12 @@ class SQLiteBuffer(SQLiteFlushSide):
         self._notes_kept = notes_kept
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._waiting: deque[_Request] = deque()
+        self._waiting: deque[Request] = deque()
         self._space = threading.Condition()
-        self._ids: dict[tuple[str, str], int] = {}
+        self._inserter = Inserter(self.limits, note=self._note, start_guarding=self._start_guarding)
         self._writer: sqlite3.Connection | None = sqlite_file.connect(self.path, durability=durability)
         self._readers = sqlite_file.ReadPool(self.path)
+        self._recall = self._inserter.memory.recall
         with sqlite_file.named_errors(self.path):
             (self._id,) = self._writer.execute("SELECT buffer_id FROM identity").fetchone()
 
@@ -144,10 +98,7 @@ class SQLiteBuffer(SQLiteFlushSide):
                 partition=partition, path="$", reason=f"an entry of {len(records)} records",
                 remedy=f"write between 1 and {SLOTS - 1} values at once",
             )  # fmt: skip
-        size = 0
-        for record in records:
-            size += len(record.key) + len(record.value)
-        request = _Request(stream, partition, records, size, guard, start_guarding)
+        request = Request(stream, partition, records, guard, start_guarding)
         deadline: float | None = None
         while True:
             self._submit(request)
@@ -160,7 +111,7 @@ class SQLiteBuffer(SQLiteFlushSide):
                 deadline = time.monotonic() + self.limits.block_timeout_s
             self._wait_for_space(request, deadline)
 
-    def _submit(self, request: _Request) -> None:
+    def _submit(self, request: Request) -> None:
         # Before the lock: another thread may have held it at the fork.
         sqlite_file.refuse_fork(self._pid, self.path)
         request.done = request.full = False
@@ -170,7 +121,7 @@ class SQLiteBuffer(SQLiteFlushSide):
                 self._commit_group()
 
     def _commit_group(self) -> None:
-        group: list[_Request] = []
+        group: list[Request] = []
         while self._waiting and len(group) < _GROUP:
             group.append(self._waiting.popleft())
         try:
@@ -191,17 +142,18 @@ class SQLiteBuffer(SQLiteFlushSide):
             for request in group:
                 request.done = True
 
-    def _commit(self, group: Sequence[_Request]) -> None:
+    def _commit(self, group: Sequence[Request]) -> None:
         try:
             connection = self._begin()
             for request in group:
-                self._insert(connection, request)
+                self._inserter.insert(connection, request, self._clock())
             connection.execute("COMMIT")
+            self._inserter.committed()
         except BaseException:
             self._roll_back()
             raise
 
-    def _commit_alone(self, request: _Request) -> None:
+    def _commit_alone(self, request: Request) -> None:
         try:
             request.full, request.seq = False, 0
             self._commit([request])
@@ -209,11 +161,11 @@ class SQLiteBuffer(SQLiteFlushSide):
         except Exception as error:  # noqa: BLE001 - handed to the append that it belongs to
             self._refuse([request], error)
 
-    def _refuse(self, group: Sequence[_Request], error: BaseException) -> None:
+    def _refuse(self, group: Sequence[Request], error: BaseException) -> None:
         for request in group:
             request.error = self._refusal(error, request)
 
-    def _refusal(self, error: BaseException, request: _Request) -> Exception:
+    def _refusal(self, error: BaseException, request: Request) -> Exception:
         if isinstance(error, sqlite3.Error):
             return sqlite_file.translate(error, self.path)
         if isinstance(error, UnicodeEncodeError):
@@ -225,59 +177,11 @@ class SQLiteBuffer(SQLiteFlushSide):
             return error
         return BufferUnavailable("The append was interrupted and not accepted.", remedy="append again.")
 
-    def _insert(self, connection: sqlite3.Connection, request: _Request) -> None:
-        # No RETURNING here: SQLite makes a temporary table for it, which costs as much as the statement itself.
-        size, now = request.size, self._clock()
-        execute = connection.execute
-        if not execute(
-            _COUNT_TOTAL, (size, size, self.limits.max_bytes, self.limits.max_entries)
-        ).rowcount:
-            request.full = True
-            return
-        partition_id, guarded = self._count_in(connection, request.stream, request.partition, size, now)
-        if guarded and request.guard is not None:
-            refusal = request.guard(SQLiteSnapshot(connection, now))
-            if refusal is not None:
-                self._uncount(connection, partition_id, size)
-                self._note(connection, partition_id, refusal)
-                return
-        for i, record in enumerate(request.records):
-            row = execute(_INSERT, (i, partition_id, now, record.key, record.value))
-        if request.start_guarding:
-            self._start_guarding(connection, partition_id)
-        request.seq = (row.lastrowid or 0) // SLOTS
-
-    def _count_in(
-        self, connection: sqlite3.Connection, stream: str, partition: str, size: int, now: float
-    ) -> tuple[int, int]:
-        """Add one entry to its partition's counters, making it if it is new; returns its id and the guarded flag."""
-        known = self._ids.get((stream, partition))
-        if known is not None and connection.execute(_COUNT_UNGUARDED, (size, known)).rowcount:
-            return known, 0
-        connection.execute(_COUNT_ANY, (stream, partition, size, now))
-        partition_id, guarded = connection.execute(
-            "SELECT id, guarded FROM partitions WHERE stream = ? AND name = ?", (stream, partition)
-        ).fetchone()
-        if len(self._ids) >= _KNOWN_PARTITIONS:
-            self._ids.clear()
-        self._ids[stream, partition] = partition_id
-        return partition_id, guarded
-
-    @staticmethod
-    def _uncount(connection: sqlite3.Connection, partition_id: int, size: int) -> None:
-        """Take back what was counted for an append that a guard refused."""
-        connection.execute("UPDATE totals SET entries = entries - 1, bytes = bytes - ?", (size,))
-        connection.execute(
-            "UPDATE partitions SET entries = entries - 1, bytes = bytes - ?,"
-            " oldest_at = CASE WHEN entries > 1 THEN oldest_at END WHERE id = ?",
-            (size, partition_id),
-        )
-
-    def _refuse_hopeless(self, request: _Request, *, wait: bool) -> None:
+    def _refuse_hopeless(self, request: Request, *, wait: bool) -> None:
         if not wait or request.size > self.limits.max_bytes or self.limits.when_full == "reject":
             raise self._full(request, waited=None)
 
-    def _full(self, request: _Request, *, waited: float | None) -> BufferFull:
+    def _full(self, request: Request, *, waited: float | None) -> BufferFull:
         depth = self.depth()
         wait = f" after waiting {waited:.0f} s" if waited is not None else ""
         return BufferFull(
@@ -287,7 +191,7 @@ class SQLiteBuffer(SQLiteFlushSide):
             "SURGETANK_BUFFER_MAX_BYTES / SURGETANK_BUFFER_MAX_ENTRIES.",
         )
 
-    def _wait_for_space(self, request: _Request, deadline: float) -> None:
+    def _wait_for_space(self, request: Request, deadline: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             raise self._full(request, waited=self.limits.block_timeout_s)
@@ -322,8 +226,7 @@ class SQLiteBuffer(SQLiteFlushSide):
         return connection
 
     def _roll_back(self) -> None:
-        # An id handed out in this transaction may be handed out again, for another partition.
-        self._ids.clear()
+        self._inserter.rolled_back()
         if self._writer is not None and self._writer.in_transaction:
             with suppress(sqlite3.Error):
                 self._writer.execute("ROLLBACK")
@@ -331,7 +234,7 @@ class SQLiteBuffer(SQLiteFlushSide):
     @contextmanager
     def snapshot(self) -> Iterator[SQLiteSnapshot]:
         with self._readers.borrow() as connection:
-            yield SQLiteSnapshot(connection, self._clock())
+            yield SQLiteSnapshot(connection, self._clock(), self._recall)
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
 
 APPLICATION_ID = 0x53544B31  # "STK1"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MAGIC = b"SQLite format 3\x00"
 _BUSY_TIMEOUT_S = 30.0
 
@@ -45,9 +45,12 @@ CREATE INDEX partitions_waiting ON partitions (stream, oldest_at) WHERE oldest_a
 -- id = seq * 65536 + position in the entry, so that rowid order is the order of acceptance.
 CREATE TABLE records (
     id INTEGER PRIMARY KEY, partition_id INTEGER NOT NULL, parked INTEGER NOT NULL,
-    replays INTEGER NOT NULL, accepted_at REAL NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL
+    replays INTEGER NOT NULL, accepted_at REAL NOT NULL,
+    base INTEGER,  -- value is the difference from the value of the record with this id (sqlite_chain.py)
+    key BLOB NOT NULL, value BLOB NOT NULL
 ) STRICT;
-CREATE INDEX records_waiting ON records (partition_id) WHERE parked = 0;
+-- With the base, so that what builds on acknowledged records is found without reading the others.
+CREATE INDEX records_waiting ON records (partition_id, id, base, parked) WHERE parked = 0;
 CREATE INDEX records_by_key ON records (partition_id, key);
 CREATE TABLE parked (
     id INTEGER PRIMARY KEY AUTOINCREMENT, partition_id INTEGER NOT NULL, seq INTEGER NOT NULL,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
 from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Due, Leased
+from surgetank.buffer.sqlite_chain import MIN_BYTES, free, isolate, whole
 from surgetank.buffer.sqlite_read import after
 from surgetank.exceptions import LeaseLost
 from surgetank.model import (
@@ -131,11 +132,11 @@ class SQLiteFlushSide:
             if row is None:
                 return []
             rows = connection.execute(
-                "SELECT id, key, value, accepted_at, replays FROM records WHERE partition_id = ? AND parked = 0"
+                "SELECT id, base, key, value, accepted_at, replays FROM records WHERE partition_id = ? AND parked = 0"
                 " AND id >= ? ORDER BY id",
                 (row[0], (after_seq + 1) << _SLOT_BITS),
             )
-            return _gather(lease, rows, max_entries, max_bytes)
+            return _gather(lease, _whole_rows(connection, rows), max_entries, max_bytes)
 
     def ack(self, acks: Sequence[Ack]) -> list[Lease]:
         lost: list[Lease] = []
@@ -153,10 +154,16 @@ class SQLiteFlushSide:
         if ack.entries:
             first, last = ack.entries[0].seq, ack.entries[-1].seq
             records = sum(len(e.records) for e in ack.entries)
-            size = sum(e.size for e in ack.entries)
+            low, high = first << _SLOT_BITS, (last + 1) << _SLOT_BITS
+            free(connection, partition_id, low, high)
+            (size,) = connection.execute(
+                "SELECT sum(length(key) + length(value)) FROM records"
+                " WHERE partition_id = ? AND parked = 0 AND id >= ? AND id < ?",
+                (partition_id, low, high),
+            ).fetchone()
             gone = connection.execute(
                 "DELETE FROM records WHERE partition_id = ? AND parked = 0 AND id >= ? AND id < ?",
-                (partition_id, first << _SLOT_BITS, (last + 1) << _SLOT_BITS),
+                (partition_id, low, high),
             ).rowcount
             # Entries are read in order and without gaps; anything else would acknowledge what was not written.
             assert gone == records, f"acknowledged {records} records of {ack.lease.partition!r}, found {gone}"
@@ -229,6 +236,7 @@ class SQLiteFlushSide:
         low, high = seq << _SLOT_BITS, (seq + 1) << _SLOT_BITS
         with self._write() as connection:
             partition_id = self._require(connection, lease)
+            isolate(connection, partition_id, low, high)
             row = connection.execute(
                 "SELECT sum(length(key) + length(value)), min(accepted_at), max(replays) FROM records"
                 " WHERE partition_id = ? AND parked = 0 AND id >= ? AND id < ?",
@@ -439,7 +447,17 @@ def _due_sql(stream: str, due: Due, now: float) -> tuple[str, dict[str, object]]
     return " AND ".join(clauses), parameters
 
 
-def _gather(lease: Lease, rows: sqlite3.Cursor, max_entries: int, max_bytes: int) -> list[Entry]:
+def _whole_rows(connection: sqlite3.Connection, rows: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
+    """The rows with their values whole; each is mostly the difference from one that was just made."""
+    made: dict[int, bytes] = {}
+    for id_, base, key, value, *rest in rows:
+        kept = value if base is None else whole(connection, base, value, made.get)
+        if len(kept) >= MIN_BYTES:
+            made[id_] = kept
+        yield id_, key, kept, *rest
+
+
+def _gather(lease: Lease, rows: Iterable[tuple[Any, ...]], max_entries: int, max_bytes: int) -> list[Entry]:
     entries: list[Entry] = []
     records: list[Record] = []
     current, taken = -1, 0

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from surgetank.buffer.protocol import Found
+from surgetank.buffer.sqlite_chain import Recall, whole
 from surgetank.model import BufferDepth, StreamDepth
 
 _SLOT_BITS = 16
@@ -24,9 +25,10 @@ def after(prefix: bytes) -> bytes:
 class SQLiteSnapshot:
     """A `Snapshot` over one read transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
+    def __init__(self, connection: sqlite3.Connection, now: float, recall: Recall) -> None:
         self._connection = connection
         self._now = now
+        self._recall = recall
         self._id: tuple[str, str, int | None] | None = None
 
     def _partition(self, stream: str, partition: str) -> int | None:
@@ -45,12 +47,12 @@ class SQLiteSnapshot:
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(chunk))
-            for key, id_, value, parked in self._connection.execute(
-                f"SELECT key, max(id), value, parked FROM records WHERE partition_id = ? AND key IN ({marks})"
+            for row in self._connection.execute(
+                f"SELECT key, max(id), parked, base, value FROM records WHERE partition_id = ? AND key IN ({marks})"
                 " GROUP BY key",
                 (partition_id, *chunk),
             ):
-                found[key] = Found(key, id_ >> _SLOT_BITS, value, bool(parked))
+                found[row[0]] = self._found(row)
         return found
 
     def scan(
@@ -59,24 +61,30 @@ class SQLiteSnapshot:
         partition_id = self._partition(stream, partition)
         if partition_id is None:
             return []
-        value = "x''" if keys_only else "value"
+        value = "NULL, x''" if keys_only else "base, value"
         rows = self._connection.execute(
-            f"SELECT key, id, {value}, parked FROM records"
+            f"SELECT key, id, parked, {value} FROM records"
             " WHERE partition_id = ? AND key >= ? AND key < ? AND id >= ? ORDER BY key, id",
             (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS),
         )
-        return [Found(key, id_ >> _SLOT_BITS, value, bool(parked)) for key, id_, value, parked in rows]
+        return [self._found(row) for row in rows]
 
     def last(self, stream: str, partition: str, prefix: bytes, *, after_seq: int = 0) -> Found | None:
         partition_id = self._partition(stream, partition)
         if partition_id is None:
             return None
         row = self._connection.execute(
-            "SELECT key, id, value, parked FROM records WHERE partition_id = ? AND key >= ? AND key < ?"
+            "SELECT key, id, parked, base, value FROM records WHERE partition_id = ? AND key >= ? AND key < ?"
             " AND id >= ? ORDER BY key DESC, id DESC LIMIT 1",
             (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS),
         ).fetchone()
-        return Found(row[0], row[1] >> _SLOT_BITS, row[2], bool(row[3])) if row else None
+        return self._found(row) if row else None
+
+    def _found(self, row: tuple[bytes, int, int, int | None, bytes]) -> Found:
+        key, id_, parked, base, value = row
+        if base is not None:
+            value = self._recall(id_) or whole(self._connection, base, value, self._recall)
+        return Found(key, id_ >> _SLOT_BITS, value, bool(parked))
 
     def notes(self, stream: str, partition: str, prefix: bytes = b"") -> dict[bytes, bytes]:
         partition_id = self._partition(stream, partition)

@@ -85,13 +85,13 @@ class EntryMaker:
         records = [Record(envelope.checkpoint_key(ns, checkpoint_id), record.pack())]
         for channel, version in new_versions.items():
             if channel in values:
-                key = envelope.blob_key(ns, channel, envelope.version_text(version))
-                records.append(Record(key, self._blob(thread_id, channel, values[channel])))
+                blob = self._blob(thread_id, channel, values[channel])
+                records.append(envelope.blob_record(ns, channel, envelope.version_text(version), blob))
         versions = checkpoint["channel_versions"]
         for channel in values.keys() - versions.keys() - new_versions.keys():
             envelope.check_names(thread_id, [(f"$.channel_values.{channel}", channel)])
-            key = envelope.blob_key(ns, channel, unversioned(checkpoint_id))
-            records.append(Record(key, self._blob(thread_id, channel, values[channel])))
+            blob = self._blob(thread_id, channel, values[channel])
+            records.append(envelope.blob_record(ns, channel, unversioned(checkpoint_id), blob))
         root = _root(ns, metadata)
         return NewEntry(thread_id, records, guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root))
 

@@ -150,8 +150,8 @@ class Maintenance:
             for channel, (type_, data) in raw.blobs.items():
                 if (ns, channel, versions[channel]) not in copied:
                     copied.add((ns, channel, versions[channel]))
-                    key = envelope.blob_key(ns, channel, versions[channel])
-                    records.append(Record(key, envelope.pack_blob(type_, data)))
+                    blob = envelope.pack_blob(type_, data)
+                    records.append(envelope.blob_record(ns, channel, versions[channel], blob))
             for write in raw.writes:
                 key = envelope.write_key(ns, checkpoint_id, write.task_id, write.idx)
                 records.append(Record(key, write.record.pack()))

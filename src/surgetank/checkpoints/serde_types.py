@@ -421,7 +421,9 @@ class _ModelShape:
         self._names = names
         self._head = b"\x95" + b"".join(map(ormsgpack.packb, (module, name, "model")))  # an array of five
         self._tails: dict[frozenset[str], bytes] = {}
-        self._open_tails: dict[frozenset[str], bytes] = {}  # of objects that could have extra fields, and have none
+        self._open_tails: dict[
+            frozenset[str], bytes
+        ] = {}  # of objects that could have extra fields, and have none
 
     def pack(self, obj: Any, encode: Callable[[Any], bytes]) -> bytes:
         """The payload of a model's extension: class, form, fields, and what else belongs to it."""

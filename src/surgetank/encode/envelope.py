@@ -13,7 +13,7 @@ from typing import Any
 import ormsgpack
 
 from surgetank.exceptions import EntryRejected
-from surgetank.model import Replacement
+from surgetank.model import Record, Replacement
 
 STREAM = "checkpoints"
 _SEP = b"\x00"
@@ -156,12 +156,23 @@ def write_key(ns: str, checkpoint_id: str, task_id: str, idx: int) -> bytes:
 
 
 def blob_key(ns: str, channel: str, version: str) -> bytes:
-    """One channel value."""
-    return b"b\x00" + ns.encode() + _SEP + channel.encode() + _SEP + version.encode()
+    """One channel value. The version stands first, so that the values of one step lie together."""
+    return b"b\x00" + ns.encode() + _SEP + version.encode() + _SEP + channel.encode()
+
+
+def blob_record(ns: str, channel: str, version: str, blob: bytes) -> Record:
+    """One channel value as a record; a channel's versions resemble each other."""
+    return Record(blob_key(ns, channel, version), blob, b"b\x00" + ns.encode() + _SEP + channel.encode())
+
+
+def split_blob_key(key: bytes) -> tuple[str, str, str]:
+    """Namespace, channel and version of a blob key."""
+    ns, version, channel = key[2:].split(_SEP)
+    return ns.decode(), channel.decode(), version.decode()
 
 
 def split_key(key: bytes) -> tuple[str, ...]:
-    """The text parts of a checkpoint or blob key, without the leading letter."""
+    """The text parts of a checkpoint key, without the leading letter."""
     return tuple(part.decode() for part in key.split(_SEP)[1:])
 
 

@@ -98,7 +98,7 @@ def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[C
     for record in entry.records:
         kind = record.key[:1]
         if kind == b"b":
-            ns, channel, version = envelope.split_key(record.key)
+            ns, channel, version = envelope.split_blob_key(record.key)
             blobs.append(((thread, ns, channel, version), envelope.unpack_blob(record.value)))
         elif kind == b"c":
             dropped = not _add_checkpoint(whole, batch, thread, entry, record.key, record.value, dead)

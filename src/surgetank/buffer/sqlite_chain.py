@@ -1,0 +1,153 @@
+"""Records of one family as chains in the SQLite buffer: a whole value, then differences, each from the one before.
+
+What must stay true: a record that others build on is in the file, unchanged, and waiting. So whatever takes records
+away (an acknowledgement) or sets them aside (parking) first makes those whole that build on them, in the same
+transaction. A chain is short, and its differences together are smaller than one whole value.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from surgetank.encode import delta
+from surgetank.exceptions import BufferCorrupt
+
+MIN_BYTES = 1024  # smaller values are kept whole
+_MAX_DEPTH = 32  # differences that a reader has to apply, at most
+_REMEMBERED_BYTES = 64 * 1024**2
+
+Family = tuple[str, str, bytes]  # stream, partition, name
+Recall = Callable[[int], bytes | None]
+
+
+class Link(NamedTuple):
+    """The newest record of a family that this process wrote."""
+
+    id: int
+    partition_id: int
+    key: bytes
+    value: bytes
+    depth: int
+    chain_bytes: int  # of the differences since the whole value
+
+    def extended(self, key: bytes, value: bytes, size: int) -> Link:
+        """The next one, kept as a difference of that size; where it lies is not known yet."""
+        return Link(0, 0, key, value, self.depth + 1, self.chain_bytes + size)
+
+
+class Memory:
+    """The newest value of each family, as far as this process wrote it lately. Changed only under the write lock."""
+
+    def __init__(self, limit: int = _REMEMBERED_BYTES) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._links: OrderedDict[Family, Link] = OrderedDict()
+        self._values: dict[int, bytes] = {}
+
+    def newest(self, family: Family) -> Link | None:
+        """What the next record of the family is compared with."""
+        return self._links.get(family)
+
+    def recall(self, record_id: int) -> bytes | None:
+        """The whole value of a record, if it is remembered. Safe from any thread."""
+        return self._values.get(record_id)
+
+    def keep(self, links: Mapping[Family, Link]) -> None:
+        """Remember committed records; the least recently written families are forgotten over the limit."""
+        for family, link in links.items():
+            self._drop(self._links.pop(family, None))
+            if len(link.value) <= self._limit:
+                self._links[family] = link
+                self._values[link.id] = link.value
+                self._bytes += len(link.value)
+        while self._bytes > self._limit:
+            self._drop(self._links.popitem(last=False)[1])
+
+    def _drop(self, link: Link | None) -> None:
+        if link is not None:
+            del self._values[link.id]
+            self._bytes -= len(link.value)
+
+
+def shorten(connection: sqlite3.Connection, link: Link, value: bytes) -> bytes | None:
+    """The difference from the record before; None when the value is better kept whole."""
+    if link.depth >= _MAX_DEPTH or link.chain_bytes > len(value):
+        return None
+    difference = delta.diff(link.value, value)
+    if difference is None or link.chain_bytes + len(difference) > len(value):
+        return None
+    # Another process may have flushed that record meanwhile.
+    there = connection.execute(
+        "SELECT 1 FROM records WHERE id = ? AND partition_id = ? AND parked = 0 AND key = ?",
+        (link.id, link.partition_id, link.key),
+    ).fetchone()
+    return difference if there else None
+
+
+def whole(connection: sqlite3.Connection, base: int, difference: bytes, recall: Recall) -> bytes:
+    """The value of a record that is kept as a difference. `recall` knows some whole values by id."""
+    differences = [difference]
+    at: int | None = base
+    while at is not None:
+        value = recall(at)
+        if value is not None:
+            break
+        row = connection.execute("SELECT base, value FROM records WHERE id = ?", (at,)).fetchone()
+        if row is None or len(differences) > 2 * _MAX_DEPTH:
+            raise BufferCorrupt(
+                f"The buffer {_path(connection)} is damaged: a record builds on the record {at}, which is not there.",
+                remedy="copy the file to a safe place, then run `surgetank doctor`.",
+            )
+        at, value = row
+        if at is not None:
+            differences.append(value)
+    assert value is not None
+    return delta.apply(value, differences[::-1])
+
+
+def free(connection: sqlite3.Connection, partition_id: int, low: int, high: int) -> None:
+    """Make the records whole that build on those with ids from `low` up to `high`, and stand after them."""
+    _make_whole(
+        connection,
+        partition_id,
+        "partition_id = ? AND parked = 0 AND id >= ? AND base >= ? AND base < ?",
+        (partition_id, high, low, high),
+    )
+
+
+def isolate(connection: sqlite3.Connection, partition_id: int, low: int, high: int) -> None:
+    """Make the records with ids from `low` up to `high` whole, and those that build on them."""
+    which = "partition_id = ? AND parked = 0 AND id >= ? AND id < ? AND base IS NOT NULL"
+    _make_whole(connection, partition_id, which, (partition_id, low, high))
+    free(connection, partition_id, low, high)
+
+
+def _make_whole(
+    connection: sqlite3.Connection, partition_id: int, which: str, parameters: tuple[int, ...]
+) -> None:
+    added = 0
+    rows = connection.execute(f"SELECT id FROM records WHERE {which}", parameters).fetchall()
+    for (id_,) in rows:
+        base, difference = connection.execute(
+            "SELECT base, value FROM records WHERE id = ?", (id_,)
+        ).fetchone()
+        if base is None:
+            continue
+        value = whole(connection, base, difference, _knows_nothing)
+        connection.execute("UPDATE records SET base = NULL, value = ? WHERE id = ?", (value, id_))
+        added += len(value) - len(difference)
+    if added:
+        connection.execute("UPDATE totals SET bytes = bytes + ?", (added,))
+        connection.execute("UPDATE partitions SET bytes = bytes + ? WHERE id = ?", (added, partition_id))
+
+
+def _knows_nothing(_: int) -> None:
+    return None
+
+
+def _path(connection: sqlite3.Connection) -> Path:
+    return Path(connection.execute("PRAGMA database_list").fetchone()[2])
