@@ -91,8 +91,7 @@ class FaithfulSerializer(JsonPlusSerializer):
                 raise
             return ormsgpack.packb(types.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
         # ormsgpack writes bytearray and memoryview as bytes without asking; where no binary header is, there is none.
-        # Written out, as a loop over three searches costs more than the searches.
-        if (b"\xc4" in data or b"\xc5" in data or b"\xc6" in data) and types.has_mutable_bytes(obj):
+        if (0xC4 in data or 0xC5 in data or 0xC6 in data) and types.has_mutable_bytes(obj):
             return ormsgpack.packb(types.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
         return data
 

@@ -43,7 +43,6 @@ _OWN_SAFE = {
 _BASES: dict[str, type] = {b.__name__: b for b in (dict, list, tuple, set, frozenset, str, int, float, bytes)}
 PLAIN = frozenset((dict, list, str, int, float, bool, bytes, bytearray, memoryview, type(None)))
 _SIMPLE_NUMPY = frozenset("biufcSUMmV?")
-_MAX_TAILS = 256
 
 
 class ValueRefused(SurgetankError):
@@ -415,30 +414,25 @@ def _model_state(obj: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any]
 class _ModelShape:
     """What all objects of one pydantic class have in common, encoded once: the class and which fields were set."""
 
-    __slots__ = ("_head", "_names", "_open_tails", "_tails")
+    __slots__ = ("_count", "_head", "_names", "_tail")
 
     def __init__(self, module: str, name: str, names: tuple[str, ...]) -> None:
         self._names = names
+        self._count = len(names)
         self._head = b"\x95" + b"".join(map(ormsgpack.packb, (module, name, "model")))  # an array of five
-        self._tails: dict[frozenset[str], bytes] = {}
-        self._open_tails: dict[
-            frozenset[str], bytes
-        ] = {}  # of objects that could have extra fields, and have none
+        self._tail: tuple[set[str], bool, bytes] = (set(), False, b"")  # of the object before; replaced as one
 
     def pack(self, obj: Any, encode: Callable[[Any], bytes]) -> bytes:
         """The payload of a model's extension: class, form, fields, and what else belongs to it."""
-        values, extra = obj.__dict__, obj.__pydantic_extra__
-        if len(values) == len(self._names) and not extra and obj.__pydantic_private__ is None:
-            tails = self._tails if extra is None else self._open_tails
-            was_set = frozenset(obj.__pydantic_fields_set__)
-            tail = tails.get(was_set)
-            if tail is None:
-                if len(tails) >= _MAX_TAILS:
-                    tails.clear()
-                tail = tails[was_set] = encode(_model_state(obj, self._names)[1])
-            return self._head + encode(values) + tail
-        values, state = _model_state(obj, self._names)
-        return self._head + encode(values) + encode(state)
+        values, extra, was_set = obj.__dict__, obj.__pydantic_extra__, obj.__pydantic_fields_set__
+        if extra or obj.__pydantic_private__ is not None or len(values) != self._count:
+            values, state = _model_state(obj, self._names)
+            return self._head + encode(values) + encode(state)
+        known, closed, tail = self._tail
+        if was_set != known or closed is not (extra is None) or not tail:
+            tail = encode(_model_state(obj, self._names)[1])
+            self._tail = (set(was_set), extra is None, tail)
+        return self._head + encode(values) + tail
 
 
 def _build_model(kind: Any, fields: dict[str, Any], state: Any) -> Any:

@@ -16,6 +16,7 @@ _HOLE = 8  # bytes that may differ between two parts that are the same: the leng
 _SHIFT = 8  # how many bytes such a length may grow or shrink by
 _PROBE = 32  # bytes by which the next part that is the same is recognized
 _MOST_OPS = 8
+_NEAR = 32  # a difference this near is looked for first
 
 Op = tuple[bytes, int, int]
 
@@ -95,7 +96,9 @@ def _same_beginning(new: bytes, i: int, old: bytes, j: int) -> int:
     """How many bytes are the same from `i` and from `j` on, by halving: each step is one `memcmp`."""
     view = memoryview(old)
     same, most = 0, min(len(new) - i, len(old) - j)
-    if new.startswith(view[j : j + most], i):
+    if most > _NEAR and not new.startswith(view[j : j + _NEAR], i):
+        most = _NEAR
+    elif new.startswith(view[j : j + most], i):
         return most
     while most - same > 1:
         middle = (same + most) // 2
@@ -110,7 +113,9 @@ def _same_end(new: bytes, i: int, old: bytes, j: int) -> int:
     """How many bytes at the ends are the same, not reaching back over `i` and `j`."""
     view = memoryview(old)
     same, most = 0, min(len(new) - i, len(old) - j)
-    if new.endswith(view[len(old) - most :]):
+    if most > _NEAR and not new.endswith(view[len(old) - _NEAR :]):
+        most = _NEAR
+    elif new.endswith(view[len(old) - most :]):
         return most
     while most - same > 1:
         middle = (same + most) // 2
