@@ -7,8 +7,7 @@ value in the error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import EXCLUDED_METADATA_KEYS, WRITES_IDX_MAP
@@ -19,7 +18,7 @@ from surgetank.checkpoints.hot import guard_put, guard_writes
 from surgetank.checkpoints.raw import unversioned
 from surgetank.checkpoints.serde import ValueRefused
 from surgetank.encode import envelope
-from surgetank.encode.envelope import CheckpointRecord, WriteRecord
+from surgetank.encode.envelope import CheckpointRecord
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.exceptions import EntryRejected, SurgetankError
 from surgetank.model import Record, Replacement
@@ -30,8 +29,7 @@ _OPEN_METADATA = ("source", "step", "parents", "run_id")
 _NO_JSON = b"{}"
 
 
-@dataclass(frozen=True, slots=True)
-class NewEntry:
+class NewEntry(NamedTuple):
     """An entry that is ready to be appended."""
 
     thread_id: str
@@ -39,8 +37,7 @@ class NewEntry:
     guard: Guard
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What a config says about where a checkpoint belongs."""
 
     thread_id: str
@@ -142,7 +139,7 @@ class EntryMaker:
             envelope.check_names(at.thread_id, [(f"$.writes[{index}].channel", channel)])
             type_, data = self._dump(at.thread_id, f"$.writes.{channel}", value)
             key = envelope.write_key(at.ns, checkpoint_id, task_id, WRITES_IDX_MAP.get(channel, index))
-            records.append(Record(key, WriteRecord(channel, task_path, type_, data).pack()))
+            records.append(Record(key, envelope.pack_write(channel, task_path, type_, data)))
         return NewEntry(at.thread_id, records, guard_writes(at.thread_id, at.ns, checkpoint_id))
 
     def _blob(self, thread_id: str, channel: str, value: Any) -> bytes:

@@ -74,7 +74,7 @@ class WriteRecord:
 
     def pack(self) -> bytes:
         """The record's bytes."""
-        return ormsgpack.packb((self.channel, self.task_path, self.type, self.data))
+        return pack_write(self.channel, self.task_path, self.type, self.data)
 
     @classmethod
     def unpack(cls, data: bytes) -> WriteRecord:
@@ -103,6 +103,11 @@ class Operation:
         """The operation behind the bytes."""
         id_, kind, ns, ids = ormsgpack.unpackb(data)
         return cls(id_, kind, ns, tuple(ids))
+
+
+def pack_write(channel: str, task_path: str, type_: str, data: bytes) -> bytes:
+    """The bytes of a `WriteRecord`."""
+    return ormsgpack.packb((channel, task_path, type_, data))
 
 
 def pack_blob(type_: str, data: bytes) -> bytes:
