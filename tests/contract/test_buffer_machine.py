@@ -270,14 +270,16 @@ class BufferMachine(RuleBasedStateMachine):
         waiting = [i for p in self.parts.values() for i in p.waiting]
         parked = [item for _, item in self.parked.values()]
         assert depth.entries == len(waiting) + len(parked)
-        assert depth.bytes == sum(i.size for i in waiting + parked)
+        self._check_bytes(depth.bytes, waiting + parked)
         streams = {s.stream: s for s in depth.streams}
         for stream in "st":
             parts = [part for place, part in self.parts.items() if place[0] == stream]
             shown = streams.get(stream)
-            counted = (sum(len(p.waiting) for p in parts), sum(i.size for p in parts for i in p.waiting))
-            assert (shown.entries, shown.bytes) == counted if shown else counted == (0, 0)
+            counted = [i for p in parts for i in p.waiting]
+            assert shown or not counted
             if shown:
+                assert shown.entries == len(counted)
+                self._check_bytes(shown.bytes, counted)
                 assert shown.partitions == sum(bool(p.waiting) for p in parts)
                 assert shown.parked == sum(place[0] == stream for place, _ in self.parked.values())
             last = max([i.seq for p in parts for i in p.waiting], default=0)
@@ -287,7 +289,8 @@ class BufferMachine(RuleBasedStateMachine):
             state = self.buffer.state(*where)
             assert (state is not None) == bool(part.waiting)
             if state is not None:
-                assert (state.entries, state.bytes) == (len(part.waiting), sum(i.size for i in part.waiting))
+                assert state.entries == len(part.waiting)
+                self._check_bytes(state.bytes, part.waiting)
                 assert (state.attempts, state.next_attempt_at) == (part.attempts, part.next_attempt_at)
 
     @invariant()
@@ -304,6 +307,9 @@ class BufferMachine(RuleBasedStateMachine):
     def _hot(self, where: tuple[str, str]) -> list:  # type: ignore[type-arg]
         with self.buffer.snapshot() as view:
             return view.scan(*where, b"")
+
+    def _check_bytes(self, shown: int, items: list[Item]) -> None:
+        assert shown == sum(item.size for item in items)
 
     def _pick(self, pick: int) -> tuple[Lease, Part]:
         recent = self.leases[-6:]
