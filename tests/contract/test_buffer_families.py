@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
+from test_buffer_machine import PARTITIONS, BufferMachine, Item, partitions
 
 from support.buffers import BAD, KINDS, BufferHouse, drain, read_all, take, values
 from surgetank.buffer.protocol import Ack, Buffer
 from surgetank.model import Record
-from test_buffer_machine import PARTITIONS, BufferMachine, Item, partitions
 
 FAMILY = b"f"
 NOISE = random.Random(3).randbytes(200_000)
@@ -24,9 +24,7 @@ NOISE = random.Random(3).randbytes(200_000)
 
 def grown(count: int, *, step: int = 300, first: int = 5000) -> list[bytes]:
     """Values of which each is the one before and some more, with a header that tells the length."""
-    return [
-        b"\xdd" + (first + i * step).to_bytes(4, "big") + NOISE[: first + i * step] for i in range(count)
-    ]
+    return [b"\xdd" + (first + i * step).to_bytes(4, "big") + NOISE[: first + i * step] for i in range(count)]
 
 
 def put_versions(buffer: Buffer, versions: Sequence[bytes], *, start: int = 0) -> list[int]:
@@ -114,6 +112,19 @@ def test_a_parked_version_and_those_around_it_stay_whole(house: BufferHouse) -> 
     assert (depth.entries, depth.bytes) == (0, 0)
 
 
+def test_a_version_after_a_parked_one_stays_whole_when_that_is_tried_again(house: BufferHouse) -> None:
+    versions = grown(6)
+    writer = house.open()
+    seqs = put_versions(writer, versions[:4])
+    lease = take(writer).lease
+    parked = writer.park(lease, seqs[3], BAD)
+    put_versions(writer, versions[4:], start=4)
+    writer.unpark([parked.id])
+
+    assert hot(house.open()) == by_key(versions)
+    assert values(read_all(writer, lease))[::2] == [*versions[:3], *versions[4:], versions[3]]
+
+
 def test_versions_stay_whole_when_parked_ones_are_removed(house: BufferHouse) -> None:
     versions = grown(30)
     writer, flusher = house.open(), house.open()
@@ -192,7 +203,7 @@ class FamilyMachine(BufferMachine):
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
         self._second = self.house.open()
-        self._newest = {place: NOISE[:3000] for place in PARTITIONS}
+        self._newest = dict.fromkeys(PARTITIONS, NOISE[:3000])
 
     @rule(where=partitions, change=edits, deletes=st.integers(0, 9), second=st.booleans())
     def append(  # type: ignore[override]

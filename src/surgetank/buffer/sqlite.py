@@ -293,11 +293,23 @@ class SQLiteBuffer(SQLiteFlushSide):
         try:
             with sqlite_file.named_errors(self.path):
                 connection.execute("PRAGMA busy_timeout = 20")
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if truncate:
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if frames > 1 and (truncate or frames == moved):
+                    self._start_wal_anew(connection)
         finally:
             connection.close()
+
+    def _start_wal_anew(self, connection: sqlite3.Connection) -> None:
+        """Whoever writes first after all was moved starts the log anew, with an fsync: let it not be a caller."""
+        try:
+            with self._lock:
+                connection.execute("UPDATE totals SET next_token = next_token + 1")
+        except sqlite3.OperationalError as error:
+            # Busy: another process writes just now, and has done it.
+            if error.sqlite_errorname != "SQLITE_BUSY":
+                raise
 
     def close(self) -> None:
         """Close all connections. What waits stays in the file."""

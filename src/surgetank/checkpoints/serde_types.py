@@ -420,7 +420,8 @@ class _ModelShape:
         self._names = names
         self._count = len(names)
         self._head = b"\x95" + b"".join(map(ormsgpack.packb, (module, name, "model")))  # an array of five
-        self._tail: tuple[set[str], bool, bytes] = (set(), False, b"")  # of the object before; replaced as one
+        # Of the object before: its fields that were set, whether it can't have others, and their bytes.
+        self._tail: tuple[set[str], bool, bytes] = (set(), False, b"")
 
     def pack(self, obj: Any, encode: Callable[[Any], bytes]) -> bytes:
         """The payload of a model's extension: class, form, fields, and what else belongs to it."""
