@@ -72,6 +72,7 @@ class SQLiteBuffer(SQLiteFlushSide):
         self._lock = threading.RLock()
         self._waiting: deque[Request] = deque()
         self._space = threading.Condition()
+        self._wal_moved_at = 0  # when it was written last, as of the last time it was moved
         self._inserter = Inserter(self.limits, note=self._note, start_guarding=self._start_guarding)
         self._writer: sqlite3.Connection | None = sqlite_file.connect(self.path, durability=durability)
         self._readers = sqlite_file.ReadPool(self.path)
@@ -270,10 +271,12 @@ class SQLiteBuffer(SQLiteFlushSide):
             self._forget()
         while self._vacuum_step():
             pass
+        wal = self.path.with_name(self.path.name + "-wal")
         with suppress(FileNotFoundError):
-            wal_bytes = self.path.with_name(self.path.name + "-wal").stat().st_size
-            if wal_bytes > _WAL_WORTH_MOVING:
-                self._move_wal(truncate=wal_bytes > _WAL_LARGE or self.depth().entries == 0)
+            now = wal.stat()
+            worth_it = now.st_size > _WAL_WORTH_MOVING and now.st_mtime_ns != self._wal_moved_at
+            if worth_it and self._move_wal(truncate=now.st_size > _WAL_LARGE or self.depth().entries == 0):
+                self._wal_moved_at = wal.stat().st_mtime_ns
 
     def _vacuum_step(self) -> bool:
         """Give up to 8 MiB of free pages back, holding up writers only that long. True if more is to do."""
@@ -287,17 +290,20 @@ class SQLiteBuffer(SQLiteFlushSide):
             self._writer.executescript(f"PRAGMA incremental_vacuum({min(free, 2048)})")
             return bool(free > _FREE_PAGES_KEPT + 2048)
 
-    def _move_wal(self, *, truncate: bool) -> None:
+    def _move_wal(self, *, truncate: bool) -> bool:
+        """Move the WAL's pages into the file; True if all were moved, which readers may prevent."""
         # On a connection of its own: writers go on meanwhile.
         connection = sqlite_file.connect(self.path, durability=self.durability)
         try:
             with sqlite_file.named_errors(self.path):
                 connection.execute("PRAGMA busy_timeout = 20")
-                _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if truncate:
-                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                if frames > 1 and (truncate or frames == moved):
-                    self._start_wal_anew(connection)
+                    busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                if busy or frames != moved:
+                    return False
+                self._start_wal_anew(connection)
+                return True
         finally:
             connection.close()
 
