@@ -491,74 +491,13 @@ def test_a_postponed_partition_keeps_its_entries_over_a_restart(path: Path) -> N
     again.close()
 
 
-# -- families
-
-
-def bases(path: Path) -> dict[int, int | None]:
-    """Which record each record is kept as a difference from."""
-    with sqlite3.connect(path) as connection:
-        return dict(connection.execute("SELECT id, base FROM records").fetchall())
-
-
-def grown(buffer: SQLiteBuffer, count: int, *, first: int = 20_000, step: int = 200) -> int:
-    """Append `count` versions of a value that grows; returns the bytes of all of them."""
-    noise = random.Random(SEED).randbytes(first + count * step)
-    sizes = [first + i * step for i in range(count)]
-    for i, size in enumerate(sizes):
-        buffer.append("s", "p", [Record(b"%05d" % i, noise[:size], b"family")])
-    return sum(sizes)
-
-
-def test_versions_of_a_growing_value_take_the_room_of_what_was_added(buffer: SQLiteBuffer) -> None:
-    written = grown(buffer, 200)
-
-    assert buffer.depth().bytes < written / 15
-    assert len(drain(buffer)) == 200
-    assert buffer.depth().bytes == 0
-
-
-def test_a_version_never_stands_on_more_than_32_others(buffer: SQLiteBuffer, path: Path) -> None:
-    grown(buffer, 100)
-    standing = bases(path)
-
-    def depth(id_: int) -> int:
-        base = standing[id_]
-        return 0 if base is None else 1 + depth(base)
-
-    assert max(map(depth, standing)) == 32
-    assert sum(base is None for base in standing.values()) == 4
-
-
-def test_a_chain_without_its_beginning_is_damage_and_said_to_be(buffer: SQLiteBuffer, path: Path) -> None:
-    grown(buffer, 3)
-    with sqlite3.connect(path) as connection:
-        connection.execute("DELETE FROM records WHERE base IS NULL")
-    with (
-        pytest.raises(BufferCorrupt, match="builds on the record"),
-        SQLiteBuffer(path).snapshot() as view,
-    ):
-        view.scan("s", "p", b"")
-
-
-def test_a_file_of_the_format_before_is_refused_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "old.db"
-    SQLiteBuffer(path).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 1")
-    before = path.read_bytes()
-    with pytest.raises(BufferCorrupt, match="has format 1") as caught:
-        SQLiteBuffer(path)
-    assert "drain it" in str(caught.value)
-    assert path.read_bytes() == before
-
-
 def test_the_append_after_housekeeping_does_not_have_to_start_the_log_anew(
     buffer: SQLiteBuffer, path: Path
 ) -> None:
     def salt() -> bytes:  # https://www.sqlite.org/fileformat.html#the_write_ahead_log
         return path.with_name(path.name + "-wal").read_bytes()[16:24]
 
-    grown(buffer, 100, step=1000)
+    put(buffer, "p", bytes(4_000_000))
     before = salt()
     buffer.maintain()
     after = salt()
