@@ -2,7 +2,8 @@
 
 Concurrent appenders commit together: each puts its request in a queue, and whoever holds the write lock
 commits all that wait (group commit). With `durability="power"` one fsync then serves them all.
-Coordination (leases, attempts, parked entries, jobs) is in `sqlite_flush.py`, lookups in `sqlite_read.py`.
+How an append is inserted is in `sqlite_append.py`, coordination (leases, attempts, parked entries, jobs) in
+`sqlite_flush.py`, lookups in `sqlite_read.py`.
 """
 
 from __future__ import annotations
