@@ -91,21 +91,20 @@ def shorten(connection: sqlite3.Connection, link: Link, value: bytes) -> bytes |
 def whole(connection: sqlite3.Connection, base: int, difference: bytes, recall: Recall) -> bytes:
     """The value of a record that is kept as a difference. `recall` knows some whole values by id."""
     differences = [difference]
-    at: int | None = base
-    while at is not None:
-        value = recall(at)
-        if value is not None:
-            break
-        row = connection.execute("SELECT base, value FROM records WHERE id = ?", (at,)).fetchone()
+    value = recall(base)
+    while value is None:
+        row = connection.execute("SELECT base, value FROM records WHERE id = ?", (base,)).fetchone()
         if row is None or len(differences) > 2 * _MAX_DEPTH:
             raise BufferCorrupt(
-                f"The buffer {_path(connection)} is damaged: a record builds on the record {at}, which is not there.",
+                f"The buffer {_path(connection)} is damaged: a record builds on the record {base}, which is not there.",
                 remedy="copy the file to a safe place, then run `surgetank doctor`.",
             )
-        at, value = row
-        if at is not None:
-            differences.append(value)
-    assert value is not None
+        if row[0] is None:
+            value = row[1]
+        else:
+            differences.append(row[1])
+            base = row[0]
+            value = recall(base)
     return delta.apply(value, differences[::-1])
 
 
