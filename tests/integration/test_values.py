@@ -256,6 +256,7 @@ def deep(levels: int) -> Any:
 REFUSED: dict[str, tuple[Any, str]] = {
     "an unknown object": ({"a": [1, object()]}, r"\$\.channel_values\.bad\.a\[1\]"),
     "a function": ([len], r"\$\.channel_values\.bad\[0\]"),
+    "an exception": (ValueError("x"), r"\$\.channel_values\.bad .*an exception"),
     "an exception inside a value": ({"e": ValueError("x")}, r"\$\.channel_values\.bad\.e"),
     "a cycle": (cyclic(), "cycle"),
     "too deep": (deep(100_000), "too deeply"),

@@ -13,11 +13,12 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import EXCLUDED_METADATA_KEYS, WRITES_IDX_MAP
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.types import ERROR
 
 from surgetank.buffer.protocol import Guard
 from surgetank.checkpoints.hot import guard_put, guard_writes
 from surgetank.checkpoints.raw import unversioned
-from surgetank.checkpoints.serde import ValueRefused
+from surgetank.checkpoints.serde import ValueRefused, is_faithful
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord, WriteRecord
 from surgetank.encode.sanitize import dumps_jsonb
@@ -140,7 +141,8 @@ class EntryMaker:
         records = []
         for index, (channel, value) in enumerate(writes):
             envelope.check_names(at.thread_id, [(f"$.writes[{index}].channel", channel)])
-            type_, data = self._dump(at.thread_id, f"$.writes.{channel}", value)
+            # The error of a task is kept as LangGraph keeps it, by its `repr`.
+            type_, data = self._dump(at.thread_id, f"$.writes.{channel}", value, is_error=channel == ERROR)
             key = envelope.write_key(at.ns, checkpoint_id, task_id, WRITES_IDX_MAP.get(channel, index))
             records.append(Record(key, WriteRecord(channel, task_path, type_, data).pack()))
         return NewEntry(at.thread_id, records, guard_writes(at.thread_id, at.ns, checkpoint_id))
@@ -148,7 +150,12 @@ class EntryMaker:
     def _blob(self, thread_id: str, channel: str, value: Any) -> bytes:
         return envelope.pack_blob(*self._dump(thread_id, f"$.channel_values.{channel}", value))
 
-    def _dump(self, thread_id: str, path: str, value: Any) -> tuple[str, bytes]:
+    def _dump(self, thread_id: str, path: str, value: Any, *, is_error: bool = False) -> tuple[str, bytes]:
+        if isinstance(value, BaseException) and not is_error and is_faithful(self._serde):
+            raise EntryRejected(
+                partition=thread_id, path=path, reason=f"an exception ({type(value).__name__})",
+                remedy="store its repr() or str()",
+            )  # fmt: skip
         try:
             type_, data = self._serde.dumps_typed(value)
         except Exception as error:
