@@ -59,6 +59,7 @@ class Target:
         if checkpoint_id is not None:
             names.append(("$.checkpoint_id", checkpoint_id))
         envelope.check_names(thread_id, names)
+        envelope.check_pair(thread_id, "$.thread_id with $.checkpoint_ns", thread_id, ns)
         return cls(thread_id, ns, checkpoint_id or None)
 
 
@@ -101,6 +102,9 @@ class EntryMaker:
     ) -> CheckpointRecord:
         values: Mapping[str, Any] = checkpoint["channel_values"]
         metadata_type, metadata_bytes = self._dump(at.thread_id, "$.metadata", metadata)
+        if (run_id := metadata.get("run_id")) is not None:  # it is looked for by an index
+            shown_run = run_id if isinstance(run_id, str) else dumps_jsonb(run_id)[0].decode()
+            envelope.check_pair(at.thread_id, "$.metadata.run_id", shown_run)
         encrypted = "+" in metadata_type
         replaced: tuple[Replacement, ...] = ()
         if encrypted:  # what is encrypted at rest must not lie beside it in clear
@@ -138,6 +142,7 @@ class EntryMaker:
                 remedy="put_writes needs the id of the checkpoint that the writes belong to.",
             )  # fmt: skip
         envelope.check_names(at.thread_id, [("$.task_id", task_id), ("$.task_path", task_path)])
+        envelope.check_pair(at.thread_id, "$.checkpoint_id with $.task_id", checkpoint_id, task_id)
         records = []
         for index, (channel, value) in enumerate(writes):
             envelope.check_names(at.thread_id, [(f"$.writes[{index}].channel", channel)])
