@@ -82,16 +82,21 @@ class EntryMaker:
         thread_id, ns, checkpoint_id = at.thread_id, at.ns, checkpoint["id"]
         values: Mapping[str, Any] = checkpoint["channel_values"]
         envelope.check_names(thread_id, [("$.checkpoint.id", checkpoint_id)])
-        envelope.check_names(thread_id, [(f"$.channel_values.{c}", c) for c in new_versions])
+        versions: Mapping[str, str | int | float] = checkpoint["channel_versions"]
+        for place, names in (
+            ("$.channel_values", values),
+            ("$.channel_versions", {**versions, **new_versions}),
+        ):
+            envelope.check_all(thread_id, place, list(names))
+        texts = [envelope.version_text(v) for known in (versions, new_versions) for v in known.values()]
+        envelope.check_all(thread_id, "$.channel_versions", texts)
         record = self._record(at, checkpoint, merged_metadata(config, metadata))
         records = [Record(envelope.checkpoint_key(ns, checkpoint_id), record.pack())]
         for channel, version in new_versions.items():
             if channel in values:
                 key = envelope.blob_key(ns, channel, envelope.version_text(version))
                 records.append(Record(key, self._blob(thread_id, channel, values[channel])))
-        versions = checkpoint["channel_versions"]
         for channel in values.keys() - versions.keys() - new_versions.keys():
-            envelope.check_names(thread_id, [(f"$.channel_values.{channel}", channel)])
             key = envelope.blob_key(ns, channel, unversioned(checkpoint_id))
             records.append(Record(key, self._blob(thread_id, channel, values[channel])))
         root = _root(ns, metadata)

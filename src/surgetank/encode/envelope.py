@@ -199,6 +199,15 @@ def check_pair(thread_id: str, path: str, *names: str) -> None:
         )  # fmt: skip
 
 
+def check_all(thread_id: str, place: str, names: Sequence[str]) -> None:
+    """`check_names` for many short names at once. `place` is the path of what has them."""
+    if all(type(name) is str for name in names):
+        joined = "".join(names)
+        if len(joined) <= MAX_NAME_BYTES and joined.isascii() and "\x00" not in joined:
+            return
+    check_names(thread_id, [(f"{place}.{name}", name) for name in names])
+
+
 def check_names(thread_id: str, names: Sequence[tuple[str, str]]) -> None:
     """Refuse names that neither keys nor PostgreSQL's text can carry: NUL, lone surrogates, excessive length.
 
