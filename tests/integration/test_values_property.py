@@ -1,4 +1,4 @@
-"""Random values and names through the whole of it: put, read hot, flush, read cold. Equal, or refused with the place."""
+"""Random values and names through the whole of it: put, read hot, flush, read cold. Equal, or refused by place."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ def test_what_is_put_comes_back_the_same_hot_and_cold_or_is_refused_by_name(
 ) -> None:
     saver, thread = tank.checkpointer(), f"values-{next(_THREADS)}"
     kept: dict[str, Any] = {}
+    refusals: list[tuple[str, EntryRejected]] = []
     for number, value in enumerate(values):
         name = f"v{number}"
         try:
             put(saver, f"{thread}-alone", {name: value}, about=value)
         except EntryRejected as refused:
-            assert refused.path.startswith(("$.metadata.about", f"$.channel_values.{name}")), refused
-            assert refused.partition == f"{thread}-alone"
+            refusals.append((name, refused))
         else:
             kept[name] = value
+    for name, refused in refusals:
+        assert refused.path.startswith(("$.metadata.about", f"$.channel_values.{name}")), refused
+        assert refused.partition == f"{thread}-alone"
     made = put(saver, thread, kept)
     saver.put_writes(made, list(kept.items()), "task")
     for _ in ("hot", "cold"):
@@ -92,9 +95,8 @@ def test_a_name_is_refused_or_leads_back_to_what_was_put(
     try:
         at = saver.put(config(thread, ns, parent), made, {"step": 1, "run_id": run}, {channel: "1"})  # type: ignore[arg-type]
         saver.put_writes(at, [(channel, {1})], task, path)
-    except EntryRejected as refused:
-        assert refused.remedy
-        tank.flush()
+    except EntryRejected:
+        assert tank.flush().ok
         return
     for _ in ("hot", "cold"):
         for by in (at, config(thread, ns)):
