@@ -551,3 +551,17 @@ def test_an_append_that_was_interrupted_while_it_waited_is_not_accepted_later(tm
     put(buffer, "next")
     assert [s.partition for s in buffer.states()] == ["next"]
     buffer.close()
+
+
+def test_a_damaged_name_is_a_damaged_file_and_no_decoding_error(path):
+    buffer = SQLiteBuffer(path)
+    put(buffer, "a-name-to-be-damaged")
+    buffer._move_wal(truncate=True)
+    buffer.close()
+    path.write_bytes(path.read_bytes().replace(b"to-be-damaged", b"to-be-d\xffmaged"))
+    damaged = SQLiteBuffer(path)
+    with pytest.raises(BufferCorrupt, match="is damaged"):
+        damaged.states()
+    with pytest.raises(BufferCorrupt, match="is damaged"):
+        damaged.lease("s", Due(force=True), owner="w", ttl_s=1.0)
+    damaged.close()
