@@ -172,7 +172,10 @@ class SQLiteBuffer(SQLiteFlushSide):
             self._accept(group)
         except (sqlite3.OperationalError, BufferProblem) as error:  # the file's fault: the same for all
             self._refuse(group, error)
-        except Exception as error:  # noqa: BLE001 - handed to the append that it belongs to
+        except Exception as error:
+            if self._begun:  # a signal handler's exception that came after the commit
+                self._accept(group)
+                raise
             if len(group) == 1:
                 self._refuse(group, error)
             else:  # one append's data: it must not take its neighbours with it
@@ -194,7 +197,7 @@ class SQLiteBuffer(SQLiteFlushSide):
                 self._insert(connection, request)
             connection.execute("COMMIT")
         except BaseException as error:
-            if isinstance(error, Exception) or self._in_transaction():
+            if isinstance(error, sqlite3.Error) or self._in_transaction():
                 self._begun = False
                 self._roll_back()
             raise
