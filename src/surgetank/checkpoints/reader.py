@@ -7,7 +7,7 @@ at least one of them. Where an answer depends on several looks, what moved in be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -36,9 +36,12 @@ class _Look:
     known_cold: bool
     partly_hot: bool
     writes: list[RawWrite]
+    parked: bool = False  # what was found was refused by the sink
 
     @classmethod
-    def at(cls, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str | None) -> _Look:
+    def at(
+        cls, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str | None, *, parked: bool = False
+    ) -> _Look:
         return cls(
             thread_id,
             ns,
@@ -48,6 +51,7 @@ class _Look:
             hot.known_cold(ns),
             hot.has_records(),
             hot.writes(ns, checkpoint_id) if checkpoint_id is not None else [],
+            parked,
         )
 
 
@@ -71,9 +75,16 @@ class Reader:
             look, raw = self._hot(thread_id, ns, wanted, channels)
             if raw is not None:
                 newer = (yield from self._newer_cold(look, raw)) if wanted is None else None
-                if newer is None:
+                if newer is not None:
+                    wanted = newer
+                    continue
+                again = (yield from self._find_cold(look, raw.checkpoint_id)) if look.parked else None
+                if again is None or look.deleted:
                     return (yield from self._complete_hot(look, raw, channels))
-                wanted = newer
+                # Put again after it was refused, and stored: that is what counts now.
+                look = replace(look, writes=raw.writes)
+                if (yield from self._complete_cold(look, again, channels)):
+                    return again
                 continue
             if look.deleted or wanted in look.hidden:
                 return None
@@ -99,7 +110,8 @@ class Reader:
             found = hot.find(ns, wanted)
             if found is None:
                 return _Look.at(hot, thread_id, ns, wanted), None
-            return _Look.at(hot, thread_id, ns, None), hot.load(ns, found, channels)
+            look = _Look.at(hot, thread_id, ns, None, parked=found.parked)
+            return look, hot.load(ns, found, channels)
 
     def _newer_cold(self, look: _Look, raw: RawCheckpoint) -> Steps[str | None]:
         """The id of a cold checkpoint that is newer than the newest hot one."""

@@ -98,8 +98,20 @@ class FaithfulSerializer(JsonPlusSerializer):
 
     def _default(self, obj: Any) -> Any:
         code, payload = self._registry.take_apart(obj)
-        is_raw = code in codes.RAW
-        return ormsgpack.Ext(code, payload if is_raw else self._encode(payload))
+        if code in codes.RAW:
+            return ormsgpack.Ext(code, payload)
+        if code < codes.LG_NUMPY:  # LangGraph takes these apart, and doesn't know our forms
+            return ormsgpack.Ext(code, self._encode_for_langgraph(obj, payload))
+        return ormsgpack.Ext(code, self._encode(payload))
+
+    def _encode_for_langgraph(self, obj: Any, payload: Any) -> bytes:
+        try:
+            return ormsgpack.packb(payload, default=self._default, option=_PLAIN)
+        except ormsgpack.MsgpackEncodeError as error:
+            if "surrogate" not in str(error):
+                raise
+            kind = type(obj).__name__
+            raise ValueRefused("", f"a {kind} with a lone surrogate in it", "store its text") from error
 
     def _locate(self, value: Any, error: Exception) -> ValueRefused:
         """Walk to the innermost part that can't be encoded and say where it is."""
@@ -120,9 +132,9 @@ class FaithfulSerializer(JsonPlusSerializer):
     def _why(self, value: Any, error: Exception) -> tuple[str, str]:
         if type(value) not in types.PLAIN:
             try:  # ormsgpack doesn't pass on what our code raises: ask again
-                self._registry.take_apart(value)
-            except ValueRefused as refused:
-                error = refused
+                self._default(value)
+            except (ValueRefused, ormsgpack.MsgpackEncodeError) as again:
+                error = again
         return types.reason(value, error)
 
     def _failing_child(self, value: Any) -> tuple[str, Any, Exception] | None:
@@ -166,6 +178,11 @@ def _may_be_wrapped(error: Exception) -> bool:
     """Whether the failure is about text or keys that can be carried in another form."""
     text = str(error)
     return "surrogate" in text or "key" in text.lower() or "64-bit" in text
+
+
+def is_faithful(serde: SerializerProtocol) -> bool:
+    """Whether the promise of an equal value holds with this serializer."""
+    return isinstance(serde.serde if isinstance(serde, EncryptedSerializer) else serde, FaithfulSerializer)
 
 
 def faithful(serde: SerializerProtocol | None) -> SerializerProtocol:

@@ -6,11 +6,13 @@ that could not be found again, or would be blocked, is refused when it is writte
 
 from __future__ import annotations
 
+import builtins
 import collections
 import dataclasses
 import datetime as dt
 import decimal
 import enum
+import functools
 import importlib
 import ipaddress
 import operator
@@ -21,7 +23,7 @@ import types
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -40,6 +42,8 @@ _OWN_SAFE = {
     ("langgraph.store.base", "Item"), ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
 }  # fmt: skip
 _BASES: dict[str, type] = {b.__name__: b for b in (dict, list, tuple, set, frozenset, str, int, float, bytes)}
+# A dataclass may be one of these too, and then has content beside its fields.
+_WITH_CONTENT = (*_BASES.values(), bytearray, collections.deque)
 PLAIN = frozenset((dict, list, str, int, float, bool, bytes, bytearray, memoryview, type(None)))
 _SIMPLE_NUMPY = frozenset("biufcSUMmV?")
 
@@ -193,30 +197,23 @@ class Registry:
             return partial(_numpy_apart, numpy)
         if isinstance(obj, BaseException):
             raise ValueRefused("", f"an exception ({kind.__name__})", "store its repr() or str()")
-        if dataclasses.is_dataclass(obj):
+        if dataclasses.is_dataclass(obj) and not isinstance(obj, _WITH_CONTENT):
             return lambda o: (codes.OBJECT, [*self.name(kind), "fields", *_dataclass_state(o)])
         if isinstance(obj, tuple) and hasattr(kind, "_fields"):
-            return lambda o: (codes.OBJECT, [*self.name(kind), "named", {"": list(o)}, None])
+            return lambda o: (
+                codes.OBJECT, [*self.name(kind), "named", {"": list(tuple.__iter__(o))}, _attributes(o)]
+            )  # fmt: skip
         if hasattr(kind, "__fields__") and hasattr(kind, "construct"):  # pydantic 1
-            return lambda o: (
-                codes.OBJECT,
-                [*self.name(kind), "model1", dict(o.__dict__), sorted(o.__fields_set__)],
-            )
+            return lambda o: (codes.OBJECT, [*self.name(kind), "model1", dict(o.__dict__), _model1_state(o)])
         if isinstance(obj, Item):
-            slots = Item.__slots__
-            return lambda o: (
-                codes.OBJECT,
-                [*self.name(kind), "fields", {s: getattr(o, s) for s in slots}, None],
-            )
+            return lambda o: (codes.OBJECT, [*self.name(kind), "fields", _attributes(o) or {}, None])
         if kind.__module__ == "langgraph.types" and kind.__name__ == "Send":
             return lambda o: (codes.SEND, [o.node, o.arg, getattr(o, "timeout", None)])
         return self._choose_collection(obj, kind)
 
     def _choose_collection(self, obj: Any, kind: type) -> Callable[[Any], tuple[int, Any]]:
         if isinstance(obj, collections.defaultdict):
-            return lambda o: (
-                codes.COLLECTION, [*self.name(kind), "defaultdict", _content(o, dict), self._factory(o)]
-            )  # fmt: skip
+            return partial(self._defaultdict_apart, kind)
         for base in _BASES.values():
             if isinstance(obj, base):
                 return partial(self._subclass_apart, kind, base)
@@ -230,8 +227,12 @@ class Registry:
         )  # fmt: skip
 
     def _subclass_apart(self, kind: type, base: type, obj: Any) -> tuple[int, Any]:
-        state = getattr(obj, "__dict__", None) or None
-        return codes.COLLECTION, [*self.name(kind), base.__name__, _content(obj, base), state]
+        return codes.COLLECTION, [*self.name(kind), base.__name__, _content(obj, base), _attributes(obj)]
+
+    def _defaultdict_apart(self, kind: type, obj: collections.defaultdict[Any, Any]) -> tuple[int, Any]:
+        if kind is not collections.defaultdict and _attributes(obj):
+            raise ValueRefused("", "a defaultdict with attributes of its own", "store dict(...) of it")
+        return codes.COLLECTION, [*self.name(kind), "defaultdict", _content(obj, dict), self._factory(obj)]
 
     def _factory(self, obj: collections.defaultdict[Any, Any]) -> tuple[str, str] | None:
         factory = obj.default_factory
@@ -287,17 +288,16 @@ class Registry:
         """An object out of its fields, without its constructor."""
         kind: Any = self._class(module, name)
         if form == "named":
-            return kind._make(fields[""])
+            return _with_attributes(tuple.__new__(kind, fields[""]), extra)
         if form == "model":
             return _build_model(kind, fields, extra)
-        made = kind.__new__(kind)
+        made = object.__new__(kind)  # the class's own __new__ may want arguments
         if form == "model1":
+            was_set, private = extra if extra and not isinstance(extra[0], str) else (extra, None)
             object.__setattr__(made, "__dict__", fields)
-            object.__setattr__(made, "__fields_set__", set(extra))
-            return made
-        for field, value in {**fields, **(extra or {})}.items():
-            object.__setattr__(made, field, value)
-        return made
+            object.__setattr__(made, "__fields_set__", set(was_set))
+            return _with_attributes(made, private)
+        return _with_attributes(_with_attributes(made, fields), extra)
 
     def put_together(self, code: int, data: bytes, decode: Callable[[bytes], Any]) -> Any:
         """The value behind one of our other extension codes."""
@@ -334,29 +334,28 @@ class Registry:
     def _collection(self, module: str, name: str, base: str, content: Any, extra: Any) -> Any:
         kind: Any = self._class(module, name)
         if base == "call":
+            if not hasattr(kind, "get_secret_value"):  # stored data must not choose what is called
+                raise StateCorrupt(f"Stored data calls {module}.{name}.", remedy="find out who wrote it.")
             return kind(*content)
         if base == "deque":
             return kind(content, extra)
-        if base == "defaultdict":
-            made = kind(_find(*extra) if extra else None)
-            made.update((_hashable(k), v) for k, v in content)
-            return made
-        if base == "dict":
-            made = kind.__new__(kind)
-            put = _mapping_of(kind).__setitem__
+        if base in ("dict", "defaultdict"):
+            mapping = _mapping_of(kind)
+            made = mapping.__new__(kind)
             for key, value in content:
-                put(made, _hashable(key), value)
+                mapping.__setitem__(made, _hashable(key), value)
+            if base == "defaultdict":
+                made.default_factory = getattr(builtins, extra[1]) if extra else None
+                return made
         elif base == "list":
-            made = kind.__new__(kind)
+            made = list.__new__(kind)
             list.extend(made, content)
         else:
             maker: Any = _BASES[base]
             made = maker.__new__(kind, content)
             if base == "set":
                 set.update(made, content)
-        if extra:
-            made.__dict__.update(extra)
-        return made
+        return _with_attributes(made, extra)
 
 
 def delta_snapshot(value: Any) -> Any:
@@ -383,7 +382,33 @@ def _find(module: str, name: str) -> Any:
 
 def _mapping_of(kind: type) -> Any:
     """The built-in mapping whose plain methods serve a class, whatever the class overrides."""
-    return collections.OrderedDict if issubclass(kind, collections.OrderedDict) else dict
+    return next((c for c in (collections.OrderedDict, collections.defaultdict) if issubclass(kind, c)), dict)
+
+
+def _attributes(obj: Any) -> dict[str, Any] | None:
+    """What an object has of its own beside its content: its `__dict__` and the slots of its classes."""
+    found, kind = dict(getattr(obj, "__dict__", ())), cast("Any", type(obj))
+    for name in _slots(kind):
+        if hasattr(obj, name):
+            found[name] = getattr(obj, name)
+    return found or None
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots(kind: Any) -> tuple[str, ...]:
+    """The names of all slots of a class and its bases."""
+    return tuple(
+        name
+        for owner in kind.__mro__
+        for name, member in vars(owner).items()
+        if isinstance(member, types.MemberDescriptorType) and owner.__module__ != "builtins"
+    )
+
+
+def _with_attributes(made: Any, attributes: dict[str, Any] | None) -> Any:
+    for name, value in (attributes or {}).items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def _content(obj: Any, base: Any) -> Any:
@@ -409,23 +434,31 @@ def _model_state(obj: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any]
 
 
 def _build_model(kind: Any, fields: dict[str, Any], state: Any) -> Any:
-    known = getattr(kind, "__pydantic_fields__", {})
+    known = kind.__pydantic_fields__
     fields_set, extra, private = state if state and not isinstance(state[0], str) else (state, None, None)
     if fields.keys() != known.keys():
         # The class changed since: its constructor decides whether the old fields still make sense.
         return kind(**fields, **(extra or {}))
-    made = kind.__new__(kind)
+    made = object.__new__(kind)
     object.__setattr__(made, "__dict__", fields)
     object.__setattr__(made, "__pydantic_fields_set__", set(fields_set))
-    object.__setattr__(made, "__pydantic_extra__", extra)
-    object.__setattr__(made, "__pydantic_private__", private)
+    if not kind.__pydantic_root_model__:  # a RootModel has these two in its class
+        object.__setattr__(made, "__pydantic_extra__", extra)
+        object.__setattr__(made, "__pydantic_private__", private)
     return made
+
+
+def _model1_state(obj: Any) -> list[Any]:
+    """Which fields of a pydantic 1 model were set, and its private values if it has any."""
+    private = {name: getattr(obj, name) for name in obj.__private_attributes__ if hasattr(obj, name)}
+    was_set = sorted(obj.__fields_set__)
+    return [was_set, private] if private else was_set
 
 
 def _dataclass_state(obj: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
     names = [f.name for f in dataclasses.fields(obj)]
     fields = {name: getattr(obj, name) for name in names if hasattr(obj, name)}
-    more = {k: v for k, v in getattr(obj, "__dict__", {}).items() if k not in fields}
+    more = {k: v for k, v in (_attributes(obj) or {}).items() if k not in fields}
     return fields, more or None
 
 
@@ -492,7 +525,13 @@ def _numpy_apart(numpy: types.ModuleType, obj: Any) -> tuple[int, Any]:
     if isinstance(obj, numpy.generic):
         if obj.dtype.names or obj.dtype.kind not in _SIMPLE_NUMPY or kind is numpy.void:
             raise ValueRefused("", f"a NumPy scalar of dtype {obj.dtype}", "store .item() of it")
-        return codes.NUMPY_SCALAR, [obj.dtype.str, obj.tobytes()]
+        # As text or bytes of their own: NumPy pads the empty one with a NUL.
+        if isinstance(obj, str):
+            return codes.NUMPY_SCALAR, ["<U", str.__str__(obj).encode("utf-32-le", "surrogatepass")]
+        return codes.NUMPY_SCALAR, [
+            obj.dtype.str,
+            bytes(obj) if isinstance(obj, bytes) else obj.tobytes(),
+        ]
     if kind is not numpy.ndarray:
         raise ValueRefused("", f"an array of the type {kind.__name__}", "store numpy.asarray(...) of it")
     if obj.dtype.kind in _SIMPLE_NUMPY - {"V"} and not obj.dtype.metadata:
@@ -525,7 +564,12 @@ def _numpy_together(code: int, made: Any) -> Any:
     except ImportError as error:
         raise StateCorrupt("Stored data has a NumPy array.", remedy="pip install numpy") from error
     if code == codes.NUMPY_SCALAR:
-        return numpy.frombuffer(made[1], dtype=numpy.dtype(made[0]))[0]
+        # Text and bytes are not read as an array's element, which would lose NULs at the end.
+        dtype = numpy.dtype(made[0])
+        if dtype.kind == "U":
+            order = "be" if dtype.str[0] == ">" else "le"
+            return numpy.str_(made[1].decode(f"utf-32-{order}", "surrogatepass"))
+        return numpy.bytes_(made[1]) if dtype.kind == "S" else numpy.frombuffer(made[1], dtype=dtype)[0]
     descr, shape, items = made
     if descr != "O":
         dtype = numpy.dtype([tuple(d) for d in descr])
