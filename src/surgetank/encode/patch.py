@@ -9,8 +9,10 @@ that, but reading it decodes hundreds of patches; a binary tree reads eight and 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import zstandard
 
@@ -21,7 +23,12 @@ LEVEL = 3
 SMALL = 96  # bytes below which compression costs more than it saves
 RADIX = 8
 MAX_POSITION = RADIX**3 - 1  # at most 21 patches on a path
-MAX_PATCHED = 64 * 1024**2  # larger values are stored whole: zstd's window has to hold both versions
+# Larger values are stored whole: a patch holds both versions in memory, and a writer up to four.
+MAX_PATCHED = 16 * 1024**2
+# Values below this size that share none of a few samples with their base are not tried as a patch: setting zstd up
+# with a dictionary costs more than what it could save.
+_SAMPLED = 4096
+_SAMPLES, _SAMPLE_BYTES = 8, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +53,13 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class Tip:
-    """The newest version of a chain and the older ones that a later patch can need, decoded; oldest first."""
+    """The newest version of a chain and the older ones that a later patch can need, decoded; oldest first.
+
+    `whole_ratio` is what is left of the chain's values when they are compressed whole, as far as it is known.
+    """
 
     path: tuple[_Node, ...]
+    whole_ratio: float = 1.0
 
     @property
     def n(self) -> int:
@@ -66,11 +77,22 @@ class Tip:
         return sum(len(node.raw) for node in self.path)
 
 
+class _Contexts(threading.local):
+    """zstd's contexts, made once per thread: making one costs ten times what compressing a small value does."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_contexts = _Contexts()
+
+
 def compress(data: bytes) -> tuple[int, bytes]:
-    """`data` as it is or compressed, whichever is smaller, with its codec."""
+    """`data` (a view will do) as it is or compressed, whichever is smaller, with its codec."""
     if len(data) < SMALL:
         return RAW, data
-    packed = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(data)
+    packed = _contexts.compressor.compress(data)
     return (WHOLE, packed) if len(packed) < len(data) else (RAW, data)
 
 
@@ -80,7 +102,7 @@ def decompress(codec: int, data: bytes, base: bytes | None = None) -> bytes:
         return data
     try:
         if codec == WHOLE:
-            return zstandard.ZstdDecompressor().decompress(data)
+            return _contexts.decompressor.decompress(data)
         if base is None:
             raise StateCorrupt("A patch has no base.", remedy="restore the database from a backup.")
         dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
@@ -93,12 +115,21 @@ def decompress(codec: int, data: bytes, base: bytes | None = None) -> bytes:
 
 def make_patch(base: bytes, data: bytes) -> bytes:
     """`data` as a patch against `base`."""
-    window = max(10, (len(base) + len(data)).bit_length())
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        LEVEL, source_size=len(data), dict_size=len(base), window_log=min(window, 27), write_checksum=True
-    )
     dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    parameters = _parameters(len(base).bit_length(), len(data).bit_length())
     return zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters).compress(data)
+
+
+@lru_cache(maxsize=1024)
+def _parameters(base_bits: int, data_bits: int) -> zstandard.ZstdCompressionParameters:
+    """Parameters for sizes below these powers of two; the window holds base and data."""
+    return zstandard.ZstdCompressionParameters.from_level(
+        LEVEL,
+        source_size=1 << data_bits,
+        dict_size=1 << base_bits,
+        window_log=min(max(10, max(base_bits, data_bits) + 1), 27),
+        write_checksum=True,
+    )
 
 
 def extend(tip: Tip | None, n: int, data: bytes, *, patchable: bool = True) -> tuple[Blob, Tip | None]:
@@ -110,15 +141,24 @@ def extend(tip: Tip | None, n: int, data: bytes, *, patchable: bool = True) -> t
     if not patchable or len(data) > MAX_PATCHED or len(data) < SMALL:
         codec, packed = compress(data) if patchable else (RAW, data)
         return Blob(n, None, 0, codec, len(data), packed), None
-    if tip is not None and (base := _base(tip)) is not None:
+    if tip is not None and (base := _base(tip)) is not None and _alike(base.raw, data):
         packed = make_patch(base.raw, data)
         spent = base.patch_bytes + len(packed)
-        # A whole blob is tried when the patches on the path weigh a good part of the value itself.
-        if spent * 8 < len(data) or spent < len(compress(data)[1]):
+        # A whole blob is tried when it may be smaller than the patches on the path.
+        if spent * 2 < len(data) * tip.whole_ratio or spent < len(compress(data)[1]):
             node = _Node(n, tip.path[-1].position + 1, data, spent)
-            return Blob(n, base.n, node.position, PATCH, len(data), packed), _needed((*tip.path, node))
-    codec, packed = compress(data)
-    return Blob(n, None, 0, codec, len(data), packed), Tip((_Node(n, 0, data, 0),))
+            path = _needed((*tip.path, node))
+            return Blob(n, base.n, node.position, PATCH, len(data), packed), Tip(path, tip.whole_ratio)
+    codec, whole = compress(data)
+    return Blob(n, None, 0, codec, len(data), whole), Tip((_Node(n, 0, data, 0),), len(whole) / len(data))
+
+
+def _alike(base: bytes, data: bytes) -> bool:
+    """Whether a patch may be worth trying."""
+    if len(data) >= _SAMPLED:
+        return True
+    step = max(1, len(base) // _SAMPLES)
+    return any(base[at : at + _SAMPLE_BYTES] in data for at in range(0, len(base), step))
 
 
 def _base(tip: Tip) -> _Node | None:
@@ -134,16 +174,20 @@ def _base(tip: Tip) -> _Node | None:
     return max(older, key=lambda node: node.position, default=None)
 
 
-def _needed(path: Sequence[_Node]) -> Tip:
-    """A tip of only those nodes that later versions are patched against."""
-    position = path[-1].position
-    floors = {position - position % step for step in (1, RADIX, RADIX**2, RADIX**3)}
-    return Tip(tuple(node for node in path if node.position in floors))
+def _needed(path: Sequence[_Node]) -> tuple[_Node, ...]:
+    """Only those nodes that versions after the newest one are patched against."""
+    floors = _floors(path[-1].position)
+    return tuple(node for node in path if node.position in floors)
+
+
+def _floors(position: int) -> set[int]:
+    return {position - position % step for step in (1, RADIX, RADIX**2, RADIX**3)}
 
 
 def decode_path(blobs: Sequence[Blob]) -> Tip:
     """The tip behind the stored blobs of one path, given from the whole one to the newest. Raises `StateCorrupt`."""
     nodes: list[_Node] = []
+    kept = _floors(blobs[-1].position)
     for blob in blobs:
         base = nodes[-1] if blob.codec == PATCH and nodes else None
         if blob.codec == PATCH and (base is None or base.n != blob.base_n):
@@ -158,8 +202,11 @@ def decode_path(blobs: Sequence[Blob]) -> Tip:
                 remedy="restore the database from a backup.",
             )
         spent = (base.patch_bytes + len(blob.data)) if base else 0
+        if nodes and nodes[-1].position not in kept:
+            nodes.pop()  # no version needs it any more: large values must not pile up here
         nodes.append(_Node(blob.n, blob.position, raw, spent))
-    return _needed(nodes)
+    root = blobs[0]
+    return Tip(tuple(nodes), len(root.data) / max(1, root.raw_bytes) if root.codec != PATCH else 1.0)
 
 
 def decode_all(blobs: Sequence[Blob], wanted: set[int]) -> dict[int, bytes]:
@@ -181,4 +228,6 @@ def decode_all(blobs: Sequence[Blob], wanted: set[int]) -> dict[int, bytes]:
         for blob in reversed(path):
             base = raw[blob.base_n] if blob.base_n is not None else None
             raw[blob.n] = decompress(blob.codec, blob.data, base)
+            if len(wanted) == 1 and blob.base_n is not None:
+                del raw[blob.base_n]  # large values must not pile up here
     return {n: raw[n] for n in wanted}
