@@ -1,10 +1,11 @@
-"""Versions of a value as a chain: a whole blob now and then, between them zstd patches against an older version.
+"""Versions of a value as a chain: a whole blob now and then, between them patches against an older version.
 
-A patch is zstd with the older version as raw dictionary. Position `p` of a chain is patched against
-`p - 8**k`, where `8**k` is the largest power of eight that divides `p`: mostly the version before, every eighth
-time the one eight before, every 64th time the one 64 before. Reading position 511 decodes at most 21 patches, and
-all patches together weigh about 2.6 times what was appended (`python -m bench.chains`). A plain chain weighs once
-that, but reading it decodes hundreds of patches; a binary tree reads eight and weighs 4.5 times.
+A patch is a splice where the versions begin alike, else zstd with the older version as raw dictionary. Position
+`p` of a chain is patched against `p - 8**k`, where `8**k` is the largest power of eight that divides `p`: mostly the
+version before, every eighth time the one eight before, every 64th time the one 64 before. Reading position 511
+decodes at most 21 patches, and all patches together weigh about 2.6 times what was appended
+(`python -m bench.chains`). A plain chain weighs once that, but reading it decodes hundreds of patches; a binary tree
+reads eight and weighs 4.5 times.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from functools import lru_cache
 
 import zstandard
 
+from surgetank.encode import splice
 from surgetank.exceptions import StateCorrupt
 
-RAW, WHOLE, PATCH = 0, 1, 2
+RAW, WHOLE, PATCH, SPLICE = 0, 1, 2, 3
 LEVEL = 3
 SMALL = 96  # bytes below which compression costs more than it saves
 RADIX = 8
@@ -29,6 +31,8 @@ MAX_PATCHED = 16 * 1024**2
 # with a dictionary costs more than what it could save.
 _SAMPLED = 4096
 _SAMPLES, _SAMPLE_BYTES = 8, 12
+# A splice that puts in more than this, and an eighth of the value, is left to zstd, which looks farther for likeness.
+_SPLICED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +109,39 @@ def decompress(codec: int, data: bytes, base: bytes | None = None) -> bytes:
             return _contexts.decompressor.decompress(data)
         if base is None:
             raise StateCorrupt("A patch has no base.", remedy="restore the database from a backup.")
-        dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-        return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=1 << 31).decompress(data)
-    except zstandard.ZstdError as error:
+        if codec == SPLICE:
+            found, middle = splice.unpack(data)
+            if len(middle) != found.middle_bytes:
+                middle = _decompress_with(found.dictionary(base), middle)
+            return found.join(base, middle)
+        return _decompress_with(base, data)
+    except (zstandard.ZstdError, ValueError) as error:
         raise StateCorrupt(
             f"Stored bytes can't be decompressed ({error}).", remedy="restore the database from a backup."
         ) from error
 
 
-def make_patch(base: bytes, data: bytes) -> bytes:
-    """`data` as a patch against `base`."""
-    dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    parameters = _parameters(len(base).bit_length(), len(data).bit_length())
-    return zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters).compress(data)
+def _decompress_with(dictionary: bytes, data: bytes) -> bytes:
+    known = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return zstandard.ZstdDecompressor(dict_data=known, max_window_size=1 << 31).decompress(data)
+
+
+def make_patch(base: bytes, data: bytes) -> tuple[int, bytes]:
+    """`data` as a patch against `base`, with its codec."""
+    found = splice.find(base, data)
+    if found is None or found.new > max(_SPLICED, len(data) // 8):
+        return PATCH, _compress_with(base, data)
+    middle = found.middle(data)
+    if len(middle) >= SMALL:
+        packed = _compress_with(found.dictionary(base), middle)
+        middle = packed if len(packed) < len(middle) else middle
+    return SPLICE, found.pack(middle)
+
+
+def _compress_with(dictionary: bytes, data: bytes) -> bytes:
+    known = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    parameters = _parameters(len(dictionary).bit_length(), len(data).bit_length())
+    return zstandard.ZstdCompressor(dict_data=known, compression_params=parameters).compress(data)
 
 
 @lru_cache(maxsize=1024)
@@ -141,16 +165,20 @@ def extend(tip: Tip | None, n: int, data: bytes, *, patchable: bool = True) -> t
     if not patchable or len(data) > MAX_PATCHED or len(data) < SMALL:
         codec, packed = compress(data) if patchable else (RAW, data)
         return Blob(n, None, 0, codec, len(data), packed), None
+    whole: tuple[int, bytes] | None = None
     if tip is not None and (base := _base(tip)) is not None and _alike(base.raw, data):
-        packed = make_patch(base.raw, data)
-        spent = base.patch_bytes + len(packed)
+        codec, packed = make_patch(base.raw, data)
+        spent, ratio = base.patch_bytes + len(packed), tip.whole_ratio
         # A whole blob is tried when it may be smaller than the patches on the path.
-        if spent * 2 < len(data) * tip.whole_ratio or spent < len(compress(data)[1]):
+        if spent > len(data) * ratio * 3 / 4:
+            whole = compress(data)
+            ratio = len(whole[1]) / len(data)
+        if whole is None or spent < len(whole[1]):
             node = _Node(n, tip.path[-1].position + 1, data, spent)
-            path = _needed((*tip.path, node))
-            return Blob(n, base.n, node.position, PATCH, len(data), packed), Tip(path, tip.whole_ratio)
-    codec, whole = compress(data)
-    return Blob(n, None, 0, codec, len(data), whole), Tip((_Node(n, 0, data, 0),), len(whole) / len(data))
+            blob = Blob(n, base.n, node.position, codec, len(data), packed)
+            return blob, Tip(_needed((*tip.path, node)), ratio)
+    codec, packed = whole or compress(data)
+    return Blob(n, None, 0, codec, len(data), packed), Tip((_Node(n, 0, data, 0),), len(packed) / len(data))
 
 
 def _alike(base: bytes, data: bytes) -> bool:
@@ -189,8 +217,9 @@ def decode_path(blobs: Sequence[Blob]) -> Tip:
     nodes: list[_Node] = []
     kept = _floors(blobs[-1].position)
     for blob in blobs:
-        base = nodes[-1] if blob.codec == PATCH and nodes else None
-        if blob.codec == PATCH and (base is None or base.n != blob.base_n):
+        patched = blob.codec in (PATCH, SPLICE)
+        base = nodes[-1] if patched and nodes else None
+        if patched and (base is None or base.n != blob.base_n):
             raise StateCorrupt(
                 f"Version {blob.n} is a patch against version {blob.base_n}, which is missing.",
                 remedy="restore the database from a backup.",
@@ -206,7 +235,7 @@ def decode_path(blobs: Sequence[Blob]) -> Tip:
             nodes.pop()  # no version needs it any more: large values must not pile up here
         nodes.append(_Node(blob.n, blob.position, raw, spent))
     root = blobs[0]
-    return Tip(tuple(nodes), len(root.data) / max(1, root.raw_bytes) if root.codec != PATCH else 1.0)
+    return Tip(tuple(nodes), len(root.data) / max(1, root.raw_bytes) if root.base_n is None else 1.0)
 
 
 def decode_all(blobs: Sequence[Blob], wanted: set[int]) -> dict[int, bytes]:
