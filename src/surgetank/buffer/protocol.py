@@ -185,7 +185,7 @@ class Buffer(Protocol):
     ) -> list[list[Entry]]:
         """`read` for several partitions in one round trip, each up to its share.
 
-        Places have their turn in order until the whole reaches `max_entries` or `max_bytes` (by one share at
+        Places have their turn in order until the whole reaches `max_entries` or `max_bytes` (by one entry at
         most); the first always has. Returns one list for each place that had its turn.
         """
         ...

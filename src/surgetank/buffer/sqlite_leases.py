@@ -110,7 +110,11 @@ class SQLiteLeaseSide:
     def read(self, lease: Lease, *, after_seq: int = 0, max_entries: int, max_bytes: int) -> list[Entry]:
         place = Place(lease, after_seq)
         (entries,) = self.read_many(
-            [place], share_entries=max_entries, share_bytes=max_bytes, max_entries=1, max_bytes=1
+            [place],
+            share_entries=max_entries,
+            share_bytes=max_bytes,
+            max_entries=max_entries,
+            max_bytes=max_bytes,
         )
         return entries
 
@@ -129,7 +133,12 @@ class SQLiteLeaseSide:
             for place in places:
                 if batches and (entries >= max_entries or size >= max_bytes):
                     break
-                batch, taken = _gather(connection, place, share_entries, share_bytes)
+                batch, taken = _gather(
+                    connection,
+                    place,
+                    min(share_entries, max_entries - entries),
+                    min(share_bytes, max_bytes - size),
+                )
                 batches.append(batch)
                 entries += len(batch)
                 size += taken

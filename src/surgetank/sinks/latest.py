@@ -51,7 +51,8 @@ class Draft:
 
     def whole(self) -> bytes:
         """The state of a thread that has nothing else."""
-        return projection.join([(c, self.show(c, value)[0]) for c, value in self.values.items()])
+        shown = [(c, self.show(c, value)[0]) for c, value in self.values.items() if _is_shown(c)]
+        return projection.join(shown)
 
     def replaced(self) -> list[Replacement]:
         """What was replaced in all that was shown so far."""
@@ -67,7 +68,7 @@ def drafts(batch: Batch) -> dict[str, Draft]:
     values: dict[BlobKey, tuple[str, bytes]] = dict(batch.blobs)  # of a version put twice the last counts
     found: dict[str, Draft] = {}
     for thread_id, (checkpoint_id, record) in newest.items():
-        versions = _shown_versions(record)
+        versions = _versions(record)
         keys = [(channel, (thread_id, "", channel, version)) for channel, version in versions.items()]
         replayed = bool(batch.replayed) and any(key in batch.replayed for _, key in keys)
         known = {} if replayed else {c: values[key] for c, key in keys if key in values}
@@ -75,11 +76,16 @@ def drafts(batch: Batch) -> dict[str, Draft]:
     return found
 
 
-def _shown_versions(record: CheckpointRecord) -> dict[str, str]:
-    """The channels shown in the projection: those with a value, without LangGraph's own bookkeeping."""
+def _versions(record: CheckpointRecord) -> dict[str, str]:
+    """The channels that have a value: the cold reader finds them by these."""
     versions = envelope.read_structure(record.structure)["channel_versions"]
-    shown = [c for c in record.present if c in versions and not c.startswith(("branch:", "__"))]
-    return {c: envelope.version_text(versions[c]) for c in shown[: projection.MAX_CHANNELS]}
+    present = [c for c in record.present if c in versions]
+    return {c: envelope.version_text(versions[c]) for c in present[: projection.MAX_CHANNELS]}
+
+
+def _is_shown(channel: str) -> bool:
+    """Whether the projection shows the channel: LangGraph's own bookkeeping it leaves out."""
+    return not channel.startswith(("branch:", "__"))
 
 
 def touch(cursor: Rows, thread_ids: Iterable[str], found: Mapping[str, Draft]) -> list[Thread]:
@@ -121,7 +127,7 @@ def _changes(
             continue
         parts: list[tuple[str, bytes]] = []
         for channel, version in draft.versions.items():
-            if thread.versions.get(channel) == version:
+            if thread.versions.get(channel) == version or not _is_shown(channel):
                 continue
             value = draft.values.get(channel)
             if value is None:

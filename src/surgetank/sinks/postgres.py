@@ -18,11 +18,10 @@ from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import envelope
 from surgetank.encode.envelope import Operation
-from surgetank.exceptions import LeaseLost
-from surgetank.model import Entry
 from surgetank.sinks import deletion, latest
 from surgetank.sinks.chains import Thread, ThreadCache
 from surgetank.sinks.latest import Draft
+from surgetank.sinks.progress import fence
 from surgetank.sinks.protocol import Slice, Written
 from surgetank.sinks.rows import Batch, CheckpointKey, Plan, plan
 from surgetank.sinks.store import write_rows
@@ -77,7 +76,7 @@ class PostgresCheckpointSink:
         threads: dict[str, Thread],
         tallies: dict[str, Tally],
     ) -> Plan:
-        parts = _fence(cursor, slices, buffer_id)
+        parts = fence(cursor, slices, buffer_id)
         names = [name for name, entries in parts if entries]
         cursor.execute(SQL["deletions"], {"threads": names})
         dead = {(r["thread_id"], r["ns"], r["id"]) for r in cursor.fetchall()}
@@ -140,28 +139,6 @@ class PostgresCheckpointSink:
             return {(thread_id, ns, cid) for ns, cid in buried}
         deletion.delete_checkpoints(cursor, thread_id, operation)
         return set()
-
-
-def _fence(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> list[tuple[str, list[Entry]]]:
-    """Take the partitions and move them on, refuse lost leases, and leave out what is already written."""
-    cursor.execute(
-        SQL["fence"],
-        {
-            "buffer_id": buffer_id,
-            "streams": [s.lease.stream for s in slices],
-            "partitions": [s.lease.partition for s in slices],
-            "tokens": [s.lease.token for s in slices],
-            "seqs": [s.entries[-1].seq for s in slices],
-        },
-    )
-    written = {row["partition"]: row["seq_before"] for row in cursor.fetchall()}
-    lost = [s.lease.partition for s in slices if s.lease.partition not in written]
-    if lost:
-        raise LeaseLost(
-            f"A newer lease of {lost[0]!r} has written to the database.",
-            remedy="nothing to do: whoever holds the partition now flushes it.",
-        )
-    return [(s.lease.partition, [e for e in s.entries if e.seq > written[s.lease.partition]]) for s in slices]
 
 
 def _written(thread_id: str, tally: Tally, work: Plan) -> Written:
