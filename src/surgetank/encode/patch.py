@@ -33,6 +33,7 @@ _SAMPLED = 4096
 _SAMPLES, _SAMPLE_BYTES = 8, 12
 # A splice that puts in more than this, and an eighth of the value, is left to zstd, which looks farther for likeness.
 _SPLICED = 4096
+_PROBES, _PROBE_BYTES, _WORTH_IT = 8, 64 * 1024, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,17 @@ _contexts = _Contexts()
 
 def compress(data: bytes) -> tuple[int, bytes]:
     """`data` (a view will do) as it is or compressed, whichever is smaller, with its codec."""
-    if len(data) < SMALL:
+    if len(data) < SMALL or (len(data) > MAX_PATCHED and not _compressible(data)):
         return RAW, data
     packed = _contexts.compressor.compress(data)
     return (WHOLE, packed) if len(packed) < len(data) else (RAW, data)
+
+
+def _compressible(data: bytes) -> bool:
+    """Whether samples of a large value get smaller: else a second copy of it would be made for nothing."""
+    view, step = memoryview(data), len(data) // _PROBES
+    samples = (view[at : at + _PROBE_BYTES] for at in range(0, len(data) - _PROBE_BYTES, step))
+    return any(len(_contexts.compressor.compress(sample)) < len(sample) * _WORTH_IT for sample in samples)
 
 
 def decompress(codec: int, data: bytes, base: bytes | None = None) -> bytes:

@@ -195,10 +195,7 @@ class StreamFlusher:
         deadline = self._works.clock() + self.policy.job_s
         try:
             while turns and not stop.is_set():
-                group, members = turns.next_group()
-                if group:
-                    self._delivery.deliver(turns.runs, group)
-                for run in turns.settle(members):
+                for run in self._take_turn(turns):
                     held.drop(run.lease)
                     self._tell(job, run, outcomes)
                 if self.breaker.state() is BreakerState.OPEN:
@@ -213,6 +210,16 @@ class StreamFlusher:
             held.unfinished = held.unfinished or bool(turns)
             for run in turns.runs.values():
                 self._tell(job, run, outcomes)
+
+    def _take_turn(self, turns: Turns) -> list[Run]:
+        """Bring the next group to the sink; returns the partitions that are done with.
+
+        A function of its own, so that one group's entries are let go before the next one's are read.
+        """
+        group, members = turns.next_group()
+        if group:
+            self._delivery.deliver(turns.runs, group)
+        return turns.settle(members)
 
     def _tell(self, job: FlushJob, run: Run, outcomes: list[PartitionOutcome]) -> None:
         """Add what became of a partition to the job, and tell it."""
