@@ -88,7 +88,7 @@ class Reader:
                 continue
             if look.deleted or wanted in look.hidden:
                 return None
-            raw = yield from self._find_cold(look, wanted)
+            raw = yield from self._find_cold(look, wanted, values=channels is None)
             if raw is None:
                 return None
             if wanted is None and look.partly_hot:
@@ -120,11 +120,13 @@ class Reader:
         cold = yield from self._find_cold(look, None)
         return cold.checkpoint_id if cold is not None and cold.checkpoint_id > raw.checkpoint_id else None
 
-    def _find_cold(self, look: _Look, checkpoint_id: str | None) -> Steps[RawCheckpoint | None]:
+    def _find_cold(
+        self, look: _Look, checkpoint_id: str | None, *, values: bool = False
+    ) -> Steps[RawCheckpoint | None]:
         if checkpoint_id is None:
-            find = partial(self._cold.latest, look.thread_id, look.ns, look.hidden)
+            find = partial(self._cold.latest, look.thread_id, look.ns, look.hidden, values=values)
         else:
-            find = partial(self._cold.checkpoint, look.thread_id, look.ns, checkpoint_id)
+            find = partial(self._cold.checkpoint, look.thread_id, look.ns, checkpoint_id, values=values)
         try:
             raw: RawCheckpoint | None = yield find
         except DatabaseUnavailable as error:
@@ -165,7 +167,7 @@ class Reader:
             raw.parent_id = None
         if look.partly_hot:
             with self._buffer.snapshot() as snapshot:  # values of parked entries
-                raw.blobs = HotThread(snapshot, look.thread_id).blobs(look.ns, _missing(raw, channels))
+                raw.blobs |= HotThread(snapshot, look.thread_id).blobs(look.ns, _missing(raw, channels))
         place = (look.thread_id, look.ns, raw.checkpoint_id)
         missing = _missing(raw, channels)
         if missing:

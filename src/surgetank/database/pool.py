@@ -126,6 +126,20 @@ class Database:
         finally:
             self._places.release()
 
+    @contextmanager
+    def reading(self) -> Iterator[Connection[Any]]:
+        """A connection whose statements are transactions of their own: one round trip each, not three.
+
+        Raises like `connection`.
+        """
+        with self.connection() as connection:
+            connection.autocommit = True
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    connection.autocommit = False
+
     def _take(self) -> Connection[Any]:
         while True:
             with self._lock:

@@ -163,18 +163,13 @@ def blob_key(ns: str, channel: str, version: str) -> bytes:
 
 def split_key(key: bytes) -> tuple[str, ...]:
     """The text parts of a checkpoint or blob key, without the leading letter."""
-    return tuple(part.decode() for part in key.split(_SEP)[1:])
+    return tuple(key[2:].decode().split("\x00"))
 
 
 def split_write_key(key: bytes) -> tuple[str, str, str, int]:
     """Namespace, checkpoint id, task id and index of a write key."""
-    ns, checkpoint_id, task_id = key[2:-5].split(_SEP)
-    return (
-        ns.decode(),
-        checkpoint_id.decode(),
-        task_id.decode(),
-        int.from_bytes(key[-4:], "big") - _IDX_OFFSET,
-    )
+    ns, checkpoint_id, task_id = key[2:-5].decode().split("\x00")
+    return ns, checkpoint_id, task_id, int.from_bytes(key[-4:], "big") - _IDX_OFFSET
 
 
 def head_note(ns: str) -> bytes:
