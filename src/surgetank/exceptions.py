@@ -45,6 +45,8 @@ class EntryRejected(SurgetankError):
         self, *, partition: str, path: str, reason: str, remedy: str = "", seq: int | None = None
     ) -> None:
         entry = f" entry {seq}" if seq is not None else ""
+        # Names of the user's stand in it, and an error that can't be printed tells nobody anything.
+        path = path[:500].encode(errors="backslashreplace").decode()
         super().__init__(f"Refused {path} of {partition!r}{entry}: {reason}.", remedy=remedy)
         self.partition = partition
         self.path = path

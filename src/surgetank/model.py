@@ -41,7 +41,10 @@ class Entry:
     @property
     def size(self) -> int:
         """Bytes of all keys and values."""
-        return sum(len(r.key) + len(r.value) for r in self.records)
+        total = 0
+        for record in self.records:
+            total += len(record.key) + len(record.value)
+        return total
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,22 +95,12 @@ def notices(
     critical_after_s: float,
 ) -> tuple[Notice, ...]:
     """The banners that users should see now; empty when all is well."""
-    told: list[Notice] = []
-    for sink in sinks:
-        waiting = next((s for s in depth.streams if s.stream == sink.stream), None)
-        if sink.breaker != "closed" and waiting is not None and waiting.entries:
-            long = waiting.oldest_at is not None and now - waiting.oldest_at > critical_after_s
-            told.append(
-                Notice(
-                    "critical" if long else "warning",
-                    None,
-                    f"Saving is delayed: the database can't be reached. {SAFE} ({waiting.entries} entries) and is"
-                    " saved by itself when the database is back; you can go on working.",
-                    waiting.oldest_at,
-                    sink.last_error or "",
-                )
-            )
-    told += [_of_partition(state, now, critical_after_s) for state in failing]
+    told = _of_sinks(depth, failing, sinks, now, critical_after_s)
+    told += [
+        _of_partition(state, now, critical_after_s)
+        for state in _gravest(failing)
+        if _is_thread(state) or _rank(state) or not told  # one notice tells of a database that is away
+    ]
     told += [_of_parked(entry) for entry in parked]
     if depth.bytes > 0.8 * depth.max_bytes or depth.entries > 0.8 * depth.max_entries:
         share = max(depth.bytes / depth.max_bytes, depth.entries / depth.max_entries)
@@ -118,6 +108,55 @@ def notices(
             Notice("critical", None, f"The buffer is {share:.0%} full; at 100 % new writes wait or fail.")
         )
     return tuple(told)
+
+
+def _of_sinks(
+    depth: BufferDepth,
+    failing: Sequence[PartitionState],
+    sinks: Sequence[SinkStatus],
+    now: float,
+    critical_after_s: float,
+) -> list[Notice]:
+    """One notice for a database that is away, however many streams wait for it. A fatal failure is no outage: what it
+    is about is told with its partitions.
+    """
+    fatal = {s.stream for s in failing if s.failure is not None and s.failure.kind is FailureKind.FATAL}
+    away = {s.stream: s for s in sinks if s.breaker != "closed" and s.stream not in fatal}
+    waiting = [d for d in depth.streams if d.stream in away and d.entries]
+    if not waiting:
+        return []
+    since = min((d.oldest_at for d in waiting if d.oldest_at is not None), default=None)
+    long = since is not None and now - since > critical_after_s
+    reasons = (away[d.stream].last_error for d in waiting)
+    return [
+        Notice(
+            "critical" if long else "warning",
+            None,
+            f"Saving is delayed: the database can't be reached. {SAFE} ({sum(d.entries for d in waiting)} entries) and"
+            " is saved by itself when the database is back; you can go on working.",
+            since,
+            next((reason for reason in reasons if reason), ""),
+        )
+    ]
+
+
+def _gravest(failing: Sequence[PartitionState]) -> list[PartitionState]:
+    """One state per thread, and per stream whose partitions are no threads: the one that an operator must see."""
+    chosen: dict[str, PartitionState] = {}
+    for state in failing:
+        key = f"thread {state.partition}" if _is_thread(state) else state.stream
+        old = chosen.get(key)
+        if old is None or (_rank(state) > _rank(old)):
+            chosen[key] = state
+    return list(chosen.values())
+
+
+def _rank(state: PartitionState) -> int:
+    return 1 if state.failure is not None and state.failure.kind is not FailureKind.TRANSIENT else 0
+
+
+def _is_thread(state: PartitionState) -> bool:
+    return state.stream != "system_errors"
 
 
 def _of_partition(state: PartitionState, now: float, critical_after_s: float) -> Notice:
@@ -131,10 +170,12 @@ def _of_partition(state: PartitionState, now: float, critical_after_s: float) ->
     else:
         what = "is saved later: the database could not take it just now"
         action = f"The next attempt follows by itself in {max(0.0, state.next_attempt_at - now):.0f} s."
+    thread = state.partition if _is_thread(state) else None
+    subject = f"The thread {thread!r}" if thread is not None else f"The stream {state.stream!r}"
     return Notice(
         "critical" if critical else "warning",
-        state.partition,
-        f"The thread {state.partition!r} {what}. {SAFE} ({state.entries} entries). {action}",
+        thread,
+        f"{subject} {what}. {SAFE} ({state.entries} entries). {action}",
         since,
         failure.message,
     )

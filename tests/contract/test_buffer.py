@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from support.buffers import (
     values,
     wait_until,
 )
-from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Buffer, Due, Snapshot
+from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Buffer, Due, Place, Snapshot
 from surgetank.exceptions import BufferFull, BufferUnavailable, EntryRejected, LeaseLost
 from surgetank.model import FlushJob, JobStatus, Record
 
@@ -504,6 +505,77 @@ def test_read_goes_on_after_a_seq_and_ends_empty(buffer: Buffer) -> None:
     lease = take(buffer).lease
     assert [e.seq for e in buffer.read(lease, after_seq=seqs[1], max_entries=2, max_bytes=10**6)] == seqs[2:4]
     assert buffer.read(lease, after_seq=seqs[4], max_entries=2, max_bytes=10**6) == []
+
+
+def test_several_partitions_are_read_in_turn_each_up_to_its_share(buffer: Buffer) -> None:
+    seqs = {name: [put(buffer, name, b"%d" % i) for i in range(10)] for name in ("a", "b", "c", "d")}
+    leased = {name: take(buffer, name).lease for name in seqs}
+    places = [Place(leased["a"]), Place(leased["b"], seqs["b"][7]), Place(leased["c"]), Place(leased["d"])]
+    limits = {"share_bytes": 10**6, "max_bytes": 10**6}
+    got = buffer.read_many(places, share_entries=4, max_entries=9, **limits)
+    assert [[e.seq for e in batch] for batch in got] == [seqs["a"][:4], seqs["b"][8:], seqs["c"][:3]]
+    got = buffer.read_many(places, share_entries=100, max_entries=100, **limits)
+    assert [len(batch) for batch in got] == [10, 2, 10, 10]
+    assert buffer.read_many([], share_entries=1, max_entries=1, **limits) == []
+
+
+def test_reading_several_partitions_keeps_the_limits_but_for_one_entry(buffer: Buffer) -> None:
+    for name in ("a", "b", "c"):
+        for _ in range(5):
+            put(buffer, name, b"x" * 100, key=b"")
+    places = [Place(take(buffer, name).lease) for name in ("a", "b", "c")]
+    for share_bytes, max_bytes, expected in (
+        (150, 10_000, [2, 2, 2]),
+        (1, 10_000, [1, 1, 1]),
+        (10_000, 550, [5, 1]),
+        (150, 350, [2, 2]),
+        (1, 1, [1]),
+    ):
+        got = buffer.read_many(
+            places, share_entries=100, share_bytes=share_bytes, max_entries=100, max_bytes=max_bytes
+        )
+        assert [len(batch) for batch in got] == expected
+
+
+def test_a_partition_with_nothing_to_read_has_its_turn_too(buffer: Buffer) -> None:
+    first, second = put(buffer, "a"), put(buffer, "b")
+    a, b = take(buffer, "a").lease, take(buffer, "b").lease
+    got = buffer.read_many(
+        [Place(a, first), Place(b)], share_entries=5, share_bytes=100, max_entries=5, max_bytes=100
+    )
+    assert [[e.seq for e in batch] for batch in got] == [[], [second]]
+
+
+def test_large_values_are_read_as_they_were_written(buffer: Buffer) -> None:
+    large, larger = os.urandom(1024**2), os.urandom(3 * 1024**2 + 1)
+    put(buffer, "p", b"before", large, b"", larger)
+    put(buffer, "p", larger)
+    entries = read_all(buffer, take(buffer).lease)
+    assert [[r.value for r in e.records] for e in entries] == [[b"before", large, b"", larger], [larger]]
+
+
+def test_many_partitions_are_acknowledged_at_once_but_for_those_whose_lease_was_lost(
+    buffer: Buffer, clock: FakeClock
+) -> None:
+    for number in range(20):
+        put(buffer, f"p{number}")
+        put(buffer, f"p{number}", b"second")
+    leased = buffer.lease("s", Due(force=True), owner="w", ttl_s=15.0)
+    assert len({x.lease.token for x in leased}) == 20
+    assert [x.state.entries for x in leased] == [2] * 20
+    batches = buffer.read_many(
+        [Place(x.lease) for x in leased], share_entries=1, share_bytes=100, max_entries=100, max_bytes=10_000
+    )
+    clock.advance(16.0)
+    (taken,) = buffer.lease("s", Due(partition="p3", force=True), owner="other", ttl_s=15.0)
+    acks = [Ack(x.lease, b, release=True) for x, b in zip(leased, batches, strict=True)]
+    lost = buffer.ack(acks)
+    assert [lease.partition for lease in lost] == ["p3"]
+    assert {s.partition: s.entries for s in buffer.states()} == {
+        f"p{n}": 2 if n == 3 else 1 for n in range(20)
+    }
+    assert [s.partition for s in buffer.states() if s.leased_by] == ["p3"]
+    assert values(read_all(buffer, taken.lease)) == [b"v", b"second"]
 
 
 # -- acknowledging and notes

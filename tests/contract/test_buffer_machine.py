@@ -98,8 +98,8 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(where=partitions)
     def append_refused_by_a_guard(self, where: tuple[str, str]) -> None:
-        self.buffer.append(*where, (Record(b"g", b""),), start_guarding=True)
-        (birth,) = {f.seq for f in self._hot(where) if f.key == b"g"} - self.births
+        birth = self.buffer.append(*where, (Record(b"g", b""),), start_guarding=True)
+        assert birth > self.last_seq
         self.births.add(birth)
         assert self.buffer.append(*where, (Record(b"g", b"x"),), guard=lambda view: {b"n": b"1"}) == 0
         self.parts[where].waiting.append(Item(birth, birth, (Record(b"g", b""),)))

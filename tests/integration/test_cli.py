@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def cli(tmp_path: Path, database_url: str) -> Any:
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "surgetank", *arguments],
-            capture_output=True, text=True, check=False, env={**environment, **more}, timeout=60,
+            capture_output=True, text=True, errors="replace", check=False, env={**environment, **more}, timeout=60,
         )  # fmt: skip
 
     run.environment = environment  # type: ignore[attr-defined]
@@ -117,12 +118,19 @@ def test_parked_entries_are_listed_shown_exported_and_retried(cli, tank, databas
     file = tmp_path / "parked.jsonl"
     assert cli("parked", "export", str(file)).returncode == 0
     assert json.loads(file.read_text())["partition"] == "t"
+    again = cli("parked", "export", str(file), "--json")
+    assert again.returncode == 2
+    assert "way out" in again.stderr
+    assert "can't be written" in json.loads(again.stdout)["error"]["what"]
+    more = cli("parked", "export", str(tmp_path / "more.jsonl"), "--json")
+    assert json.loads(more.stdout)["entries"] == 1
 
     assert cli("parked", "retry").returncode == 3
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("ALTER TABLE surgetank.checkpoints DROP CONSTRAINT refuse")
     assert cli("parked", "retry").returncode == 0
     assert cli("parked", "list").returncode == 0
+    assert json.loads(cli("parked", "retry", "--json").stdout) is None
     assert len(listed(tank.checkpointer(), "t")) == 3
 
 
@@ -178,27 +186,35 @@ def test_wrong_usage_and_settings_exit_with_two_and_no_traceback(cli):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_flushes_and_ends_cleanly_when_it_is_told_to(cli, tank, number):
     worker = subprocess.Popen(
-        [sys.executable, "-m", "surgetank", "worker"], env=cli.environment, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "surgetank", "worker", "--json"], env=cli.environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
     try:
         saver = tank.checkpointer()
         put_chain(saver, "t", 3)
         wait_until(lambda: tank.status().buffer.entries == 0, "the worker to flush")
         put(saver, "t", {"last": 1})
         worker.send_signal(number)
-        _, said = worker.communicate(timeout=20)
+        lines, said = worker.communicate(timeout=20)
     finally:
         worker.kill()
         worker.wait()
     assert worker.returncode == 0, said
     assert "stopping" in said
+    events = [json.loads(line) for line in lines.splitlines()]
+    assert (events[0]["event"], events[-1]["event"]) == ("started", "stopping")
+    jobs = [e["job"] for e in events if e["event"] == "job_finished" and e["job"]["stream"] == "checkpoints"]
+    assert sum(job["result"]["entries_flushed"] for job in jobs) >= 3
     assert all(s.leased_by is None for s in tank.parts.buffer.states())
     assert tank.flush().ok
 
 
 def test_the_demo_ends_by_itself_with_everything_arrived(cli):
-    done = cli("demo", "--threads", "3", SURGETANK_DATABASE_URL="", SURGETANK_HOME="")
+    done = cli("demo", "--threads", "3", "--json", SURGETANK_DATABASE_URL="", SURGETANK_HOME="")
     assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["flush"]["status"] == "completed"
+    assert summary["outage"]["checkpoints_in_database"] == summary["outage"]["checkpoints_listed"]
     for sign in (
         "PostgreSQL is stopped",
         "the user sees",
@@ -207,7 +223,7 @@ def test_the_demo_ends_by_itself_with_everything_arrived(cli):
         "nan",
         "replaced",
     ):
-        assert sign in done.stdout, sign
+        assert sign in done.stderr, sign
 
 
 def test_errors_are_shown_with_stack_traces_resolved_and_come_back(cli, tank):
@@ -268,3 +284,63 @@ def test_tail_follows_until_it_is_stopped(cli, tank):
     finally:
         process.kill()
         process.stdout.close()
+
+
+def test_json_is_json_whatever_a_thread_is_called(cli, tank):
+    names = ["a:smile:b", "[bold]x[/bold]", "\u2028\x1b[31m", "é\x7f", "x" * 300]
+    for name in names:
+        put(tank.checkpointer(), name, {"a": float("nan")}, note="\x00")
+    for arguments in (
+        ["status"],
+        ["flush", "a:smile:b"],
+        ["flush"],
+        ["jobs", "list"],
+        ["doctor"],
+        ["migrate"],
+    ):
+        done = cli(*arguments, "--json", PYTHONIOENCODING="ascii", SURGETANK_NODE=":smile:")
+        assert json.loads(done.stdout), arguments
+        assert "Traceback" not in done.stderr
+    assert json.loads(cli("jobs", "list", "--json").stdout)[0]["node"] == ":smile:"
+    dry = cli("prune", *names, "--dry-run", "--strategy", "delete", "--json", PYTHONIOENCODING="ascii")
+    assert list(json.loads(dry.stdout)) == names
+
+
+def test_with_json_an_error_is_json_too(cli):
+    for arguments in (
+        ["jobs", "show", "nothing"],
+        ["flush", "--stream", "none"],
+        ["prune", "t", "--strategy", "x"],
+    ):
+        done = cli(*arguments, "--json")
+        assert done.returncode in (1, 2)
+        assert json.loads(done.stdout)["error"]["what"]
+        assert "way out" in done.stderr
+
+
+def test_an_argument_that_is_no_text_is_refused_without_a_traceback(cli):
+    for command in (["flush"], ["prune"], ["jobs", "show"]):
+        done = cli(*command, "\udcff")
+        assert done.returncode in (1, 2), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(cli, tank):
+    job = tank.flush()
+    for number in range(1000):
+        tank.parts.buffer.save_job(replace(job, id=f"job-{number}"))
+    for arguments in ("jobs list --limit 1000", "jobs list --limit 1000 --json"):
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {sys.executable} -m surgetank {arguments} | head -n 1"],
+            capture_output=True, text=True, check=False, env=cli.environment, timeout=60,
+        )  # fmt: skip
+        assert done.stdout
+        assert done.stderr == ""
+
+
+def test_a_home_with_spaces_accents_and_odd_bytes_works(cli, tmp_path):
+    for name in ("with space é 😀", "odd-\udcff"):
+        done = cli("status", "--json", SURGETANK_HOME=str(tmp_path / name))
+        assert "buffer" in json.loads(done.stdout), done.stderr
+        assert cli("flush", SURGETANK_HOME=str(tmp_path / name)).returncode == 0
+        assert "Traceback" not in cli("status", SURGETANK_HOME=str(tmp_path / name)).stderr

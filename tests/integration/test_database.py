@@ -304,3 +304,32 @@ def test_everything_works_through_pgbouncer_in_transaction_mode(pgbouncer: str) 
     with database.connection() as connection:
         assert connection.execute("SELECT count(DISTINCT n) FROM surgetank.t").fetchone() == (160,)
     database.close()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_every_text_is_refused(
+    postgres_server: PostgresServer, encoding: str
+) -> None:
+    name = f"t_{encoding.lower()}"
+    with postgres_server.admin() as connection:
+        connection.execute(
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        )
+    try:
+        database = Database(postgres_server.url_of(name))
+        with pytest.raises(ConfigurationError, match=f"encoding {encoding}") as refused:
+            database.ping()
+        assert "UTF8" in refused.value.remedy
+        database.close()
+    finally:
+        postgres_server.drop_database(name)
+
+
+def test_the_encoding_of_the_environment_does_not_matter(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    database = Database(postgres_url)
+    with database.connection() as connection:
+        assert connection.execute("SELECT %s::text", ["日本"]).fetchone() == ("日本",)
+    database.close()

@@ -236,7 +236,7 @@ def test_a_read_only_database_is_a_configuration_error(
 
 def test_the_packages_queries_are_found_by_name_without_their_descriptions() -> None:
     cold = queries("cold")
-    assert cold["latest"].startswith("SELECT")
+    assert cold["checkpoint"].startswith("SELECT")
     assert not any(line.startswith("--") for text in cold.values() for line in text.splitlines())
     assert queries("cold") is cold
 

@@ -9,6 +9,7 @@ import textwrap
 import threading
 from typing import Annotated, Any, TypedDict
 
+import psycopg
 import pytest
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
@@ -503,3 +504,20 @@ def test_odd_but_honest_names_are_kept(saver, warm_tank, name):
     assert warm_tank.flush().ok
     assert saver.get_tuple(c).checkpoint["channel_values"] == {name: name}
     assert envelope.split_blob_key(envelope.blob_key(name, name, "1")) == (name, name, "1")
+
+
+def test_a_checkpoint_put_again_after_it_was_parked_counts_also_when_it_is_cold(tank, database_url):
+    saver, made = tank.checkpointer(), checkpoint({"a": 1}, {"a": "1"})
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> '99')"
+        )
+    at = saver.put(config("t"), made, {"step": 99}, {"a": "1"})
+    assert tank.flush().result["entries_parked"] == 1
+    mended = {**made, "channel_values": {"a": 2}, "channel_versions": {"a": "2"}}
+    saver.put(config("t"), mended, {"step": 1}, {"a": "2"})
+    for _ in ("hot", "cold"):
+        assert saver.get_tuple(at).checkpoint["channel_values"] == {"a": 2}
+        assert saver.get_tuple(config("t")).metadata["step"] == 1
+        assert [t.metadata["step"] for t in listed(saver, "t")] == [1]
+        assert tank.flush().ok

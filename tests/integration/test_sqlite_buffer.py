@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -505,3 +507,77 @@ def test_the_append_after_housekeeping_does_not_have_to_start_the_log_anew(
     buffer.maintain()  # nothing to move: the log stays as it is
     put(buffer)
     assert salt() == after
+
+
+class _Interrupting:
+    """A connection on which Ctrl-C comes before or after a COMMIT."""
+
+    def __init__(self, connection: sqlite3.Connection, moment: str) -> None:
+        self._connection, self._moment = connection, moment
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, sql: str, *parameters: Any) -> Any:
+        if sql == "COMMIT" and self._moment == "before":
+            raise KeyboardInterrupt
+        done = self._connection.execute(sql, *parameters)
+        if sql == "COMMIT":
+            raise KeyboardInterrupt
+        return done
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupt_in_one_thread_tells_the_others_of_its_group_the_truth(tmp_path, moment):
+    buffer = SQLiteBuffer(tmp_path / "buffer.db")
+    writer: Any = buffer._writer
+    with ThreadPoolExecutor(1) as pool:
+        with buffer._lock:
+            neighbour = pool.submit(put, buffer, "neighbour")
+            wait_until(lambda: len(buffer._waiting) == 1)
+            buffer._writer = _Interrupting(writer, moment)  # type: ignore[assignment]
+            with pytest.raises(KeyboardInterrupt):
+                put(buffer, "mine")
+            buffer._writer = writer
+        if moment == "before":
+            with pytest.raises(BufferUnavailable, match="not accepted"):
+                neighbour.result(timeout=20)
+        else:
+            assert neighbour.result(timeout=20) > 0
+    assert [s.partition for s in buffer.states()] == (["neighbour", "mine"] if moment == "after" else [])
+    assert put(buffer, "next") > 0
+    buffer.close()
+
+
+def test_an_append_that_was_interrupted_while_it_waited_is_not_accepted_later(tmp_path):
+    buffer = SQLiteBuffer(tmp_path / "buffer.db")
+
+    class Interrupted:
+        def __enter__(self) -> None:
+            raise KeyboardInterrupt
+
+        def __exit__(self, *exc: object) -> None:
+            """Never entered."""
+
+    lock: Any = buffer._lock
+    buffer._lock = Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        put(buffer, "mine")
+    buffer._lock = lock
+    put(buffer, "next")
+    assert [s.partition for s in buffer.states()] == ["next"]
+    buffer.close()
+
+
+def test_a_damaged_name_is_a_damaged_file_and_no_decoding_error(path):
+    buffer = SQLiteBuffer(path)
+    put(buffer, "a-name-to-be-damaged")
+    buffer._move_wal(truncate=True)
+    buffer.close()
+    path.write_bytes(path.read_bytes().replace(b"to-be-damaged", b"to-be-d\xffmaged"))
+    damaged = SQLiteBuffer(path)
+    with pytest.raises(BufferCorrupt, match="is damaged"):
+        damaged.states()
+    with pytest.raises(BufferCorrupt, match="is damaged"):
+        damaged.lease("s", Due(force=True), owner="w", ttl_s=1.0)
+    damaged.close()

@@ -22,7 +22,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.types import Send
 from pydantic import BaseModel, PrivateAttr, SecretStr
 
-from support.savers import config, put
+from support.savers import checkpoint, config, put
 from surgetank import EntryRejected
 
 
@@ -256,6 +256,7 @@ def deep(levels: int) -> Any:
 REFUSED: dict[str, tuple[Any, str]] = {
     "an unknown object": ({"a": [1, object()]}, r"\$\.channel_values\.bad\.a\[1\]"),
     "a function": ([len], r"\$\.channel_values\.bad\[0\]"),
+    "an exception": (ValueError("x"), r"\$\.channel_values\.bad .*an exception"),
     "an exception inside a value": ({"e": ValueError("x")}, r"\$\.channel_values\.bad\.e"),
     "a cycle": (cyclic(), "cycle"),
     "too deep": (deep(100_000), "too deeply"),
@@ -304,10 +305,17 @@ def test_a_large_value_goes_through(tank):
 
 def test_values_without_a_version_are_kept_too(tank):
     saver = tank.checkpointer()
-    from support.savers import checkpoint
-
     made = checkpoint({"loose": (1, 2)}, {})
     c = saver.put(config("t"), made, {"source": "update", "step": 0}, {})
     for _ in ("hot", "cold"):
         assert saver.get_tuple(c).checkpoint["channel_values"] == {"loose": (1, 2)}
         assert tank.flush().ok
+
+
+@pytest.mark.parametrize("version", ["1\x00", "\ud800", "x" * 20_000])
+def test_a_version_that_postgresql_could_not_be_asked_for_is_refused(tank, version):
+    made = checkpoint({"a": 1}, {"a": version})
+    for new in ({"a": version}, {}):
+        with pytest.raises(EntryRejected, match=r"\$\.channel_versions") as refused:
+            tank.checkpointer().put(config("t"), made, {"step": 0}, new)
+        str(refused.value).encode()  # and can be printed

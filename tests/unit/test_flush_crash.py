@@ -16,7 +16,7 @@ from surgetank.flush.scheduler import reap
 from surgetank.model import FlushJob, JobStatus
 
 POLICY = StreamPolicy(entries=1, batch_entries=4)
-JOINTS = ("lease", "read", "ack", "park", "postpone", "release", "save_job", "write")
+JOINTS = ("lease", "read_many", "ack", "park", "postpone", "release", "save_job", "write")
 
 
 class Crash(BaseException):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgetank.encode import patch
-from surgetank.encode.patch import PATCH, Blob, Tip
+from surgetank.encode import patch, splice
+from surgetank.encode.patch import Blob, Tip
 from surgetank.exceptions import StateCorrupt
 
 values = st.one_of(
@@ -73,13 +73,52 @@ def test_storage_grows_with_what_changed_and_reading_is_bounded():
     )
     assert stored * 30 < whole
     assert max(len(path(blobs, b.n)) for b in blobs) <= 22
-    assert sum(b.codec != PATCH for b in blobs) <= 4
+    assert sum(b.base_n is None for b in blobs) <= 4
+
+
+def edits() -> st.SearchStrategy[list[bytes]]:
+    """Histories of a list of items: appended to, edited and cut at any place, with a length in front."""
+    items = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), st.binary(max_size=200)), max_size=30)
+
+    def play(steps: list[tuple[int, int, bytes]]) -> list[bytes]:
+        state = [bytes([i]) * 40 for i in range(30)]
+        versions = []
+        for place, kind, item in steps:
+            at = place % (len(state) + 1)
+            state[at : at + kind] = [item] * (kind != 2)
+            versions.append(len(state).to_bytes(2, "big") + b"|".join(state))
+        return versions
+
+    return items.map(play)
+
+
+@given(edits())
+@settings(max_examples=150, deadline=None)
+def test_every_version_of_an_edited_list_is_read_back(versions):
+    blobs = chain(versions)
+    for blob in blobs:
+        assert patch.decode_path(path(blobs, blob.n)).raw == versions[blob.n - 1]
+
+
+@given(values, values)
+@settings(max_examples=200, deadline=None)
+def test_any_value_is_cut_out_of_any_other(older, value):
+    found = splice.find(older, value)
+    if found is not None:
+        again, middle = splice.unpack(found.pack(found.middle(value)))
+        assert again.join(older, middle) == value
+
+
+def test_an_item_appended_to_a_long_list_costs_what_the_item_costs():
+    blobs = chain(growing(8, size=4000))
+    assert blobs[-1].codec == patch.SPLICE
+    assert len(blobs[-1].data) < 5000
 
 
 def test_values_without_anything_in_common_are_stored_whole():
     source = random.Random(1)
     blobs = chain([source.randbytes(5000) for _ in range(20)])
-    assert all(b.codec != PATCH for b in blobs)
+    assert all(b.base_n is None for b in blobs)
 
 
 def test_encrypted_values_are_neither_patched_nor_compressed():
@@ -96,3 +135,10 @@ def test_damage_is_found_and_named():
     broken = Blob(1, None, 0, patch.WHOLE, blobs[0].raw_bytes, blobs[0].data[:-6] + b"\x00" * 6)
     with pytest.raises(StateCorrupt, match="decompress"):
         patch.decode_path([broken])
+    spliced = blobs[9]
+    assert spliced.codec == patch.SPLICE
+    for damaged in (spliced.data[:-1] + bytes([spliced.data[-1] ^ 1]), spliced.data[:5], b""):
+        with pytest.raises(StateCorrupt, match="decompress"):
+            patch.decompress(patch.SPLICE, damaged, growing(10)[8])
+    with pytest.raises(StateCorrupt, match="decompress"):
+        patch.decompress(patch.SPLICE, spliced.data, b"another value")

@@ -60,6 +60,14 @@ class Leased:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where to go on reading a leased partition."""
+
+    lease: Lease
+    after_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Ack:
     """Entries of one leased partition that are safe in the sink, and what to remember of them.
 
@@ -164,6 +172,22 @@ class Buffer(Protocol):
 
     def read(self, lease: Lease, *, after_seq: int = 0, max_entries: int, max_bytes: int) -> list[Entry]:
         """Waiting entries in order, at least one if there is one, until a limit is reached (by one entry at most)."""
+        ...
+
+    def read_many(
+        self,
+        places: Sequence[Place],
+        *,
+        share_entries: int,
+        share_bytes: int,
+        max_entries: int,
+        max_bytes: int,
+    ) -> list[list[Entry]]:
+        """`read` for several partitions in one round trip, each up to its share.
+
+        Places have their turn in order until the whole reaches `max_entries` or `max_bytes` (by one entry at
+        most); the first always has. Returns one list for each place that had its turn.
+        """
         ...
 
     def ack(self, acks: Sequence[Ack]) -> list[Lease]:

@@ -75,6 +75,7 @@ class SQLiteBuffer(SQLiteFlushSide):
         self._space = threading.Condition()
         self._wal_moved_at = 0  # when it was written last, as of the last time it was moved
         self._inserter = Inserter(self.limits, note=self._note, start_guarding=self._start_guarding)
+        self._begun = False
         self._writer: sqlite3.Connection | None = sqlite_file.connect(self.path, durability=durability)
         self._readers = sqlite_file.ReadPool(self.path)
         self._recall = self._inserter.memory.recall
@@ -107,6 +108,8 @@ class SQLiteBuffer(SQLiteFlushSide):
             if request.error is not None:
                 raise request.error
             if not request.full:
+                if not request.accepted:
+                    raise _interrupted()
                 return request.seq
             if deadline is None:
                 self._refuse_hopeless(request, wait=wait)
@@ -116,29 +119,39 @@ class SQLiteBuffer(SQLiteFlushSide):
     def _submit(self, request: Request) -> None:
         # Before the lock: another thread may have held it at the fork.
         sqlite_file.refuse_fork(self._pid, self.path)
-        request.done = request.full = False
+        request.done = request.full = request.accepted = False
         self._waiting.append(request)
-        with self._lock:
-            while not request.done:
-                self._commit_group()
+        try:
+            with self._lock:
+                while not request.done and self._waiting:
+                    self._commit_group()
+        except BaseException:  # KeyboardInterrupt: who was told so must not find it accepted later
+            with suppress(ValueError, IndexError):
+                self._waiting.remove(request)
+            raise
 
     def _commit_group(self) -> None:
         group: list[Request] = []
-        while self._waiting and len(group) < _GROUP:
-            group.append(self._waiting.popleft())
+        self._begun = False
         try:
+            while self._waiting and len(group) < _GROUP:
+                group.append(self._waiting.popleft())
             self._commit(group)
+            self._accept(group)
         except (sqlite3.OperationalError, BufferProblem) as error:  # the file's fault: the same for all
             self._refuse(group, error)
-        except Exception as error:  # noqa: BLE001 - handed to the append that it belongs to
+        except Exception as error:
+            if self._begun:  # a signal handler's exception that came after the commit
+                self._accept(group)
+                raise
             if len(group) == 1:
                 self._refuse(group, error)
             else:  # one append's data: it must not take its neighbours with it
-                self._refuse(group, KeyboardInterrupt())  # what holds if the loop is interrupted
                 for request in group:
                     self._commit_alone(request)
-        except BaseException as error:  # KeyboardInterrupt: none of the group was accepted
-            self._refuse(group, error)
+        except BaseException:  # KeyboardInterrupt
+            if self._begun and not self._in_transaction():
+                self._accept(group)  # it came after the commit
             raise
         finally:
             for request in group:
@@ -147,19 +160,31 @@ class SQLiteBuffer(SQLiteFlushSide):
     def _commit(self, group: Sequence[Request]) -> None:
         try:
             connection = self._begin()
+            self._begun = True
             for request in group:
                 self._inserter.insert(connection, request, self._clock())
             connection.execute("COMMIT")
             self._inserter.committed()
-        except BaseException:
-            self._roll_back()
+        except BaseException as error:
+            if isinstance(error, sqlite3.Error) or self._in_transaction():
+                self._begun = False
+                self._roll_back()
             raise
+
+    def _in_transaction(self) -> bool:
+        return self._writer is not None and self._writer.in_transaction
+
+    @staticmethod
+    def _accept(group: Sequence[Request]) -> None:
+        for request in group:
+            request.accepted = True
 
     def _commit_alone(self, request: Request) -> None:
         try:
             request.full, request.seq = False, 0
+            self._begun = False
             self._commit([request])
-            request.error = None
+            request.accepted, request.error = True, None
         except Exception as error:  # noqa: BLE001 - handed to the append that it belongs to
             self._refuse([request], error)
 
@@ -175,9 +200,8 @@ class SQLiteBuffer(SQLiteFlushSide):
                 partition=request.partition, path="$", reason=f"a name that is not valid text ({error.reason})",
                 remedy="use names without lone surrogates",
             )  # fmt: skip
-        if isinstance(error, Exception):
-            return error
-        return BufferUnavailable("The append was interrupted and not accepted.", remedy="append again.")
+        assert isinstance(error, Exception)
+        return error
 
     def _refuse_hopeless(self, request: Request, *, wait: bool) -> None:
         if not wait or request.size > self.limits.max_bytes or self.limits.when_full == "reject":
@@ -224,6 +248,8 @@ class SQLiteBuffer(SQLiteFlushSide):
             raise BufferUnavailable(
                 f"The buffer {self.path} is closed.", remedy="open Surgetank again before you use its saver."
             )
+        if connection.in_transaction:  # left by somebody who was interrupted twice
+            self._roll_back()
         connection.execute("BEGIN IMMEDIATE")
         return connection
 
@@ -326,3 +352,7 @@ class SQLiteBuffer(SQLiteFlushSide):
                 if self._pid == os.getpid():
                     writer.close()
                 self._readers.close()
+
+
+def _interrupted() -> BufferUnavailable:
+    return BufferUnavailable("The append was interrupted and not accepted.", remedy="append again.")

@@ -52,9 +52,11 @@ class BufferLimits:
     block_timeout_s: float = 30.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
-    """One append on its way through the group commit."""
+    """One append on its way through the group commit. `accepted` only becomes true after the commit, so that
+    whoever is interrupted anywhere never leaves another append believing in an entry that is not there.
+    """
 
     stream: str
     partition: str
@@ -67,6 +69,7 @@ class Request:
     size: int = 0  # as it is stored
     seq: int = 0
     full: bool = False
+    accepted: bool = False
     done: bool = False
     error: Exception | None = None
 

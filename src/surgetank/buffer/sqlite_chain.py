@@ -64,12 +64,12 @@ class Memory:
                 self._links[family] = link
                 self._values[link.id] = link.value
                 self._bytes += len(link.value)
-        while self._bytes > self._limit:
+        while self._bytes > self._limit and self._links:
             self._drop(self._links.popitem(last=False)[1])
 
     def _drop(self, link: Link | None) -> None:
         if link is not None:
-            del self._values[link.id]
+            self._values.pop(link.id, None)  # an interrupt may have come between
             self._bytes -= len(link.value)
 
 

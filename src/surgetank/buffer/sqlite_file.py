@@ -77,17 +77,23 @@ def named_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise translate(error, path) from error
+    except UnicodeDecodeError as error:  # all text in the file was checked when it was written
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> BufferCorrupt:
+    return BufferCorrupt(
+        f"The buffer file {path} is damaged ({reason}). It was left as it is.",
+        remedy="copy it to a safe place, then run `surgetank doctor`; start with another SURGETANK_HOME meanwhile.",
+    )
 
 
 def translate(error: sqlite3.Error, path: Path) -> BufferProblem:
     """The family's error for what SQLite raised."""
     text = str(error)
     name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return BufferCorrupt(
-            f"The buffer file {path} is damaged ({text}). It was left as it is.",
-            remedy="copy it to a safe place, then run `surgetank doctor`; start with another SURGETANK_HOME meanwhile.",
-        )
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or text.startswith("Could not decode to UTF-8"):
+        return _damaged(path, text)
     if name.startswith("SQLITE_FULL"):
         return BufferUnavailable(
             f"The disk that holds the buffer {path} is full; the write was not accepted.",

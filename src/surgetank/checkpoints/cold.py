@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -18,6 +20,7 @@ from surgetank.encode.patch import Blob
 from surgetank.sinks.rows import unpack_body
 
 SQL = queries("cold")
+_WRITE = 1  # kinds of rows: 0 the checkpoint, 1 a write, 2 a blob
 Place = tuple[str, str, str]  # thread, namespace, checkpoint id
 
 
@@ -29,29 +32,41 @@ class ColdReader:
 
     def _query(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         with (
-            self._database.connection() as connection,
+            self._database.reading() as connection,
             connection.cursor(binary=True, row_factory=dict_row) as cursor,
         ):
             return cursor.execute(SQL[name], arguments).fetchall()
 
-    def checkpoint(self, thread_id: str, ns: str, checkpoint_id: str) -> RawCheckpoint | None:
-        """One checkpoint with its writes, without its values."""
-        place = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
-        return self._one("checkpoint", thread_id, ns, place)
+    def _call(self, name: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        with self._database.reading() as connection, connection.cursor(binary=True) as cursor:
+            return cursor.execute(SQL[name], arguments).fetchall()
 
-    def latest(self, thread_id: str, ns: str, hidden: Sequence[str]) -> RawCheckpoint | None:
-        """The newest checkpoint of the namespace that is not among the hidden ones."""
-        place = {"thread_id": thread_id, "checkpoint_ns": ns, "hidden": list(hidden)}
-        return self._one("latest", thread_id, ns, place)
+    def checkpoint(
+        self, thread_id: str, ns: str, checkpoint_id: str, *, values: bool = False
+    ) -> RawCheckpoint | None:
+        """One checkpoint with its writes; with `values` those that come along at no cost, too."""
+        return self._one(thread_id, ns, self._call("checkpoint", thread_id, ns, checkpoint_id, [], values))
 
-    def _one(self, name: str, thread_id: str, ns: str, arguments: Mapping[str, Any]) -> RawCheckpoint | None:
-        rows = self._query(name, arguments)
+    def latest(
+        self, thread_id: str, ns: str, hidden: Sequence[str], *, values: bool = False
+    ) -> RawCheckpoint | None:
+        """The newest checkpoint of the namespace that is not among the hidden ones; `values` as in `checkpoint`."""
+        return self._one(thread_id, ns, self._call("checkpoint", thread_id, ns, None, list(hidden), values))
+
+    def _one(self, thread_id: str, ns: str, rows: list[tuple[Any, ...]]) -> RawCheckpoint | None:
         if not rows:
             return None
-        row = rows[0]
-        record = unpack_body(row["parent_id"], row["codec"], row["body"])
-        raw = RawCheckpoint(thread_id, ns, row["checkpoint_id"], record, row["parent_id"])
-        raw.writes = [_write(*w) for w in row["writes"] or ()]
+        _, checkpoint_id, parent_id, _, _, _, codec, _, _, body = rows[0]
+        record = unpack_body(parent_id, codec, body)
+        raw = RawCheckpoint(thread_id, ns, checkpoint_id, record, parent_id)
+        blobs = []
+        for kind, a, b, c, n, base_n, codec, raw_bytes, type_, data in rows[1:]:
+            if kind == _WRITE:
+                raw.writes.append(_write(a, n, b, c, codec, type_, data))
+            else:
+                blobs.append((a, n, base_n, codec, raw_bytes, b, type_, data))
+        if blobs:
+            raw.blobs = _values(blobs, raw.versions())
         return raw
 
     def writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[RawWrite]:
@@ -63,21 +78,8 @@ class ColdReader:
         """The values of channel versions that are stored; others are missing from the result."""
         if not versions:
             return {}
-        arguments = {
-            "thread_id": thread_id, "checkpoint_ns": ns,
-            "channels": list(versions), "versions": list(versions.values()),
-        }  # fmt: skip
-        channels: dict[str, list[dict[str, Any]]] = {}
-        for row in self._query("blobs", arguments):
-            channels.setdefault(row["channel"], []).append(row)
-        values: dict[str, tuple[str, bytes]] = {}
-        for channel, rows in channels.items():
-            wanted = next(row for row in rows if row["is_wanted"])
-            path = [
-                Blob(r["n"], r["base_n"], r["position"], r["codec"], r["raw_bytes"], r["data"]) for r in rows
-            ]
-            values[channel] = (wanted["type"], patch.decode_all(path, {wanted["n"]})[wanted["n"]])
-        return values
+        rows = self._call("blobs", thread_id, ns, list(versions), list(versions.values()))
+        return _values(rows, versions)
 
     def projections(self, thread_id: str, ns: str, checkpoint_id: str) -> tuple[bytes, bytes]:
         """The JSON projections of a checkpoint's metadata and scalars; empty objects when it is gone."""
@@ -117,6 +119,18 @@ class ColdReader:
         """Places of the checkpoints that belong to runs."""
         rows = self._query("run_checkpoints", {"run_ids": list(run_ids)})
         return [(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"]) for row in rows]
+
+
+def _values(rows: Sequence[tuple[Any, ...]], versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
+    """The values behind rows of `blob_paths`: of each channel the path of its bases, then the wanted version."""
+    values: dict[str, tuple[str, bytes]] = {}
+    for channel, group in groupby(rows, key=itemgetter(0)):
+        path = list(group)
+        _, n, _, _, _, version, type_, _ = path[-1]
+        if versions.get(channel) == version:
+            blobs = [Blob(row[1], row[2], 0, row[3], row[4], row[7]) for row in path]
+            values[channel] = (type_, patch.decode_all(blobs, {n})[n])
+    return values
 
 
 def _write(

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import EXCLUDED_METADATA_KEYS, WRITES_IDX_MAP
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.types import ERROR
 
 from surgetank.buffer.protocol import Guard
 from surgetank.checkpoints.hot import guard_put, guard_writes
 from surgetank.checkpoints.raw import unversioned
-from surgetank.checkpoints.serde import ValueRefused
+from surgetank.checkpoints.serde import ValueRefused, is_faithful
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord
 from surgetank.encode.sanitize import dumps_jsonb
@@ -55,6 +56,7 @@ class Target(NamedTuple):
         if checkpoint_id is not None:
             names.append(("$.checkpoint_id", checkpoint_id))
         envelope.check_names(thread_id, names)
+        envelope.check_pair(thread_id, "$.thread_id with $.checkpoint_ns", thread_id, ns)
         return cls(thread_id, ns, checkpoint_id or None)
 
 
@@ -77,16 +79,21 @@ class EntryMaker:
         thread_id, ns, checkpoint_id = at.thread_id, at.ns, checkpoint["id"]
         values: Mapping[str, Any] = checkpoint["channel_values"]
         envelope.check_names(thread_id, [("$.checkpoint.id", checkpoint_id)])
-        envelope.check_names(thread_id, [(f"$.channel_values.{c}", c) for c in new_versions])
+        versions: Mapping[str, str | int | float] = checkpoint["channel_versions"]
+        for place, names in (
+            ("$.channel_values", values),
+            ("$.channel_versions", {**versions, **new_versions}),
+        ):
+            envelope.check_all(thread_id, place, list(names))
+        texts = [envelope.version_text(v) for known in (versions, new_versions) for v in known.values()]
+        envelope.check_all(thread_id, "$.channel_versions", texts)
         record = self._record(at, checkpoint, merged_metadata(config, metadata))
         records = [Record(envelope.checkpoint_key(ns, checkpoint_id), record.pack())]
         for channel, version in new_versions.items():
             if channel in values:
                 blob = self._blob(thread_id, channel, values[channel])
                 records.append(envelope.blob_record(ns, channel, envelope.version_text(version), blob))
-        versions = checkpoint["channel_versions"]
         for channel in values.keys() - versions.keys() - new_versions.keys():
-            envelope.check_names(thread_id, [(f"$.channel_values.{channel}", channel)])
             blob = self._blob(thread_id, channel, values[channel])
             records.append(envelope.blob_record(ns, channel, unversioned(checkpoint_id), blob))
         root = _root(ns, metadata)
@@ -97,6 +104,9 @@ class EntryMaker:
     ) -> CheckpointRecord:
         values: Mapping[str, Any] = checkpoint["channel_values"]
         metadata_type, metadata_bytes = self._dump(at.thread_id, "$.metadata", metadata)
+        if (run_id := metadata.get("run_id")) is not None:  # it is looked for by an index
+            shown_run = run_id if isinstance(run_id, str) else dumps_jsonb(run_id)[0].decode()
+            envelope.check_pair(at.thread_id, "$.metadata.run_id", shown_run)
         encrypted = "+" in metadata_type
         replaced: tuple[Replacement, ...] = ()
         if encrypted:  # what is encrypted at rest must not lie beside it in clear
@@ -134,10 +144,12 @@ class EntryMaker:
                 remedy="put_writes needs the id of the checkpoint that the writes belong to.",
             )  # fmt: skip
         envelope.check_names(at.thread_id, [("$.task_id", task_id), ("$.task_path", task_path)])
+        envelope.check_pair(at.thread_id, "$.checkpoint_id with $.task_id", checkpoint_id, task_id)
         records = []
         for index, (channel, value) in enumerate(writes):
             envelope.check_names(at.thread_id, [(f"$.writes[{index}].channel", channel)])
-            type_, data = self._dump(at.thread_id, f"$.writes.{channel}", value)
+            # The error of a task is kept as LangGraph keeps it, by its `repr`.
+            type_, data = self._dump(at.thread_id, f"$.writes.{channel}", value, is_error=channel == ERROR)
             key = envelope.write_key(at.ns, checkpoint_id, task_id, WRITES_IDX_MAP.get(channel, index))
             records.append(Record(key, envelope.pack_write(channel, task_path, type_, data)))
         return NewEntry(at.thread_id, records, guard_writes(at.thread_id, at.ns, checkpoint_id))
@@ -145,7 +157,12 @@ class EntryMaker:
     def _blob(self, thread_id: str, channel: str, value: Any) -> bytes:
         return envelope.pack_blob(*self._dump(thread_id, f"$.channel_values.{channel}", value))
 
-    def _dump(self, thread_id: str, path: str, value: Any) -> tuple[str, bytes]:
+    def _dump(self, thread_id: str, path: str, value: Any, *, is_error: bool = False) -> tuple[str, bytes]:
+        if isinstance(value, BaseException) and not is_error and is_faithful(self._serde):
+            raise EntryRejected(
+                partition=thread_id, path=path, reason=f"an exception ({type(value).__name__})",
+                remedy="store its repr() or str()",
+            )  # fmt: skip
         try:
             type_, data = self._serde.dumps_typed(value)
         except Exception as error:

@@ -7,7 +7,7 @@ at least one of them. Where an answer depends on several looks, what moved in be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -36,9 +36,12 @@ class _Look:
     known_cold: bool
     partly_hot: bool
     writes: list[RawWrite]
+    parked: bool = False  # what was found was refused by the sink
 
     @classmethod
-    def at(cls, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str | None) -> _Look:
+    def at(
+        cls, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str | None, *, parked: bool = False
+    ) -> _Look:
         return cls(
             thread_id,
             ns,
@@ -48,6 +51,7 @@ class _Look:
             hot.known_cold(ns),
             hot.has_records(),
             hot.writes(ns, checkpoint_id) if checkpoint_id is not None else [],
+            parked,
         )
 
 
@@ -71,13 +75,20 @@ class Reader:
             look, raw = self._hot(thread_id, ns, wanted, channels)
             if raw is not None:
                 newer = (yield from self._newer_cold(look, raw)) if wanted is None else None
-                if newer is None:
+                if newer is not None:
+                    wanted = newer
+                    continue
+                again = (yield from self._find_cold(look, raw.checkpoint_id)) if look.parked else None
+                if again is None or look.deleted:
                     return (yield from self._complete_hot(look, raw, channels))
-                wanted = newer
+                # Put again after it was refused, and stored: that is what counts now.
+                look = replace(look, writes=raw.writes)
+                if (yield from self._complete_cold(look, again, channels)):
+                    return again
                 continue
             if look.deleted or wanted in look.hidden:
                 return None
-            raw = yield from self._find_cold(look, wanted)
+            raw = yield from self._find_cold(look, wanted, values=channels is None)
             if raw is None:
                 return None
             if wanted is None and look.partly_hot:
@@ -99,7 +110,8 @@ class Reader:
             found = hot.find(ns, wanted)
             if found is None:
                 return _Look.at(hot, thread_id, ns, wanted), None
-            return _Look.at(hot, thread_id, ns, None), hot.load(ns, found, channels)
+            look = _Look.at(hot, thread_id, ns, None, parked=found.parked)
+            return look, hot.load(ns, found, channels)
 
     def _newer_cold(self, look: _Look, raw: RawCheckpoint) -> Steps[str | None]:
         """The id of a cold checkpoint that is newer than the newest hot one."""
@@ -108,11 +120,13 @@ class Reader:
         cold = yield from self._find_cold(look, None)
         return cold.checkpoint_id if cold is not None and cold.checkpoint_id > raw.checkpoint_id else None
 
-    def _find_cold(self, look: _Look, checkpoint_id: str | None) -> Steps[RawCheckpoint | None]:
+    def _find_cold(
+        self, look: _Look, checkpoint_id: str | None, *, values: bool = False
+    ) -> Steps[RawCheckpoint | None]:
         if checkpoint_id is None:
-            find = partial(self._cold.latest, look.thread_id, look.ns, look.hidden)
+            find = partial(self._cold.latest, look.thread_id, look.ns, look.hidden, values=values)
         else:
-            find = partial(self._cold.checkpoint, look.thread_id, look.ns, checkpoint_id)
+            find = partial(self._cold.checkpoint, look.thread_id, look.ns, checkpoint_id, values=values)
         try:
             raw: RawCheckpoint | None = yield find
         except DatabaseUnavailable as error:
@@ -153,7 +167,7 @@ class Reader:
             raw.parent_id = None
         if look.partly_hot:
             with self._buffer.snapshot() as snapshot:  # values of parked entries
-                raw.blobs = HotThread(snapshot, look.thread_id).blobs(look.ns, _missing(raw, channels))
+                raw.blobs |= HotThread(snapshot, look.thread_id).blobs(look.ns, _missing(raw, channels))
         place = (look.thread_id, look.ns, raw.checkpoint_id)
         missing = _missing(raw, channels)
         if missing:

@@ -20,10 +20,8 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from surgetank.checkpoints import serde_forms as forms
-from surgetank.checkpoints.serde_forms import ValueRefused
-from surgetank.checkpoints.serde_leaves import delta_snapshot
-from surgetank.checkpoints.serde_types import Registry
+from surgetank.checkpoints import serde_types as types
+from surgetank.checkpoints.serde_types import ValueRefused
 from surgetank.encode import codes
 from surgetank.exceptions import ConfigurationError
 
@@ -53,7 +51,7 @@ class FaithfulSerializer(JsonPlusSerializer):
             )
         super().__init__(**options)
         self._lg_hook = self._unpack_ext_hook
-        self._registry = Registry(self._allowed_msgpack_modules)
+        self._registry = types.Registry(self._allowed_msgpack_modules)
 
     def with_msgpack_allowlist(self, extra_allowlist: Iterable[Any]) -> FaithfulSerializer:
         widened = super().with_msgpack_allowlist(extra_allowlist)
@@ -62,7 +60,7 @@ class FaithfulSerializer(JsonPlusSerializer):
         clone = copy.copy(self)
         clone.__dict__.update(widened.__dict__)
         clone._lg_hook = widened._unpack_ext_hook  # noqa: SLF001
-        clone._registry = Registry(widened._allowed_msgpack_modules)  # noqa: SLF001
+        clone._registry = types.Registry(widened._allowed_msgpack_modules)  # noqa: SLF001
         return clone
 
     # -- writing
@@ -91,10 +89,10 @@ class FaithfulSerializer(JsonPlusSerializer):
         except ormsgpack.MsgpackEncodeError as error:
             if not _may_be_wrapped(error):
                 raise
-            return ormsgpack.packb(forms.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
+            return ormsgpack.packb(types.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
         # ormsgpack writes bytearray and memoryview as bytes without asking; where no binary header is, there is none.
-        if (0xC4 in data or 0xC5 in data or 0xC6 in data) and forms.has_mutable_bytes(obj):
-            return ormsgpack.packb(forms.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
+        if (0xC4 in data or 0xC5 in data or 0xC6 in data) and types.has_mutable_bytes(obj):
+            return ormsgpack.packb(types.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
         return data
 
     def _default(self, obj: Any) -> Any:
@@ -102,8 +100,20 @@ class FaithfulSerializer(JsonPlusSerializer):
         if shape is not None:
             return ormsgpack.Ext(codes.OBJECT, shape.pack(obj, self._encode))
         code, payload = self._registry.take_apart(obj)
-        is_raw = code in codes.RAW
-        return ormsgpack.Ext(code, payload if is_raw else self._encode(payload))
+        if code in codes.RAW:
+            return ormsgpack.Ext(code, payload)
+        if code < codes.LG_NUMPY:  # LangGraph takes these apart, and doesn't know our forms
+            return ormsgpack.Ext(code, self._encode_for_langgraph(obj, payload))
+        return ormsgpack.Ext(code, self._encode(payload))
+
+    def _encode_for_langgraph(self, obj: Any, payload: Any) -> bytes:
+        try:
+            return ormsgpack.packb(payload, default=self._default, option=_PLAIN)
+        except ormsgpack.MsgpackEncodeError as error:
+            if "surrogate" not in str(error):
+                raise
+            kind = type(obj).__name__
+            raise ValueRefused("", f"a {kind} with a lone surrogate in it", "store its text") from error
 
     def _locate(self, value: Any, error: Exception) -> ValueRefused:
         """Walk to the innermost part that can't be encoded and say where it is."""
@@ -122,15 +132,15 @@ class FaithfulSerializer(JsonPlusSerializer):
         )
 
     def _why(self, value: Any, error: Exception) -> tuple[str, str]:
-        if type(value) not in forms.PLAIN:
+        if type(value) not in types.PLAIN:
             try:  # ormsgpack doesn't pass on what our code raises: ask again
-                self._registry.take_apart(value)
-            except ValueRefused as refused:
-                error = refused
-        return forms.reason(value, error)
+                self._default(value)
+            except (ValueRefused, ormsgpack.MsgpackEncodeError) as again:
+                error = again
+        return types.reason(value, error)
 
     def _failing_child(self, value: Any) -> tuple[str, Any, Exception] | None:
-        for step, child in forms.children(value):
+        for step, child in types.children(value):
             try:
                 self._encode(child)
             except Exception as error:  # noqa: BLE001 - this is the one that is looked for; it is told by its place
@@ -162,7 +172,7 @@ class FaithfulSerializer(JsonPlusSerializer):
         if code >= codes.BIG_INT:
             return self._registry.put_together(code, data, self._decode)
         if code == codes.LG_DELTA:
-            return delta_snapshot(self._decode(data))
+            return types.delta_snapshot(self._decode(data))
         return self._lg_hook(code, data)
 
 
@@ -170,6 +180,11 @@ def _may_be_wrapped(error: Exception) -> bool:
     """Whether the failure is about text or keys that can be carried in another form."""
     text = str(error)
     return "surrogate" in text or "key" in text.lower() or "64-bit" in text
+
+
+def is_faithful(serde: SerializerProtocol) -> bool:
+    """Whether the promise of an equal value holds with this serializer."""
+    return isinstance(serde.serde if isinstance(serde, EncryptedSerializer) else serde, FaithfulSerializer)
 
 
 def faithful(serde: SerializerProtocol | None) -> SerializerProtocol:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import tempfile
 import threading
 import time
@@ -19,9 +20,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from surgetank.cli.demo_graph import scripted_agent
-from surgetank.cli.output import err, out, print_job, seconds, size
+from surgetank.cli.output import Json, err, out, print_job, print_json, seconds, size
 from surgetank.engine import Surgetank
 from surgetank.exceptions import StateCorrupt
+from surgetank.model import FlushJob
 
 if TYPE_CHECKING:
     from surgetank.checkpoints.saver import SurgetankSaver
@@ -34,15 +36,25 @@ def demo(
         Path | None, typer.Option("--home", help="Keep everything in this folder; default a temporary one.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=64, help="Conversations at once.")] = 6,
+    json: Json = False,
 ) -> int:
-    """Run an agent graph, flush it, stop PostgreSQL while a run goes on, start it again. Takes about 15 seconds."""
+    """Run an agent graph, flush it, stop PostgreSQL while a run goes on, start it again. Takes about 15 seconds.
+
+    With --json what is shown goes to stderr, and a summary to stdout.
+    """
+    if json:
+        out.file = sys.stderr
     if home is not None:
-        return _play(home, threads)
-    with tempfile.TemporaryDirectory(prefix="surgetank-demo-", ignore_cleanup_errors=True) as folder:
-        return _play(Path(folder), threads)
+        summary = _play(home, threads)
+    else:
+        with tempfile.TemporaryDirectory(prefix="surgetank-demo-", ignore_cleanup_errors=True) as folder:
+            summary = _play(Path(folder), threads)
+    if json:
+        print_json(summary)
+    return 0
 
 
-def _play(home: Path, threads: int) -> int:
+def _play(home: Path, threads: int) -> dict[str, Any]:
     started = time.monotonic()
     logging.getLogger("surgetank").setLevel(logging.CRITICAL)  # what the log would say is shown below
     _title("1. Start: buffer and embedded PostgreSQL")
@@ -59,13 +71,20 @@ def _play(home: Path, threads: int) -> int:
         out.print(f"   {version} in {home}, ready after {seconds(time.monotonic() - started)}", markup=False)
         _run_agents(saver, threads)
         _show_buffer(tank)
-        _show_flush(tank)
+        job = _show_flush(tank)
         _show_values(tank, saver)
     # From here on the background flush works as it does in production.
     with Surgetank(home, flush_age=0.3, breaker_max=1.0, retry_base=0.2, retry_max=1.0) as tank:
-        _outage(tank)
-    _title(f"Done in {seconds(time.monotonic() - started)}")
-    return 0
+        outage = _outage(tank)
+    took = time.monotonic() - started
+    _title(f"Done in {seconds(took)}")
+    return {
+        "seconds": round(took, 3),
+        "database": version,
+        "threads": threads,
+        "flush": job,
+        "outage": outage,
+    }
 
 
 def _title(text: str) -> None:
@@ -108,7 +127,7 @@ def _show_buffer(tank: Surgetank) -> None:
         )
 
 
-def _show_flush(tank: Surgetank) -> None:
+def _show_flush(tank: Surgetank) -> FlushJob:
     _title("4. Flush")
     job = tank.flush()
     print_job(job)
@@ -129,11 +148,12 @@ def _show_flush(tank: Surgetank) -> None:
         ).fetchone()
         out.print(f"   SQL sees the state:  {row}", markup=False)
     out.print("   flush jobs:", markup=False)
-    for job in tank.jobs(limit=3):
+    for one in tank.jobs(limit=3):
         out.print(
-            f"     {job.id[:12]} {job.trigger:9} {job.status.value} {job.result['rows_flushed']} rows",
+            f"     {one.id[:12]} {one.trigger:9} {one.status.value} {one.result['rows_flushed']} rows",
             markup=False,
         )
+    return job
 
 
 def _show_values(tank: Surgetank, saver: SurgetankSaver) -> None:
@@ -147,7 +167,7 @@ def _show_values(tank: Surgetank, saver: SurgetankSaver) -> None:
         )
 
 
-def _outage(tank: Surgetank) -> None:
+def _outage(tank: Surgetank) -> dict[str, Any]:
     _title("5. PostgreSQL stops while a run goes on")
     saver = tank.checkpointer()
     enough = threading.Event()
@@ -195,6 +215,7 @@ def _outage(tank: Surgetank) -> None:
     )
     if rows != listed or not picture.healthy:
         raise StateCorrupt("The demo's run did not arrive whole.", remedy="please report this.")
+    return {"waited_in_buffer": before, "checkpoints_in_database": rows, "checkpoints_listed": listed}
 
 
 def _wait(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:

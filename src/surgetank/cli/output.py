@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,18 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.engine import Surgetank
 from surgetank.exceptions import ConfigurationError, SurgetankError
 from surgetank.model import FlushJob
 from surgetank.report import to_plain_data
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Without emoji: a thread called "a:smile:b" is shown as it is called.
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 Home = Annotated[
     Path | None,
@@ -43,12 +46,23 @@ def coded(command: Callable[..., int | None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             code = command(*args, **kwargs) or 0
+            sys.stdout.flush()
         except SurgetankError as error:
             echo_error(error)
+            if kwargs.get("json"):
+                print_json(
+                    {"error": {"type": type(error).__name__, "what": error.what, "remedy": error.remedy}}
+                )
             code = 2 if isinstance(error, ConfigurationError) else 1
         except BrokenPipeError:  # the reader of our output has gone
-            sys.stderr.close()
+            # Python flushes once more at its end, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
+        except UnicodeEncodeError as error:
+            err.print(
+                f"surgetank: {ascii(error.object)[:200]} is not valid text ({error.reason})", markup=False
+            )
+            code = 2
         raise typer.Exit(code)
 
     return run
@@ -65,12 +79,11 @@ def engine(
         yield tank
 
 
-def print_json(value: Any) -> None:
-    """JSON on stdout."""
-    data = orjson.dumps(
-        to_plain_data(value), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str
-    )
-    out.print(data.decode(), markup=False)
+def print_json(value: Any, *, one_line: bool = False) -> None:
+    """JSON on stdout, whatever stdout's encoding is; `one_line` for a stream of objects, one each."""
+    plain = sanitize_for_json(to_plain_data(value))
+    sys.stdout.write(json.dumps(plain, allow_nan=False, indent=None if one_line else 2) + "\n")
+    sys.stdout.flush()
 
 
 def echo_error(error: SurgetankError) -> None:
@@ -86,7 +99,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     for row in rows:
         shown.add_row(*("" if cell is None else str(cell) for cell in row))
     width = None if sys.stdout.isatty() else 240
-    Console(highlight=False, markup=False, width=width).print(shown)
+    Console(highlight=False, markup=False, emoji=False, width=width).print(shown)
 
 
 def when(at: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import orjson
 import typer
@@ -105,14 +105,13 @@ def retry(
         for one in parked_id or ():
             _find(tank.parked(), one)
         job = tank.retry_parked(parked_id or None)
-    if job is None:
-        err.print("nothing is parked")
-        return 0
     if json:
-        print_json(job)
+        print_json(job)  # null when nothing is parked
+    elif job is None:
+        err.print("nothing is parked")
     else:
         print_job(job)
-    return exit_code(job)
+    return exit_code(job) if job is not None else 0
 
 
 @app.command()
@@ -121,9 +120,10 @@ def export(
     file: Annotated[Path, typer.Argument(help="File to write, one JSON object a line.")],
     home: Home = None,
     database_url: DatabaseUrl = None,
+    json: Json = False,
 ) -> None:
     """Copy all parked entries to a file (keys and values in base64). Nothing is removed."""
-    with engine(home, database_url, start_database=False) as tank, file.open("xb") as target:
+    with engine(home, database_url, start_database=False) as tank, _new_file(file) as target:
         entries = tank.parked()
         for parked in entries:
             entry = tank.parts.buffer.parked_entry(parked.id)
@@ -137,4 +137,17 @@ def export(
                 "records": records,
             }  # fmt: skip
             target.write(orjson.dumps(body) + b"\n")
-    err.print(f"{len(entries)} entries written to {file}")
+    if json:
+        print_json({"file": str(file), "entries": len(entries)})
+    else:
+        err.print(f"{len(entries)} entries written to {file}", markup=False)
+
+
+def _new_file(file: Path) -> BinaryIO:
+    try:
+        return file.open("xb")
+    except OSError as error:
+        raise ConfigurationError(
+            f"The file {file} can't be written ({error.strerror}).",
+            remedy="name a file that does not exist yet, in a folder that this user may write.",
+        ) from error

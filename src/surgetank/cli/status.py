@@ -29,7 +29,7 @@ def status(
             if watch and not json:
                 out.clear()
             if json:
-                print_json(picture.to_dict())
+                print_json(picture.to_dict(), one_line=watch)
             else:
                 show(picture)
             if not watch:

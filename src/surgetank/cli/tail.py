@@ -6,10 +6,9 @@ import signal
 import threading
 from typing import Annotated
 
-import orjson
 import typer
 
-from surgetank.cli.output import DatabaseUrl, Home, engine, out, when
+from surgetank.cli.output import DatabaseUrl, Home, engine, out, print_json, when
 from surgetank.engine import Surgetank
 from surgetank.events import EventType, Gap, RunEvent
 
@@ -65,14 +64,14 @@ def _show_next(tank: Surgetank, thread: str | None, at: int, *, json: bool, quie
 
 def _show_gap(gap: Gap, *, json: bool) -> None:
     if json:
-        out.print(orjson.dumps(gap.to_dict()).decode(), markup=False)
+        print_json(gap.to_dict(), one_line=True)
     else:
         out.print(f"-- events {gap.after + 1} to {gap.missed_to} are no longer kept --", markup=False)
 
 
 def _show(event: RunEvent, *, json: bool) -> None:
     if json:
-        out.print(orjson.dumps(event.to_dict()).decode(), markup=False)
+        print_json(event.to_dict(), one_line=True)
         return
     data = event.data
     if event.type == EventType.LOG:

@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 
-from surgetank.cli.output import DatabaseUrl, Home, err
+from surgetank.cli.output import DatabaseUrl, Home, Json, err, print_json
 from surgetank.engine import Surgetank
+from surgetank.model import FlushJob, ParkedEntry, PartitionOutcome
 
 
-def worker(home: Home = None, database_url: DatabaseUrl = None) -> int:
+class _Lines:
+    """Tells stdout, one JSON object a line."""
+
+    def say(self, event: str, **fields: object) -> None:
+        print_json({"event": event, "at": time.time(), **fields}, one_line=True)
+
+    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        self.say("partition_failed", job=job.id, outcome=outcome)
+
+    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
+        self.say("entry_parked", job=job.id, entry=entry)
+
+    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """Told with the job."""
+
+    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        self.say("partition_recovered", job=job.id, outcome=outcome)
+
+    def job_finished(self, job: FlushJob) -> None:
+        self.say("job_finished", job=job)
+
+
+def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
     """Flush a buffer in the background until SIGTERM or Ctrl-C.
 
     Any number of workers and applications may share one buffer. When it is told to stop, a worker finishes the
     group that it is writing, gives the rest back, and ends. Applications that leave flushing to workers set
-    SURGETANK_FLUSH_IN_PROCESS=false.
+    SURGETANK_FLUSH_IN_PROCESS=false. With --json each event (started, job_finished, partition_failed,
+    partition_recovered, entry_parked, stopping) is one line of JSON on stdout.
     """
     stop = threading.Event()
 
@@ -24,11 +49,19 @@ def worker(home: Home = None, database_url: DatabaseUrl = None) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    with Surgetank(home, database_url=database_url, flush_in_process=True, flush_on_close=False) as tank:
+    lines = _Lines() if json else None
+    engine = Surgetank(home, database_url=database_url, flush_in_process=True, flush_on_close=False)
+    if lines is not None:
+        engine.add_observer(lines)
+    with engine as tank:
+        if lines is not None:
+            lines.say("started", node=tank.settings.node, buffer=str(tank.parts.buffer.path))
         err.print(f"surgetank worker {tank.settings.node} flushes {tank.parts.buffer.path}", markup=False)
         while not stop.wait(1.0):
             if not tank.parts.scheduler.running:
                 err.print("the flush thread ended unexpectedly; see the log")
                 return 1
         err.print("stopping: finishing what is being written")
+        if lines is not None:
+            lines.say("stopping")
     return 0

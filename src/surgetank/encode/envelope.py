@@ -19,6 +19,7 @@ STREAM = "checkpoints"
 _SEP = b"\x00"
 _IDX_OFFSET = 1 << 31
 MAX_NAME_BYTES = 2048
+MAX_PAIR_BYTES = 2600  # a row of a PostgreSQL index has at most 2704 bytes, and some hold two names
 OPERATION_KEY = b"!"
 HEAD = b"h" + _SEP
 GRAVE = b"g" + _SEP
@@ -178,18 +179,13 @@ def split_blob_key(key: bytes) -> tuple[str, str, str]:
 
 def split_key(key: bytes) -> tuple[str, ...]:
     """The text parts of a checkpoint key, without the leading letter."""
-    return tuple(part.decode() for part in key.split(_SEP)[1:])
+    return tuple(key[2:].decode().split("\x00"))
 
 
 def split_write_key(key: bytes) -> tuple[str, str, str, int]:
     """Namespace, checkpoint id, task id and index of a write key."""
-    ns, checkpoint_id, task_id = key[2:-5].split(_SEP)
-    return (
-        ns.decode(),
-        checkpoint_id.decode(),
-        task_id.decode(),
-        int.from_bytes(key[-4:], "big") - _IDX_OFFSET,
-    )
+    ns, checkpoint_id, task_id = key[2:-5].decode().split("\x00")
+    return ns, checkpoint_id, task_id, int.from_bytes(key[-4:], "big") - _IDX_OFFSET
 
 
 def head_note(ns: str) -> bytes:
@@ -200,6 +196,27 @@ def head_note(ns: str) -> bytes:
 def grave_note(ns: str, checkpoint_id: str) -> bytes:
     """The note of a checkpoint that was deleted with its thread a short while ago."""
     return GRAVE + ns.encode() + _SEP + checkpoint_id.encode()
+
+
+def check_pair(thread_id: str, path: str, *names: str) -> None:
+    """Refuse names that are together longer than a row of an index may be. Raises `EntryRejected`."""
+    if sum(map(len, names)) <= MAX_PAIR_BYTES // 4:  # at most four bytes a character
+        return
+    size = sum(len(name.encode(errors="replace")) for name in names)
+    if size > MAX_PAIR_BYTES:
+        raise EntryRejected(
+            partition=thread_id, path=path, reason=f"{size} bytes, more than {MAX_PAIR_BYTES}",
+            remedy="use shorter names.",
+        )  # fmt: skip
+
+
+def check_all(thread_id: str, place: str, names: Sequence[str]) -> None:
+    """`check_names` for many short names at once. `place` is the path of what has them."""
+    if all(type(name) is str for name in names):
+        joined = "".join(names)
+        if len(joined) <= MAX_NAME_BYTES and joined.isascii() and "\x00" not in joined:
+            return
+    check_names(thread_id, [(f"{place}.{name}", name) for name in names])
 
 
 def check_names(thread_id: str, names: Sequence[tuple[str, str]]) -> None:

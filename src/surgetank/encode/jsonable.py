@@ -15,8 +15,10 @@ import math
 import re
 import sys
 import uuid
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import suppress
+from itertools import islice
 from pathlib import PurePath
 from typing import Any
 
@@ -27,6 +29,7 @@ MAX_ARRAY = 1_000_000
 _INT_BITS = 14_000  # Python refuses to print integers of more than 4300 digits
 _BAD_TEXT = re.compile("[\x00\ud800-\udfff]")
 _REPR = 200
+_CLASS_NAME: Any = type.__dict__["__name__"]
 
 Note = Callable[[str, str], None]  # reason, original
 
@@ -45,8 +48,13 @@ def show(value: Any) -> str:
     try:
         text = repr(value) if not _huge(value) else f"<int of {value.bit_length()} bits>"
     except Exception as error:  # noqa: BLE001 - a hostile __repr__ is shown by what it raised
-        text = f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+        text = f"<{name_of(value)} whose repr raises {name_of(error)}>"
     return _BAD_TEXT.sub("�", text[:_REPR])
+
+
+def name_of(value: Any) -> str:
+    """The name of a value's class, whatever its metaclass makes of `__name__`."""
+    return str(_CLASS_NAME.__get__(type(value)))
 
 
 def _huge(value: Any) -> bool:
@@ -66,22 +74,35 @@ def text_of(value: str, note: Note) -> str:
 
 
 def key_of(key: Any, note: Note) -> str:
-    """The text that stands for a key of any type."""
+    """The text that stands for a key of any type. Never raises."""
+    try:
+        return _key_of(key, note)
+    except Exception as error:  # noqa: BLE001 - a hostile key is shown as far as it can be
+        note(f"the key raises {name_of(error)} when it is looked at", show(key))
+        return show(key)
+
+
+def _key_of(key: Any, note: Note) -> str:
+    if isinstance(key, enum.Enum):
+        return _key_of(key.value, note)
     if isinstance(key, str):
-        return text_of(key.value if isinstance(key, enum.Enum) else key, note)
+        return text_of(key, note)
     if key is None or isinstance(key, bool):
         return {None: "null", True: "true", False: "false"}[key]
-    if isinstance(key, enum.Enum):
-        return key_of(key.value, note)
-    if isinstance(key, float) and not math.isfinite(key):
-        note("key is not a finite number", show(key))
-        return show(key)
-    if isinstance(key, (int, float)):
-        return show(key)
+    if isinstance(key, float):
+        exact = float.__float__(key)
+        if not math.isfinite(exact):
+            note("key is not a finite number", show(exact))
+        return show(exact)
+    if isinstance(key, int):
+        return show(int.__int__(key))
     if isinstance(key, (uuid.UUID, PurePath, decimal.Decimal)):
         return text_of(str(key), note)
     if isinstance(key, (dt.date, dt.time)):
-        return key.isoformat()
+        return text_of(key.isoformat(), note)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(key, numpy.generic) and key.shape == () and key.dtype.kind in "biuf":
+        return _key_of(key.item(), note)
     return show(key)
 
 
@@ -90,8 +111,8 @@ def convert(value: Any, note: Note) -> Any:
     try:
         return _convert(value, note)
     except Exception as error:  # noqa: BLE001 - whatever the object raises becomes part of its marker
-        note(f"it raises {type(error).__name__} when it is looked at", show(value))
-        return f"<{type(value).__name__}>"
+        note(f"it raises {name_of(error)} when it is looked at", show(value))
+        return f"<{name_of(value)}>"
 
 
 def _convert(value: Any, note: Note) -> Any:
@@ -132,11 +153,11 @@ def _decimal(value: decimal.Decimal, note: Note) -> Any:
         return None
     if abs(value.adjusted()) > 4000:
         note("number beyond the range of jsonb, kept as text", show(value))
-        return str(value)
+        return text_of(str(value), note)
     if value == value.to_integral_value():
-        return int(value)
+        return _integer(int(value), note)
     near = float(value)
-    return near if math.isfinite(near) and decimal.Decimal(repr(near)) == value else str(value)
+    return near if math.isfinite(near) and decimal.Decimal(repr(near)) == value else text_of(str(value), note)
 
 
 def _bytes(value: bytes | bytearray | memoryview, note: Note) -> Any:
@@ -148,34 +169,45 @@ def _bytes(value: bytes | bytearray | memoryview, note: Note) -> Any:
 
 
 def _set(value: Set[Any], _: Note) -> Opened:
-    try:
-        items = sorted(value)
-    except TypeError:  # mixed types have no order
-        items = list(value)
+    # As the built-in type walks it: a subclass may give back anything, for ever.
+    items = list(set.__iter__(value) if isinstance(value, set) else frozenset.__iter__(value))  # type: ignore[arg-type]
+    with suppress(TypeError):  # mixed types have no order
+        items.sort()
     return Opened(enumerate(items), is_object=False, identity=id(value))
 
 
 def _sequence(value: Any, _: Note) -> Opened:
-    if hasattr(value, "_asdict"):
-        return Opened(list(value._asdict().items()), is_object=True, identity=id(value))
-    return Opened(enumerate(list(value)), is_object=False, identity=id(value))
+    if isinstance(value, tuple) and callable(as_dict := getattr(value, "_asdict", None)):
+        fields: Any = as_dict()
+        return Opened(list(fields.items()), is_object=True, identity=id(value))
+    base = next(b for b in _SEQUENCES if isinstance(value, b))
+    return Opened(enumerate(list(base.__iter__(value))), is_object=False, identity=id(value))
 
 
-def _mapping(value: Mapping[Any, Any], _: Note) -> Opened:
-    return Opened(list(value.items()), is_object=True, identity=id(value))
+def _mapping(value: Mapping[Any, Any], note: Note) -> Opened:
+    if isinstance(value, dict):
+        base: Any = OrderedDict if isinstance(value, OrderedDict) else dict
+        return Opened(list(base.items(value)), is_object=True, identity=id(value))
+    items = list(islice(value.items(), MAX_ARRAY + 1))
+    if len(items) > MAX_ARRAY:
+        note("mapping too large to be shown whole", "")
+    return Opened(items[:MAX_ARRAY], is_object=True, identity=id(value))
 
 
-def _delta(value: dt.timedelta, _: Note) -> float:
-    return value.total_seconds()
+def _delta(value: dt.timedelta, note: Note) -> float | None:
+    return _float(float(value.total_seconds()), note)
+
+
+_SEQUENCES: tuple[Any, ...] = (list, tuple, deque)
 
 
 _TABLE: list[tuple[Any, Callable[[Any, Note], Any]]] = [
     (Mapping, _mapping),
-    ((list, tuple, deque), _sequence),
+    (_SEQUENCES, _sequence),
     ((set, frozenset), _set),
     ((bytes, bytearray, memoryview), _bytes),
     (decimal.Decimal, _decimal),
-    ((dt.datetime, dt.date, dt.time), lambda value, _: value.isoformat()),
+    ((dt.datetime, dt.date, dt.time), lambda value, note: text_of(value.isoformat(), note)),
     (dt.timedelta, _delta),
     ((uuid.UUID, PurePath), lambda value, note: text_of(str(value), note)),
 ]
@@ -191,11 +223,14 @@ def _by_shape(value: Any, note: Note) -> Any:
             return Opened(fields, is_object=True, identity=id(value))
         if callable(dump := getattr(value, "model_dump", None)):
             dumped: Any = dump()
-            return Opened(list(dumped.items()), is_object=True, identity=id(value))
+            if isinstance(dumped, dict):
+                return Opened(list(dict.items(dumped)), is_object=True, identity=id(value))
+            if not hasattr(dumped, "model_dump"):  # a RootModel; a Mock would dump Mocks for ever
+                return _convert(dumped, note)
         if type(value).__module__ == "ipaddress":
-            return str(value)
+            return text_of(str(value), note)
     note("a type that JSON doesn't have", show(value))
-    return f"<{type(value).__name__}> {show(value)}"
+    return f"<{name_of(value)}> {show(value)}"
 
 
 def _numpy(value: Any, note: Note) -> Any:

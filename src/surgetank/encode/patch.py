@@ -1,27 +1,39 @@
-"""Versions of a value as a chain: a whole blob now and then, between them zstd patches against an older version.
+"""Versions of a value as a chain: a whole blob now and then, between them patches against an older version.
 
-A patch is zstd with the older version as raw dictionary. Position `p` of a chain is patched against
-`p - 8**k`, where `8**k` is the largest power of eight that divides `p`: mostly the version before, every eighth
-time the one eight before, every 64th time the one 64 before. Reading position 511 decodes at most 21 patches, and
-all patches together weigh about 2.6 times what was appended (`python -m bench.chains`). A plain chain weighs once
-that, but reading it decodes hundreds of patches; a binary tree reads eight and weighs 4.5 times.
+A patch is a splice where the versions begin alike, else zstd with the older version as raw dictionary. Position
+`p` of a chain is patched against `p - 8**k`, where `8**k` is the largest power of eight that divides `p`: mostly the
+version before, every eighth time the one eight before, every 64th time the one 64 before. Reading position 511
+decodes at most 21 patches, and all patches together weigh about 2.6 times what was appended
+(`python -m bench.chains`). A plain chain weighs once that, but reading it decodes hundreds of patches; a binary tree
+reads eight and weighs 4.5 times.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import zstandard
 
+from surgetank.encode import splice
 from surgetank.exceptions import StateCorrupt
 
-RAW, WHOLE, PATCH = 0, 1, 2
+RAW, WHOLE, PATCH, SPLICE = 0, 1, 2, 3
 LEVEL = 3
 SMALL = 96  # bytes below which compression costs more than it saves
 RADIX = 8
 MAX_POSITION = RADIX**3 - 1  # at most 21 patches on a path
-MAX_PATCHED = 64 * 1024**2  # larger values are stored whole: zstd's window has to hold both versions
+# Larger values are stored whole: a patch holds both versions in memory, and a writer up to four.
+MAX_PATCHED = 16 * 1024**2
+# Values below this size that share none of a few samples with their base are not tried as a patch: setting zstd up
+# with a dictionary costs more than what it could save.
+_SAMPLED = 4096
+_SAMPLES, _SAMPLE_BYTES = 8, 12
+# A splice that puts in more than this, and an eighth of the value, is left to zstd, which looks farther for likeness.
+_SPLICED = 4096
+_PROBES, _PROBE_BYTES, _WORTH_IT = 8, 64 * 1024, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +58,13 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class Tip:
-    """The newest version of a chain and the older ones that a later patch can need, decoded; oldest first."""
+    """The newest version of a chain and the older ones that a later patch can need, decoded; oldest first.
+
+    `whole_ratio` is what is left of the chain's values when they are compressed whole, as far as it is known.
+    """
 
     path: tuple[_Node, ...]
+    whole_ratio: float = 1.0
 
     @property
     def n(self) -> int:
@@ -66,12 +82,30 @@ class Tip:
         return sum(len(node.raw) for node in self.path)
 
 
+class _Contexts(threading.local):
+    """zstd's contexts, made once per thread: making one costs ten times what compressing a small value does."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_contexts = _Contexts()
+
+
 def compress(data: bytes) -> tuple[int, bytes]:
-    """`data` as it is or compressed, whichever is smaller, with its codec."""
-    if len(data) < SMALL:
+    """`data` (a view will do) as it is or compressed, whichever is smaller, with its codec."""
+    if len(data) < SMALL or (len(data) > MAX_PATCHED and not _compressible(data)):
         return RAW, data
-    packed = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(data)
+    packed = _contexts.compressor.compress(data)
     return (WHOLE, packed) if len(packed) < len(data) else (RAW, data)
+
+
+def _compressible(data: bytes) -> bool:
+    """Whether samples of a large value get smaller: else a second copy of it would be made for nothing."""
+    view, step = memoryview(data), len(data) // _PROBES
+    samples = (view[at : at + _PROBE_BYTES] for at in range(0, len(data) - _PROBE_BYTES, step))
+    return any(len(_contexts.compressor.compress(sample)) < len(sample) * _WORTH_IT for sample in samples)
 
 
 def decompress(codec: int, data: bytes, base: bytes | None = None) -> bytes:
@@ -80,25 +114,54 @@ def decompress(codec: int, data: bytes, base: bytes | None = None) -> bytes:
         return data
     try:
         if codec == WHOLE:
-            return zstandard.ZstdDecompressor().decompress(data)
+            return _contexts.decompressor.decompress(data)
         if base is None:
             raise StateCorrupt("A patch has no base.", remedy="restore the database from a backup.")
-        dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-        return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=1 << 31).decompress(data)
-    except zstandard.ZstdError as error:
+        if codec == SPLICE:
+            found, middle = splice.unpack(data)
+            if len(middle) != found.middle_bytes:
+                middle = _decompress_with(found.dictionary(base), middle)
+            return found.join(base, middle)
+        return _decompress_with(base, data)
+    except (zstandard.ZstdError, ValueError) as error:
         raise StateCorrupt(
             f"Stored bytes can't be decompressed ({error}).", remedy="restore the database from a backup."
         ) from error
 
 
-def make_patch(base: bytes, data: bytes) -> bytes:
-    """`data` as a patch against `base`."""
-    window = max(10, (len(base) + len(data)).bit_length())
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        LEVEL, source_size=len(data), dict_size=len(base), window_log=min(window, 27), write_checksum=True
+def _decompress_with(dictionary: bytes, data: bytes) -> bytes:
+    known = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return zstandard.ZstdDecompressor(dict_data=known, max_window_size=1 << 31).decompress(data)
+
+
+def make_patch(base: bytes, data: bytes) -> tuple[int, bytes]:
+    """`data` as a patch against `base`, with its codec."""
+    found = splice.find(base, data)
+    if found is None or found.new > max(_SPLICED, len(data) // 8):
+        return PATCH, _compress_with(base, data)
+    middle = found.middle(data)
+    if len(middle) >= SMALL:
+        packed = _compress_with(found.dictionary(base), middle)
+        middle = packed if len(packed) < len(middle) else middle
+    return SPLICE, found.pack(middle)
+
+
+def _compress_with(dictionary: bytes, data: bytes) -> bytes:
+    known = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    parameters = _parameters(len(dictionary).bit_length(), len(data).bit_length())
+    return zstandard.ZstdCompressor(dict_data=known, compression_params=parameters).compress(data)
+
+
+@lru_cache(maxsize=1024)
+def _parameters(base_bits: int, data_bits: int) -> zstandard.ZstdCompressionParameters:
+    """Parameters for sizes below these powers of two; the window holds base and data."""
+    return zstandard.ZstdCompressionParameters.from_level(
+        LEVEL,
+        source_size=1 << data_bits,
+        dict_size=1 << base_bits,
+        window_log=min(max(10, max(base_bits, data_bits) + 1), 27),
+        write_checksum=True,
     )
-    dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    return zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters).compress(data)
 
 
 def extend(tip: Tip | None, n: int, data: bytes, *, patchable: bool = True) -> tuple[Blob, Tip | None]:
@@ -110,15 +173,28 @@ def extend(tip: Tip | None, n: int, data: bytes, *, patchable: bool = True) -> t
     if not patchable or len(data) > MAX_PATCHED or len(data) < SMALL:
         codec, packed = compress(data) if patchable else (RAW, data)
         return Blob(n, None, 0, codec, len(data), packed), None
-    if tip is not None and (base := _base(tip)) is not None:
-        packed = make_patch(base.raw, data)
-        spent = base.patch_bytes + len(packed)
-        # A whole blob is tried when the patches on the path weigh a good part of the value itself.
-        if spent * 8 < len(data) or spent < len(compress(data)[1]):
+    whole: tuple[int, bytes] | None = None
+    if tip is not None and (base := _base(tip)) is not None and _alike(base.raw, data):
+        codec, packed = make_patch(base.raw, data)
+        spent, ratio = base.patch_bytes + len(packed), tip.whole_ratio
+        # A whole blob is tried when it may be smaller than the patches on the path.
+        if spent > len(data) * ratio * 3 / 4:
+            whole = compress(data)
+            ratio = len(whole[1]) / len(data)
+        if whole is None or spent < len(whole[1]):
             node = _Node(n, tip.path[-1].position + 1, data, spent)
-            return Blob(n, base.n, node.position, PATCH, len(data), packed), _needed((*tip.path, node))
-    codec, packed = compress(data)
-    return Blob(n, None, 0, codec, len(data), packed), Tip((_Node(n, 0, data, 0),))
+            blob = Blob(n, base.n, node.position, codec, len(data), packed)
+            return blob, Tip(_needed((*tip.path, node)), ratio)
+    codec, packed = whole or compress(data)
+    return Blob(n, None, 0, codec, len(data), packed), Tip((_Node(n, 0, data, 0),), len(packed) / len(data))
+
+
+def _alike(base: bytes, data: bytes) -> bool:
+    """Whether a patch may be worth trying."""
+    if len(data) >= _SAMPLED:
+        return True
+    step = max(1, len(base) // _SAMPLES)
+    return any(base[at : at + _SAMPLE_BYTES] in data for at in range(0, len(base), step))
 
 
 def _base(tip: Tip) -> _Node | None:
@@ -134,19 +210,24 @@ def _base(tip: Tip) -> _Node | None:
     return max(older, key=lambda node: node.position, default=None)
 
 
-def _needed(path: Sequence[_Node]) -> Tip:
-    """A tip of only those nodes that later versions are patched against."""
-    position = path[-1].position
-    floors = {position - position % step for step in (1, RADIX, RADIX**2, RADIX**3)}
-    return Tip(tuple(node for node in path if node.position in floors))
+def _needed(path: Sequence[_Node]) -> tuple[_Node, ...]:
+    """Only those nodes that versions after the newest one are patched against."""
+    floors = _floors(path[-1].position)
+    return tuple(node for node in path if node.position in floors)
+
+
+def _floors(position: int) -> set[int]:
+    return {position - position % step for step in (1, RADIX, RADIX**2, RADIX**3)}
 
 
 def decode_path(blobs: Sequence[Blob]) -> Tip:
     """The tip behind the stored blobs of one path, given from the whole one to the newest. Raises `StateCorrupt`."""
     nodes: list[_Node] = []
+    kept = _floors(blobs[-1].position)
     for blob in blobs:
-        base = nodes[-1] if blob.codec == PATCH and nodes else None
-        if blob.codec == PATCH and (base is None or base.n != blob.base_n):
+        patched = blob.codec in (PATCH, SPLICE)
+        base = nodes[-1] if patched and nodes else None
+        if patched and (base is None or base.n != blob.base_n):
             raise StateCorrupt(
                 f"Version {blob.n} is a patch against version {blob.base_n}, which is missing.",
                 remedy="restore the database from a backup.",
@@ -158,8 +239,11 @@ def decode_path(blobs: Sequence[Blob]) -> Tip:
                 remedy="restore the database from a backup.",
             )
         spent = (base.patch_bytes + len(blob.data)) if base else 0
+        if nodes and nodes[-1].position not in kept:
+            nodes.pop()  # no version needs it any more: large values must not pile up here
         nodes.append(_Node(blob.n, blob.position, raw, spent))
-    return _needed(nodes)
+    root = blobs[0]
+    return Tip(tuple(nodes), len(root.data) / max(1, root.raw_bytes) if root.base_n is None else 1.0)
 
 
 def decode_all(blobs: Sequence[Blob], wanted: set[int]) -> dict[int, bytes]:
@@ -181,4 +265,6 @@ def decode_all(blobs: Sequence[Blob], wanted: set[int]) -> dict[int, bytes]:
         for blob in reversed(path):
             base = raw[blob.base_n] if blob.base_n is not None else None
             raw[blob.n] = decompress(blob.codec, blob.data, base)
+            if len(wanted) == 1 and blob.base_n is not None:
+                del raw[blob.base_n]  # large values must not pile up here
     return {n: raw[n] for n in wanted}

@@ -89,6 +89,10 @@ def _array(inner: list[Any]) -> Any:
 
 
 def _scalar(inner: list[Any]) -> Any:
+    if inner[0][1] == "U":
+        return inner[1].decode("utf-32-be" if inner[0][0] == ">" else "utf-32-le", "surrogatepass")
+    if inner[0][1] == "S":
+        return inner[1]
     shown = _array([inner[0], [1], "C", inner[1]])
     return shown[0] if isinstance(shown, list) else shown
 

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import ormsgpack
 
-from surgetank.encode.jsonable import MAX_DEPTH, Opened, convert, key_of
+from surgetank.encode.jsonable import MAX_DEPTH, MAX_STRING, Opened, convert, key_of, name_of
 from surgetank.model import Replacement
 
 MAX_REPLACEMENTS = 1000
@@ -70,8 +70,9 @@ def sanitize_for_json(value: Any) -> Any:
 
 def dumps_jsonb(value: Any) -> tuple[bytes, tuple[Replacement, ...]]:
     """JSON bytes for a jsonb column, and what was replaced on the way. Never raises."""
-    encoded = _encode(value)
-    if encoded is not None and _bytes_are_clean(encoded, value):
+    packed = _pack(value, _LOOSE)
+    encoded = _encode(value) if packed is not None else None
+    if packed is not None and encoded is not None and _bytes_are_clean(encoded, packed):
         return encoded, ()
     clean = sanitize(value)
     return encode_clean(clean.value), clean.replacements
@@ -84,6 +85,15 @@ def encode_clean(value: Any) -> bytes:
     return encoded if encoded is not None else json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
 
 
+def _pack(value: Any, option: int) -> bytes | None:
+    """msgpack bytes, or None. Asked before orjson, which walks nested tuples until the stack is used up and the
+    process dies; ormsgpack has a limit."""
+    try:
+        return ormsgpack.packb(value, option=option)
+    except _ENCODE_ERRORS:
+        return None
+
+
 def _encode(value: Any) -> bytes | None:
     try:
         return orjson.dumps(value, option=_JSON)
@@ -91,25 +101,17 @@ def _encode(value: Any) -> bytes | None:
         return None
 
 
-def _bytes_are_clean(encoded: bytes, value: Any) -> bool:
-    if b"\\u0000" in encoded:
+def _bytes_are_clean(encoded: bytes, packed: bytes) -> bool:
+    if b"\\u0000" in encoded or len(packed) > MAX_STRING:
         return False
-    if b"null" not in encoded:  # orjson writes NaN as null
-        return True
-    try:
-        return _NOT_FINITE.search(ormsgpack.packb(value, option=_LOOSE)) is None
-    except _ENCODE_ERRORS:
-        return False
+    # orjson writes NaN as null
+    return b"null" not in encoded or _NOT_FINITE.search(packed) is None
 
 
 def _is_clean(value: Any) -> bool:
-    encoded = _encode(value)
-    if encoded is None or b"\\u0000" in encoded:
-        return False
-    try:
-        return _NOT_FINITE.search(ormsgpack.packb(value, option=_STRICT)) is None
-    except _ENCODE_ERRORS:
-        return False
+    packed = _pack(value, _STRICT)
+    encoded = _encode(value) if packed is not None else None
+    return packed is not None and encoded is not None and _bytes_are_clean(encoded, packed)
 
 
 @dataclass(slots=True)
@@ -118,6 +120,7 @@ class _Frame:
     out: dict[str, Any] | list[Any]
     identity: int
     key: Any = None
+    renamed: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -146,10 +149,13 @@ class _Walk:
 
     def _next(self, frame: _Frame) -> tuple[Any, Any] | None:
         try:
-            return next(frame.items, None)
+            step = next(frame.items, None)
+            if step is not None:
+                key, item = step
+                return key, item
         except Exception as error:  # noqa: BLE001 - a container that breaks while it is walked ends there
-            self._note(f"the container raises {type(error).__name__}", "")
-            return None
+            self._note(f"the container raises {name_of(error)}", "")
+        return None
 
     def _open(self, made: Any, open_now: set[int]) -> Any:
         if not isinstance(made, Opened):
@@ -168,18 +174,19 @@ class _Walk:
         if isinstance(parent.out, list):
             parent.out.append(value)
         else:
-            parent.out[self._free_key(parent.out, parent.key)] = value
+            parent.out[self._free_key(parent, parent.out, parent.key)] = value
         if isinstance(made, _Frame):
             self.frames.append(made)
 
-    def _free_key(self, out: dict[str, Any], key: Any) -> str:
+    def _free_key(self, frame: _Frame, out: dict[str, Any], key: Any) -> str:
         name = key if type(key) is str and key.isascii() and "\x00" not in key else key_of(key, self._note)
         if name not in out:
             return name
-        number = 2
+        number = frame.renamed.get(name, 1) + 1
         while f"{name}~{number}" in out:
             number += 1
-        self._note(f"two keys are both {name!r} as text; renamed", repr(type(key).__name__))
+        frame.renamed[name] = number
+        self._note(f"two keys are both {name[:80]!r} as text; renamed", repr(name_of(key)))
         return f"{name}~{number}"
 
     def _note(self, reason: str, original: str) -> None:

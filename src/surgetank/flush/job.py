@@ -1,17 +1,17 @@
 """One flush job: lease what is due, read a bounded group, deliver it, record the honest outcome.
 
-Memory is bounded by the group (`batch_bytes` plus at most one entry), however much waits. Partitions
-take turns, so that a huge one can't starve a small one.
+Memory is bounded by the group (`batch_bytes` plus about one entry), however much waits. Partitions take turns
+(`turns.py`), and what becomes due while a job runs has its turn next, so that a huge one can't starve a small one.
 """
 
 from __future__ import annotations
 
 import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 
 from surgetank.buffer.protocol import Buffer, Due, Leased
@@ -21,8 +21,9 @@ from surgetank.flush.classify import classify, combine
 from surgetank.flush.observer import FlushObserver
 from surgetank.flush.partition import Delivery, Run
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
+from surgetank.flush.turns import Turns
 from surgetank.model import Failure, FailureKind, FlushJob, JobStatus, Lease, PartitionOutcome
-from surgetank.sinks.protocol import Sink, Slice
+from surgetank.sinks.protocol import Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,14 @@ class StreamFlusher:
             return None
         policy = self.policy
         # A half-open breaker lets one small probe through.
-        limit = policy.batch_partitions if state is BreakerState.CLOSED else 1
+        probe = state is not BreakerState.CLOSED
+        limit = 1 if probe else policy.batch_partitions
         due = Due(entries=policy.entries, bytes=policy.bytes, age_s=policy.age_s, limit=limit)
         leased = self._lease(due)
         if not leased:
             return None
-        return self._run("schedule", leased, None, None, stop, again=None)
+        join = None if probe else partial(self._lease, due)
+        return self._run("schedule", leased, None, None, stop, join=join)
 
     def run(
         self,
@@ -123,9 +126,11 @@ class StreamFlusher:
         retry_of: str | None,
         stop: threading.Event,
         *,
-        again: Callable[[set[str]], list[Leased]] | None,
+        again: Callable[[set[str]], list[Leased]] | None = None,
+        join: Callable[[], list[Leased]] | None = None,
         up_to_seq: int | None = None,
     ) -> FlushJob:
+        """`again` leases what is left when all turns were taken, `join` what became due meanwhile."""
         now = self._works.clock()
         job = FlushJob(
             id=self._works.new_id(), stream=self.stream, trigger=trigger, status=JobStatus.RUNNING, created_at=now,
@@ -137,7 +142,7 @@ class StreamFlusher:
             self._buffer.save_job(job)
             with self._heartbeat(job, held):
                 while not stop.is_set():
-                    self._flush(job, leased, held, stop, outcomes)
+                    self._flush(job, leased, held, stop, outcomes, join)
                     if self.breaker.state() is BreakerState.OPEN:
                         break  # the sink is down: asking for each partition would only hammer it
                     failed = {o.partition for o in outcomes if o.failure is not None}
@@ -147,7 +152,7 @@ class StreamFlusher:
                     held.add([x.lease for x in leased])
                 outcomes += self._left_behind(outcomes, up_to_seq, partition)
         except BufferProblem as error:
-            outcomes += _interrupted(outcomes, leased, error)
+            outcomes += _interrupted(outcomes, [*(x.lease for x in leased), *held.all()], error)
         finally:
             self._give_back(held)
         return self._finish(job, outcomes, held, stopped=stop.is_set())
@@ -183,53 +188,44 @@ class StreamFlusher:
         held: _Held,
         stop: threading.Event,
         outcomes: list[PartitionOutcome],
+        join: Callable[[], list[Leased]] | None,
     ) -> None:
         """Flush what was leased; adds what became of each partition, also when the buffer fails on the way."""
-        runs = {x.lease.partition: Run(x.lease, x.state) for x in leased}
+        turns = Turns(self._buffer, self.policy, leased)
+        deadline = self._works.clock() + self.policy.job_s
         try:
-            self._take_turns(runs, held, stop)
-        finally:
-            touched = [r for r in runs.values() if r.entries or r.parked or r.failure is not None]
-            outcomes += [r.outcome() for r in touched]
-            for outcome in outcomes[len(outcomes) - len(touched) :]:
-                self._report(job, outcome)
-
-    def _take_turns(self, runs: dict[str, Run], held: _Held, stop: threading.Event) -> None:
-        turns = deque(runs.values())
-        while turns and not stop.is_set():
-            group, members = self._next_group(turns)
-            if group:
-                self._delivery.deliver(runs, group)
-            for run in members:
-                if not run.closed and not run.exhausted:
-                    turns.append(run)
-                elif run.closed:
+            while turns and not stop.is_set():
+                for run in self._take_turn(turns):
                     held.drop(run.lease)
-            if self.breaker.state() is BreakerState.OPEN:
-                break
-        held.unfinished = held.unfinished or bool(turns)
+                    self._tell(job, run, outcomes)
+                if self.breaker.state() is BreakerState.OPEN:
+                    break
+                if join is not None:
+                    if self._works.clock() >= deadline and turns.all_served:
+                        break
+                    joined = join()
+                    held.add([x.lease for x in joined])
+                    turns.join(joined)
+        finally:
+            held.unfinished = held.unfinished or bool(turns)
+            for run in turns.runs.values():
+                self._tell(job, run, outcomes)
 
-    def _next_group(self, turns: deque[Run]) -> tuple[list[Slice], list[Run]]:
-        """Take partitions in turn until the group is full. Each gives at least one entry."""
-        policy, group, members = self.policy, list[Slice](), list[Run]()
-        entries = size = 0
-        while turns and entries < policy.batch_entries and size < policy.batch_bytes:
-            run = turns.popleft()
-            batch = self._buffer.read(
-                run.lease,
-                after_seq=run.after_seq,
-                max_entries=policy.batch_entries - entries,
-                max_bytes=policy.batch_bytes - size,
-            )
-            members.append(run)
-            if batch:
-                group.append(Slice(run.lease, batch))
-                run.after_seq = batch[-1].seq
-                entries += len(batch)
-                size += sum(e.size for e in batch)
-            else:
-                run.state = replace(run.state, entries=0)  # nothing left: exhausted
-        return group, members
+    def _take_turn(self, turns: Turns) -> list[Run]:
+        """Bring the next group to the sink; returns the partitions that are done with.
+
+        A function of its own, so that one group's entries are let go before the next one's are read.
+        """
+        group, members = turns.next_group()
+        if group:
+            self._delivery.deliver(turns.runs, group)
+        return turns.settle(members)
+
+    def _tell(self, job: FlushJob, run: Run, outcomes: list[PartitionOutcome]) -> None:
+        """Add what became of a partition to the job, and tell it."""
+        if run.touched:
+            outcomes.append(run.outcome())
+            self._report(job, outcomes[-1])
 
     def _report(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         for entry in outcome.parked_entries:
@@ -330,13 +326,10 @@ def _merged(outcomes: Sequence[PartitionOutcome]) -> list[PartitionOutcome]:
 
 
 def _interrupted(
-    outcomes: Sequence[PartitionOutcome], leased: Sequence[Leased], error: BufferProblem
+    outcomes: Sequence[PartitionOutcome], leases: Sequence[Lease], error: BufferProblem
 ) -> list[PartitionOutcome]:
     """The partitions that the buffer's own failure kept from being dealt with."""
     failure = classify(error)
     done = {o.partition for o in outcomes if o.failure is not None}
-    return [
-        PartitionOutcome(x.state.stream, x.state.partition, failure=failure)
-        for x in leased
-        if x.state.partition not in done
-    ]
+    streams = {x.partition: x.stream for x in leases if x.partition not in done}
+    return [PartitionOutcome(stream, partition, failure=failure) for partition, stream in streams.items()]

@@ -46,10 +46,22 @@ class Run:
     next_attempt_at: float | None = None
     closed: bool = False
 
+    served: bool = False
+
+    @property
+    def left(self) -> int:
+        """How many of the entries that waited when the partition was leased have not been dealt with."""
+        return max(0, self.state.entries - self.entries - len(self.parked))
+
     @property
     def exhausted(self) -> bool:
         """True when all that waited when the partition was leased has been dealt with."""
-        return self.entries + len(self.parked) >= self.state.entries
+        return self.left == 0
+
+    @property
+    def touched(self) -> bool:
+        """True when something became of the partition."""
+        return bool(self.entries or self.parked or self.failure is not None)
 
     def outcome(self) -> PartitionOutcome:
         """What became of the partition, for the job's record."""

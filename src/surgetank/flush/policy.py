@@ -14,14 +14,21 @@ from surgetank.model import Failure, FailureKind
 
 @dataclass(frozen=True, slots=True)
 class StreamPolicy:
-    """When a partition of a stream is due (any of the three), and how much is written at once."""
+    """When a partition of a stream is due (any of the three), and how much is written at once.
+
+    Partitions share a batch: each gives at least `share_entries` and `share_bytes` if it has them, more when there
+    is room. A scheduled job ends after `job_s`, once each of its partitions has had a turn.
+    """
 
     entries: int = 1000
     bytes: int = 4 * 1024**2
     age_s: float = 1.0
     batch_entries: int = 2000
     batch_bytes: int = 8 * 1024**2
-    batch_partitions: int = 1000
+    batch_partitions: int = 2000
+    share_entries: int = 64
+    share_bytes: int = 256 * 1024
+    job_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

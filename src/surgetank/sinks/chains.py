@@ -51,6 +51,10 @@ class ThreadCache:
         self._threads: OrderedDict[str, tuple[Thread, int]] = OrderedDict()
         self._size = 0
 
+    def knows(self, thread_id: str) -> bool:
+        """Whether the thread was written lately, so that it is in the database."""
+        return thread_id in self._threads
+
     def recall(self, thread: Thread) -> None:
         """Fill in what is remembered, if nobody wrote to the thread since."""
         known = self._threads.get(thread.thread_id)

@@ -89,7 +89,7 @@ def _rebase(cursor: Rows, ns_pk: int, channel: str, base_of: dict[int, int | Non
         if ancestor is None:
             codec, data = patch.compress(values[n])
         else:
-            codec, data = patch.PATCH, patch.make_patch(values[ancestor], values[n])
+            codec, data = patch.make_patch(values[ancestor], values[n])
         cursor.execute(SQL["rebase_blob"], (ancestor, codec, data, ns_pk, channel, n))
         base_of[n] = ancestor
 

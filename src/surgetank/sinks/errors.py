@@ -20,7 +20,7 @@ from surgetank.database.queries import queries
 from surgetank.encode.errors import Audit, ErrorGroup, ErrorReport, fold, group_id, unpack
 from surgetank.events import Severity
 from surgetank.model import Entry
-from surgetank.sinks.progress import Rows, advance, fence
+from surgetank.sinks.progress import Rows, fence
 from surgetank.sinks.protocol import Slice, Written
 
 SQL = queries("telling")
@@ -53,9 +53,7 @@ class PostgresErrorSink:
             cursor.execute(SQL["claim_errors"], {"ids": ids})
             cursor.execute(SQL["lock_errors"], {"ids": ids})
             groups = {row["fingerprint"]: group_of(row) for row in cursor.fetchall()}
-            written = [_write_group(cursor, name, groups.get(name), entries) for name, entries in parts]
-            advance(cursor, slices, buffer_id)
-        return written
+            return [_write_group(cursor, name, groups.get(name), entries) for name, entries in parts]
 
 
 def group_of(row: Mapping[str, Any]) -> ErrorGroup:

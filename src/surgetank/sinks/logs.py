@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode.logline import LogLine
-from surgetank.sinks.progress import advance, fence
+from surgetank.sinks.progress import fence
 from surgetank.sinks.protocol import Slice, Written
 
 SQL = queries("telling")
@@ -58,5 +58,4 @@ class PostgresLogSink:
                             )  # fmt: skip
                             rows, size = rows + 1, size + len(record.value)
                     written.append(Written(rows=rows, size=size))
-            advance(cursor, slices, buffer_id)
         return written

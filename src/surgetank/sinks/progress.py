@@ -22,7 +22,10 @@ Rows = Cursor[dict[str, Any]]
 
 
 def fence(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> list[tuple[str, list[Entry]]]:
-    """Take the partitions; returns each with the entries that are not yet written. Raises `LeaseLost`."""
+    """Take the partitions and move them on; returns each with the entries that are not yet written.
+
+    Raises `LeaseLost`.
+    """
     cursor.execute(
         SQL["fence"],
         {
@@ -30,9 +33,10 @@ def fence(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> list[tuple[s
             "streams": [s.lease.stream for s in slices],
             "partitions": [s.lease.partition for s in slices],
             "tokens": [s.lease.token for s in slices],
+            "seqs": [s.entries[-1].seq for s in slices],
         },
     )
-    written = {row["partition"]: row["seq"] for row in cursor.fetchall()}
+    written = {row["partition"]: row["seq_before"] for row in cursor.fetchall()}
     lost = [s.lease.partition for s in slices if s.lease.partition not in written]
     if lost:
         raise LeaseLost(
@@ -40,16 +44,3 @@ def fence(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> list[tuple[s
             remedy="nothing to do: whoever holds the partition now flushes it.",
         )
     return [(s.lease.partition, [e for e in s.entries if e.seq > written[s.lease.partition]]) for s in slices]
-
-
-def advance(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> None:
-    """Remember how far the partitions are written now."""
-    cursor.execute(
-        SQL["advance"],
-        {
-            "buffer_id": buffer_id,
-            "streams": [s.lease.stream for s in slices],
-            "partitions": [s.lease.partition for s in slices],
-            "seqs": [s.entries[-1].seq for s in slices],
-        },
-    )

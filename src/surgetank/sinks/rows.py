@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import ormsgpack
 
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord, Operation, WriteRecord
-from surgetank.encode.patch import compress, decompress
+from surgetank.encode.patch import MAX_PATCHED, compress, decompress
 from surgetank.exceptions import EntryRejected
 from surgetank.model import Entry, Replacement
 
@@ -40,8 +40,10 @@ class Batch:
     @property
     def namespaces(self) -> set[tuple[str, str]]:
         """Threads and namespaces that have rows."""
-        keys: list[tuple[Any, ...]] = [*self.checkpoints, *self.writes, *(key for key, _ in self.blobs)]
-        return {key[:2] for key in keys}
+        found = {key[:2] for key in self.checkpoints}
+        found.update(key[:2] for key in self.writes)
+        found.update(key[:2] for key, _ in self.blobs)
+        return found
 
     def drop_late_writes(self, buried: set[CheckpointKey]) -> None:
         """Leave out writes that came after the deletion of the checkpoint that they belong to."""
@@ -99,7 +101,7 @@ def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[C
         kind = record.key[:1]
         if kind == b"b":
             ns, channel, version = envelope.split_blob_key(record.key)
-            blobs.append(((thread, ns, channel, version), envelope.unpack_blob(record.value)))
+            blobs.append(((thread, ns, channel, version), _blob(record.value)))
         elif kind == b"c":
             dropped = not _add_checkpoint(whole, batch, thread, entry, record.key, record.value, dead)
         elif kind == b"w":
@@ -114,6 +116,14 @@ def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[C
     batch.blobs += blobs
     if entry.replayed:
         batch.replayed |= {key for key, _ in blobs}
+
+
+def _blob(value: bytes) -> tuple[str, bytes]:
+    """Type and bytes of a channel value; of a large one a view, so that it isn't copied."""
+    if len(value) <= MAX_PATCHED:
+        return envelope.unpack_blob(value)
+    end = 1 + value[0]
+    return value[1:end].decode(), cast("bytes", memoryview(value)[end:])
 
 
 def _add_checkpoint(

@@ -1,27 +1,25 @@
 -- Queries of the PostgreSQL sink (sinks/postgres.py). Parameters only; the index each relies on is named.
 
 -- name: fence
--- Take the partitions' rows for this transaction, unless a newer token was there. Primary key.
+-- Take the partitions' rows for this transaction and move them on, unless a newer token was there; returns where they
+-- stood. Primary key.
 INSERT INTO surgetank.partition_progress AS p (buffer_id, stream, partition, token, seq)
-SELECT %(buffer_id)s, u.stream, u.partition, u.token, 0
-FROM unnest(%(streams)s::text[], %(partitions)s::text[], %(tokens)s::bigint[]) AS u (stream, partition, token)
+SELECT %(buffer_id)s, u.stream, u.partition, u.token, u.seq
+FROM unnest(%(streams)s::text[], %(partitions)s::text[], %(tokens)s::bigint[], %(seqs)s::bigint[])
+    AS u (stream, partition, token, seq)
 ORDER BY u.stream, u.partition
-ON CONFLICT (buffer_id, stream, partition) DO UPDATE SET token = excluded.token
+ON CONFLICT (buffer_id, stream, partition) DO UPDATE
+    SET token = excluded.token, seq = greatest(p.seq, excluded.seq), seq_before = p.seq, updated_at = now()
 WHERE p.token <= excluded.token
-RETURNING p.partition, p.seq
-
--- name: advance
--- Remember how far the partitions are written. Primary key.
-UPDATE surgetank.partition_progress p SET seq = greatest(p.seq, u.seq), updated_at = now()
-FROM unnest(%(streams)s::text[], %(partitions)s::text[], %(seqs)s::bigint[]) AS u (stream, partition, seq)
-WHERE p.buffer_id = %(buffer_id)s AND p.stream = u.stream AND p.partition = u.partition
+RETURNING p.partition, p.seq_before
 
 -- name: touch_threads
--- Make the threads, or lock their rows until the end of the transaction: one writer per thread. Primary key.
-INSERT INTO surgetank.threads AS t (thread_id)
-SELECT u.thread_id FROM unnest(%(threads)s::text[]) AS u (thread_id) ORDER BY u.thread_id
+-- Make the threads with their first state, or lock their rows until the end of the transaction: one writer per
+-- thread. Items: [thread, checkpoint, versions, state]. Primary key.
+INSERT INTO surgetank.threads AS t (thread_id, checkpoint_id, versions, state)
+SELECT item ->> 0, item ->> 1, item -> 2, item -> 3 FROM jsonb_array_elements(%(items)s) AS u (item) ORDER BY 1
 ON CONFLICT (thread_id) DO UPDATE SET updated_at = now(), revision = t.revision + 1
-RETURNING t.thread_id, t.revision, t.checkpoint_id, t.versions
+RETURNING t.thread_id, t.revision, t.checkpoint_id, CASE WHEN t.revision > 1 THEN t.versions END AS versions
 
 -- name: new_namespaces
 -- Make the namespaces that are not there yet. Unique (thread_id, checkpoint_ns).
@@ -86,7 +84,7 @@ SELECT f.n, f.type, array_agg(p.n ORDER BY p.n) AS ns, array_agg(p.base_n ORDER 
 FROM found f CROSS JOIN path p GROUP BY f.n, f.type
 
 -- name: copy_checkpoints
-COPY surgetank.checkpoints (ns_pk, checkpoint_id, parent_id, codec, body, metadata, scalars)
+COPY surgetank.checkpoints (ns_pk, checkpoint_id, parent_id, codec, metadata, scalars, body)
 FROM STDIN (FORMAT BINARY)
 
 -- name: copy_blobs
@@ -107,10 +105,12 @@ WHERE ns_pk = %s AND checkpoint_id = %s
 UPDATE surgetank.checkpoint_writes SET task_path = %s, channel = %s, codec = %s, type = %s, data = %s
 WHERE ns_pk = %s AND checkpoint_id = %s AND task_id = %s AND idx = %s
 
--- name: save_state
--- The latest state of threads, projected. Primary key.
-UPDATE surgetank.threads SET checkpoint_id = %s, versions = %s, state = (state - %s::text[]) || %s
-WHERE thread_id = %s
+-- name: save_states
+-- The latest state of threads, projected. Items: [thread, checkpoint, versions, channels that are gone, channels that
+-- changed]. Primary key.
+UPDATE surgetank.threads t SET checkpoint_id = item ->> 1, versions = item -> 2,
+    state = (t.state - ARRAY(SELECT jsonb_array_elements_text(item -> 3))) || (item -> 4)
+FROM jsonb_array_elements(%(items)s) AS u (item) WHERE t.thread_id = item ->> 0
 
 -- name: deletions
 -- Checkpoints deleted lately with these threads and not put again since. Index thread_deletions_thread_idx.

@@ -1,0 +1,292 @@
+"""Leasing, reading and acknowledging partitions of the SQLite buffer, many in one transaction.
+
+Every step is one short transaction, however many partitions it is about: ten thousand partitions with one entry
+each must cost little more than one partition with ten thousand.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Due, Leased, Place
+from surgetank.buffer.sqlite_chain import MIN_BYTES, free, whole
+from surgetank.buffer.sqlite_read import after
+from surgetank.buffer.sqlite_rows import SLOT_BITS, STATE, state_of
+from surgetank.exceptions import LeaseLost
+from surgetank.model import Entry, Lease, Record
+
+# A lease that was taken further in the future than this was taken before the clock was set back.
+_CLOCK_STEP_S = 60.0
+# Larger values are read piece by piece into their final place: SQLite would make a copy of its own of the whole.
+_LARGE = 1024**2
+_COUNT_OUT = (
+    "UPDATE partitions SET entries = entries - :entries, bytes = bytes - :bytes, oldest_at = (SELECT accepted_at"
+    " FROM records WHERE partition_id = :id AND parked = 0 ORDER BY id LIMIT 1)"
+)
+_STORED = (
+    "SELECT sum(length(key) + length(value)) FROM records"
+    " WHERE partition_id = ? AND parked = 0 AND id >= ? AND id < ?"
+)
+
+
+class SQLiteLeaseSide:
+    """Leases and what is done under them. Mixed into `SQLiteBuffer`, which owns the connections."""
+
+    _clock: Callable[[], float]
+    _write: Callable[[], AbstractContextManager[sqlite3.Connection]]
+    _read: Callable[[], AbstractContextManager[sqlite3.Connection]]
+    _made_space: Callable[[], None]
+
+    # -- leases
+
+    def lease(self, stream: str, due: Due, *, owner: str, ttl_s: float) -> list[Leased]:
+        now = self._clock()
+        chosen, parameters = _due_sql(stream, due, now)
+        with self._read() as connection:  # a look without the write lock: idle polling costs writers nothing
+            if (
+                connection.execute(f"SELECT 1 FROM partitions WHERE {chosen} LIMIT 1", parameters).fetchone()
+                is None
+            ):
+                return []
+        with self._write() as connection:
+            ids = connection.execute(
+                f"SELECT id FROM partitions WHERE {chosen} ORDER BY oldest_at LIMIT :limit", parameters
+            ).fetchall()
+            (next_token,) = connection.execute(
+                "UPDATE totals SET next_token = next_token + ? RETURNING next_token", (len(ids),)
+            ).fetchone()
+            rows = connection.execute(
+                "UPDATE partitions SET token = ? + choice.key, owner = ?, leased_at = ?, lease_until = ?"
+                f" FROM json_each(?) AS choice WHERE partitions.id = choice.value RETURNING token, {STATE}",
+                (next_token - len(ids), owner, now, now + ttl_s, json.dumps([id_ for (id_,) in ids])),
+            ).fetchall()
+        leased = []
+        for token, *row in sorted(rows, key=lambda row: row[0]):
+            state = state_of(row)
+            leased.append(Leased(Lease(stream, state.partition, token, owner, now + ttl_s), state))
+        return leased
+
+    def renew(self, leases: Sequence[Lease], *, ttl_s: float) -> list[Lease]:
+        now = self._clock()
+        until = now + ttl_s
+        kept: list[Lease] = []
+        with self._write() as connection:
+            for lease in leases:
+                changed = connection.execute(
+                    "UPDATE partitions SET leased_at = ?, lease_until = ?"
+                    " WHERE stream = ? AND name = ? AND token = ? AND lease_until > 0",
+                    (now, until, lease.stream, lease.partition, lease.token),
+                ).rowcount
+                if changed:
+                    kept.append(Lease(lease.stream, lease.partition, lease.token, lease.owner, until))
+        return kept
+
+    def release(self, leases: Sequence[Lease]) -> None:
+        with self._write() as connection:
+            connection.executemany(
+                "UPDATE partitions SET lease_until = 0, owner = NULL WHERE stream = ? AND name = ? AND token = ?",
+                [(lease.stream, lease.partition, lease.token) for lease in leases],
+            )
+
+    @staticmethod
+    def _held(connection: sqlite3.Connection, lease: Lease) -> int | None:
+        """The partition's id if this lease is still the newest one and was not given back."""
+        row = connection.execute(
+            "SELECT id FROM partitions WHERE stream = ? AND name = ? AND token = ? AND lease_until > 0",
+            (lease.stream, lease.partition, lease.token),
+        ).fetchone()
+        return int(row[0]) if row else None
+
+    def _require(self, connection: sqlite3.Connection, lease: Lease) -> int:
+        partition_id = self._held(connection, lease)
+        if partition_id is None:
+            raise LeaseLost(
+                f"The lease {lease.token} of {lease.stream}/{lease.partition} is no longer held by {lease.owner}.",
+                remedy="nothing to do: whoever holds the partition now flushes it.",
+            )
+        return partition_id
+
+    # -- reading and acknowledging
+
+    def read(self, lease: Lease, *, after_seq: int = 0, max_entries: int, max_bytes: int) -> list[Entry]:
+        place = Place(lease, after_seq)
+        (entries,) = self.read_many(
+            [place],
+            share_entries=max_entries,
+            share_bytes=max_bytes,
+            max_entries=max_entries,
+            max_bytes=max_bytes,
+        )
+        return entries
+
+    def read_many(
+        self,
+        places: Sequence[Place],
+        *,
+        share_entries: int,
+        share_bytes: int,
+        max_entries: int,
+        max_bytes: int,
+    ) -> list[list[Entry]]:
+        batches: list[list[Entry]] = []
+        entries = size = 0
+        with self._read() as connection:
+            for place in places:
+                if batches and (entries >= max_entries or size >= max_bytes):
+                    break
+                batch, taken = _gather(
+                    connection,
+                    place,
+                    min(share_entries, max_entries - entries),
+                    min(share_bytes, max_bytes - size),
+                )
+                batches.append(batch)
+                entries += len(batch)
+                size += taken
+        return batches
+
+    def ack(self, acks: Sequence[Ack]) -> list[Lease]:
+        lost: list[Lease] = []
+        with self._write() as connection:
+            held: list[tuple[int, Ack]] = []
+            for ack in acks:
+                partition_id = self._held(connection, ack.lease)
+                if partition_id is None:
+                    lost.append(ack.lease)
+                else:
+                    held.append((partition_id, ack))
+            self._remove(connection, [(id_, ack) for id_, ack in held if ack.entries])
+            self._keep_notes(connection, held)
+            connection.executemany(
+                "UPDATE partitions SET lease_until = 0, owner = NULL WHERE id = ?",
+                [(id_,) for id_, ack in held if ack.release],
+            )
+        self._made_space()
+        return lost
+
+    def _remove(self, connection: sqlite3.Connection, held: Sequence[tuple[int, Ack]]) -> None:
+        """Remove acknowledged entries, and what was remembered of failures before."""
+        ranges, counts = [], []
+        records = entries = size = 0
+        for partition_id, ack in held:
+            place = (
+                partition_id,
+                ack.entries[0].seq << SLOT_BITS,
+                (ack.entries[-1].seq + 1) << SLOT_BITS,
+            )
+            ranges.append(place)
+            free(connection, *place)
+            (taken,) = connection.execute(_STORED, place).fetchone()  # may be less than what was read
+            assert taken is not None, f"acknowledged entries of {ack.lease.partition!r} that are not there"
+            records += sum(len(entry.records) for entry in ack.entries)
+            counts.append({"id": partition_id, "entries": len(ack.entries), "bytes": taken})
+            entries += len(ack.entries)
+            size += taken
+        gone = connection.executemany(
+            "DELETE FROM records WHERE partition_id = ? AND parked = 0 AND id >= ? AND id < ?", ranges
+        ).rowcount
+        # Entries are read in order and without gaps; anything else would acknowledge what was not written.
+        assert max(gone, 0) == records, f"acknowledged {records} records, found {gone}"
+        connection.executemany(
+            f"{_COUNT_OUT}, attempts = 0, next_attempt_at = 0, failing_since = NULL, failure = NULL WHERE id = :id",
+            counts,
+        )
+        connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (entries, size))
+
+    def _keep_notes(self, connection: sqlite3.Connection, held: Sequence[tuple[int, Ack]]) -> None:
+        now = self._clock()
+        connection.executemany(
+            "DELETE FROM notes WHERE partition_id = ? AND key >= ? AND key < ?",
+            [(id_, prefix, after(prefix)) for id_, ack in held for prefix in ack.forget],
+        )
+        connection.executemany(
+            "INSERT INTO notes VALUES (?, ?, ?, ?, NULL)"
+            " ON CONFLICT DO UPDATE SET value = max(value, excluded.value), noted_at = excluded.noted_at",
+            [(id_, key, value, now) for id_, ack in held for key, value in ack.maxima.items()],
+        )
+        for id_, ack in held:
+            if ack.passing:
+                self._note(connection, id_, ack.passing)
+
+    @staticmethod
+    def _count_out(connection: sqlite3.Connection, partition_id: int, entries: int, size: int) -> None:
+        connection.execute(
+            f"{_COUNT_OUT} WHERE id = :id", {"id": partition_id, "entries": entries, "bytes": size}
+        )
+
+    def _note(
+        self, connection: sqlite3.Connection, partition_id: int, passing: Mapping[bytes, bytes]
+    ) -> None:
+        now = self._clock()
+        connection.executemany(
+            "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?, ?)",
+            [(partition_id, key, value, now, now + NOTE_TTL_S) for key, value in passing.items()],
+        )
+
+
+def _due_sql(stream: str, due: Due, now: float) -> tuple[str, dict[str, object]]:
+    clauses = [
+        "stream = :stream",
+        "oldest_at IS NOT NULL",
+        "(lease_until <= :now OR leased_at > :now + :clock_step)",
+    ]
+    parameters: dict[str, object] = {
+        "stream": stream, "now": now, "clock_step": _CLOCK_STEP_S, "limit": due.limit,
+    }  # fmt: skip
+    if due.partition is not None:
+        clauses.append("name = :partition")
+        parameters["partition"] = due.partition
+    if not due.force:
+        clauses.append("(next_attempt_at <= :now OR next_attempt_at > :attempt_horizon)")
+        clauses.append(
+            "(entries >= :entries OR bytes >= :bytes OR oldest_at <= :old OR oldest_at > :now + 1)"
+        )
+        parameters |= {
+            "attempt_horizon": now + due.max_horizon_s, "entries": due.entries, "bytes": due.bytes,
+            "old": now - due.age_s,
+        }  # fmt: skip
+    return " AND ".join(clauses), parameters
+
+
+def _gather(
+    connection: sqlite3.Connection, place: Place, max_entries: int, max_bytes: int
+) -> tuple[list[Entry], int]:
+    """The next entries of one partition, and their bytes."""
+    lease = place.lease
+    rows: Iterable[tuple[Any, ...]] = connection.execute(
+        "SELECT r.id, r.base, r.key, CASE WHEN length(r.value) <= ? THEN r.value END, r.accepted_at, r.replays"
+        " FROM partitions p JOIN records r ON r.partition_id = p.id"
+        " WHERE p.stream = ? AND p.name = ? AND r.parked = 0 AND r.id >= ? ORDER BY r.id",
+        (_LARGE, lease.stream, lease.partition, (place.after_seq + 1) << SLOT_BITS),
+    )
+    entries: list[Entry] = []
+    records: list[Record] = []
+    current, taken = -1, 0
+    accepted, replayed = 0.0, False
+    made: dict[int, bytes] = {}  # a difference is mostly from a value that was just made
+    for id_, base, key, value, accepted_at, replays in rows:
+        seq = id_ >> SLOT_BITS
+        if seq != current:
+            if records:
+                entries.append(
+                    Entry(lease.stream, lease.partition, current, tuple(records), accepted, replayed)
+                )
+            if entries and (len(entries) >= max_entries or taken >= max_bytes):
+                return entries, taken
+            current, records, accepted, replayed = seq, [], accepted_at, replays > 0
+        if value is None:
+            with connection.blobopen("records", "value", id_, readonly=True) as blob:
+                value = blob.read()  # noqa: PLW2901
+        if base is not None:
+            value = whole(connection, base, value, made.get)  # noqa: PLW2901
+        if len(value) >= MIN_BYTES:
+            made[id_] = value
+        records.append(Record(key, value))
+        taken += len(key) + len(value)
+    if records:
+        entries.append(Entry(lease.stream, lease.partition, current, tuple(records), accepted, replayed))
+    return entries, taken

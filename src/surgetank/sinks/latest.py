@@ -1,0 +1,160 @@
+"""The latest state of each thread, for SQL: what a batch says about it, and one statement for many threads.
+
+A **draft** is made from the batch alone. A thread that is new is inserted with it at once; for one that was there,
+only the channels that changed are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from psycopg import Cursor
+from psycopg.types.json import Jsonb
+
+from surgetank.database.queries import queries
+from surgetank.encode import envelope
+from surgetank.encode.envelope import CheckpointRecord
+from surgetank.model import Replacement
+from surgetank.sinks import deletion, projection
+from surgetank.sinks.chains import Thread
+from surgetank.sinks.rows import Batch, BlobKey
+from surgetank.sinks.tally import Tally
+
+SQL = queries("flush")
+_STATEMENT_BYTES = 4 * 1024**2  # of JSON in one statement, about
+
+Rows = Cursor[dict[str, Any]]
+Shown = tuple[bytes, tuple[Replacement, ...]]
+
+
+@dataclass(slots=True)
+class Draft:
+    """A thread's newest checkpoint in a batch, and the values that the batch has of it.
+
+    `replayed`: some of its values may be stored already, in another form.
+    """
+
+    checkpoint_id: str
+    versions: dict[str, str]
+    values: dict[str, tuple[str, bytes]]
+    replayed: bool
+    shown: dict[str, Shown] = field(default_factory=dict)
+
+    def show(self, channel: str, value: tuple[str, bytes]) -> Shown:
+        """A value of the channel as JSON, and what was replaced in it."""
+        if channel not in self.shown:
+            self.shown[channel] = projection.project(channel, *value)
+        return self.shown[channel]
+
+    def whole(self) -> bytes:
+        """The state of a thread that has nothing else."""
+        shown = [(c, self.show(c, value)[0]) for c, value in self.values.items() if _is_shown(c)]
+        return projection.join(shown)
+
+    def replaced(self) -> list[Replacement]:
+        """What was replaced in all that was shown so far."""
+        return [replacement for _, replaced in self.shown.values() for replacement in replaced]
+
+
+def drafts(batch: Batch) -> dict[str, Draft]:
+    """The newest root checkpoint of each thread in the batch."""
+    newest: dict[str, tuple[str, CheckpointRecord]] = {}
+    for (thread_id, ns, checkpoint_id), record in batch.checkpoints.items():
+        if ns == "" and checkpoint_id >= newest.get(thread_id, ("",))[0]:
+            newest[thread_id] = (checkpoint_id, record)
+    values: dict[BlobKey, tuple[str, bytes]] = dict(batch.blobs)  # of a version put twice the last counts
+    found: dict[str, Draft] = {}
+    for thread_id, (checkpoint_id, record) in newest.items():
+        versions = _versions(record)
+        keys = [(channel, (thread_id, "", channel, version)) for channel, version in versions.items()]
+        replayed = bool(batch.replayed) and any(key in batch.replayed for _, key in keys)
+        known = {} if replayed else {c: values[key] for c, key in keys if key in values}
+        found[thread_id] = Draft(checkpoint_id, versions, known, replayed)
+    return found
+
+
+def _versions(record: CheckpointRecord) -> dict[str, str]:
+    """The channels that have a value: the cold reader finds them by these."""
+    versions = envelope.read_structure(record.structure)["channel_versions"]
+    present = [c for c in record.present if c in versions]
+    return {c: envelope.version_text(versions[c]) for c in present[: projection.MAX_CHANNELS]}
+
+
+def _is_shown(channel: str) -> bool:
+    """Whether the projection shows the channel: LangGraph's own bookkeeping it leaves out."""
+    return not channel.startswith(("branch:", "__"))
+
+
+def touch(cursor: Rows, thread_ids: Iterable[str], found: Mapping[str, Draft]) -> list[Thread]:
+    """Make the threads with their drafts, or lock those that are there; one `Thread` each."""
+    items = (_first_item(thread_id, found.get(thread_id)) for thread_id in thread_ids)
+    threads: list[Thread] = []
+    for statement in _statements(items):
+        cursor.execute(SQL["touch_threads"], {"items": statement})
+        for row in cursor.fetchall():
+            thread = Thread(row["thread_id"], row["revision"], row["checkpoint_id"], row["versions"] or {})
+            threads.append(thread)
+    return threads
+
+
+def _first_item(thread_id: str, draft: Draft | None) -> bytes:
+    if draft is None:
+        return b"[%b,null,{},{}]" % orjson.dumps(thread_id)
+    return b"[%b,%b,%b]" % (
+        orjson.dumps(thread_id),
+        orjson.dumps(draft.checkpoint_id),
+        orjson.dumps(draft.versions) + b"," + draft.whole(),
+    )
+
+
+def save(
+    cursor: Rows, threads: Mapping[str, Thread], found: Mapping[str, Draft], tallies: Mapping[str, Tally]
+) -> None:
+    """Write what the drafts change in threads that were there."""
+    for statement in _statements(_changes(cursor, threads, found, tallies)):
+        cursor.execute(SQL["save_states"], {"items": statement})
+
+
+def _changes(
+    cursor: Rows, threads: Mapping[str, Thread], found: Mapping[str, Draft], tallies: Mapping[str, Tally]
+) -> Iterator[bytes]:
+    for thread_id, draft in found.items():
+        thread = threads[thread_id]
+        if draft.checkpoint_id < (thread.checkpoint_id or ""):
+            continue
+        parts: list[tuple[str, bytes]] = []
+        for channel, version in draft.versions.items():
+            if thread.versions.get(channel) == version or not _is_shown(channel):
+                continue
+            value = draft.values.get(channel)
+            if value is None:
+                value = deletion.load_value(cursor, thread.ns_pks[""], channel, version)
+            if value is not None:
+                encoded, replaced = draft.show(channel, value)
+                parts.append((channel, encoded))
+                tallies[thread_id].replaced += replaced
+        gone = [name for name in thread.versions if name not in draft.versions]
+        thread.checkpoint_id, thread.versions = draft.checkpoint_id, draft.versions
+        texts: Sequence[Any] = (thread_id, draft.checkpoint_id, draft.versions, gone)
+        yield orjson.dumps(texts)[:-1] + b"," + projection.join(parts) + b"]"
+
+
+def _statements(items: Iterable[bytes]) -> Iterator[Jsonb]:
+    """JSON arrays of items, of bounded size."""
+    pending: list[bytes] = []
+    size = 0
+    for item in items:
+        pending.append(item)
+        size += len(item)
+        if size >= _STATEMENT_BYTES:
+            yield _array(pending)
+            pending, size = [], 0
+    if pending:
+        yield _array(pending)
+
+
+def _array(items: Sequence[bytes]) -> Jsonb:
+    return Jsonb(b"[" + b",".join(items) + b"]", dumps=bytes)

@@ -1,0 +1,174 @@
+"""Writing a batch's blobs, checkpoints and writes: COPY for what is new, keyed updates for what is put again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from psycopg import Cursor
+from psycopg.types.json import Jsonb
+
+from surgetank.database.queries import queries
+from surgetank.encode import patch
+from surgetank.encode.envelope import CheckpointRecord
+from surgetank.sinks import chains
+from surgetank.sinks.chains import Thread
+from surgetank.sinks.copying import BLOBS, CHECKPOINTS, WRITES, copy_rows, jsonb
+from surgetank.sinks.rows import Batch, BlobKey, pack_body
+from surgetank.sinks.tally import Tally
+
+SQL = queries("flush")
+
+Rows = Cursor[dict[str, Any]]
+
+
+def write_rows(
+    cursor: Rows, batch: Batch, threads: Mapping[str, Thread], tallies: Mapping[str, Tally]
+) -> None:
+    """Write all rows of a batch whose threads are locked."""
+    _number_namespaces(cursor, batch, threads)
+    _drop_replayed_blobs(cursor, batch, threads)
+    _load_chains(cursor, batch, threads)
+    if batch.blobs:
+        copy_rows(cursor, SQL["copy_blobs"], BLOBS, _blob_rows(batch, threads, tallies))
+    _store_checkpoints(cursor, batch, threads, tallies)
+    _store_writes(cursor, batch, threads, tallies)
+
+
+def _number_namespaces(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) -> None:
+    wanted = sorted(pair for pair in batch.namespaces if pair[1] not in threads[pair[0]].ns_pks)
+    if not wanted:
+        return
+    arguments = {"threads": [t for t, _ in wanted], "namespaces": [ns for _, ns in wanted]}
+    cursor.execute(SQL["new_namespaces"], arguments)
+    made = cursor.fetchall()
+    for row in made:
+        thread = threads[row["thread_id"]]
+        thread.ns_pks[row["checkpoint_ns"]] = row["ns_pk"]
+        thread.fresh.add(row["ns_pk"])
+    if len(made) < len(wanted):
+        cursor.execute(SQL["find_namespaces"], arguments)
+        for row in cursor.fetchall():
+            threads[row["thread_id"]].ns_pks[row["checkpoint_ns"]] = row["ns_pk"]
+
+
+def _drop_replayed_blobs(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) -> None:
+    """A parked entry that is tried again must not come before a version that was stored meanwhile."""
+    if not batch.replayed:
+        return
+    stored: set[BlobKey] = set()
+    for key in [k for k, _ in batch.blobs if k in batch.replayed]:
+        thread, ns, channel, version = key
+        arguments = {"ns_pk": threads[thread].ns_pks[ns], "channel": channel, "version": version}
+        if cursor.execute(SQL["stored_version"], arguments).fetchone() is not None:
+            stored.add(key)
+    if stored:
+        batch.blobs = [(key, blob) for key, blob in batch.blobs if key not in stored]
+
+
+def _load_chains(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) -> None:
+    wanted: dict[tuple[int, str], Thread] = {}
+    for (thread_id, ns, channel, _), _ in batch.blobs:
+        thread = threads[thread_id]
+        ns_pk = thread.ns_pks[ns]
+        if ns_pk not in thread.fresh and (ns_pk, channel) not in thread.channels:
+            wanted[ns_pk, channel] = thread
+    if wanted:
+        cursor.execute(
+            SQL["tips"],
+            {
+                "ns_pks": [ns_pk for ns_pk, _ in wanted],
+                "channels": [channel for _, channel in wanted],
+                "patchable": patch.MAX_PATCHED,
+            },
+        )
+        chains.load_tips({ns_pk: thread for (ns_pk, _), thread in wanted.items()}, cursor.fetchall())
+
+
+def _blob_rows(
+    batch: Batch, threads: Mapping[str, Thread], tallies: Mapping[str, Tally]
+) -> Iterator[tuple[Any, ...]]:
+    for (thread_id, ns, channel, version), (type_, data) in batch.blobs:
+        thread = threads[thread_id]
+        ns_pk = thread.ns_pks[ns]
+        blob = chains.next_blob(thread, ns_pk, channel, type_, data)
+        tallies[thread_id].count(len(blob.data))
+        yield (
+            ns_pk, blob.n, blob.base_n, blob.raw_bytes, blob.position, blob.codec, channel, version, type_,
+            blob.data,
+        )  # fmt: skip
+
+
+def _store_checkpoints(
+    cursor: Rows, batch: Batch, threads: Mapping[str, Thread], tallies: Mapping[str, Tally]
+) -> None:
+    new: list[tuple[tuple[Any, ...], CheckpointRecord]] = []
+    there = _existing(cursor, "existing_checkpoints", _stale_pairs(threads, batch.checkpoints))
+    stored = {(row["ns_pk"], row["checkpoint_id"]) for row in there}
+    for key, record in batch.checkpoints.items():
+        at = (threads[key[0]].ns_pks[key[1]], key[2])
+        if at not in stored:
+            new.append(((key[0], *at), record))
+        elif key not in batch.replayed:
+            codec, body = pack_body(record)
+            projections = [Jsonb(part, dumps=bytes) for part in (record.metadata_json, record.scalars_json)]
+            cursor.execute(SQL["replace_checkpoint"], (record.parent_id, codec, body, *projections, *at))
+            tallies[key[0]].count(len(body))
+    if new:
+        copy_rows(cursor, SQL["copy_checkpoints"], CHECKPOINTS, _checkpoint_rows(new, tallies))
+
+
+def _checkpoint_rows(
+    new: Sequence[tuple[tuple[Any, ...], CheckpointRecord]], tallies: Mapping[str, Tally]
+) -> Iterator[tuple[Any, ...]]:
+    for (thread_id, ns_pk, checkpoint_id), record in new:
+        codec, body = pack_body(record)
+        tallies[thread_id].count(len(body))
+        yield (
+            ns_pk, checkpoint_id, record.parent_id, codec, jsonb(record.metadata_json),
+            jsonb(record.scalars_json), body,
+        )  # fmt: skip
+
+
+def _store_writes(
+    cursor: Rows, batch: Batch, threads: Mapping[str, Thread], tallies: Mapping[str, Tally]
+) -> None:
+    if not batch.writes:
+        return
+    there = _existing(cursor, "existing_writes", _stale_pairs(threads, batch.writes))
+    stored = {(row["ns_pk"], row["checkpoint_id"], row["task_id"], row["idx"]) for row in there}
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for key, record in batch.writes.items():
+            ns_pk = threads[key[0]].ns_pks[key[1]]
+            if stored and (ns_pk, *key[2:]) in stored:
+                continue
+            codec, data = patch.compress(record.data)
+            tallies[key[0]].count(len(data))
+            yield (
+                ns_pk, key[4], codec, key[2], key[3], record.task_path, record.channel, record.type, data,
+            )  # fmt: skip
+
+    copy_rows(cursor, SQL["copy_writes"], WRITES, rows())
+    for key, record in batch.writes.items():
+        at = (threads[key[0]].ns_pks[key[1]], *key[2:])
+        if key[4] < 0 and at in stored:  # of ordinary writes the first stays
+            codec, data = patch.compress(record.data)
+            cursor.execute(
+                SQL["replace_write"], (record.task_path, record.channel, codec, record.type, data, *at)
+            )
+            tallies[key[0]].count(len(data))
+
+
+def _stale_pairs(threads: Mapping[str, Thread], keys: Iterable[Sequence[Any]]) -> set[tuple[int, str]]:
+    """Checkpoints in namespaces that had rows before this transaction."""
+    pairs = ((threads[key[0]], threads[key[0]].ns_pks[key[1]], key[2]) for key in keys)
+    return {(ns_pk, checkpoint_id) for thread, ns_pk, checkpoint_id in pairs if ns_pk not in thread.fresh}
+
+
+def _existing(cursor: Rows, query: str, pairs: set[tuple[int, str]]) -> list[dict[str, Any]]:
+    if not pairs:
+        return []
+    ordered = sorted(pairs)
+    cursor.execute(SQL[query], {"ns_pks": [p[0] for p in ordered], "ids": [p[1] for p in ordered]})
+    return cursor.fetchall()
