@@ -20,8 +20,10 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from surgetank.checkpoints import serde_types as types
-from surgetank.checkpoints.serde_types import ValueRefused
+from surgetank.checkpoints import serde_forms as forms
+from surgetank.checkpoints.serde_forms import ValueRefused
+from surgetank.checkpoints.serde_leaves import delta_snapshot
+from surgetank.checkpoints.serde_types import Registry
 from surgetank.encode import codes
 from surgetank.exceptions import ConfigurationError
 
@@ -51,7 +53,7 @@ class FaithfulSerializer(JsonPlusSerializer):
             )
         super().__init__(**options)
         self._lg_hook = self._unpack_ext_hook
-        self._registry = types.Registry(self._allowed_msgpack_modules)
+        self._registry = Registry(self._allowed_msgpack_modules)
 
     def with_msgpack_allowlist(self, extra_allowlist: Iterable[Any]) -> FaithfulSerializer:
         widened = super().with_msgpack_allowlist(extra_allowlist)
@@ -60,7 +62,7 @@ class FaithfulSerializer(JsonPlusSerializer):
         clone = copy.copy(self)
         clone.__dict__.update(widened.__dict__)
         clone._lg_hook = widened._unpack_ext_hook  # noqa: SLF001
-        clone._registry = types.Registry(widened._allowed_msgpack_modules)  # noqa: SLF001
+        clone._registry = Registry(widened._allowed_msgpack_modules)  # noqa: SLF001
         return clone
 
     # -- writing
@@ -89,10 +91,10 @@ class FaithfulSerializer(JsonPlusSerializer):
         except ormsgpack.MsgpackEncodeError as error:
             if not _may_be_wrapped(error):
                 raise
-            return ormsgpack.packb(types.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
+            return ormsgpack.packb(forms.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
         # ormsgpack writes bytearray and memoryview as bytes without asking; where no binary header is, there is none.
-        if (0xC4 in data or 0xC5 in data or 0xC6 in data) and types.has_mutable_bytes(obj):
-            return ormsgpack.packb(types.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
+        if (0xC4 in data or 0xC5 in data or 0xC6 in data) and forms.has_mutable_bytes(obj):
+            return ormsgpack.packb(forms.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
         return data
 
     def _default(self, obj: Any) -> Any:
@@ -132,15 +134,15 @@ class FaithfulSerializer(JsonPlusSerializer):
         )
 
     def _why(self, value: Any, error: Exception) -> tuple[str, str]:
-        if type(value) not in types.PLAIN:
+        if type(value) not in forms.PLAIN:
             try:  # ormsgpack doesn't pass on what our code raises: ask again
                 self._default(value)
             except (ValueRefused, ormsgpack.MsgpackEncodeError) as again:
                 error = again
-        return types.reason(value, error)
+        return forms.reason(value, error)
 
     def _failing_child(self, value: Any) -> tuple[str, Any, Exception] | None:
-        for step, child in types.children(value):
+        for step, child in forms.children(value):
             try:
                 self._encode(child)
             except Exception as error:  # noqa: BLE001 - this is the one that is looked for; it is told by its place
@@ -172,7 +174,7 @@ class FaithfulSerializer(JsonPlusSerializer):
         if code >= codes.BIG_INT:
             return self._registry.put_together(code, data, self._decode)
         if code == codes.LG_DELTA:
-            return types.delta_snapshot(self._decode(data))
+            return delta_snapshot(self._decode(data))
         return self._lg_hook(code, data)
 
 
