@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import zstandard
 
@@ -80,6 +81,17 @@ class Tip:
     def memory(self) -> int:
         """Bytes held."""
         return sum(len(node.raw) for node in self.path)
+
+    def pack(self) -> tuple[Any, ...]:
+        """The tip as plain tuples."""
+        nodes = tuple((node.n, node.position, node.raw, node.patch_bytes) for node in self.path)
+        return self.whole_ratio, nodes
+
+    @classmethod
+    def unpack(cls, packed: tuple[Any, ...]) -> Tip:
+        """The tip behind `pack`."""
+        ratio, nodes = packed
+        return cls(tuple(_Node(*node) for node in nodes), ratio)
 
 
 class _Contexts(threading.local):
