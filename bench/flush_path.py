@@ -158,6 +158,8 @@ class Place:
     def fill(self, name: str, fill: Fill) -> None:
         """Fill a buffer, to be flushed many times."""
         path = self.home / f"{name}.db"
+        for file in self.home.glob(f"{name}.db*"):
+            file.unlink()
         with self.tank(path) as tank:
             fill(tank.checkpointer())
             tank.parts.buffer.maintain()

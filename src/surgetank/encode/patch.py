@@ -10,10 +10,10 @@ reads eight and weighs 4.5 times.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import zstandard
 
@@ -81,23 +81,49 @@ class Tip:
         """Bytes held."""
         return sum(len(node.raw) for node in self.path)
 
+    def pack(self) -> tuple[Any, ...]:
+        """The tip as plain tuples."""
+        nodes = tuple((node.n, node.position, node.raw, node.patch_bytes) for node in self.path)
+        return self.whole_ratio, nodes
 
-class _Contexts(threading.local):
-    """zstd's contexts, made once per thread: making one costs ten times what compressing a small value does."""
+    @classmethod
+    def unpack(cls, packed: tuple[Any, ...]) -> Tip:
+        """The tip behind `pack`."""
+        ratio, nodes = packed
+        return cls(tuple(_Node(*node) for node in nodes), ratio)
 
-    def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
-        self.decompressor = zstandard.ZstdDecompressor()
+
+# zstd's contexts that nobody uses at the moment: making one costs ten times what compressing a small value does, and
+# one serves only one caller at a time. Taking from a list and adding to it are atomic.
+_compressors: list[zstandard.ZstdCompressor] = []
+_decompressors: list[zstandard.ZstdDecompressor] = []
 
 
-_contexts = _Contexts()
+def _compress_whole(data: bytes | memoryview) -> bytes:
+    try:
+        context = _compressors.pop()
+    except IndexError:
+        context = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+    packed = context.compress(data)
+    _compressors.append(context)
+    return packed
+
+
+def _decompress_whole(data: bytes) -> bytes:
+    try:
+        context = _decompressors.pop()
+    except IndexError:
+        context = zstandard.ZstdDecompressor()
+    raw = context.decompress(data)
+    _decompressors.append(context)
+    return raw
 
 
 def compress(data: bytes) -> tuple[int, bytes]:
     """`data` (a view will do) as it is or compressed, whichever is smaller, with its codec."""
     if len(data) < SMALL or (len(data) > MAX_PATCHED and not _compressible(data)):
         return RAW, data
-    packed = _contexts.compressor.compress(data)
+    packed = _compress_whole(data)
     return (WHOLE, packed) if len(packed) < len(data) else (RAW, data)
 
 
@@ -105,7 +131,7 @@ def _compressible(data: bytes) -> bool:
     """Whether samples of a large value get smaller: else a second copy of it would be made for nothing."""
     view, step = memoryview(data), len(data) // _PROBES
     samples = (view[at : at + _PROBE_BYTES] for at in range(0, len(data) - _PROBE_BYTES, step))
-    return any(len(_contexts.compressor.compress(sample)) < len(sample) * _WORTH_IT for sample in samples)
+    return any(len(_compress_whole(sample)) < len(sample) * _WORTH_IT for sample in samples)
 
 
 def decompress(codec: int, data: bytes, base: bytes | None = None) -> bytes:
@@ -114,7 +140,7 @@ def decompress(codec: int, data: bytes, base: bytes | None = None) -> bytes:
         return data
     try:
         if codec == WHOLE:
-            return _contexts.decompressor.decompress(data)
+            return _decompress_whole(data)
         if base is None:
             raise StateCorrupt("A patch has no base.", remedy="restore the database from a backup.")
         if codec == SPLICE:

@@ -43,12 +43,20 @@ class Thread:
         return 500 + sum(200 + (c.tip.memory if c.tip else 0) for c in self.channels.values())
 
 
+# Revision, namespaces with their numbers, channels with the ends of their chains, and the bytes that all this takes.
+_Known = tuple[int, tuple[tuple[str, int], ...], tuple[tuple[int, str, int, Any], ...], int]
+
+
 class ThreadCache:
-    """The threads written last, least recently used first, up to `limit` bytes of tips."""
+    """The threads written last, least recently used first, up to `limit` bytes of tips.
+
+    They are kept as plain tuples: tens of thousands of objects would have the garbage collector go through them
+    again and again.
+    """
 
     def __init__(self, limit: int = 48 * 1024**2) -> None:
         self._limit = limit
-        self._threads: OrderedDict[str, tuple[Thread, int]] = OrderedDict()
+        self._threads: OrderedDict[str, _Known] = OrderedDict()
         self._size = 0
 
     def knows(self, thread_id: str) -> bool:
@@ -58,10 +66,12 @@ class ThreadCache:
     def recall(self, thread: Thread) -> None:
         """Fill in what is remembered, if nobody wrote to the thread since."""
         known = self._threads.get(thread.thread_id)
-        if known is not None and known[0].revision == thread.revision - 1:
-            old = known[0]
-            thread.ns_pks = dict(old.ns_pks)
-            thread.channels = {key: Channel(c.n, c.tip) for key, c in old.channels.items()}
+        if known is not None and known[0] == thread.revision - 1:
+            thread.ns_pks = dict(known[1])
+            thread.channels = {
+                (ns_pk, channel): Channel(n, Tip.unpack(tip) if tip is not None else None)
+                for ns_pk, channel, n, tip in known[2]
+            }
 
     def remember(self, thread: Thread) -> None:
         """Keep what a committed transaction wrote."""
@@ -69,17 +79,21 @@ class ThreadCache:
         size = thread.memory
         if size > self._limit // 2:
             return
-        self._threads[thread.thread_id] = (thread, size)
+        channels = tuple(
+            (ns_pk, channel, c.n, c.tip.pack() if c.tip is not None else None)
+            for (ns_pk, channel), c in thread.channels.items()
+        )
+        self._threads[thread.thread_id] = (thread.revision, tuple(thread.ns_pks.items()), channels, size)
         self._size += size
         while self._size > self._limit:
-            _, (_, freed) = self._threads.popitem(last=False)
+            _, (*_, freed) = self._threads.popitem(last=False)
             self._size -= freed
 
     def forget(self, thread_id: str) -> None:
         """Drop a thread (it was deleted, pruned, or its transaction failed)."""
         known = self._threads.pop(thread_id, None)
         if known is not None:
-            self._size -= known[1]
+            self._size -= known[3]
 
 
 def load_tips(threads: Mapping[int, Thread], rows: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 from psycopg import Cursor
+from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
 from surgetank.database.queries import queries
@@ -92,11 +93,13 @@ def touch(cursor: Rows, thread_ids: Iterable[str], found: Mapping[str, Draft]) -
     """Make the threads with their drafts, or lock those that are there; one `Thread` each."""
     items = (_first_item(thread_id, found.get(thread_id)) for thread_id in thread_ids)
     threads: list[Thread] = []
-    for statement in _statements(items):
-        cursor.execute(SQL["touch_threads"], {"items": statement})
-        for row in cursor.fetchall():
-            thread = Thread(row["thread_id"], row["revision"], row["checkpoint_id"], row["versions"] or {})
-            threads.append(thread)
+    with cursor.connection.cursor(binary=True, row_factory=tuple_row) as plain:
+        for statement in _statements(items):
+            rows = plain.execute(SQL["touch_threads"], {"items": statement}).fetchall()
+            threads += [
+                Thread(thread, revision, latest, versions or {})
+                for thread, revision, latest, versions in rows
+            ]
     return threads
 
 

@@ -90,7 +90,7 @@ class PostgresCheckpointSink:
             else:
                 buried |= self._operate(cursor, thread_id, step, threads, tallies[thread_id])
         for thread_id, replaced in work.replaced.items():
-            tallies[thread_id].replaced += replaced
+            tallies[thread_id].replaced += tuple(replaced)
         return work
 
     def _write_batch(
@@ -104,7 +104,7 @@ class PostgresCheckpointSink:
             threads[thread.thread_id] = thread
             draft = found.get(thread.thread_id)
             if draft is not None and thread.checkpoint_id == draft.checkpoint_id and thread.revision == 1:
-                tallies[thread.thread_id].replaced += draft.replaced()
+                tallies[thread.thread_id].replaced += tuple(draft.replaced())
                 thread.versions = draft.versions
                 del found[thread.thread_id]  # stored with the thread
         write_rows(cursor, batch, threads, tallies)
@@ -134,8 +134,8 @@ class PostgresCheckpointSink:
         self._touch(cursor, [thread_id], {})
         if operation.kind == "delete_thread":
             buried = deletion.delete_thread(cursor, thread_id, operation)
-            tally.forget = [envelope.HEAD]
-            tally.buried |= {envelope.grave_note(ns, cid): b"" for ns, cid in buried}
+            tally.forget = (envelope.HEAD,)
+            tally.buried = {**tally.buried, **{envelope.grave_note(ns, cid): b"" for ns, cid in buried}}
             return {(thread_id, ns, cid) for ns, cid in buried}
         deletion.delete_checkpoints(cursor, thread_id, operation)
         return set()
@@ -146,9 +146,9 @@ def _written(thread_id: str, tally: Tally, work: Plan) -> Written:
     return Written(
         rows=tally.rows,
         size=tally.size,
-        replaced=tuple(tally.replaced[:_REPLACEMENTS_KEPT]),
+        replaced=tally.replaced[:_REPLACEMENTS_KEPT],
         values_replaced=len(tally.replaced),
-        forget=[*tally.forget, *work.revived.get(thread_id, ())],
+        forget=(*tally.forget, *work.revived.get(thread_id, ())),
         maxima={envelope.head_note(ns): cid.encode() for ns, cid in heads.items()},
         passing=tally.buried,
     )

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from psycopg import Cursor
+from psycopg.rows import tuple_row
+from psycopg.types.json import Jsonb
 
 from surgetank.database.queries import queries
 from surgetank.exceptions import LeaseLost
@@ -21,22 +24,21 @@ SQL = queries("flush")
 Rows = Cursor[dict[str, Any]]
 
 
+def fetch_tuples(
+    cursor: Rows, query: str, items: Sequence[tuple[Any, ...]], **arguments: Any
+) -> list[tuple[Any, ...]]:
+    """Run a query of `flush.sql` on items given as one JSON array: for thousands of them far cheaper than arrays."""
+    with cursor.connection.cursor(binary=True, row_factory=tuple_row) as plain:
+        return plain.execute(SQL[query], {"items": Jsonb(items, dumps=orjson.dumps), **arguments}).fetchall()
+
+
 def fence(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> list[tuple[str, list[Entry]]]:
     """Take the partitions and move them on; returns each with the entries that are not yet written.
 
     Raises `LeaseLost`.
     """
-    cursor.execute(
-        SQL["fence"],
-        {
-            "buffer_id": buffer_id,
-            "streams": [s.lease.stream for s in slices],
-            "partitions": [s.lease.partition for s in slices],
-            "tokens": [s.lease.token for s in slices],
-            "seqs": [s.entries[-1].seq for s in slices],
-        },
-    )
-    written = {row["partition"]: row["seq_before"] for row in cursor.fetchall()}
+    items = [(s.lease.stream, s.lease.partition, s.lease.token, s.entries[-1].seq) for s in slices]
+    written: dict[str, int] = dict(fetch_tuples(cursor, "fence", items, buffer_id=buffer_id))
     lost = [s.lease.partition for s in slices if s.lease.partition not in written]
     if lost:
         raise LeaseLost(

@@ -7,6 +7,7 @@ or building any class of the user's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -59,4 +60,9 @@ def _tail(items: list[Any]) -> bytes:
 
 def join(parts: Sequence[tuple[str, bytes]]) -> bytes:
     """Channels and their JSON as one JSON object."""
-    return b"{" + b",".join(dumps_jsonb(name)[0] + b":" + value for name, value in parts) + b"}"
+    return b"{" + b",".join([_name(name) + value for name, value in parts]) + b"}"
+
+
+@lru_cache(maxsize=4096)
+def _name(channel: str) -> bytes:
+    return dumps_jsonb(channel)[0] + b":"

@@ -149,7 +149,8 @@ def _add_checkpoint(
             return True
         batch.replayed.add(key)
     batch.checkpoints[key] = record
-    whole.replaced.setdefault(thread, []).extend(record.replaced)
+    if record.replaced:
+        whole.replaced.setdefault(thread, []).extend(record.replaced)
     _note_head(whole, thread, ns, checkpoint_id)
     return True
 

@@ -14,6 +14,7 @@ from surgetank.encode.envelope import CheckpointRecord
 from surgetank.sinks import chains
 from surgetank.sinks.chains import Thread
 from surgetank.sinks.copying import BLOBS, CHECKPOINTS, WRITES, copy_rows, jsonb
+from surgetank.sinks.progress import fetch_tuples
 from surgetank.sinks.rows import Batch, BlobKey, pack_body
 from surgetank.sinks.tally import Tally
 
@@ -39,14 +40,12 @@ def _number_namespaces(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]
     wanted = sorted(pair for pair in batch.namespaces if pair[1] not in threads[pair[0]].ns_pks)
     if not wanted:
         return
-    arguments = {"threads": [t for t, _ in wanted], "namespaces": [ns for _, ns in wanted]}
-    cursor.execute(SQL["new_namespaces"], arguments)
-    made = cursor.fetchall()
-    for row in made:
-        thread = threads[row["thread_id"]]
-        thread.ns_pks[row["checkpoint_ns"]] = row["ns_pk"]
-        thread.fresh.add(row["ns_pk"])
+    made = fetch_tuples(cursor, "new_namespaces", wanted)
+    for ns_pk, thread_id, ns in made:
+        threads[thread_id].ns_pks[ns] = ns_pk
+        threads[thread_id].fresh.add(ns_pk)
     if len(made) < len(wanted):
+        arguments = {"threads": [t for t, _ in wanted], "namespaces": [ns for _, ns in wanted]}
         cursor.execute(SQL["find_namespaces"], arguments)
         for row in cursor.fetchall():
             threads[row["thread_id"]].ns_pks[row["checkpoint_ns"]] = row["ns_pk"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from surgetank.model import Replacement
+
+_NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -13,9 +17,9 @@ class Tally:
 
     rows: int = 0
     size: int = 0
-    replaced: list[Replacement] = field(default_factory=list)
-    forget: list[bytes] = field(default_factory=list)
-    buried: dict[bytes, bytes] = field(default_factory=dict)
+    replaced: tuple[Replacement, ...] = ()
+    forget: tuple[bytes, ...] = ()
+    buried: Mapping[bytes, bytes] = field(default_factory=lambda: _NOTHING)
 
     def count(self, size: int) -> None:
         """One more row."""

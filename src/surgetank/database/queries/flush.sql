@@ -2,12 +2,10 @@
 
 -- name: fence
 -- Take the partitions' rows for this transaction and move them on, unless a newer token was there; returns where they
--- stood. Primary key.
+-- stood. Items: [stream, partition, token, seq]. Primary key.
 INSERT INTO surgetank.partition_progress AS p (buffer_id, stream, partition, token, seq)
-SELECT %(buffer_id)s, u.stream, u.partition, u.token, u.seq
-FROM unnest(%(streams)s::text[], %(partitions)s::text[], %(tokens)s::bigint[], %(seqs)s::bigint[])
-    AS u (stream, partition, token, seq)
-ORDER BY u.stream, u.partition
+SELECT %(buffer_id)s, item ->> 0, item ->> 1, (item -> 2)::bigint, (item -> 3)::bigint
+FROM jsonb_array_elements(%(items)s) AS u (item) ORDER BY 2, 3
 ON CONFLICT (buffer_id, stream, partition) DO UPDATE
     SET token = excluded.token, seq = greatest(p.seq, excluded.seq), seq_before = p.seq, updated_at = now()
 WHERE p.token <= excluded.token
@@ -22,9 +20,9 @@ ON CONFLICT (thread_id) DO UPDATE SET updated_at = now(), revision = t.revision 
 RETURNING t.thread_id, t.revision, t.checkpoint_id, CASE WHEN t.revision > 1 THEN t.versions END AS versions
 
 -- name: new_namespaces
--- Make the namespaces that are not there yet. Unique (thread_id, checkpoint_ns).
+-- Make the namespaces that are not there yet. Items: [thread, namespace]. Unique (thread_id, checkpoint_ns).
 INSERT INTO surgetank.checkpoint_namespaces (thread_id, checkpoint_ns)
-SELECT * FROM unnest(%(threads)s::text[], %(namespaces)s::text[])
+SELECT item ->> 0, item ->> 1 FROM jsonb_array_elements(%(items)s) AS u (item)
 ON CONFLICT (thread_id, checkpoint_ns) DO NOTHING
 RETURNING ns_pk, thread_id, checkpoint_ns
 
