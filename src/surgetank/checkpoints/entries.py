@@ -17,7 +17,6 @@ from langgraph.checkpoint.serde.types import ERROR
 
 from surgetank.buffer.protocol import Guard
 from surgetank.checkpoints.hot import guard_put, guard_writes
-from surgetank.checkpoints.raw import unversioned
 from surgetank.checkpoints.serde import ValueRefused, is_faithful
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord, WriteRecord
@@ -27,7 +26,7 @@ from surgetank.model import Record, Replacement
 
 _SCALARS = (str, int, float, bool, type(None))
 _SCALAR_CHARS = 256
-_OPEN_METADATA = ("source", "step", "parents", "run_id")
+_OPEN_METADATA = ("source", "step", "parents", "run_id", "counters_since_delta_snapshot")
 _NO_JSON = b"{}"
 
 
@@ -97,7 +96,7 @@ class EntryMaker:
                 key = envelope.blob_key(ns, channel, envelope.version_text(version))
                 records.append(Record(key, self._blob(thread_id, channel, values[channel])))
         for channel in values.keys() - versions.keys() - new_versions.keys():
-            key = envelope.blob_key(ns, channel, unversioned(checkpoint_id))
+            key = envelope.blob_key(ns, channel, envelope.unversioned(checkpoint_id))
             records.append(Record(key, self._blob(thread_id, channel, values[channel])))
         root = _root(ns, metadata)
         return NewEntry(thread_id, records, guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root))
