@@ -22,7 +22,8 @@ from surgetank.buffer.events import EventLog
 from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
 from surgetank.checkpoints.retention import Limits
 from surgetank.checkpoints.storage import StorageReport, storage
-from surgetank.checkpoints.sweep import Retention, RetentionReport, Sweeper
+from surgetank.checkpoints.sweep import Retention, RetentionReport
+from surgetank.checkpoints.sweeper import Sweeper
 from surgetank.database.embedded import EmbeddedPostgres
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.encode.envelope import STREAM as CHECKPOINTS

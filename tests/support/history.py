@@ -79,8 +79,8 @@ class History:
         chance = self.random.random()
         if chance < 0.1:
             text = text[-300:]  # a state that was trimmed
-        elif chance < 0.13:
-            text += "long " * 30_000
+        elif chance < 0.15:
+            text = "long " * 30_000 + text
         values = {"text": text + self.random.randbytes(self.random.randrange(400)).hex(), "n": number}
         if self.random.random() < 0.3:
             values["rare"] = (self.random.random(), "x" * self.random.randrange(3000))
@@ -188,10 +188,19 @@ class History:
         for _ in range(1000):
             if self.tank.parts.retention.tick(limits, interval_s=0.0, budget=budget) == 0:
                 break
+            self._check_what_is_left_of_delta()
         else:
             raise AssertionError("a pass has no end")
         for thread, ids_ in expected.items():
             self.forget(thread, ids_)
+
+    def _check_what_is_left_of_delta(self) -> None:
+        """In the middle of a pass, what is still there is readable as well."""
+        for found in self.saver.list(config("d") if self.model.get("d") else None):
+            at = found.config["configurable"]
+            known = self.model.get(at["thread_id"], {})[at["checkpoint_id"]]
+            if known.delta and "log" not in known.values:
+                self._check_delta(at["thread_id"], at["checkpoint_id"], known)
 
     def shrink(self) -> None:
         most = self.random.choice((0, 1000, 5000, 20_000))

@@ -37,7 +37,8 @@ class Inventory:
     def load(self, thread_id: str, *, values: bool) -> Contents | None:
         """A thread's contents; None when all of it is about to be deleted.
 
-        Without `values` only what age and count need is loaded (for a thread with DeltaChannels a little more).
+        Without `values` nothing is loaded that only sizes need. Raises `StateCorrupt` for a checkpoint that can't be
+        read: the sink could not prune beside it either.
         """
         with self._buffer.snapshot() as snapshot:
             hot = HotThread(snapshot, thread_id)
@@ -51,8 +52,7 @@ class Inventory:
             hidden = hot.hidden_places()
         arguments = {"thread_id": thread_id}
         outline = self._cursor.execute(SQL["outline"], arguments).fetchall()
-        delta = any(row["delta"] for row in outline)
-        bodies = self._bodies(arguments) if values or delta else {}
+        bodies = self._bodies(arguments)
         blobs, numbers, writes = self._values(arguments) if values else ([], {}, {})
         ns_pks = {row["checkpoint_ns"]: row["ns_pk"] for row in outline}
         found: dict[Key, Stored] = {}
@@ -74,7 +74,7 @@ class Inventory:
                 *key, raw.parent_id, 0.0, 0, frozenset(counters), frozenset(raw.record.present),
                 _numbers(numbers, ns_pks.get(raw.checkpoint_ns, 0), raw), hot=True,
             )  # fmt: skip
-        return Contents(thread_id, tuple(found.values()), blobs, frozenset(pinned))
+        return Contents(thread_id, tuple(found.values()), blobs, frozenset(pinned), values)
 
     def _bodies(self, arguments: Mapping[str, Any]) -> dict[tuple[int, str], RawCheckpoint]:
         return {

@@ -67,13 +67,14 @@ class StoredBlob:
 class Contents:
     """All that is stored of a thread, hot ones included; `pinned` are checkpoints that the buffer has writes for.
 
-    `blobs` is empty when only the outline was loaded: then sizes of plans are those of the checkpoints alone.
+    Without `values` only the outline was loaded: then nothing can be said about sizes.
     """
 
     thread_id: str
     checkpoints: Sequence[Stored] = ()
     blobs: Sequence[StoredBlob] = ()
     pinned: frozenset[Key] = frozenset()
+    values: bool = True
 
     @property
     def size(self) -> int:
@@ -86,7 +87,7 @@ class ThreadPlan:
     """What goes of one thread: ids by namespace, oldest first, and how many because of which limit.
 
     `freed_bytes` is exact for checkpoints and writes, and an estimate for values: patches whose base goes are made
-    anew, and how large they become shows only then.
+    anew, and how large they become shows only then. None when nobody looked (the background doesn't, without need).
     """
 
     thread_id: str
@@ -94,7 +95,7 @@ class ThreadPlan:
     bytes: int
     doomed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     reasons: Mapping[str, int] = field(default_factory=dict)
-    freed_bytes: int = 0
+    freed_bytes: int | None = None
     indivisible: bool = False  # some of what goes is rebuilt from other checkpoints that go
 
     @property
@@ -127,9 +128,9 @@ def plan(contents: Contents, limits: Limits) -> ThreadPlan:
         reason = reasons.get((ns, checkpoint_id), "size")
         told[reason] = told.get(reason, 0) + 1
     size = contents.size
-    freed = size - remaining_bytes(contents, kept) if doomed else 0
+    freed = max(0, size - remaining_bytes(contents, kept)) if contents.values else None
     delta = any(known[key].delta_channels for key in known.keys() - kept)
-    return ThreadPlan(contents.thread_id, len(known), size, doomed, told, max(0, freed), indivisible=delta)
+    return ThreadPlan(contents.thread_id, len(known), size, doomed, told, freed, indivisible=delta)
 
 
 def _fixed(contents: Contents, known: Mapping[Key, Stored]) -> set[Key]:

@@ -24,7 +24,7 @@ from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, StateC
 SQL = queries("storage")
 KINDS = ("checkpoints", "whole", "patches", "writes")
 SAMPLE_BYTES = 256 * 1024**2
-_ROWS_FOR_GROWTH = 300_000
+_ROWS_FOR_GROWTH = 100_000
 _STEPS = 10
 _STATES = 100_000
 _DAY_S = 86400.0
@@ -95,7 +95,7 @@ class ThreadUsage:
 
 @dataclass(frozen=True, slots=True)
 class HotUsage:
-    """What waits in the buffer: all of it, and the threads that have most."""
+    """What waits of checkpoints in the buffer: all of it, and the threads that have most."""
 
     entries: int
     bytes: int
@@ -175,6 +175,7 @@ def storage(
 
 def _hot(buffer: Buffer, thread: str | None, top: int) -> tuple[dict[str, int], HotUsage]:
     depth = buffer.depth()
+    waiting = [s for s in depth.streams if s.stream == STREAM]
     if thread is not None:
         state = buffer.state(STREAM, thread)
         states = [state] if state is not None else []
@@ -282,7 +283,7 @@ def _usage(row: dict[str, Any]) -> Usage:
 
 def _prunable(contents: Contents, limits: Limits) -> Prunable:
     found = plan(contents, limits)
-    return Prunable(found.count, found.freed_bytes)
+    return Prunable(found.count, found.freed_bytes or 0)
 
 
 def _brought(contents: Contents) -> list[tuple[float, int]]:

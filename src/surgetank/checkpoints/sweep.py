@@ -7,9 +7,7 @@ the lock on its progress row lets one process work per buffer, also behind PgBou
 
 from __future__ import annotations
 
-import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,15 +22,15 @@ from surgetank.checkpoints.retention import Limits, ThreadPlan, plan
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode.envelope import STREAM
-from surgetank.exceptions import BufferFull, ConfigurationError, DatabaseUnavailable, StateCorrupt
+from surgetank.exceptions import ConfigurationError, StateCorrupt
 from surgetank.model import FlushJob, JobStatus
 from surgetank.telemetry import log
 
 SQL = queries("retention")
 JOB_STREAM = "retention"
 _SLICE = 200
-_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 60.0
+_PAUSE_S = 0.75
+LONGEST_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Budget:
 
     threads: int = _SLICE
     checkpoints: int = 5000
-    seconds: float = 1.0
+    seconds: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +64,10 @@ class RetentionReport:
         return replace(self, plans=tuple(p for p in self.plans if p.thread_id not in gone))
 
     @property
-    def freed_bytes(self) -> int:
-        """About how many bytes that frees."""
-        return sum(p.freed_bytes for p in self.plans)
+    def freed_bytes(self) -> int | None:
+        """About how many bytes that frees; None when nobody looked."""
+        known = [p.freed_bytes for p in self.plans if p.freed_bytes is not None]
+        return sum(known) if len(known) == len(self.plans) else None
 
 
 class Retention:
@@ -93,9 +92,9 @@ class Retention:
         plans: list[ThreadPlan] = []
         skipped: list[str] = []
         seen = 0
-        for thread_id in threads if threads is not None else self._all_threads():
+        for thread_id, candidate in self._judged(limits, threads):
             seen += 1
-            found = self._plan_alone(thread_id, limits, skipped)
+            found = self._plan_alone(thread_id, limits, skipped) if candidate else None
             if found is not None and found.count:
                 plans.append(found)
                 if not dry_run:
@@ -134,18 +133,30 @@ class Retention:
         with self._buffer.snapshot() as snapshot:
             return snapshot.last(STREAM, thread_id, b"") is not None
 
-    def _all_threads(self) -> Iterator[str]:
-        for row in self._rows("threads"):
-            yield row["thread_id"]
+    def _judged(self, limits: Limits, threads: Sequence[str] | None) -> Iterator[tuple[str, bool]]:
+        """Threads, and whether they may have something to delete. Of those that are hot SQL doesn't know enough."""
+        if threads is not None:
+            yield from ((thread_id, True) for thread_id in threads)
+            return
+        with self._buffer.snapshot() as snapshot:
+            hot = set(snapshot.partitions(STREAM))
+        for row in self._rows("slice", **self._slice_arguments(limits, since=None, by_hand=True)):
+            yield row["thread_id"], row["candidate"] or row["thread_id"] in hot
 
-    def _rows(self, query: str) -> Iterator[dict[str, Any]]:
+    def _slice_arguments(self, limits: Limits, *, since: Any, by_hand: bool) -> dict[str, Any]:
+        return {
+            "buffer_id": self._buffer.id, "since": since, "by_hand": by_hand,
+            "age_s": limits.age_s, "keep": limits.keep, "max_bytes": limits.max_bytes,
+        }  # fmt: skip
+
+    def _rows(self, query: str, **arguments: Any) -> Iterator[dict[str, Any]]:
         """Rows of a query over threads, a slice and a short transaction at a time."""
         after = ""
         while True:
             with self._database.connection() as connection, connection.cursor(
                 binary=True, row_factory=dict_row
             ) as cursor:  # fmt: skip
-                rows = cursor.execute(SQL[query], {"after": after, "limit": _SLICE}).fetchall()
+                rows = cursor.execute(SQL[query], {"after": after, "limit": _SLICE, **arguments}).fetchall()
             if not rows:
                 return
             yield from rows
@@ -155,11 +166,13 @@ class Retention:
         with self._database.connection() as connection, connection.cursor(
             binary=True, row_factory=dict_row
         ) as cursor:  # fmt: skip
-            return self._plan(cursor, thread_id, limits, skipped)
+            return self._plan(cursor, thread_id, limits, skipped, values=True)
 
-    def _plan(self, cursor: Rows, thread_id: str, limits: Limits, skipped: list[str]) -> ThreadPlan | None:
+    def _plan(
+        self, cursor: Rows, thread_id: str, limits: Limits, skipped: list[str], *, values: bool
+    ) -> ThreadPlan | None:
         try:
-            contents = Inventory(self._buffer, cursor).load(thread_id, values=True)
+            contents = Inventory(self._buffer, cursor).load(thread_id, values=values)
         except StateCorrupt as error:
             skipped.append(thread_id)
             log.error("retention_skipped", thread_id=thread_id, error=error.what)
@@ -211,11 +224,11 @@ class Retention:
             cursor.execute(SQL["enter"], whose)
             progress = cursor.execute(SQL["take"], whose).fetchone()
             if progress is None:  # another process is at it
-                return _LONGEST_PAUSE_S
+                return LONGEST_PAUSE_S
             changed = progress["limits"] != str(limits)
             if changed or progress["last_thread_id"] is None:
                 if not changed and progress["wait_s"] > 0:
-                    return min(float(progress["wait_s"]), _LONGEST_PAUSE_S)
+                    return min(float(progress["wait_s"]), LONGEST_PAUSE_S)
                 cursor.execute(SQL["begin"], {**whose, "limits": str(limits)})
                 progress = {**progress, "last_thread_id": "", "threads_pruned": 0, "checkpoints_deleted": 0}
             since = None if changed else progress["checked_since"]
@@ -231,16 +244,13 @@ class Retention:
             if done.complete:
                 cursor.execute(SQL["finish"], {**whose, "interval_s": interval_s})
         self._record("schedule", done.report, limits)
-        return min(interval_s, _LONGEST_PAUSE_S) if done.complete else _PAUSE_S
+        return min(interval_s, LONGEST_PAUSE_S) if done.complete else _PAUSE_S
 
     def _sweep(self, cursor: Rows, limits: Limits, at: _Slice, budget: Budget) -> _Swept:
+        arguments = self._slice_arguments(limits, since=at.since, by_hand=False)
         rows = cursor.execute(
-            SQL["slice"],
-            {
-                "buffer_id": self._buffer.id, "after": at.after, "since": at.since, "limit": budget.threads,
-                "age_s": limits.age_s, "keep": limits.keep, "max_bytes": limits.max_bytes,
-            },
-        ).fetchall()  # fmt: skip
+            SQL["slice"], {**arguments, "after": at.after, "limit": budget.threads}
+        ).fetchall()
         plans: list[ThreadPlan] = []
         skipped: list[str] = []
         last, seen, left = at.after, 0, budget.checkpoints
@@ -248,7 +258,11 @@ class Retention:
         for row in rows:
             if left <= 0 or time.monotonic() > until:
                 break
-            found = self._plan(cursor, row["thread_id"], limits, skipped) if row["candidate"] else None
+            found = (
+                self._plan(cursor, row["thread_id"], limits, skipped, values=limits.max_bytes is not None)
+                if row["candidate"]
+                else None
+            )
             if found is not None and found.count:
                 part = _oldest(found, left)
                 self._carry_out(part, wait=False)
@@ -301,57 +315,4 @@ def _oldest(found: ThreadPlan, most: int) -> ThreadPlan:
     doomed: dict[str, list[str]] = {}
     for cid, ns in ordered:
         doomed.setdefault(ns, []).append(cid)
-    return replace(found, doomed=doomed, reasons={}, freed_bytes=found.freed_bytes * most // found.count)
-
-
-class Sweeper:
-    """The background thread: ticks until it is stopped, and waits while the database is away."""
-
-    def __init__(
-        self,
-        retention: Retention,
-        limits: Limits,
-        *,
-        interval_s: float,
-        on_problem: Callable[[BaseException, str], None],
-    ) -> None:
-        check(limits)
-        self._retention = retention
-        self._limits = limits
-        self._interval_s = interval_s
-        self._on_problem = on_problem
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    @property
-    def running(self) -> bool:
-        """True while the thread lives."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def start(self) -> None:
-        """Start the thread. Does nothing if it runs."""
-        if not self.running:
-            self._stop.clear()
-            self._thread = threading.Thread(target=self.run, name="surgetank-retention", daemon=True)
-            self._thread.start()
-
-    def stop(self, timeout_s: float | None = None) -> bool:
-        """Finish the thread at hand and end. False if that took too long."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-        return not self.running
-
-    def run(self) -> None:
-        """Work until `stop`."""
-        while not self._stop.is_set():
-            try:
-                pause = self._retention.tick(self._limits, interval_s=self._interval_s)
-            except (DatabaseUnavailable, BufferFull) as error:
-                # Flushing tells people about it; here it only means that there is time.
-                log.info("retention_waits", error=error.what)
-                pause = min(self._interval_s, _LONGEST_PAUSE_S)
-            except Exception as error:  # noqa: BLE001 - reported to the operator; the thread must outlive it
-                self._on_problem(error, traceback.format_exc())
-                pause = _LONGEST_PAUSE_S
-            self._stop.wait(pause)
+    return replace(found, doomed=doomed, reasons={}, freed_bytes=None)

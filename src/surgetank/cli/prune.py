@@ -185,7 +185,7 @@ def _show(report: RetentionReport) -> None:
         why = ", ".join(f"{n} by {reason}" for reason, n in p.reasons.items())
         out.print(
             f"{p.thread_id}: {p.count} of {p.checkpoints} checkpoints {verb} deleted ({why}),"
-            f" about {size(p.freed_bytes)} of {size(p.bytes)}",
+            f" about {size(p.freed_bytes or 0)} of {size(p.bytes)}",
             markup=False,
         )
     if len(report.plans) > _SHOWN:
@@ -194,7 +194,7 @@ def _show(report: RetentionReport) -> None:
         out.print(f"{thread}: can't be read and is left alone; see the log", markup=False)
     out.print(
         f"{report.checkpoints} checkpoints of {len(report.plans)} threads {verb} deleted,"
-        f" about {size(report.freed_bytes)} (estimate); {report.threads_seen} threads looked at"
+        f" about {size(report.freed_bytes or 0)} (estimate); {report.threads_seen} threads looked at"
     )
 
 

@@ -34,11 +34,11 @@ SELECT buffer_id, last_thread_id IS NOT NULL AS under_way, extract(epoch FROM st
 FROM surgetank.retention_progress WHERE started_at IS NOT NULL ORDER BY started_at DESC
 
 -- name: slice
--- The next threads in order, and which of them may have something to delete: those that this buffer wrote last, and
--- those that nobody wrote to for a day. Count and size are asked only of threads that changed since they were last
+-- The next threads in order, and which of them may have something to delete; in the background (`by_hand` false) of
+-- those that this buffer wrote last, and those that nobody wrote to for a day. Count and size are asked only of threads that changed since they were last
 -- looked at. Primary keys of threads, checkpoints (bounded by `keep`), partition_progress; unique
 -- (thread_id, checkpoint_ns). The size reads the thread's rows, but no value of more than about 2 KiB.
-SELECT t.thread_id, (owned.mine OR t.updated_at < now() - interval '1 day') AND (
+SELECT t.thread_id, (%(by_hand)s OR owned.mine OR t.updated_at < now() - interval '1 day') AND (
     (%(age_s)s::float8 IS NOT NULL AND EXISTS (
         SELECT FROM surgetank.checkpoint_namespaces s CROSS JOIN LATERAL (
             SELECT c.checkpoint_id, c.written_at FROM surgetank.checkpoints c WHERE c.ns_pk = s.ns_pk
@@ -80,10 +80,6 @@ CROSS JOIN LATERAL (
     ) AS mine
 ) AS owned
 ORDER BY t.thread_id
-
--- name: threads
--- The next threads in order. Primary key.
-SELECT thread_id FROM surgetank.threads WHERE thread_id > %(after)s ORDER BY thread_id LIMIT %(limit)s
 
 -- name: idle_threads
 -- The next threads in order with the age of their newest checkpoint, written by whomever. Primary keys of threads and
