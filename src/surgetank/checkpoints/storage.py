@@ -184,7 +184,7 @@ def _hot(buffer: Buffer, thread: str | None, top: int) -> tuple[dict[str, int], 
     largest = sorted(states, key=lambda s: s.bytes, reverse=True)[:top]
     shown = tuple((s.partition, s.entries, s.bytes) for s in largest)
     return {s.partition: s.bytes for s in states}, HotUsage(
-        depth.entries, depth.bytes, depth.file_bytes, shown
+        sum(s.entries for s in waiting), sum(s.bytes for s in waiting), depth.file_bytes, shown
     )
 
 
