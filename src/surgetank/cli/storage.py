@@ -45,9 +45,9 @@ def show(report: StorageReport) -> None:
         f"hot buffer  {hot.entries} entries, {size(hot.bytes)} wait; file {size(hot.file_bytes)}",
         markup=False,
     )
+    for name, entries, waiting in hot.threads:
+        out.print(f"            {name}: {entries} entries, {size(waiting)}", markup=False)
     if report.problem:
-        for name, entries, waiting in hot.threads:
-            out.print(f"            {name}: {entries} entries, {size(waiting)}", markup=False)
         err.print(f"database    not reachable: {report.problem}", markup=False)
         if report.remedy:
             err.print(f"way out: {report.remedy}", markup=False)
