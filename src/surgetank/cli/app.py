@@ -8,7 +8,20 @@ from __future__ import annotations
 
 import typer
 
-from surgetank.cli import demo, doctor, errors, flush, jobs, originals, parked, prune, status, storage, tail, worker
+from surgetank.cli import (
+    demo,
+    doctor,
+    errors,
+    flush,
+    jobs,
+    originals,
+    parked,
+    prune,
+    status,
+    storage,
+    tail,
+    worker,
+)
 from surgetank.cli.output import coded
 
 EPILOG = (

@@ -220,7 +220,9 @@ def extend(tip: Tip | None, n: int, data: bytes, *, patchable: bool = True) -> t
             blob = Blob(n, base.n, node.position, codec, len(data), packed)
             return blob, Tip(_needed((*tip.path, node)), ratio)
     codec, packed = whole or compress(data)
-    return Blob(n, None, 0, codec, len(data), packed), Tip((_Node(n, 0, data, 0, len(data)),), len(packed) / len(data))
+    return Blob(n, None, 0, codec, len(data), packed), Tip(
+        (_Node(n, 0, data, 0, len(data)),), len(packed) / len(data)
+    )
 
 
 def _cheap(decoded: int, size: int) -> bool:
