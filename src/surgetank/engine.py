@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,10 @@ from typing import TYPE_CHECKING, Any
 from surgetank import ambient
 from surgetank.buffer.events import EventLog
 from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
+from surgetank.checkpoints.retention import Limits
+from surgetank.checkpoints.storage import StorageReport, storage
+from surgetank.checkpoints.sweep import Retention, RetentionReport
+from surgetank.checkpoints.sweeper import Sweeper
 from surgetank.database.embedded import EmbeddedPostgres
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.encode.envelope import STREAM as CHECKPOINTS
@@ -99,7 +103,7 @@ class Surgetank:
                     self.settings, self._clock, self._observers, start_database=self._start_database
                 )
                 if self.settings.flush_in_process:
-                    self._parts.scheduler.start()
+                    self._parts.start()
                 ambient.enter(self)
         return self
 
@@ -323,6 +327,44 @@ class Surgetank:
         chosen = list(ids) if ids is not None else [entry.id for entry in self.parked()]
         return self.flush(trigger="retry") if self.parts.buffer.unpark(chosen) else None
 
+    def storage(self, *, thread: str | None = None, top: int = 10) -> StorageReport:
+        """Bytes by kind, channel and thread, the growth of the `top` largest threads (or of one), what pruning would
+        free, and what retention did last. Never raises for a database that is down: the report says so.
+        """
+        parts = self.parts
+        return storage(
+            parts.buffer,
+            parts.database,
+            limits=limits_of(self.settings),
+            now=self._clock(),
+            thread=thread,
+            top=top,
+        )
+
+    def retain(
+        self,
+        *,
+        age: float | None = None,
+        keep: int | None = None,
+        max_bytes: int | None = None,
+        threads: Sequence[str] | None = None,
+        dry_run: bool = False,
+    ) -> RetentionReport:
+        """Delete old checkpoints of the threads (all by default): those older than `age` seconds, those beyond the
+        `keep` newest of their namespace, and the oldest of threads over `max_bytes`.
+
+        The newest checkpoint of each namespace and what a kept one is rebuilt from stay, and so does what still
+        waits in the buffer. The deletions are flushed like everything else. With `dry_run` the report says exactly
+        what would go. Raises `DatabaseUnavailable`, `BufferFull`, `ConfigurationError`.
+        """
+        return self.parts.retention.apply(Limits(age, keep, max_bytes), threads, dry_run=dry_run)
+
+    def delete_idle_threads(
+        self, older_than: float, *, threads: Sequence[str] | None = None, dry_run: bool = False
+    ) -> RetentionReport:
+        """Delete whole threads whose newest checkpoint is more than `older_than` seconds old. Raises like `retain`."""
+        return self.parts.retention.delete_idle_threads(older_than, threads, dry_run=dry_run)
+
     def status(self, *, ping: bool = False, jobs: int = 5) -> Status:
         """How full the buffer is, how far behind the database, what fails, and what users should be told.
 
@@ -399,6 +441,14 @@ class _Parts:
             on_lost=self.desk.notifier.worker_lost,
             chore=self._chore,
         )
+        self.retention = Retention(self.buffer, self.database, clock=clock, node=settings.node)
+        self.sweeper = (
+            Sweeper(
+                self.retention, limits, interval_s=settings.retain_interval, on_problem=self._sweep_problem
+            )
+            if (limits := limits_of(settings))
+            else None
+        )
 
     def _flusher(self, stream: str, sink: Sink, clock: Callable[[], float]) -> StreamFlusher:
         settings = self.settings
@@ -421,6 +471,12 @@ class _Parts:
             lease_ttl_s=settings.lease_ttl,
         )
 
+    def start(self) -> None:
+        """Flush in the background, and look for what retention deletes if there are limits."""
+        self.scheduler.start()
+        if self.sweeper is not None:
+            self.sweeper.start()
+
     def _open_database(self, settings: Settings, *, start: bool) -> MigratedDatabase:
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
@@ -435,10 +491,16 @@ class _Parts:
 
     def _problem(self, error: BaseException, trace: str) -> None:
         """Something in the flush thread that is no flush failure (the disk, a bug): told and shown in status."""
+        self._tell("flush_thread", error, trace)
+
+    def _sweep_problem(self, error: BaseException, trace: str) -> None:
+        self._tell("retention", error, trace)
+
+    def _tell(self, where: str, error: BaseException, trace: str) -> None:
         message = problem_of(error)
         if not self.problems or self.problems[-1] != message:
             self.problems.append(message)
-        self.desk.problem(error, where="flush_thread", trace=trace)
+        self.desk.problem(error, where=where, trace=trace)
 
     def _chore(self) -> None:
         self.desk.chore(self.flushers)
@@ -466,6 +528,8 @@ class _Parts:
         """Stop flushing, drain once more if asked and possible, close everything."""
         timeout_s = self.settings.shutdown_timeout
         started = self.scheduler.running
+        if self.sweeper is not None:
+            self.sweeper.stop(timeout_s)
         self.scheduler.stop(timeout_s)
         try:
             if drain and started:
@@ -497,6 +561,11 @@ class _Parts:
                 left = self.buffer.depth().entries
                 log.warning("left_in_buffer", entries=left, path=str(self.buffer.path), job=job.id)
         self.buffer.maintain()
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits of retention; all off by default."""
+    return Limits(settings.retain_age, settings.retain_keep, settings.retain_bytes)
 
 
 def _open_buffer(settings: Settings, clock: Callable[[], float]) -> SQLiteBuffer:

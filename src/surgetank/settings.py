@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from surgetank.exceptions import ConfigurationError
@@ -19,6 +19,16 @@ from surgetank.exceptions import ConfigurationError
 
 def _default_home() -> Path:
     return Path(platformdirs.user_data_dir("surgetank", appauthor=False))
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def duration(value: object) -> object:
+    """Seconds out of `30d`, `12h`, `90m`, `2w`; anything else is left to pydantic. Raises `ValueError`."""
+    if isinstance(value, str) and value[-1:] in _UNITS:
+        return float(value[:-1]) * _UNITS[value[-1]]
+    return value
 
 
 class Settings(BaseSettings):
@@ -91,6 +101,19 @@ class Settings(BaseSettings):
         description="The key of a run's `configurable` that names the user it belongs to.",
     )
     jobs_kept: int = Field(10_000, gt=0, description="How many flush jobs are remembered.")
+
+    retain_age: Annotated[float | None, BeforeValidator(duration)] = Field(
+        None, ge=0, description="Checkpoints older than this are deleted; seconds, or like 30d, 12h, 90m."
+    )
+    retain_keep: int | None = Field(
+        None, ge=1, description="Only so many of the newest checkpoints of each namespace stay."
+    )
+    retain_bytes: int | None = Field(
+        None, ge=0, description="About how many bytes a thread may have in the database; the oldest go first."
+    )
+    retain_interval: float = Field(
+        3600.0, gt=0, description="How often all threads are looked through, if any limit is set."
+    )
 
     connect_timeout: float = Field(3.0, gt=0, description="Longest wait for a database connection.")
     database_connections: int = Field(8, gt=0, description="Most database connections of this process.")

@@ -142,3 +142,31 @@ def test_damage_is_found_and_named():
             patch.decompress(patch.SPLICE, damaged, growing(10)[8])
     with pytest.raises(StateCorrupt, match="decompress"):
         patch.decompress(patch.SPLICE, spliced.data, b"another value")
+
+
+def test_reading_a_value_that_shrank_does_not_decode_what_it_once_was():
+    source = random.Random(1)
+    tail = source.randbytes(3000)
+    large = [source.randbytes(200_000) + tail for _ in range(2)]
+    versions = [
+        large[0],
+        large[0] + b"more" * 9,
+        tail,
+        tail + b"again" * 9,
+        *(tail + bytes([n]) * n for n in range(60)),
+    ]
+    blobs = chain(versions)
+    for blob in blobs:
+        steps = path(blobs, blob.n)
+        assert sum(b.raw_bytes for b in steps) <= max(patch.MAX_DECODED * blob.raw_bytes, patch.FREE)
+    assert blobs[1].base_n == 1
+    assert blobs[3].base_n == 3
+    assert blobs[2].base_n is None
+
+
+def test_a_patch_that_would_weigh_too_much_is_not_made_again():
+    source = random.Random(2)
+    base, other = source.randbytes(5000), source.randbytes(5000)
+    blobs = chain([base])
+    assert patch.remake(blobs, base, base + b"x" * 100) is not None
+    assert patch.remake(blobs, base, other) is None

@@ -16,7 +16,6 @@ from langgraph.checkpoint.serde.types import ERROR
 
 from surgetank.buffer.protocol import Guard
 from surgetank.checkpoints.hot import guard_put, guard_writes
-from surgetank.checkpoints.raw import unversioned
 from surgetank.checkpoints.serde import ValueRefused, is_faithful
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord
@@ -26,7 +25,7 @@ from surgetank.model import Record, Replacement
 
 _SCALARS = (str, int, float, bool, type(None))
 _SCALAR_CHARS = 256
-_OPEN_METADATA = ("source", "step", "parents", "run_id")
+_OPEN_METADATA = ("source", "step", "parents", "run_id", "counters_since_delta_snapshot")
 _NO_JSON = b"{}"
 
 
@@ -95,7 +94,7 @@ class EntryMaker:
                 records.append(envelope.blob_record(ns, channel, envelope.version_text(version), blob))
         for channel in values.keys() - versions.keys() - new_versions.keys():
             blob = self._blob(thread_id, channel, values[channel])
-            records.append(envelope.blob_record(ns, channel, unversioned(checkpoint_id), blob))
+            records.append(envelope.blob_record(ns, channel, envelope.unversioned(checkpoint_id), blob))
         root = _root(ns, metadata)
         return NewEntry(thread_id, records, guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root))
 

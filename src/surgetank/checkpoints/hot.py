@@ -44,6 +44,10 @@ class HotThread:
         """Cold checkpoints of a namespace that are about to be deleted."""
         return list(self._hidden.get(ns, ()))
 
+    def hidden_places(self) -> frozenset[tuple[str, str]]:
+        """Namespace and id of all cold checkpoints that are about to be deleted one by one."""
+        return frozenset((ns, cid) for ns, ids in self._hidden.items() for cid in ids)
+
     def _visible(self, ns: str, checkpoint_id: str, seq: int) -> bool:
         return seq > self.deleted_seq and seq > self._hidden.get(ns, {}).get(checkpoint_id, 0)
 

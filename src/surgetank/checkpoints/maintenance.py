@@ -41,6 +41,24 @@ class _Brief:
     delta_channels: frozenset[str]
 
 
+def append_thread_deletion(buffer: Buffer, thread_id: str) -> None:
+    """Accept the deletion of a thread."""
+    envelope.check_names(thread_id, [("$.thread_id", thread_id)])
+    operation = Operation(uuid.uuid4().hex, "delete_thread")
+    buffer.append(STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())], start_guarding=True)
+
+
+def append_deletion(
+    buffer: Buffer, thread_id: str, ns: str, ids: Sequence[str], *, wait: bool = True
+) -> None:
+    """Accept the deletion of checkpoints of one namespace. With `wait` false a full buffer raises `BufferFull`."""
+    for start in range(0, len(ids), _IDS_PER_OPERATION):
+        operation = Operation(
+            uuid.uuid4().hex, "delete_checkpoints", ns, tuple(ids[start : start + _IDS_PER_OPERATION])
+        )
+        buffer.append(STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())], wait=wait)
+
+
 class Maintenance:
     """Carries out what changes more than one checkpoint."""
 
@@ -51,17 +69,7 @@ class Maintenance:
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete all of a thread. Late writes of its runs vanish; a new conversation may use the id at once."""
-        envelope.check_names(thread_id, [("$.thread_id", thread_id)])
-        operation = Operation(uuid.uuid4().hex, "delete_thread")
-        self._buffer.append(
-            STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())], start_guarding=True
-        )
-
-    def _delete_checkpoints(self, thread_id: str, ns: str, ids: Sequence[str]) -> None:
-        for start in range(0, len(ids), _IDS_PER_OPERATION):
-            chunk = tuple(ids[start : start + _IDS_PER_OPERATION])
-            operation = Operation(uuid.uuid4().hex, "delete_checkpoints", ns, chunk)
-            self._buffer.append(STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())])
+        append_thread_deletion(self._buffer, thread_id)
 
     def delete_for_runs(self, run_ids: Sequence[str], metadata: Metadata) -> Steps[None]:
         """Delete the checkpoints of runs, with their writes.
@@ -89,7 +97,7 @@ class Maintenance:
                         remedy="delete the runs that came after as well, or delete the thread.",
                     )  # fmt: skip
         for (thread_id, ns), ids in groups.items():
-            self._delete_checkpoints(thread_id, ns, sorted(ids))
+            append_deletion(self._buffer, thread_id, ns, sorted(ids))
 
     def _hot_of_runs(self, wanted: set[str]) -> Iterable[Place]:
         with self._buffer.snapshot() as snapshot:
@@ -113,7 +121,7 @@ class Maintenance:
                 self.delete_thread(thread_id)
                 continue
             for ns, ids in (yield from self.plan_prune(thread_id, metadata)).items():
-                self._delete_checkpoints(thread_id, ns, ids)
+                append_deletion(self._buffer, thread_id, ns, ids)
 
     def plan_prune(self, thread_id: str, metadata: Metadata) -> Steps[dict[str, list[str]]]:
         """What `keep_latest` would delete: checkpoint ids by namespace."""

@@ -9,8 +9,6 @@ from typing import Any
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord, WriteRecord
 
-UNVERSIONED = "~"
-
 
 @dataclass(frozen=True, slots=True)
 class RawWrite:
@@ -52,14 +50,9 @@ class RawCheckpoint:
         return {
             channel: envelope.version_text(versions[channel])
             if channel in versions
-            else unversioned(self.checkpoint_id)
+            else envelope.unversioned(self.checkpoint_id)
             for channel in self.record.present
         }
-
-
-def unversioned(checkpoint_id: str) -> str:
-    """The version under which a value is kept whose channel has no version: it belongs to one checkpoint only."""
-    return UNVERSIONED + checkpoint_id
 
 
 def merge_writes(cold: list[RawWrite], hot: list[RawWrite]) -> list[RawWrite]:

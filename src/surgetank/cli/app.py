@@ -8,7 +8,20 @@ from __future__ import annotations
 
 import typer
 
-from surgetank.cli import demo, doctor, errors, flush, jobs, originals, parked, prune, status, tail, worker
+from surgetank.cli import (
+    demo,
+    doctor,
+    errors,
+    flush,
+    jobs,
+    originals,
+    parked,
+    prune,
+    status,
+    storage,
+    tail,
+    worker,
+)
 from surgetank.cli.output import coded
 
 EPILOG = (
@@ -35,6 +48,7 @@ app.add_typer(errors.app, name="errors")
 app.command("tail")(coded(tail.tail))
 app.command("originals")(coded(originals.originals))
 app.command("prune")(coded(prune.prune))
+app.command("storage")(coded(storage.storage))
 app.command("worker")(coded(worker.worker))
 app.command("migrate")(coded(doctor.migrate))
 app.command("doctor")(coded(doctor.doctor))

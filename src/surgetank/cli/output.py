@@ -155,6 +155,11 @@ def print_job(job: FlushJob) -> None:
     took = f" in {result['seconds']:.2f} s" if "seconds" in result else ""
     mark = "completed with warnings" if job.warnings else job.status.value
     out.print(f"job {job.id}  {mark}{took}", markup=False)
+    if job.stream == "retention":
+        out.print(f"  {result.get('message', '')}", markup=False)
+        for warning in job.warnings:
+            out.print(f"  ! {warning}", markup=False)
+        return
     out.print(
         f"  {result.get('entries_flushed', 0)} entries, {result.get('rows_flushed', 0)} rows,"
         f" {size(result.get('bytes', 0))} written; {result.get('partitions_processed', 0)} partitions,"

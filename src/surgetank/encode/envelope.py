@@ -6,7 +6,7 @@ NUL, so that all records of a namespace or of a checkpoint share a prefix and id
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ _IDX_OFFSET = 1 << 31
 MAX_NAME_BYTES = 2048
 MAX_PAIR_BYTES = 2600  # a row of a PostgreSQL index has at most 2704 bytes, and some hold two names
 OPERATION_KEY = b"!"
+UNVERSIONED = "~"
 HEAD = b"h" + _SEP
 GRAVE = b"g" + _SEP
 
@@ -139,6 +140,23 @@ def read_structure(data: bytes) -> dict[str, Any]:
 def version_text(version: str | int | float) -> str:
     """A channel version as text; unique among the versions of one channel."""
     return version if isinstance(version, str) else repr(version)
+
+
+def unversioned(checkpoint_id: str) -> str:
+    """The version under which a value is kept whose channel has no version: it belongs to one checkpoint only."""
+    return UNVERSIONED + checkpoint_id
+
+
+def referred_versions(
+    structure: Mapping[str, Any], present: Sequence[str], checkpoint_id: str
+) -> Iterator[tuple[str, str]]:
+    """Channel and version of every value that a checkpoint may refer to."""
+    versions: Mapping[str, str | int | float] = structure["channel_versions"]
+    for channel, version in versions.items():
+        yield channel, version_text(version)
+    for channel in present:
+        if channel not in versions:
+            yield channel, unversioned(checkpoint_id)
 
 
 def checkpoint_prefix(ns: str) -> bytes:

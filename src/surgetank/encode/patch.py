@@ -6,6 +6,10 @@ version before, every eighth time the one eight before, every 64th time the one 
 decodes at most 21 patches, and all patches together weigh about 2.6 times what was appended
 (`python -m bench.chains`). A plain chain weighs once that, but reading it decodes hundreds of patches; a binary tree
 reads eight and weighs 4.5 times.
+
+What a read costs is bounded, also after pruning: at most `MAX_PATCHES` patches; together they weigh less than the
+value, or the value compressed; and what is decoded on the way is at most `MAX_DECODED` times as large as the value (of
+a value that shrank a lot a new chain begins; below `FREE` bytes nobody counts).
 """
 
 from __future__ import annotations
@@ -24,7 +28,10 @@ RAW, WHOLE, PATCH, SPLICE = 0, 1, 2, 3
 LEVEL = 3
 SMALL = 96  # bytes below which compression costs more than it saves
 RADIX = 8
-MAX_POSITION = RADIX**3 - 1  # at most 21 patches on a path
+MAX_POSITION = RADIX**3 - 1
+MAX_PATCHES = 3 * (RADIX - 1)
+MAX_DECODED = 32
+FREE = 64 * 1024
 # Larger values are stored whole: a patch holds both versions in memory, and a writer up to four.
 MAX_PATCHED = 16 * 1024**2
 # Values below this size that share none of a few samples with their base are not tried as a patch: setting zstd up
@@ -54,6 +61,7 @@ class _Node:
     position: int
     raw: bytes
     patch_bytes: int  # stored bytes of the patches on its path
+    decoded: int  # bytes of all versions on its path
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,7 @@ class Tip:
 
     def pack(self) -> tuple[Any, ...]:
         """The tip as plain tuples."""
-        nodes = tuple((node.n, node.position, node.raw, node.patch_bytes) for node in self.path)
+        nodes = tuple((node.n, node.position, node.raw, node.patch_bytes, node.decoded) for node in self.path)
         return self.whole_ratio, nodes
 
     @classmethod
@@ -200,7 +208,7 @@ def extend(tip: Tip | None, n: int, data: bytes, *, patchable: bool = True) -> t
         codec, packed = compress(data) if patchable else (RAW, data)
         return Blob(n, None, 0, codec, len(data), packed), None
     whole: tuple[int, bytes] | None = None
-    if tip is not None and (base := _base(tip)) is not None and _alike(base.raw, data):
+    if tip is not None and (base := _base(tip)) is not None and _worth_trying(base, data):
         codec, packed = make_patch(base.raw, data)
         spent, ratio = base.patch_bytes + len(packed), tip.whole_ratio
         # A whole blob is tried when it may be smaller than the patches on the path.
@@ -208,11 +216,30 @@ def extend(tip: Tip | None, n: int, data: bytes, *, patchable: bool = True) -> t
             whole = compress(data)
             ratio = len(whole[1]) / len(data)
         if whole is None or spent < len(whole[1]):
-            node = _Node(n, tip.path[-1].position + 1, data, spent)
+            node = _Node(n, tip.path[-1].position + 1, data, spent, base.decoded + len(data))
             blob = Blob(n, base.n, node.position, codec, len(data), packed)
             return blob, Tip(_needed((*tip.path, node)), ratio)
     codec, packed = whole or compress(data)
-    return Blob(n, None, 0, codec, len(data), packed), Tip((_Node(n, 0, data, 0),), len(packed) / len(data))
+    return Blob(n, None, 0, codec, len(data), packed), Tip(
+        (_Node(n, 0, data, 0, len(data)),), len(packed) / len(data)
+    )
+
+
+def _cheap(decoded: int, size: int) -> bool:
+    """Whether a value of that size may be read by way of so many bytes."""
+    return decoded <= max(MAX_DECODED * size, FREE)
+
+
+def remake(path: Sequence[Blob], base: bytes, data: bytes) -> tuple[int, bytes] | None:
+    """`data` as a patch against `base`, the last version of a stored path; None when it is to be stored whole."""
+    codec, packed = make_patch(base, data)
+    spent = sum(len(blob.data) for blob in path if blob.base_n is not None) + len(packed)
+    cheap = _cheap(sum(blob.raw_bytes for blob in path) + len(data), len(data))
+    return (codec, packed) if cheap and spent < len(data) else None
+
+
+def _worth_trying(base: _Node, data: bytes) -> bool:
+    return _cheap(base.decoded + len(data), len(data)) and _alike(base.raw, data)
 
 
 def _alike(base: bytes, data: bytes) -> bool:
@@ -267,7 +294,8 @@ def decode_path(blobs: Sequence[Blob]) -> Tip:
         spent = (base.patch_bytes + len(blob.data)) if base else 0
         if nodes and nodes[-1].position not in kept:
             nodes.pop()  # no version needs it any more: large values must not pile up here
-        nodes.append(_Node(blob.n, blob.position, raw, spent))
+        decoded = (base.decoded if base else 0) + len(raw)
+        nodes.append(_Node(blob.n, blob.position, raw, spent, decoded))
     root = blobs[0]
     return Tip(tuple(nodes), len(root.data) / max(1, root.raw_bytes) if root.base_n is None else 1.0)
 

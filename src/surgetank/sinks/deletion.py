@@ -62,8 +62,9 @@ def _collect_blobs(cursor: Rows, ns_pk: int) -> None:
     """Delete the blobs of a namespace that no checkpoint refers to."""
     referred: set[tuple[str, str]] = set()
     for row in cursor.execute(SQL["remaining_bodies"], {"ns_pk": ns_pk}).fetchall():
-        structure = envelope.read_structure(unpack_body(None, row["codec"], row["body"]).structure)
-        referred |= {(c, envelope.version_text(v)) for c, v in structure["channel_versions"].items()}
+        record = unpack_body(None, row["codec"], row["body"])
+        structure = envelope.read_structure(record.structure)
+        referred.update(envelope.referred_versions(structure, record.present, row["checkpoint_id"]))
     channels: dict[str, list[dict[str, Any]]] = {}
     for row in cursor.execute(SQL["namespace_blobs"], {"ns_pk": ns_pk}).fetchall():
         channels.setdefault(row["channel"], []).append(row)
@@ -86,10 +87,13 @@ def _rebase(cursor: Rows, ns_pk: int, channel: str, base_of: dict[int, int | Non
         ancestor = next((m for m in path[1:] if m in living), None)
         blobs = _load(cursor, ns_pk, channel, path)
         values = patch.decode_all(blobs, {n} if ancestor is None else {n, ancestor})
-        if ancestor is None:
-            codec, data = patch.compress(values[n])
-        else:
-            codec, data = patch.make_patch(values[ancestor], values[n])
+        remade = None
+        if ancestor is not None:
+            below = [blob for blob in blobs if blob.n in _path(base_of, ancestor)]
+            remade = patch.remake(below, values[ancestor], values[n])
+        if remade is None:
+            ancestor = None
+        codec, data = remade or patch.compress(values[n])
         cursor.execute(SQL["rebase_blob"], (ancestor, codec, data, ns_pk, channel, n))
         base_of[n] = ancestor
 

@@ -176,7 +176,7 @@ DELETE FROM surgetank.checkpoint_writes WHERE ns_pk = %(ns_pk)s AND checkpoint_i
 UPDATE surgetank.checkpoints SET parent_id = NULL WHERE ns_pk = %(ns_pk)s AND parent_id = ANY(%(ids)s)
 
 -- name: remaining_bodies
-SELECT codec, body FROM surgetank.checkpoints WHERE ns_pk = %(ns_pk)s
+SELECT checkpoint_id, codec, body FROM surgetank.checkpoints WHERE ns_pk = %(ns_pk)s
 
 -- name: namespace_blobs
 -- All blobs of a namespace without their data. Primary key.
