@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from surgetank.buffer.protocol import Buffer
-from surgetank.checkpoints.cold import ColdReader, Place
+from surgetank.checkpoints.cold import Cold, Place
 from surgetank.checkpoints.raw import RawCheckpoint
 from surgetank.checkpoints.reader import Reader
 from surgetank.checkpoints.steps import Steps
@@ -62,7 +62,7 @@ def append_deletion(
 class Maintenance:
     """Carries out what changes more than one checkpoint."""
 
-    def __init__(self, buffer: Buffer, cold: ColdReader, reader: Reader) -> None:
+    def __init__(self, buffer: Buffer, cold: Cold, reader: Reader) -> None:
         self._buffer = buffer
         self._cold = cold
         self._reader = reader
