@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 import psycopg
 import pytest
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
-from langgraph.graph import END, START, StateGraph
-from langgraph.graph.message import add_messages
-from langgraph.types import Command, interrupt
+from langgraph.types import Command
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
+from support.graphs import agent, delta_graph
 from support.savers import config, ids, listed, put, put_chain
 from support.transfer import Official, postgres_official, sqlite_official
 from support.waiting import wait_until
@@ -60,31 +59,6 @@ def into(tmp_path: Path, database_url: str) -> Iterator[Tank]:
         tank.close()
 
 
-class State(TypedDict):
-    messages: Annotated[list[AnyMessage], add_messages]
-    steps: int
-    approved: str
-
-
-def agent(saver: Any) -> Any:
-    def think(state: State) -> Any:
-        return {
-            "messages": [AIMessage(f"thought {state.get('steps', 0)}")],
-            "steps": state.get("steps", 0) + 1,
-        }
-
-    def ask(state: State) -> Any:
-        return {"approved": interrupt({"question": "go on?"})}
-
-    builder = StateGraph(State)
-    builder.add_node("think", think)
-    builder.add_node("ask", ask)
-    builder.add_edge(START, "think")
-    builder.add_conditional_edges("think", lambda s: "think" if s["steps"] < 4 else "ask")
-    builder.add_edge("ask", END)
-    return builder.compile(checkpointer=saver)
-
-
 def seen(saver: Any, thread: str) -> list[Any]:
     return [
         (t.config, t.checkpoint, t.metadata, t.parent_config, t.pending_writes) for t in listed(saver, thread)
@@ -111,6 +85,21 @@ def test_a_graph_runs_is_flushed_and_its_state_is_read_back_cold(into, official)
     assert tank.flush().ok
     assert agent(official.saver).get_state(on).values == graph.get_state(on).values
     assert agent(official.saver).get_state(on).values["steps"] == 4
+
+
+def test_a_delta_channel_is_rebuilt_from_what_the_saver_holds(into, official):
+    tank = into(official.saver)
+    graph = delta_graph(tank.checkpointer())
+    on = {"configurable": {"thread_id": "t"}}
+    for step in range(8):
+        graph.invoke({"items": [f"step {step}"]}, on)
+        if step % 3 == 2:
+            assert tank.flush().ok
+    expected = [f"step {step}" for step in range(8)]
+    assert graph.get_state(on).values["items"] == expected
+    assert tank.flush().ok
+    assert graph.get_state(on).values["items"] == expected
+    assert delta_graph(official.saver).get_state(on).values["items"] == expected
 
 
 async def test_an_event_loop_reads_through_a_saver_too(into, official):

@@ -171,6 +171,10 @@ class ColdReader:
         )  # fmt: skip
         return [(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"]) for row in rows]
 
+    def threads(self) -> list[str]:
+        """All thread ids, in order."""
+        return [row["thread_id"] for row in self._query("threads", {})]
+
     def run_checkpoints(self, run_ids: Sequence[str]) -> list[Place]:
         """Places of the checkpoints that belong to runs."""
         rows = self._query("run_checkpoints", {"run_ids": list(run_ids)})

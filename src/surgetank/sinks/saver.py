@@ -26,7 +26,7 @@ from typing import Any, NoReturn, Protocol, cast
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointMetadata
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.types import INTERRUPT
+from langgraph.checkpoint.serde.types import INTERRUPT, _DeltaSnapshot
 
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord, Operation, WriteRecord
@@ -235,7 +235,13 @@ class SaverSink:
         found = self._calls.get(thread_id, *at)
         if found is None:
             self._altered("$: nothing", thread_id, entry)
-        read: dict[str, Any] = {k: v for k, v in found.checkpoint.items() if k in checkpoint}
+        # PostgresSaver shows a DeltaChannel's snapshot with each later checkpoint that names the same version.
+        values = {
+            channel: value
+            for channel, value in found.checkpoint["channel_values"].items()
+            if channel in checkpoint["channel_values"] or not isinstance(value, _DeltaSnapshot)
+        }
+        read = {k: v for k, v in found.checkpoint.items() if k in checkpoint} | {"channel_values": values}
         told = difference(checkpoint, read) or difference(
             metadata, found.metadata, "$.metadata", json_like=True
         )

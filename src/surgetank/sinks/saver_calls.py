@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
@@ -106,19 +106,34 @@ def place(thread_id: str, ns: str, checkpoint_id: str | None) -> dict[str, Any]:
 
 
 def writes_in_order(thread_id: str, entry: Entry) -> Iterator[tuple[str, str, list[WriteRecord]]]:
-    """The entry's writes by task, in lists in which each stands where its index says.
-
-    A saver counts the writes of a call; special ones (index below zero) may stand anywhere, and fill gaps.
-    """
-    tasks: dict[tuple[str, str], list[tuple[int, WriteRecord]]] = {}
+    """The entry's writes by task, as `put_writes` takes them. Raises `EntryRejected` where that is impossible."""
+    found = []
     for record in entry.records:
         if record.key[:1] == b"w":
             _, _, task_id, idx = envelope.split_write_key(record.key)
-            write = WriteRecord.unpack(record.value)
-            tasks.setdefault((task_id, write.task_path), []).append((idx, write))
+            found.append((task_id, idx, WriteRecord.unpack(record.value)))
+    try:
+        yield from calls_of(found)
+    except ValueError as error:
+        raise EntryRejected(
+            partition=thread_id, path="$.writes", seq=entry.seq, reason=str(error),
+            remedy="none through a saver's interface; the entry stays readable.",
+        ) from error  # fmt: skip
+
+
+def calls_of(writes: Iterable[tuple[str, int, WriteRecord]]) -> list[tuple[str, str, list[WriteRecord]]]:
+    """The calls of `put_writes` that give each write its index: task id, path, and the writes.
+
+    A saver counts the writes of a call; special ones (index below zero) may stand anywhere, and fill gaps. Raises
+    `ValueError` for gaps that stay.
+    """
+    tasks: dict[tuple[str, str], list[tuple[int, WriteRecord]]] = {}
+    for task_id, idx, write in writes:
+        tasks.setdefault((task_id, write.task_path), []).append((idx, write))
+    calls = []
     for (task_id, task_path), found in tasks.items():
         special = [write for idx, write in found if idx < 0]
-        ordinary = dict(sorted((idx, write) for idx, write in found if idx >= 0))
+        ordinary = {idx: write for idx, write in found if idx >= 0}
         placed: list[WriteRecord] = []
         while ordinary:
             if len(placed) in ordinary:
@@ -126,12 +141,11 @@ def writes_in_order(thread_id: str, entry: Entry) -> Iterator[tuple[str, str, li
             elif special:
                 placed.append(special.pop(0))
             else:
-                raise EntryRejected(
-                    partition=thread_id, path="$.writes", seq=entry.seq,
-                    reason=f"write {len(placed)} of task {task_id!r} is missing: the next ones can't keep their index",
-                    remedy="none through a saver's interface; the entry stays readable.",
-                )  # fmt: skip
-        yield task_id, task_path, placed + special
+                raise ValueError(
+                    f"write {len(placed)} of task {task_id!r} is missing: the next ones can't keep their index"
+                )
+        calls.append((task_id, task_path, placed + special))
+    return calls
 
 
 def raise_told(error: Exception, thread_id: str, entry: Entry) -> NoReturn:
