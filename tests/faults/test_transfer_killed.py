@@ -5,7 +5,6 @@ The final rows are compared with those of a move that nothing disturbed.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import pytest
 from support import workload
 from support.graphs import delta_graph
 from support.savers import put, put_chain
-from support.transfer import Official, postgres_official, sqlite_official
+from support.transfer import Official, cli_in_process, postgres_official, sqlite_official
 from surgetank import Surgetank
 
 TESTS = str(Path(__file__).parents[1])
@@ -53,16 +52,17 @@ def fill(saver: Any) -> None:
         delta_graph(saver).invoke({"items": [f"step {step}"]}, {"configurable": {"thread_id": "delta"}})
 
 
-def run(*arguments: str, home: Path, url: str, kill: tuple[str, str, int] | None = None) -> Any:
-    module = ["support.killed", kill[0], kill[1], str(kill[2])] if kill else ["surgetank"]
-    return subprocess.run(
-        [sys.executable, "-m", *module, *arguments, "--json"],
+def killed(when: str, point: str, occurrence: int, *arguments: str, home: Path, url: str) -> None:
+    """Run the command in a process that kills itself at this point."""
+    done = subprocess.run(
+        [sys.executable, "-m", "support.killed", when, point, str(occurrence), *arguments],
         capture_output=True, text=True, check=False, timeout=100,
         env={
             **os.environ, "PYTHONPATH": TESTS, "SURGETANK_HOME": str(home), "SURGETANK_DATABASE_URL": url,
             "SURGETANK_LEASE_TTL": "0.2",
         },
     )  # fmt: skip
+    assert done.returncode == -9, done.stderr
 
 
 def ours(tank: Surgetank) -> dict[str, list[Any]]:
@@ -80,6 +80,7 @@ def ours(tank: Surgetank) -> dict[str, list[Any]]:
         ("before", f"{BUFFER}.append", 9),
         ("before", f"{SINK}.write", 1),
         ("after", f"{SINK}.write", 2),
+        ("before", f"{SINK}.write", 6),  # the last one: nothing is left to be read then, but to be flushed
         ("after", f"{BUFFER}.ack", 2),
         ("before", f"{JOURNAL}.done", 1),
         ("after", f"{JOURNAL}.done", 2),
@@ -92,17 +93,14 @@ def test_a_killed_import_goes_on_where_it_stopped(
     fill(official.saver)
     name = postgres_server.create_database(migrated_template)
     undisturbed = make_tank(home=tmp_path / "undisturbed", database_url=postgres_server.url_of(name))
-    move = ("import", "--from", official.address)
-    whole = run(*move, home=tmp_path / "undisturbed", url=postgres_server.url_of(name))
-    assert whole.returncode == 0, whole.stderr
-    moved = json.loads(whole.stdout)["checkpoints"]
+    move = ("import", "--from", official.address, "--json")
+    elsewhere = {"home": tmp_path / "undisturbed", "url": postgres_server.url_of(name)}
+    moved = cli_in_process(*move, **elsewhere).report()["checkpoints"]
+    here = {"home": tmp_path / "home", "url": database_url}
 
-    killed = run(*move, home=tmp_path / "home", url=database_url, kill=(when, point, occurrence))
-    assert killed.returncode == -9, killed.stderr
-    again = run(*move, home=tmp_path / "home", url=database_url)
+    killed(when, point, occurrence, *move, **here)
+    told = cli_in_process(*move, **here).report()
 
-    assert again.returncode == 0, again.stderr
-    told = json.loads(again.stdout)
     assert told["resumed"]
     assert told["checkpoints"] < moved or point.endswith("append")
     assert told["skipped"] == []
@@ -131,18 +129,15 @@ def test_a_killed_export_goes_on_where_it_stopped(
     kind = request.node.callspec.params["official"]
     fill(tank.checkpointer())
     assert tank.flush("checkpoints", "a").ok
-    move = ("export", "--to", official.address)
+    move = ("export", "--to", official.address, "--json")
+    here = {"home": tmp_path / "home", "url": database_url}
     point = f"{JOURNAL}.done" if method == "done" else f"{SAVERS[kind]}.{method}"
 
-    killed = run(*move, home=tmp_path / "home", url=database_url, kill=(when, point, occurrence))
-    assert killed.returncode == -9, killed.stderr
-    again = run(*move, home=tmp_path / "home", url=database_url)
+    killed(when, point, occurrence, *move, **here)
+    assert cli_in_process(*move, **here).report()["resumed"]
 
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["resumed"]
     found = official.rows()
     for thread in ("a", "b", "delta"):
         official.saver.delete_thread(thread)
-    whole = run(*move, home=tmp_path / "home", url=database_url)
-    assert whole.returncode == 0, whole.stderr
+    cli_in_process(*move, **here).report()
     assert found == official.rows(), "as if nothing had happened"

@@ -47,8 +47,9 @@ def into(tmp_path: Path, database_url: str) -> Iterator[Tank]:
 
     def make(saver: Any, **settings: Any) -> Surgetank:
         settings = {
-            "home": tmp_path / "home", "database_url": database_url, "flush_in_process": False, "flush_on_close": False, "breaker_max": 0.2,
-            "retry_base": 0.05, "retry_max": 0.2, **settings,
+            "home": tmp_path / "home", "database_url": database_url, "flush_in_process": False,
+            "flush_on_close": False, "breaker_max": 0.2, "retry_base": 0.05, "retry_max": 0.2,
+            **settings,
         }  # fmt: skip
         tank = Surgetank(sink=saver, **settings).open()
         opened.append(tank)

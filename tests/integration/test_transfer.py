@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,7 +18,8 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 
 from support.graphs import agent, delta_graph, nested
 from support.savers import config, ids, listed, put, put_chain
-from support.transfer import Official, postgres_official, sqlite_official
+from support.transfer import Done, Official, cli_in_process, postgres_official, sqlite_official
+from surgetank.checkpoints.journal import Journal
 from surgetank.checkpoints.official_rows import parents_first
 from surgetank.encode.same import difference
 
@@ -39,26 +37,16 @@ def official(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Officia
 
 @pytest.fixture
 def cli(tmp_path: Path, database_url: str) -> Any:
-    """Runs `surgetank ARGS`; returns the finished process."""
-    tests = str(Path(__file__).parents[1])
-    environment = {
-        **os.environ, "SURGETANK_HOME": str(tmp_path / "home"), "SURGETANK_DATABASE_URL": database_url,
-        "PYTHONPATH": tests,
-    }  # fmt: skip
+    """Runs `surgetank ARGS` on the test's home and database, or another; returns what it said."""
 
-    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "surgetank", *arguments],
-            capture_output=True, text=True, check=False, env={**environment, **more}, timeout=100,
-        )  # fmt: skip
+    def run(*arguments: str, home: Path = tmp_path / "home", url: str = database_url) -> Done:
+        return cli_in_process(*arguments, home=home, url=url)
 
     return run
 
 
-def report(done: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, Any]:
-    assert done.returncode == code, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+def report(done: Done, code: int = 0) -> dict[str, Any]:
+    return done.report(code)
 
 
 def live_in(saver: Any) -> list[str]:
@@ -305,10 +293,7 @@ def test_out_and_in_again_gives_the_same(cli, tank, official, tmp_path, postgres
     put_chain(tank.checkpointer(), "t", 5)
     report(cli("export", "--to", official.address, "--json"))
     name = postgres_server.create_database(migrated_template)
-    other = {
-        "SURGETANK_HOME": str(tmp_path / "other"),
-        "SURGETANK_DATABASE_URL": postgres_server.url_of(name),
-    }
+    other = {"home": tmp_path / "other", "url": postgres_server.url_of(name)}
     report(cli("import", "--from", official.address, "--json", **other))
     again = report(cli("import", "--from", official.address, "--json"))
     assert again["already_there"] == 5, "what came back is what is here"
@@ -371,17 +356,9 @@ def test_a_dry_export_writes_nothing(cli, tank, official):
         ("x.sqlite", "langgraph-checkpoint-sqlite"),
     ],
 )
-def test_a_missing_package_is_named(cli, tank, tmp_path, target, package):
-    module = package.replace("langgraph-checkpoint-", "langgraph/checkpoint/")
-    (tmp_path / "hide").mkdir()
-    (tmp_path / "hide" / "sitecustomize.py").write_text(
-        "import sys\n"
-        f"class Hidden:\n"
-        f"    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name == {module.replace('/', '.')!r}: raise ModuleNotFoundError(name, name=name)\n"
-        f"sys.meta_path.insert(0, Hidden())\n"
-    )
-    done = cli("export", "--to", target, PYTHONPATH=str(tmp_path / "hide"))
+def test_a_missing_package_is_named(cli, tank, monkeypatch, target, package):
+    monkeypatch.setitem(sys.modules, package.replace("langgraph-checkpoint-", "langgraph.checkpoint."), None)
+    done = cli("export", "--to", target)
     assert done.returncode == 2
     assert f"pip install {package}" in done.stderr
 
@@ -391,3 +368,40 @@ def test_parents_come_first_even_when_ids_do_not_grow():
     places = parents_first(rows)
     assert sorted(places, key=repr) == sorted(rows, key=repr)
     assert places.index(("", "z", None)) < places.index(("", "a", "z"))
+
+
+def test_a_journal_that_was_torn_in_the_middle_of_a_line_goes_on_after_the_last_whole_one(tmp_path):
+    with Journal(tmp_path, "import", "a", "b") as journal:
+        assert not journal.resumed
+        journal.begin()
+        journal.done("one", "x")
+    with journal.path.open("ab") as file:
+        file.write(b'{"thread": "two", "sta')
+    with Journal(tmp_path, "import", "a", "b") as again:
+        assert again.resumed
+        assert again.is_done("one", "x")
+        assert not again.is_done("one", "another state")
+        assert not again.is_done("two", "x")
+        again.done("three", "y")
+    with Journal(tmp_path, "import", "a", "b") as third:
+        assert third.is_done("three", "y")
+        third.finish()
+    assert not Journal(tmp_path, "import", "a", "b").resumed
+    assert not Journal(tmp_path, "export", "a", "b").resumed
+
+
+def test_a_thread_of_ours_that_the_database_refuses_stops_the_import_but_not_somebody_elses(
+    cli, tank, official, database_url
+):
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'about' <> 'refused')"
+        )
+    put(tank.checkpointer(), "foreign", {"a": 1}, about="refused")
+    put(official.saver, "t", {"a": 1}, about="fine")
+    report(cli("import", "--from", official.address, "--json"))
+    put(official.saver, "u", {"a": 1}, about="refused")
+    stopped = cli("import", "--from", official.address)
+    assert stopped.returncode == 1
+    assert "parked" in stopped.stderr
+    assert len(tank.parked()) == 2

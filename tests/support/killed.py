@@ -1,6 +1,6 @@
 """Runs the command line and kills itself (`kill -9`) just before or after the nth call of a method.
 
-    python -m support.killed before|after MODULE:CLASS.METHOD OCCURRENCE import --from ...
+python -m support.killed before|after MODULE:CLASS.METHOD OCCURRENCE import --from ...
 """
 
 from __future__ import annotations

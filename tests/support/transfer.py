@@ -1,7 +1,8 @@
-"""LangGraph's own savers on real databases, and their rows in plain sight."""
+"""LangGraph's own savers on real databases, their rows in plain sight, and the command line in this process."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +15,36 @@ from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
+from typer.testing import CliRunner
+
+from surgetank.cli.app import app
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    def report(self, code: int = 0) -> dict[str, Any]:
+        """The JSON on stdout, after a look at the exit code."""
+        assert self.returncode == code, self.stdout + self.stderr
+        found: dict[str, Any] = json.loads(self.stdout)
+        return found
+
+
+def cli_in_process(*arguments: str, home: Path, url: str) -> Done:
+    """Run `surgetank ARGS` in this process, which is quicker than to start one."""
+    done = CliRunner().invoke(
+        app,
+        list(arguments),
+        env={"SURGETANK_HOME": str(home), "SURGETANK_DATABASE_URL": url, "SURGETANK_LEASE_TTL": "0.2"},
+    )
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Done(done.exit_code, done.stdout, done.stderr)
 
 
 @dataclass

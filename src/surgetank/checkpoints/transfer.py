@@ -161,10 +161,12 @@ class Importer(Move):
 
     def _settle(self) -> None:
         """Flush what waits, read every moved checkpoint back, compare it, and note its thread as done."""
-        if self._entries:
+        if self._waiting and self._ours.buffer.last_seq(STREAM):  # of this run, or of one that was killed
+            self._ours.must_flush(self._portion | {thread_id for thread_id, _, _ in self._waiting})
+        elif self._entries:
             self._ours.must_flush(self._portion)
-            self._bytes = self._entries = 0
-            self._portion.clear()
+        self._bytes = self._entries = 0
+        self._portion.clear()
         while self._waiting:
             thread_id, state, digests = self._waiting.pop(0)
             skipped = self.report.skipped_count
