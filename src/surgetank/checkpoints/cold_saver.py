@@ -19,7 +19,7 @@ from surgetank.checkpoints.entries import EntryMaker
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord, WriteRecord
-from surgetank.sinks.saver_calls import SaverCalls, is_unavailable, place, unavailable, value_in
+from surgetank.sinks.saver_calls import SaverCalls, is_unavailable, place, place_of, unavailable, value_in
 
 _NO_LIMIT = 1 << 62
 
@@ -93,7 +93,7 @@ class SaverCold:
         cursor = last[2] if last is not None else before
         with _told():
             for found in self._calls.pages(thread_id, ns, before=cursor, metadata=metadata, size=limit + 1):
-                of_page = [_place(t) for t in found]
+                of_page = [place_of(t.config) for t in found]
                 places += sorted(of_page, key=lambda p: (p[2], p[0], p[1]), reverse=True)
                 if len(places) >= limit:
                     break
@@ -103,14 +103,14 @@ class SaverCold:
         """Places of the checkpoints that belong to runs."""
         with _told():
             return [
-                _place(found)
+                place_of(found.config)
                 for run_id in run_ids
                 for page in self._calls.pages(None, None, metadata={"run_id": run_id})
                 for found in page
             ]
 
     def _raw(self, thread_id: str, ns: str, found: CheckpointTuple) -> RawCheckpoint:
-        parent = found.parent_config["configurable"]["checkpoint_id"] if found.parent_config else None
+        parent = place_of(found.parent_config)[2] if found.parent_config else None
         config: Any = place(thread_id, ns, parent)
         versions = found.checkpoint["channel_versions"]
         entry = self._maker.checkpoint(config, found.checkpoint, found.metadata, versions)
@@ -133,11 +133,6 @@ class SaverCold:
             type_, data = self._calls.serde.dumps_typed(whole)
             writes.append(RawWrite(task_id, idx, WriteRecord(channel, f"{order:08}", type_, data)))
         return writes
-
-
-def _place(found: CheckpointTuple) -> Place:
-    configurable = found.config["configurable"]
-    return str(configurable["thread_id"]), configurable["checkpoint_ns"], configurable["checkpoint_id"]
 
 
 @contextmanager

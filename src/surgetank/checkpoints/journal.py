@@ -16,10 +16,10 @@ import orjson
 
 
 class Journal:
-    """The journal of one direction between two addresses. Use it with `with`."""
+    """The journal of one direction between our database and another. Use it with `with`."""
 
-    def __init__(self, folder: Path, kind: str, source: str, target: str) -> None:
-        name = hashlib.blake2b(f"{kind}\0{source}\0{target}".encode(), digest_size=10).hexdigest()
+    def __init__(self, folder: Path, kind: str, ours: str, other: str) -> None:
+        name = hashlib.blake2b(f"{kind}\0{ours}\0{other}".encode(), digest_size=10).hexdigest()
         self.path = folder / f"{kind}-{name}.jsonl"
         self._done: dict[str, str] = {}
         self.resumed = self.path.exists()

@@ -118,7 +118,7 @@ class PostgresTables:
     def _rows(self, query: str, *arguments: Any) -> list[Any]:
         try:
             with self._connection.cursor(binary=True, row_factory=tuple_row) as cursor:
-                return cursor.execute(query, arguments).fetchall()
+                return cursor.execute(query.encode(), arguments).fetchall()
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise unreachable(self.address, error) from error
 

@@ -17,7 +17,7 @@ import psycopg
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import INTERRUPT, _DeltaSnapshot
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow, dict_row
 
 from surgetank.checkpoints.official import PostgresTables, SqliteTables, is_postgres, sqlite_path
 from surgetank.checkpoints.official_rows import unreachable
@@ -85,7 +85,9 @@ class OfficialTarget:
         except ModuleNotFoundError as error:
             raise _missing("PostgreSQL", "langgraph-checkpoint-postgres") from error
         try:
-            connection = psycopg.connect(url, autocommit=True, prepare_threshold=None, row_factory=dict_row)
+            connection = psycopg.Connection[DictRow].connect(
+                url, autocommit=True, prepare_threshold=None, row_factory=dict_row
+            )
             self._close.append(connection.close)
             saver = PostgresSaver(connection)
             saver.setup()

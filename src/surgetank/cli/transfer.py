@@ -58,8 +58,8 @@ def import_(
     try:
         with engine(home, database_url) as tank:
             ours = _ours(tank)
-            with _journal(tank, "import", source, tank.parts.address) as journal:
-                mover = transfer.Importer(tables, ours, tank.parts.address, wishes, journal)
+            with _journal(tank, "import", source) as journal:
+                mover = transfer.Importer(tables, ours, tank.parts.database.address, wishes, journal)
                 return _moved(mover.report, mover.run, json=json)
     finally:
         tables.close()
@@ -95,8 +95,8 @@ def export(
         ours = _ours(tank)
         opened = OfficialTarget(target, lossy=lossy)
         try:
-            with _journal(tank, "export", tank.parts.address, target) as journal:
-                mover = transfer.Exporter(ours, opened, tank.parts.address, wishes, journal)
+            with _journal(tank, "export", target) as journal:
+                mover = transfer.Exporter(ours, opened, tank.parts.database.address, wishes, journal)
                 return _moved(mover.report, lambda: mover.run(merge=merge), json=json)
         finally:
             opened.close()
@@ -121,10 +121,13 @@ def _ours(tank: Surgetank) -> Any:
     return OurStore(tank.parts.buffer, ColdReader(tank.parts.database), lambda: tank.flush(trigger="import"))
 
 
-def _journal(tank: Surgetank, kind: str, source: str, target: str) -> Any:
+def _journal(tank: Surgetank, kind: str, other: str) -> Any:
     from surgetank.checkpoints.journal import Journal  # noqa: PLC0415 - needs the extra
 
-    return Journal(tank.settings.home / "transfers", kind, source, target)
+    embedded = tank.settings.database_url is None
+    return Journal(
+        tank.settings.home / "transfers", kind, "embedded" if embedded else tank.parts.database.address, other
+    )
 
 
 def _progress() -> Callable[[Any, int, int], None]:

@@ -21,18 +21,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, Protocol, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointMetadata
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.types import INTERRUPT, _DeltaSnapshot
+from langgraph.checkpoint.serde.types import INTERRUPT
 
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord, Operation, WriteRecord
-from surgetank.encode.same import difference
 from surgetank.exceptions import EntryRejected, LeaseLost, SinkError
 from surgetank.model import Entry
+from surgetank.sinks.fidelity import Fidelity
 from surgetank.sinks.protocol import Slice, Written
 from surgetank.sinks.saver_calls import (
     SaverCalls,
@@ -94,6 +94,7 @@ class SaverSink:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._calls = SaverCalls(saver, serde)
+        self._fidelity = Fidelity(self._calls)
         self._hot = hot
         self._clock = clock
         self._values = ValueCache(cache_bytes)
@@ -191,7 +192,10 @@ class SaverSink:
         for task_id, task_path, writes in writes_in_order(work.thread_id, entry):
             self._put_writes(work.thread_id, (ns, checkpoint_id), task_id, task_path, writes, entry)
         for waiting in work.held.pop((ns, checkpoint_id), ()):
-            self._writes(work, waiting)
+            try:
+                self._writes(work, waiting)
+            except Exception as error:  # noqa: BLE001 - told as this entry's, not as the checkpoint's
+                raise_told(error, work.thread_id, waiting)
 
     def _put_checkpoint(self, work: _Work, entry: Entry, at: Place, stored: CheckpointRecord) -> None:
         thread_id, (ns, checkpoint_id), calls = work.thread_id, at, self._calls
@@ -208,7 +212,7 @@ class SaverSink:
             values[channel], is_new = self._value(thread_id, ns, channel, version, stored, entry)
             if is_new or channel in new:
                 new.add(channel)
-                self._keeps(f"$.channel_values.{channel}", values[channel], thread_id, entry)
+                self._fidelity.check(f"$.channel_values.{channel}", values[channel], thread_id, entry)
         checkpoint: dict[str, Any] = {**structure, "channel_values": values}
         if stored.extra is not None:
             type_, data = stored.extra
@@ -220,49 +224,7 @@ class SaverSink:
             cast("CheckpointMetadata", metadata),
             {channel: versions[channel] for channel in new if channel in versions},
         )
-        self._compare(thread_id, at, checkpoint, metadata, stored.parent_id, entry)
-
-    def _compare(
-        self,
-        thread_id: str,
-        at: Place,
-        checkpoint: dict[str, Any],
-        metadata: Any,
-        parent: str | None,
-        entry: Entry,
-    ) -> None:
-        """Read back what was put. Raises `EntryRejected` naming the place that came back different."""
-        found = self._calls.get(thread_id, *at)
-        if found is None:
-            self._altered("$: nothing", thread_id, entry)
-        # PostgresSaver shows a DeltaChannel's snapshot with each later checkpoint that names the same version.
-        values = {
-            channel: value
-            for channel, value in found.checkpoint["channel_values"].items()
-            if channel in checkpoint["channel_values"] or not isinstance(value, _DeltaSnapshot)
-        }
-        read = {k: v for k, v in found.checkpoint.items() if k in checkpoint} | {"channel_values": values}
-        told = difference(checkpoint, read) or difference(
-            metadata, found.metadata, "$.metadata", json_like=True
-        )
-        if told is None and parent != _id_of(found.parent_config):
-            told = "$.parent: another one"
-        if told is not None:
-            self._altered(told, thread_id, entry)
-
-    def _keeps(self, path: str, value: Any, thread_id: str, entry: Entry) -> None:
-        """Refuse a value that the saver's serializer would alter, before anything is written."""
-        serde = self._calls.saver.serde
-        told = difference(value, serde.loads_typed(serde.dumps_typed(value)), path)
-        if told is not None:
-            self._altered(told, thread_id, entry)
-
-    def _altered(self, told: str, thread_id: str, entry: Entry) -> NoReturn:
-        path, _, reason = told.partition(": ")
-        raise EntryRejected(
-            partition=thread_id, path=path, seq=entry.seq, remedy=_FAITHFUL,
-            reason=f"{self.name} does not keep it as it is: it gives back {reason}",
-        )  # fmt: skip
+        self._fidelity.compare(thread_id, at, checkpoint, metadata, stored.parent_id, entry)
 
     def _value(
         self, thread_id: str, ns: str, channel: str, version: str, stored: CheckpointRecord, entry: Entry
@@ -337,7 +299,7 @@ class SaverSink:
         for channel, value in values:
             # LangGraph writes its interrupts as a tuple and reads a list as well, which its own savers make of it.
             plain = list(value) if channel == INTERRUPT and type(value) is tuple else value
-            self._keeps(f"$.writes.{channel}", plain, thread_id, entry)
+            self._fidelity.check(f"$.writes.{channel}", plain, thread_id, entry)
         self._calls.saver.put_writes(
             cast("RunnableConfig", place(thread_id, *at)), values, task_id, task_path
         )
@@ -393,7 +355,3 @@ def _checkpoints_of(entries: Sequence[Entry]) -> dict[Place, int]:
         for record in entry.records
         if record.key[:1] == b"c" and (found := envelope.split_key(record.key))
     }
-
-
-def _id_of(config: RunnableConfig | None) -> str | None:
-    return config["configurable"]["checkpoint_id"] if config else None

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
@@ -69,11 +70,7 @@ class SaverCalls:
 
     def places(self, thread_id: str) -> set[tuple[str, str]]:
         """Namespace and id of all checkpoints of a thread."""
-        return {
-            (t.config["configurable"]["checkpoint_ns"], t.config["configurable"]["checkpoint_id"])
-            for page in self.pages(thread_id, None)
-            for t in page
-        }
+        return {place_of(t.config)[1:] for page in self.pages(thread_id, None) for t in page}
 
     def value(
         self, thread_id: str, ns: str, channel: str, version: str, near: str | None
@@ -103,6 +100,12 @@ def place(thread_id: str, ns: str, checkpoint_id: str | None) -> dict[str, Any]:
     """A LangGraph config."""
     configurable = {"thread_id": thread_id, "checkpoint_ns": ns}
     return {"configurable": configurable | ({"checkpoint_id": checkpoint_id} if checkpoint_id else {})}
+
+
+def place_of(config: RunnableConfig) -> tuple[str, str, str]:
+    """Thread, namespace and checkpoint id of a checkpoint's config."""
+    configurable = config.get("configurable", {})
+    return str(configurable["thread_id"]), configurable["checkpoint_ns"], configurable["checkpoint_id"]
 
 
 def writes_in_order(thread_id: str, entry: Entry) -> Iterator[tuple[str, str, list[WriteRecord]]]:
