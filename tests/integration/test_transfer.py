@@ -172,6 +172,8 @@ def test_a_broken_row_stops_the_import_or_is_listed_as_asked(cli, tank, official
     assert "damaged" in stopped.stderr
     assert "--on-error skip" in stopped.stderr
     assert len(listed(tank.checkpointer(), "t")) == 1, "what came before it is kept"
+    told = report(cli("import", "--from", official.address, "--json"), 1)
+    assert (told["stopped"], told["error"]["type"], told["already_there"]) == (True, "TransferStopped", 1)
 
     told = report(cli("import", "--from", official.address, "--on-error", "skip", "--json"), 3)
     assert [s["checkpoint"] for s in told["skipped"]] == [broken]

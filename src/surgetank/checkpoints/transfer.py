@@ -8,7 +8,9 @@ import goes through the buffer and is flushed in portions; accepted means kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
+from surgetank.checkpoints.entries import Target
 from surgetank.checkpoints.journal import Journal
 from surgetank.checkpoints.moving import (
     PLACES_SHOWN,
@@ -29,6 +31,7 @@ from surgetank.encode import envelope
 from surgetank.encode.envelope import STREAM
 from surgetank.exceptions import BrokenRow, BufferFull, ConfigurationError, EntryRejected, TransferStopped
 from surgetank.model import Record
+from surgetank.sinks.saver_calls import place
 
 _PORTION_BYTES = 16 * 1024**2
 _PORTION_ENTRIES = 2000
@@ -136,8 +139,7 @@ class Importer(Move):
             Record(envelope.write_key(ns, cid, w.task_id, w.idx), w.record.pack()) for w in raw.writes
         ]
         try:
-            names = [("$.thread_id", raw.thread_id), ("$.checkpoint_ns", ns), ("$.checkpoint_id", cid)]
-            envelope.check_names(raw.thread_id, names + [(f"$.channel_values.{c}", c) for c in raw.blobs])
+            _check_names(raw, versions)
             try:
                 self._ours.buffer.append(STREAM, raw.thread_id, records, wait=False)
             except BufferFull:
@@ -265,3 +267,19 @@ def remember(versions: dict[Place, dict[str, str]], place: Place, known: dict[st
     versions[place] = known
     if len(versions) > _VERSIONS_KNOWN:
         versions.pop(next(iter(versions)))
+
+
+def _check_names(raw: RawCheckpoint, versions: Mapping[str, str]) -> None:
+    """Refuse the names that `put` refuses. Raises `EntryRejected`."""
+    thread_id = raw.thread_id
+    Target.of(cast("Any", place(thread_id, raw.checkpoint_ns, raw.checkpoint_id)))
+    envelope.check_all(thread_id, "$.channel_values", list(versions))
+    envelope.check_all(thread_id, "$.channel_versions", list(versions.values()))
+    for w in raw.writes:
+        names = [
+            ("$.task_id", w.task_id),
+            ("$.task_path", w.record.task_path),
+            ("$.channel", w.record.channel),
+        ]
+        envelope.check_names(thread_id, names)
+        envelope.check_pair(thread_id, "$.checkpoint_id with $.task_id", raw.checkpoint_id, w.task_id)

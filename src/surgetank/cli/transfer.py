@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, out, print_json, size
+from surgetank.cli.output import DatabaseUrl, Home, Json, echo_error, engine, err, out, print_json, size
 from surgetank.engine import Surgetank
 from surgetank.exceptions import ConfigurationError, MissingExtra, SurgetankError
 
@@ -156,16 +156,24 @@ def _moved(report: Any, move: Callable[[], Any], *, json: bool) -> int:
         move()
     except ConfigurationError:
         raise
-    except SurgetankError:
-        _print(report, json=json, stopped=True)
-        raise
-    _print(report, json=json, stopped=False)
+    except SurgetankError as error:
+        _print(report, json=json, stopped=error)
+        if not json:
+            raise
+        echo_error(error)
+        return 1
+    _print(report, json=json, stopped=None)
     return 3 if report.skipped_count or report.altered else 0
 
 
-def _print(report: Any, *, json: bool, stopped: bool) -> None:
+def _print(report: Any, *, json: bool, stopped: SurgetankError | None) -> None:
     if json:
-        print_json({**_fields(report), "stopped": stopped})
+        told = (
+            {"type": type(stopped).__name__, "what": stopped.what, "remedy": stopped.remedy}
+            if stopped
+            else None
+        )
+        print_json({**_fields(report), "stopped": stopped is not None, "error": told})
         return
     verb = (
         {"import": "imported", "export": "exported"}[report.kind] if not report.dry_run else "would be moved"
@@ -186,7 +194,7 @@ def _print(report: Any, *, json: bool, stopped: bool) -> None:
         out.print(f"  skipped {at}: {skipped['reason']}", markup=False)
     for altered in report.altered:
         out.print(f"  altered {altered}", markup=False)
-    if stopped:
+    if stopped is not None:
         out.print("  stopped; the same command goes on from here", markup=False)
 
 
