@@ -122,6 +122,7 @@ def test_a_second_import_finds_all_there_and_adds_what_is_new(cli, tank, officia
     report(cli("import", "--from", official.address, "--json"))
     again = report(cli("import", "--from", official.address, "--json"))
     assert (again["checkpoints"], again["already_there"], again["resumed"]) == (0, 3, False)
+    assert again["verified"] == 3
     put(official.saver, "t", {"step": 9}, parent=chain[-1], step=9)
     more = report(cli("import", "--from", official.address, "--json"))
     assert (more["checkpoints"], more["already_there"]) == (1, 3)

@@ -92,11 +92,12 @@ class Importer(Move):
                 if (ns, checkpoint_id) in there:
                     self._same_as_ours(raw)
                     self.report.already_there += 1
-                elif not self.wishes.dry_run:
-                    self._append(raw, self._known(thread_id, versions, ns, parent))
-                self._count(raw, new=(ns, checkpoint_id) not in there)
+                else:
+                    if not self.wishes.dry_run:
+                        self._append(raw, self._known(thread_id, versions, ns, parent))
+                        digests[ns, checkpoint_id] = digest(raw)
+                    self._count(raw)
                 remember(versions, (ns, checkpoint_id), raw.versions())
-                digests[ns, checkpoint_id] = digest(raw)
             if self._bytes >= _PORTION_BYTES or self._entries >= _PORTION_ENTRIES:
                 self._settle()
             self.tell()
@@ -105,11 +106,10 @@ class Importer(Move):
             if len(self._waiting) > _PORTION_THREADS:
                 self._settle()
 
-    def _count(self, raw: RawCheckpoint, *, new: bool) -> None:
-        if new:
-            self.report.checkpoints += 1
-            self.report.writes += len(raw.writes)
-            self.report.bytes += raw.size
+    def _count(self, raw: RawCheckpoint) -> None:
+        self.report.checkpoints += 1
+        self.report.writes += len(raw.writes)
+        self.report.bytes += raw.size
 
     def _known(
         self, thread_id: str, versions: dict[Place, dict[str, str]], ns: str, parent: str | None
