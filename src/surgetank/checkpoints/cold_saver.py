@@ -33,13 +33,27 @@ class SaverCold:
         self._calls = SaverCalls(saver, serde)
         self._maker = EntryMaker(serde, max_value_bytes=_NO_LIMIT)
 
-    def checkpoint(self, thread_id: str, ns: str, checkpoint_id: str) -> RawCheckpoint | None:
+    def checkpoint(
+        self,
+        thread_id: str,
+        ns: str,
+        checkpoint_id: str,
+        *,
+        values: bool = False,  # noqa: ARG002 - a saver gives them anyway
+    ) -> RawCheckpoint | None:
         """One checkpoint with its values and writes."""
         with _told():
             found = self._calls.get(thread_id, ns, checkpoint_id)
         return self._raw(thread_id, ns, found) if found is not None else None
 
-    def latest(self, thread_id: str, ns: str, hidden: Sequence[str]) -> RawCheckpoint | None:
+    def latest(
+        self,
+        thread_id: str,
+        ns: str,
+        hidden: Sequence[str],
+        *,
+        values: bool = False,  # noqa: ARG002 - a saver gives them anyway
+    ) -> RawCheckpoint | None:
         """The newest checkpoint of the namespace that is not among the hidden ones."""
         with _told():
             found = self._calls.get(thread_id, ns, None)
