@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from surgetank.exceptions import (
+    BrokenRow,
     BufferCorrupt,
     BufferFull,
     BufferUnavailable,
@@ -24,6 +25,7 @@ from surgetank.exceptions import (
     SchemaTooNew,
     StateCorrupt,
     SurgetankError,
+    TransferStopped,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from surgetank.notify.runs import working_for
 
 __all__ = [
+    "BrokenRow",
     "BufferCorrupt",
     "BufferFull",
     "BufferUnavailable",
@@ -52,6 +55,7 @@ __all__ = [
     "Surgetank",
     "SurgetankError",
     "SurgetankSaver",
+    "TransferStopped",
     "broadcast_run_event",
     "emit_log",
     "log_system_error",

@@ -48,8 +48,10 @@ from surgetank.sinks.protocol import Sink
 from surgetank.telemetry import log
 
 if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
+    from surgetank.checkpoints.cold import Cold
     from surgetank.checkpoints.saver import SurgetankSaver
 
 _PROBLEMS_KEPT = 20
@@ -65,6 +67,9 @@ class Surgetank:
         with Surgetank() as tank:
             graph = builder.compile(checkpointer=tank.checkpointer())
 
+    `sink` is another durable store for checkpoints than the database: any LangGraph saver; `surgetank.sinks.saver` says
+    what it can't give. `serde` is the serializer of checkpointers that name none; with a `sink` it is that of all.
+
     `start_database=False` uses an embedded PostgreSQL only if it already runs: for tools that just look.
 
     Raises `ConfigurationError`, `MissingExtra`, `BufferUnavailable`, `BufferCorrupt`. A database that is down is no
@@ -77,6 +82,8 @@ class Surgetank:
         *,
         database_url: str | None = None,
         buffer_url: str | None = None,
+        sink: BaseCheckpointSaver[Any] | None = None,
+        serde: SerializerProtocol | None = None,
         clock: Callable[[], float] = time.time,
         start_database: bool = True,
         **settings: Any,
@@ -89,6 +96,8 @@ class Surgetank:
         )
         self._clock = clock
         self._start_database = start_database
+        self._sink = sink
+        self._serde = serde
         self._parts: _Parts | None = None
         self._lock = threading.RLock()
         self._observers: list[FlushObserver] = [_LogObserver()]
@@ -100,7 +109,12 @@ class Surgetank:
         with self._lock:
             if self._parts is None:
                 self._parts = _Parts(
-                    self.settings, self._clock, self._observers, start_database=self._start_database
+                    self.settings,
+                    self._clock,
+                    self._observers,
+                    start_database=self._start_database,
+                    saver=self._sink,
+                    serde=self._serde,
                 )
                 if self.settings.flush_in_process:
                     self._parts.start()
@@ -152,17 +166,20 @@ class Surgetank:
     def checkpointer(self, *, serde: SerializerProtocol | None = None) -> SurgetankSaver:
         """A LangGraph checkpointer on this store. Raises `MissingExtra` without langgraph."""
         try:
-            from surgetank.checkpoints.cold import ColdReader  # noqa: PLC0415 - needs the extra
-            from surgetank.checkpoints.saver import SurgetankSaver  # noqa: PLC0415
+            from surgetank.checkpoints.saver import SurgetankSaver  # noqa: PLC0415 - needs the extra
         except ModuleNotFoundError as error:
             if error.name and error.name.startswith("surgetank"):
                 raise
             raise MissingExtra("langgraph", "langgraph", "The checkpointer") from error
-        parts = self.parts
+        if self._sink is not None and serde is not None and serde is not self._serde:
+            raise ConfigurationError(
+                "A flush into a saver has to read what checkpointers write, so they all have one serializer.",
+                remedy="give it to the engine: Surgetank(sink=..., serde=...).",
+            )
         return SurgetankSaver(
-            parts.buffer,
-            ColdReader(parts.database),
-            serde=serde,
+            self.parts.buffer,
+            self.parts.cold,
+            serde=serde or self._serde,
             max_value_bytes=self.settings.max_value_bytes,
         )
 
@@ -409,8 +426,12 @@ class _Parts:
         observers: list[FlushObserver],
         *,
         start_database: bool,
+        saver: BaseCheckpointSaver[Any] | None = None,
+        serde: SerializerProtocol | None = None,
     ) -> None:
         self.settings = settings
+        self.clock = clock
+        self._saver, self._serde = saver, serde
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
         self.observers = Observers(*observers)
         self.embedded: EmbeddedPostgres | None = None
@@ -428,7 +449,7 @@ class _Parts:
         self.observers.add(self.desk.notifier)
         self.observers.add(_Reviver(self))  # last: reviving takes a second, telling does not
         sinks: dict[str, Sink] = {
-            CHECKPOINTS: PostgresCheckpointSink(self.database, cache_bytes=settings.flush_cache_bytes),
+            CHECKPOINTS: self._checkpoint_sink(),
             **Desk.sinks(self.database),
         }
         self.flushers = {stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()}
@@ -477,6 +498,29 @@ class _Parts:
         if self.sweeper is not None:
             self.sweeper.start()
 
+    @property
+    def cold(self) -> Cold:
+        """What is read beside the buffer."""
+        from surgetank.checkpoints.cold import ColdReader  # noqa: PLC0415 - needs the extra
+
+        if self._saver is None:
+            return ColdReader(self.database)
+        from surgetank.checkpoints.cold_saver import SaverCold  # noqa: PLC0415 - needs the extra
+        from surgetank.checkpoints.serde import faithful  # noqa: PLC0415 - needs the extra
+
+        return SaverCold(self._saver, faithful(self._serde))
+
+    def _checkpoint_sink(self) -> Sink:
+        cache_bytes = self.settings.flush_cache_bytes
+        if self._saver is None:
+            return PostgresCheckpointSink(self.database, cache_bytes=cache_bytes)
+        from surgetank.checkpoints.hot import HotLookup  # noqa: PLC0415 - needs the extra
+        from surgetank.checkpoints.serde import faithful  # noqa: PLC0415 - needs the extra
+        from surgetank.sinks.saver import SaverSink  # noqa: PLC0415 - needs the extra
+
+        serde, hot = faithful(self._serde), HotLookup(self.buffer)
+        return SaverSink(self._saver, serde, hot, cache_bytes=cache_bytes, clock=self.clock)
+
     def _open_database(self, settings: Settings, *, start: bool) -> MigratedDatabase:
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
@@ -511,7 +555,8 @@ class _Parts:
         view = flusher.breaker.view()
         reachable: bool | None = None
         version, error = None, view.last_error
-        if ping and self.embedded is not None and not self.embedded.is_running():
+        in_saver = self._saver is not None and stream == CHECKPOINTS
+        if ping and not in_saver and self.embedded is not None and not self.embedded.is_running():
             reachable = False
             error = "the embedded PostgreSQL is not running (applications and `surgetank flush` start it)"
         elif ping:
@@ -519,8 +564,9 @@ class _Parts:
                 version, reachable = flusher.sink.ping(), True
             except SurgetankError as problem:
                 reachable, error = False, problem.what
+        address = flusher.sink.name if in_saver else self.database.address
         return SinkStatus(
-            stream, flusher.sink.name, self.database.address, view.state.value, view.retry_at, error,
+            stream, flusher.sink.name, address, view.state.value, view.retry_at, error,
             reachable, version,
         )  # fmt: skip
 

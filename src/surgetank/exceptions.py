@@ -104,3 +104,21 @@ class ErrorNotFound(SurgetankError):
 
 class ErrorStateConflict(SurgetankError):
     """A system error is not in the state that the action needs (already resolved, not resolved)."""
+
+
+class BrokenRow(SurgetankError):
+    """A checkpoint that can't be moved: its row is damaged, or the other side can't hold it.
+
+    `place` is thread, namespace and checkpoint id.
+    """
+
+    def __init__(self, place: tuple[str, str, str], reason: str, *, remedy: str = "") -> None:
+        thread_id, ns, checkpoint_id = place
+        within = f" in {ns!r}" if ns else ""
+        super().__init__(f"Checkpoint {checkpoint_id} of {thread_id!r}{within}: {reason}.", remedy=remedy)
+        self.place = place
+        self.reason = reason
+
+
+class TransferStopped(SurgetankError):
+    """An import or export stopped at something that can't be moved. Started again, it goes on from there."""

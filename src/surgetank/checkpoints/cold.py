@@ -1,11 +1,14 @@
-"""The cold part of a thread: what PostgreSQL says about its checkpoints. All methods block."""
+"""The cold part of a thread: what PostgreSQL says about its checkpoints. All methods block.
+
+`Cold` is what reading asks of any durable store; `cold_saver.py` answers it from a LangGraph saver.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from psycopg.rows import dict_row
@@ -24,8 +27,61 @@ _WRITE = 1  # kinds of rows: 0 the checkpoint, 1 a write, 2 a blob
 Place = tuple[str, str, str]  # thread, namespace, checkpoint id
 
 
+class Cold(Protocol):
+    """A durable store as `Reader` and `Maintenance` see it. Every method may raise `DatabaseUnavailable`."""
+
+    page_size: int
+
+    def checkpoint(
+        self, thread_id: str, ns: str, checkpoint_id: str, *, values: bool = False
+    ) -> RawCheckpoint | None:
+        """One checkpoint with its writes; with `values` those that come along at no cost, too."""
+        ...
+
+    def latest(
+        self, thread_id: str, ns: str, hidden: Sequence[str], *, values: bool = False
+    ) -> RawCheckpoint | None:
+        """The newest checkpoint of the namespace that is not among the hidden ones; `values` as in `checkpoint`."""
+        ...
+
+    def writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[RawWrite]:
+        """The writes of a checkpoint that is itself still hot."""
+        ...
+
+    def blobs(self, thread_id: str, ns: str, versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
+        """The values of channel versions that are stored; others are missing from the result."""
+        ...
+
+    def projections(self, thread_id: str, ns: str, checkpoint_id: str) -> tuple[bytes, bytes]:
+        """The JSON projections of a checkpoint's metadata and scalars; empty objects when it is gone."""
+        ...
+
+    def still_there(self, thread_id: str, ns: str, checkpoint_id: str) -> bool:
+        """Whether the checkpoint was not deleted meanwhile."""
+        ...
+
+    def page(
+        self,
+        thread_id: str | None,
+        ns: str | None,
+        *,
+        before: str | None,
+        metadata: Mapping[str, str] | None,
+        last: Place | None,
+        limit: int,
+    ) -> list[Place]:
+        """Places, newest first, after `last`. Fewer than `limit` only at the end."""
+        ...
+
+    def run_checkpoints(self, run_ids: Sequence[str]) -> list[Place]:
+        """Places of the checkpoints that belong to runs."""
+        ...
+
+
 class ColdReader:
     """Reads checkpoints from PostgreSQL. Raises `DatabaseUnavailable`, `StateCorrupt`."""
+
+    page_size = 200
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -114,6 +170,10 @@ class ColdReader:
             },
         )  # fmt: skip
         return [(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"]) for row in rows]
+
+    def threads(self) -> list[str]:
+        """All thread ids, in order."""
+        return [row["thread_id"] for row in self._query("threads", {})]
 
     def run_checkpoints(self, run_ids: Sequence[str]) -> list[Place]:
         """Places of the checkpoints that belong to runs."""

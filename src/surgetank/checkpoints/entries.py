@@ -113,7 +113,7 @@ class EntryMaker:
             metadata_json, scalars_json = dumps_jsonb(shown)[0], _NO_JSON
         else:
             metadata_json, replaced_metadata = dumps_jsonb(metadata)
-            scalars_json, replaced_scalars = dumps_jsonb(_scalars(values))
+            scalars_json, replaced_scalars = dumps_jsonb(scalars_of(values))
             replaced = (
                 *_located("$.metadata", replaced_metadata),
                 *_located("$.channel_values", replaced_scalars),
@@ -188,8 +188,8 @@ def merged_metadata(config: RunnableConfig, metadata: Mapping[str, Any]) -> dict
     return merged
 
 
-def _scalars(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are short scalars, for the projection."""
+def scalars_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are short scalars, for the projection in SQL."""
     return {
         name: value
         for name, value in values.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from surgetank.buffer.protocol import Found, Guard, Snapshot
+from surgetank.buffer.protocol import Buffer, Found, Guard, Snapshot
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.encode import envelope
 from surgetank.encode.envelope import STREAM, CheckpointRecord, Operation, WriteRecord
@@ -131,6 +131,25 @@ class HotThread:
             _, _, task_id, idx = envelope.split_write_key(f.key)
             writes.append(RawWrite(task_id, idx, WriteRecord.unpack(f.value)))
         return writes
+
+
+class HotLookup:
+    """Single hot records, for a sink that has to put together what was accepted in parts (`sinks.saver`)."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._buffer = buffer
+
+    def latest(self, thread_id: str, key: bytes) -> tuple[bytes, bool] | None:
+        """The newest hot record of a key, and whether it is parked."""
+        with self._buffer.snapshot() as snapshot:
+            found = snapshot.latest(STREAM, thread_id, [key]).get(key)
+        return (found.value, found.parked) if found is not None else None
+
+    def heads(self, thread_id: str) -> dict[str, str]:
+        """The largest checkpoint id of each namespace that has been flushed."""
+        with self._buffer.snapshot() as snapshot:
+            notes = snapshot.notes(STREAM, thread_id, envelope.HEAD)
+        return {key[len(envelope.HEAD) :].decode(): value.decode() for key, value in notes.items()}
 
 
 def guard_put(

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from surgetank.buffer.protocol import Buffer
-from surgetank.checkpoints.cold import ColdReader, Place
+from surgetank.checkpoints.cold import Cold, Place
 from surgetank.checkpoints.raw import RawCheckpoint
 from surgetank.checkpoints.reader import Reader
 from surgetank.checkpoints.steps import Steps
@@ -62,7 +62,7 @@ def append_deletion(
 class Maintenance:
     """Carries out what changes more than one checkpoint."""
 
-    def __init__(self, buffer: Buffer, cold: ColdReader, reader: Reader) -> None:
+    def __init__(self, buffer: Buffer, cold: Cold, reader: Reader) -> None:
         self._buffer = buffer
         self._cold = cold
         self._reader = reader
@@ -126,7 +126,7 @@ class Maintenance:
     def plan_prune(self, thread_id: str, metadata: Metadata) -> Steps[dict[str, list[str]]]:
         """What `keep_latest` would delete: checkpoint ids by namespace."""
         envelope.check_names(thread_id, [("$.thread_id", thread_id)])
-        places = yield from self._places(thread_id, None)
+        places = yield from self.places(thread_id, None)
         doomed: dict[str, list[str]] = {}
         for ns in sorted({ns for _, ns, _ in places}):
             briefs = yield from self._briefs(thread_id, ns, metadata)
@@ -143,7 +143,7 @@ class Maintenance:
         """Copy all checkpoints, values and writes, oldest first. Repeating an interrupted copy completes it."""
         for name in (source, target):
             envelope.check_names(name, [("$.thread_id", name)])
-        places = yield from self._places(source, None)
+        places = yield from self.places(source, None)
         copied: set[tuple[str, str, str]] = set()
         for _, ns, checkpoint_id in reversed(places):
             raw = yield from self._reader.read(source, ns, checkpoint_id)
@@ -167,7 +167,7 @@ class Maintenance:
 
     # -- looking
 
-    def _places(self, thread_id: str, ns: str | None) -> Steps[list[Place]]:
+    def places(self, thread_id: str, ns: str | None = None) -> Steps[list[Place]]:
         """All checkpoints of a thread, newest first."""
         listing = self._reader.start_listing(thread_id, ns, None)
         places: list[Place] = []
@@ -182,7 +182,7 @@ class Maintenance:
 
     def _briefs(self, thread_id: str, ns: str, metadata: Metadata) -> Steps[dict[str, _Brief]]:
         briefs: dict[str, _Brief] = {}
-        for _, _, checkpoint_id in (yield from self._places(thread_id, ns)):
+        for _, _, checkpoint_id in (yield from self.places(thread_id, ns)):
             raw = yield from self._reader.read(thread_id, ns, checkpoint_id, ())
             if raw is not None:
                 delta = frozenset(metadata(raw).get(_COUNTERS) or ())

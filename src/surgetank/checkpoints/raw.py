@@ -38,6 +38,12 @@ class RawCheckpoint:
     _structure: dict[str, Any] | None = None
 
     @property
+    def size(self) -> int:
+        """Bytes of values, writes and metadata."""
+        values = sum(len(data) for _, data in self.blobs.values())
+        return values + sum(len(w.record.data) for w in self.writes) + len(self.record.metadata)
+
+    @property
     def structure(self) -> dict[str, Any]:
         """LangGraph's own fields: versions, versions seen, ts, id, v ..."""
         if self._structure is None:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from surgetank.buffer.protocol import Buffer
-from surgetank.checkpoints.cold import ColdReader, Place
+from surgetank.checkpoints.cold import Cold, Place
 from surgetank.checkpoints.hot import HotThread
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite, merge_writes
 from surgetank.checkpoints.steps import Steps
@@ -21,7 +21,6 @@ from surgetank.exceptions import ColdStateUnavailable, DatabaseUnavailable, Stat
 
 T = TypeVar("T")
 _TRIES = 8
-_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class _Look:
 class Reader:
     """Reads raw checkpoints from a buffer and a database."""
 
-    def __init__(self, buffer: Buffer, cold: ColdReader) -> None:
+    def __init__(self, buffer: Buffer, cold: Cold) -> None:
         self._buffer = buffer
         self._cold = cold
 
@@ -208,7 +207,7 @@ class Reader:
             before=listing.before,
             metadata=metadata,
             last=listing.last_cold,
-            limit=_PAGE,
+            limit=self._cold.page_size,
         )
         try:
             page: list[Place] = yield fetch
@@ -216,7 +215,7 @@ class Reader:
             if listing.known_cold:
                 raise _unavailable(listing.thread_id or "all threads") from error
             page = []
-        listing.take(page, last=len(page) < _PAGE)
+        listing.take(page, last=len(page) < self._cold.page_size)
 
 
 @dataclass(slots=True)

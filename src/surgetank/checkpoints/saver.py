@@ -27,7 +27,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from surgetank.buffer.protocol import Buffer
-from surgetank.checkpoints.cold import ColdReader
+from surgetank.checkpoints.cold import Cold
 from surgetank.checkpoints.entries import EntryMaker, NewEntry, Target
 from surgetank.checkpoints.maintenance import Maintenance
 from surgetank.checkpoints.raw import RawCheckpoint
@@ -53,7 +53,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     def __init__(
         self,
         buffer: Buffer,
-        cold: ColdReader,
+        cold: Cold,
         *,
         serde: SerializerProtocol | None = None,
         max_value_bytes: int = 256 * 1024**2,

@@ -20,6 +20,7 @@ from surgetank.cli import (
     status,
     storage,
     tail,
+    transfer,
     worker,
 )
 from surgetank.cli.output import coded
@@ -49,6 +50,8 @@ app.command("tail")(coded(tail.tail))
 app.command("originals")(coded(originals.originals))
 app.command("prune")(coded(prune.prune))
 app.command("storage")(coded(storage.storage))
+app.command("import")(coded(transfer.import_))
+app.command("export")(coded(transfer.export))
 app.command("worker")(coded(worker.worker))
 app.command("migrate")(coded(doctor.migrate))
 app.command("doctor")(coded(doctor.doctor))

@@ -46,3 +46,7 @@ LIMIT %(limit)s
 SELECT s.thread_id, s.checkpoint_ns, c.checkpoint_id
 FROM surgetank.checkpoints c JOIN surgetank.checkpoint_namespaces s USING (ns_pk)
 WHERE c.metadata ? 'run_id' AND c.metadata ->> 'run_id' = ANY(%(run_ids)s)
+
+-- name: threads
+-- All thread ids, in order. Primary key of threads.
+SELECT thread_id FROM surgetank.threads ORDER BY thread_id

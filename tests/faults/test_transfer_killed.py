@@ -1,0 +1,143 @@
+"""kill -9 of an import or export at every kind of point: started again, it doubles nothing and misses nothing.
+
+The final rows are compared with those of a move that nothing disturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import workload
+from support.graphs import delta_graph
+from support.savers import put, put_chain
+from support.transfer import Official, cli_in_process, postgres_official, sqlite_official
+from surgetank import Surgetank
+
+TESTS = str(Path(__file__).parents[1])
+BUFFER = "surgetank.buffer.sqlite:SQLiteBuffer"
+SINK = "surgetank.sinks.postgres:PostgresCheckpointSink"
+JOURNAL = "surgetank.checkpoints.journal:Journal"
+SAVERS = {
+    "postgres": "langgraph.checkpoint.postgres:PostgresSaver",
+    "sqlite": "langgraph.checkpoint.sqlite:SqliteSaver",
+}
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def official(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Official]:
+    if request.param == "postgres":
+        with postgres_official(request.getfixturevalue("fresh_database")) as found:
+            yield found
+    else:
+        with sqlite_official(tmp_path / "checkpoints.sqlite") as found:
+            yield found
+
+
+def fill(saver: Any) -> None:
+    """Threads with forks, pending writes, namespaces and a DeltaChannel."""
+    for thread in ("a", "b"):
+        chain = put_chain(saver, thread, 6)
+        fork = put(saver, thread, {"items": ["fork"]}, parent=chain[2], step=7)
+        for c in (*chain, fork):
+            saver.put_writes(c, [("items", 1), ("__interrupt__", "?"), ("step", [2])], "task", "~0")
+        put_chain(saver, thread, 2, ns="sub:1")
+    for step in range(4):
+        delta_graph(saver).invoke({"items": [f"step {step}"]}, {"configurable": {"thread_id": "delta"}})
+
+
+def killed(when: str, point: str, occurrence: int, *arguments: str, home: Path, url: str) -> None:
+    """Run the command in a process that kills itself at this point."""
+    done = subprocess.run(
+        [sys.executable, "-m", "support.killed", when, point, str(occurrence), *arguments],
+        capture_output=True, text=True, check=False, timeout=100,
+        env={
+            **os.environ, "PYTHONPATH": TESTS, "SURGETANK_HOME": str(home), "SURGETANK_DATABASE_URL": url,
+            "SURGETANK_LEASE_TTL": "0.2",
+        },
+    )  # fmt: skip
+    assert done.returncode == -9, done.stderr
+
+
+def ours(tank: Surgetank) -> dict[str, list[Any]]:
+    """Our rows. How versions are numbered in their chains is not looked at: only that each is there once."""
+    rows = workload.tables(tank)
+    rows["checkpoint_blobs"] = sorted(row[:4] + row[5:] for row in rows["checkpoint_blobs"])
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("when", "point", "occurrence"),
+    [
+        ("before", f"{BUFFER}.append", 1),
+        ("after", f"{BUFFER}.append", 4),
+        ("before", f"{BUFFER}.append", 9),
+        ("before", f"{SINK}.write", 1),
+        ("after", f"{SINK}.write", 2),
+        ("before", f"{SINK}.write", 6),  # the last one: nothing is left to be read then, but to be flushed
+        ("after", f"{BUFFER}.ack", 2),
+        ("before", f"{JOURNAL}.done", 1),
+        ("after", f"{JOURNAL}.done", 2),
+        ("before", f"{JOURNAL}.finish", 1),
+    ],
+)
+def test_a_killed_import_goes_on_where_it_stopped(
+    make_tank, official, tmp_path, database_url, postgres_server, migrated_template, when, point, occurrence
+):
+    fill(official.saver)
+    name = postgres_server.create_database(migrated_template)
+    undisturbed = make_tank(home=tmp_path / "undisturbed", database_url=postgres_server.url_of(name))
+    move = ("import", "--from", official.address, "--json")
+    elsewhere = {"home": tmp_path / "undisturbed", "url": postgres_server.url_of(name)}
+    moved = cli_in_process(*move, **elsewhere).report()["checkpoints"]
+    here = {"home": tmp_path / "home", "url": database_url}
+
+    killed(when, point, occurrence, *move, **here)
+    told = cli_in_process(*move, **here).report()
+
+    assert told["resumed"]
+    assert told["checkpoints"] < moved or point.endswith("append")
+    assert told["skipped"] == []
+    tank = make_tank()
+    assert tank.status().buffer.entries == 0
+    assert ours(tank) == ours(undisturbed)
+    undisturbed.close()
+    postgres_server.drop_database(name)
+
+
+@pytest.mark.parametrize(
+    ("when", "method", "occurrence"),
+    [
+        ("before", "put_writes", 1),
+        ("after", "put_writes", 3),
+        ("before", "put", 1),
+        ("after", "put", 4),
+        ("before", "put", 11),
+        ("before", "done", 1),
+        ("after", "done", 2),
+    ],
+)
+def test_a_killed_export_goes_on_where_it_stopped(
+    tank, official, tmp_path, database_url, request, when, method, occurrence
+):
+    kind = request.node.callspec.params["official"]
+    fill(tank.checkpointer())
+    assert tank.flush("checkpoints", "a").ok
+    move = ("export", "--to", official.address, "--json")
+    here = {"home": tmp_path / "home", "url": database_url}
+    point = f"{JOURNAL}.done" if method == "done" else f"{SAVERS[kind]}.{method}"
+
+    killed(when, point, occurrence, *move, **here)
+    assert cli_in_process(*move, **here).report()["resumed"]
+
+    found = official.rows()
+    for thread in ("a", "b", "delta"):
+        official.saver.delete_thread(thread)
+    cli_in_process(*move, **here).report()
+    assert found == official.rows(), "as if nothing had happened"

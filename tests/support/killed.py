@@ -1,0 +1,43 @@
+"""Runs the command line and kills itself (`kill -9`) just before or after the nth call of a method.
+
+python -m support.killed before|after MODULE:CLASS.METHOD OCCURRENCE import --from ...
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from typing import Any
+
+from surgetank.checkpoints import transfer
+from surgetank.cli import main
+
+
+def die_at(when: str, target: str, occurrence: int) -> None:
+    """Wrap the method so that its nth call is the last thing that this process does."""
+    module, _, name = target.partition(":")
+    owner_name, _, method = name.partition(".")
+    owner = getattr(importlib.import_module(module), owner_name)
+    plain = getattr(owner, method)
+    count = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if when == "before" and count == occurrence:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = plain(*args, **kwargs)
+        if when == "after" and count == occurrence:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, method, wrapped)
+
+
+if __name__ == "__main__":
+    die_at(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    transfer._PORTION_ENTRIES = 5  # several flushes, in a small test too
+    sys.argv = ["surgetank", *sys.argv[4:]]
+    main()
