@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from surgetank import Surgetank
+from surgetank.encode.envelope import STREAM as CHECKPOINTS
 
 
 def peak_bytes() -> int:
@@ -32,7 +33,7 @@ def main(home: str, url: str) -> None:
         start = time.perf_counter()
         job = tank.flush()
         took = time.perf_counter() - start
-        left = tank.parts.buffer.depth().entries
+        left = tank.parts.buffer.last_seq(CHECKPOINTS)
         print(
             json.dumps({"ok": job.ok and not left, "before": before, "peak": peak_bytes(), "seconds": took})
         )

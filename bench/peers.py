@@ -24,6 +24,7 @@ from psycopg_pool import ConnectionPool
 from bench.harness import BenchError, Scene
 from bench.server import stored_bytes
 from surgetank import Surgetank
+from surgetank.encode.envelope import STREAM as CHECKPOINTS
 
 MEMORY = "InMemorySaver"
 SQLITE = "SqliteSaver"
@@ -41,18 +42,34 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class BufferFile:
+    """The file that Surgetank's buffer lives in, its log included."""
+
+    tank: Surgetank
+
+    def file_bytes(self) -> int:
+        """What it takes on disk."""
+        path = self.tank.parts.buffer.path
+        return sum(f.stat().st_size for f in path.parent.glob(f"{path.name}*"))
+
+    def tidy(self) -> None:
+        """The housekeeping that the flush thread does now and then."""
+        self.tank.parts.buffer.maintain()
+
+
+@dataclass(frozen=True, slots=True)
 class Contestant:
     """A saver to be measured. `saver` is Any because the peers' generics differ.
 
     `settle` does what a saver left for later, outside of what is timed; `stored` is what it takes on disk (in
-    memory for InMemorySaver), and `waiting` what it keeps besides, in bytes.
+    memory for InMemorySaver), in bytes.
     """
 
     name: str
     saver: Any
     stored: Callable[[], int]
     settle: Callable[[], None] = _nothing
-    waiting: Callable[[], int] | None = None
+    buffer: BufferFile | None = None
 
 
 @contextmanager
@@ -72,7 +89,7 @@ def open_tank(scene: Scene, url: str, **settings: Any) -> Iterator[Surgetank]:
 def flush_all(tank: Surgetank) -> None:
     """Wait until everything is in the database. Raises `BenchError` when it isn't."""
     job = tank.flush()
-    if not job.ok or tank.parts.buffer.depth().entries:
+    if not job.ok or tank.parts.buffer.last_seq(CHECKPOINTS):
         raise BenchError(f"the flush failed: {job.result}")
 
 
@@ -136,14 +153,8 @@ def _ours(scene: Scene) -> Iterator[Contestant]:
             tank.checkpointer(),
             partial(stored_bytes, url),
             partial(flush_all, tank),
-            partial(_file_bytes, tank),
+            BufferFile(tank),
         )
-
-
-def _file_bytes(tank: Surgetank) -> int:
-    """What the buffer's file takes, its log included."""
-    path = tank.parts.buffer.path
-    return sum(f.stat().st_size for f in path.parent.glob(f"{path.name}*"))
 
 
 _OPENERS: dict[str, Callable[[Scene], AbstractContextManager[Contestant]]] = {

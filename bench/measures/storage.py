@@ -70,6 +70,9 @@ def _grow(recorder: Recorder, scene: Scene, who: Contestant, kind: str, state: t
         recorder.add(1, who.name, f"{kind} {mark}", who.stored() / 1e6, label=label, unit="MB")
     if compiled.get_state(config).values["messages"] != said:
         raise BenchError(f"{who.name} lost messages")
-    if who.waiting is not None:
-        label = f"{marks[-1]} steps, {kind}: the emptied buffer's file"
-        recorder.add(1, who.name, f"{kind} file", who.waiting() / 1e6, label=label, unit="MB")
+    if who.buffer is not None:
+        label = f"{marks[-1]} steps, {kind}: the buffer's file when it was emptied"
+        recorder.add(1, who.name, f"{kind} file", who.buffer.file_bytes() / 1e6, label=label, unit="MB")
+        who.buffer.tidy()
+        label = f"{marks[-1]} steps, {kind}: the buffer's file after housekeeping"
+        recorder.add(1, who.name, f"{kind} tidy file", who.buffer.file_bytes() / 1e6, label=label, unit="MB")
