@@ -105,7 +105,7 @@ def measure(names: list[str], scale: Scale, where: Path | None) -> Result:
     with tempfile.TemporaryDirectory(prefix="stk-bench-", dir=where, ignore_cleanup_errors=True) as folder:
         home = Path(folder).resolve()
         told = machine.describe(home)
-        if told["load_at_start"] > told["cores"] / 2:
+        if machine.is_busy(told):
             print(f"note: the machine is busy (load {told['load_at_start']}); expect noise", file=sys.stderr)
         with running_server(home / "server") as server:
             start, figures = time.monotonic(), []

@@ -30,6 +30,11 @@ def describe(home: Path) -> dict[str, Any]:
     }
 
 
+def is_busy(machine: dict[str, Any]) -> bool:
+    """Whether something else ran when the measurements began."""
+    return bool(machine["load_at_start"] > machine["cores"] / 2)
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -115,6 +115,7 @@ def _memory_bytes(saver: InMemorySaver) -> int:
 def _sqlite(scene: Scene) -> Iterator[Contestant]:
     path = Path(mkdtemp(dir=scene.home)) / "peer.db"
     with SqliteSaver.from_conn_string(str(path)) as saver:
+        saver.setup()
         yield Contestant(SQLITE, saver, partial(_sqlite_bytes, saver, path))
 
 
@@ -148,6 +149,8 @@ def _pool(scene: Scene) -> Iterator[Contestant]:
 @contextmanager
 def _ours(scene: Scene) -> Iterator[Contestant]:
     with scene.server.database() as url, open_tank(scene, url) as tank:
+        with tank.parts.database.connection():
+            pass  # the first connection makes the tables
         yield Contestant(
             OURS,
             tank.checkpointer(),

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from bench.harness import BenchError, Figure
+from bench.machine import is_busy
 from bench.measures import MEASURES
 from bench.peers import ALL, OURS
 from bench.result import Result, Table, number
@@ -73,12 +74,13 @@ def _markdown_table(table: Table) -> str:
 
 def _machine(result: Result) -> str:
     m, packages = result.machine, result.machine["packages"]
+    busy = " **The machine was busy with other work: expect noise.**" if is_busy(m) else ""
     versions = ", ".join(f"{name} {version}" for name, version in packages.items())
     return (
         f"Measured {result.date} in {result.took_s / 60:.0f} minutes on {m['cores']} cores ({m['processor']}), "
         f"{m['memory_gb']} GB, {m['system']}, {m['file_system']} (fdatasync {m['fdatasync_us']} us), load at the "
         f"start {m['load_at_start']}. PostgreSQL {result.server['server_version']} on the same machine, fsync "
-        f"{result.server['fsync']}; Python {m['python']}; {versions}. {result.scale['rounds']} rounds."
+        f"{result.server['fsync']}; Python {m['python']}; {versions}. {result.scale['rounds']} rounds.{busy}"
     )
 
 

@@ -1,7 +1,8 @@
 """Bytes that one conversation takes after so many steps, with a plain channel and with LangGraph's DeltaChannel.
 
-Counted is what lies on disk in tables, indexes and TOAST (for InMemorySaver: serialized bytes in memory). A
-DeltaChannel (beta) stores only what each step wrote and builds the state again from there when it is read.
+Counted is what lies on disk in tables, indexes and TOAST, beyond what they take empty and without any vacuum (for
+InMemorySaver: serialized bytes in memory). A DeltaChannel (beta) stores only what each step wrote and builds the state
+again from there when it is read.
 """
 
 from __future__ import annotations
@@ -62,12 +63,13 @@ def _grow(recorder: Recorder, scene: Scene, who: Contestant, kind: str, state: t
     compiled = build(said, state=state).compile(checkpointer=who.saver)
     config: Any = {"configurable": {"thread_id": str(uuid6())}, "recursion_limit": marks[-1] + 5}
     given: dict[str, Any] = {"messages": [], "step": 0}
+    empty = who.stored()
     for mark in marks:
         compiled.invoke({**given, "until": 2 * mark}, config, durability="sync")
         given = {}
         who.settle()
         label = f"{mark} steps, {kind} channel" if kind == "plain" else f"{mark} steps, {kind}"
-        recorder.add(1, who.name, f"{kind} {mark}", who.stored() / 1e6, label=label, unit="MB")
+        recorder.add(1, who.name, f"{kind} {mark}", (who.stored() - empty) / 1e6, label=label, unit="MB")
     if compiled.get_state(config).values["messages"] != said:
         raise BenchError(f"{who.name} lost messages")
     if who.buffer is not None:
