@@ -74,6 +74,7 @@ BARS = (
     Bar("partitions", "entries", partitions.ONE, at_least=0.5, who=partitions.MANY),
     Bar("sanitizer", "clean chat", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),
     Bar("sanitizer", "clean numbers", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),
+    Bar("sanitizer", "clean odd numbers", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),
     Bar("sanitizer", "clean metadata", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),
     Bar("memory", "peak", at_most=300),
 )

@@ -8,6 +8,7 @@ refuses the NUL that it lets through.
 from __future__ import annotations
 
 import random
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -57,7 +58,13 @@ def _batch(encode: Callable[[Any], Any], value: Any, calls: int) -> float:
 def _values() -> dict[str, tuple[str, Any]]:
     source = random.Random(1)
     said = [m.model_dump() for m in chat.messages(50, seed=1)]
-    numbers = {"scores": [source.random() for _ in range(5000)]}
+    # As an embedding has them: single precision. One of the odd ones has a NaN's packed bytes inside.
+    numbers = {
+        "scores": [struct.unpack("f", struct.pack("f", source.uniform(0.5, 1)))[0] for _ in range(5000)]
+    }
+    looks_odd = {
+        "scores": [*numbers["scores"][1:], struct.unpack(">d", bytes.fromhex("3fe0cb7ff0000000"))[0]]
+    }
     metadata = {
         "source": "loop",
         "step": 7,
@@ -68,6 +75,7 @@ def _values() -> dict[str, tuple[str, Any]]:
     return {
         "clean chat": ("clean: 100 messages", said),
         "clean numbers": ("clean: 5,000 floats", numbers),
+        "clean odd numbers": ("clean: 5,000 floats, one with the bytes of a NaN inside", looks_odd),
         "clean metadata": ("clean: metadata of a checkpoint", metadata),
         "dirty chat": (
             "dirty: a NUL in one of 100 messages",
