@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 BIN := .venv/bin
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: demo test lint types imports format bench bench-smoke docs clean
 
@@ -45,8 +46,8 @@ types: .venv/.test
 imports: .venv/.test
 	$(BIN)/lint-imports
 
-bench: .venv/.test ## measure, side by side with LangGraph's own savers
-	$(BIN)/python -m bench
+bench: .venv/.test ## measure, side by side with LangGraph's own savers; BENCH_ARGS='--only calls', '--help'
+	$(BIN)/python -m bench $(BENCH_ARGS)
 
 bench-smoke: .venv/.test
 	$(BIN)/python -m bench --smoke

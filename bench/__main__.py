@@ -1,134 +1,155 @@
-"""`make bench`: put, put_writes and get_tuple of Surgetank and of LangGraph's savers, interleaved, as ratios.
+"""`make bench`, or `python -m bench`: Surgetank beside LangGraph's own savers, in one run on this machine.
 
-All savers get the same checkpoints (two messages of 600 bytes a step, each step puts the grown list) and the same
-PostgreSQL (embedded, fsync on). Each figure is the median over all steps of all rounds. `--smoke` runs a few steps to
-show that the bench still works; its figures mean nothing.
+All write the same data to the same PostgreSQL server (embedded, fsync on), take turns in every round, and the medians
+are shown with their ratios and the bars that Surgetank sets itself.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import random
-import statistics
+import dataclasses
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from langchain_core.messages import AIMessage, HumanMessage
-from langgraph.checkpoint.base import empty_checkpoint
-from langgraph.checkpoint.base.id import uuid6
-from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.postgres import PostgresSaver
-from langgraph.checkpoint.sqlite import SqliteSaver
-from rich.console import Console
-from rich.table import Table
+from bench import machine, plot, report
+from bench.bars import unjudged
+from bench.harness import SMOKE, BenchError, Scale, Scene
+from bench.measures import MEASURES
+from bench.result import Result
+from bench.server import running_server
 
-from surgetank import Surgetank
+ROOT = Path(__file__).parents[1]
+LATEST = ROOT / "bench/results/latest.json"
+PAGE = ROOT / "docs/reference/benchmarks.md"
+_NAMES = "\n".join(f"  {name:11} {module.TITLE}" for name, module in MEASURES.items())
+EPILOG = f"""what is measured (NAME):
+{_NAMES}
 
-FIGURES = ("put", "put_writes", "get_tuple", "get_tuple cold")
-OURS = "Surgetank"
-Samples = dict[str, dict[str, list[float]]]
+examples:
+  python -m bench                              everything, written to bench/results/latest.json and latest.svg
+  python -m bench --only calls --rounds 20     one measure, more rounds for a quieter median
+  python -m bench --memory-mb 1024 --docs      the full run; rewrites docs/reference/benchmarks.md as well
+  python -m bench --docs --from bench/results/latest.json      rewrites the page from a run that was made before
+  python -m bench --smoke                      a few steps of everything, to show that it works (part of make test)
 
-
-def chat(steps: int, seed: int) -> list[list[Any]]:
-    """The growing list of messages at each step."""
-    source = random.Random(seed)
-    messages: list[Any] = []
-    states = []
-    for _ in range(steps):
-        messages += [
-            kind(f"{source.getrandbits(2400):0600x}", id=f"{source.getrandbits(128):x}")
-            for kind in (HumanMessage, AIMessage)
-        ]
-        states.append(list(messages))
-    return states
+A run with --only or --smoke leaves the latest result alone, unless --json names a file. The exit code is 0 also
+when a bar is missed: a figure is a finding, not a failure. It is 1 when a measurement can't be believed.
+"""
 
 
-def play(saver: Any, states: list[list[Any]], samples: dict[str, list[float]]) -> Any:
-    """Put every state, write to it, read it; returns the config of the newest."""
-    config: Any = {"configurable": {"thread_id": str(uuid6()), "checkpoint_ns": ""}}
-    version = None
-    for step, messages in enumerate(states):
-        version = saver.get_next_version(version, None)
-        checkpoint = empty_checkpoint() | {
-            "id": str(uuid6(clock_seq=step)),
-            "channel_values": {"messages": messages, "step": step},
-            "channel_versions": {"messages": version, "step": version},
-        }
-        new, metadata = checkpoint["channel_versions"], {"source": "loop", "step": step, "parents": {}}
-        config = timed(samples["put"], lambda: saver.put(config, checkpoint, metadata, new))  # noqa: B023
-        writes = [("messages", messages[-2:])]
-        timed(samples["put_writes"], lambda: saver.put_writes(config, writes, str(uuid6())))  # noqa: B023
-        timed(samples["get_tuple"], lambda: saver.get_tuple(config))  # noqa: B023
-    return config
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    plain = Scale()
+    parser.add_argument("--smoke", action="store_true", help="everything tiny; its figures mean nothing")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", choices=MEASURES, help="measure just this (again for more)"
+    )
+    parser.add_argument("--rounds", type=_positive, help=f"rounds that count (default {plain.rounds})")
+    parser.add_argument("--steps", type=_positive, help=f"steps of calls and graph (default {plain.steps})")
+    parser.add_argument(
+        "--entries", type=_positive, help=f"entries of many threads or one (default {plain.entries:,})"
+    )
+    parser.add_argument(
+        "--memory-mb", type=_positive, help=f"waiting megabytes of memory (default {plain.memory_mb})"
+    )
+    parser.add_argument(
+        "--home", type=Path, help="folder on the disk to measure (default the system's temporary folder)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="PATH", help="write the result here, and the plot beside it"
+    )
+    parser.add_argument("--docs", action="store_true", help=f"rewrite the table in {PAGE.relative_to(ROOT)}")
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="JSON", help="measure nothing, show this result"
+    )
+    return parser
 
 
-def timed(into: list[float], action: Callable[[], Any]) -> Any:
-    """Run the action and note its milliseconds."""
-    start = time.perf_counter()
-    result = action()
-    into.append((time.perf_counter() - start) * 1000)
-    return result
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too few")
+    return number
 
 
-def measure(steps: int, rounds: int, home: Path) -> Samples:
-    """All savers in turn, `rounds` times."""
-    with ExitStack() as stack:
-        tank = stack.enter_context(Surgetank(home, flush_in_process=False, flush_on_close=False))
-        embedded = tank.parts.embedded
-        assert embedded is not None
-        peers: dict[str, Any] = {
-            "InMemorySaver": InMemorySaver(),
-            "SqliteSaver": stack.enter_context(SqliteSaver.from_conn_string(str(home / "peer.db"))),
-            "PostgresSaver": stack.enter_context(PostgresSaver.from_conn_string(embedded.url)),
-            OURS: tank.checkpointer(),
-        }
-        peers["PostgresSaver"].setup()
-        samples: Samples = {name: {figure: [] for figure in FIGURES} for name in peers}
-        for number in range(rounds):
-            states = chat(steps, seed=number)
-            for name, saver in peers.items():
-                newest = play(saver, states, samples[name])
-                if name == OURS:
-                    job = tank.flush()
-                    if not job.ok:
-                        raise RuntimeError(f"the flush failed: {job.result}")
-                for _ in range(max(3, steps // 5)):
-                    timed(samples[name]["get_tuple cold"], lambda: saver.get_tuple(newest))  # noqa: B023
-        return samples
+def checked(parser: argparse.ArgumentParser, given: list[str] | None = None) -> argparse.Namespace:
+    """The options; those that make no sense together are refused."""
+    options = parser.parse_args(given)
+    if options.docs and (options.smoke or options.only):
+        parser.error("--docs shows a whole run: leave out --smoke and --only, or name a result with --from")
+    if options.home is not None and not options.home.is_dir():
+        parser.error(f"--home {options.home} is no folder")
+    if options.source is not None and not options.source.is_file():
+        parser.error(f"--from {options.source} is no file: `python -m bench --json PATH` makes one")
+    return options
 
 
-def show(samples: Samples) -> None:
-    """A table of medians with the ratio to InMemorySaver."""
-    table = Table("ms, median (x InMemorySaver)", *FIGURES, box=None)
-    medians = {
-        name: {f: statistics.median(v) for f, v in figures.items()} for name, figures in samples.items()
-    }
-    for name, figures in medians.items():
-        base = medians["InMemorySaver"]
-        table.add_row(name, *(f"{figures[f]:.3f} ({figures[f] / base[f]:.2f})" for f in FIGURES))
-    Console(width=140).print(table)
+def scale_of(options: argparse.Namespace) -> Scale:
+    """The scale that was asked for."""
+    asked = {name: getattr(options, name) for name in ("rounds", "steps", "entries", "memory_mb")}
+    return dataclasses.replace(
+        SMOKE if options.smoke else Scale(),
+        **{name: value for name, value in asked.items() if value is not None},
+    )
 
 
-def main() -> None:
-    """Run the bench."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="a few steps, to show that it works")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write all samples to this file")
-    options = parser.parse_args()
-    steps, rounds = (5, 1) if options.smoke else (options.steps, options.rounds)
-    with tempfile.TemporaryDirectory(prefix="stk-bench-", ignore_cleanup_errors=True) as home:
-        samples = measure(steps, rounds, Path(home))
-    show(samples)
-    if options.json:
-        options.json.write_text(json.dumps(samples))
+def measure(names: list[str], scale: Scale, where: Path | None) -> Result:
+    """Run the named measures, one after the other, on one server."""
+    with tempfile.TemporaryDirectory(prefix="stk-bench-", dir=where, ignore_cleanup_errors=True) as folder:
+        home = Path(folder).resolve()
+        told = machine.describe(home)
+        if machine.is_busy(told):
+            print(f"note: the machine is busy (load {told['load_at_start']}); expect noise", file=sys.stderr)
+        with running_server(home / "server") as server:
+            start, figures = time.monotonic(), []
+            for name in names:
+                begun = time.monotonic()
+                own = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=home))
+                figures += MEASURES[name].run(Scene(scale, own, server)).figures()
+                print(f"{name}: {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)
+            missing = [bar.key for bar in unjudged(figures, names, scale)]
+            if missing:
+                raise BenchError(
+                    f"nothing was measured for {missing}: bench/bars.py names keys that are gone"
+                )
+            took = time.monotonic() - start
+            date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+            return Result(
+                date, round(took, 1), told, server.settings(), dataclasses.asdict(scale), tuple(figures)
+            )
+
+
+def main() -> int:
+    """Measure, show, write."""
+    options = checked(arguments())
+    try:
+        if options.source is not None:
+            result = Result.read(options.source)
+        else:
+            result = measure(options.only or list(MEASURES), scale_of(options), options.home)
+        report.show(result, judged=not options.smoke)
+        whole = options.source is None and not options.only and not options.smoke
+        target = options.json or (LATEST if whole else None)
+        if target is not None:
+            result.write(target)
+            target.with_suffix(".svg").write_text(plot.svg(result), encoding="utf-8")
+            print(f"written: {target} and {target.with_suffix('.svg').name}")
+        if options.docs:
+            report.rewrite(PAGE, result)
+            PAGE.with_suffix(".svg").write_text(plot.svg(result), encoding="utf-8")
+            print(f"written: {PAGE}")
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
-from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.postgres import PostgresSaver
 from psycopg import Connection
@@ -63,7 +63,7 @@ def put(saver: Any, thread: str, step: int, values: dict[str, Any], parent: Any 
     """One checkpoint whose values are all new."""
     config: Any = parent or {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
     versions: dict[str, str | int | float] = dict.fromkeys(values, f"{step + 1:032}.{0.5:.16f}")
-    checkpoint: Checkpoint = empty_checkpoint() | {
+    checkpoint: Any = empty_checkpoint() | {
         "id": str(uuid6(clock_seq=step)),
         "channel_values": values,
         "channel_versions": versions,
@@ -214,7 +214,9 @@ def stored(connection: Connection[Any]) -> dict[str, list[tuple[Any, ...]]]:
     """The rows of the checkpoint tables."""
     rows = {}
     for table, (columns, types) in TABLES.items():
-        found = connection.execute(f"SELECT {columns} FROM surgetank.{table}", binary=True).fetchall()
+        found = connection.execute(
+            f"SELECT {columns} FROM surgetank.{table}".encode(), binary=True
+        ).fetchall()
         places = [i for i, type_ in enumerate(types) if type_ == "jsonb"]
         rows[table] = [
             tuple(Jsonb(json.dumps(v).encode(), dumps=bytes) if i in places else v for i, v in enumerate(row))

@@ -1,0 +1,109 @@
+"""What Surgetank asks of itself, as ratios to a peer measured in the same run, and whether it was met.
+
+A ratio is taken within each round and the median counts; `low` and `high` show how far the rounds were apart.
+Figures of other machines are never compared: only ratios travel.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.harness import Figure, Scale
+from bench.measures import flush, partitions, sanitizer
+from bench.peers import MEMORY, OURS, POOL, POSTGRES
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar: `who` against `peer`, or (without a peer) the figure itself."""
+
+    measure: str
+    key: str
+    peer: str | None = None
+    at_most: float | None = None
+    at_least: float | None = None
+    who: str = OURS
+
+    @property
+    def text(self) -> str:
+        """The bar in words."""
+        bound, word = (self.at_most, "at most") if self.at_most is not None else (self.at_least, "at least")
+        assert bound is not None
+        number = f"1/{1 / bound:.0f}" if bound < 0.034 and self.peer else f"{bound:g}"
+        return f"{word} {number} x {self.peer}" if self.peer else f"{word} {number}"
+
+    def met(self, value: float) -> bool:
+        """Whether the value reaches the bar."""
+        if self.at_most is not None:
+            return value <= self.at_most
+        assert self.at_least is not None
+        return value >= self.at_least
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A bar with what was measured: `value` is the ratio, or the figure itself for a bar without a peer."""
+
+    bar: Bar
+    ours: Figure
+    theirs: Figure | None
+    value: float
+    low: float
+    high: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the bar was reached."""
+        return self.bar.met(self.value)
+
+
+_STORED_STEPS = 400
+BARS = (
+    Bar("calls", "put", MEMORY, at_most=1.3),
+    Bar("calls", "put_writes", at_most=0.04),
+    Bar("calls", "get_tuple hot", MEMORY, at_most=1.1),
+    Bar("calls", "get_tuple cold", POSTGRES, at_most=1.0),
+    Bar("graph", "sync", MEMORY, at_most=1.25),
+    Bar("threads", "accepted", POOL, at_least=6),
+    Bar("storage", f"plain {_STORED_STEPS}", POSTGRES, at_most=1 / 30),
+    Bar("flush", "long", flush.COPY, at_least=0.7),
+    Bar("flush", "short", flush.COPY, at_least=0.7),
+    Bar("flush", "notes", flush.COPY, at_least=0.7),
+    Bar("partitions", "entries", partitions.ONE, at_least=0.5, who=partitions.MANY),
+    Bar("sanitizer", "clean chat", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),
+    Bar("sanitizer", "clean numbers", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),
+    Bar("sanitizer", "clean odd numbers", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),
+    Bar("sanitizer", "clean metadata", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),
+    Bar("memory", "peak", at_most=300),
+)
+
+
+def judge(figures: Sequence[Figure]) -> list[Verdict]:
+    """A verdict for each bar whose figures were measured."""
+    found = {(f.measure, f.key, f.contestant): f for f in figures}
+    verdicts = []
+    for bar in BARS:
+        ours = found.get((bar.measure, bar.key, bar.who))
+        theirs = found.get((bar.measure, bar.key, bar.peer)) if bar.peer else None
+        if ours is not None and (theirs is not None or bar.peer is None):
+            verdicts.append(_verdict(bar, ours, theirs))
+    return verdicts
+
+
+def unjudged(figures: Sequence[Figure], measures: Iterable[str], scale: Scale) -> list[Bar]:
+    """The bars of these measures that have no figures although the scale asks for them: someone renamed a key."""
+    judged = {verdict.bar for verdict in judge(figures)}
+    expected = set(measures) if _STORED_STEPS in scale.storage_steps else set(measures) - {"storage"}
+    return [bar for bar in BARS if bar.measure in expected and bar not in judged]
+
+
+def _verdict(bar: Bar, ours: Figure, theirs: Figure | None) -> Verdict:
+    values = ratios(ours, theirs) if theirs is not None else list(ours.rounds)
+    return Verdict(bar, ours, theirs, statistics.median(values), min(values), max(values))
+
+
+def ratios(ours: Figure, theirs: Figure) -> list[float]:
+    """Ours divided by theirs, round by round."""
+    return [a / b for a, b in zip(ours.rounds, theirs.rounds, strict=True)]

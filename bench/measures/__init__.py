@@ -1,0 +1,19 @@
+"""One module per measured thing. Each has a TITLE and `run(scene)`, which gives a `Recorder`."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from bench.measures import calls, chains, flush, graph, memory, partitions, sanitizer, storage, threads
+
+MEASURES: dict[str, ModuleType] = {
+    "calls": calls,
+    "graph": graph,
+    "threads": threads,
+    "storage": storage,
+    "flush": flush,
+    "partitions": partitions,
+    "sanitizer": sanitizer,
+    "chains": chains,
+    "memory": memory,
+}

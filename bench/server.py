@@ -1,0 +1,90 @@
+"""The one PostgreSQL server that all contestants write to: embedded, durable (fsync on), a database for each.
+
+Nothing is tuned for anybody: the server runs with the configuration that Surgetank ships for its embedded database.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from bench.harness import BenchError
+from surgetank.database.embedded import EmbeddedPostgres
+
+_TOLD = (
+    "server_version",
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "shared_buffers",
+    "max_wal_size",
+)
+
+
+class Server:
+    """A running server. Databases are given out by `database` and dropped when their user is done."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._numbers = itertools.count(1)
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """URL of a new, empty database."""
+        name = f"bench_{next(self._numbers)}"
+        with self.admin() as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield self._url.replace("/postgres?", f"/{name}?")
+        finally:
+            with self.admin() as connection:
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    @contextmanager
+    def admin(self) -> Iterator[psycopg.Connection[Any]]:
+        """A superuser's connection in autocommit."""
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            yield connection
+
+    def checkpoint(self) -> None:
+        """Write everything out now, so that it doesn't happen inside of what is timed next."""
+        with self.admin() as connection:
+            connection.execute("CHECKPOINT")
+
+    def settings(self) -> dict[str, str]:
+        """The settings that decide what a commit costs. Raises `BenchError` where commits aren't durable."""
+        with self.admin() as connection:
+            rows = connection.execute(
+                "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)", [list(_TOLD)]
+            ).fetchall()
+        found = dict(rows)
+        if found["fsync"] != "on" or found["synchronous_commit"] != "on":
+            raise BenchError(f"commits of this server aren't durable: {found}")
+        return found
+
+
+@contextmanager
+def running_server(home: Path) -> Iterator[Server]:
+    """An embedded server in `home`, stopped at the end."""
+    embedded = EmbeddedPostgres(home)
+    embedded.start()
+    try:
+        yield Server(embedded.url)
+    finally:
+        embedded.stop()
+
+
+def stored_bytes(url: str) -> int:
+    """Bytes on disk of all tables that users made: rows, indexes, TOAST and whatever space they don't use."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT sum(pg_total_relation_size(relid))::int8 FROM pg_stat_user_tables"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
