@@ -131,7 +131,7 @@ class SaverCold:
         record = CheckpointRecord.unpack(entry.records[0].value)
         raw = RawCheckpoint(thread_id, ns, found.checkpoint["id"], record, parent)
         for blob in entry.records[1:]:
-            raw.blobs[envelope.split_key(blob.key)[1]] = envelope.unpack_blob(blob.value)
+            raw.blobs[envelope.split_blob_key(blob.key)[1]] = envelope.unpack_blob(blob.value)
         raw.writes = self._writes(found)
         return raw
 

@@ -133,8 +133,8 @@ class Importer(Move):
         records = [Record(envelope.checkpoint_key(ns, cid), raw.record.pack())]
         for channel, typed in raw.blobs.items():
             if known.get(channel) != versions[channel]:
-                key = envelope.blob_key(ns, channel, versions[channel])
-                records.append(Record(key, envelope.pack_blob(*typed)))
+                blob = envelope.pack_blob(*typed)
+                records.append(envelope.blob_record(ns, channel, versions[channel], blob))
         records += [
             Record(envelope.write_key(ns, cid, w.task_id, w.idx), w.record.pack()) for w in raw.writes
         ]

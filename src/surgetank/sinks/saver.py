@@ -182,7 +182,7 @@ class SaverSink:
             work.forget.append(envelope.grave_note(ns, checkpoint_id))
         for blob in entry.records:
             if blob.key[:1] == b"b":
-                _, channel, version = envelope.split_key(blob.key)
+                _, channel, version = envelope.split_blob_key(blob.key)
                 self._values.add((work.thread_id, ns, channel, version), envelope.unpack_blob(blob.value))
         there = entry.replayed and self._calls.get(work.thread_id, ns, checkpoint_id) is not None
         if not there:  # of a parked entry that is tried again the later put stays
@@ -201,7 +201,7 @@ class SaverSink:
         thread_id, (ns, checkpoint_id), calls = work.thread_id, at, self._calls
         structure = envelope.read_structure(stored.structure)
         versions: dict[str, Any] = structure["channel_versions"]
-        new = {envelope.split_key(r.key)[1] for r in entry.records if r.key[:1] == b"b"}
+        new = {envelope.split_blob_key(r.key)[1] for r in entry.records if r.key[:1] == b"b"}
         values: dict[str, Any] = {}
         for channel in stored.present:
             version = (

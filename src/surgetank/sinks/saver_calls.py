@@ -192,7 +192,7 @@ def _suspect(entry: Entry) -> str:
                 len(data) == 9 and data[:1] == b"\xcb" and data[1] & 0x7F == 0x7F and data[2] & 0xF0 == 0xF0
             )
             if non_finite or (len(data) < 1024 and data[:1] >= b"\xa0" and b"\x00" in data[1:]):
-                return f"$.channel_values.{envelope.split_key(record.key)[1]}"
+                return f"$.channel_values.{envelope.split_blob_key(record.key)[1]}"
     return "$"
 
 
