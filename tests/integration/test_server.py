@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -295,6 +296,16 @@ def test_bodies_are_limited_whether_announced_or_not(make_tank):
 
         assert server.admin.post("/flush", content=chunks()).status_code == 413
         assert server.admin.post("/flush", content=b"").status_code == 200
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for(server, monkeypatch):
+    monkeypatch.setattr("surgetank.server.middleware._BODY_TIME_S", 0.2)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as slow:
+        slow.sendall(b"POST /flush HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123")
+        answer = slow.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"too-slow" in answer or b"problem+json" in answer
 
 
 def test_what_did_not_change_is_not_sent_again(server):

@@ -61,6 +61,14 @@ async def _identify(scope: Scope, services: Services) -> Caller:
     return await run_in_threadpool(services.login.authenticate, token, address)
 
 
+def host_name(address: str) -> str | None:
+    """The name in `host:port` or in an origin; None for what is neither."""
+    try:
+        return urlsplit(address if "://" in address else f"//{address}").hostname
+    except ValueError:
+        return None
+
+
 def _bearer(headers: Headers) -> str | None:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
@@ -69,7 +77,7 @@ def _bearer(headers: Headers) -> str | None:
 def _check_origin(headers: Headers, allowed: tuple[str, ...]) -> None:
     """Browsers let any page open a WebSocket to anywhere: only pages of this server and of allowed origins may."""
     origin = headers.get("origin")
-    if origin is None or origin in allowed or urlsplit(origin).netloc == headers.get("host"):
+    if origin is None or origin in allowed or origin.partition("://")[2] == headers.get("host"):
         return
     raise Problem(
         403, "foreign-origin", f"Pages from {origin[:200]!r} may not open WebSockets here.",

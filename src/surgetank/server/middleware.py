@@ -6,9 +6,8 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from surgetank.server.idempotency import Answer, Claim
-from surgetank.server.identify import Asked, identify
+from surgetank.server.identify import Asked, host_name, identify
 from surgetank.server.problems import Problem, unexpected
 from surgetank.server.services import Services
 from surgetank.telemetry import log
@@ -33,7 +32,6 @@ _KEY = re.compile(r"[!-~]{1,200}")
 _BODY_TIME_S = 30.0
 _SECRET_PARAMETERS = {"token", "access_token", "api_key"}
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
-Next = Callable[[], Awaitable[None]]
 
 
 class Edge:
@@ -99,9 +97,8 @@ class Edge:
 
 def _local(headers: Headers) -> bool:
     """Whether host and origin are this machine: no page of another site, no name that was made to point here."""
-    host = urlsplit(f"//{headers.get('host', '')}").hostname
-    origin = headers.get("origin")
-    return host in _LOOPBACK_NAMES and (origin is None or urlsplit(origin).hostname in _LOOPBACK_NAMES)
+    host, origin = host_name(headers.get("host", "")), headers.get("origin")
+    return host in _LOOPBACK_NAMES and (origin is None or host_name(origin) in _LOOPBACK_NAMES)
 
 
 async def deny(scope: Scope, receive: Receive, send: Send, problem: Problem) -> None:
