@@ -204,6 +204,14 @@ def test_flush_jobs_are_listed_shown_and_retried(server):
     assert operator.post("/flush", json={"stream": "nothing"}).json()["code"] == "unknown-stream"
 
 
+def test_what_was_replaced_is_shown_to_operators_by_place_and_to_administrators_in_full(server):
+    put(server.tank.checkpointer(), "t", {"note": "private\x00words"})
+    job = server.as_role("operator", "ops").post("/flush")
+    assert job.json()["result"]["replacements"][0]["path"].startswith("$.channel_values.note")
+    assert "private" not in job.text
+    assert "private" in server.admin.get(f"/jobs/{job.json()['id']}").text
+
+
 def test_parked_entries_are_listed_shown_and_retried(server, database_url):
     operator = server.as_role("operator", "ops")
     with psycopg.connect(database_url, autocommit=True) as connection:

@@ -212,6 +212,28 @@ class ParkedDetail(Parked):
     records: list[ParkedRecord]
 
 
+class Picture(BaseModel):
+    """The state of saving: what `surgetank status --json` prints, in full."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{
+        "at": 1795230000.0, "healthy": True, "lag_s": 0.4, "flushing": True, "parked": 0, "durability": "process",
+        "buffer": {"entries": 5, "bytes": 9120, "max_entries": 5000000, "max_bytes": 4294967296},
+        "sinks": [{"stream": "checkpoints", "breaker": "closed"}], "failing": [], "notices": [], "problems": [],
+    }]})  # fmt: skip
+
+    at: float
+    healthy: bool
+    lag_s: float = Field(description="Age of the oldest entry that waits, in seconds.")
+    flushing: bool = Field(description="Whether this server flushes; otherwise workers do.")
+    parked: int
+    durability: str
+    buffer: dict[str, Any] = Field(description="Entries and bytes that wait, by stream, against the limits.")
+    sinks: list[dict[str, Any]]
+    failing: list[dict[str, Any]] = Field(description="Partitions whose last flush failed.")
+    notices: list[dict[str, Any]] = Field(description="What users should be told.")
+    problems: list[str]
+
+
 class FlushRequest(BaseModel):
     """What to flush; nothing named: all that waits."""
 

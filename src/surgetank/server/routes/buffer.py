@@ -8,8 +8,8 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends
 
 from surgetank.server.access import Role
-from surgetank.server.dependencies import Deps, require, signed_in
-from surgetank.server.models import FlushRequest, Job
+from surgetank.server.dependencies import CurrentCaller, Deps, require, signed_in
+from surgetank.server.models import FlushRequest, Job, Picture
 from surgetank.server.problems import Problem, documented
 from surgetank.server.routes.jobs import job_body
 
@@ -20,14 +20,14 @@ router = APIRouter(
 )
 
 
-@router.get("/buffer")
+@router.get("/buffer", response_model=Picture)
 def buffer(services: Deps) -> dict[str, Any]:
     """How much waits, how long already, what fails, the last jobs and what users should be told: `surgetank status`."""
     return services.tank.status().to_dict()
 
 
 @router.post("/flush", response_model=Job, responses=documented(409))
-async def flush(services: Deps, wanted: FlushRequest | None = None) -> dict[str, Any]:
+async def flush(services: Deps, who: CurrentCaller, wanted: FlushRequest | None = None) -> dict[str, Any]:
     """Flush now what waits, also what is not due yet, and wait for it.
 
     The answer is the job, also when it failed: what could not be written stays in the buffer. Each stream has a job of
@@ -45,4 +45,4 @@ async def flush(services: Deps, wanted: FlushRequest | None = None) -> dict[str,
     job = await to_thread.run_sync(
         services.tank.flush, wanted.stream, wanted.partition, limiter=services.flushing
     )
-    return job_body(job)
+    return job_body(job, who)

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, Path, Query
 from surgetank.exceptions import JobNotFound
 from surgetank.model import FlushJob, JobStatus
 from surgetank.report import to_plain_data
-from surgetank.server.access import Role
-from surgetank.server.dependencies import After, Deps, Limit, require, signed_in
+from surgetank.server.access import Caller, Role
+from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, require, signed_in
 from surgetank.server.models import Job, Jobs
 from surgetank.server.paging import cursor, place
 from surgetank.server.problems import documented
@@ -28,18 +28,25 @@ _SLACK = 100
 _DETAILS = ("errors", "replacements")
 
 
-def job_body(job: FlushJob, *, details: bool = True) -> dict[str, Any]:
-    """A job as JSON; in lists without stack traces and replaced values."""
+def job_body(job: FlushJob, who: Caller) -> dict[str, Any]:
+    """A job as JSON. What stood where a value was replaced is a user's data: administrators see it, operators where."""
     body: dict[str, Any] = to_plain_data(job)
-    result = body["result"]
-    if not details:
-        body["result"] = {k: v for k, v in result.items() if k not in _DETAILS}
+    if who.role is not Role.ADMIN:
+        for replaced in body["result"].get("replacements", ()):
+            replaced["original"] = None
     return {**body, "warnings": list(job.warnings)}
+
+
+def _brief(job: FlushJob, who: Caller) -> dict[str, Any]:
+    """A job in a list: without stack traces and replaced values."""
+    body = job_body(job, who)
+    return {**body, "result": {k: v for k, v in body["result"].items() if k not in _DETAILS}}
 
 
 @router.get("", response_model=Jobs)
 def jobs(
     services: Deps,
+    who: CurrentCaller,
     limit: Limit = 50,
     after: After = None,
     status: Annotated[JobStatus | None, Query(description="Only these.")] = None,
@@ -52,7 +59,7 @@ def jobs(
     seen = (at[2] if at else 0) + len(shown)
     more = len(found) > limit
     return {
-        "jobs": [job_body(job, details=False) for job in shown],
+        "jobs": [_brief(job, who) for job in shown],
         "next": cursor(float(shown[-1].created_at), shown[-1].id, seen) if more else None,
     }
 
@@ -72,9 +79,9 @@ def _newest(
 
 
 @router.get("/{job_id}", response_model=Job)
-def job(job_id: JobId, services: Deps) -> dict[str, Any]:
-    """One job with its errors, stack traces and what was replaced in projections."""
-    return job_body(_find(services, job_id))
+def job(job_id: JobId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
+    """One job with its errors, stack traces and what was replaced in projections (the originals for administrators)."""
+    return job_body(_find(services, job_id), who)
 
 
 def _find(services: Services, job_id: str) -> FlushJob:
@@ -85,8 +92,8 @@ def _find(services: Services, job_id: str) -> FlushJob:
 
 
 @router.post("/{job_id}/retry", response_model=Job, responses=documented(409))
-async def retry(job_id: JobId, services: Deps) -> dict[str, Any]:
+async def retry(job_id: JobId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
     """Flush again what a job was about, now, and wait for it. The answer is the new job, also when it failed."""
     found = await to_thread.run_sync(_find, services, job_id)
     made = await to_thread.run_sync(services.tank.retry_job, found.id, limiter=services.flushing)
-    return job_body(made)
+    return job_body(made, who)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path
 from surgetank.model import ParkedEntry
 from surgetank.report import to_plain_data
 from surgetank.server.access import Role
-from surgetank.server.dependencies import After, Deps, Limit, require, signed_in
+from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, require, signed_in
 from surgetank.server.models import Job, ParkedDetail, ParkedList
 from surgetank.server.paging import cursor, place
 from surgetank.server.problems import documented, not_found
@@ -66,10 +66,10 @@ def parked_entry(parked_id: ParkedId, services: Deps) -> dict[str, Any]:
 
 
 @router.post("/{parked_id}/retry", response_model=Job, responses=documented(409))
-async def retry(parked_id: ParkedId, services: Deps) -> dict[str, Any]:
+async def retry(parked_id: ParkedId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
     """Try a parked entry again, after what stood in its way was mended. The answer is the flush job."""
     await to_thread.run_sync(_find, services, parked_id)
     job = await to_thread.run_sync(services.tank.retry_parked, [parked_id], limiter=services.flushing)
     if job is None:  # another request was quicker
         raise not_found("parked entry", str(parked_id), remedy="see GET /parked.")
-    return job_body(job)
+    return job_body(job, who)
