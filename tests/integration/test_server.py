@@ -481,6 +481,13 @@ def test_a_request_waits_for_its_turn_when_the_pool_is_small(make_tank):
         assert answers == [200] * 60
 
 
+def test_streams_are_told_when_the_server_stops(make_tank):
+    with running(make_tank(admin_token=ADMIN_TOKEN)) as server:
+        stopping = server.services.stopping
+        assert not stopping.is_set()
+    assert stopping.is_set()
+
+
 def test_openapi_describes_every_route_with_errors_and_examples(server):
     document = server.client().get("/openapi.json").json()
     for path, methods in document["paths"].items():

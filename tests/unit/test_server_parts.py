@@ -67,6 +67,8 @@ def test_a_database_that_is_down_is_asked_once_in_a_while():
     asked = 0
 
     class Down:
+        address = "nowhere"
+
         @contextmanager
         def connection(self):
             nonlocal asked

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from psycopg import Connection
 
+from surgetank.database.pool import Database
 from surgetank.exceptions import DatabaseUnavailable
 
 
@@ -24,13 +25,14 @@ class Connections(Protocol):
         ...
 
 
-class PatientDatabase:
-    """Passes connections on; for `pause_s` after one could not be had, it refuses without trying."""
+class PatientDatabase(Database):
+    """Passes on another pool's connections; for `pause_s` after one could not be had, it refuses without trying."""
 
     def __init__(
-        self, database: Connections, *, pause_s: float = 1.0, clock: Callable[[], float] = time.monotonic
+        self, database: Database, *, pause_s: float = 1.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._database = database
+        self.address = database.address
         self._pause_s = pause_s
         self._clock = clock
         self._lock = threading.Lock()
@@ -52,3 +54,10 @@ class PatientDatabase:
             raise
         with self._lock:
             self._failed = None
+
+    def reset(self) -> None:
+        """Close the other pool's idle connections."""
+        self._database.reset()
+
+    def close(self) -> None:
+        """Nothing: the other pool is closed by whoever made it."""

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
 
 from anyio import CapacityLimiter
 
@@ -20,9 +19,6 @@ from surgetank.server.threads import ThreadList
 from surgetank.server.tokens import TokenStore
 from surgetank.server.visibility import ThreadOwners, Visibility
 from surgetank.settings import Settings
-
-if TYPE_CHECKING:
-    from surgetank.database.pool import Database
 
 _FLUSHES_AT_ONCE = 2
 
@@ -69,7 +65,7 @@ def make_services(
         tank=tank,
         settings=settings,
         database=database,
-        reader=Reader(tank.parts.buffer, ColdReader(cast("Database", database))),
+        reader=Reader(tank.parts.buffer, ColdReader(database)),
         threads=ThreadList(tank.parts.buffer, database, owners, key=settings.owner_key),
         tokens=tokens,
         login=Authenticator(
