@@ -58,14 +58,14 @@ def make_services(
     """The parts for an open engine."""
     settings = tank.settings
     database = PatientDatabase(tank.parts.database)
-    tokens = TokenStore(database)
+    tokens, cold = TokenStore(database), tank.parts.cold
     owners = ThreadOwners(tank.parts.buffer, database, key=settings.owner_key, clock=clock)
     admin = settings.admin_token.get_secret_value() if settings.admin_token is not None else None
     return Services(
         tank=tank,
         settings=settings,
         database=database,
-        reader=Reader(tank.parts.buffer, ColdReader(database)),
+        reader=Reader(tank.parts.buffer, ColdReader(database) if isinstance(cold, ColdReader) else cold),
         threads=ThreadList(tank.parts.buffer, database, owners, key=settings.owner_key),
         tokens=tokens,
         login=Authenticator(
