@@ -122,3 +122,7 @@ class BrokenRow(SurgetankError):
 
 class TransferStopped(SurgetankError):
     """An import or export stopped at something that can't be moved. Started again, it goes on from there."""
+
+
+class TokenNotFound(SurgetankError):
+    """No token of the server has this id."""

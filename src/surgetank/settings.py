@@ -119,9 +119,33 @@ class Settings(BaseSettings):
     database_connections: int = Field(8, gt=0, description="Most database connections of this process.")
     shutdown_timeout: float = Field(10.0, ge=0, description="Longest flush when the engine closes.")
     flush_on_close: bool = Field(default=True, description="Try to drain the buffer when the engine closes.")
+    admin_token: SecretStr | None = Field(
+        None, min_length=20, description="A token with the role admin that works without the database."
+    )
+    server_host: str = Field("127.0.0.1", description="Address that `surgetank serve` listens on.")
+    server_port: int = Field(8321, ge=0, le=65535, description="Port that `surgetank serve` listens on.")
+    server_threads: int = Field(
+        16, gt=0, description="Most requests that may wait for buffer or database at once."
+    )
+    server_connections: int = Field(
+        1000, gt=0, description="Most open connections; more are answered with 503."
+    )
+    server_max_body: int = Field(1024**2, gt=0, description="Largest body of a request.")
+    cors_origins: str = Field(
+        "", description="Origins whose pages may use the server, comma separated; none by default."
+    )
+    trusted_proxies: str = Field(
+        "", description="Addresses whose X-Forwarded-For is believed, comma separated; none by default."
+    )
+    failed_logins_per_minute: int = Field(10, gt=0, description="Failed logins that one address has.")
     node: str = Field(
         default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}", description="Name in jobs."
     )
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The origins of `cors_origins`."""
+        return tuple(origin.strip().rstrip("/") for origin in self.cors_origins.split(",") if origin.strip())
 
     @property
     def buffer_path(self) -> Path:

@@ -17,9 +17,11 @@ from surgetank.cli import (
     originals,
     parked,
     prune,
+    serve,
     status,
     storage,
     tail,
+    token,
     transfer,
     worker,
 )
@@ -53,6 +55,8 @@ app.command("storage")(coded(storage.storage))
 app.command("import")(coded(transfer.import_))
 app.command("export")(coded(transfer.export))
 app.command("worker")(coded(worker.worker))
+app.command("serve")(coded(serve.serve))
+app.add_typer(token.app, name="token")
 app.command("migrate")(coded(doctor.migrate))
 app.command("doctor")(coded(doctor.doctor))
 

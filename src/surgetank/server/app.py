@@ -1,0 +1,110 @@
+"""The application: layers, routes, OpenAPI. `create_app(tank)` needs an open engine and starts nothing.
+
+with Surgetank() as tank:
+    uvicorn.run(create_app(tank))       # or `surgetank serve`
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from anyio import to_thread
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from surgetank.engine import Surgetank
+from surgetank.server import problems
+from surgetank.server.middleware import Answers, Bodies, Edge
+from surgetank.server.problems import ProblemBody
+from surgetank.server.routes import ROUTERS
+from surgetank.server.services import Services, make_services
+
+_DESCRIPTION = """
+Surgetank's buffer, threads, flush jobs and tokens.
+
+Every request but `/health/...` needs `Authorization: Bearer TOKEN`. Errors are RFC 9457 problems with a stable `code`
+and a `remedy`. Lists come in pages: pass `next` as `after`. A POST with an `Idempotency-Key` is carried out once in
+24 hours.
+"""
+_KEY_PARAMETER = {
+    "name": "Idempotency-Key", "in": "header", "required": False,
+    "description": "Sent again with the same key and body within 24 hours, the first answer is given again.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+    "example": "0b9f2c1e-8a0d-4a55-9a53-0f5a8f6f3c11",
+}  # fmt: skip
+_CORS_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID"]
+
+
+def create_app(tank: Surgetank, *, no_auth: bool = False, clock: Callable[[], float] = time.time) -> FastAPI:
+    """The ASGI application for an open engine.
+
+    `no_auth` takes every caller from this machine for an administrator: for development on loopback only. `clock` gives
+    seconds since the epoch.
+    """
+    services = make_services(tank, no_auth=no_auth, clock=clock)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = services.settings.server_threads
+        yield
+
+    app = FastAPI(
+        title="Surgetank", version=version("surgetank"), description=_DESCRIPTION, docs_url=None, redoc_url=None,
+        redirect_slashes=False, lifespan=lifespan, middleware=_layers(services),
+    )  # fmt: skip
+    app.state.services = services
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _layers(services: Services) -> list[Middleware]:
+    """What a request goes through, from the outside. Without allowed origins no CORS header is ever sent."""
+    settings = services.settings
+    cors = Middleware(
+        CORSMiddleware, allow_origins=settings.allowed_origins, allow_headers=_CORS_HEADERS,
+        allow_methods=["GET", "POST", "DELETE"], expose_headers=["ETag", "Retry-After", "Idempotency-Replayed"],
+    )  # fmt: skip
+    return [
+        Middleware(Edge, no_auth=services.no_auth),
+        *([cors] if settings.allowed_origins else []),
+        Middleware(Bodies, max_bytes=settings.server_max_body),
+        Middleware(Answers, services=services),
+    ]
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with what the layers do added to each operation."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        schemas = document["components"]["schemas"]
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        schemas["ProblemBody"] = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        for path in document["paths"].values():
+            for method, operation in path.items():
+                _complete(method, operation)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _complete(method: str, operation: dict[str, Any]) -> None:
+    operation["responses"] = {
+        status: response for status, response in sorted(operation["responses"].items())
+        if "HTTPValidationError" not in str(response)
+    }  # fmt: skip
+    if method == "post":
+        operation.setdefault("parameters", []).append(_KEY_PARAMETER)
+        operation["responses"] |= problems.documented_text(409, 413, 422)
+    elif method == "get" and "security" in operation:
+        operation["responses"]["304"] = {"description": "Nothing changed since `If-None-Match`."}

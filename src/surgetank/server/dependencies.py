@@ -1,0 +1,105 @@
+"""What a route asks for: the services, the caller, a role, a thread that the caller may read.
+
+    @router.get("/threads/{thread_id:path}/logs")      # ids may hold slashes
+    def logs(thread_id: VisibleThread, services: Deps) -> ...
+
+    @router.websocket("/ws/threads/{thread_id:path}")   # denied before it is opened: 401, 403, 404
+    async def live(socket: WebSocket, thread_id: VisibleThread, who: CurrentCaller, services: Deps) -> ...
+
+Each route needs a caller unless it is public by being listed so; tests/integration/test_server_access.py holds every
+route against every role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Query
+from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
+
+from surgetank.server.access import Caller, Role
+from surgetank.server.identify import Asked, identify
+from surgetank.server.problems import Problem
+from surgetank.server.services import Services
+
+BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `surgetank token create`.")
+MAX_PAGE = 500
+
+
+def services_of(connection: HTTPConnection) -> Services:
+    """The services of this server."""
+    found: Services = connection.app.state.services
+    return found
+
+
+Deps = Annotated[Services, Depends(services_of)]
+
+
+def asked_of(connection: HTTPConnection) -> Asked:
+    """What is known of this request."""
+    found: Asked = connection.scope["surgetank.asked"]
+    return found
+
+
+async def caller(connection: HTTPConnection) -> Caller:
+    """Who is asking, for HTTP routes and WebSockets alike: `Authorization: Bearer`, or `?ticket=` from POST /ws/ticket.
+
+    Raises `Problem` (401, 403, 429, 503).
+    """
+    return await identify(connection.scope, services_of(connection))
+
+
+CurrentCaller = Annotated[Caller, Depends(caller)]
+
+
+def require(role: Role) -> Callable[[Caller], Awaitable[Caller]]:
+    """A dependency: the caller, who has at least this role."""
+
+    async def needed(who: CurrentCaller) -> Caller:
+        if not who.role.covers(role):
+            raise Problem(
+                403, "role-needed", f"This needs the role {role.value}; the token has the role {who.role.value}.",
+                remedy="use a token with that role.",
+            )  # fmt: skip
+        return who
+
+    return needed
+
+
+Reviewer = Annotated[Caller, Depends(require(Role.REVIEWER))]
+Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
+Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
+
+ThreadId = Annotated[
+    str,
+    Path(
+        min_length=1,
+        max_length=2048,
+        pattern=r"^[^\x00]+$",
+        description="The thread's id.",
+        examples=["chat-7"],
+    ),
+]
+
+
+async def visible_thread(thread_id: ThreadId, who: CurrentCaller, services: Deps) -> str:
+    """A thread that the caller may read. Raises `Problem` (404, for operators 403)."""
+    await run_in_threadpool(services.visibility.check, who, thread_id)
+    return thread_id
+
+
+VisibleThread = Annotated[str, Depends(visible_thread)]
+
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most items in one answer.")]
+After = Annotated[
+    str | None,
+    Query(max_length=4096, description="The `next` of the page before; leave it out for the first page."),
+]
+
+
+def signed_in(*roles: Any) -> list[Any]:
+    """What a router depends on so that OpenAPI tells of the token."""
+    return [Depends(BEARER), *roles]

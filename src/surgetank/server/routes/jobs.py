@@ -1,0 +1,99 @@
+"""Flush jobs, for operators: what was saved, what was not and why, and another try."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Path, Query
+
+from surgetank.exceptions import JobNotFound
+from surgetank.model import FlushJob, JobStatus
+from surgetank.report import to_plain_data
+from surgetank.server.access import Caller, Role
+from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, require, signed_in
+from surgetank.server.models import Job, Jobs
+from surgetank.server.paging import cursor, place
+from surgetank.server.problems import documented
+from surgetank.server.services import Services
+
+router = APIRouter(
+    prefix="/jobs",
+    tags=["jobs"],
+    dependencies=signed_in(Depends(require(Role.OPERATOR))),
+    responses=documented(401, 403, 404, 422, 429, 503),
+)
+JobId = Annotated[str, Path(min_length=1, max_length=100, examples=["3f0e9a7d6c5b4a39"])]
+_SLACK = 100
+_DETAILS = ("errors", "replacements")
+
+
+def job_body(job: FlushJob, who: Caller) -> dict[str, Any]:
+    """A job as JSON. What stood where a value was replaced is a user's data: administrators see it, operators where."""
+    body: dict[str, Any] = to_plain_data(job)
+    if who.role is not Role.ADMIN:
+        for replaced in body["result"].get("replacements", ()):
+            replaced["original"] = None
+    return {**body, "warnings": list(job.warnings)}
+
+
+def _brief(job: FlushJob, who: Caller) -> dict[str, Any]:
+    """A job in a list: without stack traces and replaced values."""
+    body = job_body(job, who)
+    return {**body, "result": {k: v for k, v in body["result"].items() if k not in _DETAILS}}
+
+
+@router.get("", response_model=Jobs)
+def jobs(
+    services: Deps,
+    who: CurrentCaller,
+    limit: Limit = 50,
+    after: After = None,
+    status: Annotated[JobStatus | None, Query(description="Only these.")] = None,
+    stream: Annotated[str | None, Query(max_length=100, description="Only of this stream.")] = None,
+) -> dict[str, Any]:
+    """Flush jobs, newest first. Errors with stack traces are in the single job."""
+    at = place(after, float, str, int)
+    found = _newest(services, status, stream, limit + 1, at)
+    shown = found[:limit]
+    seen = (at[2] if at else 0) + len(shown)
+    more = len(found) > limit
+    return {
+        "jobs": [_brief(job, who) for job in shown],
+        "next": cursor(float(shown[-1].created_at), shown[-1].id, seen) if more else None,
+    }
+
+
+def _newest(
+    services: Services, status: JobStatus | None, stream: str | None, count: int, at: Any
+) -> list[FlushJob]:
+    """Jobs after a place. The buffer gives the newest ones only, so that pages further back read a little more."""
+    kept = services.settings.jobs_kept
+    wanted = min(kept, (max(0, at[2]) if at else 0) + count + _SLACK)
+    while True:
+        found = services.tank.jobs(limit=wanted, stream=stream, status=status.value if status else None)
+        rest = [job for job in found if at is None or (job.created_at, job.id) < (at[0], at[1])]
+        if len(rest) >= count or len(found) < wanted or wanted >= kept:
+            return rest[:count]
+        wanted = min(kept, wanted * 2)
+
+
+@router.get("/{job_id}", response_model=Job)
+def job(job_id: JobId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
+    """One job with its errors, stack traces and what was replaced in projections (the originals for administrators)."""
+    return job_body(_find(services, job_id), who)
+
+
+def _find(services: Services, job_id: str) -> FlushJob:
+    found = services.tank.parts.buffer.job(job_id)
+    if found is None:
+        raise JobNotFound(f"There is no flush job {job_id!r}.", remedy="see GET /jobs.")
+    return found
+
+
+@router.post("/{job_id}/retry", response_model=Job, responses=documented(409))
+async def retry(job_id: JobId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
+    """Flush again what a job was about, now, and wait for it. The answer is the new job, also when it failed."""
+    found = await to_thread.run_sync(_find, services, job_id)
+    made = await to_thread.run_sync(services.tank.retry_job, found.id, limiter=services.flushing)
+    return job_body(made, who)

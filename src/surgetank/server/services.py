@@ -1,0 +1,80 @@
+"""What the routes work with, made once per server and found at `app.state.services`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from anyio import CapacityLimiter
+
+from surgetank.checkpoints.cold import ColdReader
+from surgetank.checkpoints.reader import Reader
+from surgetank.engine import Surgetank
+from surgetank.server.auth import Authenticator, Tickets
+from surgetank.server.idempotency import KeptAnswers
+from surgetank.server.outage import PatientDatabase
+from surgetank.server.threads import ThreadList
+from surgetank.server.tokens import TokenStore
+from surgetank.server.visibility import ThreadOwners, Visibility
+from surgetank.settings import Settings
+
+_FLUSHES_AT_ONCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of one server.
+
+    `reader` reads checkpoints without deserializing them, `flushing` bounds how many flushes are carried out for
+    requests at once, and `stopping` is set when the server is told to stop: streams that would go on for ever end then.
+    """
+
+    tank: Surgetank
+    settings: Settings
+    database: PatientDatabase
+    reader: Reader
+    threads: ThreadList
+    tokens: TokenStore
+    login: Authenticator
+    tickets: Tickets
+    visibility: Visibility
+    kept_answers: KeptAnswers
+    flushing: CapacityLimiter
+    clock: Callable[[], float]
+    no_auth: bool
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def owners(self) -> ThreadOwners:
+        """The owners of threads."""
+        return self.visibility.owners
+
+
+def make_services(
+    tank: Surgetank, *, no_auth: bool = False, clock: Callable[[], float] = time.time
+) -> Services:
+    """The parts for an open engine."""
+    settings = tank.settings
+    database = PatientDatabase(tank.parts.database)
+    tokens, cold = TokenStore(database), tank.parts.cold
+    owners = ThreadOwners(tank.parts.buffer, database, key=settings.owner_key, clock=clock)
+    admin = settings.admin_token.get_secret_value() if settings.admin_token is not None else None
+    return Services(
+        tank=tank,
+        settings=settings,
+        database=database,
+        reader=Reader(tank.parts.buffer, ColdReader(database) if isinstance(cold, ColdReader) else cold),
+        threads=ThreadList(tank.parts.buffer, database, owners, key=settings.owner_key),
+        tokens=tokens,
+        login=Authenticator(
+            tokens, admin_token=admin, burst=settings.failed_logins_per_minute, no_auth=no_auth, clock=clock
+        ),
+        tickets=Tickets(clock),
+        visibility=Visibility(owners),
+        kept_answers=KeptAnswers(database, clock),
+        flushing=CapacityLimiter(_FLUSHES_AT_ONCE),
+        clock=clock,
+        no_auth=no_auth,
+    )

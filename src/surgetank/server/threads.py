@@ -1,0 +1,141 @@
+"""The list of threads, hot and cold as one, newest checkpoint first. While the database is down: what is hot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from surgetank.buffer.protocol import Buffer
+from surgetank.checkpoints.hot import HotThread
+from surgetank.database.queries import queries
+from surgetank.encode.envelope import STREAM, split_key
+from surgetank.exceptions import ConfigurationError, SinkError
+from surgetank.server.outage import Connections
+from surgetank.server.shown import moment_of
+from surgetank.server.visibility import ThreadOwners
+
+_SQL = queries("access")
+_ROUNDS = 50
+
+Place = tuple[str, str]  # newest checkpoint id, thread id
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadEntry:
+    """One thread in a list. `waiting` tells that something of it is not in the database yet."""
+
+    thread_id: str
+    owner: str | None
+    checkpoint_id: str
+    updated_at: float | None
+    waiting: bool
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the order."""
+        return (self.checkpoint_id, self.thread_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadPage:
+    """A page of threads; `complete` is false when the database is down, so that only hot ones are known."""
+
+    threads: tuple[ThreadEntry, ...]
+    more: bool
+    complete: bool
+
+
+class ThreadList:
+    """Lists threads. The hot ones are looked through anew only when something in the buffer changed."""
+
+    def __init__(self, buffer: Buffer, database: Connections, owners: ThreadOwners, *, key: str) -> None:
+        self._buffer = buffer
+        self._database = database
+        self._owners = owners
+        self._key = key
+        self._seen: tuple[object, list[Place], list[str]] | None = None
+
+    def page(self, *, owner: str | None, after: Place | None, limit: int) -> ThreadPage:
+        """Threads after a place, of one owner or of all. May ask the database."""
+        hot, hidden = self._hot()
+        waiting = {thread_id: newest for newest, thread_id in hot}
+        candidates = sorted((p for p in hot if after is None or p < after), reverse=True)
+        try:
+            cold, complete = self._cold(owner, after, limit + 1, hidden), True
+        except (SinkError, ConfigurationError):
+            cold, complete = [], False
+        found: list[ThreadEntry] = []
+        last_cold = cold[-1].place if len(cold) > limit else None
+        # Beyond the last cold thread that was fetched, hot ones have to wait for the next page.
+        for start in range(0, len(candidates), 500):
+            part = [p for p in candidates[start : start + 500] if last_cold is None or p >= last_cold]
+            owned = self._owners.of_all([thread_id for _, thread_id in part])
+            found += [
+                ThreadEntry(name, owned[name].owner, newest, moment_of(newest), name in waiting)
+                for newest, name in part
+                if owned[name].exists
+                and (owner is None or (owned[name].known and owned[name].owner == owner))
+            ]
+            if len(found) > limit:
+                break
+        merged = sorted([*found, *cold], key=lambda entry: entry.place, reverse=True)
+        return ThreadPage(tuple(merged[:limit]), len(merged) > limit, complete)
+
+    def _hot(self) -> tuple[list[Place], list[str]]:
+        """Newest checkpoint and name of the hot threads; and the names that the database is not to be asked for."""
+        # Asked for before the look: what comes in between is looked for again next time.
+        depth = next((d for d in self._buffer.depth().streams if d.stream == STREAM), None)
+        state = (depth, self._buffer.last_seq(STREAM))
+        seen = self._seen
+        if seen is not None and seen[0] == state:
+            return seen[1], seen[2]
+        places: list[Place] = []
+        hidden: list[str] = []
+        with self._buffer.snapshot() as snapshot:
+            for name in snapshot.partitions(STREAM):
+                thread = HotThread(snapshot, name)
+                newest = thread.find("", None)
+                place = split_key(newest.key) if newest else next(iter(thread.ids(None)), None)
+                if place is not None:
+                    places.append((place[1], name))
+                if place is not None or thread.cold_is_deleted:
+                    hidden.append(name)
+        self._seen = (state, places, hidden)
+        return places, hidden
+
+    def _cold(
+        self, owner: str | None, after: Place | None, limit: int, hidden: Sequence[str]
+    ) -> list[ThreadEntry]:
+        found: list[ThreadEntry] = []
+        for _ in range(_ROUNDS):
+            rows = self._rows(owner, after, limit, hidden)
+            owned = self._owners.of_all([row["thread_id"] for row in rows])
+            for row in rows:
+                whose = owned[row["thread_id"]].owner
+                if owner is None or whose == owner:
+                    found.append(
+                        ThreadEntry(row["thread_id"], whose, row["newest"], row["updated_at"], waiting=False)
+                    )
+            if len(found) >= limit or len(rows) < limit:
+                break
+            after = (rows[-1]["newest"], rows[-1]["thread_id"])
+        return found[:limit]
+
+    def _rows(
+        self, owner: str | None, after: Place | None, limit: int, hidden: Sequence[str]
+    ) -> list[Mapping[str, Any]]:
+        last_newest, last_thread = after or (None, None)
+        arguments = {
+            "key": self._key, "owner": owner, "hidden": list(hidden), "limit": limit,
+            "last_newest": last_newest, "last_thread": last_thread,
+        }  # fmt: skip
+        with (
+            self._database.connection() as connection,
+            connection.cursor(binary=True, row_factory=dict_row) as cursor,
+        ):
+            name = "threads_page" if owner is None else "threads_of_owner"
+            rows: list[Mapping[str, Any]] = list(cursor.execute(_SQL[name], arguments).fetchall())
+            return rows
