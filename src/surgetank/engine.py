@@ -120,6 +120,7 @@ class Surgetank:
                 )
                 if self.settings.flush_in_process:
                     self._parts.start()
+                    self._parts.desk.alerts.keep_running()
                 ambient.enter(self)
         return self
 
@@ -581,6 +582,7 @@ class _Parts:
         """Stop flushing, drain once more if asked and possible, close everything."""
         timeout_s = self.settings.shutdown_timeout
         started = self.scheduler.running
+        self.desk.alerts.stop(0.0)  # it may end while the rest does
         if self.sweeper is not None:
             self.sweeper.stop(timeout_s)
         self.scheduler.stop(timeout_s)

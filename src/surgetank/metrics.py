@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import TYPE_CHECKING, Any
 
 from surgetank.engine import Surgetank
 from surgetank.events import Severity
 from surgetank.exceptions import MissingExtra, SurgetankError
 from surgetank.flush.breaker import BreakerState
-from surgetank.flush.meters import SECONDS
+from surgetank.flush.meters import SECONDS, Durations
+from surgetank.model import FailureKind
+from surgetank.notify.alerts import DIGEST, RULES
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -82,15 +84,16 @@ METRICS: Mapping[str, Spec] = {
 }  # fmt: skip
 
 Value = tuple[tuple[str, ...], float]  # label values, and the number
-_COUNTS = {
-    "jobs": "surgetank_flush_jobs_total",
-    "entries": "surgetank_flushed_entries_total",
-    "rows": "surgetank_flushed_rows_total",
-    "bytes": "surgetank_flushed_bytes_total",
-    "failures": "surgetank_flush_failures_total",
-    "retries": "surgetank_flush_retries_total",
-    "parked": "surgetank_entries_parked_total",
-    "replaced": "surgetank_values_replaced_total",
+# What `Meters` counts, the metric it becomes, and the values that its label beside `stream` can have.
+_COUNTS: Mapping[str, tuple[str, Sequence[Sequence[str]]]] = {
+    "jobs": ("surgetank_flush_jobs_total", [("completed", "warnings", "failed")]),
+    "entries": ("surgetank_flushed_entries_total", []),
+    "rows": ("surgetank_flushed_rows_total", []),
+    "bytes": ("surgetank_flushed_bytes_total", []),
+    "failures": ("surgetank_flush_failures_total", [[kind.value for kind in FailureKind]]),
+    "retries": ("surgetank_flush_retries_total", [("succeeded", "failed")]),
+    "parked": ("surgetank_entries_parked_total", []),
+    "replaced": ("surgetank_values_replaced_total", []),
 }
 
 
@@ -189,27 +192,33 @@ def _alerts(tank: Surgetank) -> dict[str, Sequence[Value]]:
     watch = tank.parts.desk.alerts
     waiting = watch.book.waiting()
     failing = {c.channel for c in watch.book.health() if c.failing_since is not None}
+    rules = [(rule.name,) for rule in RULES] + [(DIGEST,)]
     return {
         "surgetank_alerts_waiting": [((name,), waiting.get(name, 0)) for name in watch.channels],
         "surgetank_alert_channel_failing": [((name,), float(name in failing)) for name in watch.channels],
-        "surgetank_alerts_total": [((rule,), n) for rule, n in sorted(watch.told.items())],
-        "surgetank_alert_deliveries_total": _outcomes(dict(watch.courier.counts)),
+        "surgetank_alerts_total": _from_zero(rules, {(rule,): n for rule, n in dict(watch.told).items()}),
+        "surgetank_alert_deliveries_total": _outcomes(watch.channels, dict(watch.courier.counts)),
     }
 
 
 def _told(tank: Surgetank) -> dict[str, Sequence[Value]]:
-    return {"surgetank_notifications_total": _outcomes(dict(tank.parts.desk.notifier.deliveries))}
+    notifier = tank.parts.desk.notifier
+    return {"surgetank_notifications_total": _outcomes(notifier.channels, dict(notifier.deliveries))}
 
 
 def _meters(tank: Surgetank) -> dict[str, Sequence[Any]]:
     counts, durations, subscribers = tank.meters.snapshot()
-    values: dict[str, list[Any]] = {
-        "surgetank_flush_seconds": sorted(durations.items()),
+    values: dict[str, Sequence[Any]] = {
+        "surgetank_flush_seconds": sorted(
+            {**{s: Durations() for s in tank.parts.flushers}, **durations}.items()
+        ),
         "surgetank_event_subscribers": [((name,), n) for name, n in subscribers.items()],
     }
-    for (what, *labels), n in sorted(counts.items()):
-        values.setdefault(_COUNTS[what], []).append((tuple(labels), n))
-    return dict(values)
+    for what, (name, seconds) in _COUNTS.items():
+        expected = [(stream, *more) for stream in tank.parts.flushers for more in product(*seconds)]
+        found = {labels: n for (kind, *rest), n in counts.items() if kind == what and (labels := tuple(rest))}
+        values[name] = _from_zero(expected, found)
+    return values
 
 
 _PARTS: Mapping[str, Callable[[Surgetank], dict[str, Sequence[Any]]]] = {
@@ -222,8 +231,16 @@ _PARTS: Mapping[str, Callable[[Surgetank], dict[str, Sequence[Any]]]] = {
 }
 
 
-def _outcomes(counts: Mapping[tuple[str, bool], int]) -> list[Value]:
-    return [((name, "ok" if ok else "failed"), n) for (name, ok), n in sorted(counts.items())]
+def _from_zero(expected: Iterable[tuple[str, ...]], found: Mapping[tuple[str, ...], float]) -> list[Value]:
+    """Counters begin at 0 before the first event: `increase()` misses the first one of a series that begins at 1."""
+    return sorted({**dict.fromkeys(expected, 0), **found}.items())
+
+
+def _outcomes(names: Iterable[str], counts: Mapping[tuple[str, bool], int]) -> list[Value]:
+    told = {True: "ok", False: "failed"}
+    return _from_zero(
+        product(names, told.values()), {(name, told[ok]): n for (name, ok), n in counts.items()}
+    )
 
 
 def _family(name: str, values: Sequence[Any]) -> Metric:

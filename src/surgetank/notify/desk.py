@@ -12,7 +12,6 @@ from surgetank.buffer.sqlite_events import SQLiteEventLog
 from surgetank.database.pool import Database
 from surgetank.encode import envelope, logline
 from surgetank.encode import errors as error_codec
-from surgetank.encode import logline
 from surgetank.exceptions import DatabaseUnavailable
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
@@ -50,9 +49,11 @@ class Desk:
     ) -> None:
         self._clock = clock
         alert_channels = open_channels([url.get_secret_value() for url in settings.alert_urls])
-        path = settings.buffer_path
+        path = settings.buffer_path.with_name(
+            f"{settings.buffer_path.stem}-events{settings.buffer_path.suffix}"
+        )
         self.events = SQLiteEventLog(
-            path.with_name(f"{path.stem}-events{path.suffix}"),
+            path,
             max_events=settings.events_kept,
             max_age_s=settings.events_max_age,
             originals_max_age_s=settings.debug_originals_max_age,
@@ -86,7 +87,7 @@ class Desk:
         self._told_problems: dict[str, float] = {}
         self._maintained_at = self._forgot_at = float("-inf")
         self.alerts = AlertWatch(
-            SQLiteAlertBook(self.events.path, clock=clock),
+            SQLiteAlertBook(path, clock=clock),
             FactFinder(
                 buffer, database, self.errors, clock=clock, thread_errors=settings.alert_thread_errors,
                 sinks=dict.fromkeys((envelope.STREAM, *self.sinks(database)), database.address),
