@@ -111,6 +111,18 @@ def render(tank: Surgetank) -> bytes:
     return generate_latest(registry)
 
 
+def samples(tank: Surgetank) -> list[dict[str, Any]]:
+    """The same as plain values: name, labels and value of each sample. Raises as `render`."""
+    text = render(tank).decode()
+    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - an extra
+
+    return [
+        {"name": sample.name, "labels": sample.labels, "value": sample.value}
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]
+
+
 class TankCollector:
     """A collector for a Prometheus registry of your own: `REGISTRY.register(TankCollector(tank))`."""
 

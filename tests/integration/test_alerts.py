@@ -20,12 +20,13 @@ from support.savers import put_chain
 from support.tanks import MakeTank
 from support.waiting import wait_until
 from support.webhook import SECRET, Webhook, running_webhook
-from surgetank import Surgetank
+from surgetank import MissingExtra, Surgetank
 from surgetank.buffer import sqlite_alerts
 from surgetank.buffer.alerts import Alert, Message, Outcome
 from surgetank.buffer.sqlite_alerts import SQLiteAlertBook
 from surgetank.buffer.sqlite_events import SQLiteEventLog
 from surgetank.events import Severity
+from surgetank.notify import delivery
 from surgetank.notify.watch import AlertWatch
 
 
@@ -173,6 +174,32 @@ def test_two_engines_send_an_alert_and_a_digest_once(make_tank: MakeTank, webhoo
     ]  # fmt: skip
 
 
+def test_workers_in_processes_of_their_own_send_each_alert_once(
+    tank: Surgetank, webhook: Webhook, database_url: str
+):
+    environment = {
+        **os.environ, "SURGETANK_HOME": str(tank.settings.home), "SURGETANK_DATABASE_URL": database_url,
+        "SURGETANK_ALERT_URLS": webhook.url, "SURGETANK_ALERT_EVERY": "0.1",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "surgetank", "worker"]
+    workers = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    try:
+        for worker in workers:
+            assert worker.stderr is not None
+            assert "flushes" in worker.stderr.readline()
+        for n in range(8):
+            critical(tank, f"reactor_{n}")
+            wait_until(lambda n=n: len(webhook.received) > n, f"alert {n}")
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.communicate()
+    assert webhook.titles() == [f"Surgetank: Critical error: reactor_{n}" for n in range(8)]
+
+
 def test_the_digest_comes_once_a_day_at_its_hour_also_across_a_restart(
     make_tank: MakeTank, webhook: Webhook, clock: Clock
 ):
@@ -304,6 +331,17 @@ def test_a_channel_that_hangs_holds_up_neither_flushing_nor_closing(make_tank: M
     assert webhook.received == []
     tank.close()
     assert webhook.received == []
+
+
+def test_an_engine_with_channels_and_without_apprise_names_the_extra(
+    make_tank: MakeTank, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(delivery.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(MissingExtra, match=r"surgetank\[alerts\]"):
+            make_tank(alert_urls=[webhook.url])
+        critical(make_tank())
+    assert look_and_deliver(make_tank(alert_urls=[webhook.url])) == ["critical_errors"]
 
 
 def test_without_channels_nothing_is_looked_at(make_tank: MakeTank):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -184,10 +185,17 @@ def test_without_prometheus_client_the_extra_is_named(tank: Surgetank, monkeypat
 
 def test_the_command_line_prints_them(tank: Surgetank, database_url: str, tmp_path: Path):
     put_chain(tank.checkpointer(), "t", 3)
-    done = subprocess.run(
-        [sys.executable, "-m", "surgetank", "metrics"], capture_output=True, text=True, check=False, timeout=60,
-        env={**os.environ, "SURGETANK_HOME": str(tmp_path / "home"), "SURGETANK_DATABASE_URL": database_url},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    waiting = tank.parts.buffer.depth().entries
-    assert f'surgetank_buffer_entries{{stream="checkpoints"}} {float(waiting)}' in done.stdout
+
+    def cli(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "surgetank", "metrics", *arguments], capture_output=True, text=True, check=False,
+            env={**os.environ, "SURGETANK_HOME": str(tmp_path / "home"), "SURGETANK_DATABASE_URL": database_url},
+            timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    waiting = float(tank.parts.buffer.depth().entries)
+    assert f'surgetank_buffer_entries{{stream="checkpoints"}} {waiting}' in cli()
+    sample = {"name": "surgetank_buffer_entries", "labels": {"stream": "checkpoints"}, "value": waiting}
+    assert sample in json.loads(cli("--json"))

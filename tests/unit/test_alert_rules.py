@@ -110,6 +110,17 @@ def test_many_alerts_of_a_rule_are_one_message_and_bounded():
     assert len(message.body) < 15_000
 
 
+def test_hostile_names_and_messages_become_lines_that_every_channel_can_carry():
+    hostile = error(error_message="a\x00b\r\nSubject: x\ud800\u202e" + "y" * 10**6, thread_id="t\n\x1b[31m")
+    threads = (TroubledThread("n\x00\ud800" * 1000, 9, NOW),)
+    facts = replace(FACTS, errors=(replace(hostile, error_type="odd\r\nBcc: all"),), threads=threads)
+    for message in alerts.compose(alerts.find(facts, Limits())):
+        message.body.encode("utf-8")
+        assert all(c.isprintable() for c in message.title + message.body)
+        assert len(message.title) < 200
+        assert len(message.body) < 2000
+
+
 def test_the_digest_counts_by_type_and_severity_worst_first():
     trends = [
         {"at": 1.0, "error_type": "a", "severity": "error", "occurrences": 4},

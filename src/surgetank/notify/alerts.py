@@ -94,7 +94,7 @@ def failing_partitions(facts: Facts, limits: Limits) -> list[Alert]:
         if state.failure.kind is FailureKind.TRANSIENT:
             away.setdefault(facts.sinks.get(state.stream, state.stream), []).append(state)
             continue
-        name = f"{state.stream}/{state.partition}"
+        name = f"{state.stream}/{_short(state.partition, 200)}"
         found.append(
             Alert(
                 "failing_partitions", name, Severity.CRITICAL, f"{name} can't be flushed",
@@ -134,14 +134,14 @@ def filling_buffer(facts: Facts, limits: Limits) -> list[Alert]:
 
 def thread_errors(facts: Facts, limits: Limits) -> list[Alert]:
     """Threads with several unresolved errors of the last day."""
+    found = [thread for thread in facts.threads if thread.errors >= limits.thread_errors]
     return [
         Alert(
-            "thread_errors", thread.thread_id, Severity.WARNING, f"Thread {thread.thread_id} has several errors",
-            f"Thread {thread.thread_id}: {thread.errors} unresolved errors, the newest at {timestamp(thread.last)}.",
+            "thread_errors", thread.thread_id, Severity.WARNING, f"{_thread(thread.thread_id)} has several errors",
+            f"{_thread(thread.thread_id)}: {thread.errors} unresolved errors, the newest at {timestamp(thread.last)}.",
             news_at=thread.last,
         )
-        for thread in facts.threads
-        if thread.errors >= limits.thread_errors
+        for thread in found
     ]  # fmt: skip
 
 
@@ -192,7 +192,8 @@ def compose(alerts: Sequence[Alert], *, node: str = "", problem: str | None = No
         worst = max((alert.severity for alert in members), key=lambda severity: severity.rank)
         first = members[0].title
         title = first if len(members) == 1 else f"{len(members)} {headings.get(rule, 'alerts')}"
-        body = "\n".join([*_listed([alert.text for alert in members]), "", *foot]).strip()
+        lines = _listed([_lines(alert.text) for alert in members])
+        body = "\n".join([*lines, "", *foot]).strip()
         messages.append(Message(rule, worst, f"Surgetank: {_short(title, 150)}", body))
     return messages
 
@@ -220,7 +221,7 @@ def digest(
             seen.setdefault((row["error_type"], row["severity"]), [0, 0])[1] += row["unresolved"]
     worst_first = sorted(seen, key=lambda key: (-Severity(key[1]).rank, -seen[key][0], key[0]))
     lines = [
-        f"{severity:8}  {type_}: {seen[type_, severity][0]} in the last 24 hours,"
+        f"{severity:8}  {_short(type_, 200)}: {seen[type_, severity][0]} in the last 24 hours,"
         f" {seen[type_, severity][1]} unresolved"
         for type_, severity in worst_first
     ]
@@ -252,13 +253,15 @@ def span(seconds: float) -> str:
 
 
 def _sentence(error: ErrorGroup) -> str:
-    where = f" in thread {error.thread_id}" if error.thread_id else ""
+    where = f" in thread {_short(error.thread_id, 200)}" if error.thread_id else ""
     times = f", {error.occurrences} times" if error.occurrences > 1 else ""
     back = " (it came back after it had been resolved)" if error.regressions else ""
-    return (
-        f"{error.error_type}{where} at {timestamp(error.last_seen)}{times}{back}: {_short(error.error_message)}"
-        f" See `surgetank errors show {error.id}`."
-    )
+    what = f"{_short(error.error_type, 100)}{where} at {timestamp(error.last_seen)}{times}{back}"
+    return f"{what}: {_short(error.error_message)} See `surgetank errors show {error.id}`."
+
+
+def _thread(name: str) -> str:
+    return f"Thread {_short(name, 200)}"
 
 
 def _snoozed(error: ErrorGroup, facts: Facts) -> bool:
@@ -266,8 +269,13 @@ def _snoozed(error: ErrorGroup, facts: Facts) -> bool:
 
 
 def _short(text: str, most: int = 400) -> str:
-    line = " ".join(text.split())
+    """One bounded line that every channel can carry, whatever an application put into a name or a message."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * most]).split())
     return line if len(line) <= most else f"{line[:most]} ..."
+
+
+def _lines(text: str) -> str:
+    return "\n".join(_short(line, 1000) for line in text.split("\n"))
 
 
 def _listed(lines: Sequence[str]) -> list[str]:
