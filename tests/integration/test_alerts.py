@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from support.postgres import PostgresServer
@@ -27,6 +28,7 @@ from surgetank.buffer.sqlite_alerts import SQLiteAlertBook
 from surgetank.buffer.sqlite_events import SQLiteEventLog
 from surgetank.events import Severity
 from surgetank.notify import delivery
+from surgetank.notify.facts import FactFinder
 from surgetank.notify.watch import AlertWatch
 
 
@@ -149,6 +151,30 @@ def test_an_outage_alerts_while_it_lasts(
     wait_until(lambda: tank.parts.buffer.depth().entries == 0, "everything to arrive")
     titles = [title for title in webhook.titles() if "Nothing can be flushed" in title]
     assert len(titles) == 1, "one outage is one alert, however many threads it concerns"
+
+
+def test_a_database_that_hangs_does_not_silence_the_alerts(
+    make_tank: MakeTank, webhook: Webhook, database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(FactFinder, "patience_s", 0.2)
+    tank = make_tank(alert_urls=[webhook.url], clock=clock)
+    with psycopg.connect(database_url) as locker:
+        locker.execute("LOCK TABLE surgetank.system_errors IN ACCESS EXCLUSIVE MODE")
+        critical(tank)
+        assert look_and_deliver(tank) == ["critical_errors"]
+        assert "may be incomplete: it has not answered" in webhook.received[0]["message"]
+        clock.now += 4000
+        critical(tank)
+        assert look_and_deliver(tank) == ["critical_errors"]
+        locker.rollback()
+    monkeypatch.undo()
+    clock.now += 4000
+    critical(tank)
+    asking = watch(tank)._facts._asking
+    assert asking is not None
+    asking.join()
+    assert look_and_deliver(tank) == ["critical_errors"]
+    assert "may be incomplete" not in webhook.received[2]["message"]
 
 
 # -- who sends, and when

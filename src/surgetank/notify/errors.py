@@ -294,11 +294,14 @@ class SystemErrors:
         """Threads with several unresolved errors, worst first. Raises `DatabaseUnavailable`."""
         return self._query("troubled_threads", {"at_least": at_least, "limit": limit})
 
-    def hot_groups(self) -> tuple[list[HotGroup], str | None]:
-        """The groups with something in the buffer, and why the picture may be incomplete."""
+    def hot_groups(self, *, ask: bool = True) -> tuple[list[HotGroup], str | None]:
+        """The groups with something in the buffer, and why the picture may be incomplete.
+
+        Without `ask` the database isn't asked what it knows of them.
+        """
         hot, problem = self._hot(), None
         try:
-            bases = self._bases(hot, [group_id(name) for name in hot])
+            bases = self._bases(hot, [group_id(name) for name in hot]) if ask else {}
         except SurgetankError as error:
             bases, problem = {}, error.what
         found: list[HotGroup] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import psycopg
 from psycopg.rows import dict_row
 
 from surgetank.buffer.protocol import Buffer
@@ -20,8 +22,20 @@ SQL = queries("alerts")
 _MOST = 500
 
 
+_Answer = tuple[tuple[ErrorGroup, ...], tuple[TroubledThread, ...], str | None]
+
+
+def _wanted(now: float) -> ErrorFilter:
+    return ErrorFilter(severity=Severity.CRITICAL.value, resolved=False, since=now - CRITICAL_WINDOW_S)
+
+
 class FactFinder:
-    """Looks around. Remembers who was snoozed, for the time when the database can't be asked."""
+    """Looks around, from one thread. Remembers who was snoozed, for the time when the database can't be asked.
+
+    The database is asked on a thread of its own: one that hangs (a lock, a failover) must not silence the alerts.
+    """
+
+    patience_s = 10.0
 
     def __init__(
         self,
@@ -40,32 +54,61 @@ class FactFinder:
         self._sinks = sinks
         self._thread_errors = thread_errors
         self._snoozed: dict[str, float] = {}
+        self._asking: threading.Thread | None = None
+        self._answered: _Answer | None = None
 
     def look(self) -> Facts:
-        """How things are now. May take as long as a database takes to be found dead; raises for the buffer only."""
+        """How things are now. Waits for the database for `patience_s` at most; raises for the buffer only."""
         now = self._clock()
-        hot, problem = self._errors.hot_groups()
-        wanted = ErrorFilter(severity=Severity.CRITICAL.value, resolved=False, since=now - CRITICAL_WINDOW_S)
-        errors = [g.group for g in hot if g.group is not None and wanted.takes(g.group, set())]
-        rows: list[dict[str, Any]] = []
-        if problem is None:
-            try:
-                page = self._errors.find(wanted, limit=_MOST)
-                errors, problem = list(page.errors), page.problem
-                rows = self._ask(now, hot) if problem is None else []
-            except SurgetankError as error:
-                problem = error.what
+        errors, threads, problem = self._answer(now)
         return Facts(
             now,
             self._buffer.depth(),
-            tuple(errors),
-            self._threads(now, hot, rows),
+            errors,
+            threads,
             tuple(self._buffer.states(failing=True)),
             len(self._buffer.parked()),
             dict(self._snoozed),
             self._sinks,
             problem,
         )
+
+    def _answer(self, now: float) -> _Answer:
+        """What the database and the buffer know of errors, or the buffer alone when the database takes too long."""
+        if self._asking is None or not self._asking.is_alive():
+            self._answered = None
+            self._asking = threading.Thread(
+                target=self._fetch, args=(now,), name="surgetank-alerts-ask", daemon=True
+            )
+            self._asking.start()
+        self._asking.join(self.patience_s)
+        if self._answered is not None:
+            return self._answered
+        hot, _ = self._errors.hot_groups(ask=False)
+        return self._of_hot(now, hot, f"it has not answered for {self.patience_s:.0f} s")
+
+    def _fetch(self, now: float) -> None:
+        try:
+            self._answered = self._errors_now(now)
+        except (SurgetankError, psycopg.Error) as error:  # told in the message: the picture is incomplete
+            try:
+                hot, _ = self._errors.hot_groups(ask=False)
+                self._answered = self._of_hot(now, hot, str(error))
+            except SurgetankError as gone:  # the buffer: `look` meets the same problem and raises it
+                self._answered = (), (), gone.what
+
+    def _errors_now(self, now: float) -> _Answer:
+        hot, problem = self._errors.hot_groups()
+        if problem is not None:
+            return self._of_hot(now, hot, problem)
+        page = self._errors.find(_wanted(now), limit=_MOST)
+        rows = self._ask(now, hot) if page.problem is None else []
+        return page.errors, self._threads(now, hot, rows), page.problem
+
+    def _of_hot(self, now: float, hot: list[HotGroup], problem: str) -> _Answer:
+        wanted = _wanted(now)
+        errors = [h.group for h in hot if h.group is not None and wanted.takes(h.group, set())]
+        return tuple(errors), self._threads(now, hot, []), problem
 
     def _ask(self, now: float, hot: list[HotGroup]) -> list[dict[str, Any]]:
         closed = [found.id for found in hot if not self._alerting(found.group, now)]
