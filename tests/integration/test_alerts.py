@@ -153,11 +153,11 @@ def test_an_outage_alerts_while_it_lasts(
     assert len(titles) == 1, "one outage is one alert, however many threads it concerns"
 
 
-def test_a_database_that_hangs_does_not_silence_the_alerts(
+def test_a_database_that_hangs_silences_neither_alerts_nor_digest(
     make_tank: MakeTank, webhook: Webhook, database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(FactFinder, "patience_s", 0.2)
-    tank = make_tank(alert_urls=[webhook.url], clock=clock)
+    tank = make_tank(alert_urls=[webhook.url], clock=clock, alert_digest_hour=13)
     with psycopg.connect(database_url) as locker:
         locker.execute("LOCK TABLE surgetank.system_errors IN ACCESS EXCLUSIVE MODE")
         critical(tank)
@@ -165,7 +165,7 @@ def test_a_database_that_hangs_does_not_silence_the_alerts(
         assert "may be incomplete: it has not answered" in webhook.received[0]["message"]
         clock.now += 4000
         critical(tank)
-        assert look_and_deliver(tank) == ["critical_errors"]
+        assert look_and_deliver(tank) == ["critical_errors", "digest"]
         locker.rollback()
     monkeypatch.undo()
     clock.now += 4000
@@ -174,7 +174,7 @@ def test_a_database_that_hangs_does_not_silence_the_alerts(
     assert asking is not None
     asking.join()
     assert look_and_deliver(tank) == ["critical_errors"]
-    assert "may be incomplete" not in webhook.received[2]["message"]
+    assert "may be incomplete" not in webhook.received[3]["message"]
 
 
 # -- who sends, and when

@@ -55,7 +55,7 @@ class FactFinder:
         self._thread_errors = thread_errors
         self._snoozed: dict[str, float] = {}
         self._asking: threading.Thread | None = None
-        self._answered: _Answer | None = None
+        self._answered: _Answer | Exception | None = None
 
     def look(self) -> Facts:
         """How things are now. Waits for the database for `patience_s` at most; raises for the buffer only."""
@@ -82,6 +82,8 @@ class FactFinder:
             )
             self._asking.start()
         self._asking.join(self.patience_s)
+        if isinstance(self._answered, Exception):
+            raise self._answered
         if self._answered is not None:
             return self._answered
         hot, _ = self._errors.hot_groups(ask=False)
@@ -89,13 +91,18 @@ class FactFinder:
 
     def _fetch(self, now: float) -> None:
         try:
-            self._answered = self._errors_now(now)
-        except (SurgetankError, psycopg.Error) as error:  # told in the message: the picture is incomplete
             try:
+                self._answered = self._errors_now(now)
+            except (SurgetankError, psycopg.Error) as error:  # told in the message: the picture is incomplete
                 hot, _ = self._errors.hot_groups(ask=False)
                 self._answered = self._of_hot(now, hot, str(error))
-            except SurgetankError as gone:  # the buffer: `look` meets the same problem and raises it
-                self._answered = (), (), gone.what
+        except Exception as error:  # noqa: BLE001 - raised again by `look`
+            self._answered = error
+
+    @property
+    def hanging(self) -> bool:
+        """Whether the database has not answered yet."""
+        return self._asking is not None and self._asking.is_alive()
 
     def _errors_now(self, now: float) -> _Answer:
         hot, problem = self._errors.hot_groups()

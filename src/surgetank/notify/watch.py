@@ -132,6 +132,8 @@ class AlertWatch:
 
     def digest(self, day: str, facts: Facts) -> Alert:
         """The digest as it would be sent now."""
+        if self._facts.hanging:  # the message says that it is incomplete
+            return alerts.digest(day, [], [], facts)
         counts, _ = self._errors.counts()
         trends, _ = self._errors.trends(since=facts.now - 86_400.0)
         return alerts.digest(day, counts, trends, facts)
