@@ -32,6 +32,7 @@ from surgetank.events import RunEvent, Severity
 from surgetank.exceptions import ConfigurationError, JobNotFound, MissingExtra, SurgetankError
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork, StreamFlusher
+from surgetank.flush.meters import Meters
 from surgetank.flush.observer import FlushObserver, Observers
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
@@ -100,7 +101,8 @@ class Surgetank:
         self._serde = serde
         self._parts: _Parts | None = None
         self._lock = threading.RLock()
-        self._observers: list[FlushObserver] = [_LogObserver()]
+        self.meters = Meters()
+        self._observers: list[FlushObserver] = [_LogObserver(), self.meters]
 
     # -- life
 
@@ -118,6 +120,7 @@ class Surgetank:
                 )
                 if self.settings.flush_in_process:
                     self._parts.start()
+                    self._parts.desk.alerts.keep_running()
                 ambient.enter(self)
         return self
 
@@ -160,6 +163,10 @@ class Surgetank:
         self._observers.append(observer)
         if self._parts is not None:
             self._parts.observers.add(observer)
+
+    def now(self) -> float:
+        """The engine's clock: seconds since the epoch."""
+        return self._clock()
 
     # -- use
 
@@ -547,6 +554,7 @@ class _Parts:
         self.desk.problem(error, where=where, trace=trace)
 
     def _chore(self) -> None:
+        self.desk.alerts.keep_running()
         self.desk.chore(self.flushers)
 
     def sink_status(self, stream: str, *, ping: bool) -> SinkStatus:
@@ -574,6 +582,7 @@ class _Parts:
         """Stop flushing, drain once more if asked and possible, close everything."""
         timeout_s = self.settings.shutdown_timeout
         started = self.scheduler.running
+        self.desk.alerts.stop(0.0)  # it may end while the rest does
         if self.sweeper is not None:
             self.sweeper.stop(timeout_s)
         self.scheduler.stop(timeout_s)

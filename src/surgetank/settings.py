@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from surgetank.exceptions import ConfigurationError
 
@@ -29,6 +29,14 @@ def duration(value: object) -> object:
     if isinstance(value, str) and value[-1:] in _UNITS:
         return float(value[:-1]) * _UNITS[value[-1]]
     return value
+
+
+def _split(value: Any) -> Any:
+    """The environment gives a list as one string, separated by white space."""
+    return value.split() if isinstance(value, str) else value
+
+
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -99,6 +107,29 @@ class Settings(BaseSettings):
         "user_id",
         min_length=1,
         description="The key of a run's `configurable` that names the user it belongs to.",
+    )
+    alert_urls: Secrets = Field(
+        (), description="Where alerts go: apprise URLs, separated by spaces. Secret. None: no alerts."
+    )
+    alert_every: float = Field(10.0, gt=0, description="How often the alert rules are looked at.")
+    alert_throttle: float = Field(
+        3600.0, ge=0, le=604_800.0, description="The same alert isn't sent again within this time."
+    )
+    alert_failing_after: float = Field(
+        300.0, ge=0, description="A partition that fails for longer is alerted."
+    )
+    alert_buffer_share: float = Field(0.7, gt=0, le=1, description="A buffer that is fuller is alerted.")
+    alert_thread_errors: int = Field(
+        3, ge=2, description="A thread with so many unresolved errors is alerted."
+    )
+    alert_digest_hour: int | None = Field(
+        None, ge=0, le=23, description="Hour of the daily digest, in local time. None: no digest."
+    )
+    alert_retry_base: float = Field(
+        2.0, gt=0, description="Wait after an alert's first failed delivery; doubled each time, at most 300."
+    )
+    alert_give_up_after: float = Field(
+        21_600.0, ge=0, description="An alert that can't be delivered for this long is given up."
     )
     jobs_kept: int = Field(10_000, gt=0, description="How many flush jobs are remembered.")
 

@@ -581,3 +581,28 @@ def test_a_damaged_name_is_a_damaged_file_and_no_decoding_error(path):
     with pytest.raises(BufferCorrupt, match="is damaged"):
         damaged.lease("s", Due(force=True), owner="w", ttl_s=1.0)
     damaged.close()
+
+
+OPEN_AND_CLOSE = """
+import sys
+from pathlib import Path
+from surgetank.buffer.sqlite import SQLiteBuffer
+SQLiteBuffer(Path(sys.argv[1])).close()
+"""
+
+
+def test_a_process_that_opens_the_file_twice_keeps_its_locks(path: Path) -> None:
+    """Closing any descriptor of a file drops a process's POSIX locks on it: then another process, when it closes,
+    takes itself for the last one and deletes the WAL that is still written to.
+    """
+    first = SQLiteBuffer(path)
+    second = SQLiteBuffer(path)
+    first.append("s", "p", [Record(b"k", b"before")])
+    subprocess.run([sys.executable, "-c", OPEN_AND_CLOSE, str(path)], check=True, env=child_env())
+    first.append("s", "p", [Record(b"k", b"after")])
+    with sqlite3.connect(path) as outsider:
+        (seen,) = outsider.execute("SELECT count(*) FROM records").fetchone()
+    outsider.close()
+    assert seen == 2
+    second.close()
+    first.close()

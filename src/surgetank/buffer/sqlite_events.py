@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 _THREADS_KEPT = 200_000
 _ORIGINALS_KEPT = 50_000
 
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), buffer_id TEXT NOT NULL) STRICT;
 CREATE TABLE events (
     id INTEGER PRIMARY KEY AUTOINCREMENT, thread_id TEXT NOT NULL, seq INTEGER NOT NULL,
@@ -72,7 +72,7 @@ class SQLiteEventLog:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._writer: sqlite3.Connection | None = sqlite_file.connect(
-            self.path, durability="process", schema=_SCHEMA, kind=(APPLICATION_ID, FORMAT_VERSION)
+            self.path, durability="process", schema=SCHEMA, kind=(APPLICATION_ID, FORMAT_VERSION)
         )
         self._readers = sqlite_file.ReadPool(self.path)
 

@@ -10,6 +10,7 @@ import os
 import sqlite3
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -119,6 +120,26 @@ def refuse_fork(owner_pid: int, path: Path) -> None:
         )
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that is counted while it is open: see `_refuse_foreign_bytes`."""
+
+    file: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        super().close()
+        file, self.file = self.file, None
+        if file is not None:
+            with _opening:
+                _open_files[file] -= 1
+
+
+_opening = threading.RLock()
+_open_files: Counter[tuple[int, int]] = Counter()  # by device and inode
+os.register_at_fork(
+    before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release
+)
+
+
 def connect(
     path: Path,
     *,
@@ -127,7 +148,6 @@ def connect(
     kind: tuple[int, int] = (APPLICATION_ID, FORMAT_VERSION),
 ) -> sqlite3.Connection:
     """A writing connection on a file of that kind (application id and format), made if there is none yet."""
-    _refuse_foreign_bytes(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -136,7 +156,9 @@ def connect(
             remedy="set SURGETANK_HOME to a folder that this user may write.",
         ) from error
     with named_errors(path):
-        connection = _open(path)
+        with _opening:
+            _refuse_foreign_bytes(path)
+            connection = _open(path)
         try:
             # First of all: the settings of a new file write into it, and would into a stranger's or a damaged one.
             if not _recognize(connection, path, kind):
@@ -154,12 +176,30 @@ def connect(
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S, cached_statements=256
-    )
+    with _opening:
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S, cached_statements=256,
+            factory=_Connection,
+        )  # fmt: skip
+        connection.file = _identity(path)
+        if connection.file is not None:
+            _open_files[connection.file] += 1
+    return connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _refuse_foreign_bytes(path: Path) -> None:
+    # Closing any descriptor of a file gives up all POSIX locks that this process has on it (fcntl(2)). If SQLite had
+    # it open, another process would then see no user, and delete the WAL that we go on writing to.
+    known = _identity(path)
+    if known is not None and _open_files[known] > 0:
+        return  # it was recognized when it was opened
     try:
         with path.open("rb") as file:
             head = file.read(len(_MAGIC))

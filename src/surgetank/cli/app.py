@@ -9,11 +9,13 @@ from __future__ import annotations
 import typer
 
 from surgetank.cli import (
+    alerts,
     demo,
     doctor,
     errors,
     flush,
     jobs,
+    metrics,
     originals,
     parked,
     prune,
@@ -50,6 +52,8 @@ app.add_typer(parked.app, name="parked")
 app.add_typer(errors.app, name="errors")
 app.command("tail")(coded(tail.tail))
 app.command("originals")(coded(originals.originals))
+app.add_typer(alerts.app, name="alerts")
+app.command("metrics")(coded(metrics.metrics))
 app.command("prune")(coded(prune.prune))
 app.command("storage")(coded(storage.storage))
 app.command("import")(coded(transfer.import_))

@@ -7,19 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.sqlite_alerts import SQLiteAlertBook
 from surgetank.buffer.sqlite_events import SQLiteEventLog
 from surgetank.database.pool import Database
+from surgetank.encode import envelope, logline
 from surgetank.encode import errors as error_codec
-from surgetank.encode import logline
 from surgetank.exceptions import DatabaseUnavailable
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
 from surgetank.notify.channels import ConsoleChannel, ErrorChannel, EventChannel, ThreadLogChannel
+from surgetank.notify.delivery import open_channels
 from surgetank.notify.errors import SystemErrors
+from surgetank.notify.facts import FactFinder
 from surgetank.notify.logs import ThreadLogs
 from surgetank.notify.notifier import Channel, Notifier
 from surgetank.notify.retention import Retention
 from surgetank.notify.runs import RunReporter
+from surgetank.notify.watch import AlertWatch
 from surgetank.settings import Settings
 from surgetank.sinks.errors import PostgresErrorSink
 from surgetank.sinks.logs import PostgresLogSink
@@ -44,9 +48,12 @@ class Desk:
         channels: Sequence[Channel] = (),
     ) -> None:
         self._clock = clock
-        path = settings.buffer_path
+        alert_channels = open_channels([url.get_secret_value() for url in settings.alert_urls])
+        path = settings.buffer_path.with_name(
+            f"{settings.buffer_path.stem}-events{settings.buffer_path.suffix}"
+        )
         self.events = SQLiteEventLog(
-            path.with_name(f"{path.stem}-events{path.suffix}"),
+            path,
             max_events=settings.events_kept,
             max_age_s=settings.events_max_age,
             originals_max_age_s=settings.debug_originals_max_age,
@@ -79,6 +86,15 @@ class Desk:
         )
         self._told_problems: dict[str, float] = {}
         self._maintained_at = self._forgot_at = float("-inf")
+        self.alerts = AlertWatch(
+            SQLiteAlertBook(path, clock=clock),
+            FactFinder(
+                buffer, database, self.errors, clock=clock, thread_errors=settings.alert_thread_errors,
+                sinks=dict.fromkeys((envelope.STREAM, *self.sinks(database)), database.address),
+            ),
+            self.errors, alert_channels, settings, clock=clock, tell=self.notifier.tell,
+            problem=lambda error: self.problem(error, where="alerts"),
+        )  # fmt: skip
 
     @staticmethod
     def sinks(database: Database) -> Mapping[str, Sink]:
@@ -125,9 +141,11 @@ class Desk:
     def problems(self) -> list[str]:
         """What could not be told, newest last: shown in the status."""
         failed = [f"notification channel {name}: {message}" for _, name, message in self.notifier.failures]
-        return [*failed[-5:], *(message for _, message in list(self.runs.failures)[-5:])]
+        told = [*failed[-5:], *self.alerts.problems()]
+        return [*told, *(message for _, message in list(self.runs.failures)[-5:])]
 
     def close(self) -> None:
-        """Send what is counted, close the event log."""
+        """Stop alerting, send what is counted, close the event log."""
+        self.alerts.close()
         self.errors.send_counts(all_=True)
         self.events.close()

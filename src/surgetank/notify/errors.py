@@ -85,6 +85,17 @@ class ErrorDetail:
     problem: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class HotGroup:
+    """A group that has something in the buffer, as it is now (None: deleted), and when its hot occurrences touched
+    which threads.
+    """
+
+    id: str
+    group: ErrorGroup | None
+    threads: Mapping[str, float]
+
+
 class SystemErrors:
     """Reports, finds and resolves system errors. Safe to use from several threads."""
 
@@ -282,6 +293,26 @@ class SystemErrors:
     def troubled_threads(self, *, at_least: int = 2, limit: int = 100) -> list[dict[str, Any]]:
         """Threads with several unresolved errors, worst first. Raises `DatabaseUnavailable`."""
         return self._query("troubled_threads", {"at_least": at_least, "limit": limit})
+
+    def hot_groups(self, *, ask: bool = True) -> tuple[list[HotGroup], str | None]:
+        """The groups with something in the buffer, and why the picture may be incomplete.
+
+        Without `ask` the database isn't asked what it knows of them.
+        """
+        hot, problem = self._hot(), None
+        try:
+            bases = self._bases(hot, [group_id(name) for name in hot]) if ask else {}
+        except SurgetankError as error:
+            bases, problem = {}, error.what
+        found: list[HotGroup] = []
+        for name, entries in hot.items():
+            base, items = _unwritten(bases.get(name), entries)
+            threads: dict[str, float] = {}
+            for item in items:
+                if isinstance(item, ErrorReport) and item.thread_id is not None:
+                    threads[item.thread_id] = max(threads.get(item.thread_id, 0.0), item.at)
+            found.append(HotGroup(group_id(name), _fold_all(base, items), threads))
+        return found, problem
 
     # -- parts
 

@@ -7,6 +7,7 @@ is recorded and told by the others.
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,14 @@ class Notifier:
         self._context = context
         self.failures: deque[tuple[float, str, str]] = deque(maxlen=100)
         self.deliveries: dict[tuple[str, bool], int] = {}
+        self._counting = (
+            threading.Lock()
+        )  # flushes, alerts and callers of their own tell from several threads
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the channels, in the order in which they are told."""
+        return [channel.name for channel in self._channels]
 
     # -- telling
 
@@ -108,7 +117,8 @@ class Notifier:
             self._tell(news, others)
 
     def _count(self, channel: str, *, ok: bool) -> None:
-        self.deliveries[channel, ok] = self.deliveries.get((channel, ok), 0) + 1
+        with self._counting:
+            self.deliveries[channel, ok] = self.deliveries.get((channel, ok), 0) + 1
 
     # -- what flushing reports
 

@@ -1,0 +1,79 @@
+"""Counts what flushing did since this engine was opened, for the metrics. Needs nothing but memory.
+
+Labels are streams, kinds and states: there are few of them. Threads and ids are never labels.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+
+from surgetank.model import FlushJob, JobStatus, ParkedEntry, PartitionOutcome
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+TRANSPORTS: tuple[str, ...] = ("websocket", "sse")
+
+
+@dataclass(slots=True)
+class Durations:
+    """A histogram: how many took up to each of `SECONDS` (the last: longer), and their sum."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
+    total_s: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.total_s += seconds
+
+
+class Meters:
+    """A `FlushObserver` that counts. Safe to use from several threads; `snapshot` gives one moment."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, ...]] = Counter()
+        self._durations: dict[str, Durations] = {}
+        self._subscribers = dict.fromkeys(TRANSPORTS, 0)
+
+    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:  # noqa: ARG002
+        with self._lock:
+            if outcome.failure is not None:
+                self._counts["failures", outcome.stream, outcome.failure.kind.value] += 1
+            if outcome.attempts > 1:
+                self._counts["retries", outcome.stream, "failed"] += 1
+
+    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:  # noqa: ARG002
+        with self._lock:
+            self._counts["parked", entry.stream] += 1
+
+    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:  # noqa: ARG002
+        with self._lock:
+            self._counts["replaced", outcome.stream] += outcome.values_replaced
+
+    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:  # noqa: ARG002
+        with self._lock:
+            self._counts["retries", outcome.stream, "succeeded"] += 1
+
+    def job_finished(self, job: FlushJob) -> None:
+        result, stream = job.result, job.stream
+        status = "warnings" if job.warnings and job.status is JobStatus.COMPLETED else job.status.value
+        with self._lock:
+            self._counts["jobs", stream, status] += 1
+            self._counts["entries", stream] += int(result.get("entries_flushed", 0))
+            self._counts["rows", stream] += int(result.get("rows_flushed", 0))
+            self._counts["bytes", stream] += int(result.get("bytes", 0))
+            self._durations.setdefault(stream, Durations()).add(float(result.get("seconds", 0.0)))
+
+    def subscribers(self, transport: str, change: int) -> None:
+        """Somebody began (+1) or ended (-1) following live events; `transport` is one of `TRANSPORTS`."""
+        with self._lock:
+            self._subscribers[transport] += change
+
+    def snapshot(self) -> tuple[dict[tuple[str, ...], int], dict[str, Durations], dict[str, int]]:
+        """Counts by what and labels, durations by stream, subscribers by transport."""
+        with self._lock:
+            durations = {s: Durations(list(d.counts), d.total_s) for s, d in self._durations.items()}
+            return dict(self._counts), durations, dict(self._subscribers)
