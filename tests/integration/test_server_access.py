@@ -34,8 +34,19 @@ MISSING = SIGNED_IN | dict.fromkeys(("viewer", "reviewer", "operator", "admin"),
 THREADS = {"own": OWN, "foreign": FOREIGN, "ownerless": OWNERLESS, "missing": MISSING}
 
 
-def _of_threads(method: str, path: str) -> dict[tuple[str, str, str], dict[str, int]]:
-    return {(method, path, name): expected for name, expected in THREADS.items()}
+LOGLESS = MISSING | {"admin": 200}
+
+
+def _of_threads(
+    method: str, path: str, *, missing: dict[str, int] = MISSING
+) -> dict[tuple[str, str, str], dict[str, int]]:
+    of_all = THREADS | {"missing": missing}
+    return {(method, path, name): expected for name, expected in of_all.items()}
+
+
+def _opens(places: dict[tuple[str, str, str], dict[str, int]]) -> dict[tuple[str, str, str], dict[str, int]]:
+    """Of WebSockets, which answer 101 where others answer 200."""
+    return {p: {r: 101 if s == 200 else s for r, s in expected.items()} for p, expected in places.items()}
 
 
 # (method, path, variant): the status for each role. A route that is not here fails the test.
@@ -50,6 +61,23 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("GET", "/threads", ""): SIGNED_IN,
     **_of_threads("GET", "/threads/{thread_id:path}/state"),
     **_of_threads("GET", "/threads/{thread_id:path}/history"),
+    # A thread without a checkpoint may have a log already: administrators are shown what there is, nothing included.
+    **_of_threads("GET", "/threads/{thread_id:path}/logs", missing=LOGLESS),
+    **_of_threads("GET", "/threads/{thread_id:path}/events", missing=LOGLESS),
+    **_of_threads("GET", "/sse/threads/{thread_id:path}", missing=LOGLESS),
+    **_opens(_of_threads("WEBSOCKET", "/ws/threads/{thread_id:path}", missing=LOGLESS)),
+    ("GET", "/sse/events", ""): SIGNED_IN,
+    **_opens({("WEBSOCKET", "/ws/events", ""): SIGNED_IN}),
+    ("GET", "/admin/originals", ""): ADMINS,
+    ("GET", "/admin/system-errors", ""): ADMINS,
+    ("GET", "/admin/system-errors/stats", ""): ADMINS,
+    ("GET", "/admin/system-errors/trends", ""): ADMINS,
+    ("GET", "/admin/system-errors/threads", ""): ADMINS,
+    ("GET", "/admin/system-errors/{error_id}", ""): ADMINS,
+    ("POST", "/admin/system-errors/{error_id}/resolve", ""): ADMINS,
+    ("POST", "/admin/system-errors/{error_id}/reopen", ""): ADMINS,
+    ("POST", "/admin/system-errors/{error_id}/snooze", ""): ADMINS,
+    ("DELETE", "/admin/system-errors/{error_id}", ""): {r: 409 if s == 200 else s for r, s in ADMINS.items()},
     ("GET", "/jobs", ""): OPERATORS,
     ("GET", "/jobs/{job_id}", ""): OPERATORS,
     ("POST", "/jobs/{job_id}/retry", ""): OPERATORS,
@@ -105,7 +133,8 @@ def furnish(server: Server) -> dict[str, str]:
     put(saver, "ownerless", {"x": 1})
     job = server.tank.flush()
     spare = server.services.tokens.create("spare", Role.VIEWER, by="test")[0]
-    return {"job_id": job.id, "parked_id": "1", "token_id": spare.id}
+    error_id = server.tank.log_system_error("odd", "something", thread_id="own")
+    return {"job_id": job.id, "parked_id": "1", "token_id": spare.id, "error_id": error_id}
 
 
 def test_the_matrix_names_every_route_and_no_other(server):
@@ -132,11 +161,11 @@ def test_a_foreign_thread_is_answered_just_as_one_that_is_not_there(server):
     ada = server.as_role("viewer", "ada")
     answers = []
     for name in ("foreign", "missing"):
-        for tail in ("state", "history"):
+        for tail in ("state", "history", "logs", "events"):
             answer = ada.get(f"/threads/{name}/{tail}")
             headers = {k: v for k, v in answer.headers.items() if k not in ("date", "content-length")}
             answers.append((answer.status_code, answer.text.replace(name, "NAME"), headers, tail))
-    assert answers[:2] == answers[2:]
+    assert answers[:4] == answers[4:]
 
 
 def test_lists_hold_what_the_caller_may_know_of(server):

@@ -105,17 +105,18 @@ def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         limit_concurrency=settings.server_connections,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
         ws_max_size=64 * 1024,
+        ws_per_message_deflate=False,  # many small messages to many followers: compression costs more than it saves
     )
     services: Services = app.state.services
-    return _Server(config, services.stopping)
+    return _Server(config, services)
 
 
 class _Server(uvicorn.Server):
     """A server that returns after SIGTERM or Ctrl-C instead of dying of it, so that the engine can be closed."""
 
-    def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
-        self._stopping = stopping
+        self._services = services
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -130,7 +131,8 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._stopping.set()  # streams that would go on for ever end now, and don't hold up the rest
+        self._services.stopping.set()  # streams that would go on for ever end now, and don't hold up the rest
+        self._services.hub.close()
         await super().shutdown(sockets)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:

@@ -14,6 +14,7 @@ from surgetank.checkpoints.reader import Reader
 from surgetank.engine import Surgetank
 from surgetank.server.auth import Authenticator, Tickets
 from surgetank.server.idempotency import KeptAnswers
+from surgetank.server.live import Hub
 from surgetank.server.outage import PatientDatabase
 from surgetank.server.threads import ThreadList
 from surgetank.server.tokens import TokenStore
@@ -41,6 +42,7 @@ class Services:
     tickets: Tickets
     visibility: Visibility
     kept_answers: KeptAnswers
+    hub: Hub
     flushing: CapacityLimiter
     clock: Callable[[], float]
     no_auth: bool
@@ -74,6 +76,7 @@ def make_services(
         tickets=Tickets(clock),
         visibility=Visibility(owners),
         kept_answers=KeptAnswers(database, clock),
+        hub=Hub(tank.events),
         flushing=CapacityLimiter(_FLUSHES_AT_ONCE),
         clock=clock,
         no_auth=no_auth,

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from surgetank.server.routes import buffer, health, jobs, me, parked, threads, tokens
+from surgetank.server.routes import (
+    buffer,
+    errors,
+    health,
+    jobs,
+    live,
+    logs,
+    me,
+    originals,
+    parked,
+    threads,
+    tokens,
+)
 
 ROUTERS = (
     health.router,
     me.router,
     threads.router,
+    logs.router,
+    live.router,
     jobs.router,
     parked.router,
     buffer.router,
+    errors.router,
+    originals.router,
     tokens.router,
 )

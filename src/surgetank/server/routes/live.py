@@ -1,0 +1,164 @@
+"""Events as they happen: WebSockets, their twins as server-sent events, and pages of what is kept for replay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, WebSocket
+from starlette.responses import StreamingResponse
+from starlette.websockets import WebSocketDisconnect
+
+from surgetank.server.access import Caller
+from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
+from surgetank.server.live import Follower, Told
+from surgetank.server.problems import documented
+from surgetank.server.services import Services
+from surgetank.server.telling import Events
+
+router = APIRouter(tags=["events"], responses=documented(401, 404, 422, 429, 503))
+SLOW_S = 30.0
+_MESSAGE_BYTES = 128 * 1024
+_MOST = 2**53
+_NUMBER = "Go on after this number; without it only what happens from now on is sent."
+After = Annotated[int | None, Query(ge=0, le=_MOST, description=_NUMBER)]
+LastEventId = Annotated[
+    int | None,
+    Header(alias="Last-Event-ID", ge=0, le=_MOST, description="What browsers send when they come back."),
+]
+_STREAM: dict[str, Any] = {
+    "response_class": StreamingResponse,
+    "responses": {
+        200: {
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": "Server-sent events.",
+        }
+    },
+}
+
+
+@router.get("/threads/{thread_id:path}/events", response_model=Events, dependencies=signed_in())
+def events(
+    thread_id: VisibleThread,
+    services: Deps,
+    after: Annotated[int, Query(ge=0, le=_MOST, description="Events after this number.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most events in one answer.")] = 100,
+) -> dict[str, Any]:
+    """Events of a thread that are kept for replay, in order. `gap` tells of those that are gone."""
+    gap, found = services.tank.events.thread_events(thread_id, after, limit=limit)
+    return {
+        "thread_id": thread_id,
+        "events": [event.to_dict() for event in found],
+        "gap": gap.to_dict() if gap is not None else None,
+        "next": found[-1].seq if found else gap.missed_to if gap is not None else after,
+    }
+
+
+@router.websocket("/ws/threads/{thread_id:path}")
+async def follow_thread(
+    socket: WebSocket, thread_id: VisibleThread, who: CurrentCaller, services: Deps, after: After = None
+) -> None:
+    """One thread's events. `after` is a thread's `seq`."""
+    await _send_all(socket, _follower(services, who, thread_id), after)
+
+
+@router.websocket("/ws/events")
+async def follow_all(socket: WebSocket, who: CurrentCaller, services: Deps, after: After = None) -> None:
+    """The events of all threads that the caller may read. `after` is an event's `id`."""
+    await _send_all(socket, _follower(services, who, None), after)
+
+
+@router.get("/sse/threads/{thread_id:path}", dependencies=signed_in(), **_STREAM)
+async def stream_thread(
+    thread_id: VisibleThread,
+    who: CurrentCaller,
+    services: Deps,
+    after: After = None,
+    last_event_id: LastEventId = None,
+) -> StreamingResponse:
+    """One thread's events as server-sent events; ids are the thread's `seq`."""
+    return _stream(_follower(services, who, thread_id), last_event_id if last_event_id is not None else after)
+
+
+@router.get("/sse/events", dependencies=signed_in(), **_STREAM)
+async def stream_all(
+    who: CurrentCaller, services: Deps, after: After = None, last_event_id: LastEventId = None
+) -> StreamingResponse:
+    """The events of all threads that the caller may read, as server-sent events; ids are the event's `id`."""
+    return _stream(_follower(services, who, None), last_event_id if last_event_id is not None else after)
+
+
+def _follower(services: Services, who: Caller, thread_id: str | None) -> Follower:
+    return Follower(
+        services.hub, services.visibility, who, thread_id=thread_id, still_good=services.login.still_good
+    )
+
+
+async def _send_all(socket: WebSocket, follower: Follower, after: int | None) -> None:
+    """Send until either side ends. Several events in one message are lines of it."""
+    await socket.accept()
+    sending = asyncio.create_task(_send(socket, follower, after))
+    hearing = asyncio.create_task(_hear(socket))
+    done, pending = await asyncio.wait({sending, hearing}, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        error = task.exception()
+        if error is not None and not isinstance(error, WebSocketDisconnect):
+            raise error
+    if sending in done:
+        code, reason = sending.result() if sending.exception() is None else (1011, "failed")
+        with suppress(RuntimeError, WebSocketDisconnect):  # the other side may have gone first
+            await socket.close(code, reason)
+
+
+async def _send(socket: WebSocket, follower: Follower, after: int | None) -> tuple[int, str]:
+    """Why it ended, as a WebSocket says it."""
+    async for events in follower.follow(after):
+        if not events:
+            continue  # uvicorn's pings keep the connection known to be alive
+        for text in _messages(events):
+            try:
+                await asyncio.wait_for(socket.send_text(text), SLOW_S)
+            except TimeoutError:
+                return 1013, "too slow: come back with after=NUMBER"
+    return 1001, "the server stops, or the token is no longer good"
+
+
+def _messages(events: Sequence[Told]) -> Iterator[str]:
+    """Events as lines of messages that clients with the usual limit of 1 MiB take."""
+    lines, size = list[bytes](), 0
+    for event in events:
+        lines.append(event.data)
+        size += len(event.data)
+        if size > _MESSAGE_BYTES:
+            yield b"\n".join(lines).decode()
+            lines, size = [], 0
+    if lines:
+        yield b"\n".join(lines).decode()
+
+
+async def _hear(socket: WebSocket) -> None:
+    """Until the client goes away. What it says is not listened to."""
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass
+
+
+def _stream(follower: Follower, after: int | None) -> StreamingResponse:
+    async def lines() -> AsyncIterator[bytes]:
+        async for events in follower.follow(after):
+            yield b"".join(map(_line, events)) or b": still here\n\n"
+
+    return StreamingResponse(
+        lines(),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+def _line(event: Told) -> bytes:
+    number = event.seq if event.thread_id is not None and event.type != "gap" else event.id
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, event.type.encode(), event.data)
