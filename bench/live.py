@@ -107,7 +107,8 @@ async def follow(
     while time.monotonic() < deadline and any(len(s.numbers) < total for s in subscribers):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     until.set()
-    await asyncio.gather(*tasks)
+    for task in tasks:
+        await task
     delays = sorted(d for s in subscribers for d in s.delays)
     return {
         "events": total,

@@ -68,6 +68,7 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     **_opens(_of_threads("WEBSOCKET", "/ws/threads/{thread_id:path}", missing=LOGLESS)),
     ("GET", "/sse/events", ""): SIGNED_IN,
     **_opens({("WEBSOCKET", "/ws/events", ""): SIGNED_IN}),
+    ("GET", "/metrics", ""): OPERATORS,
     ("GET", "/admin/originals", ""): ADMINS,
     ("GET", "/admin/system-errors", ""): ADMINS,
     ("GET", "/admin/system-errors/stats", ""): ADMINS,

@@ -269,3 +269,29 @@ def test_logs_are_paged_in_both_directions(server):
     assert [line["message"] for line in ada.get("/threads/t/logs?level=warning").json()["lines"]] == list(
         "13579"
     )
+
+
+def test_metrics_are_for_operators_and_count_followers(server):
+    put(server.tank.checkpointer(), "t", {"x": 1})
+    assert server.tank.flush().ok
+    operator = server.as_role("operator", "ops")
+    with socket(server, "/ws/events", ADMIN_TOKEN) as ws:
+        receive(ws, 1)
+        answer = operator.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert 'surgetank_event_subscribers{transport="websocket"} 1.0' in answer.text
+        assert 'surgetank_flushed_entries_total{stream="checkpoints"} 1.0' in answer.text
+    wait_until(
+        lambda: 'surgetank_event_subscribers{transport="websocket"} 0.0' in operator.get("/metrics").text,
+        "the follower to be gone",
+    )
+
+
+def test_originals_are_for_administrators(make_tank):
+    tank = make_tank(admin_token=ADMIN_TOKEN, debug_originals=True)
+    with running(tank) as server:
+        put(tank.checkpointer(), "t", {"measured": {"x": float("nan")}})
+        assert tank.flush().result["values_replaced"]
+        kept = server.admin.get("/admin/originals?thread_id=t").json()
+        assert kept["debug_mode"] is True
+        assert "nan" in {o["original"] for o in kept["originals"]}

@@ -165,12 +165,14 @@ class Follower:
         *,
         thread_id: str | None,
         still_good: Callable[[Caller], bool],
+        counted: Callable[[int], None],
     ) -> None:
         self._hub = hub
         self._visibility = visibility
         self._caller = caller
         self._thread_id = thread_id
         self._still_good = still_good
+        self._counted = counted
         self._id = 0
         self._seq = 0
         self._believed: dict[str, tuple[bool, float]] = {}  # readable, and when that was found out
@@ -181,6 +183,7 @@ class Follower:
         Ends when the hub closes, or when the caller may no longer read.
         """
         self._hub.join()
+        self._counted(1)
         try:
             checked = asyncio.get_running_loop().time()
             yield [await self._begin(after)]
@@ -199,6 +202,7 @@ class Follower:
                         return
         finally:
             self._hub.leave()
+            self._counted(-1)
 
     def _may_go_on(self) -> bool:
         return self._still_good(self._caller) and (

@@ -10,6 +10,7 @@ from surgetank.server.routes import (
     live,
     logs,
     me,
+    metrics,
     originals,
     parked,
     threads,
@@ -27,5 +28,6 @@ ROUTERS = (
     buffer.router,
     errors.router,
     originals.router,
+    metrics.router,
     tokens.router,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, WebSocket
@@ -32,7 +33,7 @@ _STREAM: dict[str, Any] = {
     "response_class": StreamingResponse,
     "responses": {
         200: {
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {}},
             "description": "Server-sent events.",
         }
     },
@@ -61,13 +62,13 @@ async def follow_thread(
     socket: WebSocket, thread_id: VisibleThread, who: CurrentCaller, services: Deps, after: After = None
 ) -> None:
     """One thread's events. `after` is a thread's `seq`."""
-    await _send_all(socket, _follower(services, who, thread_id), after)
+    await _send_all(socket, _follower(services, who, thread_id, "websocket"), after)
 
 
 @router.websocket("/ws/events")
 async def follow_all(socket: WebSocket, who: CurrentCaller, services: Deps, after: After = None) -> None:
     """The events of all threads that the caller may read. `after` is an event's `id`."""
-    await _send_all(socket, _follower(services, who, None), after)
+    await _send_all(socket, _follower(services, who, None, "websocket"), after)
 
 
 @router.get("/sse/threads/{thread_id:path}", dependencies=signed_in(), **_STREAM)
@@ -79,7 +80,9 @@ async def stream_thread(
     last_event_id: LastEventId = None,
 ) -> StreamingResponse:
     """One thread's events as server-sent events; ids are the thread's `seq`."""
-    return _stream(_follower(services, who, thread_id), last_event_id if last_event_id is not None else after)
+    return _stream(
+        _follower(services, who, thread_id, "sse"), last_event_id if last_event_id is not None else after
+    )
 
 
 @router.get("/sse/events", dependencies=signed_in(), **_STREAM)
@@ -87,12 +90,19 @@ async def stream_all(
     who: CurrentCaller, services: Deps, after: After = None, last_event_id: LastEventId = None
 ) -> StreamingResponse:
     """The events of all threads that the caller may read, as server-sent events; ids are the event's `id`."""
-    return _stream(_follower(services, who, None), last_event_id if last_event_id is not None else after)
+    return _stream(
+        _follower(services, who, None, "sse"), last_event_id if last_event_id is not None else after
+    )
 
 
-def _follower(services: Services, who: Caller, thread_id: str | None) -> Follower:
+def _follower(services: Services, who: Caller, thread_id: str | None, transport: str) -> Follower:
     return Follower(
-        services.hub, services.visibility, who, thread_id=thread_id, still_good=services.login.still_good
+        services.hub,
+        services.visibility,
+        who,
+        thread_id=thread_id,
+        still_good=services.login.still_good,
+        counted=partial(services.tank.meters.subscribers, transport),
     )
 
 
