@@ -460,6 +460,7 @@ class _Parts:
             **Desk.sinks(self.database),
         }
         self.flushers = {stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()}
+        self.desk.places |= {stream: self._place(stream) for stream in self.flushers}
         self.scheduler = Scheduler(
             self.buffer,
             list(self.flushers.values()),
@@ -557,6 +558,11 @@ class _Parts:
         self.desk.alerts.keep_running()
         self.desk.chore(self.flushers)
 
+    def _place(self, stream: str) -> str:
+        """Where a stream is flushed to."""
+        in_saver = self._saver is not None and stream == CHECKPOINTS
+        return self.flushers[stream].sink.name if in_saver else self.database.address
+
     def sink_status(self, stream: str, *, ping: bool) -> SinkStatus:
         """The state of a stream's sink."""
         flusher = self.flushers[stream]
@@ -572,9 +578,8 @@ class _Parts:
                 version, reachable = flusher.sink.ping(), True
             except SurgetankError as problem:
                 reachable, error = False, problem.what
-        address = flusher.sink.name if in_saver else self.database.address
         return SinkStatus(
-            stream, flusher.sink.name, address, view.state.value, view.retry_at, error,
+            stream, flusher.sink.name, self._place(stream), view.state.value, view.retry_at, error,
             reachable, version,
         )  # fmt: skip
 

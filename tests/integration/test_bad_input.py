@@ -160,9 +160,9 @@ def test_a_database_that_is_down_at_start_stops_nobody(make_tank, private_postgr
     wait_until(lambda: tank.status().notices, "the notice")
     sink, *_ = tank.status(ping=True).sinks
     assert sink.reachable is False
-    jobs = tank.jobs(limit=100)
-    assert jobs
-    assert {j.status for j in jobs if j.finished_at} == {JobStatus.FAILED}
+    # The notice comes a moment before the first job's record is finished.
+    jobs = wait_until(lambda: [j for j in tank.jobs(limit=100) if j.finished_at], "a job to end")
+    assert {j.status for j in jobs} == {JobStatus.FAILED}
     private_postgres.start()
     wait_until(lambda: tank.status().buffer.entries == 0, "the buffer to drain")
     assert len(listed(saver, "t")) == 3

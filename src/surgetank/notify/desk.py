@@ -10,8 +10,8 @@ from surgetank.buffer.protocol import Buffer
 from surgetank.buffer.sqlite_alerts import SQLiteAlertBook
 from surgetank.buffer.sqlite_events import SQLiteEventLog
 from surgetank.database.pool import Database
-from surgetank.encode import envelope, logline
 from surgetank.encode import errors as error_codec
+from surgetank.encode import logline
 from surgetank.exceptions import DatabaseUnavailable
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
@@ -85,12 +85,13 @@ class Desk:
             database, logs_keep_s=settings.logs_keep, errors_keep_s=settings.errors_keep
         )
         self._told_problems: dict[str, float] = {}
+        self.places: dict[str, str] = {}  # where each stream is flushed to; filled by whoever makes the sinks
         self._maintained_at = self._forgot_at = float("-inf")
         self.alerts = AlertWatch(
             SQLiteAlertBook(path, clock=clock),
             FactFinder(
                 buffer, database, self.errors, clock=clock, thread_errors=settings.alert_thread_errors,
-                sinks=dict.fromkeys((envelope.STREAM, *self.sinks(database)), database.address),
+                sinks=self.places,
             ),
             self.errors, alert_channels, settings, clock=clock, tell=self.notifier.tell,
             problem=lambda error: self.problem(error, where="alerts"),
