@@ -114,7 +114,8 @@ async def _send_all(socket: WebSocket, follower: Follower, after: int | None) ->
     done, pending = await asyncio.wait({sending, hearing}, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
+    if pending:
+        await asyncio.wait(pending)
     for task in done:
         error = task.exception()
         if error is not None and not isinstance(error, WebSocketDisconnect):
