@@ -91,10 +91,10 @@ def _print_page(page: ErrorPage, *, full: bool) -> None:
     for group in page.errors:
         _print_head(group)
         lines = group.stack_trace.rstrip().splitlines()
-        cut = (
-            [] if full or len(lines) <= _SHOWN else [f"... {len(lines) - _SHOWN} lines; `--full` shows them"]
-        )
-        for line in [*cut, *(lines if full else lines[-_SHOWN:])]:
+        if not full and len(lines) > _SHOWN:
+            left_out = len(lines) - _SHOWN
+            lines = [lines[0], f"  ... {left_out} lines; `--full` shows them", *lines[1 - _SHOWN :]]
+        for line in lines:
             out.print(f"    {line}", markup=False)
 
 
