@@ -188,6 +188,13 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
         _wait(lambda: bool(tank.status().notices), "the notice")
         for notice in tank.status().notices:
             out.print(f"   the user sees ({notice.severity}): {notice.message}", markup=False)
+        _wait(lambda: bool(tank.errors.find().errors), "the system error")
+        (error,) = tank.errors.find(limit=1).errors
+        out.print(
+            f"   the operator sees (`surgetank errors`): {error.error_type}, {error.severity.value}, with its stack trace:"
+            f" {error.stack_trace.rstrip().splitlines()[-1][:90]} ...",
+            markup=False,
+        )
         before = tank.status().buffer.entries
         _wait(lambda: run.done() or tank.status().buffer.entries > before + 30, "the run to go on")
         state = "has failed" if run.done() else "goes on"
