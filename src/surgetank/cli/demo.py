@@ -191,8 +191,8 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
         _wait(lambda: bool(tank.errors.find().errors), "the system error")
         (error,) = tank.errors.find(limit=1).errors
         out.print(
-            f"   the operator sees (`surgetank errors`): {error.error_type}, {error.severity.value}, with its stack trace:"
-            f" {error.stack_trace.rstrip().splitlines()[-1][:90]} ...",
+            f"   the operator sees (`surgetank errors`): {error.error_type}, {error.severity.value},"
+            f" with its stack trace: {error.stack_trace.rstrip().splitlines()[-1][:90]} ...",
             markup=False,
         )
         before = tank.status().buffer.entries
