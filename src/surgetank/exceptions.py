@@ -70,6 +70,14 @@ class BufferCorrupt(BufferProblem):
     """The buffer file is damaged, or is not a Surgetank buffer. It is left as it is."""
 
 
+class FallbackUnavailable(BufferUnavailable):
+    """The fallback location can't be reached or written. What was spilled there is not lost, but can't be read now."""
+
+
+class FallbackDamaged(BufferCorrupt):
+    """A spilled file is damaged or missing. It is left as it is; other files are not concerned."""
+
+
 class LeaseLost(BufferProblem):
     """Another worker holds the partition now; this one may no longer acknowledge or postpone it."""
 

@@ -1,0 +1,90 @@
+"""Reading single values out of spill files, with their checksums looked at. Neighbours are read along and kept a while.
+
+A flush reads the values of a file one after the other: one request per block instead of one per value.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import OrderedDict
+
+from surgetank.exceptions import FallbackDamaged
+from surgetank.fallback.codec import Place
+from surgetank.fallback.store import FallbackStore, address_of, open_store
+
+_BLOCK = 1024**2
+_REMEMBERED_BYTES = 32 * 1024**2
+
+_Key = tuple[str, str, int]  # address, file, offset
+
+
+class SpillFiles:
+    """The location that is configured (`url`, or none), and all those that files were spilled to before.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+        self._address = address_of(url) if url is not None else None
+        self._stores: dict[str, FallbackStore] = {}
+        self._blocks: OrderedDict[_Key, bytes] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def address(self) -> str | None:
+        """The configured location, None when spilling is off."""
+        return self._address
+
+    def store(self, address: str | None = None) -> FallbackStore:
+        """The store at an address; by default the configured one. Raises `ConfigurationError`, `MissingExtra`."""
+        address = address if address is not None else self._address
+        assert address is not None, "no fallback location is configured"
+        with self._lock:
+            store = self._stores.get(address)
+            if store is None:
+                # The configured URL may carry credentials that an address doesn't.
+                url = self._url if address == self._address and self._url is not None else address
+                store = self._stores[address] = open_store(url)
+            return store
+
+    def value(self, address: str, name: str, place: Place) -> bytes:
+        """A value from its place. Raises `FallbackUnavailable`, `FallbackDamaged`."""
+        value = self._remembered(address, name, place)
+        if value is None:
+            block = self.store(address).read(name, place.offset, max(place.length, _BLOCK))
+            value = block[: place.length]
+            if len(block) <= _BLOCK:
+                self._remember((address, name, place.offset), block)
+        if len(value) != place.length or zlib.crc32(value) != place.crc:
+            self._forget(address, name)
+            raise FallbackDamaged(
+                f"The spill file {name} in {address} is damaged: the checksum of the {place.length} bytes at"
+                f" {place.offset} does not fit.",
+                remedy="put an undamaged copy in its place (from a backup or a former version of the object), then run"
+                " `surgetank recover`.",
+            )
+        return value
+
+    def _remembered(self, address: str, name: str, place: Place) -> bytes | None:
+        with self._lock:
+            for key, block in reversed(self._blocks.items()):
+                start = place.offset - key[2]
+                if key[:2] == (address, name) and start >= 0 and start + place.length <= len(block):
+                    self._blocks.move_to_end(key)
+                    return block[start : start + place.length]
+        return None
+
+    def _remember(self, key: _Key, block: bytes) -> None:
+        with self._lock:
+            self._bytes += len(block) - len(self._blocks.pop(key, b""))
+            self._blocks[key] = block
+            while self._bytes > _REMEMBERED_BYTES:
+                self._bytes -= len(self._blocks.popitem(last=False)[1])
+
+    def _forget(self, address: str, name: str) -> None:
+        with self._lock:
+            for key in [key for key in self._blocks if key[:2] == (address, name)]:
+                self._bytes -= len(self._blocks.pop(key))
