@@ -26,6 +26,7 @@ from surgetank.checkpoints.sweep import Retention, RetentionReport
 from surgetank.checkpoints.sweeper import Sweeper
 from surgetank.database.embedded import EmbeddedPostgres
 from surgetank.database.migrate import MigratedDatabase
+from surgetank.encode.envelope import OPERATION_KEY
 from surgetank.encode.envelope import STREAM as CHECKPOINTS
 from surgetank.encode.errors import ErrorReport
 from surgetank.events import RunEvent, Severity
@@ -34,7 +35,7 @@ from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork, StreamFlusher
 from surgetank.flush.meters import Meters
 from surgetank.flush.observer import FlushObserver, Observers
-from surgetank.flush.policy import RetryPolicy, StreamPolicy
+from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.model import FlushJob, JobStatus, ParkedEntry, PartitionOutcome
 from surgetank.notify.capture import ThreadLogHandler, ThreadLogProcessor
@@ -640,6 +641,8 @@ def _open_buffer(settings: Settings, clock: Callable[[], float]) -> SQLiteBuffer
         ),
         clock=clock,
         jobs_kept=settings.jobs_kept,
+        files=SpillFiles(url.get_secret_value() if (url := settings.fallback_url) is not None else None),
+        inline_keys=frozenset((OPERATION_KEY,)),
     )
 
 

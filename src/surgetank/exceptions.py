@@ -78,6 +78,19 @@ class FallbackDamaged(BufferCorrupt):
     """A spilled file is damaged or missing. It is left as it is; other files are not concerned."""
 
 
+class EntryUnreadable(BufferProblem):
+    """The next entry of a partition lies in the fallback location and can't be read. Those before it can.
+
+    `damaged`: it will not get better by waiting.
+    """
+
+    def __init__(self, partition: str, seq: int, error: BufferProblem) -> None:
+        super().__init__(f"Entry {seq} of {partition!r} can't be read: {error.what}", remedy=error.remedy)
+        self.partition = partition
+        self.seq = seq
+        self.damaged = isinstance(error, FallbackDamaged)
+
+
 class LeaseLost(BufferProblem):
     """Another worker holds the partition now; this one may no longer acknowledge or postpone it."""
 

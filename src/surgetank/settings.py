@@ -66,6 +66,15 @@ class Settings(BaseSettings):
         "block", description="Wait for space, or refuse at once."
     )
     buffer_block_timeout: float = Field(30.0, ge=0, description="Longest wait for space.")
+    fallback_url: SecretStr | None = Field(
+        None, description="Where entries are spilled to: a folder, or a URL of fsspec; none: nothing is spilled."
+    )
+    fallback_after: float = Field(
+        3600.0, gt=0, description="What has waited so long because saving fails is spilled."
+    )
+    fallback_fill: float = Field(
+        0.8, gt=0, le=1, description="From this share of `buffer_max_bytes` on, entries are spilled."
+    )
     max_value_bytes: int = Field(256 * 1024**2, gt=0, description="Largest single channel value or write.")
 
     flush_in_process: bool = Field(

@@ -186,7 +186,8 @@ class Buffer(Protocol):
         """`read` for several partitions in one round trip, each up to its share.
 
         Places have their turn in order until the whole reaches `max_entries` or `max_bytes` (by one entry at
-        most); the first always has. Returns one list for each place that had its turn.
+        most); the first always has. Returns one list for each place that had its turn. What was spilled and can't be
+        read ends the list before it; for the first entry of the first place `EntryUnreadable` is raised.
         """
         ...
 

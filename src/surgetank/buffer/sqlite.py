@@ -23,6 +23,7 @@ from surgetank.buffer.protocol import Guard
 from surgetank.buffer.sqlite_append import SLOTS, BufferLimits, Inserter, Request
 from surgetank.buffer.sqlite_flush import SQLiteFlushSide
 from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
+from surgetank.buffer.sqlite_spill import SQLiteSpillSide
 from surgetank.exceptions import (
     BufferCorrupt,
     BufferFull,
@@ -31,6 +32,7 @@ from surgetank.exceptions import (
     ConfigurationError,
     EntryRejected,
 )
+from surgetank.fallback.files import SpillFiles
 from surgetank.model import BufferDepth, Record
 
 _GROUP = 256  # requests committed together, at most
@@ -41,11 +43,12 @@ _WAL_LARGE = 32 << 20
 __all__ = ["BufferLimits", "SQLiteBuffer"]
 
 
-class SQLiteBuffer(SQLiteFlushSide):
+class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide):
     """A `Buffer` in the SQLite file at `path`, shared by any number of threads and processes.
 
     `durability`: `"process"` survives kill -9 of every process, `"power"` also a power cut (an fsync per
-    group of appends). Raises `BufferUnavailable`, `BufferCorrupt`.
+    group of appends). `files` knows where values may be spilled to; those with one of the
+    `inline_keys` never are (what guards look into). Raises `BufferUnavailable`, `BufferCorrupt`.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class SQLiteBuffer(SQLiteFlushSide):
         clock: Callable[[], float] = time.time,
         jobs_kept: int = 10_000,
         notes_kept: int = 200_000,
+        files: SpillFiles | None = None,
+        inline_keys: frozenset[bytes] = frozenset(),
     ) -> None:
         if durability not in ("process", "power"):
             raise ConfigurationError(
@@ -66,6 +71,8 @@ class SQLiteBuffer(SQLiteFlushSide):
         self.path = Path(path)
         self.limits = limits or BufferLimits()
         self.durability = durability
+        self.files = files or SpillFiles(None)
+        self.inline_keys = inline_keys
         self._clock = clock
         self._jobs_kept = jobs_kept
         self._notes_kept = notes_kept
@@ -262,7 +269,7 @@ class SQLiteBuffer(SQLiteFlushSide):
     @contextmanager
     def snapshot(self) -> Iterator[SQLiteSnapshot]:
         with self._readers.borrow() as connection:
-            yield SQLiteSnapshot(connection, self._clock(), self._recall)
+            yield SQLiteSnapshot(connection, self._clock(), self._recall, self._load)
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:

@@ -112,7 +112,7 @@ class Inserter:
             return
         partition_id, guarded = self._count_in(connection, request, now)
         if guarded and request.guard is not None:
-            refusal = request.guard(SQLiteSnapshot(connection, now, self.memory.recall))
+            refusal = request.guard(SQLiteSnapshot(connection, now, self.memory.recall, _left_out))
             if refusal is not None:
                 _uncount(connection, partition_id, size)
                 self._note(connection, partition_id, refusal)
@@ -163,6 +163,11 @@ class Inserter:
             self._ids.clear()
         self._ids[name] = partition_id
         return partition_id, guarded
+
+
+def _left_out(_: sqlite3.Connection, __: int, ___: bytes) -> bytes:
+    """In place of a spilled value: guards ask for keys, and no append may wait for a fallback location."""
+    return b""
 
 
 def _uncount(connection: sqlite3.Connection, partition_id: int, size: int) -> None:

@@ -3,6 +3,8 @@
 What must stay true: a record that others build on is in the file, unchanged, and waiting. So whatever takes records
 away (an acknowledgement) or sets them aside (parking) first makes those whole that build on them, in the same
 transaction. A chain is short, and its differences together are smaller than one whole value.
+
+A negative base tells that the value was spilled to a file (sqlite_spill.py). Nothing builds on such a record.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ _REMEMBERED_BYTES = 64 * 1024**2
 
 Family = tuple[str, str, bytes]  # stream, partition, name
 Recall = Callable[[int], bytes | None]
+Load = Callable[
+    [sqlite3.Connection, int, bytes], bytes
+]  # a spilled value, by the negative base and its place
 
 
 class Link(NamedTuple):
@@ -80,9 +85,10 @@ def shorten(connection: sqlite3.Connection, link: Link, value: bytes) -> bytes |
     difference = delta.diff(link.value, value)
     if difference is None or link.chain_bytes + len(difference) > len(value):
         return None
-    # Another process may have flushed that record meanwhile.
+    # It may have been flushed or spilled meanwhile.
     there = connection.execute(
-        "SELECT 1 FROM records WHERE id = ? AND partition_id = ? AND parked = 0 AND key = ?",
+        "SELECT 1 FROM records WHERE id = ? AND partition_id = ? AND parked = 0 AND key = ?"
+        " AND (base IS NULL OR base >= 0)",
         (link.id, link.partition_id, link.key),
     ).fetchone()
     return difference if there else None
@@ -120,7 +126,7 @@ def free(connection: sqlite3.Connection, partition_id: int, low: int, high: int)
 
 def isolate(connection: sqlite3.Connection, partition_id: int, low: int, high: int) -> None:
     """Make the records with ids from `low` up to `high` whole, and those that build on them."""
-    which = "partition_id = ? AND parked = 0 AND id >= ? AND id < ? AND base IS NOT NULL"
+    which = "partition_id = ? AND parked = 0 AND id >= ? AND id < ? AND base >= 0"
     _make_whole(connection, partition_id, which, (partition_id, low, high))
     free(connection, partition_id, low, high)
 

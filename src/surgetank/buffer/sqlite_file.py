@@ -18,7 +18,7 @@ from pathlib import Path
 from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
 
 APPLICATION_ID = 0x53544B31  # "STK1"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MAGIC = b"SQLite format 3\x00"
 _BUSY_TIMEOUT_S = 30.0
 
@@ -40,6 +40,7 @@ CREATE TABLE partitions (
     leased_at REAL NOT NULL DEFAULT 0, lease_until REAL NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0, next_attempt_at REAL NOT NULL DEFAULT 0,
     failing_since REAL, failure TEXT, guarded INTEGER NOT NULL DEFAULT 0,
+    spilled_to INTEGER NOT NULL DEFAULT 0,  -- records with smaller ids were spilled
     UNIQUE (stream, name)
 ) STRICT;
 CREATE INDEX partitions_waiting ON partitions (stream, oldest_at) WHERE oldest_at IS NOT NULL;
@@ -47,12 +48,25 @@ CREATE INDEX partitions_waiting ON partitions (stream, oldest_at) WHERE oldest_a
 CREATE TABLE records (
     id INTEGER PRIMARY KEY, partition_id INTEGER NOT NULL, parked INTEGER NOT NULL,
     replays INTEGER NOT NULL, accepted_at REAL NOT NULL,
-    base INTEGER,  -- value is the difference from the value of the record with this id (sqlite_chain.py)
+    -- value is the difference from the value of the record with this id (sqlite_chain.py); negative: value is the
+    -- place of the value in the spill file of that number (sqlite_spill.py)
+    base INTEGER,
     key BLOB NOT NULL, value BLOB NOT NULL
 ) STRICT;
 -- With the base, so that what builds on acknowledged records is found without reading the others.
 CREATE INDEX records_waiting ON records (partition_id, id, base, parked) WHERE parked = 0;
 CREATE INDEX records_by_key ON records (partition_id, key);
+CREATE INDEX records_spilled ON records (base) WHERE base < 0;
+-- `records` counts those whose values lie in the file; the last one to go lets the file be deleted.
+CREATE TABLE spills (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, file_id TEXT NOT NULL UNIQUE, stream TEXT NOT NULL,
+    address TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
+    records INTEGER NOT NULL, bytes INTEGER NOT NULL, created_at REAL NOT NULL, touched_at REAL NOT NULL
+) STRICT;
+CREATE TRIGGER spilled_record_gone AFTER DELETE ON records WHEN old.base < 0
+BEGIN UPDATE spills SET records = records - 1 WHERE id = -old.base; END;
+-- Entries that `surgetank recover` took over from files of this or another buffer.
+CREATE TABLE recovered (origin TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (origin, seq)) STRICT, WITHOUT ROWID;
 CREATE TABLE parked (
     id INTEGER PRIMARY KEY AUTOINCREMENT, partition_id INTEGER NOT NULL, seq INTEGER NOT NULL,
     bytes INTEGER NOT NULL, accepted_at REAL NOT NULL, parked_at REAL NOT NULL,

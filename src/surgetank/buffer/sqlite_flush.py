@@ -89,11 +89,15 @@ class SQLiteFlushSide(SQLiteLeaseSide):
             if row is None:
                 return None
             seq = row[3]
-            records = connection.execute(
-                "SELECT key, value FROM records WHERE parked = 1 AND id >= ? AND id < ? ORDER BY id",
+            rows = connection.execute(
+                "SELECT base, key, value FROM records WHERE parked = 1 AND id >= ? AND id < ? ORDER BY id",
                 (seq << SLOT_BITS, (seq + 1) << SLOT_BITS),
             ).fetchall()
-        return Entry(row[1], row[2], seq, tuple(Record(*r) for r in records), row[5], replayed=row[8] > 0)
+            records = tuple(
+                Record(key, value if base is None else self._load(connection, base, value))
+                for base, key, value in rows
+            )
+        return Entry(row[1], row[2], seq, records, row[5], replayed=row[8] > 0)
 
     def unpark(self, parked_ids: Iterable[int]) -> list[int]:
         seqs: list[int] = []

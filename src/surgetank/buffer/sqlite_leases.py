@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Due, Leased, Place
-from surgetank.buffer.sqlite_chain import MIN_BYTES, free, whole
+from surgetank.buffer.sqlite_chain import MIN_BYTES, Load, free, whole
 from surgetank.buffer.sqlite_read import after
 from surgetank.buffer.sqlite_rows import SLOT_BITS, STATE, state_of
-from surgetank.exceptions import LeaseLost
+from surgetank.exceptions import EntryUnreadable, FallbackDamaged, FallbackUnavailable, LeaseLost
 from surgetank.model import Entry, Lease, Record
 
 # A lease that was taken further in the future than this was taken before the clock was set back.
@@ -37,6 +37,7 @@ class SQLiteLeaseSide:
     """Leases and what is done under them. Mixed into `SQLiteBuffer`, which owns the connections."""
 
     _clock: Callable[[], float]
+    _load: Load
     _write: Callable[[], AbstractContextManager[sqlite3.Connection]]
     _read: Callable[[], AbstractContextManager[sqlite3.Connection]]
     _made_space: Callable[[], None]
@@ -56,14 +57,21 @@ class SQLiteLeaseSide:
             ids = connection.execute(
                 f"SELECT id FROM partitions WHERE {chosen} ORDER BY oldest_at LIMIT :limit", parameters
             ).fetchall()
-            (next_token,) = connection.execute(
-                "UPDATE totals SET next_token = next_token + ? RETURNING next_token", (len(ids),)
-            ).fetchone()
-            rows = connection.execute(
-                "UPDATE partitions SET token = ? + choice.key, owner = ?, leased_at = ?, lease_until = ?"
-                f" FROM json_each(?) AS choice WHERE partitions.id = choice.value RETURNING token, {STATE}",
-                (next_token - len(ids), owner, now, now + ttl_s, json.dumps([id_ for (id_,) in ids])),
-            ).fetchall()
+            return self._take(connection, stream, [id_ for (id_,) in ids], now, owner, ttl_s)
+
+    @staticmethod
+    def _take(
+        connection: sqlite3.Connection, stream: str, ids: Sequence[int], now: float, owner: str, ttl_s: float
+    ) -> list[Leased]:
+        """Lease these partitions."""
+        (next_token,) = connection.execute(
+            "UPDATE totals SET next_token = next_token + ? RETURNING next_token", (len(ids),)
+        ).fetchone()
+        rows = connection.execute(
+            "UPDATE partitions SET token = ? + choice.key, owner = ?, leased_at = ?, lease_until = ?"
+            f" FROM json_each(?) AS choice WHERE partitions.id = choice.value RETURNING token, {STATE}",
+            (next_token - len(ids), owner, now, now + ttl_s, json.dumps(ids)),
+        ).fetchall()
         leased = []
         for token, *row in sorted(rows, key=lambda row: row[0]):
             state = state_of(row)
@@ -138,12 +146,13 @@ class SQLiteLeaseSide:
             for place in places:
                 if batches and (entries >= max_entries or size >= max_bytes):
                     break
-                batch, taken = _gather(
-                    connection,
-                    place,
-                    min(share_entries, max_entries - entries),
-                    min(share_bytes, max_bytes - size),
-                )
+                room = (min(share_entries, max_entries - entries), min(share_bytes, max_bytes - size))
+                try:
+                    batch, taken = _gather(connection, self._load, place, *room)
+                except EntryUnreadable:
+                    if batches:  # those before it go on; it is the first one next time
+                        break
+                    raise
                 batches.append(batch)
                 entries += len(batch)
                 size += taken
@@ -253,7 +262,7 @@ def _due_sql(stream: str, due: Due, now: float) -> tuple[str, dict[str, object]]
 
 
 def _gather(
-    connection: sqlite3.Connection, place: Place, max_entries: int, max_bytes: int
+    connection: sqlite3.Connection, load: Load, place: Place, max_entries: int, max_bytes: int
 ) -> tuple[list[Entry], int]:
     """The next entries of one partition, and their bytes."""
     lease = place.lease
@@ -281,7 +290,14 @@ def _gather(
         if value is None:
             with connection.blobopen("records", "value", id_, readonly=True) as blob:
                 value = blob.read()  # noqa: PLW2901
-        if base is not None:
+        if base is not None and base < 0:
+            try:
+                value = load(connection, base, value)  # noqa: PLW2901
+            except (FallbackUnavailable, FallbackDamaged) as error:
+                if entries:
+                    return entries, taken
+                raise EntryUnreadable(lease.partition, seq, error) from error
+        elif base is not None:
             value = whole(connection, base, value, made.get)  # noqa: PLW2901
         if len(value) >= MIN_BYTES:
             made[id_] = value

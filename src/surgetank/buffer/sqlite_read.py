@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from surgetank.buffer.protocol import Found
-from surgetank.buffer.sqlite_chain import Recall, whole
+from surgetank.buffer.sqlite_chain import Load, Recall, whole
 from surgetank.model import BufferDepth, StreamDepth
 
 _SLOT_BITS = 16
@@ -25,10 +25,11 @@ def after(prefix: bytes) -> bytes:
 class SQLiteSnapshot:
     """A `Snapshot` over one read transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, now: float, recall: Recall) -> None:
+    def __init__(self, connection: sqlite3.Connection, now: float, recall: Recall, load: Load) -> None:
         self._connection = connection
         self._now = now
         self._recall = recall
+        self._load = load
         self._id: tuple[str, str, int | None] | None = None
 
     def _partition(self, stream: str, partition: str) -> int | None:
@@ -83,7 +84,13 @@ class SQLiteSnapshot:
     def _found(self, row: tuple[bytes, int, int, int | None, bytes]) -> Found:
         key, id_, parked, base, value = row
         if base is not None:
-            value = self._recall(id_) or whole(self._connection, base, value, self._recall)
+            known = self._recall(id_)
+            if known is not None:
+                value = known
+            elif base < 0:
+                value = self._load(self._connection, base, value)
+            else:
+                value = whole(self._connection, base, value, self._recall)
         return Found(key, id_ >> _SLOT_BITS, value, bool(parked))
 
     def notes(self, stream: str, partition: str, prefix: bytes = b"") -> dict[bytes, bytes]:

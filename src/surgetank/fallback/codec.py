@@ -3,8 +3,9 @@
     MAGIC, header frame, entry frames, footer frame
 
 A frame is its kind (one byte), length (8 bytes), CRC-32 of the payload (4), and the payload. Header and footer are
-JSON; an entry is the length of its JSON part (4), that part, then keys and values one after the other. The footer has
-the SHA-256 of everything before it. Numbers are little-endian. Pure, apart from reading the file it is given.
+JSON; an entry is the length of its JSON part (4), that part, then keys and values one after the other, each value
+compressed where that makes it smaller. The footer has the SHA-256 of everything before it. Numbers are little-endian.
+Pure, apart from reading the file it is given.
 """
 
 from __future__ import annotations
@@ -18,24 +19,26 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-from surgetank.exceptions import FallbackDamaged
+from surgetank.encode.patch import compress, decompress
+from surgetank.exceptions import FallbackDamaged, StateCorrupt
 from surgetank.model import Entry, Record
 
 MAGIC = b"STKSPIL1"
 SUFFIX = ".spill"
 _FRAME = struct.Struct("<cQI")
 _META = struct.Struct("<I")
-_PLACE = struct.Struct("<QQI")
+_PLACE = struct.Struct("<QQIB")
 _HEADER, _ENTRY, _FOOTER = b"H", b"E", b"F"
 _MAX_JSON = 64 * 1024**2
 
 
 class Place(NamedTuple):
-    """Where in a file a value lies, and its checksum."""
+    """Where in a file a value lies, the checksum of what lies there, and how it is compressed (`encode/patch.py`)."""
 
     offset: int
     length: int
     crc: int
+    codec: int
 
     def pack(self) -> bytes:
         """As the buffer keeps it in the value's stead."""
@@ -46,8 +49,11 @@ class Place(NamedTuple):
         """The place that `pack` made."""
         return cls(*_PLACE.unpack(data))
 
-
-PLACE_BYTES = _PLACE.size
+    def value(self, stored: bytes) -> bytes | None:
+        """The value out of what lies there; None when the checksum does not fit."""
+        if len(stored) != self.length or zlib.crc32(stored) != self.crc:
+            return None
+        return decompress(self.codec, stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +91,20 @@ class FileWriter:
 
     def entry(self, entry: Entry) -> tuple[list[bytes], tuple[Place, ...]]:
         """The pieces of one entry's frame, and where its values will lie."""
+        packed = [(record.key, *compress(record.value)) for record in entry.records]
         meta = orjson.dumps(
             {
                 "partition": entry.partition, "seq": entry.seq, "accepted_at": entry.accepted_at,
-                "replayed": entry.replayed, "sizes": [(len(r.key), len(r.value)) for r in entry.records],
+                "replayed": entry.replayed, "sizes": [(len(key), len(data), codec) for key, codec, data in packed],
             }
         )  # fmt: skip
-        body = [_META.pack(len(meta)), meta, *(part for r in entry.records for part in (r.key, r.value))]
+        body = [_META.pack(len(meta)), meta, *(part for key, _, data in packed for part in (key, data))]
         offset = self.offset + _FRAME.size + _META.size + len(meta)
         places = []
-        for record in entry.records:
-            offset += len(record.key)
-            places.append(Place(offset, len(record.value), zlib.crc32(record.value)))
-            offset += len(record.value)
+        for key, codec, data in packed:
+            offset += len(key)
+            places.append(Place(offset, len(data), zlib.crc32(data), codec))
+            offset += len(data)
         self.entries += 1
         return self._counted(*_frame(_ENTRY, *body)), tuple(places)
 
@@ -163,16 +170,16 @@ class FileReader:
             meta: dict[str, Any] = orjson.loads(body[_META.size : _META.size + length])
             offset = _META.size + length
             records, places = [], []
-            for key_bytes, value_bytes in meta["sizes"]:
+            for key_bytes, value_bytes, codec in meta["sizes"]:
                 key = body[offset : offset + key_bytes]
                 offset += key_bytes
-                value = body[offset : offset + value_bytes]
-                records.append(Record(key, value))
-                places.append(Place(start + offset, value_bytes, zlib.crc32(value)))
+                stored = body[offset : offset + value_bytes]
+                records.append(Record(key, decompress(codec, stored)))
+                places.append(Place(start + offset, value_bytes, zlib.crc32(stored), codec))
                 offset += value_bytes
             stream, partition, seq = self.header.stream, meta["partition"], meta["seq"]
             entry = Entry(stream, partition, seq, tuple(records), meta["accepted_at"], meta["replayed"])
-        except (struct.error, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (struct.error, orjson.JSONDecodeError, KeyError, TypeError, ValueError, StateCorrupt) as error:
             raise self._damaged(f"the entry at byte {start} is of an unknown form") from error
         if offset != len(body):
             raise self._damaged(f"the entry at byte {start} has another length than it says")

@@ -6,7 +6,6 @@ A flush reads the values of a file one after the other: one request per block in
 from __future__ import annotations
 
 import threading
-import zlib
 from collections import OrderedDict
 
 from surgetank.exceptions import FallbackDamaged
@@ -52,13 +51,14 @@ class SpillFiles:
 
     def value(self, address: str, name: str, place: Place) -> bytes:
         """A value from its place. Raises `FallbackUnavailable`, `FallbackDamaged`."""
-        value = self._remembered(address, name, place)
-        if value is None:
+        stored = self._remembered(address, name, place)
+        if stored is None:
             block = self.store(address).read(name, place.offset, max(place.length, _BLOCK))
-            value = block[: place.length]
+            stored = block[: place.length]
             if len(block) <= _BLOCK:
                 self._remember((address, name, place.offset), block)
-        if len(value) != place.length or zlib.crc32(value) != place.crc:
+        value = place.value(stored)
+        if value is None:
             self._forget(address, name)
             raise FallbackDamaged(
                 f"The spill file {name} in {address} is damaged: the checksum of the {place.length} bytes at"

@@ -191,7 +191,7 @@ class StreamFlusher:
         join: Callable[[], list[Leased]] | None,
     ) -> None:
         """Flush what was leased; adds what became of each partition, also when the buffer fails on the way."""
-        turns = Turns(self._buffer, self.policy, leased)
+        turns = Turns(self._buffer, self.policy, leased, self._delivery.unreadable)
         deadline = self._works.clock() + self.policy.job_s
         try:
             while turns and not stop.is_set():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from surgetank.buffer.protocol import Ack, Buffer
-from surgetank.exceptions import EntryRejected, LeaseLost
+from surgetank.exceptions import EntryRejected, EntryUnreadable, LeaseLost
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.classify import classify, is_of_the_sink
 from surgetank.flush.policy import RetryPolicy, next_attempt
@@ -118,6 +118,16 @@ class Delivery:
                 for part in (part for rest in todo for part in rest):
                     self._postpone(runs[part.lease.partition], self._failure)
                 return
+
+    def unreadable(self, run: Run, error: EntryUnreadable) -> None:
+        """Deal with a partition whose next entry can't be read from the fallback location: a damaged entry is parked
+        so that it doesn't block its neighbours, for an unreachable location it is tried again later.
+        """
+        failure = classify(error)
+        if error.damaged:
+            self._park(run, run.lease, error.seq, replace(failure, kind=FailureKind.REJECTED))
+        else:
+            self._postpone(run, failure)
 
     def _attempt(self, runs: dict[str, Run], slices: Sequence[Slice]) -> list[Sequence[Slice]]:
         """Write once; returns what has to be tried again in smaller groups, in order."""

@@ -48,6 +48,25 @@ class Attempt:
     next_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class SpillPolicy:
+    """When entries are spilled: what waits for `after_s` because its partition fails; and, from a share `fill` of the
+    buffer's bytes on, the largest partitions until it is down to three quarters of that.
+    """
+
+    after_s: float = 3600.0
+    fill: float = 0.8
+    file_bytes: int = 32 * 1024**2
+    step_s: float = 2.0  # longest work at a time, but for the file that is being written
+    pause_s: float = 30.0  # after the location could not be used
+    silent_s: float = 3600.0  # a file that nobody has gone on writing for so long is given up
+
+
+def is_relieving(policy: SpillPolicy, fill: float, *, before: bool) -> bool:
+    """Whether the buffer is to be relieved, now that it is so full. `before`: whether it was being relieved."""
+    return fill >= policy.fill or (before and fill > 0.75 * policy.fill)
+
+
 def next_attempt(
     failure: Failure, attempts_before: int, now: float, policy: RetryPolicy, random: Callable[[], float]
 ) -> Attempt:

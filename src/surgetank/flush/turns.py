@@ -7,10 +7,11 @@ have more. Whoever joins later has its turn before those that had theirs already
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from surgetank.buffer.protocol import Buffer, Leased, Place
+from surgetank.exceptions import EntryUnreadable
 from surgetank.flush.partition import Run
 from surgetank.flush.policy import StreamPolicy
 from surgetank.model import Entry
@@ -20,8 +21,15 @@ from surgetank.sinks.protocol import Slice
 class Turns:
     """The partitions of one job that still have entries. `runs` has them by name, until they are settled."""
 
-    def __init__(self, buffer: Buffer, policy: StreamPolicy, leased: Sequence[Leased]) -> None:
+    def __init__(
+        self,
+        buffer: Buffer,
+        policy: StreamPolicy,
+        leased: Sequence[Leased],
+        unreadable: Callable[[Run, EntryUnreadable], None],
+    ) -> None:
         self._buffer = buffer
+        self._unreadable = unreadable
         self._policy = policy
         self._waiting = deque(Run(x.lease, x.state) for x in leased)
         self.runs = {run.lease.partition: run for run in self._waiting}
@@ -47,12 +55,19 @@ class Turns:
         """The next group of entries, and the partitions that had their turn."""
         policy = self._policy
         count = len(self._waiting)
-        taken = self._read(
-            list(self._waiting),
-            {},
-            share_entries=min(policy.batch_entries, max(policy.share_entries, policy.batch_entries // count)),
-            share_bytes=min(policy.batch_bytes, max(policy.share_bytes, policy.batch_bytes // count)),
-        )
+        try:
+            taken = self._read(
+                list(self._waiting),
+                {},
+                share_entries=min(
+                    policy.batch_entries, max(policy.share_entries, policy.batch_entries // count)
+                ),
+                share_bytes=min(policy.batch_bytes, max(policy.share_bytes, policy.batch_bytes // count)),
+            )
+        except EntryUnreadable as error:  # of the first one: dealt with alone
+            run = self._waiting.popleft()
+            self._unreadable(run, error)
+            return [], [run]
         members = [self._waiting.popleft() for _ in range(len(taken))]
         while hungry := [run for run in members if len(taken[run.lease.partition]) < run.left]:
             before = _size(taken)
@@ -87,13 +102,18 @@ class Turns:
         for run in runs:
             known = taken.get(run.lease.partition)
             places.append(Place(run.lease, known[-1].seq if known else run.after_seq))
-        batches = self._buffer.read_many(
-            places,
-            share_entries=share_entries,
-            share_bytes=share_bytes,
-            max_entries=self._policy.batch_entries - entries,
-            max_bytes=self._policy.batch_bytes - size,
-        )
+        try:
+            batches = self._buffer.read_many(
+                places,
+                share_entries=share_entries,
+                share_bytes=share_bytes,
+                max_entries=self._policy.batch_entries - entries,
+                max_bytes=self._policy.batch_bytes - size,
+            )
+        except EntryUnreadable:
+            if not taken:
+                raise
+            return taken  # what was read goes first
         for run, batch in zip(runs, batches, strict=False):
             taken.setdefault(run.lease.partition, []).extend(batch)
         return taken
