@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,18 +31,22 @@ from surgetank.encode.envelope import STREAM as CHECKPOINTS
 from surgetank.encode.errors import ErrorReport
 from surgetank.events import RunEvent, Severity
 from surgetank.exceptions import ConfigurationError, JobNotFound, MissingExtra, SurgetankError
-from surgetank.flush.breaker import CircuitBreaker
+from surgetank.fallback.files import SpillFiles
+from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.job import Clockwork, StreamFlusher
 from surgetank.flush.meters import Meters
 from surgetank.flush.observer import FlushObserver, Observers
 from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
+from surgetank.flush.spill import Spiller
 from surgetank.model import FlushJob, JobStatus, ParkedEntry, PartitionOutcome
 from surgetank.notify.capture import ThreadLogHandler, ThreadLogProcessor
 from surgetank.notify.desk import Desk
 from surgetank.notify.errors import SystemErrors
 from surgetank.notify.logs import LogPage
 from surgetank.notify.runs import origin
+from surgetank.notify.spills import SpillWatch
+from surgetank.recovery import Progress, Recovery
 from surgetank.report import SinkStatus, Status, notices
 from surgetank.settings import Settings, load_settings
 from surgetank.sinks.postgres import PostgresCheckpointSink
@@ -390,6 +394,23 @@ class Surgetank:
         """Delete whole threads whose newest checkpoint is more than `older_than` seconds old. Raises like `retain`."""
         return self.parts.retention.delete_idle_threads(older_than, threads, dry_run=dry_run)
 
+    def recovery(
+        self, url: str | None = None, *, lost: Collection[str] = (), progress: Progress = lambda *_: None
+    ) -> Recovery:
+        """A look through a fallback location (by default the configured one), to recover what no buffer has any more.
+
+        `lost` are ids of buffers that are gone for good, or "all". Raises `ConfigurationError` without a location,
+        `MissingExtra`.
+        """
+        buffer, database = self.parts.buffer, self.parts.database
+        if url is None and buffer.files.address is None:
+            raise ConfigurationError(
+                "There is no fallback location to recover from.",
+                remedy="name it with `--from`, or set SURGETANK_FALLBACK_URL.",
+            )
+        store = buffer.files.open(url) if url is not None else buffer.files.store()
+        return Recovery(buffer, store, database, lost=lost, progress=progress)
+
     def status(self, *, ping: bool = False, jobs: int = 5) -> Status:
         """How full the buffer is, how far behind the database, what fails, and what users should be told.
 
@@ -401,7 +422,11 @@ class Surgetank:
         failing = tuple(parts.buffer.states(failing=True, limit=100))
         parked = parts.buffer.parked()
         oldest = [s.oldest_at for s in depth.streams if s.oldest_at is not None and s.entries]
-        told = notices(depth, failing, parked, sinks, now=now, critical_after_s=self.settings.critical_after)
+        fallback = parts.spills.status(ping=ping)
+        told = notices(
+            depth, failing, parked, sinks, now=now, critical_after_s=self.settings.critical_after,
+            fallback=fallback,
+        )  # fmt: skip
         return Status(
             at=now,
             node=self.settings.node,
@@ -416,6 +441,7 @@ class Surgetank:
             jobs=tuple(parts.buffer.jobs(limit=jobs)),
             notices=told,
             flushing=parts.scheduler.running,
+            fallback=fallback,
             problems=(
                 *parts.problems,
                 *(f"{n}: {m}" for n, m in parts.observers.failures[-5:]),
@@ -471,6 +497,7 @@ class _Parts:
             on_lost=self.desk.notifier.worker_lost,
             chore=self._chore,
         )
+        self.spills = self._spill_watch()
         self.retention = Retention(self.buffer, self.database, clock=clock, node=settings.node)
         self.sweeper = (
             Sweeper(
@@ -500,6 +527,19 @@ class _Parts:
             node=settings.node,
             lease_ttl_s=settings.lease_ttl,
         )
+
+    def _spill_watch(self) -> SpillWatch:
+        settings = self.settings
+        spiller = Spiller(
+            self.buffer,
+            tuple(self.flushers),
+            SpillPolicy(after_s=settings.fallback_after, fill=settings.fallback_fill),
+            clock=self.clock,
+            node=settings.node,
+            ttl_s=settings.lease_ttl,
+            on_problem=self._spill_problem,
+        )
+        return SpillWatch(spiller, self.buffer, self.desk.notifier, self.desk.events, clock=self.clock)
 
     def start(self) -> None:
         """Flush in the background, and look for what retention deletes if there are limits."""
@@ -549,6 +589,9 @@ class _Parts:
     def _sweep_problem(self, error: BaseException, trace: str) -> None:
         self._tell("retention", error, trace)
 
+    def _spill_problem(self, error: SurgetankError) -> None:
+        self._tell("fallback", error, "".join(traceback.format_exception(error)))
+
     def _tell(self, where: str, error: BaseException, trace: str) -> None:
         message = problem_of(error)
         if not self.problems or self.problems[-1] != message:
@@ -558,6 +601,10 @@ class _Parts:
     def _chore(self) -> None:
         self.desk.alerts.keep_running()
         self.desk.chore(self.flushers)
+        down = [
+            s for s, flusher in self.flushers.items() if flusher.breaker.state() is not BreakerState.CLOSED
+        ]
+        self.spills.chore(down)
 
     def _place(self, stream: str) -> str:
         """Where a stream is flushed to."""

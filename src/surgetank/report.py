@@ -40,6 +40,19 @@ class SinkStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class FallbackStatus:
+    """What was spilled: where to (the configured location first), how much, and since when."""
+
+    addresses: tuple[str, ...]
+    files: int
+    entries: int
+    bytes: int
+    since: float | None
+    reachable: bool | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The whole picture at one moment."""
 
@@ -57,6 +70,7 @@ class Status:
     notices: tuple[Notice, ...]
     flushing: bool
     problems: tuple[str, ...] = field(default=())
+    fallback: FallbackStatus | None = None
 
     @property
     def healthy(self) -> bool:
@@ -93,6 +107,7 @@ def notices(
     *,
     now: float,
     critical_after_s: float,
+    fallback: FallbackStatus | None = None,
 ) -> tuple[Notice, ...]:
     """The banners that users should see now; empty when all is well."""
     told = _of_sinks(depth, failing, sinks, now, critical_after_s)
@@ -107,6 +122,8 @@ def notices(
         told.append(
             Notice("critical", None, f"The buffer is {share:.0%} full; at 100 % new writes wait or fail.")
         )
+    if fallback is not None:
+        told += _of_fallback(fallback)
     return tuple(told)
 
 
@@ -179,6 +196,28 @@ def _of_partition(state: PartitionState, now: float, critical_after_s: float) ->
         since,
         failure.message,
     )
+
+
+def _of_fallback(fallback: FallbackStatus) -> list[Notice]:
+    places, told = ", ".join(fallback.addresses), []
+    if fallback.entries:
+        told.append(
+            Notice(
+                "critical",
+                None,
+                f"{fallback.entries} entries lie in the fallback location {places}. Nothing is lost: they are read from"
+                " there and saved by themselves when the database takes them. Keep the location.",
+                fallback.since,
+            )
+        )
+    if fallback.reachable is False:
+        what = "what lies there can't be read now" if fallback.entries else "nothing could be spilled there"
+        told.append(
+            Notice(
+                "critical", None, f"The fallback location {places} can't be used: {what}.", None, fallback.error or ""
+            )
+        )  # fmt: skip
+    return told
 
 
 def _of_parked(entry: ParkedEntry) -> Notice:

@@ -67,7 +67,8 @@ class Settings(BaseSettings):
     )
     buffer_block_timeout: float = Field(30.0, ge=0, description="Longest wait for space.")
     fallback_url: SecretStr | None = Field(
-        None, description="Where entries are spilled to: a folder, or a URL of fsspec; none: nothing is spilled."
+        None,
+        description="Where entries are spilled to: a folder, or a URL of fsspec; none: nothing is spilled.",
     )
     fallback_after: float = Field(
         3600.0, gt=0, description="What has waited so long because saving fails is spilled."

@@ -123,6 +123,10 @@ class SpillSide(Buffer, Protocol):
         """
         ...
 
+    def pending(self, stream: str, partition: str, key: bytes) -> list[tuple[float, bytes]]:
+        """The waiting records with this key: when they were accepted, and their values (which are never spilled)."""
+        ...
+
     def end_recovery(self, number: int) -> None:
         """All entries of the file were taken over."""
         ...

@@ -221,6 +221,14 @@ class SQLiteSpillSide:
                     taken += 1
         return Recovered(taken, known, buried)
 
+    def pending(self, stream: str, partition: str, key: bytes) -> list[tuple[float, bytes]]:
+        with self._read() as connection:
+            return connection.execute(
+                "SELECT r.accepted_at, r.value FROM records r JOIN partitions p ON p.id = r.partition_id"
+                " WHERE p.stream = ? AND p.name = ? AND r.parked = 0 AND r.key = ? ORDER BY r.id",
+                (stream, partition, key),
+            ).fetchall()
+
     def end_recovery(self, number: int) -> None:
         with self._write() as connection:
             connection.execute("UPDATE spills SET state = 'kept' WHERE id = ?", (number,))

@@ -19,6 +19,7 @@ from surgetank.cli import (
     originals,
     parked,
     prune,
+    recover,
     serve,
     status,
     storage,
@@ -58,6 +59,7 @@ app.command("prune")(coded(prune.prune))
 app.command("storage")(coded(storage.storage))
 app.command("import")(coded(transfer.import_))
 app.command("export")(coded(transfer.export))
+app.command("recover")(coded(recover.recover))
 app.command("worker")(coded(worker.worker))
 app.command("serve")(coded(serve.serve))
 app.add_typer(token.app, name="token")

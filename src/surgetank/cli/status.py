@@ -55,6 +55,13 @@ def show(picture: Status) -> None:
     for sink in picture.sinks:
         state = sink.version if sink.reachable else f"not reachable: {sink.last_error}"
         out.print(f"sink      {sink.stream} -> {sink.address}: {state}; breaker {sink.breaker}", markup=False)
+    if (fallback := picture.fallback) is not None:
+        state = f"not usable: {fallback.error}" if fallback.reachable is False else "usable"
+        out.print(
+            f"fallback  {', '.join(fallback.addresses)}: {state}; {fallback.entries} entries in {fallback.files} files,"
+            f" {size(fallback.bytes)}",
+            markup=False,
+        )
     for notice in picture.notices:
         out.print(f"{notice.severity:9} {notice.message}", markup=False)
         if notice.detail:

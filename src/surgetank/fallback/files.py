@@ -49,6 +49,13 @@ class SpillFiles:
                 store = self._stores[address] = open_store(url)
             return store
 
+    def open(self, url: str) -> FallbackStore:
+        """The store at a URL, remembered by its address. Raises `ConfigurationError`, `MissingExtra`."""
+        store = open_store(url)
+        with self._lock:
+            self._stores[store.address] = store
+        return store
+
     def value(self, address: str, name: str, place: Place) -> bytes:
         """A value from its place. Raises `FallbackUnavailable`, `FallbackDamaged`."""
         stored = self._remembered(address, name, place)

@@ -137,7 +137,9 @@ class Spiller:
                     [Place(leased.lease, after_seq)],
                     share_entries=most, share_bytes=room, max_entries=most, max_bytes=room,
                 )  # fmt: skip
-            except EntryUnreadable:  # an entry that was spilled before and set aside meanwhile: its flush tells of it
+            except (
+                EntryUnreadable
+            ):  # an entry that was spilled before and set aside meanwhile: its flush tells of it
                 continue
             if entries:
                 batch.parts.append((leased.lease, entries))

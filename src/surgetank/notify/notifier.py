@@ -193,10 +193,15 @@ class Notifier:
                 if state.failure is None and now - state.oldest_at > 1.0:
                     failure = Failure(FailureKind.TRANSIENT, reason, "DatabaseUnavailable")
                     self._trouble(stream, state.partition, failure, state.oldest_at, state)
+        parked: set[int] | None = None
         for incident in self._events.incidents():
+            if incident.key.startswith("fallback:"):  # `SpillWatch` ends it
+                continue
             partition = incident.key.partition(":")[2]
             if incident.key.startswith("parked:"):
-                self._end_parked(incident, int(partition))
+                if parked is None:
+                    parked = {entry.id for entry in self._buffer.parked()}
+                self._end_parked(incident, is_over=int(partition) not in parked)
                 continue
             alive = self._worst(incident, partition, down)
             if alive is None:
@@ -264,11 +269,8 @@ class Notifier:
         if incident is not None:
             self._recovered(incident)
 
-    def _end_parked(self, incident: Incident, parked_id: int) -> None:
-        if (
-            self._buffer.parked_entry(parked_id) is None
-            and self._events.clear_incident(incident.key) is not None
-        ):
+    def _end_parked(self, incident: Incident, *, is_over: bool) -> None:
+        if is_over and self._events.clear_incident(incident.key) is not None:
             self._recovered(incident)
 
     def _recovered(self, incident: Incident) -> None:

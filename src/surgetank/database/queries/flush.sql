@@ -126,6 +126,11 @@ SELECT n FROM surgetank.checkpoint_blobs
 WHERE ns_pk = %(ns_pk)s AND channel = %(channel)s AND hashtext(version) = hashtext(%(version)s)
     AND version = %(version)s LIMIT 1
 
+-- name: deleted_at
+-- When these threads were deleted lately. Index thread_deletions_thread_idx.
+SELECT thread_id, extract(epoch FROM max(deleted_at))::float8 FROM surgetank.thread_deletions
+WHERE thread_id = ANY(%(threads)s) GROUP BY thread_id
+
 -- name: deletion_done
 -- Whether an operation was carried out, and what it removed. Primary key.
 SELECT checkpoint_ns, checkpoint_ids FROM surgetank.thread_deletions WHERE operation_id = %(operation_id)s
@@ -142,8 +147,9 @@ VALUES (%(operation_id)s, %(thread_id)s, %(namespaces)s, %(ids)s)
 ON CONFLICT (operation_id) DO NOTHING
 
 -- name: forget_deletions
--- Late arrivals come within seconds; a day is plenty. Index thread_deletions_age_idx.
-DELETE FROM surgetank.thread_deletions WHERE deleted_at < now() - interval '1 day'
+-- Late arrivals come within seconds, what is recovered from a lost buffer's files within weeks.
+-- Index thread_deletions_age_idx.
+DELETE FROM surgetank.thread_deletions WHERE deleted_at < now() - interval '30 days'
 
 -- name: delete_thread_writes
 DELETE FROM surgetank.checkpoint_writes w USING surgetank.checkpoint_namespaces s
