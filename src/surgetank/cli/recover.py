@@ -61,7 +61,7 @@ def recover(
     """Recover spilled entries: take over the files that no buffer refers to any more, then flush everything that was
     spilled. Can be interrupted and repeated: each entry is recovered once.
 
-    Exit code 0 when all is in the database, 3 when files were left (damaged, of other buffers), 1 when something failed.
+    Exit code 0 when all is in the database, 3 when files were left (damaged, of other buffers), 1 when it failed.
     """
     with engine(home, database_url, start_database=not dry_run) as tank:
         recovery = tank.recovery(from_, lost=lost or (), progress=_progress)

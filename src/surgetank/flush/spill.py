@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from surgetank.buffer.protocol import Place
 from surgetank.buffer.spilling import SpillDue, SpillSide, ToSpill
-from surgetank.exceptions import EntryUnreadable, SurgetankError
+from surgetank.exceptions import EntryUnreadable, LeaseLost, SurgetankError
 from surgetank.fallback.codec import FileHeader, FileWriter, SpilledEntry
 from surgetank.flush.policy import SpillPolicy, is_relieving
 from surgetank.model import Entry, Lease
@@ -155,8 +155,13 @@ class Spiller:
         except BaseException:
             self._buffer.keep_spill(header, 0)  # nothing refers to it: what was written of it is deleted
             raise
-        entries = sum(self._put_places(header, lease, placed) for lease, placed in batch.placed)
-        self._buffer.keep_spill(header, writer.offset)
+        try:
+            entries = sum(self._put_places(header, lease, placed) for lease, placed in batch.placed)
+            self._buffer.keep_spill(header, writer.offset)
+        except LeaseLost:  # given up meanwhile, and perhaps deleted before it was complete
+            if header.number not in {file.number for file in self._buffer.spill_files()}:
+                self._buffer.files.store().delete(header.name)
+            raise
         return Spilled(1, entries, writer.offset)
 
     def _pieces(self, writer: FileWriter, batch: _Batch) -> Iterator[bytes]:

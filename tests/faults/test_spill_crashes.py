@@ -1,0 +1,71 @@
+"""kill -9 at every step of spilling, flushing what was spilled and deleting files: the rows are as if undisturbed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import workload
+from support.spilling import spill
+
+TESTS = str(Path(__file__).parents[1])
+
+
+@pytest.fixture
+def undisturbed(make_tank, postgres_server, migrated_template, tmp_path) -> Any:
+    """The picture after an undisturbed run, flushed in one go."""
+    name = postgres_server.create_database(migrated_template)
+    tank = make_tank(home=tmp_path / "undisturbed", database_url=postgres_server.url_of(name))
+    for _ in workload.steps(tank.checkpointer()):
+        pass
+    assert tank.flush().ok
+    yield workload.picture(tank)
+    tank.close()
+    postgres_server.drop_database(name)
+
+
+def run_program(home: Path, database_url: str, fallback: Path, point: str, occurrence: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "support.spilling", str(home), database_url, str(fallback), point, str(occurrence)],
+        capture_output=True, text=True, cwd=TESTS, check=False, env={**os.environ, "PYTHONPATH": TESTS},
+    )  # fmt: skip
+    assert done.returncode == -9, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("point", "occurrence"),
+    [
+        ("before_begin_spill", 1), ("after_begin_spill", 1), ("before_write", 1), ("after_write", 1),
+        ("after_write", 2), ("before_stub", 1), ("after_stub", 1), ("before_stub", 3), ("before_keep_spill", 1),
+        ("after_keep_spill", 1), ("after_keep_spill", 2), ("after_lease_to_spill", 2), ("before_ack", 1),
+        ("after_ack", 1), ("after_ack", 4), ("before_delete", 1), ("after_delete", 1), ("before_delete", 2),
+        ("before_forget_spill", 1), ("after_forget_spill", 1),
+    ],
+)  # fmt: skip
+def test_whoever_spills_or_flushes_what_was_spilled_may_be_killed_anywhere(
+    make_tank, tmp_path, database_url, undisturbed, point, occurrence
+):
+    fallback = tmp_path / "fallback"
+    tank = make_tank(lease_ttl=0.2, fallback_url=str(fallback))
+    for _ in workload.steps(tank.checkpointer()):
+        pass
+    before = workload.picture(tank)["seen"]
+
+    run_program(tmp_path / "home", database_url, fallback, point, occurrence)
+
+    assert workload.picture(tank)["seen"] == before
+    spill(tank)
+    assert workload.picture(tank)["seen"] == before
+    job = tank.flush()
+    assert job.ok, job.result
+    assert workload.picture(tank) == undisturbed
+    tank.parts.spills.clean()
+    assert tank.parts.buffer.spill_files() == []
+    assert list(fallback.rglob("*.spill*")) == []
+    depth = tank.status().buffer
+    assert (depth.entries, depth.bytes) == (0, 0)
