@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from surgetank.buffer.spilling import Recovered, SpillSide
+from surgetank.buffer.spilling import Elsewhere, Recovered, SpillSide
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import envelope
@@ -136,12 +136,18 @@ class Recovery:
                 if number is None:
                     return replace(report, state=FileState.REFERRED)
                 for entries in _chunks(reader):
-                    graves = self._graves(header.stream, {spilled.entry.partition for spilled in entries})
-                    recovered += self._buffer.take_over(number, header, entries, graves=graves)
+                    elsewhere = self._elsewhere(header, {spilled.entry.partition for spilled in entries})
+                    recovered += self._buffer.take_over(number, header, entries, elsewhere)
                 self._buffer.end_recovery(number)
         except FallbackDamaged as error:  # since it was looked at
             return replace(report, state=FileState.DAMAGED, problem=error.what, recovered=recovered)
         return replace(report, state=FileState.RECOVERED, recovered=recovered)
+
+    def _elsewhere(self, header: FileHeader, partitions: Collection[str]) -> Elsewhere:
+        arguments = {"buffer_id": header.buffer_id, "stream": header.stream, "partitions": list(partitions)}
+        with self._database.connection() as connection:
+            written = dict(connection.execute(SQL["written"], arguments).fetchall())
+        return Elsewhere(written, self._graves(header.stream, partitions), header.stream == envelope.STREAM)
 
     def _graves(self, stream: str, threads: Collection[str]) -> Mapping[str, float]:
         """When these threads were deleted, in the database or by what waits in the buffer."""

@@ -127,7 +127,7 @@ def test_a_location_without_its_mark_is_not_written_to_nor_believed(store, url):
             use()
 
 
-def test_a_write_that_fails_leaves_nothing_under_the_name(store):
+def test_what_a_failed_write_left_can_be_deleted(store):
     def pieces():
         yield b"half"
         raise OSError(28, "No space left on device")
@@ -137,6 +137,21 @@ def test_a_write_that_fails_leaves_nothing_under_the_name(store):
         store.write("b/1.spill", pieces())
     store.delete("b/1.spill")
     assert store.names() == []
+
+
+def test_a_folder_never_shows_a_file_that_is_not_complete(tmp_path):
+    store = open_store(str(tmp_path / "spill"))
+    store.prepare()
+    shown = []
+
+    def pieces():
+        yield b"half"
+        shown.append(store.names())
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(FallbackUnavailable, match="Input/output"):
+        store.write("b/1.spill", pieces())
+    assert (shown, store.names(), list((tmp_path / "spill" / "b").iterdir())) == ([[]], [], [])
 
 
 def test_a_folder_that_is_away_is_unavailable_and_is_not_made_anew(tmp_path):

@@ -54,6 +54,17 @@ class SpillFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What is known of a stream's partitions outside the buffer: up to which entry of the file's buffer they were
+    `written`, and when they were deleted (`graves`). `keyed`: entries may reach the sink twice, if marked as replayed.
+    """
+
+    written: Mapping[str, int]
+    graves: Mapping[str, float]
+    keyed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Recovered:
     """What became of a file's entries: taken over, known already, or left out because their thread was deleted."""
 
@@ -115,11 +126,12 @@ class SpillSide(Buffer, Protocol):
         ...
 
     def take_over(
-        self, number: int, header: FileHeader, entries: Sequence[SpilledEntry], *, graves: Mapping[str, float]
+        self, number: int, header: FileHeader, entries: Sequence[SpilledEntry], elsewhere: Elsewhere
     ) -> Recovered:
         """Append entries whose values stay in their file: each once, however often this is repeated.
 
-        `graves` are the partitions that were deleted, and when: what was accepted before is left out.
+        What was accepted before its partition was deleted is left out. What the sink may have already is left out too,
+        or, in a keyed stream, marked as replayed: it may have been parked and not written.
         """
         ...
 

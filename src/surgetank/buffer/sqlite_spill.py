@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from surgetank.buffer.protocol import Leased
-from surgetank.buffer.spilling import Recovered, SpillDue, SpillFile, ToSpill
+from surgetank.buffer.spilling import Elsewhere, Recovered, SpillDue, SpillFile, ToSpill
 from surgetank.buffer.sqlite_append import BufferLimits
 from surgetank.buffer.sqlite_chain import free
 from surgetank.buffer.sqlite_rows import SLOT_BITS
@@ -202,7 +202,7 @@ class SQLiteSpillSide:
             ).lastrowid
 
     def take_over(
-        self, number: int, header: FileHeader, entries: Sequence[SpilledEntry], *, graves: Mapping[str, float]
+        self, number: int, header: FileHeader, entries: Sequence[SpilledEntry], elsewhere: Elsewhere
     ) -> Recovered:
         taken = known = buried = 0
         with self._write() as connection:
@@ -212,12 +212,14 @@ class SQLiteSpillSide:
                     "INSERT INTO recovered VALUES (?, ?) ON CONFLICT DO NOTHING",
                     (header.buffer_id, entry.seq),
                 ).rowcount
-                if not new or (header.buffer_id == self._id and _is_here(connection, spilled)):
+                written = entry.seq <= elsewhere.written.get(entry.partition, 0)
+                here = header.buffer_id == self._id and _is_here(connection, spilled)
+                if not new or here or (written and not elsewhere.keyed):
                     known += 1
-                elif entry.accepted_at <= graves.get(entry.partition, float("-inf")):
+                elif entry.accepted_at < elsewhere.graves.get(entry.partition, float("-inf")):
                     buried += 1
                 else:
-                    self._take_in(connection, number, spilled)
+                    self._take_in(connection, number, spilled, replayed=written or entry.replayed)
                     taken += 1
         return Recovered(taken, known, buried)
 
@@ -233,7 +235,9 @@ class SQLiteSpillSide:
         with self._write() as connection:
             connection.execute("UPDATE spills SET state = 'kept' WHERE id = ?", (number,))
 
-    def _take_in(self, connection: sqlite3.Connection, number: int, spilled: SpilledEntry) -> None:
+    def _take_in(
+        self, connection: sqlite3.Connection, number: int, spilled: SpilledEntry, *, replayed: bool
+    ) -> None:
         """Append one entry at the end of its partition, its values in the file."""
         entry, size, stubs = spilled.entry, 0, 0
         rows: list[tuple[int | None, bytes, bytes]] = []
@@ -262,8 +266,11 @@ class SQLiteSpillSide:
             "SELECT id FROM partitions WHERE stream = ? AND name = ?", (entry.stream, entry.partition)
         ).fetchone()
         connection.executemany(
-            "INSERT INTO records VALUES (?, ?, 0, 1, ?, ?, ?, ?)",
-            [((seq << SLOT_BITS) + i, partition_id, entry.accepted_at, *row) for i, row in enumerate(rows)],
+            "INSERT INTO records VALUES (?, ?, 0, ?, ?, ?, ?, ?)",
+            [
+                ((seq << SLOT_BITS) + i, partition_id, replayed, entry.accepted_at, *row)
+                for i, row in enumerate(rows)
+            ],
         )
         connection.execute("UPDATE spills SET records = records + ? WHERE id = ?", (stubs, number))
 

@@ -11,6 +11,11 @@ ON CONFLICT (buffer_id, stream, partition) DO UPDATE
 WHERE p.token <= excluded.token
 RETURNING p.partition, p.seq_before
 
+-- name: written
+-- How far partitions of a buffer are written. Primary key.
+SELECT partition, seq FROM surgetank.partition_progress
+WHERE buffer_id = %(buffer_id)s AND stream = %(stream)s AND partition = ANY(%(partitions)s)
+
 -- name: touch_threads
 -- Make the threads with their first state, or lock their rows until the end of the transaction: one writer per
 -- thread. Items: [thread, checkpoint, versions, state]. Primary key.
