@@ -69,7 +69,7 @@ def test_a_lost_buffer_s_entries_come_back_as_if_nothing_had_happened(
         pass
     assert spill(old, file_bytes=40_000) == 3
     lost = lose(old, tmp_path / "old")
-    tank = make_tank(fallback_url=str(fallback))
+    tank = make_tank(fallback_url=str(fallback), flush_batch_entries=7)
 
     reports = recover(tank, lost)
 

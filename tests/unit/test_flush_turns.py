@@ -10,6 +10,8 @@ import pytest
 
 from support.flushing import Plant
 from surgetank.buffer.protocol import Due
+from surgetank.exceptions import EntryUnreadable
+from surgetank.flush.partition import Run
 from surgetank.flush.policy import StreamPolicy
 from surgetank.flush.turns import Turns
 from surgetank.model import JobStatus
@@ -25,6 +27,10 @@ SHARED = StreamPolicy(
 def plant(tmp_path: Path) -> Iterator[Plant]:
     with Plant(tmp_path) as plant:
         yield plant
+
+
+def none_unreadable(run: Run, error: EntryUnreadable) -> None:
+    raise error
 
 
 def names(group: list[tuple[str, list[int]]]) -> list[str]:
@@ -75,7 +81,7 @@ def test_what_room_is_left_goes_to_those_that_have_more(plant: Plant) -> None:
         plant.put("huge", key=b"%d" % i)
     plant.put("small")
     leased = plant.buffer.lease("s", SHARED_DUE, owner="w", ttl_s=15.0)
-    group, _ = Turns(plant.buffer, SHARED, leased).next_group()
+    group, _ = Turns(plant.buffer, SHARED, leased, none_unreadable).next_group()
     assert {s.lease.partition: len(s.entries) for s in group} == {"huge": 19, "small": 1}
     assert [e.seq for e in group[0].entries] == sorted(e.seq for e in group[0].entries)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,6 +112,17 @@ def whole(connection: sqlite3.Connection, base: int, difference: bytes, recall: 
             base = row[0]
             value = recall(base)
     return delta.apply(value, differences[::-1])
+
+
+def let_go(connection: sqlite3.Connection, which: str, ranges: Sequence[tuple[int, ...]]) -> None:
+    """Count the spilled ones among records that are about to be deleted out of their files."""
+    if connection.execute("SELECT 1 FROM spills LIMIT 1").fetchone() is None:
+        return
+    for parameters in ranges:
+        gone = connection.execute(
+            f"SELECT count(*), -base FROM records WHERE {which} AND base < 0 GROUP BY base", parameters
+        ).fetchall()
+        connection.executemany("UPDATE spills SET records = records - ? WHERE id = ?", gone)
 
 
 def free(connection: sqlite3.Connection, partition_id: int, low: int, high: int) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from surgetank.buffer.sqlite_chain import isolate
+from surgetank.buffer.sqlite_chain import isolate, let_go
 from surgetank.buffer.sqlite_leases import SQLiteLeaseSide
 from surgetank.buffer.sqlite_rows import (
     PARKED,
@@ -132,7 +132,9 @@ class SQLiteFlushSide(SQLiteLeaseSide):
             "SELECT count(*), coalesce(sum(bytes), 0) FROM parked WHERE partition_id = ?", (partition_id,)
         ).fetchone()
         if count:
-            connection.execute("DELETE FROM records WHERE partition_id = ? AND parked = 1", (partition_id,))
+            which = "partition_id = ? AND parked = 1"
+            let_go(connection, which, [(partition_id,)])
+            connection.execute(f"DELETE FROM records WHERE {which}", (partition_id,))
             connection.execute("DELETE FROM parked WHERE partition_id = ?", (partition_id,))
             connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (count, size))
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Due, Leased, Place
-from surgetank.buffer.sqlite_chain import MIN_BYTES, Load, free, whole
+from surgetank.buffer.sqlite_chain import MIN_BYTES, Load, free, let_go, whole
 from surgetank.buffer.sqlite_read import after
 from surgetank.buffer.sqlite_rows import SLOT_BITS, STATE, state_of
 from surgetank.exceptions import EntryUnreadable, FallbackDamaged, FallbackUnavailable, LeaseLost
@@ -27,10 +27,8 @@ _COUNT_OUT = (
     "UPDATE partitions SET entries = entries - :entries, bytes = bytes - :bytes, oldest_at = (SELECT accepted_at"
     " FROM records WHERE partition_id = :id AND parked = 0 ORDER BY id LIMIT 1)"
 )
-_STORED = (
-    "SELECT sum(length(key) + length(value)) FROM records"
-    " WHERE partition_id = ? AND parked = 0 AND id >= ? AND id < ?"
-)
+_RANGE = "partition_id = ? AND parked = 0 AND id >= ? AND id < ?"
+_STORED = f"SELECT sum(length(key) + length(value)) FROM records WHERE {_RANGE}"
 
 
 class SQLiteLeaseSide:
@@ -195,9 +193,8 @@ class SQLiteLeaseSide:
             counts.append({"id": partition_id, "entries": len(ack.entries), "bytes": taken})
             entries += len(ack.entries)
             size += taken
-        gone = connection.executemany(
-            "DELETE FROM records WHERE partition_id = ? AND parked = 0 AND id >= ? AND id < ?", ranges
-        ).rowcount
+        let_go(connection, _RANGE, ranges)
+        gone = connection.executemany(f"DELETE FROM records WHERE {_RANGE}", ranges).rowcount
         # Entries are read in order and without gaps; anything else would acknowledge what was not written.
         assert max(gone, 0) == records, f"acknowledged {records} records, found {gone}"
         connection.executemany(

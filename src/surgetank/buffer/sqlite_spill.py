@@ -1,7 +1,7 @@
 """Spilling in the SQLite buffer: a record's value becomes its place in a file, its `base` the file's number, negated.
 
 No other record builds on such a record (see sqlite_chain.py): in the transaction that takes a value away, those that
-build on it are made whole. A trigger counts a file's records down, whatever deletes them.
+build on it are made whole. Whatever deletes records counts them out of their files (`let_go`).
 """
 
 from __future__ import annotations
