@@ -28,9 +28,16 @@ from surgetank.database.embedded import EmbeddedPostgres
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.encode.envelope import OPERATION_KEY
 from surgetank.encode.envelope import STREAM as CHECKPOINTS
+from surgetank.encode.errors import STREAM as ERRORS
 from surgetank.encode.errors import ErrorReport
 from surgetank.events import RunEvent, Severity
-from surgetank.exceptions import ConfigurationError, JobNotFound, MissingExtra, SurgetankError
+from surgetank.exceptions import (
+    ConfigurationError,
+    FallbackUnavailable,
+    JobNotFound,
+    MissingExtra,
+    SurgetankError,
+)
 from surgetank.fallback.files import SpillFiles
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.job import Clockwork, StreamFlusher
@@ -532,7 +539,8 @@ class _Parts:
         settings = self.settings
         spiller = Spiller(
             self.buffer,
-            tuple(self.flushers),
+            # Not the errors: they are few, and must be seen whatever is away.
+            tuple(stream for stream in self.flushers if stream != ERRORS),
             SpillPolicy(after_s=settings.fallback_after, fill=settings.fallback_fill),
             clock=self.clock,
             node=settings.node,
@@ -669,6 +677,10 @@ class _Parts:
                 left = self.buffer.depth().entries
                 log.warning("left_in_buffer", entries=left, path=str(self.buffer.path), job=job.id)
         self.buffer.maintain()
+        try:
+            self.spills.clean()
+        except FallbackUnavailable as error:  # whoever flushes next does it
+            log.info("spilled_files_left", error=error.what)
 
 
 def limits_of(settings: Settings) -> Limits:

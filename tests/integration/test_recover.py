@@ -18,7 +18,7 @@ from support import workload
 from support.savers import config, listed, put, put_chain
 from support.spilling import ALL, spill
 from surgetank import Surgetank
-from surgetank.exceptions import ConfigurationError, DatabaseUnavailable
+from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, FallbackUnavailable
 from surgetank.recovery import FileState
 
 
@@ -221,6 +221,35 @@ def test_recovering_from_a_lost_buffer_waits_for_the_database_that_knows_what_wa
         recovery.take_over(reports)
     assert tank.status().buffer.entries == 0
     assert states(recovery.look()) == ["unknown"]
+
+
+def test_errors_are_seen_in_an_outage_although_the_fallback_location_is_away_too(
+    make_tank, fallback, private_postgres
+):
+    settings = {"database_url": private_postgres.url, "fallback_url": str(fallback), "connect_timeout": 1.0}
+    tank = make_tank(**settings, fallback_after=0.1)
+    put_chain(tank.checkpointer(), "t", 3)
+    tank.log_system_error("mine", "a message that is long enough to be moved " * 5)
+    private_postgres.kill()
+    while not tank.parts.buffer.spilled_entries():
+        tank.flush()
+        tank.parts._chore()
+    fallback.rename(fallback.with_name("away"))
+    tank = make_tank(**settings)
+    assert {"mine", "fallback_spilled"} <= {error.error_type for error in tank.errors.find().errors}
+    status = tank.status(ping=True)
+    assert status.fallback.reachable is False
+    assert any("can't be read now" in notice.message for notice in status.notices)
+    with pytest.raises(FallbackUnavailable, match="fallback"):
+        tank.checkpointer().get_tuple(config("t"))
+
+
+def test_a_wrong_location_is_told_before_it_is_needed(make_tank, fallback):
+    fallback.write_text("a file, not a folder")
+    tank = make_tank(fallback_url=str(fallback))
+    tank.parts._chore()
+    assert [error.error_type for error in tank.errors.find().errors] == ["fallback_problem"]
+    assert tank.status(ping=True).fallback.reachable is None
 
 
 def test_without_a_location_there_is_nothing_to_recover_from(tank):

@@ -56,7 +56,9 @@ def show(picture: Status) -> None:
         state = sink.version if sink.reachable else f"not reachable: {sink.last_error}"
         out.print(f"sink      {sink.stream} -> {sink.address}: {state}; breaker {sink.breaker}", markup=False)
     if (fallback := picture.fallback) is not None:
-        state = f"not usable: {fallback.error}" if fallback.reachable is False else "usable"
+        state = {True: "usable", False: f"not usable: {fallback.error}", None: "not used yet"}[
+            fallback.reachable
+        ]
         out.print(
             f"fallback  {', '.join(fallback.addresses)}: {state}; {fallback.entries} entries in {fallback.files} files,"
             f" {size(fallback.bytes)}",

@@ -15,7 +15,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -128,6 +128,14 @@ def _frame(kind: bytes, *body: bytes) -> list[bytes]:
     return [_FRAME.pack(kind, length, crc), *body]
 
 
+class Readable(Protocol):
+    """A file that is read from its beginning."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, fewer at the end."""
+        ...
+
+
 class FileReader:
     """Reads a file from its beginning: `header`, then its entries by iterating, one at a time in memory.
 
@@ -135,7 +143,7 @@ class FileReader:
     the file is complete.
     """
 
-    def __init__(self, file: BinaryIO, name: str, size: int) -> None:
+    def __init__(self, file: Readable, name: str, size: int) -> None:
         self._file = file
         self._name = name
         self._size = size

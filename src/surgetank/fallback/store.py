@@ -7,10 +7,11 @@ mount that is not there, or the wrong bucket.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from surgetank.exceptions import (
@@ -20,11 +21,23 @@ from surgetank.exceptions import (
     MissingExtra,
     SurgetankError,
 )
-from surgetank.fallback.codec import SUFFIX
+from surgetank.fallback.codec import SUFFIX, Readable
 
 MARK = "surgetank-fallback.json"
 _MARK_TEXT = b'{"what": "spilled entries of Surgetank buffers; see `surgetank recover`", "format": 1}\n'
 _PART = ".part"
+
+
+class _Named:
+    """Reads of a file, their errors named: not those of whoever does something else while the file is open."""
+
+    def __init__(self, file: Readable, named: Callable[[], AbstractContextManager[None]]) -> None:
+        self._file = file
+        self._named = named
+
+    def read(self, size: int, /) -> bytes:
+        with self._named():
+            return self._file.read(size)
 
 
 class FallbackStore(Protocol):
@@ -52,7 +65,7 @@ class FallbackStore(Protocol):
         """Bytes of a file; fewer where it ends."""
         ...
 
-    def open(self, name: str) -> AbstractContextManager[tuple[BinaryIO, int]]:
+    def open(self, name: str) -> AbstractContextManager[tuple[Readable, int]]:
         """A file to be read from its beginning, and its size."""
         ...
 
@@ -160,20 +173,24 @@ class FolderStore:
             os.close(folder)
 
     def read(self, name: str, offset: int, length: int) -> bytes:
-        with self.open(name) as (file, _):
+        with self._named(), self._opened(name) as file:
             file.seek(offset)
             return file.read(length)
 
     @contextmanager
-    def open(self, name: str) -> Iterator[tuple[BinaryIO, int]]:
+    def open(self, name: str) -> Iterator[tuple[Readable, int]]:
         with self._named():
-            try:
-                file = (self._folder / name).open("rb")
-            except FileNotFoundError:
-                self.check()
-                raise _missing(self.address, name) from None
-            with file:
-                yield file, os.fstat(file.fileno()).st_size
+            file = self._opened(name)
+            size = os.fstat(file.fileno()).st_size
+        with file:
+            yield _Named(file, self._named), size
+
+    def _opened(self, name: str) -> BufferedReader:
+        try:
+            return (self._folder / name).open("rb")
+        except FileNotFoundError:
+            self.check()
+            raise _missing(self.address, name) from None
 
     def names(self) -> list[str]:
         with self._named():
@@ -248,12 +265,13 @@ class FsspecStore:
             return bytes(self._fs.cat_file(self._path(name), start=offset, end=offset + length))
 
     @contextmanager
-    def open(self, name: str) -> Iterator[tuple[BinaryIO, int]]:
+    def open(self, name: str) -> Iterator[tuple[Readable, int]]:
         with self._named(name):
             self._fs.invalidate_cache()
             size = self._fs.size(self._path(name))
-            with self._fs.open(self._path(name), "rb") as file:
-                yield file, size
+            file = self._fs.open(self._path(name), "rb")
+        with file:
+            yield _Named(file, self._named), size
 
     def names(self) -> list[str]:
         with self._named():

@@ -70,7 +70,7 @@ class Spiller:
         self._node = node
         self._ttl_s = ttl_s
         self._on_problem = on_problem
-        self._relieving = False
+        self._relieving = self._prepared = False
         self._paused_at = self._looked_at = float("-inf")
 
     def step(self, down: Collection[str]) -> Spilled:
@@ -83,6 +83,9 @@ class Spiller:
         if 0 <= now - self._paused_at < self._policy.pause_s:
             return done
         try:
+            if not self._prepared and self._buffer.files.address is not None:
+                self._buffer.files.store().prepare()  # a wrong location is told now, not in the outage
+                self._prepared = True
             self.clean()
             for stream, due, reason in self._due(down, now):
                 while self._wanted(reason) and 0 <= self._clock() - now < self._policy.step_s:

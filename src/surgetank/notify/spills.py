@@ -87,26 +87,23 @@ class SpillWatch:
         if address is None and not files:
             return None
         needed = _needed(files)
-        addresses = list(
-            dict.fromkeys([*([address] if address is not None else []), *(f.address for f in needed)])
-        )
-        reachable, error = None, None
-        if ping:
-            reachable, error = self._reachable(addresses, new=not files)
+        addresses = [address] if address is not None else []
+        addresses += sorted({file.address for file in needed} - set(addresses))
+        reachable, error = self._reachable(addresses) if ping else (None, None)
+        if not reachable and not files:
+            reachable = (
+                None  # nothing was spilled yet: whoever flushes makes the location, or tells that it can't
+            )
         return FallbackStatus(
             addresses=tuple(addresses), files=len(needed), entries=self._buffer.spilled_entries() if needed else 0,
             bytes=sum(file.bytes for file in needed), since=min((f.created_at for f in needed), default=None),
             reachable=reachable, error=error,
         )  # fmt: skip
 
-    def _reachable(self, addresses: Sequence[str], *, new: bool) -> tuple[bool, str | None]:
+    def _reachable(self, addresses: Sequence[str]) -> tuple[bool, str | None]:
         try:
             for address in addresses:
-                store = self._buffer.files.store(address)
-                if new:
-                    store.prepare()
-                else:
-                    store.check()
+                self._buffer.files.store(address).check()
         except SurgetankError as problem:
             return False, problem.what
         return True, None
