@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from surgetank.buffer.spilling import Elsewhere, Recovered, SpillSide
+from surgetank.buffer.spilling import Elsewhere, Recovered, SpillFile, SpillSide
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import envelope
 from surgetank.encode.envelope import Operation
-from surgetank.exceptions import FallbackDamaged
+from surgetank.exceptions import FallbackDamaged, FallbackUnavailable
 from surgetank.fallback.codec import FileHeader, FileReader, SpilledEntry
 from surgetank.fallback.store import FallbackStore
 
@@ -32,6 +32,7 @@ class FileState(StrEnum):
     WRITING = "writing"  # being written just now
     DRAINED = "drained"  # nothing refers to it any more: about to be deleted
     UNKNOWN = "unknown"  # to be taken over
+    COPY = "copy"  # of a file that this buffer refers to, but that is not there any more
     FOREIGN = "foreign"  # of another buffer, which may live
     DAMAGED = "damaged"
     RECOVERED = "recovered"  # was taken over by this recovery
@@ -49,6 +50,7 @@ class FileReport:
     node: str = ""
     created_at: float | None = None
     problem: str = ""
+    file_id: str = ""
     recovered: Recovered = field(default_factory=Recovered)
 
 
@@ -99,11 +101,33 @@ class Recovery:
         except FallbackDamaged as error:
             return FileReport(name, FileState.DAMAGED, problem=error.what)
         header = reader.header
-        if file is not None:  # "recovering": an interrupted recovery, to be gone on with
+        if file is None and (elsewhere := self._known_elsewhere(header.id)) is not None:
+            state = FileState.REFERRED if self._opens(elsewhere) else FileState.COPY
+        elif file is not None:  # "recovering": an interrupted recovery, to be gone on with
             state = FileState.REFERRED if file.state == "kept" else FileState.UNKNOWN
         else:
             state = self._state(header)
-        return FileReport(name, state, reader.entries, size, header.buffer_id, header.node, header.created_at)
+        return FileReport(
+            name,
+            state,
+            reader.entries,
+            size,
+            header.buffer_id,
+            header.node,
+            header.created_at,
+            file_id=header.id,
+        )
+
+    def _known_elsewhere(self, file_id: str) -> SpillFile | None:
+        """The file as this buffer refers to it in another location."""
+        return next((f for f in self._buffer.spill_files() if f.file_id == file_id and f.records), None)
+
+    def _opens(self, file: SpillFile) -> bool:
+        try:
+            with self._buffer.files.store(file.address).open(file.name):
+                return True
+        except (FallbackUnavailable, FallbackDamaged):
+            return False
 
     def _state(self, header: FileHeader) -> FileState:
         mine = header.buffer_id == self._buffer.id
@@ -119,7 +143,10 @@ class Recovery:
         done = []
         # A buffer's files in the order in which it wrote them: their names have their numbers.
         for number, report in enumerate(reports, start=1):
-            if report.state is FileState.UNKNOWN:
+            if report.state is FileState.COPY:
+                self._buffer.relocate_spill(report.file_id, self._store.address, report.name)
+                done.append(replace(report, state=FileState.RECOVERED))
+            elif report.state is FileState.UNKNOWN:
                 self._progress(number, len(reports), report.name)
                 done.append(self._take_over(report))
             else:

@@ -169,6 +169,29 @@ def test_a_thread_that_was_deleted_meanwhile_stays_deleted(make_tank, tmp_path, 
     assert [len(listed(saver, t)) for t in ("deleted", "pending", "kept")] == [0, 0, 3]
 
 
+def test_copies_stand_in_for_a_location_that_is_gone_but_not_for_one_that_is_there(
+    make_tank, tmp_path, fallback
+):
+    tank = make_tank(fallback_url=str(fallback))
+    put_chain(tank.checkpointer(), "t", 5)
+    spill(tank)
+    copies = tmp_path / "copies"
+    shutil.copytree(fallback, copies)
+    assert states(tank.recovery(str(copies)).look()) == ["referred"]
+    shutil.rmtree(fallback)
+    tank = make_tank(fallback_url=str(fallback))
+
+    recovery = tank.recovery(str(copies))
+    reports = recovery.look()
+    assert states(reports) == ["copy"]
+    assert states(recovery.take_over(reports)) == ["recovered"]
+
+    assert len(listed(tank.checkpointer(), "t")) == 5
+    assert tank.flush().ok
+    tank.parts.spills.clean()
+    assert list(copies.rglob("*.spill")) == []
+
+
 def test_files_of_a_buffer_that_may_live_are_left_alone(make_tank, tmp_path, fallback):
     other = make_tank(home=tmp_path / "other", fallback_url=str(fallback))
     put_chain(other.checkpointer(), "t", 3)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from support.buffers import FakeClock
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
-from surgetank.flush.policy import RetryPolicy, next_attempt
+from surgetank.flush.policy import RetryPolicy, SpillPolicy, is_relieving, next_attempt
 from surgetank.model import Failure, FailureKind
 
 POLICY = RetryPolicy(base_s=0.5, max_s=60.0, fatal_s=300.0)
@@ -133,3 +133,12 @@ def test_a_clock_that_was_set_back_keeps_it_open_for_twice_the_longest_wait_at_m
         clock.advance(0.5)
         waited += 0.5
     assert waited <= 2 * 8.0
+
+
+def test_a_buffer_is_relieved_from_its_limit_down_to_three_quarters_of_it():
+    policy = SpillPolicy(fill=0.8)
+    relieving, seen = False, []
+    for fill in (0.5, 0.79, 0.8, 0.7, 0.61, 0.6, 0.7, 0.9):
+        relieving = is_relieving(policy, fill, before=relieving)
+        seen.append(relieving)
+    assert seen == [False, False, True, True, True, False, False, True]

@@ -139,6 +139,10 @@ class SpillSide(Buffer, Protocol):
         """The waiting records with this key: when they were accepted, and their values (which are never spilled)."""
         ...
 
+    def relocate_spill(self, file_id: str, address: str, name: str) -> None:
+        """From now on the file is read from another place, where a copy of it lies."""
+        ...
+
     def end_recovery(self, number: int) -> None:
         """All entries of the file were taken over."""
         ...

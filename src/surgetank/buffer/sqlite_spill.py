@@ -231,6 +231,12 @@ class SQLiteSpillSide:
                 (stream, partition, key),
             ).fetchall()
 
+    def relocate_spill(self, file_id: str, address: str, name: str) -> None:
+        with self._write() as connection:
+            connection.execute(
+                "UPDATE spills SET address = ?, name = ? WHERE file_id = ?", (address, name, file_id)
+            )
+
     def end_recovery(self, number: int) -> None:
         with self._write() as connection:
             connection.execute("UPDATE spills SET state = 'kept' WHERE id = ?", (number,))

@@ -32,6 +32,7 @@ _MEANING = {
     FileState.WRITING: "being written",
     FileState.DRAINED: "flushed; is deleted",
     FileState.UNKNOWN: "to be recovered",
+    FileState.COPY: "a copy of a file that can't be read in its place; is read from here",
     FileState.FOREIGN: "of another buffer, which may live (if it is lost: --lost)",
     FileState.DAMAGED: "damaged; left as it is",
     FileState.RECOVERED: "recovered",
