@@ -17,6 +17,7 @@ import pytest
 from support import workload
 from support.savers import config, listed, put, put_chain
 from support.spilling import ALL, spill
+from support.waiting import wait_until
 from surgetank import Surgetank
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, FallbackUnavailable
 from surgetank.recovery import FileState
@@ -244,6 +245,31 @@ def test_recovering_from_a_lost_buffer_waits_for_the_database_that_knows_what_wa
         recovery.take_over(reports)
     assert tank.status().buffer.entries == 0
     assert states(recovery.look()) == ["unknown"]
+
+
+def test_an_application_goes_on_in_an_outage_beyond_the_limit_of_its_buffer(
+    make_tank, private_postgres, fallback
+):
+    tank = make_tank(
+        database_url=private_postgres.url, fallback_url=str(fallback), flush_in_process=True, connect_timeout=1.0,
+        buffer_max_bytes=1_500_000, buffer_block_timeout=30.0,
+    )  # fmt: skip
+    saver = tank.checkpointer()
+    private_postgres.kill()
+    for number in range(40):
+        put(saver, f"t{number}", {"data": os.urandom(150_000)})
+    states = [saver.get_tuple(config(f"t{number}")) for number in range(40)]
+    assert tank.status().buffer.bytes < 1_500_000
+    assert tank.status().fallback.entries >= 30
+
+    private_postgres.start()
+
+    wait_until(lambda: not tank.status().buffer.entries, "everything to be flushed", timeout_s=60)
+    assert [saver.get_tuple(config(f"t{number}")) for number in range(40)] == states
+    wait_until(lambda: not list(fallback.rglob("*.spill")), "the files to be deleted")
+    wait_until(
+        lambda: not any(i.key.startswith("fallback:") for i in tank.events.incidents()), "the all-clear"
+    )
 
 
 def test_errors_are_seen_in_an_outage_although_the_fallback_location_is_away_too(
