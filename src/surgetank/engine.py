@@ -607,12 +607,12 @@ class _Parts:
         self.desk.problem(error, where=where, trace=trace)
 
     def _chore(self) -> None:
-        # Spilling first: what telling has to append needs room as well.
+        self.desk.alerts.keep_running()
+        # Spilling before telling: what telling has to append needs room as well.
         away = [
             s for s, flusher in self.flushers.items() if flusher.breaker.state() is not BreakerState.CLOSED
         ]
         self.spills.chore(away)
-        self.desk.alerts.keep_running()
         self.desk.chore(self.flushers)
 
     def _place(self, stream: str) -> str:
