@@ -1,0 +1,355 @@
+"""What an open engine consists of: buffer, database, sinks, flushers, telling, spilling, and how they end together."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
+from surgetank.checkpoints.retention import Limits
+from surgetank.checkpoints.sweep import Retention
+from surgetank.checkpoints.sweeper import Sweeper
+from surgetank.database.embedded import EmbeddedPostgres
+from surgetank.database.migrate import MigratedDatabase
+from surgetank.encode.envelope import OPERATION_KEY
+from surgetank.encode.envelope import STREAM as CHECKPOINTS
+from surgetank.encode.errors import STREAM as ERRORS
+from surgetank.exceptions import (
+    FallbackUnavailable,
+    SurgetankError,
+)
+from surgetank.fallback.files import SpillFiles
+from surgetank.flush.breaker import BreakerState, CircuitBreaker
+from surgetank.flush.job import Clockwork, StreamFlusher
+from surgetank.flush.observer import FlushObserver, Observers
+from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
+from surgetank.flush.scheduler import Scheduler, problem_of
+from surgetank.flush.spill import Spiller
+from surgetank.model import FlushJob, JobStatus, ParkedEntry, PartitionOutcome
+from surgetank.notify.desk import Desk
+from surgetank.notify.spills import SpillWatch
+from surgetank.report import SinkStatus
+from surgetank.settings import Settings
+from surgetank.sinks.postgres import PostgresCheckpointSink
+from surgetank.sinks.protocol import Sink
+from surgetank.telemetry import log
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+
+    from surgetank.checkpoints.cold import Cold
+
+_PROBLEMS_KEPT = 20
+
+
+class Parts:
+    """What an open engine consists of."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        observers: list[FlushObserver],
+        *,
+        start_database: bool,
+        saver: BaseCheckpointSaver[Any] | None = None,
+        serde: SerializerProtocol | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._saver, self._serde = saver, serde
+        self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
+        self.observers = Observers(_LogObserver(), *observers)
+        self.embedded: EmbeddedPostgres | None = None
+        self.buffer = _open_buffer(settings, clock)
+        try:
+            self.database = self._open_database(settings, start=start_database)
+        except BaseException:
+            self.buffer.close()
+            raise
+        try:
+            self.desk = Desk(self.buffer, self.database, settings, clock=clock)
+        except BaseException:
+            self._let_go()
+            raise
+        self.observers.add(self.desk.notifier)
+        self.observers.add(_Reviver(self))  # last: reviving takes a second, telling does not
+        sinks: dict[str, Sink] = {
+            CHECKPOINTS: self._checkpoint_sink(),
+            **Desk.sinks(self.database),
+        }
+        self.flushers = {stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()}
+        self.desk.places |= {stream: self._place(stream) for stream in self.flushers}
+        self.scheduler = Scheduler(
+            self.buffer,
+            list(self.flushers.values()),
+            clock=clock,
+            tick_s=settings.flush_tick,
+            on_problem=self._problem,
+            on_lost=self.desk.notifier.worker_lost,
+            chore=self._chore,
+        )
+        self.spills = self._spill_watch()
+        self.retention = Retention(self.buffer, self.database, clock=clock, node=settings.node)
+        self.sweeper = (
+            Sweeper(
+                self.retention, limits, interval_s=settings.retain_interval, on_problem=self._sweep_problem
+            )
+            if (limits := limits_of(settings))
+            else None
+        )
+
+    def _flusher(self, stream: str, sink: Sink, clock: Callable[[], float]) -> StreamFlusher:
+        settings = self.settings
+        return StreamFlusher(
+            stream,
+            self.buffer,
+            sink,
+            policy=StreamPolicy(
+                entries=settings.flush_entries,
+                bytes=settings.flush_bytes,
+                age_s=settings.flush_age,
+                batch_entries=settings.flush_batch_entries,
+                batch_bytes=settings.flush_batch_bytes,
+            ),
+            retry=RetryPolicy(base_s=settings.retry_base, max_s=settings.retry_max),
+            breaker=CircuitBreaker(clock, max_s=settings.breaker_max),
+            observer=self.observers,
+            works=Clockwork(clock),
+            node=settings.node,
+            lease_ttl_s=settings.lease_ttl,
+        )
+
+    def _spill_watch(self) -> SpillWatch:
+        settings = self.settings
+        spiller = Spiller(
+            self.buffer,
+            # Not the errors: they are few, and must be seen whatever is away.
+            tuple(stream for stream in self.flushers if stream != ERRORS),
+            SpillPolicy(after_s=settings.fallback_after, fill=settings.fallback_fill),
+            clock=self.clock,
+            node=settings.node,
+            ttl_s=settings.lease_ttl,
+            on_problem=self._spill_problem,
+        )
+        return SpillWatch(spiller, self.buffer, self.desk.notifier, self.desk.events, clock=self.clock)
+
+    def start(self) -> None:
+        """Flush in the background, and look for what retention deletes if there are limits."""
+        self.scheduler.start()
+        if self.sweeper is not None:
+            self.sweeper.start()
+
+    @property
+    def cold(self) -> Cold:
+        """What is read beside the buffer."""
+        from surgetank.checkpoints.cold import ColdReader  # noqa: PLC0415 - needs the extra
+
+        if self._saver is None:
+            return ColdReader(self.database)
+        from surgetank.checkpoints.cold_saver import SaverCold  # noqa: PLC0415 - needs the extra
+        from surgetank.checkpoints.serde import faithful  # noqa: PLC0415 - needs the extra
+
+        return SaverCold(self._saver, faithful(self._serde))
+
+    def _checkpoint_sink(self) -> Sink:
+        cache_bytes = self.settings.flush_cache_bytes
+        if self._saver is None:
+            return PostgresCheckpointSink(self.database, cache_bytes=cache_bytes)
+        from surgetank.checkpoints.hot import HotLookup  # noqa: PLC0415 - needs the extra
+        from surgetank.checkpoints.serde import faithful  # noqa: PLC0415 - needs the extra
+        from surgetank.sinks.saver import SaverSink  # noqa: PLC0415 - needs the extra
+
+        serde, hot = faithful(self._serde), HotLookup(self.buffer)
+        return SaverSink(self._saver, serde, hot, cache_bytes=cache_bytes, clock=self.clock)
+
+    def _open_database(self, settings: Settings, *, start: bool) -> MigratedDatabase:
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            self.embedded = EmbeddedPostgres(settings.home)
+            if start:
+                self.embedded.start()
+            url = self.embedded.url
+        return MigratedDatabase(
+            url, max_size=settings.database_connections, connect_timeout_s=settings.connect_timeout
+        )
+
+    def _problem(self, error: BaseException, trace: str) -> None:
+        """Something in the flush thread that is no flush failure (the disk, a bug): told and shown in status."""
+        self._tell("flush_thread", error, trace)
+
+    def _sweep_problem(self, error: BaseException, trace: str) -> None:
+        self._tell("retention", error, trace)
+
+    def _spill_problem(self, error: SurgetankError) -> None:
+        self._tell("fallback", error, "".join(traceback.format_exception(error)))
+
+    def _tell(self, where: str, error: BaseException, trace: str) -> None:
+        message = problem_of(error)
+        if not self.problems or self.problems[-1] != message:
+            self.problems.append(message)
+        self.desk.problem(error, where=where, trace=trace)
+
+    def _chore(self) -> None:
+        self.desk.alerts.keep_running()
+        # Spilling before telling: what telling has to append needs room as well.
+        away = [
+            s for s, flusher in self.flushers.items() if flusher.breaker.state() is not BreakerState.CLOSED
+        ]
+        self.spills.chore(away)
+        self.desk.chore(self.flushers)
+
+    def _place(self, stream: str) -> str:
+        """Where a stream is flushed to."""
+        in_saver = self._saver is not None and stream == CHECKPOINTS
+        return self.flushers[stream].sink.name if in_saver else self.database.address
+
+    def sink_status(self, stream: str, *, ping: bool) -> SinkStatus:
+        """The state of a stream's sink."""
+        flusher = self.flushers[stream]
+        view = flusher.breaker.view()
+        reachable: bool | None = None
+        version, error = None, view.last_error
+        in_saver = self._saver is not None and stream == CHECKPOINTS
+        if ping and not in_saver and self.embedded is not None and not self.embedded.is_running():
+            reachable = False
+            error = "the embedded PostgreSQL is not running (applications and `surgetank flush` start it)"
+        elif ping:
+            try:
+                version, reachable = flusher.sink.ping(), True
+            except SurgetankError as problem:
+                reachable, error = False, problem.what
+        return SinkStatus(
+            stream, flusher.sink.name, self._place(stream), view.state.value, view.retry_at, error,
+            reachable, version,
+        )  # fmt: skip
+
+    def close(self, *, drain: bool) -> None:
+        """Stop flushing, drain once more if asked and possible, close everything."""
+        timeout_s = self.settings.shutdown_timeout
+        started = self.scheduler.running
+        self.desk.alerts.stop(0.0)  # it may end while the rest does
+        if self.sweeper is not None:
+            self.sweeper.stop(timeout_s)
+        self.scheduler.stop(timeout_s)
+        try:
+            if drain and started:
+                self._drain(timeout_s)
+        finally:
+            self.desk.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self.buffer.close()
+        self.database.close()
+        if self.embedded is not None:
+            self.embedded.stop()
+
+    def _drain(self, timeout_s: float) -> None:
+        for flusher in self.flushers.values():
+            last = self.buffer.last_seq(flusher.stream)
+            if last == 0:
+                continue
+            stop = threading.Event()
+            timer = threading.Timer(timeout_s, stop.set)
+            timer.daemon = True
+            timer.start()
+            try:
+                job = flusher.run("shutdown", up_to_seq=last, stop=stop)
+            finally:
+                timer.cancel()
+            if not job.ok:
+                left = self.buffer.depth().entries
+                log.warning("left_in_buffer", entries=left, path=str(self.buffer.path), job=job.id)
+        self.buffer.maintain()
+        try:
+            self.spills.clean()
+        except FallbackUnavailable as error:  # whoever flushes next does it
+            log.info("spilled_files_left", error=error.what)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits of retention; all off by default."""
+    return Limits(settings.retain_age, settings.retain_keep, settings.retain_bytes)
+
+
+def _open_buffer(settings: Settings, clock: Callable[[], float]) -> SQLiteBuffer:
+    return SQLiteBuffer(
+        settings.buffer_path,
+        durability=settings.durability,
+        limits=BufferLimits(
+            max_bytes=settings.buffer_max_bytes,
+            max_entries=settings.buffer_max_entries,
+            when_full=settings.buffer_when_full,
+            block_timeout_s=settings.buffer_block_timeout,
+        ),
+        clock=clock,
+        jobs_kept=settings.jobs_kept,
+        files=SpillFiles(url.get_secret_value() if (url := settings.fallback_url) is not None else None),
+        inline_keys=frozenset((OPERATION_KEY,)),
+    )
+
+
+class _LogObserver:
+    """Tells the log how jobs ended. What went wrong is told by the notifier."""
+
+    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        failure = outcome.failure
+        assert failure is not None
+        log.debug(
+            "partition_postponed", stream=outcome.stream, partition=outcome.partition, kind=failure.kind.value,
+            error=failure.message, attempt=outcome.attempts, retry_at=outcome.next_attempt_at, job=job.id,
+        )  # fmt: skip
+
+    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
+        """The notifier's."""
+
+    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """The notifier's."""
+
+    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """The notifier's."""
+
+    def job_finished(self, job: FlushJob) -> None:
+        if job.status is JobStatus.FAILED:
+            # Each attempt of an outage fails; the notifier tells of it once, and louder.
+            log.info("flush_job_failed", job=job.id, stream=job.stream, error=job.result.get("message"))
+        else:
+            log.debug(
+                "flush_job_completed", job=job.id, stream=job.stream, rows=job.result.get("rows_flushed")
+            )
+
+
+class _Reviver:
+    """Starts the embedded PostgreSQL again when it crashed. One that was stopped in order stays stopped."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        embedded = self._parts.embedded
+        if embedded is not None and embedded.crashed():
+            log.error(
+                "embedded_postgres_crashed",
+                job=job.id,
+                partition=outcome.partition,
+                log=str(embedded.log_path),
+            )
+            embedded.start()
+
+    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
+        """Nothing to revive."""
+
+    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """Nothing to revive."""
+
+    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """Nothing to revive."""
+
+    def job_finished(self, job: FlushJob) -> None:
+        """Nothing to revive."""
