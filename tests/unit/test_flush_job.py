@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -342,3 +343,17 @@ def test_a_buffer_that_fails_during_a_flush_is_told_in_the_job(plant: Plant) -> 
     assert job.result["errors"][0]["remedy"] == "free some space"
     assert plant.waiting() == {"p": 1}
     assert plant.buffer.job(job.id) == job
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_as_it_was_after_a_flush_also_one_that_raised(enabled):
+    from surgetank.flush.job import _collector_paused
+
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(KeyboardInterrupt), _collector_paused():
+            assert not gc.isenabled()
+            raise KeyboardInterrupt
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
