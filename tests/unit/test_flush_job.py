@@ -347,6 +347,8 @@ def test_a_buffer_that_fails_during_a_flush_is_told_in_the_job(plant: Plant) -> 
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_collector_is_as_it_was_after_a_flush_also_one_that_raised(enabled):
+    from surgetank.flush.job import _collector_paused
+
     seen = []
 
     def group() -> None:
