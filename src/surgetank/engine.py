@@ -273,6 +273,8 @@ class Surgetank:
         """
         if stack_trace is None:
             stack_trace = "".join(traceback.format_exception(error)) if error is not None else ""
+        if severity not in list(Severity):
+            raise ValueError(f"unknown severity {severity!r}; severities: {', '.join(Severity)}")
         thread_id = thread_id or origin(self.settings.owner_key).thread_id
         return self.errors.report(
             ErrorReport(error_type, message, Severity(severity), thread_id, stack_trace, context or {})

@@ -16,6 +16,7 @@ import pytest
 
 from support.savers import listed, put, put_chain
 from support.waiting import wait_until
+from surgetank import Surgetank
 
 
 @pytest.fixture
@@ -262,6 +263,7 @@ def test_errors_and_tail_work_while_the_database_is_down(cli, tank):
     tank.log_system_error("seen", "while it is down")
     away = {"SURGETANK_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
     shown = cli("errors", **away)
+    assert shown.returncode == 3
     assert "while it is down" in shown.stdout
     assert "can't be reached" in shown.stderr
     lines = cli("tail", "t", "--no-follow", "--json", **away).stdout.splitlines()
@@ -344,3 +346,20 @@ def test_a_home_with_spaces_accents_and_odd_bytes_works(cli, tmp_path):
         assert "buffer" in json.loads(done.stdout), done.stderr
         assert cli("flush", SURGETANK_HOME=str(tmp_path / name)).returncode == 0
         assert "Traceback" not in cli("status", SURGETANK_HOME=str(tmp_path / name)).stderr
+
+
+def test_errors_start_the_embedded_database_to_show_what_is_in_it(cli, tmp_path):
+    with Surgetank(tmp_path / "embedded", flush_in_process=False, flush_on_close=False) as tank:
+        tank.log_system_error("payment_failed", "card refused", severity="critical")
+        assert tank.flush("system_errors").ok
+    shown = cli("errors", SURGETANK_HOME=str(tmp_path / "embedded"), SURGETANK_DATABASE_URL="")
+    assert shown.returncode == 1, shown.stderr
+    assert "payment_failed" in shown.stdout
+
+
+def test_a_dry_run_of_an_export_leaves_no_file(cli, tank, tmp_path):
+    put_chain(tank.checkpointer(), "t", 2)
+    target = tmp_path / "new.sqlite"
+    done = cli("export", "--to", str(target), "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert not target.exists()

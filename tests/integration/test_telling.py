@@ -466,7 +466,12 @@ def test_old_lines_and_resolved_errors_are_forgotten_the_rest_stays(make_tank: M
     assert tank.errors.get(open_).occurrences == 1
 
 
-@pytest.mark.parametrize("kind", ["", "gap", "subscribed", "a\nb", "x" * 101, "öl"])
+@pytest.mark.parametrize("kind", ["", "gap", "log", "subscribed", "a\nb", "x" * 101, "öl"])
 def test_types_that_could_be_mistaken_are_refused(tank: Surgetank, kind: str):
     with pytest.raises(ConfigurationError, match="type of an event"):
         tank.broadcast_run_event(kind, thread_id="t")
+
+
+def test_an_unknown_severity_is_refused_with_the_known_ones(tank: Surgetank):
+    with pytest.raises(ValueError, match="info, warning, error, critical"):
+        tank.log_system_error("odd", "words", severity="bad")

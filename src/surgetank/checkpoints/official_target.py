@@ -11,6 +11,8 @@ import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import psycopg
@@ -62,14 +64,21 @@ def _tree(value: Any) -> Any:
 
 
 class OfficialTarget:
-    """One of LangGraph's savers as the place that threads are exported to."""
+    """One of LangGraph's savers as the place that threads are exported to.
 
-    def __init__(self, address: str, *, lossy: bool = False) -> None:
+    For a dry run, a target that isn't there yet is neither made nor prepared: an empty one stands in for it.
+    """
+
+    def __init__(self, address: str, *, lossy: bool = False, dry_run: bool = False) -> None:
         self._close: list[Callable[[], None]] = []
         self._lossy = lossy
         self.altered: list[str] = []
         self._saver: BaseCheckpointSaver[Any]
         try:
+            if dry_run and self._is_new(address):
+                folder = TemporaryDirectory(prefix="surgetank-")
+                self._close.append(folder.cleanup)
+                address = str(Path(folder.name) / "empty.sqlite")
             if is_postgres(address):
                 self._saver, self.tables = self._postgres(address)
             else:
@@ -78,6 +87,19 @@ class OfficialTarget:
             self.close()
             raise
         self._saver.serde = PackedSerializer()
+
+    @staticmethod
+    def _is_new(address: str) -> bool:
+        """Whether an export would have to make the target first."""
+        if not is_postgres(address):
+            path = sqlite_path(address)
+            return path.parent.is_dir() and not path.exists()
+        try:
+            with psycopg.connect(address, prepare_threshold=None) as connection:
+                row = connection.execute("SELECT to_regclass('checkpoints') IS NULL").fetchone()
+        except psycopg.OperationalError as error:
+            raise unreachable("The target", error) from error
+        return row is not None and bool(row[0])
 
     def _postgres(self, url: str) -> tuple[BaseCheckpointSaver[Any], PostgresTables | SqliteTables]:
         try:

@@ -13,10 +13,10 @@ from surgetank.cli.output import (
     Home,
     Json,
     coded,
-    engine,
     err,
     out,
     print_json,
+    reading_engine,
     span,
     table,
     when,
@@ -67,12 +67,15 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many, newest first.")] = 20,
     full: Annotated[bool, typer.Option("--full", help="Whole stack traces.")] = False,
 ) -> int:
-    """List errors with their stack traces, newest first. Exit code 1 when one is unresolved and critical."""
+    """List errors with their stack traces, newest first.
+
+    Exit code 1 when one is unresolved and critical, 3 when the database could not be asked for older ones.
+    """
     wanted = ErrorFilter(
         error_type, severity.value if severity else None, thread, None if all_ else resolved,
         time.time() - span(since) if since else None, None, text,
     )  # fmt: skip
-    with engine(home, database_url, start_database=False) as tank:
+    with reading_engine(home, database_url) as tank:
         page = tank.errors.find(wanted, limit=limit)
     if json:
         print_json(
@@ -80,14 +83,18 @@ def list_(
         )
     else:
         _print_page(page, full=full)
-    return int(any(g.severity is Severity.CRITICAL and not g.resolved for g in page.errors))
+    if any(g.severity is Severity.CRITICAL and not g.resolved for g in page.errors):
+        return 1
+    return 3 if page.problem is not None else 0
 
 
 def _print_page(page: ErrorPage, *, full: bool) -> None:
     if page.problem is not None:
         err.print(f"Only errors in the buffer are shown: {page.problem}", markup=False)
     if not page.errors:
-        out.print("No errors.")
+        out.print(
+            "No errors." if page.problem is None else "No errors in the buffer; the database can't be asked."
+        )
     for group in page.errors:
         _print_head(group)
         lines = group.stack_trace.rstrip().splitlines()
@@ -114,7 +121,7 @@ def _print_head(group: ErrorGroup) -> None:
 @coded
 def show(error_id: ErrorId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
     """Show one error whole: stack trace, context, threads, and what was done about it."""
-    with engine(home, database_url, start_database=False) as tank:
+    with reading_engine(home, database_url) as tank:
         detail = tank.errors.detail(_full_id(tank.errors.find(limit=500), error_id))
     if json:
         print_json(
@@ -149,7 +156,7 @@ def _act(
     error_id: str, kind: str, by: str, home: Home, database_url: DatabaseUrl, json: bool, notes: str = "",
     until: float | None = None,
 ) -> None:  # fmt: skip
-    with engine(home, database_url, start_database=False) as tank:
+    with reading_engine(home, database_url) as tank:
         group = tank.errors.act(
             _full_id(tank.errors.find(limit=500), error_id), kind, by, notes=notes, until=until
         )
@@ -219,7 +226,7 @@ def delete(
 @coded
 def stats(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
     """Count errors by type and severity."""
-    with engine(home, database_url, start_database=False) as tank:
+    with reading_engine(home, database_url) as tank:
         counts, problem = tank.errors.counts()
     if json:
         print_json({"counts": counts, "problem": problem})
@@ -244,7 +251,7 @@ def trends(
     """Count occurrences by hour or day."""
     if bucket not in ("hour", "day"):
         raise ConfigurationError(f"There is no bucket {bucket!r}.", remedy="use hour or day.")
-    with engine(home, database_url, start_database=False) as tank:
+    with reading_engine(home, database_url) as tank:
         rows, problem = tank.errors.trends(since=time.time() - span(since), bucket=bucket)
     if json:
         print_json({"trends": rows, "problem": problem})
@@ -266,7 +273,7 @@ def threads(
     at_least: Annotated[int, typer.Option(min=1, help="How many errors at least.")] = 2,
 ) -> None:
     """List threads with several unresolved errors."""
-    with engine(home, database_url, start_database=False) as tank:
+    with reading_engine(home, database_url) as tank:
         rows = tank.errors.troubled_threads(at_least=at_least)
     if json:
         print_json(rows)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.engine import Surgetank
-from surgetank.exceptions import ConfigurationError, SurgetankError
+from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, SurgetankError
 from surgetank.model import FlushJob
 from surgetank.report import to_plain_data
 
@@ -75,6 +75,27 @@ def engine(
     """An engine for one command: it flushes only what the command asks for."""
     settings = {"flush_in_process": False, "flush_on_close": False, **settings}
     tank = Surgetank(home, database_url=database_url, start_database=start_database, **settings)
+    with tank:
+        yield tank
+
+
+@contextmanager
+def reading_engine(home: Path | None, database_url: str | None) -> Iterator[Surgetank]:
+    """An engine for looking at what is in the database too: an embedded one that doesn't run is started, and when that
+    fails, or another database is away, what is in the buffer is shown.
+    """
+    tank = Surgetank(home, database_url=database_url, flush_in_process=False, flush_on_close=False)
+    try:
+        tank.open()
+    except DatabaseUnavailable as error:
+        echo_error(error)
+        tank = Surgetank(
+            home,
+            database_url=database_url,
+            start_database=False,
+            flush_in_process=False,
+            flush_on_close=False,
+        )
     with tank:
         yield tank
 

@@ -93,7 +93,7 @@ def export(
     wishes = transfer.Wishes(thread or (), on_error.value, dry_run, force, _progress())
     with engine(home, database_url) as tank:
         ours = _ours(tank)
-        opened = OfficialTarget(target, lossy=lossy)
+        opened = OfficialTarget(target, lossy=lossy, dry_run=dry_run)
         try:
             with _journal(tank, "export", target) as journal:
                 mover = transfer.Exporter(ours, opened, tank.parts.database.address, wishes, journal)

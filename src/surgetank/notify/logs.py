@@ -6,7 +6,7 @@ misses nothing, from whichever process the lines come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from psycopg.rows import dict_row
@@ -32,6 +32,9 @@ class LogPage:
 
     lines: tuple[LogLine, ...]
     problem: str | None = None
+
+    def __iter__(self) -> Iterator[LogLine]:
+        return iter(self.lines)
 
 
 class ThreadLogs:

@@ -21,7 +21,7 @@ from surgetank.notify.logs import ThreadLogs
 
 MAX_EVENT_BYTES = 256 * 1024
 _TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
-_OURS = (EventType.GAP.value, "subscribed")
+_OURS = (EventType.GAP.value, EventType.LOG.value, "subscribed")
 _RESERVED = ("id", "seq", "type", "thread_id", "timestamp")
 
 
@@ -133,7 +133,7 @@ class RunReporter:
         if not _TYPE.fullmatch(kind) or kind in _OURS:
             raise ConfigurationError(
                 f"{kind[:120]!r} can't be the type of an event.",
-                remedy="use letters, digits and _ . : - (at most 100), and none of the words gap and subscribed.",
+                remedy="use letters, digits and _ . : - (at most 100), and none of gap, log and subscribed.",
             )
         data = sanitize_for_json({k: v for k, v in body.items() if k not in _RESERVED})
         size = len(str(data))
