@@ -40,7 +40,7 @@ def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
     Any number of workers and applications may share one buffer. When it is told to stop, a worker finishes the
     group that it is writing, gives the rest back, and ends. Applications that leave flushing to workers set
     SURGETANK_FLUSH_IN_PROCESS=false. With --json each event (started, job_finished, partition_failed,
-    partition_recovered, entry_parked, stopping) is one line of JSON on stdout.
+    partition_recovered, entry_parked, stopping, stopped) is one line of JSON on stdout.
     """
     stop = threading.Event()
 
@@ -53,9 +53,8 @@ def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
     engine = Surgetank(home, database_url=database_url, flush_in_process=True, flush_on_close=False)
     if lines is not None:
         engine.add_observer(lines)
+        lines.say("started", node=engine.settings.node, buffer=str(engine.settings.buffer_path))
     with engine as tank:
-        if lines is not None:
-            lines.say("started", node=tank.settings.node, buffer=str(tank.parts.buffer.path))
         err.print(f"surgetank worker {tank.settings.node} flushes {tank.parts.buffer.path}", markup=False)
         while not stop.wait(1.0):
             if not tank.parts.scheduler.running:
@@ -63,5 +62,7 @@ def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
                 return 1
         err.print("stopping: finishing what is being written")
         if lines is not None:
-            lines.say("stopping")
+            lines.say("stopping")  # the job that is running ends after this line
+    if lines is not None:
+        lines.say("stopped")
     return 0
