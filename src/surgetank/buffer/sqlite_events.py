@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -242,14 +242,8 @@ class SQLiteEventLog:
                 raise BufferUnavailable(
                     f"The event log {self.path} is closed.", remedy="open Surgetank again before you use it."
                 )
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
+            with sqlite_file.transaction(self._writer):
                 yield self._writer
-                self._writer.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # the error on its way out says why
-                    self._writer.execute("ROLLBACK")
-                raise
 
 
 def _event(row: tuple[Any, ...]) -> RunEvent:

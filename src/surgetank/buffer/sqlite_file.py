@@ -102,6 +102,19 @@ def _damaged(path: Path, reason: str) -> BufferCorrupt:
     )
 
 
+@contextmanager
+def transaction(writer: sqlite3.Connection) -> Iterator[None]:
+    """A writing transaction: committed at the end, rolled back on an error."""
+    writer.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        writer.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # the error on its way out says why
+            writer.execute("ROLLBACK")
+        raise
+
+
 def translate(error: sqlite3.Error, path: Path) -> BufferProblem:
     """The family's error for what SQLite raised."""
     text = str(error)
