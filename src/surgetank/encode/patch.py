@@ -1,26 +1,15 @@
 """Versions of a value as a chain: a whole blob now and then, between them patches against an older version.
 
-<<<<<<< HEAD
 A patch is a splice where the versions begin alike, else zstd with the older version as raw dictionary. Position
 `p` of a chain is patched against `p - 8**k`, where `8**k` is the largest power of eight that divides `p`: mostly the
 version before, every eighth time the one eight before, every 64th time the one 64 before. Reading position 511
 decodes at most 21 patches, and all patches together weigh about 2.6 times what was appended
-(`python -m bench.chains`). A plain chain weighs once that, but reading it decodes hundreds of patches; a binary tree
+(`make bench`, chains). A plain chain weighs once that, but reading it decodes hundreds of patches; a binary tree
 reads eight and weighs 4.5 times.
-<<<<<<< HEAD
 
 What a read costs is bounded, also after pruning: at most `MAX_PATCHES` patches; together they weigh less than the
 value, or the value compressed; and what is decoded on the way is at most `MAX_DECODED` times as large as the value (of
 a value that shrank a lot a new chain begins; below `FREE` bytes nobody counts).
-=======
-=======
-A patch is zstd with the older version as raw dictionary. Position `p` of a chain is patched against
-`p - 8**k`, where `8**k` is the largest power of eight that divides `p`: mostly the version before, every eighth
-time the one eight before, every 64th time the one 64 before. Reading position 511 decodes at most 21 patches, and
-all patches together weigh about 2.6 times what was appended (`make bench`, chains). A plain chain weighs once
-that, but reading it decodes hundreds of patches; a binary tree reads eight and weighs 4.5 times.
->>>>>>> 09b17f1 (Bench: everything of LangGraph's savers and ours side by side, with bars, JSON, plot and a page)
->>>>>>> 003a71a (Bench: everything of LangGraph's savers and ours side by side, with bars, JSON, plot and a page)
 """
 
 from __future__ import annotations
