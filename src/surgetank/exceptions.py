@@ -112,7 +112,23 @@ class ColdStateUnavailable(SinkError):
 
 
 class StateCorrupt(SinkError):
-    """Stored state can't be put together again (a missing base of a patch, a failed checksum)."""
+    """Stored state can't be put together again (a value that is missing, a failed checksum, a class that is gone).
+
+    `thread_id` is the thread and `channel` the channel of its state, where they are known; nothing is returned in
+    place of what is damaged.
+    """
+
+    def __init__(
+        self, what: str, *, remedy: str = "", thread_id: str | None = None, channel: str | None = None
+    ) -> None:
+        super().__init__(what, remedy=remedy)
+        self.thread_id = thread_id
+        self.channel = channel
+
+    def of(self, thread_id: str, channel: str | None = None) -> StateCorrupt:
+        """The same error with the thread (and channel) that it is about, for whoever knows them."""
+        where = f"Thread {thread_id!r}" + (f", channel {channel!r}" if channel is not None else "")
+        return type(self)(f"{where}: {self.what}", remedy=self.remedy, thread_id=thread_id, channel=channel)
 
 
 class JobNotFound(SurgetankError):
