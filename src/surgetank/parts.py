@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
@@ -18,6 +19,7 @@ from surgetank.encode.envelope import OPERATION_KEY
 from surgetank.encode.envelope import STREAM as CHECKPOINTS
 from surgetank.encode.errors import STREAM as ERRORS
 from surgetank.exceptions import (
+    BufferUnavailable,
     FallbackUnavailable,
     SurgetankError,
 )
@@ -31,6 +33,7 @@ from surgetank.flush.spill import Spiller
 from surgetank.model import FlushJob, JobStatus, ParkedEntry, PartitionOutcome
 from surgetank.notify.desk import Desk
 from surgetank.notify.spills import SpillWatch
+from surgetank.private import make_home
 from surgetank.report import SinkStatus
 from surgetank.settings import Settings
 from surgetank.sinks.postgres import PostgresCheckpointSink
@@ -65,6 +68,8 @@ class Parts:
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
         self.observers = Observers(_LogObserver(), *observers)
         self.embedded: EmbeddedPostgres | None = None
+        if settings.buffer_url is None:
+            _make_home(settings.home)
         self.buffer = _open_buffer(settings, clock)
         try:
             self.database = self._open_database(settings, start=start_database)
@@ -276,6 +281,20 @@ class Parts:
 def limits_of(settings: Settings) -> Limits:
     """The limits of retention; all off by default."""
     return Limits(settings.retain_age, settings.retain_keep, settings.retain_bytes)
+
+
+def _make_home(home: Path) -> None:
+    try:
+        closed = make_home(home)
+    except OSError as error:
+        raise BufferUnavailable(
+            f"The folder {home} can't be made ({error.strerror}).",
+            remedy="set SURGETANK_HOME to a folder that this user may write.",
+        ) from error
+    if not closed:
+        log.warning(
+            "home_open_to_others", home=str(home), remedy="give Surgetank a folder of its own, mode 0700"
+        )
 
 
 def _open_buffer(settings: Settings, clock: Callable[[], float]) -> SQLiteBuffer:

@@ -266,7 +266,9 @@ def test_any_ordinary_folder_will_do(template: Path, tmp_path: Path, name: str) 
     home.mkdir(parents=True)
     subprocess.run(["cp", "-a", f"{template}/.", home], check=True)
     server = start_embedded(home)
-    assert select(server, "SHOW data_directory") == str(server.data)
+    assert server.pid is not None
+    assert psutil.Process(server.pid).cwd() == str(server.data)
+    assert is_root() or select(server, "SHOW data_directory") == str(server.data)
     server.stop()
     assert not server.is_running()
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
+from surgetank.private import close_file, make_file, make_folder
 
 APPLICATION_ID = 0x53544B31  # "STK1"
 FORMAT_VERSION = 3
@@ -175,7 +176,7 @@ def connect(
 ) -> sqlite3.Connection:
     """A writing connection on a file of that kind (application id and format), made if there is none yet."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
         raise BufferUnavailable(
             f"The folder of the buffer {path.parent} can't be made ({error.strerror}).",
@@ -184,6 +185,7 @@ def connect(
     with named_errors(path):
         with _opening:
             _refuse_foreign_bytes(path)
+            _make_private(path)
             connection = _open(path)
         try:
             # First of all: the settings of a new file write into it, and would into a stranger's or a damaged one.
@@ -195,10 +197,23 @@ def connect(
             connection.execute("PRAGMA wal_autocheckpoint = 65536")
             connection.execute("PRAGMA cache_size = -16384")
             _ensure_schema(connection, path, schema, kind)
+            for ours in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+                close_file(ours)  # an older version, or a copy, may have left them open
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def _make_private(path: Path) -> None:
+    """SQLite would make the file as the umask says. Its WAL and index get the mode of the file."""
+    try:
+        make_file(path)
+    except OSError as error:
+        raise BufferUnavailable(
+            f"The buffer file {path} can't be made ({error.strerror}).",
+            remedy="set SURGETANK_HOME to a folder on a disk with space, which this user may write.",
+        ) from error
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -14,6 +14,8 @@ from types import TracebackType
 
 import orjson
 
+from surgetank.private import make_folder
+
 
 class Journal:
     """The journal of one direction between our database and another. Use it with `with`."""
@@ -39,7 +41,7 @@ class Journal:
     def begin(self) -> None:
         """Note that the work has begun, before anything is written to the target."""
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             self._file = self._open()
             os.fsync(self._file)
 

@@ -26,6 +26,7 @@ from surgetank.cli.output import (
 )
 from surgetank.exceptions import ConfigurationError
 from surgetank.model import Entry, ParkedEntry
+from surgetank.private import open_file
 
 app = typer.Typer(
     help="List, show, retry and export entries that the database refused. They stay readable by the application "
@@ -145,7 +146,7 @@ def export(
 
 def _new_file(file: Path) -> BinaryIO:
     try:
-        return file.open("xb")
+        return open_file(file, "xb")
     except OSError as error:
         raise ConfigurationError(
             f"The file {file} can't be written ({error.strerror}).",

@@ -20,13 +20,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import quote
 
+from surgetank.database.as_root import HERE, Account, account, reachable
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, MissingExtra
+from surgetank.private import close_file, make_home, open_file
 
-_ROOT_USER = "pgserver"  # PostgreSQL refuses to run as root
 _SOCKET_BYTES = 100  # a Unix socket's path may have 107
 _PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # what needs no quoting in PostgreSQL's settings and in a shell
 _UNQUOTABLE = '"$`\\\n'  # pg_ctl puts the folder between double quotes into a shell's command
@@ -54,8 +56,12 @@ class EmbeddedPostgres:
         self.data = self.home / "postgres"
         self.log_path = self.home / "postgres.log"
         self._bin = _programs()
-        self._user = _ROOT_USER if os.geteuid() == 0 else None
         self._shared: IO[bytes] | None = None
+
+    @cached_property
+    def _account(self) -> Account | None:
+        """As whom the server runs when we are root; None: as we do."""
+        return account() if os.geteuid() == 0 else None
 
     @property
     def url(self) -> str:
@@ -67,7 +73,7 @@ class EmbeddedPostgres:
         """Process id of the server, None when it doesn't run."""
         with suppress(OSError, ValueError, IndexError):
             pid = int(self._pid_file()[0])
-            if _serves(pid, os.fsencode(self.data)):
+            if _serves(pid, self.data):
                 return pid
         return None
 
@@ -89,7 +95,7 @@ class EmbeddedPostgres:
             self._await_ready()
             self._make_socket_dir()  # a server that was found is only trusted in a folder of our own
             if self._shared is None:
-                self._shared = (self.home / "postgres.users").open("ab")
+                self._shared = open_file(self.home / "postgres.users", "ab")
                 fcntl.flock(self._shared, fcntl.LOCK_SH)
                 atexit.register(self.stop)
 
@@ -116,11 +122,11 @@ class EmbeddedPostgres:
         socket_dir = self._socket_dir
         try:
             if self.is_running():
-                self._run("pg_ctl", "stop", "-D", str(self.data), "-m", mode, "-w", "-t", "30")
+                self._run("pg_ctl", "stop", "-m", mode, "-w", "-t", "30", data=self.data)
         except DatabaseUnavailable:
             # Too slow or hung. Nothing is lost: PostgreSQL replays its log at the next start.
             if self.is_running():
-                self._run("pg_ctl", "stop", "-D", str(self.data), "-m", "immediate", "-w", "-t", "30")
+                self._run("pg_ctl", "stop", "-m", "immediate", "-w", "-t", "30", data=self.data)
         if socket_dir != self.data:
             with suppress(OSError):  # not empty, or not there
                 socket_dir.rmdir()
@@ -151,7 +157,7 @@ class EmbeddedPostgres:
                 remedy="set SURGETANK_HOME to a folder without quotes, dollar signs and backslashes in its name.",
             )
         try:
-            self.home.mkdir(parents=True, exist_ok=True)
+            make_home(self.home)
             with tempfile.TemporaryFile(dir=self.home):
                 pass
         except OSError as error:
@@ -163,7 +169,9 @@ class EmbeddedPostgres:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """One process at a time starts or stops the server."""
-        with (self.home / "postgres.lock").open("ab") as file:
+        for ours in self.home.glob("postgres.*"):
+            close_file(ours)  # an older version left them as the umask said
+        with open_file(self.home / "postgres.lock", "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -183,8 +191,8 @@ class EmbeddedPostgres:
         aside.mkdir(mode=0o700)
         self._hand_over(aside)
         self._run(
-            "initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "--username=postgres",
-            "--no-instructions", "-D", str(aside),
+            "initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "--username=postgres", "--no-instructions",
+            data=aside,
         )  # fmt: skip
         with (aside / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.write(_CONFIG)
@@ -197,29 +205,23 @@ class EmbeddedPostgres:
             ) from error
 
     def _hand_over(self, folder: Path) -> None:
-        """As root: give the folder to the user that PostgreSQL runs as, and let it pass through the folders above."""
-        if self._user is None:
-            return
-        entry = _ensure_user(self._user)
-        os.chown(folder, *entry)
-        for above in (*folder.parents, *self._bin.parents, self._bin):
-            mode = above.stat().st_mode
-            if not mode & stat.S_IXOTH:
-                above.chmod(mode | stat.S_IXGRP | stat.S_IXOTH)
+        """As root: give the folder to the user that PostgreSQL runs as."""
+        if self._account is not None:
+            os.chown(folder, self._account.uid, self._account.gid)
 
     def _launch(self) -> None:
-        self.log_path.touch()
-        if self._user is not None:
-            self._hand_over(self.data)
-            os.chown(self.log_path, *_ensure_user(self._user))
+        self._hand_over(self.data)
         socket_dir = self._make_socket_dir()
         self._disown_locks(socket_dir)
-        options = f"-c unix_socket_directories='{socket_dir}' -c unix_socket_permissions=0700"
+        listen = "." if socket_dir == self.data and self._account is not None else socket_dir
+        options = f"-c unix_socket_directories='{listen}' -c unix_socket_permissions=0700"
         try:
-            self._run(
-                "pg_ctl", "start", "-D", str(self.data), "-l", str(self.log_path), "-o", options,
-                "-w", "-t", str(_START_S),
-            )  # fmt: skip
+            # The server inherits the log: its user may not open a file in the home.
+            with open_file(self.log_path, "ab") as output:
+                self._run(
+                    "pg_ctl", "start", "-s", "-o", options, "-w", "-t", str(_START_S),
+                    data=self.data, output=output,
+                )  # fmt: skip
         except DatabaseUnavailable as error:
             tail = self.log_path.read_text(errors="replace")[-1500:]
             raise DatabaseUnavailable(
@@ -244,7 +246,7 @@ class EmbeddedPostgres:
         """Where the server listens, as it says itself; or where it will."""
         if self.is_running():  # started with another TMPDIR, perhaps
             with suppress(OSError, IndexError):
-                return Path(self._pid_file()[4])
+                return self.data / self._pid_file()[4]
         short = len(os.fsencode(self.data)) + len("/.s.PGSQL.5432.lock") < _SOCKET_BYTES
         if short and _PLAIN.fullmatch(str(self.data)):
             return self.data
@@ -256,29 +258,37 @@ class EmbeddedPostgres:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         found = folder.lstat()
-        owners = {os.geteuid(), *(_ensure_user(self._user)[:1] if self._user else ())}
+        owners = {os.geteuid(), *((self._account.uid,) if self._account else ())}
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners:
             raise ConfigurationError(
                 f"The folder {folder} for PostgreSQL's socket belongs to somebody else.",
                 remedy="remove it, or set TMPDIR to a folder of your own.",
             )
-        if self._user is not None:
-            os.chown(folder, *_ensure_user(self._user))
+        self._hand_over(folder)
         return folder
 
     def _version(self) -> str:
         return self._run("postgres", "--version").split()[2].split(".")[0]
 
-    def _run(self, program: str, *arguments: str) -> str:
+    def _run(
+        self, program: str, *arguments: str, data: Path | None = None, output: IO[bytes] | None = None
+    ) -> str:
+        """Run a program on a data folder. What it says is returned, or goes to `output`."""
+        as_user: dict[str, Any] = {}
+        where, folder = str(data), "/"
+        if (root := self._account) is not None:
+            self._bin = reachable(self._bin, root)
+            as_user = {"user": root.uid, "group": root.gid, "extra_groups": []}
+            where, folder = HERE, str(data or "/")
         # Files, not pipes: the server inherits them and would keep a pipe open.
-        with tempfile.TemporaryFile("w+") as output:
+        with tempfile.TemporaryFile() as said:
             done = subprocess.run(  # noqa: S603 - the wheel's programs, arguments of our own
-                [str(self._bin / program), *arguments],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, user=self._user,
-                cwd="/", start_new_session=True, check=False, env={**os.environ, "LC_ALL": "C"},
+                [str(self._bin / program), *arguments, *(() if data is None else ("-D", where))],
+                stdin=subprocess.DEVNULL, stdout=output or said, stderr=subprocess.STDOUT, cwd=folder,
+                start_new_session=True, check=False, env={**os.environ, "LC_ALL": "C"}, **as_user,
             )  # fmt: skip
-            output.seek(0)
-            text = output.read()
+            said.seek(0)
+            text = said.read().decode(errors="replace")
         if done.returncode:
             raise DatabaseUnavailable(
                 f"{program} of the embedded PostgreSQL failed: {' '.join(text.split())[-800:]}",
@@ -310,29 +320,15 @@ def _major(postgres: Path) -> int:
     return int(postgres.parents[1].name.removeprefix("pginstall") or 0)
 
 
-def _ensure_user(name: str) -> tuple[int, int]:
-    import pwd  # noqa: PLC0415 - not on Windows
-
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        try:
-            subprocess.run(["useradd", "--system", name], check=True, capture_output=True)  # noqa: S603, S607
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise ConfigurationError(
-                f"PostgreSQL doesn't run as root, and the system user {name!r} can't be made ({error}).",
-                remedy=f"make the user {name!r}, run as another user than root, or give a database URL.",
-            ) from error
-        entry = pwd.getpwnam(name)
-    return entry.pw_uid, entry.pw_gid
-
-
-def _serves(pid: int, data: bytes) -> bool:
+def _serves(pid: int, data: Path) -> bool:
     """Whether the process lives and is the server of the folder: after a crash the number may be somebody else's."""
+    name = os.fsencode(data)
     if Path("/proc/self/cmdline").exists():
         with suppress(OSError):
-            return data in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")  # empty for a zombie
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")  # empty for a zombie
+            here = HERE.encode() in arguments and Path(f"/proc/{pid}/cwd").readlink() == data
+            return here or name in arguments
         return False
     listing = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
     shown = subprocess.run(listing, check=False, capture_output=True)  # noqa: S603
-    return b" -D " + data + b" " in shown.stdout
+    return b" -D " + name + b" " in shown.stdout

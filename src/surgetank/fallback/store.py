@@ -22,6 +22,7 @@ from surgetank.exceptions import (
     SurgetankError,
 )
 from surgetank.fallback.codec import SUFFIX, Readable
+from surgetank.private import close_file, make_folder, open_file
 
 MARK = "surgetank-fallback.json"
 _MARK_TEXT = b'{"what": "spilled entries of Surgetank buffers; see `surgetank recover`", "format": 1}\n'
@@ -134,10 +135,15 @@ class FolderStore:
         with self._named():
             mark = self._folder / MARK
             if not mark.exists():
-                self._folder.mkdir(parents=True, exist_ok=True)
+                make_folder(self._folder)
                 if any(self._folder.rglob(f"*{SUFFIX}")):
                     raise _unmarked(self.address)
                 self._write(mark, [_MARK_TEXT])
+            for (
+                folder
+            ) in self._folder.iterdir():  # one per buffer; an older version left them as the umask said
+                if folder.is_dir() and any(folder.glob(f"*{SUFFIX}")):
+                    close_file(folder)
 
     def check(self) -> None:
         with self._named():
@@ -149,14 +155,16 @@ class FolderStore:
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
         with self._named():
             path = self._folder / name
-            path.parent.mkdir(exist_ok=True)  # not the location itself: it may be a mount that is away
+            path.parent.mkdir(
+                mode=0o700, exist_ok=True
+            )  # not the location itself: it may be a mount that is away
             self._write(path, pieces)
 
     @staticmethod
     def _write(path: Path, pieces: Iterable[bytes]) -> None:
         part = path.with_name(path.name + _PART)
         try:
-            with part.open("wb") as file:
+            with open_file(part, "wb") as file:
                 for piece in pieces:
                     file.write(piece)
                 file.flush()
