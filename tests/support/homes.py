@@ -30,7 +30,7 @@ from surgetank.buffer.sqlite import SQLiteBuffer
 from surgetank.buffer.sqlite_alerts import SQLiteAlertBook
 from surgetank.buffer.sqlite_events import SQLiteEventLog
 from surgetank.events import Incident, NewEvent, Original, Severity
-from surgetank.model import Record
+from surgetank.model import Failure, Record
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 STREAMS = ("checkpoints", "thread_logs", "system_errors", "notes-only")
@@ -74,8 +74,7 @@ def picture(buffer: SQLiteBuffer) -> dict[str, Any]:
     depth = buffer.depth()
     seen["depth"] = [depth.entries, depth.bytes]
     seen["states"] = [
-        [s.stream, s.partition, s.entries, s.bytes, s.oldest_at, s.attempts, s.leased_by]
-        + [s.failure.message if s.failure is not None else None]
+        [s.stream, s.partition, s.entries, s.bytes, s.oldest_at, s.attempts, s.leased_by, _message(s.failure)]
         for s in buffer.states()
     ]
     seen["jobs"] = [[j.id, j.stream, j.status.value, j.created_at] for j in buffer.jobs()]
@@ -84,6 +83,10 @@ def picture(buffer: SQLiteBuffer) -> dict[str, Any]:
     ]
     seen["spills"] = [[f.number, f.name, f.state, f.records] for f in buffer.spill_files()]
     return _plain(seen)
+
+
+def _message(failure: Failure | None) -> str | None:
+    return failure.message if failure is not None else None
 
 
 def told(events: SQLiteEventLog, alerts: SQLiteAlertBook) -> dict[str, Any]:

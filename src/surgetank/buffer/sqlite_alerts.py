@@ -16,7 +16,7 @@ from typing import Any
 
 from surgetank.buffer import sqlite_file
 from surgetank.buffer.alerts import Alert, Attempt, ChannelHealth, Delivery, Message, Outcome, Told
-from surgetank.buffer.sqlite_events import APPLICATION_ID, FORMAT_VERSION, SCHEMA
+from surgetank.buffer.sqlite_events import EVENTS
 from surgetank.events import Severity
 from surgetank.exceptions import BufferUnavailable
 
@@ -58,7 +58,7 @@ class SQLiteAlertBook:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._writer: sqlite3.Connection | None = sqlite_file.connect(
-            self.path, durability="process", schema=SCHEMA, kind=(APPLICATION_ID, FORMAT_VERSION)
+            self.path, durability="process", kind=EVENTS
         )
         with sqlite_file.named_errors(self.path):
             self._writer.executescript(_TABLES)

@@ -33,8 +33,9 @@ _COUNT_ANY = (
     " oldest_at = coalesce(oldest_at, excluded.oldest_at)"
 )
 # An id is seq * SLOTS + position in the entry; the seq is the one that was just counted.
-_INSERT = "INSERT INTO records SELECT (next_seq - 1) * 65536, ?, 0, 0, ?, ?, ?, ? FROM totals"
-_INSERT_NEXT = "INSERT INTO records VALUES (?, ?, 0, 0, ?, ?, ?, ?)"
+_COLUMNS = "(id, partition_id, parked, replays, accepted_at, base, key, value)"
+_INSERT = f"INSERT INTO records {_COLUMNS} SELECT (next_seq - 1) * 65536, ?, 0, 0, ?, ?, ?, ? FROM totals"
+_INSERT_NEXT = f"INSERT INTO records {_COLUMNS} VALUES (?, ?, 0, 0, ?, ?, ?, ?)"
 
 Row = tuple[int | None, bytes, bytes]  # base, key, value
 

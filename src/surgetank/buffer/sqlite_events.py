@@ -17,16 +17,15 @@ from typing import Any
 import orjson
 
 from surgetank.buffer import sqlite_file
+from surgetank.buffer.sqlite_schema import Kind
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.events import Gap, Incident, NewEvent, Original, RunEvent, Severity
 from surgetank.exceptions import BufferUnavailable
 
-APPLICATION_ID = 0x53544556  # "STEV"
-FORMAT_VERSION = 1
 _THREADS_KEPT = 200_000
 _ORIGINALS_KEPT = 50_000
 
-SCHEMA = """
+_SCHEMA = """
 CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), buffer_id TEXT NOT NULL) STRICT;
 CREATE TABLE events (
     id INTEGER PRIMARY KEY AUTOINCREMENT, thread_id TEXT NOT NULL, seq INTEGER NOT NULL,
@@ -47,6 +46,7 @@ CREATE TABLE incidents (
     message TEXT NOT NULL, detail TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+EVENTS = Kind("event log", application_id=0x53544556, version=1, schema=_SCHEMA)  # "STEV"
 
 
 class SQLiteEventLog:
@@ -72,7 +72,7 @@ class SQLiteEventLog:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._writer: sqlite3.Connection | None = sqlite_file.connect(
-            self.path, durability="process", schema=SCHEMA, kind=(APPLICATION_ID, FORMAT_VERSION)
+            self.path, durability="process", kind=EVENTS
         )
         self._readers = sqlite_file.ReadPool(self.path)
 

@@ -15,74 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from surgetank.buffer.sqlite_schema import BUFFER, Kind
 from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
 from surgetank.private import close_file, make_file, make_folder
 
-APPLICATION_ID = 0x53544B31  # "STK1"
-FORMAT_VERSION = 3
 _MAGIC = b"SQLite format 3\x00"
 _BUSY_TIMEOUT_S = 30.0
-
-_SCHEMA = """
-CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), buffer_id TEXT NOT NULL) STRICT;
-CREATE TABLE totals (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    next_seq INTEGER NOT NULL, next_token INTEGER NOT NULL,
-    entries INTEGER NOT NULL, bytes INTEGER NOT NULL
-) STRICT;
-INSERT INTO totals VALUES (1, 1, 1, 0, 0);
--- AUTOINCREMENT: processes remember ids, so an id must never be given to another partition.
-CREATE TABLE partitions (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    stream TEXT NOT NULL, name TEXT NOT NULL,
-    entries INTEGER NOT NULL, bytes INTEGER NOT NULL,
-    oldest_at REAL,
-    token INTEGER NOT NULL DEFAULT 0, owner TEXT,
-    leased_at REAL NOT NULL DEFAULT 0, lease_until REAL NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0, next_attempt_at REAL NOT NULL DEFAULT 0,
-    failing_since REAL, failure TEXT, guarded INTEGER NOT NULL DEFAULT 0,
-    spilled_to INTEGER NOT NULL DEFAULT 0,  -- records with smaller ids were spilled
-    UNIQUE (stream, name)
-) STRICT;
-CREATE INDEX partitions_waiting ON partitions (stream, oldest_at) WHERE oldest_at IS NOT NULL;
--- id = seq * 65536 + position in the entry, so that rowid order is the order of acceptance.
-CREATE TABLE records (
-    id INTEGER PRIMARY KEY, partition_id INTEGER NOT NULL, parked INTEGER NOT NULL,
-    replays INTEGER NOT NULL, accepted_at REAL NOT NULL,
-    -- value is the difference from the value of the record with this id (sqlite_chain.py); negative: value is the
-    -- place of the value in the spill file of that number (sqlite_spill.py)
-    base INTEGER,
-    key BLOB NOT NULL, value BLOB NOT NULL
-) STRICT;
--- With the base, so that what builds on acknowledged records is found without reading the others.
-CREATE INDEX records_waiting ON records (partition_id, id, base, parked) WHERE parked = 0;
-CREATE INDEX records_by_key ON records (partition_id, key);
-CREATE INDEX records_spilled ON records (base) WHERE base < 0;
--- `records` counts those whose values lie in the file; the last one to go lets the file be deleted. (No trigger counts
--- them down: it would cost each DELETE 3 us a row.)
-CREATE TABLE spills (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, file_id TEXT NOT NULL UNIQUE, stream TEXT NOT NULL,
-    address TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
-    records INTEGER NOT NULL, bytes INTEGER NOT NULL, created_at REAL NOT NULL, touched_at REAL NOT NULL
-) STRICT;
--- Entries that `surgetank recover` took over from files of this or another buffer.
-CREATE TABLE recovered (origin TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (origin, seq)) STRICT, WITHOUT ROWID;
-CREATE TABLE parked (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, partition_id INTEGER NOT NULL, seq INTEGER NOT NULL,
-    bytes INTEGER NOT NULL, accepted_at REAL NOT NULL, parked_at REAL NOT NULL,
-    failure TEXT NOT NULL, replays INTEGER NOT NULL
-) STRICT;
-CREATE TABLE notes (
-    partition_id INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, noted_at REAL NOT NULL,
-    expires_at REAL, PRIMARY KEY (partition_id, key)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX notes_by_age ON notes (noted_at);
-CREATE TABLE jobs (
-    id TEXT PRIMARY KEY, created_at REAL NOT NULL, stream TEXT NOT NULL, status TEXT NOT NULL,
-    body TEXT NOT NULL
-) STRICT;
-CREATE INDEX jobs_by_age ON jobs (created_at);
-"""
 
 
 @contextmanager
@@ -167,14 +105,8 @@ os.register_at_fork(
 )
 
 
-def connect(
-    path: Path,
-    *,
-    durability: str,
-    schema: str = _SCHEMA,
-    kind: tuple[int, int] = (APPLICATION_ID, FORMAT_VERSION),
-) -> sqlite3.Connection:
-    """A writing connection on a file of that kind (application id and format), made if there is none yet."""
+def connect(path: Path, *, durability: str, kind: Kind = BUFFER) -> sqlite3.Connection:
+    """A writing connection on a file of that kind, made if there is none yet, upgraded if it is of a format before."""
     try:
         make_folder(path.parent)
     except OSError as error:
@@ -189,14 +121,14 @@ def connect(
             connection = _open(path)
         try:
             # First of all: the settings of a new file write into it, and would into a stranger's or a damaged one.
-            if not _recognize(connection, path, kind):
+            if _format_of(connection, path, kind) is None:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             # Moving WAL pages into the file is `maintain`'s work; 256 MiB is the brake if nobody maintains.
             connection.execute("PRAGMA wal_autocheckpoint = 65536")
             connection.execute("PRAGMA cache_size = -16384")
-            _ensure_schema(connection, path, schema, kind)
+            _ensure_schema(connection, path, kind)
             for ours in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
                 close_file(ours)  # an older version, or a copy, may have left them open
         except BaseException:
@@ -258,22 +190,24 @@ def _refuse_foreign_bytes(path: Path) -> None:
         )
 
 
-def _ensure_schema(connection: sqlite3.Connection, path: Path, schema: str, kind: tuple[int, int]) -> None:
-    if _recognize(connection, path, kind):
+def _ensure_schema(connection: sqlite3.Connection, path: Path, kind: Kind) -> None:
+    if _format_of(connection, path, kind) == kind.version:
         return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        if not _recognize(connection, path, kind):  # another process may have been quicker
-            for statement in _statements(schema):
-                connection.execute(statement)
-            connection.execute("INSERT INTO identity VALUES (1, ?)", (uuid.uuid4().hex,))
-            connection.execute(f"PRAGMA application_id = {kind[0]}")
-            connection.execute(f"PRAGMA user_version = {kind[1]}")
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
+    with transaction(connection):
+        version = _format_of(connection, path, kind)  # another process may have been quicker
+        if version is None:
+            _run(connection, kind.schema)
+            connection.execute("INSERT INTO identity (id, buffer_id) VALUES (1, ?)", (uuid.uuid4().hex,))
+            connection.execute(f"PRAGMA application_id = {kind.application_id}")
+        else:
+            for script in kind.path_from(version) or ():
+                _run(connection, script)
+        connection.execute(f"PRAGMA user_version = {kind.version}")
+
+
+def _run(connection: sqlite3.Connection, script: str) -> None:
+    for statement in _statements(script):
+        connection.execute(statement)
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -286,24 +220,31 @@ def _statements(script: str) -> Iterator[str]:
             pending = ""
 
 
-def _recognize(connection: sqlite3.Connection, path: Path, kind: tuple[int, int]) -> bool:
-    """True for our file, False for a new one; raises for anybody else's."""
+def _format_of(connection: sqlite3.Connection, path: Path, kind: Kind) -> int | None:
+    """The format of a file of ours, None for a new one; raises for anybody else's, and for what can't be read."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application == kind[0]:
-        if version != kind[1]:
+    if application == kind.application_id:
+        if version > kind.version:
             raise BufferCorrupt(
-                f"The buffer {path} has format {version}; this Surgetank reads format {kind[1]}.",
+                f"The {kind.what} {path} has format {version}, of a newer Surgetank; this one reads up to"
+                f" {kind.version}. It was left as it is.",
+                remedy="use the newer Surgetank again (`pip install --upgrade surgetank`), at least to drain it"
+                " (`surgetank flush`); or set SURGETANK_HOME to another folder.",
+            )
+        if kind.path_from(version) is None:
+            raise BufferCorrupt(
+                f"The {kind.what} {path} has format {version}, from which no way leads to format {kind.version}.",
                 remedy="use the Surgetank version that wrote it to drain it (`surgetank flush`), then upgrade.",
             )
-        return True
+        return int(version)
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application or tables:
         raise BufferCorrupt(
             f"{path} is a SQLite file of another program. It was left as it is.",
             remedy="set SURGETANK_HOME or the buffer URL to another place.",
         )
-    return False
+    return None
 
 
 class ReadPool:

@@ -184,7 +184,7 @@ class SQLiteFlushSide(SQLiteLeaseSide):
         body = json.dumps({**asdict(job), "result": dict(job.result)})
         with self._write() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO jobs (id, created_at, stream, status, body) VALUES (?, ?, ?, ?, ?)",
                 (job.id, job.created_at, job.stream, job.status.value, body),
             )
 

@@ -210,7 +210,7 @@ class SQLiteLeaseSide:
             [(id_, prefix, after(prefix)) for id_, ack in held for prefix in ack.forget],
         )
         connection.executemany(
-            "INSERT INTO notes VALUES (?, ?, ?, ?, NULL)"
+            "INSERT INTO notes (partition_id, key, value, noted_at) VALUES (?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET value = max(value, excluded.value), noted_at = excluded.noted_at",
             [(id_, key, value, now) for id_, ack in held for key, value in ack.maxima.items()],
         )
@@ -229,7 +229,7 @@ class SQLiteLeaseSide:
     ) -> None:
         now = self._clock()
         connection.executemany(
-            "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO notes (partition_id, key, value, noted_at, expires_at) VALUES (?, ?, ?, ?, ?)",
             [(partition_id, key, value, now, now + NOTE_TTL_S) for key, value in passing.items()],
         )
 

@@ -272,7 +272,8 @@ class SQLiteSpillSide:
             "SELECT id FROM partitions WHERE stream = ? AND name = ?", (entry.stream, entry.partition)
         ).fetchone()
         connection.executemany(
-            "INSERT INTO records VALUES (?, ?, 0, ?, ?, ?, ?, ?)",
+            "INSERT INTO records (id, partition_id, parked, replays, accepted_at, base, key, value)"
+            " VALUES (?, ?, 0, ?, ?, ?, ?, ?)",
             [
                 ((seq << SLOT_BITS) + i, partition_id, replayed, entry.accepted_at, *row)
                 for i, row in enumerate(rows)

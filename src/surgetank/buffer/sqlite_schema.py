@@ -1,0 +1,110 @@
+"""The tables of the buffer's SQLite file, and how a file of a released format becomes one of this format.
+
+Whoever needs a table, column or index adds it twice: to `_SCHEMA`, for new files, and to the end of `_UPGRADES`, for
+those that there are. Upgrades only add, so that a process of the version before, which has the file open, can still
+read and flush; statements name their columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of SQLite file: how it is known, what a new one gets, and what brings one of format n to n + 1."""
+
+    what: str
+    application_id: int
+    version: int
+    schema: str
+    upgrades: Mapping[int, str] = field(default_factory=dict)
+
+    def path_from(self, version: int) -> list[str] | None:
+        """The statements that bring a file of that format to this one, step by step; None when there is no way."""
+        steps = range(version, self.version)
+        return (
+            [self.upgrades[step] for step in steps] if all(step in self.upgrades for step in steps) else None
+        )
+
+
+_SCHEMA = """
+CREATE TABLE identity (
+    id INTEGER PRIMARY KEY CHECK (id = 1), buffer_id TEXT NOT NULL,
+    checked_from INTEGER NOT NULL DEFAULT 1  -- entries from this number on have checksums
+) STRICT;
+CREATE TABLE totals (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    next_seq INTEGER NOT NULL, next_token INTEGER NOT NULL,
+    entries INTEGER NOT NULL, bytes INTEGER NOT NULL
+) STRICT;
+INSERT INTO totals (id, next_seq, next_token, entries, bytes) VALUES (1, 1, 1, 0, 0);
+-- AUTOINCREMENT: processes remember ids, so an id must never be given to another partition.
+CREATE TABLE partitions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    stream TEXT NOT NULL, name TEXT NOT NULL,
+    entries INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    oldest_at REAL,
+    token INTEGER NOT NULL DEFAULT 0, owner TEXT,
+    leased_at REAL NOT NULL DEFAULT 0, lease_until REAL NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0, next_attempt_at REAL NOT NULL DEFAULT 0,
+    failing_since REAL, failure TEXT, guarded INTEGER NOT NULL DEFAULT 0,
+    spilled_to INTEGER NOT NULL DEFAULT 0,  -- records with smaller ids were spilled
+    last_seq INTEGER NOT NULL DEFAULT 0,  -- the newest entry that waits, while one does
+    UNIQUE (stream, name)
+) STRICT;
+CREATE INDEX partitions_waiting ON partitions (stream, oldest_at) WHERE oldest_at IS NOT NULL;
+-- id = seq * 65536 + position in the entry, so that rowid order is the order of acceptance.
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY, partition_id INTEGER NOT NULL, parked INTEGER NOT NULL,
+    replays INTEGER NOT NULL, accepted_at REAL NOT NULL,
+    -- value is the difference from the value of the record with this id (sqlite_chain.py); negative: value is the
+    -- place of the value in the spill file of that number (sqlite_spill.py)
+    base INTEGER,
+    key BLOB NOT NULL, value BLOB NOT NULL,
+    checksum INTEGER
+) STRICT;
+-- With the base, so that what builds on acknowledged records is found without reading the others.
+CREATE INDEX records_waiting ON records (partition_id, id, base, parked) WHERE parked = 0;
+CREATE INDEX records_by_key ON records (partition_id, key);
+CREATE INDEX records_spilled ON records (base) WHERE base < 0;
+-- `records` counts those whose values lie in the file; the last one to go lets the file be deleted. (No trigger counts
+-- them down: it would cost each DELETE 3 us a row.)
+CREATE TABLE spills (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, file_id TEXT NOT NULL UNIQUE, stream TEXT NOT NULL,
+    address TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
+    records INTEGER NOT NULL, bytes INTEGER NOT NULL, created_at REAL NOT NULL, touched_at REAL NOT NULL
+) STRICT;
+-- Entries that `surgetank recover` took over from files of this or another buffer.
+CREATE TABLE recovered (origin TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (origin, seq)) STRICT, WITHOUT ROWID;
+CREATE TABLE parked (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, partition_id INTEGER NOT NULL, seq INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, accepted_at REAL NOT NULL, parked_at REAL NOT NULL,
+    failure TEXT NOT NULL, replays INTEGER NOT NULL
+) STRICT;
+CREATE TABLE notes (
+    partition_id INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, noted_at REAL NOT NULL,
+    expires_at REAL, PRIMARY KEY (partition_id, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX notes_by_age ON notes (noted_at);
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY, created_at REAL NOT NULL, stream TEXT NOT NULL, status TEXT NOT NULL,
+    body TEXT NOT NULL
+) STRICT;
+CREATE INDEX jobs_by_age ON jobs (created_at);
+"""
+
+# Released: 3. Its last step may be added to until the next one is.
+_UPGRADES = {
+    3: """
+ALTER TABLE identity ADD COLUMN checked_from INTEGER NOT NULL DEFAULT 1;
+UPDATE identity SET checked_from = (SELECT next_seq FROM totals);
+ALTER TABLE records ADD COLUMN checksum INTEGER;
+ALTER TABLE partitions ADD COLUMN last_seq INTEGER NOT NULL DEFAULT 0;
+UPDATE partitions SET last_seq = coalesce((SELECT max(r.id) >> 16 FROM records r
+    WHERE r.partition_id = partitions.id AND r.parked = 0), 0);
+""",
+}
+
+BUFFER = Kind("buffer", application_id=0x53544B31, version=4, schema=_SCHEMA, upgrades=_UPGRADES)  # "STK1"
