@@ -39,6 +39,11 @@ class Severity(StrEnum):
         """0 for the mildest."""
         return list(Severity).index(self)
 
+    @classmethod
+    def of(cls, text: str) -> Severity:
+        """The severity of this name, for readers: one that only another version knows is taken for the gravest."""
+        return cls(text) if text in list(cls) else cls.CRITICAL
+
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:

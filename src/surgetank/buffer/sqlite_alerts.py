@@ -141,7 +141,7 @@ class SQLiteAlertBook:
         if row is None:
             return None
         id_, rule, severity, title, body, posted_at, attempt = row
-        return Delivery(id_, channel, Message(rule, Severity(severity), title, body), posted_at, attempt)
+        return Delivery(id_, channel, Message(rule, Severity.of(severity), title, body), posted_at, attempt)
 
     def settle(self, delivery: Delivery, error: str | None, *, retry_at: float | None = None) -> None:
         again = error is not None and retry_at is not None

@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from surgetank.buffer import sqlite_file
 from surgetank.buffer.sqlite_schema import Kind
+from surgetank.encode import jsontext
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.events import Gap, Incident, NewEvent, Original, RunEvent, Severity
 from surgetank.exceptions import BufferUnavailable
@@ -147,7 +146,7 @@ class SQLiteEventLog:
     def raise_incident(self, incident: Incident) -> bool:
         with self._write() as writer:
             row = writer.execute("SELECT severity FROM incidents WHERE key = ?", (incident.key,)).fetchone()
-            if row is not None and Severity(row[0]).rank >= incident.severity.rank:
+            if row is not None and Severity.of(row[0]).rank >= incident.severity.rank:
                 return False
             writer.execute(
                 "INSERT INTO incidents VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
@@ -248,9 +247,13 @@ class SQLiteEventLog:
 
 def _event(row: tuple[Any, ...]) -> RunEvent:
     id_, type_, thread, seq, at, body = row
-    return RunEvent(id_, type_, thread or None, seq, at, orjson.loads(body))
+    try:
+        data = dict(jsontext.loads(body))
+    except (TypeError, ValueError) as error:  # shown as such: its neighbours are read
+        data = {"unreadable": f"{len(body)} bytes ({error})", "begins": jsontext.preview(body)}
+    return RunEvent(id_, type_, thread or None, seq, at, data)
 
 
 def _incident(row: tuple[Any, ...]) -> Incident:
     key, stream, thread_id, severity, since, message, detail = row
-    return Incident(key, stream, thread_id, Severity(severity), since, message, detail)
+    return Incident(key, stream, thread_id, Severity.of(severity), since, message, detail)

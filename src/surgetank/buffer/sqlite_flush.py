@@ -5,18 +5,18 @@ Every step is one short write transaction on the buffer's writing connection.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import asdict
 
 from surgetank.buffer.sqlite_chain import isolate, let_go
 from surgetank.buffer.sqlite_leases import SQLiteLeaseSide
 from surgetank.buffer.sqlite_rows import (
+    JOB,
     PARKED,
     SLOT_BITS,
     STATE,
     failure_json,
+    job_json,
     job_of,
     parked_of,
     state_of,
@@ -181,28 +181,27 @@ class SQLiteFlushSide(SQLiteLeaseSide):
     # -- jobs
 
     def save_job(self, job: FlushJob) -> None:
-        body = json.dumps({**asdict(job), "result": dict(job.result)})
         with self._write() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO jobs (id, created_at, stream, status, body) VALUES (?, ?, ?, ?, ?)",
-                (job.id, job.created_at, job.stream, job.status.value, body),
+                (job.id, job.created_at, job.stream, job.status.value, job_json(job)),
             )
 
     def job(self, job_id: str) -> FlushJob | None:
         with self._read() as connection:
-            row = connection.execute("SELECT body FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return job_of(row[0]) if row else None
+            row = connection.execute(f"SELECT {JOB} FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        return job_of(row) if row else None
 
     def jobs(
         self, *, limit: int = 50, stream: str | None = None, status: str | None = None
     ) -> list[FlushJob]:
         with self._read() as connection:
             rows = connection.execute(
-                "SELECT body FROM jobs WHERE (?1 IS NULL OR stream = ?1) AND (?2 IS NULL OR status = ?2)"
+                f"SELECT {JOB} FROM jobs WHERE (?1 IS NULL OR stream = ?1) AND (?2 IS NULL OR status = ?2)"
                 " ORDER BY created_at DESC, id DESC LIMIT ?3",
                 (stream, status, limit),
             ).fetchall()
-        return [job_of(body) for (body,) in rows]
+        return [job_of(row) for row in rows]
 
     def _forget(self) -> None:
         """Forget expired notes, the oldest notes and jobs over their limits, and empty partitions."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from surgetank.encode import jsontext
 from surgetank.model import Failure, FailureKind, FlushJob, JobStatus, ParkedEntry, PartitionState
 
 SLOT_BITS = 16
@@ -14,6 +14,7 @@ STATE = (
     "stream, name, entries, bytes, oldest_at, attempts, next_attempt_at, failing_since, failure, owner,"
     " lease_until"
 )
+JOB = "id, created_at, stream, status, body"
 PARKED = (
     "k.id, p.stream, p.name, k.seq, k.bytes, k.accepted_at, k.parked_at, k.failure, k.replays"
     " FROM parked k JOIN partitions p ON p.id = k.partition_id"
@@ -39,15 +40,33 @@ def parked_of(row: Sequence[Any]) -> ParkedEntry:
 
 def failure_json(failure: Failure) -> str:
     """A failure as it is stored."""
-    return json.dumps(asdict(failure))
+    return jsontext.dumps(asdict(failure)).decode()
 
 
 def _failure(text: str) -> Failure:
-    body = json.loads(text)
-    return Failure(**{**body, "kind": FailureKind(body["kind"])})
+    try:
+        body = jsontext.loads(text)
+        return Failure(**{**body, "kind": FailureKind(body["kind"])})
+    except (TypeError, ValueError, KeyError) as error:  # another version's: what it belongs to stays visible
+        message = f"the reason can't be read ({error}): {jsontext.preview(text.encode())}"
+        return Failure(FailureKind.REJECTED, message, "Unreadable")
 
 
-def job_of(text: str) -> FlushJob:
-    """A job, from its stored form."""
-    body = json.loads(text)
-    return FlushJob(**{**body, "status": JobStatus(body["status"])})
+def job_json(job: FlushJob) -> str:
+    """A job as it is stored."""
+    return jsontext.dumps({**asdict(job), "result": dict(job.result)}).decode()
+
+
+def job_of(row: Sequence[Any]) -> FlushJob:
+    """A job, from the columns `JOB`."""
+    id_, created_at, stream, status, text = row
+    try:
+        body = jsontext.loads(text)
+        return FlushJob(**{**body, "status": JobStatus(body["status"])})
+    except (TypeError, ValueError, KeyError) as error:  # its neighbours are read
+        message = f"the record of this job can't be read ({error})"
+        known = status in list(JobStatus)
+        return FlushJob(
+            id_, stream, "unknown", JobStatus(status if known else "failed"), created_at, "unknown",
+            result={"message": message, "begins": jsontext.preview(text.encode())},
+        )  # fmt: skip

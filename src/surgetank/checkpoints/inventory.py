@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from psycopg import Cursor
 
 from surgetank.buffer.protocol import Buffer
@@ -16,7 +15,7 @@ from surgetank.checkpoints.hot import HotThread
 from surgetank.checkpoints.raw import RawCheckpoint
 from surgetank.checkpoints.retention import Contents, Key, Stored, StoredBlob
 from surgetank.database.queries import queries
-from surgetank.encode import envelope
+from surgetank.encode import envelope, jsontext
 from surgetank.encode.envelope import STREAM, CheckpointRecord
 from surgetank.sinks.rows import unpack_body
 
@@ -68,7 +67,7 @@ class Inventory:
                 _numbers(numbers, row["ns_pk"], raw),
             )  # fmt: skip
         for raw in raws:
-            counters = orjson.loads(raw.record.metadata_json).get(COUNTERS) or {}
+            counters = jsontext.loads(raw.record.metadata_json).get(COUNTERS) or {}
             key = (raw.checkpoint_ns, raw.checkpoint_id)
             found[key] = Stored(
                 *key, raw.parent_id, 0.0, 0, frozenset(counters), frozenset(raw.record.present),

@@ -12,14 +12,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import orjson
-
 from surgetank.buffer.protocol import Buffer
 from surgetank.checkpoints.cold import Cold, Place
 from surgetank.checkpoints.raw import RawCheckpoint
 from surgetank.checkpoints.reader import Reader
 from surgetank.checkpoints.steps import Steps
-from surgetank.encode import envelope
+from surgetank.encode import envelope, jsontext
 from surgetank.encode.envelope import STREAM, CheckpointRecord, Operation
 from surgetank.exceptions import EntryRejected
 from surgetank.model import Record
@@ -103,7 +101,7 @@ class Maintenance:
         with self._buffer.snapshot() as snapshot:
             for thread_id in snapshot.partitions(STREAM):
                 for found in snapshot.scan(STREAM, thread_id, b"c\x00"):
-                    metadata = orjson.loads(CheckpointRecord.unpack(found.value).metadata_json)
+                    metadata = jsontext.loads(CheckpointRecord.unpack(found.value).metadata_json)
                     if str(metadata.get("run_id")) in wanted:
                         ns, checkpoint_id = envelope.split_key(found.key)
                         yield thread_id, ns, checkpoint_id

@@ -18,7 +18,9 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection, conninfo
+from psycopg.types.json import set_json_loads
 
+from surgetank.encode import jsontext
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable
 
 OLDEST_SERVER = 14
@@ -160,6 +162,7 @@ class Database:
             connection = psycopg.connect(self._conninfo, prepare_threshold=None)
         except psycopg.OperationalError as error:
             raise self._translate(error) from error
+        set_json_loads(jsontext.loads, connection)  # what we wrote, we can read
         encoding = connection.info.parameter_status("server_encoding")
         if encoding not in (None, "UTF8"):
             connection.close()

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
-
+from surgetank.encode import jsontext
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.events import Severity, timestamp
 
 STREAM = "system_errors"
 KEY = b"e"
+UNREADABLE = "unreadable_record"
 MAX_STACK = 64 * 1024
 MAX_CONTEXT = 256 * 1024
 _NAMESPACE = uuid.UUID("5b0f7b1e-3c1d-5d0c-9d55-8f8a1f3ad0b2")
@@ -48,7 +48,7 @@ class ErrorReport:
         """The occurrence as the buffer carries it."""
         context, replaced = dumps_jsonb(dict(self.context))
         if len(context) > MAX_CONTEXT:
-            context = orjson.dumps({"cut": f"a context of {len(context)} bytes is not kept"})
+            context = jsontext.dumps({"cut": f"a context of {len(context)} bytes is not kept"})
         elif replaced:
             context, _ = dumps_jsonb(
                 {**self.context, "replaced": [f"{r.path}: {r.reason}" for r in replaced[:20]]}
@@ -78,14 +78,41 @@ class ErrorAction:
 
 
 def unpack(data: bytes) -> ErrorReport | ErrorAction:
-    """What one record holds."""
-    tag, *rest = orjson.loads(data)
-    if tag == "action":
-        return ErrorAction(*rest)
-    error_type, severity, thread_id, message, stack_trace, mark, at, count, context = rest
-    return ErrorReport(
-        error_type, message, Severity(severity), thread_id, stack_trace, context, mark, at, count
-    )
+    """What one record holds. Raises `ValueError` for bytes that are neither a report nor an action."""
+    try:
+        tag, *rest = jsontext.loads(data)
+        if tag == "action":
+            action = ErrorAction(*rest)
+            if action.kind in _ACTIONS:
+                return action
+            raise ValueError(f"an unknown action {action.kind[:40]!r}")  # noqa: TRY301 - as all below
+        error_type, severity, thread_id, message, stack_trace, mark, at, count, context = rest
+        if not isinstance(context, dict):
+            raise TypeError("the context is no object")  # noqa: TRY301
+        return ErrorReport(
+            error_type,
+            message,
+            Severity(severity),
+            thread_id,
+            stack_trace,
+            context,
+            mark,
+            float(at),
+            int(count),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"a record that is no system error ({error})") from error
+
+
+def unpack_or_show(fingerprint: str, data: bytes) -> ErrorReport | ErrorAction:
+    """What one record holds, for readers: bytes that can't be read are shown as an error that says so."""
+    try:
+        return unpack(data)
+    except ValueError as error:
+        return ErrorReport(
+            UNREADABLE, f"A system error in the buffer can't be read: {error}.",
+            context={"bytes": len(data), "begins": jsontext.preview(data)}, fingerprint=fingerprint,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +202,7 @@ def fold(group: ErrorGroup | None, item: ErrorReport | ErrorAction) -> tuple[Err
         return _occur(group, item)
     if group is None:
         return None, None
-    act = {"resolve": _resolve, "reopen": _reopen, "snooze": _snooze, "delete": _delete}[item.kind]
-    after = act(group, item)
+    after = _ACTIONS[item.kind](group, item)
     if after is group:
         return group, None
     detail = {"until": timestamp(item.until)} if item.until is not None else {}
@@ -251,3 +277,8 @@ def _snooze(group: ErrorGroup, action: ErrorAction) -> ErrorGroup:
 
 def _delete(group: ErrorGroup, _: ErrorAction) -> ErrorGroup | None:
     return None if group.resolved else group
+
+
+_ACTIONS: dict[str, Callable[[ErrorGroup, ErrorAction], ErrorGroup | None]] = {
+    "resolve": _resolve, "reopen": _reopen, "snooze": _snooze, "delete": _delete,
+}  # fmt: skip

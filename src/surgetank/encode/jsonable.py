@@ -26,7 +26,9 @@ MAX_DEPTH = 200  # PostgreSQL's jsonb parser and orjson both carry this; deeper 
 MAX_STRING = (1 << 28) - 1  # bytes in a jsonb string (PostgreSQL, JENTRY_OFFLENMASK)
 MAX_BYTES = 256 * 1024  # longer byte strings are shown by their length
 MAX_ARRAY = 1_000_000
-_INT_BITS = 14_000  # Python refuses to print integers of more than 4300 digits
+_INT_BITS = (
+    14_000  # Python refuses to print integers of more than 4300 digits, or fewer if the program says so
+)
 _BAD_TEXT = re.compile("[\x00\ud800-\udfff]")
 _REPR = 200
 _CLASS_NAME: Any = type.__dict__["__name__"]
@@ -58,7 +60,15 @@ def name_of(value: Any) -> str:
 
 
 def _huge(value: Any) -> bool:
-    return type(value) is int and value.bit_length() > _INT_BITS
+    return type(value) is int and _too_long(value)
+
+
+def _too_long(value: int) -> bool:
+    bits = value.bit_length()
+    if bits <= 2000:  # 640 digits, the lowest limit that can be set
+        return False
+    digits = sys.get_int_max_str_digits()
+    return bits > (min(_INT_BITS, int(digits * 3.32)) if digits else _INT_BITS)
 
 
 def text_of(value: str, note: Note) -> str:
@@ -134,7 +144,7 @@ def _convert(value: Any, note: Note) -> Any:
 
 
 def _integer(value: int, note: Note) -> int | str:
-    if value.bit_length() <= _INT_BITS:
+    if not _too_long(value):
         return value
     note("integer too large for JSON", show(value))
     return show(value)

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
+from surgetank.encode import jsontext
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.events import timestamp
 
@@ -41,7 +40,7 @@ class LogLine:
         message = self.message if len(self.message) <= MAX_MESSAGE else f"{self.message[:MAX_MESSAGE]} [cut]"
         fields, replaced = dumps_jsonb(dict(self.fields))
         if len(fields) > _MAX_FIELDS:
-            fields = orjson.dumps({"cut": f"fields of {len(fields)} bytes are not kept"})
+            fields = jsontext.dumps({"cut": f"fields of {len(fields)} bytes are not kept"})
         elif replaced:
             fields, _ = dumps_jsonb(
                 {**self.fields, "replaced": [f"{r.path}: {r.reason}" for r in replaced[:20]]}
@@ -51,9 +50,24 @@ class LogLine:
 
     @classmethod
     def unpack(cls, thread_id: str, data: bytes, *, seq: int, buffer_id: str) -> LogLine:
-        """The line out of the buffer."""
-        message, level, at, logger, user_id, fields = orjson.loads(data)
-        return cls(thread_id, message, level, at, logger, user_id, fields, seq, buffer_id)
+        """The line out of the buffer. Raises `ValueError` for bytes that are none."""
+        try:
+            message, level, at, logger, user_id, fields = jsontext.loads(data)
+            if not isinstance(fields, dict) or level not in LEVELS:
+                raise TypeError("its level or its fields are none")  # noqa: TRY301 - as what unpacking raises
+            return cls(thread_id, message, level, float(at), logger, user_id, fields, seq, buffer_id)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a record that is no line of a log ({error})") from error
+
+    @classmethod
+    def unpack_or_show(cls, thread_id: str, data: bytes, *, seq: int, buffer_id: str) -> LogLine:
+        """The line out of the buffer, for readers: bytes that can't be read are shown as a line that says so."""
+        try:
+            return cls.unpack(thread_id, data, seq=seq, buffer_id=buffer_id)
+        except ValueError as error:
+            shown = {"bytes": len(data), "begins": jsontext.preview(data)}
+            message = f"A line of this log can't be read: {error}."
+            return cls(thread_id, message, "error", 0.0, "surgetank", None, shown, seq, buffer_id)
 
     def to_dict(self) -> dict[str, Any]:
         """The line as people get it."""

@@ -26,7 +26,7 @@ from surgetank.encode.errors import (
     fingerprint,
     fold,
     group_id,
-    unpack,
+    unpack_or_show,
 )
 from surgetank.exceptions import ErrorNotFound, ErrorStateConflict, SurgetankError
 from surgetank.model import Record
@@ -320,7 +320,9 @@ class SystemErrors:
         """What is in the buffer, by fingerprint: number, whether it is parked, and the item."""
         with self._buffer.snapshot() as snapshot:
             return {
-                name: [(f.seq, f.parked, unpack(f.value)) for f in snapshot.scan(STREAM, name, KEY)]
+                name: [
+                    (f.seq, f.parked, unpack_or_show(name, f.value)) for f in snapshot.scan(STREAM, name, KEY)
+                ]
                 for name in snapshot.partitions(STREAM)
             }
 

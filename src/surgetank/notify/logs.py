@@ -91,7 +91,7 @@ class ThreadLogs:
         buffer_id = self._buffer.id
         with self._buffer.snapshot() as snapshot:
             found = snapshot.scan(STREAM, thread_id, KEY, after_seq=after)
-        return [LogLine.unpack(thread_id, f.value, seq=f.seq, buffer_id=buffer_id) for f in found]
+        return [LogLine.unpack_or_show(thread_id, f.value, seq=f.seq, buffer_id=buffer_id) for f in found]
 
     def _replayed(self, thread_id: str, after: int) -> list[LogLine]:
         """Lines out of the events that told them live. Long messages are cut there."""
@@ -107,8 +107,8 @@ class ThreadLogs:
                     data = event.data
                     lines.append(
                         LogLine(
-                            thread_id, data["message"], data["level"], event.at, data["logger"], None,
-                            data.get("fields", {}), number, self._buffer.id,
+                            thread_id, str(data.get("message", "")), str(data.get("level", "info")), event.at,
+                            str(data.get("logger", "")), None, data.get("fields", {}), number, self._buffer.id,
                         )
                     )  # fmt: skip
         return lines

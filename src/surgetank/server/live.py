@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from starlette.concurrency import run_in_threadpool
 
 from surgetank.buffer.events import EventLog
+from surgetank.encode.jsontext import dumps_clean
 from surgetank.events import EventType, Gap, Incident, RunEvent, timestamp
 from surgetank.exceptions import SurgetankError
 from surgetank.server.access import Caller, Role
@@ -60,12 +60,12 @@ class _Batch:
 
 def told(event: RunEvent) -> Told:
     """The event encoded."""
-    return Told(event.id, event.seq, event.type, event.thread_id, orjson.dumps(event.to_dict()))
+    return Told(event.id, event.seq, event.type, event.thread_id, dumps_clean(event.to_dict()))
 
 
 def told_gap(gap: Gap) -> Told:
     """The gap encoded; who goes on after it does so where history begins again."""
-    return Told(gap.missed_to, gap.missed_to, EventType.GAP.value, gap.thread_id, orjson.dumps(gap.to_dict()))
+    return Told(gap.missed_to, gap.missed_to, EventType.GAP.value, gap.thread_id, dumps_clean(gap.to_dict()))
 
 
 class Hub:
@@ -223,7 +223,7 @@ class Follower:
             "type": "subscribed", "thread_id": self._thread_id, "after": place,
             "incidents": [_shown(incident) for incident in incidents],
         }  # fmt: skip
-        return Told(place, place, "subscribed", self._thread_id, orjson.dumps(body))
+        return Told(place, place, "subscribed", self._thread_id, dumps_clean(body))
 
     def _incidents(self) -> list[Incident]:
         found = self._hub.events.incidents()

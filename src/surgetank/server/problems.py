@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +20,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from surgetank import exceptions as family
+from surgetank.encode import jsontext
 from surgetank.server.access import Caller, Role
 from surgetank.telemetry import log
 
@@ -62,7 +62,7 @@ class Problem(Exception):
             **({"remedy": self.remedy} if self.remedy else {}),
             **self.more,
         }
-        data = orjson.dumps(body)
+        data = jsontext.dumps(body)
         return Response(data, self.status, headers=self.headers, media_type=MEDIA_TYPE)
 
 

@@ -12,12 +12,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import orjson
 from psycopg.rows import dict_row
 
 from surgetank.buffer.protocol import Buffer
 from surgetank.checkpoints.hot import HotThread
 from surgetank.database.queries import queries
+from surgetank.encode import jsontext
 from surgetank.encode.envelope import CheckpointRecord
 from surgetank.exceptions import ConfigurationError, SinkError
 from surgetank.server.access import Caller, Role
@@ -112,11 +112,13 @@ class ThreadOwners:
 
     def _owner(self, thread: HotThread, ns: str, checkpoint_id: str) -> str | None:
         found = thread.find(ns, checkpoint_id)
-        metadata = orjson.loads(CheckpointRecord.unpack(found.value).metadata_json or b"{}") if found else {}
+        metadata = (
+            jsontext.loads(CheckpointRecord.unpack(found.value).metadata_json or b"{}") if found else {}
+        )
         value = metadata.get(self._key)
         if value is None or isinstance(value, str):
             return value
-        return orjson.dumps(value).decode()  # as PostgreSQL's ->> writes it
+        return jsontext.dumps_clean(value).decode()  # as PostgreSQL's ->> writes it
 
     def _ask(self, names: Sequence[str]) -> dict[str, tuple[bool, str | None]]:
         with (

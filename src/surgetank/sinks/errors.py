@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import orjson
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
-from surgetank.encode.errors import Audit, ErrorGroup, ErrorReport, fold, group_id, unpack
+from surgetank.encode import jsontext
+from surgetank.encode.errors import Audit, ErrorAction, ErrorGroup, ErrorReport, fold, group_id, unpack
 from surgetank.events import Severity
-from surgetank.model import Entry
-from surgetank.sinks.progress import Rows, fence
+from surgetank.model import Entry, Record
+from surgetank.sinks.progress import Rows, fence, unreadable
 from surgetank.sinks.protocol import Slice, Written
 
 SQL = queries("telling")
@@ -62,7 +62,7 @@ def group_of(row: Mapping[str, Any]) -> ErrorGroup:
         id=str(row["id"]),
         fingerprint=row["fingerprint"],
         error_type=row["error_type"],
-        severity=Severity(row["severity"]),
+        severity=Severity.of(row["severity"]),
         thread_id=row["thread_id"],
         error_message=row["error_message"],
         stack_trace=row["stack_trace"],
@@ -81,12 +81,18 @@ def group_of(row: Mapping[str, Any]) -> ErrorGroup:
     )
 
 
+def _item(name: str, entry: Entry, record: Record) -> ErrorReport | ErrorAction:
+    try:
+        return unpack(record.value)
+    except ValueError as error:
+        raise unreadable(name, entry, record, error) from error
+
+
 def _write_group(cursor: Rows, name: str, group: ErrorGroup | None, entries: Sequence[Entry]) -> Written:
     audits: list[Audit] = []
     reports: list[ErrorReport] = []
     stored = group is not None
-    for record in (record for entry in entries for record in entry.records):
-        item = unpack(record.value)
+    for item in (_item(name, entry, record) for entry in entries for record in entry.records):
         after, audit = fold(group, item)
         if audit is not None:
             audits.append(audit)
@@ -150,4 +156,4 @@ def _count(cursor: Rows, error_id: str, reports: Sequence[ErrorReport]) -> None:
 
 
 def _json(value: object) -> Jsonb:
-    return Jsonb(value, dumps=orjson.dumps)
+    return Jsonb(value, dumps=jsontext.dumps)

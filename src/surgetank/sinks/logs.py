@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import orjson
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
+from surgetank.encode import jsontext
 from surgetank.encode.logline import LogLine
-from surgetank.sinks.progress import fence
+from surgetank.model import Entry, Record
+from surgetank.sinks.progress import fence, unreadable
 from surgetank.sinks.protocol import Slice, Written
 
 SQL = queries("telling")
@@ -48,14 +49,21 @@ class PostgresLogSink:
                     rows = size = 0
                     for entry in entries:
                         for record in entry.records:
-                            line = LogLine.unpack(thread_id, record.value, seq=entry.seq, buffer_id=buffer_id)
+                            line = _line(thread_id, entry, record, buffer_id)
                             copy.write_row(
                                 (
                                     thread_id, line.seq, buffer_id, line.level, datetime.fromtimestamp(line.at, UTC),
                                     line.logger, line.user_id, line.message,
-                                    Jsonb(line.fields, dumps=orjson.dumps),
+                                    Jsonb(line.fields, dumps=jsontext.dumps),
                                 )
                             )  # fmt: skip
                             rows, size = rows + 1, size + len(record.value)
                     written.append(Written(rows=rows, size=size))
         return written
+
+
+def _line(thread_id: str, entry: Entry, record: Record, buffer_id: str) -> LogLine:
+    try:
+        return LogLine.unpack(thread_id, record.value, seq=entry.seq, buffer_id=buffer_id)
+    except ValueError as error:
+        raise unreadable(thread_id, entry, record, error) from error

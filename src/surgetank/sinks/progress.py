@@ -15,8 +15,9 @@ from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
 from surgetank.database.queries import queries
-from surgetank.exceptions import LeaseLost
-from surgetank.model import Entry
+from surgetank.encode.jsontext import preview
+from surgetank.exceptions import EntryRejected, LeaseLost
+from surgetank.model import Entry, Record
 from surgetank.sinks.protocol import Slice
 
 SQL = queries("flush")
@@ -30,6 +31,15 @@ def fetch_tuples(
     """Run a query of `flush.sql` on items given as one JSON array: for thousands of them far cheaper than arrays."""
     with cursor.connection.cursor(binary=True, row_factory=tuple_row) as plain:
         return plain.execute(SQL[query], {"items": Jsonb(items, dumps=orjson.dumps), **arguments}).fetchall()
+
+
+def unreadable(partition: str, entry: Entry, record: Record, error: ValueError) -> EntryRejected:
+    """The refusal of an entry whose bytes mean nothing to this version: it is parked, its neighbours go through."""
+    return EntryRejected(
+        partition=partition, path="$", seq=entry.seq,
+        reason=f"{error}: {len(record.value)} bytes that begin with {preview(record.value)!r}",
+        remedy="flush with the Surgetank version that wrote it; `surgetank parked export` has its bytes.",
+    )  # fmt: skip
 
 
 def fence(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> list[tuple[str, list[Entry]]]:

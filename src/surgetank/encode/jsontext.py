@@ -1,0 +1,50 @@
+"""The one codec of JSON that is kept: what `dumps` writes, `loads` reads, whatever it was made from. Pure.
+
+orjson is fast but has integers of 64 bits only: it writes no larger one, and reads a larger one as a float, or not at
+all from 309 digits on. The standard library has them. So each does what it can do exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+from surgetank.encode.sanitize import dumps_jsonb, encode_clean
+
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
+_PREVIEW = 200
+
+
+def dumps(value: Any) -> bytes:
+    """JSON of any value, sanitized where it has to be. Never raises."""
+    return dumps_jsonb(value)[0]
+
+
+def dumps_clean(value: Any) -> bytes:
+    """JSON of a value that `sanitize` or `loads` gave: faster than `dumps`, and nothing is replaced."""
+    return encode_clean(value)
+
+
+def loads(data: bytes | str) -> Any:
+    """The value that `dumps` was given, as JSON has it. Raises `ValueError` for what is no JSON."""
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if _LONG_NUMBER.search(raw) is None:
+        return orjson.loads(raw)
+    return json.loads(raw, parse_int=_integer)
+
+
+def _integer(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:  # longer than this interpreter reads (sys.set_int_max_str_digits)
+        return text
+
+
+def preview(data: bytes) -> str:
+    """The beginning of bytes that can't be read, as text that everything can show."""
+    shown = data[:_PREVIEW].decode("utf-8", "backslashreplace")
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+    return text if len(data) <= _PREVIEW else f"{text} ... ({len(data)} bytes)"
