@@ -430,6 +430,7 @@ class Surgetank:
             notices=told,
             flushing=parts.scheduler.running,
             fallback=fallback,
+            support_url=self.settings.support_url,
             problems=(
                 *parts.problems,
                 *(f"{n}: {m}" for n, m in parts.observers.failures[-5:]),

@@ -7,7 +7,7 @@ one is where a reader goes on after a break. Front ends know these types from he
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -97,8 +97,26 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class PublicCause:
+    """What everybody may read of why something went wrong: a plain cause, and the id of the system error, to be quoted.
+
+    What the database said names hosts and users and quotes rows: it is never part of this.
+    """
+
+    error: str = ""
+    reference: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """The fields that are known."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+@dataclass(frozen=True, slots=True)
 class Incident:
-    """Trouble that users and operators have been told about and that is not over. One incident is one banner."""
+    """Trouble that users and operators have been told about and that is not over. One incident is one banner.
+
+    `message` and `public` are for everybody, `detail` (the technical reason) for operators.
+    """
 
     key: str
     stream: str
@@ -107,6 +125,7 @@ class Incident:
     since: float
     message: str
     detail: str = ""
+    public: PublicCause = field(default_factory=PublicCause)
 
 
 @dataclass(frozen=True, slots=True)

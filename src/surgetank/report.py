@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from surgetank.model import BufferDepth, FailureKind, FlushJob, ParkedEntry, PartitionState
+from surgetank.encode.errors import flush_reference
+from surgetank.model import BufferDepth, Failure, FailureKind, FlushJob, ParkedEntry, PartitionState
 
 SAFE = "Everything is kept in the buffer"
 
@@ -15,7 +16,7 @@ SAFE = "Everything is kept in the buffer"
 @dataclass(frozen=True, slots=True)
 class Notice:
     """A banner for a user: severity `warning` or `critical`, and in plain words what happened, what is safe and what
-    to do. `detail` is the technical reason, for an operator.
+    to do. `detail` is the technical reason, for an operator; `reference` is the id of the system error, to be quoted.
     """
 
     severity: str
@@ -23,6 +24,7 @@ class Notice:
     message: str
     since: float | None = None
     detail: str = ""
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Status:
     flushing: bool
     problems: tuple[str, ...] = field(default=())
     fallback: FallbackStatus | None = None
+    support_url: str | None = None
 
     @property
     def healthy(self) -> bool:
@@ -153,6 +156,7 @@ def _of_sinks(
             " is saved by itself when the database is back; you can go on working.",
             since,
             next((reason for reason in reasons if reason), ""),
+            flush_reference(FailureKind.TRANSIENT.value, "", None),
         )
     ]
 
@@ -195,7 +199,12 @@ def _of_partition(state: PartitionState, now: float, critical_after_s: float) ->
         f"{subject} {what}. {SAFE} ({state.entries} entries). {action}",
         since,
         failure.message,
+        _reference(failure),
     )
+
+
+def _reference(failure: Failure) -> str:
+    return flush_reference(failure.kind.value, failure.error_type, failure.sqlstate)
 
 
 def _of_fallback(fallback: FallbackStatus) -> list[Notice]:
@@ -228,4 +237,5 @@ def _of_parked(entry: ParkedEntry) -> Notice:
         f" readable; see `surgetank parked show {entry.id}`.",
         entry.parked_at,
         entry.failure.message,
+        _reference(entry.failure),
     )

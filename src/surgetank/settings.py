@@ -9,9 +9,10 @@ import os
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from surgetank.exceptions import ConfigurationError
@@ -37,6 +38,19 @@ def _split(value: Any) -> Any:
 
 
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+
+
+def _support_url(value: str) -> str:
+    """Only what is safe as a link on anybody's page."""
+    parts = urlsplit(value)
+    is_page = parts.scheme == "https" and bool(parts.hostname)
+    is_mail = parts.scheme == "mailto" and "@" in parts.path and not parts.netloc
+    if not (is_page or is_mail) or not value.isprintable() or any(c in value for c in " <>\"'`\\"):
+        raise ValueError("use https://HOST/... or mailto:NAME@HOST")
+    return value
+
+
+SupportUrl = Annotated[str, Field(max_length=2000), AfterValidator(_support_url)]
 
 
 class Settings(BaseSettings):
@@ -117,6 +131,9 @@ class Settings(BaseSettings):
         "user_id",
         min_length=1,
         description="The key of a run's `configurable` that names the user it belongs to.",
+    )
+    support_url: SupportUrl | None = Field(
+        None, description="Where users who see a red banner get help: mailto:... or https://..."
     )
     alert_urls: Secrets = Field(
         (), description="Where alerts go: apprise URLs, separated by spaces. Secret. None: no alerts."

@@ -18,7 +18,7 @@ from surgetank.buffer import sqlite_file
 from surgetank.buffer.sqlite_schema import Kind
 from surgetank.encode import jsontext
 from surgetank.encode.sanitize import dumps_jsonb
-from surgetank.events import Gap, Incident, NewEvent, Original, RunEvent, Severity
+from surgetank.events import Gap, Incident, NewEvent, Original, PublicCause, RunEvent, Severity
 from surgetank.exceptions import BufferUnavailable
 
 _THREADS_KEPT = 200_000
@@ -46,6 +46,16 @@ CREATE TABLE incidents (
 ) STRICT, WITHOUT ROWID;
 """
 EVENTS = Kind("event log", application_id=0x53544556, version=1, schema=_SCHEMA)  # "STEV"
+# Made when it is missing, so that an older version, which does not know it, can share the file.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS public_causes (
+    key TEXT PRIMARY KEY, error TEXT NOT NULL, reference TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+_INCIDENTS = (
+    "SELECT i.key, stream, thread_id, severity, since, message, detail, coalesce(error, ''), coalesce(reference, '')"
+    " FROM incidents i LEFT JOIN public_causes c USING (key)"
+)
 
 
 class SQLiteEventLog:
@@ -73,6 +83,8 @@ class SQLiteEventLog:
         self._writer: sqlite3.Connection | None = sqlite_file.connect(
             self.path, durability="process", kind=EVENTS
         )
+        with sqlite_file.named_errors(self.path):
+            self._writer.execute(_ADDED)
         self._readers = sqlite_file.ReadPool(self.path)
 
     # -- events
@@ -156,16 +168,23 @@ class SQLiteEventLog:
                     incident.message, incident.detail,
                 ),
             )  # fmt: skip
+            public = incident.public
+            writer.execute(
+                "INSERT OR REPLACE INTO public_causes (key, error, reference) VALUES (?, ?, ?)",
+                (incident.key, public.error, public.reference),
+            )
             return True
 
     def clear_incident(self, key: str) -> Incident | None:
         with self._write() as writer:
-            row = writer.execute("DELETE FROM incidents WHERE key = ? RETURNING *", (key,)).fetchone()
+            row = writer.execute(f"{_INCIDENTS} WHERE i.key = ?", (key,)).fetchone()
+            for table in ("incidents", "public_causes"):
+                writer.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
         return _incident(row) if row else None
 
     def incidents(self) -> list[Incident]:
         with self._readers.borrow() as reader:
-            rows = reader.execute("SELECT * FROM incidents ORDER BY since, key").fetchall()
+            rows = reader.execute(f"{_INCIDENTS} ORDER BY since, i.key").fetchall()
         return [_incident(row) for row in rows]
 
     # -- originals
@@ -255,5 +274,6 @@ def _event(row: tuple[Any, ...]) -> RunEvent:
 
 
 def _incident(row: tuple[Any, ...]) -> Incident:
-    key, stream, thread_id, severity, since, message, detail = row
-    return Incident(key, stream, thread_id, Severity.of(severity), since, message, detail)
+    key, stream, thread_id, severity, since, message, detail, error, reference = row
+    public = PublicCause(error, reference)
+    return Incident(key, stream, thread_id, Severity.of(severity), since, message, detail, public)

@@ -187,6 +187,18 @@ def fingerprint(
     return hashlib.sha256("\x1f".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
 
+def flush_group(kind: str, error_type: str, sqlstate: str | None) -> tuple[str, ...]:
+    """What makes failures to save one group: a database that is away is one thing, however many threads wait for it and
+    however it is noticed.
+    """
+    return ("flush", kind) if kind == "transient" else ("flush", error_type, sqlstate or "")
+
+
+def flush_reference(kind: str, error_type: str, sqlstate: str | None) -> str:
+    """The id of the system error that such a failure is reported as, known before it is reported."""
+    return group_id(fingerprint("", "", key=flush_group(kind, error_type, sqlstate)))
+
+
 def _shape(message: str, stack_trace: str) -> list[str]:
     frames = _FRAME.findall(stack_trace)
     own = [(file, function) for file, function in frames if not _FOREIGN.search(file)] or frames

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from surgetank.buffer.events import EventLog
 from surgetank.encode.errors import ErrorReport, fingerprint
 from surgetank.encode.sanitize import sanitize_for_json
@@ -10,6 +12,8 @@ from surgetank.notify.errors import SystemErrors
 from surgetank.notify.notifier import News
 from surgetank.notify.runs import RunReporter
 from surgetank.telemetry import log
+
+_HARMLESS = ("stream", "job", "attempts", "parked_id")
 
 
 class ConsoleChannel:
@@ -28,7 +32,7 @@ class ConsoleChannel:
 
 
 class ThreadLogChannel:
-    """The log of the thread it concerns."""
+    """The log of the thread it concerns, which its user reads: nothing of what the database said."""
 
     name = "thread_log"
 
@@ -37,27 +41,34 @@ class ThreadLogChannel:
 
     def tell(self, news: News) -> None:
         if news.thread_id is not None:
-            fields = {"error": news.detail} if news.detail else {}
             self._runs.log(
                 news.message, thread_id=news.thread_id, level=news.severity.value, logger="surgetank",
-                fields=fields | _flat(news), wait=False,
+                fields={**news.public.to_dict(), **_flat(news, _HARMLESS)}, wait=False,
             )  # fmt: skip
 
 
 class EventChannel:
-    """Run events: the banners of users, and for what concerns no single thread those of operators."""
+    """Run events: the banners of users, and for what concerns no single thread those of operators.
+
+    Only operators follow what concerns no thread, so that only there the technical reason stands.
+    """
 
     name = "run_event"
 
-    def __init__(self, events: EventLog) -> None:
+    def __init__(self, events: EventLog, *, support_url: str | None = None) -> None:
         self._events = events
+        self._support = {"support_url": support_url} if support_url else {}
 
     def tell(self, news: News) -> None:
         if news.event is None:
             return
         data = {"severity": news.severity.value, "message": news.message}
         if news.event is EventType.FLUSH_CRITICAL:
-            data["error_details"] = sanitize_for_json({"error": news.detail, **_flat(news)})
+            if news.thread_id is not None:
+                details = {**news.public.to_dict(), **_flat(news, _HARMLESS)}
+            else:
+                details = {**news.public.to_dict(), "error": news.detail, **_flat(news)}
+            data["error_details"] = sanitize_for_json({**details, **self._support})
         self._events.publish([NewEvent(news.event.value, news.thread_id, data)])
 
 
@@ -81,9 +92,5 @@ class ErrorChannel:
         )  # fmt: skip
 
 
-def _flat(news: News) -> dict[str, object]:
-    return {
-        key: news.context[key]
-        for key in ("stream", "job", "attempts", "exception", "sqlstate", "parked_id")
-        if news.context.get(key) not in (None, "")
-    }
+def _flat(news: News, names: Sequence[str] = (*_HARMLESS, "exception", "sqlstate")) -> dict[str, object]:
+    return {key: news.context[key] for key in names if news.context.get(key) not in (None, "")}

@@ -70,7 +70,7 @@ class Desk:
             [
                 ConsoleChannel(),
                 ThreadLogChannel(self.runs),
-                EventChannel(self.events),
+                EventChannel(self.events, support_url=settings.support_url),
                 ErrorChannel(self.errors),
                 *channels,
             ],
@@ -80,6 +80,7 @@ class Desk:
             critical_after_s=settings.critical_after,
             keep_originals=settings.debug_originals,
             context=lambda: facts,
+            quote_reference=settings.support_url is None,
         )
         self.retention = Retention(
             database, logs_keep_s=settings.logs_keep, errors_keep_s=settings.errors_keep

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from surgetank.buffer.events import EventLog
 from surgetank.buffer.protocol import Buffer
 from surgetank.encode import envelope, logline
-from surgetank.events import EventType, Incident, Original, Severity
+from surgetank.encode.errors import flush_group
+from surgetank.events import EventType, Incident, Original, PublicCause, Severity
 from surgetank.exceptions import SurgetankError
 from surgetank.model import Failure, FailureKind, FlushJob, ParkedEntry, PartitionOutcome, PartitionState
 from surgetank.notify import words
@@ -29,7 +30,7 @@ _SWEPT = 1000
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """One thing to tell. `message` is for a user, `detail` and `failure` for an operator.
+    """One thing to tell. `message` and `public` are for everybody, `detail`, `stack_trace` and `context` for operators.
 
     `event` is the run event's type (None: no event), `error_type` that of the system error (None: none).
     """
@@ -43,6 +44,7 @@ class News:
     stack_trace: str = ""
     context: Mapping[str, Any] = field(default_factory=dict)
     group: tuple[str, ...] | None = None
+    public: PublicCause = field(default_factory=PublicCause)
 
 
 class Channel(Protocol):
@@ -68,6 +70,7 @@ class Notifier:
         critical_after_s: float,
         keep_originals: bool = False,
         context: Callable[[], Mapping[str, Any]] = dict,
+        quote_reference: bool = True,
     ) -> None:
         self._channels = tuple(channels)
         self._events = events
@@ -76,6 +79,7 @@ class Notifier:
         self._critical_after_s = critical_after_s
         self._keep_originals = keep_originals
         self._context = context
+        self._quote_reference = quote_reference  # in the banner, when there is no address to click at
         self.failures: deque[tuple[float, str, str]] = deque(maxlen=100)
         self.deliveries: dict[tuple[str, bool], int] = {}
         self._counting = (
@@ -137,9 +141,11 @@ class Notifier:
         """An entry was set aside: always critical, and news of its own."""
         thread = entry.partition if entry.stream in THREAD_STREAMS else None
         message = words.parked(entry)
+        if self._quote_reference:
+            message = words.quoting(message, entry.failure)
         incident = Incident(
             f"parked:{entry.id}", entry.stream, thread, Severity.CRITICAL, entry.parked_at, message,
-            entry.failure.message,
+            entry.failure.message, words.public(entry.failure),
         )  # fmt: skip
         if self._events.raise_incident(incident):
             context = {**self._of_job(job), "partition": entry.partition, "seq": entry.seq, "parked_id": entry.id,
@@ -244,9 +250,11 @@ class Notifier:
             return  # a passing outage is told by the threads that it concerns, not once more for our own streams
         severity = Severity.CRITICAL if hard else Severity.WARNING
         message = words.trouble(thread, stream, failure, state, lasting=lasting)
+        if hard and self._quote_reference:
+            message = words.quoting(message, failure)
         key = f"thread:{partition}" if thread is not None else f"stream:{stream}"
         if not self._events.raise_incident(
-            Incident(key, stream, thread, severity, since, message, failure.message)
+            Incident(key, stream, thread, severity, since, message, failure.message, words.public(failure))
         ):
             return
         context = {
@@ -318,9 +326,8 @@ def _flush_news(
         **context, "failure_kind": failure.kind.value, "exception": failure.error_type, "sqlstate": failure.sqlstate,
         "remedy": failure.remedy,
     }  # fmt: skip
-    # A database that is away is one thing, however many threads wait for it and however it is noticed.
-    away = failure.kind is FailureKind.TRANSIENT
-    group = ("flush", failure.kind.value) if away else ("flush", failure.error_type, failure.sqlstate or "")
+    group = flush_group(failure.kind.value, failure.error_type, failure.sqlstate)
     return News(
-        message, severity, thread, type_, type_.value, failure.message, failure.stack_trace, told, group
-    )
+        message, severity, thread, type_, type_.value, failure.message, failure.stack_trace, told, group,
+        words.public(failure),
+    )  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from surgetank.events import Incident
+from surgetank.encode.errors import flush_reference
+from surgetank.events import Incident, PublicCause
 from surgetank.model import Failure, FailureKind, ParkedEntry, PartitionOutcome, PartitionState
 
 SAFE = "Everything is kept in the buffer"
@@ -28,6 +29,26 @@ def trouble(
         f"Saving is delayed: the database could not take it just now. {SAFE}{waiting} and is saved by itself; you can"
         " go on working."
     )
+
+
+def cause(kind: FailureKind) -> str:
+    """Why something could not be saved, for everybody: nothing of what the database said."""
+    return {
+        FailureKind.TRANSIENT: "The database could not take it.",
+        FailureKind.REJECTED: "The database refused a part of it.",
+        FailureKind.FATAL: "The database is not set up to take it.",
+    }[kind]
+
+
+def public(failure: Failure) -> PublicCause:
+    """What everybody may read of a failure."""
+    reference = flush_reference(failure.kind.value, failure.error_type, failure.sqlstate)
+    return PublicCause(cause(failure.kind), reference)
+
+
+def quoting(message: str, failure: Failure) -> str:
+    """The message with what its reader should quote."""
+    return f"{message} Quote the reference {public(failure).reference}."
 
 
 def parked(entry: ParkedEntry) -> str:

@@ -11,15 +11,15 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from surgetank.buffer.events import EventLog
 from surgetank.encode.jsontext import dumps_clean
-from surgetank.events import EventType, Gap, Incident, RunEvent, timestamp
+from surgetank.events import EventType, Gap, Incident, RunEvent
 from surgetank.exceptions import SurgetankError
 from surgetank.server.access import Caller, Role
+from surgetank.server.disclosure import incident_for, reads_technical
 from surgetank.server.visibility import Visibility
 from surgetank.telemetry import log
 
@@ -166,6 +166,7 @@ class Follower:
         thread_id: str | None,
         still_good: Callable[[Caller], bool],
         counted: Callable[[int], None],
+        support_url: str | None = None,
     ) -> None:
         self._hub = hub
         self._visibility = visibility
@@ -173,6 +174,7 @@ class Follower:
         self._thread_id = thread_id
         self._still_good = still_good
         self._counted = counted
+        self._support_url = support_url
         self._id = 0
         self._seq = 0
         self._believed: dict[str, tuple[bool, float]] = {}  # readable, and when that was found out
@@ -221,7 +223,9 @@ class Follower:
         incidents = await run_in_threadpool(self._incidents)
         body = {
             "type": "subscribed", "thread_id": self._thread_id, "after": place,
-            "incidents": [_shown(incident) for incident in incidents],
+            "incidents": [
+                incident_for(self._caller, incident, support_url=self._support_url) for incident in incidents
+            ],
         }  # fmt: skip
         return Told(place, place, "subscribed", self._thread_id, dumps_clean(body))
 
@@ -236,7 +240,7 @@ class Follower:
 
     @property
     def _operates(self) -> bool:
-        return self._caller.role.covers(Role.OPERATOR)
+        return reads_technical(self._caller)
 
     async def _next(self) -> list[Told]:
         batches = self._hub.since(self._id) if self._id != _IN_THE_LOG else None
@@ -282,12 +286,3 @@ class Follower:
             self._believed |= {name: (name in readable, now) for name in names & unsure}
         allowed = {n for n in names if self._believed.get(n, (False, 0.0))[0]}
         return [e for e in events if e.thread_id in allowed or (e.thread_id is None and self._operates)]
-
-
-def _shown(incident: Incident) -> dict[str, Any]:
-    kind = EventType.FLUSH_CRITICAL if incident.severity == "critical" else EventType.FLUSH_ERROR
-    return {
-        "type": kind.value, "severity": incident.severity.value, "thread_id": incident.thread_id,
-        "message": incident.message, "timestamp": timestamp(incident.since),
-        **({"error_details": {"error": incident.detail}} if kind is EventType.FLUSH_CRITICAL else {}),
-    }  # fmt: skip

@@ -5,7 +5,6 @@ Inputs are never repeated in an answer: they may hold secrets.
 
 from __future__ import annotations
 
-import secrets
 import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -21,12 +20,15 @@ from starlette.websockets import WebSocket
 
 from surgetank import exceptions as family
 from surgetank.encode import jsontext
-from surgetank.server.access import Caller, Role
+from surgetank.server.access import Caller
+from surgetank.server.disclosure import new_reference, reads_technical
 from surgetank.telemetry import log
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
 _OUTAGE = "The database can't be reached, and this needs it. What was accepted is safe in the buffer."
+
+_NO_BUFFER = "The buffer can't be used just now. What was accepted before is safe."
 
 
 class Problem(Exception):
@@ -165,14 +167,14 @@ def of_validation(errors: Sequence[Any]) -> Problem:
 
 
 def of_family(error: family.SurgetankError, caller: Caller | None) -> Problem:
-    """One of our own errors. What it says of the database's address is for operators only."""
+    """One of our own errors. What it says of addresses and paths, and what the database said, is for operators only."""
+    told = reads_technical(caller)
     retry = {"Retry-After": str(RETRY_AFTER_S)}
     if isinstance(error, family.ColdStateUnavailable):
         return Problem(503, "database-unavailable", error.what, remedy=error.remedy, headers=retry)
     if isinstance(error, (family.DatabaseUnavailable, family.SchemaTooNew, family.ConfigurationError)):
         if isinstance(error, family.MissingExtra):
             return Problem(501, "not-installed", error.what, remedy=error.remedy)
-        told = caller is not None and caller.role.covers(Role.OPERATOR)
         log.warning("request_without_database", error=error.what)
         return Problem(
             503, "database-unavailable", error.what if told else _OUTAGE,
@@ -185,14 +187,25 @@ def of_family(error: family.SurgetankError, caller: Caller | None) -> Problem:
     if isinstance(error, family.EntryRejected):
         return Problem(422, "refused", error.what, remedy=error.remedy)
     if isinstance(error, family.BufferProblem):
-        return Problem(503, "buffer-unavailable", error.what, remedy=error.remedy, headers=retry)
-    log.error("request_failed", error=error.what, stack_trace=_trace(error))
-    return Problem(500, "internal-error", error.what, remedy=error.remedy)
+        log.warning("request_without_buffer", error=error.what)
+        return Problem(
+            503, "buffer-unavailable", error.what if told else _NO_BUFFER,
+            remedy=error.remedy if told else "try again in a moment; if it lasts, tell your operator.", headers=retry,
+        )  # fmt: skip
+    if told:
+        log.error("request_failed", error=error.what, stack_trace=_trace(error))
+        return Problem(500, "internal-error", error.what, remedy=error.remedy)
+    reference = new_reference()
+    log.error("request_failed", reference=reference, error=error.what, stack_trace=_trace(error))
+    return Problem(
+        500, "internal-error", "This can't be shown: something that is stored can't be read.",
+        remedy=f"tell your operator, and quote {reference}.", reference=reference,
+    )  # fmt: skip
 
 
 def unexpected(error: BaseException, method: str, path: str) -> Problem:
     """A bug of ours: told to the log with its trace, and to the caller by a reference to it."""
-    reference = secrets.token_hex(6)
+    reference = new_reference()
     log.error("request_crashed", reference=reference, method=method, path=path, stack_trace=_trace(error))
     return Problem(
         500, "internal-error", "Something unexpected went wrong in the server.",

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends
 
 from surgetank.server.access import Role
 from surgetank.server.dependencies import CurrentCaller, Deps, require, signed_in
+from surgetank.server.disclosure import job_for, status_for
 from surgetank.server.models import FlushRequest, Job, Picture
 from surgetank.server.problems import Problem, documented
-from surgetank.server.routes.jobs import job_body
 
 router = APIRouter(
     tags=["buffer"],
@@ -21,9 +21,9 @@ router = APIRouter(
 
 
 @router.get("/buffer", response_model=Picture)
-def buffer(services: Deps) -> dict[str, Any]:
+def buffer(services: Deps, who: CurrentCaller) -> dict[str, Any]:
     """How much waits, how long already, what fails, the last jobs and what users should be told: `surgetank status`."""
-    return services.tank.status().to_dict()
+    return status_for(who, services.tank.status())
 
 
 @router.post("/flush", response_model=Job, responses=documented(409))
@@ -45,4 +45,4 @@ async def flush(services: Deps, who: CurrentCaller, wanted: FlushRequest | None 
     job = await to_thread.run_sync(
         services.tank.flush, wanted.stream, wanted.partition, limiter=services.flushing
     )
-    return job_body(job, who)
+    return job_for(who, job)

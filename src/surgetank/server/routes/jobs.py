@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from surgetank.exceptions import JobNotFound
 from surgetank.model import FlushJob, JobStatus
-from surgetank.report import to_plain_data
 from surgetank.server.access import Caller, Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, require, signed_in
+from surgetank.server.disclosure import job_for
 from surgetank.server.models import Job, Jobs
 from surgetank.server.paging import cursor, place
 from surgetank.server.problems import documented
@@ -28,18 +28,9 @@ _SLACK = 100
 _DETAILS = ("errors", "replacements")
 
 
-def job_body(job: FlushJob, who: Caller) -> dict[str, Any]:
-    """A job as JSON. What stood where a value was replaced is a user's data: administrators see it, operators where."""
-    body: dict[str, Any] = to_plain_data(job)
-    if who.role is not Role.ADMIN:
-        for replaced in body["result"].get("replacements", ()):
-            replaced["original"] = None
-    return {**body, "warnings": list(job.warnings)}
-
-
 def _brief(job: FlushJob, who: Caller) -> dict[str, Any]:
     """A job in a list: without stack traces and replaced values."""
-    body = job_body(job, who)
+    body = job_for(who, job)
     return {**body, "result": {k: v for k, v in body["result"].items() if k not in _DETAILS}}
 
 
@@ -81,7 +72,7 @@ def _newest(
 @router.get("/{job_id}", response_model=Job)
 def job(job_id: JobId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
     """One job with its errors, stack traces and what was replaced in projections (the originals for administrators)."""
-    return job_body(_find(services, job_id), who)
+    return job_for(who, _find(services, job_id))
 
 
 def _find(services: Services, job_id: str) -> FlushJob:
@@ -96,4 +87,4 @@ async def retry(job_id: JobId, services: Deps, who: CurrentCaller) -> dict[str, 
     """Flush again what a job was about, now, and wait for it. The answer is the new job, also when it failed."""
     found = await to_thread.run_sync(_find, services, job_id)
     made = await to_thread.run_sync(services.tank.retry_job, found.id, limiter=services.flushing)
-    return job_body(made, who)
+    return job_for(who, made)

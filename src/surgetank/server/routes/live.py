@@ -103,6 +103,7 @@ def _follower(services: Services, who: Caller, thread_id: str | None, transport:
         thread_id=thread_id,
         still_good=services.login.still_good,
         counted=partial(services.tank.meters.subscribers, transport),
+        support_url=services.settings.support_url,
     )
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 
-from surgetank.server.dependencies import Deps, VisibleThread, signed_in
+from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
+from surgetank.server.disclosure import log_problem_for
 from surgetank.server.problems import documented
 from surgetank.server.telling import Lines
 
@@ -24,6 +25,7 @@ _MOST = 2**53
 def logs(
     thread_id: VisibleThread,
     services: Deps,
+    who: CurrentCaller,
     after: Annotated[int, Query(ge=0, le=_MOST, description="Lines after this number.")] = 0,
     before: Annotated[
         int | None, Query(ge=1, le=_MOST, description="The last lines before this number.")
@@ -37,7 +39,7 @@ def logs(
     return {
         "thread_id": thread_id,
         "lines": [line.to_dict() for line in lines],
-        "problem": page.problem,
+        "problem": log_problem_for(who, page.problem),
         "next": lines[-1].seq if lines else after,
         "previous": lines[0].seq if lines else before,
     }

@@ -11,10 +11,10 @@ from surgetank.model import ParkedEntry
 from surgetank.report import to_plain_data
 from surgetank.server.access import Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, require, signed_in
+from surgetank.server.disclosure import job_for
 from surgetank.server.models import Job, ParkedDetail, ParkedList
 from surgetank.server.paging import cursor, place
 from surgetank.server.problems import documented, not_found
-from surgetank.server.routes.jobs import job_body
 from surgetank.server.services import Services
 
 router = APIRouter(
@@ -72,4 +72,4 @@ async def retry(parked_id: ParkedId, services: Deps, who: CurrentCaller) -> dict
     job = await to_thread.run_sync(services.tank.retry_parked, [parked_id], limiter=services.flushing)
     if job is None:  # another request was quicker
         raise not_found("parked entry", str(parked_id), remedy="see GET /parked.")
-    return job_body(job, who)
+    return job_for(who, job)
