@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 import psycopg
 
 from support.postgres import PostgresServer
-from support.servers import ServerFolder, server_user
+from support.servers import ServerFolder, give_to_server_user, server_user
 from support.waiting import wait_until
 
 
@@ -34,6 +35,44 @@ def running_pgbouncer(program: str, server: PostgresServer, database: str) -> It
         try:
             wait_until(lambda: process.poll() is None and _answers(url), "PgBouncer to answer")
             yield url
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+    finally:
+        folder.close()
+
+
+@contextmanager
+def running_tls_pgbouncer(
+    program: str, server: PostgresServer, certificate: Path, key: Path
+) -> Iterator[int]:
+    """Port on localhost of a PgBouncer that only speaks TLS, with this certificate."""
+    folder = ServerFolder()
+    try:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+        for file in (certificate, key):
+            copy = folder.path / file.name
+            copy.write_bytes(file.read_bytes())
+            give_to_server_user(copy)
+        tls = f"""
+listen_addr = 127.0.0.1
+listen_port = {port}
+client_tls_sslmode = require
+client_tls_cert_file = {folder.path / certificate.name}
+client_tls_key_file = {folder.path / key.name}
+"""
+        config = folder.path / "pgbouncer.ini"
+        plain = _config(folder.path, server).replace("listen_addr =\nlisten_port = 6432\n", tls)
+        config.write_text(plain, encoding="utf-8")
+        process = subprocess.Popen(
+            [program, "--quiet", str(config)], user=server_user(), cwd="/", start_new_session=True
+        )
+        url = f"postgresql://postgres@localhost:{port}/postgres?sslmode=require"
+        try:
+            wait_until(lambda: process.poll() is None and _answers(url), "PgBouncer to answer")
+            yield port
         finally:
             process.terminate()
             process.wait(timeout=10)

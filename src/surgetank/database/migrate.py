@@ -23,7 +23,8 @@ from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, Schema
 _LOCK = 0x53544B4D  # "STKM"
 _WAIT_AT_MOST: LiteralString = "SET LOCAL lock_timeout = '60s'"
 _SCHEMA: LiteralString = """
-CREATE SCHEMA IF NOT EXISTS surgetank;
+-- Not `IF NOT EXISTS`: that asks for the right to make schemas also where there is nothing to make.
+DO $$ BEGIN IF to_regnamespace('surgetank') IS NULL THEN CREATE SCHEMA surgetank; END IF; END $$;
 CREATE TABLE IF NOT EXISTS surgetank.schema_migrations (
     version integer PRIMARY KEY,
     name text NOT NULL,
