@@ -23,11 +23,14 @@ from surgetank.checkpoints.storage import StorageReport, storage
 from surgetank.checkpoints.sweep import RetentionReport
 from surgetank.encode.envelope import STREAM as CHECKPOINTS
 from surgetank.encode.errors import ErrorReport
+from surgetank.encode.jsonable import show
+from surgetank.encode.limits import check_mapping, check_names
 from surgetank.events import RunEvent, Severity
 from surgetank.exceptions import (
     ConfigurationError,
     JobNotFound,
     MissingExtra,
+    UnknownName,
 )
 from surgetank.flush.job import StreamFlusher
 from surgetank.flush.meters import Meters
@@ -191,6 +194,7 @@ class Surgetank:
         through, else that of the checkpoints. `partition` is then a thread. Raises `ConfigurationError` for an
         unknown stream.
         """
+        _check_threads(partition)
         jobs = [self._flush(name, partition, trigger) for name in self._streams(stream, partition)]
         return next((job for job in jobs if not job.ok), jobs[0])
 
@@ -239,6 +243,8 @@ class Surgetank:
         Further keywords become the line's fields. Raises `ConfigurationError` without a thread, `BufferFull`,
         `BufferUnavailable`.
         """
+        if fields is not None:
+            check_mapping(str(thread_id), "$.fields", fields)
         line = self.parts.desk.runs.log(
             message, thread_id=thread_id, level=level, logger=logger, user_id=user_id, wait=wait,
             fields={**(fields or {}), **more},
@@ -269,16 +275,24 @@ class Surgetank:
         """Report an error of your own type to the operators (`system_errors`); returns the id of its group.
 
         `error` gives the stack trace, unless `stack_trace` does. Alike errors become one group with a count.
-        Raises `BufferFull`, `BufferUnavailable`, and `ValueError` for an unknown severity.
+        Raises `BufferFull`, `BufferUnavailable`, `EntryRejected` for names that PostgreSQL can't hold (longer than
+        2048 bytes, NUL), and `UnknownName` (a `ValueError`) for an unknown severity.
         """
         if stack_trace is None:
-            stack_trace = "".join(traceback.format_exception(error)) if error is not None else ""
+            stack_trace = (
+                "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else ""
+            )
         if severity not in list(Severity):
-            raise ValueError(f"unknown severity {severity!r}; severities: {', '.join(Severity)}")
+            raise UnknownName(
+                f"There is no severity {show(severity)[:80]}.", remedy=f"severities: {', '.join(Severity)}."
+            )
         thread_id = thread_id or origin(self.settings.owner_key).thread_id
         return self.errors.report(
-            ErrorReport(error_type, message, Severity(severity), thread_id, stack_trace, context or {})
-        )
+            ErrorReport(
+                error_type, str(message), Severity(severity), str(thread_id) if thread_id is not None else None,
+                str(stack_trace), context if context is not None else {},
+            )
+        )  # fmt: skip
 
     def logs(self, thread_id: str, **wanted: Any) -> LogPage:
         """Lines of a thread's log, hot and cold (`after`, `before`, `limit`, `levels` as in `ThreadLogs.read`)."""
@@ -318,6 +332,7 @@ class Surgetank:
 
     def job(self, job_id: str) -> FlushJob:
         """One flush job, by its id or the beginning of it. Raises `JobNotFound`."""
+        check_names("jobs", [("$.job_id", job_id)])
         found = self.parts.buffer.job(job_id)
         if found is None:
             alike = [j for j in self.jobs(limit=self.settings.jobs_kept) if j.id.startswith(job_id)]
@@ -349,6 +364,7 @@ class Surgetank:
         free, and what retention did last. Never raises for a database that is down: the report says so.
         """
         parts = self.parts
+        _check_threads(thread)
         return storage(
             parts.buffer,
             parts.database,
@@ -374,6 +390,7 @@ class Surgetank:
         waits in the buffer. The deletions are flushed like everything else. With `dry_run` the report says exactly
         what would go. Raises `DatabaseUnavailable`, `BufferFull`, `ConfigurationError`.
         """
+        _check_threads(*(threads or ()))
         return self.parts.retention.apply(Limits(age, keep, max_bytes), threads, dry_run=dry_run)
 
     def delete_idle_threads(
@@ -437,6 +454,13 @@ class Surgetank:
                 *parts.desk.problems(),
             ),
         )
+
+
+def _check_threads(*names: str | None) -> None:
+    """Refuse what can't be the name of a thread."""
+    for name in names:
+        if name is not None:
+            check_names(name, [("$.thread_id", name)])
 
 
 class OpenSaver:

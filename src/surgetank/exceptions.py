@@ -23,6 +23,10 @@ class ConfigurationError(SurgetankError):
     """A setting, an address or an argument can't be used as given."""
 
 
+class UnknownName(ConfigurationError, ValueError):
+    """A level, a severity, a stream or an action that there is not."""
+
+
 class MissingExtra(ConfigurationError):
     """An optional dependency is needed and not installed."""
 

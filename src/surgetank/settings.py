@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     fallback_fill: float = Field(
         0.8, gt=0, le=1, description="From this share of `buffer_max_bytes` on, entries are spilled."
     )
-    max_value_bytes: int = Field(256 * 1024**2, gt=0, description="Largest single channel value or write.")
+    max_value_bytes: int = Field(
+        256 * 1024**2, gt=0, le=1_000_000_000, description="Largest single channel value or write."
+    )
 
     flush_in_process: bool = Field(
         default=True, description="Flush on a thread of this process; false: only workers do."

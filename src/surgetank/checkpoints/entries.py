@@ -17,7 +17,7 @@ from langgraph.checkpoint.serde.types import ERROR
 from surgetank.buffer.protocol import Guard
 from surgetank.checkpoints.hot import guard_put, guard_writes
 from surgetank.checkpoints.serde import ValueRefused, is_faithful
-from surgetank.encode import envelope
+from surgetank.encode import envelope, limits
 from surgetank.encode.envelope import CheckpointRecord
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.exceptions import EntryRejected, SurgetankError
@@ -27,6 +27,7 @@ _SCALARS = (str, int, float, bool, type(None))
 _SCALAR_CHARS = 256
 _OPEN_METADATA = ("source", "step", "parents", "run_id", "counters_since_delta_snapshot")
 _NO_JSON = b"{}"
+_TYPES = ("msgpack", "null", "bytes", "bytearray")
 
 
 class NewEntry(NamedTuple):
@@ -48,14 +49,22 @@ class Target(NamedTuple):
     def of(cls, config: RunnableConfig) -> Target:
         """Read it from LangGraph's config. Raises `EntryRejected` for names that can't be stored."""
         configurable: Mapping[str, Any] = config.get("configurable", {})
-        thread_id = str(configurable["thread_id"])
+        given = configurable.get("thread_id")
+        if (
+            given is None
+        ):  # `str` would make it a thread called "None", which everybody without an id would share
+            raise EntryRejected(
+                partition="", path="$.configurable.thread_id", reason="no thread id",
+                remedy='give one: config={"configurable": {"thread_id": "..."}}.',
+            )  # fmt: skip
+        thread_id = str(given)
         ns = configurable.get("checkpoint_ns") or ""
         checkpoint_id = configurable.get("checkpoint_id")
         names = [("$.thread_id", thread_id), ("$.checkpoint_ns", ns)]
         if checkpoint_id is not None:
             names.append(("$.checkpoint_id", checkpoint_id))
-        envelope.check_names(thread_id, names)
-        envelope.check_pair(thread_id, "$.thread_id with $.checkpoint_ns", thread_id, ns)
+        limits.check_names(thread_id, names)
+        limits.check_pair(thread_id, "$.thread_id with $.checkpoint_ns", thread_id, ns)
         return cls(thread_id, ns, checkpoint_id or None)
 
 
@@ -77,15 +86,16 @@ class EntryMaker:
         at = Target.of(config)
         thread_id, ns, checkpoint_id = at.thread_id, at.ns, checkpoint["id"]
         values: Mapping[str, Any] = checkpoint["channel_values"]
-        envelope.check_names(thread_id, [("$.checkpoint.id", checkpoint_id)])
+        limits.check_names(thread_id, [("$.checkpoint.id", checkpoint_id)])
+        limits.check_pair(thread_id, "$.thread_id with $.checkpoint.id", thread_id, checkpoint_id)
         versions: Mapping[str, str | int | float] = checkpoint["channel_versions"]
         for place, names in (
             ("$.channel_values", values),
             ("$.channel_versions", {**versions, **new_versions}),
         ):
-            envelope.check_all(thread_id, place, list(names))
+            limits.check_all(thread_id, place, list(names))
         texts = [envelope.version_text(v) for known in (versions, new_versions) for v in known.values()]
-        envelope.check_all(thread_id, "$.channel_versions", texts)
+        limits.check_all(thread_id, "$.channel_versions", texts)
         record = self._record(at, checkpoint, merged_metadata(config, metadata))
         records = [Record(envelope.checkpoint_key(ns, checkpoint_id), record.pack())]
         for channel, version in new_versions.items():
@@ -104,15 +114,17 @@ class EntryMaker:
         values: Mapping[str, Any] = checkpoint["channel_values"]
         metadata_type, metadata_bytes = self._dump(at.thread_id, "$.metadata", metadata)
         if (run_id := metadata.get("run_id")) is not None:  # it is looked for by an index
-            shown_run = run_id if isinstance(run_id, str) else dumps_jsonb(run_id)[0].decode()
-            envelope.check_pair(at.thread_id, "$.metadata.run_id", shown_run)
+            limits.check_indexed(at.thread_id, "$.metadata.run_id", run_id)
         encrypted = "+" in metadata_type
         replaced: tuple[Replacement, ...] = ()
         if encrypted:  # what is encrypted at rest must not lie beside it in clear
             shown = {k: metadata[k] for k in _OPEN_METADATA if k in metadata}
             metadata_json, scalars_json = dumps_jsonb(shown)[0], _NO_JSON
         else:
+            if "user_id" in metadata:
+                limits.check_indexed(at.thread_id, "$.metadata.user_id", metadata["user_id"])
             metadata_json, replaced_metadata = dumps_jsonb(metadata)
+            limits.check_json(at.thread_id, "$.metadata", metadata_json)
             scalars_json, replaced_scalars = dumps_jsonb(scalars_of(values))
             replaced = (
                 *_located("$.metadata", replaced_metadata),
@@ -142,11 +154,11 @@ class EntryMaker:
                 partition=at.thread_id, path="$.config.checkpoint_id", reason="missing",
                 remedy="put_writes needs the id of the checkpoint that the writes belong to.",
             )  # fmt: skip
-        envelope.check_names(at.thread_id, [("$.task_id", task_id), ("$.task_path", task_path)])
-        envelope.check_pair(at.thread_id, "$.checkpoint_id with $.task_id", checkpoint_id, task_id)
+        limits.check_names(at.thread_id, [("$.task_id", task_id), ("$.task_path", task_path)])
+        limits.check_pair(at.thread_id, "$.checkpoint_id with $.task_id", checkpoint_id, task_id)
         records = []
         for index, (channel, value) in enumerate(writes):
-            envelope.check_names(at.thread_id, [(f"$.writes[{index}].channel", channel)])
+            limits.check_names(at.thread_id, [(f"$.writes[{index}].channel", channel)])
             # The error of a task is kept as LangGraph keeps it, by its `repr`.
             type_, data = self._dump(at.thread_id, f"$.writes.{channel}", value, is_error=channel == ERROR)
             key = envelope.write_key(at.ns, checkpoint_id, task_id, WRITES_IDX_MAP.get(channel, index))
@@ -166,6 +178,8 @@ class EntryMaker:
             type_, data = self._serde.dumps_typed(value)
         except Exception as error:
             raise _refused(thread_id, path, error) from error
+        if type_ not in _TYPES:
+            limits.check_names(thread_id, [(f"{path} (the name of its serialized type)", type_)])
         if len(data) > self._max:
             raise EntryRejected(
                 partition=thread_id, path=path, reason=f"{len(data)} bytes, more than the limit of {self._max}",

@@ -17,7 +17,7 @@ from surgetank.checkpoints.cold import Cold, Place
 from surgetank.checkpoints.raw import RawCheckpoint
 from surgetank.checkpoints.reader import Reader
 from surgetank.checkpoints.steps import Steps
-from surgetank.encode import envelope, jsontext
+from surgetank.encode import envelope, jsontext, limits
 from surgetank.encode.envelope import STREAM, CheckpointRecord, Operation
 from surgetank.exceptions import EntryRejected
 from surgetank.model import Record
@@ -41,7 +41,7 @@ class _Brief:
 
 def append_thread_deletion(buffer: Buffer, thread_id: str) -> None:
     """Accept the deletion of a thread."""
-    envelope.check_names(thread_id, [("$.thread_id", thread_id)])
+    limits.check_names(thread_id, [("$.thread_id", thread_id)])
     operation = Operation(uuid.uuid4().hex, "delete_thread")
     buffer.append(STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())], start_guarding=True)
 
@@ -76,6 +76,7 @@ class Maintenance:
         Needs the database, which alone knows where flushed runs are.
         """
         wanted = {str(run_id) for run_id in run_ids}
+        limits.check_all("", "$.run_ids", sorted(wanted))
         if not wanted:
             return
         places = set(self._hot_of_runs(wanted))
@@ -123,7 +124,7 @@ class Maintenance:
 
     def plan_prune(self, thread_id: str, metadata: Metadata) -> Steps[dict[str, list[str]]]:
         """What `keep_latest` would delete: checkpoint ids by namespace."""
-        envelope.check_names(thread_id, [("$.thread_id", thread_id)])
+        limits.check_names(thread_id, [("$.thread_id", thread_id)])
         places = yield from self.places(thread_id, None)
         doomed: dict[str, list[str]] = {}
         for ns in sorted({ns for _, ns, _ in places}):
@@ -140,7 +141,7 @@ class Maintenance:
     def copy_thread(self, source: str, target: str) -> Steps[None]:
         """Copy all checkpoints, values and writes, oldest first. Repeating an interrupted copy completes it."""
         for name in (source, target):
-            envelope.check_names(name, [("$.thread_id", name)])
+            limits.check_names(name, [("$.thread_id", name)])
         places = yield from self.places(source, None)
         copied: set[tuple[str, str, str]] = set()
         for _, ns, checkpoint_id in reversed(places):

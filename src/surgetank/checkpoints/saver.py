@@ -34,6 +34,7 @@ from surgetank.checkpoints.raw import RawCheckpoint
 from surgetank.checkpoints.reader import Listing, Reader
 from surgetank.checkpoints.serde import faithful
 from surgetank.checkpoints.steps import Steps, arun, run
+from surgetank.encode import limits
 from surgetank.encode.envelope import STREAM
 from surgetank.exceptions import BufferFull
 
@@ -298,6 +299,9 @@ class _Query:
         self._only = configurable.get("checkpoint_id")
         self._thread = str(thread_id) if thread_id is not None else None
         before_id = before.get("configurable", {}).get("checkpoint_id") if before else None
+        asked = (("$.thread_id", self._thread), ("$.checkpoint_ns", configurable.get("checkpoint_ns")),
+                 ("$.before.checkpoint_id", before_id))  # fmt: skip
+        limits.check_names(self._thread or "", [(path, name) for path, name in asked if name is not None])
         self.listing: Listing = saver.reader.start_listing(
             self._thread, configurable.get("checkpoint_ns"), before_id
         )

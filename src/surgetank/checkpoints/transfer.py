@@ -27,7 +27,7 @@ from surgetank.checkpoints.official import Official
 from surgetank.checkpoints.official_rows import parents_first
 from surgetank.checkpoints.official_target import OfficialTarget
 from surgetank.checkpoints.raw import RawCheckpoint
-from surgetank.encode import envelope
+from surgetank.encode import envelope, limits
 from surgetank.encode.envelope import STREAM
 from surgetank.exceptions import BrokenRow, BufferFull, ConfigurationError, EntryRejected, TransferStopped
 from surgetank.model import Record
@@ -273,13 +273,14 @@ def _check_names(raw: RawCheckpoint, versions: Mapping[str, str]) -> None:
     """Refuse the names that `put` refuses. Raises `EntryRejected`."""
     thread_id = raw.thread_id
     Target.of(cast("Any", place(thread_id, raw.checkpoint_ns, raw.checkpoint_id)))
-    envelope.check_all(thread_id, "$.channel_values", list(versions))
-    envelope.check_all(thread_id, "$.channel_versions", list(versions.values()))
+    limits.check_pair(thread_id, "$.thread_id with $.checkpoint.id", thread_id, raw.checkpoint_id)
+    limits.check_all(thread_id, "$.channel_values", list(versions))
+    limits.check_all(thread_id, "$.channel_versions", list(versions.values()))
     for w in raw.writes:
         names = [
             ("$.task_id", w.task_id),
             ("$.task_path", w.record.task_path),
             ("$.channel", w.record.channel),
         ]
-        envelope.check_names(thread_id, names)
-        envelope.check_pair(thread_id, "$.checkpoint_id with $.task_id", raw.checkpoint_id, w.task_id)
+        limits.check_names(thread_id, names)
+        limits.check_pair(thread_id, "$.checkpoint_id with $.task_id", raw.checkpoint_id, w.task_id)

@@ -12,14 +12,11 @@ from typing import Any
 
 import ormsgpack
 
-from surgetank.exceptions import EntryRejected
 from surgetank.model import Record, Replacement
 
 STREAM = "checkpoints"
 _SEP = b"\x00"
 _IDX_OFFSET = 1 << 31
-MAX_NAME_BYTES = 2048
-MAX_PAIR_BYTES = 2600  # a row of a PostgreSQL index has at most 2704 bytes, and some hold two names
 OPERATION_KEY = b"!"
 UNVERSIONED = "~"
 HEAD = b"h" + _SEP
@@ -214,51 +211,3 @@ def head_note(ns: str) -> bytes:
 def grave_note(ns: str, checkpoint_id: str) -> bytes:
     """The note of a checkpoint that was deleted with its thread a short while ago."""
     return GRAVE + ns.encode() + _SEP + checkpoint_id.encode()
-
-
-def check_pair(thread_id: str, path: str, *names: str) -> None:
-    """Refuse names that are together longer than a row of an index may be. Raises `EntryRejected`."""
-    if sum(map(len, names)) <= MAX_PAIR_BYTES // 4:  # at most four bytes a character
-        return
-    size = sum(len(name.encode(errors="replace")) for name in names)
-    if size > MAX_PAIR_BYTES:
-        raise EntryRejected(
-            partition=thread_id, path=path, reason=f"{size} bytes, more than {MAX_PAIR_BYTES}",
-            remedy="use shorter names.",
-        )  # fmt: skip
-
-
-def check_all(thread_id: str, place: str, names: Sequence[str]) -> None:
-    """`check_names` for many short names at once. `place` is the path of what has them."""
-    if all(type(name) is str for name in names):
-        joined = "".join(names)
-        if len(joined) <= MAX_NAME_BYTES and joined.isascii() and "\x00" not in joined:
-            return
-    check_names(thread_id, [(f"{place}.{name}", name) for name in names])
-
-
-def check_names(thread_id: str, names: Sequence[tuple[str, str]]) -> None:
-    """Refuse names that neither keys nor PostgreSQL's text can carry: NUL, lone surrogates, excessive length.
-
-    `names` are pairs of a path for the error and the name. Raises `EntryRejected`.
-    """
-    for path, name in names:
-        if not isinstance(name, str):
-            raise EntryRejected(
-                partition=str(thread_id), path=path, reason=f"{type(name).__name__} instead of str",
-                remedy="use a string.",
-            )  # fmt: skip
-        if name.isascii() and "\x00" not in name and len(name) <= MAX_NAME_BYTES:
-            continue
-        try:
-            size = len(name.encode())
-        except UnicodeEncodeError as error:
-            raise EntryRejected(
-                partition=repr(thread_id), path=path, reason=f"a lone surrogate at position {error.start}",
-                remedy="use text that can be encoded as UTF-8.",
-            ) from error  # fmt: skip
-        if "\x00" in name or size > MAX_NAME_BYTES:
-            reason = "a NUL character" if "\x00" in name else f"{size} bytes, more than {MAX_NAME_BYTES}"
-            raise EntryRejected(
-                partition=repr(thread_id), path=path, reason=reason, remedy="use a shorter, printable name."
-            )

@@ -46,13 +46,9 @@ class ErrorReport:
 
     def pack(self) -> bytes:
         """The occurrence as the buffer carries it."""
-        context, replaced = dumps_jsonb(dict(self.context))
+        context, _ = jsontext.dumps_object(self.context)
         if len(context) > MAX_CONTEXT:
             context = jsontext.dumps({"cut": f"a context of {len(context)} bytes is not kept"})
-        elif replaced:
-            context, _ = dumps_jsonb(
-                {**self.context, "replaced": [f"{r.path}: {r.reason}" for r in replaced[:20]]}
-            )
         head, _ = dumps_jsonb(
             [
                 "report", self.error_type, self.severity.value, self.thread_id, self.message[:MAX_STACK],
@@ -83,7 +79,7 @@ def unpack(data: bytes) -> ErrorReport | ErrorAction:
         tag, *rest = jsontext.loads(data)
         if tag == "action":
             action = ErrorAction(*rest)
-            if action.kind in _ACTIONS:
+            if action.kind in ACTIONS:
                 return action
             raise ValueError(f"an unknown action {action.kind[:40]!r}")  # noqa: TRY301 - as all below
         error_type, severity, thread_id, message, stack_trace, mark, at, count, context = rest
@@ -214,7 +210,7 @@ def fold(group: ErrorGroup | None, item: ErrorReport | ErrorAction) -> tuple[Err
         return _occur(group, item)
     if group is None:
         return None, None
-    after = _ACTIONS[item.kind](group, item)
+    after = ACTIONS[item.kind](group, item)
     if after is group:
         return group, None
     detail = {"until": timestamp(item.until)} if item.until is not None else {}
@@ -291,6 +287,6 @@ def _delete(group: ErrorGroup, _: ErrorAction) -> ErrorGroup | None:
     return None if group.resolved else group
 
 
-_ACTIONS: dict[str, Callable[[ErrorGroup, ErrorAction], ErrorGroup | None]] = {
+ACTIONS: dict[str, Callable[[ErrorGroup, ErrorAction], ErrorGroup | None]] = {
     "resolve": _resolve, "reopen": _reopen, "snooze": _snooze, "delete": _delete,
 }  # fmt: skip

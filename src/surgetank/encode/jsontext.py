@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from surgetank.encode.sanitize import dumps_jsonb, encode_clean
+from surgetank.model import Replacement
 
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _PREVIEW = 200
@@ -21,6 +23,18 @@ _PREVIEW = 200
 def dumps(value: Any) -> bytes:
     """JSON of any value, sanitized where it has to be. Never raises."""
     return dumps_jsonb(value)[0]
+
+
+def dumps_object(value: Mapping[Any, Any]) -> tuple[bytes, tuple[Replacement, ...]]:
+    """JSON of a mapping, an object whatever the mapping does when it is looked at, and what was replaced in it."""
+    text, replaced = dumps_jsonb(value)
+    if not text.startswith(b"{"):  # a mapping that raises is shown by a marker
+        return b'{"value":' + text + b"}", replaced
+    if not replaced:
+        return text, ()
+    told = dumps_jsonb([f"{r.path}: {r.reason}" for r in replaced[:20]])[0]
+    head = b"{" if text == b"{}" else text[:-1] + b","
+    return head + b'"replaced":' + told + b"}", replaced
 
 
 def dumps_clean(value: Any) -> bytes:

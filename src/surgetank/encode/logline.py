@@ -13,6 +13,7 @@ from typing import Any
 from surgetank.encode import jsontext
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.events import timestamp
+from surgetank.exceptions import UnknownName
 
 STREAM = "thread_logs"
 KEY = b"l"
@@ -38,13 +39,9 @@ class LogLine:
     def pack(self) -> bytes:
         """The line without thread and number, which stand around it."""
         message = self.message if len(self.message) <= MAX_MESSAGE else f"{self.message[:MAX_MESSAGE]} [cut]"
-        fields, replaced = dumps_jsonb(dict(self.fields))
+        fields, _ = jsontext.dumps_object(self.fields)
         if len(fields) > _MAX_FIELDS:
             fields = jsontext.dumps({"cut": f"fields of {len(fields)} bytes are not kept"})
-        elif replaced:
-            fields, _ = dumps_jsonb(
-                {**self.fields, "replaced": [f"{r.path}: {r.reason}" for r in replaced[:20]]}
-            )
         head, _ = dumps_jsonb([message, self.level, self.at, self.logger, self.user_id])
         return head[:-1] + b"," + fields + b"]"
 
@@ -83,13 +80,17 @@ class LogLine:
 
 
 def level_name(level: int | str) -> str:
-    """One of `LEVELS` for a name or a number of the `logging` module. Raises `ValueError` for another name."""
+    """One of `LEVELS` for a name or a number of the `logging` module. Raises `UnknownName` (a `ValueError`)."""
     if isinstance(level, int):
         steps = (logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
         return LEVELS[sum(level >= step for step in steps)]
+    if not isinstance(level, str):
+        raise UnknownName(
+            f"A log level can't be a {type(level).__name__}.", remedy=f"levels: {', '.join(LEVELS)}."
+        )
     name = {"warn": "warning", "fatal": "critical", "exception": "error", "notset": "debug"}.get(
         level.lower(), level.lower()
     )
     if name not in LEVELS:
-        raise ValueError(f"unknown log level {level!r}; levels: {', '.join(LEVELS)}")
+        raise UnknownName(f"There is no log level {level[:80]!r}.", remedy=f"levels: {', '.join(LEVELS)}.")
     return name

@@ -17,7 +17,9 @@ from psycopg.rows import dict_row
 from surgetank.buffer.protocol import Buffer
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
+from surgetank.encode import limits
 from surgetank.encode.errors import (
+    ACTIONS,
     KEY,
     STREAM,
     ErrorAction,
@@ -28,7 +30,8 @@ from surgetank.encode.errors import (
     group_id,
     unpack_or_show,
 )
-from surgetank.exceptions import ErrorNotFound, ErrorStateConflict, SurgetankError
+from surgetank.encode.jsonable import show
+from surgetank.exceptions import ErrorNotFound, ErrorStateConflict, SurgetankError, UnknownName
 from surgetank.model import Record
 from surgetank.notify.storms import Storms
 from surgetank.sinks.errors import group_of
@@ -51,6 +54,15 @@ class ErrorFilter:
     since: float | None = None
     until: float | None = None
     text: str | None = None
+
+    def check(self) -> None:
+        """Raise `EntryRejected` for what PostgreSQL can't be asked: NUL in a text, a time beyond the year 9999."""
+        for name in ("error_type", "severity", "thread_id", "text"):
+            if (text := getattr(self, name)) is not None:
+                limits.check_names("system_errors", [(f"$.{name}", text)])
+        for name in ("since", "until"):
+            if (at := getattr(self, name)) is not None:
+                limits.check_time("system_errors", f"$.{name}", at)
 
     def takes(self, group: ErrorGroup, threads: set[str]) -> bool:
         """Whether a group, touched by these threads, is wanted."""
@@ -113,9 +125,15 @@ class SystemErrors:
 
         In a storm of one error, occurrences are counted and sent once a second, so that errors can't fill the buffer.
         """
+        limits.check_names("system_errors", [("$.error_type", report.error_type)])
+        if report.thread_id is not None:
+            limits.check_names("system_errors", [("$.thread_id", report.thread_id)])
+        if report.fingerprint:
+            limits.check_names("system_errors", [("$.fingerprint", report.fingerprint)])
+        limits.check_mapping("system_errors", "$.context", report.context)
         report = replace(
             report,
-            at=report.at or self._clock(),
+            at=limits.check_time("system_errors", "$.at", report.at or self._clock()),
             fingerprint=report.fingerprint
             or fingerprint(report.error_type, report.message, report.stack_trace),
         )
@@ -145,6 +163,14 @@ class SystemErrors:
         Raises `ErrorNotFound`, `ErrorStateConflict` (already resolved, not resolved), `DatabaseUnavailable` when only
         the database could know the group.
         """
+        if kind not in list(ACTIONS):
+            raise UnknownName(
+                f"There is no action {show(kind)[:80]}.", remedy=f"actions: {', '.join(ACTIONS)}."
+            )
+        limits.check_names("system_errors", [("$.actor", actor)])
+        limits.check_notes("system_errors", "$.notes", notes)
+        if until is not None:
+            until = limits.check_time("system_errors", "$.until", until)
         group = self.get(error_id)
         conflict = {
             "resolve": group.resolved and f"was resolved by {group.resolved_by} already",
@@ -172,7 +198,7 @@ class SystemErrors:
         """A group as it is now, and its items that are not in the database yet."""
         try:
             uuid.UUID(error_id)
-        except ValueError:
+        except (ValueError, AttributeError, TypeError):  # no text at all
             return None, []
         hot = {name: found for name, found in self._hot().items() if group_id(name) == error_id}
         try:
@@ -222,6 +248,7 @@ class SystemErrors:
     ) -> ErrorPage:
         """A page of groups, newest first."""
         wanted = wanted or ErrorFilter()
+        wanted.check()
         limit = max(1, min(limit, MAX_LIMIT))
         hot, problem = self._hot(), None
         ids = [group_id(name) for name in hot]

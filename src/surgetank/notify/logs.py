@@ -15,7 +15,7 @@ from surgetank.buffer.events import EventLog
 from surgetank.buffer.protocol import Buffer
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
-from surgetank.encode.envelope import check_names
+from surgetank.encode import limits
 from surgetank.encode.logline import KEY, STREAM, LogLine
 from surgetank.events import EventType, RunEvent
 from surgetank.exceptions import SurgetankError
@@ -50,7 +50,11 @@ class ThreadLogs:
 
     def write(self, line: LogLine, *, wait: bool = True) -> LogLine:
         """Accept a line; returned with its number. Raises `BufferFull`, `BufferUnavailable`, `EntryRejected`."""
-        check_names(line.thread_id, [("$.thread_id", line.thread_id)])
+        limits.check_names(
+            line.thread_id,
+            [("$.thread_id", line.thread_id), ("$.logger", line.logger), ("$.user_id", line.user_id or "")],
+        )
+        limits.check_mapping(line.thread_id, "$.fields", line.fields)
         line = line if line.at else replace(line, at=self._clock())
         seq = self._buffer.append(STREAM, line.thread_id, (Record(KEY, line.pack()),), wait=wait)
         return replace(line, seq=seq, buffer_id=self._buffer.id)
@@ -68,6 +72,7 @@ class ThreadLogs:
 
         While the database is down, lines that are there already come from the event log, as far back as it reaches.
         """
+        limits.check_names(thread_id, [("$.thread_id", thread_id)])
         limit = max(1, min(limit, MAX_LIMIT))
         hot = self._hot(thread_id, after)  # first: what is flushed meanwhile is in the database then
         problem = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgetank.buffer.events import EventLog
-from surgetank.encode.envelope import check_names
+from surgetank.encode import limits
 from surgetank.encode.logline import LogLine, level_name
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.events import EventType, NewEvent, RunEvent
@@ -129,7 +129,7 @@ class RunReporter:
         kind = str(body.pop("type", "") or "")
         named = body.pop("thread_id", None)
         thread, _ = self._whose(thread_id or named, None, f"The event {kind!r}")
-        check_names(thread, [("$.thread_id", thread)])
+        limits.check_names(thread, [("$.thread_id", thread)])
         if not _TYPE.fullmatch(kind) or kind in _OURS:
             raise ConfigurationError(
                 f"{kind[:120]!r} can't be the type of an event.",
