@@ -190,6 +190,15 @@ class Settings(BaseSettings):
     server_connections: int = Field(
         1000, gt=0, description="Most open connections; more are answered with 503."
     )
+    server_followers: int = Field(
+        200, gt=0, description="Most WebSockets and event streams that one caller may have open."
+    )
+    server_request_timeout: float = Field(
+        15.0, gt=0, description="How long the head of a request may take to arrive, and then its body."
+    )
+    server_write_timeout: float = Field(
+        30.0, gt=0, description="A client that reads nothing of its answer for so long is disconnected."
+    )
     server_max_body: int = Field(1024**2, gt=0, description="Largest body of a request.")
     cors_origins: str = Field(
         "", description="Origins whose pages may use the server, comma separated; none by default."

@@ -22,8 +22,9 @@ ADMIN_TOKEN = "an-admin-token-of-the-environment"
 class Server:
     """A running server and tokens for it."""
 
-    def __init__(self, app: Any, tank: Surgetank, url: str) -> None:
+    def __init__(self, app: Any, tank: Surgetank, url: str, uvicorn: Any) -> None:
         self.app = app
+        self.uvicorn = uvicorn
         self.tank = tank
         self.url = url
         self._clients: list[httpx.Client] = []
@@ -48,6 +49,12 @@ class Server:
         """A client with a new token."""
         return self.client(self.token(role, user))
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens, for sockets."""
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
+
     def close(self) -> None:
         """Close the clients."""
         for client in self._clients:
@@ -69,7 +76,7 @@ def running(
         server = make_server(app, tank.settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
-        made = Server(app, tank, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        made = Server(app, tank, f"http://127.0.0.1:{listening.getsockname()[1]}", server)
         try:
             wait_until(lambda: server.started or not thread.is_alive(), "the server to start")
             yield made

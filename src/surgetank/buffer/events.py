@@ -23,14 +23,24 @@ class EventLog(Protocol):
         """Write events, all or none. Raises `BufferUnavailable`."""
         ...
 
-    def tail(self, after_id: int, *, limit: int = 1000) -> tuple[Gap | None, list[RunEvent]]:
-        """Events of all threads after `after_id`, in order, and the gap before them if some are gone."""
+    def tail(
+        self, after_id: int, *, limit: int = 1000, max_bytes: int | None = None
+    ) -> tuple[Gap | None, list[RunEvent]]:
+        """Events of all threads after `after_id`, in order, and the gap before them if some are gone.
+
+        A page ends with the event that reaches `max_bytes` (of the stored events; none: no limit).
+        """
         ...
 
     def thread_events(
-        self, thread_id: str | None, after_seq: int = 0, *, limit: int = 1000
+        self,
+        thread_id: str | None,
+        after_seq: int = 0,
+        *,
+        limit: int = 1000,
+        max_bytes: int | None = None,
     ) -> tuple[Gap | None, list[RunEvent]]:
-        """Events of one thread after `after_seq`, in order, and the gap before them if some are gone."""
+        """Events of one thread after `after_seq`, in order, and the gap before them if some are gone; as `tail`."""
         ...
 
     def last_id(self) -> int:

@@ -109,12 +109,15 @@ class SQLiteEventLog:
                 told.append(RunEvent(id_, str(event.type), event.thread_id, seq, now, dict(event.data)))
         return told
 
-    def tail(self, after_id: int, *, limit: int = 1000) -> tuple[Gap | None, list[RunEvent]]:
+    def tail(
+        self, after_id: int, *, limit: int = 1000, max_bytes: int | None = None
+    ) -> tuple[Gap | None, list[RunEvent]]:
         with self._readers.borrow() as reader:
-            rows = reader.execute(
+            found = reader.execute(
                 "SELECT id, type, thread_id, seq, at, body FROM events WHERE id > ? ORDER BY id LIMIT ?",
                 (after_id, limit),
-            ).fetchall()
+            )
+            rows = _page(found, max_bytes)
             (dropped,) = reader.execute("SELECT event_id FROM dropped").fetchone()
             (last,) = reader.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()
         if after_id > last:  # a number of a log that is gone: begin anew rather than wait for it
@@ -123,14 +126,20 @@ class SQLiteEventLog:
         return gap, [_event(row) for row in rows]
 
     def thread_events(
-        self, thread_id: str | None, after_seq: int = 0, *, limit: int = 1000
+        self,
+        thread_id: str | None,
+        after_seq: int = 0,
+        *,
+        limit: int = 1000,
+        max_bytes: int | None = None,
     ) -> tuple[Gap | None, list[RunEvent]]:
         with self._readers.borrow() as reader:
-            rows = reader.execute(
+            found = reader.execute(
                 "SELECT id, type, thread_id, seq, at, body FROM events WHERE thread_id = ? AND seq > ?"
                 " ORDER BY seq LIMIT ?",
                 (thread_id or "", after_seq, limit),
-            ).fetchall()
+            )
+            rows = _page(found, max_bytes)
             last, dropped = self._bounds(reader, thread_id)
         if after_seq > last:
             return Gap(thread_id, after_seq, last), []
@@ -262,6 +271,21 @@ class SQLiteEventLog:
                 )
             with sqlite_file.transaction(self._writer):
                 yield self._writer
+
+
+def _page(found: sqlite3.Cursor, max_bytes: int | None) -> list[tuple[Any, ...]]:
+    """The rows up to the one that reaches the limit; no more of them are read."""
+    if max_bytes is None:
+        return found.fetchall()
+    rows: list[tuple[Any, ...]] = []
+    size = 0
+    for row in found:
+        rows.append(row)
+        size += len(row[5])
+        if size >= max_bytes:
+            break
+    found.close()
+    return rows
 
 
 def _event(row: tuple[Any, ...]) -> RunEvent:

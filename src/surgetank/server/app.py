@@ -76,7 +76,7 @@ def _layers(services: Services) -> list[Middleware]:
     return [
         Middleware(Edge, no_auth=services.no_auth),
         *([cors] if settings.allowed_origins else []),
-        Middleware(Bodies, max_bytes=settings.server_max_body),
+        Middleware(Bodies, max_bytes=settings.server_max_body, timeout_s=settings.server_request_timeout),
         Middleware(Answers, services=services),
     ]
 

@@ -8,8 +8,9 @@ when the log has forgotten what it missed.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
@@ -20,13 +21,16 @@ from surgetank.events import EventType, Gap, Incident, RunEvent
 from surgetank.exceptions import SurgetankError
 from surgetank.server.access import Caller, Role
 from surgetank.server.disclosure import incident_for, reads_technical
+from surgetank.server.problems import Problem
 from surgetank.server.visibility import Visibility
 from surgetank.telemetry import log
 
 _LOOK_S = 0.025
 _BATCHES = 200
+_BATCHES_BYTES = 16 * 1024 * 1024  # of all batches
 _REMEMBERED = 10_000
 _PAGE = 500
+PAGE_BYTES = 256 * 1024  # what a follower holds at most, and one event
 _RECHECK_S = 60.0
 _BELIEVED_S = 5.0
 _IN_THE_LOG = -1  # a place in a thread that is not yet one in the shared batches
@@ -48,11 +52,13 @@ class _Batch:
     """Events that were read together, in order."""
 
     events: Sequence[Told]
+    bytes: int = 0
     by_thread: dict[str | None, list[Told]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, events: Sequence[RunEvent]) -> _Batch:
-        batch = cls([told(event) for event in events])
+        encoded = [told(event) for event in events]
+        batch = cls(encoded, sum(len(event.data) for event in encoded))
         for event in batch.events:
             batch.by_thread.setdefault(event.thread_id, []).append(event)
         return batch
@@ -71,11 +77,14 @@ def told_gap(gap: Gap) -> Told:
 class Hub:
     """Reads the event log while anybody follows, and wakes the followers. For one event loop."""
 
-    def __init__(self, events: EventLog) -> None:
+    def __init__(self, events: EventLog, *, per_caller: int = 200) -> None:
         self.events = events
         self.subscribers = 0
         self.closing = False
-        self._batches: deque[_Batch] = deque(maxlen=_BATCHES)
+        self._per_caller = per_caller
+        self._following: Counter[str] = Counter()
+        self._batches: deque[_Batch] = deque()
+        self._bytes = 0
         self._read_to = 0
         self._first = 0  # what came after this number is in the batches
         self._news = asyncio.Event()
@@ -87,12 +96,28 @@ class Hub:
         self.closing = True
         self._wake()
 
+    @contextmanager
+    def place_for(self, caller: Caller) -> Iterator[None]:
+        """One of the connections that a caller may have. Raises `Problem` (429) when they are all taken."""
+        if self._following[caller.user] >= self._per_caller:
+            raise Problem(
+                429, "too-many-followers", f"You have {self._per_caller} WebSockets and event streams open already.",
+                remedy="close some of them; /ws/events tells of all threads over one.", headers={"Retry-After": "5"},
+            )  # fmt: skip
+        self._following[caller.user] += 1
+        try:
+            yield
+        finally:
+            self._following[caller.user] -= 1
+            if not self._following[caller.user]:
+                del self._following[caller.user]
+
     def join(self) -> None:
         """One more follower."""
         self.subscribers += 1
         if self._reader is None or self._reader.done():
             self._read_to = self._first = self.events.last_id()
-            self._batches.clear()
+            self._forget()
             self._reader = asyncio.create_task(self._read())
 
     def leave(self) -> None:
@@ -135,19 +160,32 @@ class Hub:
             await asyncio.sleep(0 if read else _LOOK_S)
 
     def _read_batch(self) -> bool:
-        gap, events = self.events.tail(self._read_to, limit=_PAGE)
+        gap, events = self.events.tail(self._read_to, limit=_PAGE, max_bytes=PAGE_BYTES)
         if gap is not None:  # followers find it out themselves, from the log
-            self._batches.clear()
+            self._forget()
             self._first = gap.missed_to
             self._read_to = gap.missed_to
+        full = len(events) == _PAGE
         if events:
-            if len(self._batches) == _BATCHES:
-                self._first = self._batches[0].events[-1].id
-            self._batches.append(_Batch.of(events))
+            batch = _Batch.of(events)
+            full = full or batch.bytes >= PAGE_BYTES
+            self._keep(batch)
             self._read_to = events[-1].id
         if events or gap is not None:
             self._wake()
-        return len(events) == _PAGE
+        return full
+
+    def _keep(self, batch: _Batch) -> None:
+        self._batches.append(batch)
+        self._bytes += batch.bytes
+        while len(self._batches) > _BATCHES or (self._bytes > _BATCHES_BYTES and len(self._batches) > 1):
+            oldest = self._batches.popleft()
+            self._bytes -= oldest.bytes
+            self._first = oldest.events[-1].id
+
+    def _forget(self) -> None:
+        self._batches.clear()
+        self._bytes = 0
 
     def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()
@@ -246,11 +284,15 @@ class Follower:
         batches = self._hub.since(self._id) if self._id != _IN_THE_LOG else None
         if batches is None:
             return await self._from_log()
-        position, found = self._id, list[Told]()
+        position, found, size = self._id, list[Told](), 0
         for batch in batches:
+            if size >= PAGE_BYTES:
+                break
             events = batch.events if self._thread_id is None else batch.by_thread.get(self._thread_id, ())
             # By seq as well: what was replayed out of the log comes by once more in the batches.
-            found += [e for e in events if e.id > position and (self._thread_id is None or e.seq > self._seq)]
+            new = [e for e in events if e.id > position and (self._thread_id is None or e.seq > self._seq)]
+            found += new
+            size += sum(len(e.data) for e in new)
             self._id = batch.events[-1].id
         if found and self._thread_id is not None:
             self._seq = found[-1].seq
@@ -260,16 +302,18 @@ class Follower:
         """A page of what the shared batches no longer reach."""
         events, before = self._hub.events, self._hub.position()
         if self._thread_id is None:
-            gap, page = events.tail(self._id, limit=_PAGE)
+            gap, page = events.tail(self._id, limit=_PAGE, max_bytes=PAGE_BYTES)
         else:
-            gap, page = events.thread_events(self._thread_id, self._seq, limit=_PAGE)
+            gap, page = events.thread_events(self._thread_id, self._seq, limit=_PAGE, max_bytes=PAGE_BYTES)
         found = [told(event) for event in page]
         last = page[-1].id if page else 0
         if self._thread_id is None:
             self._id = last or (gap.missed_to if gap is not None else self._id)
         else:
             self._seq = page[-1].seq if page else gap.missed_to if gap is not None else self._seq
-            self._id = _IN_THE_LOG if len(page) == _PAGE else max(last, before)
+            # Encoded they are larger than stored: a page that was cut is never taken for the last one.
+            full = len(page) == _PAGE or sum(len(event.data) for event in found) >= PAGE_BYTES
+            self._id = _IN_THE_LOG if full else max(last, before)
         return [*([told_gap(gap)] if gap is not None else []), *await self._readable(found)]
 
     async def _readable(self, events: list[Told]) -> list[Told]:

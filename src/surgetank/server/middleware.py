@@ -87,7 +87,14 @@ class Edge:
                 remedy="send `Authorization: Bearer TOKEN`; browsers get a ticket from POST /ws/ticket. If it was "
                 "real, revoke it.",
             )  # fmt: skip
-        if self._no_auth and not _local(Headers(scope=scope)):
+        headers = Headers(scope=scope)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy before us may have believed the other one (RFC 9112 section 6.1).
+            return Problem(
+                400, "ambiguous-length", "Content-Length and Transfer-Encoding can't stand in one request.",
+                remedy="send one of them.", headers={"Connection": "close"},
+            )  # fmt: skip
+        if self._no_auth and not _local(headers):
             return Problem(
                 403, "local-only", "Without authentication only this machine's own pages and programs are served.",
                 remedy="start the server without --no-auth and use a token.",
@@ -112,16 +119,17 @@ async def deny(scope: Scope, receive: Receive, send: Send, problem: Problem) -> 
 class Bodies:
     """Reads a request's body, up to a limit and in bounded time, before anything is done with it."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
         self._app = app
         self._max = max_bytes
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
             return
         try:
-            async with asyncio.timeout(_BODY_TIME_S):
+            async with asyncio.timeout(min(_BODY_TIME_S, self._timeout_s)):
                 body = await self._read(Headers(scope=scope), receive)
         except TimeoutError:
             await deny(

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from surgetank.exceptions import ConfigurationError, SinkError
+from surgetank.server.patience import patient
 from surgetank.server.services import Services
 from surgetank.settings import Settings
 from surgetank.telemetry import log
@@ -96,6 +97,11 @@ def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         logging.getLogger(name).setLevel(logging.WARNING)
     config = uvicorn.Config(
         app,
+        http=patient(
+            connections=settings.server_connections,
+            request_s=settings.server_request_timeout,
+            write_s=settings.server_write_timeout,
+        ),
         access_log=False,
         log_config=None,
         server_header=False,

@@ -10,18 +10,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, WebSocket
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from surgetank.server.access import Caller
 from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
-from surgetank.server.live import Follower, Told
-from surgetank.server.problems import documented
+from surgetank.server.live import Follower, Hub, Told
+from surgetank.server.problems import Problem, documented
 from surgetank.server.services import Services
 from surgetank.server.telling import Events
 
 router = APIRouter(tags=["events"], responses=documented(401, 404, 422, 429, 503))
-SLOW_S = 30.0
 _MESSAGE_BYTES = 128 * 1024
+_ANSWER_BYTES = 2 * 1024 * 1024
 _MOST = 2**53
 _NUMBER = "Go on after this number; without it only what happens from now on is sent."
 After = Annotated[int | None, Query(ge=0, le=_MOST, description=_NUMBER)]
@@ -47,8 +48,11 @@ def events(
     after: Annotated[int, Query(ge=0, le=_MOST, description="Events after this number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most events in one answer.")] = 100,
 ) -> dict[str, Any]:
-    """Events of a thread that are kept for replay, in order. `gap` tells of those that are gone."""
-    gap, found = services.tank.events.thread_events(thread_id, after, limit=limit)
+    """Events of a thread that are kept for replay, in order. `gap` tells of those that are gone.
+
+    An answer ends early when its events reach about 2 MiB: `next` leads on until there are none.
+    """
+    gap, found = services.tank.events.thread_events(thread_id, after, limit=limit, max_bytes=_ANSWER_BYTES)
     return {
         "thread_id": thread_id,
         "events": [event.to_dict() for event in found],
@@ -62,13 +66,17 @@ async def follow_thread(
     socket: WebSocket, thread_id: VisibleThread, who: CurrentCaller, services: Deps, after: After = None
 ) -> None:
     """One thread's events. `after` is a thread's `seq`."""
-    await _send_all(socket, _follower(services, who, thread_id, "websocket"), after)
+    with services.hub.place_for(who):
+        follower = _follower(services, who, thread_id, "websocket")
+        await _send_all(socket, follower, after, services.settings.server_write_timeout)
 
 
 @router.websocket("/ws/events")
 async def follow_all(socket: WebSocket, who: CurrentCaller, services: Deps, after: After = None) -> None:
     """The events of all threads that the caller may read. `after` is an event's `id`."""
-    await _send_all(socket, _follower(services, who, None, "websocket"), after)
+    with services.hub.place_for(who):
+        follower = _follower(services, who, None, "websocket")
+        await _send_all(socket, follower, after, services.settings.server_write_timeout)
 
 
 @router.get("/sse/threads/{thread_id:path}", dependencies=signed_in(), **_STREAM)
@@ -80,9 +88,8 @@ async def stream_thread(
     last_event_id: LastEventId = None,
 ) -> StreamingResponse:
     """One thread's events as server-sent events; ids are the thread's `seq`."""
-    return _stream(
-        _follower(services, who, thread_id, "sse"), last_event_id if last_event_id is not None else after
-    )
+    begin = last_event_id if last_event_id is not None else after
+    return _Stream(_follower(services, who, thread_id, "sse"), begin, services.hub, who)
 
 
 @router.get("/sse/events", dependencies=signed_in(), **_STREAM)
@@ -90,9 +97,8 @@ async def stream_all(
     who: CurrentCaller, services: Deps, after: After = None, last_event_id: LastEventId = None
 ) -> StreamingResponse:
     """The events of all threads that the caller may read, as server-sent events; ids are the event's `id`."""
-    return _stream(
-        _follower(services, who, None, "sse"), last_event_id if last_event_id is not None else after
-    )
+    begin = last_event_id if last_event_id is not None else after
+    return _Stream(_follower(services, who, None, "sse"), begin, services.hub, who)
 
 
 def _follower(services: Services, who: Caller, thread_id: str | None, transport: str) -> Follower:
@@ -107,10 +113,10 @@ def _follower(services: Services, who: Caller, thread_id: str | None, transport:
     )
 
 
-async def _send_all(socket: WebSocket, follower: Follower, after: int | None) -> None:
+async def _send_all(socket: WebSocket, follower: Follower, after: int | None, slow_s: float) -> None:
     """Send until either side ends. Several events in one message are lines of it."""
     await socket.accept()
-    sending = asyncio.create_task(_send(socket, follower, after))
+    sending = asyncio.create_task(_send(socket, follower, after, slow_s))
     hearing = asyncio.create_task(_hear(socket))
     done, pending = await asyncio.wait({sending, hearing}, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
@@ -127,14 +133,14 @@ async def _send_all(socket: WebSocket, follower: Follower, after: int | None) ->
             await socket.close(code, reason)
 
 
-async def _send(socket: WebSocket, follower: Follower, after: int | None) -> tuple[int, str]:
+async def _send(socket: WebSocket, follower: Follower, after: int | None, slow_s: float) -> tuple[int, str]:
     """Why it ended, as a WebSocket says it."""
     async for events in follower.follow(after):
         if not events:
             continue  # uvicorn's pings keep the connection known to be alive
         for text in _messages(events):
             try:
-                await asyncio.wait_for(socket.send_text(text), SLOW_S)
+                await asyncio.wait_for(socket.send_text(text), slow_s)
             except TimeoutError:
                 return 1013, "too slow: come back with after=NUMBER"
     return 1001, "the server stops, or the token is no longer good"
@@ -159,16 +165,35 @@ async def _hear(socket: WebSocket) -> None:
         pass
 
 
-def _stream(follower: Follower, after: int | None) -> StreamingResponse:
-    async def lines() -> AsyncIterator[bytes]:
-        async for events in follower.follow(after):
-            yield b"".join(map(_line, events)) or b": still here\n\n"
+class _Stream(StreamingResponse):
+    """Events as they come, in pieces of bounded size. Who reads too slowly is disconnected (`patience`)."""
 
-    return StreamingResponse(
-        lines(),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    def __init__(self, follower: Follower, after: int | None, hub: Hub, who: Caller) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_lines(follower, after), media_type="text/event-stream", headers=headers)
+        self._hub, self._who = hub, who
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._hub.place_for(self._who):
+                await super().__call__(scope, receive, send)
+        except Problem as problem:
+            await problem.response(scope["path"])(scope, receive, send)
+
+
+async def _lines(follower: Follower, after: int | None) -> AsyncIterator[bytes]:
+    async for events in follower.follow(after):
+        if not events:
+            yield b": still here\n\n"
+        piece, size = list[bytes](), 0
+        for line in map(_line, events):
+            piece.append(line)
+            size += len(line)
+            if size > _MESSAGE_BYTES:
+                yield b"".join(piece)
+                piece, size = [], 0
+        if piece:
+            yield b"".join(piece)
 
 
 def _line(event: Told) -> bytes:
