@@ -10,7 +10,7 @@ from surgetank.exceptions import EntryRejected, LeaseLost
 from surgetank.model import Entry
 from surgetank.sinks.protocol import Slice, Written
 
-# Called before each write with the number of the call (from 1) and the slices; raises to fail it.
+# Called before each write with the number of the call (from 1; 0 is a probe) and the slices; raises to fail it.
 Fault = Callable[[int, Sequence[Slice]], None]
 
 
@@ -28,6 +28,7 @@ class MemorySink:
         self.sizes: list[int] = []
         self.groups: list[list[tuple[str, list[int]]]] = []
         self.calls = 0
+        self.probes = 0
         self.entered = threading.Event()
         self.gate: threading.Event | None = None
         self.closed = False
@@ -58,6 +59,11 @@ class MemorySink:
                 self.rows[name, record.key] = record.value
                 rows += 1
         return Written(rows=rows, size=sum(e.size for e in part.entries))
+
+    def probe(self, *, buffer_id: str) -> None:
+        self.probes += 1
+        for fault in tuple(self.faults):
+            fault(0, [])
 
     def ping(self) -> str:
         return "memory 1.0"

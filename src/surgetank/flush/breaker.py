@@ -61,10 +61,10 @@ class CircuitBreaker:
         with self._lock:
             self._failures, self._opened_at, self._last_error = 0, None, None
 
-    def failure(self, message: str) -> None:
-        """The sink failed as a whole (not for one partition's data)."""
+    def failure(self, message: str, *, sure: bool = False) -> None:
+        """The sink failed as a whole (not for one partition's data). `sure`: it was asked again, and opens at once."""
         with self._lock:
-            self._failures += 1
+            self._failures = max(self._failures + 1, self._threshold if sure else 0)
             self._last_error = message
             over = self._failures - self._threshold
             if over >= 0:

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from surgetank.exceptions import (
     BufferProblem,
+    ColdStateUnavailable,
     ConfigurationError,
     DatabaseUnavailable,
     EntryRejected,
+    EntryUnreadable,
     SchemaTooNew,
     SinkError,
+    StateCorrupt,
     SurgetankError,
 )
+from surgetank.flush.sqlstates import Scope, meaning_of
 from surgetank.model import Failure, FailureKind, JobStatus, PartitionOutcome
 
-_TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
-_TRANSIENT_STATES = {"55P03", "55006", "25006", "25P02", "25P03", "26000", "72000"}
-_FATAL_STATES = {"XX001", "XX002"}  # the server's own data is damaged
-# Transient, and about what one transaction touched: locks, conflicts, a statement that took too long.
-_OF_THE_DATA = ("40", "55", "57014")
-_FATAL_CLASSES = ("28", "3D", "3F", "42", "0A", "F0", "0L", "0P")
 _REPLACEMENTS_SHOWN = 50
 _MESSAGES_SHOWN = 50
 
@@ -45,9 +44,31 @@ def classify(error: BaseException) -> Failure:
     )
 
 
-def is_of_the_sink(failure: Failure) -> bool:
-    """Whether a failure is about the sink as a whole, so that trying its partitions one by one is of no use."""
-    return failure.kind is FailureKind.FATAL or not (failure.sqlstate or "").startswith(_OF_THE_DATA)
+def scope_of(error: BaseException) -> Scope:
+    """Whom a failure is about, as far as the error can tell."""
+    if isinstance(error, EntryRejected):
+        return Scope.ENTRY
+    if isinstance(error, (StateCorrupt, EntryUnreadable, MemoryError)):
+        return Scope.PARTITION  # one thread's data, or its size
+    if isinstance(error, (DatabaseUnavailable, BufferProblem, ConfigurationError, SchemaTooNew)):
+        return Scope.SINK
+    sqlstate = _sqlstate(error)
+    if sqlstate is not None:
+        return meaning_of(sqlstate).scope
+    if isinstance(error, SinkError) and not isinstance(error, ColdStateUnavailable):
+        return Scope.PARTITION
+    return Scope.ENTRY if _kind(error, None) is FailureKind.REJECTED else Scope.SINK
+
+
+def refused_everything(refused: Failure, trial: Failure) -> Failure:
+    """The failure of a sink that took nothing: `refused` is what it said of the data, `trial` what it said when it was
+    tried without any. It is never the data's.
+    """
+    said = trial if trial.sqlstate is None or meaning_of(trial.sqlstate).scope is Scope.SINK else refused
+    if said.kind is not FailureKind.REJECTED:
+        return said
+    remedy = "the database refuses every row: look for the trigger, constraint or limit that the message names, then"
+    return replace(said, kind=FailureKind.FATAL, remedy=f"{remedy} `surgetank flush`.")
 
 
 def _sqlstate(error: BaseException) -> str | None:
@@ -68,20 +89,12 @@ def _kind(error: BaseException, sqlstate: str | None) -> FailureKind:
     if isinstance(error, (ConfigurationError, SchemaTooNew)):
         return FailureKind.FATAL
     if sqlstate is not None:
-        return _kind_of_state(sqlstate)
+        return meaning_of(sqlstate).kind
     if isinstance(error, (OSError, MemoryError, SinkError)):  # OSError: connection, timeout, full disk
         return FailureKind.TRANSIENT
     drivers = {c.__name__ for c in type(error).__mro__ if c.__module__.startswith("psycopg")}
     if drivers & {"OperationalError", "InterfaceError", "PoolTimeout", "PoolClosed"}:
         return FailureKind.TRANSIENT
-    return FailureKind.REJECTED
-
-
-def _kind_of_state(sqlstate: str) -> FailureKind:
-    if sqlstate in _TRANSIENT_STATES or sqlstate.startswith(_TRANSIENT_CLASSES):
-        return FailureKind.TRANSIENT
-    if sqlstate in _FATAL_STATES or sqlstate.startswith(_FATAL_CLASSES):
-        return FailureKind.FATAL
     return FailureKind.REJECTED
 
 
@@ -108,12 +121,14 @@ def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, dict[str, 
     """A job's status and result from what became of its partitions (the rule of DESIGN.md section 5).
 
     No partition failed: completed. Some failed or entries were parked: completed, with one warning per
-    partition. Every partition that had data failed: failed.
+    partition. Every partition that had data failed, or nothing was saved and something was parked: failed.
     """
     failed = [o for o in outcomes if o.failure is not None]
     troubled = [o for o in outcomes if o.failure is not None or o.parked]
     messages = _shorten(message for o in troubled for message in _messages(o))
-    status = JobStatus.FAILED if outcomes and len(failed) == len(outcomes) else JobStatus.COMPLETED
+    saved_nothing = bool(troubled) and not any(o.entries for o in outcomes)
+    all_failed = bool(outcomes) and len(failed) == len(outcomes)
+    status = JobStatus.FAILED if all_failed or saved_nothing else JobStatus.COMPLETED
     replaced = [r for o in outcomes for r in o.replaced][:_REPLACEMENTS_SHOWN]
     result: dict[str, Any] = {
         "entries_flushed": sum(o.entries for o in outcomes),

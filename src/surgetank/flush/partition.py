@@ -2,6 +2,10 @@
 
 The group goes to the sink in one transaction. When the sink refuses data the group is halved until
 the entry that it refuses stands alone; that one is parked, all others arrive, in their order.
+
+Nothing is parked on the word of an error code alone: a sink that refuses everything is in trouble itself. So it is
+tried without the data first (`Sink.probe`), and again the longer it refuses; if it takes nothing, everything waits,
+and what was parked since it last took something comes back.
 """
 
 from __future__ import annotations
@@ -12,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from surgetank.buffer.protocol import Ack, Buffer
 from surgetank.exceptions import EntryRejected, EntryUnreadable, LeaseLost
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
-from surgetank.flush.classify import classify, is_of_the_sink
+from surgetank.flush.classify import classify, refused_everything, scope_of
 from surgetank.flush.policy import RetryPolicy, next_attempt
+from surgetank.flush.sqlstates import Scope
 from surgetank.model import (
     Failure,
     FailureKind,
@@ -26,6 +31,9 @@ from surgetank.model import (
 from surgetank.sinks.protocol import Sink, Slice, Written
 
 _REPLACEMENTS_KEPT = 50
+_UNCLEAR_ATTEMPTS = (
+    2  # so often an entry waits for a failure that may be anybody's, before it is parked for it
+)
 
 
 @dataclass(slots=True)
@@ -83,6 +91,27 @@ class Run:
         )
 
 
+@dataclass(slots=True)
+class _Trial:
+    """What one delivery has learned about the sink: whether it takes anything, and how often it refused since."""
+
+    took: bool = False
+    probed: bool = False
+    refusals: int = 0
+    ask_at: int = 2
+    parked: list[tuple[Run, ParkedEntry]] = field(default_factory=list)  # since it last took something
+    broken: Failure | None = None
+
+    def accepted(self) -> None:
+        """The sink took something."""
+        self.took, self.refusals = True, 0
+        self.parked.clear()
+
+    def proves(self, scope: Scope) -> bool:
+        """Whether it is known that the sink takes something, so that what it refuses is the data's fault."""
+        return self.probed or (self.took and scope is Scope.ENTRY)
+
+
 class Delivery:
     """Brings slices to the sink and records the result in the buffer."""
 
@@ -103,6 +132,7 @@ class Delivery:
         self._clock = clock
         self._random = random
         self._failure: Failure | None = None
+        self._trial = _Trial()
 
     def deliver(self, runs: dict[str, Run], slices: Sequence[Slice]) -> None:
         """Deal with every entry of the slices: written, parked, or its partition postponed.
@@ -110,13 +140,17 @@ class Delivery:
         `runs` maps partition names to their runs. Raises only what the buffer raises.
         """
         todo: list[Sequence[Slice]] = [slices]
+        self._trial = _Trial()
         while todo:
             group = [s for s in todo.pop() if s.entries and not runs[s.lease.partition].closed]
             if group:
                 todo += reversed(self._attempt(runs, group))
-            if todo and self._failure is not None and self._breaker.state() is BreakerState.OPEN:
+            down = self._trial.broken
+            if down is None and self._breaker.state() is BreakerState.OPEN:
+                down = self._failure
+            if todo and down is not None:
                 for part in (part for rest in todo for part in rest):
-                    self._postpone(runs[part.lease.partition], self._failure)
+                    self._postpone(runs[part.lease.partition], down)
                 return
 
     def unreadable(self, run: Run, error: EntryUnreadable) -> None:
@@ -138,6 +172,7 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - classified, recorded in the buffer and told by the job
             return self._failed(runs, slices, error)
         self._breaker.success()
+        self._trial.accepted()
         self._acknowledge(runs, slices, written)
         return []
 
@@ -185,34 +220,75 @@ class Delivery:
         self, runs: dict[str, Run], slices: Sequence[Slice], error: Exception
     ) -> list[Sequence[Slice]]:
         failure = self._failure = classify(error)
-        if failure.kind is not FailureKind.REJECTED:
-            if len(slices) > 1 and not is_of_the_sink(failure):
-                # A lock or a timeout of one partition: it must not keep the others of its group back.
-                middle = len(slices) // 2
-                return [slices[:middle], slices[middle:]]
+        scope = scope_of(error)
+        if scope is Scope.SINK:
             self._breaker.failure(failure.message)
-            for part in slices:
-                self._postpone(runs[part.lease.partition], failure)
+            self._postpone_all(runs, slices, failure)
             return []
-        self._breaker.success()  # the sink answered
         if (named := _named_entry(slices, error)) is not None:
+            self._breaker.success()  # the sink answered
             index, seq = named
             self._park(runs[slices[index].lease.partition], slices[index].lease, seq, failure)
             return [_without(slices, index, seq)]
+        if not self._takes_anything(runs, slices, failure, scope):
+            return []
         if len(slices) > 1:
             middle = len(slices) // 2
             return [slices[:middle], slices[middle:]]
         part = slices[0]
-        if len(part.entries) > 1:
+        run = runs[part.lease.partition]
+        if len(part.entries) > 1 and scope is not Scope.PARTITION:
             middle = len(part.entries) // 2
             return [[Slice(part.lease, part.entries[:middle])], [Slice(part.lease, part.entries[middle:])]]
-        self._park(runs[part.lease.partition], part.lease, part.entries[0].seq, failure)
+        if scope is Scope.PARTITION or (scope is Scope.UNCLEAR and not _is_lasting(run, failure)):
+            self._postpone(run, failure, soon=True)
+            return []
+        entry = self._park(run, part.lease, part.entries[0].seq, replace(failure, kind=FailureKind.REJECTED))
+        if entry is not None:
+            self._trial.parked.append((run, entry))
         return []
 
-    def _postpone(self, run: Run, failure: Failure) -> None:
+    def _takes_anything(
+        self, runs: dict[str, Run], slices: Sequence[Slice], failure: Failure, scope: Scope
+    ) -> bool:
+        """Whether the sink takes anything at all. If not, everything waits and what was parked comes back."""
+        trial = self._trial
+        trial.refusals += 1
+        alone = len(slices) == 1 and len(slices[0].entries) == 1 and scope is not Scope.PARTITION
+        if trial.refusals < trial.ask_at and not (alone and not trial.proves(scope)):
+            return True
+        try:
+            self._sink.probe(buffer_id=self._buffer.id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the sink takes nothing
+            trial.broken = refused_everything(failure, classify(error))
+            self._breaker.failure(trial.broken.message, sure=True)
+            self._take_back(trial.broken)
+            self._postpone_all(runs, slices, trial.broken)
+            return False
+        trial.ask_at *= 2
+        trial.probed = True
+        trial.accepted()
+        self._breaker.success()
+        return True
+
+    def _take_back(self, failure: Failure) -> None:
+        """Unpark what was parked since the sink last took something: it was not the data's fault."""
+        self._buffer.unpark([entry.id for _, entry in self._trial.parked])
+        for run, entry in self._trial.parked:
+            run.parked.remove(entry)
+            self._postpone(run, failure)
+        self._trial.parked.clear()
+
+    def _postpone_all(self, runs: dict[str, Run], slices: Sequence[Slice], failure: Failure) -> None:
+        for part in slices:
+            self._postpone(runs[part.lease.partition], failure)
+
+    def _postpone(self, run: Run, failure: Failure, *, soon: bool = False) -> None:
+        """Try a partition again later; with `soon` not at the slow pace of a fatal failure."""
         if run.closed:
             return
-        decision = next_attempt(failure, run.state.attempts, self._clock(), self._retry, self._random)
+        pace = replace(failure, kind=FailureKind.TRANSIENT) if soon else failure
+        decision = next_attempt(pace, run.state.attempts, self._clock(), self._retry, self._random)
         run.failure, run.attempts, run.next_attempt_at = failure, decision.attempts, decision.next_at
         run.closed = True
         try:
@@ -222,11 +298,24 @@ class Delivery:
         except LeaseLost as error:
             self._close(run, error)
 
-    def _park(self, run: Run, lease: Lease, seq: int, failure: Failure) -> None:
+    def _park(self, run: Run, lease: Lease, seq: int, failure: Failure) -> ParkedEntry | None:
         try:
-            run.parked.append(self._buffer.park(lease, seq, failure))
+            entry = self._buffer.park(lease, seq, failure)
         except LeaseLost as error:
             self._close(run, error)
+            return None
+        run.parked.append(entry)
+        return entry
+
+
+def _is_lasting(run: Run, failure: Failure) -> bool:
+    """Whether the partition has failed in the same way before, and waited."""
+    before = run.state.failure
+    alike = before is not None and (before.sqlstate, before.error_type) == (
+        failure.sqlstate,
+        failure.error_type,
+    )
+    return alike and run.state.attempts >= _UNCLEAR_ATTEMPTS
 
 
 def _named_entry(slices: Sequence[Slice], error: Exception) -> tuple[int, int] | None:

@@ -20,6 +20,7 @@ from surgetank.encode import jsontext
 from surgetank.encode.errors import Audit, ErrorAction, ErrorGroup, ErrorReport, fold, group_id, unpack
 from surgetank.events import Severity
 from surgetank.model import Entry, Record
+from surgetank.sinks import probe
 from surgetank.sinks.progress import Rows, fence, unreadable
 from surgetank.sinks.protocol import Slice, Written
 
@@ -43,17 +44,25 @@ class PostgresErrorSink:
     def close(self) -> None:
         """The database belongs to whoever made it."""
 
+    def probe(self, *, buffer_id: str) -> None:
+        with probe.rolled_back(self._database) as cursor:
+            _write(cursor, [probe.error_report()], buffer_id)
+
     def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
         with (
             self._database.connection() as connection,
             connection.cursor(binary=True, row_factory=dict_row) as cursor,
         ):
-            parts = fence(cursor, slices, buffer_id)
-            ids = [group_id(name) for name, entries in parts if entries]
-            cursor.execute(SQL["claim_errors"], {"ids": ids})
-            cursor.execute(SQL["lock_errors"], {"ids": ids})
-            groups = {row["fingerprint"]: group_of(row) for row in cursor.fetchall()}
-            return [_write_group(cursor, name, groups.get(name), entries) for name, entries in parts]
+            return _write(cursor, slices, buffer_id)
+
+
+def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> list[Written]:
+    parts = fence(cursor, slices, buffer_id)
+    ids = [group_id(name) for name, entries in parts if entries]
+    cursor.execute(SQL["claim_errors"], {"ids": ids})
+    cursor.execute(SQL["lock_errors"], {"ids": ids})
+    groups = {row["fingerprint"]: group_of(row) for row in cursor.fetchall()}
+    return [_write_group(cursor, name, groups.get(name), entries) for name, entries in parts]
 
 
 def group_of(row: Mapping[str, Any]) -> ErrorGroup:

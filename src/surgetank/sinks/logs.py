@@ -13,7 +13,8 @@ from surgetank.database.queries import queries
 from surgetank.encode import jsontext
 from surgetank.encode.logline import LogLine
 from surgetank.model import Entry, Record
-from surgetank.sinks.progress import fence, unreadable
+from surgetank.sinks import probe
+from surgetank.sinks.progress import Rows, fence, unreadable
 from surgetank.sinks.protocol import Slice, Written
 
 SQL = queries("telling")
@@ -36,30 +37,37 @@ class PostgresLogSink:
     def close(self) -> None:
         """The database belongs to whoever made it."""
 
+    def probe(self, *, buffer_id: str) -> None:
+        with probe.rolled_back(self._database) as cursor:
+            _write(cursor, [probe.log_line()], buffer_id)
+
     def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
-        written: list[Written] = []
         with (
             self._database.connection() as connection,
             connection.cursor(binary=True, row_factory=dict_row) as cursor,
         ):
-            parts = fence(cursor, slices, buffer_id)
-            with cursor.copy(SQL["copy_logs"]) as copy:
-                copy.set_types(_TYPES)
-                for thread_id, entries in parts:
-                    rows = size = 0
-                    for entry in entries:
-                        for record in entry.records:
-                            line = _line(thread_id, entry, record, buffer_id)
-                            copy.write_row(
-                                (
-                                    thread_id, line.seq, buffer_id, line.level, datetime.fromtimestamp(line.at, UTC),
-                                    line.logger, line.user_id, line.message,
-                                    Jsonb(line.fields, dumps=jsontext.dumps),
-                                )
-                            )  # fmt: skip
-                            rows, size = rows + 1, size + len(record.value)
-                    written.append(Written(rows=rows, size=size))
-        return written
+            return _write(cursor, slices, buffer_id)
+
+
+def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> list[Written]:
+    written: list[Written] = []
+    parts = fence(cursor, slices, buffer_id)
+    with cursor.copy(SQL["copy_logs"]) as copy:
+        copy.set_types(_TYPES)
+        for thread_id, entries in parts:
+            rows = size = 0
+            for entry in entries:
+                for record in entry.records:
+                    line = _line(thread_id, entry, record, buffer_id)
+                    copy.write_row(
+                        (
+                            thread_id, line.seq, buffer_id, line.level, datetime.fromtimestamp(line.at, UTC),
+                            line.logger, line.user_id, line.message, Jsonb(line.fields, dumps=jsontext.dumps),
+                        )
+                    )  # fmt: skip
+                    rows, size = rows + 1, size + len(record.value)
+            written.append(Written(rows=rows, size=size))
+    return written
 
 
 def _line(thread_id: str, entry: Entry, record: Record, buffer_id: str) -> LogLine:

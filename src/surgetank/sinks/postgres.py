@@ -18,7 +18,7 @@ from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import envelope
 from surgetank.encode.envelope import Operation
-from surgetank.sinks import deletion, latest
+from surgetank.sinks import deletion, latest, probe
 from surgetank.sinks.chains import Thread, ThreadCache
 from surgetank.sinks.latest import Draft
 from surgetank.sinks.progress import fence
@@ -47,6 +47,15 @@ class PostgresCheckpointSink:
 
     def ping(self) -> str:
         return self._database.ping()
+
+    def probe(self, *, buffer_id: str) -> None:
+        part = probe.checkpoints()
+        name = part.lease.partition
+        try:
+            with probe.rolled_back(self._database) as cursor:
+                self._transaction(cursor, [part], buffer_id, {}, {name: Tally()})
+        finally:
+            self._cache.forget(name)
 
     def close(self) -> None:
         """The database belongs to whoever made it."""

@@ -51,6 +51,13 @@ class Sink(Protocol):
         """Make all entries of all slices durable in one transaction; one result per slice, in order."""
         ...
 
+    def probe(self, *, buffer_id: str) -> None:
+        """Write an entry of the sink's own the way `write` does, and take it back: nothing of it stays.
+
+        Raises what `write` would if the sink takes nothing at all, whatever the data.
+        """
+        ...
+
     def ping(self) -> str:
         """Say who answers (product and version), or raise what is wrong."""
         ...

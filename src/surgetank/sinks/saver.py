@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointMetadata
+from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointMetadata, empty_checkpoint
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import INTERRUPT
 
@@ -46,6 +46,7 @@ from surgetank.sinks.saver_calls import (
 Place = tuple[str, str]  # namespace, checkpoint id
 _WAIT_FOR_CHECKPOINT_S = 60.0
 _THREADS_KNOWN = 10_000
+_PROBE, _PROBE_ID = "surgetank-probe", "1ef00000-0000-6000-8000-000000000000"
 _FAITHFUL = (
     "make the saver with serde=surgetank.checkpoints.serde.FaithfulSerializer(), then retry the parked entry."
 )
@@ -106,6 +107,13 @@ class SaverSink:
     @property
     def name(self) -> str:
         return type(self._calls.saver).__name__
+
+    def probe(self, *, buffer_id: str) -> None:  # noqa: ARG002 - a saver knows no buffers
+        saver, at = self._calls.saver, cast("RunnableConfig", place(_PROBE, "", None))
+        new = saver.put(at, {**empty_checkpoint(), "id": _PROBE_ID}, {"source": "input", "step": -1}, {})
+        saver.put_writes(new, [("probe", "probe")], _PROBE)
+        with suppress(NotImplementedError):  # then its one checkpoint stays, and is put again the next time
+            saver.delete_thread(_PROBE)
 
     def ping(self) -> str:
         try:
