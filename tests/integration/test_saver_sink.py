@@ -24,6 +24,7 @@ from surgetank import ConfigurationError, Surgetank
 from surgetank.buffer.protocol import Due
 from surgetank.checkpoints.serde import FaithfulSerializer
 from surgetank.encode.same import difference
+from surgetank.model import JobStatus
 from surgetank.sinks.protocol import Slice
 
 Tank = Callable[..., Surgetank]
