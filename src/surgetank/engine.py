@@ -182,6 +182,7 @@ class Surgetank:
             self.parts.cold,
             serde=serde or self._serde,
             max_value_bytes=self.settings.max_value_bytes,
+            tell=self.parts.desk.state_class,
         )
 
     def flush(

@@ -30,13 +30,14 @@ from surgetank.buffer.protocol import Buffer
 from surgetank.checkpoints.cold import Cold
 from surgetank.checkpoints.entries import EntryMaker, NewEntry, Target
 from surgetank.checkpoints.maintenance import Maintenance
-from surgetank.checkpoints.raw import RawCheckpoint
+from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.checkpoints.reader import Listing, Reader
 from surgetank.checkpoints.serde import faithful
+from surgetank.checkpoints.serde_changes import OncePerClass, Tell, noticing
 from surgetank.checkpoints.steps import Steps, arun, run
 from surgetank.encode import limits
 from surgetank.encode.envelope import STREAM
-from surgetank.exceptions import BufferFull
+from surgetank.exceptions import BufferFull, StateCorrupt, SurgetankError
 
 
 class SurgetankSaver(BaseCheckpointSaver[str]):
@@ -48,7 +49,9 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
 
     `put` and `put_writes` raise `EntryRejected` for a value that would not come back as it is, naming its place;
     `BufferFull` at the buffer's limit; `BufferUnavailable` when the disk refuses. Reads raise `ColdStateUnavailable`
-    when what they need is only in a database that can't be reached.
+    when what they need is only in a database that can't be reached, and `StateCorrupt`, with thread and channel, for
+    what can't be read. `tell` is given a thread, a log level and a sentence, once for each class of its state that is
+    not what it was when it was stored.
     """
 
     def __init__(
@@ -58,8 +61,10 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         *,
         serde: SerializerProtocol | None = None,
         max_value_bytes: int = 256 * 1024**2,
+        tell: Tell | None = None,
     ) -> None:
         super().__init__(serde=faithful(serde))
+        self._changes = OncePerClass(tell)
         self._buffer = buffer
         self.reader = Reader(buffer, cold)
         self.maintenance = Maintenance(buffer, cold, self.reader)
@@ -100,7 +105,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        self._append(self._entries.checkpoint(config, checkpoint, metadata, new_versions))
+        self._append(self._checkpoint_entry(config, checkpoint, metadata, new_versions))
         return _next_config(config, checkpoint["id"])
 
     async def aput(
@@ -110,20 +115,32 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        await self._aappend(self._entries.checkpoint(config, checkpoint, metadata, new_versions))
+        await self._aappend(self._checkpoint_entry(config, checkpoint, metadata, new_versions))
         return _next_config(config, checkpoint["id"])
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         if writes:
-            self._append(self._entries.writes(config, writes, task_id, task_path))
+            self._append(self._writes_entry(config, writes, task_id, task_path))
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         if writes:
-            await self._aappend(self._entries.writes(config, writes, task_id, task_path))
+            await self._aappend(self._writes_entry(config, writes, task_id, task_path))
+
+    def _checkpoint_entry(self, *given: Any) -> NewEntry:
+        with noticing() as noticed:
+            entry = self._entries.checkpoint(*given)
+        self._changes.pass_on(entry.thread_id, noticed.changes)
+        return entry
+
+    def _writes_entry(self, *given: Any) -> NewEntry:
+        with noticing() as noticed:
+            entry = self._entries.writes(*given)
+        self._changes.pass_on(entry.thread_id, noticed.changes)
+        return entry
 
     def _append(self, entry: NewEntry) -> None:
         self._buffer.append(STREAM, entry.thread_id, entry.records, guard=entry.guard)
@@ -204,9 +221,9 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
                 break
             for write in reversed(raw.writes):
                 if write.record.channel in open_channels:
-                    found[write.record.channel].append(self._write(write))
+                    found[write.record.channel].append(self._write(raw.thread_id, write))
             for channel in [c for c in open_channels if c in raw.blobs]:
-                seeds[channel] = self.serde.loads_typed(raw.blobs[channel])
+                seeds[channel] = self._load(raw.thread_id, channel, raw.blobs[channel])
                 open_channels.remove(channel)
         return {
             channel: cast(
@@ -217,30 +234,49 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         }
 
     def tuple_of(self, raw: RawCheckpoint, config: RunnableConfig | None) -> CheckpointTuple:
-        """The deserialized checkpoint."""
-        structure = dict(raw.structure)
-        values = {c: self.serde.loads_typed(raw.blobs[c]) for c in raw.record.present if c in raw.blobs}
-        checkpoint = {**structure, "channel_values": values}
-        if raw.record.extra is not None:
-            type_, data = raw.record.extra
-            checkpoint["pending_sends"] = self.serde.loads_typed((type_, data)) if type_ else []
-        thread_id = config.get("configurable", {})["thread_id"] if config is not None else raw.thread_id
+        """The deserialized checkpoint. Raises `StateCorrupt`."""
+        thread = raw.thread_id
+        with noticing() as noticed:
+            values = {c: self._load(thread, c, raw.blobs[c]) for c in raw.record.present if c in raw.blobs}
+            checkpoint = {**raw.structure, "channel_values": values}
+            if raw.record.extra is not None:
+                type_, data = raw.record.extra
+                sends = self._load(thread, "pending_sends", (type_, data)) if type_ else []
+                checkpoint["pending_sends"] = sends
+            writes = [self._write(thread, write) for write in raw.writes]
+            metadata = self.metadata_of(raw)
+        self._changes.pass_on(thread, noticed.changes)
+        thread_id = config.get("configurable", {})["thread_id"] if config is not None else thread
         return CheckpointTuple(
             config=_config(thread_id, raw.checkpoint_ns, raw.checkpoint_id),
             checkpoint=cast("Checkpoint", checkpoint),
-            metadata=self.metadata_of(raw),
+            metadata=metadata,
             parent_config=_config(thread_id, raw.checkpoint_ns, raw.parent_id) if raw.parent_id else None,
-            pending_writes=[self._write(write) for write in raw.writes],
+            pending_writes=writes,
         )
 
     def metadata_of(self, raw: RawCheckpoint) -> CheckpointMetadata:
-        """The deserialized metadata."""
-        loaded = self.serde.loads_typed((raw.record.metadata_type, raw.record.metadata))
-        return cast("CheckpointMetadata", loaded)
+        """The deserialized metadata. Raises `StateCorrupt`."""
+        stored = (raw.record.metadata_type, raw.record.metadata)
+        return cast("CheckpointMetadata", self._load(raw.thread_id, "metadata", stored))
 
-    def _write(self, write: Any) -> PendingWrite:
+    def _write(self, thread_id: str, write: RawWrite) -> PendingWrite:
         record = write.record
-        return (write.task_id, record.channel, self.serde.loads_typed((record.type, record.data)))
+        value = self._load(thread_id, record.channel, (record.type, record.data))
+        return (write.task_id, record.channel, value)
+
+    def _load(self, thread_id: str, channel: str, stored: tuple[str, bytes]) -> Any:
+        try:
+            return self.serde.loads_typed(stored)
+        except StateCorrupt as error:
+            raise error.of(thread_id, channel) from error
+        except (SurgetankError, MemoryError):
+            raise
+        except Exception as error:
+            raise StateCorrupt(
+                f"The serializer {type(self.serde).__name__} can't read the value ({type(error).__name__}: {error}).",
+                remedy="look at what it says; with encryption, at the key.",
+            ).of(thread_id, channel) from error
 
     # -- deleting, copying, pruning
 

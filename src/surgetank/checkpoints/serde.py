@@ -12,6 +12,7 @@ constructors: nothing is validated or coerced on the way, so nothing changes.
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,9 +24,10 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from surgetank.checkpoints import serde_forms as forms
 from surgetank.checkpoints.serde_forms import ValueRefused
 from surgetank.checkpoints.serde_leaves import delta_snapshot
+from surgetank.checkpoints.serde_models import filled
 from surgetank.checkpoints.serde_types import Registry
 from surgetank.encode import codes
-from surgetank.exceptions import ConfigurationError
+from surgetank.exceptions import ConfigurationError, StateCorrupt, SurgetankError
 
 __all__ = ["FaithfulSerializer", "ValueRefused", "faithful"]
 
@@ -89,6 +91,7 @@ class FaithfulSerializer(JsonPlusSerializer):
         try:
             data: bytes = ormsgpack.packb(obj, default=self._default, option=_PLAIN)
         except ormsgpack.MsgpackEncodeError as error:
+            _raise_interrupt()
             if not _may_be_wrapped(error):
                 raise
             return ormsgpack.packb(forms.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
@@ -98,15 +101,21 @@ class FaithfulSerializer(JsonPlusSerializer):
         return data
 
     def _default(self, obj: Any) -> Any:
-        shape = self._registry.shapes.get(type(obj))
-        if shape is not None:
-            return ormsgpack.Ext(codes.OBJECT, shape.pack(obj, self._encode))
-        code, payload = self._registry.take_apart(obj)
-        if code in codes.RAW:
-            return ormsgpack.Ext(code, payload)
-        if code < codes.LG_NUMPY:  # LangGraph takes these apart, and doesn't know our forms
-            return ormsgpack.Ext(code, self._encode_for_langgraph(obj, payload))
-        return ormsgpack.Ext(code, self._encode(payload))
+        try:
+            shape = self._registry.shapes.get(type(obj))
+            if shape is not None:
+                return ormsgpack.Ext(codes.OBJECT, shape.pack(obj, self._encode))
+            code, payload = self._registry.take_apart(obj)
+            if code in codes.RAW:
+                return ormsgpack.Ext(code, payload)
+            if code < codes.LG_NUMPY:  # LangGraph takes these apart, and doesn't know our forms
+                return ormsgpack.Ext(code, self._encode_for_langgraph(obj, payload))
+            return ormsgpack.Ext(code, self._encode(payload))
+        except Exception:
+            raise  # `_locate` asks again
+        except BaseException as interrupt:
+            _swallowed.error = interrupt
+            raise
 
     def _encode_for_langgraph(self, obj: Any, payload: Any) -> bytes:
         try:
@@ -152,30 +161,64 @@ class FaithfulSerializer(JsonPlusSerializer):
     # -- reading
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """Deserialize what this class or LangGraph's serializer wrote. Raises `StateCorrupt`, `ValueRefused`."""
+        """Deserialize what this class or LangGraph's serializer wrote. Raises `StateCorrupt`."""
         type_, raw = data
-        if type_ == "msgpack":
-            return self._decode(raw)
         if type_ == "pickle":
             raise ConfigurationError(
                 "The stored value is pickled, and Surgetank does not unpickle.",
                 remedy="convert it with the program that wrote it.",
             )
-        return super().loads_typed(data)
+        try:
+            return self._decode(raw) if type_ == "msgpack" else super().loads_typed(data)
+        except (SurgetankError, MemoryError):
+            raise
+        except Exception as error:
+            raise StateCorrupt(
+                f"A stored value of {len(raw)} bytes can't be read ({type(error).__name__}: {str(error)[:500]}).",
+                remedy="if a class of the state refuses it, mend the class; damaged bytes come back from a backup "
+                "of the database only.",
+            ) from error
 
     def _decode(self, data: bytes) -> Any:
-        return ormsgpack.unpackb(data, ext_hook=self._hook, option=_KEYS)
+        try:
+            return ormsgpack.unpackb(data, ext_hook=self._hook, option=_KEYS)
+        except ValueError as error:
+            raise _swallowed.take() or error from None
 
     def _hook(self, code: int, data: bytes) -> Any:
-        if code == codes.TUPLE:
-            return tuple(self._decode(data))
-        if code == codes.OBJECT:
-            return self._registry.build_object(*self._decode(data))
-        if code >= codes.BIG_INT:
-            return self._registry.put_together(code, data, self._decode)
-        if code == codes.LG_DELTA:
-            return delta_snapshot(self._decode(data))
-        return self._lg_hook(code, data)
+        try:
+            if code == codes.OBJECT:
+                return self._registry.build_object(*self._decode(data))
+            if code == codes.TUPLE:
+                return tuple(self._decode(data))
+            if code >= codes.BIG_INT:
+                return self._registry.put_together(code, data, self._decode)
+            if code == codes.LG_DELTA:
+                return delta_snapshot(self._decode(data))
+            made = self._lg_hook(code, data)
+            return filled(made) if code in (codes.LG_PYDANTIC1, codes.LG_PYDANTIC2) else made
+        except BaseException as error:
+            _swallowed.error = error
+            raise
+
+
+class _Swallowed(threading.local):
+    """What our code raised inside ormsgpack, which tells only that something was raised."""
+
+    error: BaseException | None = None
+
+    def take(self) -> BaseException | None:
+        error, self.error = self.error, None
+        return error
+
+
+_swallowed = _Swallowed()
+
+
+def _raise_interrupt() -> None:
+    interrupt = _swallowed.take()
+    if interrupt is not None:
+        raise interrupt
 
 
 def _may_be_wrapped(error: Exception) -> bool:

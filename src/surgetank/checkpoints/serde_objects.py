@@ -11,11 +11,14 @@ import dataclasses
 import functools
 import importlib
 import operator
+import sys
 import types
 from collections.abc import Callable
 from typing import Any, cast
 
 import ormsgpack
+
+from surgetank.checkpoints.serde_marks import MARK, mark_of
 
 BASES: dict[str, type] = {b.__name__: b for b in (dict, list, tuple, set, frozenset, str, int, float, bytes)}
 # A dataclass may be one of these too, and then has content beside its fields.
@@ -27,11 +30,23 @@ def hashable(key: Any) -> Any:
     return tuple(hashable(k) for k in key) if isinstance(key, list) else key
 
 
+_absent: dict[tuple[str, str], int] = {}  # what was not found, and how many modules there were then
+_MOST_ABSENT = 4096
+
+
 def find(module: str, name: str) -> Any:
-    """What a module has under a qualified name; None when there is none."""
+    """What a module has under a qualified name now; None when there is none. Imports the module if need be."""
+    loaded = sys.modules.get(module)
     try:
+        if loaded is not None:
+            return operator.attrgetter(name)(loaded) if "." in name else getattr(loaded, name, None)
+        if _absent.get((module, name)) == len(sys.modules):
+            return None
         return operator.attrgetter(name)(importlib.import_module(module))
-    except (ImportError, AttributeError, ValueError):
+    except (Exception, SystemExit):  # noqa: BLE001 - a module may raise anything when it is imported
+        if len(_absent) >= _MOST_ABSENT:
+            _absent.clear()
+        _absent[module, name] = len(sys.modules)
         return None
 
 
@@ -79,14 +94,14 @@ def content(obj: Any, base: Any) -> Any:
 # -- fields
 
 
-def model_state(obj: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
+def model_state(obj: Any, names: tuple[str, ...], mark: str) -> tuple[dict[str, Any], Any]:
     """A pydantic model's fields, and what else belongs to it: which were set, extra and private values."""
     values = obj.__dict__
     if len(values) != len(names):  # cached properties also live there
         values = {name: values[name] for name in names if name in values}
     extra, private, was_set = obj.__pydantic_extra__, obj.__pydantic_private__, obj.__pydantic_fields_set__
-    set_names = [name for name in names if name in was_set]
-    if len(set_names) != len(was_set):  # extra values count as set too
+    set_names = [mark, *(name for name in names if name in was_set)]
+    if len(set_names) != len(was_set) + 1:  # extra values count as set too
         set_names += sorted(was_set.difference(names))
     if extra is None and private is None:
         return values, set_names
@@ -96,10 +111,11 @@ def model_state(obj: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
 class ModelShape:
     """What all objects of one pydantic class have in common, encoded once: the class and which fields were set."""
 
-    __slots__ = ("_count", "_head", "_names", "_tail")
+    __slots__ = ("_count", "_head", "_mark", "_names", "_tail")
 
-    def __init__(self, module: str, name: str, names: tuple[str, ...]) -> None:
+    def __init__(self, module: str, name: str, names: tuple[str, ...], mark: str) -> None:
         self._names = names
+        self._mark = mark
         self._count = len(names)
         self._head = b"\x95" + b"".join(map(ormsgpack.packb, (module, name, "model")))  # an array of five
         # Of the object before: its fields that were set, whether it can't have others, and their bytes.
@@ -109,41 +125,32 @@ class ModelShape:
         """The payload of a model's extension: class, form, fields, and what else belongs to it."""
         values, extra, was_set = obj.__dict__, obj.__pydantic_extra__, obj.__pydantic_fields_set__
         if extra or obj.__pydantic_private__ is not None or len(values) != self._count:
-            values, state = model_state(obj, self._names)
+            values, state = model_state(obj, self._names, self._mark)
             return self._head + encode(values) + encode(state)
         known, closed, tail = self._tail
         if was_set != known or closed is not (extra is None) or not tail:
-            tail = encode(model_state(obj, self._names)[1])
+            tail = encode(model_state(obj, self._names, self._mark)[1])
             self._tail = (set(was_set), extra is None, tail)
         return self._head + encode(values) + tail
 
 
-def build_model(kind: Any, fields: dict[str, Any], state: Any) -> Any:
-    """A pydantic model out of what `ModelShape` stored."""
-    known = kind.__pydantic_fields__
-    fields_set, extra, private = state if state and not isinstance(state[0], str) else (state, None, None)
-    if fields.keys() != known.keys():
-        # The class changed since: its constructor decides whether the old fields still make sense.
-        return kind(**fields, **(extra or {}))
-    made = object.__new__(kind)
-    object.__setattr__(made, "__dict__", fields)
-    object.__setattr__(made, "__pydantic_fields_set__", set(fields_set))
-    if not kind.__pydantic_root_model__:  # a RootModel has these two in its class
-        object.__setattr__(made, "__pydantic_extra__", extra)
-        object.__setattr__(made, "__pydantic_private__", private)
-    return made
-
-
-def model1_state(obj: Any) -> list[Any]:
+def model1_state(obj: Any, mark: str) -> list[Any]:
     """Which fields of a pydantic 1 model were set, and its private values if it has any."""
     private = {name: getattr(obj, name) for name in obj.__private_attributes__ if hasattr(obj, name)}
-    was_set = sorted(obj.__fields_set__)
+    was_set = [mark, *sorted(obj.__fields_set__)]
     return [was_set, private] if private else was_set
 
 
+def named_state(obj: Any) -> dict[str, list[Any]]:
+    """The items of a NamedTuple, and which fields they are of."""
+    return {"": list(tuple.__iter__(obj)), "names": list(obj._fields)}
+
+
 def dataclass_state(obj: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The fields of a dataclass, and what else hangs on the object."""
+    """The fields of a dataclass, and what else hangs on the object; of a pydantic one also its mark."""
     names = [f.name for f in dataclasses.fields(obj)]
     fields = {name: getattr(obj, name) for name in names if hasattr(obj, name)}
-    more = {k: v for k, v in (attributes(obj) or {}).items() if k not in fields}
+    more = {k: v for k, v in (attributes(obj) or {}).items() if k not in fields and k != MARK}
+    if hasattr(obj, "__dict__") and hasattr(type(obj), "__pydantic_fields__"):
+        more[MARK] = mark_of(type(obj))
     return fields, more or None

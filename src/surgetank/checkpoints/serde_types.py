@@ -6,7 +6,6 @@ that could not be found again, or would be blocked, is refused when it is writte
 
 from __future__ import annotations
 
-import builtins
 import collections
 import dataclasses
 import datetime as dt
@@ -20,23 +19,26 @@ from typing import Any
 from langgraph.checkpoint.serde import _msgpack as lg_msgpack
 from langgraph.store.base import Item
 
+from surgetank.checkpoints.serde_changes import notice
+from surgetank.checkpoints.serde_containers import CONTAINERS, FACTORIES, OWN_EXTRA, collection
 from surgetank.checkpoints.serde_forms import ValueRefused
 from surgetank.checkpoints.serde_leaves import APART, numpy_apart, numpy_together, send
+from surgetank.checkpoints.serde_marks import mark_of
+from surgetank.checkpoints.serde_models import model_as_it_was
 from surgetank.checkpoints.serde_objects import (
     BASES,
     WITH_CONTENT,
     ModelShape,
     attributes,
-    build_model,
     content,
     dataclass_state,
     find,
     hashable,
-    mapping_of,
     model1_state,
     model_state,
-    with_attributes,
+    named_state,
 )
+from surgetank.checkpoints.serde_rebuild import as_it_was, rebuild, stored_of, without_class
 from surgetank.encode import codes
 from surgetank.exceptions import StateCorrupt
 
@@ -46,6 +48,9 @@ _OWN_SAFE = {
     ("collections", "deque"), ("builtins", "set"), ("builtins", "frozenset"),
     ("langgraph.store.base", "Item"), ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
 }  # fmt: skip
+_MOST_CLASSES = 4096
+# Classes that no import finds, as they were when objects of them were last written: the newest of each name.
+_unfindable: dict[tuple[str, str], type] = {}
 
 
 class Registry:
@@ -55,7 +60,6 @@ class Registry:
         self._allowed = allowed
         self._names: dict[type, tuple[str, str]] = {}
         self._how: dict[type, Callable[[Any], tuple[int, Any]]] = {}
-        self._classes: dict[tuple[str, str], type] = {}
         self.shapes: dict[type, ModelShape] = {}
 
     def take_apart(self, obj: Any) -> tuple[int, Any]:
@@ -71,9 +75,9 @@ class Registry:
         fields = getattr(kind, "__pydantic_fields__", None)
         if fields is not None and hasattr(kind, "model_construct"):  # pydantic's dataclasses have fields too
             module, name = self.name(kind)
-            names = tuple(fields)
-            self.shapes[kind] = ModelShape(module, name, names)
-            return lambda o: (codes.OBJECT, [module, name, "model", *model_state(o, names)])
+            names, mark = tuple(fields), mark_of(kind)
+            self.shapes[kind] = ModelShape(module, name, names, mark)
+            return lambda o: (codes.OBJECT, [module, name, "model", *model_state(o, names, mark)])
         if isinstance(obj, enum.Enum):
             return lambda o: (codes.ENUM, [*self.name(kind), o.name, o.value])
         numpy = sys.modules.get("numpy")
@@ -85,10 +89,12 @@ class Registry:
             return lambda o: (codes.OBJECT, [*self.name(kind), "fields", *dataclass_state(o)])
         if isinstance(obj, tuple) and hasattr(kind, "_fields"):
             return lambda o: (
-                codes.OBJECT, [*self.name(kind), "named", {"": list(tuple.__iter__(o))}, attributes(o)]
+                codes.OBJECT, [*self.name(kind), "named", named_state(o), attributes(o)]
             )  # fmt: skip
         if hasattr(kind, "__fields__") and hasattr(kind, "construct"):  # pydantic 1
-            return lambda o: (codes.OBJECT, [*self.name(kind), "model1", dict(o.__dict__), model1_state(o)])
+            return lambda o: (
+                codes.OBJECT, [*self.name(kind), "model1", dict(o.__dict__), model1_state(o, mark_of(kind))]
+            )  # fmt: skip
         if isinstance(obj, Item):
             return lambda o: (codes.OBJECT, [*self.name(kind), "fields", attributes(o) or {}, None])
         if kind.__module__ == "langgraph.types" and kind.__name__ == "Send":
@@ -122,66 +128,86 @@ class Registry:
         factory = obj.default_factory
         if factory is None:
             return None
-        if isinstance(factory, type) and factory.__module__ == "builtins":
-            return factory.__module__, factory.__qualname__
-        raise ValueRefused("", "a defaultdict whose factory is no built-in type", "store dict(...) of it")
+        name = getattr(factory, "__name__", "")
+        if FACTORIES.get(name) is factory:
+            return "builtins", name
+        raise ValueRefused(
+            "", "a defaultdict whose factory is no plain built-in type", "store dict(...) of it"
+        )
 
     def name(self, kind: type) -> tuple[str, str]:
-        """Module and qualified name of a class that can be found again. Raises `ValueRefused`."""
+        """Module and qualified name of a class. Raises `ValueRefused` for one that is not allowed.
+
+        A class that can't be found under its name (it was defined inside a function, or made by a call) is accepted as
+        LangGraph accepts it: this process finds it again, another one gets the fields as a dict.
+        """
         known = self._names.get(kind)
         if known is None:
             known = (kind.__module__, kind.__qualname__)
-            if find(*known) is not kind:
-                raise ValueRefused(
-                    "", f"the class {known[0]}.{known[1]} can't be imported again under that name",
-                    "define it at the top level of a module",
-                )  # fmt: skip
             if not self._permitted(*known):
                 raise ValueRefused(
                     "", f"the class {known[0]}.{known[1]} is not on the msgpack allowlist and would not come back",
                     "declare it in the graph's state schema, or add it to allowed_msgpack_modules",
                 )  # fmt: skip
+            if len(self._names) >= _MOST_CLASSES:  # classes that are made anew by each call
+                self._names.clear()
+                self._how.clear()
+                self.shapes.clear()
             self._names[kind] = known
+        if (found := find(*known)) is not kind and not isinstance(found, type):
+            if _unfindable.get(known) is not kind:
+                if len(_unfindable) >= _MOST_CLASSES:
+                    _unfindable.clear()
+                _unfindable[known] = kind
+            notice(
+                f"{known[0]}.{known[1]}", "it can't be imported under that name, so another process gets a dict of its "
+                "fields, as with LangGraph's savers. Define it at the top level of a module.",
+            )  # fmt: skip
         return known
 
     def _permitted(self, module: str, name: str) -> bool:
         key = (module, name)
-        safe = key in lg_msgpack.SAFE_MSGPACK_TYPES or key in _OWN_SAFE
-        return safe or self._allowed is True or (isinstance(self._allowed, set) and key in self._allowed)
+        if self._allowed is True or key in lg_msgpack.SAFE_MSGPACK_TYPES or key in _OWN_SAFE:
+            return True
+        # LangGraph's allowlists have no qualified names.
+        return isinstance(self._allowed, set) and (
+            key in self._allowed or (module, name.rpartition(".")[2]) in self._allowed
+        )
 
-    def _class(self, module: str, name: str) -> type:
-        known = self._classes.get((module, name))
-        if known is None:
-            if not self._permitted(module, name):
-                raise ValueRefused(
-                    "", f"stored data names the class {module}.{name}, which is not on the msgpack allowlist",
-                    "add it to allowed_msgpack_modules if you trust it",
-                )  # fmt: skip
-            found = find(module, name)
-            if not isinstance(found, type):
-                raise StateCorrupt(
-                    f"Stored data names the class {module}.{name}, which can't be imported.",
-                    remedy="install the package that has it, or keep the class where it was.",
-                )
-            known = self._classes[module, name] = found
-        return known
+    def _class(self, module: str, name: str) -> Any:
+        """The class as it is now; None when it can't be had, which is noticed."""
+        if self._allowed is not True and not self._permitted(module, name):
+            notice(
+                f"{module}.{name}",
+                "it is not on the msgpack allowlist; its objects come back as plain data. Declare it in the graph's "
+                "state schema, or add it to allowed_msgpack_modules.",
+            )
+            return None
+        found = find(module, name)
+        if not isinstance(found, type):
+            found = _unfindable.get((module, name))
+        if found is None:
+            notice(
+                f"{module}.{name}",
+                "it can't be imported any more; its objects come back as plain data. Keep an alias under the old "
+                "name, or install the package that has it.",
+            )
+        return found
 
     # -- reading
 
     def build_object(self, module: str, name: str, form: str, fields: dict[str, Any], extra: Any) -> Any:
-        """An object out of its fields, without its constructor."""
+        """An object out of its fields: without its constructor if its class is what it was when it was stored."""
         kind: Any = self._class(module, name)
-        if form == "named":
-            return with_attributes(tuple.__new__(kind, fields[""]), extra)
-        if form == "model":
-            return build_model(kind, fields, extra)
-        made = object.__new__(kind)  # the class's own __new__ may want arguments
-        if form == "model1":
-            was_set, private = extra if extra and not isinstance(extra[0], str) else (extra, None)
-            object.__setattr__(made, "__dict__", fields)
-            object.__setattr__(made, "__fields_set__", set(was_set))
-            return with_attributes(made, private)
-        return with_attributes(with_attributes(made, fields), extra)
+        if form == "model" and kind is not None and (known := getattr(kind, "__pydantic_fields__", None)):
+            made = model_as_it_was(kind, known, fields, extra)
+            if made is not None:
+                return made
+        stored = stored_of(f"{module}.{name}", form, fields, extra)
+        if kind is None:
+            return without_class(stored, form)
+        made = as_it_was(kind, form, stored)
+        return made if made is not None else rebuild(kind, stored)
 
     def put_together(self, code: int, data: bytes, decode: Callable[[bytes], Any]) -> Any:
         """The value behind one of our other extension codes."""
@@ -213,30 +239,35 @@ class Registry:
 
     def _enum(self, module: str, name: str, member: str | None, value: Any) -> Any:
         kind: Any = self._class(module, name)
-        return kind[member] if member in kind.__members__ else kind(value)
+        if kind is None:
+            return value
+        if not issubclass(kind, enum.Enum):  # stored data must not choose what is called
+            notice(f"{module}.{name}", "it is no Enum any more; the plain value comes back.")
+            return value
+        if member is not None and member in kind.__members__:
+            return kind[member]
+        try:
+            return kind(value)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - `_missing_` is the user's code
+            notice(
+                f"{module}.{name}", f"it has no member {member!r} any more ({type(error).__name__}); the plain value "
+                "comes back. Keep the member, or give the class a `_missing_`.",
+            )  # fmt: skip
+            return value
 
     def _collection(self, module: str, name: str, base: str, content: Any, extra: Any) -> Any:
         kind: Any = self._class(module, name)
         if base == "call":
-            if not hasattr(kind, "get_secret_value"):  # stored data must not choose what is called
-                raise StateCorrupt(f"Stored data calls {module}.{name}.", remedy="find out who wrote it.")
-            return kind(*content)
-        if base == "deque":
-            return kind(content, extra)
-        if base in ("dict", "defaultdict"):
-            mapping = mapping_of(kind)
-            made = mapping.__new__(kind)
-            for key, value in content:
-                mapping.__setitem__(made, hashable(key), value)
-            if base == "defaultdict":
-                made.default_factory = getattr(builtins, extra[1]) if extra else None
-                return made
-        elif base == "list":
-            made = list.__new__(kind)
-            list.extend(made, content)
-        else:
-            maker: Any = BASES[base]
-            made = maker.__new__(kind, content)
-            if base == "set":
-                set.update(made, content)
-        return with_attributes(made, extra)
+            # Stored data must not choose what is called.
+            if kind is not None and hasattr(kind, "get_secret_value"):
+                return kind(*content)
+            if kind is not None:
+                notice(f"{module}.{name}", "it keeps no secret any more; the plain value comes back.")
+            return content[0]
+        if kind is not None and issubclass(kind, CONTAINERS[base]):
+            return collection(kind, f"{module}.{name}", base, content, extra)
+        if kind is not None:
+            notice(f"{module}.{name}", f"it is no {base} any more; its objects come back as plain ones.")
+        return collection(
+            CONTAINERS[base], f"{module}.{name}", base, content, extra if base in OWN_EXTRA else None
+        )

@@ -12,7 +12,7 @@ from surgetank.buffer.sqlite_events import SQLiteEventLog
 from surgetank.database.pool import Database
 from surgetank.encode import errors as error_codec
 from surgetank.encode import logline
-from surgetank.exceptions import DatabaseUnavailable
+from surgetank.exceptions import DatabaseUnavailable, SurgetankError
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
 from surgetank.notify.channels import ConsoleChannel, ErrorChannel, EventChannel, ThreadLogChannel
@@ -139,6 +139,13 @@ class Desk:
         self._told_problems[key] = now
         told = trace if trace is not None else "".join(traceback.format_exception(error))
         self.notifier.problem(error, told, where=where)
+
+    def state_class(self, thread_id: str, level: str, what: str) -> None:
+        """A line in a thread's log about a class of its state that is not what it was. Never raises, never waits."""
+        try:
+            self.runs.log(what, thread_id=thread_id, level=level, logger="surgetank.serializer", wait=False)
+        except SurgetankError as error:
+            log.warning("state_class_not_logged", thread_id=thread_id, about=what, error=error.what)
 
     def problems(self) -> list[str]:
         """What could not be told, newest last: shown in the status."""
