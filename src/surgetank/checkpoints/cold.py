@@ -17,10 +17,10 @@ from psycopg.types.json import Jsonb
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
-from surgetank.encode import patch
+from surgetank.encode import envelope, patch
 from surgetank.encode.envelope import WriteRecord
 from surgetank.encode.patch import Blob
-from surgetank.sinks.rows import unpack_body
+from surgetank.sinks.bodies import unpack_body
 
 SQL = queries("cold")
 _WRITE = 1  # kinds of rows: 0 the checkpoint, 1 a write, 2 a blob
@@ -121,8 +121,10 @@ class ColdReader:
                 raw.writes.append(_write(a, n, b, c, codec, type_, data))
             else:
                 blobs.append((a, n, base_n, codec, raw_bytes, b, type_, data))
+        if record.small is not None:
+            raw.blobs = dict(record.small)
         if blobs:
-            raw.blobs = _values(blobs, raw.versions())
+            raw.blobs |= _values(blobs, raw.versions())
         return raw
 
     def writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[RawWrite]:
@@ -135,7 +137,33 @@ class ColdReader:
         if not versions:
             return {}
         rows = self._call("blobs", thread_id, ns, list(versions), list(versions.values()))
-        return _values(rows, versions)
+        found = _values([row for row in rows if row[0] is not None], versions)
+        newest = next((row for row in rows if row[0] is None), None)
+        if newest is not None:
+            _, _, _, codec, _, checkpoint_id, _, body = newest
+            _add_small(found, versions, checkpoint_id, codec, body)
+            self._search(found, thread_id, ns, versions, checkpoint_id)
+        return found
+
+    def _search(
+        self,
+        found: dict[str, tuple[str, bytes]],
+        thread_id: str,
+        ns: str,
+        versions: Mapping[str, str],
+        before: str,
+    ) -> None:
+        """Look through older checkpoints for small values: a hot one may descend from any of them."""
+        while len(found) < len(versions):
+            arguments = {
+                "thread_id": thread_id, "checkpoint_ns": ns, "before": before, "limit": self.page_size,
+            }  # fmt: skip
+            rows = self._query("bodies_before", arguments)
+            for row in rows:
+                before = row["checkpoint_id"]
+                _add_small(found, versions, before, row["codec"], row["body"])
+            if len(rows) < self.page_size:
+                return
 
     def projections(self, thread_id: str, ns: str, checkpoint_id: str) -> tuple[bytes, bytes]:
         """The JSON projections of a checkpoint's metadata and scalars; empty objects when it is gone."""
@@ -191,6 +219,23 @@ def _values(rows: Sequence[tuple[Any, ...]], versions: Mapping[str, str]) -> dic
             blobs = [Blob(row[1], row[2], 0, row[3], row[4], row[7]) for row in path]
             values[channel] = (type_, patch.decode_all(blobs, {n})[n])
     return values
+
+
+def _add_small(
+    found: dict[str, tuple[str, bytes]],
+    versions: Mapping[str, str],
+    checkpoint_id: str,
+    codec: int,
+    body: bytes,
+) -> None:
+    """Take the values that are wanted from a checkpoint's body."""
+    record = unpack_body(None, codec, body)
+    if not record.small:
+        return
+    has = envelope.present_versions(record, checkpoint_id)
+    for channel, value in record.small.items():
+        if channel not in found and channel in versions and versions[channel] == has.get(channel):
+            found[channel] = value
 
 
 def _write(

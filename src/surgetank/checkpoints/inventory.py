@@ -17,7 +17,7 @@ from surgetank.checkpoints.retention import Contents, Key, Stored, StoredBlob
 from surgetank.database.queries import queries
 from surgetank.encode import envelope, jsontext
 from surgetank.encode.envelope import STREAM, CheckpointRecord
-from surgetank.sinks.rows import unpack_body
+from surgetank.sinks.bodies import unpack_body
 
 SQL = queries("retention")
 COUNTERS = "counters_since_delta_snapshot"

@@ -29,7 +29,8 @@ class CheckpointRecord:
 
     `structure` is msgpack of LangGraph's own fields (versions, versions seen, ts ...), never encrypted, as it
     holds no values. `present` names the channels that have a value. `metadata` is serialized by the saver's
-    serializer; `metadata_json` and `scalars_json` are sanitized projections for SQL.
+    serializer; `metadata_json` and `scalars_json` are sanitized projections for SQL. `small` holds values that came
+    with the record itself, which only a database does (`sinks/bodies.py`).
     """
 
     parent_id: str | None
@@ -41,6 +42,7 @@ class CheckpointRecord:
     scalars_json: bytes
     extra: tuple[str, bytes] | None = None
     replaced: tuple[Replacement, ...] = ()
+    small: Mapping[str, tuple[str, bytes]] | None = None
 
     def pack(self) -> bytes:
         """The record's bytes."""
@@ -142,6 +144,15 @@ def version_text(version: str | int | float) -> str:
 def unversioned(checkpoint_id: str) -> str:
     """The version under which a value is kept whose channel has no version: it belongs to one checkpoint only."""
     return UNVERSIONED + checkpoint_id
+
+
+def present_versions(record: CheckpointRecord, checkpoint_id: str) -> dict[str, str]:
+    """The channels of a checkpoint that have a value, with the text of their versions."""
+    versions: Mapping[str, str | int | float] = read_structure(record.structure)["channel_versions"]
+    return {
+        channel: version_text(versions[channel]) if channel in versions else unversioned(checkpoint_id)
+        for channel in record.present
+    }
 
 
 def referred_versions(

@@ -36,15 +36,25 @@ class Thread:
         default_factory=set
     )  # namespaces made by this transaction: nothing is stored there yet
     channels: dict[tuple[int, str], Channel] = field(default_factory=dict)
+    # The checkpoint written last in each namespace, and what it has (`sinks/small.py`), packed.
+    newest: dict[int, tuple[str, bytes]] = field(default_factory=dict)
 
     @property
     def memory(self) -> int:
         """Bytes held by the tips, and a little for the rest."""
-        return 500 + sum(200 + (c.tip.memory if c.tip else 0) for c in self.channels.values())
+        tips = sum(200 + (c.tip.memory if c.tip else 0) for c in self.channels.values())
+        return 500 + tips + sum(200 + len(packed) for _, packed in self.newest.values())
 
 
-# Revision, namespaces with their numbers, channels with the ends of their chains, and the bytes that all this takes.
-_Known = tuple[int, tuple[tuple[str, int], ...], tuple[tuple[int, str, int, Any], ...], int]
+# Revision, namespaces with their numbers, channels with the ends of their chains, newest checkpoints, and the bytes
+# that all this takes.
+_Known = tuple[
+    int,
+    tuple[tuple[str, int], ...],
+    tuple[tuple[int, str, int, Any], ...],
+    tuple[tuple[int, str, bytes], ...],
+    int,
+]
 
 
 class ThreadCache:
@@ -72,6 +82,7 @@ class ThreadCache:
                 (ns_pk, channel): Channel(n, Tip.unpack(tip) if tip is not None else None)
                 for ns_pk, channel, n, tip in known[2]
             }
+            thread.newest = {ns_pk: (checkpoint_id, packed) for ns_pk, checkpoint_id, packed in known[3]}
 
     def remember(self, thread: Thread) -> None:
         """Keep what a committed transaction wrote."""
@@ -83,7 +94,10 @@ class ThreadCache:
             (ns_pk, channel, c.n, c.tip.pack() if c.tip is not None else None)
             for (ns_pk, channel), c in thread.channels.items()
         )
-        self._threads[thread.thread_id] = (thread.revision, tuple(thread.ns_pks.items()), channels, size)
+        newest = tuple((ns_pk, *known) for ns_pk, known in thread.newest.items())
+        self._threads[thread.thread_id] = (
+            thread.revision, tuple(thread.ns_pks.items()), channels, newest, size
+        )  # fmt: skip
         self._size += size
         while self._size > self._limit:
             _, (*_, freed) = self._threads.popitem(last=False)
@@ -93,7 +107,7 @@ class ThreadCache:
         """Drop a thread (it was deleted, pruned, or its transaction failed)."""
         known = self._threads.pop(thread_id, None)
         if known is not None:
-            self._size -= known[3]
+            self._size -= known[4]
 
 
 def load_tips(threads: Mapping[int, Thread], rows: list[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from surgetank.database.queries import queries
 from surgetank.encode import envelope, patch
 from surgetank.encode.envelope import Operation
 from surgetank.encode.patch import Blob
-from surgetank.sinks.rows import unpack_body
+from surgetank.sinks.bodies import unpack_body
 
 SQL = queries("flush")
 

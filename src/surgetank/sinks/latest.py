@@ -21,7 +21,8 @@ from surgetank.encode.envelope import CheckpointRecord
 from surgetank.model import Replacement
 from surgetank.sinks import deletion, projection
 from surgetank.sinks.chains import Thread
-from surgetank.sinks.rows import Batch, BlobKey
+from surgetank.sinks.rows import Batch, CheckpointKey
+from surgetank.sinks.small import Contents
 from surgetank.sinks.tally import Tally
 
 SQL = queries("flush")
@@ -66,7 +67,7 @@ def drafts(batch: Batch) -> dict[str, Draft]:
     for (thread_id, ns, checkpoint_id), record in batch.checkpoints.items():
         if ns == "" and checkpoint_id >= newest.get(thread_id, ("",))[0]:
             newest[thread_id] = (checkpoint_id, record)
-    values: dict[BlobKey, tuple[str, bytes]] = dict(batch.blobs)  # of a version put twice the last counts
+    values = batch.small | dict(batch.blobs)  # of a version put twice the last counts
     found: dict[str, Draft] = {}
     for thread_id, (checkpoint_id, record) in newest.items():
         versions = _versions(record)
@@ -114,25 +115,34 @@ def _first_item(thread_id: str, draft: Draft | None) -> bytes:
 
 
 def save(
-    cursor: Rows, threads: Mapping[str, Thread], found: Mapping[str, Draft], tallies: Mapping[str, Tally]
+    cursor: Rows,
+    threads: Mapping[str, Thread],
+    found: Mapping[str, Draft],
+    tallies: Mapping[str, Tally],
+    contents: Mapping[CheckpointKey, Contents],
 ) -> None:
     """Write what the drafts change in threads that were there."""
-    for statement in _statements(_changes(cursor, threads, found, tallies)):
+    for statement in _statements(_changes(cursor, threads, found, tallies, contents)):
         cursor.execute(SQL["save_states"], {"items": statement})
 
 
 def _changes(
-    cursor: Rows, threads: Mapping[str, Thread], found: Mapping[str, Draft], tallies: Mapping[str, Tally]
+    cursor: Rows,
+    threads: Mapping[str, Thread],
+    found: Mapping[str, Draft],
+    tallies: Mapping[str, Tally],
+    contents: Mapping[CheckpointKey, Contents],
 ) -> Iterator[bytes]:
     for thread_id, draft in found.items():
         thread = threads[thread_id]
+        has = contents.get((thread_id, "", draft.checkpoint_id))
         if draft.checkpoint_id < (thread.checkpoint_id or ""):
             continue
         parts: list[tuple[str, bytes]] = []
         for channel, version in draft.versions.items():
             if thread.versions.get(channel) == version or not _is_shown(channel):
                 continue
-            value = draft.values.get(channel)
+            value = draft.values.get(channel) or (has.small.get(channel) if has is not None else None)
             if value is None:
                 value = deletion.load_value(cursor, thread.ns_pks[""], channel, version)
             if value is not None:

@@ -29,6 +29,7 @@ from surgetank.sinks.tally import Tally
 
 SQL = queries("flush")
 _REPLACEMENTS_KEPT = 50
+_IN_ROW = 2  # the level of the storage format from which on small values lie in their checkpoint's row
 
 Rows = Cursor[dict[str, Any]]
 
@@ -40,6 +41,7 @@ class PostgresCheckpointSink:
         self._database = database
         self._cache = ThreadCache(cache_bytes)
         self._lock = threading.Lock()
+        self._known_level = 0
 
     @property
     def name(self) -> str:
@@ -89,7 +91,7 @@ class PostgresCheckpointSink:
         names = [name for name, entries in parts if entries]
         cursor.execute(SQL["deletions"], {"threads": names})
         dead = {(r["thread_id"], r["ns"], r["id"]) for r in cursor.fetchall()}
-        work = plan(parts, dead)
+        work = plan(parts, dead, in_row=self._level(cursor) >= _IN_ROW)
         self._write_batch(cursor, work.first, threads, tallies)
         buried: set[CheckpointKey] = set()
         for thread_id, step in work.steps:
@@ -101,6 +103,13 @@ class PostgresCheckpointSink:
         for thread_id, replaced in work.replaced.items():
             tallies[thread_id].replaced += tuple(replaced)
         return work
+
+    def _level(self, cursor: Rows) -> int:
+        """The database's storage format. It is raised by an operator and never lowered."""
+        if self._known_level < _IN_ROW:
+            row = cursor.execute(SQL["storage_level"]).fetchone()
+            self._known_level = row["level"] if row is not None else 1
+        return self._known_level
 
     def _write_batch(
         self, cursor: Rows, batch: Batch, threads: dict[str, Thread], tallies: dict[str, Tally]
@@ -116,8 +125,8 @@ class PostgresCheckpointSink:
                 tallies[thread.thread_id].replaced += tuple(draft.replaced())
                 thread.versions = draft.versions
                 del found[thread.thread_id]  # stored with the thread
-        write_rows(cursor, batch, threads, tallies)
-        latest.save(cursor, threads, found, tallies)
+        contents = write_rows(cursor, batch, threads, tallies)
+        latest.save(cursor, threads, found, tallies, contents)
 
     def _touch(self, cursor: Rows, thread_ids: Iterable[str], found: dict[str, Draft]) -> list[Thread]:
         early = {

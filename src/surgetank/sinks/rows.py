@@ -7,21 +7,20 @@ two special writes (index below zero) the last (langgraph-checkpoint 4, `WRITES_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-import ormsgpack
-
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord, Operation, WriteRecord
-from surgetank.encode.patch import MAX_PATCHED, compress, decompress
+from surgetank.encode.patch import MAX_PATCHED
 from surgetank.exceptions import EntryRejected
 from surgetank.model import Entry, Replacement
 
 CheckpointKey = tuple[str, str, str]  # thread, namespace, checkpoint id
 WriteKey = tuple[str, str, str, str, int]  # ... task id, index
 BlobKey = tuple[str, str, str, str]  # thread, namespace, channel, version
+SMALL_BYTES = 32  # values up to here lie in their checkpoint's row
 
 
 @dataclass(slots=True)
@@ -33,6 +32,9 @@ class Batch:
     # Not folded: how blobs are numbered must not depend on how entries are grouped into transactions.
     blobs: list[tuple[BlobKey, tuple[str, bytes]]] = field(default_factory=list)
     replayed: set[tuple[str, ...]] = field(default_factory=set)
+    # Of level 2 (sinks/small.py): values that lie in their checkpoint's row, and each checkpoint's channel versions.
+    small: dict[BlobKey, tuple[str, bytes]] = field(default_factory=dict)
+    versions: dict[CheckpointKey, dict[str, str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.checkpoints or self.writes or self.blobs)
@@ -55,6 +57,7 @@ class Batch:
 class Plan:
     """All that a transaction has to do: first the batch, then steps in order."""
 
+    in_row: bool = False  # small values are kept in their checkpoint's row
     first: Batch = field(default_factory=Batch)
     steps: list[tuple[str, Operation | Batch]] = field(default_factory=list)
     replaced: dict[str, list[Replacement]] = field(default_factory=dict)
@@ -69,9 +72,13 @@ class Plan:
                 yield step
 
 
-def plan(parts: Sequence[tuple[str, Sequence[Entry]]], dead: set[CheckpointKey]) -> Plan:
-    """What the entries of several threads ask for. `dead` are checkpoints deleted with their thread before."""
-    whole = Plan()
+def plan(
+    parts: Sequence[tuple[str, Sequence[Entry]]], dead: set[CheckpointKey], *, in_row: bool = False
+) -> Plan:
+    """What the entries of several threads ask for. `dead` are checkpoints deleted with their thread before; `in_row`
+    asks for level 2 of the storage format (`sinks/small.py`).
+    """
+    whole = Plan(in_row)
     for thread, entries in parts:
         batch = whole.first
         for entry in entries:
@@ -97,13 +104,14 @@ def _operation(entry: Entry) -> Operation | None:
 def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[CheckpointKey]) -> None:
     blobs: list[tuple[BlobKey, tuple[str, bytes]]] = []
     dropped = False
+    versions: Mapping[str, str] = {}
     for record in entry.records:
         kind = record.key[:1]
         if kind == b"b":
             ns, channel, version = envelope.split_blob_key(record.key)
             blobs.append(((thread, ns, channel, version), _blob(record.value)))
         elif kind == b"c":
-            dropped = not _add_checkpoint(whole, batch, thread, entry, record.key, record.value, dead)
+            versions, dropped = _add_checkpoint(whole, batch, thread, entry, record.key, record.value, dead)
         elif kind == b"w":
             _add_write(whole, batch, thread, record.key, record.value, dead)
         else:
@@ -113,9 +121,16 @@ def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[C
             )  # fmt: skip
     if dropped:
         return
-    batch.blobs += blobs
     if entry.replayed:
         batch.replayed |= {key for key, _ in blobs}
+    elif versions:
+        for key, value in blobs:
+            if len(value[1]) <= SMALL_BYTES and versions.get(key[2]) == key[3]:
+                batch.small[key] = value
+            else:
+                batch.blobs.append((key, value))
+        return
+    batch.blobs += blobs
 
 
 def _blob(value: bytes) -> tuple[str, bytes]:
@@ -134,25 +149,29 @@ def _add_checkpoint(
     raw_key: bytes,
     value: bytes,
     dead: set[CheckpointKey],
-) -> bool:
+) -> tuple[Mapping[str, str], bool]:
+    """The channel versions of a checkpoint that is written at level 2, and whether it is left out."""
     ns, checkpoint_id = envelope.split_key(raw_key)
     key = (thread, ns, checkpoint_id)
     record = CheckpointRecord.unpack(value)
     if record.parent_id is not None and (thread, ns, record.parent_id) in dead:
         dead.add(key)
-        return False
+        return {}, True
     if key in dead:
         dead.discard(key)
         whole.revived.setdefault(thread, []).append(envelope.grave_note(ns, checkpoint_id))
     if entry.replayed:
         if key in batch.checkpoints:
-            return True
+            return {}, False
         batch.replayed.add(key)
     batch.checkpoints[key] = record
+    versions: Mapping[str, str] = {}
+    if whole.in_row:
+        versions = batch.versions[key] = envelope.present_versions(record, checkpoint_id)
     if record.replaced:
         whole.replaced.setdefault(thread, []).extend(record.replaced)
     _note_head(whole, thread, ns, checkpoint_id)
-    return True
+    return versions, False
 
 
 def _add_write(
@@ -171,20 +190,3 @@ def _note_head(whole: Plan, thread: str, ns: str, checkpoint_id: str) -> None:
     heads = whole.heads.setdefault(thread, {})
     if checkpoint_id > heads.get(ns, ""):
         heads[ns] = checkpoint_id
-
-
-def pack_body(record: CheckpointRecord) -> tuple[int, bytes]:
-    """The `codec` and `body` columns of a checkpoint."""
-    return compress(
-        ormsgpack.packb(
-            (record.structure, record.present, record.metadata_type, record.metadata, record.extra)
-        )
-    )
-
-
-def unpack_body(parent_id: str | None, codec: int, body: bytes) -> CheckpointRecord:
-    """The record behind `pack_body`, without its projections."""
-    structure, present, mtype, metadata, extra = ormsgpack.unpackb(decompress(codec, body))
-    return CheckpointRecord(
-        parent_id, structure, tuple(present), mtype, metadata, b"", b"", tuple(extra) if extra else None
-    )

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import orjson
 from psycopg import Cursor
 from psycopg.types.json import Jsonb
 
 from surgetank.database.queries import queries
 from surgetank.encode import patch
 from surgetank.encode.envelope import CheckpointRecord
-from surgetank.sinks import chains
+from surgetank.sinks import chains, small
+from surgetank.sinks.bodies import pack_body
 from surgetank.sinks.chains import Thread
 from surgetank.sinks.copying import BLOBS, CHECKPOINTS, WRITES, copy_rows, jsonb
 from surgetank.sinks.progress import fetch_tuples
-from surgetank.sinks.rows import Batch, BlobKey, pack_body
+from surgetank.sinks.rows import Batch, BlobKey, CheckpointKey
+from surgetank.sinks.small import Contents
 from surgetank.sinks.tally import Tally
 
 SQL = queries("flush")
@@ -25,15 +28,18 @@ Rows = Cursor[dict[str, Any]]
 
 def write_rows(
     cursor: Rows, batch: Batch, threads: Mapping[str, Thread], tallies: Mapping[str, Tally]
-) -> None:
-    """Write all rows of a batch whose threads are locked."""
+) -> dict[CheckpointKey, Contents]:
+    """Write all rows of a batch whose threads are locked. Returns what the checkpoints have, at level 2."""
     _number_namespaces(cursor, batch, threads)
     _drop_replayed_blobs(cursor, batch, threads)
     _load_chains(cursor, batch, threads)
+    numbers: dict[BlobKey, int] = {}
     if batch.blobs:
-        copy_rows(cursor, SQL["copy_blobs"], BLOBS, _blob_rows(batch, threads, tallies))
-    _store_checkpoints(cursor, batch, threads, tallies)
+        copy_rows(cursor, SQL["copy_blobs"], BLOBS, _blob_rows(batch, threads, tallies, numbers))
+    found = small.contents(cursor, batch, threads, numbers) if batch.versions else {}
+    _store_checkpoints(cursor, batch, threads, tallies, found)
     _store_writes(cursor, batch, threads, tallies)
+    return found
 
 
 def _number_namespaces(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) -> None:
@@ -85,12 +91,14 @@ def _load_chains(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) -> N
 
 
 def _blob_rows(
-    batch: Batch, threads: Mapping[str, Thread], tallies: Mapping[str, Tally]
+    batch: Batch, threads: Mapping[str, Thread], tallies: Mapping[str, Tally], numbers: dict[BlobKey, int]
 ) -> Iterator[tuple[Any, ...]]:
-    for (thread_id, ns, channel, version), (type_, data) in batch.blobs:
+    for key, (type_, data) in batch.blobs:
+        thread_id, ns, channel, version = key
         thread = threads[thread_id]
         ns_pk = thread.ns_pks[ns]
         blob = chains.next_blob(thread, ns_pk, channel, type_, data)
+        numbers[key] = blob.n
         tallies[thread_id].count(len(blob.data))
         yield (
             ns_pk, blob.n, blob.base_n, blob.raw_bytes, blob.position, blob.codec, channel, version, type_,
@@ -99,34 +107,48 @@ def _blob_rows(
 
 
 def _store_checkpoints(
-    cursor: Rows, batch: Batch, threads: Mapping[str, Thread], tallies: Mapping[str, Tally]
+    cursor: Rows,
+    batch: Batch,
+    threads: Mapping[str, Thread],
+    tallies: Mapping[str, Tally],
+    found: Mapping[CheckpointKey, Contents],
 ) -> None:
-    new: list[tuple[tuple[Any, ...], CheckpointRecord]] = []
+    new: list[tuple[CheckpointKey, int, CheckpointRecord]] = []
     there = _existing(cursor, "existing_checkpoints", _stale_pairs(threads, batch.checkpoints))
     stored = {(row["ns_pk"], row["checkpoint_id"]) for row in there}
     for key, record in batch.checkpoints.items():
         at = (threads[key[0]].ns_pks[key[1]], key[2])
         if at not in stored:
-            new.append(((key[0], *at), record))
+            new.append((key, at[0], record))
         elif key not in batch.replayed:
-            codec, body = pack_body(record)
-            projections = [Jsonb(part, dumps=bytes) for part in (record.metadata_json, record.scalars_json)]
-            cursor.execute(SQL["replace_checkpoint"], (record.parent_id, codec, body, *projections, *at))
+            codec, body, numbers = _packed(record, found.get(key))
+            shown = [Jsonb(part, dumps=bytes) for part in (record.metadata_json, record.scalars_json)]
+            told = Jsonb(numbers, dumps=bytes) if numbers is not None else None
+            cursor.execute(SQL["replace_checkpoint"], (record.parent_id, codec, body, *shown, told, *at))
             tallies[key[0]].count(len(body))
     if new:
-        copy_rows(cursor, SQL["copy_checkpoints"], CHECKPOINTS, _checkpoint_rows(new, tallies))
+        copy_rows(cursor, SQL["copy_checkpoints"], CHECKPOINTS, _checkpoint_rows(new, tallies, found))
 
 
 def _checkpoint_rows(
-    new: Sequence[tuple[tuple[Any, ...], CheckpointRecord]], tallies: Mapping[str, Tally]
+    new: Sequence[tuple[CheckpointKey, int, CheckpointRecord]],
+    tallies: Mapping[str, Tally],
+    found: Mapping[CheckpointKey, Contents],
 ) -> Iterator[tuple[Any, ...]]:
-    for (thread_id, ns_pk, checkpoint_id), record in new:
-        codec, body = pack_body(record)
-        tallies[thread_id].count(len(body))
+    for key, ns_pk, record in new:
+        codec, body, numbers = _packed(record, found.get(key))
+        tallies[key[0]].count(len(body))
         yield (
-            ns_pk, checkpoint_id, record.parent_id, codec, jsonb(record.metadata_json),
-            jsonb(record.scalars_json), body,
+            ns_pk, key[2], record.parent_id, codec, jsonb(record.metadata_json), jsonb(record.scalars_json),
+            jsonb(numbers) if numbers is not None else None, body,
         )  # fmt: skip
+
+
+def _packed(record: CheckpointRecord, has: Contents | None) -> tuple[int, bytes, bytes | None]:
+    """The columns `codec`, `body` and `blob_numbers` of a checkpoint."""
+    if has is None:
+        return (*pack_body(record), None)
+    return (*pack_body(record, has.small), orjson.dumps(has.numbers))
 
 
 def _store_writes(

@@ -1,8 +1,8 @@
 -- Queries of the cold reader (checkpoints/cold.py).
 
 -- name: checkpoint
--- A checkpoint with its writes and, of the latest one, its values. Function in 0003_flush_path.sql.
-SELECT * FROM surgetank.read_checkpoint(%s, %s, %s, %s, %s)
+-- A checkpoint with its writes and values. Function in 0019_storage_format.sql.
+SELECT * FROM surgetank.read_whole_checkpoint(%s, %s, %s, %s, %s)
 
 -- name: writes
 -- The writes of a checkpoint that is itself not here (it is hot). Unique (thread_id, checkpoint_ns), primary key.
@@ -11,8 +11,17 @@ FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoint_writes w USING 
 WHERE s.thread_id = %(thread_id)s AND s.checkpoint_ns = %(checkpoint_ns)s AND w.checkpoint_id = %(checkpoint_id)s
 
 -- name: blobs
--- Channel versions with the path of their bases. Function in 0003_flush_path.sql.
-SELECT * FROM surgetank.read_blobs(%s, %s, %s, %s)
+-- Channel versions with the path of their bases, and the newest checkpoint's body where that isn't all.
+-- Function in 0019_storage_format.sql.
+SELECT * FROM surgetank.read_values(%s, %s, %s, %s)
+
+-- name: bodies_before
+-- Checkpoints of a namespace, newest first. Unique (thread_id, checkpoint_ns), primary key.
+SELECT c.checkpoint_id, c.codec, c.body
+FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoints c USING (ns_pk)
+WHERE s.thread_id = %(thread_id)s AND s.checkpoint_ns = %(checkpoint_ns)s
+    AND c.checkpoint_id < %(before)s COLLATE "C"
+ORDER BY c.checkpoint_id DESC LIMIT %(limit)s
 
 -- name: still_there
 -- Whether a checkpoint exists. Unique (thread_id, checkpoint_ns), primary key.

@@ -86,8 +86,24 @@ WITH RECURSIVE found AS (
 SELECT f.n, f.type, array_agg(p.n ORDER BY p.n) AS ns, array_agg(p.base_n ORDER BY p.n) AS bases
 FROM found f CROSS JOIN path p GROUP BY f.n, f.type
 
+-- name: storage_level
+-- How rows are to be written. One row.
+SELECT level FROM surgetank.storage_format
+
+-- name: parents
+-- What these checkpoints have in their own rows. Primary key.
+SELECT c.ns_pk, c.checkpoint_id, c.codec, c.body, c.blob_numbers
+FROM unnest(%(ns_pks)s::bigint[], %(ids)s::text[]) AS u (ns_pk, checkpoint_id)
+JOIN surgetank.checkpoints c USING (ns_pk, checkpoint_id)
+
+-- name: bodies_before
+-- The same of the checkpoints of a namespace, newest first. Primary key.
+SELECT c.checkpoint_id, c.codec, c.body, c.blob_numbers FROM surgetank.checkpoints c
+WHERE c.ns_pk = %(ns_pk)s AND (%(before)s::text IS NULL OR c.checkpoint_id < %(before)s COLLATE "C")
+ORDER BY c.checkpoint_id DESC LIMIT %(limit)s
+
 -- name: copy_checkpoints
-COPY surgetank.checkpoints (ns_pk, checkpoint_id, parent_id, codec, metadata, scalars, body)
+COPY surgetank.checkpoints (ns_pk, checkpoint_id, parent_id, codec, metadata, scalars, blob_numbers, body)
 FROM STDIN (FORMAT BINARY)
 
 -- name: copy_blobs
@@ -100,8 +116,8 @@ FROM STDIN (FORMAT BINARY)
 
 -- name: replace_checkpoint
 -- A checkpoint that was put again. Primary key.
-UPDATE surgetank.checkpoints SET parent_id = %s, codec = %s, body = %s, metadata = %s, scalars = %s, written_at = now()
-WHERE ns_pk = %s AND checkpoint_id = %s
+UPDATE surgetank.checkpoints SET parent_id = %s, codec = %s, body = %s, metadata = %s, scalars = %s,
+    blob_numbers = %s, written_at = now() WHERE ns_pk = %s AND checkpoint_id = %s
 
 -- name: replace_write
 -- A special write (error, interrupt, resume ...) that replaces an older one. Primary key.
@@ -126,10 +142,10 @@ WHERE d.thread_id = ANY(%(threads)s) AND NOT EXISTS (
 )
 
 -- name: stored_version
--- Whether a version of a channel is stored. Index checkpoint_blobs_version_idx.
+-- The newest blob of a version of a channel, if it is stored. Index checkpoint_blobs_version_idx.
 SELECT n FROM surgetank.checkpoint_blobs
 WHERE ns_pk = %(ns_pk)s AND channel = %(channel)s AND hashtext(version) = hashtext(%(version)s)
-    AND version = %(version)s LIMIT 1
+    AND version = %(version)s ORDER BY n DESC LIMIT 1
 
 -- name: deleted_at
 -- When these threads were deleted lately. Index thread_deletions_thread_idx.
