@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from surgetank import ambient
 from surgetank.buffer.events import EventLog
 from surgetank.checkpoints.retention import Limits
-from surgetank.checkpoints.storage import StorageReport, storage
+from surgetank.checkpoints.storage import StorageReport, raise_format, storage
 from surgetank.checkpoints.sweep import RetentionReport
 from surgetank.encode.envelope import STREAM as CHECKPOINTS
 from surgetank.encode.errors import ErrorReport
@@ -374,6 +374,14 @@ class Surgetank:
             thread=thread,
             top=top,
         )
+
+    def raise_storage_format(self) -> bool:
+        """Write rows in the newest storage format from now on; False when that is so already.
+
+        Call it once after an upgrade, when no process of the version before runs any more: that one can't read what is
+        written then. A database made by this version needs no call. Raises `DatabaseUnavailable`.
+        """
+        return raise_format(self.parts.database)
 
     def retain(
         self,

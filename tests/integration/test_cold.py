@@ -93,11 +93,11 @@ def test_the_newest_after_a_deletion_is_read_with_the_values_of_its_own(tank):
 
 def test_more_channels_than_the_projection_shows_are_all_read(tank, trips):
     saver = tank.checkpointer()
-    many = {f"c{i:03}": i for i in range(MAX_CHANNELS + 50)}
+    many = {f"c{i:03}": f"a value that needs a row of its own {i}" for i in range(MAX_CHANNELS + 50)}
     put(saver, "t", many)
     tank.flush()
     assert values(saver, at("t")) == many
-    assert len(trips) == 2
+    assert len(trips) == 1
 
 
 def test_large_values_of_every_kind_arrive_whole(tank):

@@ -18,6 +18,7 @@ from support.savers import checkpoint, config, ids
 from surgetank import Surgetank, SurgetankSaver
 from surgetank.checkpoints.retention import Limits
 from surgetank.checkpoints.sweep import Budget, RetentionReport
+from surgetank.sinks.rows import SMALL_BYTES
 
 SPECIAL = ("__error__", "__interrupt__")
 AGE_S = 30 * 86400.0
@@ -274,7 +275,13 @@ class History:
     def check_rows(self) -> None:
         """The tables hold exactly the remaining checkpoints, and no blob that nothing refers to."""
         wanted = {(t, cid) for t, known in self.model.items() for cid in known}
-        channels = {(t, k.ns, c) for t, known in self.model.items() for k in known.values() for c in k.values}
+        channels = {
+            (t, k.ns, channel)
+            for t, known in self.model.items()
+            for k in known.values()
+            for channel, value in k.values.items()
+            if len(self.saver.serde.dumps_typed(value)[1]) > SMALL_BYTES  # others lie in the checkpoint's row
+        }
         with self.tank.parts.database.connection() as connection:
             rows = connection.execute(
                 "SELECT thread_id, checkpoint_id FROM surgetank.checkpoint_history"

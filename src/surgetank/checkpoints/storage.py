@@ -24,6 +24,7 @@ from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, StateC
 SQL = queries("storage")
 KINDS = ("checkpoints", "whole", "patches", "writes")
 SAMPLE_BYTES = 256 * 1024**2
+NEWEST_FORMAT = 2
 _ROWS_FOR_GROWTH = 100_000
 _STEPS = 10
 _STATES = 100_000
@@ -128,7 +129,7 @@ class RetentionPass:
 @dataclass(frozen=True, slots=True)
 class StorageReport:
     """The whole picture. `share` is the part of the tables that was read for `kinds` and `channels`: below 1 they
-    are estimates. `problem` says why there is nothing of the database.
+    are estimates. `problem` says why there is nothing of the database; `format` is the storage format's level.
     """
 
     database: str
@@ -141,6 +142,7 @@ class StorageReport:
     channels: tuple[Usage, ...] = ()
     threads: tuple[ThreadUsage, ...] = ()
     retention: tuple[RetentionPass, ...] = ()
+    format: int | None = None
 
     @property
     def estimated(self) -> bool:
@@ -171,6 +173,16 @@ def storage(
             )
     except (DatabaseUnavailable, ConfigurationError) as error:
         return StorageReport(database.address, hot, problem=error.what, remedy=error.remedy)
+
+
+def raise_format(database: Database) -> bool:
+    """Raise the storage format to the newest level; False when it is there already. It can't be lowered.
+
+    Only when no process of an older version writes to or reads from the database any more: it fails to read what is
+    written from then on. Raises `DatabaseUnavailable`.
+    """
+    with database.connection() as connection:
+        return connection.execute(SQL["raise_format"]).rowcount > 0
 
 
 def _hot(buffer: Buffer, thread: str | None, top: int) -> tuple[dict[str, int], HotUsage]:
@@ -216,10 +228,11 @@ class _Look:
             usages, names = self._sampled(share, top)
             threads = self._threads(names)
         passes = self._cursor.execute(queries("retention")["passes"]).fetchall()
+        level = self._cursor.execute(queries("flush")["storage_level"]).fetchone()
         return StorageReport(
             address, hot, share=share, tables=tables, kinds=_by_kind(usages),
             channels=_largest_channels(usages, top), threads=threads,
-            retention=tuple(RetentionPass(**row) for row in passes),
+            retention=tuple(RetentionPass(**row) for row in passes), format=level["level"] if level else None,
         )  # fmt: skip
 
     def _sampled(self, share: float, top: int) -> tuple[list[Usage], list[str]]:

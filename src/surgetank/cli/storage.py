@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from surgetank.checkpoints.storage import StorageReport, ThreadUsage, Usage
+from surgetank.checkpoints.storage import NEWEST_FORMAT, StorageReport, ThreadUsage, Usage
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, out, print_json, size, table, when
 
 _NAMES = {
@@ -23,6 +23,13 @@ def storage(
     json: Json = False,
     thread: Annotated[str | None, typer.Option(help="Only this thread.", show_default=False)] = None,
     top: Annotated[int, typer.Option(min=1, help="How many threads and channels, largest first.")] = 10,
+    raise_format: Annotated[
+        bool,
+        typer.Option(
+            "--raise-format",
+            help="First let rows be written as only this version reads them (after an upgrade).",
+        ),
+    ] = False,
 ) -> int:
     """Show bytes by kind, channel and thread, how the largest threads grow, and what pruning would free.
 
@@ -30,6 +37,8 @@ def storage(
     pruning frees is always an estimate. Exit code 1 when the database can't be reached: then only the buffer is shown.
     """
     with engine(home, database_url) as tank:
+        if raise_format:
+            tank.raise_storage_format()
         report = tank.storage(thread=thread, top=top)
     if json:
         print_json(report)
@@ -56,6 +65,12 @@ def show(report: StorageReport) -> None:
     out.print(
         f"database    {report.database}: {size(on_disk)} on disk with indexes and free space", markup=False
     )
+    if report.format is not None and report.format < NEWEST_FORMAT:
+        out.print(
+            f"            format {report.format}, which the version before reads, too; when none of its processes runs "
+            "any more: surgetank storage --raise-format",
+            markup=False,
+        )
     if report.estimated:
         out.print(
             f"            by kind and channel: estimated from {report.share:.1%} of the rows", markup=False

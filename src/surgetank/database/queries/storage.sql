@@ -62,3 +62,7 @@ GROUP BY s.thread_id, u.kind, u.channel
 -- When threads were last written to, and how much their projected state weighs. Primary key.
 SELECT thread_id, extract(epoch FROM updated_at)::float8 AS updated_at, pg_column_size(state) AS state_bytes
 FROM surgetank.threads WHERE thread_id = ANY(%(threads)s)
+
+-- name: raise_format
+-- One row.
+UPDATE surgetank.storage_format SET level = 2, changed_at = now() WHERE level < 2
