@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -317,6 +318,21 @@ def test_failed_logins_are_slowed_down_and_good_tokens_go_on(make_tank):
         assert fresh.get("/me").status_code == 200
 
 
+def test_of_many_guesses_at_once_no_more_are_tried_than_an_address_has(make_tank):
+    with running(make_tank(admin_token=ADMIN_TOKEN, failed_logins_per_minute=3), clock=FakeClock()) as server:
+        guesses = [server.client(f"stk_{number:043}") for number in range(12)]
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda client: client.get("/me").status_code, guesses))
+        assert sorted(answers) == [401] * 3 + [429] * 9
+
+
+def test_many_good_logins_at_once_are_no_failures(make_tank):
+    with running(make_tank(admin_token=ADMIN_TOKEN, failed_logins_per_minute=2), clock=FakeClock()) as server:
+        clients = [server.as_role("viewer", f"user-{number}") for number in range(12)]
+        with ThreadPoolExecutor(12) as pool:
+            assert set(pool.map(lambda client: client.get("/me").status_code, clients)) == {200}
+
+
 def test_secrets_are_in_no_log(live, caplog):
     caplog.set_level(logging.DEBUG)
     server = live
@@ -348,13 +364,54 @@ def test_a_ticket_is_good_for_one_connection_within_its_time(make_tank):
         client = server.as_role("viewer", "ada")
         ticket = client.post("/ws/ticket").json()["ticket"]
         by_ticket = server.client()
-        assert by_ticket.get("/me", params={"ticket": ticket}).json()["user"] == "ada"
-        assert by_ticket.get("/me", params={"ticket": ticket}).status_code == 401
+        assert ask(by_ticket, "GET", f"/sse/events?ticket={ticket}", None)[0] == 200
+        assert ask(by_ticket, "GET", f"/sse/events?ticket={ticket}", None)[0] == 401
         late = client.post("/ws/ticket").json()["ticket"]
         clock.advance(31)
-        assert by_ticket.get("/me", params={"ticket": late}).json()["code"] == "bad-ticket"
+        assert by_ticket.get("/sse/events", params={"ticket": late}).json()["code"] == "bad-ticket"
         fresh = client.post("/ws/ticket").json()["ticket"]
         assert by_ticket.post("/ws/ticket", params={"ticket": fresh}).status_code == 401  # for reading only
+
+
+def test_a_ticket_is_good_for_live_routes_only_and_is_not_used_up_elsewhere(live):
+    client = live.as_role("admin", "ada")
+    ticket = client.post("/ws/ticket").json()["ticket"]
+    for path in (
+        "/me",
+        "/threads",
+        "/threads/own/state",
+        "/threads/own/events",
+        "/admin/tokens",
+        "/threads//sse/own/state",
+    ):
+        assert live.client().get(path, params={"ticket": ticket}).status_code == 401, path
+    with connect(socket_url(live, f"/ws/test/own?ticket={ticket}")) as socket:
+        assert socket.recv() == "ada own"
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_a_ticket_ends_with_its_token(server, where):
+    client = server.as_role("viewer", "ada")
+    ticket = client.post("/ws/ticket").json()["ticket"]
+    token_id = client.get("/me").json()["token_id"]
+    if where == "here":
+        assert server.admin.delete(f"/admin/tokens/{token_id}").status_code == 200
+    else:
+        server.services.tokens.revoke(token_id, by="another process")
+    assert server.client().get("/sse/events", params={"ticket": ticket}).json()["code"] == "bad-ticket"
+
+
+def test_a_ticket_is_stored_nowhere_in_clear(server):
+    key = {"Idempotency-Key": "k-1"}
+    client = server.as_role("viewer", "ada")
+    made = client.post("/ws/ticket", headers=key)
+    again = client.post("/ws/ticket", headers=key)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.json() == {"ticket": None, "expires_at": made.json()["expires_at"]}
+    with server.tank.parts.database.connection() as connection:
+        rows = connection.execute("SELECT body FROM surgetank.idempotency_keys").fetchall()
+    assert made.json()["ticket"].encode() not in b"".join(bytes(body) for (body,) in rows)
+    assert made.json()["ticket"] not in repr(server.services.tickets._open)
 
 
 @pytest.fixture
@@ -503,6 +560,30 @@ def test_without_authentication_only_this_machine_s_own_pages_and_programs_are_s
             assert server.client(Host=host).get("/me").status_code == 403
         assert server.client(Host="[::1]:8321").get("/me").status_code == 200
         assert server.client(Origin="http://localhost:3000").get("/me").status_code == 200
+
+
+def test_without_authentication_only_pages_of_this_very_server_change_something(make_tank):
+    with running(make_tank(cors_origins="http://localhost:5173"), no_auth=True) as server:
+        host = server.url.removeprefix("http://")
+        for headers in (
+            {"Origin": "http://localhost:3000"}, {"Origin": "http://127.0.0.1"}, {"Sec-Fetch-Site": "same-site"},
+            {"Sec-Fetch-Site": "cross-site"}, {"Origin": f"http://{host}", "Host": "evil.example"},
+        ):  # fmt: skip
+            for method, path in (("POST", "/flush"), ("DELETE", "/admin/tokens/x"), ("POST", "/ws/ticket")):
+                assert server.client(**headers).request(method, path).status_code == 403, (headers, path)
+        for headers in (
+            {},
+            {"Origin": server.url},
+            {"Sec-Fetch-Site": "same-origin"},
+            {"Origin": "http://localhost:5173"},
+        ):
+            assert server.client(**headers).post("/flush").status_code == 200, headers
+        url = server.url.replace("http", "ws") + "/ws/events"
+        with pytest.raises(InvalidStatus) as denied, connect(url, origin="http://localhost:3000"):
+            pass
+        assert denied.value.response.status_code == 403
+        with connect(url, origin=server.url) as socket:
+            assert "subscribed" in socket.recv()
 
 
 # -- browsers

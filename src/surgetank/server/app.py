@@ -74,7 +74,7 @@ def _layers(services: Services) -> list[Middleware]:
         allow_methods=["GET", "POST", "DELETE"], expose_headers=["ETag", "Retry-After", "Idempotency-Replayed"],
     )  # fmt: skip
     return [
-        Middleware(Edge, no_auth=services.no_auth),
+        Middleware(Edge, no_auth=services.no_auth, allowed_origins=settings.allowed_origins),
         *([cors] if settings.allowed_origins else []),
         Middleware(Bodies, max_bytes=settings.server_max_body, timeout_s=settings.server_request_timeout),
         Middleware(Answers, services=services),

@@ -12,8 +12,9 @@ import math
 import secrets
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from surgetank.exceptions import ConfigurationError, SinkError
@@ -26,32 +27,76 @@ FRESH_S = 60.0
 OUTAGE_S = 15 * 60.0
 TICKET_S = 30.0
 _REMEMBERED = 10_000
+_PATIENCE_S = 5.0
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 class FailedLogins:
-    """How many failures each client address has left: `burst`, given back at `burst` a minute. Bounded."""
+    """How many failures each client address has left: `burst`, given back at `burst` a minute. Bounded.
+
+    Attempts that are under way count as failures until it is known: of any number at once, no more than are left are
+    tried, and the others wait for their outcome.
+    """
 
     def __init__(self, burst: int, clock: Callable[[], float]) -> None:
         self._burst = float(burst)
         self._clock = clock
         self._lock = threading.Lock()
+        self._outcome = threading.Condition(self._lock)
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._under_way: Counter[str] = Counter()
+
+    @contextmanager
+    def attempt(self, address: str) -> Iterator[Callable[[], None]]:
+        """One attempt to log in; what it yields is called when it failed. Raises `Problem` (429).
+
+        Waits while as many attempts as are left are under way, at most `_PATIENCE_S`.
+        """
+        name = _network(address)
+        until = time.monotonic() + _PATIENCE_S
+        with self._outcome:
+            while (left := self._now(name)) - self._under_way[name] < 1:
+                rest = until - time.monotonic()
+                if left < 1 or rest <= 0:
+                    raise _too_many(self._until_next(left) if left < 1 else 1.0)
+                self._outcome.wait(rest)
+            self._under_way[name] += 1
+        failed = False
+
+        def fail() -> None:
+            nonlocal failed
+            failed = True
+
+        try:
+            yield fail
+        finally:
+            with self._outcome:
+                self._under_way[name] -= 1
+                if not self._under_way[name]:
+                    del self._under_way[name]
+                if failed:
+                    self._count(name)
+                self._outcome.notify_all()
 
     def wait_s(self, address: str) -> float:
         """Seconds until the address may try again; 0 when it may now."""
         with self._lock:
             left = self._now(_network(address))
-        return 0.0 if left >= 1 else (1 - left) * 60 / self._burst
+        return self._until_next(left)
 
     def failed(self, address: str) -> None:
         """Count a failure."""
-        name = _network(address)
         with self._lock:
-            self._left[name] = (self._now(name) - 1, self._clock())
-            self._left.move_to_end(name)
-            while len(self._left) > _REMEMBERED:
-                self._left.popitem(last=False)
+            self._count(_network(address))
+
+    def _count(self, name: str) -> None:
+        self._left[name] = (self._now(name) - 1, self._clock())
+        self._left.move_to_end(name)
+        while len(self._left) > _REMEMBERED:
+            self._left.popitem(last=False)
+
+    def _until_next(self, left: float) -> float:
+        return 0.0 if left >= 1 else (1 - left) * 60 / self._burst
 
     def _now(self, name: str) -> float:
         left, at = self._left.get(name, (self._burst, 0.0))
@@ -122,8 +167,14 @@ class Authenticator:
             )  # fmt: skip
         secret = digest(token)
         known = self._recall(secret)
-        if known is None:
-            self._slow_down(address)
+        if known is not None:
+            return self._check(secret, token, known, lambda: self.failures.failed(address), address)
+        with self.failures.attempt(address) as failed:
+            return self._check(secret, token, None, failed, address)
+
+    def _check(
+        self, secret: bytes, token: str, known: _Known | None, failed: Callable[[], None], address: str
+    ) -> Caller:
         try:
             found = self._store.find(secret_digest=secret) if looks_like_token(token) else None
         except (SinkError, ConfigurationError) as error:
@@ -132,7 +183,7 @@ class Authenticator:
             raise _cannot_tell() from error
         if found is None or not found.usable(self._clock()):
             self.forget(secret)
-            self.failures.failed(address)
+            failed()
             log.warning("login_failed", client=address, token=found.id if found else None)
             raise Problem(
                 401, "not-authenticated", "The token is unknown, expired or revoked.", headers=_CHALLENGE,
@@ -157,15 +208,6 @@ class Authenticator:
             for name in [n for n, k in self._known.items() if n == secret_digest or k.token.id == token_id]:
                 del self._known[name]
 
-    def _slow_down(self, address: str) -> None:
-        wait = self.failures.wait_s(address)
-        if wait > 0:
-            raise Problem(
-                429, "too-many-failed-logins", "Too many failed logins from this address.",
-                remedy="wait as long as Retry-After says, then use a good token.",
-                headers={"Retry-After": str(math.ceil(wait))},
-            )  # fmt: skip
-
     def _recall(self, secret: bytes) -> _Known | None:
         with self._lock:
             known = self._known.get(secret)
@@ -188,6 +230,14 @@ class Authenticator:
                 log.info("token_use_not_noted", token=token.id, error=error.what)
 
 
+def _too_many(wait_s: float) -> Problem:
+    return Problem(
+        429, "too-many-failed-logins", "Too many failed logins from this address.",
+        remedy="wait as long as Retry-After says, then use a good token.",
+        headers={"Retry-After": str(math.ceil(wait_s))},
+    )  # fmt: skip
+
+
 def _cannot_tell() -> Problem:
     return Problem(
         503, "login-unavailable", "The database can't be reached, so that this token can't be checked now.",
@@ -196,7 +246,10 @@ def _cannot_tell() -> Problem:
 
 
 class Tickets:
-    """One-time tickets for WebSockets and event streams of browsers, which can't send headers. In memory, bounded."""
+    """One-time tickets for WebSockets and event streams of browsers, which can't send headers. In memory, bounded.
+
+    Kept by their SHA-256, and gone with the token that they were given for.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -211,6 +264,12 @@ class Tickets:
             while len(self._open) > _REMEMBERED:
                 self._open.popitem(last=False)
         return ticket, until
+
+    def forget(self, token_id: str) -> None:
+        """Its token was revoked."""
+        with self._lock:
+            for name in [name for name, (caller, _) in self._open.items() if caller.token_id == token_id]:
+                del self._open[name]
 
     def redeem(self, ticket: str) -> Caller | None:
         """Whose ticket this is; it is good for one time only."""

@@ -45,11 +45,12 @@ async def _identify(scope: Scope, services: Services) -> Caller:
     if scope["type"] == "websocket":
         _check_origin(headers, services.settings.allowed_origins)
     ticket = QueryParams(scope["query_string"]).get("ticket")
-    if ticket is not None and scope.get("method", "GET") == "GET":
+    if ticket is not None and _is_live(scope):
         caller = services.tickets.redeem(ticket)
-        if caller is None:
+        # Another server may have revoked its token since.
+        if caller is None or not await run_in_threadpool(services.login.still_good, caller):
             raise Problem(
-                401, "bad-ticket", "The ticket is unknown, was used before, or is older than 30 seconds.",
+                401, "bad-ticket", "The ticket is unknown, used, older than 30 seconds, or its token has ended.",
                 remedy="get a new one from POST /ws/ticket.",
             )  # fmt: skip
         return caller
@@ -59,6 +60,14 @@ async def _identify(scope: Scope, services: Services) -> Caller:
         return known
     address = scope["client"][0] if scope.get("client") else "unknown"
     return await run_in_threadpool(services.login.authenticate, token, address)
+
+
+def _is_live(scope: Scope) -> bool:
+    """Whether it is a connection for which a browser can't send headers: tickets are good for nothing else."""
+    if scope["type"] == "websocket":
+        return True
+    route = getattr(scope.get("route"), "path", "")
+    return scope["method"] == "GET" and str(route).startswith("/sse/")
 
 
 def host_name(address: str) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -37,9 +38,10 @@ _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 class Edge:
     """The outermost layer: security headers, the log of requests (without query strings), bugs as problems."""
 
-    def __init__(self, app: ASGIApp, *, no_auth: bool) -> None:
+    def __init__(self, app: ASGIApp, *, no_auth: bool, allowed_origins: Sequence[str] = ()) -> None:
         self._app = app
         self._no_auth = no_auth
+        self._allowed = tuple(allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -99,7 +101,26 @@ class Edge:
                 403, "local-only", "Without authentication only this machine's own pages and programs are served.",
                 remedy="start the server without --no-auth and use a token.",
             )  # fmt: skip
+        if self._no_auth and _changes_something(scope) and not self._same_origin(headers):
+            return Problem(
+                403, "foreign-origin", "Without authentication only pages of this server may change something.",
+                remedy="use a token, without --no-auth; or add the origin to SURGETANK_CORS_ORIGINS.",
+            )  # fmt: skip
         return None
+
+    def _same_origin(self, headers: Headers) -> bool:
+        """Whether a page of this very server asks (or no page at all): another port is another origin."""
+        origin = headers.get("origin")
+        if origin is not None:
+            return (
+                origin in self._allowed
+                or origin.partition("://")[2].lower() == headers.get("host", "").lower()
+            )
+        return headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+
+
+def _changes_something(scope: Scope) -> bool:
+    return scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
 
 
 def _local(headers: Headers) -> bool:

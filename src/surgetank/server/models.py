@@ -303,7 +303,9 @@ class Ticket(BaseModel):
 
     model_config = _example(ticket="kY3...", expires_at=1795230030.0)
 
-    ticket: str = Field(description="For `?ticket=` of one WebSocket or event stream, within 30 seconds.")
+    ticket: str | None = Field(
+        description="For `?ticket=` of one WebSocket or event stream, within 30 seconds."
+    )
     expires_at: float
 
 

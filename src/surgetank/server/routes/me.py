@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+import orjson
+from fastapi import APIRouter, Depends
 
-from surgetank.server.dependencies import CurrentCaller, Deps, signed_in
+from surgetank.server.dependencies import CurrentCaller, Deps, asked_of, signed_in
+from surgetank.server.identify import Asked
 from surgetank.server.models import Me, Ticket
 from surgetank.server.problems import documented
 
@@ -20,10 +22,14 @@ async def me(who: CurrentCaller) -> dict[str, Any]:
 
 
 @router.post("/ws/ticket", response_model=Ticket, status_code=201, responses=documented(409, 422))
-async def ticket(who: CurrentCaller, services: Deps) -> dict[str, Any]:
+async def ticket(
+    who: CurrentCaller, services: Deps, asked: Annotated[Asked, Depends(asked_of)]
+) -> dict[str, Any]:
     """A ticket for one WebSocket or event stream of a browser, which can't send headers there.
 
-    It is good for 30 seconds and for one connection: `/ws/events?ticket=...`.
+    It is good for 30 seconds, for one connection, and no longer than its token: `/ws/events?ticket=...`. An answer kept
+    for an `Idempotency-Key` has no ticket: ask for another.
     """
     made, until = services.tickets.issue(who)
+    asked.keep_instead = orjson.dumps({"ticket": None, "expires_at": until})
     return {"ticket": made, "expires_at": until}

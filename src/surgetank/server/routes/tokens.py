@@ -67,4 +67,5 @@ def revoke(token_id: TokenId, who: Admin, services: Deps) -> dict[str, Any]:
     """End a token for good. Other servers on the same database notice within 60 seconds."""
     revoked = services.tokens.revoke(token_id, by=who.user)
     services.login.forget(token_id=token_id)
+    services.tickets.forget(token_id)
     return _body(revoked)
