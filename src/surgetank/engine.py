@@ -44,6 +44,7 @@ from surgetank.parts import Parts, limits_of
 from surgetank.recovery import Progress, Recovery
 from surgetank.report import Status, notices
 from surgetank.settings import Settings, load_settings
+from surgetank.speaking import Speaks
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from surgetank.checkpoints.saver import SurgetankSaver
 
 
-class Surgetank:
+class Surgetank(Speaks):
     """A write-behind store: buffer, flush engine and database.
 
     `home` is the folder of buffer and embedded database, `database_url` a PostgreSQL 14+ (none: embedded),
@@ -127,6 +128,7 @@ class Surgetank:
             parts, self._parts = self._parts, None
         if parts is not None:
             ambient.leave(self)
+            parts.desk.finish_writing(self.settings.shutdown_timeout)
             parts.close(drain=self.settings.flush_in_process and self.settings.flush_on_close)
 
     def __enter__(self) -> Surgetank:
@@ -224,80 +226,7 @@ class Surgetank:
         if self.parts.scheduler.running:
             self.parts.scheduler.run_ended(CHECKPOINTS, thread_id)
 
-    # -- telling
-
-    def emit_log(
-        self,
-        message: str,
-        *,
-        thread_id: str | None = None,
-        level: int | str = "info",
-        logger: str = "",
-        user_id: str | None = None,
-        wait: bool = True,
-        fields: Mapping[str, Any] | None = None,
-        **more: Any,
-    ) -> int:
-        """Write a line into a thread's log, and tell it live; returns its number in the log.
-
-        Inside a node of a graph the thread is known; elsewhere give `thread_id`, or use `surgetank.working_for`.
-        Further keywords become the line's fields. Raises `ConfigurationError` without a thread, `BufferFull`,
-        `BufferUnavailable`.
-        """
-        if fields is not None:
-            check_mapping(str(thread_id), "$.fields", fields)
-        line = self.parts.desk.runs.log(
-            message, thread_id=thread_id, level=level, logger=logger, user_id=user_id, wait=wait,
-            fields={**(fields or {}), **more},
-        )  # fmt: skip
-        return line.seq
-
-    def broadcast_run_event(
-        self, event: str | Mapping[str, Any], *, thread_id: str | None = None, **fields: Any
-    ) -> RunEvent:
-        """Tell an event to everybody who follows the thread (WebSocket, SSE), in every process; kept for replay.
-
-        `event` is its type, or a mapping with `type` and fields. Raises `ConfigurationError` without a thread,
-        `EntryRejected` above 256 KB, `BufferUnavailable`.
-        """
-        return self.parts.desk.runs.event(event, thread_id=thread_id, fields=fields)
-
-    def log_system_error(
-        self,
-        error_type: str,
-        message: str,
-        *,
-        severity: str | Severity = Severity.ERROR,
-        thread_id: str | None = None,
-        error: BaseException | None = None,
-        stack_trace: str | None = None,
-        context: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Report an error of your own type to the operators (`system_errors`); returns the id of its group.
-
-        `error` gives the stack trace, unless `stack_trace` does. Alike errors become one group with a count.
-        Raises `BufferFull`, `BufferUnavailable`, `EntryRejected` for names that PostgreSQL can't hold (longer than
-        2048 bytes, NUL), and `UnknownName` (a `ValueError`) for an unknown severity.
-        """
-        if stack_trace is None:
-            stack_trace = (
-                "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else ""
-            )
-        if severity not in list(Severity):
-            raise UnknownName(
-                f"There is no severity {show(severity)[:80]}.", remedy=f"severities: {', '.join(Severity)}."
-            )
-        thread_id = thread_id or origin(self.settings.owner_key).thread_id
-        return self.errors.report(
-            ErrorReport(
-                error_type, str(message), Severity(severity), str(thread_id) if thread_id is not None else None,
-                str(stack_trace), context if context is not None else {},
-            )
-        )  # fmt: skip
-
-    def logs(self, thread_id: str, **wanted: Any) -> LogPage:
-        """Lines of a thread's log, hot and cold (`after`, `before`, `limit`, `levels` as in `ThreadLogs.read`)."""
-        return self.parts.desk.logs.read(thread_id, **wanted)
+    # -- looking
 
     @property
     def errors(self) -> SystemErrors:
@@ -308,14 +237,6 @@ class Surgetank:
     def events(self) -> EventLog:
         """The run events of this buffer."""
         return self.parts.desk.events
-
-    def log_handler(self, level: int = logging.NOTSET) -> ThreadLogHandler:
-        """A handler for `logging` that copies records into the log of the thread they were made for."""
-        return ThreadLogHandler(self.emit_log, level=level, owner_key=self.settings.owner_key)
-
-    def log_processor(self) -> ThreadLogProcessor:
-        """The same for structlog: put it among the processors, before the renderer."""
-        return ThreadLogProcessor(self.emit_log, owner_key=self.settings.owner_key)
 
     def _flusher(self, stream: str) -> StreamFlusher:
         flusher = self.parts.flushers.get(stream)

@@ -154,6 +154,16 @@ class Buffer(Protocol):
         """
         ...
 
+    def try_append(
+        self, stream: str, partition: str, records: Sequence[Record], *, guard: Guard | None = None
+    ) -> int | None:
+        """`append` for an event loop: None, and nothing accepted, where it would have to wait longer than some
+        milliseconds for another thread or process that holds the buffer. Then `append` on a thread.
+
+        Raises `BufferFull` at once, `BufferUnavailable`, `EntryRejected`.
+        """
+        ...
+
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """A consistent view for lookups by key."""
         ...

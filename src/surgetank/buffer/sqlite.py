@@ -39,6 +39,9 @@ _GROUP = 256  # requests committed together, at most
 _FREE_PAGES_KEPT = 256
 _WAL_WORTH_MOVING = 1 << 20
 _WAL_LARGE = 32 << 20
+_TRY_S = 0.002  # how long an append that must not wait waits for another thread or process
+_HURRIED = f"PRAGMA busy_timeout = {int(1000 * _TRY_S)}"
+_PATIENT = f"PRAGMA busy_timeout = {int(1000 * sqlite_file.BUSY_TIMEOUT_S)}"
 
 __all__ = ["BufferLimits", "SQLiteBuffer"]
 
@@ -103,12 +106,7 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide):
         start_guarding: bool = False,
         wait: bool = True,
     ) -> int:
-        if not 0 < len(records) < SLOTS:  # no row to be found by, or rows that take the next entry's places
-            raise EntryRejected(
-                partition=partition, path="$", reason=f"an entry of {len(records)} records",
-                remedy=f"write between 1 and {SLOTS - 1} values at once",
-            )  # fmt: skip
-        request = Request(stream, partition, records, guard, start_guarding)
+        request = _request(stream, partition, records, guard, start_guarding=start_guarding)
         deadline: float | None = None
         while True:
             self._submit(request)
@@ -122,6 +120,41 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide):
                 self._refuse_hopeless(request, wait=wait)
                 deadline = time.monotonic() + self.limits.block_timeout_s
             self._wait_for_space(request, deadline)
+
+    def try_append(
+        self, stream: str, partition: str, records: Sequence[Record], *, guard: Guard | None = None
+    ) -> int | None:
+        request = _request(stream, partition, records, guard)
+        sqlite_file.refuse_fork(self._pid, self.path)
+        if not self._lock.acquire(timeout=_TRY_S):
+            return None
+        try:
+            if not self._commit_without_waiting(request):
+                return None
+        finally:
+            self._lock.release()
+        if request.full:
+            raise self._full(request, waited=None)
+        return request.seq
+
+    def _commit_without_waiting(self, request: Request) -> bool:
+        """Commit one append alone; False if another process holds the file just now."""
+        if self._writer is None:
+            self._begin()  # says that it is closed
+        assert self._writer is not None
+        self._writer.execute(_HURRIED)
+        try:
+            self._begun = False
+            self._commit([request])
+        except sqlite3.Error as error:
+            if (getattr(error, "sqlite_errorname", "") or "").startswith("SQLITE_BUSY"):
+                return False
+            raise self._refusal(error, request) from error
+        except UnicodeEncodeError as error:
+            raise self._refusal(error, request) from error
+        finally:
+            self._writer.execute(_PATIENT)
+        return True
 
     def _submit(self, request: Request) -> None:
         # Before the lock: another thread may have held it at the fork.
@@ -359,6 +392,17 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide):
                 if self._pid == os.getpid():
                     writer.close()
                 self._readers.close()
+
+
+def _request(
+    stream: str, partition: str, records: Sequence[Record], guard: Guard | None, *, start_guarding: bool = False
+) -> Request:
+    if not 0 < len(records) < SLOTS:  # no row to be found by, or rows that take the next entry's places
+        raise EntryRejected(
+            partition=partition, path="$", reason=f"an entry of {len(records)} records",
+            remedy=f"write between 1 and {SLOTS - 1} values at once",
+        )  # fmt: skip
+    return Request(stream, partition, records, guard, start_guarding)
 
 
 def _interrupted() -> BufferUnavailable:

@@ -20,7 +20,7 @@ from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
 from surgetank.private import close_file, make_file, make_folder
 
 _MAGIC = b"SQLite format 3\x00"
-_BUSY_TIMEOUT_S = 30.0
+BUSY_TIMEOUT_S = 30.0
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def translate(error: sqlite3.Error, path: Path) -> BufferProblem:
         )
     if name.startswith("SQLITE_BUSY"):
         return BufferUnavailable(
-            f"The buffer {path} was locked by another process for {_BUSY_TIMEOUT_S:.0f} s.",
+            f"The buffer {path} was locked by another process for {BUSY_TIMEOUT_S:.0f} s.",
             remedy="find the process that holds it (a stopped debugger, a backup) and let it go on.",
         )
     return BufferUnavailable(
@@ -151,7 +151,7 @@ def _make_private(path: Path) -> None:
 def _open(path: Path) -> sqlite3.Connection:
     with _opening:
         connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S, cached_statements=256,
+            path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S, cached_statements=256,
             factory=_Connection,
         )  # fmt: skip
         connection.file = _identity(path)

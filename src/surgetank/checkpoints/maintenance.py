@@ -96,7 +96,7 @@ class Maintenance:
                         remedy="delete the runs that came after as well, or delete the thread.",
                     )  # fmt: skip
         for (thread_id, ns), ids in groups.items():
-            append_deletion(self._buffer, thread_id, ns, sorted(ids))
+            yield partial(append_deletion, self._buffer, thread_id, ns, sorted(ids))
 
     def _hot_of_runs(self, wanted: set[str]) -> Iterable[Place]:
         with self._buffer.snapshot() as snapshot:
@@ -117,10 +117,10 @@ class Maintenance:
             raise ValueError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}")
         for thread_id in map(str, thread_ids):
             if strategy == "delete":
-                self.delete_thread(thread_id)
+                yield partial(self.delete_thread, thread_id)
                 continue
             for ns, ids in (yield from self.plan_prune(thread_id, metadata)).items():
-                append_deletion(self._buffer, thread_id, ns, ids)
+                yield partial(append_deletion, self._buffer, thread_id, ns, ids)
 
     def plan_prune(self, thread_id: str, metadata: Metadata) -> Steps[dict[str, list[str]]]:
         """What `keep_latest` would delete: checkpoint ids by namespace."""
@@ -162,7 +162,7 @@ class Maintenance:
             for write in raw.writes:
                 key = envelope.write_key(ns, checkpoint_id, write.task_id, write.idx)
                 records.append(Record(key, write.record.pack()))
-            self._buffer.append(STREAM, target, records)
+            yield partial(self._buffer.append, STREAM, target, records)
 
     # -- looking
 

@@ -7,11 +7,10 @@ for PostgreSQL runs on a thread when it is called from an event loop.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -38,6 +37,7 @@ from surgetank.checkpoints.steps import Steps, arun, run
 from surgetank.encode import limits
 from surgetank.encode.envelope import STREAM
 from surgetank.exceptions import BufferFull, StateCorrupt, SurgetankError
+from surgetank.offloop import LARGE, is_large, off_loop
 
 
 class SurgetankSaver(BaseCheckpointSaver[str]):
@@ -115,6 +115,9 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
+        values = checkpoint["channel_values"]
+        if is_large([values[channel] for channel in new_versions if channel in values]):
+            return await off_loop(self.put, config, checkpoint, metadata, new_versions)
         await self._aappend(self._checkpoint_entry(config, checkpoint, metadata, new_versions))
         return _next_config(config, checkpoint["id"])
 
@@ -127,7 +130,11 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        if writes:
+        if not writes:
+            return
+        if is_large([value for _, value in writes]):
+            await off_loop(self.put_writes, config, writes, task_id, task_path)
+        else:
             await self._aappend(self._writes_entry(config, writes, task_id, task_path))
 
     def _checkpoint_entry(self, *given: Any) -> NewEntry:
@@ -146,11 +153,12 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         self._buffer.append(STREAM, entry.thread_id, entry.records, guard=entry.guard)
 
     async def _aappend(self, entry: NewEntry) -> None:
-        try:
-            self._buffer.append(STREAM, entry.thread_id, entry.records, guard=entry.guard, wait=False)
-        except BufferFull:
-            # Waiting for space, as configured, must not hold up the event loop.
-            await asyncio.to_thread(self._append, entry)
+        # Whatever waits (for another process, for space) or takes long must not hold up the event loop.
+        if sum(len(record.value) for record in entry.records) <= LARGE:
+            with suppress(BufferFull):
+                if self._buffer.try_append(STREAM, entry.thread_id, entry.records, guard=entry.guard) is not None:
+                    return
+        await off_loop(self._append, entry)
 
     # -- reading
 
@@ -162,7 +170,11 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         at = Target.of(config)
         raw = await arun(self.reader.read(at.thread_id, at.ns, at.checkpoint_id))
-        return self.tuple_of(raw, config) if raw is not None else None
+        if raw is None:
+            return None
+        if sum(len(data) for _, data in raw.blobs.values()) > LARGE:
+            return await off_loop(self.tuple_of, raw, config)
+        return self.tuple_of(raw, config)
 
     def list(
         self,
@@ -284,7 +296,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         self.maintenance.delete_thread(str(thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
-        self.maintenance.delete_thread(str(thread_id))
+        await off_loop(self.maintenance.delete_thread, str(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         run(self.maintenance.delete_for_runs(run_ids, self.metadata_of))

@@ -151,7 +151,13 @@ class Desk:
         """What could not be told, newest last: shown in the status."""
         failed = [f"notification channel {name}: {message}" for _, name, message in self.notifier.failures]
         told = [*failed[-5:], *self.alerts.problems()]
-        return [*told, *(message for _, message in list(self.runs.failures)[-5:])]
+        return [*told, *(message for _, message in [*self.runs.failures, *self.errors.lost][-5:])]
+
+    def finish_writing(self, timeout_s: float) -> None:
+        """Wait for what event loops handed over while another process held the buffer."""
+        for waiting in (self.runs.hand_over, self.errors.hand_over):
+            if not waiting.wait(timeout_s):
+                log.warning("writes_still_wait", seconds=timeout_s)
 
     def close(self) -> None:
         """Stop alerting, send what is counted, close the event log."""

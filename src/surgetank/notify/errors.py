@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -33,7 +35,9 @@ from surgetank.encode.errors import (
 from surgetank.encode.jsonable import show
 from surgetank.exceptions import ErrorNotFound, ErrorStateConflict, SurgetankError, UnknownName
 from surgetank.model import Record
+from surgetank.notify.handover import HandOver
 from surgetank.notify.storms import Storms
+from surgetank.offloop import on_loop
 from surgetank.sinks.errors import group_of
 
 SQL = queries("telling")
@@ -117,6 +121,10 @@ class SystemErrors:
         self._clock = clock
         self._storms = Storms()
         self._lock = threading.Lock()
+        self.lost: deque[tuple[float, str]] = deque(maxlen=100)
+        self.hand_over = HandOver(
+            lambda error: self.lost.append((self._clock(), f"a system error was not accepted: {error}"))
+        )
 
     # -- writing
 
@@ -153,7 +161,11 @@ class SystemErrors:
             self._append(report)
 
     def _append(self, report: ErrorReport) -> None:
-        self._buffer.append(STREAM, report.fingerprint, (Record(KEY, report.pack()),), wait=False)
+        entry = (STREAM, report.fingerprint, (Record(KEY, report.pack()),))
+        if on_loop() and (self.hand_over.busy or self._buffer.try_append(*entry) is None):
+            self.hand_over.submit(partial(self._buffer.append, *entry, wait=False))
+        elif not on_loop():
+            self._buffer.append(*entry, wait=False)
 
     def act(
         self, error_id: str, kind: str, actor: str, *, notes: str = "", until: float | None = None

@@ -50,14 +50,26 @@ class ThreadLogs:
 
     def write(self, line: LogLine, *, wait: bool = True) -> LogLine:
         """Accept a line; returned with its number. Raises `BufferFull`, `BufferUnavailable`, `EntryRejected`."""
+        self._check(line)
+        line = line if line.at else replace(line, at=self._clock())
+        seq = self._buffer.append(STREAM, line.thread_id, (Record(KEY, line.pack()),), wait=wait)
+        return replace(line, seq=seq, buffer_id=self._buffer.id)
+
+    @staticmethod
+    def _check(line: LogLine) -> None:
         limits.check_names(
             line.thread_id,
             [("$.thread_id", line.thread_id), ("$.logger", line.logger), ("$.user_id", line.user_id or "")],
         )
         limits.check_mapping(line.thread_id, "$.fields", line.fields)
-        line = line if line.at else replace(line, at=self._clock())
-        seq = self._buffer.append(STREAM, line.thread_id, (Record(KEY, line.pack()),), wait=wait)
-        return replace(line, seq=seq, buffer_id=self._buffer.id)
+
+    def try_write(self, line: LogLine) -> LogLine | None:
+        """`write` for an event loop: None, and nothing accepted, while another process holds the buffer. Raises
+        `BufferFull` at once, `BufferUnavailable`, `EntryRejected`.
+        """
+        self._check(line)
+        seq = self._buffer.try_append(STREAM, line.thread_id, (Record(KEY, line.pack()),))
+        return replace(line, seq=seq, buffer_id=self._buffer.id) if seq is not None else None
 
     def read(
         self,

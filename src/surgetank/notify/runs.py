@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from surgetank.buffer.events import EventLog
@@ -17,7 +18,9 @@ from surgetank.encode.logline import LogLine, level_name
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.events import EventType, NewEvent, RunEvent
 from surgetank.exceptions import ConfigurationError, EntryRejected, SurgetankError
+from surgetank.notify.handover import HandOver
 from surgetank.notify.logs import ThreadLogs
+from surgetank.offloop import on_loop
 
 MAX_EVENT_BYTES = 256 * 1024
 _TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
@@ -69,6 +72,7 @@ class RunReporter:
         self._clock = clock
         self._owner_key = owner_key
         self.failures: deque[tuple[float, str]] = deque(maxlen=100)
+        self.hand_over = HandOver(self._lost)
 
     def log(
         self,
@@ -84,6 +88,9 @@ class RunReporter:
     ) -> LogLine:
         """Accept a line of a thread's log and tell it live; returned with its number.
 
+        On an event loop it never waits: while another process holds the buffer, the line is handed to a thread and
+        returned with the number 0, and at the buffer's limit `BufferFull` comes at once.
+
         Without `thread_id`, the thread of the running LangGraph graph or of `working_for`. Raises
         `ConfigurationError` when there is none, `EntryRejected`, `BufferFull`, `BufferUnavailable`.
         """
@@ -92,9 +99,22 @@ class RunReporter:
             thread_id, str(message), level_name(level), at if at is not None else self._clock(), logger, user_id,
             fields or {},
         )  # fmt: skip
+        if on_loop():
+            written = None if self.hand_over.busy else self._logs.try_write(line)
+            if written is None:
+                self.hand_over.submit(partial(self._write, line, wait=wait))
+                return line
+            self._tell_live(written)
+            return written
+        return self._write(line, wait=wait)
+
+    def _write(self, line: LogLine, *, wait: bool) -> LogLine:
         line = self._logs.write(line, wait=wait)
         self._tell_live(line)
         return line
+
+    def _lost(self, error: Exception) -> None:
+        self.failures.append((self._clock(), f"a line of a thread's log was not accepted: {error}"))
 
     def _tell_live(self, line: LogLine) -> None:
         told = line.to_dict()
