@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.harness import Figure, Scale
-from bench.measures import flush, partitions, sanitizer
+from bench.measures import flush, loop, partitions, sanitizer
 from bench.peers import MEMORY, OURS, POOL, POSTGRES
 
 
@@ -77,6 +77,9 @@ BARS = (
     Bar("sanitizer", "clean odd numbers", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),
     Bar("sanitizer", "clean metadata", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),
     Bar("memory", "peak", at_most=300),
+    Bar("loop", "held", at_most=20),
+    Bar("loop", "text", loop.PEER, at_most=2),
+    Bar("loop", "objects", loop.PEER, at_most=2),
 )
 
 

@@ -46,13 +46,15 @@ class Scale:
     note_steps: int = 20
     entries: int = 10_000
     memory_mb: int = 256
+    large_mb: int = 20
+    held_s: float = 4.0
     batch_ms: float = 20.0
 
 
 SMOKE = Scale(
     rounds=1, rehearse=False, steps=2, graph_runs=1, slow_steps=1, slow_node_ms=1, workers=2, worker_steps=2,
     storage_steps=(1, 3), chat_threads=2, chat_steps=3, short_threads=3, short_steps=2, note_threads=2, note_steps=2,
-    entries=20, memory_mb=2, batch_ms=0.2,
+    entries=20, memory_mb=2, large_mb=1, held_s=0.1, batch_ms=0.2,
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from bench.measures import calls, chains, flush, graph, memory, partitions, sanitizer, storage, threads
+from bench.measures import calls, chains, flush, graph, loop, memory, partitions, sanitizer, storage, threads
 
 MEASURES: dict[str, ModuleType] = {
     "calls": calls,
@@ -16,4 +16,5 @@ MEASURES: dict[str, ModuleType] = {
     "sanitizer": sanitizer,
     "chains": chains,
     "memory": memory,
+    "loop": loop,
 }

@@ -7,11 +7,9 @@ keeps its data there too. A flush thread runs until the engine is closed.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
-import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,24 +20,17 @@ from surgetank.checkpoints.retention import Limits
 from surgetank.checkpoints.storage import StorageReport, raise_format, storage
 from surgetank.checkpoints.sweep import RetentionReport
 from surgetank.encode.envelope import STREAM as CHECKPOINTS
-from surgetank.encode.errors import ErrorReport
-from surgetank.encode.jsonable import show
-from surgetank.encode.limits import check_mapping, check_names
-from surgetank.events import RunEvent, Severity
+from surgetank.encode.limits import check_names
 from surgetank.exceptions import (
     ConfigurationError,
     JobNotFound,
     MissingExtra,
-    UnknownName,
 )
 from surgetank.flush.job import StreamFlusher
 from surgetank.flush.meters import Meters
 from surgetank.flush.observer import FlushObserver
 from surgetank.model import FlushJob, ParkedEntry
-from surgetank.notify.capture import ThreadLogHandler, ThreadLogProcessor
 from surgetank.notify.errors import SystemErrors
-from surgetank.notify.logs import LogPage
-from surgetank.notify.runs import origin
 from surgetank.parts import Parts, limits_of
 from surgetank.recovery import Progress, Recovery
 from surgetank.report import Status, notices

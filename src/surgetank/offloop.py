@@ -97,8 +97,6 @@ def _sampled(items: Any, count: int, depth: int) -> int:
             if total > LARGE:
                 break
         return total
-    if isinstance(items, (list, tuple)):
-        some = items[:: count // _SAMPLES]
-    else:  # the first ones: a dict or a set has no others at hand
-        some = tuple(islice(items, _SAMPLES))
+    # Of a dict or a set the first ones: it has no others at hand.
+    some = items[:: count // _SAMPLES] if isinstance(items, (list, tuple)) else tuple(islice(items, _SAMPLES))
     return sum(_estimate(item, depth - 1) for item in some) * count // max(1, len(some))

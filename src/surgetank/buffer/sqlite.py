@@ -395,7 +395,12 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide):
 
 
 def _request(
-    stream: str, partition: str, records: Sequence[Record], guard: Guard | None, *, start_guarding: bool = False
+    stream: str,
+    partition: str,
+    records: Sequence[Record],
+    guard: Guard | None,
+    *,
+    start_guarding: bool = False,
 ) -> Request:
     if not 0 < len(records) < SLOTS:  # no row to be found by, or rows that take the next entry's places
         raise EntryRejected(

@@ -156,7 +156,10 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         # Whatever waits (for another process, for space) or takes long must not hold up the event loop.
         if sum(len(record.value) for record in entry.records) <= LARGE:
             with suppress(BufferFull):
-                if self._buffer.try_append(STREAM, entry.thread_id, entry.records, guard=entry.guard) is not None:
+                if (
+                    self._buffer.try_append(STREAM, entry.thread_id, entry.records, guard=entry.guard)
+                    is not None
+                ):
                     return
         await off_loop(self._append, entry)
 

@@ -162,10 +162,10 @@ class SystemErrors:
 
     def _append(self, report: ErrorReport) -> None:
         entry = (STREAM, report.fingerprint, (Record(KEY, report.pack()),))
-        if on_loop() and (self.hand_over.busy or self._buffer.try_append(*entry) is None):
-            self.hand_over.submit(partial(self._buffer.append, *entry, wait=False))
-        elif not on_loop():
+        if not on_loop():
             self._buffer.append(*entry, wait=False)
+        elif self.hand_over.busy or self._buffer.try_append(*entry) is None:
+            self.hand_over.submit(partial(self._buffer.append, *entry, wait=False))
 
     def act(
         self, error_id: str, kind: str, actor: str, *, notes: str = "", until: float | None = None
