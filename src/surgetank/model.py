@@ -5,10 +5,10 @@ Times are seconds since the epoch (float, UTC) as an injected clock gives them; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 
 class Record(NamedTuple):
@@ -60,6 +60,40 @@ class Lease:
     token: int
     owner: str
     expires_at: float
+
+
+class OldCopy(Protocol):
+    """A partition's copy, as a keeper sees it inside the acknowledging transaction."""
+
+    @property
+    def mark(self) -> bytes | None:
+        """Its mark; None when there is no copy."""
+        ...
+
+    def get(self, key: bytes) -> bytes | None:
+        """One part; None when it isn't there (or is damaged)."""
+        ...
+
+    def keys(self, prefix: bytes) -> list[bytes]:
+        """The keys of the parts that begin so, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CopyChange:
+    """What a copy becomes: `clear` drops all that it had, then `drop` parts go and `put` ones are stored.
+
+    `grown` is by how many bytes (of keys and values) it is larger than before; than nothing, with `clear`.
+    """
+
+    mark: bytes
+    grown: int
+    put: Mapping[bytes, bytes] = field(default_factory=dict)
+    drop: Sequence[bytes] = ()
+    clear: bool = False
+
+
+Keeper = Callable[[OldCopy], CopyChange | None]  # None: there is to be no copy
 
 
 class FailureKind(StrEnum):

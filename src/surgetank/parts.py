@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgetank.buffer.recent import RecentLimits
 from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
 from surgetank.checkpoints.retention import Limits
 from surgetank.checkpoints.sweep import Retention
@@ -309,6 +310,7 @@ def _open_buffer(settings: Settings, clock: Callable[[], float]) -> SQLiteBuffer
         ),
         clock=clock,
         jobs_kept=settings.jobs_kept,
+        recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
         files=SpillFiles(url.get_secret_value() if (url := settings.fallback_url) is not None else None),
         inline_keys=frozenset((OPERATION_KEY,)),
     )

@@ -90,6 +90,14 @@ class Settings(BaseSettings):
     fallback_fill: float = Field(
         0.8, gt=0, le=1, description="From this share of `buffer_max_bytes` on, entries are spilled."
     )
+    recent_max_bytes: int = Field(
+        512 * 1024**2,
+        ge=0,
+        description="Most bytes for copies of recently used threads, readable while the database is away; 0: none.",
+    )
+    recent_max_age: Annotated[float, BeforeValidator(duration)] = Field(
+        7 * 86_400.0, gt=0, description="How long a copy that nobody uses stays; seconds, or like 7d, 12h."
+    )
     max_value_bytes: int = Field(
         256 * 1024**2, gt=0, le=1_000_000_000, description="Largest single channel value or write."
     )

@@ -12,10 +12,17 @@ from langgraph.checkpoint.base import Checkpoint
 from psycopg import Connection
 
 from support.savers import ids, listed, put, put_chain
+from support.tanks import MakeTank
 from surgetank import Surgetank
 from surgetank.encode.patch import MAX_PATCHED
 from surgetank.sinks.copying import LARGE
 from surgetank.sinks.projection import MAX_CHANNELS
+
+
+@pytest.fixture
+def tank(make_tank: MakeTank) -> Surgetank:
+    """Without copies of what was flushed, so that the database is read."""
+    return make_tank(recent_max_bytes=0)
 
 
 @pytest.fixture

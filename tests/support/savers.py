@@ -16,7 +16,9 @@ _WRITING = ("put", "put_writes", "delete_thread", "delete_for_runs", "copy_threa
 
 
 def settings_for(temperature: str) -> dict[str, Any]:
-    """Engine settings: "flushing" keeps a flush thread busy all the time."""
+    """Engine settings: "flushing" keeps a flush thread busy all the time; "cold" reads the database, not copies."""
+    if temperature == "cold":
+        return {"recent_max_bytes": 0}
     if temperature == "flushing":
         return {"flush_in_process": True, "flush_age": 0.0, "flush_tick": 0.001, "flush_batch_entries": 2}
     return {}

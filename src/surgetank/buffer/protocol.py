@@ -21,11 +21,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from surgetank.buffer.recent import Glance, RecentSide
 from surgetank.model import (
     BufferDepth,
     Entry,
     Failure,
     FlushJob,
+    Keeper,
     Lease,
     ParkedEntry,
     PartitionState,
@@ -73,7 +75,8 @@ class Ack:
 
     Notes are small values kept with the partition after its entries are gone: `forget` removes those with a
     prefix, then `maxima` are kept where they are larger than what was noted, and `passing` ones for
-    `NOTE_TTL_S`. `release` gives the lease back as well.
+    `NOTE_TTL_S`. `release` gives the lease back as well. `keep` says what the partition's copy becomes
+    (see `buffer.recent`).
     """
 
     lease: Lease
@@ -82,6 +85,7 @@ class Ack:
     maxima: Mapping[bytes, bytes] = field(default_factory=dict)
     passing: Mapping[bytes, bytes] = field(default_factory=dict)
     release: bool = False
+    keep: Keeper | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +123,25 @@ class Snapshot(Protocol):
         """Names of the partitions that have hot records, parked ones included, in order."""
         ...
 
+    def copy(self, stream: str, partition: str) -> Glance:
+        """What is known of the partition's copy."""
+        ...
+
+    def copied(self, stream: str, partition: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Parts of the copy by key. Those that it doesn't have, or that are damaged, are missing from the result."""
+        ...
+
+    def copied_keys(self, stream: str, partition: str, prefix: bytes) -> list[bytes]:
+        """The keys of the copy's parts that begin so, in order."""
+        ...
+
 
 # Looks at the partition just before an append: None accepts, passing notes refuse and are kept instead.
 Guard = Callable[[Snapshot], Mapping[bytes, bytes] | None]
 NOTE_TTL_S = 24 * 3600.0
 
 
-class Buffer(Protocol):
+class Buffer(RecentSide, Protocol):
     """The hot buffer. Safe to use from several threads; several processes may share one."""
 
     @property

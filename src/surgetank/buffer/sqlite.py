@@ -20,9 +20,11 @@ from typing import Literal
 
 from surgetank.buffer import sqlite_file
 from surgetank.buffer.protocol import Guard
+from surgetank.buffer.recent import RecentLimits
 from surgetank.buffer.sqlite_append import SLOTS, BufferLimits, Inserter, Request
 from surgetank.buffer.sqlite_flush import SQLiteFlushSide
 from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
+from surgetank.buffer.sqlite_recent import SQLiteRecentSide
 from surgetank.buffer.sqlite_spill import SQLiteSpillSide
 from surgetank.exceptions import (
     BufferCorrupt,
@@ -46,7 +48,7 @@ _PATIENT = f"PRAGMA busy_timeout = {int(1000 * sqlite_file.BUSY_TIMEOUT_S)}"
 __all__ = ["BufferLimits", "SQLiteBuffer"]
 
 
-class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide):
+class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
     """A `Buffer` in the SQLite file at `path`, shared by any number of threads and processes.
 
     `durability`: `"process"` survives kill -9 of every process, `"power"` also a power cut (an fsync per
@@ -63,6 +65,7 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide):
         clock: Callable[[], float] = time.time,
         jobs_kept: int = 10_000,
         notes_kept: int = 200_000,
+        recent: RecentLimits | None = None,
         files: SpillFiles | None = None,
         inline_keys: frozenset[bytes] = frozenset(),
     ) -> None:
@@ -73,6 +76,7 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide):
             )
         self.path = Path(path)
         self.limits = limits or BufferLimits()
+        self.recent = recent or RecentLimits()
         self.durability = durability
         self.files = files or SpillFiles(None)
         self.inline_keys = inline_keys
@@ -334,6 +338,7 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide):
     def maintain(self, *, thorough: bool = True) -> None:
         """Move the WAL into the file, give free pages back; if `thorough`, forget old notes, jobs and partitions."""
         sqlite_file.refuse_fork(self._pid, self.path)
+        self.trim_copies()
         if thorough:
             self._forget()
         while self._vacuum_step():

@@ -6,7 +6,7 @@ Every step is one short write transaction on the buffer's writing connection.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from surgetank.buffer.sqlite_chain import isolate, let_go
 from surgetank.buffer.sqlite_leases import SQLiteLeaseSide
@@ -29,6 +29,7 @@ class SQLiteFlushSide(SQLiteLeaseSide):
 
     _jobs_kept: int
     _notes_kept: int
+    _remove_copies: Callable[[sqlite3.Connection, Iterable[int]], None]
 
     # -- failures
 
@@ -124,9 +125,10 @@ class SQLiteFlushSide(SQLiteLeaseSide):
                 seqs.append(seq)
         return seqs
 
-    @staticmethod
-    def _start_guarding(connection: sqlite3.Connection, partition_id: int) -> None:
-        """Remove a partition's parked entries (its owner deleted the data they belong to); ask guards from now on."""
+    def _start_guarding(self, connection: sqlite3.Connection, partition_id: int) -> None:
+        """Remove a partition's parked entries and its copy (its owner deleted the data they belong to); ask guards
+        from now on.
+        """
         connection.execute("UPDATE partitions SET guarded = 1 WHERE id = ?", (partition_id,))
         count, size = connection.execute(
             "SELECT count(*), coalesce(sum(bytes), 0) FROM parked WHERE partition_id = ?", (partition_id,)
@@ -137,6 +139,7 @@ class SQLiteFlushSide(SQLiteLeaseSide):
             connection.execute(f"DELETE FROM records WHERE {which}", (partition_id,))
             connection.execute("DELETE FROM parked WHERE partition_id = ?", (partition_id,))
             connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (count, size))
+        self._remove_copies(connection, [partition_id])
 
     # -- looking
 
@@ -215,7 +218,8 @@ class SQLiteFlushSide(SQLiteLeaseSide):
             idle = connection.execute(
                 "SELECT 1 FROM partitions p WHERE oldest_at IS NULL AND lease_until < ? AND NOT EXISTS"
                 " (SELECT 1 FROM notes n WHERE n.partition_id = p.id) AND NOT EXISTS"
-                " (SELECT 1 FROM parked k WHERE k.partition_id = p.id) LIMIT 1",
+                " (SELECT 1 FROM parked k WHERE k.partition_id = p.id) AND NOT EXISTS"
+                " (SELECT 1 FROM copies c WHERE c.partition_id = p.id) LIMIT 1",
                 (now,),
             ).fetchone()
         over_notes, over_jobs = notes - self._notes_kept, jobs - self._jobs_kept
@@ -241,6 +245,7 @@ class SQLiteFlushSide(SQLiteLeaseSide):
             )
             connection.execute(
                 "DELETE FROM partitions WHERE oldest_at IS NULL AND lease_until < ?"
-                " AND id NOT IN (SELECT partition_id FROM notes) AND id NOT IN (SELECT partition_id FROM parked)",
+                " AND id NOT IN (SELECT partition_id FROM notes) AND id NOT IN (SELECT partition_id FROM parked)"
+                " AND id NOT IN (SELECT partition_id FROM copies)",
                 (now,),
             )

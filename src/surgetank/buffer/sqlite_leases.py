@@ -39,6 +39,7 @@ class SQLiteLeaseSide:
     _write: Callable[[], AbstractContextManager[sqlite3.Connection]]
     _read: Callable[[], AbstractContextManager[sqlite3.Connection]]
     _made_space: Callable[[], None]
+    _change_copies: Callable[[sqlite3.Connection, Sequence[tuple[int, Ack]]], None]
 
     # -- leases
 
@@ -168,6 +169,7 @@ class SQLiteLeaseSide:
                     held.append((partition_id, ack))
             self._remove(connection, [(id_, ack) for id_, ack in held if ack.entries])
             self._keep_notes(connection, held)
+            self._change_copies(connection, held)
             connection.executemany(
                 "UPDATE partitions SET lease_until = 0, owner = NULL WHERE id = ?",
                 [(id_,) for id_, ack in held if ack.release],

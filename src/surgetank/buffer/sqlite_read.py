@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Sequence
 
 from surgetank.buffer.protocol import Found
+from surgetank.buffer.recent import Glance
 from surgetank.buffer.sqlite_chain import Load, Recall, whole
 from surgetank.model import BufferDepth, StreamDepth
 
 _SLOT_BITS = 16
 _CHUNK = 500  # keys per statement
+_USE_EVERY_S = 600.0  # that a copy is of use is noted again after so long
 
 
 _LAST_KEY = b"\xff" * 65536  # larger than any key of a sane length
@@ -105,6 +108,17 @@ class SQLiteSnapshot:
             ).fetchall()
         )
 
+    def copy(self, stream: str, partition: str) -> Glance:
+        return glance(self._connection, self._partition(stream, partition), self._now)
+
+    def copied(self, stream: str, partition: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        partition_id = self._partition(stream, partition)
+        return read_parts(self._connection, partition_id, keys) if partition_id is not None else {}
+
+    def copied_keys(self, stream: str, partition: str, prefix: bytes) -> list[bytes]:
+        partition_id = self._partition(stream, partition)
+        return part_keys(self._connection, partition_id, prefix) if partition_id is not None else []
+
     def partitions(self, stream: str) -> list[str]:
         rows = self._connection.execute(
             "SELECT name FROM partitions WHERE stream = ?1 AND (oldest_at IS NOT NULL OR id IN"
@@ -112,6 +126,41 @@ class SQLiteSnapshot:
             (stream,),
         )
         return [name for (name,) in rows]
+
+
+def part_keys(connection: sqlite3.Connection, partition_id: int, prefix: bytes) -> list[bytes]:
+    """Keys of the parts of a copy, in order."""
+    rows = connection.execute(
+        "SELECT key FROM copied WHERE partition_id = ? AND key >= ? AND key < ? ORDER BY key",
+        (partition_id, prefix, after(prefix)),
+    )
+    return [key for (key,) in rows]
+
+
+def read_parts(
+    connection: sqlite3.Connection, partition_id: int, keys: Sequence[bytes]
+) -> dict[bytes, bytes]:
+    """Parts of a copy by key; what is missing or damaged is left out."""
+    found: dict[bytes, bytes] = {}
+    for key in keys:
+        row = connection.execute(
+            "SELECT crc, value FROM copied WHERE partition_id = ? AND key = ?", (partition_id, key)
+        ).fetchone()
+        if row is not None and zlib.crc32(row[1]) == row[0]:
+            found[key] = row[1]
+    return found
+
+
+def glance(connection: sqlite3.Connection, partition_id: int | None, now: float) -> Glance:
+    """What is known of a partition's copy."""
+    if partition_id is None:
+        return Glance(None, 0)
+    mark, used_at, token = connection.execute(
+        "SELECT c.mark, c.used_at, p.token FROM partitions p LEFT JOIN copies c ON c.partition_id = p.id"
+        " WHERE p.id = ?",
+        (partition_id,),
+    ).fetchone()
+    return Glance(mark, token, mark is not None and not now - _USE_EVERY_S < used_at <= now)
 
 
 def read_depth(

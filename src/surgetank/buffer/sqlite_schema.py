@@ -37,7 +37,8 @@ CREATE TABLE identity (
 CREATE TABLE totals (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     next_seq INTEGER NOT NULL, next_token INTEGER NOT NULL,
-    entries INTEGER NOT NULL, bytes INTEGER NOT NULL
+    entries INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    copied INTEGER NOT NULL DEFAULT 0  -- bytes of all copies
 ) STRICT;
 INSERT INTO totals (id, next_seq, next_token, entries, bytes) VALUES (1, 1, 1, 0, 0);
 -- AUTOINCREMENT: processes remember ids, so an id must never be given to another partition.
@@ -93,6 +94,15 @@ CREATE TABLE jobs (
     body TEXT NOT NULL
 ) STRICT;
 CREATE INDEX jobs_by_age ON jobs (created_at);
+-- Copies of what the sink has, by partition, and their parts (sqlite_recent.py).
+CREATE TABLE copies (
+    partition_id INTEGER PRIMARY KEY, mark BLOB NOT NULL, bytes INTEGER NOT NULL, used_at REAL NOT NULL
+) STRICT;
+CREATE INDEX copies_by_use ON copies (used_at);
+CREATE TABLE copied (
+    partition_id INTEGER NOT NULL, key BLOB NOT NULL, crc INTEGER NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (partition_id, key)
+) STRICT;
 """
 
 # Released: 3. Its last step may be added to until the next one is.
@@ -104,6 +114,15 @@ ALTER TABLE records ADD COLUMN checksum INTEGER;
 ALTER TABLE partitions ADD COLUMN last_seq INTEGER NOT NULL DEFAULT 0;
 UPDATE partitions SET last_seq = coalesce((SELECT max(r.id) >> 16 FROM records r
     WHERE r.partition_id = partitions.id AND r.parked = 0), 0);
+ALTER TABLE totals ADD COLUMN copied INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE copies (
+    partition_id INTEGER PRIMARY KEY, mark BLOB NOT NULL, bytes INTEGER NOT NULL, used_at REAL NOT NULL
+) STRICT;
+CREATE INDEX copies_by_use ON copies (used_at);
+CREATE TABLE copied (
+    partition_id INTEGER NOT NULL, key BLOB NOT NULL, crc INTEGER NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (partition_id, key)
+) STRICT;
 """,
 }
 

@@ -23,7 +23,7 @@ from surgetank.encode.patch import Blob
 from surgetank.sinks.bodies import unpack_body
 
 SQL = queries("cold")
-_WRITE = 1  # kinds of rows: 0 the checkpoint, 1 a write, 2 a blob
+_WRITE, _MARK = 1, 3  # kinds of rows: 0 the checkpoint, 1 a write, 2 a blob, 3 the thread's mark
 Place = tuple[str, str, str]  # thread, namespace, checkpoint id
 
 
@@ -42,6 +42,14 @@ class Cold(Protocol):
         self, thread_id: str, ns: str, hidden: Sequence[str], *, values: bool = False
     ) -> RawCheckpoint | None:
         """The newest checkpoint of the namespace that is not among the hidden ones; `values` as in `checkpoint`."""
+        ...
+
+    def mark(self, thread_id: str) -> bytes | None:
+        """Which state the thread is in, if the store can tell: nothing of it has changed while this is the same."""
+        ...
+
+    def marks(self, threads: Sequence[str]) -> dict[str, bytes] | None:
+        """The marks of those of the threads that are there; None when the store can't tell."""
         ...
 
     def writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[RawWrite]:
@@ -101,20 +109,43 @@ class ColdReader:
         self, thread_id: str, ns: str, checkpoint_id: str, *, values: bool = False
     ) -> RawCheckpoint | None:
         """One checkpoint with its writes; with `values` those that come along at no cost, too."""
-        return self._one(thread_id, ns, self._call("checkpoint", thread_id, ns, checkpoint_id, [], values))
+        return self._one(thread_id, ns, checkpoint_id, [], values)
 
     def latest(
         self, thread_id: str, ns: str, hidden: Sequence[str], *, values: bool = False
     ) -> RawCheckpoint | None:
         """The newest checkpoint of the namespace that is not among the hidden ones; `values` as in `checkpoint`."""
-        return self._one(thread_id, ns, self._call("checkpoint", thread_id, ns, None, list(hidden), values))
+        return self._one(thread_id, ns, None, list(hidden), values)
 
-    def _one(self, thread_id: str, ns: str, rows: list[tuple[Any, ...]]) -> RawCheckpoint | None:
+    def mark(self, thread_id: str) -> bytes | None:
+        """Which state the thread is in (`encode.copies.Mark`); None when it isn't there."""
+        rows = self._call("mark", thread_id)
+        return str(rows[0][0]).encode() if rows else None
+
+    def marks(self, threads: Sequence[str]) -> dict[str, bytes]:
+        """The marks of those of the threads that are there."""
+        return {
+            row["thread_id"]: row["mark"].encode() for row in self._query("marks", {"threads": list(threads)})
+        }
+
+    def _one(
+        self, thread_id: str, ns: str, checkpoint_id: str | None, hidden: list[str], values: bool
+    ) -> RawCheckpoint | None:
+        arguments = {
+            "thread_id": thread_id,
+            "ns": ns,
+            "id": checkpoint_id,
+            "hidden": hidden,
+            "values": values,
+        }
+        with self._database.reading() as connection, connection.cursor(binary=True) as cursor:
+            rows = cursor.execute(SQL["checkpoint"], arguments).fetchall()
+        mark = rows.pop(0)[1].encode() if rows and rows[0][0] == _MARK else None
         if not rows:
             return None
-        _, checkpoint_id, parent_id, _, _, _, codec, _, _, body = rows[0]
+        _, found_id, parent_id, _, _, _, codec, _, _, body = rows[0]
         record = unpack_body(parent_id, codec, body)
-        raw = RawCheckpoint(thread_id, ns, checkpoint_id, record, parent_id)
+        raw = RawCheckpoint(thread_id, ns, found_id, record, parent_id, mark=mark)
         blobs = []
         for kind, a, b, c, n, base_n, codec, raw_bytes, type_, data in rows[1:]:
             if kind == _WRITE:

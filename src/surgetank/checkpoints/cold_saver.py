@@ -62,6 +62,14 @@ class SaverCold:
                 found = next((t for t in rest if t.checkpoint["id"] not in hidden), None)
         return self._raw(thread_id, ns, found) if found is not None else None
 
+    def mark(self, thread_id: str) -> bytes | None:  # noqa: ARG002 - a saver counts no changes
+        """A saver can't tell."""
+        return None
+
+    def marks(self, threads: Sequence[str]) -> dict[str, bytes] | None:  # noqa: ARG002
+        """A saver can't tell."""
+        return None
+
     def writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[RawWrite]:
         """The writes of a checkpoint; none when the saver doesn't have it."""
         with _told():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from surgetank.buffer.protocol import Buffer, Found, Guard, Snapshot
+from surgetank.buffer.recent import Glance
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.encode import envelope
 from surgetank.encode.envelope import STREAM, CheckpointRecord, Operation, WriteRecord
@@ -39,6 +40,10 @@ class HotThread:
     def has_records(self) -> bool:
         """True when anything of the thread is hot."""
         return self._snapshot.last(STREAM, self._thread_id, b"") is not None
+
+    def glance(self) -> Glance:
+        """What is known of the thread's copy."""
+        return self._snapshot.copy(STREAM, self._thread_id)
 
     def hidden(self, ns: str) -> list[str]:
         """Cold checkpoints of a namespace that are about to be deleted."""

@@ -35,6 +35,8 @@ class RawCheckpoint:
     parent_id: str | None
     blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     writes: list[RawWrite] = field(default_factory=list)
+    mark: bytes | None = None  # which state of the thread in the database it shows (encode.copies.Mark)
+    copied: bool = False  # it comes from the copy in the buffer
     _structure: dict[str, Any] | None = None
 
     @property

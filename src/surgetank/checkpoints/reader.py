@@ -12,9 +12,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.recent import Glance
 from surgetank.checkpoints.cold import Cold, Place
 from surgetank.checkpoints.hot import HotThread
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite, merge_writes
+from surgetank.checkpoints.recent import CopiedThread, Copies
 from surgetank.checkpoints.steps import Steps
 from surgetank.encode.envelope import STREAM
 from surgetank.exceptions import ColdStateUnavailable, DatabaseUnavailable, StateCorrupt
@@ -35,6 +37,7 @@ class _Look:
     known_cold: bool
     partly_hot: bool
     writes: list[RawWrite]
+    glance: Glance  # the thread's copy
     parked: bool = False  # what was found was refused by the sink
 
     @classmethod
@@ -50,6 +53,7 @@ class _Look:
             hot.known_cold(ns),
             hot.has_records(),
             hot.writes(ns, checkpoint_id) if checkpoint_id is not None else [],
+            hot.glance(),
             parked,
         )
 
@@ -60,6 +64,7 @@ class Reader:
     def __init__(self, buffer: Buffer, cold: Cold) -> None:
         self._buffer = buffer
         self._cold = cold
+        self._copies = Copies(buffer)
 
     def read(
         self, thread_id: str, ns: str, checkpoint_id: str | None, channels: Sequence[str] | None = None
@@ -77,7 +82,7 @@ class Reader:
                 if newer is not None:
                     wanted = newer
                     continue
-                again = (yield from self._find_cold(look, raw.checkpoint_id)) if look.parked else None
+                again = (yield from self._find_cold(look, raw.checkpoint_id, ())) if look.parked else None
                 if again is None or look.deleted:
                     return (yield from self._complete_hot(look, raw, channels))
                 # Put again after it was refused, and stored: that is what counts now.
@@ -87,13 +92,14 @@ class Reader:
                 continue
             if look.deleted or wanted in look.hidden:
                 return None
-            raw = yield from self._find_cold(look, wanted, values=channels is None)
+            raw = yield from self._find_cold(look, wanted, channels)
             if raw is None:
                 return None
             if wanted is None and look.partly_hot:
                 wanted = raw.checkpoint_id  # look again, now also for its hot writes
                 continue
             if (yield from self._complete_cold(look, raw, channels)):
+                yield from self._keep(look, raw, newest=checkpoint_id is None and channels is None)
                 return raw
             wanted = checkpoint_id  # deleted while it was being read: look again
         raise StateCorrupt(
@@ -116,12 +122,23 @@ class Reader:
         """The id of a cold checkpoint that is newer than the newest hot one."""
         if look.deleted or raw.checkpoint_id >= look.head:
             return None
-        cold = yield from self._find_cold(look, None)
+        cold = yield from self._find_cold(look, None, ())
         return cold.checkpoint_id if cold is not None and cold.checkpoint_id > raw.checkpoint_id else None
 
     def _find_cold(
-        self, look: _Look, checkpoint_id: str | None, *, values: bool = False
+        self, look: _Look, checkpoint_id: str | None, channels: Sequence[str] | None
     ) -> Steps[RawCheckpoint | None]:
+        copied, is_current = self._find_copied(look, checkpoint_id, channels)
+        if copied is not None:
+            try:
+                mark: bytes | None = yield partial(self._cold.mark, look.thread_id)
+            except DatabaseUnavailable as error:
+                if not is_current:
+                    raise _unavailable(look.thread_id) from error
+                return copied
+            if mark == copied.mark:
+                return copied
+        values = channels is None
         if checkpoint_id is None:
             find = partial(self._cold.latest, look.thread_id, look.ns, look.hidden, values=values)
         else:
@@ -133,7 +150,34 @@ class Reader:
             if look.known_cold:
                 raise _unavailable(look.thread_id) from error
             return None
+        if raw is None and copied is not None:  # deleted elsewhere
+            yield partial(self._buffer.drop_copies, STREAM, {look.thread_id: copied.mark})
         return raw
+
+    def _find_copied(
+        self, look: _Look, checkpoint_id: str | None, channels: Sequence[str] | None
+    ) -> tuple[RawCheckpoint | None, bool]:
+        if look.glance.mark is None:
+            return None, False
+        with self._buffer.snapshot() as snapshot:
+            thread = CopiedThread(snapshot, look.thread_id)
+            raw = thread.find(look.ns, checkpoint_id, channels)
+            is_current = raw is not None and thread.is_current(look.ns)
+        return (
+            (raw, is_current) if raw is not None and raw.checkpoint_id not in look.hidden else (None, False)
+        )
+
+    def _keep(self, look: _Look, raw: RawCheckpoint, *, newest: bool) -> Steps[None]:
+        """Keep what came from the database for when it is away; forget what it says is no longer so."""
+        if raw.copied:
+            if look.glance.stale_use:
+                yield partial(self._buffer.use_copy, STREAM, look.thread_id)
+        elif look.partly_hot or raw.mark is None:
+            return
+        elif newest:
+            yield partial(self._copies.keep, raw, look.glance)
+        elif look.glance.mark is not None and raw.mark != look.glance.mark:
+            yield partial(self._buffer.drop_copies, STREAM, {look.thread_id: look.glance.mark})
 
     def _needed(self, look: _Look, find: Callable[[], T]) -> Steps[T]:
         """Something that is only in the database and without which the answer would be wrong."""
@@ -143,6 +187,30 @@ class Reader:
             raise _unavailable(look.thread_id) from error
         return result
 
+    def _cold_blobs(self, look: _Look, versions: dict[str, str]) -> Steps[dict[str, tuple[str, bytes]]]:
+        try:
+            found: dict[str, tuple[str, bytes]] = yield partial(
+                self._cold.blobs, look.thread_id, look.ns, versions
+            )
+        except DatabaseUnavailable as error:
+            with self._buffer.snapshot() as snapshot:
+                found = CopiedThread(snapshot, look.thread_id).blobs(look.ns, versions)
+            if len(found) < len(versions):
+                raise _unavailable(look.thread_id) from error
+        return found
+
+    def _cold_writes(self, look: _Look, checkpoint_id: str) -> Steps[list[RawWrite]]:
+        try:
+            found: list[RawWrite] = yield partial(self._cold.writes, look.thread_id, look.ns, checkpoint_id)
+        except DatabaseUnavailable as error:
+            with self._buffer.snapshot() as snapshot:
+                thread = CopiedThread(snapshot, look.thread_id)
+                copied = thread.writes(look.ns, checkpoint_id) if thread.is_current(look.ns) else None
+            if copied is None:
+                raise _unavailable(look.thread_id) from error
+            return copied
+        return found
+
     def _complete_hot(
         self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None
     ) -> Steps[RawCheckpoint]:
@@ -151,12 +219,9 @@ class Reader:
         if not look.deleted:
             missing = _missing(raw, channels)
             if missing:
-                raw.blobs |= yield from self._needed(
-                    look, partial(self._cold.blobs, look.thread_id, look.ns, missing)
-                )
+                raw.blobs |= yield from self._cold_blobs(look, missing)
             if raw.checkpoint_id <= look.head:
-                find = partial(self._cold.writes, look.thread_id, look.ns, raw.checkpoint_id)
-                cold_writes = yield from self._needed(look, find)
+                cold_writes = yield from self._cold_writes(look, raw.checkpoint_id)
         raw.writes = merge_writes(cold_writes, raw.writes)
         return raw
 
@@ -170,15 +235,24 @@ class Reader:
         place = (look.thread_id, look.ns, raw.checkpoint_id)
         missing = _missing(raw, channels)
         if missing:
-            raw.blobs |= yield from self._needed(
-                look, partial(self._cold.blobs, look.thread_id, look.ns, missing)
-            )
+            raw.blobs |= yield from self._cold_blobs(look, missing)
             if _missing(raw, channels) and not (
                 yield from self._needed(look, partial(self._cold.still_there, *place))
             ):
                 return False
         raw.writes = merge_writes(raw.writes, look.writes)
         return True
+
+    def keep_ancestors(self, ancestors: Sequence[RawCheckpoint], seen: Glance) -> Steps[None]:
+        """Keep what DeltaChannels were rebuilt from, nearest first, for when the database is away."""
+        if seen.mark is not None and any(not raw.copied for raw in ancestors):
+            first = ancestors[0]
+            yield partial(self._copies.keep_ancestors, first.thread_id, first.checkpoint_ns, ancestors, seen)
+
+    def glance(self, thread_id: str) -> Glance:
+        """What is known of a thread's copy."""
+        with self._buffer.snapshot() as snapshot:
+            return snapshot.copy(STREAM, thread_id)
 
     # -- listing
 

@@ -229,17 +229,21 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         found: dict[str, list[PendingWrite]] = {channel: [] for channel in channels}
         seeds: dict[str, Any] = {}
         open_channels = list(found)
+        ancestors: list[RawCheckpoint] = []
+        glance = self.reader.glance(at.thread_id)
         raw = (yield from self.reader.read(at.thread_id, at.ns, at.checkpoint_id, ())) if channels else None
         while raw is not None and raw.parent_id is not None and open_channels:
             raw = yield from self.reader.read(at.thread_id, at.ns, raw.parent_id, open_channels)
             if raw is None:
                 break
+            ancestors.append(raw)
             for write in reversed(raw.writes):
                 if write.record.channel in open_channels:
                     found[write.record.channel].append(self._write(raw.thread_id, write))
             for channel in [c for c in open_channels if c in raw.blobs]:
                 seeds[channel] = self._load(raw.thread_id, channel, raw.blobs[channel])
                 open_channels.remove(channel)
+        yield from self.reader.keep_ancestors(ancestors, glance)
         return {
             channel: cast(
                 "DeltaChannelHistory",

@@ -194,6 +194,7 @@ class Delivery:
                     forget=result.forget,
                     maxima=result.maxima,
                     passing=result.passing,
+                    keep=result.keep,
                     release=release,
                 )
             )

@@ -31,6 +31,7 @@ class Thread:
     revision: int
     checkpoint_id: str | None
     versions: Mapping[str, str]
+    incarnation: int = 0  # tells it from an earlier thread with its id
     ns_pks: dict[str, int] = field(default_factory=dict)
     fresh: set[int] = field(
         default_factory=set
@@ -46,10 +47,10 @@ class Thread:
         return 500 + tips + sum(200 + len(packed) for _, packed in self.newest.values())
 
 
-# Revision, namespaces with their numbers, channels with the ends of their chains, newest checkpoints, and the bytes
-# that all this takes.
+# Incarnation and revision, namespaces with their numbers, channels with the ends of their chains, newest checkpoints,
+# and the bytes that all this takes.
 _Known = tuple[
-    int,
+    tuple[int, int],
     tuple[tuple[str, int], ...],
     tuple[tuple[int, str, int, Any], ...],
     tuple[tuple[int, str, bytes], ...],
@@ -76,7 +77,7 @@ class ThreadCache:
     def recall(self, thread: Thread) -> None:
         """Fill in what is remembered, if nobody wrote to the thread since."""
         known = self._threads.get(thread.thread_id)
-        if known is not None and known[0] == thread.revision - 1:
+        if known is not None and known[0] == (thread.incarnation, thread.revision - 1):
             thread.ns_pks = dict(known[1])
             thread.channels = {
                 (ns_pk, channel): Channel(n, Tip.unpack(tip) if tip is not None else None)
@@ -96,7 +97,7 @@ class ThreadCache:
         )
         newest = tuple((ns_pk, *known) for ns_pk, known in thread.newest.items())
         self._threads[thread.thread_id] = (
-            thread.revision, tuple(thread.ns_pks.items()), channels, newest, size
+            (thread.incarnation, thread.revision), tuple(thread.ns_pks.items()), channels, newest, size
         )  # fmt: skip
         self._size += size
         while self._size > self._limit:

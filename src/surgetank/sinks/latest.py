@@ -98,8 +98,8 @@ def touch(cursor: Rows, thread_ids: Iterable[str], found: Mapping[str, Draft]) -
         for statement in _statements(items):
             rows = plain.execute(SQL["touch_threads"], {"items": statement}).fetchall()
             threads += [
-                Thread(thread, revision, latest, versions or {})
-                for thread, revision, latest, versions in rows
+                Thread(thread, revision, latest, versions or {}, incarnation)
+                for thread, revision, latest, versions, incarnation in rows
             ]
     return threads
 

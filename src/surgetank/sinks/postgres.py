@@ -23,6 +23,7 @@ from surgetank.sinks.chains import Thread, ThreadCache
 from surgetank.sinks.latest import Draft
 from surgetank.sinks.progress import fence
 from surgetank.sinks.protocol import Slice, Written
+from surgetank.sinks.recent import Step, ThreadKeeper, steps_of
 from surgetank.sinks.rows import Batch, CheckpointKey, Plan, plan
 from surgetank.sinks.store import write_rows
 from surgetank.sinks.tally import Tally
@@ -77,7 +78,9 @@ class PostgresCheckpointSink:
                 raise
             for thread in threads.values():
                 self._cache.remember(thread)
-            return [_written(s.lease.partition, tallies[s.lease.partition], work) for s in slices]
+            steps = steps_of(work)
+            names = (s.lease.partition for s in slices)
+            return [_written(name, tallies[name], work, steps.get(name, ())) for name in names]
 
     def _transaction(
         self,
@@ -99,7 +102,7 @@ class PostgresCheckpointSink:
                 step.drop_late_writes(buried)
                 self._write_batch(cursor, step, threads, tallies)
             else:
-                buried |= self._operate(cursor, thread_id, step, threads, tallies[thread_id])
+                buried |= self._operate(cursor, thread_id, step, threads, tallies)
         for thread_id, replaced in work.replaced.items():
             tallies[thread_id].replaced += tuple(replaced)
         return work
@@ -118,7 +121,7 @@ class PostgresCheckpointSink:
             return
         found = latest.drafts(batch)
         new = sorted({thread for thread, _ in batch.namespaces} - threads.keys())
-        for thread in self._touch(cursor, new, found):
+        for thread in self._touch(cursor, new, found, tallies):
             threads[thread.thread_id] = thread
             draft = found.get(thread.thread_id)
             if draft is not None and thread.checkpoint_id == draft.checkpoint_id and thread.revision == 1:
@@ -128,7 +131,9 @@ class PostgresCheckpointSink:
         contents = write_rows(cursor, batch, threads, tallies)
         latest.save(cursor, threads, found, tallies, contents)
 
-    def _touch(self, cursor: Rows, thread_ids: Iterable[str], found: dict[str, Draft]) -> list[Thread]:
+    def _touch(
+        self, cursor: Rows, thread_ids: Iterable[str], found: dict[str, Draft], tallies: dict[str, Tally]
+    ) -> list[Thread]:
         early = {
             thread_id: draft
             for thread_id, draft in found.items()
@@ -136,6 +141,7 @@ class PostgresCheckpointSink:
         }
         threads = latest.touch(cursor, thread_ids, early)
         for thread in threads:
+            tallies[thread.thread_id].touched(thread)
             if thread.revision > 1:
                 self._cache.recall(thread)
         return threads
@@ -143,23 +149,30 @@ class PostgresCheckpointSink:
     # -- operations
 
     def _operate(
-        self, cursor: Rows, thread_id: str, operation: Operation, threads: dict[str, Thread], tally: Tally
+        self,
+        cursor: Rows,
+        thread_id: str,
+        operation: Operation,
+        threads: dict[str, Thread],
+        tallies: dict[str, Tally],
     ) -> set[CheckpointKey]:
         """Carry out an operation; returns the checkpoints that were deleted with their thread."""
+        tally = tallies[thread_id]
         # Whatever is remembered of the thread is no longer true.
         threads.pop(thread_id, None)
         self._cache.forget(thread_id)
-        self._touch(cursor, [thread_id], {})
+        self._touch(cursor, [thread_id], {}, tallies)
         if operation.kind == "delete_thread":
             buried = deletion.delete_thread(cursor, thread_id, operation)
             tally.forget = (envelope.HEAD,)
+            tally.thread = None
             tally.buried = {**tally.buried, **{envelope.grave_note(ns, cid): b"" for ns, cid in buried}}
             return {(thread_id, ns, cid) for ns, cid in buried}
         deletion.delete_checkpoints(cursor, thread_id, operation)
         return set()
 
 
-def _written(thread_id: str, tally: Tally, work: Plan) -> Written:
+def _written(thread_id: str, tally: Tally, work: Plan, steps: Sequence[Step]) -> Written:
     heads = work.heads.get(thread_id, {})
     return Written(
         rows=tally.rows,
@@ -169,4 +182,5 @@ def _written(thread_id: str, tally: Tally, work: Plan) -> Written:
         forget=(*tally.forget, *work.revived.get(thread_id, ())),
         maxima={envelope.head_note(ns): cid.encode() for ns, cid in heads.items()},
         passing=tally.buried,
+        keep=ThreadKeeper(thread_id, steps, tally.before, tally.after),
     )

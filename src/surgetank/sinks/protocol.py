@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from surgetank.model import Entry, Lease, Replacement
+from surgetank.model import Entry, Keeper, Lease, Replacement
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Written:
     forget: Sequence[bytes] = ()
     maxima: Mapping[bytes, bytes] = field(default_factory=dict)
     passing: Mapping[bytes, bytes] = field(default_factory=dict)
+    keep: Keeper | None = None
 
 
 class Sink(Protocol):

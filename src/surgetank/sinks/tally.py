@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from surgetank.encode.copies import Mark
 from surgetank.model import Replacement
+from surgetank.sinks.chains import Thread
 
 _NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
 
@@ -20,6 +22,22 @@ class Tally:
     replaced: tuple[Replacement, ...] = ()
     forget: tuple[bytes, ...] = ()
     buried: Mapping[bytes, bytes] = field(default_factory=lambda: _NOTHING)
+    before: Mark | None = None  # of the thread, when it was first touched; None: it was not there
+    thread: Thread | None = None  # as it was touched last; None: untouched, or deleted since
+    _touched: bool = False
+
+    def touched(self, thread: Thread) -> None:
+        """The thread was locked or made."""
+        if not self._touched and thread.revision > 1:
+            self.before = Mark(thread.incarnation, thread.revision - 1, thread.checkpoint_id or "")
+        self._touched = True
+        self.thread = thread
+
+    @property
+    def after(self) -> Mark | None:
+        """The thread's mark after the transaction; None when it is not there or was not touched."""
+        thread = self.thread
+        return Mark(thread.incarnation, thread.revision, thread.checkpoint_id or "") if thread else None
 
     def count(self, size: int) -> None:
         """One more row."""

@@ -1,8 +1,25 @@
 -- Queries of the cold reader (checkpoints/cold.py).
 
 -- name: checkpoint
--- A checkpoint with its writes and values. Function in 0019_storage_format.sql.
-SELECT * FROM surgetank.read_whole_checkpoint(%s, %s, %s, %s, %s)
+-- The thread's mark (kind 3), then a checkpoint with its writes and, its values. All in one snapshot.
+-- Primary key of threads; function in 0019_storage_format.sql.
+SELECT 3::smallint AS kind, concat_ws('.', (extract(epoch FROM t.created_at) * 1000000)::bigint, t.revision,
+    coalesce(t.checkpoint_id, '')) AS a, NULL::text AS b, NULL::text AS c, NULL::integer AS n, NULL::integer AS base_n,
+    NULL::smallint AS codec, NULL::integer AS raw_bytes, NULL::text AS type, NULL::bytea AS data
+FROM surgetank.threads t WHERE t.thread_id = %(thread_id)s
+UNION ALL
+SELECT * FROM surgetank.read_whole_checkpoint(%(thread_id)s, %(ns)s, %(id)s, %(hidden)s, %(values)s)
+
+-- name: mark
+-- Which state a thread is in: nothing of it has changed while this is the same. Primary key.
+SELECT concat_ws('.', (extract(epoch FROM t.created_at) * 1000000)::bigint, t.revision, coalesce(t.checkpoint_id, ''))
+FROM surgetank.threads t WHERE t.thread_id = %s
+
+-- name: marks
+-- The same of many threads. Primary key.
+SELECT t.thread_id, concat_ws('.', (extract(epoch FROM t.created_at) * 1000000)::bigint, t.revision,
+    coalesce(t.checkpoint_id, '')) AS mark
+FROM surgetank.threads t WHERE t.thread_id = ANY(%(threads)s)
 
 -- name: writes
 -- The writes of a checkpoint that is itself not here (it is hot). Unique (thread_id, checkpoint_ns), primary key.

@@ -22,7 +22,8 @@ WHERE buffer_id = %(buffer_id)s AND stream = %(stream)s AND partition = ANY(%(pa
 INSERT INTO surgetank.threads AS t (thread_id, checkpoint_id, versions, state)
 SELECT item ->> 0, item ->> 1, item -> 2, item -> 3 FROM jsonb_array_elements(%(items)s) AS u (item) ORDER BY 1
 ON CONFLICT (thread_id) DO UPDATE SET updated_at = now(), revision = t.revision + 1
-RETURNING t.thread_id, t.revision, t.checkpoint_id, CASE WHEN t.revision > 1 THEN t.versions END AS versions
+RETURNING t.thread_id, t.revision, t.checkpoint_id, CASE WHEN t.revision > 1 THEN t.versions END AS versions,
+    (extract(epoch FROM t.created_at) * 1000000)::bigint AS incarnation
 
 -- name: new_namespaces
 -- Make the namespaces that are not there yet. Items: [thread, namespace]. Unique (thread_id, checkpoint_ns).
