@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bench.harness import Figure, Scale
 from bench.measures import flush, loop, partitions, sanitizer
-from bench.peers import MEMORY, OURS, POOL, POSTGRES
+from bench.peers import MEMORY, OURS, POOL, POSTGRES, SQLITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,20 @@ class Verdict:
 
 _STORED_STEPS = 400
 BARS = (
-    Bar("calls", "put", MEMORY, at_most=1.3),
-    Bar("calls", "put_writes", at_most=0.04),
-    Bar("calls", "get_tuple hot", MEMORY, at_most=1.1),
-    Bar("calls", "get_tuple cold", POSTGRES, at_most=1.0),
+    Bar("calls", "put", MEMORY, at_most=1.2),
+    Bar("calls", "put_writes", at_most=0.05),
+    Bar("calls", "get_tuple hot", MEMORY, at_most=0.7),
+    Bar("calls", "get_tuple cold", POSTGRES, at_most=0.8),
     Bar("graph", "sync", MEMORY, at_most=1.25),
+    Bar("graph", "async", MEMORY, at_most=1.5),
     Bar("threads", "accepted", POOL, at_least=6),
+    Bar("threads", "stored", POOL, at_least=4),
     Bar("storage", f"plain {_STORED_STEPS}", POSTGRES, at_most=1 / 30),
-    Bar("flush", "long", flush.COPY, at_least=0.7),
-    Bar("flush", "short", flush.COPY, at_least=0.7),
-    Bar("flush", "notes", flush.COPY, at_least=0.7),
+    Bar("storage", "DeltaChannel 50", SQLITE, at_most=1),
+    Bar("storage", "DeltaChannel 100", SQLITE, at_most=1),
+    Bar("flush", "long", flush.COPY, at_least=0.2),
+    Bar("flush", "short", flush.COPY, at_least=0.2),
+    Bar("flush", "notes", flush.COPY, at_least=0.2),
     Bar("partitions", "entries", partitions.ONE, at_least=0.5, who=partitions.MANY),
     Bar("sanitizer", "clean chat", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),
     Bar("sanitizer", "clean numbers", sanitizer.ORJSON, at_most=3, who=sanitizer.SANITIZE),

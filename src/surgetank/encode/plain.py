@@ -31,6 +31,46 @@ def to_plain(type_: str, data: bytes) -> Any:
     raise ValueError(f"values of the type {type_!r} can't be shown")
 
 
+def list_items(data: bytes) -> list[tuple[int, int]] | None:
+    """Where the items of a serialized list begin and end, when each of them is an object, a text, bytes or a scalar: a
+    chat's messages, for example. None for anything else. Reads the items' headers only (msgpack's specification).
+    """
+    first = data[0] if data else 0
+    if 0x90 <= first <= 0x9F:
+        count, at = first & 0x0F, 1
+    elif first in (0xDC, 0xDD):
+        at = 3 if first == 0xDC else 5
+        count = int.from_bytes(data[1:at], "big")
+    else:
+        return None
+    items: list[tuple[int, int]] = []
+    for _ in range(count):
+        if at >= len(data):
+            return None
+        head = data[at]
+        if 0xA0 <= head <= 0xBF:
+            end = at + 1 + (head & 0x1F)
+        elif (sized := _SIZED.get(head)) is not None:
+            width, more = sized
+            end = at + 1 + width + more + int.from_bytes(data[at + 1 : at + 1 + width], "big")
+        elif (fixed := _FIXED.get(head)) is not None:
+            end = at + fixed
+        elif head <= 0x7F or head >= 0xE0:
+            end = at + 1
+        else:
+            return None
+        items.append((at, end))
+        at = end
+    return items if at == len(data) else None
+
+
+# First bytes of msgpack values: width of their length and bytes besides (an ext's type), or bytes in all.
+_SIZED = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1),
+    0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0)}  # fmt: skip
+_FIXED = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5,
+    0xD3: 9, 0xD4: 3, 0xD5: 4, 0xD6: 6, 0xD7: 10, 0xD8: 18}  # fmt: skip
+
+
 def _decode(data: bytes) -> Any:
     return ormsgpack.unpackb(data, ext_hook=_show, option=ormsgpack.OPT_NON_STR_KEYS)
 

@@ -12,22 +12,25 @@ from typing import Any
 
 import orjson
 
-from surgetank.encode.plain import to_plain
+from surgetank.encode.plain import list_items, to_plain
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.model import Replacement
 
 DECODED_BYTES = 512 * 1024  # larger values are not decoded for the projection
 CHANNEL_BYTES = 16 * 1024
 MAX_CHANNELS = 200
+Shown = tuple[bytes, tuple[Replacement, ...]]
 
 
-def project(channel: str, type_: str, data: bytes) -> tuple[bytes, tuple[Replacement, ...]]:
+def project(channel: str, type_: str, data: bytes) -> Shown:
     """One channel's value as JSON, and what had to be replaced in it (paths start at the channel)."""
     if "+" in type_:
         return orjson.dumps({"$encrypted": type_.split("+", 1)[1][:40]}), ()
     if len(data) > DECODED_BYTES:
         return orjson.dumps({"$omitted": "too large", "$bytes": len(data)}), ()
     try:
+        if type_ == "msgpack" and len(data) > CHANNEL_BYTES and (items := list_items(data)) is not None:
+            return _newest(channel, data, items)
         plain = to_plain(type_, data)
     except Exception as error:  # noqa: BLE001 - a foreign serializer's bytes: shown in place of the value
         reason = f"not decodable here ({type(error).__name__})"
@@ -39,10 +42,13 @@ def project(channel: str, type_: str, data: bytes) -> tuple[bytes, tuple[Replace
             if isinstance(plain, list)
             else orjson.dumps({"$omitted": "too large", "$bytes": len(encoded)})
         )
-    located = tuple(
-        Replacement(f"$.channel_values.{channel}{r.path[1:]}", r.reason, r.original) for r in replaced
+    return encoded, _located(channel, "", replaced)
+
+
+def _located(channel: str, at: str, replaced: Sequence[Replacement]) -> tuple[Replacement, ...]:
+    return tuple(
+        Replacement(f"$.channel_values.{channel}{at}{r.path[1:]}", r.reason, r.original) for r in replaced
     )
-    return encoded, located
 
 
 def _tail(items: list[Any]) -> bytes:
@@ -54,8 +60,28 @@ def _tail(items: list[Any]) -> bytes:
         size += len(encoded)
         if size > CHANNEL_BYTES:
             break
-        kept.insert(0, encoded)
-    return b'{"$items":%d,"$tail":[%s]}' % (len(items), b",".join(kept))
+        kept.append(encoded)
+    return _shown_tail(len(items), kept)
+
+
+def _shown_tail(count: int, newest_first: list[bytes]) -> bytes:
+    return b'{"$items":%d,"$tail":[%s]}' % (count, b",".join(reversed(newest_first)))
+
+
+def _newest(channel: str, data: bytes, items: Sequence[tuple[int, int]]) -> Shown:
+    """A list of which only the end is shown: what comes before is not even decoded."""
+    kept: list[bytes] = []
+    told: list[Replacement] = []
+    size = 1 + len(items)
+    for index in range(len(items) - 1, -1, -1):
+        start, end = items[index]
+        encoded, replaced = dumps_jsonb(to_plain("msgpack", data[start:end]))
+        size += len(encoded)
+        if size > CHANNEL_BYTES:
+            return _shown_tail(len(items), kept), tuple(told)
+        kept.append(encoded)
+        told += _located(channel, f"[{index}]", replaced)
+    return b"[" + b",".join(reversed(kept)) + b"]", tuple(told)
 
 
 def join(parts: Sequence[tuple[str, bytes]]) -> bytes:
