@@ -72,7 +72,7 @@ def _newest(channel: str, data: bytes, items: Sequence[tuple[int, int]]) -> Show
     """A list of which only the end is shown: what comes before is not even decoded."""
     kept: list[bytes] = []
     told: list[Replacement] = []
-    size = 1 + len(items)
+    size = 0
     for index in range(len(items) - 1, -1, -1):
         start, end = items[index]
         encoded, replaced = dumps_jsonb(to_plain("msgpack", data[start:end]))
@@ -81,7 +81,8 @@ def _newest(channel: str, data: bytes, items: Sequence[tuple[int, int]]) -> Show
             return _shown_tail(len(items), kept), tuple(told)
         kept.append(encoded)
         told += _located(channel, f"[{index}]", replaced)
-    return b"[" + b",".join(reversed(kept)) + b"]", tuple(told)
+    encoded = b"[" + b",".join(reversed(kept)) + b"]"
+    return encoded if len(encoded) <= CHANNEL_BYTES else _shown_tail(len(items), kept), tuple(told)
 
 
 def join(parts: Sequence[tuple[str, bytes]]) -> bytes:
