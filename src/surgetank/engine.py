@@ -365,7 +365,7 @@ class Surgetank(Speaks):
             failing=failing,
             parked=len(parked),
             jobs=tuple(parts.buffer.jobs(limit=jobs)),
-            notices=told,
+            notices=(*told, *parts.travels.notices()),
             flushing=parts.scheduler.running,
             fallback=fallback,
             support_url=self.settings.support_url,

@@ -6,6 +6,8 @@ it is part of `str(error)`, so that a traceback in a terminal already tells what
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class SurgetankError(Exception):
     """Base of every error that Surgetank raises on purpose.
@@ -25,6 +27,10 @@ class ConfigurationError(SurgetankError):
 
 class UnknownName(ConfigurationError, ValueError):
     """A level, a severity, a stream or an action that there is not."""
+
+
+class WrongDatabase(ConfigurationError):
+    """The database is not the one that the buffer belongs to, or its schema is gone. Nothing is written into it."""
 
 
 class MissingExtra(ConfigurationError):
@@ -96,7 +102,14 @@ class EntryUnreadable(BufferProblem):
 
 
 class LeaseLost(BufferProblem):
-    """Another worker holds the partition now; this one may no longer acknowledge or postpone it."""
+    """Another worker holds the partition now; this one may no longer acknowledge or postpone it.
+
+    `seen`: the newer tokens of partitions, when it was the sink that refused.
+    """
+
+    def __init__(self, what: str, *, remedy: str = "", seen: Mapping[str, int] | None = None) -> None:
+        super().__init__(what, remedy=remedy)
+        self.seen = dict(seen or {})
 
 
 class SinkError(SurgetankError):

@@ -27,8 +27,11 @@ class Record(NamedTuple):
 class Entry:
     """One accepted write: the records that one `append` was given, in order.
 
-    `seq` grows over the whole buffer and is never reused. `replayed` is true for an entry that was
-    parked and is being tried again: it comes after entries that were accepted later than it.
+    `seq` grows over the whole buffer and is never reused. `replayed` is true for an entry that may have been tried
+    before (it was parked, or its buffer went back in time): it comes after entries that were accepted later than it.
+
+    `epoch` names the handle that accepted it, by a random number drawn when the buffer was opened; 0 in buffers of
+    format 3. A file that went back in time gives a `seq` again, but never together with the same epoch.
     """
 
     stream: str
@@ -37,6 +40,7 @@ class Entry:
     records: tuple[Record, ...]
     accepted_at: float
     replayed: bool = False
+    epoch: int = 0
 
     @property
     def size(self) -> int:
@@ -45,6 +49,17 @@ class Entry:
         for record in self.records:
             total += len(record.key) + len(record.value)
         return total
+
+
+class Mark(NamedTuple):
+    """Which entry of a partition was the last one: its epoch, number and digest (`encode.digest`).
+
+    A digest of 0 is unknown: what the released version wrote has none.
+    """
+
+    epoch: int
+    seq: int
+    digest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +146,7 @@ class PartitionState:
     failure: Failure | None = None
     leased_by: str | None = None
     lease_expires_at: float = 0.0
+    mark: Mark | None = None  # the last entry that the sink is known to have
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +199,7 @@ class PartitionOutcome:
     failing_since: float | None = None
     recovered: bool = False
     parked_entries: tuple[ParkedEntry, ...] = ()
+    skipped: int = 0  # of the entries, those that an interrupted flush had written
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from surgetank.flush.spill import Spiller
 from surgetank.model import FlushJob, JobStatus, ParkedEntry, PartitionOutcome
 from surgetank.notify.desk import Desk
 from surgetank.notify.spills import SpillWatch
+from surgetank.notify.travels import TimeTravels
 from surgetank.private import make_home
 from surgetank.report import SinkStatus
 from surgetank.settings import Settings
@@ -82,6 +83,7 @@ class Parts:
         except BaseException:
             self._let_go()
             raise
+        self.travels = TimeTravels(self.desk.notifier, self.desk.events, clock=clock)
         self.observers.add(self.desk.notifier)
         self.observers.add(_Reviver(self))  # last: reviving takes a second, telling does not
         sinks: dict[str, Sink] = {
@@ -128,6 +130,7 @@ class Parts:
             works=Clockwork(clock),
             node=settings.node,
             lease_ttl_s=settings.lease_ttl,
+            on_findings=self.travels.tell,
         )
 
     def _spill_watch(self) -> SpillWatch:
@@ -208,6 +211,7 @@ class Parts:
             s for s, flusher in self.flushers.items() if flusher.breaker.state() is not BreakerState.CLOSED
         ]
         self.spills.chore(away)
+        self.travels.end_old()
         self.desk.chore(self.flushers)
 
     def _place(self, stream: str) -> str:
@@ -313,6 +317,8 @@ def _open_buffer(settings: Settings, clock: Callable[[], float]) -> SQLiteBuffer
         recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
         files=SpillFiles(url.get_secret_value() if (url := settings.fallback_url) is not None else None),
         inline_keys=frozenset((OPERATION_KEY,)),
+        keep_s=settings.keep_acknowledged,
+        keep_bytes=settings.keep_acknowledged_bytes,
     )
 
 

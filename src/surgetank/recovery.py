@@ -19,6 +19,7 @@ from surgetank.encode.envelope import Operation
 from surgetank.exceptions import FallbackDamaged, FallbackUnavailable
 from surgetank.fallback.codec import FileHeader, FileReader, SpilledEntry
 from surgetank.fallback.store import FallbackStore
+from surgetank.sinks.progress import standings
 
 SQL = queries("flush")
 ANY = "all"
@@ -171,9 +172,14 @@ class Recovery:
         return replace(report, state=FileState.RECOVERED, recovered=recovered)
 
     def _elsewhere(self, header: FileHeader, partitions: Collection[str]) -> Elsewhere:
-        arguments = {"buffer_id": header.buffer_id, "stream": header.stream, "partitions": list(partitions)}
-        with self._database.connection() as connection:
-            written = dict(connection.execute(SQL["written"], arguments).fetchall())
+        wanted = [(header.stream, name) for name in partitions]
+        with self._database.connection() as connection, connection.cursor() as cursor:
+            known = standings(cursor, header.buffer_id, wanted)
+        written = {
+            (name, epoch): mark.seq
+            for (_, name), standing in known.items()
+            for epoch, mark in standing.items()
+        }
         return Elsewhere(written, self._graves(header.stream, partitions), header.stream == envelope.STREAM)
 
     def _graves(self, stream: str, threads: Collection[str]) -> Mapping[str, float]:

@@ -80,6 +80,15 @@ class Settings(BaseSettings):
         "block", description="Wait for space, or refuse at once."
     )
     buffer_block_timeout: float = Field(30.0, ge=0, description="Longest wait for space.")
+    keep_acknowledged: float = Field(
+        60.0,
+        ge=0,
+        description="How long entries stay in the buffer after they were saved, for a database that loses its last"
+        " minute.",
+    )
+    keep_acknowledged_bytes: int = Field(
+        64 * 1024**2, ge=0, description="Most bytes of entries that stay in the buffer after they were saved."
+    )
     fallback_url: SecretStr | None = Field(
         None,
         description="Where entries are spilled to: a folder, or a URL of fsspec; none: nothing is spilled.",

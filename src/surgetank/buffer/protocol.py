@@ -6,7 +6,8 @@ flushed, and the coordination that flushing needs: leases, attempts, parked entr
 Promises
 - **Durability**: when `append` returned, the entry survives the kill of any process (`process`), or a
   power cut as well (`power`). When it raised, nothing of the entry was accepted.
-- **Order**: entries of a partition are read back in the order of their `seq`; a `seq` is never reused.
+- **Order**: entries of a partition are read back in the order of their `seq`; a `seq` is never reused, and if the
+  contents went back in time (a restored file, a copied machine) never together with the same epoch.
 - **Visibility**: an accepted entry is visible to every process on the buffer at once, and stays so until
   it is acknowledged. Parked entries stay visible.
 - **Fencing**: each lease of a partition has a larger token than all leases before it. A lease that was
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from surgetank.buffer.recent import Glance, RecentSide
 from surgetank.model import (
@@ -29,6 +30,7 @@ from surgetank.model import (
     FlushJob,
     Keeper,
     Lease,
+    Mark,
     ParkedEntry,
     PartitionState,
     Record,
@@ -76,7 +78,7 @@ class Ack:
     Notes are small values kept with the partition after its entries are gone: `forget` removes those with a
     prefix, then `maxima` are kept where they are larger than what was noted, and `passing` ones for
     `NOTE_TTL_S`. `release` gives the lease back as well. `keep` says what the partition's copy becomes
-    (see `buffer.recent`).
+    (see `buffer.recent`). `mark` is the last entry's, if the sink made one.
     """
 
     lease: Lease
@@ -86,6 +88,38 @@ class Ack:
     passing: Mapping[bytes, bytes] = field(default_factory=dict)
     release: bool = False
     keep: Keeper | None = None
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A partition, the last entry of it that the sink acknowledged, and when."""
+
+    stream: str
+    partition: str
+    mark: Mark
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """What became of a partition whose sink went back: so many kept entries wait again. `gone` are the first and the
+    last number of those that the sink lost and the buffer does not keep any more.
+    """
+
+    entries: int
+    gone: tuple[int, int] | None = None
+
+
+class Binding(NamedTuple):
+    """The database that a buffer belongs to: its address and, once it was contacted, the id in its schema and the
+    evidence by which a copy is told from the original.
+    """
+
+    address: str
+    database_id: str | None = None
+    system_id: str | None = None
+    database_oid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +130,7 @@ class Found:
     seq: int
     value: bytes
     parked: bool
+    epoch: int = 0
 
 
 class Snapshot(Protocol):
@@ -218,7 +253,46 @@ class Buffer(RecentSide, Protocol):
         ...
 
     def ack(self, acks: Sequence[Ack]) -> list[Lease]:
-        """Remove entries that are in the sink. Returns the leases that were lost; theirs are not removed."""
+        """Remove entries that are in the sink. Returns the leases that were lost; theirs are not removed.
+
+        The last one becomes its partition's mark. Entries are kept for a while, hidden from readers and limits, for
+        `rewind`.
+        """
+        ...
+
+    def marks(self, *, limit: int, before: float | None = None) -> list[Marked]:
+        """Partitions that nobody holds with their marks, those acknowledged last (before a moment) first."""
+        ...
+
+    def rewind(
+        self, stream: str, partition: str, trusted: Mapping[int, Mark], *, lease: Lease | None = None
+    ) -> Rewound | None:
+        """The sink lost what it had: kept entries that are not in `trusted` (its last entry by epoch) wait again.
+
+        The partition has no mark then. None when somebody else holds it. Raises `LeaseLost` for a lost `lease`.
+        """
+        ...
+
+    def renew_epoch(self, lease: Lease, *, beyond: int, replayed: bool) -> int:
+        """Give all waiting entries of a partition numbers above `beyond` and an epoch that nothing else has.
+
+        This handle accepts in another epoch from then on. `replayed`: the sink may have some of them. Returns how
+        many there were. Raises `LeaseLost`.
+        """
+        ...
+
+    def raise_token(self, lease: Lease, *, beyond: int) -> Lease | None:
+        """A lease that is still held, with a token above `beyond`: the sink saw that one before the buffer went back.
+        None when the lease was lost.
+        """
+        ...
+
+    def binding(self) -> Binding | None:
+        """The database that the buffer belongs to, if that is known."""
+        ...
+
+    def bind(self, binding: Binding, *, forget_marks: bool = False) -> None:
+        """Belong to this database from now on; with `forget_marks` nothing is expected to be there already."""
         ...
 
     def postpone(self, lease: Lease, *, attempts: int, next_attempt_at: float, failure: Failure) -> None:
@@ -282,7 +356,9 @@ class Buffer(RecentSide, Protocol):
         ...
 
     def maintain(self, *, thorough: bool = True) -> None:
-        """Housekeeping off the callers' path: give space back; if `thorough`, also forget old notes and jobs."""
+        """Housekeeping off the callers' path: give space back, forget kept entries that are old enough; if `thorough`,
+        also forget old notes and jobs.
+        """
         ...
 
     def close(self) -> None:

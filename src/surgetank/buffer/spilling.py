@@ -56,10 +56,11 @@ class SpillFile:
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
     """What is known of a stream's partitions outside the buffer: up to which entry of the file's buffer they were
-    `written`, and when they were deleted (`graves`). `keyed`: entries may reach the sink twice, if marked as replayed.
+    `written`, by partition and epoch, and when they were deleted (`graves`). `keyed`: entries may reach the sink
+    twice, if marked as replayed.
     """
 
-    written: Mapping[str, int]
+    written: Mapping[tuple[str, int], int]
     graves: Mapping[str, float]
     keyed: bool
 

@@ -23,6 +23,7 @@ from surgetank.buffer.protocol import Guard
 from surgetank.buffer.recent import RecentLimits
 from surgetank.buffer.sqlite_append import SLOTS, BufferLimits, Inserter, Request
 from surgetank.buffer.sqlite_flush import SQLiteFlushSide
+from surgetank.buffer.sqlite_kept import random_epoch
 from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
 from surgetank.buffer.sqlite_recent import SQLiteRecentSide
 from surgetank.buffer.sqlite_spill import SQLiteSpillSide
@@ -53,7 +54,8 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
 
     `durability`: `"process"` survives kill -9 of every process, `"power"` also a power cut (an fsync per
     group of appends). `files` knows where values may be spilled to; those with one of the
-    `inline_keys` never are (what guards look into). Raises `BufferUnavailable`, `BufferCorrupt`.
+    `inline_keys` never are (what guards look into). Acknowledged entries are kept for `keep_s`, up to `keep_bytes` of
+    them. Raises `BufferUnavailable`, `BufferCorrupt`.
     """
 
     def __init__(
@@ -68,6 +70,9 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
         recent: RecentLimits | None = None,
         files: SpillFiles | None = None,
         inline_keys: frozenset[bytes] = frozenset(),
+        keep_s: float = 0.0,
+        keep_bytes: int = 64 * 1024**2,
+        new_epoch: Callable[[], int] | None = None,
     ) -> None:
         if durability not in ("process", "power"):
             raise ConfigurationError(
@@ -88,7 +93,11 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
         self._waiting: deque[Request] = deque()
         self._space = threading.Condition()
         self._wal_moved_at = 0  # when it was written last, as of the last time it was moved
-        self._inserter = Inserter(self.limits, note=self._note, start_guarding=self._start_guarding)
+        self.keep_s, self.keep_bytes = keep_s, keep_bytes
+        self._new_epoch = new_epoch or random_epoch
+        self._inserter = Inserter(
+            self.limits, note=self._note, start_guarding=self._start_guarding, epoch=self._new_epoch()
+        )
         self._begun = False
         self._writer: sqlite3.Connection | None = sqlite_file.connect(self.path, durability=durability)
         self._readers = sqlite_file.ReadPool(self.path)
@@ -339,6 +348,7 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
         """Move the WAL into the file, give free pages back; if `thorough`, forget old notes, jobs and partitions."""
         sqlite_file.refuse_fork(self._pid, self.path)
         self.trim_copies()
+        self.forget_kept()
         if thorough:
             self._forget()
         while self._vacuum_step():

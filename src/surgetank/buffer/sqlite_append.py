@@ -33,9 +33,9 @@ _COUNT_ANY = (
     " oldest_at = coalesce(oldest_at, excluded.oldest_at)"
 )
 # An id is seq * SLOTS + position in the entry; the seq is the one that was just counted.
-_COLUMNS = "(id, partition_id, parked, replays, accepted_at, base, key, value)"
-_INSERT = f"INSERT INTO records {_COLUMNS} SELECT (next_seq - 1) * 65536, ?, 0, 0, ?, ?, ?, ? FROM totals"
-_INSERT_NEXT = f"INSERT INTO records {_COLUMNS} VALUES (?, ?, 0, 0, ?, ?, ?, ?)"
+_COLUMNS = "(id, partition_id, parked, replays, epoch, accepted_at, base, key, value)"
+_INSERT = f"INSERT INTO records {_COLUMNS} SELECT (next_seq - 1) * 65536, ?, 0, 0, ?, ?, ?, ?, ? FROM totals"
+_INSERT_NEXT = f"INSERT INTO records {_COLUMNS} VALUES (?, ?, 0, 0, ?, ?, ?, ?, ?)"
 
 Row = tuple[int | None, bytes, bytes]  # base, key, value
 
@@ -84,8 +84,10 @@ class Inserter:
         *,
         note: Callable[[sqlite3.Connection, int, Mapping[bytes, bytes]], None],
         start_guarding: Callable[[sqlite3.Connection, int], None],
+        epoch: int,
     ) -> None:
         self.limits = limits
+        self.epoch = epoch
         self.memory = Memory()
         self._note = note
         self._start_guarding = start_guarding
@@ -118,11 +120,13 @@ class Inserter:
                 _uncount(connection, partition_id, size)
                 self._note(connection, partition_id, refusal)
                 return
-        first = connection.execute(_INSERT, (partition_id, now, *rows[0])).lastrowid
+        first = connection.execute(_INSERT, (partition_id, self.epoch, now, *rows[0])).lastrowid
         assert first is not None
         if len(rows) > 1:
             rest = enumerate(rows[1:], start=first + 1)
-            connection.executemany(_INSERT_NEXT, [(id_, partition_id, now, *row) for id_, row in rest])
+            connection.executemany(
+                _INSERT_NEXT, [(id_, partition_id, self.epoch, now, *row) for id_, row in rest]
+            )
         if request.start_guarding:
             self._start_guarding(connection, partition_id)
         for i, family, link in request.links:

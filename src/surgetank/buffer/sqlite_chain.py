@@ -145,6 +145,14 @@ def isolate(connection: sqlite3.Connection, partition_id: int, low: int, high: i
 def _make_whole(
     connection: sqlite3.Connection, partition_id: int, which: str, parameters: tuple[int, ...]
 ) -> None:
+    added = make_whole(connection, which, parameters)
+    if added:
+        connection.execute("UPDATE totals SET bytes = bytes + ?", (added,))
+        connection.execute("UPDATE partitions SET bytes = bytes + ? WHERE id = ?", (added, partition_id))
+
+
+def make_whole(connection: sqlite3.Connection, which: str, parameters: tuple[int, ...]) -> int:
+    """Make these records whole; returns by how many bytes they grew, which is not counted yet."""
     added = 0
     rows = connection.execute(f"SELECT id FROM records WHERE {which}", parameters).fetchall()
     for (id_,) in rows:
@@ -156,9 +164,7 @@ def _make_whole(
         value = whole(connection, base, difference, _knows_nothing)
         connection.execute("UPDATE records SET base = NULL, value = ? WHERE id = ?", (value, id_))
         added += len(value) - len(difference)
-    if added:
-        connection.execute("UPDATE totals SET bytes = bytes + ?", (added,))
-        connection.execute("UPDATE partitions SET bytes = bytes + ? WHERE id = ?", (added, partition_id))
+    return added
 
 
 def _knows_nothing(_: int) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 
 from surgetank.buffer.sqlite_chain import isolate, let_go
+from surgetank.buffer.sqlite_kept import oldest_mark
 from surgetank.buffer.sqlite_leases import SQLiteLeaseSide
 from surgetank.buffer.sqlite_rows import (
     JOB,
@@ -27,6 +28,7 @@ from surgetank.model import Entry, Failure, FlushJob, Lease, ParkedEntry, Partit
 class SQLiteFlushSide(SQLiteLeaseSide):
     """What a flusher does with the buffer. Mixed into `SQLiteBuffer`, which owns the connections."""
 
+    epoch: int
     _jobs_kept: int
     _notes_kept: int
     _remove_copies: Callable[[sqlite3.Connection, Iterable[int]], None]
@@ -91,14 +93,16 @@ class SQLiteFlushSide(SQLiteLeaseSide):
                 return None
             seq = row[3]
             rows = connection.execute(
-                "SELECT base, key, value FROM records WHERE parked = 1 AND id >= ? AND id < ? ORDER BY id",
+                "SELECT base, key, value, epoch FROM records WHERE parked = 1 AND id >= ? AND id < ? ORDER BY id",
                 (seq << SLOT_BITS, (seq + 1) << SLOT_BITS),
             ).fetchall()
             records = tuple(
                 Record(key, value if base is None else self._load(connection, base, value))
-                for base, key, value in rows
+                for base, key, value, _ in rows
             )
-        return Entry(row[1], row[2], seq, records, row[5], replayed=row[8] > 0)
+        return Entry(
+            row[1], row[2], seq, records, row[5], replayed=row[8] > 0, epoch=rows[0][3] if rows else 0
+        )
 
     def unpark(self, parked_ids: Iterable[int]) -> list[int]:
         seqs: list[int] = []
@@ -114,8 +118,9 @@ class SQLiteFlushSide(SQLiteLeaseSide):
                     "UPDATE totals SET next_seq = next_seq + 1 RETURNING next_seq - 1"
                 ).fetchone()
                 connection.execute(
-                    "UPDATE records SET id = id + ?, parked = 0, replays = replays + 1 WHERE id >= ? AND id < ?",
-                    ((seq - old) << SLOT_BITS, old << SLOT_BITS, (old + 1) << SLOT_BITS),
+                    "UPDATE records SET id = id + ?, epoch = ?, parked = 0, replays = replays + 1"
+                    " WHERE id >= ? AND id < ?",
+                    ((seq - old) << SLOT_BITS, self.epoch, old << SLOT_BITS, (old + 1) << SLOT_BITS),
                 )
                 connection.execute(
                     "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?, oldest_at = coalesce(oldest_at, ?)"
@@ -134,7 +139,7 @@ class SQLiteFlushSide(SQLiteLeaseSide):
             "SELECT count(*), coalesce(sum(bytes), 0) FROM parked WHERE partition_id = ?", (partition_id,)
         ).fetchone()
         if count:
-            which = "partition_id = ? AND parked = 1"
+            which = "partition_id = ? AND parked = 1 AND kept = 0"
             let_go(connection, which, [(partition_id,)])
             connection.execute(f"DELETE FROM records WHERE {which}", (partition_id,))
             connection.execute("DELETE FROM parked WHERE partition_id = ?", (partition_id,))
@@ -212,15 +217,17 @@ class SQLiteFlushSide(SQLiteLeaseSide):
         with self._read() as connection:
             (notes,) = connection.execute("SELECT count(*) FROM notes").fetchone()
             (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
+            marked = oldest_mark(connection, now)
             (expired,) = connection.execute(
                 "SELECT count(*) FROM notes WHERE expires_at IS NOT NULL AND expires_at <= ?", (now,)
             ).fetchone()
             idle = connection.execute(
-                "SELECT 1 FROM partitions p WHERE oldest_at IS NULL AND lease_until < ? AND NOT EXISTS"
+                "SELECT 1 FROM partitions p WHERE oldest_at IS NULL AND lease_until < ? AND mark_at < ? AND NOT EXISTS"
                 " (SELECT 1 FROM notes n WHERE n.partition_id = p.id) AND NOT EXISTS"
+                " (SELECT 1 FROM kept k WHERE k.partition_id = p.id) AND NOT EXISTS"
                 " (SELECT 1 FROM parked k WHERE k.partition_id = p.id) AND NOT EXISTS"
                 " (SELECT 1 FROM copies c WHERE c.partition_id = p.id) LIMIT 1",
-                (now,),
+                (now, marked),
             ).fetchone()
         over_notes, over_jobs = notes - self._notes_kept, jobs - self._jobs_kept
         if not (expired or idle or over_notes > 0 or over_jobs > self._jobs_kept // 100):
@@ -244,8 +251,8 @@ class SQLiteFlushSide(SQLiteLeaseSide):
                 " FROM notes n WHERE n.partition_id = partitions.id AND n.expires_at IS NOT NULL)"
             )
             connection.execute(
-                "DELETE FROM partitions WHERE oldest_at IS NULL AND lease_until < ?"
+                "DELETE FROM partitions WHERE oldest_at IS NULL AND lease_until < ? AND mark_at < ?"
                 " AND id NOT IN (SELECT partition_id FROM notes) AND id NOT IN (SELECT partition_id FROM parked)"
-                " AND id NOT IN (SELECT partition_id FROM copies)",
-                (now,),
+                " AND id NOT IN (SELECT partition_id FROM kept) AND id NOT IN (SELECT partition_id FROM copies)",
+                (now, marked),
             )

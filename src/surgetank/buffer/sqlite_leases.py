@@ -14,8 +14,10 @@ from typing import Any
 
 from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Due, Leased, Place
 from surgetank.buffer.sqlite_chain import MIN_BYTES, Load, free, let_go, whole
+from surgetank.buffer.sqlite_kept import Acked, SQLiteKeptSide
 from surgetank.buffer.sqlite_read import after
 from surgetank.buffer.sqlite_rows import SLOT_BITS, STATE, state_of
+from surgetank.encode.digest import mark_of
 from surgetank.exceptions import EntryUnreadable, FallbackDamaged, FallbackUnavailable, LeaseLost
 from surgetank.model import Entry, Lease, Record
 
@@ -28,10 +30,11 @@ _COUNT_OUT = (
     " FROM records WHERE partition_id = :id AND parked = 0 ORDER BY id LIMIT 1)"
 )
 _RANGE = "partition_id = ? AND parked = 0 AND id >= ? AND id < ?"
+_SPILLED = f"SELECT 1 FROM records WHERE {_RANGE} AND base < 0 LIMIT 1"
 _STORED = f"SELECT sum(length(key) + length(value)) FROM records WHERE {_RANGE}"
 
 
-class SQLiteLeaseSide:
+class SQLiteLeaseSide(SQLiteKeptSide):
     """Leases and what is done under them. Mixed into `SQLiteBuffer`, which owns the connections."""
 
     _clock: Callable[[], float]
@@ -178,29 +181,42 @@ class SQLiteLeaseSide:
         return lost
 
     def _remove(self, connection: sqlite3.Connection, held: Sequence[tuple[int, Ack]]) -> None:
-        """Remove acknowledged entries, and what was remembered of failures before."""
-        ranges, counts = [], []
+        """Remove acknowledged entries (they are kept a while), and what was remembered of failures before."""
+        kept: list[Acked] = []
+        deleted: list[Acked] = []
+        counts = []
         records = entries = size = 0
+        spilled = connection.execute("SELECT 1 FROM spills LIMIT 1").fetchone() is not None
         for partition_id, ack in held:
-            place = (
-                partition_id,
-                ack.entries[0].seq << SLOT_BITS,
-                (ack.entries[-1].seq + 1) << SLOT_BITS,
-            )
-            ranges.append(place)
-            free(connection, *place)
+            mark = ack.mark or mark_of(ack.entries[-1])
+            place = (partition_id, ack.entries[0].seq << SLOT_BITS, (ack.entries[-1].seq + 1) << SLOT_BITS)
+            # Values in spill files are not kept: the files could not be deleted.
+            keep = self.keep_s > 0 and not (spilled and connection.execute(_SPILLED, place).fetchone())
+            if not keep:
+                free(connection, *place)
             (taken,) = connection.execute(_STORED, place).fetchone()  # may be less than what was read
             assert taken is not None, f"acknowledged entries of {ack.lease.partition!r} that are not there"
+            (kept if keep else deleted).append((*place, taken, mark))
             records += sum(len(entry.records) for entry in ack.entries)
-            counts.append({"id": partition_id, "entries": len(ack.entries), "bytes": taken})
+            counts.append(
+                {
+                    "id": partition_id, "entries": len(ack.entries), "bytes": taken, "epoch": mark.epoch,
+                    "seq": mark.seq, "digest": mark.digest, "now": self._clock(),
+                }
+            )  # fmt: skip
             entries += len(ack.entries)
             size += taken
-        let_go(connection, _RANGE, ranges)
-        gone = connection.executemany(f"DELETE FROM records WHERE {_RANGE}", ranges).rowcount
+        gone = self._keep(connection, kept) if kept else 0
+        if deleted:
+            ranges = [acked[:3] for acked in deleted]
+            let_go(connection, _RANGE, ranges)
+            gone += max(connection.executemany(f"DELETE FROM records WHERE {_RANGE}", ranges).rowcount, 0)
+            self._note_gone(connection, [(mark.epoch, mark.seq, id_) for id_, _, _, _, mark in deleted])
         # Entries are read in order and without gaps; anything else would acknowledge what was not written.
-        assert max(gone, 0) == records, f"acknowledged {records} records, found {gone}"
+        assert gone == records, f"acknowledged {records} records, found {gone}"
         connection.executemany(
-            f"{_COUNT_OUT}, attempts = 0, next_attempt_at = 0, failing_since = NULL, failure = NULL WHERE id = :id",
+            f"{_COUNT_OUT}, attempts = 0, next_attempt_at = 0, failing_since = NULL, failure = NULL,"
+            " mark_epoch = :epoch, mark_seq = :seq, mark_digest = :digest, mark_at = :now WHERE id = :id",
             counts,
         )
         connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (entries, size))
@@ -266,7 +282,8 @@ def _gather(
     """The next entries of one partition, and their bytes."""
     lease = place.lease
     rows: Iterable[tuple[Any, ...]] = connection.execute(
-        "SELECT r.id, r.base, r.key, CASE WHEN length(r.value) <= ? THEN r.value END, r.accepted_at, r.replays"
+        "SELECT r.id, r.base, r.key, CASE WHEN length(r.value) <= ? THEN r.value END, r.accepted_at, r.replays,"
+        " r.epoch"
         " FROM partitions p JOIN records r ON r.partition_id = p.id"
         " WHERE p.stream = ? AND p.name = ? AND r.parked = 0 AND r.id >= ? ORDER BY r.id",
         (_LARGE, lease.stream, lease.partition, (place.after_seq + 1) << SLOT_BITS),
@@ -274,18 +291,18 @@ def _gather(
     entries: list[Entry] = []
     records: list[Record] = []
     current, taken = -1, 0
-    accepted, replayed = 0.0, False
+    accepted, replayed, epoch = 0.0, False, 0
     made: dict[int, bytes] = {}  # a difference is mostly from a value that was just made
-    for id_, base, key, value, accepted_at, replays in rows:
+    for id_, base, key, value, accepted_at, replays, of_epoch in rows:
         seq = id_ >> SLOT_BITS
         if seq != current:
             if records:
                 entries.append(
-                    Entry(lease.stream, lease.partition, current, tuple(records), accepted, replayed)
+                    Entry(lease.stream, lease.partition, current, tuple(records), accepted, replayed, epoch)
                 )
             if entries and (len(entries) >= max_entries or taken >= max_bytes):
                 return entries, taken
-            current, records, accepted, replayed = seq, [], accepted_at, replays > 0
+            current, records, accepted, replayed, epoch = seq, [], accepted_at, replays > 0, of_epoch
         if value is None:
             with connection.blobopen("records", "value", id_, readonly=True) as blob:
                 value = blob.read()  # noqa: PLW2901
@@ -303,5 +320,7 @@ def _gather(
         records.append(Record(key, value))
         taken += len(key) + len(value)
     if records:
-        entries.append(Entry(lease.stream, lease.partition, current, tuple(records), accepted, replayed))
+        entries.append(
+            Entry(lease.stream, lease.partition, current, tuple(records), accepted, replayed, epoch)
+        )
     return entries, taken

@@ -52,8 +52,8 @@ class SQLiteSnapshot:
             chunk = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(chunk))
             for row in self._connection.execute(
-                f"SELECT key, max(id), parked, base, value FROM records WHERE partition_id = ? AND key IN ({marks})"
-                " GROUP BY key",
+                f"SELECT key, max(id), parked, epoch, base, value FROM records WHERE partition_id = ? AND kept = 0"
+                f" AND key IN ({marks}) GROUP BY key",
                 (partition_id, *chunk),
             ):
                 found[row[0]] = self._found(row)
@@ -67,8 +67,8 @@ class SQLiteSnapshot:
             return []
         value = "NULL, x''" if keys_only else "base, value"
         rows = self._connection.execute(
-            f"SELECT key, id, parked, {value} FROM records"
-            " WHERE partition_id = ? AND key >= ? AND key < ? AND id >= ? ORDER BY key, id",
+            f"SELECT key, id, parked, epoch, {value} FROM records"
+            " WHERE partition_id = ? AND key >= ? AND key < ? AND id >= ? AND kept = 0 ORDER BY key, id",
             (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS),
         )
         return [self._found(row) for row in rows]
@@ -78,14 +78,14 @@ class SQLiteSnapshot:
         if partition_id is None:
             return None
         row = self._connection.execute(
-            "SELECT key, id, parked, base, value FROM records WHERE partition_id = ? AND key >= ? AND key < ?"
-            " AND id >= ? ORDER BY key DESC, id DESC LIMIT 1",
+            "SELECT key, id, parked, epoch, base, value FROM records WHERE partition_id = ? AND key >= ? AND key < ?"
+            " AND id >= ? AND kept = 0 ORDER BY key DESC, id DESC LIMIT 1",
             (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS),
         ).fetchone()
         return self._found(row) if row else None
 
-    def _found(self, row: tuple[bytes, int, int, int | None, bytes]) -> Found:
-        key, id_, parked, base, value = row
+    def _found(self, row: tuple[bytes, int, int, int, int | None, bytes]) -> Found:
+        key, id_, parked, epoch, base, value = row
         if base is not None:
             known = self._recall(id_)
             if known is not None:
@@ -94,7 +94,7 @@ class SQLiteSnapshot:
                 value = self._load(self._connection, base, value)
             else:
                 value = whole(self._connection, base, value, self._recall)
-        return Found(key, id_ >> _SLOT_BITS, value, bool(parked))
+        return Found(key, id_ >> _SLOT_BITS, value, bool(parked), epoch)
 
     def notes(self, stream: str, partition: str, prefix: bytes = b"") -> dict[bytes, bytes]:
         partition_id = self._partition(stream, partition)

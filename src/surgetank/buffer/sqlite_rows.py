@@ -7,12 +7,20 @@ from dataclasses import asdict
 from typing import Any
 
 from surgetank.encode import jsontext
-from surgetank.model import Failure, FailureKind, FlushJob, JobStatus, ParkedEntry, PartitionState
+from surgetank.model import (
+    Failure,
+    FailureKind,
+    FlushJob,
+    JobStatus,
+    Mark,
+    ParkedEntry,
+    PartitionState,
+)
 
 SLOT_BITS = 16
 STATE = (
     "stream, name, entries, bytes, oldest_at, attempts, next_attempt_at, failing_since, failure, owner,"
-    " lease_until"
+    " lease_until, mark_epoch, mark_seq, mark_digest"
 )
 JOB = "id, created_at, stream, status, body"
 PARKED = (
@@ -23,10 +31,10 @@ PARKED = (
 
 def state_of(row: Sequence[Any]) -> PartitionState:
     """A partition's state, from the columns `STATE`."""
-    stream, name, entries, size, oldest, attempts, next_at, since, failure, owner, until = row
+    stream, name, entries, size, oldest, attempts, next_at, since, failure, owner, until, *mark = row
     return PartitionState(
         stream, name, entries, size, oldest or 0.0, attempts, next_at, since,
-        _failure(failure) if failure else None, owner, until,
+        _failure(failure) if failure else None, owner, until, Mark(*mark) if mark[1] else None,
     )  # fmt: skip
 
 

@@ -38,7 +38,8 @@ CREATE TABLE totals (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     next_seq INTEGER NOT NULL, next_token INTEGER NOT NULL,
     entries INTEGER NOT NULL, bytes INTEGER NOT NULL,
-    copied INTEGER NOT NULL DEFAULT 0  -- bytes of all copies
+    copied INTEGER NOT NULL DEFAULT 0,  -- bytes of all copies
+    kept_bytes INTEGER NOT NULL DEFAULT 0  -- of acknowledged records that are kept a while (sqlite_kept.py)
 ) STRICT;
 INSERT INTO totals (id, next_seq, next_token, entries, bytes) VALUES (1, 1, 1, 0, 0);
 -- AUTOINCREMENT: processes remember ids, so an id must never be given to another partition.
@@ -53,6 +54,10 @@ CREATE TABLE partitions (
     failing_since REAL, failure TEXT, guarded INTEGER NOT NULL DEFAULT 0,
     spilled_to INTEGER NOT NULL DEFAULT 0,  -- records with smaller ids were spilled
     last_seq INTEGER NOT NULL DEFAULT 0,  -- the newest entry that waits, while one does
+    -- the last entry that the sink acknowledged, and the last one of these that is not kept any more
+    mark_epoch INTEGER NOT NULL DEFAULT 0, mark_seq INTEGER NOT NULL DEFAULT 0,
+    mark_digest INTEGER NOT NULL DEFAULT 0, mark_at REAL NOT NULL DEFAULT 0,
+    gone_epoch INTEGER NOT NULL DEFAULT 0, gone_seq INTEGER NOT NULL DEFAULT 0,
     UNIQUE (stream, name)
 ) STRICT;
 CREATE INDEX partitions_waiting ON partitions (stream, oldest_at) WHERE oldest_at IS NOT NULL;
@@ -64,11 +69,25 @@ CREATE TABLE records (
     -- place of the value in the spill file of that number (sqlite_spill.py)
     base INTEGER,
     key BLOB NOT NULL, value BLOB NOT NULL,
-    checksum INTEGER
+    checksum INTEGER,
+    epoch INTEGER NOT NULL DEFAULT 0,  -- of the handle that accepted it; 0: written by format 3
+    kept INTEGER NOT NULL DEFAULT 0  -- acknowledged, and then parked is 1 too: the format before takes it for parked
 ) STRICT;
 -- With the base, so that what builds on acknowledged records is found without reading the others.
 CREATE INDEX records_waiting ON records (partition_id, id, base, parked) WHERE parked = 0;
 CREATE INDEX records_by_key ON records (partition_id, key);
+CREATE INDEX records_kept ON records (partition_id, id, base) WHERE kept = 1;
+-- Acknowledgements whose records are kept, oldest first: the ids from low up to high of a partition.
+CREATE TABLE kept (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, partition_id INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, epoch INTEGER NOT NULL, acked_at REAL NOT NULL
+) STRICT;
+CREATE INDEX kept_by_partition ON kept (partition_id);
+-- Which database the buffer belongs to (database/identity.py); without an id it was never contacted.
+CREATE TABLE binding (
+    id INTEGER PRIMARY KEY CHECK (id = 1), address TEXT NOT NULL, database_id TEXT, system_id TEXT,
+    database_oid INTEGER, bound_at REAL NOT NULL
+) STRICT;
 CREATE INDEX records_spilled ON records (base) WHERE base < 0;
 -- `records` counts those whose values lie in the file; the last one to go lets the file be deleted. (No trigger counts
 -- them down: it would cost each DELETE 3 us a row.)
@@ -123,6 +142,25 @@ CREATE TABLE copied (
     partition_id INTEGER NOT NULL, key BLOB NOT NULL, crc INTEGER NOT NULL, value BLOB NOT NULL,
     PRIMARY KEY (partition_id, key)
 ) STRICT;
+ALTER TABLE records ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE records ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX records_kept ON records (partition_id, id, base) WHERE kept = 1;
+CREATE TABLE kept (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, partition_id INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, epoch INTEGER NOT NULL, acked_at REAL NOT NULL
+) STRICT;
+CREATE INDEX kept_by_partition ON kept (partition_id);
+CREATE TABLE binding (
+    id INTEGER PRIMARY KEY CHECK (id = 1), address TEXT NOT NULL, database_id TEXT, system_id TEXT,
+    database_oid INTEGER, bound_at REAL NOT NULL
+) STRICT;
+ALTER TABLE totals ADD COLUMN kept_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE partitions ADD COLUMN mark_epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE partitions ADD COLUMN mark_seq INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE partitions ADD COLUMN mark_digest INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE partitions ADD COLUMN mark_at REAL NOT NULL DEFAULT 0;
+ALTER TABLE partitions ADD COLUMN gone_epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE partitions ADD COLUMN gone_seq INTEGER NOT NULL DEFAULT 0;
 """,
 }
 

@@ -40,6 +40,7 @@ class SQLiteSpillSide:
     files: SpillFiles
     limits: BufferLimits
     inline_keys: frozenset[bytes]
+    epoch: int
     _id: str
     _clock: Callable[[], float]
     _write: Callable[[], AbstractContextManager[sqlite3.Connection]]
@@ -210,9 +211,9 @@ class SQLiteSpillSide:
                 entry = spilled.entry
                 new = connection.execute(
                     "INSERT INTO recovered VALUES (?, ?) ON CONFLICT DO NOTHING",
-                    (header.buffer_id, entry.seq),
+                    (f"{header.buffer_id}/{entry.epoch}" if entry.epoch else header.buffer_id, entry.seq),
                 ).rowcount
-                written = entry.seq <= elsewhere.written.get(entry.partition, 0)
+                written = entry.seq <= elsewhere.written.get((entry.partition, entry.epoch), 0)
                 here = header.buffer_id == self._id and _is_here(connection, spilled)
                 if not new or here or (written and not elsewhere.keyed):
                     known += 1
@@ -272,10 +273,10 @@ class SQLiteSpillSide:
             "SELECT id FROM partitions WHERE stream = ? AND name = ?", (entry.stream, entry.partition)
         ).fetchone()
         connection.executemany(
-            "INSERT INTO records (id, partition_id, parked, replays, accepted_at, base, key, value)"
-            " VALUES (?, ?, 0, ?, ?, ?, ?, ?)",
+            "INSERT INTO records (id, partition_id, parked, replays, epoch, accepted_at, base, key, value)"
+            " VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?)",
             [
-                ((seq << SLOT_BITS) + i, partition_id, replayed, entry.accepted_at, *row)
+                ((seq << SLOT_BITS) + i, partition_id, replayed, self.epoch, entry.accepted_at, *row)
                 for i, row in enumerate(rows)
             ],
         )
@@ -287,7 +288,7 @@ def _is_here(connection: sqlite3.Connection, spilled: SpilledEntry) -> bool:
     entry = spilled.entry
     row = connection.execute(
         "SELECT 1 FROM records r JOIN partitions p ON p.id = r.partition_id WHERE r.id = ? AND p.stream = ?"
-        " AND p.name = ? AND r.key = ?",
-        (entry.seq << SLOT_BITS, entry.stream, entry.partition, entry.records[0].key),
+        " AND p.name = ? AND r.key = ? AND r.epoch = ?",
+        (entry.seq << SLOT_BITS, entry.stream, entry.partition, entry.records[0].key, entry.epoch),
     ).fetchone()
     return row is not None

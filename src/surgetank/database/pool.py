@@ -104,6 +104,7 @@ class Database:
         self._lock = threading.Lock()
         self._idle: list[Connection[Any]] = []
         self._closed = False
+        self.bound_to: str | None = None  # the id of the database that may be written to (identity.py)
 
     @contextmanager
     def connection(self) -> Iterator[Connection[Any]]:

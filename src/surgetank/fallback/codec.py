@@ -95,7 +95,8 @@ class FileWriter:
         meta = orjson.dumps(
             {
                 "partition": entry.partition, "seq": entry.seq, "accepted_at": entry.accepted_at,
-                "replayed": entry.replayed, "sizes": [(len(key), len(data), codec) for key, codec, data in packed],
+                "replayed": entry.replayed, "epoch": entry.epoch,
+                "sizes": [(len(key), len(data), codec) for key, codec, data in packed],
             }
         )  # fmt: skip
         body = [_META.pack(len(meta)), meta, *(part for key, _, data in packed for part in (key, data))]
@@ -186,7 +187,10 @@ class FileReader:
                 places.append(Place(start + offset, value_bytes, zlib.crc32(stored), codec))
                 offset += value_bytes
             stream, partition, seq = self.header.stream, meta["partition"], meta["seq"]
-            entry = Entry(stream, partition, seq, tuple(records), meta["accepted_at"], meta["replayed"])
+            epoch = meta.get("epoch", 0)  # the first release wrote none
+            entry = Entry(
+                stream, partition, seq, tuple(records), meta["accepted_at"], meta["replayed"], epoch
+            )
         except (struct.error, orjson.JSONDecodeError, KeyError, TypeError, ValueError, StateCorrupt) as error:
             raise self._damaged(f"the entry at byte {start} is of an unknown form") from error
         if offset != len(body):

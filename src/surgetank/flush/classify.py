@@ -137,6 +137,8 @@ def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, dict[str, 
         "partitions_processed": len(outcomes),
         "partitions_failed": len(failed),
         "entries_parked": sum(o.parked for o in outcomes),
+        "entries_skipped": sum(o.skipped for o in outcomes),
+        "notes": _shorten(note for o in outcomes for note in _notes(o)),
         "values_replaced": sum(o.values_replaced for o in outcomes),
         "replacements": [{"path": r.path, "reason": r.reason, "original": r.original} for r in replaced],
         "errors": [_error(o) for o in troubled if o.failure is not None][:_MESSAGES_SHOWN],
@@ -155,6 +157,17 @@ def _messages(outcome: PartitionOutcome) -> Iterable[str]:
         yield f"{name}: {outcome.parked} {noun} parked: {reasons}"
     if outcome.failure is not None:
         yield f"{name}: {outcome.failure.kind.value}: {outcome.failure.message}"
+
+
+def _notes(outcome: PartitionOutcome) -> Iterable[str]:
+    """What is no trouble, but must not go without a word: entries that left the buffer and wrote nothing."""
+    name = f"{outcome.stream}/{outcome.partition}"
+    if outcome.skipped:
+        yield f"{name}: {outcome.skipped} entries were in the database already; an interrupted flush had written them"
+    elif outcome.entries and not outcome.rows:
+        yield (
+            f"{name}: {outcome.entries} entries wrote no rows: what they belong to was deleted, or was there already"
+        )
 
 
 def _error(outcome: PartitionOutcome) -> dict[str, Any]:

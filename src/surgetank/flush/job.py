@@ -19,6 +19,7 @@ from surgetank.buffer.protocol import Buffer, Due, Leased
 from surgetank.exceptions import BufferProblem
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.classify import classify, combine
+from surgetank.flush.doubts import Found
 from surgetank.flush.observer import FlushObserver
 from surgetank.flush.partition import Delivery, Run
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
@@ -52,6 +53,7 @@ class StreamFlusher:
         works: Clockwork,
         node: str,
         lease_ttl_s: float = 15.0,
+        on_findings: Callable[[Sequence[Found]], None] = lambda _: None,
     ) -> None:
         self.stream = stream
         self.sink = sink
@@ -62,7 +64,9 @@ class StreamFlusher:
         self._observer = observer
         self._works = works
         self._ttl_s = lease_ttl_s
-        self._delivery = Delivery(buffer, sink, breaker, retry, clock=works.clock, random=works.random)
+        self._delivery = Delivery(
+            buffer, sink, breaker, retry, clock=works.clock, random=works.random, on_findings=on_findings
+        )
 
     def run_if_due(self, stop: threading.Event) -> FlushJob | None:
         """Flush what crossed a threshold of the policy; None when nothing did or the breaker is open."""
@@ -196,7 +200,7 @@ class StreamFlusher:
         deadline = self._works.clock() + self.policy.job_s
         try:
             while turns and not stop.is_set():
-                for run in self._take_turn(turns):
+                for run in self._take_turn(turns, held):
                     held.drop(run.lease)
                     self._tell(job, run, outcomes)
                 if self.breaker.state() is BreakerState.OPEN:
@@ -212,7 +216,7 @@ class StreamFlusher:
             for run in turns.runs.values():
                 self._tell(job, run, outcomes)
 
-    def _take_turn(self, turns: Turns) -> list[Run]:
+    def _take_turn(self, turns: Turns, held: _Held) -> list[Run]:
         """Bring the next group to the sink; returns the partitions that are done with.
 
         A function of its own, so that one group's entries are let go before the next one's are read.
@@ -221,6 +225,7 @@ class StreamFlusher:
             group, members = turns.next_group()
             if group:
                 self._delivery.deliver(turns.runs, group)
+                held.add([run.lease for run in members if run.raised])
             return turns.settle(members)
 
     def _tell(self, job: FlushJob, run: Run, outcomes: list[PartitionOutcome]) -> None:
@@ -338,6 +343,7 @@ def _merged(outcomes: Sequence[PartitionOutcome]) -> list[PartitionOutcome]:
                 replaced=old.replaced + new.replaced,
                 values_replaced=old.values_replaced + new.values_replaced,
                 parked_entries=old.parked_entries + new.parked_entries,
+                skipped=old.skipped + new.skipped,
             )
         merged[new.partition] = new
     return list(merged.values())

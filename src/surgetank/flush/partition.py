@@ -14,23 +14,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from surgetank.buffer.protocol import Ack, Buffer
+from surgetank.encode.digest import mark_of
 from surgetank.exceptions import EntryRejected, EntryUnreadable, LeaseLost
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.classify import classify, refused_everything, scope_of
+from surgetank.flush.doubts import Doubts, Found
 from surgetank.flush.policy import RetryPolicy, next_attempt
 from surgetank.flush.sqlstates import Scope
 from surgetank.model import (
     Failure,
     FailureKind,
     Lease,
+    Mark,
     ParkedEntry,
     PartitionOutcome,
     PartitionState,
     Replacement,
 )
 from surgetank.sinks.protocol import Sink, Slice, Written
+from surgetank.sinks.standing import Finding, ProgressDoubtful
 
 _REPLACEMENTS_KEPT = 50
+_DOUBTS = 8  # of one partition in one job: each is dealt with once, so this is never reached
 _UNCLEAR_ATTEMPTS = (
     2  # so often an entry waits for a failure that may be anybody's, before it is parked for it
 )
@@ -53,8 +58,19 @@ class Run:
     attempts: int = 0
     next_attempt_at: float | None = None
     closed: bool = False
-
     served: bool = False
+    skipped: int = 0
+    doubts: int = 0
+    raised: bool = False  # the lease has another token than it was taken with
+    mark: Mark | None = None  # the last entry that the sink is known to have
+
+    def __post_init__(self) -> None:
+        self.mark = self.mark or self.state.mark
+
+    def read_again(self, more: int = 0) -> None:
+        """What waits has changed under the lease: it is read from its beginning; `more` entries have joined."""
+        self.after_seq = 0
+        self.state = replace(self.state, entries=self.state.entries + more)
 
     @property
     def left(self) -> int:
@@ -88,6 +104,7 @@ class Run:
             failing_since=self.state.failing_since,
             recovered=self.failure is None and self.state.failing_since is not None and self.entries > 0,
             parked_entries=tuple(self.parked),
+            skipped=self.skipped,
         )
 
 
@@ -124,7 +141,11 @@ class Delivery:
         *,
         clock: Callable[[], float],
         random: Callable[[], float],
+        on_findings: Callable[[Sequence[Found]], None] = lambda _: None,
     ) -> None:
+        self._doubts = Doubts(buffer)
+        self._on_findings = on_findings
+        self._stale: set[str] = set()  # partitions whose entries were read before they changed
         self._buffer = buffer
         self._sink = sink
         self._breaker = breaker
@@ -141,8 +162,13 @@ class Delivery:
         """
         todo: list[Sequence[Slice]] = [slices]
         self._trial = _Trial()
+        self._stale.clear()
         while todo:
-            group = [s for s in todo.pop() if s.entries and not runs[s.lease.partition].closed]
+            group = [
+                s
+                for s in todo.pop()
+                if s.entries and s.lease.partition not in self._stale and not runs[s.lease.partition].closed
+            ]
             if group:
                 todo += reversed(self._attempt(runs, group))
             down = self._trial.broken
@@ -169,12 +195,51 @@ class Delivery:
             written = self._sink.write(slices, buffer_id=self._buffer.id)
         except LeaseLost as error:
             return self._lost(runs, slices, error)
+        except ProgressDoubtful as error:
+            return self._doubtful(runs, slices, error)
         except Exception as error:  # noqa: BLE001 - classified, recorded in the buffer and told by the job
             return self._failed(runs, slices, error)
         self._breaker.success()
         self._trial.accepted()
         self._acknowledge(runs, slices, written)
         return []
+
+    def _doubtful(
+        self, runs: dict[str, Run], slices: Sequence[Slice], error: ProgressDoubtful
+    ) -> list[Sequence[Slice]]:
+        """Find out what became of the partitions in doubt; the others of the group go on."""
+        self._breaker.success()  # the sink answered
+        doubts = {doubt.partition: doubt for doubt in error.doubts}
+        again = [part for part in slices if part.lease.partition not in doubts]
+        findings: list[Found] = []
+        for part in slices:
+            doubt, run = doubts.get(part.lease.partition), runs[part.lease.partition]
+            if doubt is None:
+                continue
+            run.doubts += 1
+            if run.doubts > _DOUBTS:
+                self._postpone(run, classify(error))
+                continue
+            try:
+                found = self._doubts.judge(part, run.mark, doubt)
+            except LeaseLost as lost:
+                self._close(run, lost)
+                continue
+            except EntryUnreadable as unreadable:  # the witness lies in a fallback location that is away
+                self._postpone(run, classify(unreadable))
+                continue
+            findings.append(found)
+            if found.finding is Finding.INTERRUPTED:
+                again.append(replace(part, written=found.written))
+                continue
+            if found.finding is Finding.WENT_BACK:
+                run.mark = None
+            run.read_again(found.again)
+            self._stale.add(part.lease.partition)
+        told = [found for found in findings if found.finding is not Finding.INTERRUPTED]
+        if told:
+            self._on_findings(told)
+        return [again] if again else []
 
     def _acknowledge(self, runs: dict[str, Run], slices: Sequence[Slice], written: Sequence[Written]) -> None:
         acks: list[Ack] = []
@@ -183,6 +248,8 @@ class Delivery:
             run.entries += len(part.entries)
             run.rows += result.rows
             run.bytes += result.size
+            run.skipped += result.skipped
+            run.mark = result.mark or mark_of(part.entries[-1])
             run.values_replaced += result.values_replaced
             run.replaced += result.replaced[: _REPLACEMENTS_KEPT - len(run.replaced)]
             run.after_seq = part.entries[-1].seq
@@ -196,6 +263,7 @@ class Delivery:
                     passing=result.passing,
                     keep=result.keep,
                     release=release,
+                    mark=run.mark,
                 )
             )
             run.closed = run.closed or release
@@ -208,7 +276,16 @@ class Delivery:
     def _lost(self, runs: dict[str, Run], slices: Sequence[Slice], error: LeaseLost) -> list[Sequence[Slice]]:
         if len(slices) > 1:  # find out whose lease it was; the others go on
             return [[part] for part in slices]
-        self._close(runs[slices[0].lease.partition], error)
+        (part,) = slices
+        run, seen = runs[part.lease.partition], error.seen.get(part.lease.partition, 0)
+        if part.lease.token < run.lease.token:  # it was raised for the first half of the partition
+            return [[replace(part, lease=run.lease)]]
+        # The sink saw a newer token, but the buffer gave none: it went back in time, and counts from an older one.
+        raised = self._buffer.raise_token(run.lease, beyond=seen) if seen > run.lease.token else None
+        if raised is not None:
+            run.lease, run.raised = raised, True
+            return [[replace(part, lease=raised)]]
+        self._close(run, error)
         return []
 
     @staticmethod
@@ -240,7 +317,10 @@ class Delivery:
         run = runs[part.lease.partition]
         if len(part.entries) > 1 and scope is not Scope.PARTITION:
             middle = len(part.entries) // 2
-            return [[Slice(part.lease, part.entries[:middle])], [Slice(part.lease, part.entries[middle:])]]
+            return [
+                [replace(part, entries=part.entries[:middle])],
+                [replace(part, entries=part.entries[middle:])],
+            ]
         if scope is Scope.PARTITION or (scope is Scope.UNCLEAR and not _is_lasting(run, failure)):
             self._postpone(run, failure, soon=True)
             return []
@@ -331,5 +411,5 @@ def _named_entry(slices: Sequence[Slice], error: Exception) -> tuple[int, int] |
 
 def _without(slices: Sequence[Slice], index: int, seq: int) -> list[Slice]:
     part = slices[index]
-    rest = Slice(part.lease, [e for e in part.entries if e.seq != seq])
+    rest = replace(part, entries=[e for e in part.entries if e.seq != seq])
     return [*slices[:index], rest, *slices[index + 1 :]]

@@ -90,7 +90,7 @@ class Turns:
             else:
                 run.state = replace(run.state, entries=0)  # nothing left: exhausted
         return [
-            Slice(run.lease, entries) for run in members if (entries := taken[run.lease.partition])
+            Slice(run.lease, entries, run.mark) for run in members if (entries := taken[run.lease.partition])
         ], members
 
     def _read(

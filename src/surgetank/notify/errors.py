@@ -16,7 +16,7 @@ from typing import Any
 
 from psycopg.rows import dict_row
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.protocol import Buffer, Found
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import limits
@@ -44,7 +44,8 @@ SQL = queries("telling")
 MAX_LIMIT = 500
 
 Item = ErrorReport | ErrorAction
-_Hot = tuple[int, bool, Item]
+_Hot = tuple[Found, Item]
+_Base = tuple[ErrorGroup | None, Mapping[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +321,7 @@ class SystemErrors:
             problem = error.what
         step = 86400.0 if bucket == "day" else 3600.0
         for found in self._hot().values():
-            for _, _, item in found:
+            for _, item in found:
                 if isinstance(item, ErrorReport) and item.at >= since:
                     key = (item.at // step * step, item.error_type, item.severity.value)
                     counted[key] = counted.get(key, 0) + item.count
@@ -359,19 +360,23 @@ class SystemErrors:
         """What is in the buffer, by fingerprint: number, whether it is parked, and the item."""
         with self._buffer.snapshot() as snapshot:
             return {
-                name: [
-                    (f.seq, f.parked, unpack_or_show(name, f.value)) for f in snapshot.scan(STREAM, name, KEY)
-                ]
+                name: [(f, unpack_or_show(name, f.value)) for f in snapshot.scan(STREAM, name, KEY)]
                 for name in snapshot.partitions(STREAM)
             }
 
-    def _bases(self, names: Iterable[str], ids: Sequence[str]) -> dict[str, tuple[ErrorGroup | None, int]]:
-        """The groups as the database has them, with the last entry of this buffer that they contain."""
+    def _bases(self, names: Iterable[str], ids: Sequence[str]) -> dict[str, _Base]:
+        """The groups as the database has them, with the last entries of this buffer that they contain, by epoch."""
         if not ids:
             return {}
         arguments = {"ids": list(ids), "names": list(names), "buffer_id": self._buffer.id}
         rows = self._query("error_bases", arguments)
-        return {r["name"]: (group_of(r) if r["id"] is not None else None, r["written"]) for r in rows}
+        return {
+            r["name"]: (
+                group_of(r) if r["id"] is not None else None,
+                {0: r["written"]} | {int(epoch): seq for epoch, (seq, *_) in (r["epochs"] or {}).items()},
+            )
+            for r in rows
+        }
 
     def _page(
         self, wanted: ErrorFilter, limit: int, cursor: tuple[float, str] | None, except_ids: Sequence[str]
@@ -398,12 +403,10 @@ class SystemErrors:
             return cursor.execute(SQL[name], arguments).fetchall()
 
 
-def _unwritten(
-    base: tuple[ErrorGroup | None, int] | None, found: Sequence[_Hot]
-) -> tuple[ErrorGroup | None, list[Item]]:
+def _unwritten(base: _Base | None, found: Sequence[_Hot]) -> tuple[ErrorGroup | None, list[Item]]:
     """The database's group, and what it does not contain yet of what was found hot."""
-    group, written = base or (None, 0)
-    return group, [item for seq, parked, item in found if parked or seq > written]
+    group, written = base or (None, {})
+    return group, [item for hot, item in found if hot.parked or hot.seq > written.get(hot.epoch, 0)]
 
 
 def _fold_all(group: ErrorGroup | None, items: Sequence[Item]) -> ErrorGroup | None:

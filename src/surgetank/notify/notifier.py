@@ -26,6 +26,8 @@ from surgetank.notify import words
 THREAD_STREAMS = (envelope.STREAM, logline.STREAM)  # their partitions are threads
 _NO_TROUBLE = ("LeaseLost", "StillWaiting")  # another worker has the partition: it tells what becomes of it
 _SWEPT = 1000
+TIME = "time:"
+ENDED_ELSEWHERE = ("fallback:", TIME)  # by `SpillWatch` and `TimeTravels`
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ class Notifier:
                     self._trouble(stream, state.partition, failure, state.oldest_at, state)
         parked: set[int] | None = None
         for incident in self._events.incidents():
-            if incident.key.startswith("fallback:"):  # `SpillWatch` ends it
+            if incident.key.startswith(ENDED_ELSEWHERE):
                 continue
             partition = incident.key.partition(":")[2]
             if incident.key.startswith("parked:"):

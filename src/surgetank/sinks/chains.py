@@ -104,6 +104,11 @@ class ThreadCache:
             _, (*_, freed) = self._threads.popitem(last=False)
             self._size -= freed
 
+    def clear(self) -> None:
+        """Drop all threads: the database is no longer what it was."""
+        self._threads.clear()
+        self._size = 0
+
     def forget(self, thread_id: str) -> None:
         """Drop a thread (it was deleted, pruned, or its transaction failed)."""
         known = self._threads.pop(thread_id, None)

@@ -27,9 +27,9 @@ def delete_thread(cursor: Rows, thread_id: str, operation: Operation) -> list[tu
     Repeated for the same operation (after a crash between commit and acknowledgement) it gives the same answer.
     """
     arguments = {"thread_id": thread_id, "operation_id": operation.id}
-    done = cursor.execute(SQL["deletion_done"], arguments).fetchone()
+    done = deleted_with(cursor, operation)
     if done is not None:
-        return list(zip(done["checkpoint_ns"], done["checkpoint_ids"], strict=True))
+        return done
     newest = [
         (row["checkpoint_ns"], row["checkpoint_id"])
         for row in cursor.execute(SQL["newest_of_thread"], arguments).fetchall()
@@ -41,6 +41,12 @@ def delete_thread(cursor: Rows, thread_id: str, operation: Operation) -> list[tu
     namespaces, ids = [ns for ns, _ in newest], [cid for _, cid in newest]
     cursor.execute(SQL["record_deletion"], {**arguments, "namespaces": namespaces, "ids": ids})
     return newest
+
+
+def deleted_with(cursor: Rows, operation: Operation) -> list[tuple[str, str]] | None:
+    """Namespace and id of the newest checkpoints that went with a deletion that was carried out; None if it wasn't."""
+    done = cursor.execute(SQL["deletion_done"], {"operation_id": operation.id}).fetchone()
+    return None if done is None else list(zip(done["checkpoint_ns"], done["checkpoint_ids"], strict=True))
 
 
 def delete_checkpoints(cursor: Rows, thread_id: str, operation: Operation) -> None:

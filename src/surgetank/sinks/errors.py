@@ -21,7 +21,7 @@ from surgetank.encode.errors import Audit, ErrorAction, ErrorGroup, ErrorReport,
 from surgetank.events import Severity
 from surgetank.model import Entry, Record
 from surgetank.sinks import probe
-from surgetank.sinks.progress import Rows, fence, unreadable
+from surgetank.sinks.progress import Passed, Rows, fence, unreadable
 from surgetank.sinks.protocol import Slice, Written
 
 SQL = queries("telling")
@@ -46,23 +46,23 @@ class PostgresErrorSink:
 
     def probe(self, *, buffer_id: str) -> None:
         with probe.rolled_back(self._database) as cursor:
-            _write(cursor, [probe.error_report()], buffer_id)
+            _write(cursor, [probe.error_report()], buffer_id, self._database.bound_to)
 
     def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
         with (
             self._database.connection() as connection,
             connection.cursor(binary=True, row_factory=dict_row) as cursor,
         ):
-            return _write(cursor, slices, buffer_id)
+            return _write(cursor, slices, buffer_id, self._database.bound_to)
 
 
-def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> list[Written]:
-    parts = fence(cursor, slices, buffer_id)
-    ids = [group_id(name) for name, entries in parts if entries]
+def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: str | None) -> list[Written]:
+    passed = fence(cursor, slices, buffer_id, database_id)
+    ids = [group_id(part.partition) for part in passed if part.entries]
     cursor.execute(SQL["claim_errors"], {"ids": ids})
     cursor.execute(SQL["lock_errors"], {"ids": ids})
     groups = {row["fingerprint"]: group_of(row) for row in cursor.fetchall()}
-    return [_write_group(cursor, name, groups.get(name), entries) for name, entries in parts]
+    return [_write_group(cursor, part, groups.get(part.partition)) for part in passed]
 
 
 def group_of(row: Mapping[str, Any]) -> ErrorGroup:
@@ -97,7 +97,8 @@ def _item(name: str, entry: Entry, record: Record) -> ErrorReport | ErrorAction:
         raise unreadable(name, entry, record, error) from error
 
 
-def _write_group(cursor: Rows, name: str, group: ErrorGroup | None, entries: Sequence[Entry]) -> Written:
+def _write_group(cursor: Rows, part: Passed, group: ErrorGroup | None) -> Written:
+    name, entries = part.partition, part.entries
     audits: list[Audit] = []
     reports: list[ErrorReport] = []
     stored = group is not None
@@ -124,7 +125,9 @@ def _write_group(cursor: Rows, name: str, group: ErrorGroup | None, entries: Seq
             },
         )  # fmt: skip
     size = sum(entry.size for entry in entries)
-    return Written(rows=bool(entries) + len(audits), size=size)
+    return Written(
+        rows=bool(entries) + len(audits), size=size, skipped=len(part.written_before), mark=part.mark
+    )
 
 
 def _row(group: ErrorGroup) -> dict[str, Any]:

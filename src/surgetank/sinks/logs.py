@@ -39,24 +39,25 @@ class PostgresLogSink:
 
     def probe(self, *, buffer_id: str) -> None:
         with probe.rolled_back(self._database) as cursor:
-            _write(cursor, [probe.log_line()], buffer_id)
+            _write(cursor, [probe.log_line()], buffer_id, self._database.bound_to)
 
     def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
         with (
             self._database.connection() as connection,
             connection.cursor(binary=True, row_factory=dict_row) as cursor,
         ):
-            return _write(cursor, slices, buffer_id)
+            return _write(cursor, slices, buffer_id, self._database.bound_to)
 
 
-def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> list[Written]:
+def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: str | None) -> list[Written]:
     written: list[Written] = []
-    parts = fence(cursor, slices, buffer_id)
+    passed = fence(cursor, slices, buffer_id, database_id)
     with cursor.copy(SQL["copy_logs"]) as copy:
         copy.set_types(_TYPES)
-        for thread_id, entries in parts:
+        for part in passed:
+            thread_id = part.partition
             rows = size = 0
-            for entry in entries:
+            for entry in part.entries:
                 for record in entry.records:
                     line = _line(thread_id, entry, record, buffer_id)
                     copy.write_row(
@@ -66,7 +67,7 @@ def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str) -> list[Writte
                         )
                     )  # fmt: skip
                     rows, size = rows + 1, size + len(record.value)
-            written.append(Written(rows=rows, size=size))
+            written.append(Written(rows=rows, size=size, skipped=len(part.written_before), mark=part.mark))
     return written
 
 

@@ -21,10 +21,11 @@ from surgetank.encode.envelope import Operation
 from surgetank.sinks import deletion, latest, probe
 from surgetank.sinks.chains import Thread, ThreadCache
 from surgetank.sinks.latest import Draft
-from surgetank.sinks.progress import fence
+from surgetank.sinks.progress import Passed, fence
 from surgetank.sinks.protocol import Slice, Written
 from surgetank.sinks.recent import Step, ThreadKeeper, steps_of
 from surgetank.sinks.rows import Batch, CheckpointKey, Plan, plan
+from surgetank.sinks.standing import ProgressDoubtful
 from surgetank.sinks.store import write_rows
 from surgetank.sinks.tally import Tally
 
@@ -71,7 +72,12 @@ class PostgresCheckpointSink:
                 with self._database.connection() as connection, connection.cursor(
                     binary=True, row_factory=dict_row
                 ) as cursor:  # fmt: skip
-                    work = self._transaction(cursor, slices, buffer_id, threads, tallies)
+                    work, passed = self._transaction(cursor, slices, buffer_id, threads, tallies)
+            except ProgressDoubtful:
+                # It may be another database than it was: one that was restored, or a replica that took over.
+                self._cache.clear()
+                self._known_level = 0
+                raise
             except BaseException:
                 for s in slices:
                     self._cache.forget(s.lease.partition)
@@ -79,8 +85,10 @@ class PostgresCheckpointSink:
             for thread in threads.values():
                 self._cache.remember(thread)
             steps = steps_of(work)
-            names = (s.lease.partition for s in slices)
-            return [_written(name, tallies[name], work, steps.get(name, ())) for name in names]
+            return [
+                _written(part, tallies[part.partition], work, steps.get(part.partition, ()))
+                for part in passed
+            ]
 
     def _transaction(
         self,
@@ -89,8 +97,9 @@ class PostgresCheckpointSink:
         buffer_id: str,
         threads: dict[str, Thread],
         tallies: dict[str, Tally],
-    ) -> Plan:
-        parts = fence(cursor, slices, buffer_id)
+    ) -> tuple[Plan, list[Passed]]:
+        passed = fence(cursor, slices, buffer_id, self._database.bound_to)
+        parts = [(part.partition, part.entries) for part in passed]
         names = [name for name, entries in parts if entries]
         cursor.execute(SQL["deletions"], {"threads": names})
         dead = {(r["thread_id"], r["ns"], r["id"]) for r in cursor.fetchall()}
@@ -105,7 +114,10 @@ class PostgresCheckpointSink:
                 buried |= self._operate(cursor, thread_id, step, threads, tallies)
         for thread_id, replaced in work.replaced.items():
             tallies[thread_id].replaced += tuple(replaced)
-        return work
+        for part in passed:
+            if part.written_before:
+                _note_before(cursor, part, work, tallies[part.partition])
+        return work, passed
 
     def _level(self, cursor: Rows) -> int:
         """The database's storage format. It is raised by an operator and never lowered."""
@@ -162,6 +174,7 @@ class PostgresCheckpointSink:
         threads.pop(thread_id, None)
         self._cache.forget(thread_id)
         self._touch(cursor, [thread_id], {}, tallies)
+        tally.rows += 1
         if operation.kind == "delete_thread":
             buried = deletion.delete_thread(cursor, thread_id, operation)
             tally.forget = (envelope.HEAD,)
@@ -172,15 +185,31 @@ class PostgresCheckpointSink:
         return set()
 
 
-def _written(thread_id: str, tally: Tally, work: Plan, steps: Sequence[Step]) -> Written:
-    heads = work.heads.get(thread_id, {})
+def _note_before(cursor: Rows, part: Passed, work: Plan, tally: Tally) -> None:
+    """What an interrupted flush wrote and could not tell the buffer: the newest ids, and what was deleted."""
+    before = plan([(part.partition, part.written_before)], set())
+    heads = work.heads.setdefault(part.partition, {})
+    deleted = any(isinstance(s, Operation) and s.kind == "delete_thread" for _, s in work.steps)
+    for ns, checkpoint_id in () if deleted else before.heads.get(part.partition, {}).items():
+        heads[ns] = max(checkpoint_id, heads.get(ns, ""))
+    for _, step in before.steps:
+        if isinstance(step, Operation) and step.kind == "delete_thread":
+            tally.forget = (envelope.HEAD,)
+            graves = deletion.deleted_with(cursor, step) or ()
+            tally.buried = {**{envelope.grave_note(ns, cid): b"" for ns, cid in graves}, **tally.buried}
+
+
+def _written(part: Passed, tally: Tally, work: Plan, steps: Sequence[Step]) -> Written:
+    heads = work.heads.get(part.partition, {})
     return Written(
         rows=tally.rows,
         size=tally.size,
         replaced=tally.replaced[:_REPLACEMENTS_KEPT],
         values_replaced=len(tally.replaced),
-        forget=(*tally.forget, *work.revived.get(thread_id, ())),
+        forget=(*tally.forget, *work.revived.get(part.partition, ())),
         maxima={envelope.head_note(ns): cid.encode() for ns, cid in heads.items()},
         passing=tally.buried,
-        keep=ThreadKeeper(thread_id, steps, tally.before, tally.after),
+        keep=ThreadKeeper(part.partition, steps, tally.before, tally.after),
+        skipped=len(part.written_before),
+        mark=part.mark,
     )

@@ -2,7 +2,8 @@
 
 Promises
 - **All or nothing**: when `write` returned, every entry of every slice is durable; when it raised, none is.
-- **Idempotent**: writing the same entries again, after a crash at any point, leaves exactly the same rows.
+- **Idempotent**: writing the same entries again, after a crash at any point, leaves exactly the same rows. Entries that
+  were written are known by the last of them; when that one is not among those given, `ProgressDoubtful` asks for it.
 - **Fenced**: a slice whose lease token is smaller than one already seen for its partition is refused
   with `LeaseLost`, so that a worker that lost its lease can't overwrite what came later.
 - **Errors**: what is wrong with the data raises so that `flush.classify` calls it rejected; an
@@ -13,22 +14,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
-from surgetank.model import Entry, Keeper, Lease, Replacement
+from surgetank.model import Entry, Keeper, Lease, Mark, Replacement
+
+_NONE: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The next entries of one leased partition, in order."""
+    """The next entries of one leased partition, in order.
+
+    `known` is the last entry that the buffer got acknowledged. `written` has the entries that are known to be in the
+    sink already: up to this number those of each epoch.
+    """
 
     lease: Lease
     entries: Sequence[Entry]
+    known: Mark | None = None
+    written: Mapping[int, int] = field(default_factory=lambda: _NONE)
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of one slice, and what the buffer is to note with the partition (see `buffer.protocol.Ack`)."""
+    """What became of one slice, and what the buffer is to note with the partition (see `buffer.protocol.Ack`).
+
+    `skipped` entries were in the sink already. `mark` is the slice's last entry, if the sink keeps progress.
+    """
 
     rows: int = 0
     size: int = 0
@@ -38,6 +51,8 @@ class Written:
     maxima: Mapping[bytes, bytes] = field(default_factory=dict)
     passing: Mapping[bytes, bytes] = field(default_factory=dict)
     keep: Keeper | None = None
+    skipped: int = 0
+    mark: Mark | None = None
 
 
 class Sink(Protocol):

@@ -110,7 +110,7 @@ ORDER BY last_seen DESC, id DESC LIMIT %(limit)s
 -- name: error_bases
 -- What the database knows of these groups, and up to which of this buffer's entries, in one statement: what is hot can
 -- then be folded on exactly once. Primary keys.
-SELECT u.name, coalesce(p.seq, 0) AS written, e.*, extract(epoch FROM e.created_at)::float8 AS created,
+SELECT u.name, coalesce(p.seq, 0) AS written, p.epochs, e.*, extract(epoch FROM e.created_at)::float8 AS created,
     extract(epoch FROM e.last_seen)::float8 AS seen, extract(epoch FROM e.resolved_at)::float8 AS resolved,
     extract(epoch FROM e.regressed_at)::float8 AS regressed, extract(epoch FROM e.snoozed_until)::float8 AS snoozed
 FROM unnest(%(ids)s::uuid[], %(names)s::text[]) AS u (id, name)
