@@ -28,9 +28,7 @@ def send_test(home: Home = None, database_url: DatabaseUrl = None, json: Json = 
         print_json([{"channel": name, "ok": error is None, "error": error} for name, error in outcome])
     else:
         for name, error in outcome:
-            out.print(
-                f"{'ok    ' if error is None else 'failed'}  {name}  {error or ''}".rstrip(), markup=False
-            )
+            out.print(f"{'ok    ' if error is None else 'failed'}  {name}  {error or ''}".rstrip())
     return 1 if any(error is not None for _, error in outcome) else 0
 
 
@@ -61,26 +59,21 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
     else:
         for state in states:
             mark = "ALERT" if state.alerts else "ok"
-            out.print(
-                f"{mark:5}  {state.rule}: {state.about}; last told {when(state.last_told_at)}", markup=False
-            )
+            out.print(f"{mark:5}  {state.rule}: {state.about}; last told {when(state.last_told_at)}")
             for alert in state.alerts[:10]:
-                out.print(f"       {alert.severity.value}: {alert.title}. {alert.text}", markup=False)
+                out.print(f"       {alert.severity.value}: {alert.title}. {alert.text}")
             if len(state.alerts) > 10:
-                out.print(f"       ... and {len(state.alerts) - 10} more", markup=False)
+                out.print(f"       ... and {len(state.alerts) - 10} more")
         for row in shown:
             state_of = f"fails: {row['last_error']}" if row["failing_since"] else "ok"
             last = when(row["last_ok_at"]) if row["last_ok_at"] else "never"
             out.print(
                 f"channel  {row['channel']}: {state_of}; last delivery {last}; {row['waiting']} wait",
-                markup=False,
             )
         if not watch.channels:
-            out.print("no channel is set (SURGETANK_ALERT_URLS): nothing is sent", markup=False)
+            out.print("no channel is set (SURGETANK_ALERT_URLS): nothing is sent")
         if problem:
-            err.print(
-                f"the database can't be asked just now, so this may be incomplete: {problem}", markup=False
-            )
+            err.print(f"the database can't be asked just now, so this may be incomplete: {problem}")
     return 1 if any(s.alerts for s in states) or any(row["failing_since"] for row in shown) else 0
 
 

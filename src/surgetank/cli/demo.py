@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import tempfile
 import threading
 import time
@@ -43,7 +42,7 @@ def demo(
     With --json what is shown goes to stderr, and a summary to stdout.
     """
     if json:
-        out.file = sys.stderr
+        out.use_stderr()
     if home is not None:
         summary = _play(home, threads)
     else:
@@ -68,7 +67,7 @@ def _play(home: Path, threads: int) -> dict[str, Any]:
     with Surgetank(home, **settings) as tank:
         saver = tank.checkpointer()
         version = tank.parts.database.ping()
-        out.print(f"   {version} in {home}, ready after {seconds(time.monotonic() - started)}", markup=False)
+        out.print(f"   {version} in {home}, ready after {seconds(time.monotonic() - started)}")
         _run_agents(saver, threads)
         _show_buffer(tank)
         job = _show_flush(tank)
@@ -88,7 +87,8 @@ def _play(home: Path, threads: int) -> dict[str, Any]:
 
 
 def _title(text: str) -> None:
-    out.print(f"\n[bold]{text}[/bold]")
+    out.print()
+    out.print(text, style="bold")
 
 
 # -- the conversations
@@ -98,7 +98,10 @@ def _run_agents(saver: SurgetankSaver, threads: int) -> None:
     _title(f"2. {threads} conversations at once, {len(_QUESTIONS)} questions each")
     graph = scripted_agent(saver)
     bars = (TextColumn("   {task.description}"), BarColumn(30), MofNCompleteColumn())
-    with Progress(*bars, console=err, transient=False) as progress, ThreadPoolExecutor(threads) as pool:
+    with (
+        Progress(*bars, console=err.console, transient=False) as progress,
+        ThreadPoolExecutor(threads) as pool,
+    ):
         task = progress.add_task("questions", total=threads * len(_QUESTIONS))
 
         def talk(number: int) -> None:
@@ -123,7 +126,6 @@ def _show_buffer(tank: Surgetank) -> None:
         out.print(
             f"   {stream.stream}: {stream.entries} entries, {size(stream.bytes)}, {stream.partitions} threads;"
             f" lag {seconds(picture.lag_s)}",
-            markup=False,
         )
 
 
@@ -134,24 +136,22 @@ def _show_flush(tank: Surgetank) -> FlushJob:
     for replaced in job.result["replacements"][:4]:
         out.print(
             f"   replaced in the SQL projection: {replaced['path']}: {replaced['reason']} ({replaced['original']})",
-            markup=False,
         )
     with tank.parts.database.connection() as connection:
-        out.print("   in PostgreSQL:", markup=False)
+        out.print("   in PostgreSQL:")
         for name in ("threads", "checkpoints", "checkpoint_blobs", "checkpoint_writes"):
             rows, used = connection.execute(
                 f"SELECT (SELECT count(*) FROM surgetank.{name}), pg_total_relation_size('surgetank.{name}')"
             ).fetchone() or (0, 0)
-            out.print(f"     {name:18} {rows:6} rows  {size(used)}", markup=False)
+            out.print(f"     {name:18} {rows:6} rows  {size(used)}")
         row = connection.execute(
             "SELECT thread_id, state -> 'measured' FROM surgetank.threads ORDER BY thread_id LIMIT 1"
         ).fetchone()
-        out.print(f"   SQL sees the state:  {row}", markup=False)
-    out.print("   flush jobs:", markup=False)
+        out.print(f"   SQL sees the state:  {row}")
+    out.print("   flush jobs:")
     for one in tank.jobs(limit=3):
         out.print(
             f"     {one.id[:12]} {one.trigger:9} {one.status.value} {one.result['rows_flushed']} rows",
-            markup=False,
         )
     return job
 
@@ -160,7 +160,7 @@ def _show_values(tank: Surgetank, saver: SurgetankSaver) -> None:
     values = scripted_agent(saver).get_state(_config("demo-0")).values
     box = values["measured"]["neighbor_bounding_box"]
     same = all(math.isnan(x) for x in box) and values["note"] == "raw\u0000line"
-    out.print(f"   the application sees: {values['measured']}, note {values['note']!r}", markup=False)
+    out.print(f"   the application sees: {values['measured']}, note {values['note']!r}")
     if not same or tank.status().buffer.entries:
         raise StateCorrupt(
             "The demo's values did not come back as they were put.", remedy="please report this."
@@ -184,16 +184,15 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
         embedded = tank.parts.embedded
         assert embedded is not None
         embedded.shut_down("immediate")
-        out.print("   PostgreSQL is stopped.", markup=False)
+        out.print("   PostgreSQL is stopped.")
         _wait(lambda: bool(tank.status().notices), "the notice")
         for notice in tank.status().notices:
-            out.print(f"   the user sees ({notice.severity}): {notice.message}", markup=False)
+            out.print(f"   the user sees ({notice.severity}): {notice.message}")
         _wait(lambda: bool(tank.errors.find().errors), "the system error")
         (error,) = tank.errors.find(limit=1).errors
         out.print(
             f"   the operator sees (`surgetank errors`): {error.error_type}, {error.severity.value},"
             f" with its stack trace: {error.stack_trace.rstrip().splitlines()[-1][:90]} ...",
-            markup=False,
         )
         before = tank.status().buffer.entries
         _wait(lambda: run.done() or tank.status().buffer.entries > before + 30, "the run to go on")
@@ -202,12 +201,11 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
         out.print(
             f"   the run {state}: {tank.status().buffer.entries} entries wait; the last flush job:"
             f" {last.status.value}, {last.result.get('rows_flushed', 0)} rows",
-            markup=False,
         )
         embedded.start()
-        out.print("   PostgreSQL is started again.", markup=False)
+        out.print("   PostgreSQL is started again.")
         enough.set()
-        out.print(f"   the run ended by itself after {run.result()} answers.", markup=False)
+        out.print(f"   the run ended by itself after {run.result()} answers.")
     _wait(lambda: tank.status().buffer.entries == 0, "everything to arrive")
     picture = tank.status()
     with tank.parts.database.connection() as connection:
@@ -218,7 +216,6 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
     out.print(
         f"   everything arrived: {rows} checkpoints in PostgreSQL, {listed} listed by the saver,"
         f" {picture.buffer.entries} entries wait, notices: {len(picture.notices)}",
-        markup=False,
     )
     if rows != listed or not picture.healthy:
         raise StateCorrupt("The demo's run did not arrive whole.", remedy="please report this.")

@@ -40,9 +40,9 @@ def doctor(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
         print_json(findings)
     else:
         for f in findings:
-            out.print(f"{f.state:8} {f.check:12} {f.detail}", markup=False)
+            out.print(f"{f.state:8} {f.check:12} {f.detail}")
             if f.remedy and f.state != "ok":
-                out.print(f"{'':21} way out: {f.remedy}", markup=False)
+                out.print(f"{'':21} way out: {f.remedy}")
     return 1 if any(f.state == "problem" for f in findings) else 0
 
 
@@ -120,4 +120,4 @@ def migrate(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fa
     if json:
         print_json({"applied": done, "version": version})
     else:
-        out.print(f"applied: {', '.join(done) or 'nothing to do'}; schema version {version}", markup=False)
+        out.print(f"applied: {', '.join(done) or 'nothing to do'}; schema version {version}")

@@ -90,7 +90,7 @@ def list_(
 
 def _print_page(page: ErrorPage, *, full: bool) -> None:
     if page.problem is not None:
-        err.print(f"Only errors in the buffer are shown: {page.problem}", markup=False)
+        err.print(f"Only errors in the buffer are shown: {page.problem}")
     if not page.errors:
         out.print(
             "No errors." if page.problem is None else "No errors in the buffer; the database can't be asked."
@@ -102,7 +102,7 @@ def _print_page(page: ErrorPage, *, full: bool) -> None:
             left_out = len(lines) - _SHOWN
             lines = [lines[0], f"  ... {left_out} lines; `--full` shows them", *lines[1 - _SHOWN :]]
         for line in lines:
-            out.print(f"    {line}", markup=False)
+            out.print(f"    {line}")
 
 
 def _print_head(group: ErrorGroup) -> None:
@@ -112,9 +112,8 @@ def _print_head(group: ErrorGroup) -> None:
     out.print(
         f"{group.id[:8]}  {group.severity.value:8}  {group.error_type}  {group.occurrences} times,"
         f" last {when(group.last_seen)}  ({state})",
-        markup=False,
     )
-    out.print(f"  {group.error_message}", markup=False)
+    out.print(f"  {group.error_message}")
 
 
 @app.command()
@@ -135,16 +134,16 @@ def show(error_id: ErrorId, home: Home = None, database_url: DatabaseUrl = None,
         return
     _print_head(detail.group)
     for name, value in detail.group.error_context.items():
-        out.print(f"  {name}: {value}", markup=False)
+        out.print(f"  {name}: {value}")
     if detail.group.previous_resolution:
-        out.print(f"  resolved before: {dict(detail.group.previous_resolution)}", markup=False)
-    out.print(detail.group.stack_trace, markup=False)
+        out.print(f"  resolved before: {dict(detail.group.previous_resolution)}")
+    out.block(detail.group.stack_trace)
     table(
         ("thread", "times", "first", "last"),
         [(t["thread_id"], t["occurrences"], when(t["first"]), when(t["last"])) for t in detail.threads[:20]],
     )
     for row in detail.audit:
-        out.print(f"  {when(row['at'])}  {row['actor']}: {row['action']}  {row['notes']}", markup=False)
+        out.print(f"  {when(row['at'])}  {row['actor']}: {row['action']}  {row['notes']}")
 
 
 def _full_id(page: ErrorPage, beginning: str) -> str:
@@ -232,7 +231,7 @@ def stats(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
         print_json({"counts": counts, "problem": problem})
         return
     if problem is not None:
-        err.print(f"Only errors in the buffer are counted: {problem}", markup=False)
+        err.print(f"Only errors in the buffer are counted: {problem}")
     table(
         ("type", "severity", "errors", "occurrences", "unresolved"),
         [(c["error_type"], c["severity"], c["groups"], c["occurrences"], c["unresolved"]) for c in counts],
@@ -257,7 +256,7 @@ def trends(
         print_json({"trends": rows, "problem": problem})
         return
     if problem is not None:
-        err.print(f"Only errors in the buffer are counted: {problem}", markup=False)
+        err.print(f"Only errors in the buffer are counted: {problem}")
     table(
         (bucket, "type", "severity", "occurrences"),
         [(when(r["at"]), r["error_type"], r["severity"], r["occurrences"]) for r in rows],

@@ -64,12 +64,11 @@ def show(job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, jso
         return
     print_job(job)
     for replaced in job.result.get("replacements", ()):
-        out.print(
-            f"  replaced {replaced['path']}: {replaced['reason']} ({replaced['original']})", markup=False
-        )
+        out.print(f"  replaced {replaced['path']}: {replaced['reason']} ({replaced['original']})")
     for error in job.result.get("errors", ()):
-        out.print(f"\n{error['stream']}/{error['partition']} ({error['kind']}, SQLSTATE {error['sqlstate']})")
-        out.print(error["stack_trace"], markup=False)
+        out.print()
+        out.print(f"{error['stream']}/{error['partition']} ({error['kind']}, SQLSTATE {error['sqlstate']})")
+        out.block(error["stack_trace"])
 
 
 @app.command()

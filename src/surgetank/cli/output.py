@@ -4,27 +4,71 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from surgetank.encode.sanitize import sanitize_for_json
+from surgetank.encode.terminal import block, inline
 from surgetank.engine import Surgetank
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, SurgetankError
 from surgetank.model import FlushJob
 from surgetank.report import to_plain_data
 
-# Without emoji: a thread called "a:smile:b" is shown as it is called.
-out = Console(highlight=False, soft_wrap=True, emoji=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+class Terminal:
+    """Where commands print. Whatever text they print may come from outside: it is never markup, and what a terminal
+    would obey is escaped (`encode.terminal`).
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        # Without emoji: a thread called "a:smile:b" is shown as it is called.
+        self._console = Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
+
+    @property
+    def console(self) -> Console:
+        """For progress bars. Nothing that comes from outside may be printed with it."""
+        return self._console
+
+    def print(
+        self, text: str = "", *, end: str = "\n", style: str | None = None, markup: Literal[False] = False
+    ) -> None:
+        """One line: a line break in it is shown by its escape. There is no `markup`."""
+        assert not markup
+        self._console.print(inline(text), end=end, style=style)
+
+    def block(self, text: str) -> None:
+        """Text of several lines."""
+        self._console.print(block(text))
+
+    def clear(self) -> None:
+        """Clear the screen."""
+        self._console.clear()
+
+    def use_stderr(self) -> None:
+        """Print to stderr from now on."""
+        self._console.file = sys.stderr
+
+
+class SafeFormatter(logging.Formatter):
+    """Log lines for a terminal: of an exception's text too nothing is obeyed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return block(super().format(record))
+
+
+out = Terminal()
+err = Terminal(stderr=True)
 
 Home = Annotated[
     Path | None,
@@ -59,10 +103,11 @@ def coded(command: Callable[..., int | None]) -> Callable[..., None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
         except UnicodeEncodeError as error:
-            err.print(
-                f"surgetank: {ascii(error.object)[:200]} is not valid text ({error.reason})", markup=False
-            )
+            err.print(f"surgetank: {ascii(error.object)[:200]} is not valid text ({error.reason})")
             code = 2
+        except Exception:  # noqa: BLE001 - a bug: shown whole, and nothing in it obeyed
+            err.block(traceback.format_exc())
+            code = 1
         raise typer.Exit(code)
 
     return run
@@ -109,18 +154,18 @@ def print_json(value: Any, *, one_line: bool = False) -> None:
 
 def echo_error(error: SurgetankError) -> None:
     """A problem on stderr: what happened, and the way out."""
-    err.print(f"surgetank: {error.what}", markup=False)
+    err.print(f"surgetank: {error.what}")
     if error.remedy:
-        err.print(f"way out: {error.remedy}", markup=False)
+        err.print(f"way out: {error.remedy}")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A plain table on stdout."""
     shown = Table(*headings, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        shown.add_row(*("" if cell is None else str(cell) for cell in row))
+        shown.add_row(*("" if cell is None else inline(str(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 240
-    Console(highlight=False, markup=False, emoji=False, width=width).print(shown)
+    Console(highlight=False, emoji=False, width=width).print(shown)
 
 
 def when(at: float | None) -> str:
@@ -175,20 +220,19 @@ def print_job(job: FlushJob) -> None:
     result = job.result
     took = f" in {result['seconds']:.2f} s" if "seconds" in result else ""
     mark = "completed with warnings" if job.warnings else job.status.value
-    out.print(f"job {job.id}  {mark}{took}", markup=False)
+    out.print(f"job {job.id}  {mark}{took}")
     if job.stream == "retention":
-        out.print(f"  {result.get('message', '')}", markup=False)
+        out.print(f"  {result.get('message', '')}")
         for warning in job.warnings:
-            out.print(f"  ! {warning}", markup=False)
+            out.print(f"  ! {warning}")
         return
     out.print(
         f"  {result.get('entries_flushed', 0)} entries, {result.get('rows_flushed', 0)} rows,"
         f" {size(result.get('bytes', 0))} written; {result.get('partitions_processed', 0)} partitions,"
         f" {result.get('partitions_failed', 0)} failed; {result.get('entries_parked', 0)} entries parked;"
         f" {result.get('values_replaced', 0)} values replaced in projections",
-        markup=False,
     )
     for message in [*job.warnings, *([result["message"]] if result.get("message") else [])]:
-        out.print(f"  ! {message}", markup=False)
+        out.print(f"  ! {message}")
     for remedy in dict.fromkeys(e["remedy"] for e in result.get("errors", ()) if e.get("remedy")):
-        out.print(f"  way out: {remedy}", markup=False)
+        out.print(f"  way out: {remedy}")

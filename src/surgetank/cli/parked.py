@@ -78,12 +78,11 @@ def show(
     failure = parked.failure
     out.print(
         f"{parked.stream}/{parked.partition}, entry {parked.seq}, parked {when(parked.parked_at)}",
-        markup=False,
     )
-    out.print(f"reason: {failure.message} ({failure.error_type}, SQLSTATE {failure.sqlstate})", markup=False)
+    out.print(f"reason: {failure.message} ({failure.error_type}, SQLSTATE {failure.sqlstate})")
     for record in records:
-        out.print(f"  {record['key']}  {size(record['bytes'])}", markup=False)
-    out.print(failure.stack_trace, markup=False)
+        out.print(f"  {record['key']}  {size(record['bytes'])}")
+    out.block(failure.stack_trace)
 
 
 def _records(entry: Entry | None) -> list[dict[str, Any]]:
@@ -141,7 +140,7 @@ def export(
     if json:
         print_json({"file": str(file), "entries": len(entries)})
     else:
-        err.print(f"{len(entries)} entries written to {file}", markup=False)
+        err.print(f"{len(entries)} entries written to {file}")
 
 
 def _new_file(file: Path) -> BinaryIO:

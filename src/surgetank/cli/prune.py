@@ -150,7 +150,7 @@ def _by_strategy(tank: Surgetank, wish: _Wish, *, dry_run: bool, json: bool) -> 
     if not json:
         for thread, counts in doomed.items():
             total = sum(counts.values())
-            out.print(f"{thread}: {total} checkpoints {_verb(dry_run=dry_run)} deleted", markup=False)
+            out.print(f"{thread}: {total} checkpoints {_verb(dry_run=dry_run)} deleted")
     if not dry_run:
         saver.prune(threads, strategy=strategy)
     return doomed
@@ -175,7 +175,7 @@ def _by_limits(tank: Surgetank, wish: _Wish, *, dry_run: bool, json: bool) -> Ma
             _show(pruned)
     if not json:
         for thread in idle:
-            out.print(f"{thread}: the whole thread {'would be' if dry_run else 'is'} deleted", markup=False)
+            out.print(f"{thread}: the whole thread {'would be' if dry_run else 'is'} deleted")
     return told
 
 
@@ -186,12 +186,11 @@ def _show(report: RetentionReport) -> None:
         out.print(
             f"{p.thread_id}: {p.count} of {p.checkpoints} checkpoints {verb} deleted ({why}),"
             f" about {size(p.freed_bytes or 0)} of {size(p.bytes)}",
-            markup=False,
         )
     if len(report.plans) > _SHOWN:
         out.print(f"... and {len(report.plans) - _SHOWN} more threads")
     for thread in report.skipped:
-        out.print(f"{thread}: can't be read and is left alone; see the log", markup=False)
+        out.print(f"{thread}: can't be read and is left alone; see the log")
     out.print(
         f"{report.checkpoints} checkpoints of {len(report.plans)} threads {verb} deleted,"
         f" about {size(report.freed_bytes or 0)} (estimate); {report.threads_seen} threads looked at"

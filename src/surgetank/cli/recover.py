@@ -80,7 +80,7 @@ def recover(
 
 
 def _progress(number: int, of: int, name: str) -> None:
-    err.print(f"{number}/{of} {name}", markup=False)
+    err.print(f"{number}/{of} {name}")
 
 
 def _flush(tank: Surgetank) -> FlushJob | None:
@@ -113,7 +113,6 @@ def _show(reports: Sequence[FileReport], job: FlushJob | None, *, json: bool) ->
             if total != Recovered()
             else ""
         ),
-        markup=False,
     )
     if job is not None:
         print_job(job)

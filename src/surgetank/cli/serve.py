@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from surgetank.cli.output import DatabaseUrl, Home, err
+from surgetank.cli.output import DatabaseUrl, Home, SafeFormatter, err
 from surgetank.engine import Surgetank
 from surgetank.exceptions import MissingExtra
 
@@ -40,20 +40,22 @@ def serve(
         if error.name and error.name.startswith("surgetank"):
             raise
         raise MissingExtra("fastapi", "server", "The server") from error
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     tank = Surgetank(home, database_url=database_url, server_host=host, server_port=port)
     settings = tank.settings
     with tank:
         app = create_app(tank, no_auth=no_auth)
         warning = serving.check_access(app.state.services, settings.server_host)
         if warning is not None:
-            err.print(f"surgetank serve: {warning}", markup=False)
+            err.print(f"surgetank serve: {warning}")
         with serving.listen(settings.server_host, settings.server_port) as listening:
             address, bound = listening.getsockname()[:2]
             shown = f"[{address}]" if ":" in address else address
-            err.print(f"surgetank serve: http://{shown}:{bound}, node {settings.node}", markup=False)
+            err.print(f"surgetank serve: http://{shown}:{bound}, node {settings.node}")
             serving.make_server(app, settings).run(sockets=[listening])
-        err.print("surgetank serve: stopping", markup=False)
+        err.print("surgetank serve: stopping")
         with serving.end_within(serving.longest_stop_s(settings)):
             tank.close()
     return 0

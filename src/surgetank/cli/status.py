@@ -40,21 +40,19 @@ def status(
 def show(picture: Status) -> None:
     """The status for a person."""
     buffer = picture.buffer
-    out.print(f"buffer    {picture.buffer_path} (durability: {picture.durability})", markup=False)
+    out.print(f"buffer    {picture.buffer_path} (durability: {picture.durability})")
     out.print(
         f"          {buffer.entries} entries, {size(buffer.bytes)} of {size(buffer.max_bytes)} wait;"
         f" lag {seconds(picture.lag_s)}; file {size(buffer.file_bytes)}",
-        markup=False,
     )
     for stream in buffer.streams:
         out.print(
             f"          {stream.stream}: {stream.entries} entries in {stream.partitions} threads, oldest"
             f" {when(stream.oldest_at)}, {stream.failing} failing, {stream.parked} parked",
-            markup=False,
         )
     for sink in picture.sinks:
         state = sink.version if sink.reachable else f"not reachable: {sink.last_error}"
-        out.print(f"sink      {sink.stream} -> {sink.address}: {state}; breaker {sink.breaker}", markup=False)
+        out.print(f"sink      {sink.stream} -> {sink.address}: {state}; breaker {sink.breaker}")
     if (fallback := picture.fallback) is not None:
         state = {True: "usable", False: f"not usable: {fallback.error}", None: "not used yet"}[
             fallback.reachable
@@ -62,16 +60,15 @@ def show(picture: Status) -> None:
         out.print(
             f"fallback  {', '.join(fallback.addresses)}: {state}; {fallback.entries} entries in {fallback.files} files,"
             f" {size(fallback.bytes)}",
-            markup=False,
         )
     for notice in picture.notices:
-        out.print(f"{notice.severity:9} {notice.message}", markup=False)
+        out.print(f"{notice.severity:9} {notice.message}")
         if notice.detail:
-            out.print(f"          ({notice.detail})", markup=False)
+            out.print(f"          ({notice.detail})")
     for problem in picture.problems:
-        out.print(f"problem   {problem}", markup=False)
+        out.print(f"problem   {problem}")
     if picture.jobs:
-        out.print("last jobs", markup=False)
+        out.print("last jobs")
         table(
             ("  id", "trigger", "status", "finished", "rows", "failed", "parked"),
             [

@@ -52,29 +52,23 @@ def show(report: StorageReport) -> None:
     hot = report.hot
     out.print(
         f"hot buffer  {hot.entries} entries, {size(hot.bytes)} wait; file {size(hot.file_bytes)}",
-        markup=False,
     )
     for name, entries, waiting in hot.threads:
-        out.print(f"            {name}: {entries} entries, {size(waiting)}", markup=False)
+        out.print(f"            {name}: {entries} entries, {size(waiting)}")
     if report.problem:
-        err.print(f"database    not reachable: {report.problem}", markup=False)
+        err.print(f"database    not reachable: {report.problem}")
         if report.remedy:
-            err.print(f"way out: {report.remedy}", markup=False)
+            err.print(f"way out: {report.remedy}")
         return
     on_disk = sum(t.bytes for t in report.tables)
-    out.print(
-        f"database    {report.database}: {size(on_disk)} on disk with indexes and free space", markup=False
-    )
+    out.print(f"database    {report.database}: {size(on_disk)} on disk with indexes and free space")
     if report.format is not None and report.format < NEWEST_FORMAT:
         out.print(
             f"            format {report.format}, which the version before reads, too; when none of its processes runs "
             "any more: surgetank storage --raise-format",
-            markup=False,
         )
     if report.estimated:
-        out.print(
-            f"            by kind and channel: estimated from {report.share:.1%} of the rows", markup=False
-        )
+        out.print(f"            by kind and channel: estimated from {report.share:.1%} of the rows")
     table(
         ("kind", "rows", "bytes", "decoded"),
         [(_NAMES[u.kind], u.rows, size(u.bytes), _decoded(u)) for u in report.kinds],
@@ -91,7 +85,6 @@ def show(report: StorageReport) -> None:
         out.print(
             f"retention   pass of {when(p.started_at)} {state}: {p.checkpoints_deleted} checkpoints of"
             f" {p.threads_pruned} threads deleted, {p.threads_seen} threads looked at",
-            markup=False,
         )
 
 

@@ -66,7 +66,7 @@ def _show_gap(gap: Gap, *, json: bool) -> None:
     if json:
         print_json(gap.to_dict(), one_line=True)
     else:
-        out.print(f"-- events {gap.after + 1} to {gap.missed_to} are no longer kept --", markup=False)
+        out.print(f"-- events {gap.after + 1} to {gap.missed_to} are no longer kept --")
 
 
 def _show(event: RunEvent, *, json: bool) -> None:
@@ -78,4 +78,4 @@ def _show(event: RunEvent, *, json: bool) -> None:
         what = f"{data.get('level', ''):8} {data.get('message', '')}"
     else:
         what = f"[{event.type}] {data.get('message') or dict(data)}"
-    out.print(f"{when(event.at)}  {event.thread_id or '-'}#{event.seq}  {what}", markup=False)
+    out.print(f"{when(event.at)}  {event.thread_id or '-'}#{event.seq}  {what}")

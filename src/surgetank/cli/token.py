@@ -41,11 +41,9 @@ def create(
     if json:
         print_json({**to_plain_data(made), "token": secret})
         return
-    out.print(secret, markup=False)
+    out.print(secret)
     ends = f"until {when(made.expires_at)}" if made.expires_at else "for ever"
-    err.print(
-        f"token {made.id}: {made.role.value} {made.user!r}, {ends}. It is not shown again.", markup=False
-    )
+    err.print(f"token {made.id}: {made.role.value} {made.user!r}, {ends}. It is not shown again.")
 
 
 @app.command("list")
@@ -92,4 +90,4 @@ def revoke(
     if json:
         print_json(revoked)
     else:
-        out.print(f"token {revoked.id} of {revoked.user!r} is revoked", markup=False)
+        out.print(f"token {revoked.id} of {revoked.user!r} is revoked")

@@ -145,7 +145,7 @@ def _progress() -> Callable[[Any, int, int], None]:
             f"{report.kind}: {at} of {of} threads, {report.checkpoints} checkpoints, {report.writes} writes,"
             f" {size(report.bytes)}, {report.skipped_count} skipped, {report.seconds:.0f} s"
         )
-        err.print(line, markup=False, end="\r" if terminal else "\n")
+        err.print(line, end="\r" if terminal else "\n")
 
     return tell
 
@@ -178,24 +178,21 @@ def _print(report: Any, *, json: bool, stopped: SurgetankError | None) -> None:
     verb = (
         {"import": "imported", "export": "exported"}[report.kind] if not report.dry_run else "would be moved"
     )
+    out.print(f"{report.source} -> {report.target}{' (continued)' if report.resumed else ''}")
     out.print(
-        f"{report.source} -> {report.target}{' (continued)' if report.resumed else ''}\n"
         f"  {report.checkpoints} checkpoints and {report.writes} writes of {report.threads} threads {verb},"
         f" {size(report.bytes)}; {report.already_there} were there already,"
         f" {report.threads_done_before} threads done before; {report.verified} checkpoints verified",
-        markup=False,
     )
     if report.orphan_writes:
-        out.print(
-            f"  {report.orphan_writes} writes belong to no checkpoint and were left behind", markup=False
-        )
+        out.print(f"  {report.orphan_writes} writes belong to no checkpoint and were left behind")
     for skipped in report.skipped:
         at = f"{skipped['thread']} {skipped['namespace']} {skipped['checkpoint']}".replace("  ", " ")
-        out.print(f"  skipped {at}: {skipped['reason']}", markup=False)
+        out.print(f"  skipped {at}: {skipped['reason']}")
     for altered in report.altered:
-        out.print(f"  altered {altered}", markup=False)
+        out.print(f"  altered {altered}")
     if stopped is not None:
-        out.print("  stopped; the same command goes on from here", markup=False)
+        out.print("  stopped; the same command goes on from here")
 
 
 def _fields(report: Any) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
         engine.add_observer(lines)
         lines.say("started", node=engine.settings.node, buffer=str(engine.settings.buffer_path))
     with engine as tank:
-        err.print(f"surgetank worker {tank.settings.node} flushes {tank.parts.buffer.path}", markup=False)
+        err.print(f"surgetank worker {tank.settings.node} flushes {tank.parts.buffer.path}")
         while not stop.wait(1.0):
             if not tank.parts.scheduler.running:
                 err.print("the flush thread ended unexpectedly; see the log")
