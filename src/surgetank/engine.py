@@ -176,6 +176,7 @@ class Surgetank(Speaks):
             serde=serde or self._serde,
             max_value_bytes=self.settings.max_value_bytes,
             tell=self.parts.desk.state_class,
+            forget_events=self.parts.desk.events.forget_thread,
         )
 
     def flush(

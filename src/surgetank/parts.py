@@ -102,7 +102,13 @@ class Parts:
             chore=self._chore,
         )
         self.spills = self._spill_watch()
-        self.retention = Retention(self.buffer, self.database, clock=clock, node=settings.node)
+        self.retention = Retention(
+            self.buffer,
+            self.database,
+            clock=clock,
+            node=settings.node,
+            forget_events=self.desk.events.forget_thread,
+        )
         self.sweeper = (
             Sweeper(
                 self.retention, limits, interval_s=settings.retain_interval, on_problem=self._sweep_problem

@@ -71,6 +71,10 @@ class EventLog(Protocol):
         """What was replaced and has not expired, newest first."""
         ...
 
+    def forget_thread(self, thread_id: str) -> None:
+        """Remove a thread's events, incidents and originals, for it is deleted. Its numbers are not given again."""
+        ...
+
     def maintain(self) -> None:
         """Forget what is too old or too much."""
         ...

@@ -215,6 +215,17 @@ class SQLiteEventLog:
             ).fetchall()
         return [Original(*row) for row in rows]
 
+    def forget_thread(self, thread_id: str) -> None:
+        with self._write() as writer:
+            writer.execute("DELETE FROM events WHERE thread_id = ?", (thread_id,))
+            writer.execute("UPDATE threads SET dropped_seq = last_seq WHERE thread_id = ?", (thread_id,))
+            writer.execute("DELETE FROM originals WHERE partition = ?", (thread_id,))
+            writer.execute(
+                "DELETE FROM public_causes WHERE key IN (SELECT key FROM incidents WHERE thread_id = ?)",
+                (thread_id,),
+            )
+            writer.execute("DELETE FROM incidents WHERE thread_id = ?", (thread_id,))
+
     # -- life
 
     def maintain(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from surgetank.buffer.protocol import Buffer
 from surgetank.checkpoints.cold import Cold, Place
+from surgetank.checkpoints.forgetting import append_told_deletion
 from surgetank.checkpoints.raw import RawCheckpoint
 from surgetank.checkpoints.reader import Reader
 from surgetank.checkpoints.steps import Steps
@@ -39,9 +40,17 @@ class _Brief:
     delta_channels: frozenset[str]
 
 
-def append_thread_deletion(buffer: Buffer, thread_id: str) -> None:
-    """Accept the deletion of a thread."""
+def no_events(thread_id: str) -> None:
+    """There is no event log."""
+
+
+def append_thread_deletion(
+    buffer: Buffer, thread_id: str, *, forget_events: Callable[[str], None] = no_events
+) -> None:
+    """Accept the deletion of a thread, with what was told of it. Killed on the way, it is to be repeated."""
     limits.check_names(thread_id, [("$.thread_id", thread_id)])
+    forget_events(thread_id)
+    append_told_deletion(buffer, thread_id)
     operation = Operation(uuid.uuid4().hex, "delete_thread")
     buffer.append(STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())], start_guarding=True)
 
@@ -60,14 +69,25 @@ def append_deletion(
 class Maintenance:
     """Carries out what changes more than one checkpoint."""
 
-    def __init__(self, buffer: Buffer, cold: Cold, reader: Reader) -> None:
+    def __init__(
+        self,
+        buffer: Buffer,
+        cold: Cold,
+        reader: Reader,
+        *,
+        forget_events: Callable[[str], None] = no_events,
+    ) -> None:
         self._buffer = buffer
         self._cold = cold
         self._reader = reader
+        self._forget_events = forget_events
 
     def delete_thread(self, thread_id: str) -> None:
-        """Delete all of a thread. Late writes of its runs vanish; a new conversation may use the id at once."""
-        append_thread_deletion(self._buffer, thread_id)
+        """Delete all of a thread: its state, log, events, originals, and the references to it in system errors.
+
+        Late writes of its runs vanish; a new conversation may use the id at once and finds nothing of the old one.
+        """
+        append_thread_deletion(self._buffer, thread_id, forget_events=self._forget_events)
 
     def delete_for_runs(self, run_ids: Sequence[str], metadata: Metadata) -> Steps[None]:
         """Delete the checkpoints of runs, with their writes.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from surgetank.buffer.protocol import Buffer
 from surgetank.checkpoints.cold import Cold
 from surgetank.checkpoints.entries import EntryMaker, NewEntry, Target
-from surgetank.checkpoints.maintenance import Maintenance
+from surgetank.checkpoints.maintenance import Maintenance, no_events
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.checkpoints.reader import Listing, Reader
 from surgetank.checkpoints.serde import faithful
@@ -62,12 +62,13 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         serde: SerializerProtocol | None = None,
         max_value_bytes: int = 256 * 1024**2,
         tell: Tell | None = None,
+        forget_events: Callable[[str], None] = no_events,
     ) -> None:
         super().__init__(serde=faithful(serde))
         self._changes = OncePerClass(tell)
         self._buffer = buffer
         self.reader = Reader(buffer, cold)
-        self.maintenance = Maintenance(buffer, cold, self.reader)
+        self.maintenance = Maintenance(buffer, cold, self.reader, forget_events=forget_events)
         self._max_value_bytes = max_value_bytes
 
     @classmethod

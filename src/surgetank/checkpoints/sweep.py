@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 
 from surgetank.buffer.protocol import Buffer
 from surgetank.checkpoints.inventory import Inventory, Rows
-from surgetank.checkpoints.maintenance import append_deletion, append_thread_deletion
+from surgetank.checkpoints.maintenance import append_deletion, append_thread_deletion, no_events
 from surgetank.checkpoints.retention import Limits, ThreadPlan, plan
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
@@ -73,8 +73,17 @@ class RetentionReport:
 class Retention:
     """Plans and carries out retention on one buffer and its database."""
 
-    def __init__(self, buffer: Buffer, database: Database, *, clock: Callable[[], float], node: str) -> None:
+    def __init__(
+        self,
+        buffer: Buffer,
+        database: Database,
+        *,
+        clock: Callable[[], float],
+        node: str,
+        forget_events: Callable[[str], None] = no_events,
+    ) -> None:
         self._buffer = buffer
+        self._forget_events = forget_events
         self._database = database
         self._clock = clock
         self._node = node
@@ -123,7 +132,7 @@ class Retention:
             ):
                 idle.append(row["thread_id"])
                 if not dry_run:
-                    append_thread_deletion(self._buffer, row["thread_id"])
+                    append_thread_deletion(self._buffer, row["thread_id"], forget_events=self._forget_events)
         report = RetentionReport(dry_run, seen, deleted_threads=tuple(idle))
         if not dry_run:
             self._record("manual", report, Limits(age_s=older_than_s))

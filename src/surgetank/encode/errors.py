@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from surgetank.events import Severity, timestamp
 
 STREAM = "system_errors"
 KEY = b"e"
+FORGET_THREAD = "forget_thread"  # the thread in `notes` was deleted: nothing may refer to it any more
 UNREADABLE = "unreadable_record"
 MAX_STACK = 64 * 1024
 MAX_CONTEXT = 256 * 1024
@@ -79,7 +80,7 @@ def unpack(data: bytes) -> ErrorReport | ErrorAction:
         tag, *rest = jsontext.loads(data)
         if tag == "action":
             action = ErrorAction(*rest)
-            if action.kind in ACTIONS:
+            if action.kind in ACTIONS or action.kind == FORGET_THREAD:
                 return action
             raise ValueError(f"an unknown action {action.kind[:40]!r}")  # noqa: TRY301 - as all below
         error_type, severity, thread_id, message, stack_trace, mark, at, count, context = rest
@@ -210,6 +211,9 @@ def fold(group: ErrorGroup | None, item: ErrorReport | ErrorAction) -> tuple[Err
         return _occur(group, item)
     if group is None:
         return None, None
+    if item.kind == FORGET_THREAD:
+        mentions = group.thread_id == item.notes
+        return replace(group, thread_id=None, error_context={}) if mentions else group, None
     after = ACTIONS[item.kind](group, item)
     if after is group:
         return group, None
@@ -285,6 +289,21 @@ def _snooze(group: ErrorGroup, action: ErrorAction) -> ErrorGroup:
 
 def _delete(group: ErrorGroup, _: ErrorAction) -> ErrorGroup | None:
     return None if group.resolved else group
+
+
+def without_forgotten(items: Sequence[ErrorReport | ErrorAction]) -> list[ErrorReport | ErrorAction]:
+    """The items of a group, those of threads that were deleted later without what led to the thread."""
+    kept: list[ErrorReport | ErrorAction] = []
+    for item in items:
+        if isinstance(item, ErrorAction) and item.kind == FORGET_THREAD:
+            kept = [
+                replace(old, thread_id=None, context={})
+                if isinstance(old, ErrorReport) and old.thread_id == item.notes
+                else old
+                for old in kept
+            ]
+        kept.append(item)
+    return kept
 
 
 ACTIONS: dict[str, Callable[[ErrorGroup, ErrorAction], ErrorGroup | None]] = {

@@ -17,6 +17,7 @@ from surgetank.exceptions import UnknownName
 
 STREAM = "thread_logs"
 KEY = b"l"
+DELETED = b"d"  # note: the entry with which the thread was deleted last
 LEVELS = ("debug", "info", "warning", "error", "critical")
 MAX_MESSAGE = 64 * 1024
 _MAX_FIELDS = 256 * 1024

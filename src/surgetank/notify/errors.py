@@ -22,6 +22,7 @@ from surgetank.database.queries import queries
 from surgetank.encode import limits
 from surgetank.encode.errors import (
     ACTIONS,
+    FORGET_THREAD,
     KEY,
     STREAM,
     ErrorAction,
@@ -31,6 +32,7 @@ from surgetank.encode.errors import (
     fold,
     group_id,
     unpack_or_show,
+    without_forgotten,
 )
 from surgetank.encode.jsonable import show
 from surgetank.exceptions import ErrorNotFound, ErrorStateConflict, SurgetankError, UnknownName
@@ -243,6 +245,8 @@ class SystemErrors:
                 row = threads.setdefault(item.thread_id, new)
                 row["occurrences"] += item.count
                 row["last"] = max(row["last"], item.at)
+            elif isinstance(item, ErrorAction) and item.kind == FORGET_THREAD:
+                threads.pop(item.notes, None)
             elif isinstance(item, ErrorAction):
                 audit.append(
                     {
@@ -406,7 +410,8 @@ class SystemErrors:
 def _unwritten(base: _Base | None, found: Sequence[_Hot]) -> tuple[ErrorGroup | None, list[Item]]:
     """The database's group, and what it does not contain yet of what was found hot."""
     group, written = base or (None, {})
-    return group, [item for hot, item in found if hot.parked or hot.seq > written.get(hot.epoch, 0)]
+    items = [item for hot, item in found if hot.parked or hot.seq > written.get(hot.epoch, 0)]
+    return group, without_forgotten(items)
 
 
 def _fold_all(group: ErrorGroup | None, items: Sequence[Item]) -> ErrorGroup | None:

@@ -16,6 +16,7 @@ from surgetank.buffer.protocol import Buffer
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import limits
+from surgetank.encode.envelope import OPERATION_KEY
 from surgetank.encode.logline import KEY, STREAM, LogLine
 from surgetank.events import EventType, RunEvent
 from surgetank.exceptions import SurgetankError
@@ -86,10 +87,11 @@ class ThreadLogs:
         """
         limits.check_names(thread_id, [("$.thread_id", thread_id)])
         limit = max(1, min(limit, MAX_LIMIT))
-        hot = self._hot(thread_id, after)  # first: what is flushed meanwhile is in the database then
+        # First what is hot: what is flushed meanwhile is in the database then.
+        hot, deleted = self._hot(thread_id, after)
         problem = None
         try:
-            cold = self._cold(thread_id, after, before, limit, levels)
+            cold = [] if deleted else self._cold(thread_id, after, before, limit, levels)
         except SurgetankError as error:
             cold = self._replayed(thread_id, after)
             problem = f"The oldest lines can't be read just now: {error.what}"
@@ -104,11 +106,15 @@ class ThreadLogs:
         ordered = [lines[key] for key in sorted(lines)]
         return LogPage(tuple(ordered[-limit:] if before is not None else ordered[:limit]), problem)
 
-    def _hot(self, thread_id: str, after: int) -> list[LogLine]:
+    def _hot(self, thread_id: str, after: int) -> tuple[list[LogLine], bool]:
+        """The lines in the buffer, and whether all that is in the database is about to be deleted."""
         buffer_id = self._buffer.id
         with self._buffer.snapshot() as snapshot:
-            found = snapshot.scan(STREAM, thread_id, KEY, after_seq=after)
-        return [LogLine.unpack_or_show(thread_id, f.value, seq=f.seq, buffer_id=buffer_id) for f in found]
+            deletion = snapshot.last(STREAM, thread_id, OPERATION_KEY)
+            since = max(after, deletion.seq if deletion is not None else 0)
+            found = snapshot.scan(STREAM, thread_id, KEY, after_seq=since)
+        lines = [LogLine.unpack_or_show(thread_id, f.value, seq=f.seq, buffer_id=buffer_id) for f in found]
+        return lines, deletion is not None
 
     def _replayed(self, thread_id: str, after: int) -> list[LogLine]:
         """Lines out of the events that told them live. Long messages are cut there."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from psycopg.rows import dict_row
 
 from surgetank.buffer.protocol import Buffer
+from surgetank.checkpoints.forgetting import deletion_mark
 from surgetank.checkpoints.hot import HotThread
 from surgetank.database.queries import queries
 from surgetank.encode import jsontext
@@ -49,6 +50,7 @@ class _Hot:
     owner: str | None
     deleted_seq: int
     known_cold: bool
+    mark: int  # which deletion came last: what was known before it is no longer believed
 
 
 class ThreadOwners:
@@ -75,11 +77,12 @@ class ThreadOwners:
         with self._buffer.snapshot() as snapshot:
             for name in dict.fromkeys(thread_ids):
                 thread = HotThread(snapshot, name)
-                remembered = self._recall(name, thread.deleted_seq, fresh=True)
+                mark = max(thread.deleted_seq, deletion_mark(snapshot, name))
+                remembered = self._recall(name, mark, fresh=True)
                 if remembered is not None:
                     found[name] = remembered
                 else:
-                    hot[name] = self._look(thread)
+                    hot[name] = self._look(thread, mark)
         ask = [name for name, part in hot.items() if not part.deleted_seq]
         cold: dict[str, tuple[bool, str | None]] | None
         try:
@@ -96,7 +99,7 @@ class ThreadOwners:
             return self._keep(
                 name, hot, Ownership(there or hot.exists, owner if owner is not None else hot.owner)
             )
-        remembered = self._recall(name, hot.deleted_seq, fresh=False)
+        remembered = self._recall(name, hot.mark, fresh=False)
         if remembered is not None:
             return remembered
         if hot.known_cold or not hot.exists:
@@ -104,11 +107,11 @@ class ThreadOwners:
         # This buffer has flushed nothing of it: its first part is here.
         return Ownership(hot.exists, hot.owner)
 
-    def _look(self, thread: HotThread) -> _Hot:
+    def _look(self, thread: HotThread, mark: int) -> _Hot:
         places = sorted(thread.ids(None), key=lambda place: (bool(place[0]), place[1]))
         owners = (self._owner(thread, ns, cid) for ns, cid in places[:_LOOKED_AT])
         owner = next((found for found in owners if found is not None), None)
-        return _Hot(bool(places), owner, thread.deleted_seq, thread.known_cold(None))
+        return _Hot(bool(places), owner, thread.deleted_seq, thread.known_cold(None), mark)
 
     def _owner(self, thread: HotThread, ns: str, checkpoint_id: str) -> str | None:
         found = thread.find(ns, checkpoint_id)
@@ -128,10 +131,10 @@ class ThreadOwners:
             rows = cursor.execute(_SQL["owners"], {"threads": list(names), "key": self._key}).fetchall()
         return {row["thread_id"]: (row["there"], row["owner"]) for row in rows}
 
-    def _recall(self, name: str, deleted: int, *, fresh: bool) -> Ownership | None:
+    def _recall(self, name: str, mark: int, *, fresh: bool) -> Ownership | None:
         with self._lock:
-            ownership, at, deleted_seq = self._known.get(name, (None, 0.0, 0))
-        if ownership is None or deleted_seq != deleted:
+            ownership, at, marked = self._known.get(name, (None, 0.0, 0))
+        if ownership is None or marked != mark:
             return None
         limit = OUTAGE_S if not fresh else FRESH_S if ownership.owner is not None else OWNERLESS_S
         return ownership if self._clock() - at < limit else None
@@ -139,7 +142,7 @@ class ThreadOwners:
     def _keep(self, name: str, hot: _Hot, ownership: Ownership) -> Ownership:
         if ownership.exists:
             with self._lock:
-                self._known[name] = (ownership, self._clock(), hot.deleted_seq)
+                self._known[name] = (ownership, self._clock(), hot.mark)
                 self._known.move_to_end(name)
                 while len(self._known) > _REMEMBERED:
                     self._known.popitem(last=False)

@@ -17,7 +17,17 @@ from psycopg.types.json import Jsonb
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import jsontext
-from surgetank.encode.errors import Audit, ErrorAction, ErrorGroup, ErrorReport, fold, group_id, unpack
+from surgetank.encode.errors import (
+    FORGET_THREAD,
+    Audit,
+    ErrorAction,
+    ErrorGroup,
+    ErrorReport,
+    fold,
+    group_id,
+    unpack,
+    without_forgotten,
+)
 from surgetank.events import Severity
 from surgetank.model import Entry, Record
 from surgetank.sinks import probe
@@ -102,7 +112,9 @@ def _write_group(cursor: Rows, part: Passed, group: ErrorGroup | None) -> Writte
     audits: list[Audit] = []
     reports: list[ErrorReport] = []
     stored = group is not None
-    for item in (_item(name, entry, record) for entry in entries for record in entry.records):
+    items = [_item(name, entry, record) for entry in entries for record in entry.records]
+    forgotten = [i.notes for i in items if isinstance(i, ErrorAction) and i.kind == FORGET_THREAD]
+    for item in without_forgotten(items):
         after, audit = fold(group, item)
         if audit is not None:
             audits.append(audit)
@@ -113,6 +125,8 @@ def _write_group(cursor: Rows, part: Passed, group: ErrorGroup | None) -> Writte
         group = after
     if group is not None and entries:
         cursor.execute(SQL["store_error"], _row(group))
+        if forgotten:
+            cursor.execute(SQL["forget_threads_of_error"], {"id": group.id, "threads": forgotten})
         _count(cursor, group.id, reports)
     elif stored and group is None:
         cursor.execute(SQL["delete_errors"], {"ids": [group_id(name)]})

@@ -11,7 +11,8 @@ from psycopg.types.json import Jsonb
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import jsontext
-from surgetank.encode.logline import LogLine
+from surgetank.encode.envelope import OPERATION_KEY
+from surgetank.encode.logline import DELETED, LogLine
 from surgetank.model import Entry, Record
 from surgetank.sinks import probe
 from surgetank.sinks.progress import Rows, fence, unreadable
@@ -52,12 +53,18 @@ class PostgresLogSink:
 def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: str | None) -> list[Written]:
     written: list[Written] = []
     passed = fence(cursor, slices, buffer_id, database_id)
+    deleted = {part.partition: seq for part in passed if (seq := _deleted_seq(part.entries))}
+    if deleted:
+        for query in ("forget_thread_logs", "forget_thread_errors"):
+            cursor.execute(SQL[query], {"threads": sorted(deleted)})
     with cursor.copy(SQL["copy_logs"]) as copy:
         copy.set_types(_TYPES)
         for part in passed:
             thread_id = part.partition
             rows = size = 0
             for entry in part.entries:
+                if entry.seq <= deleted.get(thread_id, 0):
+                    continue
                 for record in entry.records:
                     line = _line(thread_id, entry, record, buffer_id)
                     copy.write_row(
@@ -67,8 +74,16 @@ def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: s
                         )
                     )  # fmt: skip
                     rows, size = rows + 1, size + len(record.value)
-            written.append(Written(rows=rows, size=size, skipped=len(part.written_before), mark=part.mark))
+            last = max(deleted.get(thread_id, 0), _deleted_seq(part.written_before))
+            noted = {DELETED: last.to_bytes(8)} if last else {}
+            skipped = len(part.written_before)
+            written.append(Written(rows=rows, size=size, skipped=skipped, mark=part.mark, maxima=noted))
     return written
+
+
+def _deleted_seq(entries: Sequence[Entry]) -> int:
+    """The entry with which the thread was deleted last; 0 when it was not."""
+    return max((e.seq for e in entries if any(r.key == OPERATION_KEY for r in e.records)), default=0)
 
 
 def _line(thread_id: str, entry: Entry, record: Record, buffer_id: str) -> LogLine:

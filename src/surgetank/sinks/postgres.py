@@ -112,8 +112,10 @@ class PostgresCheckpointSink:
                 self._write_batch(cursor, step, threads, tallies)
             else:
                 buried |= self._operate(cursor, thread_id, step, threads, tallies)
+        deleted = {t for t, step in work.steps if getattr(step, "kind", "") == "delete_thread"}
         for thread_id, replaced in work.replaced.items():
-            tallies[thread_id].replaced += tuple(replaced)
+            if thread_id not in deleted:  # what was replaced in it is nobody's any more
+                tallies[thread_id].replaced += tuple(replaced)
         for part in passed:
             if part.written_before:
                 _note_before(cursor, part, work, tallies[part.partition])
@@ -177,7 +179,7 @@ class PostgresCheckpointSink:
         tally.rows += 1
         if operation.kind == "delete_thread":
             buried = deletion.delete_thread(cursor, thread_id, operation)
-            tally.forget = (envelope.HEAD,)
+            tally.forget, tally.replaced = (envelope.HEAD,), ()
             tally.thread = None
             tally.buried = {**tally.buried, **{envelope.grave_note(ns, cid): b"" for ns, cid in buried}}
             return {(thread_id, ns, cid) for ns, cid in buried}

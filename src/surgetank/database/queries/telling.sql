@@ -19,6 +19,19 @@ FROM surgetank.thread_logs
 WHERE thread_id = %(thread_id)s AND seq < %(before)s AND (%(levels)s::text[] IS NULL OR level = ANY (%(levels)s))
 ORDER BY seq DESC, buffer_id DESC LIMIT %(limit)s
 
+-- name: forget_thread_logs
+-- The logs of threads that were deleted. Primary key.
+DELETE FROM surgetank.thread_logs WHERE thread_id = ANY (%(threads)s)
+
+-- name: forget_thread_errors
+-- What leads from errors to threads that were deleted. system_errors_thread_idx, system_error_threads_thread_idx.
+WITH gone AS (DELETE FROM surgetank.system_error_threads WHERE thread_id = ANY (%(threads)s))
+UPDATE surgetank.system_errors SET thread_id = NULL, error_context = '{}' WHERE thread_id = ANY (%(threads)s)
+
+-- name: forget_threads_of_error
+-- Primary key.
+DELETE FROM surgetank.system_error_threads WHERE error_id = %(id)s::uuid AND thread_id = ANY (%(threads)s)
+
 -- name: log_user
 -- Whose thread it is by its log. Primary key.
 SELECT user_id FROM surgetank.thread_logs WHERE thread_id = %(thread_id)s AND user_id IS NOT NULL ORDER BY seq LIMIT 1
