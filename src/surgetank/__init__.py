@@ -24,10 +24,12 @@ from surgetank.exceptions import (
     JobNotFound,
     LeaseLost,
     MissingExtra,
+    NotSaved,
     SchemaTooNew,
     StateCorrupt,
     SurgetankError,
     TransferStopped,
+    UnknownName,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ __all__ = [
     "JobNotFound",
     "LeaseLost",
     "MissingExtra",
+    "NotSaved",
     "Sanitized",
     "SchemaTooNew",
     "StateCorrupt",
@@ -60,6 +63,7 @@ __all__ = [
     "SurgetankError",
     "SurgetankSaver",
     "TransferStopped",
+    "UnknownName",
     "broadcast_run_event",
     "emit_log",
     "log_system_error",

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from surgetank import ambient
+from surgetank import ambient, receipts
 from surgetank.buffer.events import EventLog
 from surgetank.checkpoints.retention import Limits
 from surgetank.checkpoints.storage import StorageReport, raise_format, storage
@@ -217,6 +217,19 @@ class Surgetank(Speaks):
         """
         if self.parts.scheduler.running:
             self.parts.scheduler.run_ended(CHECKPOINTS, thread_id)
+
+    def wait_saved(self, thread_id: str, timeout: float = 30.0) -> None:
+        """The receipt: return when all that was accepted of a thread until now (its state and its log) is in the
+        database. Flushes it at once where this process flushes.
+
+        Raises `NotSaved`, which says what hinders it: after `timeout` seconds, or at once when the database refused an
+        entry, which waiting doesn't mend. Nothing is lost then: it is still in the buffer.
+        """
+        receipts.wait_saved(self.parts, thread_id, timeout)
+
+    async def await_saved(self, thread_id: str, timeout: float = 30.0) -> None:  # noqa: ASYNC109 - its twin's
+        """`wait_saved` for event loops."""
+        await receipts.await_saved(self.parts, thread_id, timeout)
 
     # -- looking
 

@@ -7,6 +7,10 @@ it is part of `str(error)`, so that a traceback in a terminal already tells what
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from surgetank.model import Failure
 
 
 class SurgetankError(Exception):
@@ -148,11 +152,46 @@ class StateCorrupt(SinkError):
         return type(self)(f"{where}: {self.what}", remedy=self.remedy, thread_id=thread_id, channel=channel)
 
 
-class JobNotFound(SurgetankError):
+class NotSaved(SinkError):
+    """What was accepted of a thread is not in the database, or not all of it. None of it is lost.
+
+    `waiting` entries have not been flushed yet; `parked` are the ids of those that the database refused. `failure` is
+    why (a `surgetank.model.Failure`, or None where nobody tried yet), `since` when that began, in seconds since the
+    epoch.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        thread_id: str,
+        waiting: int = 0,
+        parked: tuple[int, ...] = (),
+        failure: Failure | None = None,
+        since: float | None = None,
+        remedy: str = "",
+    ) -> None:
+        super().__init__(what, remedy=remedy)
+        self.thread_id = thread_id
+        self.waiting = waiting
+        self.parked = parked
+        self.failure = failure
+        self.since = since
+
+
+class NotFound(SurgetankError):
+    """What was named does not exist."""
+
+
+class ThreadNotFound(NotFound):
+    """Nothing is known of a thread, neither in the buffer nor in the database."""
+
+
+class JobNotFound(NotFound):
     """No flush job has this id."""
 
 
-class ErrorNotFound(SurgetankError):
+class ErrorNotFound(NotFound):
     """No system error has this id."""
 
 
@@ -178,5 +217,5 @@ class TransferStopped(SurgetankError):
     """An import or export stopped at something that can't be moved. Started again, it goes on from there."""
 
 
-class TokenNotFound(SurgetankError):
+class TokenNotFound(NotFound):
     """No token of the server has this id."""

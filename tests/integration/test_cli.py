@@ -257,7 +257,7 @@ def test_errors_are_shown_with_stack_traces_resolved_and_come_back(cli, tank):
     for command in ("stats", "trends", "threads"):
         assert cli("errors", command).returncode == 0
     assert cli("errors", "list", "--since", "soon").returncode == 2
-    assert cli("errors", "show", "nonsense").returncode == 1
+    assert cli("errors", "show", "nonsense").returncode == 2
 
 
 def test_errors_and_tail_work_while_the_database_is_down(cli, tank):
@@ -365,3 +365,19 @@ def test_a_dry_run_of_an_export_leaves_no_file(cli, tank, tmp_path):
     done = cli("export", "--to", str(target), "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
     assert not target.exists()
+
+
+def test_what_does_not_exist_is_an_error_with_one_exit_code(cli, tank):
+    put(tank.checkpointer(), "t", {"n": 1})
+    for arguments in (
+        ("flush", "nobody"), ("flush", "--stream", "nonsense"), ("flush", "--thread", "nobody"), ("prune", "nobody"),
+        ("storage", "--thread", "nobody"), ("originals", "nobody"), ("tail", "nobody", "--no-follow"),
+        ("errors", "list", "--thread", "nobody"), ("export", "--to", "x.db", "--thread", "nobody"),
+        ("jobs", "show", "nonsense"), ("jobs", "retry", "nonsense"), ("errors", "show", "nonsense"),
+        ("parked", "show", "7"), ("parked", "retry", "7"), ("token", "revoke", "nonsense"),
+    ):  # fmt: skip
+        done = cli(*arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert "way out" in done.stderr, arguments
+    assert cli("flush", "--thread", "t").returncode == 0

@@ -1,7 +1,8 @@
 """The command line: one typer app, one module per command group, errors as a cause and a way out.
 
-Exit codes: 0 all is well; 1 something failed or needs attention; 2 the command or a setting can't be used as given;
-3 done, with warnings.
+Exit codes: 0 all is well; 1 something failed or needs attention; 2 the command or a setting can't be used as given, or
+what it names does not exist;
+3 done, with warnings; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations

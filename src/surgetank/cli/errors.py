@@ -24,6 +24,7 @@ from surgetank.cli.output import (
 from surgetank.encode.errors import ErrorGroup
 from surgetank.events import Severity
 from surgetank.exceptions import ConfigurationError
+from surgetank.known import require_threads
 from surgetank.notify.errors import ErrorFilter, ErrorPage
 
 app = typer.Typer(
@@ -76,6 +77,8 @@ def list_(
         time.time() - span(since) if since else None, None, text,
     )  # fmt: skip
     with reading_engine(home, database_url) as tank:
+        if thread is not None:
+            require_threads(tank.parts, thread)
         page = tank.errors.find(wanted, limit=limit)
     if json:
         print_json(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, print_json, table, when
+from surgetank.known import require_threads
 
 
 def originals(
@@ -22,6 +23,8 @@ def originals(
     it is, with or without debug mode.
     """
     with engine(home, database_url, start_database=False) as tank:
+        if thread is not None:
+            require_threads(tank.parts, thread)
         found = tank.events.originals(thread_id=thread, limit=limit)
         debugging = tank.settings.debug_originals
     if json:

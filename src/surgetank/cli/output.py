@@ -21,7 +21,7 @@ from rich.table import Table
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.encode.terminal import block, inline
 from surgetank.engine import Surgetank
-from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, SurgetankError
+from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, NotFound, SurgetankError
 from surgetank.model import FlushJob
 from surgetank.report import to_plain_data
 
@@ -97,7 +97,7 @@ def coded(command: Callable[..., int | None]) -> Callable[..., None]:
                 print_json(
                     {"error": {"type": type(error).__name__, "what": error.what, "remedy": error.remedy}}
                 )
-            code = 2 if isinstance(error, ConfigurationError) else 1
+            code = 2 if isinstance(error, (ConfigurationError, NotFound)) else 1
         except BrokenPipeError:  # the reader of our output has gone
             # Python flushes once more at its end, and would complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

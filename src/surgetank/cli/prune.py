@@ -24,6 +24,7 @@ from surgetank.cli.output import (
 )
 from surgetank.engine import Surgetank
 from surgetank.exceptions import ConfigurationError
+from surgetank.known import require_threads
 from surgetank.settings import duration
 
 _SHOWN = 50
@@ -95,6 +96,7 @@ def prune(
     )  # fmt: skip
     _check(wish)
     with engine(home, database_url) as tank:
+        require_threads(tank.parts, *(wish.threads or ()))
         if wish.limited or wish.idle_s is not None:
             told = _by_limits(tank, wish, dry_run=dry_run, json=json)
         else:

@@ -8,6 +8,7 @@ import typer
 
 from surgetank.checkpoints.storage import NEWEST_FORMAT, StorageReport, ThreadUsage, Usage
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, out, print_json, size, table, when
+from surgetank.known import require_threads
 
 _NAMES = {
     "checkpoints": "checkpoints",
@@ -39,6 +40,8 @@ def storage(
     with engine(home, database_url) as tank:
         if raise_format:
             tank.raise_storage_format()
+        if thread is not None:
+            require_threads(tank.parts, thread)
         report = tank.storage(thread=thread, top=top)
     if json:
         print_json(report)

@@ -11,6 +11,7 @@ import typer
 from surgetank.cli.output import DatabaseUrl, Home, engine, out, print_json, when
 from surgetank.engine import Surgetank
 from surgetank.events import EventType, Gap, RunEvent
+from surgetank.known import require_threads
 
 _LOOK_S = 0.1
 
@@ -38,6 +39,8 @@ def tail(
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
     with engine(home, database_url, start_database=False) as tank:
+        if thread is not None and not follow:  # one that is followed may only begin
+            require_threads(tank.parts, thread)
         events = tank.events
         newest = events.last_seq(thread) if thread is not None else events.last_id()
         at = after if after is not None else max(0, newest - lines)

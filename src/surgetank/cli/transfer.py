@@ -13,6 +13,7 @@ import typer
 from surgetank.cli.output import DatabaseUrl, Home, Json, echo_error, engine, err, out, print_json, size
 from surgetank.engine import Surgetank
 from surgetank.exceptions import ConfigurationError, MissingExtra, SurgetankError
+from surgetank.known import require_threads
 
 _TOLD_EVERY_S = 2.0
 
@@ -92,6 +93,7 @@ def export(
 
     wishes = transfer.Wishes(thread or (), on_error.value, dry_run, force, _progress())
     with engine(home, database_url) as tank:
+        require_threads(tank.parts, *wishes.threads)
         ours = _ours(tank)
         opened = OfficialTarget(target, lossy=lossy, dry_run=dry_run)
         try:

@@ -180,7 +180,7 @@ def of_family(error: family.SurgetankError, caller: Caller | None) -> Problem:
             503, "database-unavailable", error.what if told else _OUTAGE,
             remedy=error.remedy if told else "try again in a moment.", headers=retry,
         )  # fmt: skip
-    if isinstance(error, (family.JobNotFound, family.TokenNotFound, family.ErrorNotFound)):
+    if isinstance(error, family.NotFound):
         return Problem(404, "not-found", error.what, remedy=error.remedy)
     if isinstance(error, family.ErrorStateConflict):
         return Problem(409, "conflict", error.what, remedy=error.remedy)
