@@ -7,10 +7,7 @@ it is part of `str(error)`, so that a traceback in a terminal already tells what
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from surgetank.model import Failure
+from typing import Protocol
 
 
 class SurgetankError(Exception):
@@ -152,6 +149,25 @@ class StateCorrupt(SinkError):
         return type(self)(f"{where}: {self.what}", remedy=self.remedy, thread_id=thread_id, channel=channel)
 
 
+class Reason(Protocol):
+    """What `NotSaved` says of a failure; `surgetank.model.Failure` is one."""
+
+    @property
+    def message(self) -> str:
+        """What happened."""
+        ...
+
+    @property
+    def error_type(self) -> str:
+        """The class of the exception."""
+        ...
+
+    @property
+    def sqlstate(self) -> str | None:
+        """PostgreSQL's code, if it was PostgreSQL that refused."""
+        ...
+
+
 class NotSaved(SinkError):
     """What was accepted of a thread is not in the database, or not all of it. None of it is lost.
 
@@ -167,7 +183,7 @@ class NotSaved(SinkError):
         thread_id: str,
         waiting: int = 0,
         parked: tuple[int, ...] = (),
-        failure: Failure | None = None,
+        failure: Reason | None = None,
         since: float | None = None,
         remedy: str = "",
     ) -> None:
