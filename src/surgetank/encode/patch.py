@@ -21,10 +21,10 @@ from typing import Any
 
 import zstandard
 
-from surgetank.encode import splice
+from surgetank.encode import known, splice
 from surgetank.exceptions import StateCorrupt
 
-RAW, WHOLE, PATCH, SPLICE = 0, 1, 2, 3
+RAW, WHOLE, PATCH, SPLICE, KNOWN = 0, 1, 2, 3, 4
 LEVEL = 3
 SMALL = 96  # bytes below which compression costs more than it saves
 RADIX = 8
@@ -40,6 +40,7 @@ _SAMPLED = 4096
 _SAMPLES, _SAMPLE_BYTES = 8, 12
 # A splice that puts in more than this, and an eighth of the value, is left to zstd, which looks farther for likeness.
 _SPLICED = 4096
+_WORDS_HELP = 16 * 1024  # a longer value teaches zstd its words itself
 _PROBES, _PROBE_BYTES, _WORTH_IT = 8, 64 * 1024, 0.9
 
 
@@ -135,6 +136,17 @@ def compress(data: bytes) -> tuple[int, bytes]:
     return (WHOLE, packed) if len(packed) < len(data) else (RAW, data)
 
 
+def compress_words(data: bytes) -> tuple[int, bytes]:
+    """As `compress`, for what consists of the words of `known` in part: bodies of checkpoints, pending writes.
+
+    Level 2 of the storage format: released versions don't know the codec.
+    """
+    if not SMALL <= len(data) <= _WORDS_HELP:
+        return compress(data)
+    packed = known.pack(data)
+    return (KNOWN, packed) if len(packed) < len(data) else (RAW, data)
+
+
 def _compressible(data: bytes) -> bool:
     """Whether samples of a large value get smaller: else a second copy of it would be made for nothing."""
     view, step = memoryview(data), len(data) // _PROBES
@@ -149,6 +161,8 @@ def decompress(codec: int, data: bytes, base: bytes | None = None) -> bytes:
     try:
         if codec == WHOLE:
             return _decompress_whole(data)
+        if codec == KNOWN:
+            return known.unpack(data)
         if base is None:
             raise StateCorrupt("A patch has no base.", remedy="restore the database from a backup.")
         if codec == SPLICE:
@@ -164,8 +178,8 @@ def decompress(codec: int, data: bytes, base: bytes | None = None) -> bytes:
 
 
 def _decompress_with(dictionary: bytes, data: bytes) -> bytes:
-    known = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    return zstandard.ZstdDecompressor(dict_data=known, max_window_size=1 << 31).decompress(data)
+    older = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return zstandard.ZstdDecompressor(dict_data=older, max_window_size=1 << 31).decompress(data)
 
 
 def make_patch(base: bytes, data: bytes) -> tuple[int, bytes]:
@@ -181,9 +195,9 @@ def make_patch(base: bytes, data: bytes) -> tuple[int, bytes]:
 
 
 def _compress_with(dictionary: bytes, data: bytes) -> bytes:
-    known = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    older = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     parameters = _parameters(len(dictionary).bit_length(), len(data).bit_length())
-    return zstandard.ZstdCompressor(dict_data=known, compression_params=parameters).compress(data)
+    return zstandard.ZstdCompressor(dict_data=older, compression_params=parameters).compress(data)
 
 
 @lru_cache(maxsize=1024)

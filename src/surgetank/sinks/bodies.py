@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import ormsgpack
 
 from surgetank.encode.envelope import CheckpointRecord
-from surgetank.encode.patch import compress, decompress
+from surgetank.encode.patch import compress, compress_words, decompress
 
 
 def pack_body(
@@ -18,7 +18,9 @@ def pack_body(
 ) -> tuple[int, bytes]:
     """The `codec` and `body` columns of a checkpoint; with its small values at level 2."""
     fields = (record.structure, record.present, record.metadata_type, record.metadata, record.extra)
-    return compress(ormsgpack.packb(fields if small is None else (*fields, small)))
+    if small is None:
+        return compress(ormsgpack.packb(fields))
+    return compress_words(ormsgpack.packb((*fields, small)))
 
 
 def unpack_body(parent_id: str | None, codec: int, body: bytes) -> CheckpointRecord:

@@ -32,6 +32,7 @@ class Batch:
     # Not folded: how blobs are numbered must not depend on how entries are grouped into transactions.
     blobs: list[tuple[BlobKey, tuple[str, bytes]]] = field(default_factory=list)
     replayed: set[tuple[str, ...]] = field(default_factory=set)
+    in_row: bool = False  # level 2 of the storage format
     # Of level 2 (sinks/small.py): values that lie in their checkpoint's row, and each checkpoint's channel versions.
     small: dict[BlobKey, tuple[str, bytes]] = field(default_factory=dict)
     versions: dict[CheckpointKey, dict[str, str]] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class Batch:
 class Plan:
     """All that a transaction has to do: first the batch, then steps in order."""
 
-    in_row: bool = False  # small values are kept in their checkpoint's row
+    in_row: bool = False  # small values are kept in their checkpoint's row: level 2 of the storage format
     first: Batch = field(default_factory=Batch)
     steps: list[tuple[str, Operation | Batch]] = field(default_factory=list)
     replaced: dict[str, list[Replacement]] = field(default_factory=dict)
@@ -78,7 +79,7 @@ def plan(
     """What the entries of several threads ask for. `dead` are checkpoints deleted with their thread before; `in_row`
     asks for level 2 of the storage format (`sinks/small.py`).
     """
-    whole = Plan(in_row)
+    whole = Plan(in_row, Batch(in_row=in_row))
     for thread, entries in parts:
         batch = whole.first
         for entry in entries:
@@ -89,7 +90,7 @@ def plan(
             whole.steps.append((thread, operation))
             if operation.kind == "delete_thread":
                 whole.heads.pop(thread, None)
-            batch = Batch()
+            batch = Batch(in_row=in_row)
             whole.steps.append((thread, batch))
     whole.steps = [(t, s) for t, s in whole.steps if isinstance(s, Operation) or s]
     return whole

@@ -156,6 +156,7 @@ def _store_writes(
 ) -> None:
     if not batch.writes:
         return
+    compress = patch.compress_words if batch.in_row else patch.compress
     there = _existing(cursor, "existing_writes", _stale_pairs(threads, batch.writes))
     stored = {(row["ns_pk"], row["checkpoint_id"], row["task_id"], row["idx"]) for row in there}
 
@@ -164,7 +165,7 @@ def _store_writes(
             ns_pk = threads[key[0]].ns_pks[key[1]]
             if stored and (ns_pk, *key[2:]) in stored:
                 continue
-            codec, data = patch.compress(record.data)
+            codec, data = compress(record.data)
             tallies[key[0]].count(len(data))
             yield (
                 ns_pk, key[4], codec, key[2], key[3], record.task_path, record.channel, record.type, data,
@@ -174,7 +175,7 @@ def _store_writes(
     for key, record in batch.writes.items():
         at = (threads[key[0]].ns_pks[key[1]], *key[2:])
         if key[4] < 0 and at in stored:  # of ordinary writes the first stays
-            codec, data = patch.compress(record.data)
+            codec, data = compress(record.data)
             cursor.execute(
                 SQL["replace_write"], (record.task_path, record.channel, codec, record.type, data, *at)
             )
