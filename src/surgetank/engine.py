@@ -57,6 +57,9 @@ class Surgetank(Speaks):
     `sink` is another durable store for checkpoints than the database: any LangGraph saver; `surgetank.sinks.saver` says
     what it can't give. `serde` is the serializer of checkpointers that name none; with a `sink` it is that of all.
 
+    `database_password` is asked for the database's password before each connection, for servers that rotate it; it must
+    answer within seconds.
+
     `start_database=False` uses an embedded PostgreSQL only if it already runs: for tools that just look.
 
     Raises `ConfigurationError`, `MissingExtra`, `BufferUnavailable`, `BufferCorrupt`. A database that is down is no
@@ -71,6 +74,7 @@ class Surgetank(Speaks):
         buffer_url: str | None = None,
         sink: BaseCheckpointSaver[Any] | None = None,
         serde: SerializerProtocol | None = None,
+        database_password: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.time,
         start_database: bool = True,
         **settings: Any,
@@ -85,6 +89,7 @@ class Surgetank(Speaks):
         self._start_database = start_database
         self._sink = sink
         self._serde = serde
+        self._password = database_password
         self._parts: Parts | None = None
         self._lock = threading.RLock()
         self.meters = Meters()
@@ -103,6 +108,7 @@ class Surgetank(Speaks):
                     start_database=self._start_database,
                     saver=self._sink,
                     serde=self._serde,
+                    password=self._password,
                 )
                 if self.settings.flush_in_process:
                     self._parts.start()

@@ -121,8 +121,15 @@ class DatabaseUnavailable(SinkError):
     """PostgreSQL can't be reached. What was accepted is safe in the buffer."""
 
 
-class SchemaTooNew(SinkError):
-    """The database was migrated by a newer Surgetank than this one."""
+class DatabaseRefused(DatabaseUnavailable, ConfigurationError):
+    """PostgreSQL answers, and will not be used like this (wrong password, a missing database, schema or right).
+
+    For whoever wants to read or write it is an outage like any other; it ends when an operator has acted.
+    """
+
+
+class SchemaTooNew(DatabaseRefused):
+    """The database was migrated by a newer Surgetank, which this one can't work beside."""
 
 
 class ColdStateUnavailable(SinkError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from surgetank.checkpoints.sweep import Retention
 from surgetank.checkpoints.sweeper import Sweeper
 from surgetank.database.embedded import EmbeddedPostgres
 from surgetank.database.migrate import MigratedDatabase
+from surgetank.database.password import password_source
 from surgetank.encode.envelope import OPERATION_KEY
 from surgetank.encode.envelope import STREAM as CHECKPOINTS
 from surgetank.encode.errors import STREAM as ERRORS
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from surgetank.checkpoints.cold import Cold
 
 _PROBLEMS_KEPT = 20
+_AFTER_INTERRUPT_S = 0.4
 
 
 class Parts:
@@ -63,8 +66,10 @@ class Parts:
         start_database: bool,
         saver: BaseCheckpointSaver[Any] | None = None,
         serde: SerializerProtocol | None = None,
+        password: Callable[[], str] | None = None,
     ) -> None:
         self.settings = settings
+        self._password = password
         self.clock = clock
         self._saver, self._serde = saver, serde
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
@@ -190,8 +195,18 @@ class Parts:
             if start:
                 self.embedded.start()
             url = self.embedded.url
+        command = settings.database_password_command
         return MigratedDatabase(
-            url, max_size=settings.database_connections, connect_timeout_s=settings.connect_timeout
+            url,
+            max_size=settings.database_connections,
+            connect_timeout_s=settings.connect_timeout,
+            statement_timeout_s=settings.statement_timeout,
+            read_timeout_s=settings.read_timeout,
+            password=password_source(
+                self._password,
+                settings.database_password_file,
+                command.get_secret_value() if command is not None else None,
+            ),
         )
 
     def _problem(self, error: BaseException, trace: str) -> None:
@@ -246,18 +261,31 @@ class Parts:
         )  # fmt: skip
 
     def close(self, *, drain: bool) -> None:
-        """Stop flushing, drain once more if asked and possible, close everything."""
-        timeout_s = self.settings.shutdown_timeout
+        """Stop flushing, drain once more if asked and possible, close everything. Within `shutdown_timeout`: then what
+        the database has not answered is given up.
+        """
+        limit = time.monotonic() + self.settings.shutdown_timeout
+        over = threading.Event()
+
+        def end() -> None:
+            over.set()
+            self.database.interrupt()
+
+        timer = threading.Timer(self.settings.shutdown_timeout, end)
+        timer.daemon = True
+        timer.start()
         started = self.scheduler.running
-        self.desk.alerts.stop(0.0)  # it may end while the rest does
-        if self.sweeper is not None:
-            self.sweeper.stop(timeout_s)
-        self.scheduler.stop(timeout_s)
         try:
+            self.desk.alerts.stop(0.0)  # it may end while the rest does
+            if self.sweeper is not None:
+                self.sweeper.stop(_left(limit))
+            self.scheduler.stop(_left(limit))
             if drain and started:
-                self._drain(timeout_s)
+                self._drain(over)
         finally:
-            self.desk.close()
+            timer.cancel()
+            self.database.interrupt()  # whoever still waits for it, waits in vain
+            self.desk.close(_left(limit))
             self._let_go()
 
     def _let_go(self) -> None:
@@ -266,27 +294,27 @@ class Parts:
         if self.embedded is not None:
             self.embedded.stop()
 
-    def _drain(self, timeout_s: float) -> None:
+    def _drain(self, over: threading.Event) -> None:
         for flusher in self.flushers.values():
             last = self.buffer.last_seq(flusher.stream)
-            if last == 0:
+            if last == 0 or over.is_set():
                 continue
-            stop = threading.Event()
-            timer = threading.Timer(timeout_s, stop.set)
-            timer.daemon = True
-            timer.start()
-            try:
-                job = flusher.run("shutdown", up_to_seq=last, stop=stop)
-            finally:
-                timer.cancel()
+            job = flusher.run("shutdown", up_to_seq=last, stop=over)
             if not job.ok:
                 left = self.buffer.depth().entries
                 log.warning("left_in_buffer", entries=left, path=str(self.buffer.path), job=job.id)
+            if self.database.is_known_away:
+                break  # the other streams would wait for it one after the other
         self.buffer.maintain()
         try:
             self.spills.clean()
         except FallbackUnavailable as error:  # whoever flushes next does it
             log.info("spilled_files_left", error=error.what)
+
+
+def _left(limit: float) -> float:
+    """Seconds until the limit, and a little more: what is interrupted then still has to end."""
+    return max(0.0, limit - time.monotonic()) + _AFTER_INTERRUPT_S
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -173,7 +173,7 @@ class Recovery:
 
     def _elsewhere(self, header: FileHeader, partitions: Collection[str]) -> Elsewhere:
         wanted = [(header.stream, name) for name in partitions]
-        with self._database.connection() as connection, connection.cursor() as cursor:
+        with self._database.asking(patient=True) as connection, connection.cursor() as cursor:
             known = standings(cursor, header.buffer_id, wanted)
         written = {
             (name, epoch): mark.seq
@@ -186,7 +186,7 @@ class Recovery:
         """When these threads were deleted, in the database or by what waits in the buffer."""
         if stream != envelope.STREAM:
             return {}
-        with self._database.connection() as connection:
+        with self._database.asking(patient=True) as connection:
             rows = connection.execute(SQL["deleted_at"], {"threads": list(threads)}).fetchall()
         graves = {str(thread): float(at) for thread, at in rows}
         for thread in threads:

@@ -192,9 +192,24 @@ class Settings(BaseSettings):
         3600.0, gt=0, description="How often all threads are looked through, if any limit is set."
     )
 
-    connect_timeout: float = Field(3.0, gt=0, description="Longest wait for a database connection.")
+    connect_timeout: float = Field(
+        3.0, gt=0, description="Longest wait for a database connection (for each host of the URL)."
+    )
+    read_timeout: float = Field(
+        5.0, gt=0, description="Longest silence of the database while a caller waits for what it reads."
+    )
+    statement_timeout: float = Field(
+        30.0, gt=0, description="Longest statement of a flush or another work in the background."
+    )
+    database_password_file: Path | None = Field(
+        None, description="File with the database's password; read again for every connection."
+    )
+    database_password_command: SecretStr | None = Field(
+        None,
+        description="Command that prints the database's password; run again when the server refuses it. No shell.",
+    )
     database_connections: int = Field(8, gt=0, description="Most database connections of this process.")
-    shutdown_timeout: float = Field(10.0, ge=0, description="Longest flush when the engine closes.")
+    shutdown_timeout: float = Field(10.0, ge=0, description="When closing ends, whatever is left.")
     flush_on_close: bool = Field(default=True, description="Try to drain the buffer when the engine closes.")
     admin_token: SecretStr | None = Field(
         None, min_length=20, description="A token with the role admin that works without the database."

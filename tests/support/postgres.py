@@ -95,6 +95,23 @@ class PostgresServer:
         assert not wait(family, timeout_s=10)
 
     @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Every process of it stands still (SIGSTOP): connections are accepted by the kernel, and nobody answers."""
+        pid = self.pid
+        assert pid is not None, "the server does not run"
+        postmaster = psutil.Process(pid)
+        postmaster.suspend()  # first, so that it makes no children meanwhile
+        family = [postmaster, *postmaster.children(recursive=True)]
+        for process in family[1:]:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in reversed(family):
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    @contextmanager
     def admin(self) -> Iterator[psycopg.Connection[Any]]:
         """A superuser's connection in autocommit."""
         with psycopg.connect(self.url, autocommit=True) as connection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -343,24 +342,3 @@ def test_a_buffer_that_fails_during_a_flush_is_told_in_the_job(plant: Plant) -> 
     assert job.result["errors"][0]["remedy"] == "free some space"
     assert plant.waiting() == {"p": 1}
     assert plant.buffer.job(job.id) == job
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_the_collector_is_as_it_was_after_a_flush_also_one_that_raised(enabled):
-    from surgetank.flush.job import _collector_paused
-
-    seen = []
-
-    def group() -> None:
-        with _collector_paused():
-            seen.append(gc.isenabled())
-            raise KeyboardInterrupt
-
-    (gc.enable if enabled else gc.disable)()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            group()
-        assert gc.isenabled() is enabled
-    finally:
-        gc.enable()
-    assert seen == [False]

@@ -70,7 +70,7 @@ def test_a_database_that_is_down_is_asked_once_in_a_while():
         address = "nowhere"
 
         @contextmanager
-        def connection(self):
+        def asking(self):
             nonlocal asked
             asked += 1
             raise DatabaseUnavailable("down", remedy="wait")

@@ -165,7 +165,7 @@ def storage(
         raise ConfigurationError(f"The number of rows {top} can't be used.", remedy="give --top 1 or more.")
     hot_bytes, hot = _hot(buffer, thread, top)
     try:
-        with database.connection() as connection, connection.cursor(
+        with database.asking(patient=True) as connection, connection.cursor(
             binary=True, row_factory=dict_row
         ) as cursor:  # fmt: skip
             return _Look(buffer, cursor, limits, now, hot_bytes).report(

@@ -162,7 +162,7 @@ class Retention:
         """Rows of a query over threads, a slice and a short transaction at a time."""
         after = ""
         while True:
-            with self._database.connection() as connection, connection.cursor(
+            with self._database.asking(patient=True) as connection, connection.cursor(
                 binary=True, row_factory=dict_row
             ) as cursor:  # fmt: skip
                 rows = cursor.execute(SQL[query], {"after": after, "limit": _SLICE, **arguments}).fetchall()
@@ -172,7 +172,7 @@ class Retention:
             after = rows[-1]["thread_id"]
 
     def _plan_alone(self, thread_id: str, limits: Limits, skipped: list[str]) -> ThreadPlan | None:
-        with self._database.connection() as connection, connection.cursor(
+        with self._database.asking(patient=True) as connection, connection.cursor(
             binary=True, row_factory=dict_row
         ) as cursor:  # fmt: skip
             return self._plan(cursor, thread_id, limits, skipped, values=True)
@@ -226,7 +226,7 @@ class Retention:
 
     def tick(self, limits: Limits, *, interval_s: float, budget: Budget = Budget()) -> float:
         """Look through the next threads; returns how long to wait before the next tick, in seconds."""
-        with self._database.connection() as connection, connection.cursor(
+        with self._database.asking(patient=True) as connection, connection.cursor(
             binary=True, row_factory=dict_row
         ) as cursor:  # fmt: skip
             whose = {"buffer_id": self._buffer.id}

@@ -115,7 +115,7 @@ def migrate(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fa
     """Bring the database's schema up to date. Does nothing when it already is; safe to run from many places."""
     with engine(home, database_url) as tank:
         done = tank.parts.database.prepare()
-        with tank.parts.database.connection() as connection:
+        with tank.parts.database.asking() as connection:
             version = max(applied(connection))
     if json:
         print_json({"applied": done, "version": version})

@@ -7,8 +7,7 @@ is to do, finding out costs one SELECT.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -18,7 +17,8 @@ import psycopg
 from psycopg import Connection
 
 from surgetank.database.pool import Database
-from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, SchemaTooNew
+from surgetank.database.refusals import failed_statement
+from surgetank.exceptions import DatabaseRefused, DatabaseUnavailable, SchemaTooNew
 
 _LOCK = 0x53544B4D  # "STKM"
 _WAIT_AT_MOST: LiteralString = "SET LOCAL lock_timeout = '60s'"
@@ -73,8 +73,8 @@ def applied(connection: Connection[Any]) -> dict[int, tuple[str, str]]:
 
 
 def pending(database: Database, folder: Traversable | None = None) -> list[Migration]:
-    """What `migrate` would apply. Raises `SchemaTooNew`, `ConfigurationError`."""
-    with database.connection() as connection:
+    """What `migrate` would apply. Raises `SchemaTooNew`, `DatabaseRefused`, `DatabaseUnavailable`."""
+    with database.asking(patient=True) as connection:
         return _missing(load(folder), applied(connection), database.address)
 
 
@@ -89,7 +89,7 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
     try:
         if not pending(database, folder):
             return []
-        with database.connection() as connection:
+        with database.long_transaction() as connection:
             # Whoever waited for the lock must see what the one before it did, whatever the database's default is.
             connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             connection.execute(_WAIT_AT_MOST)
@@ -103,14 +103,14 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
                 )
                 done.append(f"{migration.version:04}_{migration.name}")
     except psycopg.errors.InsufficientPrivilege as error:
-        raise ConfigurationError(
+        raise DatabaseRefused(
             f"The database user may not set up or use Surgetank's tables at {database.address}: "
             f"{error.diag.message_primary}.",
             remedy="GRANT CREATE ON DATABASE ... TO the user (or run `surgetank migrate` as one who has it); if the "
             "tables are another user's: GRANT ALL ON SCHEMA surgetank and ON ALL TABLES IN SCHEMA surgetank.",
         ) from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
-        raise ConfigurationError(
+        raise DatabaseUnavailable(
             f"{database.address} is read-only (a standby?), and Surgetank's tables are not set up there.",
             remedy="give the URL of the primary, or add target_session_attrs=read-write to it.",
         ) from error
@@ -119,6 +119,8 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
             f"Another process has held up the migration of {database.address} for a minute.",
             remedy="it is tried again by itself; look into pg_stat_activity for who holds the lock.",
         ) from error
+    except psycopg.Error as error:
+        raise failed_statement(error, database.address) from error
     return done
 
 
@@ -132,7 +134,7 @@ def _missing(migrations: list[Migration], there: dict[int, tuple[str, str]], add
     for migration in migrations:
         known = there.get(migration.version)
         if known is not None and known[1] != migration.checksum:
-            raise ConfigurationError(
+            raise DatabaseRefused(
                 f"Migration {migration.version:04}_{migration.name} differs from what was applied to {address}.",
                 remedy="use the Surgetank release that made this database, or one after it.",
             )
@@ -142,32 +144,21 @@ def _missing(migrations: list[Migration], there: dict[int, tuple[str, str]], add
 class MigratedDatabase(Database):
     """A database whose schema is brought up to date before its first use, whenever it can first be reached."""
 
-    _ready = False
+    def __init__(self, url: str, **options: Any) -> None:  # those of `Database`
+        super().__init__(url, **options)
+        self._ready = False
+        self._own = threading.local()  # whether this thread is the one that prepares it
 
-    @contextmanager
-    def connection(self) -> Iterator[Connection[Any]]:
-        if not self._ready:
+    def _before_use(self) -> None:
+        if not (self._ready or getattr(self._own, "preparing", False)):
             self.prepare()
-        with super().connection() as connection:
-            yield connection
 
     def prepare(self) -> list[str]:
-        """Migrate now; returns what was applied."""
-        done = migrate(
-            _Unready(self)
-        )  # safe in several threads at once: the database's lock puts them in order
+        """Migrate now; returns what was applied. Safe in several threads: a lock in the database puts them in order."""
+        self._own.preparing = True
+        try:
+            done = migrate(self)
+        finally:
+            self._own.preparing = False
         self._ready = True
         return done
-
-
-class _Unready(Database):
-    """The same pool without the wish to migrate first."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.address = database.address
-
-    @contextmanager
-    def connection(self) -> Iterator[Connection[Any]]:
-        with Database.connection(self._database) as connection:
-            yield connection

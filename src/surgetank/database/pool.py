@@ -1,7 +1,8 @@
 """Connections to PostgreSQL, opened when they are first needed, replaced when they died, never waited for long.
 
 Nothing relies on the state of a session (no prepared statements, no SET outside a transaction, no session
-locks), so that PgBouncer in transaction mode may stand in between.
+locks), so that PgBouncer in transaction mode may stand in between. That holds for deadlines too: the server's are set
+with the BEGIN of each transaction, and for a server that says nothing at all the client has its own (`deadline.py`).
 
 Why not psycopg_pool: its connections are made by background workers, so that a caller learns of a refused
 connection only when its waiting time is over (measured: 3.0 s against 1 ms), and never learns the reason.
@@ -9,19 +10,27 @@ connection only when its waiting time is over (measured: 3.0 s against 1 ms), an
 
 from __future__ import annotations
 
-import re
 import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import Connection, conninfo
+from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_loads
 
+from surgetank.database.address import parse_url, redact_url
+from surgetank.database.deadline import BoundedConnection, ServerSilent
+from surgetank.database.password import PasswordSource
+from surgetank.database.reach import Reach
+from surgetank.database.refusals import broken_connection, failed_statement, refused_connection
 from surgetank.encode import jsontext
-from surgetank.exceptions import ConfigurationError, DatabaseUnavailable
+from surgetank.exceptions import DatabaseRefused, DatabaseUnavailable
+
+__all__ = ["OLDEST_SERVER", "Database", "redact_url"]
 
 OLDEST_SERVER = 14
 # Without these a connection whose other end vanished (a cut cable, a firewall that forgot it) is waited for up to
@@ -32,53 +41,22 @@ _NOTICE_DEAD_PEERS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
-
-
-def redact_url(url: str) -> str:
-    """The URL without its password. Raises `ConfigurationError` for something that is no URL."""
-    parts = _parse(url)
-    host, port, name = (parts.get(k, "") for k in ("host", "port", "dbname"))
-    user = f"{parts['user']}@" if parts.get("user") else ""
-    if str(host).startswith("/"):  # the folder of a Unix socket
-        return f"postgresql://{user}/{name}?host={host}{f'&port={port}' if port else ''}"
-    return f"postgresql://{user}{host}{f':{port}' if port else ''}/{name}"
-
-
-def _parse(url: str) -> dict[str, Any]:
-    try:
-        parts = conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # Not chained: libpq's message may repeat the URL, and with it the password.
-        raise ConfigurationError(
-            "The database URL can't be read.",
-            remedy="use postgresql://user:password@host:5432/database (special characters percent-encoded).",
-        ) from None
-    if not url.strip() or not parts:
-        raise ConfigurationError(
-            "The database URL is empty.",
-            remedy="use postgresql://user:password@host:5432/database, or leave it out.",
-        )
-    ports, hosts = (str(parts.get(name) or "").split(",") for name in ("port", "host"))
-    if any(port and not port.isdecimal() for port in ports) or any("@" in host[1:] for host in hosts):
-        # What stands there may be a piece of the password, so it isn't shown.
-        raise ConfigurationError(
-            "Host or port in the database URL can't be read.",
-            remedy="percent-encode special characters in the password (@ is %40, / is %2F, : is %3A).",
-        )
-    return dict(parts)
-
-
-_REFUSALS = (
-    (r"(password|SASL) authentication failed|no password supplied|no such user", "28P01"),
-    (r"no pg_hba\.conf entry|authentication failed for user|role .* does not exist", "28000"),
-    (r"database .* does not exist|no such database", "3D000"),
-)
+_SERVER_FIRST_S = 0.5  # the server's own deadline comes first: it says more, and leaves the connection whole
+_SLOW_S = 1.0  # a failure that took longer is one that callers shall not wait for one after the other
+_LOCKS_S = 10.0
+_LONG_S = 600.0  # for the statements of a migration
+_STALE = (
+    "25006",
+    "57P",
+)  # the server is a standby now, or on its way down: the others of the pool are of no use
 
 
 class Database:
     """A pool of connections to one PostgreSQL database. Making one never touches the network.
 
-    Raises `ConfigurationError` for an unusable URL.
+    Times are seconds. `statement_timeout_s` bounds a statement of a flush, `read_timeout_s` one that a caller waits
+    for, `connect_timeout_s` the wait for a connection (for each host of the URL). Raises `ConfigurationError` for an
+    unusable URL.
     """
 
     def __init__(
@@ -87,9 +65,12 @@ class Database:
         *,
         max_size: int = 8,
         connect_timeout_s: float = 3.0,
+        statement_timeout_s: float = 30.0,
+        read_timeout_s: float = 5.0,
+        password: PasswordSource | None = None,
         application_name: str = "surgetank",
     ) -> None:
-        parts = _parse(url)
+        parts = parse_url(url)
         self.address = redact_url(url)
         self._conninfo = conninfo.make_conninfo(
             url,
@@ -98,27 +79,68 @@ class Database:
             connect_timeout=str(max(2, round(connect_timeout_s))),
             application_name=parts.get("application_name") or application_name,
         )
+        self._password = password
         self._max_size = max_size
         self._timeout_s = connect_timeout_s
-        self._places = threading.BoundedSemaphore(max_size)
+        self._statement_s = statement_timeout_s
+        self._read_s = read_timeout_s
+        self._free = threading.BoundedSemaphore(max_size)
         self._lock = threading.Lock()
-        self._idle: list[Connection[Any]] = []
+        self._idle: list[BoundedConnection] = []
+        self._busy: set[BoundedConnection] = set()
         self._closed = False
         self.bound_to: str | None = None  # the id of the database that may be written to (identity.py)
+        self._reach = Reach(self._ask)
+
+    # -- using it
 
     @contextmanager
     def connection(self) -> Iterator[Connection[Any]]:
-        """A connection in a transaction that is committed at the end, rolled back on an error.
+        """A connection in a transaction that is committed at the end, rolled back on an error. For flushing.
 
-        Raises `DatabaseUnavailable`, `ConfigurationError` (wrong password, missing database).
+        Statements raise the driver's own errors, which flushing classifies. Raises `DatabaseUnavailable` for a
+        connection that can't be had or broke, `DatabaseRefused` (wrong password, missing database).
         """
-        if not self._places.acquire(timeout=self._timeout_s):
-            raise DatabaseUnavailable(
-                f"All {self._max_size} connections to {self.address} were busy for {self._timeout_s:.0f} s.",
-                remedy="raise SURGETANK_DATABASE_CONNECTIONS, or look for transactions that take too long.",
-            )
+        with self._use(self._statement_s) as connection:
+            yield connection
+
+    @contextmanager
+    def long_transaction(self) -> Iterator[Connection[Any]]:
+        """`connection` for statements that may take minutes, as a migration's may."""
+        with self._use(_LONG_S) as connection:
+            yield connection
+
+    @contextmanager
+    def asking(self, *, patient: bool = False) -> Iterator[Connection[Any]]:
+        """A transaction for somebody who waits for the answer. A database that is known to be away isn't asked.
+
+        No error of the driver comes out of it: raises `DatabaseUnavailable`, `DatabaseRefused`. `patient`: work in the
+        background, with the deadline of a flush.
+        """
+        if not patient:
+            self._reach.check()
         try:
-            connection = self._take()
+            with self._use(self._statement_s if patient else self._read_s) as connection:
+                yield connection
+        except psycopg.Error as error:
+            raise failed_statement(error, self.address) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection[Any]]:
+        """`asking` on a connection whose statements are transactions of their own: one round trip each, not three."""
+        self._reach.check()
+        try:
+            with self._use(self._read_s, transaction=False) as connection:
+                yield connection
+        except psycopg.Error as error:
+            raise failed_statement(error, self.address) from error
+
+    @contextmanager
+    def _use(self, deadline_s: float, *, transaction: bool = True) -> Iterator[Connection[Any]]:
+        self._before_use()
+        self._await_turn()
+        try:
+            connection = self._begin(deadline_s) if transaction else self._take(deadline_s)
             try:
                 yield connection
                 connection.commit()
@@ -127,100 +149,165 @@ class Database:
                 raise
             self._give(connection)
         finally:
-            self._places.release()
+            self._free.release()
+        self._reach.found()
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection[Any]]:
-        """A connection whose statements are transactions of their own: one round trip each, not three.
+    def _before_use(self) -> None:
+        """What must be done once before anybody uses the database."""
 
-        Raises like `connection`.
-        """
-        with self.connection() as connection:
-            connection.autocommit = True
+    def _await_turn(self) -> None:
+        limit = time.monotonic() + self._timeout_s
+        while not self._free.acquire(timeout=max(0.0, min(0.2, limit - time.monotonic()))):
+            self._reach.check()  # those before us found out meanwhile that it is away
+            if time.monotonic() >= limit:
+                raise DatabaseUnavailable(
+                    f"All {self._max_size} connections to {self.address} were busy for {self._timeout_s:.0f} s.",
+                    remedy="raise SURGETANK_DATABASE_CONNECTIONS, or look for transactions that take too long.",
+                )
+
+    # -- one connection
+
+    def _begin(self, deadline_s: float) -> BoundedConnection:
+        """A connection whose transaction has begun. One that died while it was idle is replaced unseen."""
+        limits = f"SET LOCAL statement_timeout = {deadline_s * 1000:.0f}; SET LOCAL lock_timeout = "
+        begin: LiteralString = f"BEGIN; {limits}{min(deadline_s, _LOCKS_S) * 1000:.0f}"
+        while True:
+            connection = self._take(deadline_s + _SERVER_FIRST_S)
+            used_before = connection.used
             try:
-                yield connection
-            finally:
-                if not connection.closed:
-                    connection.autocommit = False
+                connection.execute(begin)
+            except BaseException as error:
+                stale = used_before and isinstance(error, psycopg.OperationalError)
+                if stale and not isinstance(error, ServerSilent):
+                    self._drop(connection)
+                    continue
+                self._give_up(connection, error)
+                raise
+            return connection
 
-    def _take(self) -> Connection[Any]:
+    def _take(self, silence_s: float) -> BoundedConnection:
         while True:
             with self._lock:
                 if self._closed:
-                    raise DatabaseUnavailable(
-                        "The database connections are closed.",
-                        remedy="open Surgetank again before you use it.",
-                    )
+                    raise _closed()
                 connection = self._idle.pop() if self._idle else None
+                if connection is not None:
+                    self._busy.add(connection)
             if connection is None:
-                return self._connect()
-            if _alive(connection):
-                return connection
-            connection.close()
+                connection = self._connect()
+            elif not _alive(connection):
+                self._drop(connection)
+                continue
+            connection.silence_s = silence_s
+            return connection
 
-    def _connect(self) -> Connection[Any]:
+    def _connect(self) -> BoundedConnection:
+        connection = self._open()
+        with self._lock:
+            if not self._closed:
+                self._busy.add(connection)
+                return connection
+        connection.close()
+        raise _closed()
+
+    def _open(self) -> BoundedConnection:
+        started = time.monotonic()
         try:
-            connection = psycopg.connect(self._conninfo, prepare_threshold=None)
-        except psycopg.OperationalError as error:
-            raise self._translate(error) from error
+            connection = self._log_in()
+        except psycopg.Error as error:
+            told = refused_connection(error, self.address)
+            if time.monotonic() - started > _SLOW_S and not isinstance(told, DatabaseRefused):
+                self._reach.lost(told)
+            raise told from error
         set_json_loads(jsontext.loads, connection)  # what we wrote, we can read
         encoding = connection.info.parameter_status("server_encoding")
         if encoding not in (None, "UTF8"):
             connection.close()
-            raise ConfigurationError(
+            raise DatabaseRefused(
                 f"The database at {self.address} has the encoding {encoding}, which can't hold every text.",
                 remedy="use a database made with `createdb --encoding=UTF8 --template=template0`.",
             )
         return connection
 
-    def _give(self, connection: Connection[Any]) -> None:
-        idle = connection.info.transaction_status is psycopg.pq.TransactionStatus.IDLE
+    def _log_in(self) -> BoundedConnection:
+        source = self._password
+        while True:
+            secret: dict[str, Any] = {} if source is None else {"password": source.get()}
+            try:
+                # Autocommit for the driver: transactions are begun by `_begin`, together with their deadlines.
+                return BoundedConnection.connect(
+                    self._conninfo, autocommit=True, prepare_threshold=None, **secret
+                )
+            except psycopg.OperationalError as error:
+                refused = isinstance(refused_connection(error, self.address), DatabaseRefused)
+                if source is None or not refused or not source.refused():
+                    raise
+
+    def _give(self, connection: BoundedConnection) -> None:
+        idle = connection.info.transaction_status is TransactionStatus.IDLE
+        connection.used = True
         with self._lock:
+            self._busy.discard(connection)
             if not self._closed and idle:
                 self._idle.append(connection)
                 return
         connection.close()
 
-    def _give_up(self, connection: Connection[Any], error: BaseException) -> None:
+    def _drop(self, connection: BoundedConnection) -> None:
+        with self._lock:
+            self._busy.discard(connection)
+        connection.close()
+
+    def _give_up(self, connection: BoundedConnection, error: BaseException) -> None:
         """Roll back and keep the connection, or close it if it is of no use any more."""
         with suppress(psycopg.Error):  # the error on its way out says why
             connection.rollback()
-        if connection.closed or connection.broken:
-            connection.close()
+        state = getattr(error, "sqlstate", None) or ""
+        if connection.closed or connection.broken or state.startswith(_STALE):
+            self._drop(connection)
+            if state.startswith(_STALE):
+                self.reset()  # so that the next one finds the server that is the primary now
+            if isinstance(error, ServerSilent):
+                self._silent(error)
             if isinstance(error, psycopg.OperationalError):
-                raise DatabaseUnavailable(
-                    f"The connection to {self.address} broke: {_short(error)}.",
-                    remedy="it is tried again by itself.",
-                ) from error
+                raise broken_connection(error, self.address) from error
         else:
             self._give(connection)
 
-    def _translate(self, error: psycopg.OperationalError) -> DatabaseUnavailable | ConfigurationError:
-        text = _short(error)
-        state = error.sqlstate or _state_in(text)
-        if state in ("28P01", "28000"):
-            return ConfigurationError(
-                f"PostgreSQL at {self.address} refused the user: {text}.",
-                remedy="check user and password in the database URL, and pg_hba.conf on the server.",
-            )
-        if state == "3D000":
-            return ConfigurationError(
-                f"The database of {self.address} does not exist.",
-                remedy="create it (createdb) or correct the name in the database URL.",
-            )
-        return DatabaseUnavailable(
-            f"PostgreSQL at {self.address} can't be reached: {text}.",
-            remedy="check that it runs and that host and port are right; what was accepted is safe in the buffer "
-            "and is flushed when it is back.",
-        )
+    def _silent(self, error: ServerSilent) -> None:
+        if error.alive:
+            return  # it was this statement that took too long
+        self.reset()  # they are as silent
+        self._reach.lost(broken_connection(error, self.address))
 
-    def ping(self) -> str:
-        """Product and version of the server. Raises like `connection`, and for a server that is too old."""
-        with self.connection() as connection:
-            version = connection.info.server_version
+    # -- the pool
+
+    @property
+    def is_known_away(self) -> bool:
+        """Whether somebody waited in vain for the database, and it has not answered since."""
+        return self._reach.is_away
+
+    def _ask(self) -> None:
+        """Connect and ask, beside the pool."""
+        connection = self._open()
+        try:
+            connection.silence_s = self._timeout_s
             connection.execute("SELECT 1")
+        except psycopg.Error as error:
+            raise broken_connection(error, self.address) from error
+        finally:
+            connection.close()
+
+    def ping(self, *, within_s: float = 2.0) -> str:
+        """Product and version of the server. Raises like `asking`, and for a server that is too old."""
+        try:
+            with self._use(within_s) as connection:
+                version = connection.info.server_version
+                connection.execute("SELECT 1")
+        except psycopg.Error as error:
+            raise failed_statement(error, self.address) from error
         if version < OLDEST_SERVER * 10000:
-            raise ConfigurationError(
+            raise DatabaseRefused(
                 f"PostgreSQL {version // 10000} at {self.address} is too old.",
                 remedy=f"use PostgreSQL {OLDEST_SERVER} or newer.",
             )
@@ -237,7 +324,21 @@ class Database:
         """Close all connections; those in use close when they come back. Idempotent."""
         with self._lock:
             self._closed = True
+        self._reach.close()
         self.reset()
+
+    def interrupt(self) -> None:
+        """Close, and end at once whatever is being waited for: the time for closing is over."""
+        self.close()
+        with self._lock:
+            for connection in self._busy:
+                connection.interrupt()
+
+
+def _closed() -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        "The database connections are closed.", remedy="open Surgetank again before you use it."
+    )
 
 
 def _alive(connection: Connection[Any]) -> bool:
@@ -253,12 +354,3 @@ def _alive(connection: Connection[Any]) -> bool:
     except psycopg.OperationalError:
         return False
     return not events.poll(0)
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".")
-
-
-def _state_in(text: str) -> str | None:
-    """libpq gives no SQLSTATE for a refused connection: tell by the words of PostgreSQL and PgBouncer."""
-    return next((state for words, state in _REFUSALS if re.search(words, text)), None)

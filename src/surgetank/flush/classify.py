@@ -19,7 +19,6 @@ from surgetank.exceptions import (
     DatabaseUnavailable,
     EntryRejected,
     EntryUnreadable,
-    SchemaTooNew,
     SinkError,
     StateCorrupt,
     SurgetankError,
@@ -50,7 +49,7 @@ def scope_of(error: BaseException) -> Scope:
         return Scope.ENTRY
     if isinstance(error, (StateCorrupt, EntryUnreadable, MemoryError)):
         return Scope.PARTITION  # one thread's data, or its size
-    if isinstance(error, (DatabaseUnavailable, BufferProblem, ConfigurationError, SchemaTooNew)):
+    if isinstance(error, (DatabaseUnavailable, BufferProblem, ConfigurationError)):
         return Scope.SINK
     sqlstate = _sqlstate(error)
     if sqlstate is not None:
@@ -84,10 +83,10 @@ def _sqlstate(error: BaseException) -> str | None:
 def _kind(error: BaseException, sqlstate: str | None) -> FailureKind:
     if isinstance(error, EntryRejected):
         return FailureKind.REJECTED
+    if isinstance(error, ConfigurationError):
+        return FailureKind.FATAL
     if isinstance(error, (DatabaseUnavailable, BufferProblem)):
         return FailureKind.TRANSIENT
-    if isinstance(error, (ConfigurationError, SchemaTooNew)):
-        return FailureKind.FATAL
     if sqlstate is not None:
         return meaning_of(sqlstate).kind
     if isinstance(error, (OSError, MemoryError, SinkError)):  # OSError: connection, timeout, full disk

@@ -159,8 +159,8 @@ class Desk:
             if not waiting.wait(timeout_s):
                 log.warning("writes_still_wait", seconds=timeout_s)
 
-    def close(self) -> None:
-        """Stop alerting, send what is counted, close the event log."""
-        self.alerts.close()
+    def close(self, within_s: float = 1.0) -> None:
+        """Stop alerting, send what is counted, close the event log. An alert that is being sent has `within_s`."""
+        self.alerts.close(within_s)
         self.errors.send_counts(all_=True)
         self.events.close()

@@ -403,7 +403,7 @@ class SystemErrors:
         return {str(row["error_id"]) for row in rows}
 
     def _query(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-        with self._database.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        with self._database.asking() as connection, connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(SQL[name], arguments).fetchall()
 
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import psycopg
 from psycopg.rows import dict_row
 
 from surgetank.buffer.protocol import Buffer
@@ -93,7 +92,7 @@ class FactFinder:
         try:
             try:
                 self._answered = self._errors_now(now)
-            except (SurgetankError, psycopg.Error) as error:  # told in the message: the picture is incomplete
+            except SurgetankError as error:  # told in the message: the picture is incomplete
                 hot, _ = self._errors.hot_groups(ask=False)
                 self._answered = self._of_hot(now, hot, str(error))
         except Exception as error:  # noqa: BLE001 - raised again by `look`
@@ -120,7 +119,7 @@ class FactFinder:
     def _ask(self, now: float, hot: list[HotGroup]) -> list[dict[str, Any]]:
         closed = [found.id for found in hot if not self._alerting(found.group, now)]
         touched = {thread for found in hot for thread in found.threads}
-        with self._database.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        with self._database.asking() as connection, connection.cursor(row_factory=dict_row) as cursor:
             snoozed = cursor.execute(SQL["snoozed"], {"now": now, "limit": _MOST}).fetchall()
             self._snoozed = {row["id"]: row["until"] for row in snoozed}
             return cursor.execute(

@@ -144,6 +144,6 @@ class ThreadLogs:
             "levels": list(levels) if levels is not None else None,
         }  # fmt: skip
         query = SQL["logs_after" if before is None else "logs_before"]
-        with self._database.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        with self._database.asking() as connection, connection.cursor(row_factory=dict_row) as cursor:
             rows = cursor.execute(query, arguments).fetchall()
         return [LogLine(**row) for row in rows]

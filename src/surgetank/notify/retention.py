@@ -25,7 +25,7 @@ class Retention:
     def run(self, now: float) -> dict[str, int]:
         """One piece of each kind; how many rows went. Raises what the database raises."""
         gone: dict[str, int] = {}
-        with self._database.connection() as connection:
+        with self._database.asking(patient=True) as connection:
             row = connection.execute(SQL["claim_retention"]).fetchone()
             if row is None or not row[0]:
                 return {}

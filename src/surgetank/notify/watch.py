@@ -183,7 +183,7 @@ class AlertWatch:
             )
         )  # fmt: skip
 
-    def close(self) -> None:
+    def close(self, within_s: float) -> None:
         """Stop, then close the book."""
-        self.stop(self._settings.shutdown_timeout)
+        self.stop(within_s)
         self.book.close()

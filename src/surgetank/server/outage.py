@@ -39,6 +39,12 @@ class PatientDatabase(Database):
         self._failed: tuple[float, DatabaseUnavailable] | None = None
 
     @contextmanager
+    def asking(self, *, patient: bool = False) -> Iterator[Connection[Any]]:  # noqa: ARG002 - a request always waits
+        """The same as `connection`."""
+        with self.connection() as connection:
+            yield connection
+
+    @contextmanager
     def connection(self) -> Iterator[Connection[Any]]:
         """A connection in a transaction. Raises like the database, and what it raised a moment ago."""
         with self._lock:
@@ -46,7 +52,7 @@ class PatientDatabase(Database):
         if failed is not None and self._clock() - failed[0] < self._pause_s:
             raise DatabaseUnavailable(failed[1].what, remedy=failed[1].remedy)
         try:
-            with self._database.connection() as connection:
+            with self._database.asking() as connection:
                 yield connection
         except DatabaseUnavailable as error:
             with self._lock:

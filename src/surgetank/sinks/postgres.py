@@ -14,6 +14,7 @@ from typing import Any
 from psycopg import Cursor
 from psycopg.rows import dict_row
 
+from surgetank.database import collector
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import envelope
@@ -65,7 +66,7 @@ class PostgresCheckpointSink:
         """The database belongs to whoever made it."""
 
     def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
-        with self._lock:
+        with self._lock, collector.held_back():
             threads: dict[str, Thread] = {}
             tallies = {s.lease.partition: Tally() for s in slices}
             try:
