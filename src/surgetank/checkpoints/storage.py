@@ -181,7 +181,7 @@ def raise_format(database: Database) -> bool:
     Only when no process of an older version writes to or reads from the database any more: it fails to read what is
     written from then on. Raises `DatabaseUnavailable`.
     """
-    with database.connection() as connection:
+    with database.asking(patient=True) as connection:
         return connection.execute(SQL["raise_format"]).rowcount > 0
 
 

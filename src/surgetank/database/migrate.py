@@ -74,7 +74,14 @@ def applied(connection: Connection[Any]) -> dict[int, tuple[str, str]]:
 
 def pending(database: Database, folder: Traversable | None = None) -> list[Migration]:
     """What `migrate` would apply. Raises `SchemaTooNew`, `DatabaseRefused`, `DatabaseUnavailable`."""
-    with database.asking(patient=True) as connection:
+    try:
+        return _pending(database, folder)
+    except psycopg.Error as error:
+        raise failed_statement(error, database.address) from error
+
+
+def _pending(database: Database, folder: Traversable | None) -> list[Migration]:
+    with database.connection() as connection:
         return _missing(load(folder), applied(connection), database.address)
 
 
@@ -87,7 +94,7 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
     done: list[str] = []
     migrations = load(folder)
     try:
-        if not pending(database, folder):
+        if not _pending(database, folder):
             return []
         with database.long_transaction() as connection:
             # Whoever waited for the lock must see what the one before it did, whatever the database's default is.
@@ -110,7 +117,7 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
             "tables are another user's: GRANT ALL ON SCHEMA surgetank and ON ALL TABLES IN SCHEMA surgetank.",
         ) from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
-        raise DatabaseUnavailable(
+        raise DatabaseRefused(
             f"{database.address} is read-only (a standby?), and Surgetank's tables are not set up there.",
             remedy="give the URL of the primary, or add target_session_attrs=read-write to it.",
         ) from error
@@ -119,8 +126,6 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
             f"Another process has held up the migration of {database.address} for a minute.",
             remedy="it is tried again by itself; look into pg_stat_activity for who holds the lock.",
         ) from error
-    except psycopg.Error as error:
-        raise failed_statement(error, database.address) from error
     return done
 
 
@@ -158,6 +163,8 @@ class MigratedDatabase(Database):
         self._own.preparing = True
         try:
             done = migrate(self)
+        except psycopg.Error as error:
+            raise failed_statement(error, self.address) from error
         finally:
             self._own.preparing = False
         self._ready = True
