@@ -180,13 +180,17 @@ def test_what_hangs_is_ended_at_once_when_the_pool_is_interrupted(private_postgr
 
 
 @pytest.fixture
-def frozen_tank(tmp_path: Path, private_postgres: PostgresServer) -> Iterator[Surgetank]:
+def frozen_tank(
+    tmp_path: Path, private_postgres: PostgresServer, request: pytest.FixtureRequest
+) -> Iterator[Surgetank]:
     """An engine with a cold thread, whose database freezes as long as the test lasts."""
+    copies = {} if getattr(request, "param", None) == "with copies" else {"recent_max_bytes": 0}
     tank = Surgetank(
         tmp_path / "home",
         database_url=private_postgres.url,
         flush_in_process=False,
         shutdown_timeout=2.0,
+        **copies,
         **QUICK,
     )
     with tank:
@@ -212,6 +216,15 @@ def test_a_cold_thread_is_refused_with_the_reason_and_then_at_once(frozen_tank: 
     took, error = seconds(saver.get_tuple, config("cold"))
     assert isinstance(error, ColdStateUnavailable)
     assert took < 0.5
+
+
+@pytest.mark.parametrize("frozen_tank", ["with copies"], indirect=True)
+def test_a_recently_used_thread_goes_on_within_seconds(frozen_tank: Surgetank) -> None:
+    saver = frozen_tank.checkpointer()
+    for bound in (BOUND_S, 1.0):
+        started = time.monotonic()
+        assert saver.get_tuple(config("cold")) is not None
+        assert time.monotonic() - started < bound
 
 
 def test_a_flush_runs_into_its_deadline_as_a_transient_failure_that_is_told(frozen_tank: Surgetank) -> None:

@@ -64,14 +64,14 @@ def limited_url(postgres_server: PostgresServer, database_url: str) -> Any:
 def test_a_refusal_is_an_outage_for_the_caller_and_critical_for_the_operator(
     make_tank: MakeTank, database_url: str, limited_url: str, refuse: Refuse
 ) -> None:
-    put_chain(make_tank(database_url=limited_url).checkpointer(), "cold", 2)
+    put_chain(make_tank(database_url=limited_url, recent_max_bytes=0).checkpointer(), "cold", 2)
     with psycopg.connect(database_url, autocommit=True) as admin:
-        before = make_tank(database_url=limited_url)
+        before = make_tank(database_url=limited_url, recent_max_bytes=0)
         assert before.flush().ok
         refuse(admin)
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'limited'")
     # What a rolling upgrade does: a process that starts beside a database that refuses it.
-    tank = make_tank(database_url=limited_url)
+    tank = make_tank(database_url=limited_url, recent_max_bytes=0)
     graph = agent(tank.checkpointer())
     assert graph.invoke({"messages": [("user", "hi")]}, config("new"))["steps"] == 4
     with pytest.raises(ColdStateUnavailable):
@@ -90,7 +90,7 @@ def test_a_refusal_is_an_outage_for_the_caller_and_critical_for_the_operator(
 def test_no_error_of_the_driver_reaches_a_caller(
     make_tank: MakeTank, database_url: str, limited_url: str, refuse: Refuse
 ) -> None:
-    tank = make_tank(database_url=limited_url)
+    tank = make_tank(database_url=limited_url, recent_max_bytes=0)
     put_chain(tank.checkpointer(), "cold", 2)
     assert tank.flush().ok
     with psycopg.connect(database_url, autocommit=True) as admin:
