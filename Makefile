@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 TEST_WORKERS ?= 4
 BENCH_ARGS ?=
 
-.PHONY: demo test lint types imports format bench bench-smoke docs clean
+.PHONY: demo test lint types imports format bench bench-smoke docs strict clean
 
 .venv/pyvenv.cfg:
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(USABLE)' || { \
@@ -30,8 +30,15 @@ BENCH_ARGS ?=
 demo: .venv/.demo ## run an agent, kill the database under it, see everything arrive
 	$(BIN)/surgetank demo
 
-test: lint types imports bench-smoke ## everything that CI runs, apart from the browser
+test: lint types imports bench-smoke strict ## everything that CI runs, apart from the browser
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+STRICT := tests/unit/test_hostile_state.py tests/unit/test_serde_property.py tests/unit/test_state_classes.py \
+	tests/integration/test_deploys.py tests/integration/test_values.py tests/integration/test_saver.py \
+	tests/contract/test_saver_conformance.py
+
+strict: .venv/.test ## saver and serializer as LangGraph's strict mode has them: only allowed classes are built
+	LANGGRAPH_STRICT_MSGPACK=true $(BIN)/python -m pytest -q -n $(TEST_WORKERS) $(STRICT)
 
 lint: .venv/.test
 	$(BIN)/ruff check .

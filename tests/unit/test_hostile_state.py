@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import ormsgpack
 import pytest
+from langgraph.checkpoint.serde._msgpack import STRICT_MSGPACK_ENABLED
 
-from surgetank.checkpoints.serde import FaithfulSerializer
+from surgetank.checkpoints.serde import FaithfulSerializer, ValueRefused
 from surgetank.checkpoints.serde_changes import noticing
 from surgetank.encode import codes
 from surgetank.exceptions import StateCorrupt
@@ -112,6 +115,22 @@ def test_a_class_that_is_not_on_the_allowlist_comes_back_as_plain_data_and_is_no
     with noticing() as noticed:
         assert serde.loads_typed(stored(codes.OBJECT, payload)) == {"v": [{"a": 1}]}
     assert "allowlist" in str(noticed.changes[0])
-    import sys
-
     assert "antigravity" not in sys.modules
+
+
+@dataclasses.dataclass
+class Own:
+    a: int
+
+
+def test_a_serializer_without_an_allowlist_is_as_strict_as_langgraphs():
+    """`make test` runs this with LANGGRAPH_STRICT_MSGPACK=true as well."""
+    payload = stored(codes.OBJECT, [__name__, "Own", "fields", {"a": 1}, None])
+    serde = FaithfulSerializer()
+    if STRICT_MSGPACK_ENABLED:
+        with pytest.raises(ValueRefused, match="allowlist"):
+            serde.dumps_typed(Own(1))
+        assert serde.loads_typed(payload) == {"v": [{"a": 1}]}
+    else:
+        assert serde.loads_typed(serde.dumps_typed(Own(1))) == Own(1)
+        assert serde.loads_typed(payload) == {"v": [Own(1)]}

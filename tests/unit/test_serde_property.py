@@ -6,12 +6,13 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 
+from support.strict import widened
 from support.values import VALUES, same
 from surgetank.checkpoints.serde import FaithfulSerializer, ValueRefused
 from surgetank.encode.plain import to_plain
 from surgetank.encode.sanitize import dumps_jsonb
 
-SERDE = FaithfulSerializer()
+SERDE = widened(FaithfulSerializer(), "support.values")
 
 
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))

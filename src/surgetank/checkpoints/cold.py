@@ -18,8 +18,8 @@ from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import envelope, patch
-from surgetank.encode.envelope import WriteRecord
-from surgetank.encode.patch import Blob
+from surgetank.encode.envelope import CheckpointRecord, WriteRecord
+from surgetank.exceptions import StateCorrupt
 from surgetank.sinks.bodies import unpack_body
 
 SQL = queries("cold")
@@ -144,35 +144,35 @@ class ColdReader:
         if not rows:
             return None
         _, found_id, parent_id, _, _, _, codec, _, _, body = rows[0]
-        record = unpack_body(parent_id, codec, body)
+        record = _record(thread_id, parent_id, codec, body)
         raw = RawCheckpoint(thread_id, ns, found_id, record, parent_id, mark=mark)
         blobs = []
         for kind, a, b, c, n, base_n, codec, raw_bytes, type_, data in rows[1:]:
             if kind == _WRITE:
-                raw.writes.append(_write(a, n, b, c, codec, type_, data))
+                raw.writes.append(_write(thread_id, a, n, b, c, codec, type_, data))
             else:
                 blobs.append((a, n, base_n, codec, raw_bytes, b, type_, data))
         if record.small is not None:
             raw.blobs = dict(record.small)
         if blobs:
-            raw.blobs |= _values(blobs, raw.versions())
+            raw.blobs |= _values(thread_id, blobs, raw.versions())
         return raw
 
     def writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[RawWrite]:
         """The writes of a checkpoint that is itself still hot."""
         arguments = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
-        return [_write(*row.values()) for row in self._query("writes", arguments)]
+        return [_write(thread_id, *row.values()) for row in self._query("writes", arguments)]
 
     def blobs(self, thread_id: str, ns: str, versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
         """The values of channel versions that are stored; others are missing from the result."""
         if not versions:
             return {}
         rows = self._call("blobs", thread_id, ns, list(versions), list(versions.values()))
-        found = _values([row for row in rows if row[0] is not None], versions)
+        found = _values(thread_id, [row for row in rows if row[0] is not None], versions)
         newest = next((row for row in rows if row[0] is None), None)
         if newest is not None:
             _, _, _, codec, _, checkpoint_id, _, body = newest
-            _add_small(found, versions, checkpoint_id, codec, body)
+            _add_small(thread_id, found, versions, checkpoint_id, codec, body)
             self._search(found, thread_id, ns, versions, checkpoint_id)
         return found
 
@@ -192,7 +192,7 @@ class ColdReader:
             rows = self._query("bodies_before", arguments)
             for row in rows:
                 before = row["checkpoint_id"]
-                _add_small(found, versions, before, row["codec"], row["body"])
+                _add_small(thread_id, found, versions, before, row["codec"], row["body"])
             if len(rows) < self.page_size:
                 return
 
@@ -240,19 +240,32 @@ class ColdReader:
         return [(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"]) for row in rows]
 
 
-def _values(rows: Sequence[tuple[Any, ...]], versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
+def _values(
+    thread_id: str, rows: Sequence[tuple[Any, ...]], versions: Mapping[str, str]
+) -> dict[str, tuple[str, bytes]]:
     """The values behind rows of `blob_paths`: of each channel the path of its bases, then the wanted version."""
     values: dict[str, tuple[str, bytes]] = {}
     for channel, group in groupby(rows, key=itemgetter(0)):
         path = list(group)
         _, n, _, _, _, version, type_, _ = path[-1]
         if versions.get(channel) == version:
-            blobs = [Blob(row[1], row[2], 0, row[3], row[4], row[7]) for row in path]
-            values[channel] = (type_, patch.decode_all(blobs, {n})[n])
+            blobs = [patch.stored(row[1], row[2], 0, row[3], row[4], row[7]) for row in path]
+            try:
+                values[channel] = (type_, patch.decode_all(blobs, {n})[n])
+            except StateCorrupt as error:
+                raise error.of(thread_id, channel) from error
     return values
 
 
+def _record(thread_id: str, parent_id: str | None, codec: int, body: bytes) -> CheckpointRecord:
+    try:
+        return unpack_body(parent_id, codec, body)
+    except StateCorrupt as error:
+        raise error.of(thread_id) from error
+
+
 def _add_small(
+    thread_id: str,
     found: dict[str, tuple[str, bytes]],
     versions: Mapping[str, str],
     checkpoint_id: str,
@@ -260,7 +273,7 @@ def _add_small(
     body: bytes,
 ) -> None:
     """Take the values that are wanted from a checkpoint's body."""
-    record = unpack_body(None, codec, body)
+    record = _record(thread_id, None, codec, body)
     if not record.small:
         return
     has = envelope.present_versions(record, checkpoint_id)
@@ -270,6 +283,10 @@ def _add_small(
 
 
 def _write(
-    task_id: str, idx: int, task_path: str, channel: str, codec: int, type_: str, data: bytes
+    thread_id: str, task_id: str, idx: int, task_path: str, channel: str, codec: int, type_: str, data: bytes
 ) -> RawWrite:
-    return RawWrite(task_id, idx, WriteRecord(channel, task_path, type_, patch.decompress(codec, data)))
+    try:
+        value = patch.decompress(codec, data)
+    except StateCorrupt as error:
+        raise error.of(thread_id, channel) from error
+    return RawWrite(task_id, idx, WriteRecord(channel, task_path, type_, value))

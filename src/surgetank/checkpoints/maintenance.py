@@ -216,7 +216,7 @@ def _delta_ancestors(briefs: Mapping[str, _Brief], brief: _Brief) -> set[str]:
     needed: set[str] = set()
     open_channels = set(brief.delta_channels - brief.present)
     current = briefs.get(brief.parent_id or "")
-    while current is not None and open_channels:
+    while current is not None and open_channels and current.checkpoint_id not in needed:
         needed.add(current.checkpoint_id)
         open_channels -= current.present
         current = briefs.get(current.parent_id or "")

@@ -8,6 +8,7 @@ from typing import Any
 
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord, WriteRecord
+from surgetank.exceptions import StateCorrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,17 @@ class RawCheckpoint:
 
     @property
     def structure(self) -> dict[str, Any]:
-        """LangGraph's own fields: versions, versions seen, ts, id, v ..."""
+        """LangGraph's own fields: versions, versions seen, ts, id, v ... Raises `StateCorrupt`."""
         if self._structure is None:
-            self._structure = envelope.read_structure(self.record.structure)
+            try:
+                found = envelope.read_structure(self.record.structure)
+                found["channel_versions"].items()
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise StateCorrupt(
+                    f"The checkpoint {self.checkpoint_id} can't be read ({type(error).__name__}: {error}).",
+                    remedy="restore the database from a backup.",
+                ).of(self.thread_id) from error
+            self._structure = found
         return self._structure
 
     def versions(self) -> dict[str, str]:

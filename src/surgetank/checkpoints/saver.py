@@ -233,7 +233,14 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         ancestors: list[RawCheckpoint] = []
         glance = self.reader.glance(at.thread_id)
         raw = (yield from self.reader.read(at.thread_id, at.ns, at.checkpoint_id, ())) if channels else None
+        seen: set[str] = set()
         while raw is not None and raw.parent_id is not None and open_channels:
+            if raw.parent_id in seen:
+                raise StateCorrupt(
+                    f"The ancestors of checkpoint {raw.checkpoint_id} lead back to it.",
+                    remedy="restore the database from a backup.",
+                ).of(at.thread_id)
+            seen.add(raw.parent_id)
             raw = yield from self.reader.read(at.thread_id, at.ns, raw.parent_id, open_channels)
             if raw is None:
                 break

@@ -25,6 +25,7 @@ from surgetank.encode import known, splice
 from surgetank.exceptions import StateCorrupt
 
 RAW, WHOLE, PATCH, SPLICE, KNOWN = 0, 1, 2, 3, 4
+TOO_LONG = -1  # of a row whose data was left out, because it is longer than the value that it declares
 LEVEL = 3
 SMALL = 96  # bytes below which compression costs more than it saves
 RADIX = 8
@@ -32,6 +33,10 @@ MAX_POSITION = RADIX**3 - 1
 MAX_PATCHES = 3 * (RADIX - 1)
 MAX_DECODED = 32
 FREE = 64 * 1024
+# What a read takes of rows that somebody else wrote: well above what is ever stored (so does `blob_paths` in SQL).
+MAX_PATH = 64
+_SLACK = 2
+_MAX_UNDECLARED = 1 << 30  # bytes of what is stored without its length
 # Larger values are stored whole: a patch holds both versions in memory, and a writer up to four.
 MAX_PATCHED = 16 * 1024**2
 # Values below this size that share none of a few samples with their base are not tried as a patch: setting zstd up
@@ -54,6 +59,11 @@ class Blob:
     codec: int
     raw_bytes: int
     data: bytes
+
+
+def stored(n: int, base_n: int | None, position: int, codec: int, raw_bytes: int, data: bytes | None) -> Blob:
+    """A blob out of the database; the data of a row that was damaged may have been left out."""
+    return Blob(n, base_n, position, codec if data is not None else TOO_LONG, raw_bytes, bytes(data or b""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +128,8 @@ def _compress_whole(data: bytes | memoryview) -> bytes:
     return packed
 
 
-def _decompress_whole(data: bytes) -> bytes:
+def _decompress_whole(data: bytes, size: int | None) -> bytes:
+    _check_frame(data, size)
     try:
         context = _decompressors.pop()
     except IndexError:
@@ -126,6 +137,13 @@ def _decompress_whole(data: bytes) -> bytes:
     raw = context.decompress(data)
     _decompressors.append(context)
     return raw
+
+
+def _check_frame(data: bytes, size: int | None) -> None:
+    """Raise `ValueError` unless a frame says the size that is expected: zstd takes no more memory than it says."""
+    said = zstandard.frame_content_size(data)
+    if not 0 <= said <= _MAX_UNDECLARED or size not in (None, said):
+        raise ValueError(f"its frame says {said} bytes" + (f" instead of {size}" if size is not None else ""))
 
 
 def compress(data: bytes) -> tuple[int, bytes]:
@@ -154,30 +172,46 @@ def _compressible(data: bytes) -> bool:
     return any(len(_compress_whole(sample)) < len(sample) * _WORTH_IT for sample in samples)
 
 
-def decompress(codec: int, data: bytes, base: bytes | None = None) -> bytes:
-    """The bytes behind `compress` or a patch. Raises `StateCorrupt`."""
-    if codec == RAW:
-        return data
+def decompress(codec: int, data: bytes, base: bytes | None = None, *, size: int | None = None) -> bytes:
+    """The bytes behind `compress` or a patch; `size` is the length they were declared with, and never exceeded.
+
+    Raises `StateCorrupt`.
+    """
     try:
-        if codec == WHOLE:
-            return _decompress_whole(data)
-        if codec == KNOWN:
-            return known.unpack(data)
-        if base is None:
-            raise StateCorrupt("A patch has no base.", remedy="restore the database from a backup.")
-        if codec == SPLICE:
-            found, middle = splice.unpack(data)
-            if len(middle) != found.middle_bytes:
-                middle = _decompress_with(found.dictionary(base), middle)
-            return found.join(base, middle)
-        return _decompress_with(base, data)
+        return _decompress(codec, data, base, size)
     except (zstandard.ZstdError, ValueError) as error:
-        raise StateCorrupt(
-            f"Stored bytes can't be decompressed ({error}).", remedy="restore the database from a backup."
-        ) from error
+        raise StateCorrupt(f"Stored bytes can't be decompressed ({error}).", remedy=_RESTORE) from error
 
 
-def _decompress_with(dictionary: bytes, data: bytes) -> bytes:
+def _decompress(codec: int, data: bytes, base: bytes | None, size: int | None) -> bytes:
+    if codec == TOO_LONG or (size is not None and len(data) > size):
+        raise ValueError("longer than the value that they stand for")
+    if codec == RAW:
+        raw = data
+    elif codec == WHOLE:
+        raw = _decompress_whole(data, size)
+    elif codec == KNOWN:
+        raw = known.unpack(data, size)
+    elif codec not in (PATCH, SPLICE):
+        raise ValueError(f"unknown codec {codec}")
+    elif base is None:
+        raise ValueError("the base is missing")
+    elif codec == SPLICE:
+        found, middle = splice.unpack(data)
+        if size is not None and found.size != size:
+            raise ValueError(f"a splice of {found.size} bytes instead of {size}")
+        if len(middle) != found.middle_bytes:
+            middle = _decompress_with(found.dictionary(base), middle, found.middle_bytes)
+        raw = found.join(base, middle)
+    else:
+        raw = _decompress_with(base, data, size)
+    if size is not None and len(raw) != size:
+        raise ValueError(f"{len(raw)} bytes instead of {size}")
+    return raw
+
+
+def _decompress_with(dictionary: bytes, data: bytes, size: int | None) -> bytes:
+    _check_frame(data, size)
     older = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     return zstandard.ZstdDecompressor(dict_data=older, max_window_size=1 << 31).decompress(data)
 
@@ -290,21 +324,18 @@ def _floors(position: int) -> set[int]:
 def decode_path(blobs: Sequence[Blob]) -> Tip:
     """The tip behind the stored blobs of one path, given from the whole one to the newest. Raises `StateCorrupt`."""
     nodes: list[_Node] = []
+    _check_path(blobs)
     kept = _floors(blobs[-1].position)
+    position = -1
     for blob in blobs:
         patched = blob.codec in (PATCH, SPLICE)
         base = nodes[-1] if patched and nodes else None
         if patched and (base is None or base.n != blob.base_n):
-            raise StateCorrupt(
-                f"Version {blob.n} is a patch against version {blob.base_n}, which is missing.",
-                remedy="restore the database from a backup.",
-            )
-        raw = decompress(blob.codec, blob.data, base.raw if base else None)
-        if len(raw) != blob.raw_bytes:
-            raise StateCorrupt(
-                f"Version {blob.n} has {len(raw)} bytes instead of {blob.raw_bytes}.",
-                remedy="restore the database from a backup.",
-            )
+            raise _missing(blob.base_n, blob.n)
+        if not position < blob.position <= MAX_POSITION:
+            raise StateCorrupt(f"Version {blob.n} stands at {blob.position}.", remedy=_RESTORE)
+        position = blob.position
+        raw = decompress(blob.codec, blob.data, base.raw if base else None, size=blob.raw_bytes)
         spent = (base.patch_bytes + len(blob.data)) if base else 0
         if nodes and nodes[-1].position not in kept:
             nodes.pop()  # no version needs it any more: large values must not pile up here
@@ -315,7 +346,11 @@ def decode_path(blobs: Sequence[Blob]) -> Tip:
 
 
 def decode_all(blobs: Sequence[Blob], wanted: set[int]) -> dict[int, bytes]:
-    """The values of the wanted numbers, out of blobs that contain all their bases, sorted by number."""
+    """The values of the wanted numbers, out of blobs that contain all their bases, sorted by number.
+
+    Raises `StateCorrupt`; before anything is decoded if the path of a value is longer or heavier than any that is
+    ever stored, or leads back.
+    """
     by_n = {blob.n: blob for blob in blobs}
     raw: dict[int, bytes] = {}
     for n in sorted(wanted):
@@ -324,15 +359,41 @@ def decode_all(blobs: Sequence[Blob], wanted: set[int]) -> dict[int, bytes]:
         while current is not None and current not in raw:
             blob = by_n.get(current)
             if blob is None:
-                raise StateCorrupt(
-                    f"Version {current}, a base of version {n}, is missing.",
-                    remedy="restore the database from a backup.",
-                )
+                raise _missing(current, n)
             path.append(blob)
+            if len(path) > MAX_PATH:
+                break
             current = blob.base_n
-        for blob in reversed(path):
+        path.reverse()
+        _check_path(path)
+        for blob in path:
             base = raw[blob.base_n] if blob.base_n is not None else None
-            raw[blob.n] = decompress(blob.codec, blob.data, base)
+            raw[blob.n] = decompress(blob.codec, blob.data, base, size=blob.raw_bytes)
             if len(wanted) == 1 and blob.base_n is not None:
                 del raw[blob.base_n]  # large values must not pile up here
     return {n: raw[n] for n in wanted}
+
+
+def _check_path(blobs: Sequence[Blob]) -> None:
+    """Refuse a path that no writer of ours stores, before it costs anything. The wanted version is the last."""
+    if not blobs:
+        return
+    newest = blobs[-1]
+    most = _SLACK * max(MAX_DECODED * newest.raw_bytes, FREE)
+    if len(blobs) > MAX_PATH:
+        raise StateCorrupt(f"Version {newest.n} has a path of more than {MAX_PATH} patches.", remedy=_RESTORE)
+    for blob in blobs:
+        if blob.base_n is not None and blob.base_n >= blob.n:
+            raise StateCorrupt(
+                f"Version {blob.n} is a patch against version {blob.base_n}, which came after it.",
+                remedy=_RESTORE,
+            )
+    if len(blobs) > 1 and sum(blob.raw_bytes for blob in blobs) > most:
+        raise StateCorrupt(f"Version {newest.n} is reached through more than {most} bytes.", remedy=_RESTORE)
+
+
+def _missing(base_n: int | None, n: int) -> StateCorrupt:
+    return StateCorrupt(f"Version {base_n}, a base of version {n}, is missing.", remedy=_RESTORE)
+
+
+_RESTORE = "restore the database from a backup."

@@ -35,6 +35,11 @@ class Splice:
         """Bytes that are not in the older value."""
         return len(self.head) + self.middle_bytes
 
+    @property
+    def size(self) -> int:
+        """Bytes of the value."""
+        return len(self.head) + self.count + self.middle_bytes + self.suffix
+
     def middle(self, value: bytes) -> bytes:
         """What is put in."""
         end = len(value) - self.suffix

@@ -11,6 +11,7 @@ import ormsgpack
 
 from surgetank.encode.envelope import CheckpointRecord
 from surgetank.encode.patch import compress, compress_words, decompress
+from surgetank.exceptions import StateCorrupt
 
 
 def pack_body(
@@ -24,18 +25,24 @@ def pack_body(
 
 
 def unpack_body(parent_id: str | None, codec: int, body: bytes) -> CheckpointRecord:
-    """The record behind `pack_body`, without its projections."""
-    structure, present, mtype, metadata, extra, *rest = ormsgpack.unpackb(decompress(codec, body))
-    small = {channel: (type_, data) for channel, (type_, data) in rest[0].items()} if rest else None
-    return CheckpointRecord(
-        parent_id,
-        structure,
-        tuple(present),
-        mtype,
-        metadata,
-        b"",
-        b"",
-        tuple(extra) if extra else None,
-        (),
-        small,
-    )
+    """The record behind `pack_body`, without its projections. Raises `StateCorrupt`."""
+    try:
+        structure, present, mtype, metadata, extra, *rest = ormsgpack.unpackb(decompress(codec, body))
+        small = {channel: (type_, data) for channel, (type_, data) in rest[0].items()} if rest else None
+        return CheckpointRecord(
+            parent_id,
+            structure,
+            tuple(present),
+            mtype,
+            metadata,
+            b"",
+            b"",
+            tuple(extra) if extra else None,
+            (),
+            small,
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StateCorrupt(
+            f"The stored body of a checkpoint can't be read ({error}).",
+            remedy="restore the database from a backup.",
+        ) from error

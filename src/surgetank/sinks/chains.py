@@ -13,6 +13,8 @@ from typing import Any
 
 from surgetank.encode import patch
 from surgetank.encode.patch import Blob, Tip
+from surgetank.exceptions import StateCorrupt
+from surgetank.telemetry import log
 
 
 @dataclass(slots=True)
@@ -133,7 +135,14 @@ def load_tips(threads: Mapping[int, Thread], rows: list[dict[str, Any]]) -> None
                 Blob(r["n"], r["base_n"], r["position"], r["codec"], r["raw_bytes"], bytes(r["data"]))
                 for r in path
             ]
-            tip = patch.decode_path(blobs)
+            try:
+                tip = patch.decode_path(blobs)
+            except StateCorrupt as error:
+                # What reads that version is told; what comes now begins a new chain and is not concerned.
+                log.warning(
+                    "chain_damaged", thread_id=threads[ns_pk].thread_id, channel=channel, version=newest["n"],
+                    error=error.what,
+                )  # fmt: skip
         threads[ns_pk].channels[ns_pk, channel] = Channel(newest["n"], tip)
 
 

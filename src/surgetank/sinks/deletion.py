@@ -14,7 +14,9 @@ from surgetank.database.queries import queries
 from surgetank.encode import envelope, patch
 from surgetank.encode.envelope import Operation
 from surgetank.encode.patch import Blob
+from surgetank.exceptions import StateCorrupt
 from surgetank.sinks.bodies import unpack_body
+from surgetank.telemetry import log
 
 SQL = queries("flush")
 
@@ -79,52 +81,82 @@ def _collect_blobs(cursor: Rows, ns_pk: int) -> None:
         living = {n for version, n in newest.items() if (channel, version) in referred}
         dead = {b["n"] for b in blobs} - living
         if dead:
-            _rebase(cursor, ns_pk, channel, {b["n"]: b["base_n"] for b in blobs}, living)
+            dead -= _rebase(cursor, ns_pk, channel, {b["n"]: b["base_n"] for b in blobs}, living)
             cursor.execute(SQL["delete_blobs"], {"ns_pk": ns_pk, "channel": channel, "ns": list(dead)})
 
 
-def _rebase(cursor: Rows, ns_pk: int, channel: str, base_of: dict[int, int | None], living: set[int]) -> None:
-    """Give each living patch with a dead base a living one, or make it whole."""
+def _rebase(
+    cursor: Rows, ns_pk: int, channel: str, base_of: dict[int, int | None], living: set[int]
+) -> set[int]:
+    """Give each living patch with a dead base a living one, or make it whole. Returns the dead that have to stay:
+    bases of a patch that can't be decoded (whoever reads it is told).
+    """
+    kept: set[int] = set()
     for n in sorted(living):
         base = base_of[n]
         if base is None or base in living:
             continue
-        path = _path(base_of, n)
-        ancestor = next((m for m in path[1:] if m in living), None)
-        blobs = _load(cursor, ns_pk, channel, path)
-        values = patch.decode_all(blobs, {n} if ancestor is None else {n, ancestor})
-        remade = None
-        if ancestor is not None:
-            below = [blob for blob in blobs if blob.n in _path(base_of, ancestor)]
-            remade = patch.remake(below, values[ancestor], values[n])
-        if remade is None:
-            ancestor = None
-        codec, data = remade or patch.compress(values[n])
-        cursor.execute(SQL["rebase_blob"], (ancestor, codec, data, ns_pk, channel, n))
-        base_of[n] = ancestor
+        try:
+            _rebase_one(cursor, ns_pk, channel, base_of, living, n)
+        except StateCorrupt as error:
+            log.warning("chain_damaged", ns_pk=ns_pk, channel=channel, version=n, error=error.what)
+            kept.update(_bases(base_of, n))
+    return kept
+
+
+def _rebase_one(
+    cursor: Rows, ns_pk: int, channel: str, base_of: dict[int, int | None], living: set[int], n: int
+) -> None:
+    path = _path(base_of, n)
+    ancestor = next((m for m in path[1:] if m in living), None)
+    blobs = _load(cursor, ns_pk, channel, path)
+    values = patch.decode_all(blobs, {n} if ancestor is None else {n, ancestor})
+    remade = None
+    if ancestor is not None:
+        below = [blob for blob in blobs if blob.n in _path(base_of, ancestor)]
+        remade = patch.remake(below, values[ancestor], values[n])
+    if remade is None:
+        ancestor = None
+    codec, data = remade or patch.compress(values[n])
+    cursor.execute(SQL["rebase_blob"], (ancestor, codec, data, ns_pk, channel, n))
+    base_of[n] = ancestor
 
 
 def _path(base_of: dict[int, int | None], n: int) -> list[int]:
-    path = [n]
-    while (base := base_of[path[-1]]) is not None:
-        path.append(base)
+    """A version and its bases. Raises `StateCorrupt` for a path that leads nowhere, back, or on and on."""
+    path = [n, *_bases(base_of, n)]
+    if len(path) > patch.MAX_PATH or base_of.get(path[-1], 0) is not None:
+        raise StateCorrupt(
+            f"The patches of version {n} don't lead to a value that is stored whole.",
+            remedy="restore the database from a backup.",
+        )
     return path
+
+
+def _bases(base_of: dict[int, int | None], n: int) -> list[int]:
+    """The bases of a version as far as they are there, each older than the one before."""
+    bases: list[int] = []
+    current, base = n, base_of.get(n)
+    while base is not None and base < current and base in base_of and len(bases) <= patch.MAX_PATH:
+        bases.append(base)
+        current, base = base, base_of[base]
+    return bases
 
 
 def _load(cursor: Rows, ns_pk: int, channel: str, ns: list[int]) -> list[Blob]:
     rows = cursor.execute(SQL["channel_blobs"], {"ns_pk": ns_pk, "channel": channel, "ns": ns}).fetchall()
     return [
-        Blob(r["n"], r["base_n"], r["position"], r["codec"], r["raw_bytes"], bytes(r["data"])) for r in rows
+        patch.stored(r["n"], r["base_n"], r["position"], r["codec"], r["raw_bytes"], r["data"]) for r in rows
     ]
 
 
 def load_value(cursor: Rows, ns_pk: int, channel: str, version: str) -> tuple[str, bytes] | None:
-    """A stored channel value with its type; None when it is not there or too large to be shown."""
+    """A stored channel value with its type; None when it is not there. Raises `StateCorrupt`."""
     row = cursor.execute(
         SQL["shown_version"], {"ns_pk": ns_pk, "channel": channel, "version": version}
     ).fetchone()
     if row is None:
         return None
     base_of: dict[int, int | None] = dict(zip(row["ns"], row["bases"], strict=True))
-    blobs = _load(cursor, ns_pk, channel, list(base_of))
+    blobs = _load(cursor, ns_pk, channel, _path(base_of, row["n"]))
     return row["type"], patch.decode_all(blobs, {row["n"]})[row["n"]]

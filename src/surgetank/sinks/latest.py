@@ -18,12 +18,14 @@ from psycopg.types.json import Jsonb
 from surgetank.database.queries import queries
 from surgetank.encode import envelope
 from surgetank.encode.envelope import CheckpointRecord
+from surgetank.exceptions import StateCorrupt
 from surgetank.model import Replacement
 from surgetank.sinks import deletion, projection
 from surgetank.sinks.chains import Thread
 from surgetank.sinks.rows import Batch, CheckpointKey
 from surgetank.sinks.small import Contents
 from surgetank.sinks.tally import Tally
+from surgetank.telemetry import log
 
 SQL = queries("flush")
 _STATEMENT_BYTES = 4 * 1024**2  # of JSON in one statement, about
@@ -144,7 +146,11 @@ def _changes(
                 continue
             value = draft.values.get(channel) or (has.small.get(channel) if has is not None else None)
             if value is None:
-                value = deletion.load_value(cursor, thread.ns_pks[""], channel, version)
+                try:
+                    value = deletion.load_value(cursor, thread.ns_pks[""], channel, version)
+                except StateCorrupt as error:  # the projection shows null; whoever reads the state is told
+                    log.warning("chain_damaged", thread_id=thread_id, channel=channel, error=error.what)
+                    value = ("null", b"")
             if value is not None:
                 encoded, replaced = draft.show(channel, value)
                 parts.append((channel, encoded))

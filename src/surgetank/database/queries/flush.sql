@@ -91,7 +91,8 @@ FROM unnest(%(threads)s::text[], %(namespaces)s::text[]) AS u (thread_id, checkp
 JOIN surgetank.checkpoint_namespaces s USING (thread_id, checkpoint_ns)
 
 -- name: tips
--- The newest blob of each channel with the path of its bases. Primary key.
+-- The newest blob of each channel with the path of its bases. A base is older than its patch and a path has at most 22
+-- blobs (encode/patch.py): rows that somebody else wrote don't lead on and on. Primary key.
 WITH RECURSIVE newest AS (
     SELECT u.ns_pk, u.channel, b.n
     FROM unnest(%(ns_pks)s::bigint[], %(channels)s::text[]) AS u (ns_pk, channel)
@@ -100,15 +101,16 @@ WITH RECURSIVE newest AS (
         WHERE b.ns_pk = u.ns_pk AND b.channel = u.channel ORDER BY n DESC LIMIT 1
     ) AS b
 ), path AS (
-    SELECT b.ns_pk, b.channel, b.n, b.base_n, b.position, b.codec, b.raw_bytes, b.type
+    SELECT b.ns_pk, b.channel, b.n, b.base_n, b.position, b.codec, b.raw_bytes, b.type, 1 AS length
     FROM newest JOIN surgetank.checkpoint_blobs b USING (ns_pk, channel, n)
     UNION ALL
-    SELECT b.ns_pk, b.channel, b.n, b.base_n, b.position, b.codec, b.raw_bytes, b.type
+    SELECT b.ns_pk, b.channel, b.n, b.base_n, b.position, b.codec, b.raw_bytes, b.type, p.length + 1
     FROM path p
-    JOIN surgetank.checkpoint_blobs b ON b.ns_pk = p.ns_pk AND b.channel = p.channel AND b.n = p.base_n
+    JOIN surgetank.checkpoint_blobs b ON b.ns_pk = p.ns_pk AND b.channel = p.channel AND b.n = p.base_n AND b.n < p.n
+    WHERE p.length < 64
 )
 SELECT p.ns_pk, p.channel, p.n, p.base_n, p.position, p.codec, p.raw_bytes, p.type,
-    CASE WHEN p.raw_bytes <= %(patchable)s THEN b.data END AS data
+    CASE WHEN p.raw_bytes <= %(patchable)s AND octet_length(b.data) <= p.raw_bytes THEN b.data END AS data
 FROM path p JOIN surgetank.checkpoint_blobs b USING (ns_pk, channel, n)
 ORDER BY p.ns_pk, p.channel, p.n
 
@@ -125,16 +127,18 @@ FROM unnest(%(ns_pks)s::bigint[], %(ids)s::text[]) AS u (ns_pk, checkpoint_id)
 JOIN surgetank.checkpoint_writes w USING (ns_pk, checkpoint_id)
 
 -- name: shown_version
--- The newest blob of a version with the path of its bases. Index checkpoint_blobs_version_idx, primary key.
+-- The newest blob of a version with the path of its bases, bounded as in `tips`. Index checkpoint_blobs_version_idx, primary key.
 WITH RECURSIVE found AS (
     SELECT n, base_n, type FROM surgetank.checkpoint_blobs
     WHERE ns_pk = %(ns_pk)s AND channel = %(channel)s AND hashtext(version) = hashtext(%(version)s)
         AND version = %(version)s ORDER BY n DESC LIMIT 1
 ), path AS (
-    SELECT n, base_n FROM found
+    SELECT n, base_n, 1 AS length FROM found
     UNION ALL
-    SELECT b.n, b.base_n FROM path p
+    SELECT b.n, b.base_n, p.length + 1 FROM path p
     JOIN surgetank.checkpoint_blobs b ON b.ns_pk = %(ns_pk)s AND b.channel = %(channel)s AND b.n = p.base_n
+        AND b.n < p.n
+    WHERE p.length < 64
 )
 SELECT f.n, f.type, array_agg(p.n ORDER BY p.n) AS ns, array_agg(p.base_n ORDER BY p.n) AS bases
 FROM found f CROSS JOIN path p GROUP BY f.n, f.type
@@ -264,7 +268,8 @@ SELECT channel, n, version, base_n FROM surgetank.checkpoint_blobs WHERE ns_pk =
 
 -- name: channel_blobs
 -- Blobs of one channel with their data. Primary key.
-SELECT n, base_n, position, codec, raw_bytes, data FROM surgetank.checkpoint_blobs
+SELECT n, base_n, position, codec, raw_bytes, CASE WHEN octet_length(data) <= raw_bytes THEN data END AS data
+FROM surgetank.checkpoint_blobs
 WHERE ns_pk = %(ns_pk)s AND channel = %(channel)s AND n = ANY(%(ns)s) ORDER BY n
 
 -- name: rebase_blob
