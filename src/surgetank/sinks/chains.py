@@ -14,7 +14,7 @@ from typing import Any
 from surgetank.encode import patch
 from surgetank.encode.patch import Blob, Tip
 from surgetank.exceptions import StateCorrupt
-from surgetank.telemetry import log
+from surgetank.model import Replacement
 
 
 @dataclass(slots=True)
@@ -118,15 +118,29 @@ class ThreadCache:
             self._size -= known[4]
 
 
-def load_tips(threads: Mapping[int, Thread], rows: list[dict[str, Any]]) -> None:
-    """Take in the rows of the query `tips`; `threads` maps namespace numbers to their threads."""
+def damaged(channel: str, error: StateCorrupt) -> Replacement:
+    """What a job says of a stored version that can't be decoded."""
+    return Replacement(
+        f"$.channel_values.{channel}", f"a stored version is damaged: {error.what} Newer ones are whole", ""
+    )
+
+
+def load_tips(threads: Mapping[int, Thread], rows: list[dict[str, Any]]) -> list[tuple[str, Replacement]]:
+    """Take in the rows of the query `tips`; `threads` maps namespace numbers to their threads.
+
+    Returns what is damaged, by thread: reading it raises `StateCorrupt`, what is written now begins a new chain.
+    """
+    found: list[tuple[str, Replacement]] = []
     paths: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for row in rows:
         paths.setdefault((row["ns_pk"], row["channel"]), []).append(row)
     for (ns_pk, channel), path in paths.items():
         newest = path[-1]
         tip = None
-        if (
+        if any(r["data"] is None and r["raw_bytes"] <= patch.MAX_PATCHED for r in path):
+            what = StateCorrupt(f"Version {newest['n']} is longer than what it stands for.")
+            found.append((threads[ns_pk].thread_id, damaged(channel, what)))
+        elif (
             newest["raw_bytes"] >= patch.SMALL
             and all(r["data"] is not None for r in path)
             and "+" not in newest["type"]
@@ -138,12 +152,9 @@ def load_tips(threads: Mapping[int, Thread], rows: list[dict[str, Any]]) -> None
             try:
                 tip = patch.decode_path(blobs)
             except StateCorrupt as error:
-                # What reads that version is told; what comes now begins a new chain and is not concerned.
-                log.warning(
-                    "chain_damaged", thread_id=threads[ns_pk].thread_id, channel=channel, version=newest["n"],
-                    error=error.what,
-                )  # fmt: skip
+                found.append((threads[ns_pk].thread_id, damaged(channel, error)))
         threads[ns_pk].channels[ns_pk, channel] = Channel(newest["n"], tip)
+    return found
 
 
 def next_blob(thread: Thread, ns_pk: int, channel: str, type_: str, data: bytes) -> Blob:

@@ -15,8 +15,9 @@ from surgetank.encode import envelope, patch
 from surgetank.encode.envelope import Operation
 from surgetank.encode.patch import Blob
 from surgetank.exceptions import StateCorrupt
+from surgetank.model import Replacement
 from surgetank.sinks.bodies import unpack_body
-from surgetank.telemetry import log
+from surgetank.sinks.chains import damaged
 
 SQL = queries("flush")
 
@@ -51,23 +52,28 @@ def deleted_with(cursor: Rows, operation: Operation) -> list[tuple[str, str]] | 
     return None if done is None else list(zip(done["checkpoint_ns"], done["checkpoint_ids"], strict=True))
 
 
-def delete_checkpoints(cursor: Rows, thread_id: str, operation: Operation) -> None:
-    """Remove single checkpoints of one namespace with their writes, and the blobs that nothing refers to any more."""
+def delete_checkpoints(cursor: Rows, thread_id: str, operation: Operation) -> list[Replacement]:
+    """Remove single checkpoints of one namespace with their writes, and the blobs that nothing refers to any more.
+
+    Returns what of the rest is damaged.
+    """
     found = cursor.execute(
         SQL["find_namespaces"], {"threads": [thread_id], "namespaces": [operation.checkpoint_ns]}
     ).fetchone()
     if found is None:
-        return
+        return []
     arguments = {"ns_pk": found["ns_pk"], "ids": list(operation.checkpoint_ids)}
     cursor.execute(SQL["delete_writes"], arguments)
     cursor.execute(SQL["delete_checkpoints"], arguments)
     cursor.execute(SQL["orphan_parents"], arguments)
-    _collect_blobs(cursor, found["ns_pk"])
+    damage = _collect_blobs(cursor, found["ns_pk"])
     cursor.execute(SQL["delete_namespace"], arguments)
+    return damage
 
 
-def _collect_blobs(cursor: Rows, ns_pk: int) -> None:
+def _collect_blobs(cursor: Rows, ns_pk: int) -> list[Replacement]:
     """Delete the blobs of a namespace that no checkpoint refers to."""
+    damage: list[Replacement] = []
     referred: set[tuple[str, str]] = set()
     for row in cursor.execute(SQL["remaining_bodies"], {"ns_pk": ns_pk}).fetchall():
         record = unpack_body(None, row["codec"], row["body"])
@@ -81,15 +87,22 @@ def _collect_blobs(cursor: Rows, ns_pk: int) -> None:
         living = {n for version, n in newest.items() if (channel, version) in referred}
         dead = {b["n"] for b in blobs} - living
         if dead:
-            dead -= _rebase(cursor, ns_pk, channel, {b["n"]: b["base_n"] for b in blobs}, living)
-            cursor.execute(SQL["delete_blobs"], {"ns_pk": ns_pk, "channel": channel, "ns": list(dead)})
+            base_of = {b["n"]: b["base_n"] for b in blobs}
+            kept = _rebase(cursor, ns_pk, channel, base_of, living, damage)
+            cursor.execute(SQL["delete_blobs"], {"ns_pk": ns_pk, "channel": channel, "ns": list(dead - kept)})
+    return damage
 
 
 def _rebase(
-    cursor: Rows, ns_pk: int, channel: str, base_of: dict[int, int | None], living: set[int]
+    cursor: Rows,
+    ns_pk: int,
+    channel: str,
+    base_of: dict[int, int | None],
+    living: set[int],
+    damage: list[Replacement],
 ) -> set[int]:
     """Give each living patch with a dead base a living one, or make it whole. Returns the dead that have to stay:
-    bases of a patch that can't be decoded (whoever reads it is told).
+    bases of a patch that can't be decoded, which `damage` names.
     """
     kept: set[int] = set()
     for n in sorted(living):
@@ -99,7 +112,7 @@ def _rebase(
         try:
             _rebase_one(cursor, ns_pk, channel, base_of, living, n)
         except StateCorrupt as error:
-            log.warning("chain_damaged", ns_pk=ns_pk, channel=channel, version=n, error=error.what)
+            damage.append(damaged(channel, error))
             kept.update(_bases(base_of, n))
     return kept
 

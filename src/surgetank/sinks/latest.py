@@ -21,11 +21,10 @@ from surgetank.encode.envelope import CheckpointRecord
 from surgetank.exceptions import StateCorrupt
 from surgetank.model import Replacement
 from surgetank.sinks import deletion, projection
-from surgetank.sinks.chains import Thread
+from surgetank.sinks.chains import Thread, damaged
 from surgetank.sinks.rows import Batch, CheckpointKey
 from surgetank.sinks.small import Contents
 from surgetank.sinks.tally import Tally
-from surgetank.telemetry import log
 
 SQL = queries("flush")
 _STATEMENT_BYTES = 4 * 1024**2  # of JSON in one statement, about
@@ -148,8 +147,8 @@ def _changes(
             if value is None:
                 try:
                     value = deletion.load_value(cursor, thread.ns_pks[""], channel, version)
-                except StateCorrupt as error:  # the projection shows null; whoever reads the state is told
-                    log.warning("chain_damaged", thread_id=thread_id, channel=channel, error=error.what)
+                except StateCorrupt as error:  # the projection shows null
+                    tallies[thread_id].replaced += (damaged(channel, error),)
                     value = ("null", b"")
             if value is not None:
                 encoded, replaced = draft.show(channel, value)

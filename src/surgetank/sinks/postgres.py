@@ -184,7 +184,7 @@ class PostgresCheckpointSink:
             tally.thread = None
             tally.buried = {**tally.buried, **{envelope.grave_note(ns, cid): b"" for ns, cid in buried}}
             return {(thread_id, ns, cid) for ns, cid in buried}
-        deletion.delete_checkpoints(cursor, thread_id, operation)
+        tally.replaced += tuple(deletion.delete_checkpoints(cursor, thread_id, operation))
         return set()
 
 

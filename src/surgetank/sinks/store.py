@@ -32,7 +32,7 @@ def write_rows(
     """Write all rows of a batch whose threads are locked. Returns what the checkpoints have, at level 2."""
     _number_namespaces(cursor, batch, threads)
     _drop_replayed_blobs(cursor, batch, threads)
-    _load_chains(cursor, batch, threads)
+    _load_chains(cursor, batch, threads, tallies)
     numbers: dict[BlobKey, int] = {}
     if batch.blobs:
         copy_rows(cursor, SQL["copy_blobs"], BLOBS, _blob_rows(batch, threads, tallies, numbers))
@@ -71,7 +71,9 @@ def _drop_replayed_blobs(cursor: Rows, batch: Batch, threads: Mapping[str, Threa
         batch.blobs = [(key, blob) for key, blob in batch.blobs if key not in stored]
 
 
-def _load_chains(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) -> None:
+def _load_chains(
+    cursor: Rows, batch: Batch, threads: Mapping[str, Thread], tallies: Mapping[str, Tally]
+) -> None:
     wanted: dict[tuple[int, str], Thread] = {}
     for (thread_id, ns, channel, _), _ in batch.blobs:
         thread = threads[thread_id]
@@ -87,7 +89,9 @@ def _load_chains(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) -> N
                 "patchable": patch.MAX_PATCHED,
             },
         )
-        chains.load_tips({ns_pk: thread for (ns_pk, _), thread in wanted.items()}, cursor.fetchall())
+        found = chains.load_tips({ns_pk: thread for (ns_pk, _), thread in wanted.items()}, cursor.fetchall())
+        for thread_id, damage in found:
+            tallies[thread_id].replaced += (damage,)
 
 
 def _blob_rows(
