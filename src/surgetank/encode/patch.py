@@ -191,7 +191,8 @@ def _decompress(codec: int, data: bytes, base: bytes | None, size: int | None) -
     elif codec == WHOLE:
         raw = _decompress_whole(data, size)
     elif codec == KNOWN:
-        raw = known.unpack(data, size)
+        _check_frame(data, size)
+        raw = known.unpack(data)
     elif codec not in (PATCH, SPLICE):
         raise ValueError(f"unknown codec {codec}")
     elif base is None:
