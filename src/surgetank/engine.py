@@ -7,6 +7,7 @@ keeps its data there too. A flush thread runs until the engine is closed.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -91,6 +92,7 @@ class Surgetank(Speaks):
         self._serde = serde
         self._password = database_password
         self._parts: Parts | None = None
+        self._pid = os.getpid()
         self._lock = threading.RLock()
         self.meters = Meters()
         self._observers: list[FlushObserver] = [self.meters]
@@ -101,6 +103,7 @@ class Surgetank(Speaks):
         """Open the buffer, start the embedded database if there is no other, start flushing. Idempotent."""
         with self._lock:
             if self._parts is None:
+                self._pid = os.getpid()
                 self._parts = Parts(
                     self.settings,
                     self._clock,
@@ -121,6 +124,9 @@ class Surgetank(Speaks):
 
         What could not be drained stays in the buffer and is flushed by the next process that opens it.
         """
+        if self._parts is not None and self._pid != os.getpid():  # a forked child: they are its parent's
+            self._parts = None
+            return
         with self._lock:
             parts, self._parts = self._parts, None
         if parts is not None:

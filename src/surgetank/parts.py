@@ -16,6 +16,7 @@ from surgetank.checkpoints.retention import Limits
 from surgetank.checkpoints.sweep import Retention
 from surgetank.checkpoints.sweeper import Sweeper
 from surgetank.database.embedded import EmbeddedPostgres
+from surgetank.database.embedded_pool import EmbeddedDatabase
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.database.password import password_source
 from surgetank.encode.envelope import OPERATION_KEY
@@ -90,7 +91,6 @@ class Parts:
             raise
         self.travels = TimeTravels(self.desk.notifier, self.desk.events, clock=clock)
         self.observers.add(self.desk.notifier)
-        self.observers.add(_Reviver(self))  # last: reviving takes a second, telling does not
         sinks: dict[str, Sink] = {
             CHECKPOINTS: self._checkpoint_sink(),
             **Desk.sinks(self.database),
@@ -191,10 +191,16 @@ class Parts:
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
         else:
-            self.embedded = EmbeddedPostgres(settings.home)
+            self.embedded = EmbeddedPostgres(settings.home, on_gone=_embedded_went)
             if start:
                 self.embedded.start()
-            url = self.embedded.url
+            return EmbeddedDatabase(
+                self.embedded,
+                max_size=settings.database_connections,
+                connect_timeout_s=settings.connect_timeout,
+                statement_timeout_s=settings.statement_timeout,
+                read_timeout_s=settings.read_timeout,
+            )
         command = settings.database_password_command
         return MigratedDatabase(
             url,
@@ -356,6 +362,10 @@ def _open_buffer(settings: Settings, clock: Callable[[], float]) -> SQLiteBuffer
     )
 
 
+def _embedded_went(*, crashed: bool, log_path: Path) -> None:
+    log.error("embedded_postgres_went", crashed=crashed, log=str(log_path), remedy="it is started again")
+
+
 class _LogObserver:
     """Tells the log how jobs ended. What went wrong is told by the notifier."""
 
@@ -384,33 +394,3 @@ class _LogObserver:
             log.debug(
                 "flush_job_completed", job=job.id, stream=job.stream, rows=job.result.get("rows_flushed")
             )
-
-
-class _Reviver:
-    """Starts the embedded PostgreSQL again when it crashed. One that was stopped in order stays stopped."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-
-    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        embedded = self._parts.embedded
-        if embedded is not None and embedded.crashed():
-            log.error(
-                "embedded_postgres_crashed",
-                job=job.id,
-                partition=outcome.partition,
-                log=str(embedded.log_path),
-            )
-            embedded.start()
-
-    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
-        """Nothing to revive."""
-
-    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        """Nothing to revive."""
-
-    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        """Nothing to revive."""
-
-    def job_finished(self, job: FlushJob) -> None:
-        """Nothing to revive."""

@@ -17,7 +17,9 @@ import psycopg
 import pytest
 
 from support.guard import lives, wait
+from support.savers import config, put
 from support.waiting import wait_until
+from surgetank import Surgetank
 from surgetank.database import embedded
 from surgetank.database.embedded import EmbeddedPostgres, start_embedded
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, MissingExtra
@@ -354,3 +356,132 @@ def test_without_the_wheel_the_extra_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("importlib.util.find_spec", _none)
     with pytest.raises(MissingExtra, match=r"surgetank\[embedded\]"):
         start_embedded(tmp_path)
+
+
+# -- signals, forks, and stops by others
+
+_FORKS = """
+import os, sys
+from pathlib import Path
+from surgetank.database.embedded import start_embedded
+server = start_embedded(Path(sys.argv[1]))
+child = os.fork()
+if child == 0:
+    if sys.argv[2] == "stop":
+        server.stop()
+    sys.exit(0)  # with everything that is registered with atexit
+os.waitpid(child, 0)
+print(server.is_running(), flush=True)
+server.stop()
+print(server.is_running(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["exit", "stop"])
+def test_a_forked_child_neither_stops_the_server_nor_counts_as_a_user(home: Path, how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKS, str(home), how], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_a_child_that_outlives_a_killed_parent_does_not_hold_the_server(home: Path) -> None:
+    code = _USER.replace(
+        "print(server.pid", "import os, time\nif os.fork() == 0:\n    time.sleep(60)\nprint(server.pid"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    used_pid(parent)
+    (child,) = [c for c in psutil.Process(parent.pid).children() if c.cmdline()[:2] == [sys.executable, "-c"]]
+    parent.kill()
+    parent.wait()
+    server = start_embedded(home)
+    server.stop()
+    assert not server.is_running(), "nobody else uses it"
+    child.kill()
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    parent.stdin.close()
+    parent.stdout.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+def test_a_server_whose_only_user_was_ended_by_a_signal_is_stopped_by_its_owner(
+    home: Path, how: signal.Signals
+) -> None:
+    code = _USER.replace("server = ", "import surgetank.database.embedded as e; e.GRACE_S = 0.1\nserver = ")
+    user = subprocess.Popen(
+        [sys.executable, "-c", code, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    server = EmbeddedPostgres(home)
+    assert used_pid(user) == server.pid
+    user.send_signal(how)
+    user.communicate()
+    wait_until(lambda: not server.is_running(), "the owner to stop it")
+    assert not server.crashed()
+
+
+def test_the_owner_ends_with_the_server_and_there_is_one(home: Path) -> None:
+    def owners() -> list[psutil.Process]:
+        return [
+            p
+            for p in psutil.process_iter(["cmdline"])
+            if str(home) in (p.info["cmdline"] or []) and "-S" in p.info["cmdline"]
+        ]
+
+    first, second = start_embedded(home), start_embedded(home)
+    wait_until(lambda: len(owners()) == 1, "one owner")
+    first.stop()
+    second.stop()
+    wait_until(lambda: owners() == [], "the owner to end")
+
+
+def test_a_server_that_somebody_else_stopped_is_started_again_by_who_needs_it(home: Path) -> None:
+    tank = Surgetank(home, flush_in_process=False, flush_on_close=False).open()
+    try:
+        saver = tank.checkpointer()
+        put(saver, "t", {"n": 1})
+        assert tank.flush().ok
+        EmbeddedPostgres(home).shut_down()
+        assert saver.get_tuple(config("t")) is not None, "a reader needs it"
+        EmbeddedPostgres(home).shut_down()
+        put(saver, "t", {"n": 2})
+        tank.flush()  # a connection that was open may break first
+        assert tank.flush().ok, "a flush needs it"
+        tank.parts.embedded.shut_down()
+        assert not tank.parts.embedded.revive(), "what it stopped itself stays down"
+    finally:
+        tank.close()
+
+
+_TANK_FORKS = """
+import os, sys
+from surgetank import Surgetank
+with Surgetank(sys.argv[1]) as tank:
+    tank.emit_log("before", thread_id="t")
+    child = os.fork()
+    if child == 0:
+        if sys.argv[2] == "close":
+            tank.close()
+            tank.close()
+        sys.exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    tank.emit_log("after", thread_id="t")
+    tank.wait_saved("t")
+    print([line.message for line in tank.logs("t")])
+"""
+
+
+@pytest.mark.parametrize("how", ["exit", "close"])
+def test_a_forked_child_that_closes_the_engine_closes_nothing_of_its_parents(home: Path, how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _TANK_FORKS, str(home), how],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['before', 'after']"
+    assert "Traceback" not in done.stderr

@@ -2,7 +2,8 @@
 
 The wheel brings the programs; starting and sharing is done here with file locks, which the kernel gives back
 when a process is killed: every process that uses the server holds a shared lock, and the last one to leave stops it.
-The server listens on a Unix socket only.
+Who is ended by a signal leaves nothing behind either: `embedded_owner.py` stops a server that nobody uses any more. A
+forked child is no user. The server listens on a Unix socket only.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import stat
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 from urllib.parse import quote
 
 from surgetank.database.as_root import HERE, Account, account, reachable
+from surgetank.database.embedded_owner import appoint
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, MissingExtra
 from surgetank.private import close_file, make_home, open_file
 
@@ -34,6 +37,7 @@ _PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # what needs no quoting in PostgreS
 _UNQUOTABLE = '"$`\\\n'  # pg_ctl puts the folder between double quotes into a shell's command
 _DEAD = str(2**31 - 1)  # a number that no process has
 _START_S = 60
+GRACE_S = 10.0  # a server whose users were all killed waits so long for the next one
 _CONFIG = """
 # Written by Surgetank when it made this folder.
 listen_addresses = ''
@@ -45,18 +49,29 @@ log_min_messages = warning
 """
 
 
+class Gone(Protocol):
+    """Who is told that the server went while it was used, before it is started again."""
+
+    def __call__(self, *, crashed: bool, log_path: Path) -> None:
+        """It crashed, or somebody else stopped it."""
+        ...
+
+
 class EmbeddedPostgres:
     """A PostgreSQL server in `home/postgres`, shared by all processes that use the same folder.
 
     Raises `MissingExtra`, `ConfigurationError`, `DatabaseUnavailable`.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, on_gone: Gone | None = None) -> None:
+        self._on_gone = on_gone
         self.home = home.expanduser().resolve()
         self.data = self.home / "postgres"
         self.log_path = self.home / "postgres.log"
         self._bin = _programs()
         self._shared: IO[bytes] | None = None
+        self._stopped_by_us = False
+        _used.add(self)
 
     @cached_property
     def _account(self) -> Account | None:
@@ -90,6 +105,7 @@ class EmbeddedPostgres:
         self._make_home()
         with self._turn():
             self._initialize()
+            self._stopped_by_us = False
             if not self.is_running():
                 self._launch()
             self._await_ready()
@@ -98,6 +114,26 @@ class EmbeddedPostgres:
                 self._shared = open_file(self.home / "postgres.users", "ab")
                 fcntl.flock(self._shared, fcntl.LOCK_SH)
                 atexit.register(self.stop)
+                appoint(self.home, GRACE_S)
+
+    def revive(self) -> bool:
+        """Start the server again if it went while we use it: crashed, or stopped by somebody else. True if it did.
+
+        One that this object shut down stays down. Raises like `start`.
+        """
+        if self._shared is None or self._stopped_by_us or self.is_running():
+            return False
+        if self._on_gone is not None:
+            self._on_gone(crashed=self.crashed(), log_path=self.log_path)
+        self.start()
+        return True
+
+    def forget(self) -> None:
+        """In a forked child: it is no user, and must neither hold the parent's lock nor stop its server."""
+        if self._shared is not None:
+            atexit.unregister(self.stop)
+            self._shared.close()
+            self._shared = None
 
     def stop(self) -> None:
         """Leave the server; the last one to leave stops it. Idempotent."""
@@ -118,7 +154,8 @@ class EmbeddedPostgres:
                 self._shared = None
 
     def shut_down(self, mode: str = "fast") -> None:
-        """Stop the server whoever uses it."""
+        """Stop the server whoever uses it. Its other users start it again when they need it."""
+        self._stopped_by_us = True
         socket_dir = self._socket_dir
         try:
             if self.is_running():
@@ -302,6 +339,29 @@ def start_embedded(home: Path) -> EmbeddedPostgres:
     server = EmbeddedPostgres(home)
     server.start()
     return server
+
+
+def stop_unused(home: str | Path) -> bool:
+    """Stop the server in `home` unless somebody uses it; whether there is nothing left to be stopped."""
+    server = EmbeddedPostgres(Path(home))
+    with server._turn(), open_file(server.home / "postgres.users", "ab") as users:  # noqa: SLF001 - of this module
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        server.shut_down()
+    return True
+
+
+_used: weakref.WeakSet[EmbeddedPostgres] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for server in list(_used):
+        server.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _programs() -> Path:

@@ -1,0 +1,27 @@
+"""Connections to the embedded PostgreSQL: whoever needs it while it is gone starts it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Connection
+
+from surgetank.database.embedded import EmbeddedPostgres
+from surgetank.database.migrate import MigratedDatabase
+from surgetank.exceptions import DatabaseUnavailable
+
+
+class EmbeddedDatabase(MigratedDatabase):
+    """The pool of an embedded server."""
+
+    def __init__(self, embedded: EmbeddedPostgres, **settings: Any) -> None:
+        super().__init__(embedded.url, **settings)
+        self._embedded = embedded
+
+    def _connect(self) -> Connection[Any]:
+        try:
+            return super()._connect()
+        except DatabaseUnavailable:
+            if not self._embedded.revive():
+                raise
+            return super()._connect()
