@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from psycopg import Connection
-
 from surgetank.database.embedded import EmbeddedPostgres
 from surgetank.database.migrate import MigratedDatabase
+from surgetank.database.pool import BoundedConnection
 from surgetank.exceptions import DatabaseUnavailable
 
 
@@ -18,7 +17,7 @@ class EmbeddedDatabase(MigratedDatabase):
         super().__init__(embedded.url, **settings)
         self._embedded = embedded
 
-    def _connect(self) -> Connection[Any]:
+    def _connect(self) -> BoundedConnection:
         try:
             return super()._connect()
         except DatabaseUnavailable:
