@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from surgetank.database.deadline import BoundedConnection
 from surgetank.database.embedded import EmbeddedPostgres
 from surgetank.database.migrate import MigratedDatabase
-from surgetank.database.pool import BoundedConnection
 from surgetank.exceptions import DatabaseUnavailable
 
 
