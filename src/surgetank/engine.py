@@ -202,6 +202,7 @@ class Surgetank(Speaks):
         unknown stream.
         """
         _check_threads(partition)
+        self.parts.check_progress(force=True)
         jobs = [self._flush(name, partition, trigger) for name in self._streams(stream, partition)]
         return next((job for job in jobs if not job.ok), jobs[0])
 

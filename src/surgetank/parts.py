@@ -6,9 +6,11 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psycopg
 
 from surgetank.buffer.recent import RecentLimits
 from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
@@ -29,11 +31,13 @@ from surgetank.exceptions import (
 )
 from surgetank.fallback.files import SpillFiles
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
+from surgetank.flush.doubts import Found
 from surgetank.flush.job import Clockwork, StreamFlusher
 from surgetank.flush.observer import FlushObserver, Observers
 from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.flush.spill import Spiller
+from surgetank.flush.verify import ProgressCheck
 from surgetank.model import FlushJob, JobStatus, ParkedEntry, PartitionOutcome
 from surgetank.notify.desk import Desk
 from surgetank.notify.spills import SpillWatch
@@ -107,6 +111,13 @@ class Parts:
             chore=self._chore,
         )
         self.spills = self._spill_watch()
+        self.check = ProgressCheck(
+            self.buffer,
+            self.database,
+            [stream for stream in self.flushers if saver is None or stream != CHECKPOINTS],
+            clock=clock,
+            on_findings=self._went_back,
+        )
         self.retention = Retention(
             self.buffer,
             self.database,
@@ -141,8 +152,27 @@ class Parts:
             works=Clockwork(clock),
             node=settings.node,
             lease_ttl_s=settings.lease_ttl,
-            on_findings=self.travels.tell,
+            on_findings=self._went_back,
         )
+
+    def _went_back(self, findings: Sequence[Found]) -> None:
+        """Buffer or database went back in time: restore what copies of recent threads have, and tell."""
+        if self._saver is None:
+            from surgetank.checkpoints.recent import restore_lost  # noqa: PLC0415 - needs the extra
+
+            findings = restore_lost(self.buffer, findings)
+        self.travels.tell(findings)
+
+    def check_progress(self, *, force: bool = False) -> None:
+        """Look whether the database still has what it acknowledged, if that is due. What fails is tried again."""
+        if force or self.check.is_due():
+            try:
+                self.check.run()
+            except (
+                SurgetankError,
+                psycopg.Error,
+            ) as error:  # an outage is told by what waits for the database
+                log.info("progress_check_postponed", error=str(error))
 
     def _spill_watch(self) -> SpillWatch:
         settings = self.settings
@@ -239,6 +269,8 @@ class Parts:
         ]
         self.spills.chore(away)
         self.travels.end_old()
+        if not away:
+            self.check_progress()
         self.desk.chore(self.flushers)
 
     def _place(self, stream: str) -> str:

@@ -37,6 +37,7 @@ log_min_messages = warning
 _HBA = f"""
 local all {PASSWORD_ROLE} scram-sha-256
 local all all trust
+local replication all trust
 """
 
 
@@ -134,6 +135,33 @@ class PostgresServer:
             connection.execute(
                 sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
             )
+
+
+def base_backup(server: PostgresServer, to: Path, *, standby: bool = False) -> None:
+    """A copy of the running server's data, as `pg_basebackup` makes it; with `standby` one that follows the server."""
+    run(programs() / "pg_basebackup", "-h", server.folder, "-U", "postgres", "-D", to, "-X", "stream",
+        "--checkpoint=fast", "--no-sync", *(["-R"] if standby else []))  # fmt: skip
+
+
+def restore(server: PostgresServer, backup: Path) -> None:
+    """Put a base backup in the place of the server's data, and start it."""
+    server.stop("immediate")
+    run("rm", "-rf", server.data)
+    run("cp", "-a", backup, server.data)
+    server.start()
+
+
+@contextmanager
+def standby_of(server: PostgresServer) -> Iterator[PostgresServer]:
+    """A started replica of the server, gone afterwards."""
+    folder = ServerFolder()
+    try:
+        replica = PostgresServer(folder.path)
+        base_backup(server, replica.data, standby=True)
+        replica.start()
+        yield replica
+    finally:
+        folder.close()
 
 
 def make_template() -> ServerFolder:

@@ -260,8 +260,8 @@ class Buffer(RecentSide, Protocol):
         """
         ...
 
-    def marks(self, *, limit: int, before: float | None = None) -> list[Marked]:
-        """Partitions that nobody holds with their marks, those acknowledged last (before a moment) first."""
+    def marks(self, *, limit: int, offset: int = 0) -> list[Marked]:
+        """Partitions that nobody holds with their marks, those acknowledged last first."""
         ...
 
     def rewind(

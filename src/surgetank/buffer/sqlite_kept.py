@@ -131,12 +131,12 @@ class SQLiteKeptSide:
 
     # -- time travel
 
-    def marks(self, *, limit: int, before: float | None = None) -> list[Marked]:
+    def marks(self, *, limit: int, offset: int = 0) -> list[Marked]:
         with self._read() as connection:
             rows = connection.execute(
-                f"{_MARKED} WHERE mark_seq > 0 AND lease_until <= ?1 AND mark_at > ?2"
-                " AND (?3 IS NULL OR mark_at < ?3) ORDER BY mark_at DESC LIMIT ?4",
-                (now := self._clock(), now - _MARKS_KEPT_S, before, limit),
+                f"{_MARKED} WHERE mark_seq > 0 AND lease_until <= ? AND mark_at > ?"
+                " ORDER BY mark_at DESC, id LIMIT ? OFFSET ?",
+                (now := self._clock(), now - _MARKS_KEPT_S, limit, offset),
             ).fetchall()
         return [Marked(stream, name, Mark(*mark), at) for stream, name, *mark, at in rows]
 

@@ -15,7 +15,10 @@ from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.encode import envelope
 from surgetank.encode.copies import BODY, SMALL, Body, Version, body_key, namespace_of
 from surgetank.encode.envelope import STREAM, CheckpointRecord, WriteRecord
+from surgetank.exceptions import BufferProblem
+from surgetank.flush.doubts import Found
 from surgetank.model import CopyChange, Record
+from surgetank.telemetry import log
 
 
 class CopiedThread:
@@ -202,3 +205,24 @@ def _body_of(raw: RawCheckpoint) -> tuple[Body, dict[bytes, bytes]]:
         key = envelope.write_key(ns, raw.checkpoint_id, write.task_id, write.idx)
         body.writes[key] = write.record.pack()
     return body, large
+
+
+def restore_lost(buffer: Buffer, findings: Sequence[Found]) -> list[Found]:
+    """Put the newest states of threads back whose database lost entries that nobody keeps any more.
+
+    Only what the buffer has a copy of; the findings with what was restored. What can't be appended just now (a full
+    buffer) is not.
+    """
+    copies, told = Copies(buffer), []
+    for found in findings:
+        if found.stream == STREAM and found.gone is not None:
+            try:
+                entries = copies.entries(found.partition)
+                for records in entries:
+                    buffer.append(STREAM, found.partition, records, wait=False)
+            except BufferProblem as error:
+                log.error("state_not_restored", thread=found.partition, error=error.what)
+            else:
+                found = replace(found, restored=bool(entries))  # noqa: PLW2901
+        told.append(found)
+    return told

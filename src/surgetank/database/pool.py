@@ -90,6 +90,7 @@ class Database:
         self._busy: set[BoundedConnection] = set()
         self._closed = False
         self.bound_to: str | None = None  # the id of the database that may be written to (identity.py)
+        self.connects = 0  # how many connections were made
         self._reach = Reach(self._ask)
 
     # -- using it
@@ -219,6 +220,7 @@ class Database:
             if time.monotonic() - started > _SLOW_S and not isinstance(told, DatabaseRefused):
                 self._reach.lost(told)
             raise told from error
+        self.connects += 1
         set_json_loads(jsontext.loads, connection)  # what we wrote, we can read
         encoding = connection.info.parameter_status("server_encoding")
         if encoding not in (None, "UTF8"):
@@ -312,6 +314,15 @@ class Database:
                 remedy=f"use PostgreSQL {OLDEST_SERVER} or newer.",
             )
         return f"PostgreSQL {version // 10000}.{version % 10000}"
+
+    def drop_lost(self) -> bool:
+        """Close idle connections that were ended by the other side; whether there were any. Asks no server."""
+        with self._lock:
+            lost = [connection for connection in self._idle if not _alive(connection)]
+            self._idle = [connection for connection in self._idle if connection not in lost]
+        for connection in lost:
+            connection.close()
+        return bool(lost)
 
     def reset(self) -> None:
         """Close the idle connections; the next use opens new ones."""

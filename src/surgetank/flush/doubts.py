@@ -21,7 +21,8 @@ class Found:
     """What was found out about a partition.
 
     `entries`: how many got new numbers, or wait again. `again`: how many wait that did not before. `gone`: first and
-    last number of what is lost. `interval`: the first and the last number of what the sink may have twice now.
+    last number of what is lost; `restored`: the newest state of it could be put back. `interval`: the first and the
+    last number of what the sink may have twice now.
     """
 
     stream: str
@@ -32,6 +33,7 @@ class Found:
     gone: tuple[int, int] | None = None
     interval: tuple[int, int] | None = None
     written: Mapping[int, int] = field(default_factory=dict)
+    restored: bool = False
 
 
 class Doubts:

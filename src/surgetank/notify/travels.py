@@ -18,6 +18,7 @@ from surgetank.sinks.standing import Finding
 _NAMED = 20  # in a message; the context has more
 _LISTED = 500
 _SHOWN_S = 86_400.0
+_BUT = "; its newest state is put back"
 _SAVED = "They are saved with new numbers"
 
 
@@ -91,7 +92,7 @@ class TimeTravels:
             self._notifier.tell(
                 News(
                     f"The database was set back and lost {what} of this conversation (entries {one.gone[0]} to"
-                    f" {one.gone[1]}). Tell your operator.",
+                    f" {one.gone[1]}){_BUT if one.restored else ''}. Tell your operator.",
                     Severity.CRITICAL, one.partition, context=_context([one]),
                 )
             )  # fmt: skip
@@ -118,7 +119,11 @@ def _context(found: Sequence[Found]) -> dict[str, Any]:
     listed = [
         {
             "stream": one.stream, "partition": one.partition, "entries": one.entries,
-            **({"lost": list(one.gone)} if one.gone is not None else {}),
+            **(
+                {"lost": list(one.gone), "newest_state_restored": one.restored}
+                if one.gone is not None
+                else {}
+            ),
             **({"perhaps_doubled": list(one.interval)} if one.interval is not None else {}),
         }
         for one in sorted(found, key=lambda one: one.gone is None)[:_LISTED]
