@@ -78,7 +78,24 @@ class BufferUnavailable(BufferProblem):
 
 
 class BufferCorrupt(BufferProblem):
-    """The buffer file is damaged, or is not a Surgetank buffer. It is left as it is."""
+    """The buffer file is damaged, or is not a Surgetank buffer. It is left as it is.
+
+    Where one entry is concerned, `partition`, `seq` and `key` say which; all others can be used.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        remedy: str = "",
+        partition: str | None = None,
+        seq: int | None = None,
+        key: bytes | None = None,
+    ) -> None:
+        super().__init__(what, remedy=remedy)
+        self.partition = partition
+        self.seq = seq
+        self.key = key
 
 
 class FallbackUnavailable(BufferUnavailable):
@@ -90,16 +107,17 @@ class FallbackDamaged(BufferCorrupt):
 
 
 class EntryUnreadable(BufferProblem):
-    """The next entry of a partition lies in the fallback location and can't be read. Those before it can.
+    """The next entry of a partition is damaged, or lies in the fallback location and can't be read; those before can.
 
-    `damaged`: it will not get better by waiting.
+    `damaged`: it will not get better by waiting. `malformed`: not even its place in the file makes sense.
     """
 
     def __init__(self, partition: str, seq: int, error: BufferProblem) -> None:
         super().__init__(f"Entry {seq} of {partition!r} can't be read: {error.what}", remedy=error.remedy)
         self.partition = partition
         self.seq = seq
-        self.damaged = isinstance(error, FallbackDamaged)
+        self.damaged = isinstance(error, BufferCorrupt)
+        self.malformed = isinstance(error, BufferCorrupt) and error.partition is None
 
 
 class LeaseLost(BufferProblem):

@@ -173,6 +173,19 @@ class Replacement:
     original: str
 
 
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something accepted that the buffer can't give back, because its file was damaged. `partition` is empty for what
+    concerns the file as a whole.
+    """
+
+    id: int
+    found_at: float
+    stream: str
+    partition: str
+    what: str
+
+
 class JobStatus(StrEnum):
     """States of a flush job."""
 

@@ -64,6 +64,29 @@ def test_a_buffer_of_an_older_format_is_read_whole(old_home: tuple[Path, dict[st
     again.close()
 
 
+def test_an_upgraded_file_is_made_like_a_new_one(
+    old_home: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    home, _ = old_home
+    open_buffer(home, FakeClock(AT)).close()
+    SQLiteBuffer(tmp_path / "new.db").close()
+    assert schema_of(home / "buffer.db") == schema_of(tmp_path / "new.db")
+
+
+def schema_of(path: Path) -> dict[str, Any]:
+    """Tables with their columns in order, and all indexes and triggers."""
+    file = sqlite3.connect(path)
+    names = file.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
+    tables = {
+        name: file.execute(f"PRAGMA table_info({name})").fetchall()
+        for kind, name, _ in names
+        if kind == "table"
+    }
+    others = {name: " ".join((sql or "").split()) for kind, name, sql in names if kind != "table"}
+    file.close()
+    return {**tables, **others}
+
+
 def test_an_event_log_with_alerts_of_an_older_format_is_read_whole(
     old_home: tuple[Path, dict[str, Any]],
 ) -> None:

@@ -12,6 +12,9 @@ Promises
   it is acknowledged. Parked entries stay visible.
 - **Fencing**: each lease of a partition has a larger token than all leases before it. A lease that was
   lost can't acknowledge, postpone or park: `LeaseLost`.
+- **Damage**: what its place of storage changed or lost is found when it is read, and raised as `BufferCorrupt` (in
+  `read` as `EntryUnreadable`) with what is affected; never given as if it were what was accepted, and never
+  acknowledged. All else can be used; once it is parked, `scan` and `last` leave it out.
 - **Limits**: at its limit of bytes or entries `append` waits and then raises, or raises at once.
 """
 
@@ -25,6 +28,7 @@ from typing import NamedTuple, Protocol
 from surgetank.buffer.recent import Glance, RecentSide
 from surgetank.model import (
     BufferDepth,
+    Damage,
     Entry,
     Failure,
     FlushJob,
@@ -247,8 +251,8 @@ class Buffer(RecentSide, Protocol):
         """`read` for several partitions in one round trip, each up to its share.
 
         Places have their turn in order until the whole reaches `max_entries` or `max_bytes` (by one entry at
-        most); the first always has. Returns one list for each place that had its turn. What was spilled and can't be
-        read ends the list before it; for the first entry of the first place `EntryUnreadable` is raised.
+        most); the first always has. Returns one list for each place that had its turn. What is damaged, or was spilled
+        and can't be read, ends the list before it; for the first entry of the first place `EntryUnreadable` is raised.
         """
         ...
 
@@ -313,6 +317,14 @@ class Buffer(RecentSide, Protocol):
 
     def unpark(self, parked_ids: Iterable[int]) -> list[int]:
         """Put parked entries at the end of their partitions, to be tried again. Returns their new seqs."""
+        ...
+
+    def damage(self, *, new: bool = False) -> list[Damage]:
+        """What was found damaged and can't be given back, oldest first; with `new` only what was not announced yet."""
+        ...
+
+    def damage_announced(self, ids: Sequence[int]) -> None:
+        """The operators were told of these damages."""
         ...
 
     def states(

@@ -22,6 +22,8 @@ from surgetank.buffer import sqlite_file
 from surgetank.buffer.protocol import Guard
 from surgetank.buffer.recent import RecentLimits
 from surgetank.buffer.sqlite_append import SLOTS, BufferLimits, Inserter, Request
+from surgetank.buffer.sqlite_audit import Auditor, note_damage
+from surgetank.buffer.sqlite_checks import Checker
 from surgetank.buffer.sqlite_flush import SQLiteFlushSide
 from surgetank.buffer.sqlite_kept import random_epoch
 from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
@@ -95,15 +97,25 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
         self._wal_moved_at = 0  # when it was written last, as of the last time it was moved
         self.keep_s, self.keep_bytes = keep_s, keep_bytes
         self._new_epoch = new_epoch or random_epoch
-        self._inserter = Inserter(
-            self.limits, note=self._note, start_guarding=self._start_guarding, epoch=self._new_epoch()
-        )
         self._begun = False
         self._writer: sqlite3.Connection | None = sqlite_file.connect(self.path, durability=durability)
         self._readers = sqlite_file.ReadPool(self.path)
-        self._recall = self._inserter.memory.recall
         with sqlite_file.named_errors(self.path):
-            (self._id,) = self._writer.execute("SELECT buffer_id FROM identity").fetchone()
+            self._id, checked_from = self._writer.execute(
+                "SELECT buffer_id, checked_from FROM identity"
+            ).fetchone()
+        self._checker = Checker(self.path, checked_from)
+        self._auditor = Auditor(self._checker)
+        self._inserter = Inserter(
+            self.limits,
+            self._checker,
+            note=self._note,
+            start_guarding=self._start_guarding,
+            epoch=self._new_epoch(),
+        )
+        self._recall = self._inserter.memory.recall
+        with self._readers.borrow() as connection:
+            self._auditor.look(connection)
 
     @property
     def id(self) -> str:
@@ -315,7 +327,9 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
     @contextmanager
     def snapshot(self) -> Iterator[SQLiteSnapshot]:
         with self._readers.borrow() as connection:
-            yield SQLiteSnapshot(connection, self._clock(), self._recall, self._load)
+            yield SQLiteSnapshot(
+                connection, self._clock(), self._checker, self._recall, self._load, self._auditor.audit
+            )
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
@@ -350,6 +364,7 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
         self.trim_copies()
         self.forget_kept()
         if thorough:
+            self._look_for_damage()
             self._forget()
         while self._vacuum_step():
             pass
@@ -359,6 +374,24 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
             worth_it = now.st_size > _WAL_WORTH_MOVING and now.st_mtime_ns != self._wal_moved_at
             if worth_it and self._move_wal(truncate=now.st_size > _WAL_LARGE or self.depth().entries == 0):
                 self._wal_moved_at = wal.stat().st_mtime_ns
+
+    def _look_for_damage(self) -> None:
+        auditor = self._auditor
+        with self._readers.borrow() as connection:
+            auditor.look(connection)
+        if not (auditor.problems or auditor.suspect):
+            return
+        with self._write() as connection:
+            for problem in auditor.problems:
+                note_damage(connection, self._clock(), "", "", problem)
+        try:
+            with self._write() as connection:
+                auditor.rebuild(connection)
+        except BufferProblem as error:  # what can't be rebuilt is told as it is; records are read one by one
+            with self._write() as connection:
+                note_damage(connection, self._clock(), "", "", f"an index can't be made anew: {error.what}")
+        with self._readers.borrow() as connection:
+            auditor.look(connection)
 
     def _vacuum_step(self) -> bool:
         """Give up to 8 MiB of free pages back, holding up writers only that long. True if more is to do."""

@@ -13,7 +13,9 @@ from typing import Literal
 
 from surgetank.buffer.protocol import Guard
 from surgetank.buffer.sqlite_chain import MIN_BYTES, Family, Link, Memory, shorten
+from surgetank.buffer.sqlite_checks import MASK, Checker, counted, epoch_sum, names_sum, record_sum, seed
 from surgetank.buffer.sqlite_read import SQLiteSnapshot
+from surgetank.exceptions import EntryRejected
 from surgetank.model import Record
 
 SLOTS = 65536  # records per entry, at most
@@ -24,20 +26,24 @@ _COUNT_TOTAL = (
     " WHERE bytes + ? <= ? AND entries < ?"
 )
 _COUNT_UNGUARDED = (
-    "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?"
+    "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?, last_seq = (SELECT next_seq - 1 FROM totals)"
     " WHERE id = ? AND oldest_at IS NOT NULL AND guarded = 0"
 )
 _COUNT_ANY = (
-    "INSERT INTO partitions (stream, name, entries, bytes, oldest_at) VALUES (?, ?, 1, ?, ?)"
+    "INSERT INTO partitions (stream, name, entries, bytes, oldest_at, last_seq)"
+    " VALUES (?, ?, 1, ?, ?, (SELECT next_seq - 1 FROM totals))"
     " ON CONFLICT (stream, name) DO UPDATE SET entries = entries + 1, bytes = bytes + excluded.bytes,"
-    " oldest_at = coalesce(oldest_at, excluded.oldest_at)"
+    " oldest_at = coalesce(oldest_at, excluded.oldest_at), last_seq = excluded.last_seq"
 )
 # An id is seq * SLOTS + position in the entry; the seq is the one that was just counted.
-_COLUMNS = "(id, partition_id, parked, replays, epoch, accepted_at, base, key, value)"
-_INSERT = f"INSERT INTO records {_COLUMNS} SELECT (next_seq - 1) * 65536, ?, 0, 0, ?, ?, ?, ?, ? FROM totals"
-_INSERT_NEXT = f"INSERT INTO records {_COLUMNS} VALUES (?, ?, 0, 0, ?, ?, ?, ?, ?)"
+_COLUMNS = "(id, partition_id, parked, replays, epoch, accepted_at, base, key, value, checksum)"
+_INSERT = (
+    f"INSERT INTO records {_COLUMNS}"
+    f" SELECT (next_seq - 1) * 65536, ?, 0, 0, ?, ?, ?, ?, ?, (((next_seq - 1) * 65536 + ?) & {MASK}) + ? FROM totals"
+)
+_INSERT_NEXT = f"INSERT INTO records {_COLUMNS} VALUES (?, ?, 0, 0, ?, ?, ?, ?, ?, ?)"
 
-Row = tuple[int | None, bytes, bytes]  # base, key, value
+Row = tuple[int | None, bytes, bytes, int]  # base, key, value, and their sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,7 @@ class Inserter:
     def __init__(
         self,
         limits: BufferLimits,
+        checker: Checker,
         *,
         note: Callable[[sqlite3.Connection, int, Mapping[bytes, bytes]], None],
         start_guarding: Callable[[sqlite3.Connection, int], None],
@@ -89,6 +96,7 @@ class Inserter:
         self.limits = limits
         self.epoch = epoch
         self.memory = Memory()
+        self._checker = checker
         self._note = note
         self._start_guarding = start_guarding
         self._ids: dict[tuple[str, str], int] = {}
@@ -107,25 +115,33 @@ class Inserter:
 
     def insert(self, connection: sqlite3.Connection, request: Request, now: float) -> None:
         """Insert one append, or mark it as `full`; `seq` stays 0 when its guard refuses it."""
-        rows = self._rows(connection, request)
+        rows = self._rows(connection, request, now)
         size, limits = request.size, self.limits
-        counted = connection.execute(_COUNT_TOTAL, (size, size, limits.max_bytes, limits.max_entries))
-        if not counted.rowcount:
+        fits = connection.execute(_COUNT_TOTAL, (size, size, limits.max_bytes, limits.max_entries))
+        if not fits.rowcount:
             request.full = True
             return
         partition_id, guarded = self._count_in(connection, request, now)
         if guarded and request.guard is not None:
-            refusal = request.guard(SQLiteSnapshot(connection, now, self.memory.recall, _left_out))
+            refusal = request.guard(
+                SQLiteSnapshot(connection, now, self._checker, self.memory.recall, _left_out)
+            )
             if refusal is not None:
                 _uncount(connection, partition_id, size)
                 self._note(connection, partition_id, refusal)
                 return
-        first = connection.execute(_INSERT, (partition_id, self.epoch, now, *rows[0])).lastrowid
+        epoch = self.epoch
+        first = connection.execute(
+            _INSERT, (partition_id, epoch, now, *rows[0], counted(len(rows)))
+        ).lastrowid
         assert first is not None
         if len(rows) > 1:
-            rest = enumerate(rows[1:], start=first + 1)
             connection.executemany(
-                _INSERT_NEXT, [(id_, partition_id, self.epoch, now, *row) for id_, row in rest]
+                _INSERT_NEXT,
+                [
+                    (id_, partition_id, epoch, now, base, key, value, (id_ + sum_) & MASK)
+                    for id_, (base, key, value, sum_) in enumerate(rows[1:], start=first + 1)
+                ],
             )
         if request.start_guarding:
             self._start_guarding(connection, partition_id)
@@ -133,11 +149,12 @@ class Inserter:
             self._fresh[family] = link._replace(id=first + i, partition_id=partition_id)
         request.seq = first // SLOTS
 
-    def _rows(self, connection: sqlite3.Connection, request: Request) -> list[Row]:
-        """Base, key and value of each record as they are stored."""
+    def _rows(self, connection: sqlite3.Connection, request: Request, now: float) -> list[Row]:
+        """Base, key, value and sum of each record as they are stored."""
         rows: list[Row] = []
         request.links = []
         size = 0
+        seeded, of_epoch = seed(names_sum(request.stream, request.partition), now), epoch_sum(self.epoch)
         for i, (key, value, name) in enumerate(request.records):
             base, stored = None, value
             if name and len(value) >= MIN_BYTES:
@@ -149,7 +166,12 @@ class Inserter:
                     request.links.append((i, family, link.extended(key, value, len(short))))
                 else:
                     request.links.append((i, family, Link(0, 0, key, value, 0, 0)))
-            rows.append((base, key, stored))
+            try:
+                rows.append((base, key, stored, record_sum(seeded, base, key, stored) + of_epoch))
+            except TypeError as error:
+                raise EntryRejected(
+                    partition=request.partition, path="$", reason=f"no bytes ({error})"
+                ) from error
             size += len(key) + len(stored)
         request.size = size
         return rows
@@ -180,6 +202,7 @@ def _uncount(connection: sqlite3.Connection, partition_id: int, size: int) -> No
     connection.execute("UPDATE totals SET entries = entries - 1, bytes = bytes - ?", (size,))
     connection.execute(
         "UPDATE partitions SET entries = entries - 1, bytes = bytes - ?,"
-        " oldest_at = CASE WHEN entries > 1 THEN oldest_at END WHERE id = ?",
+        " oldest_at = CASE WHEN entries > 1 THEN oldest_at END, last_seq = coalesce((SELECT max(r.id) >> 16"
+        " FROM records r WHERE r.partition_id = partitions.id AND r.parked = 0), 0) WHERE id = ?",
         (size, partition_id),
     )

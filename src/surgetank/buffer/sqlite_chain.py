@@ -12,9 +12,11 @@ from __future__ import annotations
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from surgetank.buffer.sqlite_checks import REMEDY, STORED, Checker, moved, names_sum, record_sum, seed
 from surgetank.encode import delta
 from surgetank.exceptions import BufferCorrupt
 
@@ -24,6 +26,7 @@ _REMEMBERED_BYTES = 64 * 1024**2
 
 Family = tuple[str, str, bytes]  # stream, partition, name
 Recall = Callable[[int], bytes | None]
+Check = Callable[[Sequence[Any]], object]  # of the columns `STORED`
 Load = Callable[
     [sqlite3.Connection, int, bytes], bytes
 ]  # a spilled value, by the negative base and its place
@@ -94,22 +97,27 @@ def shorten(connection: sqlite3.Connection, link: Link, value: bytes) -> bytes |
     return difference if there else None
 
 
-def whole(connection: sqlite3.Connection, base: int, difference: bytes, recall: Recall) -> bytes:
-    """The value of a record that is kept as a difference. `recall` knows some whole values by id."""
+def whole(
+    connection: sqlite3.Connection, base: int, difference: bytes, recall: Recall, check: Check
+) -> bytes:
+    """The value of a record that is kept as a difference. `recall` knows some whole values by id; `check` is shown each
+    record that is read, and raises for a damaged one.
+    """
     differences = [difference]
     value = recall(base)
     while value is None:
-        row = connection.execute("SELECT base, value FROM records WHERE id = ?", (base,)).fetchone()
+        row = connection.execute(f"SELECT {STORED} FROM records WHERE id = ?", (base,)).fetchone()
         if row is None or len(differences) > 2 * _MAX_DEPTH:
             raise BufferCorrupt(
                 f"The buffer {_path(connection)} is damaged: a record builds on the record {base}, which is not there.",
-                remedy="copy the file to a safe place, then run `surgetank doctor`.",
+                remedy=REMEDY,
             )
-        if row[0] is None:
-            value = row[1]
+        check(row)
+        if row[5] is None:
+            value = row[7]
         else:
-            differences.append(row[1])
-            base = row[0]
+            differences.append(row[7])
+            base = row[5]
             value = recall(base)
     return delta.apply(value, differences[::-1])
 
@@ -125,44 +133,73 @@ def let_go(connection: sqlite3.Connection, which: str, ranges: Sequence[tuple[in
         connection.executemany("UPDATE spills SET records = records - ? WHERE id = ?", gone)
 
 
-def free(connection: sqlite3.Connection, partition_id: int, low: int, high: int) -> None:
+def free(connection: sqlite3.Connection, checker: Checker, partition_id: int, low: int, high: int) -> None:
     """Make the records whole that build on those with ids from `low` up to `high`, and stand after them."""
     _make_whole(
         connection,
+        checker,
         partition_id,
         "partition_id = ? AND parked = 0 AND id >= ? AND base >= ? AND base < ?",
         (partition_id, high, low, high),
     )
 
 
-def isolate(connection: sqlite3.Connection, partition_id: int, low: int, high: int) -> None:
+def isolate(connection: sqlite3.Connection, checker: Checker, partition_id: int, low: int, high: int) -> None:
     """Make the records with ids from `low` up to `high` whole, and those that build on them."""
     which = "partition_id = ? AND parked = 0 AND id >= ? AND id < ? AND base >= 0"
-    _make_whole(connection, partition_id, which, (partition_id, low, high))
-    free(connection, partition_id, low, high)
+    _make_whole(connection, checker, partition_id, which, (partition_id, low, high))
+    free(connection, checker, partition_id, low, high)
 
 
 def _make_whole(
-    connection: sqlite3.Connection, partition_id: int, which: str, parameters: tuple[int, ...]
+    connection: sqlite3.Connection,
+    checker: Checker,
+    partition_id: int,
+    which: str,
+    parameters: tuple[int, ...],
 ) -> None:
-    added = make_whole(connection, which, parameters)
+    added = make_whole(connection, checker, partition_id, which, parameters)
     if added:
         connection.execute("UPDATE totals SET bytes = bytes + ?", (added,))
         connection.execute("UPDATE partitions SET bytes = bytes + ? WHERE id = ?", (added, partition_id))
 
 
-def make_whole(connection: sqlite3.Connection, which: str, parameters: tuple[int, ...]) -> int:
+def make_whole(
+    connection: sqlite3.Connection,
+    checker: Checker,
+    partition_id: int,
+    which: str,
+    parameters: tuple[int, ...],
+) -> int:
     """Make these records whole; returns by how many bytes they grew, which is not counted yet."""
-    added = 0
     rows = connection.execute(f"SELECT id FROM records WHERE {which}", parameters).fetchall()
+    if not rows:
+        return 0
+    named = connection.execute("SELECT stream, name FROM partitions WHERE id = ?", (partition_id,)).fetchone()
+    if named is None:  # a damaged page: they stay as they are
+        return 0
+    stream, name = named
+    names = names_sum(stream, name)
+    added = 0
     for (id_,) in rows:
-        base, difference = connection.execute(
-            "SELECT base, value FROM records WHERE id = ?", (id_,)
-        ).fetchone()
-        if base is None:
+        row = connection.execute(f"SELECT {STORED} FROM records WHERE id = ?", (id_,)).fetchone()
+        if row is None or row[5] is None:  # gone by a damaged page; or made whole by one before
             continue
-        value = whole(connection, base, difference, _knows_nothing)
-        connection.execute("UPDATE records SET base = NULL, value = ? WHERE id = ?", (value, id_))
+        _, _, _, _, accepted_at, base, key, difference, checksum = row
+        try:
+            checked = checker.require(stream, name, names, row) is not None
+            value = whole(
+                connection, base, difference, _knows_nothing, partial(checker.require, stream, name, names)
+            )
+        except BufferCorrupt:  # it stays as it is: whoever reads it is told, and no new checksum hides it
+            continue
+        if checked:
+            seeded = seed(names, accepted_at)
+            grown = record_sum(seeded, None, key, value) - record_sum(seeded, base, key, difference)
+            checksum = moved(checksum, grown)
+        connection.execute(
+            "UPDATE records SET base = NULL, value = ?, checksum = ? WHERE id = ?", (value, checksum, id_)
+        )
         added += len(value) - len(difference)
     return added
 

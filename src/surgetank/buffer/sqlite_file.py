@@ -7,6 +7,7 @@ ours, or is damaged, is left exactly as it is.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
 import uuid
@@ -20,6 +21,7 @@ from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
 from surgetank.private import close_file, make_file, make_folder
 
 _MAGIC = b"SQLite format 3\x00"
+_SCHEMA_LOST = re.compile(r"no such (table|column|index)|has no column named")
 BUSY_TIMEOUT_S = 30.0
 
 
@@ -59,6 +61,9 @@ def translate(error: sqlite3.Error, path: Path) -> BufferProblem:
     text = str(error)
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or text.startswith("Could not decode to UTF-8"):
+        return _damaged(path, text)
+    # All that is written was checked: what contradicts the file's own rules is the file.
+    if isinstance(error, sqlite3.IntegrityError) or _SCHEMA_LOST.search(text):
         return _damaged(path, text)
     if name.startswith("SQLITE_FULL"):
         return BufferUnavailable(

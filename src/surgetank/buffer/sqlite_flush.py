@@ -6,9 +6,11 @@ Every step is one short write transaction on the buffer's writing connection.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+from surgetank.buffer.sqlite_audit import announce_damage, read_damage
 from surgetank.buffer.sqlite_chain import isolate, let_go
+from surgetank.buffer.sqlite_checks import STORED
 from surgetank.buffer.sqlite_kept import oldest_mark
 from surgetank.buffer.sqlite_leases import SQLiteLeaseSide
 from surgetank.buffer.sqlite_rows import (
@@ -22,7 +24,7 @@ from surgetank.buffer.sqlite_rows import (
     parked_of,
     state_of,
 )
-from surgetank.model import Entry, Failure, FlushJob, Lease, ParkedEntry, PartitionState, Record
+from surgetank.model import Damage, Entry, Failure, FlushJob, Lease, ParkedEntry, PartitionState, Record
 
 
 class SQLiteFlushSide(SQLiteLeaseSide):
@@ -57,14 +59,15 @@ class SQLiteFlushSide(SQLiteLeaseSide):
         low, high = seq << SLOT_BITS, (seq + 1) << SLOT_BITS
         with self._write() as connection:
             partition_id = self._require(connection, lease)
-            isolate(connection, partition_id, low, high)
+            isolate(connection, self._checker, partition_id, low, high)
             row = connection.execute(
                 "SELECT sum(length(key) + length(value)), min(accepted_at), max(replays) FROM records"
                 " WHERE partition_id = ? AND parked = 0 AND id >= ? AND id < ?",
                 (partition_id, low, high),
             ).fetchone()
             size, accepted_at, replays = row
-            assert size is not None, f"no waiting entry {seq} in {lease.partition!r}"
+            if size is None:
+                raise self._checker.damaged(lease.stream, lease.partition, seq, "it is not there")
             connection.execute("UPDATE records SET parked = 1 WHERE id >= ? AND id < ?", (low, high))
             (id_,) = connection.execute(
                 "INSERT INTO parked (partition_id, seq, bytes, accepted_at, parked_at, failure, replays)"
@@ -93,16 +96,15 @@ class SQLiteFlushSide(SQLiteLeaseSide):
                 return None
             seq = row[3]
             rows = connection.execute(
-                "SELECT base, key, value, epoch FROM records WHERE parked = 1 AND id >= ? AND id < ? ORDER BY id",
+                f"SELECT {STORED} FROM records WHERE parked = 1 AND id >= ? AND id < ? ORDER BY id",
                 (seq << SLOT_BITS, (seq + 1) << SLOT_BITS),
             ).fetchall()
+            self._checker.require_entry(row[1], row[2], seq, rows)
             records = tuple(
                 Record(key, value if base is None else self._load(connection, base, value))
-                for base, key, value, _ in rows
+                for _, _, _, _, _, base, key, value, _ in rows
             )
-        return Entry(
-            row[1], row[2], seq, records, row[5], replayed=row[8] > 0, epoch=rows[0][3] if rows else 0
-        )
+        return Entry(row[1], row[2], seq, records, row[5], replayed=row[8] > 0, epoch=rows[0][3])
 
     def unpark(self, parked_ids: Iterable[int]) -> list[int]:
         seqs: list[int] = []
@@ -145,6 +147,16 @@ class SQLiteFlushSide(SQLiteLeaseSide):
             connection.execute("DELETE FROM parked WHERE partition_id = ?", (partition_id,))
             connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (count, size))
         self._remove_copies(connection, [partition_id])
+
+    # -- damage
+
+    def damage(self, *, new: bool = False) -> list[Damage]:
+        with self._read() as connection:
+            return read_damage(connection, new=new)
+
+    def damage_announced(self, ids: Sequence[int]) -> None:
+        with self._write() as connection:
+            announce_damage(connection, self._clock(), ids)
 
     # -- looking
 

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from surgetank.buffer.protocol import Binding, Marked, Rewound
 from surgetank.buffer.sqlite_append import Inserter
 from surgetank.buffer.sqlite_chain import free, isolate, let_go, make_whole
+from surgetank.buffer.sqlite_checks import Checker
 from surgetank.buffer.sqlite_rows import SLOT_BITS
 from surgetank.model import Lease, Mark
 
@@ -42,6 +43,7 @@ class SQLiteKeptSide:
     keep_bytes: int
     _new_epoch: Callable[[], int]
     _inserter: Inserter
+    _checker: Checker
     _clock: Callable[[], float]
     _write: Callable[[], AbstractContextManager[sqlite3.Connection]]
     _read: Callable[[], AbstractContextManager[sqlite3.Connection]]
@@ -79,9 +81,11 @@ class SQLiteKeptSide:
         for _, partition_id, low, high, _, _ in groups:
             merged[partition_id] = (merged.get(partition_id, (low, 0))[0], high)
         for partition_id, (low, high) in merged.items():
-            free(connection, partition_id, low, high)
+            free(connection, self._checker, partition_id, low, high)
             added = make_whole(
                 connection,
+                self._checker,
+                partition_id,
                 "partition_id = ? AND kept = 1 AND id >= ? AND base >= ? AND base < ?",
                 (partition_id, high, low, high),
             )
@@ -218,7 +222,9 @@ class SQLiteKeptSide:
                 (beyond + 1, len(seqs)),
             ).fetchone()
             if seqs:
-                isolate(connection, partition_id, seqs[0] << SLOT_BITS, (seqs[-1] + 1) << SLOT_BITS)
+                isolate(
+                    connection, self._checker, partition_id, seqs[0] << SLOT_BITS, (seqs[-1] + 1) << SLOT_BITS
+                )
             connection.executemany(
                 "UPDATE records SET id = id + ?, epoch = ?, replays = replays + ?"
                 " WHERE partition_id = ? AND parked = 0 AND id >= ? AND id < ?",

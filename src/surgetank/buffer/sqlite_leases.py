@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Due, Leased, Place
-from surgetank.buffer.sqlite_chain import MIN_BYTES, Load, free, let_go, whole
+from surgetank.buffer.sqlite_audit import Auditor, note_damage, settle_ledgers
+from surgetank.buffer.sqlite_chain import Load, free, let_go
+from surgetank.buffer.sqlite_checks import REMEDY, Checker
+from surgetank.buffer.sqlite_entries import Gathering
 from surgetank.buffer.sqlite_kept import Acked, SQLiteKeptSide
 from surgetank.buffer.sqlite_read import after
 from surgetank.buffer.sqlite_rows import SLOT_BITS, STATE, state_of
 from surgetank.encode.digest import mark_of
-from surgetank.exceptions import EntryUnreadable, FallbackDamaged, FallbackUnavailable, LeaseLost
-from surgetank.model import Entry, Lease, Record
+from surgetank.exceptions import BufferCorrupt, EntryUnreadable, LeaseLost
+from surgetank.model import Entry, Lease
 
 # A lease that was taken further in the future than this was taken before the clock was set back.
 _CLOCK_STEP_S = 60.0
-# Larger values are read piece by piece into their final place: SQLite would make a copy of its own of the whole.
-_LARGE = 1024**2
 _COUNT_OUT = (
     "UPDATE partitions SET entries = entries - :entries, bytes = bytes - :bytes, oldest_at = (SELECT accepted_at"
     " FROM records WHERE partition_id = :id AND parked = 0 ORDER BY id LIMIT 1)"
@@ -39,6 +39,8 @@ class SQLiteLeaseSide(SQLiteKeptSide):
 
     _clock: Callable[[], float]
     _load: Load
+    _checker: Checker
+    _auditor: Auditor
     _write: Callable[[], AbstractContextManager[sqlite3.Connection]]
     _read: Callable[[], AbstractContextManager[sqlite3.Connection]]
     _made_space: Callable[[], None]
@@ -61,11 +63,17 @@ class SQLiteLeaseSide(SQLiteKeptSide):
             ).fetchall()
             return self._take(connection, stream, [id_ for (id_,) in ids], now, owner, ttl_s)
 
-    @staticmethod
     def _take(
-        connection: sqlite3.Connection, stream: str, ids: Sequence[int], now: float, owner: str, ttl_s: float
+        self,
+        connection: sqlite3.Connection,
+        stream: str,
+        ids: Sequence[int],
+        now: float,
+        owner: str,
+        ttl_s: float,
     ) -> list[Leased]:
         """Lease these partitions."""
+        self._auditor.compare(connection, ids)
         (next_token,) = connection.execute(
             "UPDATE totals SET next_token = next_token + ? RETURNING next_token", (len(ids),)
         ).fetchone()
@@ -149,18 +157,33 @@ class SQLiteLeaseSide(SQLiteKeptSide):
                 if batches and (entries >= max_entries or size >= max_bytes):
                     break
                 room = (min(share_entries, max_entries - entries), min(share_bytes, max_bytes - size))
+                gathering = Gathering(connection, self._load, self._checker, place)
                 try:
-                    batch, taken = _gather(connection, self._load, place, *room)
-                except EntryUnreadable:
+                    gathering.read(*room)
+                except EntryUnreadable as error:
+                    self._auditor.suspect = self._auditor.suspect or error.malformed
                     if batches:  # those before it go on; it is the first one next time
                         break
                     raise
-                batches.append(batch)
-                entries += len(batch)
-                size += taken
+                batches.append(gathering.entries)
+                entries += len(gathering.entries)
+                size += gathering.bytes
         return batches
 
     def ack(self, acks: Sequence[Ack]) -> list[Lease]:
+        try:
+            return self._acknowledge(acks)
+        except BufferCorrupt as error:
+            self._auditor.suspect = True
+            if len(acks) > 1:  # one partition's damage must not keep the others
+                return [lost for ack in acks for lost in self.ack([ack])]
+            lease = acks[0].lease
+            with self._write() as connection:
+                what = f"written entries can't be taken out of the buffer: {error.what}"
+                note_damage(connection, self._clock(), lease.stream, lease.partition, what)
+            return [lease]
+
+    def _acknowledge(self, acks: Sequence[Ack]) -> list[Lease]:
         lost: list[Lease] = []
         with self._write() as connection:
             held: list[tuple[int, Ack]] = []
@@ -193,9 +216,12 @@ class SQLiteLeaseSide(SQLiteKeptSide):
             # Values in spill files are not kept: the files could not be deleted.
             keep = self.keep_s > 0 and not (spilled and connection.execute(_SPILLED, place).fetchone())
             if not keep:
-                free(connection, *place)
+                free(connection, self._checker, *place)
             (taken,) = connection.execute(_STORED, place).fetchone()  # may be less than what was read
-            assert taken is not None, f"acknowledged entries of {ack.lease.partition!r} that are not there"
+            if taken is None:
+                raise self._checker.damaged(
+                    ack.lease.stream, ack.lease.partition, ack.entries[0].seq, "it is not there any more"
+                )
             (kept if keep else deleted).append((*place, taken, mark))
             records += sum(len(entry.records) for entry in ack.entries)
             counts.append(
@@ -213,13 +239,20 @@ class SQLiteLeaseSide(SQLiteKeptSide):
             gone += max(connection.executemany(f"DELETE FROM records WHERE {_RANGE}", ranges).rowcount, 0)
             self._note_gone(connection, [(mark.epoch, mark.seq, id_) for id_, _, _, _, mark in deleted])
         # Entries are read in order and without gaps; anything else would acknowledge what was not written.
-        assert gone == records, f"acknowledged {records} records, found {gone}"
+        if gone != records:
+            name = held[0][1].lease
+            raise BufferCorrupt(
+                f"{records} records of {name.stream}/{name.partition} and {len(held) - 1} more partitions were"
+                f" acknowledged, {gone} are there.",
+                remedy=REMEDY,
+            )
         connection.executemany(
             f"{_COUNT_OUT}, attempts = 0, next_attempt_at = 0, failing_since = NULL, failure = NULL,"
             " mark_epoch = :epoch, mark_seq = :seq, mark_digest = :digest, mark_at = :now WHERE id = :id",
             counts,
         )
         connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (entries, size))
+        settle_ledgers(connection, self._clock(), [partition_id for partition_id, _ in held])
 
     def _keep_notes(self, connection: sqlite3.Connection, held: Sequence[tuple[int, Ack]]) -> None:
         now = self._clock()
@@ -274,53 +307,3 @@ def _due_sql(stream: str, due: Due, now: float) -> tuple[str, dict[str, object]]
             "old": now - due.age_s,
         }  # fmt: skip
     return " AND ".join(clauses), parameters
-
-
-def _gather(
-    connection: sqlite3.Connection, load: Load, place: Place, max_entries: int, max_bytes: int
-) -> tuple[list[Entry], int]:
-    """The next entries of one partition, and their bytes."""
-    lease = place.lease
-    rows: Iterable[tuple[Any, ...]] = connection.execute(
-        "SELECT r.id, r.base, r.key, CASE WHEN length(r.value) <= ? THEN r.value END, r.accepted_at, r.replays,"
-        " r.epoch"
-        " FROM partitions p JOIN records r ON r.partition_id = p.id"
-        " WHERE p.stream = ? AND p.name = ? AND r.parked = 0 AND r.id >= ? ORDER BY r.id",
-        (_LARGE, lease.stream, lease.partition, (place.after_seq + 1) << SLOT_BITS),
-    )
-    entries: list[Entry] = []
-    records: list[Record] = []
-    current, taken = -1, 0
-    accepted, replayed, epoch = 0.0, False, 0
-    made: dict[int, bytes] = {}  # a difference is mostly from a value that was just made
-    for id_, base, key, value, accepted_at, replays, of_epoch in rows:
-        seq = id_ >> SLOT_BITS
-        if seq != current:
-            if records:
-                entries.append(
-                    Entry(lease.stream, lease.partition, current, tuple(records), accepted, replayed, epoch)
-                )
-            if entries and (len(entries) >= max_entries or taken >= max_bytes):
-                return entries, taken
-            current, records, accepted, replayed, epoch = seq, [], accepted_at, replays > 0, of_epoch
-        if value is None:
-            with connection.blobopen("records", "value", id_, readonly=True) as blob:
-                value = blob.read()  # noqa: PLW2901
-        if base is not None and base < 0:
-            try:
-                value = load(connection, base, value)  # noqa: PLW2901
-            except (FallbackUnavailable, FallbackDamaged) as error:
-                if entries:
-                    return entries, taken
-                raise EntryUnreadable(lease.partition, seq, error) from error
-        elif base is not None:
-            value = whole(connection, base, value, made.get)  # noqa: PLW2901
-        if len(value) >= MIN_BYTES:
-            made[id_] = value
-        records.append(Record(key, value))
-        taken += len(key) + len(value)
-    if records:
-        entries.append(
-            Entry(lease.stream, lease.partition, current, tuple(records), accepted, replayed, epoch)
-        )
-    return entries, taken

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from surgetank.buffer.protocol import Found
 from surgetank.buffer.recent import Glance
 from surgetank.buffer.sqlite_chain import Load, Recall, whole
+from surgetank.buffer.sqlite_checks import STORED, Checker, names_sum
+from surgetank.exceptions import BufferCorrupt
 from surgetank.model import BufferDepth, StreamDepth
 
 _SLOT_BITS = 16
+_OTHERS = STORED.removeprefix("id, ")
 _CHUNK = 500  # keys per statement
 _USE_EVERY_S = 600.0  # that a copy is of use is noted again after so long
 
 
+# Is shown a partition that is read: connection, stream, name, id (None: it has none). Raises for a damaged one.
+Audit = Callable[[sqlite3.Connection, str, str, int | None], None]
 _LAST_KEY = b"\xff" * 65536  # larger than any key of a sane length
 
 
@@ -28,19 +34,33 @@ def after(prefix: bytes) -> bytes:
 class SQLiteSnapshot:
     """A `Snapshot` over one read transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, now: float, recall: Recall, load: Load) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        now: float,
+        checker: Checker,
+        recall: Recall,
+        load: Load,
+        audit: Audit | None = None,
+    ) -> None:
         self._connection = connection
         self._now = now
+        self._checker = checker
         self._recall = recall
         self._load = load
+        self._audit = audit
         self._id: tuple[str, str, int | None] | None = None
+        self._names = 0  # of the partition that was asked for last
 
     def _partition(self, stream: str, partition: str) -> int | None:
         if self._id is None or self._id[:2] != (stream, partition):
             row = self._connection.execute(
                 "SELECT id FROM partitions WHERE stream = ? AND name = ?", (stream, partition)
             ).fetchone()
+            if self._audit is not None:
+                self._audit(self._connection, stream, partition, row[0] if row else None)
             self._id = (stream, partition, row[0] if row else None)
+            self._names = names_sum(stream, partition)
         return self._id[2]
 
     def latest(self, stream: str, partition: str, keys: Sequence[bytes]) -> dict[bytes, Found]:
@@ -52,11 +72,11 @@ class SQLiteSnapshot:
             chunk = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(chunk))
             for row in self._connection.execute(
-                f"SELECT key, max(id), parked, epoch, base, value FROM records WHERE partition_id = ? AND kept = 0"
-                f" AND key IN ({marks}) GROUP BY key",
+                f"SELECT max(id), {_OTHERS} FROM records WHERE partition_id = ? AND kept = 0 AND key IN ({marks})"
+                " GROUP BY key",
                 (partition_id, *chunk),
             ):
-                found[row[0]] = self._found(row)
+                found[row[6]] = self._found(row)
         return found
 
     def scan(
@@ -65,36 +85,68 @@ class SQLiteSnapshot:
         partition_id = self._partition(stream, partition)
         if partition_id is None:
             return []
-        value = "NULL, x''" if keys_only else "base, value"
-        rows = self._connection.execute(
-            f"SELECT key, id, parked, epoch, {value} FROM records"
-            " WHERE partition_id = ? AND key >= ? AND key < ? AND id >= ? AND kept = 0 ORDER BY key, id",
-            (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS),
-        )
-        return [self._found(row) for row in rows]
+        where = "WHERE partition_id = ? AND key >= ? AND key < ? AND id >= ? AND kept = 0 ORDER BY key, id"
+        which = (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS)
+        if keys_only:  # whoever reads such a record then is told if it is damaged
+            rows = self._connection.execute(f"SELECT key, id, parked, epoch FROM records {where}", which)
+            return [
+                Found(key, id_ >> _SLOT_BITS, b"", bool(parked), epoch)
+                for key, id_, parked, epoch in rows
+                if not parked or self._is_sound(id_)
+            ]
+        return list(self._sound(self._connection.execute(f"SELECT {STORED} FROM records {where}", which)))
+
+    def _is_sound(self, id_: int) -> bool:
+        row = self._connection.execute(f"SELECT {STORED} FROM records WHERE id = ?", (id_,)).fetchone()
+        try:
+            self._check(row)
+        except BufferCorrupt:
+            return False
+        return True
 
     def last(self, stream: str, partition: str, prefix: bytes, *, after_seq: int = 0) -> Found | None:
         partition_id = self._partition(stream, partition)
         if partition_id is None:
             return None
-        row = self._connection.execute(
-            "SELECT key, id, parked, epoch, base, value FROM records WHERE partition_id = ? AND key >= ? AND key < ?"
-            " AND id >= ? AND kept = 0 ORDER BY key DESC, id DESC LIMIT 1",
+        rows = self._connection.execute(
+            f"SELECT {STORED} FROM records WHERE partition_id = ? AND key >= ? AND key < ?"
+            " AND id >= ? AND kept = 0 ORDER BY key DESC, id DESC",
             (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS),
-        ).fetchone()
-        return self._found(row) if row else None
+        )
+        try:
+            return next(self._sound(rows), None)
+        finally:
+            rows.close()
 
-    def _found(self, row: tuple[bytes, int, int, int, int | None, bytes]) -> Found:
-        key, id_, parked, epoch, base, value = row
-        if base is not None:
-            known = self._recall(id_)
-            if known is not None:
-                value = known
-            elif base < 0:
-                value = self._load(self._connection, base, value)
-            else:
-                value = whole(self._connection, base, value, self._recall)
+    def _sound(self, rows: Iterable[Sequence[Any]]) -> Iterator[Found]:
+        """What is as it was accepted. A parked record that isn't was set aside for that, and told; asked for by
+        its key, it is told again.
+        """
+        for row in rows:
+            try:
+                yield self._found(row)
+            except BufferCorrupt:
+                if not row[1]:
+                    raise
+
+    def _found(self, row: Sequence[Any]) -> Found:
+        id_, parked, _, epoch, _, base, key, value, _ = row
+        known = self._recall(id_) if base is not None else None
+        if known is not None:
+            value = known
+        else:
+            self._check(row)
+            if base is not None:
+                value = (
+                    self._load(self._connection, base, value)
+                    if base < 0
+                    else whole(self._connection, base, value, self._recall, self._check)
+                )
         return Found(key, id_ >> _SLOT_BITS, value, bool(parked), epoch)
+
+    def _check(self, row: Sequence[Any]) -> None:
+        assert self._id is not None
+        self._checker.require(self._id[0], self._id[1], self._names, row)
 
     def notes(self, stream: str, partition: str, prefix: bytes = b"") -> dict[bytes, bytes]:
         partition_id = self._partition(stream, partition)

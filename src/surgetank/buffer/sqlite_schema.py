@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from surgetank.buffer.sqlite_checks import MASK, moved_sql, variable_sql
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -29,7 +31,36 @@ class Kind:
         )
 
 
-_SCHEMA = """
+_MOVED = (
+    f"new.id - old.id + {variable_sql('new.parked', 'new.replays', 'new.epoch')}"
+    f" - ({variable_sql('old.parked', 'old.replays', 'old.epoch')})"
+)
+_CHECKED = f"""
+-- What changes a record without reading its value changes its checksum alike (sqlite_checks.py); a process of format 3,
+-- which knows of no checksums and writes a value anew, leaves ones.
+CREATE TRIGGER records_moved AFTER UPDATE OF id, parked, replays, epoch ON records WHEN new.kept = old.kept BEGIN
+    UPDATE records SET checksum = CASE
+        WHEN new.checksum & {MASK} = {MASK} THEN new.checksum
+        WHEN new.checksum IS NOT NULL THEN {moved_sql("new.checksum", _MOVED)}
+        WHEN old.id >> 16 < (SELECT checked_from FROM identity) THEN {MASK} END
+    WHERE id = new.id;
+END;
+CREATE TRIGGER records_parked AFTER UPDATE OF parked ON records WHEN new.kept = old.kept BEGIN
+    UPDATE partitions SET last_seq = coalesce((SELECT max(r.id) >> 16 FROM records r
+        WHERE r.partition_id = new.partition_id AND r.parked = 0), 0) WHERE id = new.partition_id;
+END;
+CREATE TRIGGER records_rewritten AFTER UPDATE OF value ON records WHEN new.checksum = old.checksum BEGIN
+    UPDATE records SET checksum = new.checksum | {MASK} WHERE id = new.id;
+END;
+-- What was found damaged, until it was announced to the operators and for some time after.
+CREATE TABLE damage (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, found_at REAL NOT NULL, stream TEXT NOT NULL, partition TEXT NOT NULL,
+    what TEXT NOT NULL, announced_at REAL
+) STRICT;
+"""
+
+_SCHEMA = (
+    """
 CREATE TABLE identity (
     id INTEGER PRIMARY KEY CHECK (id = 1), buffer_id TEXT NOT NULL,
     checked_from INTEGER NOT NULL DEFAULT 1  -- entries from this number on have checksums
@@ -123,6 +154,8 @@ CREATE TABLE copied (
     PRIMARY KEY (partition_id, key)
 ) STRICT;
 """
+    + _CHECKED
+)
 
 # Released: 3. Its last step may be added to until the next one is.
 _UPGRADES = {
@@ -161,7 +194,8 @@ ALTER TABLE partitions ADD COLUMN mark_digest INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE partitions ADD COLUMN mark_at REAL NOT NULL DEFAULT 0;
 ALTER TABLE partitions ADD COLUMN gone_epoch INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE partitions ADD COLUMN gone_seq INTEGER NOT NULL DEFAULT 0;
-""",
+"""
+    + _CHECKED,
 }
 
 BUFFER = Kind("buffer", application_id=0x53544B31, version=4, schema=_SCHEMA, upgrades=_UPGRADES)  # "STK1"

@@ -15,6 +15,7 @@ from surgetank.buffer.protocol import Leased
 from surgetank.buffer.spilling import Elsewhere, Recovered, SpillDue, SpillFile, ToSpill
 from surgetank.buffer.sqlite_append import BufferLimits
 from surgetank.buffer.sqlite_chain import free
+from surgetank.buffer.sqlite_checks import Checker, checksum, moved_sql, names_sum, seed, variable_sql
 from surgetank.buffer.sqlite_rows import SLOT_BITS
 from surgetank.exceptions import BufferCorrupt, BufferFull, LeaseLost
 from surgetank.fallback.codec import FileHeader, Place, SpilledEntry
@@ -41,6 +42,7 @@ class SQLiteSpillSide:
     limits: BufferLimits
     inline_keys: frozenset[bytes]
     epoch: int
+    _checker: Checker
     _id: str
     _clock: Callable[[], float]
     _write: Callable[[], AbstractContextManager[sqlite3.Connection]]
@@ -112,18 +114,24 @@ class SQLiteSpillSide:
             partition_id = self._held(connection, lease)
             if partition_id is None:
                 return False
-            free(connection, partition_id, low, high)
+            free(connection, self._checker, partition_id, low, high)
             whole = (partition_id, low, high)
             before = connection.execute(_VALUES, whole).fetchone()[0]
-            stubs = [
-                (-header.number, place.pack(), (spilled.entry.seq << SLOT_BITS) + i, partition_id)
-                for spilled in entries
-                for i, (record, place) in enumerate(zip(spilled.entry.records, spilled.places, strict=True))
-                if len(record.value) > INLINE and record.key not in self.inline_keys
-            ]
+            names = names_sum(lease.stream, lease.partition)
+            stubs = []
+            for spilled in entries:
+                seeded = seed(names, spilled.entry.accepted_at)
+                for i, (record, place) in enumerate(zip(spilled.entry.records, spilled.places, strict=True)):
+                    if len(record.value) > INLINE and record.key not in self.inline_keys:
+                        id_, packed = (spilled.entry.seq << SLOT_BITS) + i, place.pack()
+                        kept = (-header.number, record.key, packed, len(spilled.entry.records))
+                        stubs.append(
+                            (-header.number, packed, checksum(seeded, id_, *kept), id_, partition_id)
+                        )
             done = connection.executemany(
-                "UPDATE records SET base = ?, value = ? WHERE id = ? AND partition_id = ? AND parked = 0"
-                " AND (base IS NULL OR base >= 0)",
+                "UPDATE records SET base = ?1, value = ?2,"
+                f" checksum = {moved_sql('?3', variable_sql('0', 'replays', 'epoch'))}"
+                " WHERE id = ?4 AND partition_id = ?5 AND parked = 0 AND (base IS NULL OR base >= 0)",
                 stubs,
             ).rowcount
             relieved = before - connection.execute(_VALUES, whole).fetchone()[0]
@@ -247,6 +255,7 @@ class SQLiteSpillSide:
     ) -> None:
         """Append one entry at the end of its partition, its values in the file."""
         entry, size, stubs = spilled.entry, 0, 0
+        seeded = seed(names_sum(entry.stream, entry.partition), entry.accepted_at)
         rows: list[tuple[int | None, bytes, bytes]] = []
         for record, place in zip(entry.records, spilled.places, strict=True):
             inline = len(record.value) <= INLINE or record.key in self.inline_keys
@@ -264,20 +273,28 @@ class SQLiteSpillSide:
             )
         (seq,) = connection.execute("SELECT next_seq - 1 FROM totals").fetchone()
         connection.execute(
-            "INSERT INTO partitions (stream, name, entries, bytes, oldest_at) VALUES (?, ?, 1, ?, ?)"
+            "INSERT INTO partitions (stream, name, entries, bytes, oldest_at, last_seq) VALUES (?, ?, 1, ?, ?, ?)"
             " ON CONFLICT (stream, name) DO UPDATE SET entries = entries + 1, bytes = bytes + excluded.bytes,"
-            " oldest_at = coalesce(oldest_at, excluded.oldest_at)",
-            (entry.stream, entry.partition, size, entry.accepted_at),
+            " oldest_at = coalesce(oldest_at, excluded.oldest_at), last_seq = excluded.last_seq",
+            (entry.stream, entry.partition, size, entry.accepted_at, seq),
         )
         (partition_id,) = connection.execute(
             "SELECT id FROM partitions WHERE stream = ? AND name = ?", (entry.stream, entry.partition)
         ).fetchone()
         connection.executemany(
-            "INSERT INTO records (id, partition_id, parked, replays, epoch, accepted_at, base, key, value)"
-            " VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO records (id, partition_id, parked, replays, epoch, accepted_at, base, key, value, checksum)"
+            f" VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, {moved_sql('?9', variable_sql('0', '?3', '?4'))})",
             [
-                ((seq << SLOT_BITS) + i, partition_id, replayed, self.epoch, entry.accepted_at, *row)
-                for i, row in enumerate(rows)
+                (
+                    id_,
+                    partition_id,
+                    replayed,
+                    self.epoch,
+                    entry.accepted_at,
+                    *row,
+                    checksum(seeded, id_, *row, len(rows)),
+                )
+                for id_, row in enumerate(rows, start=seq << SLOT_BITS)
             ],
         )
         connection.execute("UPDATE spills SET records = records + ? WHERE id = ?", (stubs, number))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from surgetank.buffer.protocol import Ack, Buffer
 from surgetank.encode.digest import mark_of
-from surgetank.exceptions import EntryRejected, EntryUnreadable, LeaseLost
+from surgetank.exceptions import BufferCorrupt, EntryRejected, EntryUnreadable, LeaseLost
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.classify import classify, refused_everything, scope_of
 from surgetank.flush.doubts import Doubts, Found
@@ -180,14 +180,17 @@ class Delivery:
                 return
 
     def unreadable(self, run: Run, error: EntryUnreadable) -> None:
-        """Deal with a partition whose next entry can't be read from the fallback location: a damaged entry is parked
-        so that it doesn't block its neighbours, for an unreachable location it is tried again later.
+        """Deal with a partition whose next entry can't be read: a damaged entry is parked so that it doesn't block its
+        neighbours, for an unreachable fallback location it is tried again later.
         """
         failure = classify(error)
-        if error.damaged:
-            self._park(run, run.lease, error.seq, replace(failure, kind=FailureKind.REJECTED))
-        else:
+        if not error.damaged:
             self._postpone(run, failure)
+            return
+        try:
+            self._park(run, run.lease, error.seq, replace(failure, kind=FailureKind.REJECTED))
+        except BufferCorrupt:  # not even that can be done: its neighbours go on, and an operator has to act
+            self._postpone(run, replace(failure, kind=FailureKind.FATAL))
 
     def _attempt(self, runs: dict[str, Run], slices: Sequence[Slice]) -> list[Sequence[Slice]]:
         """Write once; returns what has to be tried again in smaller groups, in order."""

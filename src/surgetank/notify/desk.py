@@ -105,6 +105,7 @@ class Desk:
 
     def chore(self, flushers: Mapping[str, StreamFlusher]) -> None:
         """What has to be done about once a second, on the thread that flushes."""
+        self.notifier.tell_damage()
         self.sweep(flushers)
         self.errors.send_counts()
         now = self._clock()

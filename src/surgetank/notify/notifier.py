@@ -28,6 +28,7 @@ _NO_TROUBLE = ("LeaseLost", "StillWaiting")  # another worker has the partition:
 _SWEPT = 1000
 TIME = "time:"
 ENDED_ELSEWHERE = ("fallback:", TIME)  # by `SpillWatch` and `TimeTravels`
+_SALVAGE = "look at the disk; `surgetank doctor --salvage FOLDER` copies all of the buffer that is whole."
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +299,26 @@ class Notifier:
                 context={"since": incident.since, "lasted_s": round(lasted, 3)},
             )
         )
+
+    def tell_damage(self) -> None:
+        """Tell what the buffer found damaged since the last call."""
+        found = self._buffer.damage(new=True)
+        for damage in found:
+            thread = damage.partition if damage.stream in THREAD_STREAMS else None
+            context = {
+                **self._context(),
+                "stream": damage.stream,
+                "partition": damage.partition,
+                "remedy": _SALVAGE,
+            }
+            self.tell(
+                News(
+                    words.damaged(damage), Severity.CRITICAL, thread or None, EventType.FLUSH_CRITICAL,
+                    "buffer_damaged", damage.what, context=context, group=(damage.stream, damage.partition),
+                )
+            )  # fmt: skip
+        if found:
+            self._buffer.damage_announced([damage.id for damage in found])
 
     def _of_job(self, job: FlushJob) -> dict[str, Any]:
         return {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from surgetank.encode.errors import flush_reference
 from surgetank.events import Incident, PublicCause
-from surgetank.model import Failure, FailureKind, ParkedEntry, PartitionOutcome, PartitionState
+from surgetank.exceptions import EntryUnreadable
+from surgetank.model import Damage, Failure, FailureKind, ParkedEntry, PartitionOutcome, PartitionState
 
 SAFE = "Everything is kept in the buffer"
 
@@ -52,11 +53,23 @@ def quoting(message: str, failure: Failure) -> str:
 
 
 def parked(entry: ParkedEntry) -> str:
-    """An entry that the sink refused."""
+    """An entry that the sink refused, or that was damaged in the buffer."""
+    if entry.failure.error_type == EntryUnreadable.__name__:
+        return (
+            "A part of what was to be saved is damaged on the disk that holds the buffer, and was set aside; everything"
+            f" else is saved. Tell your operator: `surgetank parked show {entry.id}` says what is affected."
+        )
     return (
         "One entry was refused by the database and set aside; everything else is saved. It is kept and stays readable."
         f" Tell your operator: `surgetank parked show {entry.id}` says why."
     )
+
+
+def damaged(damage: Damage) -> str:
+    """Something accepted that the buffer can't give back."""
+    if not damage.partition:
+        return f"The buffer's file is damaged: {damage.what}."
+    return f"The buffer's file is damaged, and a part of {damage.stream}/{damage.partition} is lost: {damage.what}."
 
 
 def replaced(outcome: PartitionOutcome) -> str:
