@@ -24,7 +24,7 @@ from surgetank.buffer.sqlite_alerts import SQLiteAlertBook
 from surgetank.buffer.sqlite_events import EVENTS, SQLiteEventLog
 from surgetank.buffer.sqlite_schema import BUFFER
 from surgetank.events import NewEvent
-from surgetank.exceptions import BufferCorrupt, BufferUnavailable
+from surgetank.exceptions import BufferCorrupt, BufferProblem
 from surgetank.fallback.files import SpillFiles
 
 FORMATS = (3,)
@@ -182,7 +182,7 @@ def test_an_upgrade_that_fails_in_the_middle_leaves_the_format_before(
     }
     with monkeypatch.context() as patch:
         patch.setattr(type(BUFFER), "path_from", lambda _, version: [broken[version]])
-        with pytest.raises(BufferUnavailable, match="nowhere"):
+        with pytest.raises(BufferProblem, match="nowhere"):
             open_buffer(home, FakeClock(AT))
     assert version_of(home / "buffer.db") == before
     open_buffer(home, FakeClock(AT)).close()
