@@ -101,9 +101,14 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
         self._writer: sqlite3.Connection | None = sqlite_file.connect(self.path, durability=durability)
         self._readers = sqlite_file.ReadPool(self.path)
         with sqlite_file.named_errors(self.path):
-            self._id, checked_from = self._writer.execute(
-                "SELECT buffer_id, checked_from FROM identity"
-            ).fetchone()
+            identity = self._writer.execute("SELECT buffer_id, checked_from FROM identity").fetchone()
+        if identity is None:
+            self._writer.close()
+            raise BufferCorrupt(
+                f"The buffer file {self.path} is damaged: it has no identity any more. It was left as it is.",
+                remedy="`surgetank doctor --salvage FOLDER` copies all that is whole.",
+            )
+        self._id, checked_from = identity
         self._checker = Checker(self.path, checked_from)
         self._auditor = Auditor(self._checker)
         self._inserter = Inserter(
