@@ -137,6 +137,16 @@ class Found:
     epoch: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Reports of one kind that were folded: the newest one and how many they were."""
+
+    partition: str
+    key: bytes
+    value: bytes
+    count: int
+
+
 class Snapshot(Protocol):
     """A consistent view of the hot records; short-lived."""
 
@@ -156,6 +166,10 @@ class Snapshot(Protocol):
 
     def notes(self, stream: str, partition: str, prefix: bytes = b"") -> dict[bytes, bytes]:
         """The notes of a partition whose key starts with `prefix`."""
+        ...
+
+    def tallies(self, stream: str) -> list[Tally]:
+        """What is counted of a stream and was not sent yet (`Buffer.tally`)."""
         ...
 
     def partitions(self, stream: str) -> list[str]:
@@ -216,6 +230,24 @@ class Buffer(RecentSide, Protocol):
         milliseconds for another thread or process that holds the buffer. Then `append` on a thread.
 
         Raises `BufferFull` at once, `BufferUnavailable`, `EntryRejected`.
+        """
+        ...
+
+    def tally(self, stream: str, partition: str, key: bytes, value: bytes, *, count: int = 1) -> None:
+        """Count a report that is alike to one before: the newest value of a key is kept, and how many there were.
+
+        As durable as an entry; a tally is small and takes no room of the limits. Raises `BufferUnavailable`.
+        """
+        ...
+
+    def try_tally(self, stream: str, partition: str, key: bytes, value: bytes) -> bool:
+        """`tally` unless another process holds the buffer just now; whether it was done."""
+        ...
+
+    def send_tallies(self, stream: str, entry_of: Callable[[Tally], Record], *, older_s: float) -> int:
+        """Make an entry of each tally that was begun so long ago, in the same step in which it goes; how many.
+
+        Raises `BufferFull`, `BufferUnavailable`: what was not sent stays counted.
         """
         ...
 

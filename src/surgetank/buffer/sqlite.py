@@ -29,6 +29,7 @@ from surgetank.buffer.sqlite_kept import random_epoch
 from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
 from surgetank.buffer.sqlite_recent import SQLiteRecentSide
 from surgetank.buffer.sqlite_spill import SQLiteSpillSide
+from surgetank.buffer.sqlite_tallies import SQLiteTallySide
 from surgetank.exceptions import (
     BufferCorrupt,
     BufferFull,
@@ -51,7 +52,7 @@ _PATIENT = f"PRAGMA busy_timeout = {int(1000 * sqlite_file.BUSY_TIMEOUT_S)}"
 __all__ = ["BufferLimits", "SQLiteBuffer"]
 
 
-class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
+class SQLiteBuffer(SQLiteFlushSide, SQLiteTallySide, SQLiteSpillSide, SQLiteRecentSide):
     """A `Buffer` in the SQLite file at `path`, shared by any number of threads and processes.
 
     `durability`: `"process"` survives kill -9 of every process, `"power"` also a power cut (an fsync per
@@ -185,6 +186,29 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteSpillSide, SQLiteRecentSide):
         finally:
             self._writer.execute(_PATIENT)
         return True
+
+    def _unless_held(self, write: Callable[[], None]) -> bool:
+        """Do a small write unless another process holds the file just now; whether it was done."""
+        sqlite_file.refuse_fork(self._pid, self.path)
+        if not self._lock.acquire(timeout=_TRY_S):
+            return False
+        try:
+            if self._writer is None:
+                self._begin()  # says that it is closed
+            assert self._writer is not None
+            self._writer.execute(_HURRIED)
+            try:
+                write()
+            except BufferUnavailable as error:
+                busy = getattr(error.__cause__, "sqlite_errorname", None) or ""
+                if not busy.startswith("SQLITE_BUSY"):
+                    raise
+                return False
+            finally:
+                self._writer.execute(_PATIENT)
+            return True
+        finally:
+            self._lock.release()
 
     def _submit(self, request: Request) -> None:
         # Before the lock: another thread may have held it at the fork.

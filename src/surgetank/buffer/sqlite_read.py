@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from surgetank.buffer.protocol import Found
+from surgetank.buffer.protocol import Found, Tally
 from surgetank.buffer.recent import Glance
 from surgetank.buffer.sqlite_chain import Load, Recall, whole
 from surgetank.buffer.sqlite_checks import STORED, Checker, names_sum
@@ -170,6 +170,13 @@ class SQLiteSnapshot:
     def copied_keys(self, stream: str, partition: str, prefix: bytes) -> list[bytes]:
         partition_id = self._partition(stream, partition)
         return part_keys(self._connection, partition_id, prefix) if partition_id is not None else []
+
+    def tallies(self, stream: str) -> list[Tally]:
+        rows = self._connection.execute(
+            "SELECT partition, key, value, count FROM tallies WHERE stream = ? ORDER BY partition, key",
+            (stream,),
+        )
+        return [Tally(*row) for row in rows]
 
     def partitions(self, stream: str) -> list[str]:
         rows = self._connection.execute(

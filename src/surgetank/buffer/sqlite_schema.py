@@ -57,6 +57,11 @@ CREATE TABLE damage (
     id INTEGER PRIMARY KEY AUTOINCREMENT, found_at REAL NOT NULL, stream TEXT NOT NULL, partition TEXT NOT NULL,
     what TEXT NOT NULL, announced_at REAL
 ) STRICT;
+-- Reports that were folded instead of accepted as entries (sqlite_tallies.py).
+CREATE TABLE tallies (
+    stream TEXT NOT NULL, partition TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, count INTEGER NOT NULL,
+    since REAL NOT NULL, PRIMARY KEY (stream, partition, key)
+) STRICT, WITHOUT ROWID;
 """
 
 _SCHEMA = (

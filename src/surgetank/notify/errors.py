@@ -16,7 +16,7 @@ from typing import Any
 
 from psycopg.rows import dict_row
 
-from surgetank.buffer.protocol import Buffer, Found
+from surgetank.buffer.protocol import Buffer, Found, Tally
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import limits
@@ -38,7 +38,7 @@ from surgetank.encode.jsonable import show
 from surgetank.exceptions import ErrorNotFound, ErrorStateConflict, SurgetankError, UnknownName
 from surgetank.model import Record
 from surgetank.notify.handover import HandOver
-from surgetank.notify.storms import Storms
+from surgetank.notify.storms import SEND_S, Storms
 from surgetank.offloop import on_loop
 from surgetank.sinks.errors import group_of
 
@@ -134,7 +134,8 @@ class SystemErrors:
     def report(self, report: ErrorReport) -> str:
         """Accept an occurrence and return its group's id. Raises what `Buffer.append` raises.
 
-        In a storm of one error, occurrences are counted and sent once a second, so that errors can't fill the buffer.
+        In a storm of one error (more than 20 in 10 s) an occurrence is folded into its group's count, which the buffer
+        keeps as durably as an entry; the newest one of each thread stands for all. So errors can't fill the buffer.
         """
         limits.check_names("system_errors", [("$.error_type", report.error_type)])
         if report.thread_id is not None:
@@ -149,19 +150,23 @@ class SystemErrors:
             or fingerprint(report.error_type, report.message, report.stack_trace),
         )
         with self._lock:
-            calm = self._storms.take(report)
-        if calm is not None:
-            self._append(calm)
+            calm = self._storms.is_calm(report.fingerprint, report.at)
+        if calm:
+            self._append(report)
         else:
-            self.send_counts()
+            self._tally(report)
         return group_id(report.fingerprint)
 
+    def _tally(self, report: ErrorReport) -> None:
+        counted = (STREAM, report.fingerprint, (report.thread_id or "").encode(), report.pack())
+        if not on_loop():
+            self._buffer.tally(*counted)
+        elif self.hand_over.busy or not self._buffer.try_tally(*counted):
+            self.hand_over.submit(partial(self._buffer.tally, *counted))
+
     def send_counts(self, *, all_: bool = False) -> None:
-        """Send what was only counted during a storm, if it is due (or `all_` of it)."""
-        with self._lock:
-            due = self._storms.due(self._clock(), all_=all_)
-        for report in due:
-            self._append(report)
+        """Send what was only counted in a storm, if it is due (or `all_` of it). Raises as `Buffer.send_tallies`."""
+        self._buffer.send_tallies(STREAM, _counted, older_s=0.0 if all_ else SEND_S)
 
     def _append(self, report: ErrorReport) -> None:
         entry = (STREAM, report.fingerprint, (Record(KEY, report.pack()),))
@@ -363,10 +368,15 @@ class SystemErrors:
     def _hot(self) -> dict[str, list[_Hot]]:
         """What is in the buffer, by fingerprint: number, whether it is parked, and the item."""
         with self._buffer.snapshot() as snapshot:
-            return {
+            hot: dict[str, list[_Hot]] = {
                 name: [(f, unpack_or_show(name, f.value)) for f in snapshot.scan(STREAM, name, KEY)]
                 for name in snapshot.partitions(STREAM)
             }
+            for tally in snapshot.tallies(STREAM):
+                found = Found(KEY, 0, tally.value, parked=True)  # as a parked one it is in no database
+                item = unpack_or_show(tally.partition, _counted(tally).value)
+                hot.setdefault(tally.partition, []).append((found, item))
+            return hot
 
     def _bases(self, names: Iterable[str], ids: Sequence[str]) -> dict[str, _Base]:
         """The groups as the database has them, with the last entries of this buffer that they contain, by epoch."""
@@ -405,6 +415,13 @@ class SystemErrors:
     def _query(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         with self._database.asking() as connection, connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(SQL[name], arguments).fetchall()
+
+
+def _counted(tally: Tally) -> Record:
+    """The report that stands for all that were folded."""
+    report = unpack_or_show(tally.partition, tally.value)
+    assert isinstance(report, ErrorReport)
+    return Record(KEY, replace(report, count=report.count + tally.count - 1).pack())
 
 
 def _unwritten(base: _Base | None, found: Sequence[_Hot]) -> tuple[ErrorGroup | None, list[Item]]:
