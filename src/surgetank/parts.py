@@ -262,6 +262,9 @@ class Parts:
         self.desk.problem(error, where=where, trace=trace)
 
     def _chore(self) -> None:
+        lost = self.buffer.place.problem(now=True)
+        if lost is not None:
+            self._tell("buffer", lost, "")
         self.desk.alerts.keep_running()
         # Spilling before telling: what telling has to append needs room as well.
         away = [
@@ -389,6 +392,7 @@ def _open_buffer(settings: Settings, clock: Callable[[], float]) -> SQLiteBuffer
         recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
         files=SpillFiles(url.get_secret_value() if (url := settings.fallback_url) is not None else None),
         inline_keys=frozenset((OPERATION_KEY,)),
+        last_words=frozenset((ERRORS,)),
         keep_s=settings.keep_acknowledged,
         keep_bytes=settings.keep_acknowledged_bytes,
     )

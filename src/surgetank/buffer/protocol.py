@@ -15,6 +15,8 @@ Promises
 - **Damage**: what its place of storage changed or lost is found when it is read, and raised as `BufferCorrupt` (in
   `read` as `EntryUnreadable`) with what is affected; never given as if it were what was accepted, and never
   acknowledged. All else can be used; once it is parked, `scan` and `last` leave it out.
+- **Place**: a buffer whose place of storage was taken away (its file deleted) accepts nothing more; what it holds can
+  be read and flushed by those that have it open.
 - **Limits**: at its limit of bytes or entries `append` waits and then raises, or raises at once.
 """
 

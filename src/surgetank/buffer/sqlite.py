@@ -22,14 +22,14 @@ from surgetank.buffer import sqlite_file
 from surgetank.buffer.protocol import Guard
 from surgetank.buffer.recent import RecentLimits
 from surgetank.buffer.sqlite_append import SLOTS, BufferLimits, Inserter, Request
-from surgetank.buffer.sqlite_audit import Auditor, note_damage
+from surgetank.buffer.sqlite_audit import Auditor
 from surgetank.buffer.sqlite_checks import Checker
-from surgetank.buffer.sqlite_flush import SQLiteFlushSide
 from surgetank.buffer.sqlite_kept import random_epoch
+from surgetank.buffer.sqlite_place import FilePlace
 from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
-from surgetank.buffer.sqlite_recent import SQLiteRecentSide
 from surgetank.buffer.sqlite_spill import SQLiteSpillSide
 from surgetank.buffer.sqlite_tallies import SQLiteTallySide
+from surgetank.buffer.sqlite_upkeep import SQLiteUpkeepSide
 from surgetank.exceptions import (
     BufferCorrupt,
     BufferFull,
@@ -42,9 +42,6 @@ from surgetank.fallback.files import SpillFiles
 from surgetank.model import BufferDepth, Record
 
 _GROUP = 256  # requests committed together, at most
-_FREE_PAGES_KEPT = 256
-_WAL_WORTH_MOVING = 1 << 20
-_WAL_LARGE = 32 << 20
 _TRY_S = 0.002  # how long an append that must not wait waits for another thread or process
 _HURRIED = f"PRAGMA busy_timeout = {int(1000 * _TRY_S)}"
 _PATIENT = f"PRAGMA busy_timeout = {int(1000 * sqlite_file.BUSY_TIMEOUT_S)}"
@@ -52,13 +49,14 @@ _PATIENT = f"PRAGMA busy_timeout = {int(1000 * sqlite_file.BUSY_TIMEOUT_S)}"
 __all__ = ["BufferLimits", "SQLiteBuffer"]
 
 
-class SQLiteBuffer(SQLiteFlushSide, SQLiteTallySide, SQLiteSpillSide, SQLiteRecentSide):
+class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
     """A `Buffer` in the SQLite file at `path`, shared by any number of threads and processes.
 
     `durability`: `"process"` survives kill -9 of every process, `"power"` also a power cut (an fsync per
     group of appends). `files` knows where values may be spilled to; those with one of the
-    `inline_keys` never are (what guards look into). Acknowledged entries are kept for `keep_s`, up to `keep_bytes` of
-    them. Raises `BufferUnavailable`, `BufferCorrupt`.
+    `inline_keys` never are (what guards look into). Streams of `last_words` are accepted even when the file was
+    deleted under this process: they tell of it, and it flushes them. Acknowledged entries are kept for `keep_s`, up to
+    `keep_bytes` of them. Raises `BufferUnavailable`, `BufferCorrupt`.
     """
 
     def __init__(
@@ -73,6 +71,7 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteTallySide, SQLiteSpillSide, SQLiteRece
         recent: RecentLimits | None = None,
         files: SpillFiles | None = None,
         inline_keys: frozenset[bytes] = frozenset(),
+        last_words: frozenset[str] = frozenset(),
         keep_s: float = 0.0,
         keep_bytes: int = 64 * 1024**2,
         new_epoch: Callable[[], int] | None = None,
@@ -88,6 +87,7 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteTallySide, SQLiteSpillSide, SQLiteRece
         self.durability = durability
         self.files = files or SpillFiles(None)
         self.inline_keys = inline_keys
+        self.last_words = last_words
         self._clock = clock
         self._jobs_kept = jobs_kept
         self._notes_kept = notes_kept
@@ -100,7 +100,8 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteTallySide, SQLiteSpillSide, SQLiteRece
         self._new_epoch = new_epoch or random_epoch
         self._begun = False
         self._writer: sqlite3.Connection | None = sqlite_file.connect(self.path, durability=durability)
-        self._readers = sqlite_file.ReadPool(self.path)
+        self.place = FilePlace(self.path)
+        self._readers = sqlite_file.ReadPool(self.path, self.place)
         with sqlite_file.named_errors(self.path):
             identity = self._writer.execute("SELECT buffer_id, checked_from FROM identity").fetchone()
         if identity is None:
@@ -253,6 +254,8 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteTallySide, SQLiteSpillSide, SQLiteRece
 
     def _commit(self, group: Sequence[Request]) -> None:
         try:
+            if self.place.missing() is not None:
+                self._refuse_lost(group)
             connection = self._begin()
             self._begun = True
             for request in group:
@@ -264,6 +267,12 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteTallySide, SQLiteSpillSide, SQLiteRece
                 self._begun = False
                 self._roll_back()
             raise
+
+    def _refuse_lost(self, group: Sequence[Request]) -> None:
+        """Raise unless all of it is about to be flushed by this very process."""
+        problem = self.place.problem()
+        if problem is not None and any(request.stream not in self.last_words for request in group):
+            raise problem
 
     def _in_transaction(self) -> bool:
         return self._writer is not None and self._writer.in_transaction
@@ -376,90 +385,6 @@ class SQLiteBuffer(SQLiteFlushSide, SQLiteTallySide, SQLiteSpillSide, SQLiteRece
             with suppress(FileNotFoundError):
                 total += self.path.with_name(self.path.name + suffix).stat().st_size
         return total
-
-    def check(self) -> None:
-        """Read the whole file and raise `BufferCorrupt` if any page of it is damaged."""
-        with self._readers.borrow() as connection:
-            problems = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
-        if problems != ["ok"]:
-            raise BufferCorrupt(
-                f"The buffer file {self.path} is damaged: {'; '.join(problems)}. It was left as it is.",
-                remedy="copy it to a safe place and start with another SURGETANK_HOME.",
-            )
-
-    def maintain(self, *, thorough: bool = True) -> None:
-        """Move the WAL into the file, give free pages back; if `thorough`, forget old notes, jobs and partitions."""
-        sqlite_file.refuse_fork(self._pid, self.path)
-        self.trim_copies()
-        self.forget_kept()
-        if thorough:
-            self._look_for_damage()
-            self._forget()
-        while self._vacuum_step():
-            pass
-        wal = self.path.with_name(self.path.name + "-wal")
-        with suppress(FileNotFoundError):
-            now = wal.stat()
-            worth_it = now.st_size > _WAL_WORTH_MOVING and now.st_mtime_ns != self._wal_moved_at
-            if worth_it and self._move_wal(truncate=now.st_size > _WAL_LARGE or self.depth().entries == 0):
-                self._wal_moved_at = wal.stat().st_mtime_ns
-
-    def _look_for_damage(self) -> None:
-        auditor = self._auditor
-        with self._readers.borrow() as connection:
-            auditor.look(connection)
-        if not (auditor.problems or auditor.suspect):
-            return
-        with self._write() as connection:
-            for problem in auditor.problems:
-                note_damage(connection, self._clock(), "", "", problem)
-        try:
-            with self._write() as connection:
-                auditor.rebuild(connection)
-        except BufferProblem as error:  # what can't be rebuilt is told as it is; records are read one by one
-            with self._write() as connection:
-                note_damage(connection, self._clock(), "", "", f"an index can't be made anew: {error.what}")
-        with self._readers.borrow() as connection:
-            auditor.look(connection)
-
-    def _vacuum_step(self) -> bool:
-        """Give up to 8 MiB of free pages back, holding up writers only that long. True if more is to do."""
-        with self._lock, sqlite_file.named_errors(self.path):
-            if self._writer is None:
-                return False
-            (free,) = self._writer.execute("PRAGMA freelist_count").fetchone()
-            if free <= _FREE_PAGES_KEPT:
-                return False
-            # `execute` would step once and free one page; `executescript` steps to the end.
-            self._writer.executescript(f"PRAGMA incremental_vacuum({min(free, 2048)})")
-            return bool(free > _FREE_PAGES_KEPT + 2048)
-
-    def _move_wal(self, *, truncate: bool) -> bool:
-        """Move the WAL's pages into the file; True if all were moved, which readers may prevent."""
-        # On a connection of its own: writers go on meanwhile.
-        connection = sqlite_file.connect(self.path, durability=self.durability)
-        try:
-            with sqlite_file.named_errors(self.path):
-                connection.execute("PRAGMA busy_timeout = 20")
-                busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                if truncate:
-                    busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                if busy or frames != moved:
-                    return False
-                self._start_wal_anew(connection)
-                return True
-        finally:
-            connection.close()
-
-    def _start_wal_anew(self, connection: sqlite3.Connection) -> None:
-        """Whoever writes first after all was moved starts the log anew, with an fsync: let it not be a caller."""
-        try:
-            with self._lock:
-                connection.execute("UPDATE totals SET next_token = next_token + 1")
-        except sqlite3.OperationalError as error:
-            # Busy: another process writes just now, and has done it.
-            if error.sqlite_errorname != "SQLITE_BUSY":
-                raise
 
     def close(self) -> None:
         """Close all connections. What waits stays in the file."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from surgetank.buffer.sqlite_place import FilePlace
 from surgetank.buffer.sqlite_schema import BUFFER, Kind
 from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
 from surgetank.private import close_file, make_file, make_folder
@@ -23,6 +24,7 @@ from surgetank.private import close_file, make_file, make_folder
 _MAGIC = b"SQLite format 3\x00"
 _SCHEMA_LOST = re.compile(r"no such (table|column|index)|has no column named")
 BUSY_TIMEOUT_S = 30.0
+_WAIT_S = 5.0  # for another reader, where no connection can be made
 
 
 @contextmanager
@@ -255,11 +257,12 @@ def _format_of(connection: sqlite3.Connection, path: Path, kind: Kind) -> int | 
 class ReadPool:
     """Read connections, borrowed by one caller at a time and kept for the next."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, place: FilePlace | None = None) -> None:
         self._path = path
         self._pid = os.getpid()
+        self._place = place
         self._idle: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._closed = False
 
     @contextmanager
@@ -284,6 +287,13 @@ class ReadPool:
                     f"The buffer {self._path} is closed.",
                     remedy="open Surgetank again before you use its saver.",
                 )
+            if not self._idle and self._place is not None and self._place.missing() is not None:
+                # Another connection would be one on another file: there are only those that are open.
+                self._lock.wait_for(lambda: bool(self._idle or self._closed), _WAIT_S)
+                if not self._idle:
+                    problem = self._place.problem()
+                    assert problem is not None
+                    raise problem
             if self._idle:
                 return self._idle.pop()
         connection = _open(self._path)
@@ -294,6 +304,7 @@ class ReadPool:
         with self._lock:
             if not (broken or self._closed) and len(self._idle) < 16:
                 self._idle.append(connection)
+                self._lock.notify()
                 return
         connection.close()
 
