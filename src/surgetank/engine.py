@@ -187,6 +187,7 @@ class Surgetank(Speaks):
             self.parts.cold,
             serde=serde or self._serde,
             max_value_bytes=self.settings.max_value_bytes,
+            unknown_threads=self.settings.unknown_threads,
             tell=self.parts.desk.state_class,
             forget_events=self.parts.desk.events.forget_thread,
         )
@@ -378,7 +379,7 @@ class Surgetank(Speaks):
         fallback = parts.spills.status(ping=ping)
         told = notices(
             depth, failing, parked, sinks, now=now, critical_after_s=self.settings.critical_after,
-            fallback=fallback,
+            fallback=fallback, forks=parts.desk.notifier.forks(),
         )  # fmt: skip
         return Status(
             at=now,

@@ -186,6 +186,18 @@ class Damage:
     what: str
 
 
+class Fork(NamedTuple):
+    """Two buffers wrote to one thread, the second one (`buffer`) without knowing of the newest checkpoint (`head`) of
+    the other. `checkpoint_id` is what it put instead.
+    """
+
+    thread_id: str
+    buffer: str
+    other_buffer: str
+    head: str
+    checkpoint_id: str
+
+
 class JobStatus(StrEnum):
     """States of a flush job."""
 
@@ -213,6 +225,7 @@ class PartitionOutcome:
     recovered: bool = False
     parked_entries: tuple[ParkedEntry, ...] = ()
     skipped: int = 0  # of the entries, those that an interrupted flush had written
+    fork: Fork | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import psycopg
 
 from surgetank.buffer.recent import RecentLimits
 from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
+from surgetank.checkpoints.hot import HotLookup
 from surgetank.checkpoints.retention import Limits
 from surgetank.checkpoints.sweep import Retention
 from surgetank.checkpoints.sweeper import Sweeper
@@ -38,7 +39,7 @@ from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.flush.spill import Spiller
 from surgetank.flush.verify import ProgressCheck
-from surgetank.model import FlushJob, JobStatus, ParkedEntry, PartitionOutcome
+from surgetank.model import FlushJob, Fork, JobStatus, ParkedEntry, PartitionOutcome
 from surgetank.notify.desk import Desk
 from surgetank.notify.spills import SpillWatch
 from surgetank.notify.travels import TimeTravels
@@ -209,8 +210,7 @@ class Parts:
     def _checkpoint_sink(self) -> Sink:
         cache_bytes = self.settings.flush_cache_bytes
         if self._saver is None:
-            return PostgresCheckpointSink(self.database, cache_bytes=cache_bytes)
-        from surgetank.checkpoints.hot import HotLookup  # noqa: PLC0415 - needs the extra
+            return PostgresCheckpointSink(self.database, cache_bytes=cache_bytes, hot=HotLookup(self.buffer))
         from surgetank.checkpoints.serde import faithful  # noqa: PLC0415 - needs the extra
         from surgetank.sinks.saver import SaverSink  # noqa: PLC0415 - needs the extra
 
@@ -417,6 +417,9 @@ class _LogObserver:
         """The notifier's."""
 
     def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """The notifier's."""
+
+    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
         """The notifier's."""
 
     def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from surgetank.encode.errors import flush_reference
+from surgetank.events import Incident
 from surgetank.model import BufferDepth, Failure, FailureKind, FlushJob, ParkedEntry, PartitionState
 
 SAFE = "Everything is kept in the buffer"
@@ -111,6 +112,7 @@ def notices(
     now: float,
     critical_after_s: float,
     fallback: FallbackStatus | None = None,
+    forks: Sequence[Incident] = (),
 ) -> tuple[Notice, ...]:
     """The banners that users should see now; empty when all is well."""
     told = _of_sinks(depth, failing, sinks, now, critical_after_s)
@@ -127,6 +129,7 @@ def notices(
         )
     if fallback is not None:
         told += _of_fallback(fallback)
+    told += [Notice(fork.severity.value, None, fork.message, fork.since, fork.detail) for fork in forks]
     return tuple(told)
 
 

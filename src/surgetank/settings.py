@@ -99,6 +99,11 @@ class Settings(BaseSettings):
     fallback_fill: float = Field(
         0.8, gt=0, le=1, description="From this share of `buffer_max_bytes` on, entries are spilled."
     )
+    unknown_threads: Literal["accept", "refuse"] = Field(
+        "accept",
+        description="What becomes of a thread that this buffer never saw while the database is away: it is taken for"
+        " new (accept), or using it raises ColdStateUnavailable (refuse).",
+    )
     recent_max_bytes: int = Field(
         512 * 1024**2,
         ge=0,

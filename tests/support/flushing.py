@@ -16,7 +16,7 @@ from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork, StreamFlusher
 from surgetank.flush.observer import Observers
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
-from surgetank.model import FlushJob, ParkedEntry, PartitionOutcome, Record
+from surgetank.model import FlushJob, Fork, ParkedEntry, PartitionOutcome, Record
 
 DUE_AT_ONCE = StreamPolicy(entries=1, age_s=0.0)
 
@@ -35,6 +35,9 @@ class Told:
 
     def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
         self.parked.append(entry)
+
+    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
+        """Nothing that these tests look at."""
 
     def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         self.recovered.append(outcome)

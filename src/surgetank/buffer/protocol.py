@@ -212,13 +212,15 @@ class Buffer(RecentSide, Protocol):
         *,
         guard: Guard | None = None,
         start_guarding: bool = False,
+        ask_guards: bool = False,
         wait: bool = True,
     ) -> int:
         """Accept one entry, whole or not at all, and return its `seq`.
 
         `start_guarding` is for an entry that deletes what its partition held: parked entries of the partition
         are removed in the same step, and from then on `guard` is asked, in the same transaction, whether
-        an append still belongs to something that lives. 0 is returned for what a guard refused. With `wait` false
+        an append still belongs to something that lives. 0 is returned for what a guard refused, and what it raises is
+        raised. `ask_guards` only asks guards from then on. With `wait` false
         a full buffer raises at once.
 
         Raises `BufferFull`, `BufferUnavailable`, `EntryRejected`.

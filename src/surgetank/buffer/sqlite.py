@@ -136,9 +136,11 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
         *,
         guard: Guard | None = None,
         start_guarding: bool = False,
+        ask_guards: bool = False,
         wait: bool = True,
     ) -> int:
-        request = _request(stream, partition, records, guard, start_guarding=start_guarding)
+        request = _request(stream, partition, records, guard)
+        request.start_guarding, request.ask_guards = start_guarding, ask_guards
         deadline: float | None = None
         while True:
             self._submit(request)
@@ -401,15 +403,13 @@ def _request(
     partition: str,
     records: Sequence[Record],
     guard: Guard | None,
-    *,
-    start_guarding: bool = False,
 ) -> Request:
     if not 0 < len(records) < SLOTS:  # no row to be found by, or rows that take the next entry's places
         raise EntryRejected(
             partition=partition, path="$", reason=f"an entry of {len(records)} records",
             remedy=f"write between 1 and {SLOTS - 1} values at once",
         )  # fmt: skip
-    return Request(stream, partition, records, guard, start_guarding)
+    return Request(stream, partition, records, guard)
 
 
 def _interrupted() -> BufferUnavailable:

@@ -69,7 +69,8 @@ class Request:
     partition: str
     records: Sequence[Record]
     guard: Guard | None
-    start_guarding: bool
+    start_guarding: bool = False
+    ask_guards: bool = False
     links: list[tuple[int, Family, Link]] = field(
         default_factory=list
     )  # position in the entry, and what it becomes
@@ -143,6 +144,8 @@ class Inserter:
                     for id_, (base, key, value, sum_) in enumerate(rows[1:], start=first + 1)
                 ],
             )
+        if request.ask_guards:
+            connection.execute("UPDATE partitions SET guarded = 1 WHERE id = ?", (partition_id,))
         if request.start_guarding:
             self._start_guarding(connection, partition_id)
         for i, family, link in request.links:

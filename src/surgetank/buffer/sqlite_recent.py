@@ -153,7 +153,8 @@ class SQLiteRecentSide:
                 (stream, partition),
             )
             partition_id, token, mark, busy = connection.execute(
-                "SELECT p.id, p.token, c.mark, EXISTS (SELECT 1 FROM records r WHERE r.partition_id = p.id)"
+                "SELECT p.id, p.token, c.mark, "
+                " EXISTS (SELECT 1 FROM records r WHERE r.partition_id = p.id AND r.kept = 0)"
                 " FROM partitions p LEFT JOIN copies c ON c.partition_id = p.id WHERE p.stream = ? AND p.name = ?",
                 (stream, partition),
             ).fetchone()

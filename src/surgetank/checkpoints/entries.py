@@ -81,8 +81,12 @@ class EntryMaker:
         checkpoint: Mapping[str, Any],
         metadata: Mapping[str, Any],
         new_versions: Mapping[str, str | int | float],
+        *,
+        known_head: str | None = None,
     ) -> NewEntry:
-        """The entry of a `put`. `config` carries the parent's id."""
+        """The entry of a `put`. `config` carries the parent's id; `known_head` is the thread's newest checkpoint, if it
+        was read from the database just before.
+        """
         at = Target.of(config)
         thread_id, ns, checkpoint_id = at.thread_id, at.ns, checkpoint["id"]
         values: Mapping[str, Any] = checkpoint["channel_values"]
@@ -96,8 +100,10 @@ class EntryMaker:
             limits.check_all(thread_id, place, list(names))
         texts = [envelope.version_text(v) for known in (versions, new_versions) for v in known.values()]
         limits.check_all(thread_id, "$.channel_versions", texts)
-        record = self._record(at, checkpoint, merged_metadata(config, metadata))
+        record = self._record(at, checkpoint, merged_metadata(config, metadata), known_head)
         records = [Record(envelope.checkpoint_key(ns, checkpoint_id), record.pack())]
+        if at.checkpoint_id is None:  # nothing can have been stored before
+            new_versions = {**{c: v for c, v in versions.items() if c in values}, **new_versions}
         for channel, version in new_versions.items():
             if channel in values:
                 blob = self._blob(thread_id, channel, values[channel])
@@ -106,10 +112,16 @@ class EntryMaker:
             blob = self._blob(thread_id, channel, values[channel])
             records.append(envelope.blob_record(ns, channel, envelope.unversioned(checkpoint_id), blob))
         root = _root(ns, metadata)
-        return NewEntry(thread_id, records, guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root))
+        whole = values.keys() <= new_versions.keys() | (values.keys() - versions.keys())
+        guard = guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root, whole=whole)
+        return NewEntry(thread_id, records, guard)
 
     def _record(
-        self, at: Target, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]
+        self,
+        at: Target,
+        checkpoint: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        known_head: str | None = None,
     ) -> CheckpointRecord:
         values: Mapping[str, Any] = checkpoint["channel_values"]
         metadata_type, metadata_bytes = self._dump(at.thread_id, "$.metadata", metadata)
@@ -131,7 +143,7 @@ class EntryMaker:
                 *_located("$.channel_values", replaced_scalars),
             )
         try:
-            structure = envelope.structure_of(checkpoint)
+            structure = envelope.structure_of(checkpoint, known_head)
         except Exception as error:
             raise _refused(at.thread_id, "$.checkpoint", error) from error
         pending = checkpoint.get("pending_sends")

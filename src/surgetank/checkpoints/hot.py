@@ -13,6 +13,7 @@ from surgetank.buffer.recent import Glance
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.encode import envelope
 from surgetank.encode.envelope import STREAM, CheckpointRecord, Operation, WriteRecord
+from surgetank.exceptions import EntryRejected
 
 
 class HotThread:
@@ -106,20 +107,30 @@ class HotThread:
         if parent is not None and parent in self._hidden.get(ns, {}):
             parent = None
         raw = RawCheckpoint(self._thread_id, ns, checkpoint_id, record, parent)
-        raw.blobs = self.blobs(ns, raw.versions(), channels)
+        raw.blobs = self.blobs(ns, raw.versions(), channels, of_seq=found.seq)
         raw.writes = self.writes(ns, checkpoint_id)
         return raw
 
     def blobs(
-        self, ns: str, versions: Mapping[str, str], channels: Sequence[str] | None = None
+        self,
+        ns: str,
+        versions: Mapping[str, str],
+        channels: Sequence[str] | None = None,
+        *,
+        of_seq: int | None = None,
     ) -> dict[str, tuple[str, bytes]]:
-        """The hot ones of these channel versions."""
+        """The hot ones of these channel versions; of a version that was put with several values, the one that came with
+        the entry `of_seq`, else the newest.
+        """
         keys = {
             envelope.blob_key(ns, channel, version): channel
             for channel, version in versions.items()
             if channels is None or channel in channels
         }
         found = self._snapshot.latest(STREAM, self._thread_id, list(keys))
+        for key in [key for key, f in found.items() if of_seq is not None and f.seq > of_seq]:
+            again = self._snapshot.scan(STREAM, self._thread_id, key, after_seq=(of_seq or 1) - 1)
+            found[key] = next((f for f in again if f.key == key and f.seq == of_seq), found[key])
         return {
             keys[key]: envelope.unpack_blob(f.value) for key, f in found.items() if f.seq > self.deleted_seq
         }
@@ -158,11 +169,19 @@ class HotLookup:
 
 
 def guard_put(
-    thread_id: str, ns: str, checkpoint_id: str, parent_id: str | None, root: tuple[str, str] | None
+    thread_id: str,
+    ns: str,
+    checkpoint_id: str,
+    parent_id: str | None,
+    root: tuple[str, str] | None,
+    *,
+    whole: bool = True,
 ) -> Guard:
-    """Refuses a checkpoint that descends from one that was deleted with its thread.
+    """Refuses a checkpoint that descends from one that was deleted with its thread, or was pruned.
 
-    `root` is namespace and id of the parent graph's checkpoint that a subgraph's one belongs to.
+    `root` is namespace and id of the parent graph's checkpoint that a subgraph's one belongs to. `whole` tells that the
+    entry has all values of the checkpoint, so that nothing of it can be pruned away; what is not is refused by
+    `EntryRejected`, because nobody asked for its end.
     """
 
     def guard(snapshot: Snapshot) -> Mapping[bytes, bytes] | None:
@@ -174,19 +193,33 @@ def guard_put(
         astray = root is not None and _buried(snapshot, hot, thread_id, *root)
         if orphaned or buried or astray:
             return {envelope.grave_note(ns, checkpoint_id): b""}
+        if parent_id is not None and not whole and _pruned(snapshot, hot, thread_id, ns, parent_id):
+            raise EntryRejected(
+                partition=thread_id, path="$.checkpoint", reason=f"its parent {parent_id} was pruned meanwhile, and"
+                " with it the values that this one did not change",
+                remedy="read the thread again and go on from its newest checkpoint.",
+            )  # fmt: skip
         return None
 
     return guard
 
 
 def guard_writes(thread_id: str, ns: str, checkpoint_id: str) -> Guard:
-    """Refuses writes of a checkpoint that was deleted with its thread."""
+    """Refuses writes of a checkpoint that was deleted: with its thread, or pruned."""
 
     def guard(snapshot: Snapshot) -> Mapping[bytes, bytes] | None:
         hot = HotThread(snapshot, thread_id)
-        return {} if _buried(snapshot, hot, thread_id, ns, checkpoint_id) else None
+        gone = _buried(snapshot, hot, thread_id, ns, checkpoint_id)
+        return {} if gone or _pruned(snapshot, hot, thread_id, ns, checkpoint_id) else None
 
     return guard
+
+
+def _pruned(snapshot: Snapshot, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str) -> bool:
+    """Whether a checkpoint was deleted lately, its thread not, and not put again since."""
+    note = envelope.pruned_note(ns, checkpoint_id)
+    deleted = checkpoint_id in hot.hidden(ns) or note in snapshot.notes(STREAM, thread_id, note)
+    return deleted and hot.find(ns, checkpoint_id) is None
 
 
 def _buried(snapshot: Snapshot, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str) -> bool:

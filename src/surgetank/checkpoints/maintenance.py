@@ -6,6 +6,7 @@ carries it out in PostgreSQL. What is still needed to rebuild a `DeltaChannel` i
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +64,8 @@ def append_deletion(
         operation = Operation(
             uuid.uuid4().hex, "delete_checkpoints", ns, tuple(ids[start : start + _IDS_PER_OPERATION])
         )
-        buffer.append(STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())], wait=wait)
+        record = Record(envelope.OPERATION_KEY, operation.pack())
+        buffer.append(STREAM, thread_id, [record], ask_guards=True, wait=wait)
 
 
 class Maintenance:
@@ -163,7 +165,7 @@ class Maintenance:
         for name in (source, target):
             limits.check_names(name, [("$.thread_id", name)])
         places = yield from self.places(source, None)
-        copied: set[tuple[str, str, str]] = set()
+        copied: dict[tuple[str, str, str], bytes] = {}  # digests: two values may have one version
         for _, ns, checkpoint_id in reversed(places):
             raw = yield from self._reader.read(source, ns, checkpoint_id)
             if raw is None:
@@ -175,9 +177,10 @@ class Maintenance:
                 record = replace(record, metadata_json=projections[0], scalars_json=projections[1])
             records = [Record(envelope.checkpoint_key(ns, checkpoint_id), record.pack())]
             for channel, (type_, data) in raw.blobs.items():
-                if (ns, channel, versions[channel]) not in copied:
-                    copied.add((ns, channel, versions[channel]))
-                    blob = envelope.pack_blob(type_, data)
+                blob = envelope.pack_blob(type_, data)
+                place, digest = (ns, channel, versions[channel]), hashlib.sha256(blob).digest()
+                if copied.get(place) != digest:
+                    copied[place] = digest
                     records.append(envelope.blob_record(ns, channel, versions[channel], blob))
             for write in raw.writes:
                 key = envelope.write_key(ns, checkpoint_id, write.task_id, write.idx)

@@ -6,10 +6,12 @@ at least one of them. Where an answer depends on several looks, what moved in be
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from surgetank.buffer.protocol import Buffer
 from surgetank.buffer.recent import Glance
@@ -18,6 +20,7 @@ from surgetank.checkpoints.hot import HotThread
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite, merge_writes
 from surgetank.checkpoints.recent import CopiedThread, Copies
 from surgetank.checkpoints.steps import Steps
+from surgetank.encode.copies import Mark
 from surgetank.encode.envelope import STREAM
 from surgetank.exceptions import ColdStateUnavailable, DatabaseUnavailable, StateCorrupt
 
@@ -38,12 +41,14 @@ class _Look:
     partly_hot: bool
     writes: list[RawWrite]
     glance: Glance  # the thread's copy
+    known: bool  # this buffer has seen the thread
     parked: bool = False  # what was found was refused by the sink
 
     @classmethod
     def at(
         cls, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str | None, *, parked: bool = False
     ) -> _Look:
+        partly_hot = hot.has_records()
         return cls(
             thread_id,
             ns,
@@ -51,9 +56,10 @@ class _Look:
             tuple(hot.hidden(ns)),
             hot.head(ns),
             hot.known_cold(ns),
-            hot.has_records(),
+            partly_hot,
             hot.writes(ns, checkpoint_id) if checkpoint_id is not None else [],
             hot.glance(),
+            partly_hot or hot.known_cold(None),
             parked,
         )
 
@@ -61,9 +67,13 @@ class _Look:
 class Reader:
     """Reads raw checkpoints from a buffer and a database."""
 
-    def __init__(self, buffer: Buffer, cold: Cold) -> None:
+    def __init__(
+        self, buffer: Buffer, cold: Cold, *, unknown_threads: Literal["accept", "refuse"] = "accept"
+    ) -> None:
         self._buffer = buffer
         self._cold = cold
+        self._refuse_unknown = unknown_threads == "refuse"
+        self.heads = KnownHeads()
         self._copies = Copies(buffer)
 
     def read(
@@ -72,9 +82,10 @@ class Reader:
         """A checkpoint, or the newest of the namespace; None when there is none.
 
         `channels` limits which values are loaded. Raises `ColdStateUnavailable` when the answer is in a
-        database that can't be reached.
+        database that can't be reached, `StateCorrupt` when one of the values is nowhere.
         """
         wanted = checkpoint_id
+        incomplete = False
         for _ in range(_TRIES):
             look, raw = self._hot(thread_id, ns, wanted, channels)
             if raw is not None:
@@ -84,7 +95,13 @@ class Reader:
                     continue
                 again = (yield from self._find_cold(look, raw.checkpoint_id, ())) if look.parked else None
                 if again is None or look.deleted:
-                    return (yield from self._complete_hot(look, raw, channels))
+                    yield from self._complete_hot(look, raw, channels)
+                    if not (missing := _missing(raw, channels)):
+                        return raw
+                    if incomplete:  # it is so at a second look, too
+                        raise _damaged(raw, missing)
+                    incomplete = True
+                    continue
                 # Put again after it was refused, and stored: that is what counts now.
                 look = replace(look, writes=raw.writes)
                 if (yield from self._complete_cold(look, again, channels)):
@@ -149,6 +166,8 @@ class Reader:
             # A thread that this buffer never flushed is taken for new, so that new runs start in an outage.
             if look.known_cold:
                 raise _unavailable(look.thread_id) from error
+            if self._refuse_unknown and not look.known:
+                raise _unknown(look.thread_id) from error
             return None
         if raw is None and copied is not None:  # deleted elsewhere
             yield partial(self._buffer.drop_copies, STREAM, {look.thread_id: copied.mark})
@@ -169,6 +188,8 @@ class Reader:
 
     def _keep(self, look: _Look, raw: RawCheckpoint, *, newest: bool) -> Steps[None]:
         """Keep what came from the database for when it is away; forget what it says is no longer so."""
+        if raw.mark is not None:
+            self.heads.learn(look.thread_id, Mark.unpack(raw.mark).head)
         if raw.copied:
             if look.glance.stale_use:
                 yield partial(self._buffer.use_copy, STREAM, look.thread_id)
@@ -211,9 +232,7 @@ class Reader:
             return copied
         return found
 
-    def _complete_hot(
-        self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None
-    ) -> Steps[RawCheckpoint]:
+    def _complete_hot(self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None) -> Steps[None]:
         """Add what a hot checkpoint has in the database: values that did not change lately, early writes."""
         cold_writes: list[RawWrite] = []
         if not look.deleted:
@@ -223,7 +242,6 @@ class Reader:
             if raw.checkpoint_id <= look.head:
                 cold_writes = yield from self._cold_writes(look, raw.checkpoint_id)
         raw.writes = merge_writes(cold_writes, raw.writes)
-        return raw
 
     def _complete_cold(self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None) -> Steps[bool]:
         """Add values and hot writes to a cold checkpoint. False when it was deleted meanwhile."""
@@ -236,10 +254,10 @@ class Reader:
         missing = _missing(raw, channels)
         if missing:
             raw.blobs |= yield from self._cold_blobs(look, missing)
-            if _missing(raw, channels) and not (
-                yield from self._needed(look, partial(self._cold.still_there, *place))
-            ):
-                return False
+            if missing := _missing(raw, channels):
+                if not (yield from self._needed(look, partial(self._cold.still_there, *place))):
+                    return False
+                raise _damaged(raw, missing)
         raw.writes = merge_writes(raw.writes, look.writes)
         return True
 
@@ -288,6 +306,8 @@ class Reader:
         except DatabaseUnavailable as error:
             if listing.known_cold:
                 raise _unavailable(listing.thread_id or "all threads") from error
+            if self._refuse_unknown and not listing.hot:
+                raise _unknown(listing.thread_id or "") from error
             page = []
         listing.take(page, last=len(page) < self._cold.page_size)
 
@@ -346,6 +366,47 @@ def _missing(raw: RawCheckpoint, channels: Sequence[str] | None) -> dict[str, st
         for channel, version in raw.versions().items()
         if channel not in raw.blobs and (channels is None or channel in channels)
     }
+
+
+class KnownHeads:
+    """The newest checkpoints of threads as they were last read from the database, until a put goes on from there."""
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self._limit = limit
+        self._heads: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def learn(self, thread_id: str, head: str) -> None:
+        """The thread was read."""
+        with self._lock:
+            self._heads[thread_id] = head
+            self._heads.move_to_end(thread_id)
+            if len(self._heads) > self._limit:
+                self._heads.popitem(last=False)
+
+    def take(self, thread_id: str) -> str | None:
+        """What is known of the thread, for the put that goes on from it."""
+        with self._lock:
+            return self._heads.pop(thread_id, None)
+
+
+def _unknown(thread_id: str) -> ColdStateUnavailable:
+    return ColdStateUnavailable(
+        f"This buffer has never seen the thread {thread_id!r}, and the database, which may have it, can't be reached.",
+        remedy="try again when the database is back; with SURGETANK_UNKNOWN_THREADS=accept such a thread is taken for "
+        "new.",
+    )
+
+
+def _damaged(raw: RawCheckpoint, missing: Mapping[str, str]) -> StateCorrupt:
+    channel, version = next(iter(missing.items()))
+    return StateCorrupt(
+        f"The checkpoint {raw.checkpoint_id} of {raw.thread_id!r} has no value for its channel {channel!r}"
+        f" (version {version}): it was pruned, or lost.",
+        remedy="go on from another checkpoint of the thread, or delete the thread; nothing is filled in.",
+        thread_id=raw.thread_id,
+        channel=channel,
+    )
 
 
 def _unavailable(thread_id: str) -> ColdStateUnavailable:

@@ -116,7 +116,9 @@ class Copies:
         notes = {envelope.head_note(ns): reach.encode()}
         clear = seen.mark != raw.mark
         change = CopyChange(raw.mark, weight(put), put, (), clear)
-        self._buffer.keep_copy(STREAM, raw.thread_id, seen, change, notes=notes)
+        kept = self._buffer.keep_copy(STREAM, raw.thread_id, seen, change, notes=notes)
+        if not kept and clear and seen.mark is not None:
+            self._buffer.drop_copies(STREAM, {raw.thread_id: seen.mark})  # it is known to be of yesterday
 
     def keep_ancestors(
         self, thread_id: str, ns: str, ancestors: Sequence[RawCheckpoint], seen: Glance

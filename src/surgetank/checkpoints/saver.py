@@ -11,7 +11,7 @@ import importlib
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -61,13 +61,14 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         *,
         serde: SerializerProtocol | None = None,
         max_value_bytes: int = 256 * 1024**2,
+        unknown_threads: Literal["accept", "refuse"] = "accept",
         tell: Tell | None = None,
         forget_events: Callable[[str], None] = no_events,
     ) -> None:
         super().__init__(serde=faithful(serde))
         self._changes = OncePerClass(tell)
         self._buffer = buffer
-        self.reader = Reader(buffer, cold)
+        self.reader = Reader(buffer, cold, unknown_threads=unknown_threads)
         self.maintenance = Maintenance(buffer, cold, self.reader, forget_events=forget_events)
         self._max_value_bytes = max_value_bytes
 
@@ -138,9 +139,12 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         else:
             await self._aappend(self._writes_entry(config, writes, task_id, task_path))
 
-    def _checkpoint_entry(self, *given: Any) -> NewEntry:
+    def _checkpoint_entry(self, config: RunnableConfig, *given: Any) -> NewEntry:
+        place = config.get("configurable", {})
+        of_root = "thread_id" in place and not place.get("checkpoint_ns")
+        head = self.reader.heads.take(str(place["thread_id"])) if of_root else None
         with noticing() as noticed:
-            entry = self._entries.checkpoint(*given)
+            entry = self._entries.checkpoint(config, *given, known_head=head)
         self._changes.pass_on(entry.thread_id, noticed.changes)
         return entry
 

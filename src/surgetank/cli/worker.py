@@ -9,7 +9,7 @@ from types import FrameType
 
 from surgetank.cli.output import DatabaseUrl, Home, Json, err, print_json
 from surgetank.engine import Surgetank
-from surgetank.model import FlushJob, ParkedEntry, PartitionOutcome
+from surgetank.model import FlushJob, Fork, ParkedEntry, PartitionOutcome
 
 
 class _Lines:
@@ -26,6 +26,9 @@ class _Lines:
 
     def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         """Told with the job."""
+
+    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
+        self.say("thread_forked", job=job.id, fork=fork)
 
     def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         self.say("partition_recovered", job=job.id, outcome=outcome)

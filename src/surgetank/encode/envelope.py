@@ -19,8 +19,10 @@ _SEP = b"\x00"
 _IDX_OFFSET = 1 << 31
 OPERATION_KEY = b"!"
 UNVERSIONED = "~"
+KNOWN_HEAD = "surgetank_head"  # in a checkpoint's structure
 HEAD = b"h" + _SEP
 GRAVE = b"g" + _SEP
+PRUNED = b"p" + _SEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +124,25 @@ def unpack_blob(data: bytes) -> tuple[str, bytes]:
     return data[1:end].decode(), data[end:]
 
 
-def structure_of(checkpoint: Mapping[str, Any]) -> bytes:
-    """LangGraph's own fields of a checkpoint, without values."""
-    return ormsgpack.packb(
-        {k: v for k, v in checkpoint.items() if k not in {"channel_values", "pending_sends"}},
-        option=ormsgpack.OPT_NON_STR_KEYS,
-    )
+def structure_of(checkpoint: Mapping[str, Any], known_head: str | None = None) -> bytes:
+    """LangGraph's own fields of a checkpoint, without values, and the newest checkpoint that its writer knew of."""
+    fields = {k: v for k, v in checkpoint.items() if k not in {"channel_values", "pending_sends"}}
+    if known_head is not None:
+        fields[KNOWN_HEAD] = known_head
+    return ormsgpack.packb(fields, option=ormsgpack.OPT_NON_STR_KEYS)
 
 
 def read_structure(data: bytes) -> dict[str, Any]:
     """The fields behind `structure_of`."""
     fields: dict[str, Any] = ormsgpack.unpackb(data, option=ormsgpack.OPT_NON_STR_KEYS)
+    fields.pop(KNOWN_HEAD, None)
     return fields
+
+
+def known_head(structure: bytes) -> str | None:
+    """The newest checkpoint of its thread that a checkpoint's writer had read from the database just before."""
+    head: str | None = ormsgpack.unpackb(structure, option=ormsgpack.OPT_NON_STR_KEYS).get(KNOWN_HEAD)
+    return head
 
 
 def version_text(version: str | int | float) -> str:
@@ -217,6 +226,11 @@ def split_write_key(key: bytes) -> tuple[str, str, str, int]:
 def head_note(ns: str) -> bytes:
     """The note of the largest checkpoint id of a namespace that has data in the database."""
     return HEAD + ns.encode()
+
+
+def pruned_note(ns: str, checkpoint_id: str) -> bytes:
+    """The note of a checkpoint that was deleted a short while ago, its thread not."""
+    return PRUNED + ns.encode() + _SEP + checkpoint_id.encode()
 
 
 def grave_note(ns: str, checkpoint_id: str) -> bytes:

@@ -237,6 +237,8 @@ class StreamFlusher:
             self._observer.entry_parked(job, entry)
         if outcome.values_replaced:
             self._observer.values_replaced(job, outcome)
+        if outcome.fork is not None:
+            self._observer.thread_forked(job, outcome.fork)
         if outcome.failure is not None:
             self._observer.partition_failed(job, outcome)
         elif outcome.recovered:
@@ -326,6 +328,7 @@ def _merged(outcomes: Sequence[PartitionOutcome]) -> list[PartitionOutcome]:
                 values_replaced=old.values_replaced + new.values_replaced,
                 parked_entries=old.parked_entries + new.parked_entries,
                 skipped=old.skipped + new.skipped,
+                fork=old.fork or new.fork,
             )
         merged[new.partition] = new
     return list(merged.values())

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
-from surgetank.model import FlushJob, JobStatus, ParkedEntry, PartitionOutcome
+from surgetank.model import FlushJob, Fork, JobStatus, ParkedEntry, PartitionOutcome
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TRANSPORTS: tuple[str, ...] = ("websocket", "sse")
@@ -52,6 +52,9 @@ class Meters:
     def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:  # noqa: ARG002
         with self._lock:
             self._counts["replaced", outcome.stream] += outcome.values_replaced
+
+    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
+        """Not counted."""
 
     def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:  # noqa: ARG002
         with self._lock:

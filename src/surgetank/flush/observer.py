@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from surgetank.model import FlushJob, ParkedEntry, PartitionOutcome
+from surgetank.model import FlushJob, Fork, ParkedEntry, PartitionOutcome
 
 
 class FlushObserver(Protocol):
@@ -24,6 +24,10 @@ class FlushObserver(Protocol):
 
     def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         """Values were replaced in the projections of what was flushed."""
+        ...
+
+    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
+        """Two buffers wrote to one thread, the flushed one without knowing of the other. Nothing was lost."""
         ...
 
     def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
@@ -61,6 +65,9 @@ class Observers:
 
     def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         self._tell("values_replaced", job, outcome)
+
+    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
+        self._tell("thread_forked", job, fork)
 
     def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         self._tell("partition_recovered", job, outcome)

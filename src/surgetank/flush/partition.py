@@ -24,6 +24,7 @@ from surgetank.flush.sqlstates import Scope
 from surgetank.model import (
     Failure,
     FailureKind,
+    Fork,
     Lease,
     Mark,
     ParkedEntry,
@@ -54,6 +55,7 @@ class Run:
     values_replaced: int = 0
     replaced: list[Replacement] = field(default_factory=list)
     parked: list[ParkedEntry] = field(default_factory=list)
+    fork: Fork | None = None
     failure: Failure | None = None
     attempts: int = 0
     next_attempt_at: float | None = None
@@ -105,6 +107,7 @@ class Run:
             recovered=self.failure is None and self.state.failing_since is not None and self.entries > 0,
             parked_entries=tuple(self.parked),
             skipped=self.skipped,
+            fork=self.fork,
         )
 
 
@@ -250,6 +253,7 @@ class Delivery:
             run = runs[part.lease.partition]
             run.entries += len(part.entries)
             run.rows += result.rows
+            run.fork = run.fork or result.fork
             run.bytes += result.size
             run.skipped += result.skipped
             run.mark = result.mark or mark_of(part.entries[-1])

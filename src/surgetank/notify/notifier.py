@@ -20,7 +20,15 @@ from surgetank.encode import envelope, logline
 from surgetank.encode.errors import flush_group
 from surgetank.events import EventType, Incident, Original, PublicCause, Severity
 from surgetank.exceptions import SurgetankError
-from surgetank.model import Failure, FailureKind, FlushJob, ParkedEntry, PartitionOutcome, PartitionState
+from surgetank.model import (
+    Failure,
+    FailureKind,
+    FlushJob,
+    Fork,
+    ParkedEntry,
+    PartitionOutcome,
+    PartitionState,
+)
 from surgetank.notify import words
 
 THREAD_STREAMS = (envelope.STREAM, logline.STREAM)  # their partitions are threads
@@ -29,6 +37,8 @@ _SWEPT = 1000
 TIME = "time:"
 ENDED_ELSEWHERE = ("fallback:", TIME)  # by `SpillWatch` and `TimeTravels`
 _SALVAGE = "look at the disk; `surgetank doctor --salvage FOLDER` copies all of the buffer that is whole."
+FORKED = "fork:"  # keys of incidents about two buffers on one thread
+FORK_SHOWN_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +180,19 @@ class Notifier:
         context = {"job": job.id, "replaced": [f"{r.path}: {r.reason}" for r in outcome.replaced[:20]]}
         self.tell(News(words.replaced(outcome), Severity.WARNING, thread, context=context))
 
+    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
+        """Two buffers wrote to one thread: an incident of its own, for operators."""
+        now, message = self._clock(), words.forked(fork)
+        incident = Incident(f"{FORKED}{fork.thread_id}", job.stream, None, Severity.CRITICAL, now, message)
+        if self._events.raise_incident(incident):
+            context = {**self._of_job(job), **fork._asdict(), "remedy": words.FORK_REMEDY}
+            self.tell(
+                News(
+                    message, Severity.CRITICAL, fork.thread_id, error_type="thread_forked",
+                    detail=words.FORK_REMEDY, context=context, group=("thread_forked", fork.thread_id),
+                )
+            )  # fmt: skip
+
     def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:  # noqa: ARG002
         """A partition that had failed is flushed again."""
         self._settle(outcome.stream, outcome.partition)
@@ -189,6 +212,10 @@ class Notifier:
             )
         )
 
+    def forks(self) -> list[Incident]:
+        """Threads that two buffers wrote to lately."""
+        return [incident for incident in self._events.incidents() if incident.key.startswith(FORKED)]
+
     # -- time passes
 
     def sweep(self, down: Mapping[str, str]) -> None:
@@ -205,6 +232,10 @@ class Notifier:
         parked: set[int] | None = None
         for incident in self._events.incidents():
             if incident.key.startswith(ENDED_ELSEWHERE):
+                continue
+            if incident.key.startswith(FORKED):  # it happened, and nothing mends it: it is shown for a while
+                if not 0 <= now - incident.since < FORK_SHOWN_S:
+                    self._events.clear_incident(incident.key)
                 continue
             partition = incident.key.partition(":")[2]
             if incident.key.startswith("parked:"):

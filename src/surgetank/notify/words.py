@@ -5,7 +5,7 @@ from __future__ import annotations
 from surgetank.encode.errors import flush_reference
 from surgetank.events import Incident, PublicCause
 from surgetank.exceptions import EntryUnreadable
-from surgetank.model import Damage, Failure, FailureKind, ParkedEntry, PartitionOutcome, PartitionState
+from surgetank.model import Damage, Failure, FailureKind, Fork, ParkedEntry, PartitionOutcome, PartitionState
 
 SAFE = "Everything is kept in the buffer"
 
@@ -29,6 +29,21 @@ def trouble(
     return (
         f"Saving is delayed: the database could not take it just now. {SAFE}{waiting} and is saved by itself; you can"
         " go on working."
+    )
+
+
+FORK_REMEDY = (
+    "send all runs of a thread to one process (sticky routing), or let the processes share one buffer; then look which"
+    " branch is to go on."
+)
+
+
+def forked(fork: Fork) -> str:
+    """Two buffers on one thread."""
+    return (
+        f"Two buffers write to the thread {fork.thread_id!r}: {fork.buffer} put the checkpoint {fork.checkpoint_id}"
+        f" without knowing of {fork.head}, which {fork.other_buffer} had written. Both branches are kept and listed;"
+        " a run goes on from the newer one."
     )
 
 

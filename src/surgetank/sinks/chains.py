@@ -34,6 +34,7 @@ class Thread:
     checkpoint_id: str | None
     versions: Mapping[str, str]
     incarnation: int = 0  # tells it from an earlier thread with its id
+    writer: str | None = None  # the buffer that wrote `checkpoint_id` before this transaction
     ns_pks: dict[str, int] = field(default_factory=dict)
     fresh: set[int] = field(
         default_factory=set

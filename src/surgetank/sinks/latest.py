@@ -91,27 +91,32 @@ def _is_shown(channel: str) -> bool:
     return not channel.startswith(("branch:", "__"))
 
 
-def touch(cursor: Rows, thread_ids: Iterable[str], found: Mapping[str, Draft]) -> list[Thread]:
-    """Make the threads with their drafts, or lock those that are there; one `Thread` each."""
-    items = (_first_item(thread_id, found.get(thread_id)) for thread_id in thread_ids)
+def touch(
+    cursor: Rows, thread_ids: Iterable[str], found: Mapping[str, Draft], writers: Mapping[str, str]
+) -> list[Thread]:
+    """Make the threads with their drafts, or lock those that are there; one `Thread` each. `writers` are the buffers of
+    those that get a checkpoint.
+    """
+    items = (_first_item(t, found.get(t), writers.get(t)) for t in thread_ids)
     threads: list[Thread] = []
     with cursor.connection.cursor(binary=True, row_factory=tuple_row) as plain:
         for statement in _statements(items):
             rows = plain.execute(SQL["touch_threads"], {"items": statement}).fetchall()
             threads += [
-                Thread(thread, revision, latest, versions or {}, incarnation)
-                for thread, revision, latest, versions, incarnation in rows
+                Thread(thread, revision, latest, versions or {}, incarnation, writer)
+                for thread, revision, latest, versions, incarnation, writer in rows
             ]
     return threads
 
 
-def _first_item(thread_id: str, draft: Draft | None) -> bytes:
+def _first_item(thread_id: str, draft: Draft | None, writer: str | None) -> bytes:
     if draft is None:
-        return b"[%b,null,{},{}]" % orjson.dumps(thread_id)
-    return b"[%b,%b,%b]" % (
+        return b"[%b,null,{},{},%b]" % (orjson.dumps(thread_id), orjson.dumps(writer))
+    return b"[%b,%b,%b,%b]" % (
         orjson.dumps(thread_id),
         orjson.dumps(draft.checkpoint_id),
         orjson.dumps(draft.versions) + b"," + draft.whole(),
+        orjson.dumps(writer),
     )
 
 

@@ -8,7 +8,7 @@ skipped. Then it locks the threads' rows, so that two buffers never write to one
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from psycopg import Cursor
@@ -19,11 +19,11 @@ from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import envelope
 from surgetank.encode.envelope import Operation
-from surgetank.sinks import deletion, latest, probe
+from surgetank.sinks import deletion, forks, latest, probe
 from surgetank.sinks.chains import Thread, ThreadCache
 from surgetank.sinks.latest import Draft
 from surgetank.sinks.progress import Passed, fence
-from surgetank.sinks.protocol import Slice, Written
+from surgetank.sinks.protocol import HotRecords, Slice, Written
 from surgetank.sinks.recent import Step, ThreadKeeper, steps_of
 from surgetank.sinks.rows import Batch, CheckpointKey, Plan, plan
 from surgetank.sinks.standing import ProgressDoubtful
@@ -32,19 +32,26 @@ from surgetank.sinks.tally import Tally
 
 SQL = queries("flush")
 _REPLACEMENTS_KEPT = 50
+_PRUNED_NOTED = 100  # of the checkpoints that an operation deletes, the newest: a run may be at one of them
 _IN_ROW = 2  # the level of the storage format from which on small values lie in their checkpoint's row
 
 Rows = Cursor[dict[str, Any]]
 
 
 class PostgresCheckpointSink:
-    """The sink of the stream `checkpoints`. Several threads may use it; transactions run one at a time each."""
+    """The sink of the stream `checkpoints`. Several threads may use it; transactions run one at a time each.
 
-    def __init__(self, database: Database, *, cache_bytes: int = 48 * 1024**2) -> None:
+    `hot` are the records of the buffer that it empties: what waits or is parked there is not lost.
+    """
+
+    def __init__(
+        self, database: Database, *, cache_bytes: int = 48 * 1024**2, hot: HotRecords | None = None
+    ) -> None:
         self._database = database
         self._cache = ThreadCache(cache_bytes)
         self._lock = threading.Lock()
         self._known_level = 0
+        self._hot = hot
 
     @property
     def name(self) -> str:
@@ -105,12 +112,12 @@ class PostgresCheckpointSink:
         cursor.execute(SQL["deletions"], {"threads": names})
         dead = {(r["thread_id"], r["ns"], r["id"]) for r in cursor.fetchall()}
         work = plan(parts, dead, in_row=self._level(cursor) >= _IN_ROW)
-        self._write_batch(cursor, work.first, threads, tallies)
+        self._write_batch(cursor, work.first, threads, tallies, buffer_id)
         buried: set[CheckpointKey] = set()
         for thread_id, step in work.steps:
             if isinstance(step, Batch):
                 step.drop_late_writes(buried)
-                self._write_batch(cursor, step, threads, tallies)
+                self._write_batch(cursor, step, threads, tallies, buffer_id)
             else:
                 buried |= self._operate(cursor, thread_id, step, threads, tallies)
         deleted = {t for t, step in work.steps if getattr(step, "kind", "") == "delete_thread"}
@@ -130,31 +137,44 @@ class PostgresCheckpointSink:
         return self._known_level
 
     def _write_batch(
-        self, cursor: Rows, batch: Batch, threads: dict[str, Thread], tallies: dict[str, Tally]
+        self,
+        cursor: Rows,
+        batch: Batch,
+        threads: dict[str, Thread],
+        tallies: dict[str, Tally],
+        buffer_id: str,
     ) -> None:
         if not batch:
             return
         found = latest.drafts(batch)
         new = sorted({thread for thread, _ in batch.namespaces} - threads.keys())
-        for thread in self._touch(cursor, new, found, tallies):
+        touched = self._touch(cursor, new, found, tallies, writers=dict.fromkeys(found, buffer_id))
+        for fork in forks.find(batch, [t for t in touched if t.revision > 1], buffer_id):
+            tallies[fork.thread_id].fork = fork
+        for thread in touched:
             threads[thread.thread_id] = thread
             draft = found.get(thread.thread_id)
             if draft is not None and thread.checkpoint_id == draft.checkpoint_id and thread.revision == 1:
                 tallies[thread.thread_id].replaced += tuple(draft.replaced())
                 thread.versions = draft.versions
                 del found[thread.thread_id]  # stored with the thread
-        contents = write_rows(cursor, batch, threads, tallies)
+        contents = write_rows(cursor, batch, threads, tallies, self._hot)
         latest.save(cursor, threads, found, tallies, contents)
 
     def _touch(
-        self, cursor: Rows, thread_ids: Iterable[str], found: dict[str, Draft], tallies: dict[str, Tally]
+        self,
+        cursor: Rows,
+        thread_ids: Iterable[str],
+        found: dict[str, Draft],
+        tallies: dict[str, Tally],
+        writers: Mapping[str, str],
     ) -> list[Thread]:
         early = {
             thread_id: draft
             for thread_id, draft in found.items()
             if not (draft.replayed or self._cache.knows(thread_id))
         }
-        threads = latest.touch(cursor, thread_ids, early)
+        threads = latest.touch(cursor, thread_ids, early, writers)
         for thread in threads:
             tallies[thread.thread_id].touched(thread)
             if thread.revision > 1:
@@ -176,7 +196,7 @@ class PostgresCheckpointSink:
         # Whatever is remembered of the thread is no longer true.
         threads.pop(thread_id, None)
         self._cache.forget(thread_id)
-        self._touch(cursor, [thread_id], {}, tallies)
+        self._touch(cursor, [thread_id], {}, tallies, {})
         tally.rows += 1
         if operation.kind == "delete_thread":
             buried = deletion.delete_thread(cursor, thread_id, operation)
@@ -185,6 +205,9 @@ class PostgresCheckpointSink:
             tally.buried = {**tally.buried, **{envelope.grave_note(ns, cid): b"" for ns, cid in buried}}
             return {(thread_id, ns, cid) for ns, cid in buried}
         tally.replaced += tuple(deletion.delete_checkpoints(cursor, thread_id, operation))
+        newest = sorted(operation.checkpoint_ids)[-_PRUNED_NOTED:]
+        notes = {envelope.pruned_note(operation.checkpoint_ns, cid): b"" for cid in newest}
+        tally.buried = {**tally.buried, **notes}
         return set()
 
 
@@ -212,6 +235,7 @@ def _written(part: Passed, tally: Tally, work: Plan, steps: Sequence[Step]) -> W
         forget=(*tally.forget, *work.revived.get(part.partition, ())),
         maxima={envelope.head_note(ns): cid.encode() for ns, cid in heads.items()},
         passing=tally.buried,
+        fork=tally.fork,
         keep=ThreadKeeper(part.partition, steps, tally.before, tally.after),
         skipped=len(part.written_before),
         mark=part.mark,

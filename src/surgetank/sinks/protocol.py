@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from surgetank.model import Entry, Keeper, Lease, Mark, Replacement
+from surgetank.model import Entry, Fork, Keeper, Lease, Mark, Replacement
 
 _NONE: Mapping[int, int] = MappingProxyType({})
 
@@ -53,6 +53,7 @@ class Written:
     keep: Keeper | None = None
     skipped: int = 0
     mark: Mark | None = None
+    fork: Fork | None = None
 
 
 class Sink(Protocol):
@@ -80,4 +81,16 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Let go of connections. Idempotent."""
+        ...
+
+
+class HotRecords(Protocol):
+    """What the sink asks of the buffer that it empties."""
+
+    def latest(self, thread_id: str, key: bytes) -> tuple[bytes, bool] | None:
+        """The newest hot record of a key, and whether it is parked."""
+        ...
+
+    def heads(self, thread_id: str) -> dict[str, str]:
+        """The largest checkpoint id of each namespace that is known to be in the sink."""
         ...

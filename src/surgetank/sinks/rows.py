@@ -33,8 +33,11 @@ class Batch:
     blobs: list[tuple[BlobKey, tuple[str, bytes]]] = field(default_factory=list)
     replayed: set[tuple[str, ...]] = field(default_factory=set)
     in_row: bool = False  # level 2 of the storage format
+    seqs: dict[CheckpointKey, int] = field(default_factory=dict)  # the entry that each checkpoint came with
     # Of level 2 (sinks/small.py): values that lie in their checkpoint's row, and each checkpoint's channel versions.
     small: dict[BlobKey, tuple[str, bytes]] = field(default_factory=dict)
+    # The same by checkpoint: a version that was put with two values is what it is in each.
+    own: dict[CheckpointKey, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
     versions: dict[CheckpointKey, dict[str, str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -106,6 +109,7 @@ def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[C
     blobs: list[tuple[BlobKey, tuple[str, bytes]]] = []
     dropped = False
     versions: Mapping[str, str] = {}
+    at = (thread, "", "")
     for record in entry.records:
         kind = record.key[:1]
         if kind == b"b":
@@ -113,6 +117,8 @@ def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[C
             blobs.append(((thread, ns, channel, version), _blob(record.value)))
         elif kind == b"c":
             versions, dropped = _add_checkpoint(whole, batch, thread, entry, record.key, record.value, dead)
+            ns, checkpoint_id = envelope.split_key(record.key)
+            at = (thread, ns, checkpoint_id)
         elif kind == b"w":
             _add_write(whole, batch, thread, record.key, record.value, dead)
         else:
@@ -128,6 +134,7 @@ def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[C
         for key, value in blobs:
             if len(value[1]) <= SMALL_BYTES and versions.get(key[2]) == key[3]:
                 batch.small[key] = value
+                batch.own.setdefault(at, {})[key[2]] = value
             else:
                 batch.blobs.append((key, value))
         return
@@ -166,6 +173,7 @@ def _add_checkpoint(
             return {}, False
         batch.replayed.add(key)
     batch.checkpoints[key] = record
+    batch.seqs[key] = entry.seq
     versions: Mapping[str, str] = {}
     if whole.in_row:
         versions = batch.versions[key] = envelope.present_versions(record, checkpoint_id)

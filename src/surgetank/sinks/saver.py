@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointMetadata, empty_checkpoint
@@ -33,7 +33,7 @@ from surgetank.encode.envelope import CheckpointRecord, Operation, WriteRecord
 from surgetank.exceptions import EntryRejected, LeaseLost, SinkError
 from surgetank.model import Entry
 from surgetank.sinks.fidelity import Fidelity
-from surgetank.sinks.protocol import Slice, Written
+from surgetank.sinks.protocol import HotRecords, Slice, Written
 from surgetank.sinks.saver_calls import (
     SaverCalls,
     ValueCache,
@@ -50,18 +50,6 @@ _PROBE, _PROBE_ID = "surgetank-probe", "1ef00000-0000-6000-8000-000000000000"
 _FAITHFUL = (
     "make the saver with serde=surgetank.checkpoints.serde.FaithfulSerializer(), then retry the parked entry."
 )
-
-
-class HotRecords(Protocol):
-    """What the sink asks of the buffer that it empties."""
-
-    def latest(self, thread_id: str, key: bytes) -> tuple[bytes, bool] | None:
-        """The newest hot record of a key, and whether it is parked."""
-        ...
-
-    def heads(self, thread_id: str) -> dict[str, str]:
-        """The largest checkpoint id of each namespace that is known to be in the sink."""
-        ...
 
 
 @dataclass(slots=True)

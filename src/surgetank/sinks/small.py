@@ -70,9 +70,10 @@ def contents(
     for key, versions in batch.versions.items():
         thread_id, ns, _ = key
         own = found[key] = Contents(versions)
+        came_along = batch.own.get(key, {})
         for channel, version in versions.items():
             at = (thread_id, ns, channel, version)
-            if (value := batch.small.get(at)) is not None:
+            if (value := came_along.get(channel) or batch.small.get(at)) is not None:
                 own.small[channel] = value
             elif (number := numbers.get(at)) is not None:
                 own.numbers[channel] = number

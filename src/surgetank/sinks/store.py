@@ -12,11 +12,12 @@ from psycopg.types.json import Jsonb
 from surgetank.database.queries import queries
 from surgetank.encode import patch
 from surgetank.encode.envelope import CheckpointRecord
-from surgetank.sinks import chains, small
+from surgetank.sinks import chains, completeness, small
 from surgetank.sinks.bodies import pack_body
 from surgetank.sinks.chains import Thread
 from surgetank.sinks.copying import BLOBS, CHECKPOINTS, WRITES, copy_rows, jsonb
 from surgetank.sinks.progress import fetch_tuples
+from surgetank.sinks.protocol import HotRecords
 from surgetank.sinks.rows import Batch, BlobKey, CheckpointKey
 from surgetank.sinks.small import Contents
 from surgetank.sinks.tally import Tally
@@ -27,7 +28,11 @@ Rows = Cursor[dict[str, Any]]
 
 
 def write_rows(
-    cursor: Rows, batch: Batch, threads: Mapping[str, Thread], tallies: Mapping[str, Tally]
+    cursor: Rows,
+    batch: Batch,
+    threads: Mapping[str, Thread],
+    tallies: Mapping[str, Tally],
+    hot: HotRecords | None = None,
 ) -> dict[CheckpointKey, Contents]:
     """Write all rows of a batch whose threads are locked. Returns what the checkpoints have, at level 2."""
     _number_namespaces(cursor, batch, threads)
@@ -37,6 +42,7 @@ def write_rows(
     if batch.blobs:
         copy_rows(cursor, SQL["copy_blobs"], BLOBS, _blob_rows(batch, threads, tallies, numbers))
     found = small.contents(cursor, batch, threads, numbers) if batch.versions else {}
+    completeness.check(cursor, batch, threads, found, hot)
     _store_checkpoints(cursor, batch, threads, tallies, found)
     _store_writes(cursor, batch, threads, tallies)
     return found

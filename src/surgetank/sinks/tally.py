@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from surgetank.encode.copies import Mark
-from surgetank.model import Replacement
+from surgetank.model import Fork, Replacement
 from surgetank.sinks.chains import Thread
 
 _NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
@@ -24,6 +24,7 @@ class Tally:
     buried: Mapping[bytes, bytes] = field(default_factory=lambda: _NOTHING)
     before: Mark | None = None  # of the thread, when it was first touched; None: it was not there
     thread: Thread | None = None  # as it was touched last; None: untouched, or deleted since
+    fork: Fork | None = None
     _touched: bool = False
 
     def touched(self, thread: Thread) -> None:

@@ -70,12 +70,14 @@ DELETE FROM surgetank.partition_progress_earlier WHERE used_on < current_date - 
 
 -- name: touch_threads
 -- Make the threads with their first state, or lock their rows until the end of the transaction: one writer per
--- thread. Items: [thread, checkpoint, versions, state]. Primary key.
-INSERT INTO surgetank.threads AS t (thread_id, checkpoint_id, versions, state)
-SELECT item ->> 0, item ->> 1, item -> 2, item -> 3 FROM jsonb_array_elements(%(items)s) AS u (item) ORDER BY 1
-ON CONFLICT (thread_id) DO UPDATE SET updated_at = now(), revision = t.revision + 1
+-- thread. Items: [thread, checkpoint, versions, state, the buffer if it puts a checkpoint]. Primary key.
+INSERT INTO surgetank.threads AS t (thread_id, checkpoint_id, versions, state, writer)
+SELECT item ->> 0, item ->> 1, item -> 2, item -> 3, item ->> 4
+FROM jsonb_array_elements(%(items)s) AS u (item) ORDER BY 1
+ON CONFLICT (thread_id) DO UPDATE SET updated_at = now(), revision = t.revision + 1,
+    writer_before = t.writer, writer = coalesce(excluded.writer, t.writer)
 RETURNING t.thread_id, t.revision, t.checkpoint_id, CASE WHEN t.revision > 1 THEN t.versions END AS versions,
-    (extract(epoch FROM t.created_at) * 1000000)::bigint AS incarnation
+    (extract(epoch FROM t.created_at) * 1000000)::bigint AS incarnation, t.writer_before
 
 -- name: new_namespaces
 -- Make the namespaces that are not there yet. Items: [thread, namespace]. Unique (thread_id, checkpoint_ns).
