@@ -14,6 +14,8 @@ import psycopg
 
 from surgetank.buffer.recent import RecentLimits
 from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
+from surgetank.checkpoints.cold import ColdReader
+from surgetank.checkpoints.copy_check import CopyCheck
 from surgetank.checkpoints.hot import HotLookup
 from surgetank.checkpoints.retention import Limits
 from surgetank.checkpoints.sweep import Retention
@@ -119,6 +121,7 @@ class Parts:
             clock=clock,
             on_findings=self._went_back,
         )
+        self.copies = CopyCheck(self.buffer, ColdReader(self.database), clock=clock)
         self.retention = Retention(
             self.buffer,
             self.database,
@@ -175,6 +178,14 @@ class Parts:
             ) as error:  # an outage is told by what waits for the database
                 log.info("progress_check_postponed", error=str(error))
 
+    def check_copies(self) -> None:
+        """Look whether copies of threads still show what the database has, if that is due."""
+        if self._saver is None and self.flushers[CHECKPOINTS].breaker.state() is BreakerState.CLOSED:
+            try:
+                self.copies.run_if_due()
+            except (SurgetankError, psycopg.Error) as error:
+                log.info("copies_not_checked", error=str(error))
+
     def _spill_watch(self) -> SpillWatch:
         settings = self.settings
         spiller = Spiller(
@@ -198,8 +209,6 @@ class Parts:
     @property
     def cold(self) -> Cold:
         """What is read beside the buffer."""
-        from surgetank.checkpoints.cold import ColdReader  # noqa: PLC0415 - needs the extra
-
         if self._saver is None:
             return ColdReader(self.database)
         from surgetank.checkpoints.cold_saver import SaverCold  # noqa: PLC0415 - needs the extra
@@ -274,6 +283,7 @@ class Parts:
         self.travels.end_old()
         if not away:
             self.check_progress()
+            self.check_copies()
         self.desk.chore(self.flushers)
 
     def _place(self, stream: str) -> str:

@@ -15,9 +15,11 @@ from support.postgres import PostgresServer
 from support.savers import config, ids, listed, put, put_chain
 from support.tanks import MakeTank
 from surgetank import ColdStateUnavailable, Surgetank
+from surgetank.checkpoints.copy_check import is_stale
 from surgetank.checkpoints.recent import Copies
 from surgetank.database.migrate import migrate
 from surgetank.database.pool import Database
+from surgetank.encode.copies import Mark
 from surgetank.encode.envelope import STREAM
 
 
@@ -232,3 +234,35 @@ def test_a_copy_puts_a_thread_back_that_the_database_lost(tank, server):
         tank.parts.buffer.append(STREAM, "t", records)
     assert tank.flush().ok
     assert [saver.get_tuple(config("t", ns)) for ns in ("", "sub:1")] == before
+
+
+def test_copies_that_nobody_looks_at_are_checked_now_and_then(tank, server, make_tank, tmp_path):
+    saver = tank.checkpointer()
+    for thread in ("kept", "written to", "deleted", "waiting"):
+        put_chain(saver, thread, 2)
+    assert tank.flush().ok
+    other = make_tank(database_url=server.url, home=tmp_path / "another home").checkpointer()
+    put(other, "written to", {"theirs": 1}, parent=other.get_tuple(config("written to")).config)
+    put(other, "waiting", {"theirs": 1}, parent=other.get_tuple(config("waiting")).config)
+    other.delete_thread("deleted")
+    assert make_tank(database_url=server.url, home=tmp_path / "another home").flush().ok
+    put(saver, "waiting", {"ours": 1})
+    assert tank.parts.copies.run() == 2
+    assert [name for name, _ in tank.parts.buffer.copies(STREAM)] == ["kept", "waiting"]
+
+
+@pytest.mark.parametrize(
+    ("current", "deleted", "stale"),
+    [
+        (Mark(7, 4, "c"), False, False),
+        (Mark(7, 5, "d"), False, True),
+        (Mark(8, 1, "a"), False, True),  # deleted, and made again
+        (Mark(7, 4, "x"), False, True),
+        (Mark(7, 3, "b"), False, False),  # the database went back: this is what it lost
+        (None, True, True),
+        (None, False, False),
+    ],
+)
+def test_what_makes_a_copy_stale(current, deleted, stale):
+    copied = Mark(7, 4, "c").pack()
+    assert is_stale(copied, current.pack() if current is not None else None, deleted=deleted) is stale

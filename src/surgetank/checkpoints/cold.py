@@ -52,6 +52,10 @@ class Cold(Protocol):
         """The marks of those of the threads that are there; None when the store can't tell."""
         ...
 
+    def deleted(self, threads: Sequence[str]) -> set[str]:
+        """Those of the threads that were deleted lately."""
+        ...
+
     def writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[RawWrite]:
         """The writes of a checkpoint that is itself still hot."""
         ...
@@ -127,6 +131,10 @@ class ColdReader:
         return {
             row["thread_id"]: row["mark"].encode() for row in self._query("marks", {"threads": list(threads)})
         }
+
+    def deleted(self, threads: Sequence[str]) -> set[str]:
+        """Those of the threads that were deleted lately."""
+        return {row["thread_id"] for row in self._query("deleted", {"threads": list(threads)})}
 
     def _one(
         self, thread_id: str, ns: str, checkpoint_id: str | None, hidden: list[str], values: bool

@@ -70,6 +70,10 @@ class SaverCold:
         """A saver can't tell."""
         return None
 
+    def deleted(self, threads: Sequence[str]) -> set[str]:  # noqa: ARG002
+        """A saver can't tell."""
+        return set()
+
     def writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[RawWrite]:
         """The writes of a checkpoint; none when the saver doesn't have it."""
         with _told():

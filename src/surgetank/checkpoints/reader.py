@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from surgetank.buffer.protocol import Buffer
 from surgetank.buffer.recent import Glance
 from surgetank.checkpoints.cold import Cold, Place
+from surgetank.checkpoints.copy_check import is_stale
 from surgetank.checkpoints.hot import HotThread
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite, merge_writes
 from surgetank.checkpoints.recent import CopiedThread, Copies
@@ -169,8 +170,10 @@ class Reader:
             if self._refuse_unknown and not look.known:
                 raise _unknown(look.thread_id) from error
             return None
-        if raw is None and copied is not None:  # deleted elsewhere
-            yield partial(self._buffer.drop_copies, STREAM, {look.thread_id: copied.mark})
+        if raw is None and copied is not None:
+            gone: set[str] = yield partial(self._cold.deleted, [look.thread_id])
+            if gone:  # elsewhere
+                yield partial(self._buffer.drop_copies, STREAM, {look.thread_id: copied.mark})
         return raw
 
     def _find_copied(
@@ -197,7 +200,7 @@ class Reader:
             return
         elif newest:
             yield partial(self._copies.keep, raw, look.glance)
-        elif look.glance.mark is not None and raw.mark != look.glance.mark:
+        elif look.glance.mark is not None and is_stale(look.glance.mark, raw.mark, deleted=False):
             yield partial(self._buffer.drop_copies, STREAM, {look.thread_id: look.glance.mark})
 
     def _needed(self, look: _Look, find: Callable[[], T]) -> Steps[T]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from surgetank.buffer.protocol import Buffer, Snapshot
 from surgetank.buffer.recent import Glance
+from surgetank.checkpoints.copy_check import is_stale
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.encode import envelope
 from surgetank.encode.copies import BODY, SMALL, Body, Version, body_key, namespace_of
@@ -109,6 +110,8 @@ class Copies:
         """Keep the newest checkpoint of a namespace, read whole. `seen` is what the reader saw before."""
         if raw.mark is None or not self._buffer.recent.max_bytes:
             return
+        if seen.mark not in (None, raw.mark) and not is_stale(seen.mark or b"", raw.mark, deleted=False):
+            return  # the database went back: the copy is what it lost
         ns = raw.checkpoint_ns
         body, put = _body_of(raw)
         put[body_key(ns)] = body.pack()

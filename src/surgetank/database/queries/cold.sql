@@ -21,6 +21,10 @@ SELECT t.thread_id, concat_ws('.', (extract(epoch FROM t.created_at) * 1000000):
     coalesce(t.checkpoint_id, '')) AS mark
 FROM surgetank.threads t WHERE t.thread_id = ANY(%(threads)s)
 
+-- name: deleted
+-- Threads that were deleted lately. Index thread_deletions_thread_idx.
+SELECT DISTINCT thread_id FROM surgetank.thread_deletions WHERE thread_id = ANY(%(threads)s)
+
 -- name: writes
 -- The writes of a checkpoint that is itself not here (it is hot). Unique (thread_id, checkpoint_ns), primary key.
 SELECT w.task_id, w.idx, w.task_path, w.channel, w.codec, w.type, w.data
