@@ -46,7 +46,7 @@ def test_a_fork_that_nobody_meant_is_told_with_both_buffers_and_loses_nothing(ta
     assert "Two buffers" in caplog.text
     (error,) = tank.errors.find().errors
     assert (error.error_type, error.severity) == ("thread_forked", "critical")
-    assert "sticky" in tank.errors.get(error.id).group.message
+    assert "sticky" in error.error_message
     assert {found.checkpoint["id"] for found in listed(tank.checkpointer(), "t")} == set(
         ids([first, theirs, ours])
     )
