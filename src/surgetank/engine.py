@@ -22,6 +22,7 @@ from surgetank.checkpoints.storage import StorageReport, raise_format, storage
 from surgetank.checkpoints.sweep import RetentionReport
 from surgetank.encode.envelope import STREAM as CHECKPOINTS
 from surgetank.encode.limits import check_names
+from surgetank.erasure import Erasure, ErasureReport
 from surgetank.exceptions import (
     ConfigurationError,
     JobNotFound,
@@ -347,6 +348,24 @@ class Surgetank(Speaks):
     ) -> RetentionReport:
         """Delete whole threads whose newest checkpoint is more than `older_than` seconds old. Raises like `retain`."""
         return self.parts.retention.delete_idle_threads(older_than, threads, dry_run=dry_run)
+
+    def erase_user(self, user: str) -> ErasureReport:
+        """Erase all data of a user: threads, lines, tokens, and what errors, jobs and events say of them.
+
+        It takes effect in the files too, which are rewritten at the end. Idempotent; killed on the way, or with a
+        report that is `running`, it goes on when it is called again. Raises `DatabaseUnavailable`, `EntryRejected`.
+        """
+        parts = self.parts
+        return Erasure(
+            parts.buffer,
+            parts.desk.events,
+            parts.database,
+            owner_key=self.settings.owner_key,
+            flush=lambda: self.flush(trigger="erasure"),
+            clean_spills=parts.spills.clean,
+            server_log=parts.embedded.log_path if parts.embedded is not None else None,
+            other_saver=self._sink is not None,
+        ).erase(user)
 
     def recovery(
         self, url: str | None = None, *, lost: Collection[str] = (), progress: Progress = lambda *_: None

@@ -5,7 +5,7 @@ It is bounded (by count and age) and says so: whoever asks for what is gone gets
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from surgetank.events import Gap, Incident, NewEvent, Original, RunEvent
@@ -73,6 +73,18 @@ class EventLog(Protocol):
 
     def forget_thread(self, thread_id: str) -> None:
         """Remove a thread's events, incidents and originals, for it is deleted. Its numbers are not given again."""
+        ...
+
+    def forget_lines(self, thread_id: str, numbers: Sequence[int]) -> None:
+        """Remove the events that told these lines of a thread's log live."""
+        ...
+
+    def erase(self, threads: Iterable[str], words: Sequence[str]) -> None:
+        """Remove threads whole, their numbers included, and everything that holds one of the words."""
+        ...
+
+    def scrub(self) -> bool:
+        """Leave no byte of what was removed in the files; false when others always were in the way."""
         ...
 
     def maintain(self) -> None:

@@ -403,6 +403,20 @@ class Buffer(RecentSide, Protocol):
         """Jobs, newest first."""
         ...
 
+    def erase(self, partitions: Iterable[str], words: Sequence[str]) -> tuple[int, list[str]]:
+        """Remove all that is kept of partitions of which nothing waits, in every stream, and what jobs say with one of
+        the words in it. Returns how many went and the names of those that still wait, which stay.
+        """
+        ...
+
+    def discard_parked(self, parked_ids: Iterable[int]) -> None:
+        """Remove parked entries for good. Unknown ids are ignored."""
+        ...
+
+    def scrub(self) -> bool:
+        """Leave no byte of what was removed in the files; false when others always were in the way."""
+        ...
+
     def maintain(self, *, thorough: bool = True) -> None:
         """Housekeeping off the callers' path: give space back, forget kept entries that are old enough; if `thorough`,
         also forget old notes and jobs.

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from surgetank.buffer.recent import RecentLimits
 from surgetank.buffer.sqlite_append import SLOTS, BufferLimits, Inserter, Request
 from surgetank.buffer.sqlite_audit import Auditor
 from surgetank.buffer.sqlite_checks import Checker
+from surgetank.buffer.sqlite_erase import erase_parked, erase_partitions, erase_words, scrub
 from surgetank.buffer.sqlite_kept import random_epoch
 from surgetank.buffer.sqlite_place import FilePlace
 from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
@@ -379,6 +380,19 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
     def depth(self) -> BufferDepth:
         with self._readers.borrow() as connection:
             return read_depth(connection, self.limits.max_entries, self.limits.max_bytes, self.file_bytes())
+
+    def erase(self, partitions: Iterable[str], words: Sequence[str]) -> tuple[int, list[str]]:
+        with self._write() as connection:
+            gone, waiting = erase_partitions(connection, partitions, self._remove_copies)
+            erase_words(connection, words)
+        return gone, waiting
+
+    def discard_parked(self, parked_ids: Iterable[int]) -> None:
+        with self._write() as connection:
+            erase_parked(connection, parked_ids)
+
+    def scrub(self) -> bool:
+        return scrub(self.path)
 
     def file_bytes(self) -> int:
         """Bytes on disk of the file and its write-ahead log."""

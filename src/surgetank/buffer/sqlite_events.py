@@ -9,12 +9,13 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from surgetank.buffer import sqlite_file
+from surgetank.buffer.sqlite_erase import erase_told, scrub
 from surgetank.buffer.sqlite_schema import Kind
 from surgetank.encode import jsontext
 from surgetank.encode.sanitize import dumps_jsonb
@@ -225,6 +226,21 @@ class SQLiteEventLog:
                 (thread_id,),
             )
             writer.execute("DELETE FROM incidents WHERE thread_id = ?", (thread_id,))
+
+    def forget_lines(self, thread_id: str, numbers: Sequence[int]) -> None:
+        with self._write() as writer:
+            writer.executemany(
+                "DELETE FROM events WHERE thread_id = ? AND type = 'log'"
+                " AND json_extract(CAST(body AS TEXT), '$.log_seq') = ?",
+                [(thread_id, number) for number in numbers],
+            )
+
+    def erase(self, threads: Iterable[str], words: Sequence[str]) -> None:
+        with self._write() as writer:
+            erase_told(writer, threads, words)
+
+    def scrub(self) -> bool:
+        return scrub(self.path, kind=EVENTS)
 
     # -- life
 

@@ -61,7 +61,7 @@ def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: s
         copy.set_types(_TYPES)
         for part in passed:
             thread_id = part.partition
-            rows = size = 0
+            rows, size = int(thread_id in deleted), 0  # a deletion counts as one
             for entry in part.entries:
                 if entry.seq <= deleted.get(thread_id, 0):
                     continue

@@ -1,0 +1,143 @@
+"""Erasing a user: nothing of them is left in any file, everybody else's data is; a kill on the way changes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from support.buffers import child_env
+from support.erasing import MARK, USER, leave_traces, traces
+from support.postgres import PostgresServer
+from support.savers import config, listed, put, put_chain
+from support.tanks import MakeTank
+from surgetank import Surgetank
+from surgetank.database.migrate import migrate
+from surgetank.database.pool import Database
+from surgetank.exceptions import DatabaseUnavailable
+
+
+@pytest.fixture
+def own_url(private_postgres: PostgresServer) -> str:
+    """A database on a server of the test's own, whose files can be looked through."""
+    database = Database(private_postgres.url)
+    migrate(database)
+    database.close()
+    return private_postgres.url
+
+
+def furnish(tank: Surgetank) -> list[Any]:
+    """Bob's thread, with a line of ada's; returns his checkpoints."""
+    saver = tank.checkpointer()
+    put_chain(saver, "bobs", 5, user_id="bob")
+    tank.emit_log("bob's line", thread_id="bobs", user_id="bob")
+    tank.log_system_error("bobs_error", "bob's error", thread_id="bobs", context={"bob": 1})
+    leave_traces(tank)
+    return listed(saver, "bobs")
+
+
+def test_no_byte_of_an_erased_user_is_left_and_everybody_else_s_data_is(
+    make_tank: MakeTank, own_url: str, private_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    tank = make_tank(database_url=own_url, fallback_url=str(tmp_path / "spill"), debug_originals=True)
+    bobs = furnish(tank)
+    places = [tmp_path, private_postgres.data / "base"]
+    with psycopg.connect(own_url, autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+    assert len(traces(places)) >= 8, "the traces are there before"
+    report = tank.erase_user(USER)
+    assert (report.state, report.unfinished) == ("completed", ())
+    assert report.threads == 4
+    assert any("write-ahead" in place for place in report.out_of_reach)
+    with psycopg.connect(own_url, autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+    left = [path for path in traces(places) if "bobs" not in path]
+    assert left == []
+    saver = tank.checkpointer()
+    assert [t.config for t in listed(saver, "bobs")] == [t.config for t in bobs]
+    assert [line.message for line in tank.logs("bobs")] == ["bob's line"]
+    assert [g.error_message for g in tank.errors.find().errors if g.error_type == "bobs_error"] == [
+        "bob's error"
+    ]
+    assert saver.get_tuple(config(f"t0-{MARK}")) is None
+    assert tank.erase_user(USER).state == "completed", "again is no error"
+
+
+def test_a_thread_goes_with_the_first_owner_that_it_names_and_no_other(make_tank: MakeTank) -> None:
+    tank = make_tank()
+    saver = tank.checkpointer()
+    first = put(saver, "bobs", {"x": 1}, user_id="bob")
+    put(saver, "bobs", {"x": 2}, parent=first, step=1, user_id="ada")
+    put(saver, "nobodys", {"x": 1})
+    report = tank.erase_user("ada")
+    assert (report.state, report.threads) == ("completed", 0)
+    assert len(listed(saver, "bobs")) == 2
+    assert len(listed(saver, "nobodys")) == 1
+    assert tank.erase_user("bob").threads == 1
+    assert listed(saver, "bobs") == []
+
+
+def test_killed_at_any_step_it_goes_on_when_it_is_asked_for_again(
+    make_tank: MakeTank, database_url: str, tmp_path: Path
+) -> None:
+    tank = make_tank()
+    furnish(tank)
+    tank.close()
+    killed = 0
+    for step in (7, 16, 30):
+        done = subprocess.run(
+            [sys.executable, "-m", "support.erasing", str(tmp_path / "home"), database_url, USER, str(step)],
+            env=child_env(), capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        killed += done.returncode == -9
+        assert done.returncode in (0, -9), done.stderr
+    assert killed >= 2
+    report = make_tank().erase_user(USER)
+    assert report.state == "completed"
+    assert traces([tmp_path / "home"]) == []
+    with psycopg.connect(database_url) as connection:
+        tables = connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'surgetank'"
+            " AND table_type = 'BASE TABLE'"
+        ).fetchall()
+        for (table,) in tables:
+            rows = connection.execute(f"SELECT t::text FROM surgetank.{table} t".encode()).fetchall()
+            assert not [row for row in rows if MARK in row[0]], table
+
+
+def test_without_the_database_nothing_is_begun(
+    make_tank: MakeTank, own_url: str, private_postgres: PostgresServer
+) -> None:
+    tank = make_tank(database_url=own_url)
+    put(tank.checkpointer(), "t", {"x": 1}, user_id=USER)
+    private_postgres.stop()
+    with pytest.raises(DatabaseUnavailable):
+        tank.erase_user(USER)
+    assert tank.checkpointer().get_tuple(config("t")) is not None
+    private_postgres.start()
+    assert tank.erase_user(USER).state == "completed"
+    assert tank.checkpointer().get_tuple(config("t")) is None
+
+
+def test_what_keeps_it_from_being_completed_is_said(make_tank: MakeTank, database_url: str) -> None:
+    tank = make_tank()
+    put(tank.checkpointer(), "t", {"x": 1}, user_id=USER)
+    assert tank.flush().ok
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION USING ERRCODE = '55P03', MESSAGE = 'not now'; END $$"
+        )
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE DELETE ON surgetank.checkpoints FOR EACH ROW EXECUTE FUNCTION public.refuse()"
+        )
+        report = tank.erase_user(USER)
+        assert report.state == "running"
+        assert any("could not be deleted" in reason for reason in report.unfinished)
+        connection.execute("DROP TRIGGER refuse ON surgetank.checkpoints")
+    tank.parts.buffer.retry_now()
+    assert tank.erase_user(USER).state == "completed"
