@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from support.buffers import child_env
 from support.erasing import MARK, USER, leave_traces, traces
+from support.http import ADMIN_TOKEN, running
 from support.postgres import PostgresServer
 from support.savers import config, listed, put, put_chain
 from support.tanks import MakeTank
 from surgetank import Surgetank
+from surgetank.cli.app import app
 from surgetank.database.migrate import migrate
 from surgetank.database.pool import Database
 from surgetank.exceptions import DatabaseUnavailable
@@ -107,6 +111,35 @@ def test_killed_at_any_step_it_goes_on_when_it_is_asked_for_again(
         for (table,) in tables:
             rows = connection.execute(f"SELECT t::text FROM surgetank.{table} t".encode()).fetchall()
             assert not [row for row in rows if MARK in row[0]], table
+
+
+def test_an_administrator_erases_over_http_and_the_user_is_out_at_once(make_tank: MakeTank) -> None:
+    tank = make_tank(admin_token=ADMIN_TOKEN)
+    with running(tank) as server:
+        put(tank.checkpointer(), "t", {"x": 1}, user_id="ada/1")
+        ada, other = server.as_role("admin", "ada/1"), server.as_role("viewer", "bob")
+        ticket = ada.post("/ws/ticket", headers={"Idempotency-Key": "k"}).json()["ticket"]
+        assert ada.get("/threads/t/state").status_code == other.get("/me").status_code == 200
+        answer = server.admin.delete("/admin/users/ada/1")
+        assert (answer.status_code, answer.json()["state"], answer.json()["threads"]) == (200, "completed", 1)
+        assert ada.get("/me").status_code == 401
+        assert server.client().get(f"/sse/events?ticket={ticket}").status_code == 401
+        assert server.admin.get("/threads").json()["threads"] == []
+        assert other.get("/me").status_code == 200
+
+
+def test_the_command_erases_only_when_it_is_told_so_twice(make_tank: MakeTank, database_url: str) -> None:
+    tank = make_tank()
+    put(tank.checkpointer(), "t", {"x": 1}, user_id="ada")
+    where = ["--home", str(tank.settings.home), "--database-url", database_url]
+    refused = CliRunner().invoke(app, ["erase-user", "ada", *where])
+    assert refused.exit_code == 2
+    assert "--yes" in refused.stderr
+    done = CliRunner().invoke(app, ["erase-user", "ada", "--yes", "--json", *where])
+    assert (done.exit_code, json.loads(done.stdout)["threads"]) == (0, 1)
+    again = CliRunner().invoke(app, ["erase-user", "ada", "--yes", *where])
+    assert again.stdout.startswith("completed: 0 threads")
+    assert "out of reach: backups" in again.stdout
 
 
 def test_without_the_database_nothing_is_begun(

@@ -91,6 +91,7 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("GET", "/admin/tokens", ""): ADMINS,
     ("POST", "/admin/tokens", ""): {r: 201 if s == 200 else s for r, s in ADMINS.items()},
     ("DELETE", "/admin/tokens/{token_id}", ""): ADMINS,
+    ("DELETE", "/admin/users/{user:path}", ""): ADMINS,
 }
 BODIES: dict[tuple[str, str], Any] = {("POST", "/admin/tokens"): {"user": "new", "role": "viewer"}}
 
@@ -136,7 +137,9 @@ def furnish(server: Server) -> dict[str, str]:
     job = server.tank.flush()
     spare = server.services.tokens.create("spare", Role.VIEWER, by="test")[0]
     error_id = server.tank.log_system_error("odd", "something", thread_id="own")
-    return {"job_id": job.id, "parked_id": "1", "token_id": spare.id, "error_id": error_id}
+    return {
+        "job_id": job.id, "parked_id": "1", "token_id": spare.id, "error_id": error_id, "user": "some/body",
+    }  # fmt: skip
 
 
 def test_the_matrix_names_every_route_and_no_other(server):

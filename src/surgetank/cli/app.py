@@ -13,6 +13,7 @@ from surgetank.cli import (
     alerts,
     demo,
     doctor,
+    erase,
     errors,
     flush,
     jobs,
@@ -60,6 +61,7 @@ app.command("prune")(coded(prune.prune))
 app.command("storage")(coded(storage.storage))
 app.command("import")(coded(transfer.import_))
 app.command("export")(coded(transfer.export))
+app.command("erase-user")(coded(erase.erase_user))
 app.command("recover")(coded(recover.recover))
 app.command("worker")(coded(worker.worker))
 app.command("serve")(coded(serve.serve))

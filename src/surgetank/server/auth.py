@@ -208,6 +208,14 @@ class Authenticator:
             for name in [n for n, k in self._known.items() if n == secret_digest or k.token.id == token_id]:
                 del self._known[name]
 
+    def forget_user(self, user: str) -> list[str]:
+        """Believe nothing about a user's tokens any more; returns the ids of those that were known."""
+        with self._lock:
+            gone = {n: k.token.id for n, k in self._known.items() if k.token.user == user}
+            for name in gone:
+                del self._known[name]
+        return list(gone.values())
+
     def _recall(self, secret: bytes) -> _Known | None:
         with self._lock:
             known = self._known.get(secret)
@@ -269,6 +277,12 @@ class Tickets:
         """Its token was revoked."""
         with self._lock:
             for name in [name for name, (caller, _) in self._open.items() if caller.token_id == token_id]:
+                del self._open[name]
+
+    def forget_user(self, user: str) -> None:
+        """The user is erased."""
+        with self._lock:
+            for name in [name for name, (caller, _) in self._open.items() if caller.user == user]:
                 del self._open[name]
 
     def redeem(self, ticket: str) -> Caller | None:

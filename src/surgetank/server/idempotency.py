@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from psycopg.rows import dict_row
@@ -66,6 +66,12 @@ class KeptAnswers:
         self._lock = threading.Lock()
         self._memory: OrderedDict[tuple[str, str], _Row] = OrderedDict()
         self._forgot_at = float("-inf")
+
+    def forget(self, scopes: Collection[str]) -> None:
+        """Drop the answers that are kept in memory for these callers."""
+        with self._lock:
+            for place in [place for place in self._memory if place[0] in scopes]:
+                del self._memory[place]
 
     def claim(self, scope: str, key: str, fingerprint: bytes) -> Claim | Answer:
         """The right to carry out the request, or the answer that it got before.

@@ -319,6 +319,21 @@ class Me(BaseModel):
     token_id: str | None
 
 
+class Erased(BaseModel):
+    """What became of erasing a user."""
+
+    model_config = _example(
+        state="completed", threads=4, removed={"tokens": 1, "texts of errors": 2}, unfinished=[],
+        out_of_reach=["backups, snapshots and copies of the home folder and of the fallback location"],
+    )  # fmt: skip
+
+    state: Literal["completed", "running"]
+    threads: int
+    removed: dict[str, int] = Field(description="How many of each kind went.")
+    unfinished: list[str] = Field(description="What keeps it from being completed; ask again.")
+    out_of_reach: list[str] = Field(description="What can't be removed from here.")
+
+
 class Live(BaseModel):
     """The server answers."""
 

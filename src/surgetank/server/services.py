@@ -53,6 +53,13 @@ class Services:
         """The owners of threads."""
         return self.visibility.owners
 
+    def forget_user(self, user: str) -> None:
+        """Forget what this process remembers of a user who is erased. Connections that are open end within a minute."""
+        tokens = self.login.forget_user(user)
+        self.tickets.forget_user(user)
+        self.owners.forget(user)
+        self.kept_answers.forget({f"user:{user}", *(f"token:{id_}" for id_ in tokens)})
+
 
 def make_services(
     tank: Surgetank, *, no_auth: bool = False, clock: Callable[[], float] = time.time

@@ -91,6 +91,12 @@ class ThreadOwners:
             cold = None
         return found | {name: self._judge(name, part, cold) for name, part in hot.items()}
 
+    def forget(self, owner: str) -> None:
+        """Believe nothing about threads of this owner any more."""
+        with self._lock:
+            for name in [name for name, (known, _, _) in self._known.items() if known.owner == owner]:
+                del self._known[name]
+
     def _judge(self, name: str, hot: _Hot, cold: dict[str, tuple[bool, str | None]] | None) -> Ownership:
         if hot.deleted_seq:  # all that the database has of it is about to go
             return self._keep(name, hot, Ownership(hot.exists, hot.owner))

@@ -15,6 +15,7 @@ from surgetank.server.routes import (
     parked,
     threads,
     tokens,
+    users,
 )
 
 ROUTERS = (
@@ -30,4 +31,5 @@ ROUTERS = (
     originals.router,
     metrics.router,
     tokens.router,
+    users.router,
 )
