@@ -27,6 +27,7 @@ from surgetank.database.queries import queries
 from surgetank.encode import envelope, errors, jsontext, limits
 from surgetank.encode.envelope import CheckpointRecord
 from surgetank.encode.errors import ErrorReport
+from surgetank.exceptions import SurgetankError
 from surgetank.model import FlushJob
 from surgetank.telemetry import log
 
@@ -37,6 +38,7 @@ _ALWAYS = (
     "log files of the application, and alerts that were sent",
 )
 _ROUNDS = 5
+_LOCK_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ class Erasure:
         self._remove_rows(user, progress, threads)
         job = self._flush()
         self._clean_spills()
-        partitions, waiting = self._buffer.erase(threads, sorted(progress.words))
+        partitions, waiting = self._buffer.erase(threads, sorted(progress.words | progress.threads))
         progress.count("partitions of the buffer", partitions)
         self._events.erase(threads, sorted(progress.words | progress.threads))
         if waiting:
@@ -219,13 +221,14 @@ class Erasure:
         """Rows of any table that name the threads: how far they were written, that they were deleted ..."""
         for row in self._run("naming_threads"):
             table, column = sql.Identifier("surgetank", row["table_name"]), sql.Identifier(row["column_name"])
-            form = "UPDATE {} SET {} = NULL WHERE {} = ANY (%(threads)s)"
-            if row["column_name"] != "last_thread_id":
-                form = "DELETE FROM {} WHERE {} = ANY (%(threads)s)"
-                query = sql.SQL(form).format(table, column)
-            else:
-                query = sql.SQL(form).format(table, column, column)
-            progress.count("rows that name threads", self._execute(query, {"threads": threads}))
+            named = sql.SQL(" WHERE {} = ANY (%(threads)s)").format(column)
+            if row["by_buffer"]:
+                named += sql.SQL(" AND buffer_id = %(buffer_id)s")
+            change = sql.SQL("DELETE FROM {}").format(table)
+            if row["column_name"] == "last_thread_id":  # how far retention has looked: it begins again
+                change = sql.SQL("UPDATE {} SET {} = NULL").format(table, column)
+            arguments = {"threads": threads, "buffer_id": self._buffer.id}
+            progress.count("rows that name threads", self._execute(change + named, arguments))
 
     def _forget_parked_errors(self, threads: set[str], user: str) -> None:
         for parked in self._buffer.parked(stream=errors.STREAM):
@@ -258,11 +261,14 @@ class Erasure:
         return unfinished
 
     def _rewrite_table(self, name: str) -> str | None:
-        query = sql.SQL("VACUUM (FULL, ANALYZE) {}").format(sql.Identifier("surgetank", name))
+        table = sql.Identifier("surgetank", name)
         try:
+            with self._database.connection() as connection:  # not to wait for ever for somebody who holds it
+                connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_S}s'".encode())
+                connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
             with self._database.reading() as connection:
-                connection.execute(query)
-        except psycopg.Error as error:
+                connection.execute(sql.SQL("VACUUM (FULL, ANALYZE) {}").format(table))
+        except (psycopg.Error, SurgetankError) as error:
             return f"the table {name} could not be rewritten: {str(error).splitlines()[0]}"
         return None
 
@@ -277,7 +283,7 @@ class Erasure:
             try:
                 with self._database.reading() as connection:
                     connection.execute(query.encode())
-            except psycopg.Error:
+            except (psycopg.Error, SurgetankError):
                 yield what
         others = [row["buffer_id"] for row in self._run("other_buffers", buffer_id=self._buffer.id)]
         if others:

@@ -174,3 +174,15 @@ def test_what_keeps_it_from_being_completed_is_said(make_tank: MakeTank, databas
         connection.execute("DROP TRIGGER refuse ON surgetank.checkpoints")
     tank.parts.buffer.retry_now()
     assert tank.erase_user(USER).state == "completed"
+
+
+def test_what_others_said_stays_also_when_the_user_s_name_is_a_short_one(make_tank: MakeTank) -> None:
+    tank = make_tank()
+    put(tank.checkpointer(), "theirs", {"x": 1}, user_id="a")
+    tank.broadcast_run_event("said", thread_id="bobs", text="a word of bob's about 'a'")
+    put(tank.checkpointer(), "bobs", {"x": 1}, user_id="bob")
+    job = tank.flush()
+    assert tank.erase_user("a").state == "completed"
+    assert [event.type for event in tank.events.thread_events("bobs")[1]] == ["said"]
+    kept = tank.job(job.id)
+    assert (kept.status.value, kept.result["partitions_processed"]) == ("completed", 2)

@@ -20,6 +20,7 @@ from surgetank.buffer.sqlite_schema import BUFFER, Kind
 
 _PATIENCE_S = 10.0
 _ERASED = "(erased)"
+_SHORT = 4
 
 
 def erase_partitions(
@@ -76,10 +77,10 @@ def erase_parked(connection: sqlite3.Connection, parked_ids: Iterable[int]) -> N
 
 def erase_words(connection: sqlite3.Connection, words: Sequence[str]) -> int:
     """Take what flush jobs say about any of these words, and all originals, out of their records; how many changed."""
-    changed = 0
+    changed, forms = 0, _forms(words)
     for id_, body in connection.execute("SELECT id, body FROM jobs").fetchall():
         job = json.loads(body)
-        named = any(word in body or json.dumps(word)[1:-1] in body for word in words)
+        named = any(form in body for form in forms)
         if _clean_job(job, named=named):
             connection.execute("UPDATE jobs SET body = ? WHERE id = ?", (json.dumps(job), id_))
             changed += 1
@@ -108,18 +109,29 @@ def erase_told(connection: sqlite3.Connection, threads: Iterable[str], words: Se
         connection.execute("DELETE FROM incidents WHERE thread_id = ?", (thread,))
     gone = 0
     texts = {
-        "events": ("CAST(body AS TEXT)",), "incidents": ("message", "detail", "key"), "originals": ("original", "path"),
-        "alert_claims": ("subject",), "alert_outbox": ("title", "body"), "alert_log": ("title", "error"),
+        "events": ("CASE thread_id WHEN '' THEN CAST(body AS TEXT) ELSE '' END",),  # other threads' are theirs
+        "incidents": ("message", "detail", "key"), "alert_claims": ("subject",),
+        "alert_outbox": ("title", "body"), "alert_log": ("title", "error"),
     }  # fmt: skip
     there = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     for table, columns in texts.items():
-        for word in words if table in there else ():
-            for form in {word, json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]}:
-                found = " OR ".join(f"instr({column}, ?1) > 0" for column in columns)
-                gone += connection.execute(f"DELETE FROM {table} WHERE {found}", (form,)).rowcount
+        found = " OR ".join(f"instr({column}, ?1) > 0" for column in columns)
+        for form in _forms(words) if table in there else ():
+            gone += connection.execute(f"DELETE FROM {table} WHERE {found}", (form,)).rowcount
     if "public_causes" in there:
         connection.execute("DELETE FROM public_causes WHERE key NOT IN (SELECT key FROM incidents)")
     return gone
+
+
+def _forms(words: Sequence[str]) -> set[str]:
+    """How words may stand in a text or in JSON. Short ones only in quotes: a user called "a" is in every sentence."""
+    found: set[str] = set()
+    for word in words:
+        spelled = {word, json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]}
+        if len(word) < _SHORT:
+            spelled = {f"{quote}{form}{quote}" for form in spelled for quote in "'\""}
+        found |= spelled
+    return found
 
 
 def scrub(path: Path, *, kind: Kind = BUFFER, patience_s: float = _PATIENCE_S) -> bool:

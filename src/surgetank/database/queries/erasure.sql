@@ -70,8 +70,12 @@ UPDATE surgetank.api_tokens SET
 WHERE %(user)s IN (created_by, revoked_by)
 
 -- name: naming_threads
--- The tables that name threads, whatever they are for.
-SELECT c.table_name, c.column_name FROM information_schema.columns c JOIN information_schema.tables t
+-- The tables that name threads, whatever they are for. What other buffers have there is theirs: they would take a progress
+-- that is gone for a database that went back, and save again what they still keep.
+SELECT c.table_name, c.column_name, EXISTS (
+    SELECT FROM information_schema.columns b
+    WHERE b.table_schema = 'surgetank' AND b.table_name = c.table_name AND b.column_name = 'buffer_id') AS by_buffer
+FROM information_schema.columns c JOIN information_schema.tables t
     USING (table_schema, table_name)
 WHERE c.table_schema = 'surgetank' AND t.table_type = 'BASE TABLE' AND c.data_type = 'text'
     AND c.column_name IN ('thread_id', 'partition', 'last_thread_id')
