@@ -22,7 +22,7 @@ from surgetank.checkpoints.storage import StorageReport, raise_format, storage
 from surgetank.checkpoints.sweep import RetentionReport
 from surgetank.encode.envelope import STREAM as CHECKPOINTS
 from surgetank.encode.limits import check_names
-from surgetank.erasure import Erasure, ErasureReport
+from surgetank.erasure import ErasureReport, erasure_of
 from surgetank.exceptions import (
     ConfigurationError,
     JobNotFound,
@@ -190,7 +190,7 @@ class Surgetank(Speaks):
             max_value_bytes=self.settings.max_value_bytes,
             unknown_threads=self.settings.unknown_threads,
             tell=self.parts.desk.state_class,
-            forget_events=self.parts.desk.events.forget_thread,
+            forget_events=self.parts.desk.forget_thread,
         )
 
     def flush(
@@ -355,17 +355,10 @@ class Surgetank(Speaks):
         It takes effect in the files too, which are rewritten at the end. Idempotent; killed on the way, or with a
         report that is `running`, it goes on when it is called again. Raises `DatabaseUnavailable`, `EntryRejected`.
         """
-        parts = self.parts
-        return Erasure(
-            parts.buffer,
-            parts.desk.events,
-            parts.database,
-            owner_key=self.settings.owner_key,
-            flush=lambda: self.flush(trigger="erasure"),
-            clean_spills=parts.spills.clean,
-            server_log=parts.embedded.log_path if parts.embedded is not None else None,
-            other_saver=self._sink is not None,
-        ).erase(user)
+        erasure = erasure_of(
+            self.parts, lambda: self.flush(trigger="erasure"), other_saver=self._sink is not None
+        )
+        return erasure.erase(user)
 
     def recovery(
         self, url: str | None = None, *, lost: Collection[str] = (), progress: Progress = lambda *_: None

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
@@ -30,6 +30,9 @@ from surgetank.encode.errors import ErrorReport
 from surgetank.exceptions import SurgetankError
 from surgetank.model import FlushJob
 from surgetank.telemetry import log
+
+if TYPE_CHECKING:
+    from surgetank.parts import Parts
 
 SQL, ACCESS = queries("erasure"), queries("access")
 _ALWAYS = (
@@ -82,6 +85,7 @@ class Erasure:
         database: Database,
         *,
         owner_key: str,
+        forget_told: Callable[[str], None],
         flush: Callable[[], FlushJob],
         clean_spills: Callable[[], object],
         server_log: Path | None,
@@ -91,6 +95,7 @@ class Erasure:
         self._events = events
         self._database = database
         self._key = owner_key
+        self._forget_told = forget_told
         self._flush = flush
         self._clean_spills = clean_spills
         self._server_log = server_log
@@ -149,7 +154,10 @@ class Erasure:
         candidates = {row["thread_id"] for row in self._run("owned", user=user, key=self._key)}
         names = sorted(candidates | {name for name, (owner, _) in hot.items() if owner == user})
         cold: dict[str, str | None] = {}
-        with self._database.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        with (
+            self._database.asking(patient=True) as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
             for row in cursor.execute(ACCESS["owners"], {"threads": names, "key": self._key}).fetchall():
                 if row["there"]:
                     cold[row["thread_id"]] = row["owner"]
@@ -178,6 +186,7 @@ class Erasure:
 
     def _remove(self, user: str, progress: _Progress) -> list[str]:
         """One round; what is not finished."""
+        self._forget_told("")  # errors that were only counted become entries
         job = self._flush()  # what waits is in the database then, where it is found by what it says
         progress.threads |= self._find(user)
         threads = sorted(progress.threads)
@@ -188,7 +197,7 @@ class Erasure:
         arguments = {"user": user, "key": self._key, "threads": threads, "words": sorted(progress.words)}
         progress.count("texts of errors", self._execute(SQL["errors"], arguments))
         for thread in threads:
-            append_thread_deletion(self._buffer, thread, forget_events=self._events.forget_thread)
+            append_thread_deletion(self._buffer, thread, forget_events=self._forget_told)
         self._forget_parked_errors(set(threads), user)
         self._remove_rows(user, progress, threads)
         job = self._flush()
@@ -263,13 +272,15 @@ class Erasure:
     def _rewrite_table(self, name: str) -> str | None:
         table = sql.Identifier("surgetank", name)
         try:
-            with self._database.connection() as connection:  # not to wait for ever for somebody who holds it
+            with self._database.asking(
+                patient=True
+            ) as connection:  # not to wait for ever for somebody who holds it
                 connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_S}s'".encode())
                 connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
-            with self._database.reading() as connection:
+            with self._database.long_statements() as connection:
                 connection.execute(sql.SQL("VACUUM (FULL, ANALYZE) {}").format(table))
-        except (psycopg.Error, SurgetankError) as error:
-            return f"the table {name} could not be rewritten: {str(error).splitlines()[0]}"
+        except SurgetankError as error:
+            return f"the table {name} could not be rewritten: {error.what}"
         return None
 
     def _elsewhere(self) -> Iterable[str]:
@@ -281,9 +292,9 @@ class Erasure:
             ("the old files of rewritten tables, until PostgreSQL's next checkpoint", "CHECKPOINT"),
         ):  # fmt: skip
             try:
-                with self._database.reading() as connection:
+                with self._database.long_statements() as connection:
                     connection.execute(query.encode())
-            except (psycopg.Error, SurgetankError):
+            except SurgetankError:
                 yield what
         others = [row["buffer_id"] for row in self._run("other_buffers", buffer_id=self._buffer.id)]
         if others:
@@ -294,10 +305,28 @@ class Erasure:
     # -- queries
 
     def _run(self, name: str, **arguments: Any) -> list[dict[str, Any]]:
-        with self._database.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        with (
+            self._database.asking(patient=True) as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
             cursor.execute(SQL[name], arguments)
             return cursor.fetchall() if cursor.description is not None else []
 
     def _execute(self, query: Any, arguments: dict[str, Any]) -> int:
-        with self._database.connection() as connection:
+        with self._database.asking(patient=True) as connection:
             return max(0, connection.execute(query, arguments).rowcount)
+
+
+def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool) -> Erasure:
+    """The erasure on an open engine's parts."""
+    return Erasure(
+        parts.buffer,
+        parts.desk.events,
+        parts.database,
+        owner_key=parts.settings.owner_key,
+        forget_told=parts.desk.forget_thread,
+        flush=flush,
+        clean_spills=parts.spills.clean,
+        server_log=parts.embedded.log_path if parts.embedded is not None else None,
+        other_saver=other_saver,
+    )

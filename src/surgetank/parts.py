@@ -127,7 +127,7 @@ class Parts:
             self.database,
             clock=clock,
             node=settings.node,
-            forget_events=self.desk.events.forget_thread,
+            forget_events=self.desk.forget_thread,
         )
         self.sweeper = (
             Sweeper(

@@ -137,6 +137,15 @@ class Database:
             raise failed_statement(error, self.address) from error
 
     @contextmanager
+    def long_statements(self) -> Iterator[Connection[Any]]:
+        """A connection without a transaction, for statements that may take minutes (VACUUM). Raises as `asking`."""
+        try:
+            with self._use(_LONG_S, transaction=False) as connection:
+                yield connection
+        except psycopg.Error as error:
+            raise failed_statement(error, self.address) from error
+
+    @contextmanager
     def _use(self, deadline_s: float, *, transaction: bool = True) -> Iterator[Connection[Any]]:
         self._before_use()
         self._await_turn()

@@ -160,6 +160,13 @@ class Desk:
             if not waiting.wait(timeout_s):
                 log.warning("writes_still_wait", seconds=timeout_s)
 
+    def forget_thread(self, thread_id: str) -> None:
+        """A thread is about to be deleted: what was told of it live goes, and errors that were only counted become
+        entries, so that the deletion finds them.
+        """
+        self.errors.send_counts(all_=True)
+        self.events.forget_thread(thread_id)
+
     def close(self, within_s: float = 1.0) -> None:
         """Stop alerting, send what is counted, close the event log. An alert that is being sent has `within_s`."""
         self.alerts.close(within_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from psycopg import Connection
@@ -47,12 +47,25 @@ class PatientDatabase(Database):
     @contextmanager
     def connection(self) -> Iterator[Connection[Any]]:
         """A connection in a transaction. Raises like the database, and what it raised a moment ago."""
+        with self._unless_away(self._database.asking) as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection[Any]]:
+        """The same without a transaction around its statements."""
+        with self._unless_away(self._database.reading) as connection:
+            yield connection
+
+    @contextmanager
+    def _unless_away(
+        self, use: Callable[[], AbstractContextManager[Connection[Any]]]
+    ) -> Iterator[Connection[Any]]:
         with self._lock:
             failed = self._failed
         if failed is not None and self._clock() - failed[0] < self._pause_s:
             raise DatabaseUnavailable(failed[1].what, remedy=failed[1].remedy)
         try:
-            with self._database.asking() as connection:
+            with use() as connection:
                 yield connection
         except DatabaseUnavailable as error:
             with self._lock:
