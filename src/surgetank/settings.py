@@ -290,9 +290,10 @@ def load_settings(**given: Any) -> Settings:
         name = ".".join(str(part) for part in first["loc"]) or "settings"
         known = ", ".join(sorted(Settings.model_fields))
         remedy = f"known settings: {known}" if first["type"] == "extra_forbidden" else _how_to_set(name)
+        # Not `from error`: that one shows what was given, a password perhaps, in every traceback.
         raise ConfigurationError(
             f"The setting {name!r} can't be used: {first['msg']}.", remedy=remedy
-        ) from error
+        ) from None
 
 
 def _how_to_set(name: str) -> str:

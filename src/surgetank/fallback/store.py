@@ -7,6 +7,7 @@ mount that is not there, or the wrong bucket.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from io import BufferedReader
@@ -27,6 +28,7 @@ from surgetank.private import close_file, make_folder, open_file
 MARK = "surgetank-fallback.json"
 _MARK_TEXT = b'{"what": "spilled entries of Surgetank buffers; see `surgetank recover`", "format": 1}\n'
 _PART = ".part"
+_SECRET = re.compile(r"((?:^|&)[^=&]*(?:key|token|secret|sig|pass|cred)[^=&]*=)[^&]*", re.IGNORECASE)
 
 
 class _Named:
@@ -90,13 +92,15 @@ def open_store(url: str) -> FallbackStore:
 
 
 def address_of(url: str) -> str:
-    """The URL or path as it may be shown and kept: a path made absolute, a URL without its password."""
+    """The URL or path as it may be shown and kept: a path made absolute, a URL without its secrets."""
     if "://" not in url or url.startswith("file://"):
         return str(Path(url.removeprefix("file://")).expanduser().absolute())
     parts = urlsplit(url)
-    if parts.password is None:
+    if parts.password is not None:
+        parts = parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}")
+    elif not _SECRET.search(parts.query):
         return url
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+    return urlunsplit(parts._replace(query=_SECRET.sub(r"\1***", parts.query)))
 
 
 def _unavailable(address: str, error: BaseException) -> FallbackUnavailable:
