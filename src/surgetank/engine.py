@@ -31,6 +31,7 @@ from surgetank.exceptions import (
 from surgetank.flush.job import StreamFlusher
 from surgetank.flush.meters import Meters
 from surgetank.flush.observer import FlushObserver
+from surgetank.health import judge
 from surgetank.model import FlushJob, ParkedEntry
 from surgetank.notify.errors import SystemErrors
 from surgetank.parts import Parts, limits_of
@@ -384,8 +385,8 @@ class Surgetank(Speaks):
         """
         parts, now = self.parts, self._clock()
         depth = parts.buffer.depth()
-        sinks = tuple(parts.sink_status(stream, ping=ping) for stream in parts.flushers)
         failing = tuple(parts.buffer.states(failing=True, limit=100))
+        sinks = tuple(parts.sink_statuses(ping=ping, failing=failing))
         parked = parts.buffer.parked()
         oldest = [s.oldest_at for s in depth.streams if s.oldest_at is not None and s.entries]
         fallback = parts.spills.status(ping=ping)
@@ -393,6 +394,21 @@ class Surgetank(Speaks):
             depth, failing, parked, sinks, now=now, critical_after_s=self.settings.critical_after,
             fallback=fallback, forks=parts.desk.notifier.forks(),
         )  # fmt: skip
+        told = (*told, *parts.travels.notices())
+        problems = (
+            *parts.problems, *(f"{n}: {m}" for n, m in parts.observers.failures[-5:]), *parts.desk.problems(),
+        )  # fmt: skip
+        lag_s = max(0.0, now - min(oldest)) if oldest else 0.0
+        health = judge(
+            depth,
+            [sink.facts for sink in sinks],
+            [notice.severity for notice in told],
+            lag_s=lag_s,
+            flushes=parts.scheduler.running if self.settings.flush_in_process else None,
+            problems=len(problems),
+            patience_s=self.settings.critical_after,
+            fallback_usable=fallback.reachable if fallback is not None else None,
+        )
         return Status(
             at=now,
             node=self.settings.node,
@@ -400,20 +416,17 @@ class Surgetank(Speaks):
             buffer_path=str(parts.buffer.path),
             durability=parts.buffer.durability,
             buffer=depth,
-            lag_s=max(0.0, now - min(oldest)) if oldest else 0.0,
+            lag_s=lag_s,
             sinks=sinks,
             failing=failing,
             parked=len(parked),
             jobs=tuple(parts.buffer.jobs(limit=jobs)),
-            notices=(*told, *parts.travels.notices()),
+            notices=told,
+            health=health,
             flushing=parts.scheduler.running,
             fallback=fallback,
             support_url=self.settings.support_url,
-            problems=(
-                *parts.problems,
-                *(f"{n}: {m}" for n, m in parts.observers.failures[-5:]),
-                *parts.desk.problems(),
-            ),
+            problems=problems,
         )
 
 

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from surgetank.encode.envelope import STREAM as CHECKPOINTS
 from surgetank.encode.errors import STREAM as ERRORS
 from surgetank.exceptions import (
     BufferUnavailable,
+    ConfigurationError,
     FallbackUnavailable,
     SurgetankError,
 )
@@ -41,7 +43,8 @@ from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.flush.spill import Spiller
 from surgetank.flush.verify import ProgressCheck
-from surgetank.model import FlushJob, Fork, JobStatus, ParkedEntry, PartitionOutcome
+from surgetank.health import observed_breaker
+from surgetank.model import FlushJob, Fork, JobStatus, ParkedEntry, PartitionOutcome, PartitionState
 from surgetank.notify.desk import Desk
 from surgetank.notify.spills import SpillWatch
 from surgetank.notify.travels import TimeTravels
@@ -291,24 +294,48 @@ class Parts:
         in_saver = self._saver is not None and stream == CHECKPOINTS
         return self.flushers[stream].sink.name if in_saver else self.database.address
 
-    def sink_status(self, stream: str, *, ping: bool) -> SinkStatus:
-        """The state of a stream's sink."""
+    def sink_statuses(self, *, ping: bool, failing: Sequence[PartitionState]) -> list[SinkStatus]:
+        """The state of every sink. A database that several streams share is asked once."""
+        answers: dict[str, SinkStatus] = {}
+        for stream in self.flushers:
+            at = self._place(stream)
+            known = answers.get(at)
+            if known is None:
+                known = answers[at] = (
+                    self._ask_sink(stream) if ping else SinkStatus(stream, "", at, "", None, None)
+                )
+            answers[f"{at} {stream}"] = self._with_breaker(stream, known, failing)
+        return [answers[f"{self._place(stream)} {stream}"] for stream in self.flushers]
+
+    def sink_status(self, stream: str) -> SinkStatus:
+        """The state of one stream's sink, which is not asked."""
+        failing = self.buffer.states(stream, failing=True, limit=20)
+        return next(s for s in self.sink_statuses(ping=False, failing=failing) if s.stream == stream)
+
+    def _ask_sink(self, stream: str) -> SinkStatus:
+        """Whether the stream's sink answers."""
+        nobody = SinkStatus(stream, "", self._place(stream), "", None, None)
+        in_saver = self._saver is not None and stream == CHECKPOINTS
+        if not in_saver and self.embedded is not None and not self.embedded.is_running():
+            error = "the embedded PostgreSQL is not running (applications and `surgetank flush` start it)"
+            return replace(nobody, reachable=False, last_error=error, stopped=True)
+        try:
+            return replace(nobody, reachable=True, version=self.flushers[stream].sink.ping())
+        except SurgetankError as problem:
+            refused = isinstance(problem, ConfigurationError)
+            return replace(nobody, reachable=False, last_error=problem.what, refused=refused)
+
+    def _with_breaker(self, stream: str, asked: SinkStatus, failing: Sequence[PartitionState]) -> SinkStatus:
+        """The breaker is that of whoever flushes: this process, or another one that left its mark in the buffer."""
         flusher = self.flushers[stream]
         view = flusher.breaker.view()
-        reachable: bool | None = None
-        version, error = None, view.last_error
-        in_saver = self._saver is not None and stream == CHECKPOINTS
-        if ping and not in_saver and self.embedded is not None and not self.embedded.is_running():
-            reachable = False
-            error = "the embedded PostgreSQL is not running (applications and `surgetank flush` start it)"
-        elif ping:
-            try:
-                version, reachable = flusher.sink.ping(), True
-            except SurgetankError as problem:
-                reachable, error = False, problem.what
-        return SinkStatus(
-            stream, flusher.sink.name, self._place(stream), view.state.value, view.retry_at, error,
-            reachable, version,
+        state, retry_at, error = view.state.value, view.retry_at, view.last_error
+        if not self.scheduler.running and view.state is BreakerState.CLOSED:
+            seen = observed_breaker(stream, failing, self.clock())
+            state, retry_at, error = seen.breaker, seen.retry_at, seen.last_error
+        return replace(
+            asked, stream=stream, name=flusher.sink.name, breaker=state, retry_at=retry_at,
+            last_error=asked.last_error or error,
         )  # fmt: skip
 
     def close(self, *, drain: bool) -> None:

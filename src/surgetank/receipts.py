@@ -84,7 +84,7 @@ class _Receipt:
                 or "nothing is lost: it is tried again by itself; see `surgetank status`."
             )
             return f"flushing it has failed{since} ({failing.failure.message})", remedy
-        sink = self._parts.sink_status(waiting[0], ping=False)
+        sink = self._parts.sink_status(waiting[0])
         if sink.breaker != "closed":
             return (
                 f"{sink.address} can't be reached ({sink.last_error})",

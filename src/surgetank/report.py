@@ -9,6 +9,7 @@ from typing import Any
 
 from surgetank.encode.errors import flush_reference
 from surgetank.events import Incident
+from surgetank.health import Health, Level, SinkFacts
 from surgetank.model import BufferDepth, Failure, FailureKind, FlushJob, ParkedEntry, PartitionState
 
 SAFE = "Everything is kept in the buffer"
@@ -40,6 +41,13 @@ class SinkStatus:
     last_error: str | None
     reachable: bool | None = None
     version: str | None = None
+    refused: bool = False
+    stopped: bool = False
+
+    @property
+    def facts(self) -> SinkFacts:
+        """What counts for the judgement."""
+        return SinkFacts(self.stream, self.reachable, self.breaker, self.refused, self.stopped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ class Status:
     jobs: tuple[FlushJob, ...]
     notices: tuple[Notice, ...]
     flushing: bool
+    health: Health
     problems: tuple[str, ...] = field(default=())
     fallback: FallbackStatus | None = None
     support_url: str | None = None
@@ -79,7 +88,7 @@ class Status:
     @property
     def healthy(self) -> bool:
         """True when nothing needs attention."""
-        return not self.notices and not self.problems
+        return self.health.level is Level.OK
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON. Stack traces stay in the jobs."""
@@ -87,6 +96,7 @@ class Status:
         for state in plain["failing"]:
             if state["failure"]:
                 state["failure"].pop("stack_trace", None)
+        plain["health"] |= {"level": self.health.level.value, "exit_code": self.health.exit_code}
         return {**plain, "healthy": self.healthy}
 
 

@@ -344,9 +344,9 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(cli, tank):
 
 def test_a_home_with_spaces_accents_and_odd_bytes_works(cli, tmp_path):
     for name in ("with space é 😀", "odd-\udcff"):
+        assert cli("flush", SURGETANK_HOME=str(tmp_path / name)).returncode == 0
         done = cli("status", "--json", SURGETANK_HOME=str(tmp_path / name))
         assert "buffer" in json.loads(done.stdout), done.stderr
-        assert cli("flush", SURGETANK_HOME=str(tmp_path / name)).returncode == 0
         assert "Traceback" not in cli("status", SURGETANK_HOME=str(tmp_path / name)).stderr
 
 

@@ -13,6 +13,7 @@ from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_jso
 from surgetank.database.migrate import applied, load, pending
 from surgetank.engine import Surgetank
 from surgetank.exceptions import SurgetankError
+from surgetank.health import Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def doctor(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
     """
     findings = [_python(), *_extras()]
     try:
-        with engine(home, database_url) as tank:
+        with engine(home, database_url, must_exist=True) as tank:
             findings += [_careful(check, tank) for check in (_home, _buffer, _connection, _schema, _flow)]
     except SurgetankError as error:
         findings.append(Finding("open", "problem", error.what, error.remedy))
@@ -97,17 +98,14 @@ def _schema(tank: Surgetank) -> Finding:
 
 
 def _flow(tank: Surgetank) -> Finding:
-    picture = tank.status()
-    if picture.notices:
-        worst = picture.notices[0]
-        state = "problem" if worst.severity == "critical" else "warning"
-        more = f" (and {len(picture.notices) - 1} more)" if len(picture.notices) > 1 else ""
-        return Finding(
-            "flow",
-            state,
-            f"{worst.message}{f' ({worst.detail})' if worst.detail else ''}{more}",
-            "see `surgetank status` and `surgetank jobs list`.",
-        )
+    picture = tank.status(ping=True)
+    health = picture.health
+    if health.level is not Level.OK:
+        worst = next(f for f in health.findings if f.level is health.level)
+        notice = next((n for n in picture.notices if n.severity == health.level.value), None)
+        said = f"{notice.message}{f' ({notice.detail})' if notice.detail else ''}" if notice else worst.detail
+        state = "problem" if health.level is Level.CRITICAL else "warning"
+        return Finding("flow", state, said, "see `surgetank status` and `surgetank jobs list`.")
     return Finding("flow", "ok", "nothing fails, nothing is parked")
 
 

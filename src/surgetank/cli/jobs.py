@@ -35,7 +35,7 @@ def list_(
     status: Annotated[JobStatus | None, typer.Option(help="Only those.", show_default=False)] = None,
 ) -> None:
     """List flush jobs, newest first."""
-    with engine(home, database_url, start_database=False) as tank:
+    with engine(home, database_url, start_database=False, must_exist=True) as tank:
         jobs = tank.jobs(limit=limit, status=status.value if status else None)
     if json:
         print_json(jobs)
@@ -57,7 +57,7 @@ def list_(
 @coded
 def show(job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
     """Show one job with its errors, stack traces and what was replaced in projections."""
-    with engine(home, database_url, start_database=False) as tank:
+    with engine(home, database_url, start_database=False, must_exist=True) as tank:
         job = tank.job(job_id)
     if json:
         print_json(job)
@@ -75,7 +75,7 @@ def show(job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, jso
 @coded
 def retry(job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
     """Flush again what a job was about, without waiting for the next attempt."""
-    with engine(home, database_url) as tank:
+    with engine(home, database_url, must_exist=True) as tank:
         job = tank.retry_job(job_id)
     if json:
         print_json(job)

@@ -22,7 +22,7 @@ def originals(
     They are kept only in debug mode (SURGETANK_DEBUG_ORIGINALS=true) and expire. The saved state keeps every value as
     it is, with or without debug mode.
     """
-    with engine(home, database_url, start_database=False) as tank:
+    with engine(home, database_url, start_database=False, must_exist=True) as tank:
         if thread is not None:
             require_threads(tank.parts, thread)
         found = tank.events.originals(thread_id=thread, limit=limit)

@@ -115,11 +115,21 @@ def coded(command: Callable[..., int | None]) -> Callable[..., None]:
 
 @contextmanager
 def engine(
-    home: Path | None, database_url: str | None, *, start_database: bool = True, **settings: Any
+    home: Path | None,
+    database_url: str | None,
+    *,
+    start_database: bool = True,
+    must_exist: bool = False,
+    **settings: Any,
 ) -> Iterator[Surgetank]:
-    """An engine for one command: it flushes only what the command asks for."""
+    """An engine for one command: it flushes only what the command asks for.
+
+    `must_exist` is for commands that look: they make no home. Raises `ConfigurationError`.
+    """
     settings = {"flush_in_process": False, "flush_on_close": False, **settings}
     tank = Surgetank(home, database_url=database_url, start_database=start_database, **settings)
+    if must_exist:
+        check_exists(tank)
     with tank:
         yield tank
 
@@ -130,6 +140,7 @@ def reading_engine(home: Path | None, database_url: str | None) -> Iterator[Surg
     fails, or another database is away, what is in the buffer is shown.
     """
     tank = Surgetank(home, database_url=database_url, flush_in_process=False, flush_on_close=False)
+    check_exists(tank)
     try:
         tank.open()
     except DatabaseUnavailable as error:
@@ -143,6 +154,15 @@ def reading_engine(home: Path | None, database_url: str | None) -> Iterator[Surg
         )
     with tank:
         yield tank
+
+
+def check_exists(tank: Surgetank) -> None:
+    """Raises `ConfigurationError` for a buffer that isn't there: looking makes none."""
+    if not tank.settings.buffer_path.exists():
+        raise ConfigurationError(
+            f"There is no Surgetank here: {tank.settings.buffer_path} does not exist.",
+            remedy="name the right folder with --home or SURGETANK_HOME; applications and `surgetank serve` make it.",
+        )
 
 
 def print_json(value: Any, *, one_line: bool = False) -> None:

@@ -40,7 +40,7 @@ ParkedId = Annotated[int, typer.Argument(help="The number that `parked list` sho
 @coded
 def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
     """List parked entries with the reason. Exit code 1 when there are any."""
-    with engine(home, database_url, start_database=False) as tank:
+    with engine(home, database_url, start_database=False, must_exist=True) as tank:
         entries = tank.parked()
     if json:
         print_json(entries)
@@ -68,7 +68,7 @@ def show(
     parked_id: ParkedId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False
 ) -> None:
     """Show one parked entry: its records and why it was refused."""
-    with engine(home, database_url, start_database=False) as tank:
+    with engine(home, database_url, start_database=False, must_exist=True) as tank:
         parked = _find(tank.parked(), parked_id)
         entry = tank.parts.buffer.parked_entry(parked_id)
     records = _records(entry)
@@ -101,7 +101,7 @@ def retry(
     json: Json = False,
 ) -> int:
     """Try parked entries again, after what stood in their way was mended."""
-    with engine(home, database_url) as tank:
+    with engine(home, database_url, must_exist=True) as tank:
         for one in parked_id or ():
             _find(tank.parked(), one)
         job = tank.retry_parked(parked_id or None)
@@ -123,7 +123,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Copy all parked entries to a file (keys and values in base64). Nothing is removed."""
-    with engine(home, database_url, start_database=False) as tank, _new_file(file) as target:
+    with engine(home, database_url, start_database=False, must_exist=True) as tank, _new_file(file) as target:
         entries = tank.parked()
         for parked in entries:
             entry = tank.parts.buffer.parked_entry(parked.id)

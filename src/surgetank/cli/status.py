@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, seconds, size, table, when
+from surgetank.health import Level
 from surgetank.report import Status
 
 
@@ -21,9 +22,10 @@ def status(
 ) -> int:
     """Show buffer depth, lag, sinks with their breakers, failing threads, parked entries and the last jobs.
 
-    Exit code 0 when nothing needs attention, 1 otherwise. An embedded database that doesn't run is not started.
+    Exit code 0 when all is well, 1 when something needs attention (a database that can't be reached, something that
+    fails or is parked), 2 for a home that doesn't exist. An embedded database that doesn't run is not started.
     """
-    with engine(home, database_url, start_database=False) as tank:
+    with engine(home, database_url, start_database=False, must_exist=True) as tank:
         while True:
             picture = tank.status(ping=True)
             if watch and not json:
@@ -33,7 +35,7 @@ def status(
             else:
                 show(picture)
             if not watch:
-                return 0 if picture.healthy else 1
+                return picture.health.exit_code
             time.sleep(2)
 
 
@@ -61,6 +63,10 @@ def show(picture: Status) -> None:
             f"fallback  {', '.join(fallback.addresses)}: {state}; {fallback.entries} entries in {fallback.files} files,"
             f" {size(fallback.bytes)}",
         )
+    out.print(f"health    {picture.health.level.value}")
+    for finding in picture.health.findings:
+        if finding.level is not Level.OK and finding.part != "saving":
+            out.print(f"{finding.level.value:9} {finding.part}: {finding.detail}")
     for notice in picture.notices:
         out.print(f"{notice.severity:9} {notice.message}")
         if notice.detail:

@@ -37,7 +37,7 @@ def storage(
     Threads are counted exactly; the totals of very large tables are estimated from a sample, which is then said. What
     pruning frees is always an estimate. Exit code 1 when the database can't be reached: then only the buffer is shown.
     """
-    with engine(home, database_url) as tank:
+    with engine(home, database_url, must_exist=True) as tank:
         if raise_format:
             tank.raise_storage_format()
         if thread is not None:

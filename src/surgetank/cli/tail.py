@@ -38,7 +38,7 @@ def tail(
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
-    with engine(home, database_url, start_database=False) as tank:
+    with engine(home, database_url, start_database=False, must_exist=True) as tank:
         if thread is not None and not follow:  # one that is followed may only begin
             require_threads(tank.parts, thread)
         events = tank.events

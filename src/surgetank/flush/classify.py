@@ -26,6 +26,14 @@ from surgetank.exceptions import (
 from surgetank.flush.sqlstates import Scope, meaning_of
 from surgetank.model import Failure, FailureKind, JobStatus, PartitionOutcome
 
+_OF_ONE_PARTITION = {
+    "LeaseLost",
+    "StillWaiting",
+    "StateCorrupt",
+    "EntryUnreadable",
+    "MemoryError",
+    "SinkError",
+}
 _REPLACEMENTS_SHOWN = 50
 _MESSAGES_SHOWN = 50
 
@@ -57,6 +65,14 @@ def scope_of(error: BaseException) -> Scope:
     if isinstance(error, SinkError) and not isinstance(error, ColdStateUnavailable):
         return Scope.PARTITION
     return Scope.ENTRY if _kind(error, None) is FailureKind.REJECTED else Scope.SINK
+
+
+def is_of_the_sink(failure: Failure) -> bool:
+    """Whether a recorded failure is about the sink as a whole."""
+    if failure.sqlstate is not None:
+        fatal = failure.kind is FailureKind.FATAL
+        return meaning_of(failure.sqlstate).scope in ((Scope.SINK, Scope.UNCLEAR) if fatal else (Scope.SINK,))
+    return failure.kind is not FailureKind.REJECTED and failure.error_type not in _OF_ONE_PARTITION
 
 
 def refused_everything(refused: Failure, trial: Failure) -> Failure:
