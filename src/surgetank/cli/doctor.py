@@ -94,6 +94,15 @@ def _schema(tank: Surgetank) -> Finding:
     missing = pending(tank.parts.database)
     if missing:
         return Finding("schema", "warning", f"{len(missing)} migrations to apply", "run `surgetank migrate`.")
+    newest = max((m.version for m in load()), default=0)
+    with tank.parts.database.asking() as connection:
+        there = max(applied(connection), default=0)
+    if there > newest:
+        return Finding(
+            "schema",
+            "ok",
+            f"version {there} of a newer Surgetank; this one (version {newest}) goes on beside it",
+        )
     return Finding("schema", "ok", f"version {max((m.version for m in load()), default=0)}")
 
 

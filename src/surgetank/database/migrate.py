@@ -7,6 +7,7 @@ is to do, finding out costs one SELECT.
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,6 +22,7 @@ from surgetank.database.refusals import failed_statement
 from surgetank.exceptions import DatabaseRefused, DatabaseUnavailable, SchemaTooNew
 
 _LOCK = 0x53544B4D  # "STKM"
+_USABLE_FROM = re.compile(r"^-- usable from: (\d{4})$", re.MULTILINE)
 _WAIT_AT_MOST: LiteralString = "SET LOCAL lock_timeout = '60s'"
 _SCHEMA: LiteralString = """
 -- Not `IF NOT EXISTS`: that asks for the right to make schemas also where there is nothing to make.
@@ -31,6 +33,7 @@ CREATE TABLE IF NOT EXISTS surgetank.schema_migrations (
     checksum text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 );
+ALTER TABLE surgetank.schema_migrations ADD COLUMN IF NOT EXISTS usable_from integer;
 """
 
 
@@ -41,6 +44,15 @@ class Migration:
     version: int
     name: str
     sql: LiteralString
+
+    @property
+    def usable_from(self) -> int | None:
+        """The oldest program that goes on beside this migration, by the newest migration that it knows; None: none does.
+
+        Said by a line `-- usable from: 0010`.
+        """
+        found = _USABLE_FROM.search(self.sql)
+        return int(found[1]) if found is not None else None
 
     @property
     def checksum(self) -> str:
@@ -82,7 +94,9 @@ def pending(database: Database, folder: Traversable | None = None) -> list[Migra
 
 def _pending(database: Database, folder: Traversable | None) -> list[Migration]:
     with database.connection() as connection:
-        return _missing(load(folder), applied(connection), database.address)
+        migrations = load(folder)
+        _check_newer(connection, migrations, database.address)
+        return _missing(migrations, applied(connection), database.address)
 
 
 def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
@@ -102,11 +116,13 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
             connection.execute(_WAIT_AT_MOST)
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             connection.execute(_SCHEMA)
+            _check_newer(connection, migrations, database.address)
             for migration in _missing(migrations, applied(connection), database.address):
                 connection.execute(migration.sql)
                 connection.execute(
-                    "INSERT INTO surgetank.schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
-                    (migration.version, migration.name, migration.checksum),
+                    "INSERT INTO surgetank.schema_migrations (version, name, checksum, usable_from)"
+                    " VALUES (%s, %s, %s, %s)",
+                    (migration.version, migration.name, migration.checksum, migration.usable_from),
                 )
                 done.append(f"{migration.version:04}_{migration.name}")
     except psycopg.errors.InsufficientPrivilege as error:
@@ -129,13 +145,27 @@ def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
     return done
 
 
-def _missing(migrations: list[Migration], there: dict[int, tuple[str, str]], address: str) -> list[Migration]:
-    newest = max((m.version for m in migrations), default=0)
-    if there and max(there) > newest:
+def _check_newer(connection: Connection[Any], migrations: list[Migration], address: str) -> None:
+    """Refuse a schema that a newer program made and that this one can't be used beside. Raises `SchemaTooNew`."""
+    known = {m.version for m in migrations}
+    newest = max(known, default=0)
+    newer = [version for version in applied(connection) if version not in known]
+    if not newer:
+        return
+    # By way of jsonb, because the column came later than the table.
+    rows = connection.execute(
+        "SELECT version FROM surgetank.schema_migrations m WHERE version = ANY(%s)"
+        " AND coalesce((to_jsonb(m) ->> 'usable_from')::integer > %s, true)",
+        (newer, newest),
+    ).fetchall()
+    if rows:
         raise SchemaTooNew(
-            f"The schema of {address} has version {max(there)}; this Surgetank knows versions up to {newest}.",
+            f"The schema of {address} has version {max(newer)}; this Surgetank knows versions up to {newest}.",
             remedy="upgrade this Surgetank (pip install -U surgetank); nothing was changed.",
         )
+
+
+def _missing(migrations: list[Migration], there: dict[int, tuple[str, str]], address: str) -> list[Migration]:
     for migration in migrations:
         known = there.get(migration.version)
         if known is not None and known[1] != migration.checksum:
