@@ -1,4 +1,4 @@
-"""A rolling upgrade: the newer program migrates the database, and the older one, which is this one, goes on beside it."""
+"""A rolling upgrade: the newer program migrates the database, and the older one (this one) goes on beside it."""
 
 from __future__ import annotations
 

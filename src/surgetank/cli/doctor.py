@@ -98,12 +98,9 @@ def _schema(tank: Surgetank) -> Finding:
     with tank.parts.database.asking() as connection:
         there = max(applied(connection), default=0)
     if there > newest:
-        return Finding(
-            "schema",
-            "ok",
-            f"version {there} of a newer Surgetank; this one (version {newest}) goes on beside it",
-        )
-    return Finding("schema", "ok", f"version {max((m.version for m in load()), default=0)}")
+        what = f"version {there} of a newer Surgetank, beside which this one (version {newest}) goes on"
+        return Finding("schema", "ok", what)
+    return Finding("schema", "ok", f"version {newest}")
 
 
 def _flow(tank: Surgetank) -> Finding:

@@ -47,9 +47,9 @@ class Migration:
 
     @property
     def usable_from(self) -> int | None:
-        """The oldest program that goes on beside this migration, by the newest migration that it knows; None: none does.
+        """The oldest program that goes on beside this migration, by the newest migration that it knows; None: no other.
 
-        Said by a line `-- usable from: 0010`.
+        A line `-- usable from: 0010` says it.
         """
         found = _USABLE_FROM.search(self.sql)
         return int(found[1]) if found is not None else None
