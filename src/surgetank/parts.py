@@ -7,7 +7,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,6 @@ from surgetank.encode.envelope import STREAM as CHECKPOINTS
 from surgetank.encode.errors import STREAM as ERRORS
 from surgetank.exceptions import (
     BufferUnavailable,
-    ConfigurationError,
     FallbackUnavailable,
     SurgetankError,
 )
@@ -43,7 +41,6 @@ from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.flush.spill import Spiller
 from surgetank.flush.verify import ProgressCheck
-from surgetank.health import observed_breaker
 from surgetank.model import FlushJob, Fork, JobStatus, ParkedEntry, PartitionOutcome, PartitionState
 from surgetank.notify.desk import Desk
 from surgetank.notify.spills import SpillWatch
@@ -51,6 +48,7 @@ from surgetank.notify.travels import TimeTravels
 from surgetank.private import make_home
 from surgetank.report import SinkStatus
 from surgetank.settings import Settings
+from surgetank.sink_watch import SinkWatch
 from surgetank.sinks.postgres import PostgresCheckpointSink
 from surgetank.sinks.protocol import Sink
 from surgetank.telemetry import log
@@ -106,6 +104,8 @@ class Parts:
             **Desk.sinks(self.database),
         }
         self.flushers = {stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()}
+        in_saver = (CHECKPOINTS,) if saver is not None else ()
+        self._sinks = SinkWatch(self.flushers, self._place, self.embedded, in_saver=in_saver, clock=clock)
         self.desk.places |= {stream: self._place(stream) for stream in self.flushers}
         self.scheduler = Scheduler(
             self.buffer,
@@ -296,47 +296,12 @@ class Parts:
 
     def sink_statuses(self, *, ping: bool, failing: Sequence[PartitionState]) -> list[SinkStatus]:
         """The state of every sink. A database that several streams share is asked once."""
-        answers: dict[str, SinkStatus] = {}
-        for stream in self.flushers:
-            at = self._place(stream)
-            known = answers.get(at)
-            if known is None:
-                known = answers[at] = (
-                    self._ask_sink(stream) if ping else SinkStatus(stream, "", at, "", None, None)
-                )
-            answers[f"{at} {stream}"] = self._with_breaker(stream, known, failing)
-        return [answers[f"{self._place(stream)} {stream}"] for stream in self.flushers]
+        return self._sinks.statuses(ping=ping, failing=failing, flushes=self.scheduler.running)
 
     def sink_status(self, stream: str) -> SinkStatus:
         """The state of one stream's sink, which is not asked."""
         failing = self.buffer.states(stream, failing=True, limit=20)
         return next(s for s in self.sink_statuses(ping=False, failing=failing) if s.stream == stream)
-
-    def _ask_sink(self, stream: str) -> SinkStatus:
-        """Whether the stream's sink answers."""
-        nobody = SinkStatus(stream, "", self._place(stream), "", None, None)
-        in_saver = self._saver is not None and stream == CHECKPOINTS
-        if not in_saver and self.embedded is not None and not self.embedded.is_running():
-            error = "the embedded PostgreSQL is not running (applications and `surgetank flush` start it)"
-            return replace(nobody, reachable=False, last_error=error, stopped=True)
-        try:
-            return replace(nobody, reachable=True, version=self.flushers[stream].sink.ping())
-        except SurgetankError as problem:
-            refused = isinstance(problem, ConfigurationError)
-            return replace(nobody, reachable=False, last_error=problem.what, refused=refused)
-
-    def _with_breaker(self, stream: str, asked: SinkStatus, failing: Sequence[PartitionState]) -> SinkStatus:
-        """The breaker is that of whoever flushes: this process, or another one that left its mark in the buffer."""
-        flusher = self.flushers[stream]
-        view = flusher.breaker.view()
-        state, retry_at, error = view.state.value, view.retry_at, view.last_error
-        if not self.scheduler.running and view.state is BreakerState.CLOSED:
-            seen = observed_breaker(stream, failing, self.clock())
-            state, retry_at, error = seen.breaker, seen.retry_at, seen.last_error
-        return replace(
-            asked, stream=stream, name=flusher.sink.name, breaker=state, retry_at=retry_at,
-            last_error=asked.last_error or error,
-        )  # fmt: skip
 
     def close(self, *, drain: bool) -> None:
         """Stop flushing, drain once more if asked and possible, close everything. Within `shutdown_timeout`: then what
