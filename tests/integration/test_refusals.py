@@ -94,6 +94,15 @@ def test_a_right_that_is_missing_on_one_table_is_the_database_s_trouble(
     assert tank.flush(STREAM).ok
 
 
+@pytest.mark.parametrize("table", ["checkpoints", "checkpoint_blobs", "checkpoint_writes"])
+def test_the_probe_of_checkpoints_touches_every_table(tank: Surgetank, database_url: str, table: str) -> None:
+    sink = tank.parts.flushers[STREAM].sink
+    sink.probe(buffer_id=tank.parts.buffer.id)
+    refuse(database_url, "XX000", "true", table=f"surgetank.{table}")
+    with pytest.raises(Exception, match="what the server said"):
+        sink.probe(buffer_id=tank.parts.buffer.id)
+
+
 @pytest.mark.parametrize("stream", TABLES)
 def test_a_probe_of_every_sink_writes_and_leaves_nothing(
     tank: Surgetank, database_url: str, stream: str

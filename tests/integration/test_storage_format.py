@@ -9,7 +9,7 @@ import ormsgpack
 import psycopg
 import pytest
 
-from support.savers import checkpoint, config, ids
+from support.savers import checkpoint, config, ids, put
 from surgetank import Surgetank
 from surgetank.database.migrate import load, migrate
 from surgetank.database.pool import Database
@@ -102,6 +102,73 @@ def test_a_checkpoint_without_a_known_parent_finds_what_it_did_not_change(tank, 
     assert sql(tank, "SELECT state FROM surgetank.threads") == [
         ({"step": 1, "limit": 7, "name": None, "text": LONG},)
     ]
+
+
+WRITES = [("flag", None), ("text", LONG), ("__interrupt__", 1), ("count", 3)]
+
+
+def test_small_writes_lie_beside_a_large_one_of_their_call_and_come_back_in_order(tank):
+    saver = tank.checkpointer()
+    at = put(saver, "t", {"text": LONG})
+    saver.put_writes(at, WRITES, "task-1", "~0")
+    saver.put_writes(at, [("flag", None), ("count", 3)], "task-2")
+    saver.put_writes(at, [("count", 4)], "task-3")
+    hot = saver.get_tuple(at).pending_writes
+    assert tank.flush().ok
+    assert saver.get_tuple(at).pending_writes == hot
+    rows = sql(tank, "SELECT task_id, channel, others IS NULL FROM surgetank.checkpoint_writes ORDER BY 1, 2")
+    assert rows == [
+        ("task-1", "__interrupt__", True),
+        ("task-1", "text", False),
+        ("task-2", "flag", False),
+        ("task-3", "count", True),
+    ]
+    child = put(saver, "t", {"text": LONG}, parent=at, step=1)
+    saver.put_writes(child, WRITES, "task-1", "~0")
+    assert tank.flush().ok
+    saver.put_writes(child, [("late", 1)], "task-9")
+    assert [(t, c, v) for t, c, v in saver.get_tuple(child).pending_writes if t == "task-1"] == [
+        (t, c, v) for t, c, v in hot if t == "task-1"
+    ]
+    size = tank.storage(thread="t")
+    assert next(u for u in size.kinds if u.kind == "writes").rows == 6
+
+
+def test_of_writes_that_come_again_the_first_stays_wherever_it_lies(tank):
+    saver = tank.checkpointer()
+    at = put(saver, "t", {"text": LONG})
+    saver.put_writes(at, WRITES, "task", "~0")
+    assert tank.flush().ok
+    before = saver.get_tuple(at).pending_writes
+    again = [("flag", "another"), ("text", "another " * 20), ("__interrupt__", 2), ("count", 99), ("more", 1)]
+    saver.put_writes(at, again, "task", "~0")
+    saver.put_writes(at, [("count", 98)], "task", "~0")
+    hot = saver.get_tuple(at).pending_writes
+    assert tank.flush().ok
+    after = saver.get_tuple(at).pending_writes
+    assert after == hot
+    assert [w for w in after if w[1] not in ("__interrupt__", "more")] == [
+        w for w in before if w[1] != "__interrupt__"
+    ]
+    assert ("task", "__interrupt__", 2) in after
+    assert ("task", "more", 1) in after
+
+
+def test_level_1_has_a_row_for_each_write(tank):
+    lower(tank)
+    saver = tank.checkpointer()
+    at = put(saver, "t", {"text": LONG})
+    saver.put_writes(at, WRITES, "task", "~0")
+    hot = saver.get_tuple(at).pending_writes
+    assert tank.flush().ok
+    assert sql(tank, "SELECT count(*), count(others), max(codec) FROM surgetank.checkpoint_writes") == [
+        (4, 0, 0)
+    ]
+    assert saver.get_tuple(at).pending_writes == hot
+    assert tank.raise_storage_format()
+    saver.put_writes(at, WRITES, "task", "~0")
+    assert tank.flush().ok
+    assert saver.get_tuple(at).pending_writes == hot
 
 
 def test_a_thread_begun_at_level_1_goes_on_at_level_2(tank):

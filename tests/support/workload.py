@@ -89,7 +89,8 @@ def tables(tank: Surgetank) -> dict[str, list[Any]]:
     columns = {
         "checkpoints": "checkpoint_id, parent_id, metadata::text, scalars::text",
         "checkpoint_blobs": "channel, version, n, type, raw_bytes",
-        "checkpoint_writes": "checkpoint_id, task_id, idx, task_path, channel, type, encode(data, 'hex')",
+        "checkpoint_writes": "checkpoint_id, task_id, idx, task_path, channel, type, encode(data, 'hex'),"
+        " encode(others, 'hex')",
     }
     with tank.parts.database.connection() as connection:
         rows = {

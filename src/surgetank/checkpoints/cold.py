@@ -20,7 +20,7 @@ from surgetank.database.queries import queries
 from surgetank.encode import envelope, patch
 from surgetank.encode.envelope import CheckpointRecord, WriteRecord
 from surgetank.exceptions import StateCorrupt
-from surgetank.sinks.bodies import unpack_body
+from surgetank.sinks.bodies import unpack_body, unpack_others
 
 SQL = queries("cold")
 _WRITE, _MARK = 1, 3  # kinds of rows: 0 the checkpoint, 1 a write, 2 a blob, 3 the thread's mark
@@ -157,7 +157,9 @@ class ColdReader:
         blobs = []
         for kind, a, b, c, n, base_n, codec, raw_bytes, type_, data in rows[1:]:
             if kind == _WRITE:
-                raw.writes.append(_write(thread_id, a, n, b, c, codec, type_, data))
+                others = data[len(data) - base_n :] if base_n is not None else None
+                own = data[: len(data) - base_n] if base_n is not None else data
+                raw.writes += _writes(thread_id, a, n, b, c, codec, type_, own, others)
             else:
                 blobs.append((a, n, base_n, codec, raw_bytes, b, type_, data))
         if record.small is not None:
@@ -169,7 +171,8 @@ class ColdReader:
     def writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[RawWrite]:
         """The writes of a checkpoint that is itself still hot."""
         arguments = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
-        return [_write(thread_id, *row.values()) for row in self._query("writes", arguments)]
+        rows = self._query("writes", arguments)
+        return [w for row in rows for w in _writes(thread_id, *row.values())]
 
     def blobs(self, thread_id: str, ns: str, versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
         """The values of channel versions that are stored; others are missing from the result."""
@@ -290,11 +293,22 @@ def _add_small(
             found[channel] = value
 
 
-def _write(
-    thread_id: str, task_id: str, idx: int, task_path: str, channel: str, codec: int, type_: str, data: bytes
-) -> RawWrite:
+def _writes(
+    thread_id: str,
+    task_id: str,
+    idx: int,
+    task_path: str,
+    channel: str,
+    codec: int,
+    type_: str,
+    data: bytes,
+    others: bytes | None,
+) -> list[RawWrite]:
+    """The write of a row, and those that lie beside it."""
     try:
-        value = patch.decompress(codec, data)
+        found = [(idx, WriteRecord(channel, task_path, type_, patch.decompress(codec, data)))]
+        if others is not None:
+            found += unpack_others(task_path, others)
     except StateCorrupt as error:
         raise error.of(thread_id, channel) from error
-    return RawWrite(task_id, idx, WriteRecord(channel, task_path, type_, value))
+    return [RawWrite(task_id, number, record) for number, record in found]

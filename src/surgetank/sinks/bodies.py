@@ -1,15 +1,16 @@
-"""The `body` column of a checkpoint: what of it SQL can't show, packed and compressed.
+"""What of checkpoints and writes SQL can't show, packed: the column `body`, and `others`.
 
-At level 2 of the storage format the checkpoint's small values lie there as well.
+At level 2 of the storage format the checkpoint's small values lie in its body, and small writes beside another write of
+the same `put_writes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import ormsgpack
 
-from surgetank.encode.envelope import CheckpointRecord
+from surgetank.encode.envelope import CheckpointRecord, WriteRecord
 from surgetank.encode.patch import compress, compress_words, decompress
 from surgetank.exceptions import StateCorrupt
 
@@ -45,4 +46,20 @@ def unpack_body(parent_id: str | None, codec: int, body: bytes) -> CheckpointRec
         raise StateCorrupt(
             f"The stored body of a checkpoint can't be read ({error}).",
             remedy="restore the database from a backup.",
+        ) from error
+
+
+def pack_others(writes: Iterable[tuple[int, WriteRecord]]) -> bytes:
+    """The `others` column of a write: small writes of the same call, with their indexes."""
+    return ormsgpack.packb([(idx, w.channel, w.type, w.data) for idx, w in writes])
+
+
+def unpack_others(task_path: str, others: bytes) -> list[tuple[int, WriteRecord]]:
+    """The writes behind `pack_others`. Raises `StateCorrupt`."""
+    try:
+        unpacked = ormsgpack.unpackb(others)
+        return [(idx, WriteRecord(channel, task_path, type_, data)) for idx, channel, type_, data in unpacked]
+    except (ValueError, TypeError) as error:
+        raise StateCorrupt(
+            f"Stored writes can't be read ({error}).", remedy="restore the database from a backup."
         ) from error

@@ -22,7 +22,7 @@ _NULL = _LENGTH.pack(-1)
 # jsonb is given as the bytes of its binary form, see `jsonb`.
 CHECKPOINTS = ("int8", "text", "text", "int2", "bytea", "bytea", "bytea", "bytea")
 BLOBS = ("int8", "int4", "int4", "int4", "int2", "int2", "text", "text", "text", "bytea")
-WRITES = ("int8", "int4", "int2", "text", "text", "text", "text", "text", "bytea")
+WRITES = ("int8", "int4", "int2", "text", "text", "text", "text", "text", "bytea", "bytea")
 
 
 def copy_rows(

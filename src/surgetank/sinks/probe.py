@@ -17,6 +17,7 @@ from surgetank.encode.logline import LogLine
 from surgetank.model import Entry, Lease, Record
 from surgetank.sinks.progress import Rows
 from surgetank.sinks.protocol import Slice
+from surgetank.sinks.rows import SMALL_BYTES
 
 _ID = "1ef00000-0000-6000-8000-000000000000"
 
@@ -37,7 +38,8 @@ def checkpoints() -> Slice:
         envelope.STREAM,
         f"surgetank-probe-{uuid.uuid4()}",
         Record(envelope.checkpoint_key("", _ID), record.pack()),
-        envelope.blob_record("", "probe", "1", envelope.pack_blob("null", b"")),
+        # Large enough for a row of its own at every level of the storage format.
+        envelope.blob_record("", "probe", "1", envelope.pack_blob("bytes", bytes(2 * SMALL_BYTES))),
         Record(envelope.write_key("", _ID, "probe", 0), WriteRecord("probe", "", "null", b"").pack()),
     )
 

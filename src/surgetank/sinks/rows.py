@@ -39,6 +39,8 @@ class Batch:
     # The same by checkpoint: a version that was put with two values is what it is in each.
     own: dict[CheckpointKey, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
     versions: dict[CheckpointKey, dict[str, str]] = field(default_factory=dict)
+    # And small writes with the write of the same call in whose row they lie.
+    host_of: dict[WriteKey, WriteKey] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.checkpoints or self.writes or self.blobs)
@@ -110,6 +112,7 @@ def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[C
     dropped = False
     versions: Mapping[str, str] = {}
     at = (thread, "", "")
+    writes: list[WriteKey] = []
     for record in entry.records:
         kind = record.key[:1]
         if kind == b"b":
@@ -120,12 +123,14 @@ def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[C
             ns, checkpoint_id = envelope.split_key(record.key)
             at = (thread, ns, checkpoint_id)
         elif kind == b"w":
-            _add_write(whole, batch, thread, record.key, record.value, dead)
+            _add_write(whole, batch, thread, record.key, record.value, dead, writes)
         else:
             raise EntryRejected(
                 partition=thread, path="$", seq=entry.seq, reason=f"an unknown kind of record {record.key[:8]!r}",
                 remedy="flush with the Surgetank version that wrote it.",
             )  # fmt: skip
+    if len(writes) > 1 and batch.in_row and not entry.replayed:
+        _share_row(batch, writes)
     if dropped:
         return
     if entry.replayed:
@@ -184,7 +189,13 @@ def _add_checkpoint(
 
 
 def _add_write(
-    whole: Plan, batch: Batch, thread: str, raw_key: bytes, value: bytes, dead: set[CheckpointKey]
+    whole: Plan,
+    batch: Batch,
+    thread: str,
+    raw_key: bytes,
+    value: bytes,
+    dead: set[CheckpointKey],
+    added: list[WriteKey],
 ) -> None:
     ns, checkpoint_id, task_id, idx = envelope.split_write_key(raw_key)
     if (thread, ns, checkpoint_id) in dead:
@@ -192,7 +203,21 @@ def _add_write(
     key = (thread, ns, checkpoint_id, task_id, idx)
     if idx < 0 or key not in batch.writes:
         batch.writes[key] = WriteRecord.unpack(value)
+        if idx >= 0:
+            added.append(key)
     _note_head(whole, thread, ns, checkpoint_id)
+
+
+def _share_row(batch: Batch, writes: Sequence[WriteKey]) -> None:
+    """Of the ordinary writes of one call the small ones lie in the row of the first that isn't, or of the first."""
+    by_task: dict[tuple[str, ...], list[WriteKey]] = {}
+    for key in writes:
+        by_task.setdefault((*key[:4], batch.writes[key].task_path), []).append(key)
+    for keys in by_task.values():
+        host = next((key for key in keys if len(batch.writes[key].data) > SMALL_BYTES), keys[0])
+        for key in keys:
+            if key != host and len(batch.writes[key].data) <= SMALL_BYTES:
+                batch.host_of[key] = host
 
 
 def _note_head(whole: Plan, thread: str, ns: str, checkpoint_id: str) -> None:

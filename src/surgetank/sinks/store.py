@@ -13,12 +13,12 @@ from surgetank.database.queries import queries
 from surgetank.encode import patch
 from surgetank.encode.envelope import CheckpointRecord
 from surgetank.sinks import chains, completeness, small
-from surgetank.sinks.bodies import pack_body
+from surgetank.sinks.bodies import pack_body, pack_others, unpack_others
 from surgetank.sinks.chains import Thread
 from surgetank.sinks.copying import BLOBS, CHECKPOINTS, WRITES, copy_rows, jsonb
 from surgetank.sinks.progress import fetch_tuples
 from surgetank.sinks.protocol import HotRecords
-from surgetank.sinks.rows import Batch, BlobKey, CheckpointKey
+from surgetank.sinks.rows import Batch, BlobKey, CheckpointKey, WriteKey
 from surgetank.sinks.small import Contents
 from surgetank.sinks.tally import Tally
 
@@ -167,29 +167,48 @@ def _store_writes(
     if not batch.writes:
         return
     compress = patch.compress_words if batch.in_row else patch.compress
-    there = _existing(cursor, "existing_writes", _stale_pairs(threads, batch.writes))
-    stored = {(row["ns_pk"], row["checkpoint_id"], row["task_id"], row["idx"]) for row in there}
+    stored = _stored_writes(cursor, batch, threads)
+    others: dict[WriteKey, list[WriteKey]] = {}
+    for key, host in batch.host_of.items():
+        if key in batch.writes and not (stored and (key in stored or host in stored)):
+            others.setdefault(host, []).append(key)
+    hosted = {key for keys in others.values() for key in keys}
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for key, record in batch.writes.items():
-            ns_pk = threads[key[0]].ns_pks[key[1]]
-            if stored and (ns_pk, *key[2:]) in stored:
+            if key in hosted or (stored and key in stored):
                 continue
             codec, data = compress(record.data)
-            tallies[key[0]].count(len(data))
+            more = None
+            if key in others:
+                more = pack_others((other[4], batch.writes[other]) for other in others[key])
+            tallies[key[0]].count(len(data) + len(more or b""))
             yield (
-                ns_pk, key[4], codec, key[2], key[3], record.task_path, record.channel, record.type, data,
+                threads[key[0]].ns_pks[key[1]], key[4], codec, key[2], key[3], record.task_path, record.channel,
+                record.type, more, data,
             )  # fmt: skip
 
     copy_rows(cursor, SQL["copy_writes"], WRITES, rows())
     for key, record in batch.writes.items():
-        at = (threads[key[0]].ns_pks[key[1]], *key[2:])
-        if key[4] < 0 and at in stored:  # of ordinary writes the first stays
+        if key[4] < 0 and key in stored:  # of ordinary writes the first stays
+            at = (threads[key[0]].ns_pks[key[1]], *key[2:])
             codec, data = compress(record.data)
             cursor.execute(
                 SQL["replace_write"], (record.task_path, record.channel, codec, record.type, data, *at)
             )
             tallies[key[0]].count(len(data))
+
+
+def _stored_writes(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) -> set[WriteKey]:
+    """The writes of the batch's checkpoints that are in the database."""
+    names = {threads[key[0]].ns_pks[key[1]]: key[:2] for key in batch.writes}
+    stored: set[WriteKey] = set()
+    for row in _existing(cursor, "existing_writes", _stale_pairs(threads, batch.writes)):
+        task = (*names[row["ns_pk"]], row["checkpoint_id"], row["task_id"])
+        stored.add((*task, row["idx"]))
+        if row["others"] is not None:
+            stored.update((*task, idx) for idx, _ in unpack_others("", row["others"]))
+    return stored
 
 
 def _stale_pairs(threads: Mapping[str, Thread], keys: Iterable[Sequence[Any]]) -> set[tuple[int, str]]:

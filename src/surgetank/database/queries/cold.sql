@@ -27,7 +27,7 @@ SELECT DISTINCT thread_id FROM surgetank.thread_deletions WHERE thread_id = ANY(
 
 -- name: writes
 -- The writes of a checkpoint that is itself not here (it is hot). Unique (thread_id, checkpoint_ns), primary key.
-SELECT w.task_id, w.idx, w.task_path, w.channel, w.codec, w.type, w.data
+SELECT w.task_id, w.idx, w.task_path, w.channel, w.codec, w.type, w.data, w.others
 FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoint_writes w USING (ns_pk)
 WHERE s.thread_id = %(thread_id)s AND s.checkpoint_ns = %(checkpoint_ns)s AND w.checkpoint_id = %(checkpoint_id)s
 

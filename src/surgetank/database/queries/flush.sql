@@ -124,7 +124,7 @@ JOIN surgetank.checkpoints c USING (ns_pk, checkpoint_id)
 
 -- name: existing_writes
 -- The writes of these checkpoints that are there. Primary key, by its first two columns.
-SELECT w.ns_pk, w.checkpoint_id, w.task_id, w.idx
+SELECT w.ns_pk, w.checkpoint_id, w.task_id, w.idx, w.others
 FROM unnest(%(ns_pks)s::bigint[], %(ids)s::text[]) AS u (ns_pk, checkpoint_id)
 JOIN surgetank.checkpoint_writes w USING (ns_pk, checkpoint_id)
 
@@ -170,7 +170,7 @@ COPY surgetank.checkpoint_blobs (ns_pk, n, base_n, raw_bytes, position, codec, c
 FROM STDIN (FORMAT BINARY)
 
 -- name: copy_writes
-COPY surgetank.checkpoint_writes (ns_pk, idx, codec, checkpoint_id, task_id, task_path, channel, type, data)
+COPY surgetank.checkpoint_writes (ns_pk, idx, codec, checkpoint_id, task_id, task_path, channel, type, others, data)
 FROM STDIN (FORMAT BINARY)
 
 -- name: replace_checkpoint

@@ -60,7 +60,7 @@ SELECT t.thread_id, (%(by_hand)s OR owned.mine OR t.updated_at < now() - interva
             SELECT sum(
                 (SELECT coalesce(sum(octet_length(b.data)), 0) FROM surgetank.checkpoint_blobs b
                     WHERE b.ns_pk = s.ns_pk)
-                + (SELECT coalesce(sum(octet_length(w.data)), 0) FROM surgetank.checkpoint_writes w
+                + (SELECT coalesce(sum(octet_length(w.data) + coalesce(octet_length(w.others), 0)), 0) FROM surgetank.checkpoint_writes w
                     WHERE w.ns_pk = s.ns_pk)
                 + (SELECT coalesce(sum(octet_length(c.body) + pg_column_size(c.metadata) + pg_column_size(c.scalars)), 0)
                     FROM surgetank.checkpoints c WHERE c.ns_pk = s.ns_pk))
@@ -118,6 +118,6 @@ WHERE s.thread_id = %(thread_id)s ORDER BY b.ns_pk, b.channel, b.n
 
 -- name: writes
 -- The weight of each checkpoint's writes. Unique (thread_id, checkpoint_ns), primary key by its first column.
-SELECT w.ns_pk, w.checkpoint_id, sum(octet_length(w.data))::bigint AS size
+SELECT w.ns_pk, w.checkpoint_id, sum(octet_length(w.data) + coalesce(octet_length(w.others), 0))::bigint AS size
 FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoint_writes w USING (ns_pk)
 WHERE s.thread_id = %(thread_id)s GROUP BY w.ns_pk, w.checkpoint_id

@@ -16,7 +16,8 @@ WITH used AS (
         octet_length(c.body) + pg_column_size(c.metadata) + pg_column_size(c.scalars) AS size, 0 AS raw_bytes
     FROM surgetank.checkpoints c TABLESAMPLE SYSTEM (100 * %(share)s::float8)
     UNION ALL
-    SELECT w.ns_pk, 'writes', w.channel, 1 / %(share)s::float8, octet_length(w.data), 0
+    SELECT w.ns_pk, 'writes', w.channel, 1 / %(share)s::float8,
+        octet_length(w.data) + coalesce(octet_length(w.others), 0), 0
     FROM surgetank.checkpoint_writes w TABLESAMPLE SYSTEM (100 * %(share)s::float8)
     UNION ALL
     SELECT b.ns_pk, CASE WHEN b.base_n IS NULL THEN 'whole' ELSE 'patches' END, b.channel, 1 / %(share)s::float8,
@@ -48,7 +49,7 @@ FROM surgetank.checkpoint_namespaces s CROSS JOIN LATERAL (
         sum(octet_length(c.body) + pg_column_size(c.metadata) + pg_column_size(c.scalars)) AS size
     FROM surgetank.checkpoints c WHERE c.ns_pk = s.ns_pk
     UNION ALL
-    SELECT 'writes', w.channel, count(*), 0, sum(octet_length(w.data))
+    SELECT 'writes', w.channel, count(*), 0, sum(octet_length(w.data) + coalesce(octet_length(w.others), 0))
     FROM surgetank.checkpoint_writes w WHERE w.ns_pk = s.ns_pk GROUP BY w.channel
     UNION ALL
     SELECT CASE WHEN b.base_n IS NULL THEN 'whole' ELSE 'patches' END, b.channel, count(*), sum(b.raw_bytes),
