@@ -38,6 +38,7 @@ class Scale:
     workers: int = 8
     worker_steps: int = 50
     storage_steps: tuple[int, ...] = (50, 100, 200, 400)
+    short_deltas: int = 10
     chat_threads: int = 20
     chat_steps: int = 50
     short_threads: int = 500
@@ -53,8 +54,8 @@ class Scale:
 
 SMOKE = Scale(
     rounds=1, rehearse=False, steps=2, graph_runs=1, slow_steps=1, slow_node_ms=1, workers=2, worker_steps=2,
-    storage_steps=(1, 3), chat_threads=2, chat_steps=3, short_threads=3, short_steps=2, note_threads=2, note_steps=2,
-    entries=20, memory_mb=2, large_mb=1, held_s=0.1, batch_ms=0.2,
+    storage_steps=(1, 3), short_deltas=2, chat_threads=2, chat_steps=3, short_threads=3, short_steps=2,
+    note_threads=2, note_steps=2, entries=20, memory_mb=2, large_mb=1, held_s=0.1, batch_ms=0.2,
 )  # fmt: skip
 
 

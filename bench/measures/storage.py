@@ -54,7 +54,29 @@ def run(scene: Scene) -> Recorder:
         with contestants(scene, (MEMORY, SQLITE, POSTGRES, OURS)) as all_:
             for who in all_:
                 _grow(recorder, scene, who, kind, state)
+    with contestants(scene, (MEMORY, SQLITE, POSTGRES, OURS)) as all_:
+        for who in all_:
+            _many(recorder, scene, who)
     return recorder
+
+
+def _many(recorder: Recorder, scene: Scene, who: Contestant) -> None:
+    """What a short conversation takes beside others: without the first pages of empty tables and indexes."""
+    threads, steps = scene.scale.short_deltas, scene.scale.storage_steps[0]
+    said = chat.messages(steps, seed=1)
+    compiled = build(said, state=Delta).compile(checkpointer=who.saver)
+    empty = 0
+    for number in range(threads + 1):
+        config: Any = {"configurable": {"thread_id": str(uuid6())}, "recursion_limit": steps + 5}
+        compiled.invoke({"messages": [], "step": 0, "until": 2 * steps}, config, durability="sync")
+        if number == 0:
+            who.settle()
+            empty = who.stored()
+    who.settle()
+    label = f"{steps} steps, DeltaChannel, each of {threads} more threads"
+    recorder.add(
+        1, who.name, "DeltaChannel more", (who.stored() - empty) / 1e6 / threads, label=label, unit="MB"
+    )
 
 
 def _grow(recorder: Recorder, scene: Scene, who: Contestant, kind: str, state: type[Any]) -> None:

@@ -60,11 +60,12 @@ class Target(NamedTuple):
         thread_id = str(given)
         ns = configurable.get("checkpoint_ns") or ""
         checkpoint_id = configurable.get("checkpoint_id")
-        names = [("$.thread_id", thread_id), ("$.checkpoint_ns", ns)]
-        if checkpoint_id is not None:
-            names.append(("$.checkpoint_id", checkpoint_id))
-        limits.check_names(thread_id, names)
-        limits.check_pair(thread_id, "$.thread_id with $.checkpoint_ns", thread_id, ns)
+        if not limits.are_plain(thread_id, ns, "" if checkpoint_id is None else checkpoint_id):
+            names = [("$.thread_id", thread_id), ("$.checkpoint_ns", ns)]
+            if checkpoint_id is not None:
+                names.append(("$.checkpoint_id", checkpoint_id))
+            limits.check_names(thread_id, names)
+            limits.check_pair(thread_id, "$.thread_id with $.checkpoint_ns", thread_id, ns)
         return cls(thread_id, ns, checkpoint_id or None)
 
 
@@ -166,11 +167,13 @@ class EntryMaker:
                 partition=at.thread_id, path="$.config.checkpoint_id", reason="missing",
                 remedy="put_writes needs the id of the checkpoint that the writes belong to.",
             )  # fmt: skip
-        limits.check_names(at.thread_id, [("$.task_id", task_id), ("$.task_path", task_path)])
-        limits.check_pair(at.thread_id, "$.checkpoint_id with $.task_id", checkpoint_id, task_id)
+        if not limits.are_plain(checkpoint_id, task_id, task_path):
+            limits.check_names(at.thread_id, [("$.task_id", task_id), ("$.task_path", task_path)])
+            limits.check_pair(at.thread_id, "$.checkpoint_id with $.task_id", checkpoint_id, task_id)
         records = []
         for index, (channel, value) in enumerate(writes):
-            limits.check_names(at.thread_id, [(f"$.writes[{index}].channel", channel)])
+            if not limits.are_plain(channel):
+                limits.check_names(at.thread_id, [(f"$.writes[{index}].channel", channel)])
             # The error of a task is kept as LangGraph keeps it, by its `repr`.
             type_, data = self._dump(at.thread_id, f"$.writes.{channel}", value, is_error=channel == ERROR)
             key = envelope.write_key(at.ns, checkpoint_id, task_id, WRITES_IDX_MAP.get(channel, index))
