@@ -108,7 +108,7 @@ def _complete(
         if ns_pk in thread.fresh:
             continue
         strange = {c for c in own.missing() if parent is None or parent.versions.get(c) != own.versions[c]}
-        for channel in strange:
+        for channel in own.missing():  # their rows have no numbers: written at level 1, or by a retry
             arguments = {"ns_pk": ns_pk, "channel": channel, "version": own.versions[channel]}
             row = cursor.execute(SQL["stored_version"], arguments).fetchone()
             if row is not None:
