@@ -14,7 +14,9 @@ from support.http import ADMIN_TOKEN, Server, running
 from support.postgres import PostgresServer
 from support.savers import put
 from support.tanks import MakeTank
+from surgetank.events import EventType, Severity
 from surgetank.exceptions import ConfigurationError
+from surgetank.notify.notifier import News
 from surgetank.server.disclosure import UNREADABLE
 
 SECRET = "role app_rw at db-7.internal refuses the row (bob, 4111-1111)"
@@ -134,7 +136,7 @@ def test_errors_that_users_get_name_no_host_and_no_database(
         close_database(postgres_server, name)
         tank.parts.database.reset()
         assert viewer.get("/threads/own/logs").json()["problem"] == UNREADABLE
-        refused = viewer.get("/threads/own/state")
+        refused = viewer.get("/threads/own/history")  # the state itself is kept
         assert refused.status_code == 503
         assert name not in refused.text
         assert name in operator.get("/threads/own/logs").json()["problem"]
@@ -146,6 +148,21 @@ def close_database(server: PostgresServer, name: str) -> None:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
         )
+
+
+def test_whatever_is_told_of_a_thread_has_a_reference_and_none_of_its_details(make_tank: MakeTank) -> None:
+    tank = make_tank()
+    tank.parts.desk.notifier.tell(
+        News(
+            "A part of it is lost.", Severity.CRITICAL, "own", EventType.FLUSH_CRITICAL, "buffer_damaged", SECRET,
+            context={"stream": "checkpoints", "path": SECRET}, group=("checkpoints", "own"),
+        )
+    )  # fmt: skip
+    (event,) = [e for e in tank.events.thread_events("own")[1] if e.type == CRITICAL]
+    (line,) = tank.logs("own")
+    assert SECRET not in f"{event.data} {line}"
+    assert line.fields["reference"] == event.data["error_details"]["reference"]
+    assert SECRET in tank.errors.get(event.data["error_details"]["reference"]).error_message
 
 
 # -- where help is

@@ -43,7 +43,7 @@ class ThreadLogChannel:
         if news.thread_id is not None:
             self._runs.log(
                 news.message, thread_id=news.thread_id, level=news.severity.value, logger="surgetank",
-                fields={**news.public.to_dict(), **_flat(news, _HARMLESS)}, wait=False,
+                fields={**news.for_everybody.to_dict(), **_flat(news, _HARMLESS)}, wait=False,
             )  # fmt: skip
 
 
@@ -65,9 +65,9 @@ class EventChannel:
         data = {"severity": news.severity.value, "message": news.message}
         if news.event is EventType.FLUSH_CRITICAL:
             if news.thread_id is not None:
-                details = {**news.public.to_dict(), **_flat(news, _HARMLESS)}
+                details = {**news.for_everybody.to_dict(), **_flat(news, _HARMLESS)}
             else:
-                details = {**news.public.to_dict(), "error": news.detail, **_flat(news)}
+                details = {**news.for_everybody.to_dict(), "error": news.detail, **_flat(news)}
             data["error_details"] = sanitize_for_json({**details, **self._support})
         self._events.publish([NewEvent(news.event.value, news.thread_id, data)])
 

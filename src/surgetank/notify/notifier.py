@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from surgetank.buffer.events import EventLog
 from surgetank.buffer.protocol import Buffer
 from surgetank.encode import envelope, logline
-from surgetank.encode.errors import flush_group
+from surgetank.encode.errors import fingerprint, flush_group, group_id
 from surgetank.events import EventType, Incident, Original, PublicCause, Severity
 from surgetank.exceptions import SurgetankError
 from surgetank.model import (
@@ -58,6 +58,14 @@ class News:
     context: Mapping[str, Any] = field(default_factory=dict)
     group: tuple[str, ...] | None = None
     public: PublicCause = field(default_factory=PublicCause)
+
+    @property
+    def for_everybody(self) -> PublicCause:
+        """What everybody may read; of an error that says nothing of its own, that it is one, and its reference."""
+        if self.public.reference or self.error_type is None or self.group is None:
+            return self.public
+        reference = group_id(fingerprint("", "", key=self.group))
+        return PublicCause(self.public.error or "Something is wrong with what was saved.", reference)
 
 
 class Channel(Protocol):
