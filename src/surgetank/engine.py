@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgetank import ambient, receipts
 from surgetank.buffer.events import EventLog
+from surgetank.buffer.protocol import Binding
 from surgetank.checkpoints.retention import Limits
 from surgetank.checkpoints.storage import StorageReport, raise_format, storage
 from surgetank.checkpoints.sweep import RetentionReport
@@ -205,7 +206,7 @@ class Surgetank(Speaks):
         unknown stream.
         """
         _check_threads(partition)
-        self.parts.check_progress(force=True)
+        self.parts.guards.check_progress(force=True)
         jobs = [self._flush(name, partition, trigger) for name in self._streams(stream, partition)]
         return next((job for job in jobs if not job.ok), jobs[0])
 
@@ -378,6 +379,13 @@ class Surgetank(Speaks):
         store = buffer.files.open(url) if url is not None else buffer.files.store()
         return Recovery(buffer, store, database, lost=lost, progress=progress)
 
+    def adopt(self) -> Binding:
+        """Let the buffer belong to the configured database, whatever it belonged to: what waits goes there.
+
+        Nothing that was flushed before is expected to be in it. Raises `DatabaseUnavailable`, `DatabaseRefused`.
+        """
+        return self.parts.guards.adopt()
+
     def status(self, *, ping: bool = False, jobs: int = 5) -> Status:
         """How full the buffer is, how far behind the database, what fails, and what users should be told.
 
@@ -421,7 +429,7 @@ class Surgetank(Speaks):
             failing=failing,
             parked=len(parked),
             jobs=tuple(parts.buffer.jobs(limit=jobs)),
-            notices=told,
+            notices=(*told, *parts.guards.notices()),
             health=health,
             flushing=parts.scheduler.running,
             fallback=fallback,

@@ -30,10 +30,6 @@ class UnknownName(ConfigurationError, ValueError):
     """A level, a severity, a stream or an action that there is not."""
 
 
-class WrongDatabase(ConfigurationError):
-    """The database is not the one that the buffer belongs to, or its schema is gone. Nothing is written into it."""
-
-
 class MissingExtra(ConfigurationError):
     """An optional dependency is needed and not installed."""
 
@@ -144,6 +140,10 @@ class DatabaseRefused(DatabaseUnavailable, ConfigurationError):
 
     For whoever wants to read or write it is an outage like any other; it ends when an operator has acted.
     """
+
+
+class WrongDatabase(DatabaseRefused):
+    """The database is not the one that the buffer belongs to, or its schema is gone. Nothing is written into it."""
 
 
 class SchemaTooNew(DatabaseRefused):

@@ -40,11 +40,10 @@ from surgetank.flush.observer import FlushObserver, Observers
 from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.flush.spill import Spiller
-from surgetank.flush.verify import ProgressCheck
+from surgetank.guards import Guards, destination
 from surgetank.model import FlushJob, Fork, JobStatus, ParkedEntry, PartitionOutcome, PartitionState
 from surgetank.notify.desk import Desk
 from surgetank.notify.spills import SpillWatch
-from surgetank.notify.travels import TimeTravels
 from surgetank.private import make_home
 from surgetank.report import SinkStatus
 from surgetank.settings import Settings
@@ -97,7 +96,6 @@ class Parts:
         except BaseException:
             self._let_go()
             raise
-        self.travels = TimeTravels(self.desk.notifier, self.desk.events, clock=clock)
         self.observers.add(self.desk.notifier)
         sinks: dict[str, Sink] = {
             CHECKPOINTS: self._checkpoint_sink(),
@@ -117,12 +115,9 @@ class Parts:
             chore=self._chore,
         )
         self.spills = self._spill_watch()
-        self.check = ProgressCheck(
-            self.buffer,
-            self.database,
-            [stream for stream in self.flushers if saver is None or stream != CHECKPOINTS],
-            clock=clock,
-            on_findings=self._went_back,
+        in_database = [stream for stream in self.flushers if saver is None or stream != CHECKPOINTS]
+        self.guards = Guards(
+            self.buffer, self.database, self.desk, settings, in_database, clock=clock, restores=saver is None
         )
         self.copies = CopyCheck(self.buffer, ColdReader(self.database), clock=clock)
         self.retention = Retention(
@@ -159,27 +154,11 @@ class Parts:
             works=Clockwork(clock),
             node=settings.node,
             lease_ttl_s=settings.lease_ttl,
-            on_findings=self._went_back,
+            on_findings=self._found,
         )
 
-    def _went_back(self, findings: Sequence[Found]) -> None:
-        """Buffer or database went back in time: restore what copies of recent threads have, and tell."""
-        if self._saver is None:
-            from surgetank.checkpoints.recent import restore_lost  # noqa: PLC0415 - needs the extra
-
-            findings = restore_lost(self.buffer, findings)
-        self.travels.tell(findings)
-
-    def check_progress(self, *, force: bool = False) -> None:
-        """Look whether the database still has what it acknowledged, if that is due. What fails is tried again."""
-        if force or self.check.is_due():
-            try:
-                self.check.run()
-            except (
-                SurgetankError,
-                psycopg.Error,
-            ) as error:  # an outage is told by what waits for the database
-                log.info("progress_check_postponed", error=str(error))
+    def _found(self, findings: Sequence[Found]) -> None:
+        self.guards.tell(findings)  # which are made after the flushers
 
     def check_copies(self) -> None:
         """Look whether copies of threads still show what the database has, if that is due."""
@@ -283,9 +262,9 @@ class Parts:
             s for s, flusher in self.flushers.items() if flusher.breaker.state() is not BreakerState.CLOSED
         ]
         self.spills.chore(away)
-        self.travels.end_old()
+        self.guards.travels.end_old()
         if not away:
-            self.check_progress()
+            self.guards.check_progress()
             self.check_copies()
         self.desk.chore(self.flushers)
 
@@ -397,6 +376,7 @@ def _open_buffer(settings: Settings, clock: Callable[[], float]) -> SQLiteBuffer
         last_words=frozenset((ERRORS,)),
         keep_s=settings.keep_acknowledged,
         keep_bytes=settings.keep_acknowledged_bytes,
+        destination=destination(settings),
     )
 
 

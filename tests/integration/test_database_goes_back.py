@@ -94,7 +94,7 @@ def test_what_is_lost_for_good_is_told_for_each_thread_and_its_newest_state_is_p
     newest = tank.checkpointer().get_tuple(config("t"))
     restore(private_postgres, copy)
 
-    tank.parts.check.run()
+    tank.parts.guards.check.run()
     flush_all(tank)
 
     found = tank.checkpointer().get_tuple(config("t"))
@@ -132,7 +132,7 @@ def test_a_thread_that_is_written_again_first_is_not_patched_against_what_is_gon
         life.step(tank, f"lost by the database {n}")
         flush_all(tank)
     restore(private_postgres, copy)
-    monkeypatch.setattr(tank.parts.check, "run", list)
+    monkeypatch.setattr(tank.parts.guards.check, "run", list)
 
     life.step(tank, "after")
     flush_all(tank)
@@ -176,10 +176,10 @@ def test_a_database_that_lost_nothing_is_not_suspected(make_tank: MakeTank) -> N
         life.step(tank, str(n))
         flush_all(tank)
         tank.parts.database.reset()
-        assert tank.parts.check.run() == []
+        assert tank.parts.guards.check.run() == []
     tank.close()
     tank = make_tank()
-    assert tank.parts.check.run() == []
+    assert tank.parts.guards.check.run() == []
 
 
 def test_a_lost_progress_row_is_found_for_each_partition_and_not_for_its_neighbours(
@@ -192,7 +192,7 @@ def test_a_lost_progress_row_is_found_for_each_partition_and_not_for_its_neighbo
     with psycopg.connect(database_url) as connection:
         connection.execute("DELETE FROM surgetank.partition_progress WHERE partition = 'b'")
         connection.execute("DELETE FROM surgetank.thread_logs WHERE thread_id = 'b'")
-    found = tank.parts.check.run()
+    found = tank.parts.guards.check.run()
     assert [(one.partition, one.finding) for one in found] == [("b", Finding.WENT_BACK)]
     flush_all(tank)
     assert [lines(tank, name) for name in ("a", "b", "c")] == [["a"], ["b"], ["c"]]

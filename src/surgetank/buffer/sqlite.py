@@ -25,7 +25,7 @@ from surgetank.buffer.sqlite_append import SLOTS, BufferLimits, Inserter, Reques
 from surgetank.buffer.sqlite_audit import Auditor
 from surgetank.buffer.sqlite_checks import Checker
 from surgetank.buffer.sqlite_erase import erase_parked, erase_partitions, erase_words, scrub
-from surgetank.buffer.sqlite_kept import random_epoch
+from surgetank.buffer.sqlite_kept import note_destination, random_epoch
 from surgetank.buffer.sqlite_place import FilePlace
 from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
 from surgetank.buffer.sqlite_spill import SQLiteSpillSide
@@ -57,7 +57,8 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
     group of appends). `files` knows where values may be spilled to; those with one of the
     `inline_keys` never are (what guards look into). Streams of `last_words` are accepted even when the file was
     deleted under this process: they tell of it, and it flushes them. Acknowledged entries are kept for `keep_s`, up to
-    `keep_bytes` of them. Raises `BufferUnavailable`, `BufferCorrupt`.
+    `keep_bytes` of them. `destination` is the database that it belongs to from its first entry on. Raises
+    `BufferUnavailable`, `BufferCorrupt`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
         keep_s: float = 0.0,
         keep_bytes: int = 64 * 1024**2,
         new_epoch: Callable[[], int] | None = None,
+        destination: str | None = None,
     ) -> None:
         if durability not in ("process", "power"):
             raise ConfigurationError(
@@ -99,6 +101,7 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
         self._wal_moved_at = 0  # when it was written last, as of the last time it was moved
         self.keep_s, self.keep_bytes = keep_s, keep_bytes
         self._new_epoch = new_epoch or random_epoch
+        self._destination = destination
         self._begun = False
         self._writer: sqlite3.Connection | None = sqlite_file.connect(self.path, durability=durability)
         self.place = FilePlace(self.path)
@@ -263,7 +266,10 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
             self._begun = True
             for request in group:
                 self._inserter.insert(connection, request, self._clock())
+            if self._destination is not None:  # what is accepted first says where all of it is meant to go
+                note_destination(connection, self._destination, len(group), self._clock())
             connection.execute("COMMIT")
+            self._destination = None
             self._inserter.committed()
         except BaseException as error:
             if isinstance(error, sqlite3.Error) or self._in_transaction():

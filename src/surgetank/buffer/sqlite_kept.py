@@ -286,6 +286,18 @@ class SQLiteKeptSide:
             self.forget_kept(all_=True)
 
 
+def note_destination(connection: sqlite3.Connection, destination: str, new: int, now: float) -> None:
+    """Remember where a buffer's entries are meant to go, if nothing is known of it yet. One that never met its database
+    and holds nothing but `new` entries may go elsewhere.
+    """
+    connection.execute(
+        "INSERT INTO binding (id, address, bound_at) VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
+        " SET address = excluded.address, bound_at = excluded.bound_at"
+        " WHERE database_id IS NULL AND (SELECT entries FROM totals) <= ?",
+        (destination, now, new),
+    )
+
+
 def oldest_mark(connection: sqlite3.Connection, now: float) -> float:
     """Marks made before this moment need not be kept."""
     row = connection.execute(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import typer
 
 from surgetank.cli import (
+    adopt,
     alerts,
     demo,
     doctor,
@@ -66,6 +67,7 @@ app.command("recover")(coded(recover.recover))
 app.command("worker")(coded(worker.worker))
 app.command("serve")(coded(serve.serve))
 app.add_typer(token.app, name="token")
+app.command("adopt")(coded(adopt.adopt))
 app.command("migrate")(coded(doctor.migrate))
 app.command("doctor")(coded(doctor.doctor))
 

@@ -12,11 +12,13 @@ import threading
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Protocol
+from weakref import WeakSet
 
 import psycopg
 from psycopg import Connection
 
+from surgetank.database.identity import Identity, read_identity
 from surgetank.database.pool import Database
 from surgetank.database.refusals import failed_statement
 from surgetank.exceptions import DatabaseRefused, DatabaseUnavailable, SchemaTooNew
@@ -176,6 +178,18 @@ def _missing(migrations: list[Migration], there: dict[int, tuple[str, str]], add
     return [m for m in migrations if m.version not in there]
 
 
+class Gate(Protocol):
+    """Who decides whether a database may be used, by what it says of itself."""
+
+    def admit(self, found: Identity) -> None:
+        """Let a new connection be used. Raises `WrongDatabase`."""
+        ...
+
+    def claim(self, found: Identity) -> str | None:
+        """Before it is written into; returns its id. Raises `WrongDatabase`."""
+        ...
+
+
 class MigratedDatabase(Database):
     """A database whose schema is brought up to date before its first use, whenever it can first be reached."""
 
@@ -183,6 +197,24 @@ class MigratedDatabase(Database):
         super().__init__(url, **options)
         self._ready = False
         self._own = threading.local()  # whether this thread is the one that prepares it
+        self.gate: Gate | None = None
+        self._claimed: WeakSet[Connection[Any]] = WeakSet()
+        self._bound_to: str | None = None
+
+    def _admit(self, connection: Connection[Any]) -> None:
+        if self.gate is not None:
+            self.gate.admit(read_identity(connection))
+
+    def claim(self, connection: Connection[Any]) -> str | None:
+        if self.gate is not None and connection not in self._claimed:
+            self._bound_to = self.gate.claim(read_identity(connection))
+            self._claimed.add(connection)
+        return self._bound_to
+
+    def forget_claims(self) -> None:
+        """The buffer belongs to another database than before."""
+        self._claimed.clear()
+        self.reset()
 
     def _before_use(self) -> None:
         if not (self._ready or getattr(self._own, "preparing", False)):

@@ -89,7 +89,6 @@ class Database:
         self._idle: list[BoundedConnection] = []
         self._busy: set[BoundedConnection] = set()
         self._closed = False
-        self.bound_to: str | None = None  # the id of the database that may be written to (identity.py)
         self.connects = 0  # how many connections were made
         self._reach = Reach(self._ask)
 
@@ -165,6 +164,13 @@ class Database:
     def _before_use(self) -> None:
         """What must be done once before anybody uses the database."""
 
+    def _admit(self, connection: Connection[Any]) -> None:
+        """Look at a new connection before anybody uses it. Raises what keeps it from being used."""
+
+    def claim(self, connection: Connection[Any]) -> str | None:  # noqa: ARG002
+        """The id of the database that may be written into; None: any. Raises `WrongDatabase`."""
+        return None
+
     def _await_turn(self) -> None:
         limit = time.monotonic() + self._timeout_s
         while not self._free.acquire(timeout=max(0.0, min(0.2, limit - time.monotonic()))):
@@ -238,6 +244,13 @@ class Database:
                 f"The database at {self.address} has the encoding {encoding}, which can't hold every text.",
                 remedy="use a database made with `createdb --encoding=UTF8 --template=template0`.",
             )
+        try:
+            self._admit(connection)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, psycopg.Error):
+                raise refused_connection(error, self.address) from error
+            raise
         return connection
 
     def _log_in(self) -> BoundedConnection:

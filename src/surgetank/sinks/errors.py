@@ -56,14 +56,14 @@ class PostgresErrorSink:
 
     def probe(self, *, buffer_id: str) -> None:
         with probe.rolled_back(self._database) as cursor:
-            _write(cursor, [probe.error_report()], buffer_id, self._database.bound_to)
+            _write(cursor, [probe.error_report()], buffer_id, self._database.claim(cursor.connection))
 
     def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
         with (
             self._database.connection() as connection,
             connection.cursor(binary=True, row_factory=dict_row) as cursor,
         ):
-            return _write(cursor, slices, buffer_id, self._database.bound_to)
+            return _write(cursor, slices, buffer_id, self._database.claim(cursor.connection))
 
 
 def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: str | None) -> list[Written]:

@@ -106,7 +106,7 @@ class PostgresCheckpointSink:
         threads: dict[str, Thread],
         tallies: dict[str, Tally],
     ) -> tuple[Plan, list[Passed]]:
-        passed = fence(cursor, slices, buffer_id, self._database.bound_to)
+        passed = fence(cursor, slices, buffer_id, self._database.claim(cursor.connection))
         parts = [(part.partition, part.entries) for part in passed]
         names = [name for name, entries in parts if entries]
         cursor.execute(SQL["deletions"], {"threads": names})

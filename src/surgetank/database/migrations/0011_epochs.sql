@@ -1,3 +1,4 @@
+-- usable from: 0010
 -- A buffer that went back in time gives numbers again that were counted as written. So progress is kept per epoch (a
 -- random number that each opening of a buffer draws), with a digest of the last entry by which it is known again.
 -- `seq` and `seq_before` stay the progress of entries without an epoch, which the first format of buffers had.

@@ -1,3 +1,4 @@
+-- usable from: 0010
 -- By this id a buffer knows the database that it belongs to. A copy of the database has the same one; with the server's
 -- own identifier and the database's oid a buffer tells a copy from the original.
 CREATE TABLE surgetank.database_identity (
