@@ -32,13 +32,14 @@ from surgetank.exceptions import (
 from surgetank.flush.job import StreamFlusher
 from surgetank.flush.meters import Meters
 from surgetank.flush.observer import FlushObserver
+from surgetank.guards import engine_settings
 from surgetank.health import judge
 from surgetank.model import FlushJob, ParkedEntry
 from surgetank.notify.errors import SystemErrors
 from surgetank.parts import Parts, limits_of
 from surgetank.recovery import Progress, Recovery
 from surgetank.report import Status, notices
-from surgetank.settings import Settings, load_settings
+from surgetank.settings import Settings
 from surgetank.speaking import Speaks
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Surgetank(Speaks):
         start_database: bool = True,
         **settings: Any,
     ) -> None:
-        self.settings: Settings = load_settings(
+        self.settings: Settings = engine_settings(
             home=Path(home).expanduser() if home is not None else None,
             database_url=database_url,
             buffer_url=buffer_url,
@@ -380,10 +381,7 @@ class Surgetank(Speaks):
         return Recovery(buffer, store, database, lost=lost, progress=progress)
 
     def adopt(self) -> Binding:
-        """Let the buffer belong to the configured database, whatever it belonged to: what waits goes there.
-
-        Nothing that was flushed before is expected to be in it. Raises `DatabaseUnavailable`, `DatabaseRefused`.
-        """
+        """Let the buffer belong to the configured database, whatever it belonged to. Raises `DatabaseUnavailable`."""
         return self.parts.guards.adopt()
 
     def status(self, *, ping: bool = False, jobs: int = 5) -> Status:
@@ -402,7 +400,7 @@ class Surgetank(Speaks):
             depth, failing, parked, sinks, now=now, critical_after_s=self.settings.critical_after,
             fallback=fallback, forks=parts.desk.notifier.forks(),
         )  # fmt: skip
-        told = (*told, *parts.travels.notices())
+        told = (*told, *parts.guards.notices())
         problems = (
             *parts.problems, *(f"{n}: {m}" for n, m in parts.observers.failures[-5:]), *parts.desk.problems(),
         )  # fmt: skip
@@ -429,7 +427,7 @@ class Surgetank(Speaks):
             failing=failing,
             parked=len(parked),
             jobs=tuple(parts.buffer.jobs(limit=jobs)),
-            notices=(*told, *parts.guards.notices()),
+            notices=told,
             health=health,
             flushing=parts.scheduler.running,
             fallback=fallback,

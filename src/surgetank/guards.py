@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import psycopg
 
@@ -14,18 +15,33 @@ from surgetank.exceptions import SurgetankError
 from surgetank.flush.belonging import Belonging
 from surgetank.flush.doubts import Found
 from surgetank.flush.verify import ProgressCheck
+from surgetank.homes import FoundHome, default_home, homes_beside
 from surgetank.notify.desk import Desk
 from surgetank.notify.notifier import News
 from surgetank.notify.travels import TimeTravels
 from surgetank.report import Notice
-from surgetank.settings import Settings
+from surgetank.settings import Settings, default_root, load_settings
 from surgetank.telemetry import log
+
+_BESIDE_S = 60.0
 
 
 def destination(settings: Settings) -> str:
     """What the buffer is bound to until it has met its database."""
     url = settings.database_url
     return EMBEDDED if url is None else destination_of(url.get_secret_value())
+
+
+def engine_settings(**given: Any) -> Settings:
+    """Settings whose home, if none was given, is the one of their database. Raises `ConfigurationError`."""
+    settings = load_settings(**given)
+    if (
+        "home" in settings.model_fields_set
+        or settings.database_url is None
+        or settings.buffer_url is not None
+    ):
+        return settings
+    return settings.model_copy(update={"home": default_home(settings.home, destination(settings))})
 
 
 class Guards:
@@ -46,6 +62,9 @@ class Guards:
         self._database = database
         self._desk = desk
         self._restores = restores
+        self._home = settings.home
+        self._clock = clock
+        self._looked_beside_at = float("-inf")
         self.travels = TimeTravels(desk.notifier, desk.events, clock=clock)
         self.check = ProgressCheck(buffer, database, streams, clock=clock, on_findings=self.tell)
         self.belonging = Belonging(buffer, destination(settings), on_moved=self._moved)
@@ -76,7 +95,35 @@ class Guards:
         problem = self.belonging.problem
         if problem is not None:
             told.append(Notice("critical", None, problem.what, None, problem.remedy))
+        told += [
+            Notice(
+                "warning", None,
+                f"{found.entries} entries wait for this database in another home, {found.path}. They are flushed from"
+                " here too, by whoever flushes in the background.",
+            )
+            for found in self.waiting_beside()
+        ]  # fmt: skip
         return told
+
+    def waiting_beside(self) -> list[FoundHome]:
+        """Default homes beside ours with entries for the same database."""
+        root = next((path for path in (self._home, *self._home.parents[:2]) if path == default_root()), None)
+        mine = self._buffer.binding()
+        if root is None or mine is None or mine.database_id is None:
+            return []
+        return [
+            found
+            for found in homes_beside(root, self._home)
+            if found.entries and found.database_id == mine.database_id
+        ]
+
+    def due_beside(self) -> list[FoundHome]:
+        """`waiting_beside`, once a minute."""
+        now = self._clock()
+        if 0 <= now - self._looked_beside_at < _BESIDE_S:
+            return []
+        self._looked_beside_at = now
+        return self.waiting_beside()
 
     def adopt(self) -> Binding:
         """Let the buffer belong to the database that is configured, whatever it belonged to before."""

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,11 +136,13 @@ class Parts:
             else None
         )
 
-    def _flusher(self, stream: str, sink: Sink, clock: Callable[[], float]) -> StreamFlusher:
+    def _flusher(
+        self, stream: str, sink: Sink, clock: Callable[[], float], buffer: SQLiteBuffer | None = None
+    ) -> StreamFlusher:
         settings = self.settings
         return StreamFlusher(
             stream,
-            self.buffer,
+            buffer or self.buffer,
             sink,
             policy=StreamPolicy(
                 entries=settings.flush_entries,
@@ -156,6 +159,16 @@ class Parts:
             lease_ttl_s=settings.lease_ttl,
             on_findings=self._found,
         )
+
+    def flush_beside(self) -> None:
+        """Flush what waits for this database in default homes beside ours, under their own leases, for a while."""
+        for found in self.guards.due_beside() if self._saver is None else ():
+            with closing(
+                _open_buffer(self.settings, self.clock, found.path / self.buffer.path.name)
+            ) as other:
+                for stream, flusher in self.flushers.items():
+                    self._flusher(stream, flusher.sink, self.clock, other).run_if_due(threading.Event())
+                other.maintain()
 
     def _found(self, findings: Sequence[Found]) -> None:
         self.guards.tell(findings)  # which are made after the flushers
@@ -266,6 +279,7 @@ class Parts:
         if not away:
             self.guards.check_progress()
             self.check_copies()
+            self.flush_beside()
         self.desk.chore(self.flushers)
 
     def _place(self, stream: str) -> str:
@@ -358,9 +372,9 @@ def _make_home(home: Path) -> None:
         )
 
 
-def _open_buffer(settings: Settings, clock: Callable[[], float]) -> SQLiteBuffer:
+def _open_buffer(settings: Settings, clock: Callable[[], float], path: Path | None = None) -> SQLiteBuffer:
     return SQLiteBuffer(
-        settings.buffer_path,
+        path or settings.buffer_path,
         durability=settings.durability,
         limits=BufferLimits(
             max_bytes=settings.buffer_max_bytes,

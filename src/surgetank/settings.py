@@ -18,7 +18,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from surgetank.exceptions import ConfigurationError
 
 
-def _default_home() -> Path:
+def default_root() -> Path:
+    """The folder of default homes; that of the embedded database is this one itself."""
     return Path(platformdirs.user_data_dir("surgetank", appauthor=False))
 
 
@@ -61,7 +62,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(
-        default_factory=_default_home, description="Folder of the buffer and of the embedded database."
+        default_factory=default_root, description="Folder of the buffer and of the embedded database."
     )
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL URL; without one, PostgreSQL is embedded."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -218,3 +219,55 @@ def test_looking_at_a_home_binds_it_to_nothing(make_tank: MakeTank, tmp_path: Pa
     tank.status(ping=True)
     tank.errors.find()
     assert tank.parts.buffer.binding() is None
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of default homes."""
+    monkeypatch.setattr("platformdirs.user_data_dir", lambda *_, **__: str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_each_database_has_a_default_home_of_its_own(
+    make_tank: MakeTank, root: Path, database_url: str, other_url: str
+) -> None:
+    homes = []
+    for url in (database_url, other_url):
+        tank = make_tank(home=None, database_url=url)
+        tank.emit_log("line", thread_id="t")
+        assert tank.flush("thread_logs").ok
+        homes.append(tank.settings.home)
+        tank.close()
+    assert len(set(homes)) == 2
+    assert all(home.parent == root / "databases" for home in homes)
+    assert make_tank(home=None, database_url=database_url).settings.home == homes[0]
+
+
+def test_a_default_home_of_an_older_version_is_used_on_by_its_database_only(
+    make_tank: MakeTank, root: Path, database_url: str, other_url: str
+) -> None:
+    tank = make_tank(home=root)  # as the older version did
+    tank.emit_log("line", thread_id="t")
+    tank.close()
+    assert make_tank(home=None, database_url=database_url).settings.home == root
+    assert make_tank(home=None, database_url=other_url).settings.home != root
+
+
+def test_what_waits_for_the_same_database_in_a_home_beside_is_shown_and_flushed(
+    make_tank: MakeTank, root: Path, database_url: str
+) -> None:
+    tank = make_tank(home=None)
+    tank.emit_log("here", thread_id="t")
+    assert tank.flush("thread_logs").ok
+    beside = make_tank(home=root)
+    beside.emit_log("beside", thread_id="t")
+    assert beside.flush("thread_logs").ok
+    beside.emit_log("waits beside", thread_id="t")
+    beside.close()
+    assert [n for n in tank.status().notices if str(root) in n.message and "1 entries wait" in n.message]
+
+    tank.parts.clock = lambda: time.time() + 10  # it is due by its age
+    tank.parts.flush_beside()
+
+    assert lines(tank) == ["here", "beside", "waits beside"]
+    assert not tank.status().notices
