@@ -19,13 +19,12 @@ ONE = "one thread"
 def run(scene: Scene) -> Recorder:
     """Both in turn."""
     recorder, entries = Recorder("partitions"), scene.scale.entries
-    with reservoir(scene) as store:
-        saver = store.tank.checkpointer()
-        for number, who in scene.turns([MANY, ONE]):
+    for number, who in scene.turns([MANY, ONE]):
+        with reservoir(scene) as store:
+            saver = store.tank.checkpointer()
             _fill(saver, threads=entries if who == MANY else 1, steps=1 if who == MANY else entries)
             rate = entries / store.flush()
-            store.empty("surgetank")
-            recorder.add(number, who, "entries", rate, label=f"{entries:,} entries in", unit="entries/s")
+        recorder.add(number, who, "entries", rate, label=f"{entries:,} entries in", unit="entries/s")
     return recorder
 
 
