@@ -40,16 +40,16 @@ from surgetank.encode.patch import Blob
 
 TABLES: dict[str, tuple[str, list[str]]] = {
     "checkpoints": (
-        "ns_pk, checkpoint_id, parent_id, codec, body, metadata, scalars",
-        ["int8", "text", "text", "int2", "bytea", "jsonb", "jsonb"],
+        "ns_pk, checkpoint_id, parent_id, codec, body, metadata, scalars, blob_numbers",
+        ["int8", "text", "text", "int2", "bytea", "jsonb", "jsonb", "jsonb"],
     ),
     "checkpoint_blobs": (
         "ns_pk, n, base_n, raw_bytes, position, codec, channel, version, type, data",
         ["int8", "int4", "int4", "int4", "int2", "int2", "text", "text", "text", "bytea"],
     ),
     "checkpoint_writes": (
-        "ns_pk, idx, codec, checkpoint_id, task_id, task_path, channel, type, data",
-        ["int8", "int4", "int2", "text", "text", "text", "text", "text", "bytea"],
+        "ns_pk, idx, codec, checkpoint_id, task_id, task_path, channel, type, data, others",
+        ["int8", "int4", "int2", "text", "text", "text", "text", "text", "bytea", "bytea"],
     ),
 }
 _ALL = "surgetank.threads, surgetank.checkpoint_namespaces, surgetank.partition_progress"
@@ -239,7 +239,7 @@ def whole(rows: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[tuple[Any, .
         "checkpoints": [(*r[:3], 0, patch.decompress(r[3], r[4]), *r[5:]) for r in rows["checkpoints"]],
         "checkpoint_blobs": blobs,
         "checkpoint_writes": [
-            (*r[:2], 0, *r[3:8], patch.decompress(r[2], r[8])) for r in rows["checkpoint_writes"]
+            (*r[:2], 0, *r[3:8], patch.decompress(r[2], r[8]), r[9]) for r in rows["checkpoint_writes"]
         ],
     }
 
