@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from surgetank.buffer.protocol import Snapshot
 from surgetank.buffer.sqlite import SQLiteBuffer
@@ -136,11 +136,11 @@ class Erasure:
     def _note(self, progress: _Progress) -> None:
         self._run(
             "note", subject=progress.subject, threads=sorted(progress.threads), words=sorted(progress.words),
-            removed=psycopg.types.json.Jsonb(progress.removed),
+            removed=Jsonb(progress.removed),
         )  # fmt: skip
 
     def _finish(self, progress: _Progress) -> None:
-        self._run("finish", subject=progress.subject, removed=psycopg.types.json.Jsonb(progress.removed))
+        self._run("finish", subject=progress.subject, removed=Jsonb(progress.removed))
         self._rewrite_table("erasures")
 
     # -- finding
