@@ -542,8 +542,9 @@ def test_in_an_outage_a_thread_of_unknown_owner_is_seen_by_administrators_only(m
         assert ada.get("/threads/hot/state").json()["values"] == {"x": 1}
         assert ada.get("/threads/cold/state").status_code == 404
         assert operator.get("/threads/cold/state").status_code == 403
-        assert ada.get("/threads/looked-at/state").json()["values"] == {"x": 1}  # hers; the newest state is kept
-        assert ada.get("/threads/looked-at/history").status_code == 503  # the rest is only in the database
+        # Hers: the newest state is kept, the rest is only in the database.
+        assert ada.get("/threads/looked-at/state").json()["values"] == {"x": 1}
+        assert ada.get("/threads/looked-at/history").status_code == 503
         listed = ada.get("/threads").json()
         assert ([t["thread_id"] for t in listed["threads"]], listed["complete"]) == (["hot"], False)
         assert server.admin.get("/threads/cold/state").json()["values"] == {"x": 2}
