@@ -106,6 +106,8 @@ class Parts:
         in_saver = (CHECKPOINTS,) if saver is not None else ()
         self._sinks = SinkWatch(self.flushers, self._place, self.embedded, in_saver=in_saver, clock=clock)
         self.desk.places |= {stream: self._place(stream) for stream in self.flushers}
+        for flusher in self.flushers.values():
+            flusher.on_recovered = self._sink_recovered
         self.scheduler = Scheduler(
             self.buffer,
             list(self.flushers.values()),
@@ -286,6 +288,14 @@ class Parts:
         """Where a stream is flushed to."""
         in_saver = self._saver is not None and stream == CHECKPOINTS
         return self.flushers[stream].sink.name if in_saver else self.database.address
+
+    def _sink_recovered(self, stream: str) -> None:
+        """One stream's sink is back: the others that are flushed to the same place are tried at once."""
+        for other, flusher in self.flushers.items():
+            if other != stream and self._place(other) == self._place(stream):
+                flusher.breaker.probe_now()
+                self.buffer.retry_now(other, spread_s=2.0)
+        self.scheduler.wake()
 
     def sink_statuses(self, *, ping: bool, failing: Sequence[PartitionState]) -> list[SinkStatus]:
         """The state of every sink. A database that several streams share is asked once."""

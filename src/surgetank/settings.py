@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     retry_base: float = Field(0.5, gt=0, description="Wait after the first failure; doubled each time.")
     retry_max: float = Field(60.0, gt=0, description="Longest wait between attempts.")
     breaker_max: float = Field(
-        15.0, gt=0, description="Longest wait between probes of a database that is down."
+        5.0, gt=0, description="Longest wait between probes of a database that is down."
     )
     critical_after: float = Field(60.0, ge=0, description="A soft failure that lasts longer is critical.")
     events_kept: int = Field(200_000, gt=0, description="How many run events are kept for replay.")

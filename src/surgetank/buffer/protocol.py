@@ -381,8 +381,12 @@ class Buffer(RecentSide, Protocol):
         """The partitions that still have unparked entries with a seq up to `up_to_seq`."""
         ...
 
-    def retry_now(self, stream: str | None = None, partition: str | None = None) -> int:
-        """Make postponed partitions due at once; returns how many."""
+    def retry_now(
+        self, stream: str | None = None, partition: str | None = None, *, spread_s: float = 0.0
+    ) -> int:
+        """Make postponed partitions due at once; returns how many. With `spread_s`, those beyond the first hundred are
+        due at any time within it.
+        """
         ...
 
     def depth(self) -> BufferDepth:

@@ -26,6 +26,8 @@ from surgetank.buffer.sqlite_rows import (
 )
 from surgetank.model import Damage, Entry, Failure, FlushJob, Lease, ParkedEntry, PartitionState, Record
 
+_AT_ONCE = 100  # partitions that come back without a spread
+
 
 class SQLiteFlushSide(SQLiteLeaseSide):
     """What a flusher does with the buffer. Mixed into `SQLiteBuffer`, which owns the connections."""
@@ -46,13 +48,24 @@ class SQLiteFlushSide(SQLiteLeaseSide):
                 (attempts, next_attempt_at, failure_json(failure), self._clock(), partition_id),
             )
 
-    def retry_now(self, stream: str | None = None, partition: str | None = None) -> int:
+    def retry_now(
+        self, stream: str | None = None, partition: str | None = None, *, spread_s: float = 0.0
+    ) -> int:
+        which = "next_attempt_at > 0 AND oldest_at IS NOT NULL AND (?1 IS NULL OR stream = ?1)"
+        which += " AND (?2 IS NULL OR name = ?2)"
         with self._write() as connection:
-            return connection.execute(
-                "UPDATE partitions SET next_attempt_at = 0 WHERE next_attempt_at > 0 AND oldest_at IS NOT NULL"
-                " AND (?1 IS NULL OR stream = ?1) AND (?2 IS NULL OR name = ?2)",
-                (stream, partition),
+            woken = connection.execute(
+                f"UPDATE partitions SET next_attempt_at = 0 WHERE id IN (SELECT id FROM partitions WHERE {which}"
+                " ORDER BY oldest_at LIMIT ?3)",
+                (stream, partition, _AT_ONCE if spread_s else -1),
             ).rowcount
+            if spread_s:
+                woken += connection.execute(
+                    "UPDATE partitions SET next_attempt_at = min(next_attempt_at, ?3 + ?4 * abs(random() % 99) / 99.0)"
+                    f" WHERE {which}",
+                    (stream, partition, self._clock(), spread_s),
+                ).rowcount
+            return woken
 
     def park(self, lease: Lease, seq: int, failure: Failure) -> ParkedEntry:
         now = self._clock()

@@ -45,7 +45,9 @@ class CircuitBreaker:
         self._failures = 0
         self._opened_at: float | None = None
         self._retry_at = 0.0
+        self._failed_at = 0.0
         self._last_error: str | None = None
+        self.on_recovered: Callable[[], None] = lambda: None
 
     def state(self) -> BreakerState:
         """Where the breaker stands now."""
@@ -57,15 +59,34 @@ class CircuitBreaker:
         return BreakerState.OPEN if waiting else BreakerState.HALF_OPEN
 
     def success(self) -> None:
-        """The sink took something: close."""
+        """The sink took something: close, and say so (`on_recovered`) if it had failed before."""
         with self._lock:
+            had_failed = self._failures > 0
             self._failures, self._opened_at, self._last_error = 0, None, None
+        if had_failed:
+            self.on_recovered()
+
+    def is_suspect(self) -> bool:
+        """Whether it is closed although the last write failed, long enough ago to try one again: what failed then may
+        wait for minutes, and nothing else would find out.
+        """
+        with self._lock:
+            return (
+                0 < self._failures < self._threshold
+                and not 0 <= self._clock() - self._failed_at < self._base_s
+            )
+
+    def probe_now(self) -> None:
+        """Let the next probe through at once: somebody else found the sink to be back."""
+        with self._lock:
+            self._retry_at = self._clock()
 
     def failure(self, message: str, *, sure: bool = False) -> None:
         """The sink failed as a whole (not for one partition's data). `sure`: it was asked again, and opens at once."""
         with self._lock:
             self._failures = max(self._failures + 1, self._threshold if sure else 0)
             self._last_error = message
+            self._failed_at = self._clock()
             over = self._failures - self._threshold
             if over >= 0:
                 now = self._clock()

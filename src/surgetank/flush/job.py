@@ -26,6 +26,8 @@ from surgetank.flush.turns import Turns
 from surgetank.model import Failure, FailureKind, FlushJob, JobStatus, Lease, PartitionOutcome
 from surgetank.sinks.protocol import Sink
 
+_SPREAD_S = 2.0  # thousands of partitions that waited for a sink come back within this time
+
 
 @dataclass(frozen=True, slots=True)
 class Clockwork:
@@ -63,6 +65,8 @@ class StreamFlusher:
         self._observer = observer
         self._works = works
         self._ttl_s = lease_ttl_s
+        breaker.on_recovered = self._recovered
+        self.on_recovered: Callable[[str], None] = lambda _: None
         self._delivery = Delivery(
             buffer, sink, breaker, retry, clock=works.clock, random=works.random, on_findings=on_findings
         )
@@ -73,15 +77,22 @@ class StreamFlusher:
         if state is BreakerState.OPEN:
             return None
         policy = self.policy
-        # A half-open breaker lets one small probe through.
+        # A half-open breaker lets one small probe through, whose partition need not be due: it asks for all of them.
         probe = state is not BreakerState.CLOSED
         limit = 1 if probe else policy.batch_partitions
-        due = Due(entries=policy.entries, bytes=policy.bytes, age_s=policy.age_s, limit=limit)
+        due = Due(entries=policy.entries, bytes=policy.bytes, age_s=policy.age_s, limit=limit, force=probe)
         leased = self._lease(due)
+        if not leased and self.breaker.is_suspect():
+            probe, leased = True, self._lease(replace(due, force=True, limit=1))
         if not leased:
             return None
         join = None if probe else partial(self._lease, due)
         return self._run("schedule", leased, None, None, stop, join=join)
+
+    def _recovered(self) -> None:
+        """The sink takes things again: all that waited for it is due, whatever its own next attempt was."""
+        self._buffer.retry_now(self.stream, spread_s=_SPREAD_S)
+        self.on_recovered(self.stream)
 
     def run(
         self,

@@ -307,7 +307,8 @@ class Delivery:
         failure = self._failure = classify(error)
         scope = scope_of(error)
         if scope is Scope.SINK:
-            self._breaker.failure(failure.message)
+            # One that an operator has to end opens it at once: then a probe finds out, not each partition's slow retry.
+            self._breaker.failure(failure.message, sure=failure.kind is FailureKind.FATAL)
             self._postpone_all(runs, slices, failure)
             return []
         if (named := _named_entry(slices, error)) is not None:
@@ -343,7 +344,11 @@ class Delivery:
         trial = self._trial
         trial.refusals += 1
         alone = len(slices) == 1 and len(slices[0].entries) == 1 and scope is not Scope.PARTITION
-        if trial.refusals < trial.ask_at and not (alone and not trial.proves(scope)):
+        asked_for_all = (
+            self._breaker.state() is not BreakerState.CLOSED
+        )  # this was a probe: it must have an answer
+        proven = not alone or trial.proves(scope)
+        if trial.refusals < trial.ask_at and proven and not asked_for_all:
             return True
         try:
             self._sink.probe(buffer_id=self._buffer.id)

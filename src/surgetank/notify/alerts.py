@@ -6,7 +6,7 @@ know. Alerts of one rule that come up together are one message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import Any
@@ -20,6 +20,7 @@ CRITICAL_WINDOW_S = 300.0
 THREAD_WINDOW_S = 86_400.0
 NEARLY_FULL = 0.9
 DIGEST = "digest"
+RECOVERED = "recovered"
 _LISTED = 20
 
 
@@ -114,6 +115,17 @@ def _away(sink: str, states: Sequence[PartitionState], now: float) -> Alert:
         f"{len(states)} partitions have failed, the longest for {span(now - since)}; {entries} entries wait, all are"
         f" kept and are flushed by themselves when it is back. {_short(failure.message) if failure else ''}".strip(),
     )  # fmt: skip
+
+
+def recovered(subjects: Collection[str], facts: Facts) -> list[Alert]:
+    """What was alerted as failing and is well again."""
+    return [
+        Alert(
+            RECOVERED, subject, Severity.INFO, f"Recovered: {subject}",
+            f"{subject} is flushed again; {facts.depth.entries} entries wait just now.", news_at=facts.now,
+        )
+        for subject in sorted(subjects)
+    ]  # fmt: skip
 
 
 def filling_buffer(facts: Facts, limits: Limits) -> list[Alert]:

@@ -12,7 +12,7 @@ from surgetank.buffer.sqlite_events import SQLiteEventLog
 from surgetank.database.pool import Database
 from surgetank.encode import errors as error_codec
 from surgetank.encode import logline
-from surgetank.exceptions import DatabaseUnavailable, SurgetankError
+from surgetank.exceptions import DatabaseUnavailable, ErrorNotFound, ErrorStateConflict, SurgetankError
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
 from surgetank.notify.channels import ConsoleChannel, ErrorChannel, EventChannel, ThreadLogChannel
@@ -32,6 +32,8 @@ from surgetank.telemetry import log
 
 _SAME_PROBLEM_S = 300.0
 _MAINTAIN_S = 5.0
+HEALED_BY = "surgetank"
+_HEALED = "healed by itself: what waited is saved"
 _FORGET_S = 600.0
 
 
@@ -81,6 +83,7 @@ class Desk:
             keep_originals=settings.debug_originals,
             context=lambda: facts,
             quote_reference=settings.support_url is None,
+            heal=self._heal,
         )
         self.retention = Retention(
             database, logs_keep_s=settings.logs_keep, errors_keep_s=settings.errors_keep
@@ -121,6 +124,15 @@ class Desk:
                 DatabaseUnavailable
             ) as error:  # an outage is told by what waits for the database; this can wait
                 log.info("retention_postponed", error=error.what)
+
+    def _heal(self, reference: str) -> None:
+        """Resolve a system error whose cause is over, so that it no longer counts as open."""
+        try:
+            self.errors.act(reference, "resolve", HEALED_BY, notes=_HEALED)
+        except (ErrorNotFound, ErrorStateConflict):
+            log.debug("error_needs_no_healing", error_id=reference)
+        except SurgetankError as error:  # it stays open, and somebody resolves it by hand
+            log.info("error_not_healed", error_id=reference, error=error.what)
 
     def sweep(self, flushers: Mapping[str, StreamFlusher]) -> None:
         """What passes with time: see `Notifier.sweep`."""

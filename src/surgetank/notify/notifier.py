@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from surgetank.buffer.events import EventLog
 from surgetank.buffer.protocol import Buffer
 from surgetank.encode import envelope, logline
-from surgetank.encode.errors import fingerprint, flush_group, group_id
+from surgetank.encode.errors import fingerprint, flush_group, flush_reference, group_id
 from surgetank.events import EventType, Incident, Original, PublicCause, Severity
 from surgetank.exceptions import SurgetankError
 from surgetank.model import (
@@ -92,6 +92,7 @@ class Notifier:
         keep_originals: bool = False,
         context: Callable[[], Mapping[str, Any]] = dict,
         quote_reference: bool = True,
+        heal: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._channels = tuple(channels)
         self._events = events
@@ -101,6 +102,7 @@ class Notifier:
         self._keep_originals = keep_originals
         self._context = context
         self._quote_reference = quote_reference  # in the banner, when there is no address to click at
+        self._heal = heal
         self.failures: deque[tuple[float, str, str]] = deque(maxlen=100)
         self.deliveries: dict[tuple[str, bool], int] = {}
         self._counting = (
@@ -324,6 +326,7 @@ class Notifier:
             self._recovered(incident)
 
     def _recovered(self, incident: Incident) -> None:
+        self._heal_errors(incident)
         if incident.thread_id is not None and any(
             other.thread_id == incident.thread_id for other in self._events.incidents()
         ):
@@ -358,6 +361,12 @@ class Notifier:
             )  # fmt: skip
         if found:
             self._buffer.damage_announced([damage.id for damage in found])
+
+    def _heal_errors(self, incident: Incident) -> None:
+        """The system errors that told of it are over, unless something else that lasts was told by the same."""
+        mine = {incident.public.reference, flush_reference(FailureKind.TRANSIENT.value, "", None)} - {""}
+        for reference in mine - {other.public.reference for other in self._events.incidents()}:
+            self._heal(reference)
 
     def _of_job(self, job: FlushJob) -> dict[str, Any]:
         return {

@@ -26,6 +26,8 @@ from surgetank.notify.notifier import News
 from surgetank.settings import Settings
 
 _LONGEST_RETRY_S = 300.0
+_FAILING = alerts.failing_partitions.__name__
+_RECOVERY_TOLD_S = 7 * 86_400.0
 _POLL_S = 1.0
 _MAINTAIN_S = 600.0
 
@@ -121,6 +123,7 @@ class AlertWatch:
         """Ask the rules, and put what is new into the outbox; returns that. The digest too, when it is due."""
         facts = self._facts.look()
         found = alerts.find(facts, self._limits)
+        found += alerts.recovered(self._well_again(found, facts.now), facts)
         day = alerts.digest_day(facts.now, self._settings.alert_digest_hour)
         if day is not None and day != self._digested:  # the book knows whether another process has sent it
             found.append(self.digest(day, facts))
@@ -129,6 +132,21 @@ class AlertWatch:
         self._digested = day
         self.told.update(alert.rule for alert in claimed)
         return claimed
+
+    def _well_again(self, found: Sequence[Alert], now: float) -> set[str]:
+        """Subjects that were alerted as failing, and of whose end nobody was told. Out of the book: it knows what other
+        processes told, and what was told before a restart.
+        """
+        failing = {alert.subject for alert in found if alert.rule == _FAILING}
+        open_, ended = dict[str, float](), dict[str, float]()
+        for told in self.book.told():
+            if told.rule in (_FAILING, alerts.RECOVERED):
+                of = open_ if told.rule == _FAILING else ended
+                of[told.subject] = max(told.at, of.get(told.subject, 0.0))
+        lately = {
+            name for name, at in open_.items() if at > ended.get(name, 0.0) and now - at < _RECOVERY_TOLD_S
+        }
+        return lately - failing
 
     def digest(self, day: str, facts: Facts) -> Alert:
         """The digest as it would be sent now."""
