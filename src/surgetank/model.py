@@ -275,7 +275,7 @@ class StreamDepth:
 
 @dataclass(frozen=True, slots=True)
 class BufferDepth:
-    """How full the buffer is, against its limits."""
+    """How full the buffer is, against its limits: `max_bytes` is what is set, or what the disk still takes if less."""
 
     entries: int
     bytes: int
@@ -283,3 +283,5 @@ class BufferDepth:
     max_bytes: int
     streams: tuple[StreamDepth, ...]
     file_bytes: int = 0
+    disk_free: int | None = None  # bytes, without what is kept for flushing; None: the disk isn't watched
+    disk_full: bool = False  # nothing new is accepted until there is space

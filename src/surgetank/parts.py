@@ -93,7 +93,13 @@ class Parts:
             self.buffer.close()
             raise
         try:
-            self.desk = Desk(self.buffer, self.database, settings, clock=clock)
+            self.desk = Desk(
+                self.buffer,
+                self.database,
+                settings,
+                clock=clock,
+                before_write=self.buffer.reserve.before_write,
+            )
         except BaseException:
             self._let_go()
             raise
@@ -398,6 +404,7 @@ def _open_buffer(settings: Settings, clock: Callable[[], float], path: Path | No
         files=SpillFiles(url.get_secret_value() if (url := settings.fallback_url) is not None else None),
         inline_keys=frozenset((OPERATION_KEY,)),
         last_words=frozenset((ERRORS,)),
+        reserve_bytes=settings.disk_reserve,
         keep_s=settings.keep_acknowledged,
         keep_bytes=settings.keep_acknowledged_bytes,
         destination=destination(settings),

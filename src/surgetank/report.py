@@ -132,7 +132,16 @@ def notices(
         if _is_thread(state) or _rank(state) or not told  # one notice tells of a database that is away
     ]
     told += [_of_parked(entry) for entry in parked]
-    if depth.bytes > 0.8 * depth.max_bytes or depth.entries > 0.8 * depth.max_entries:
+    if depth.disk_full:
+        told.append(
+            Notice(
+                "critical", None,
+                f"The disk that holds the buffer is full: nothing new is accepted. {SAFE} and is flushed meanwhile."
+                " Free some space on that disk, or move SURGETANK_HOME to a larger one.",
+                detail=f"{depth.disk_free} bytes are free",
+            )
+        )  # fmt: skip
+    elif depth.bytes > 0.8 * depth.max_bytes or depth.entries > 0.8 * depth.max_entries:
         share = max(depth.bytes / depth.max_bytes, depth.entries / depth.max_entries)
         told.append(
             Notice("critical", None, f"The buffer is {share:.0%} full; at 100 % new writes wait or fail.")

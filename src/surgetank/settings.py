@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     )
     buffer_max_bytes: int = Field(4 * 1024**3, gt=0, description="Most bytes that may wait in the buffer.")
     buffer_max_entries: int = Field(5_000_000, gt=0, description="Most entries that may wait in the buffer.")
+    disk_reserve: int = Field(
+        16 * 1024**2,
+        ge=0,
+        description="Bytes of the buffer's disk set aside, to flush with when it is full; 0: the disk isn't watched.",
+    )
     buffer_when_full: Literal["block", "reject"] = Field(
         "block", description="Wait for space, or refuse at once."
     )

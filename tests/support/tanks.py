@@ -22,6 +22,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("SURGETANK_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("SURGETANK_DISK_RESERVE", "0")  # thousands of homes on one disk
 
 
 @pytest.fixture(scope="session")

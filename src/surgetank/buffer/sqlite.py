@@ -21,13 +21,14 @@ from typing import Literal
 from surgetank.buffer import sqlite_file
 from surgetank.buffer.protocol import Guard
 from surgetank.buffer.recent import RecentLimits
+from surgetank.buffer.reserve import DiskReserve
 from surgetank.buffer.sqlite_append import SLOTS, BufferLimits, Inserter, Request
 from surgetank.buffer.sqlite_audit import Auditor
 from surgetank.buffer.sqlite_checks import Checker
 from surgetank.buffer.sqlite_erase import erase_parked, erase_partitions, erase_words, scrub
 from surgetank.buffer.sqlite_kept import note_destination, random_epoch
 from surgetank.buffer.sqlite_place import FilePlace
-from surgetank.buffer.sqlite_read import SQLiteSnapshot, read_depth
+from surgetank.buffer.sqlite_read import SQLiteSnapshot
 from surgetank.buffer.sqlite_spill import SQLiteSpillSide
 from surgetank.buffer.sqlite_tallies import SQLiteTallySide
 from surgetank.buffer.sqlite_upkeep import SQLiteUpkeepSide
@@ -40,7 +41,7 @@ from surgetank.exceptions import (
     EntryRejected,
 )
 from surgetank.fallback.files import SpillFiles
-from surgetank.model import BufferDepth, Record
+from surgetank.model import Record
 
 _GROUP = 256  # requests committed together, at most
 _TRY_S = 0.002  # how long an append that must not wait waits for another thread or process
@@ -57,7 +58,8 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
     group of appends). `files` knows where values may be spilled to; those with one of the
     `inline_keys` never are (what guards look into). Streams of `last_words` are accepted even when the file was
     deleted under this process: they tell of it, and it flushes them. Acknowledged entries are kept for `keep_s`, up to
-    `keep_bytes` of them. `destination` is the database that it belongs to from its first entry on. Raises
+    `keep_bytes` of them. `destination` is the database that it belongs to from its first entry on. `reserve_bytes` of
+    the disk are set aside to flush with when it is full. Raises
     `BufferUnavailable`, `BufferCorrupt`.
     """
 
@@ -74,6 +76,7 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
         files: SpillFiles | None = None,
         inline_keys: frozenset[bytes] = frozenset(),
         last_words: frozenset[str] = frozenset(),
+        reserve_bytes: int = 0,
         keep_s: float = 0.0,
         keep_bytes: int = 64 * 1024**2,
         new_epoch: Callable[[], int] | None = None,
@@ -102,11 +105,14 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
         self.keep_s, self.keep_bytes = keep_s, keep_bytes
         self._new_epoch = new_epoch or random_epoch
         self._destination = destination
-        self._begun = False
+        self._begun = self._economical = False
+        self.reserve = DiskReserve(self.path, reserve_bytes)
+        self.reserve.before_open()
         self._writer: sqlite3.Connection | None = sqlite_file.connect(self.path, durability=durability)
         self.place = FilePlace(self.path)
         self._readers = sqlite_file.ReadPool(self.path, self.place)
         with sqlite_file.named_errors(self.path):
+            (self._secure_delete,) = self._writer.execute("PRAGMA secure_delete").fetchone()
             identity = self._writer.execute("SELECT buffer_id, checked_from FROM identity").fetchone()
         if identity is None:
             self._writer.close()
@@ -264,18 +270,28 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
                 self._refuse_lost(group)
             connection = self._begin()
             self._begun = True
+            short = self.reserve.is_short()
             for request in group:
-                self._inserter.insert(connection, request, self._clock())
+                if short and request.stream not in self.last_words:
+                    request.full = True
+                else:
+                    self._inserter.insert(connection, request, self._clock())
             if self._destination is not None:  # what is accepted first says where all of it is meant to go
                 note_destination(connection, self._destination, len(group), self._clock())
             connection.execute("COMMIT")
             self._destination = None
             self._inserter.committed()
+            self.reserve.spent(sum(request.size for request in group))
         except BaseException as error:
             if isinstance(error, sqlite3.Error) or self._in_transaction():
                 self._begun = False
                 self._roll_back()
+            self._disk_hit(error)
             raise
+
+    def _disk_hit(self, error: BaseException) -> None:
+        if (getattr(error, "sqlite_errorname", "") or "").startswith("SQLITE_FULL"):
+            self.reserve.hit()
 
     def _refuse_lost(self, group: Sequence[Request]) -> None:
         """Raise unless all of it is about to be flushed by this very process."""
@@ -321,6 +337,13 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
 
     def _full(self, request: Request, *, waited: float | None) -> BufferFull:
         depth = self.depth()
+        if depth.disk_full:
+            return BufferFull(
+                f"The disk that holds the buffer {self.path} is full ({depth.disk_free} bytes are free, what Surgetank"
+                f" keeps for flushing not counted); what was written for {request.partition!r} was not accepted.",
+                remedy="free some space on it, or move SURGETANK_HOME to a larger disk. What waits is flushed meanwhile"
+                " (`surgetank flush`), which makes room too.",
+            )
         wait = f" after waiting {waited:.0f} s" if waited is not None else ""
         return BufferFull(
             f"The buffer is at its limit{wait}: {depth.entries} of {depth.max_entries} entries, {depth.bytes} of"
@@ -345,13 +368,15 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
     def _write(self) -> Iterator[sqlite3.Connection]:
         """One write transaction of the coordination side."""
         sqlite_file.refuse_fork(self._pid, self.path)
+        self.reserve.before_write()
         with self._lock, sqlite_file.named_errors(self.path):
             try:
                 connection = self._begin()
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 self._roll_back()
+                self._disk_hit(error)
                 raise
 
     def _begin(self) -> sqlite3.Connection:
@@ -383,10 +408,6 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
         with self._readers.borrow() as connection:
             yield connection
 
-    def depth(self) -> BufferDepth:
-        with self._readers.borrow() as connection:
-            return read_depth(connection, self.limits.max_entries, self.limits.max_bytes, self.file_bytes())
-
     def erase(self, partitions: Iterable[str], words: Sequence[str]) -> tuple[int, list[str]]:
         with self._write() as connection:
             gone, waiting = erase_partitions(connection, partitions, self._remove_copies)
@@ -400,20 +421,14 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
     def scrub(self) -> bool:
         return scrub(self.path)
 
-    def file_bytes(self) -> int:
-        """Bytes on disk of the file and its write-ahead log."""
-        total = 0
-        for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                total += self.path.with_name(self.path.name + suffix).stat().st_size
-        return total
-
     def close(self) -> None:
         """Close all connections. What waits stays in the file."""
         with self._lock:
             writer, self._writer = self._writer, None
             if writer is not None:
                 if self._pid == os.getpid():
+                    if self._nothing_waits(writer):
+                        self.reserve.remove()
                     writer.close()
                 self._readers.close()
 

@@ -52,9 +52,16 @@ CREATE TABLE IF NOT EXISTS alert_channels (
 class SQLiteAlertBook:
     """An `AlertBook` in the event log's file at `path`. Raises `BufferUnavailable`, `BufferCorrupt`."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        before_write: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = Path(path)
         self._clock = clock
+        self._before_write = before_write  # makes room on a full disk
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._writer: sqlite3.Connection | None = sqlite_file.connect(
@@ -257,6 +264,7 @@ class SQLiteAlertBook:
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         sqlite_file.refuse_fork(self._pid, self.path)
+        self._before_write()
         with self._lock, sqlite_file.named_errors(self.path):
             if self._writer is None:
                 raise BufferUnavailable(

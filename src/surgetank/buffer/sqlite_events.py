@@ -73,12 +73,14 @@ class SQLiteEventLog:
         max_age_s: float = 24 * 3600.0,
         originals_max_age_s: float = 24 * 3600.0,
         clock: Callable[[], float] = time.time,
+        before_write: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = Path(path)
         self._max_events = max_events
         self._max_age_s = max_age_s
         self._originals_max_age_s = originals_max_age_s
         self._clock = clock
+        self._before_write = before_write  # makes room on a full disk
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._writer: sqlite3.Connection | None = sqlite_file.connect(
@@ -294,6 +296,7 @@ class SQLiteEventLog:
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         sqlite_file.refuse_fork(self._pid, self.path)
+        self._before_write()
         with self._lock, sqlite_file.named_errors(self.path):
             if self._writer is None:
                 raise BufferUnavailable(

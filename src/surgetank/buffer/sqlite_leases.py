@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Due, Leased, Place
+from surgetank.buffer.reserve import DiskReserve
 from surgetank.buffer.sqlite_audit import Auditor, note_damage, settle_ledgers
 from surgetank.buffer.sqlite_chain import Load, free, let_go
 from surgetank.buffer.sqlite_checks import REMEDY, Checker
@@ -20,7 +21,7 @@ from surgetank.buffer.sqlite_kept import Acked, SQLiteKeptSide
 from surgetank.buffer.sqlite_read import after
 from surgetank.buffer.sqlite_rows import SLOT_BITS, STATE, state_of
 from surgetank.encode.digest import mark_of
-from surgetank.exceptions import BufferCorrupt, EntryUnreadable, LeaseLost
+from surgetank.exceptions import BufferCorrupt, BufferUnavailable, EntryUnreadable, LeaseLost
 from surgetank.model import Entry, Lease
 
 # A lease that was taken further in the future than this was taken before the clock was set back.
@@ -41,9 +42,14 @@ class SQLiteLeaseSide(SQLiteKeptSide):
     _load: Load
     _checker: Checker
     _auditor: Auditor
+    reserve: DiskReserve
+    relieve: Callable[[], None]
+    _secure_delete: int  # as this SQLite was built
+    _economical: bool
     _write: Callable[[], AbstractContextManager[sqlite3.Connection]]
     _read: Callable[[], AbstractContextManager[sqlite3.Connection]]
     _made_space: Callable[[], None]
+    _remove_copies: Callable[[sqlite3.Connection, Iterable[int]], None]
     _change_copies: Callable[[sqlite3.Connection, Sequence[tuple[int, Ack]]], None]
 
     # -- leases
@@ -172,7 +178,16 @@ class SQLiteLeaseSide(SQLiteKeptSide):
 
     def ack(self, acks: Sequence[Ack]) -> list[Lease]:
         try:
-            return self._acknowledge(acks)
+            lost = self._acknowledge(acks)
+            if self.reserve.is_short():
+                self.relieve()
+            return lost
+        except BufferUnavailable:
+            if not self.reserve.is_short():
+                raise
+            if len(acks) == 1:
+                return self._acknowledge(acks)  # with what the reserve gave up for it
+            return [lost for ack in acks for lost in self.ack([ack])]
         except BufferCorrupt as error:
             self._auditor.suspect = True
             if len(acks) > 1:  # one partition's damage must not keep the others
@@ -195,7 +210,10 @@ class SQLiteLeaseSide(SQLiteKeptSide):
                     held.append((partition_id, ack))
             self._remove(connection, [(id_, ack) for id_, ack in held if ack.entries])
             self._keep_notes(connection, held)
-            self._change_copies(connection, held)
+            if self._economical:
+                self._remove_copies(connection, [id_ for id_, ack in held if ack.entries])
+            else:
+                self._change_copies(connection, held)
             connection.executemany(
                 "UPDATE partitions SET lease_until = 0, owner = NULL WHERE id = ?",
                 [(id_,) for id_, ack in held if ack.release],
@@ -210,11 +228,19 @@ class SQLiteLeaseSide(SQLiteKeptSide):
         counts = []
         records = entries = size = 0
         spilled = connection.execute("SELECT 1 FROM spills LIMIT 1").fetchone() is not None
+        short = self.reserve.is_short()
+        if short != self._economical:  # many builds of SQLite write zeros over what is deleted, to the log
+            connection.execute(f"PRAGMA secure_delete = {'OFF' if short else self._secure_delete}")
+            self._economical = short
         for partition_id, ack in held:
             mark = ack.mark or mark_of(ack.entries[-1])
             place = (partition_id, ack.entries[0].seq << SLOT_BITS, (ack.entries[-1].seq + 1) << SLOT_BITS)
             # Values in spill files are not kept: the files could not be deleted.
-            keep = self.keep_s > 0 and not (spilled and connection.execute(_SPILLED, place).fetchone())
+            keep = (
+                self.keep_s > 0
+                and not short
+                and not (spilled and connection.execute(_SPILLED, place).fetchone())
+            )
             if not keep:
                 free(connection, self._checker, *place)
             (taken,) = connection.execute(_STORED, place).fetchone()  # may be less than what was read

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from surgetank.buffer.protocol import Leased
+from surgetank.buffer.reserve import DiskReserve
 from surgetank.buffer.spilling import Elsewhere, Recovered, SpillDue, SpillFile, ToSpill
 from surgetank.buffer.sqlite_append import BufferLimits
 from surgetank.buffer.sqlite_chain import free
@@ -40,6 +41,7 @@ class SQLiteSpillSide:
 
     files: SpillFiles
     limits: BufferLimits
+    reserve: DiskReserve
     inline_keys: frozenset[bytes]
     epoch: int
     _checker: Checker
@@ -64,7 +66,7 @@ class SQLiteSpillSide:
     def fill(self) -> float:
         with self._read() as connection:
             (size,) = connection.execute("SELECT bytes FROM totals").fetchone()
-        return float(size / self.limits.max_bytes)
+        return float(size / max(1, min(self.limits.max_bytes, size + self.reserve.room())))
 
     # -- spilling
 

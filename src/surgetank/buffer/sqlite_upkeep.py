@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from surgetank.buffer import sqlite_file
+from surgetank.buffer.sqlite_append import BufferLimits
 from surgetank.buffer.sqlite_audit import note_damage
 from surgetank.buffer.sqlite_flush import SQLiteFlushSide
 from surgetank.buffer.sqlite_place import FilePlace
+from surgetank.buffer.sqlite_read import read_depth
 from surgetank.buffer.sqlite_recent import SQLiteRecentSide
-from surgetank.exceptions import BufferCorrupt, BufferProblem
+from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
 from surgetank.model import BufferDepth
 
 _FREE_PAGES_KEPT = 256
 _WAL_WORTH_MOVING = 1 << 20
+_SMALL_STEP = 128
 _WAL_LARGE = 32 << 20
 
 
@@ -32,7 +35,33 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
     _readers: sqlite_file.ReadPool
     _wal_moved_at: int
     _writer: sqlite3.Connection | None
-    depth: Callable[[], BufferDepth]
+    limits: BufferLimits
+
+    def depth(self) -> BufferDepth:
+        with self._readers.borrow() as connection:
+            depth = read_depth(connection, self.limits.max_entries, self.limits.max_bytes, self.file_bytes())
+        if not self.reserve.size:
+            return depth
+        return replace(
+            depth,
+            max_bytes=max(1, min(depth.max_bytes, depth.bytes + self.reserve.room())),
+            disk_free=self.reserve.free(), disk_full=self.reserve.is_short(),
+        )  # fmt: skip
+
+    def file_bytes(self) -> int:
+        """Bytes on disk of the file and its write-ahead log."""
+        total = 0
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                total += self.path.with_name(self.path.name + suffix).stat().st_size
+        return total
+
+    @staticmethod
+    def _nothing_waits(connection: sqlite3.Connection) -> bool:
+        with suppress(sqlite3.Error):
+            (entries,) = connection.execute("SELECT entries FROM totals").fetchone()
+            return not entries
+        return False
 
     def check(self) -> None:
         """Read the whole file and raise `BufferCorrupt` if any page of it is damaged."""
@@ -54,6 +83,10 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
             self._forget()
         if self.place.missing(now=True) is not None:
             return  # what it would do to the path would be done to another file
+        if self.reserve.is_short():
+            self.relieve()
+            return
+        self.reserve.refill()
         while self._vacuum_step():
             pass
         wal = self.path.with_name(self.path.name + "-wal")
@@ -62,6 +95,35 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
             worth_it = now.st_size > _WAL_WORTH_MOVING and now.st_mtime_ns != self._wal_moved_at
             if worth_it and self._move_wal(truncate=now.st_size > _WAL_LARGE or self.depth().entries == 0):
                 self._wal_moved_at = wal.stat().st_mtime_ns
+
+    def relieve(self) -> None:
+        """The disk is full: give it back what was flushed, in steps that need little room themselves."""
+        if self.place.missing(now=True) is not None:
+            return
+        try:
+            self.forget_kept(all_=True)
+            self.shed_copies()
+            while self._may_relieve():
+                self.reserve.before_write()
+                if not self._vacuum_step(_SMALL_STEP):
+                    self._move_wal(truncate=True)
+                    return
+        except BufferUnavailable:
+            # Not now: what was acknowledged is, the disk is told to be full, and the next group tries again.
+            return
+
+    def _may_relieve(self) -> bool:
+        """Move the log into the file if that need not grow much for it. False: it would have to, and cutting off free
+        pages first would cost more room than there is; acknowledging needs far less.
+        """
+        with self._read() as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+            (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        if pages * page_bytes - self.path.stat().st_size <= self.reserve.free() // 2:
+            self._move_wal(truncate=True)
+            return True
+        return bool(2 * (pages - free) * page_bytes <= self.reserve.free() + self.reserve.held())
 
     def _look_for_damage(self) -> None:
         auditor = self._auditor
@@ -81,8 +143,8 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
         with self._readers.borrow() as connection:
             auditor.look(connection)
 
-    def _vacuum_step(self) -> bool:
-        """Give up to 8 MiB of free pages back, holding up writers only that long. True if more is to do."""
+    def _vacuum_step(self, step: int = 2048) -> bool:
+        """Give up to 8 MiB (`step` pages) back, holding up writers only that long. True if more is to do."""
         with self._lock, sqlite_file.named_errors(self.path):
             if self._writer is None:
                 return False
@@ -90,8 +152,8 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
             if free <= _FREE_PAGES_KEPT:
                 return False
             # `execute` would step once and free one page; `executescript` steps to the end.
-            self._writer.executescript(f"PRAGMA incremental_vacuum({min(free, 2048)})")
-            return bool(free > _FREE_PAGES_KEPT + 2048)
+            self._writer.executescript(f"PRAGMA incremental_vacuum({min(free, step)})")
+            return bool(free > _FREE_PAGES_KEPT + step)
 
     def _move_wal(self, *, truncate: bool) -> bool:
         """Move the WAL's pages into the file; True if all were moved, which readers may prevent."""

@@ -72,6 +72,11 @@ def _extras() -> list[Finding]:
 def _home(tank: Surgetank) -> Finding:
     folder = tank.parts.buffer.path.parent
     free = shutil.disk_usage(folder).free
+    if tank.parts.buffer.reserve.is_short():
+        return Finding(
+            "home", "problem", f"{folder}: the disk is full, {size(free)} free; nothing new is accepted",
+            "free some space on that disk, or move SURGETANK_HOME to a larger one; what waits is flushed meanwhile.",
+        )  # fmt: skip
     if free < 1 << 30:
         return Finding(
             "home", "warning", f"{folder}: only {size(free)} free", "free some space, or set SURGETANK_HOME."

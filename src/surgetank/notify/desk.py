@@ -48,6 +48,7 @@ class Desk:
         *,
         clock: Callable[[], float],
         channels: Sequence[Channel] = (),
+        before_write: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
         alert_channels = open_channels([url.get_secret_value() for url in settings.alert_urls])
@@ -60,6 +61,7 @@ class Desk:
             max_age_s=settings.events_max_age,
             originals_max_age_s=settings.debug_originals_max_age,
             clock=clock,
+            before_write=before_write,
         )
         self.logs = ThreadLogs(buffer, database, self.events, clock=clock)
         self.errors = SystemErrors(buffer, database, clock=clock)
@@ -92,7 +94,7 @@ class Desk:
         self.places: dict[str, str] = {}  # where each stream is flushed to; filled by whoever makes the sinks
         self._maintained_at = self._forgot_at = float("-inf")
         self.alerts = AlertWatch(
-            SQLiteAlertBook(path, clock=clock),
+            SQLiteAlertBook(path, clock=clock, before_write=before_write),
             FactFinder(
                 buffer, database, self.errors, clock=clock, thread_errors=settings.alert_thread_errors,
                 sinks=self.places,
