@@ -7,16 +7,20 @@ changed behind the buffer's back. Each trial reads by key, in order, and as a fl
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from support import workload
-from support.buffers import DOWN, put, read_all, take
+from support.buffers import DOWN, child_env, put, read_all, take
 from support.tanks import MakeTank
 from surgetank.buffer.protocol import Ack, Due
+from surgetank.buffer.salvage import Salvaged, salvage
 from surgetank.buffer.sqlite import SQLiteBuffer
 from surgetank.events import Severity
 from surgetank.exceptions import BufferCorrupt, EntryUnreadable
@@ -162,8 +166,9 @@ def flip_bits(raw: bytearray, rng: random.Random) -> None:
 
 
 def garble(raw: bytearray, rng: random.Random) -> None:
-    start = rng.randrange(100, len(raw) - 512)
-    raw[start : start + rng.choice([4, 64, 512])] = rng.randbytes(rng.choice([4, 64, 512]))[:512]
+    size = rng.choice([4, 64, 512])
+    start = rng.randrange(100, len(raw) - size)
+    raw[start : start + size] = rng.randbytes(size)
 
 
 def zero_a_sector(raw: bytearray, rng: random.Random) -> None:
@@ -325,3 +330,110 @@ def test_damage_is_told_to_operators_and_keeps_nobody_else(make_tank: MakeTank) 
     assert "damaged on the disk" in groups["checkpoint_flush_critical_error"].error_message
     tank.parts.desk.chore(tank.parts.flushers)
     assert {g.error_type: g.occurrences for g in tank.errors.find().errors}["buffer_damaged"] == 1
+
+
+# -- salvage
+
+
+def salvaged(
+    path: Path, folder: Path
+) -> tuple[Salvaged, dict[tuple[str, int], tuple[tuple[bytes, bytes], ...]]]:
+    """What a salvage brings out, and the entries that then drain from the new buffer."""
+    found = salvage(path, folder)
+    buffer = SQLiteBuffer(found.path)
+    buffer.check()
+    drained = Drained(buffer)
+    drained.flush()
+    assert drained.told == 0
+    assert buffer.depth().entries == found.parked
+    buffer.close()
+    return found, {(e.partition, e.seq): tuple((r.key, r.value) for r in e.records) for e in drained.out}
+
+
+def test_a_sound_buffer_is_salvaged_whole(tmp_path: Path) -> None:
+    path = tmp_path / "buffer.db"
+    kept = filled(path)
+    before = SQLiteBuffer(path)
+    (leased,) = before.lease("s", Due(partition="thread-0", force=True), owner="w", ttl_s=15.0)
+    before.park(leased.lease, kept["thread-0"][2][0], DOWN)
+    before.release([leased.lease])
+    put(before, "thread-1", b"in the log only")
+    raw = path.read_bytes()
+    found, out = salvaged(path, tmp_path / "new")
+    assert (found.lost, found.unreadable, found.parked) == ([], [], 1)
+    accepted = {(name, seq): records for name, entries in kept.items() for seq, records in entries}
+    parked = ("thread-0", kept["thread-0"][2][0])
+    del accepted[parked]
+    assert {place: out.get(place) for place in accepted} == accepted
+    assert len(out) == len(accepted) + 1
+    again = SQLiteBuffer(found.path)
+    assert again.id == before.id
+    (entry,) = again.parked()
+    assert (entry.seq, entry.failure) == (parked[1], DOWN)
+    whole = again.parked_entry(entry.id)
+    assert whole is not None
+    assert tuple((r.key, r.value) for r in whole.records) == kept["thread-0"][2][1]
+    assert put(again) > max(seq for _, seq in out)
+    again.close()
+    assert path.read_bytes() == raw, "it is only read"
+    before.close()
+
+
+@pytest.mark.parametrize("harm", [flip_bits, garble, zero_a_sector, swap_pages])
+def test_a_salvage_brings_out_what_is_whole_and_nothing_else(
+    sound: tuple[Path, _Kept], tmp_path: Path, harm: Callable[[bytearray, random.Random], None]
+) -> None:
+    path, kept = sound
+    accepted = {(name, seq): records for name, entries in kept.items() for seq, records in entries}
+    rng = random.Random(f"{SEED} salvage {harm.__name__}")
+    file = sqlite3.connect(path)
+    pages = file.execute("SELECT rootpage FROM sqlite_schema WHERE tbl_name = 'records' AND rootpage > 0")
+    roots = [page for (page,) in pages]
+    file.close()
+    for trial in range(8):
+        raw = bytearray(path.read_bytes())
+        harm(raw, rng)
+        if trial % 2:
+            for page in roots:  # SQLite reads no record any more
+                raw[(page - 1) * 4096 : page * 4096] = rng.randbytes(4096)
+        damaged = tmp_path / f"{trial}.db"
+        damaged.write_bytes(raw)
+        _, out = salvaged(damaged, tmp_path / f"new-{trial}")
+        assert all(accepted[place] == records for place, records in out.items()), (
+            f"seed {SEED}, trial {trial}"
+        )
+        assert len(out) > len(accepted) // 4, f"seed {SEED}, trial {trial}"
+
+
+def test_what_the_database_has_is_not_written_again_after_a_salvage(
+    make_tank: MakeTank, tmp_path: Path
+) -> None:
+    tank = make_tank()
+    saver = tank.checkpointer()
+    for number in range(1, 5):
+        workload.put(saver, "t", number, number - 1 or None, [f"t {i}" for i in range(number)])
+    home = tmp_path / "home"
+    shutil.copytree(home, tmp_path / "copy", ignore=shutil.ignore_patterns("*-shm"))
+    assert tank.flush().ok
+    tank.close()
+    new = tmp_path / "new"
+    status = main_of(["doctor", "--salvage", str(new), "--home", str(tmp_path / "copy")])
+    assert status == 0
+    again = make_tank(home=new)
+    assert again.status().buffer.entries > 0
+    assert again.flush().ok
+    found = list(again.checkpointer().list({"configurable": {"thread_id": "t"}}))
+    assert len(found) == 4
+    again.close()
+    assert main_of(["doctor", "--salvage", str(new), "--home", str(tmp_path / "copy")]) != 0, (
+        "it is never overwritten"
+    )
+
+
+def main_of(words: list[str]) -> int:
+    done = subprocess.run(
+        [sys.executable, "-m", "surgetank", *words], env=child_env(), capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done.returncode

@@ -8,12 +8,18 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from surgetank.buffer.salvage import salvage as bring_out
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, size
 from surgetank.database.migrate import applied, load, pending
 from surgetank.engine import Surgetank
 from surgetank.exceptions import SurgetankError
 from surgetank.health import Level
+from surgetank.settings import load_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +32,27 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
+def doctor(
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+    salvage: Annotated[
+        Path | None,
+        typer.Option(
+            "--salvage",
+            help="Copy all that is whole of a damaged buffer into a new one in this folder, and do nothing else. No"
+            " process may use the buffer meanwhile.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
     """Check everything that Surgetank needs and say what to do about what is wrong.
 
-    Exit code 0 when all is well (warnings included), 1 when there is a problem.
+    Exit code 0 when all is well (warnings included), 1 when there is a problem. With --salvage: 0 when everything came
+    out, 3 when something is lost.
     """
+    if salvage is not None:
+        return _salvage(home, salvage, json=json)
     findings = [_python(), *_extras()]
     try:
         with engine(home, database_url, must_exist=True) as tank:
@@ -45,6 +67,22 @@ def doctor(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
             if f.remedy and f.state != "ok":
                 out.print(f"{'':21} way out: {f.remedy}")
     return 1 if any(f.state == "problem" for f in findings) else 0
+
+
+def _salvage(home: Path | None, folder: Path, *, json: bool) -> int:
+    found = bring_out(load_settings(home=home).buffer_path, folder)
+    if json:
+        print_json(found)
+    else:
+        for stream, partition, seq in found.lost:
+            out.print(f"lost: entry {seq} of {stream}/{partition}")
+        for table in found.unreadable:
+            out.print(f"not read whole: {table}")
+        out.print(
+            f"{found.entries} entries ({found.parked} parked) are in {found.path}; flush them with"
+            f" `surgetank flush --home {found.path.parent}`, or put that file in the place of the damaged one"
+        )
+    return 3 if found.lost or found.unreadable else 0
 
 
 def _careful(check: Callable[[Surgetank], Finding], tank: Surgetank) -> Finding:
