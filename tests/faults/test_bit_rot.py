@@ -23,7 +23,7 @@ from surgetank.buffer.protocol import Ack, Due
 from surgetank.buffer.salvage import Salvaged, salvage
 from surgetank.buffer.sqlite import SQLiteBuffer
 from surgetank.events import Severity
-from surgetank.exceptions import BufferCorrupt, EntryUnreadable
+from surgetank.exceptions import BufferCorrupt, BufferProblem, EntryUnreadable
 from surgetank.model import Entry, Lease, Record
 
 SEED = 20_260_107
@@ -104,7 +104,7 @@ class Drained:
                     return
                 for part in leased:
                     self._flush(part.lease)
-            except BufferCorrupt:
+            except BufferProblem:  # "full" as well, for pages that the file can't have
                 self.told += 1
 
     def _flush(self, lease: Lease) -> None:

@@ -103,16 +103,15 @@ class Checker:
             if id_ >= self._unchecked:
                 raise ValueError("its checksum is missing")
             return None
-        low, count = stored & MASK, stored >> _COUNT_BITS
-        if low == MASK:  # written anew by a process of format 3
-            return count or None
         try:
+            low, count = stored & MASK, stored >> _COUNT_BITS
+            if low == MASK:  # written anew by a process of format 3
+                return count or None
             known = record_sum(names + int(accepted_at * 1024), base, key, value) + epoch_sum(epoch)
+            known += id_ + (2 * replays + parked) * _PARKED
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"it has a field of a wrong kind ({error})") from error
-        if low != (known + id_ + (2 * replays + parked) * _PARKED) & MASK or (count > 0) is (
-            id_ & 0xFFFF > 0
-        ):
+        if low != known & MASK or (count > 0) is (id_ & 0xFFFF > 0):
             raise ValueError("its checksum differs")
         return int(count)
 
