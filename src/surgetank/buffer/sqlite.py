@@ -59,8 +59,7 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
     `inline_keys` never are (what guards look into). Streams of `last_words` are accepted even when the file was
     deleted under this process: they tell of it, and it flushes them. Acknowledged entries are kept for `keep_s`, up to
     `keep_bytes` of them. `destination` is the database that it belongs to from its first entry on. `reserve_bytes` of
-    the disk are set aside to flush with when it is full. Raises
-    `BufferUnavailable`, `BufferCorrupt`.
+    the disk are set aside to flush with when it is full. Raises `BufferUnavailable`, `BufferCorrupt`.
     """
 
     def __init__(
