@@ -15,8 +15,9 @@ import psycopg
 import pytest
 
 from support.pgbouncer import find_pgbouncer, running_tls_pgbouncer
-from support.postgres import PostgresServer
+from support.postgres import PostgresServer, programs
 from support.savers import config, listed, put_chain
+from support.waiting import wait_until
 from surgetank import Surgetank
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/operate.md").read_text(encoding="utf-8")
@@ -124,3 +125,64 @@ def test_tls_checks_the_certificate_and_says_when_it_is_the_wrong_one(
     assert good.returncode == 0, good.stdout + good.stderr
     assert bad.returncode == 1
     assert "certificate" in bad.stdout
+
+
+def test_a_database_that_was_restored_from_a_dump_gets_back_what_was_saved_after_the_dump(
+    postgres_server: PostgresServer, database_url: str, tmp_path: Path
+) -> None:
+    page, backup, home = "Back up and restore", tmp_path / "dump", tmp_path / "home"
+    tools = {"PATH": f"{programs()}{os.pathsep}{os.environ['PATH']}", "BACKUP": str(backup)}
+    with Surgetank(home, database_url=database_url, flush_in_process=False) as tank:
+        configs = put_chain(tank.checkpointer(), "t", 5)
+        assert tank.flush().ok
+        dumped = shell(block(page, "sh"), DATABASE_URL=database_url, **tools)
+        assert dumped.returncode == 0, dumped.stderr
+        configs += put_chain(tank.checkpointer(), "u", 5)
+        assert tank.flush().ok
+    name = postgres_server.create_database()
+    restored = postgres_server.url_of(name)
+    done = shell(block(page, "sh", 1), DATABASE_URL=restored, **tools)
+    assert done.returncode == 0, done.stderr
+    with Surgetank(home, database_url=restored) as tank:
+        saver = tank.checkpointer()
+        configs += put_chain(saver, "v", 5)
+        tank.wait_saved("v", timeout=60)
+        with psycopg.connect(restored) as connection:
+            wait_until(
+                lambda: (
+                    connection.execute("SELECT count(*) FROM surgetank.checkpoint_history").fetchone()
+                    == (15,)
+                ),
+                "what was saved after the dump to be saved again",
+            )
+        assert {t.config["configurable"]["checkpoint_id"] for name in "tuv" for t in listed(saver, name)} == {
+            c["configurable"]["checkpoint_id"] for c in configs
+        }
+    postgres_server.drop_database(name)
+
+
+def test_a_copied_home_goes_on_with_what_waited(database_url: str, tmp_path: Path) -> None:
+    home, copy, backup = tmp_path / "home", tmp_path / "copy", tmp_path / "home.tar"
+    with Surgetank(home, database_url=database_url, flush_in_process=False) as tank:
+        put_chain(tank.checkpointer(), "t", 3)
+    done = shell(
+        block("Back up and restore", "sh", 2),
+        SURGETANK_HOME=str(home), SURGETANK_DATABASE_URL=database_url, BACKUP=str(backup),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    copy.mkdir()
+    subprocess.run(["tar", "-C", str(copy), "-xf", str(backup)], check=True)
+    with Surgetank(copy, database_url=database_url, flush_in_process=False) as tank:
+        saver = tank.checkpointer()
+        assert len(listed(saver, "t")) == 3
+        put_chain(saver, "u", 3)
+        assert tank.flush().ok
+        assert len(listed(saver, "u")) == 3
+
+
+def test_the_storage_format_is_raised_by_one_command(database_url: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with Surgetank(home, database_url=database_url, flush_in_process=False):
+        pass
+    done = shell(block("Upgrade", "sh"), SURGETANK_HOME=str(home), SURGETANK_DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stdout + done.stderr
