@@ -1,11 +1,13 @@
 """Every setting with its default and its environment variable (`SURGETANK_` and the name in capitals).
 
-What is passed to `Surgetank(...)` wins over the environment. Times are seconds, sizes bytes.
+What is passed to `Surgetank(...)` wins over the environment, that over files (setting_sources.py). Times are seconds,
+sizes bytes.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +15,15 @@ from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from surgetank import setting_sources
 from surgetank.exceptions import ConfigurationError
 
 
@@ -41,6 +50,14 @@ def _split(value: Any) -> Any:
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 
 
+def _folder(value: object) -> object:
+    """A home by its name; `~` is the user's. Raises `ValueError` for an address."""
+    text = str(value) if isinstance(value, (str, Path)) else ""
+    if re.match(r"[a-z][a-z0-9+.-]*:/", text):  # a path has made one slash of two
+        raise ValueError("it is an address, not a folder")
+    return Path(text).expanduser() if text else value
+
+
 def _support_url(value: str) -> str:
     """Only what is safe as a link on anybody's page."""
     parts = urlsplit(value)
@@ -61,7 +78,23 @@ class Settings(BaseSettings):
         env_prefix="SURGETANK_", frozen=True, extra="forbid", env_ignore_empty=True
     )
 
-    home: Path = Field(
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What was given, then the environment, then the files of the current folder."""
+        if setting_sources.is_isolated():
+            return (init_settings,)
+        files = setting_sources.from_files(cls.model_fields)
+        values = {name: value for name, (value, _) in files.items()}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=values)
+
+    home: Annotated[Path, BeforeValidator(_folder)] = Field(
         default_factory=default_root, description="Folder of the buffer and of the embedded database."
     )
     database_url: SecretStr | None = Field(
@@ -285,22 +318,42 @@ def _sqlite_path(url: str) -> Path:
 
 
 def load_settings(**given: Any) -> Settings:
-    """Settings from the arguments that are not None, then the environment, then the defaults.
+    """Settings from the arguments that are not None, then the environment, then files, then the defaults.
 
-    Raises `ConfigurationError` naming the setting that is wrong.
+    Raises `ConfigurationError` naming the setting that is wrong, or that there is not.
     """
+    if not setting_sources.is_isolated():
+        setting_sources.check_environment(Settings.model_fields)
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = ".".join(str(part) for part in first["loc"]) or "settings"
-        known = ", ".join(sorted(Settings.model_fields))
-        remedy = f"known settings: {known}" if first["type"] == "extra_forbidden" else _how_to_set(name)
+        remedy = _known(name) if first["type"] == "extra_forbidden" else _how_to_set(name)
         # Not `from error`: that one shows what was given, a password perhaps, in every traceback.
         raise ConfigurationError(
             f"The setting {name!r} can't be used: {first['msg']}.", remedy=remedy
         ) from None
 
 
+def origins(**given: Any) -> dict[str, str]:
+    """Where each setting comes from: "argument", the variable's name, the file's, or "default"."""
+    variables, files = setting_sources.environment(), setting_sources.from_files(Settings.model_fields)
+    return {
+        name: "argument"
+        if given.get(name) is not None
+        else variables.get(name) or (files[name][1] if name in files else "default")
+        for name in Settings.model_fields
+    }
+
+
+def _known(name: str) -> str:
+    guess = setting_sources.closest(name, Settings.model_fields)
+    known = f"known settings: {', '.join(sorted(Settings.model_fields))}"
+    return f"did you mean {guess!r}? {known}" if guess else known
+
+
 def _how_to_set(name: str) -> str:
+    if name == "home":
+        return "a home is a folder; an address is given as Surgetank(database_url=...) or SURGETANK_DATABASE_URL."
     return f"give {name}=... to Surgetank, or set SURGETANK_{name.upper()}."

@@ -12,6 +12,7 @@ import typer
 from surgetank.cli import (
     adopt,
     alerts,
+    config,
     demo,
     doctor,
     erase,
@@ -49,6 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(coded(demo.demo))
+app.command("config")(coded(config.config))
 app.command("status")(coded(status.status))
 app.command("flush")(coded(flush.flush))
 app.add_typer(jobs.app, name="jobs")

@@ -10,8 +10,9 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,13 +22,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from surgetank.cli.demo_graph import scripted_agent
 from surgetank.cli.output import Json, err, out, print_job, print_json, seconds, size
 from surgetank.engine import Surgetank
-from surgetank.exceptions import StateCorrupt
+from surgetank.exceptions import ConfigurationError, StateCorrupt
 from surgetank.model import FlushJob
+from surgetank.setting_sources import isolated
 
 if TYPE_CHECKING:
     from surgetank.checkpoints.saver import SurgetankSaver
 
 _QUESTIONS = ("How warm is it in Oslo?", "And in Rome?", "Which is warmer?", "Measure it again, please.")
+
+_LONGEST_S = 120.0
 
 
 def demo(
@@ -43,11 +47,17 @@ def demo(
     """
     if json:
         out.use_stderr()
-    if home is not None:
-        summary = _play(home, threads)
-    else:
-        with tempfile.TemporaryDirectory(prefix="surgetank-demo-", ignore_cleanup_errors=True) as folder:
-            summary = _play(Path(folder), threads)
+    if home is not None and home.exists() and any(home.iterdir()):
+        raise ConfigurationError(
+            f"The folder {home} is not empty, and the demo touches nothing but what it made.",
+            remedy="name a new folder, or none.",
+        )
+    with isolated():  # whatever database or buffer is configured here is none of the demo's business
+        if home is not None:
+            summary = _play(home, threads)
+        else:
+            with tempfile.TemporaryDirectory(prefix="surgetank-demo-", ignore_cleanup_errors=True) as folder:
+                summary = _play(Path(folder), threads)
     if json:
         print_json(summary)
     return 0
@@ -171,14 +181,16 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
     _title("5. PostgreSQL stops while a run goes on")
     saver = tank.checkpointer()
     enough = threading.Event()
-    graph = scripted_agent(saver, pause_s=0.05, go_on=lambda: not enough.is_set())
+    ends = time.monotonic() + _LONGEST_S
+    graph = scripted_agent(saver, pause_s=0.05, go_on=lambda: not enough.is_set() and time.monotonic() < ends)
 
     def long_run() -> int:
         """One run of the graph; a failing checkpointer would end it with an error."""
         limits = {**_config("demo-outage"), "recursion_limit": 10_000}
         return int(graph.invoke({"messages": [("user", _QUESTIONS[0])]}, limits)["turn"])
 
-    with ThreadPoolExecutor(1) as pool:
+    # Whatever happens meanwhile, the run ends: leaving the pool waits for it.
+    with ThreadPoolExecutor(1) as pool, _at_the_end(enough.set):
         run = pool.submit(long_run)
         _wait(lambda: tank.jobs(limit=1)[0].trigger == "schedule", "the first background flush")
         embedded = tank.parts.embedded
@@ -205,7 +217,7 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
         embedded.start()
         out.print("   PostgreSQL is started again.")
         enough.set()
-        out.print(f"   the run ended by itself after {run.result()} answers.")
+        out.print(f"   the run ended by itself after {run.result(_LONGEST_S)} answers.")
     _wait(lambda: tank.status().buffer.entries == 0, "everything to arrive")
     picture = tank.status()
     with tank.parts.database.connection() as connection:
@@ -220,6 +232,14 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
     if rows != listed or not picture.healthy:
         raise StateCorrupt("The demo's run did not arrive whole.", remedy="please report this.")
     return {"waited_in_buffer": before, "checkpoints_in_database": rows, "checkpoints_listed": listed}
+
+
+@contextmanager
+def _at_the_end(act: Callable[[], None]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        act()
 
 
 def _wait(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
