@@ -32,6 +32,7 @@ class Scale:
     rounds: int = 5
     rehearse: bool = True  # a first round that doesn't count: imports, prepared statements, caches
     steps: int = 100
+    list_steps: int = 300
     graph_runs: int = 3  # in each turn
     slow_steps: int = 25
     slow_node_ms: int = 20
@@ -53,8 +54,8 @@ class Scale:
 
 
 SMOKE = Scale(
-    rounds=1, rehearse=False, steps=2, graph_runs=1, slow_steps=1, slow_node_ms=1, workers=2, worker_steps=2,
-    storage_steps=(1, 3), short_deltas=2, chat_threads=2, chat_steps=3, short_threads=3, short_steps=2,
+    rounds=1, rehearse=False, steps=2, list_steps=3, graph_runs=1, slow_steps=1, slow_node_ms=1, workers=2,
+    worker_steps=2, storage_steps=(1, 3), short_deltas=2, chat_threads=2, chat_steps=3, short_threads=3, short_steps=2,
     note_threads=2, note_steps=2, entries=20, memory_mb=2, large_mb=1, held_s=0.1, batch_ms=0.2,
 )  # fmt: skip
 

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from bench.measures import calls, chains, flush, graph, loop, memory, partitions, sanitizer, storage, threads
+from bench.measures import (
+    calls,
+    chains,
+    flush,
+    graph,
+    lists,
+    loop,
+    memory,
+    partitions,
+    sanitizer,
+    storage,
+    threads,
+)
 
 MEASURES: dict[str, ModuleType] = {
     "calls": calls,
+    "lists": lists,
     "graph": graph,
     "threads": threads,
     "storage": storage,

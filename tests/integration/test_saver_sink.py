@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import enum
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.types import Command
@@ -339,3 +341,41 @@ def test_a_database_without_the_savers_tables_is_fatal_until_set_up(into, fresh_
         assert job.result["errors"][0]["kind"] == "fatal"
         saver.setup()
         assert tank.flush().ok
+
+
+class Word(enum.StrEnum):
+    YES = "yes"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+def test_text_and_numbers_of_a_class_of_their_own_are_taken_as_what_they_are(into, official):
+    """`AIMessage.text` in a channel is a subclass of str, and PostgresSaver keeps it, like a StrEnum, as plain text."""
+    tank = into(official.saver)
+    saver = tank.checkpointer()
+    values = {
+        "answer": AIMessage("hello").text, "word": Word.YES, "level": Level.HIGH, "by_word": {Word.YES: [Word.YES]},
+        "ordered": collections.OrderedDict(b=1, a=2),
+    }  # fmt: skip
+    first = put(saver, "t", values, step=0, kind=Word.YES)
+    saver.put_writes(first, [("answer", AIMessage("again").text), ("word", Word.YES)], "task")
+    second = put(saver, "t", {**values, "more": 1}, parent=first, step=2)
+    job = tank.flush()
+    assert job.ok, job.result
+    assert tank.status().buffer.entries == 0
+    assert official.saver.get_tuple(second).checkpoint["channel_values"] == {**values, "more": 1}
+    found = saver.get_tuple(second).checkpoint["channel_values"]
+    assert found == {**values, "more": 1}
+    assert saver.get_tuple(first).metadata["kind"] == "yes"
+
+
+def test_what_means_something_else_is_refused_as_before(into, official):
+    tank = into(official.saver)
+    put(tank.checkpointer(), "t", {"pair": (1, 2)})
+    put(tank.checkpointer(), "u", {"counts": collections.Counter("aab")})
+    job = tank.flush()
+    assert "list instead of tuple" in str(job.result)
+    assert "dict instead of Counter" in str(job.result)
+    assert job.result["entries_parked"] == 2

@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import decimal
+import enum
 import math
 from typing import Any
 
 import numpy as np
 import ormsgpack
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 
 from surgetank.checkpoints.packed import extension_of, extensions, is_foreign, typed_of, unpack_tree
 from surgetank.checkpoints.serde import FaithfulSerializer
@@ -110,3 +111,68 @@ def test_values_are_taken_apart_without_their_classes():
     for size in (1, 3, 300, 70_000):
         assert extension_of(("msgpack", ormsgpack.packb(ormsgpack.Ext(7, b"\xc0" * size)))) == 7
     assert extension_of(plain) is None
+
+
+class Word(enum.StrEnum):
+    YES = "yes"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Tagged(str):  # noqa: SLOT000 - it has attributes
+    """Text with something of its own."""
+
+
+def tagged(text: str) -> Tagged:
+    made = Tagged(text)
+    made.tag = 1  # type: ignore[attr-defined]
+    return made
+
+
+class Ordinary(enum.Enum):
+    YES = "yes"
+
+
+@pytest.mark.parametrize(
+    ("expected", "found"),
+    [
+        (Word.YES, "yes"),
+        (Number.ONE, 1),
+        (AIMessage("hello").text, "hello"),
+        ({"a": [Word.YES, (Number.ONE,)]}, {"a": ["yes", (1,)]}),
+        ({Word.YES: Number.ONE}, {"yes": 1}),
+        (Point(Word.YES), Point("yes")),
+        (HumanMessage("x", extra=[Word.YES]), HumanMessage("x", extra=["yes"])),
+        (collections.OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
+        (Tagged("x"), "x"),
+    ],
+)
+def test_by_its_meaning_a_plain_text_or_number_is_the_same(expected, found):
+    assert difference(expected, found, by_meaning=True) is None
+    assert difference(expected, found) is not None
+
+
+@pytest.mark.parametrize(
+    ("expected", "found"),
+    [
+        (Word.YES, "no"),
+        (Number.ONE, True),
+        (Number.ONE, 1.0),
+        (True, 1),
+        (1, True),
+        ("yes", Word.YES),
+        (Ordinary.YES, "yes"),
+        ((1, 2), [1, 2]),
+        (collections.Counter("ab"), {"a": 1, "b": 1}),
+        (collections.defaultdict(list), {}),
+        (tagged("x"), "x"),
+        (HumanMessage("x"), {"content": "x"}),
+        ({Word.YES: 1}, {"no": 1}),
+        ({Word.YES: 1}, {"yes": 1, "more": 2}),
+        (Point(1), {"x": 1}),
+    ],
+)
+def test_by_its_meaning_too_what_a_program_would_notice_is_a_difference(expected, found):
+    assert difference(expected, found, by_meaning=True) is not None

@@ -10,15 +10,16 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol
 
-import orjson
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from surgetank.checkpoints.cold_many import read_many
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import envelope, patch
 from surgetank.encode.envelope import CheckpointRecord, WriteRecord
+from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.exceptions import StateCorrupt
 from surgetank.sinks.bodies import unpack_body, unpack_others
 
@@ -78,11 +79,15 @@ class Cold(Protocol):
         ns: str | None,
         *,
         before: str | None,
-        metadata: Mapping[str, str] | None,
+        metadata: Mapping[str, Any] | None,
         last: Place | None,
         limit: int,
     ) -> list[Place]:
         """Places, newest first, after `last`. Fewer than `limit` only at the end."""
+        ...
+
+    def many(self, thread_id: str, ns: str, ids: Sequence[str]) -> dict[str, RawCheckpoint]:
+        """Several checkpoints at once, where that is cheaper than one by one; what is missing is read singly."""
         ...
 
     def run_checkpoints(self, run_ids: Sequence[str]) -> list[Place]:
@@ -225,7 +230,7 @@ class ColdReader:
         ns: str | None,
         *,
         before: str | None,
-        metadata: Mapping[str, str] | None,
+        metadata: Mapping[str, Any] | None,
         last: Place | None,
         limit: int,
     ) -> list[Place]:
@@ -235,11 +240,15 @@ class ColdReader:
             "page",
             {
                 "thread_id": thread_id, "checkpoint_ns": ns, "before": before, "limit": limit,
-                "metadata": Jsonb(metadata, dumps=orjson.dumps) if metadata else None,
+                "metadata": Jsonb(metadata, dumps=_json) if metadata else None,
                 "last_id": last_id, "last_thread": last_thread, "last_ns": last_ns,
             },
         )  # fmt: skip
         return [(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"]) for row in rows]
+
+    def many(self, thread_id: str, ns: str, ids: Sequence[str]) -> dict[str, RawCheckpoint]:
+        """Several checkpoints at once, where that is cheaper than one by one; what is missing is read singly."""
+        return read_many(self._database, thread_id, ns, ids)
 
     def threads(self) -> list[str]:
         """All thread ids, in order."""
@@ -249,6 +258,10 @@ class ColdReader:
         """Places of the checkpoints that belong to runs."""
         rows = self._query("run_checkpoints", {"run_ids": list(run_ids)})
         return [(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"]) for row in rows]
+
+
+def _json(value: Any) -> bytes:
+    return dumps_jsonb(value)[0]
 
 
 def _values(

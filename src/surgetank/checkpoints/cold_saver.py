@@ -110,11 +110,17 @@ class SaverCold:
         ns: str | None,
         *,
         before: str | None,
-        metadata: Mapping[str, str] | None,
+        metadata: Mapping[str, Any] | None,
         last: Place | None,
         limit: int,
     ) -> list[Place]:
         """Places, newest first, after `last`; a whole group of equal ids at the end, so that none is torn apart."""
+        # Savers differ in what a filter means beyond these.
+        metadata = {
+            k: v
+            for k, v in (metadata or {}).items()
+            if k in ("source", "run_id") and type(v) is str and v.isprintable()
+        } or None
         places: list[Place] = []
         cursor = last[2] if last is not None else before
         with _told():
@@ -124,6 +130,10 @@ class SaverCold:
                 if len(places) >= limit:
                     break
         return places
+
+    def many(self, thread_id: str, ns: str, ids: Sequence[str]) -> dict[str, RawCheckpoint]:  # noqa: ARG002
+        """A saver reads one by one."""
+        return {}
 
     def run_checkpoints(self, run_ids: Sequence[str]) -> list[Place]:
         """Places of the checkpoints that belong to runs."""

@@ -25,7 +25,7 @@ from surgetank.model import Record, Replacement
 
 _SCALARS = (str, int, float, bool, type(None))
 _SCALAR_CHARS = 256
-_OPEN_METADATA = ("source", "step", "parents", "run_id", "counters_since_delta_snapshot")
+OPEN_METADATA = ("source", "step", "parents", "run_id", "counters_since_delta_snapshot")
 _NO_JSON = b"{}"
 _TYPES = ("msgpack", "null", "bytes", "bytearray")
 
@@ -131,7 +131,7 @@ class EntryMaker:
         encrypted = "+" in metadata_type
         replaced: tuple[Replacement, ...] = ()
         if encrypted:  # what is encrypted at rest must not lie beside it in clear
-            shown = {k: metadata[k] for k in _OPEN_METADATA if k in metadata}
+            shown = {k: metadata[k] for k in OPEN_METADATA if k in metadata}
             metadata_json, scalars_json = dumps_jsonb(shown)[0], _NO_JSON
         else:
             if "user_id" in metadata:

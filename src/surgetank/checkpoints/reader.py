@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +18,7 @@ from surgetank.buffer.recent import Glance
 from surgetank.checkpoints.cold import Cold, Place
 from surgetank.checkpoints.copy_check import is_stale
 from surgetank.checkpoints.hot import HotThread
+from surgetank.checkpoints.listing import Listing
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite, merge_writes
 from surgetank.checkpoints.recent import CopiedThread, Copies
 from surgetank.checkpoints.steps import Steps
@@ -277,6 +278,22 @@ class Reader:
 
     # -- listing
 
+    def read_ahead(self, thread_id: str, ns: str, ids: Sequence[str]) -> Steps[dict[str, RawCheckpoint]]:
+        """Several checkpoints of a thread that is in the database only; empty when it isn't, or can't be reached.
+
+        What is not in the answer has to be read singly.
+        """
+        with self._buffer.snapshot() as snapshot:
+            if HotThread(snapshot, thread_id).has_records():
+                return {}
+        try:
+            found: dict[str, RawCheckpoint] = yield partial(self._cold.many, thread_id, ns, ids)
+        except (DatabaseUnavailable, StateCorrupt):  # told where the one is read that it is about
+            return {}
+        for raw in found.values():
+            raw.writes = merge_writes(raw.writes, [])
+        return {checkpoint_id: raw for checkpoint_id, raw in found.items() if not _missing(raw, None)}
+
     def start_listing(self, thread_id: str | None, ns: str | None, before: str | None) -> Listing:
         """The hot places of a listing; its cold pages are still to be added."""
         listing = Listing(thread_id, ns, before, known_cold=thread_id is None)
@@ -313,53 +330,6 @@ class Reader:
                 raise _unknown(listing.thread_id or "") from error
             page = []
         listing.take(page, last=len(page) < self._cold.page_size)
-
-
-@dataclass(slots=True)
-class Listing:
-    """Places of checkpoints, newest first, out of the hot ones and pages of cold ones."""
-
-    thread_id: str | None
-    ns: str | None
-    before: str | None
-    known_cold: bool
-    hot: list[tuple[str, str, str]] = field(default_factory=list)  # id, thread, namespace
-    deleted: set[str] = field(default_factory=set)
-    last_cold: Place | None = None
-    _cold: list[tuple[str, str, str]] = field(default_factory=list)
-    _hot_at: int = 0
-    _cold_at: int = 0
-    _complete: bool = False
-
-    @property
-    def needs_page(self) -> bool:
-        """True when the next place can't be told without another cold page."""
-        return not self._complete and self._cold_at >= len(self._cold)
-
-    def take(self, page: Sequence[Place], *, last: bool) -> None:
-        """Add a cold page."""
-        self._cold = [(cid, thread, ns) for thread, ns, cid in page if thread not in self.deleted]
-        self._cold_at = 0
-        self._complete = last
-        if page:
-            self.last_cold = page[-1]
-
-    def pop(self) -> Place | None:
-        """The next place; None at the end."""
-        hot = self.hot[self._hot_at] if self._hot_at < len(self.hot) else None
-        cold = self._cold[self._cold_at] if self._cold_at < len(self._cold) else None
-        if hot is None and cold is None:
-            return None
-        if cold is None or (hot is not None and hot >= cold):
-            chosen = hot
-            self._hot_at += 1
-            self._cold_at += hot == cold  # flushed meanwhile: both have it
-        else:
-            chosen = cold
-            self._cold_at += 1
-        assert chosen is not None
-        checkpoint_id, thread, ns = chosen
-        return thread, ns, checkpoint_id
 
 
 def _missing(raw: RawCheckpoint, channels: Sequence[str] | None) -> dict[str, str]:

@@ -29,12 +29,12 @@ from surgetank.buffer.protocol import Buffer
 from surgetank.checkpoints.cold import Cold
 from surgetank.checkpoints.entries import EntryMaker, NewEntry, Target
 from surgetank.checkpoints.maintenance import Maintenance, no_events
+from surgetank.checkpoints.query import Query
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
-from surgetank.checkpoints.reader import Listing, Reader
+from surgetank.checkpoints.reader import Reader
 from surgetank.checkpoints.serde import faithful
 from surgetank.checkpoints.serde_changes import OncePerClass, Tell, noticing
 from surgetank.checkpoints.steps import Steps, arun, run
-from surgetank.encode import limits
 from surgetank.encode.envelope import STREAM
 from surgetank.exceptions import BufferFull, StateCorrupt, SurgetankError
 from surgetank.offloop import LARGE, is_large, off_loop
@@ -192,7 +192,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
-        query = _Query(self, config, filter, before, limit)
+        query = Query(self, config, filter, before, limit)
         while not query.done:
             if query.listing.needs_page:
                 run(query.page())
@@ -207,7 +207,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        query = _Query(self, config, filter, before, limit)
+        query = Query(self, config, filter, before, limit)
         while not query.done:
             if query.listing.needs_page:
                 await arun(query.page())
@@ -344,66 +344,6 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         """
         number = 0 if current is None else int(str(current).split(".", 1)[0])
         return f"{number + 1:032}.{random.random():016}"  # noqa: S311 - tells versions apart, keeps no secret
-
-
-class _Query:
-    """One call of `list`, for both drivers."""
-
-    def __init__(
-        self,
-        saver: SurgetankSaver,
-        config: RunnableConfig | None,
-        filter_: dict[str, Any] | None,
-        before: RunnableConfig | None,
-        limit: int | None,
-    ) -> None:
-        self._saver = saver
-        self._config = config
-        self._filter = filter_ or {}
-        self._left = limit
-        configurable: Mapping[str, Any] = (config or {}).get("configurable", {})
-        thread_id = configurable.get("thread_id")
-        self._only = configurable.get("checkpoint_id")
-        self._thread = str(thread_id) if thread_id is not None else None
-        before_id = before.get("configurable", {}).get("checkpoint_id") if before else None
-        asked = (("$.thread_id", self._thread), ("$.checkpoint_ns", configurable.get("checkpoint_ns")),
-                 ("$.before.checkpoint_id", before_id))  # fmt: skip
-        limits.check_names(self._thread or "", [(path, name) for path, name in asked if name is not None])
-        self.listing: Listing = saver.reader.start_listing(
-            self._thread, configurable.get("checkpoint_ns"), before_id
-        )
-        self.done = limit is not None and limit <= 0
-
-    def page(self) -> Steps[None]:
-        """Fetch more places; strings without odd characters are looked for in SQL already."""
-        plain = {
-            k: v
-            for k, v in self._filter.items()
-            if k in ("source", "run_id") and type(v) is str and v.isprintable()
-        }
-        return self._saver.reader.add_page(self.listing, plain or None)
-
-    def next_raw(self) -> Steps[RawCheckpoint | None] | None:
-        """The steps that read the next checkpoint; None when this place is none, or at the end."""
-        place = self.listing.pop()
-        if place is None:
-            self.done = True
-            return None
-        if self._only and place[2] != self._only:
-            return None
-        return self._saver.reader.read(*place)
-
-    def accept(self, raw: RawCheckpoint | None) -> CheckpointTuple | None:
-        """The checkpoint as a tuple if it passes the filter; counts the limit."""
-        if raw is None:
-            return None
-        metadata: Mapping[str, Any] = cast("Mapping[str, Any]", self._saver.metadata_of(raw))
-        if any(metadata.get(key) != value for key, value in self._filter.items()):
-            return None
-        if self._left is not None:
-            self._left -= 1
-            self.done = self._left <= 0
-        return self._saver.tuple_of(raw, self._config if self._thread is not None else None)
 
 
 def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:

@@ -1,4 +1,7 @@
-"""Whether a saver gives back what it was given; what comes back different is refused with its place."""
+"""Whether a saver gives back what it was given; what comes back with another meaning is refused with its place.
+
+The meaning counts, as `encode.same` says it: PostgresSaver makes a plain text of a StrEnum and of a message's `text`.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,8 @@ class Fidelity:
             if channel in checkpoint["channel_values"] or not isinstance(value, _DeltaSnapshot)
         }
         read = {k: v for k, v in found.checkpoint.items() if k in checkpoint} | {"channel_values": values}
-        told = difference(checkpoint, read) or difference(
-            metadata, found.metadata, "$.metadata", json_like=True
+        told = difference(checkpoint, read, by_meaning=True) or difference(
+            metadata, found.metadata, "$.metadata", json_like=True, by_meaning=True
         )
         if told is None and parent != (place_of(found.parent_config)[2] if found.parent_config else None):
             told = "$.parent: another one"
@@ -53,7 +56,7 @@ class Fidelity:
     def check(self, path: str, value: Any, thread_id: str, entry: Entry) -> None:
         """Refuse a value that the saver's serializer would alter, before anything is written."""
         serde = self._calls.saver.serde
-        told = difference(value, serde.loads_typed(serde.dumps_typed(value)), path)
+        told = difference(value, serde.loads_typed(serde.dumps_typed(value)), path, by_meaning=True)
         if told is not None:
             self._altered(told, thread_id, entry)
 

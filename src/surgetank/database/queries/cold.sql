@@ -71,6 +71,45 @@ WHERE (%(thread_id)s::text IS NULL OR s.thread_id = %(thread_id)s)
 ORDER BY c.checkpoint_id DESC, s.thread_id DESC, s.checkpoint_ns DESC
 LIMIT %(limit)s
 
+-- name: many
+-- Checkpoints of a namespace, with the numbers of their blobs. Unique (thread_id, checkpoint_ns), primary key.
+SELECT c.checkpoint_id, c.parent_id, c.codec, c.body, c.blob_numbers
+FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoints c USING (ns_pk)
+WHERE s.thread_id = %(thread_id)s AND s.checkpoint_ns = %(checkpoint_ns)s AND c.checkpoint_id = ANY(%(ids)s)
+
+-- name: many_writes
+-- Their writes. Unique (thread_id, checkpoint_ns), primary key.
+SELECT w.checkpoint_id, w.task_id, w.idx, w.task_path, w.channel, w.codec, w.type, w.data
+FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoint_writes w USING (ns_pk)
+WHERE s.thread_id = %(thread_id)s AND s.checkpoint_ns = %(checkpoint_ns)s AND w.checkpoint_id = ANY(%(ids)s)
+
+-- name: many_numbers
+-- The newest blob of each channel version. Unique (thread_id, checkpoint_ns), index checkpoint_blobs_version_idx.
+SELECT u.channel, u.version, max(b.n)
+FROM surgetank.checkpoint_namespaces s
+CROSS JOIN unnest(%(channels)s::text[], %(versions)s::text[]) AS u (channel, version)
+JOIN surgetank.checkpoint_blobs b ON b.ns_pk = s.ns_pk AND b.channel = u.channel
+    AND hashtext(b.version) = hashtext(u.version) AND b.version = u.version
+WHERE s.thread_id = %(thread_id)s AND s.checkpoint_ns = %(checkpoint_ns)s GROUP BY 1, 2
+
+-- name: many_values
+-- Blobs by number with all their bases, each once. A base is older than its patch (0021_bounded_paths.sql).
+-- Unique (thread_id, checkpoint_ns), primary key.
+WITH RECURSIVE paths AS (
+    SELECT b.ns_pk, b.channel, b.n, b.base_n
+    FROM surgetank.checkpoint_namespaces s
+    CROSS JOIN unnest(%(channels)s::text[], %(numbers)s::integer[]) AS u (channel, n)
+    JOIN surgetank.checkpoint_blobs b ON b.ns_pk = s.ns_pk AND b.channel = u.channel AND b.n = u.n
+    WHERE s.thread_id = %(thread_id)s AND s.checkpoint_ns = %(checkpoint_ns)s
+    UNION
+    SELECT b.ns_pk, b.channel, b.n, b.base_n
+    FROM paths p
+    JOIN surgetank.checkpoint_blobs b ON b.ns_pk = p.ns_pk AND b.channel = p.channel AND b.n = p.base_n AND b.n < p.n
+)
+SELECT b.channel, b.n, b.base_n, b.codec, b.raw_bytes, b.type,
+    CASE WHEN octet_length(b.data) <= b.raw_bytes THEN b.data END AS data
+FROM paths JOIN surgetank.checkpoint_blobs b USING (ns_pk, channel, n) ORDER BY 1, 2
+
 -- name: run_checkpoints
 -- Checkpoints that belong to runs. Index checkpoints_run_idx.
 SELECT s.thread_id, s.checkpoint_ns, c.checkpoint_id
