@@ -88,6 +88,10 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - only for who asks
+
+        return version("surgetank")
     if name not in _LAZY:
         raise AttributeError(f"module 'surgetank' has no attribute {name!r}")
     import importlib  # noqa: PLC0415

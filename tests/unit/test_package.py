@@ -57,3 +57,17 @@ def test_nothing_unpickles():
         assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve)", path.read_text(), re.MULTILINE), (
             path
         )
+
+
+def test_the_package_says_its_version():
+    import surgetank
+
+    assert surgetank.__version__.split(".")[0].isdecimal()
+
+
+async def test_code_of_the_official_savers_may_call_setup():
+    from surgetank import SurgetankSaver
+
+    saver = SurgetankSaver.__new__(SurgetankSaver)
+    assert saver.setup() is None
+    assert await saver.asetup() is None

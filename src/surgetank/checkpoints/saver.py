@@ -98,6 +98,14 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         # Made anew each time: `with_allowlist` replaces the serializer of a copy.
         return EntryMaker(self.serde, max_value_bytes=self._max_value_bytes)
 
+    def setup(self) -> None:
+        """Nothing is to be done: for code that comes from LangGraph's own savers. Tables are made when the database is
+        first reached.
+        """
+
+    async def asetup(self) -> None:
+        """As `setup`."""
+
     # -- writing
 
     def put(
