@@ -1,4 +1,4 @@
-"""Forgetting old log lines and resolved errors in the database: in small pieces, by one process at a time."""
+"""Forgetting old log lines, resolved errors and progress in the database: in small pieces, by one process at a time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from surgetank.database.queries import queries
 from surgetank.telemetry import log
 
 SQL = queries("telling")
+_PROGRESS = ("forget_progress", "forget_earlier_progress")  # kept for 90 days: buffers keep their side for 30
+_PROGRESS_EVERY_S = 86_400.0
 _PIECE = 5000
 _HOURS_KEEP_S = 400 * 86_400.0
 
@@ -21,6 +23,7 @@ class Retention:
             "forget_errors": errors_keep_s,
             "forget_hours": _HOURS_KEEP_S,
         }
+        self._progress_at = float("-inf")
 
     def run(self, now: float) -> dict[str, int]:
         """One piece of each kind; how many rows went. Raises what the database raises."""
@@ -33,6 +36,10 @@ class Retention:
                 if limit:
                     cursor = connection.execute(SQL[name], {"before": now - limit, "limit": _PIECE})
                     gone[name] = max(0, cursor.rowcount)
+            if not 0 <= now - self._progress_at < _PROGRESS_EVERY_S:
+                for name in _PROGRESS:
+                    gone[name] = max(0, connection.execute(queries("flush")[name]).rowcount)
+                self._progress_at = now
         if any(gone.values()):
             log.info("retention", **gone)
         return gone

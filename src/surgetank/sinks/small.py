@@ -144,6 +144,25 @@ def _stored_parents(
     return stored
 
 
+def in_their_rows(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) -> set[BlobKey]:
+    """Of replayed checkpoints that are stored already: the versions whose values lie in their rows."""
+    pairs = {
+        (threads[key[0]].ns_pks[key[1]], key[2]): key
+        for key in batch.versions
+        if key in batch.replayed and threads[key[0]].ns_pks[key[1]] not in threads[key[0]].fresh
+    }
+    if not pairs:
+        return set()
+    ordered = sorted(pairs)
+    arguments = {"ns_pks": [p[0] for p in ordered], "ids": [p[1] for p in ordered]}
+    stored: set[BlobKey] = set()
+    for row in cursor.execute(SQL["parents"], arguments).fetchall():
+        thread_id, ns, _ = pairs[row["ns_pk"], row["checkpoint_id"]]
+        has = _of_row(row)
+        stored.update((thread_id, ns, channel, has.versions[channel]) for channel in has.small)
+    return stored
+
+
 def _of_row(row: Mapping[str, Any]) -> Contents:
     record = unpack_body(None, row["codec"], row["body"])
     versions = envelope.present_versions(record, row["checkpoint_id"])

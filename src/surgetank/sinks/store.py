@@ -67,8 +67,9 @@ def _drop_replayed_blobs(cursor: Rows, batch: Batch, threads: Mapping[str, Threa
     """A parked entry that is tried again must not come before a version that was stored meanwhile."""
     if not batch.replayed:
         return
-    stored: set[BlobKey] = set()
-    for key in [k for k, _ in batch.blobs if k in batch.replayed]:
+    replayed = {key for key, _ in batch.blobs if key in batch.replayed}
+    stored = replayed & small.in_their_rows(cursor, batch, threads)
+    for key in replayed - stored:
         thread, ns, channel, version = key
         arguments = {"ns_pk": threads[thread].ns_pks[ns], "channel": channel, "version": version}
         if cursor.execute(SQL["stored_version"], arguments).fetchone() is not None:
