@@ -16,7 +16,7 @@ import re
 import sys
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from itertools import islice
 from pathlib import PurePath
@@ -45,11 +45,19 @@ class Opened:
     identity: int
 
 
+def hostile(error: BaseException) -> BaseException:
+    """An error that an object raised when it was looked at: to be shown, SystemExit too. Ctrl-C is raised again."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return error
+
+
 def show(value: Any) -> str:
     """A bounded `repr` without anything that JSON or a log could stumble over. Never raises."""
     try:
         text = repr(value) if not _huge(value) else f"<int of {value.bit_length()} bits>"
-    except Exception as error:  # noqa: BLE001 - a hostile __repr__ is shown by what it raised
+    except BaseException as raised:  # noqa: BLE001 - a hostile __repr__ is shown by what it raised
+        error = hostile(raised)
         text = f"<{name_of(value)} whose repr raises {name_of(error)}>"
     return _BAD_TEXT.sub("�", text[:_REPR])
 
@@ -87,7 +95,8 @@ def key_of(key: Any, note: Note) -> str:
     """The text that stands for a key of any type. Never raises."""
     try:
         return _key_of(key, note)
-    except Exception as error:  # noqa: BLE001 - a hostile key is shown as far as it can be
+    except BaseException as raised:  # noqa: BLE001 - a hostile key is shown as far as it can be
+        error = hostile(raised)
         note(f"the key raises {name_of(error)} when it is looked at", show(key))
         return show(key)
 
@@ -120,7 +129,8 @@ def convert(value: Any, note: Note) -> Any:
     """A leaf that JSON carries, or `Opened`. `note` is told of what had to be replaced."""
     try:
         return _convert(value, note)
-    except Exception as error:  # noqa: BLE001 - whatever the object raises becomes part of its marker
+    except BaseException as raised:  # noqa: BLE001 - whatever the object raises becomes part of its marker
+        error = hostile(raised)
         note(f"it raises {name_of(error)} when it is looked at", show(value))
         return f"<{name_of(value)}>"
 
@@ -198,10 +208,15 @@ def _mapping(value: Mapping[Any, Any], note: Note) -> Opened:
     if isinstance(value, dict):
         base: Any = OrderedDict if isinstance(value, OrderedDict) else dict
         return Opened(list(base.items(value)), is_object=True, identity=id(value))
-    items = list(islice(value.items(), MAX_ARRAY + 1))
-    if len(items) > MAX_ARRAY:
-        note("mapping too large to be shown whole", "")
-    return Opened(items[:MAX_ARRAY], is_object=True, identity=id(value))
+    # One after the other: all of them at once, level by level, could be more than there is memory for.
+    return Opened(islice(_bounded(value.items(), note), MAX_ARRAY), is_object=True, identity=id(value))
+
+
+def _bounded(items: Iterable[tuple[Any, Any]], note: Note) -> Iterator[tuple[Any, Any]]:
+    for number, item in enumerate(items):
+        if number == MAX_ARRAY - 1:
+            note("mapping too large to be shown whole", "")
+        yield item
 
 
 def _delta(value: dt.timedelta, note: Note) -> float | None:

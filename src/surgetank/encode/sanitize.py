@@ -1,6 +1,7 @@
 """JSON that RFC 8259 and PostgreSQL's jsonb both accept, whatever is put in, and a list of what was replaced.
 
 Clean input costs about one fast encode and is returned as it is; only dirty input is walked, without recursion.
+What an encoder would write is counted first, because it writes a shared value each time it meets it.
 A replacement is a loss: NaN and infinities become null, NUL and lone surrogates U+FFFD, cycles, too
 deep nesting and unknown objects a marker. What has a standard form in JSON (a tuple as array, a UUID as text, an
 Enum as its value, bytes as {"$bytes": base64}) is converted and not counted.
@@ -12,15 +13,18 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from gc import get_referents, is_tracked
 from typing import Any
 
 import orjson
 import ormsgpack
 
-from surgetank.encode.jsonable import MAX_DEPTH, MAX_STRING, Opened, convert, key_of, name_of
+from surgetank.encode.jsonable import MAX_DEPTH, MAX_STRING, Opened, convert, hostile, key_of, name_of
 from surgetank.model import Replacement
 
 MAX_REPLACEMENTS = 1000
+# Of what a walk gives, in total: values that are shared unfold, and a hostile mapping may make new ones for ever.
+MAX_NODES = 1_200_000
 _JSON = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _STRICT = (
     ormsgpack.OPT_PASSTHROUGH_TUPLE
@@ -36,6 +40,16 @@ _LOOSE = (
     & ~ormsgpack.OPT_PASSTHROUGH_ENUM
     & ~ormsgpack.OPT_PASSTHROUGH_UUID
 )
+_packb, _dumps = (
+    ormsgpack.packb,
+    orjson.dumps,
+)  # called with positions only: keywords cost as much as a small value
+_CONTAINERS = frozenset((dict, list, tuple))
+_MANY = 100_000  # values that are not counted more closely
+_DEEP = 254  # levels that the encoders take
+_SMALL = 64
+_LENGTHS = (b"\xdc", b"\xde")
+_FEW_LENGTHS = 32
 _FLOAT = 0xCB
 _BACKSLASH = 0x5C
 _SHORT = 4096
@@ -74,8 +88,10 @@ def sanitize_for_json(value: Any) -> Any:
 def dumps_jsonb(value: Any) -> tuple[bytes, tuple[Replacement, ...]]:
     """JSON bytes for a jsonb column, and what was replaced on the way. Never raises."""
     try:
-        packed = ormsgpack.packb(value, option=_LOOSE)
-        encoded = orjson.dumps(value, option=_JSON)
+        if type(value) in _CONTAINERS and _unfolds(value):
+            raise ValueError("too many shared values")
+        packed = _packb(value, None, _LOOSE)
+        encoded = _dumps(value, None, _JSON)
         if _bytes_are_clean(encoded, packed):
             return encoded, ()
     except _ENCODE_ERRORS:
@@ -98,6 +114,53 @@ def _encode(value: Any) -> bytes | None:
         return None
 
 
+def _unfolds(value: Any) -> bool:
+    """Whether the encoders may not be given the value: they write what is shared each time it is met, so forty lists of
+    two become a million millions. What they would write is counted here, container by container, up to a limit.
+    """
+    # What the garbage collector doesn't track has nothing but scalars in it.
+    if type(value) is dict and len(value) < _SMALL:
+        for item in value.values():
+            if type(item) in _CONTAINERS and item and (is_tracked(item) or len(item) > _SMALL):
+                break
+        else:
+            return False
+    level, total, depth = [value], 0, 0
+    while level:
+        depth += 1
+        total += sum(map(len, level))
+        if total > _MANY or depth > _DEEP:
+            break
+        opened = [c for c in level if len(c) <= _SMALL or not _only_numbers(c)]
+        level = [item for item in get_referents(*opened) if type(item) in _CONTAINERS and item]
+    else:
+        return False
+    try:
+        return depth > _DEEP or _unfolded(value, {}) > MAX_NODES
+    except RecursionError:  # a cycle
+        return True
+
+
+def _only_numbers(container: Any) -> bool:
+    """Whether a long list has only numbers in it, told by adding them up: many times faster than asking each."""
+    if type(container) is not list or type(container[0]) is not float:
+        return False
+    try:
+        return type(sum(container)) is float
+    except Exception:  # noqa: BLE001 - something else is in it, and may raise anything
+        return False
+
+
+def _unfolded(value: Any, known: dict[int, int]) -> int:
+    """How many values an encoder would write; each container is looked at once."""
+    size = known.get(id(value))
+    if size is None:
+        items = value.values() if type(value) is dict else value
+        size = len(value) + sum(_unfolded(item, known) for item in items if type(item) in _CONTAINERS)
+        known[id(value)] = size
+    return size
+
+
 def _is_clean(value: Any) -> bool:
     """Whether nothing needs to be replaced or converted, told by bytes, at the speed of the encoders.
 
@@ -105,16 +168,34 @@ def _is_clean(value: Any) -> bool:
     Searching single bytes (as numbers: for a bytes object Python raises an exception inside) is many times faster
     than searching words, so words are looked for only where their first byte is.
     """
+    if type(value) in _CONTAINERS and _unfolds(value):
+        return False
     try:
-        packed = ormsgpack.packb(value, option=_STRICT)
-        if 0 in packed or 0xC4 in packed or 0xC5 in packed or 0xC6 in packed:
+        packed = _packb(value, None, _STRICT)
+        if 0xC4 in packed or 0xC5 in packed or 0xC6 in packed or (0 in packed and not _only_lengths(packed)):
             # Perhaps a NUL in text, perhaps byte strings, which JSON doesn't have; mostly just numbers.
-            return _bytes_are_clean(orjson.dumps(value, option=_JSON), packed)
+            return _bytes_are_clean(_dumps(value, None, _JSON), packed)
         if len(packed) > MAX_STRING:
             return False
-        return _FLOAT not in packed or _all_finite(packed) or b"null" not in orjson.dumps(value, option=_JSON)
+        return _FLOAT not in packed or _all_finite(packed) or b"null" not in _dumps(value, None, _JSON)
     except _ENCODE_ERRORS:
         return False
+
+
+def _only_lengths(packed: bytes) -> bool:
+    """Whether every NUL byte is the first of an array's or object's length (after 0xdc, 0xde), and so none of a text.
+
+    In UTF-8 neither of these two comes before a NUL; but the length of a text that begins with one may end so.
+    """
+    at = packed.find(0)
+    for _ in range(_FEW_LENGTHS):
+        if at < 0:
+            return True
+        before = packed[max(0, at - 5) : at]
+        if before[-1:] not in _LENGTHS or 0xD9 in before or 0xDA in before or 0xDB in before:
+            return False
+        at = packed.find(0, at + 1)
+    return False
 
 
 def _bytes_are_clean(encoded: bytes, packed: bytes) -> bool:
@@ -154,6 +235,7 @@ class _Walk:
     frames: list[_Frame] = field(default_factory=list)
     found: list[Replacement] = field(default_factory=list)
     count: int = 0
+    nodes: int = 0
 
     def run(self, value: Any) -> Sanitized:
         root: list[Any] = []
@@ -172,13 +254,21 @@ class _Walk:
         return Sanitized(root[0], tuple(self.found), self.count)
 
     def _next(self, frame: _Frame) -> tuple[Any, Any] | None:
+        if self.nodes >= MAX_NODES:
+            if self.nodes == MAX_NODES:  # told once
+                self._note(
+                    f"more than {MAX_NODES} values, shared ones counted each time; the rest is left out", ""
+                )
+                self.nodes += 1
+            return None
+        self.nodes += 1
         try:
             step = next(frame.items, None)
             if step is not None:
                 key, item = step
                 return key, item
-        except Exception as error:  # noqa: BLE001 - a container that breaks while it is walked ends there
-            self._note(f"the container raises {name_of(error)}", "")
+        except BaseException as error:  # noqa: BLE001 - a container that breaks while it is walked ends there
+            self._note(f"the container raises {name_of(hostile(error))}", "")
         return None
 
     def _open(self, made: Any, open_now: set[int]) -> Any:
