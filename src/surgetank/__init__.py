@@ -33,6 +33,7 @@ from surgetank.exceptions import (
 )
 
 if TYPE_CHECKING:
+    __version__: str
     from surgetank.ambient import broadcast_run_event, emit_log, log_system_error
     from surgetank.checkpoints.saver import SurgetankSaver
     from surgetank.encode.sanitize import Sanitized, sanitize, sanitize_for_json

@@ -32,7 +32,7 @@ from surgetank.exceptions import (
 from surgetank.flush.job import StreamFlusher
 from surgetank.flush.meters import Meters
 from surgetank.flush.observer import FlushObserver
-from surgetank.guards import engine_settings
+from surgetank.guards import destination, engine_settings
 from surgetank.health import judge
 from surgetank.model import FlushJob, ParkedEntry
 from surgetank.notify.errors import SystemErrors
@@ -100,6 +100,10 @@ class Surgetank(Speaks):
         self._lock = threading.RLock()
         self.meters = Meters()
         self._observers: list[FlushObserver] = [self.meters]
+
+    def __repr__(self) -> str:
+        state = "open" if self._parts is not None else "closed"
+        return f"<Surgetank home={str(self.settings.home)!r} database={destination(self.settings)} {state}>"
 
     # -- life
 
@@ -194,6 +198,7 @@ class Surgetank(Speaks):
             unknown_threads=self.settings.unknown_threads,
             tell=self.parts.desk.state_class,
             forget_events=self.parts.desk.forget_thread,
+            prepare=self.parts.database.prepare,
         )
 
     def flush(
@@ -441,23 +446,3 @@ def _check_threads(*names: str | None) -> None:
     for name in names:
         if name is not None:
             check_names(name, [("$.thread_id", name)])
-
-
-class OpenSaver:
-    """A saver with an engine of its own; behind `SurgetankSaver.from_conn_string`."""
-
-    def __init__(self, serde: SerializerProtocol | None, **settings: Any) -> None:
-        self._tank = Surgetank(**settings)
-        self._serde = serde
-
-    def __enter__(self) -> SurgetankSaver:
-        return self._tank.open().checkpointer(serde=self._serde)
-
-    def __exit__(self, *exc: object) -> None:
-        self._tank.close()
-
-    async def __aenter__(self) -> SurgetankSaver:
-        return await asyncio.to_thread(self.__enter__)
-
-    async def __aexit__(self, *exc: object) -> None:
-        await asyncio.to_thread(self._tank.close)

@@ -42,6 +42,10 @@ class Entry:
     replayed: bool = False
     epoch: int = 0
 
+    def __repr__(self) -> str:
+        what = f"{self.stream}/{self.partition} #{self.seq}"
+        return f"<Entry {what}: {len(self.records)} records, {self.size} bytes>"
+
     @property
     def size(self) -> int:
         """Bytes of all keys and values."""
@@ -163,6 +167,10 @@ class ParkedEntry:
     failure: Failure
     retries: int = 0
 
+    def __repr__(self) -> str:
+        what = f"{self.stream}/{self.partition} entry {self.seq}"
+        return f"<ParkedEntry {self.id}: {what}, {self.bytes} bytes, {self.failure.error_type}>"
+
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
@@ -254,6 +262,11 @@ class FlushJob:
     def ok(self) -> bool:
         """True when everything that the job was about is in the sink."""
         return self.status is JobStatus.COMPLETED and not self.warnings
+
+    def __repr__(self) -> str:
+        what = f"{self.stream}/{self.partition}" if self.partition is not None else self.stream
+        counts = f"{self.result.get('entries_flushed', 0)} entries, {len(self.warnings)} warnings"
+        return f"<FlushJob {self.id} of {what}: {self.status.value}, {counts}>"
 
     def finished(self, status: JobStatus, at: float, result: Mapping[str, Any]) -> FlushJob:
         """This job with its outcome."""

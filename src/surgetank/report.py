@@ -90,6 +90,12 @@ class Status:
         """True when nothing needs attention."""
         return self.health.level is Level.OK
 
+    def __repr__(self) -> str:
+        waits = f"{self.buffer.entries} entries wait (lag {self.lag_s:.1f} s)"
+        return (
+            f"<Status {self.health.level.value}: {waits}, {len(self.failing)} failing, {self.parked} parked>"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON. Stack traces stay in the jobs."""
         plain: dict[str, Any] = to_plain_data(self)

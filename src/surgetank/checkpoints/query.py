@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointMetadata, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from surgetank.checkpoints.entries import OPEN_METADATA
+from surgetank.checkpoints.entries import OPEN_METADATA, thread_name
 from surgetank.checkpoints.listing import Listing, Place
 from surgetank.checkpoints.raw import RawCheckpoint
 from surgetank.checkpoints.reader import Reader
@@ -64,7 +64,8 @@ class Query:
         configurable: Mapping[str, Any] = (config or {}).get("configurable", {})
         thread_id = configurable.get("thread_id")
         self._only = configurable.get("checkpoint_id")
-        self._thread = str(thread_id) if thread_id is not None else None
+        # Without the key it is all threads, as with LangGraph's savers; None is a thread that nobody named.
+        self._thread = thread_name(thread_id) if "thread_id" in configurable else None
         before_id = before.get("configurable", {}).get("checkpoint_id") if before else None
         asked = (("$.thread_id", self._thread), ("$.checkpoint_ns", configurable.get("checkpoint_ns")),
                  ("$.before.checkpoint_id", before_id))  # fmt: skip

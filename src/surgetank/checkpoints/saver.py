@@ -27,7 +27,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from surgetank.buffer.protocol import Buffer
 from surgetank.checkpoints.cold import Cold
-from surgetank.checkpoints.entries import EntryMaker, NewEntry, Target
+from surgetank.checkpoints.entries import EntryMaker, NewEntry, Target, thread_name
 from surgetank.checkpoints.maintenance import Maintenance, no_events
 from surgetank.checkpoints.query import Query
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
@@ -36,8 +36,9 @@ from surgetank.checkpoints.serde import faithful
 from surgetank.checkpoints.serde_changes import OncePerClass, Tell, noticing
 from surgetank.checkpoints.steps import Steps, arun, run
 from surgetank.encode.envelope import STREAM
-from surgetank.exceptions import BufferFull, StateCorrupt, SurgetankError
+from surgetank.exceptions import BufferFull, SinkError, StateCorrupt, SurgetankError
 from surgetank.offloop import LARGE, is_large, off_loop
+from surgetank.telemetry import log
 
 
 class SurgetankSaver(BaseCheckpointSaver[str]):
@@ -54,6 +55,8 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     not what it was when it was stored.
     """
 
+    _prepare: Callable[[], object] | None = None
+
     def __init__(
         self,
         buffer: Buffer,
@@ -64,6 +67,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         unknown_threads: Literal["accept", "refuse"] = "accept",
         tell: Tell | None = None,
         forget_events: Callable[[str], None] = no_events,
+        prepare: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(serde=faithful(serde))
         self._changes = OncePerClass(tell)
@@ -71,6 +75,29 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         self.reader = Reader(buffer, cold, unknown_threads=unknown_threads)
         self.maintenance = Maintenance(buffer, cold, self.reader, forget_events=forget_events)
         self._max_value_bytes = max_value_bytes
+        self._prepare = prepare
+
+    def __repr__(self) -> str:
+        return f"<SurgetankSaver on {getattr(self._buffer, 'path', 'a buffer')}>"
+
+    def setup(self) -> None:
+        """Bring the schema up to date now: for code that moves here from LangGraph's own savers. Idempotent, and not
+        needed: the first flush does it.
+
+        It raises nothing for a database that is away or refuses (no privilege, a newer schema): that is logged as
+        `setup_postponed` with the reason, whatever is put is kept in the buffer, and the flush tries again.
+        `surgetank migrate` is the one that fails. A saver given as `sink` is set up by whoever made it.
+        """
+        if self._prepare is None:
+            return
+        try:
+            self._prepare()
+        except SinkError as error:
+            log.warning("setup_postponed", error=error.what, remedy=error.remedy)
+
+    async def asetup(self) -> None:
+        """`setup` off the event loop."""
+        await off_loop(self.setup)
 
     @classmethod
     def from_conn_string(
@@ -89,22 +116,14 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
                 graph = builder.compile(checkpointer=saver)
         """
         # The engine puts the parts together and stands above this module: found when it is called.
-        engine = importlib.import_module("surgetank.engine")
-        opened = engine.OpenSaver(serde, home=home, database_url=database_url, buffer_url=buffer_url)
+        above = importlib.import_module("surgetank.open_saver")
+        opened = above.OpenSaver(serde, home=home, database_url=database_url, buffer_url=buffer_url)
         return cast("AbstractContextManager[SurgetankSaver]", opened)
 
     @property
     def _entries(self) -> EntryMaker:
         # Made anew each time: `with_allowlist` replaces the serializer of a copy.
         return EntryMaker(self.serde, max_value_bytes=self._max_value_bytes)
-
-    def setup(self) -> None:
-        """Nothing is to be done: for code that comes from LangGraph's own savers. Tables are made when the database is
-        first reached.
-        """
-
-    async def asetup(self) -> None:
-        """As `setup`."""
 
     # -- writing
 
@@ -149,7 +168,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
 
     def _checkpoint_entry(self, config: RunnableConfig, *given: Any) -> NewEntry:
         place = config.get("configurable", {})
-        of_root = "thread_id" in place and not place.get("checkpoint_ns")
+        of_root = place.get("thread_id") is not None and not place.get("checkpoint_ns")
         head = self.reader.heads.take(str(place["thread_id"])) if of_root else None
         with noticing() as noticed:
             entry = self._entries.checkpoint(config, *given, known_head=head)
@@ -320,10 +339,10 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     # -- deleting, copying, pruning
 
     def delete_thread(self, thread_id: str) -> None:
-        self.maintenance.delete_thread(str(thread_id))
+        self.maintenance.delete_thread(thread_name(thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
-        await off_loop(self.maintenance.delete_thread, str(thread_id))
+        await off_loop(self.maintenance.delete_thread, thread_name(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         run(self.maintenance.delete_for_runs(run_ids, self.metadata_of))
@@ -332,10 +351,10 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         await arun(self.maintenance.delete_for_runs(run_ids, self.metadata_of))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        run(self.maintenance.copy_thread(str(source_thread_id), str(target_thread_id)))
+        run(self.maintenance.copy_thread(thread_name(source_thread_id), thread_name(target_thread_id)))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        await arun(self.maintenance.copy_thread(str(source_thread_id), str(target_thread_id)))
+        await arun(self.maintenance.copy_thread(thread_name(source_thread_id), thread_name(target_thread_id)))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         run(self.maintenance.prune(thread_ids, strategy, self.metadata_of))

@@ -7,6 +7,9 @@ what it names does not exist;
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from surgetank.cli import (
@@ -32,7 +35,7 @@ from surgetank.cli import (
     transfer,
     worker,
 )
-from surgetank.cli.output import coded
+from surgetank.cli.output import coded, out
 
 EPILOG = (
     "Settings come from the options, then from SURGETANK_* variables (SURGETANK_HOME, SURGETANK_DATABASE_URL, ...). "
@@ -72,6 +75,21 @@ app.add_typer(token.app, name="token")
 app.command("adopt")(coded(adopt.adopt))
 app.command("migrate")(coded(doctor.migrate))
 app.command("doctor")(coded(doctor.doctor))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(f"surgetank {version('surgetank')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 def main() -> None:

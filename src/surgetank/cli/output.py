@@ -7,10 +7,10 @@ import json
 import logging
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -189,8 +189,17 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def when(at: float | None) -> str:
-    """A moment in local time."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else "-"
+    """A moment in local time, with its offset from UTC."""
+    if not at:
+        return "-"
+    try:
+        return datetime.fromtimestamp(at).astimezone().isoformat(" ", timespec="seconds")
+    except (
+        ValueError,
+        OverflowError,
+        OSError,
+    ):  # a time that no calendar has, from a row that somebody else wrote
+        return f"{at:.0f} s since 1970 UTC"
 
 
 def size(count: float) -> str:
