@@ -172,7 +172,7 @@ def test_a_database_that_is_down_at_start_stops_nobody(make_tank, private_postgr
 def test_during_an_outage_new_threads_start_and_flushed_ones_are_not_mistaken_for_empty(
     make_tank, private_postgres
 ):
-    tank = make_tank(database_url=private_postgres.url)
+    tank = make_tank(database_url=private_postgres.url, recent_max_bytes=0)
     saver = tank.checkpointer()
     configs = put_chain(saver, "known", 2)
     assert tank.flush().ok

@@ -32,7 +32,6 @@ _AT_ONCE = 100  # partitions that come back without a spread
 class SQLiteFlushSide(SQLiteLeaseSide):
     """What a flusher does with the buffer. Mixed into `SQLiteBuffer`, which owns the connections."""
 
-    epoch: int
     _jobs_kept: int
     _notes_kept: int
     _remove_copies: Callable[[sqlite3.Connection, Iterable[int]], None]

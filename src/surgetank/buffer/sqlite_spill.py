@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from surgetank.buffer.protocol import Leased
 from surgetank.buffer.reserve import DiskReserve
 from surgetank.buffer.spilling import Elsewhere, Recovered, SpillDue, SpillFile, ToSpill
-from surgetank.buffer.sqlite_append import BufferLimits
+from surgetank.buffer.sqlite_append import BufferLimits, Inserter
 from surgetank.buffer.sqlite_chain import free
 from surgetank.buffer.sqlite_checks import Checker, checksum, moved_sql, names_sum, seed, variable_sql
 from surgetank.buffer.sqlite_rows import SLOT_BITS
@@ -43,7 +43,7 @@ class SQLiteSpillSide:
     limits: BufferLimits
     reserve: DiskReserve
     inline_keys: frozenset[bytes]
-    epoch: int
+    _inserter: Inserter
     _checker: Checker
     _id: str
     _clock: Callable[[], float]
@@ -291,7 +291,7 @@ class SQLiteSpillSide:
                     id_,
                     partition_id,
                     replayed,
-                    self.epoch,
+                    self._inserter.epoch,
                     entry.accepted_at,
                     *row,
                     checksum(seeded, id_, *row, len(rows)),

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg import Connection, conninfo
@@ -186,7 +186,7 @@ class Database:
     def _begin(self, deadline_s: float) -> BoundedConnection:
         """A connection whose transaction has begun. One that died while it was idle is replaced unseen."""
         limits = f"SET LOCAL statement_timeout = {deadline_s * 1000:.0f}; SET LOCAL lock_timeout = "
-        begin: LiteralString = f"BEGIN; {limits}{min(deadline_s, _LOCKS_S) * 1000:.0f}"
+        begin = f"BEGIN; {limits}{min(deadline_s, _LOCKS_S) * 1000:.0f}".encode()
         while True:
             connection = self._take(deadline_s + _SERVER_FIRST_S)
             used_before = connection.used
