@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from surgetank import ambient, receipts
+from surgetank import ambient, receipts, telemetry
 from surgetank.buffer.events import EventLog
 from surgetank.buffer.protocol import Binding
 from surgetank.checkpoints.retention import Limits
@@ -112,6 +112,7 @@ class Surgetank(Speaks):
         with self._lock:
             if self._parts is None:
                 self._pid = os.getpid()
+                telemetry.use_json(self.settings.log_format == "json")
                 self._parts = Parts(
                     self.settings,
                     self._clock,

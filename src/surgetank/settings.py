@@ -221,6 +221,10 @@ class Settings(BaseSettings):
     alert_give_up_after: float = Field(
         21_600.0, ge=0, description="An alert that can't be delivered for this long is given up."
     )
+    log_format: Literal["console", "json"] = Field(
+        "console",
+        description="Lines of the program's own log: key=value for people (console), or JSON objects.",
+    )
     jobs_kept: int = Field(10_000, gt=0, description="How many flush jobs are remembered.")
 
     retain_age: Annotated[float | None, BeforeValidator(duration)] = Field(

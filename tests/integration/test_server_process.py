@@ -136,8 +136,10 @@ def test_it_serves_flushes_and_ends_in_order(start, environment, tank, number):
     headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
     listed = httpx.get(f"{url}/threads", headers=headers, params={"ticket_to_hide": "hidden"}).json()
     assert [t["thread_id"] for t in listed["threads"]] == ["t"]
-    assert process.end(number) == 0
+    assert process.end(number) == (130 if number == signal.SIGINT else 0)
     assert "stopping" in process.text
+    assert "Traceback" not in process.text
+    assert "/health/" not in process.text
     assert "path='/threads'" in process.text
     for secret in ("hidden", ADMIN_TOKEN):
         assert secret not in process.text

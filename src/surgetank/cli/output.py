@@ -6,24 +6,31 @@ import functools
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from surgetank import telemetry
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.encode.terminal import block, inline
 from surgetank.engine import Surgetank
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, NotFound, SurgetankError
 from surgetank.model import FlushJob
 from surgetank.report import to_plain_data
+from surgetank.settings import Settings
+
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 
 class Terminal:
@@ -58,6 +65,44 @@ class Terminal:
     def use_stderr(self) -> None:
         """Print to stderr from now on."""
         self._console.file = sys.stderr
+
+
+class StopSignals:
+    """SIGTERM and Ctrl-C, for commands that end in order: `event` is set, `exit_code` says which one it was."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.exit_code = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self.exit_code = INTERRUPTED if number == signal.SIGINT else 0
+        self.event.set()
+
+
+def start_logging(settings: Settings) -> None:
+    """Write the program's log to stderr, in the form that the settings say."""
+    telemetry.use_json(settings.log_format == "json")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        telemetry.JsonFormatter()
+        if telemetry.is_json()
+        else SafeFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def announce(text: str, event: str, **fields: object) -> None:
+    """A line on stderr about the program itself: `text` for people, `event` with its fields for JSON."""
+    if telemetry.is_json():
+        telemetry.log.info(event, **fields)
+    else:
+        err.print(text)
+
+
+def _say_stopped() -> None:
+    announce("surgetank: stopped by Ctrl-C", "stopped_by_ctrl_c")
 
 
 class SafeFormatter(logging.Formatter):
@@ -98,6 +143,9 @@ def coded(command: Callable[..., int | None]) -> Callable[..., None]:
                     {"error": {"type": type(error).__name__, "what": error.what, "remedy": error.remedy}}
                 )
             code = 2 if isinstance(error, (ConfigurationError, NotFound)) else 1
+        except KeyboardInterrupt:
+            _say_stopped()
+            code = INTERRUPTED
         except BrokenPipeError:  # the reader of our output has gone
             # Python flushes once more at its end, and would complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -106,7 +154,10 @@ def coded(command: Callable[..., int | None]) -> Callable[..., None]:
             err.print(f"surgetank: {ascii(error.object)[:200]} is not valid text ({error.reason})")
             code = 2
         except Exception:  # noqa: BLE001 - a bug: shown whole, and nothing in it obeyed
-            err.block(traceback.format_exc())
+            if telemetry.is_json():
+                telemetry.log.error("command_crashed", stack_trace=traceback.format_exc())
+            else:
+                err.block(traceback.format_exc())
             code = 1
         raise typer.Exit(code)
 
@@ -174,6 +225,9 @@ def print_json(value: Any, *, one_line: bool = False) -> None:
 
 def echo_error(error: SurgetankError) -> None:
     """A problem on stderr: what happened, and the way out."""
+    if telemetry.is_json():
+        telemetry.log.error("command_failed", error=error.what, remedy=error.remedy)
+        return
     err.print(f"surgetank: {error.what}")
     if error.remedy:
         err.print(f"way out: {error.remedy}")

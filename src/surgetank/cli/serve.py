@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from typing import Annotated
 
 import typer
 
-from surgetank.cli.output import DatabaseUrl, Home, SafeFormatter, err
+from surgetank.cli.output import INTERRUPTED, DatabaseUrl, Home, announce, start_logging
 from surgetank.engine import Surgetank
 from surgetank.exceptions import MissingExtra
 
@@ -40,22 +38,24 @@ def serve(
         if error.name and error.name.startswith("surgetank"):
             raise
         raise MissingExtra("fastapi", "server", "The server") from error
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
     tank = Surgetank(home, database_url=database_url, server_host=host, server_port=port)
     settings = tank.settings
-    with tank:
+    start_logging(settings)
+    # The port is taken first: where it is another's, no buffer is opened and no PostgreSQL started.
+    with serving.bind(settings.server_host, settings.server_port) as bound, tank:
         app = create_app(tank, no_auth=no_auth)
         warning = serving.check_access(app.state.services, settings.server_host)
         if warning is not None:
-            err.print(f"surgetank serve: {warning}")
-        with serving.listen(settings.server_host, settings.server_port) as listening:
-            address, bound = listening.getsockname()[:2]
-            shown = f"[{address}]" if ":" in address else address
-            err.print(f"surgetank serve: http://{shown}:{bound}, node {settings.node}")
-            serving.make_server(app, settings).run(sockets=[listening])
-        err.print("surgetank serve: stopping")
+            announce(f"surgetank serve: {warning}", "server_warning", warning=warning)
+        serving.start_listening(bound)
+        address, number = bound.getsockname()[:2]
+        url = f"http://[{address}]:{number}" if ":" in address else f"http://{address}:{number}"
+        announce(
+            f"surgetank serve: {url}, node {settings.node}", "server_started", url=url, node=settings.node
+        )
+        server = serving.make_server(app, settings)
+        server.run(sockets=[bound])
+        announce("surgetank serve: stopping", "server_stopping")
         with serving.end_within(serving.longest_stop_s(settings)):
             tank.close()
-    return 0
+    return INTERRUPTED if server.interrupted else 0

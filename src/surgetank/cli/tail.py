@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from typing import Annotated
 
 import typer
 
-from surgetank.cli.output import DatabaseUrl, Home, engine, out, print_json, when
+from surgetank.cli.output import DatabaseUrl, Home, StopSignals, engine, out, print_json, when
 from surgetank.engine import Surgetank
 from surgetank.events import EventType, Gap, RunEvent
 from surgetank.known import require_threads
@@ -29,27 +27,26 @@ def tail(
         int, typer.Option("-n", "--lines", min=0, help="How many past events are shown first.")
     ] = 20,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", "-f/-F", help="Go on until Ctrl-C.")] = True,
-) -> None:
+) -> int:
     """Follow events and log lines, of one thread or of all.
 
     Numbers are the event's `seq` within a thread, or its `id` without one: `--after` goes on where you were. Events
     that are no longer kept are told as a gap.
     """
-    stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
+    stop = StopSignals()
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
         if thread is not None and not follow:  # one that is followed may only begin
             require_threads(tank.parts, thread)
         events = tank.events
         newest = events.last_seq(thread) if thread is not None else events.last_id()
         at = after if after is not None else max(0, newest - lines)
-        while not stop.is_set():
+        while not stop.event.is_set():
             at, found = _show_next(
                 tank, thread, at, json=json, quiet=after is None and at == max(0, newest - lines)
             )
-            if not found and (not follow or stop.wait(_LOOK_S)):
-                return
+            if not found and (not follow or stop.event.wait(_LOOK_S)):
+                break
+    return stop.exit_code
 
 
 def _show_next(tank: Surgetank, thread: str | None, at: int, *, json: bool, quiet: bool) -> tuple[int, bool]:

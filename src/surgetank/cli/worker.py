@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from types import FrameType
 
-from surgetank.cli.output import DatabaseUrl, Home, Json, err, print_json
+from surgetank.cli.output import DatabaseUrl, Home, Json, StopSignals, announce, print_json, start_logging
 from surgetank.engine import Surgetank
 from surgetank.model import FlushJob, Fork, ParkedEntry, PartitionOutcome
 
@@ -45,27 +42,23 @@ def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
     SURGETANK_FLUSH_IN_PROCESS=false. With --json each event (started, job_finished, partition_failed,
     partition_recovered, entry_parked, stopping, stopped) is one line of JSON on stdout.
     """
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    stop = StopSignals()
     lines = _Lines() if json else None
     engine = Surgetank(home, database_url=database_url, flush_in_process=True, flush_on_close=False)
+    start_logging(engine.settings)
+    node, path = engine.settings.node, engine.settings.buffer_path
+    announce(f"surgetank worker {node} flushes {path}", "worker_started", node=node, buffer=str(path))
     if lines is not None:
         engine.add_observer(lines)
         lines.say("started", node=engine.settings.node, buffer=str(engine.settings.buffer_path))
     with engine as tank:
-        err.print(f"surgetank worker {tank.settings.node} flushes {tank.parts.buffer.path}")
-        while not stop.wait(1.0):
+        while not stop.event.wait(1.0):
             if not tank.parts.scheduler.running:
-                err.print("the flush thread ended unexpectedly; see the log")
+                announce("the flush thread ended unexpectedly; see the log", "flush_thread_ended")
                 return 1
-        err.print("stopping: finishing what is being written")
+        announce("stopping: finishing what is being written", "worker_stopping")
         if lines is not None:
             lines.say("stopping")  # the job that is running ends after this line
     if lines is not None:
         lines.say("stopped")
-    return 0
+    return stop.exit_code

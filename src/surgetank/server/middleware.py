@@ -78,7 +78,9 @@ class Edge:
         finally:
             spent = round(1000 * (time.monotonic() - started), 1)
             client = scope["client"][0] if scope.get("client") else None
-            log.info("request", method=method, path=path, status=status, ms=spent, client=client)
+            # Orchestrators ask every few seconds: what they ask is of interest only when it fails.
+            write = log.debug if path.startswith("/health/") and 0 < status < 500 else log.info
+            write("request", method=method, path=path, status=status, ms=spent, client=client)
 
     def _refusal(self, scope: Scope) -> Problem | None:
         """Why a request is refused before anything else looks at it."""

@@ -70,6 +70,26 @@ def check_access(services: Services, host: str) -> str | None:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises `ConfigurationError`."""
+    bound = bind(host, port)
+    try:
+        start_listening(bound)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def start_listening(bound: socket.socket) -> None:
+    """Accept connections from now on. Raises `ConfigurationError`."""
+    try:
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        host, port = bound.getsockname()[:2]
+        raise _cannot_listen(host, port, error) from error
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has the port, and accepts nothing yet. Raises `ConfigurationError`."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -79,19 +99,22 @@ def listen(host: str, port: int) -> socket.socket:
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
-            listening.listen(_BACKLOG)
         except BaseException:
             listening.close()
             raise
         return listening
     except OSError as error:
-        raise ConfigurationError(
-            f"The server can't listen on {host} port {port}: {error.strerror or error}.",
-            remedy="use another --port or --host, or stop what listens there.",
-        ) from error
+        raise _cannot_listen(host, port, error) from error
 
 
-def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
+def _cannot_listen(host: str, port: int, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"The server can't listen on {host} port {port}: {error.strerror or error}.",
+        remedy="use another --port or --host, or stop what listens there.",
+    )
+
+
+def make_server(app: FastAPI, settings: Settings) -> StoppableServer:
     """The server for this application; `run(sockets=[...])` serves until it is told to stop."""
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -114,15 +137,16 @@ def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         ws_per_message_deflate=False,  # many small messages to many followers: compression costs more than it saves
     )
     services: Services = app.state.services
-    return _Server(config, services)
+    return StoppableServer(config, services)
 
 
-class _Server(uvicorn.Server):
+class StoppableServer(uvicorn.Server):
     """A server that returns after SIGTERM or Ctrl-C instead of dying of it, so that the engine can be closed."""
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
         self._services = services
+        self.interrupted = False  # by Ctrl-C
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -144,6 +168,7 @@ class _Server(uvicorn.Server):
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self.force_exit = self.should_exit and number == signal.SIGINT
         self.should_exit = True
+        self.interrupted = self.interrupted or number == signal.SIGINT
 
 
 @contextmanager

@@ -1,0 +1,104 @@
+"""Ctrl-C, ports that are taken, and logs as JSON: commands as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from support.savers import put_chain
+from support.waiting import wait_until
+from surgetank import Surgetank
+
+
+def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "surgetank", *arguments], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def environment(tmp_path: Path, database_url: str) -> dict[str, str]:
+    return {**os.environ, "SURGETANK_HOME": str(tmp_path / "home"), "SURGETANK_DATABASE_URL": database_url}
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    """Its exit code and what stands on stderr after Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    try:
+        _, said = process.communicate(timeout=40)
+    finally:
+        process.kill()
+    return process.returncode, said.splitlines()
+
+
+def waits_for_a_lock(url: str) -> bool:
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ).fetchone()
+    return row is not None and row[0] > 0
+
+
+@pytest.mark.parametrize("command", ["flush", "export"])
+def test_ctrl_c_ends_what_waits_for_the_database_with_one_line(
+    environment: dict[str, str], make_tank: Any, database_url: str, command: str, tmp_path: Path
+) -> None:
+    tank: Surgetank = make_tank()
+    put_chain(tank.checkpointer(), "t", 2)
+    if command == "export":
+        assert tank.flush().ok
+    target = ["--to", str(tmp_path / "out.db")] if command == "export" else []
+    with psycopg.connect(database_url) as holder:
+        holder.execute(
+            "LOCK TABLE surgetank.checkpoints, surgetank.threads, surgetank.partition_progress IN ACCESS EXCLUSIVE MODE"
+        )
+        process = start(environment, command, *target)
+        wait_until(lambda: waits_for_a_lock(database_url) or process.poll() is not None, "it to wait")
+        code, said = interrupted(process)
+    assert code == 130, said
+    assert said == ["surgetank: stopped by Ctrl-C"]
+
+
+def test_ctrl_c_ends_tail_alike(environment: dict[str, str], make_tank: Any) -> None:
+    make_tank().emit_log("hello", thread_id="t")
+    process = start(environment, "tail", "-f")
+    assert process.stdout is not None
+    assert "hello" in process.stdout.readline()
+    assert interrupted(process) == (130, [])
+
+
+def test_the_log_of_a_worker_is_json_from_the_first_line_to_the_last(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    process = start({**environment, "SURGETANK_LOG_FORMAT": "json"}, "worker")
+    assert process.stderr is not None
+    first = json.loads(process.stderr.readline())
+    assert (first["event"], first["level"]) == ("worker_started", "info")
+    assert first["buffer"] == str(tmp_path / "home" / "buffer.db")
+    assert first["at"].endswith("+00:00")
+    wait_until((tmp_path / "home" / "buffer.db").exists, "the buffer")
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=40)
+    assert process.returncode == 0, rest
+    assert next(json.loads(line)["event"] for line in rest.splitlines()) == "worker_stopping"
+
+
+def test_a_port_that_is_taken_is_told_before_a_buffer_is_made(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        process = start(environment, "serve", "--port", str(other.getsockname()[1]))
+        _, said = process.communicate(timeout=40)
+    assert process.returncode == 2
+    assert "can't listen on 127.0.0.1" in said
+    assert not (tmp_path / "home").exists()
