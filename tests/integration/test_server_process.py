@@ -121,7 +121,7 @@ def test_tokens_are_made_listed_and_revoked_on_the_command_line(environment, sta
 
     assert run(environment, "token", "revoke", listed["id"]).returncode == 0
     assert "revoked by command line" in run(environment, "token", "list").stdout
-    assert run(environment, "token", "revoke", "nothing").returncode == 1
+    assert run(environment, "token", "revoke", "nothing").returncode == 2
     for wrong in (("--expires", "soon"), ("--user", "")):
         done = run(environment, "token", "create", "--role", "viewer", "--user", "x", *wrong)
         assert done.returncode == 2, done.stderr
