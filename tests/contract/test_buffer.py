@@ -737,6 +737,26 @@ def test_an_unparked_entry_comes_at_the_end_of_its_partition(buffer: Buffer) -> 
     assert buffer.park(lease, seq, BAD).retries == 1
 
 
+def test_an_entry_that_is_parked_again_has_the_id_that_it_had_and_no_other_gets_it(house: BufferHouse) -> None:
+    buffer = house.open()
+    first, second = put(buffer, "p", b"bad"), put(buffer, "p", b"worse")
+    lease = take(buffer).lease
+    one, two = buffer.park(lease, first, BAD), buffer.park(lease, second, BAD)
+    for _ in range(3):
+        again = buffer.unpark([two.id])
+        newcomer = buffer.park(lease, put(buffer, "p", b"new"), BAD)
+        assert newcomer.id not in (one.id, two.id)
+        assert buffer.park(lease, again[0], BAD).id == two.id
+    buffer.release([lease])
+    buffer.unpark([two.id])
+    buffer.close()
+    buffer = house.open()
+    lease = take(buffer).lease
+    (entry,) = read_all(buffer, lease)
+    assert buffer.park(lease, entry.seq, BAD).id == two.id
+    assert [p.id for p in buffer.parked()][:2] == [one.id, two.id]
+
+
 def test_an_unparked_entry_is_due_also_where_nothing_else_waits(buffer: Buffer, clock: FakeClock) -> None:
     seq = put(buffer)
     lease = take(buffer).lease

@@ -352,7 +352,10 @@ class Buffer(RecentSide, Protocol):
         ...
 
     def unpark(self, parked_ids: Iterable[int]) -> list[int]:
-        """Put parked entries at the end of their partitions, to be tried again. Returns their new seqs."""
+        """Put parked entries at the end of their partitions, to be tried again. Returns their new seqs.
+
+        One that is parked again has the id that it had.
+        """
         ...
 
     def damage(self, *, new: bool = False) -> list[Damage]:

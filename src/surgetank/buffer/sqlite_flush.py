@@ -82,8 +82,8 @@ class SQLiteFlushSide(SQLiteLeaseSide):
                 raise self._checker.damaged(lease.stream, lease.partition, seq, "it is not there")
             connection.execute("UPDATE records SET parked = 1 WHERE id >= ? AND id < ?", (low, high))
             (id_,) = connection.execute(
-                "INSERT INTO parked (partition_id, seq, bytes, accepted_at, parked_at, failure, replays)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                "INSERT INTO parked (id, partition_id, seq, bytes, accepted_at, parked_at, failure, replays)"
+                " VALUES ((SELECT parked_id FROM unparked WHERE seq = ?2), ?1, ?2, ?3, ?4, ?5, ?6, ?7) RETURNING id",
                 (partition_id, seq, size, accepted_at, now, failure_json(failure), replays),
             ).fetchone()
             self._count_out(connection, partition_id, 1, size)
@@ -121,6 +121,11 @@ class SQLiteFlushSide(SQLiteLeaseSide):
     def unpark(self, parked_ids: Iterable[int]) -> list[int]:
         seqs: list[int] = []
         with self._write() as connection:
+            connection.execute(  # those that arrived meanwhile, or are parked again
+                "DELETE FROM unparked WHERE NOT EXISTS (SELECT 1 FROM records r"
+                f" WHERE r.id >= unparked.seq << {SLOT_BITS} AND r.id < (unparked.seq + 1) << {SLOT_BITS}"
+                " AND r.parked = 0)"
+            )
             for parked_id in parked_ids:
                 row = connection.execute(
                     "DELETE FROM parked WHERE id = ? RETURNING partition_id, seq, bytes", (parked_id,)
@@ -141,6 +146,7 @@ class SQLiteFlushSide(SQLiteLeaseSide):
                     " WHERE id = ?",
                     (size, self._clock(), partition_id),
                 )
+                connection.execute("INSERT INTO unparked (seq, parked_id) VALUES (?, ?)", (seq, parked_id))
                 seqs.append(seq)
         return seqs
 

@@ -57,6 +57,8 @@ CREATE TABLE damage (
     id INTEGER PRIMARY KEY AUTOINCREMENT, found_at REAL NOT NULL, stream TEXT NOT NULL, partition TEXT NOT NULL,
     what TEXT NOT NULL, announced_at REAL
 ) STRICT;
+-- The ids that entries which are tried again had while they were parked, by their new numbers.
+CREATE TABLE unparked (seq INTEGER PRIMARY KEY, parked_id INTEGER NOT NULL) STRICT;
 -- Reports that were folded instead of accepted as entries (sqlite_tallies.py).
 CREATE TABLE tallies (
     stream TEXT NOT NULL, partition TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, count INTEGER NOT NULL,
