@@ -418,6 +418,9 @@ def _embedded_went(*, crashed: bool, log_path: Path) -> None:
 class _LogObserver:
     """Tells the log how jobs ended. What went wrong is told by the notifier."""
 
+    def __init__(self) -> None:
+        self._failing: dict[str, object] = {}  # by stream, why its last job failed
+
     def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         failure = outcome.failure
         assert failure is not None
@@ -441,8 +444,12 @@ class _LogObserver:
     def job_finished(self, job: FlushJob) -> None:
         if job.status is JobStatus.FAILED:
             # Each attempt of an outage fails; the notifier tells of it once, and louder.
-            log.info("flush_job_failed", job=job.id, stream=job.stream, error=job.result.get("message"))
+            reason = job.result.get("message")
+            write = log.debug if self._failing.get(job.stream, self) == reason else log.info
+            self._failing[job.stream] = reason
+            write("flush_job_failed", job=job.id, stream=job.stream, error=job.result.get("message"))
         else:
+            self._failing.pop(job.stream, None)
             log.debug(
                 "flush_job_completed", job=job.id, stream=job.stream, rows=job.result.get("rows_flushed")
             )

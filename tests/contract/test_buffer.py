@@ -737,7 +737,9 @@ def test_an_unparked_entry_comes_at_the_end_of_its_partition(buffer: Buffer) -> 
     assert buffer.park(lease, seq, BAD).retries == 1
 
 
-def test_an_entry_that_is_parked_again_has_the_id_that_it_had_and_no_other_gets_it(house: BufferHouse) -> None:
+def test_an_entry_that_is_parked_again_has_the_id_that_it_had_and_no_other_gets_it(
+    house: BufferHouse,
+) -> None:
     buffer = house.open()
     first, second = put(buffer, "p", b"bad"), put(buffer, "p", b"worse")
     lease = take(buffer).lease

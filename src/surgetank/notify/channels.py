@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from surgetank.buffer.events import EventLog
 from surgetank.encode.errors import ErrorReport, fingerprint
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.events import EventType, NewEvent, Severity
 from surgetank.notify.errors import SystemErrors
+from surgetank.notify.folding import Folding
 from surgetank.notify.notifier import News
 from surgetank.notify.runs import RunReporter
 from surgetank.telemetry import log
@@ -17,11 +18,23 @@ _HARMLESS = ("stream", "job", "attempts", "parked_id")
 
 
 class ConsoleChannel:
-    """The program's own log."""
+    """The program's own log. What many threads have in common is one line with a count (`folding.py`)."""
 
     name = "console"
 
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._folding = Folding(clock)
+
     def tell(self, news: News) -> None:
+        if self._folding.first(news):
+            self._write(news)
+
+    def tell_folded(self, *, all_: bool = False) -> None:
+        """Tell how many more there were: to be called about once a second, and with `all_` at the end."""
+        for news in self._folding.due(all_=all_):
+            self._write(news)
+
+    def _write(self, news: News) -> None:
         write = {"info": log.info, "warning": log.warning, "error": log.error, "critical": log.error}[
             news.severity
         ]

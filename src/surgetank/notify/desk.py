@@ -70,9 +70,10 @@ class Desk:
             "sink": "postgresql", "database": database.address, "node": settings.node,
             "database_configured": settings.database_url is not None,
         }  # fmt: skip
+        self._console = ConsoleChannel(clock)
         self.notifier = Notifier(
             [
-                ConsoleChannel(),
+                self._console,
                 ThreadLogChannel(self.runs),
                 EventChannel(self.events, support_url=settings.support_url),
                 ErrorChannel(self.errors),
@@ -143,6 +144,7 @@ class Desk:
             if flusher.breaker.state() is not BreakerState.CLOSED:
                 down[stream] = flusher.breaker.view().last_error or "the database can't be reached"
         self.notifier.sweep(down)
+        self._console.tell_folded()
 
     def problem(self, error: BaseException, *, where: str, trace: str | None = None) -> None:
         """Tell of something unexpected; the same problem not more than once in five minutes."""
@@ -184,5 +186,6 @@ class Desk:
     def close(self, within_s: float = 1.0) -> None:
         """Stop alerting, send what is counted, close the event log. An alert that is being sent has `within_s`."""
         self.alerts.close(within_s)
+        self._console.tell_folded(all_=True)
         self.errors.send_counts(all_=True)
         self.events.close()
