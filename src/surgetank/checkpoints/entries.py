@@ -38,16 +38,6 @@ class NewEntry(NamedTuple):
     guard: Guard
 
 
-def thread_name(given: object) -> str:
-    """A thread's name as a string. Raises `EntryRejected` for None."""
-    if given is None:  # `str` would make it a thread called "None", which everybody without an id would share
-        raise EntryRejected(
-            partition="", path="$.configurable.thread_id", reason="no thread id",
-            remedy='give one: config={"configurable": {"thread_id": "..."}}.',
-        )  # fmt: skip
-    return str(given)
-
-
 class Target(NamedTuple):
     """What a config says about where a checkpoint belongs."""
 
@@ -59,7 +49,7 @@ class Target(NamedTuple):
     def of(cls, config: RunnableConfig) -> Target:
         """Read it from LangGraph's config. Raises `EntryRejected` for names that can't be stored."""
         configurable: Mapping[str, Any] = config.get("configurable", {})
-        thread_id = thread_name(configurable.get("thread_id"))
+        thread_id = limits.thread_name(configurable.get("thread_id"))
         ns = configurable.get("checkpoint_ns") or ""
         checkpoint_id = configurable.get("checkpoint_id")
         if not limits.are_plain(thread_id, ns, "" if checkpoint_id is None else checkpoint_id):

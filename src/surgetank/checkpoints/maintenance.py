@@ -15,7 +15,6 @@ from typing import Any
 
 from surgetank.buffer.protocol import Buffer
 from surgetank.checkpoints.cold import Cold, Place
-from surgetank.checkpoints.entries import thread_name
 from surgetank.checkpoints.forgetting import append_told_deletion
 from surgetank.checkpoints.raw import RawCheckpoint
 from surgetank.checkpoints.reader import Reader
@@ -138,7 +137,7 @@ class Maintenance:
             raise TypeError("thread_ids must be a sequence of thread ids, not a single str")
         if strategy not in STRATEGIES:
             raise ValueError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}")
-        for thread_id in map(thread_name, thread_ids):
+        for thread_id in map(limits.thread_name, thread_ids):
             if strategy == "delete":
                 yield partial(self.delete_thread, thread_id)
                 continue

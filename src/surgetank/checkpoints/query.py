@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointMetadata, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from surgetank.checkpoints.entries import OPEN_METADATA, thread_name
+from surgetank.checkpoints.entries import OPEN_METADATA
 from surgetank.checkpoints.listing import Listing, Place
 from surgetank.checkpoints.raw import RawCheckpoint
 from surgetank.checkpoints.reader import Reader
@@ -65,7 +65,7 @@ class Query:
         thread_id = configurable.get("thread_id")
         self._only = configurable.get("checkpoint_id")
         # Without the key it is all threads, as with LangGraph's savers; None is a thread that nobody named.
-        self._thread = thread_name(thread_id) if "thread_id" in configurable else None
+        self._thread = limits.thread_name(thread_id) if "thread_id" in configurable else None
         before_id = before.get("configurable", {}).get("checkpoint_id") if before else None
         asked = (("$.thread_id", self._thread), ("$.checkpoint_ns", configurable.get("checkpoint_ns")),
                  ("$.before.checkpoint_id", before_id))  # fmt: skip

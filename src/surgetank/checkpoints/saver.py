@@ -27,7 +27,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from surgetank.buffer.protocol import Buffer
 from surgetank.checkpoints.cold import Cold
-from surgetank.checkpoints.entries import EntryMaker, NewEntry, Target, thread_name
+from surgetank.checkpoints.entries import EntryMaker, NewEntry, Target
 from surgetank.checkpoints.maintenance import Maintenance, no_events
 from surgetank.checkpoints.query import Query
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
@@ -35,6 +35,7 @@ from surgetank.checkpoints.reader import Reader
 from surgetank.checkpoints.serde import faithful
 from surgetank.checkpoints.serde_changes import OncePerClass, Tell, noticing
 from surgetank.checkpoints.steps import Steps, arun, run
+from surgetank.encode import limits
 from surgetank.encode.envelope import STREAM
 from surgetank.exceptions import BufferFull, SinkError, StateCorrupt, SurgetankError
 from surgetank.offloop import LARGE, is_large, off_loop
@@ -339,10 +340,10 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     # -- deleting, copying, pruning
 
     def delete_thread(self, thread_id: str) -> None:
-        self.maintenance.delete_thread(thread_name(thread_id))
+        self.maintenance.delete_thread(limits.thread_name(thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
-        await off_loop(self.maintenance.delete_thread, thread_name(thread_id))
+        await off_loop(self.maintenance.delete_thread, limits.thread_name(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         run(self.maintenance.delete_for_runs(run_ids, self.metadata_of))
@@ -351,10 +352,18 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         await arun(self.maintenance.delete_for_runs(run_ids, self.metadata_of))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        run(self.maintenance.copy_thread(thread_name(source_thread_id), thread_name(target_thread_id)))
+        run(
+            self.maintenance.copy_thread(
+                limits.thread_name(source_thread_id), limits.thread_name(target_thread_id)
+            )
+        )
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        await arun(self.maintenance.copy_thread(thread_name(source_thread_id), thread_name(target_thread_id)))
+        await arun(
+            self.maintenance.copy_thread(
+                limits.thread_name(source_thread_id), limits.thread_name(target_thread_id)
+            )
+        )
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         run(self.maintenance.prune(thread_ids, strategy, self.metadata_of))

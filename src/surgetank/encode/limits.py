@@ -24,6 +24,16 @@ _EXPONENT = re.compile(rb"[eE][+-]?[0-9]+")
 _PLAIN = (str, int, bool, type(None))
 
 
+def thread_name(given: object) -> str:
+    """A thread's name as a string. Raises `EntryRejected` for None."""
+    if given is None:  # `str` would make it a thread called "None", which everybody without an id would share
+        raise EntryRejected(
+            partition="", path="$.configurable.thread_id", reason="no thread id",
+            remedy='give one: config={"configurable": {"thread_id": "..."}}.',
+        )  # fmt: skip
+    return str(given)
+
+
 def check_names(thread_id: str, names: Sequence[tuple[str, str]]) -> None:
     """Refuse names that neither keys nor PostgreSQL's text can carry: NUL, lone surrogates, excessive length.
 
