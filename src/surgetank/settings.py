@@ -247,7 +247,10 @@ class Settings(BaseSettings):
         5.0, gt=0, description="Longest silence of the database while a caller waits for what it reads."
     )
     statement_timeout: float = Field(
-        30.0, gt=0, description="Longest statement of a flush or another work in the background."
+        30.0,
+        gt=0,
+        description="Longest statement of a flush or another work in the background; a second more for each MB that is "
+        "written.",
     )
     database_password_file: Path | None = Field(
         None, description="File with the database's password; read again for every connection."

@@ -41,6 +41,9 @@ _NOTICE_DEAD_PEERS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
+_SLOWEST = (
+    1_000_000  # bytes a second; what is faster is not given up, or large values would be tried for ever
+)
 _SERVER_FIRST_S = 0.5  # the server's own deadline comes first: it says more, and leaves the connection whole
 _SLOW_S = 1.0  # a failure that took longer is one that callers shall not wait for one after the other
 _LOCKS_S = 10.0
@@ -95,13 +98,14 @@ class Database:
     # -- using it
 
     @contextmanager
-    def connection(self) -> Iterator[Connection[Any]]:
+    def connection(self, *, size: int = 0) -> Iterator[Connection[Any]]:
         """A connection in a transaction that is committed at the end, rolled back on an error. For flushing.
 
-        Statements raise the driver's own errors, which flushing classifies. Raises `DatabaseUnavailable` for a
-        connection that can't be had or broke, `DatabaseRefused` (wrong password, missing database).
+        `size`: bytes that are to be written; the deadline grows with them. Statements raise the driver's own errors,
+        which flushing classifies. Raises `DatabaseUnavailable` for a connection that can't be had or broke,
+        `DatabaseRefused` (wrong password, missing database).
         """
-        with self._use(self._statement_s) as connection:
+        with self._use(self._statement_s + size / _SLOWEST) as connection:
             yield connection
 
     @contextmanager

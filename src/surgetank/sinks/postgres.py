@@ -76,8 +76,9 @@ class PostgresCheckpointSink:
         with self._lock, collector.held_back():
             threads: dict[str, Thread] = {}
             tallies = {s.lease.partition: Tally() for s in slices}
+            size = sum(entry.size for s in slices for entry in s.entries)
             try:
-                with self._database.connection() as connection, connection.cursor(
+                with self._database.connection(size=size) as connection, connection.cursor(
                     binary=True, row_factory=dict_row
                 ) as cursor:  # fmt: skip
                     work, passed = self._transaction(cursor, slices, buffer_id, threads, tallies)
