@@ -45,7 +45,7 @@ class PatientDatabase(Database):
             yield connection
 
     @contextmanager
-    def connection(self, *, size: int = 0) -> Iterator[Connection[Any]]:
+    def connection(self, *, size: int = 0) -> Iterator[Connection[Any]]:  # noqa: ARG002 - requests write little
         """A connection in a transaction. Raises like the database, and what it raised a moment ago."""
         with self._unless_away(self._database.asking) as connection:
             yield connection
