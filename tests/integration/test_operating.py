@@ -115,16 +115,16 @@ def test_tls_checks_the_certificate_and_says_when_it_is_the_wrong_one(
         name = database_url.split("?")[0].rsplit("/", 1)[1]
         said = block("TLS to PostgreSQL", "sh")
 
-        def doctor(authority: Path) -> subprocess.CompletedProcess[str]:
+        def migrate(authority: Path) -> subprocess.CompletedProcess[str]:
             script = said.replace("surgetank_app@db.example.com/app", f"postgres@localhost:{port}/{name}")
             assert f"localhost:{port}" in script
             script = script.replace("/etc/ssl/db-ca.pem", str(authority))
             return shell(script, SURGETANK_HOME=str(tmp_path / authority.stem))
 
-        good, bad = doctor(right), doctor(wrong)
+        good, bad = migrate(right), migrate(wrong)
     assert good.returncode == 0, good.stdout + good.stderr
-    assert bad.returncode == 1
-    assert "certificate" in bad.stdout
+    assert bad.returncode in (1, 2)
+    assert "certificate" in bad.stderr
 
 
 def test_a_database_that_was_restored_from_a_dump_gets_back_what_was_saved_after_the_dump(

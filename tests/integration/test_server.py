@@ -429,7 +429,7 @@ def test_a_key_that_can_t_be_used_is_refused(server, key):
 
 def test_it_serves_what_is_hot_while_the_database_is_down(make_tank, private_postgres):
     clock = FakeClock()
-    tank = make_tank(admin_token=ADMIN_TOKEN, database_url=private_postgres.url)
+    tank = make_tank(admin_token=ADMIN_TOKEN, database_url=private_postgres.url, recent_max_bytes=0)
     put(tank.checkpointer(), "cold", {"x": 0})
     assert tank.flush().ok
     private_postgres.kill()
@@ -460,7 +460,7 @@ def test_it_serves_what_is_hot_while_the_database_is_down(make_tank, private_pos
 
 
 def test_what_a_viewer_is_told_of_an_outage_names_no_address(make_tank, private_postgres):
-    tank = make_tank(admin_token=ADMIN_TOKEN, database_url=private_postgres.url)
+    tank = make_tank(admin_token=ADMIN_TOKEN, database_url=private_postgres.url, recent_max_bytes=0)
     with running(tank) as server:
         put(tank.checkpointer(), "t", {"x": 0}, user_id="ada")
         assert tank.flush().ok

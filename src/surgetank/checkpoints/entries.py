@@ -7,7 +7,7 @@ value in the error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import EXCLUDED_METADATA_KEYS, WRITES_IDX_MAP
@@ -91,7 +91,9 @@ class EntryMaker:
             ("$.channel_versions", {**versions, **new_versions}),
         ):
             limits.check_all(thread_id, place, list(names))
-        texts = [envelope.version_text(v) for known in (versions, new_versions) for v in known.values()]
+        texts = [
+            _version(thread_id, channel, v) for known in (versions, new_versions) for channel, v in known.items()
+        ]
         limits.check_all(thread_id, "$.channel_versions", texts)
         record = self._record(at, checkpoint, merged_metadata(config, metadata), known_head)
         records = [Record(envelope.checkpoint_key(ns, checkpoint_id), record.pack())]
@@ -240,4 +242,14 @@ def _refused(thread_id: str, path: str, error: Exception) -> SurgetankError:
     return EntryRejected(
         partition=thread_id, path=path, reason=f"it can't be serialized ({type(error).__name__}: {error})",
         remedy="store a type that the checkpointer's serializer knows.",
+    )  # fmt: skip
+
+
+def _version(thread_id: str, channel: str, version: object) -> str:
+    """The text of a version. Raises `EntryRejected` for a type that comes back as another one, with another text."""
+    if isinstance(version, str) or type(version) in (int, float):
+        return envelope.version_text(cast("str | int | float", version))
+    raise EntryRejected(
+        partition=thread_id, path=f"$.channel_versions.{channel}", reason=f"a version of type {type(version).__name__}",
+        remedy="use str, int or float, as the checkpointer's get_next_version does",
     )  # fmt: skip
