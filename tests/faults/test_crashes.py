@@ -278,7 +278,7 @@ def test_a_hostile_entry_in_any_position_is_parked_and_its_neighbours_arrive(
 
 
 def test_parked_entries_of_a_deleted_thread_go_with_it(tank, database_url):
-    refuse(database_url, "TRUE")
+    refuse(database_url, "NEW.metadata ->> 'step' = '1'")
     saver = tank.checkpointer()
     workload.put(saver, "alpha", 1, None, ["x"])
     assert tank.flush().result["entries_parked"] == 1

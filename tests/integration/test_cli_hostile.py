@@ -70,7 +70,7 @@ COMMANDS: dict[str, list[str] | None] = {
     "alerts test": [], "alerts list": [], "alerts log": [],
     "token create": ["--user", "eve", "--role", "viewer"], "token list": [], "token revoke": ["{token}"],
     "erase-user": ["--yes", f"nobody{NASTY}"],
-    "adopt": ["--yes"],
+    "adopt": ["--yes"], "config": [],
     "demo": None,  # its texts are its own
     "serve": None, "worker": None,  # what they say goes through the same printer, and the log through `SafeFormatter`
 }  # fmt: skip

@@ -43,7 +43,13 @@ def test_what_is_replaced_in_what_is_shown_is_told_with_its_place():
 leaves = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
 
 
-@given(st.lists(leaves | st.text(min_size=200, max_size=300) | st.binary(min_size=2, max_size=3).map(lambda short: short * 30_000)))
+@given(
+    st.lists(
+        leaves
+        | st.text(min_size=200, max_size=300)
+        | st.binary(min_size=2, max_size=3).map(lambda short: short * 30_000)
+    )
+)
 def test_items_of_a_list_are_found_by_their_headers(values):
     _, data = serde.dumps_typed(values)
     found = plain.list_items(data)

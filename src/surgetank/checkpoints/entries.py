@@ -92,7 +92,9 @@ class EntryMaker:
         ):
             limits.check_all(thread_id, place, list(names))
         texts = [
-            _version(thread_id, channel, v) for known in (versions, new_versions) for channel, v in known.items()
+            _version(thread_id, channel, v)
+            for known in (versions, new_versions)
+            for channel, v in known.items()
         ]
         limits.check_all(thread_id, "$.channel_versions", texts)
         record = self._record(at, checkpoint, merged_metadata(config, metadata), known_head)

@@ -39,6 +39,8 @@ def refused_connection(error: psycopg.Error, address: str) -> DatabaseUnavailabl
             f"The database of {address} does not exist.",
             remedy="create it (createdb) or correct the name in the database URL.",
         )
+    if state is not None and state.startswith(_ASK_OPERATOR):  # to what every new connection is asked first
+        return failed_statement(error, address)
     return DatabaseUnavailable(
         f"PostgreSQL at {address} can't be reached: {text}.",
         remedy=f"check that it runs and that host and port are right; {_SAFE}",
