@@ -66,7 +66,7 @@ def test_the_help_teaches_every_command(cli):
         page = cli(command, "--help")
         assert page.returncode == 0
         assert len(page.stdout) > 200, command
-    assert "Exit codes" in top.stdout
+    assert "Exit codes" in " ".join(top.stdout.split())
 
 
 def test_status_flush_and_jobs_tell_the_same_story(cli, tank):
@@ -345,6 +345,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(cli, tank):
 
 def test_a_home_with_spaces_accents_and_odd_bytes_works(cli, tmp_path):
     for name in ("with space é 😀", "odd-\udcff"):
+        assert cli("migrate", SURGETANK_HOME=str(tmp_path / name)).returncode == 0
         assert cli("flush", SURGETANK_HOME=str(tmp_path / name)).returncode == 0
         done = cli("status", "--json", SURGETANK_HOME=str(tmp_path / name))
         assert "buffer" in json.loads(done.stdout), done.stderr
@@ -382,3 +383,10 @@ def test_what_does_not_exist_is_an_error_with_one_exit_code(cli, tank):
         assert "Traceback" not in done.stderr
         assert "way out" in done.stderr, arguments
     assert cli("flush", "--thread", "t").returncode == 0
+
+
+def test_a_mistyped_home_is_no_successful_flush(cli, tmp_path):
+    done = cli("flush", "--home", str(tmp_path / "mistyped"))
+    assert done.returncode == 2
+    assert "There is no Surgetank here" in done.stderr
+    assert not (tmp_path / "mistyped").exists()

@@ -38,8 +38,10 @@ from surgetank.cli import (
 from surgetank.cli.output import coded, out
 
 EPILOG = (
-    "Settings come from the options, then from SURGETANK_* variables (SURGETANK_HOME, SURGETANK_DATABASE_URL, ...). "
-    "Exit codes: 0 all is well, 1 something failed or needs attention, 2 wrong usage or setting, 3 done with warnings."
+    "Settings come from the options, then from SURGETANK_* variables (SURGETANK_HOME, SURGETANK_DATABASE_URL, ...), "
+    "then from surgetank.toml or [tool.surgetank] in pyproject.toml in this folder; `surgetank config` shows them. "
+    "Exit codes: 0 all is well, 1 something failed or needs attention, 2 wrong usage or setting, 3 done with warnings, "
+    "130 ended by Ctrl-C."
 )
 
 app = typer.Typer(

@@ -42,7 +42,7 @@ def flush(
         raise ConfigurationError("Two threads are named.", remedy="name one, with or without --thread.")
     thread = thread if thread is not None else named
     missing: NotSaved | None = None
-    with engine(home, database_url) as tank:
+    with engine(home, database_url, must_exist=True) as tank:
         if thread is not None:
             require_threads(tank.parts, thread)
         job = tank.flush(stream, thread)
