@@ -257,6 +257,11 @@ def _items(mapping: dict[Any, Any]) -> Any:
 
 
 def _shown(item: Any) -> str:
+    """Equal items are shown alike: two equal sets may give their items in different orders."""
+    if isinstance(item, frozenset):
+        return f"{type(item)}{sorted(map(_shown, item))}"
+    if type(item) is tuple:
+        return f"{type(item)}{[_shown(part) for part in item]}"
     return f"{type(item)}{item!r}"
 
 
