@@ -79,5 +79,7 @@ def failed_statement(error: psycopg.Error, address: str) -> DatabaseUnavailable:
 
 
 def in_short(error: BaseException) -> str:
-    """One bounded line."""
-    return " ".join(str(error).split())[:300].rstrip(".")
+    """One bounded line, without libpq's questions ("Is the server running ...?")."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.endswith("?")] or lines
+    return " ".join(" ".join(said).split())[:300].rstrip(".?")

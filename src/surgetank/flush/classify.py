@@ -124,6 +124,8 @@ def _remedy(sqlstate: str | None) -> str:
         return "free space on the database's disk; the flush is tried again by itself."
     if sqlstate == "53300":
         return "raise max_connections or put PgBouncer before the database; it is tried again by itself."
+    if sqlstate == "57014":
+        return "look for locks and load (pg_stat_activity), or raise SURGETANK_STATEMENT_TIMEOUT."
     return ""
 
 
