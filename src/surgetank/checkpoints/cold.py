@@ -13,15 +13,15 @@ from typing import Any, Protocol
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from surgetank.checkpoints.cold_many import read_many
+from surgetank.checkpoints.cold_many import read_many, writes_of_row
 from surgetank.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import envelope, patch
-from surgetank.encode.envelope import CheckpointRecord, WriteRecord
+from surgetank.encode.envelope import CheckpointRecord
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.exceptions import StateCorrupt
-from surgetank.sinks.bodies import unpack_body, unpack_others
+from surgetank.sinks.bodies import unpack_body
 
 SQL = queries("cold")
 _WRITE, _MARK = 1, 3  # kinds of rows: 0 the checkpoint, 1 a write, 2 a blob, 3 the thread's mark
@@ -164,7 +164,7 @@ class ColdReader:
             if kind == _WRITE:
                 others = data[len(data) - base_n :] if base_n is not None else None
                 own = data[: len(data) - base_n] if base_n is not None else data
-                raw.writes += _writes(thread_id, a, n, b, c, codec, type_, own, others)
+                raw.writes += writes_of_row(thread_id, a, n, b, c, codec, type_, own, others)
             else:
                 blobs.append((a, n, base_n, codec, raw_bytes, b, type_, data))
         if record.small is not None:
@@ -177,7 +177,7 @@ class ColdReader:
         """The writes of a checkpoint that is itself still hot."""
         arguments = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
         rows = self._query("writes", arguments)
-        return [w for row in rows for w in _writes(thread_id, *row.values())]
+        return [w for row in rows for w in writes_of_row(thread_id, *row.values())]
 
     def blobs(self, thread_id: str, ns: str, versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
         """The values of channel versions that are stored; others are missing from the result."""
@@ -304,24 +304,3 @@ def _add_small(
     for channel, value in record.small.items():
         if channel not in found and channel in versions and versions[channel] == has.get(channel):
             found[channel] = value
-
-
-def _writes(
-    thread_id: str,
-    task_id: str,
-    idx: int,
-    task_path: str,
-    channel: str,
-    codec: int,
-    type_: str,
-    data: bytes,
-    others: bytes | None,
-) -> list[RawWrite]:
-    """The write of a row, and those that lie beside it."""
-    try:
-        found = [(idx, WriteRecord(channel, task_path, type_, patch.decompress(codec, data)))]
-        if others is not None:
-            found += unpack_others(task_path, others)
-    except StateCorrupt as error:
-        raise error.of(thread_id, channel) from error
-    return [RawWrite(task_id, number, record) for number, record in found]

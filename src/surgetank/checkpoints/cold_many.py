@@ -13,7 +13,7 @@ from surgetank.database.queries import queries
 from surgetank.encode import patch
 from surgetank.encode.envelope import WriteRecord
 from surgetank.exceptions import StateCorrupt
-from surgetank.sinks.bodies import unpack_body
+from surgetank.sinks.bodies import unpack_body, unpack_others
 
 SQL = queries("cold")
 _Version = tuple[str, int]  # a channel and the number of its blob
@@ -39,7 +39,7 @@ def read_many(database: Database, thread_id: str, ns: str, ids: Sequence[str]) -
             wanted |= _numbers_of(cursor, where, older)
         for checkpoint_id, *write in cursor.execute(SQL["many_writes"], where).fetchall():
             if checkpoint_id in found:
-                found[checkpoint_id].writes.append(_write(thread_id, *write))
+                found[checkpoint_id].writes += writes_of_row(thread_id, *write)
         values = _values(cursor, thread_id, where, {v for n in wanted.values() for v in n.items()})
     for checkpoint_id, versions in wanted.items():
         blobs = found[checkpoint_id].blobs
@@ -59,14 +59,25 @@ def _checkpoint(
     return raw
 
 
-def _write(
-    thread_id: str, task_id: str, idx: int, task_path: str, channel: str, codec: int, type_: str, data: bytes
-) -> RawWrite:
+def writes_of_row(
+    thread_id: str,
+    task_id: str,
+    idx: int,
+    task_path: str,
+    channel: str,
+    codec: int,
+    type_: str,
+    data: bytes,
+    others: bytes | None,
+) -> list[RawWrite]:
+    """The write of a row, and those that lie beside it."""
     try:
-        value = patch.decompress(codec, data)
+        found = [(idx, WriteRecord(channel, task_path, type_, patch.decompress(codec, data)))]
+        if others is not None:
+            found += unpack_others(task_path, others)
     except StateCorrupt as error:
         raise error.of(thread_id, channel) from error
-    return RawWrite(task_id, idx, WriteRecord(channel, task_path, type_, value))
+    return [RawWrite(task_id, number, record) for number, record in found]
 
 
 def _numbers_of(

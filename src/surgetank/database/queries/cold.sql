@@ -79,7 +79,7 @@ WHERE s.thread_id = %(thread_id)s AND s.checkpoint_ns = %(checkpoint_ns)s AND c.
 
 -- name: many_writes
 -- Their writes. Unique (thread_id, checkpoint_ns), primary key.
-SELECT w.checkpoint_id, w.task_id, w.idx, w.task_path, w.channel, w.codec, w.type, w.data
+SELECT w.checkpoint_id, w.task_id, w.idx, w.task_path, w.channel, w.codec, w.type, w.data, w.others
 FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoint_writes w USING (ns_pk)
 WHERE s.thread_id = %(thread_id)s AND s.checkpoint_ns = %(checkpoint_ns)s AND w.checkpoint_id = ANY(%(ids)s)
 
