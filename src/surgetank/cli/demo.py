@@ -41,7 +41,7 @@ def demo(
     threads: Annotated[int, typer.Option(min=1, max=64, help="Conversations at once.")] = 6,
     json: Json = False,
 ) -> int:
-    """Run an agent graph, flush it, stop PostgreSQL while a run goes on, start it again. Takes about 6 seconds on two cores.
+    """Run an agent graph, flush it, stop PostgreSQL while a run goes on, start it again. Takes about 6 seconds.
 
     With --json what is shown goes to stderr, and a summary to stdout.
     """
