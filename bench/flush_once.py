@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from surgetank import Surgetank
-from surgetank.encode.envelope import STREAM as CHECKPOINTS
+from surgetank.streams.checkpoints.envelope import STREAM as CHECKPOINTS
 
 
 def peak_bytes() -> int:

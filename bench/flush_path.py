@@ -35,8 +35,8 @@ from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from surgetank import Surgetank
-from surgetank.encode import patch
-from surgetank.encode.patch import Blob
+from surgetank.encode.differences import patch
+from surgetank.encode.differences.patch import Blob
 
 TABLES: dict[str, tuple[str, list[str]]] = {
     "checkpoints": (

@@ -24,7 +24,7 @@ from psycopg_pool import ConnectionPool
 from bench.harness import BenchError, Scene
 from bench.server import stored_bytes
 from surgetank import Surgetank
-from surgetank.encode.envelope import STREAM as CHECKPOINTS
+from surgetank.streams.checkpoints.envelope import STREAM as CHECKPOINTS
 
 MEMORY = "InMemorySaver"
 SQLITE = "SqliteSaver"

@@ -9,8 +9,8 @@ import random
 import time
 
 from bench.harness import BenchError, Recorder, Scene
-from surgetank.encode import patch
-from surgetank.encode.patch import Blob, Tip
+from surgetank.encode.differences import patch
+from surgetank.encode.differences.patch import Blob, Tip
 
 TITLE = "Patch chains"
 CHAIN = "patch chain"

@@ -34,12 +34,12 @@ from surgetank.exceptions import (
 
 if TYPE_CHECKING:
     __version__: str
-    from surgetank.ambient import broadcast_run_event, emit_log, log_system_error
-    from surgetank.checkpoints.saver import SurgetankSaver
+    from surgetank.app.ambient import broadcast_run_event, emit_log, log_system_error
+    from surgetank.app.surgetank import Surgetank
     from surgetank.encode.sanitize import Sanitized, sanitize, sanitize_for_json
-    from surgetank.engine import Surgetank
     from surgetank.model import FlushJob
-    from surgetank.notify.runs import working_for
+    from surgetank.streams.checkpoints.saver import SurgetankSaver
+    from surgetank.streams.logs.origin import working_for
 
 __all__ = [
     "BrokenRow",
@@ -75,16 +75,16 @@ __all__ = [
 
 # Loaded when first used, so that `import surgetank` is quick and needs no extra.
 _LAZY = {
-    "Surgetank": "surgetank.engine",
-    "SurgetankSaver": "surgetank.checkpoints.saver",
+    "Surgetank": "surgetank.app.surgetank",
+    "SurgetankSaver": "surgetank.streams.checkpoints.saver",
     "FlushJob": "surgetank.model",
     "Sanitized": "surgetank.encode.sanitize",
     "sanitize": "surgetank.encode.sanitize",
     "sanitize_for_json": "surgetank.encode.sanitize",
-    "broadcast_run_event": "surgetank.ambient",
-    "emit_log": "surgetank.ambient",
-    "log_system_error": "surgetank.ambient",
-    "working_for": "surgetank.notify.runs",
+    "broadcast_run_event": "surgetank.app.ambient",
+    "emit_log": "surgetank.app.ambient",
+    "log_system_error": "surgetank.app.ambient",
+    "working_for": "surgetank.streams.logs.origin",
 }
 
 

@@ -1,4 +1,4 @@
-"""What every buffer promises about copies (`surgetank.buffer.recent`)."""
+"""What every buffer promises about copies (`surgetank.buffer.copies`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from support.buffers import KINDS, BufferHouse, put, read_all, take
+from surgetank.buffer.copies import Glance, RecentLimits
 from surgetank.buffer.protocol import Ack, Buffer
-from surgetank.buffer.recent import Glance, RecentLimits
 from surgetank.model import CopyChange, Keeper, OldCopy, Record
 
 

@@ -20,9 +20,9 @@ from support import workload
 from support.buffers import DOWN, child_env, put, read_all, take
 from support.tanks import MakeTank
 from surgetank.buffer.protocol import Ack, Due
-from surgetank.buffer.salvage import Salvaged, salvage
-from surgetank.buffer.sqlite import SQLiteBuffer
-from surgetank.events import Severity
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
+from surgetank.buffer.sqlite.salvage import Salvaged, salvage
+from surgetank.events.types import Severity
 from surgetank.exceptions import BufferCorrupt, BufferProblem, EntryUnreadable
 from surgetank.model import Entry, Lease, Record
 

@@ -11,16 +11,16 @@ import pytest
 from support import workload
 from support.buffers import drain, put, values
 from support.tanks import MakeTank
-from surgetank.buffer import sqlite_place
-from surgetank.buffer.sqlite import SQLiteBuffer
-from surgetank.events import Severity
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
+from surgetank.events.types import Severity
 from surgetank.exceptions import BufferUnavailable
 from surgetank.model import Record
+from surgetank.sqlite import place
 
 
 @pytest.fixture(autouse=True)
 def _look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_place, "_EVERY_S", 0.0)
+    monkeypatch.setattr(place, "_EVERY_S", 0.0)
 
 
 @pytest.fixture

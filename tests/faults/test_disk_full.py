@@ -20,8 +20,8 @@ from support import workload
 from support.buffers import child_env, drain, put, values, wait_until
 from support.tanks import MakeTank
 from surgetank import BufferFull, Surgetank
-from surgetank.buffer import reserve
-from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
+from surgetank.buffer.sqlite import reserve
+from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
 from surgetank.exceptions import BufferProblem, BufferUnavailable
 
 MIB = 1024**2

@@ -29,8 +29,8 @@ from support.waiting import wait_until
 from surgetank import Surgetank
 from surgetank.database.migrate import migrate
 from surgetank.database.pool import Database
-from surgetank.server.access import Role
-from surgetank.server.tokens import TokenStore
+from surgetank.server.access.roles import Role
+from surgetank.server.access.tokens import TokenStore
 
 ADMIN_TOKEN = "an-admin-token-of-the-environment"
 

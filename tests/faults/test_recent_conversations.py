@@ -15,12 +15,12 @@ from support.postgres import PostgresServer
 from support.savers import config, ids, listed, put, put_chain
 from support.tanks import MakeTank
 from surgetank import ColdStateUnavailable, Surgetank
-from surgetank.checkpoints.copy_check import is_stale
-from surgetank.checkpoints.recent import Copies
 from surgetank.database.migrate import migrate
 from surgetank.database.pool import Database
-from surgetank.encode.copies import Mark
-from surgetank.encode.envelope import STREAM
+from surgetank.streams.checkpoints.copies.check import is_stale
+from surgetank.streams.checkpoints.copies.layout import Mark
+from surgetank.streams.checkpoints.copies.reader import Copies
+from surgetank.streams.checkpoints.envelope import STREAM
 
 
 @pytest.fixture

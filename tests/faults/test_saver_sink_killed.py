@@ -17,7 +17,7 @@ from support.transfer import Official, postgres_official, sqlite_official
 from surgetank import Surgetank
 
 TESTS = str(Path(__file__).parents[1])
-SINK = "surgetank.sinks.saver:SaverSink"
+SINK = "surgetank.streams.checkpoints.any_saver.sink:SaverSink"
 SAVERS = {
     "postgres": "langgraph.checkpoint.postgres:PostgresSaver",
     "sqlite": "langgraph.checkpoint.sqlite:SqliteSaver",

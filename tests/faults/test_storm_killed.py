@@ -12,7 +12,7 @@ import pytest
 from support.buffers import child_env
 from support.tanks import MakeTank
 from surgetank.buffer.protocol import Tally
-from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
 from surgetank.exceptions import BufferFull
 from surgetank.model import Record
 
@@ -98,7 +98,7 @@ def test_a_process_killed_while_it_sends_tallies_neither_loses_nor_doubles_them(
     code = f"""
 import os, signal
 from pathlib import Path
-from surgetank.buffer.sqlite import SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.model import Record
 made = []
 def entry_of(tally):

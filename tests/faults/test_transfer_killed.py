@@ -21,9 +21,9 @@ from support.transfer import Official, cli_in_process, postgres_official, sqlite
 from surgetank import Surgetank
 
 TESTS = str(Path(__file__).parents[1])
-BUFFER = "surgetank.buffer.sqlite:SQLiteBuffer"
-SINK = "surgetank.sinks.postgres:PostgresCheckpointSink"
-JOURNAL = "surgetank.checkpoints.journal:Journal"
+BUFFER = "surgetank.buffer.sqlite.buffer:SQLiteBuffer"
+SINK = "surgetank.streams.checkpoints.cold.sink:PostgresCheckpointSink"
+JOURNAL = "surgetank.streams.checkpoints.transfer.journal:Journal"
 SAVERS = {
     "postgres": "langgraph.checkpoint.postgres:PostgresSaver",
     "sqlite": "langgraph.checkpoint.sqlite:SqliteSaver",

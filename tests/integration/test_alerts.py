@@ -22,14 +22,13 @@ from support.tanks import MakeTank
 from support.waiting import wait_until
 from support.webhook import SECRET, Webhook, running_webhook
 from surgetank import MissingExtra, Surgetank
-from surgetank.buffer import sqlite_alerts
-from surgetank.buffer.alerts import Alert, Message, Outcome
-from surgetank.buffer.sqlite_alerts import SQLiteAlertBook
-from surgetank.buffer.sqlite_events import SQLiteEventLog
-from surgetank.events import Severity
-from surgetank.notify import delivery
-from surgetank.notify.facts import FactFinder
-from surgetank.notify.watch import AlertWatch
+from surgetank.events.sqlite import SQLiteEventLog
+from surgetank.events.types import Severity
+from surgetank.notify.alerts import delivery, sqlite_book
+from surgetank.notify.alerts.book import Alert, Message, Outcome
+from surgetank.notify.alerts.facts import FactFinder
+from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
+from surgetank.notify.alerts.watch import AlertWatch
 
 
 class Clock:
@@ -396,9 +395,9 @@ def compose(alerts: Any) -> list[Message]:
 def test_log_and_outbox_are_bounded_and_what_is_dropped_is_told(
     book: SQLiteAlertBook, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sqlite_alerts, "MAX_LOG", 10)
-    monkeypatch.setattr(sqlite_alerts, "MAX_CLAIMS", 20)
-    monkeypatch.setattr(sqlite_alerts, "MAX_WAITING", 5)
+    monkeypatch.setattr(sqlite_book, "MAX_LOG", 10)
+    monkeypatch.setattr(sqlite_book, "MAX_CLAIMS", 20)
+    monkeypatch.setattr(sqlite_book, "MAX_WAITING", 5)
     for n in range(30):
         clock.now += 1
         alert = Alert("r", str(n), Severity.ERROR, f"title {n}", "text")

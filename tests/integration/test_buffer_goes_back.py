@@ -18,8 +18,8 @@ from support.travel import (
     told,
 )
 from surgetank import Surgetank
-from surgetank.buffer import sqlite
 from surgetank.buffer.protocol import Due
+from surgetank.buffer.sqlite import buffer as sqlite
 
 MakeTank = Callable[..., Surgetank]
 

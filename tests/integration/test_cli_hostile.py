@@ -19,9 +19,9 @@ from support.savers import put
 from surgetank import Surgetank
 from surgetank.cli.app import app
 from surgetank.encode.terminal import block, inline
-from surgetank.server.access import Role
-from surgetank.server.outage import PatientDatabase
-from surgetank.server.tokens import TokenStore
+from surgetank.server.access.roles import Role
+from surgetank.server.access.tokens import TokenStore
+from surgetank.server.http.outage import PatientDatabase
 
 NASTY = "\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202eevil\u2066\u200b[red]x[/red][link=http://x]y[/link]:smile:"
 NASTY += "\nforged line"

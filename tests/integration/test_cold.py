@@ -14,9 +14,9 @@ from psycopg import Connection
 from support.savers import ids, listed, put, put_chain
 from support.tanks import MakeTank
 from surgetank import Surgetank
-from surgetank.encode.patch import MAX_PATCHED
-from surgetank.sinks.copying import LARGE
-from surgetank.sinks.projection import MAX_CHANNELS
+from surgetank.encode.differences.patch import MAX_PATCHED
+from surgetank.streams.checkpoints.cold.copying import LARGE
+from surgetank.streams.checkpoints.cold.projection import MAX_CHANNELS
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from support.savers import config, put
 from surgetank import StateCorrupt
-from surgetank.checkpoints import serde_types
+from surgetank.streams.checkpoints.serde import types as serde_types
 
 NAME = "state_classes_of_the_saver"
 ALLOWED = [(NAME, "M"), (NAME, "Gone")]

@@ -14,10 +14,10 @@ from support.http import ADMIN_TOKEN, Server, running
 from support.postgres import PostgresServer
 from support.savers import put
 from support.tanks import MakeTank
-from surgetank.events import EventType, Severity
+from surgetank.events.types import EventType, Severity
 from surgetank.exceptions import ConfigurationError
 from surgetank.notify.notifier import News
-from surgetank.server.disclosure import UNREADABLE
+from surgetank.server.access.disclosure import UNREADABLE
 
 SECRET = "role app_rw at db-7.internal refuses the row (bob, 4111-1111)"
 CRITICAL = "checkpoint_flush_critical_error"

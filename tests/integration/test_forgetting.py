@@ -11,7 +11,7 @@ from support.http import ADMIN_TOKEN, running
 from support.savers import put
 from support.tanks import MakeTank
 from surgetank import Surgetank
-from surgetank.events import Incident, Severity
+from surgetank.events.types import Incident, Severity
 
 SECRET = "what-ada-said"
 
@@ -45,7 +45,7 @@ def told(tank: Surgetank, error: str, thread: str = "t") -> dict[str, Any]:
 
 
 def load_filter(thread: str) -> Any:
-    from surgetank.notify.errors import ErrorFilter
+    from surgetank.streams.errors.store import ErrorFilter
 
     return ErrorFilter(thread_id=thread)
 

@@ -21,8 +21,8 @@ from surgetank import ColdStateUnavailable, DatabaseUnavailable, Surgetank
 from surgetank.database import collector
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.database.pool import Database
-from surgetank.encode.envelope import STREAM
 from surgetank.model import FailureKind
+from surgetank.streams.checkpoints.envelope import STREAM
 
 QUICK = {"connect_timeout": 2.0, "read_timeout": 1.0, "statement_timeout": 1.0}
 BOUND_S = 8.0  # deadline, cancel and connection one after the other are 5 s; the rest is for a busy machine

@@ -16,7 +16,7 @@ from support.http import ADMIN_TOKEN, running
 from support.postgres import PASSWORD_ROLE, PostgresServer
 from support.savers import put
 from support.tanks import MakeTank
-from surgetank.health import Level
+from surgetank.notify.health import Level
 
 LOOKING = [
     ("status",), ("doctor",), ("jobs", "list"), ("parked", "list"), ("errors",), ("tail",), ("metrics",), ("storage",),

@@ -11,8 +11,8 @@ import zstandard
 
 from support.savers import checkpoint, config, put, put_chain
 from surgetank import StateCorrupt
-from surgetank.encode import patch
-from surgetank.encode.patch import PATCH, RAW, WHOLE, Blob
+from surgetank.encode.differences import patch
+from surgetank.encode.differences.patch import PATCH, RAW, WHOLE, Blob
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from support.savers import put, put_chain
 from support.tanks import MakeTank
 from support.webhook import SECRET, running_webhook
 from surgetank import MissingExtra, Surgetank
-from surgetank.buffer.sqlite import SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import BufferUnavailable
-from surgetank.metrics import METRICS, TankCollector, render
+from surgetank.observability.metrics import METRICS, TankCollector, render
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

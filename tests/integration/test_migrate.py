@@ -235,15 +235,14 @@ def test_a_read_only_database_is_a_configuration_error(
 
 
 def test_the_packages_queries_are_found_by_name_without_their_descriptions() -> None:
-    cold = queries("cold")
+    cold = queries("streams/checkpoints/cold/read.sql")
     assert cold["checkpoint"].startswith("SELECT")
     assert not any(line.startswith("--") for text in cold.values() for line in text.splitlines())
-    assert queries("cold") is cold
+    assert queries("streams/checkpoints/cold/read.sql") is cold
 
 
 def test_a_name_given_twice_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "queries").mkdir()
-    (tmp_path / "queries" / "twice.sql").write_text("-- name: a\nSELECT 1\n\n-- name: a\nSELECT 2\n")
+    (tmp_path / "twice.sql").write_text("-- name: a\nSELECT 1\n\n-- name: a\nSELECT 2\n")
     monkeypatch.setattr(queries_module, "files", lambda _: tmp_path)
     with pytest.raises(ValueError, match="'a' twice"):
-        queries("twice")
+        queries("twice.sql")

@@ -11,9 +11,9 @@ from support.savers import config, put
 from support.tanks import MakeTank
 from surgetank.database.migrate import load, migrate, pending
 from surgetank.database.pool import Database
-from surgetank.encode.envelope import STREAM
 from surgetank.exceptions import SchemaTooNew
 from surgetank.model import JobStatus
+from surgetank.streams.checkpoints.envelope import STREAM
 
 NEWEST = max(m.version for m in load())
 RELEASED_WITHOUT_HEADER = 23  # from here on each migration says beside whom it can be used

@@ -16,11 +16,11 @@ import pytest
 from support.savers import config, put
 from support.spilling import spill
 from support.tanks import MakeTank
-from surgetank.checkpoints.journal import Journal
 from surgetank.database import as_root
 from surgetank.database.embedded import EmbeddedPostgres, _programs, start_embedded
 from surgetank.exceptions import ConfigurationError
 from surgetank.private import make_home, open_file
+from surgetank.streams.checkpoints.transfer.journal import Journal
 
 as_root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run PostgreSQL")
 

@@ -18,11 +18,13 @@ from support.savers import put
 from support.values import LEAVES, TEXT
 from surgetank import Surgetank
 from surgetank.cli.app import app
-from surgetank.encode import errors, jsontext, logline
-from surgetank.encode.errors import ErrorReport
+from surgetank.encode import jsontext
 from surgetank.exceptions import EntryRejected
 from surgetank.model import Failure, FailureKind, FlushJob, JobStatus, Record
-from surgetank.notify.facts import FactFinder
+from surgetank.notify.alerts.facts import FactFinder
+from surgetank.streams.errors import groups
+from surgetank.streams.errors.groups import ErrorReport
+from surgetank.streams.logs import line as logline
 
 HUGE = st.sampled_from([18, 19, 20, 308, 309, 400, 4000, 5000]).map(lambda digits: 10**digits)
 VALUES = st.recursive(
@@ -160,20 +162,20 @@ def append(tank: Surgetank, stream: str, partition: str, key: bytes, value: byte
 
 def test_an_unreadable_error_is_shown_as_such_and_parked_and_its_neighbours_arrive(make_tank):
     tank = make_tank(admin_token=ADMIN_TOKEN)
-    append(tank, errors.STREAM, "f" * 32, errors.KEY, b'["a form of the future", {"x": \xff')
-    append(tank, errors.STREAM, "e" * 32, errors.KEY, b'["action","elope","me",1.0,"",null]')
+    append(tank, groups.STREAM, "f" * 32, groups.KEY, b'["a form of the future", {"x": \xff')
+    append(tank, groups.STREAM, "e" * 32, groups.KEY, b'["action","elope","me",1.0,"",null]')
     tank.log_system_error("app", "a neighbour", severity="critical")
     for _ in ("hot", "cold"):
         found = tank.errors.find().errors
         assert "app" in {g.error_type for g in found}
-        shown = [g.error_context["begins"] for g in found if g.error_type == errors.UNREADABLE]
+        shown = [g.error_context["begins"] for g in found if g.error_type == groups.UNREADABLE]
         assert any("a form of the future" in begins for begins in shown)
         assert any("elope" in begins for begins in shown)
         assert "app" in {g.error_type for g in facts(tank).errors}
         tank.flush()
     assert len(tank.parked()) == 2
     assert all("begin" in entry.failure.message for entry in tank.parked())
-    assert tank.parts.buffer.last_seq(errors.STREAM) == 0
+    assert tank.parts.buffer.last_seq(groups.STREAM) == 0
 
 
 def test_an_unreadable_line_is_shown_in_its_place_and_parked(make_tank):
@@ -250,4 +252,4 @@ def test_a_group_in_the_database_with_a_number_beyond_python_is_read(tank):
 
 def test_a_report_is_packed_whatever_its_names_are():
     report = ErrorReport("a\x00\ud800", "m\x00", thread_id="t", fingerprint="f", context={"\ud800": 1})
-    assert isinstance(errors.unpack(report.pack()), ErrorReport)
+    assert isinstance(groups.unpack(report.pack()), ErrorReport)

@@ -20,7 +20,7 @@ from support.spilling import ALL, spill
 from support.waiting import wait_until
 from surgetank import Surgetank
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, FallbackUnavailable
-from surgetank.recovery import FileState
+from surgetank.spilling.recovery import FileState
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from support.savers import put
 from support.tanks import MakeTank
 from support.waiting import wait_until
 from support.webhook import running_webhook
-from surgetank.encode.envelope import STREAM
-from surgetank.notify.errors import ErrorFilter
+from surgetank.streams.checkpoints.envelope import STREAM
+from surgetank.streams.errors.store import ErrorFilter
 
 
 def test_all_streams_are_saved_within_seconds_after_the_database_is_back(

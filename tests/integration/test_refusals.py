@@ -7,15 +7,16 @@ import pytest
 
 from support.savers import config, put
 from surgetank import Surgetank
-from surgetank.encode import errors, logline
-from surgetank.encode.envelope import STREAM
 from surgetank.flush.breaker import BreakerState
 from surgetank.model import JobStatus
+from surgetank.streams.checkpoints.envelope import STREAM
+from surgetank.streams.errors import groups
+from surgetank.streams.logs import line as logline
 
 TABLES = {
     STREAM: "surgetank.checkpoints",
     logline.STREAM: "surgetank.thread_logs",
-    errors.STREAM: "surgetank.system_errors",
+    groups.STREAM: "surgetank.system_errors",
 }
 
 

@@ -20,9 +20,9 @@ from support.tanks import MakeTank
 from surgetank import ColdStateUnavailable, ConfigurationError, DatabaseUnavailable, Surgetank
 from surgetank.database.password import Called, InFile, OfCommand
 from surgetank.database.pool import Database
-from surgetank.encode.envelope import STREAM
 from surgetank.exceptions import DatabaseRefused, SchemaTooNew
 from surgetank.model import FailureKind
+from surgetank.streams.checkpoints.envelope import STREAM
 
 Refuse = Callable[[psycopg.Connection[Any]], None]
 

@@ -13,9 +13,9 @@ from typing_extensions import TypedDict
 from support.savers import checkpoint, config, ids, listed, put, put_chain
 from support.waiting import wait_until
 from surgetank import Surgetank
-from surgetank.checkpoints.retention import Limits
-from surgetank.checkpoints.sweep import Budget
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable
+from surgetank.streams.checkpoints.retention.plan import Limits
+from surgetank.streams.checkpoints.retention.sweep import Budget
 
 
 def flush(tank: Surgetank) -> None:

@@ -31,7 +31,7 @@ from support.savers import (
     tempered,
 )
 from surgetank import EntryRejected, SurgetankSaver
-from surgetank.encode import envelope
+from surgetank.streams.checkpoints import envelope
 
 
 class Note(BaseModel):

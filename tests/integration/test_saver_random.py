@@ -10,7 +10,7 @@ import pytest
 from support.chain_costs import check_chain_costs, stored_paths
 from support.history import History
 from support.savers import ids, listed, put
-from surgetank.encode import patch
+from surgetank.encode.differences import patch
 
 
 @pytest.mark.parametrize("seed", range(16))

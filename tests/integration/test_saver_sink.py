@@ -24,10 +24,10 @@ from support.transfer import Official, postgres_official, sqlite_official
 from support.waiting import wait_until
 from surgetank import ConfigurationError, Surgetank
 from surgetank.buffer.protocol import Due
-from surgetank.checkpoints.serde import FaithfulSerializer
-from surgetank.encode.same import difference
+from surgetank.encode.equality import difference
 from surgetank.model import JobStatus
 from surgetank.sinks.protocol import Slice
+from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer
 
 Tank = Callable[..., Surgetank]
 

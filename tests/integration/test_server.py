@@ -173,7 +173,11 @@ def test_lists_of_threads_use_their_indexes_and_no_scan(database_url):
         connection.execute(_MANY_THREADS)
         connection.execute("ANALYZE")
         plans = {
-            name: str(connection.execute(f"EXPLAIN ANALYZE {queries('access')[name]}", arguments).fetchall())
+            name: str(
+                connection.execute(
+                    f"EXPLAIN ANALYZE {queries('server/access/threads.sql')[name]}", arguments
+                ).fetchall()
+            )
             for name in ("threads_of_owner", "threads_page")
         }
     assert plans["threads_of_owner"].count("Index Scan using checkpoints_owner_idx") == 2
@@ -307,7 +311,7 @@ def test_bodies_are_limited_whether_announced_or_not(make_tank):
 
 
 def test_a_body_that_does_not_arrive_is_not_waited_for(server, monkeypatch):
-    monkeypatch.setattr("surgetank.server.middleware._BODY_TIME_S", 0.2)
+    monkeypatch.setattr("surgetank.server.http.middleware._BODY_TIME_S", 0.2)
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as slow:
         slow.sendall(b"POST /flush HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123")

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from support.buffers import FakeClock
 from support.http import ADMIN_TOKEN, Server, running
 from support.savers import put
-from surgetank.server.access import Role
+from surgetank.server.access.roles import Role
 from surgetank.server.dependencies import CurrentCaller, VisibleThread
 
 ROLES = ("nobody", "viewer", "reviewer", "operator", "admin")

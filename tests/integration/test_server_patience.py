@@ -14,7 +14,7 @@ from support.http import ADMIN_TOKEN, Server, running
 from support.savers import put
 from support.tanks import MakeTank
 from support.waiting import wait_until
-from surgetank.server.live import PAGE_BYTES
+from surgetank.server.live.followers import PAGE_BYTES
 
 LARGE = "x" * 200_000
 

@@ -21,7 +21,7 @@ from support.spilling import ALL, SpillPlace
 from support.waiting import wait_until
 from surgetank.buffer.protocol import Ack, Due
 from surgetank.buffer.spilling import SpillDue
-from surgetank.buffer.sqlite import SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import BufferFull, EntryUnreadable, FallbackDamaged, FallbackUnavailable, LeaseLost
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork, StreamFlusher

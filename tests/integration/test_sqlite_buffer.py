@@ -20,7 +20,7 @@ import pytest
 
 from support.buffers import DOWN, FakeClock, child_env, drain, put, read_all, take, values, wait_until
 from surgetank.buffer.protocol import Ack, Due
-from surgetank.buffer.sqlite import SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import BufferCorrupt, BufferUnavailable, ConfigurationError
 from surgetank.model import Record
 
@@ -44,7 +44,7 @@ def buffer(path: Path) -> Iterator[SQLiteBuffer]:
 APPENDER = """
 import os, struct, sys
 from pathlib import Path
-from surgetank.buffer.sqlite import SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.model import Record
 path, me, seed, count = Path(sys.argv[1]), sys.argv[2].encode(), int(sys.argv[3]), int(sys.argv[4])
 import random
@@ -586,7 +586,7 @@ def test_a_damaged_name_is_a_damaged_file_and_no_decoding_error(path):
 OPEN_AND_CLOSE = """
 import sys
 from pathlib import Path
-from surgetank.buffer.sqlite import SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 SQLiteBuffer(Path(sys.argv[1])).close()
 """
 

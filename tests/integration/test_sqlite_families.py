@@ -16,7 +16,7 @@ import pytest
 
 from support.buffers import child_env, drain, read_all, take
 from surgetank.buffer.protocol import Ack
-from surgetank.buffer.sqlite import SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import BufferCorrupt
 from surgetank.model import Record
 
@@ -101,7 +101,7 @@ def returned(raw: bytes) -> dict[int, int]:
 GROWER = """
 import os, random, struct, sys
 from pathlib import Path
-from surgetank.buffer.sqlite import SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.model import Record
 path, me, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 noise = random.Random(me).randbytes(10**6)

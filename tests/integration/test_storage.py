@@ -14,9 +14,9 @@ import pytest
 
 from support.savers import config, ids, listed, put, put_chain
 from surgetank import Surgetank
-from surgetank.checkpoints import storage as reports
-from surgetank.checkpoints.retention import Limits
 from surgetank.exceptions import ConfigurationError
+from surgetank.streams.checkpoints.retention import storage as reports
+from surgetank.streams.checkpoints.retention.plan import Limits
 
 
 def filled(tank: Surgetank) -> None:

@@ -13,7 +13,7 @@ from support.savers import checkpoint, config, ids, put
 from surgetank import Surgetank
 from surgetank.database.migrate import load, migrate
 from surgetank.database.pool import Database
-from surgetank.encode.patch import decompress
+from surgetank.encode.differences.patch import decompress
 
 LONG = "a value that is too long for its checkpoint's row"
 

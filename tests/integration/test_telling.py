@@ -18,9 +18,9 @@ from support.waiting import wait_until
 from surgetank import ConfigurationError, Surgetank
 from surgetank.database.migrate import migrate
 from surgetank.database.pool import Database
-from surgetank.events import EventType, Severity
+from surgetank.events.types import EventType, Severity
 from surgetank.exceptions import ErrorNotFound, ErrorStateConflict
-from surgetank.notify.errors import ErrorFilter
+from surgetank.streams.errors.store import ErrorFilter
 
 
 class State(TypedDict, total=False):

@@ -19,9 +19,9 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from support.graphs import agent, delta_graph, nested
 from support.savers import config, ids, listed, put, put_chain
 from support.transfer import Done, Official, cli_in_process, postgres_official, sqlite_official
-from surgetank.checkpoints.journal import Journal
-from surgetank.checkpoints.official_rows import parents_first
-from surgetank.encode.same import difference
+from surgetank.encode.equality import difference
+from surgetank.streams.checkpoints.transfer.journal import Journal
+from surgetank.streams.checkpoints.transfer.official_rows import parents_first
 
 
 @pytest.fixture(params=["postgres", "sqlite"])

@@ -19,13 +19,13 @@ from support.buffers import DOWN, FakeClock, child_env
 from support.graphs import agent
 from support.homes import AT, FIXTURES, LEASE_S, TALKS, open_home, picture, talks, told, unpack
 from surgetank.buffer.protocol import Due
-from surgetank.buffer.sqlite import SQLiteBuffer
-from surgetank.buffer.sqlite_alerts import SQLiteAlertBook
-from surgetank.buffer.sqlite_events import EVENTS, SQLiteEventLog
-from surgetank.buffer.sqlite_schema import BUFFER
-from surgetank.events import NewEvent
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
+from surgetank.buffer.sqlite.schema import BUFFER
+from surgetank.events.sqlite import EVENTS, SQLiteEventLog
+from surgetank.events.types import NewEvent
 from surgetank.exceptions import BufferCorrupt, BufferProblem
 from surgetank.fallback.files import SpillFiles
+from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
 
 FORMATS = (3,)
 
@@ -193,7 +193,7 @@ def test_processes_that_upgrade_one_file_at_once_agree(old_home: tuple[Path, dic
     code = f"""
 import sys
 from pathlib import Path
-from surgetank.buffer.sqlite import SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.model import Record
 sys.stdin.read(1)
 buffer = SQLiteBuffer(Path({str(home / "buffer.db")!r}))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from surgetank.buffer.protocol import Ack, Buffer, Due, Leased
-from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
 from surgetank.model import Entry, Failure, FailureKind, Lease, Record
 
 KINDS = ("sqlite",)

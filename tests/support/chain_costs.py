@@ -1,10 +1,10 @@
-"""What reading each stored version costs, against the bound that `encode/patch.py` states."""
+"""What reading each stored version costs, against the bound that `encode/differences/patch.py` states."""
 
 from __future__ import annotations
 
 from surgetank import Surgetank
-from surgetank.encode import patch
-from surgetank.encode.patch import Blob
+from surgetank.encode.differences import patch
+from surgetank.encode.differences.patch import Blob
 
 
 def stored_paths(tank: Surgetank) -> list[list[Blob]]:

@@ -15,9 +15,9 @@ from typing import Any
 from support.savers import put
 from support.spilling import spill
 from surgetank import Surgetank
-from surgetank.server.access import Role
-from surgetank.server.outage import PatientDatabase
-from surgetank.server.tokens import TokenStore
+from surgetank.server.access.roles import Role
+from surgetank.server.access.tokens import TokenStore
+from surgetank.server.http.outage import PatientDatabase
 
 MARK = "zq7-trace-of-ada"
 USER = f"ada-{MARK}"

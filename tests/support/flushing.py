@@ -11,7 +11,7 @@ from typing import Any
 from support.buffers import FakeClock
 from support.memory_sink import MemorySink
 from surgetank.buffer.protocol import Buffer
-from surgetank.buffer.sqlite import SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork, StreamFlusher
 from surgetank.flush.observer import Observers

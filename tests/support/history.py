@@ -16,9 +16,9 @@ from langgraph.checkpoint.base.id import uuid6
 from support.chain_costs import check_chain_costs
 from support.savers import checkpoint, config, ids
 from surgetank import Surgetank, SurgetankSaver
-from surgetank.checkpoints.retention import Limits
-from surgetank.checkpoints.sweep import Budget, RetentionReport
-from surgetank.sinks.rows import SMALL_BYTES
+from surgetank.streams.checkpoints.cold.rows import SMALL_BYTES
+from surgetank.streams.checkpoints.retention.plan import Limits
+from surgetank.streams.checkpoints.retention.sweep import Budget, RetentionReport
 
 SPECIAL = ("__error__", "__interrupt__")
 AGE_S = 30 * 86400.0

@@ -24,13 +24,13 @@ from support.graphs import agent
 from support.spilling import spill
 from support.workload import config, put
 from surgetank import Surgetank
-from surgetank.buffer.alerts import Alert, Message
 from surgetank.buffer.protocol import Ack, Due
-from surgetank.buffer.sqlite import SQLiteBuffer
-from surgetank.buffer.sqlite_alerts import SQLiteAlertBook
-from surgetank.buffer.sqlite_events import SQLiteEventLog
-from surgetank.events import Incident, NewEvent, Original, Severity
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
+from surgetank.events.sqlite import SQLiteEventLog
+from surgetank.events.types import Incident, NewEvent, Original, Severity
 from surgetank.model import Failure, Record
+from surgetank.notify.alerts.book import Alert, Message
+from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 STREAMS = ("checkpoints", "thread_logs", "system_errors", "notes-only")

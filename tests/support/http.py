@@ -11,7 +11,7 @@ import httpx
 
 from support.waiting import wait_until
 from surgetank import Surgetank
-from surgetank.server.access import Role
+from surgetank.server.access.roles import Role
 from surgetank.server.app import create_app
 from surgetank.server.serve import listen, make_server
 from surgetank.server.services import Services

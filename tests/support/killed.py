@@ -11,8 +11,8 @@ import signal
 import sys
 from typing import Any
 
-from surgetank.checkpoints import transfer
 from surgetank.cli import main
+from surgetank.streams.checkpoints.transfer import transfer
 
 
 def die_at(when: str, target: str, occurrence: int) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 from support.buffers import FakeClock
 from surgetank import Surgetank, SurgetankError
 from surgetank.buffer.spilling import SpillDue
-from surgetank.buffer.sqlite import BufferLimits, SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
 from surgetank.fallback.files import SpillFiles
 from surgetank.flush.policy import SpillPolicy
-from surgetank.flush.spill import Spiller
+from surgetank.spilling.spiller import Spiller
 
 ALL = SpillDue()
 

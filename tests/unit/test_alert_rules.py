@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from surgetank.buffer.alerts import Alert
-from surgetank.encode.errors import ErrorGroup
-from surgetank.events import Severity
+from surgetank.events.types import Severity
 from surgetank.exceptions import ConfigurationError, MissingExtra
 from surgetank.model import BufferDepth, Failure, FailureKind, PartitionState
-from surgetank.notify import alerts, delivery
-from surgetank.notify.alerts import Facts, Limits, TroubledThread
-from surgetank.notify.delivery import channel_names, open_channels
+from surgetank.notify.alerts import delivery, rules
+from surgetank.notify.alerts.book import Alert
+from surgetank.notify.alerts.delivery import channel_names, open_channels
+from surgetank.notify.alerts.rules import Facts, Limits, TroubledThread
 from surgetank.settings import load_settings
+from surgetank.streams.errors.groups import ErrorGroup
 
 NOW = 1_750_000_000.0
 EMPTY = BufferDepth(0, 0, 100, 1000, ())
@@ -40,7 +40,7 @@ def subjects(found: list[Alert]) -> list[tuple[str, str]]:
 
 
 def test_nothing_is_alerted_when_all_is_well():
-    assert alerts.find(FACTS, Limits()) == []
+    assert rules.find(FACTS, Limits()) == []
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_nothing_is_alerted_when_all_is_well():
 )
 def test_unresolved_unsnoozed_criticals_of_the_last_five_minutes_are_alerted(group: ErrorGroup, told: bool):
     facts = replace(FACTS, errors=(group,), snoozed={"snoozed-in-the-database": NOW + 60})
-    assert subjects(alerts.find(facts, Limits())) == ([("critical_errors", "e1")] if told else [])
+    assert subjects(rules.find(facts, Limits())) == ([("critical_errors", "e1")] if told else [])
 
 
 def test_a_sink_that_is_away_is_one_alert_and_a_partition_s_own_trouble_another():
@@ -72,7 +72,7 @@ def test_a_sink_that_is_away_is_one_alert_and_a_partition_s_own_trouble_another(
         ),
         sinks={"checkpoints": "postgresql://db/app"},
     )
-    away, own = alerts.find(facts, Limits(failing_after_s=300))
+    away, own = rules.find(facts, Limits(failing_after_s=300))
     assert (away.subject, own.subject) == ("postgresql://db/app", "checkpoints/c")
     assert "2 partitions have failed, the longest for 8 min; 6 entries wait" in away.text
     assert "connection refused start it." in own.text
@@ -91,19 +91,19 @@ def test_a_sink_that_is_away_is_one_alert_and_a_partition_s_own_trouble_another(
 def test_a_buffer_that_fills_up_is_alerted_and_nearly_full_once_more(
     entries: int, size: int, subject: str | None
 ):
-    found = alerts.find(replace(FACTS, depth=replace(EMPTY, entries=entries, bytes=size)), Limits())
+    found = rules.find(replace(FACTS, depth=replace(EMPTY, entries=entries, bytes=size)), Limits())
     assert subjects(found) == ([("filling_buffer", subject)] if subject else [])
 
 
 def test_threads_with_several_errors_are_alerted():
     threads = (TroubledThread("a", 3, NOW - 5), TroubledThread("b", 2, NOW - 5))
-    (alert,) = alerts.find(replace(FACTS, threads=threads), Limits(thread_errors=3))
+    (alert,) = rules.find(replace(FACTS, threads=threads), Limits(thread_errors=3))
     assert (alert.subject, alert.news_at) == ("a", NOW - 5)
 
 
 def test_many_alerts_of_a_rule_are_one_message_and_bounded():
     facts = replace(FACTS, errors=tuple(error(f"e{n}", error_message="x" * 5000) for n in range(300)))
-    (message,) = alerts.compose(alerts.find(facts, Limits()), node="here", problem="it is away")
+    (message,) = rules.compose(rules.find(facts, Limits()), node="here", problem="it is away")
     assert message.title == "Surgetank: 300 critical errors"
     assert "... and 280 more" in message.body
     assert "may be incomplete: it is away" in message.body
@@ -114,7 +114,7 @@ def test_hostile_names_and_messages_become_lines_that_every_channel_can_carry():
     hostile = error(error_message="a\x00b\r\nSubject: x\ud800\u202e" + "y" * 10**6, thread_id="t\n\x1b[31m")
     threads = (TroubledThread("n\x00\ud800" * 1000, 9, NOW),)
     facts = replace(FACTS, errors=(replace(hostile, error_type="odd\r\nBcc: all"),), threads=threads)
-    for message in alerts.compose(alerts.find(facts, Limits())):
+    for message in rules.compose(rules.find(facts, Limits())):
         message.body.encode("utf-8")
         assert all(c.isprintable() for c in message.title + message.body)
         assert len(message.title) < 200
@@ -131,7 +131,7 @@ def test_the_digest_counts_by_type_and_severity_worst_first():
         {"error_type": "a", "severity": "error", "unresolved": 0},
         {"error_type": "old", "severity": "critical", "unresolved": 1},
     ]
-    digest = alerts.digest("2026-11-21", counts, trends, replace(FACTS, parked=7))
+    digest = rules.digest("2026-11-21", counts, trends, replace(FACTS, parked=7))
     assert digest.title == "Digest of 2026-11-21: 7 errors, 1 unresolved"
     assert digest.once
     assert [line.split(":")[0] for line in digest.text.splitlines()] == [
@@ -139,16 +139,16 @@ def test_the_digest_counts_by_type_and_severity_worst_first():
     ]  # fmt: skip
     assert "a: 5 in the last 24 hours, 0 unresolved" in digest.text
     assert "7 entries are parked" in digest.text
-    assert "No errors" in alerts.digest("2026-11-21", [], [], FACTS).text
+    assert "No errors" in rules.digest("2026-11-21", [], [], FACTS).text
 
 
 def test_the_digest_is_due_once_its_hour_has_come_in_its_zone():
     eight_utc = 1_750_060_800.0  # 2025-06-16 08:00 UTC
-    assert alerts.digest_day(eight_utc - 1, 8, UTC) is None
-    assert alerts.digest_day(eight_utc, 8, UTC) == "2025-06-16"
-    assert alerts.digest_day(eight_utc, 23, timezone(timedelta(hours=15, minutes=30))) == "2025-06-16"
-    assert alerts.digest_day(eight_utc, 1, timezone(timedelta(hours=17))) == "2025-06-17"
-    assert alerts.digest_day(eight_utc, None, UTC) is None
+    assert rules.digest_day(eight_utc - 1, 8, UTC) is None
+    assert rules.digest_day(eight_utc, 8, UTC) == "2025-06-16"
+    assert rules.digest_day(eight_utc, 23, timezone(timedelta(hours=15, minutes=30))) == "2025-06-16"
+    assert rules.digest_day(eight_utc, 1, timezone(timedelta(hours=17))) == "2025-06-17"
+    assert rules.digest_day(eight_utc, None, UTC) is None
 
 
 def test_channels_are_shown_without_their_secrets():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgetank.encode import delta
+from surgetank.encode.differences import delta
 
 texts = st.binary(max_size=400)
 edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 60), st.binary(max_size=60)), max_size=4)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from surgetank.health import Health, Level, SinkFacts, judge, observed_breaker
 from surgetank.model import BufferDepth, Failure, FailureKind, PartitionState, StreamDepth
+from surgetank.notify.health import Health, Level, SinkFacts, judge, observed_breaker
 
 QUIET = StreamDepth("checkpoints", 0, 0, 0, None, 0, 0)
 WELL = SinkFacts("checkpoints", reachable=True, breaker="closed")

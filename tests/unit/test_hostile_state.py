@@ -15,10 +15,10 @@ import ormsgpack
 import pytest
 from langgraph.checkpoint.serde._msgpack import STRICT_MSGPACK_ENABLED
 
-from surgetank.checkpoints.serde import FaithfulSerializer, ValueRefused
-from surgetank.checkpoints.serde_changes import noticing
 from surgetank.encode import codes
 from surgetank.exceptions import StateCorrupt
+from surgetank.streams.checkpoints.serde.changes import noticing
+from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer, ValueRefused
 
 
 def stored(code: int, payload: Any) -> tuple[str, bytes]:

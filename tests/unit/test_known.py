@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 
-from surgetank.checkpoints.serde import FaithfulSerializer
-from surgetank.encode import known, patch
+from surgetank.encode.differences import dictionary, patch
 from surgetank.exceptions import StateCorrupt
+from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer
 
 # Made with zstandard 0.25 by the version that introduced the codec: it must be read for ever.
 STORED = (
@@ -25,7 +25,7 @@ STORED = (
 
 
 def test_the_dictionary_never_changes():
-    digest = hashlib.sha256(known.WORDS).hexdigest()
+    digest = hashlib.sha256(dictionary.WORDS).hexdigest()
     assert digest == "c6ea6ee43f00ef7357d00db13af422be63d2f219eaaa2755d9aed9f66dbbb9a0"
 
 
@@ -34,7 +34,7 @@ def test_what_an_earlier_version_stored_is_read():
     assert patch.decompress(patch.KNOWN, packed) == raw
 
 
-@given(st.binary(max_size=400) | st.binary(max_size=400).map(lambda part: known.WORDS[500:900] + part))
+@given(st.binary(max_size=400) | st.binary(max_size=400).map(lambda part: dictionary.WORDS[500:900] + part))
 def test_every_value_comes_back(data):
     codec, packed = patch.compress_words(data)
     assert patch.decompress(codec, packed) == data
@@ -49,20 +49,20 @@ def test_a_message_takes_less_than_without():
 
 
 def test_damage_is_noticed():
-    packed = bytearray(known.pack(known.WORDS[900:1200]))
+    packed = bytearray(dictionary.pack(dictionary.WORDS[900:1200]))
     packed[-1] ^= 1
     with pytest.raises(StateCorrupt):
         patch.decompress(patch.KNOWN, bytes(packed))
     with pytest.raises(zstandard.ZstdError):
-        known.unpack(b"nonsense")
+        dictionary.unpack(b"nonsense")
 
 
 def test_many_threads_use_it_at_once():
-    values = [known.WORDS[i : i + 300] * 3 for i in range(200)]
+    values = [dictionary.WORDS[i : i + 300] * 3 for i in range(200)]
     failed: list[bytes] = []
 
     def work() -> None:
-        failed.extend(value for value in values if known.unpack(known.pack(value)) != value)
+        failed.extend(value for value in values if dictionary.unpack(dictionary.pack(value)) != value)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from surgetank.metrics import METRICS
+from surgetank.observability.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reference/metrics.md"

@@ -33,7 +33,7 @@ def test_what_is_no_python_is_shipped_too():
     package = files("surgetank")
     assert (package / "py.typed").is_file()
     assert (package / "database" / "migrations" / "0001_checkpoints.sql").is_file()
-    assert (package / "database" / "queries" / "flush.sql").is_file()
+    assert (package / "streams" / "checkpoints" / "cold" / "flush.sql").is_file()
 
 
 def test_importing_the_package_loads_neither_database_nor_langgraph():

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgetank.encode import patch, splice
-from surgetank.encode.patch import Blob, Tip
+from surgetank.encode.differences import patch, splice
+from surgetank.encode.differences.patch import Blob, Tip
 from surgetank.exceptions import StateCorrupt
 
 values = st.one_of(

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 
-from surgetank.checkpoints.serde import FaithfulSerializer
 from surgetank.encode import plain
 from surgetank.encode.sanitize import dumps_jsonb
-from surgetank.sinks import projection
+from surgetank.streams.checkpoints.cold import projection
+from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer
 
 serde = FaithfulSerializer()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from surgetank.model import BufferDepth, Failure, FailureKind, ParkedEntry, PartitionState, StreamDepth
-from surgetank.report import SinkStatus, notices, to_plain_data
+from surgetank.notify.report import SinkStatus, notices, to_plain_data
 
 QUIET = BufferDepth(0, 0, 100, 1000, ())
 

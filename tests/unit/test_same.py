@@ -14,11 +14,17 @@ import ormsgpack
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from surgetank.checkpoints.packed import extension_of, extensions, is_foreign, typed_of, unpack_tree
-from surgetank.checkpoints.serde import FaithfulSerializer
-from surgetank.encode.envelope import WriteRecord
-from surgetank.encode.same import difference
-from surgetank.sinks.saver_calls import calls_of
+from surgetank.encode.equality import difference
+from surgetank.streams.checkpoints.any_saver.calls import calls_of
+from surgetank.streams.checkpoints.envelope import WriteRecord
+from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer
+from surgetank.streams.checkpoints.transfer.packed import (
+    extension_of,
+    extensions,
+    is_foreign,
+    typed_of,
+    unpack_tree,
+)
 
 
 @dataclasses.dataclass

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from surgetank.encode import jsonable, sanitize
-from surgetank.encode.errors import ErrorReport
-from surgetank.encode.logline import LogLine
 from surgetank.encode.sanitize import dumps_jsonb, sanitize_for_json
+from surgetank.streams.errors.groups import ErrorReport
+from surgetank.streams.logs.line import LogLine
 
 
 @pytest.fixture

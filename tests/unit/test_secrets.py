@@ -10,7 +10,7 @@ import pytest
 from surgetank.database.pool import Database, redact_url
 from surgetank.exceptions import ConfigurationError
 from surgetank.fallback.store import address_of, open_store
-from surgetank.notify.delivery import open_channels
+from surgetank.notify.alerts.delivery import open_channels
 from surgetank.settings import load_settings
 
 SECRET = "hunter2secret"

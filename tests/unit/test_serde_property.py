@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 
 from support.strict import widened
 from support.values import VALUES, same
-from surgetank.checkpoints.serde import FaithfulSerializer, ValueRefused
 from surgetank.encode.plain import to_plain
 from surgetank.encode.sanitize import dumps_jsonb
+from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer, ValueRefused
 
 SERDE = widened(FaithfulSerializer(), "support.values")
 

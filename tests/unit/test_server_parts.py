@@ -14,14 +14,14 @@ from langgraph.checkpoint.base.id import uuid6
 from support.buffers import FakeClock
 from surgetank.encode.sanitize import encode_clean
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable
-from surgetank.server.access import Caller, Role
-from surgetank.server.auth import FailedLogins, Tickets
-from surgetank.server.outage import PatientDatabase
-from surgetank.server.paging import cursor, place
-from surgetank.server.problems import Problem
+from surgetank.server.access.auth import FailedLogins, Tickets
+from surgetank.server.access.roles import Caller, Role
+from surgetank.server.access.tokens import looks_like_token, parse_span
+from surgetank.server.http.outage import PatientDatabase
+from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.problems import Problem
 from surgetank.server.serve import is_loopback, listen
 from surgetank.server.shown import Shown, moment_of
-from surgetank.server.tokens import looks_like_token, parse_span
 
 
 def test_roles_are_ordered():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surgetank.buffer.sqlite_chain import Link, Memory
+from surgetank.buffer.sqlite.chain import Link, Memory
 
 
 def link(id_: int, size: int) -> Link:

@@ -17,11 +17,11 @@ import pytest
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from pydantic import BaseModel
 
-from surgetank.checkpoints import serde_types
-from surgetank.checkpoints.serde import FaithfulSerializer
-from surgetank.checkpoints.serde_changes import ClassChange, noticing
 from surgetank.encode import codes
 from surgetank.exceptions import StateCorrupt
+from surgetank.streams.checkpoints.serde import types as serde_types
+from surgetank.streams.checkpoints.serde.changes import ClassChange, noticing
+from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer
 
 NAME = "state_classes_of_a_test"
 # On the allowlist in strict mode, as a graph's schema puts them there.

@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from surgetank.buffer.recent import Glance, RecentSide
+from surgetank.buffer.copies import Glance, RecentSide
 from surgetank.model import (
     BufferDepth,
     Damage,
@@ -84,7 +84,7 @@ class Ack:
     Notes are small values kept with the partition after its entries are gone: `forget` removes those with a
     prefix, then `maxima` are kept where they are larger than what was noted, and `passing` ones for
     `NOTE_TTL_S`. `release` gives the lease back as well. `keep` says what the partition's copy becomes
-    (see `buffer.recent`). `mark` is the last entry's, if the sink made one.
+    (see `buffer.copies`). `mark` is the last entry's, if the sink made one.
     """
 
     lease: Lease

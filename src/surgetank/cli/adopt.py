@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from surgetank.app.guards import destination
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json
 from surgetank.exceptions import ConfigurationError
-from surgetank.guards import destination
 
 
 def adopt(

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from surgetank.app.surgetank import Surgetank
 from surgetank.cli.demo_graph import scripted_agent
 from surgetank.cli.output import Json, err, out, print_job, print_json, seconds, size
-from surgetank.engine import Surgetank
 from surgetank.exceptions import ConfigurationError, StateCorrupt
 from surgetank.model import FlushJob
 from surgetank.setting_sources import isolated
 
 if TYPE_CHECKING:
-    from surgetank.checkpoints.saver import SurgetankSaver
+    from surgetank.streams.checkpoints.saver import SurgetankSaver
 
 _QUESTIONS = ("How warm is it in Oslo?", "And in Rome?", "Which is warmer?", "Measure it again, please.")
 

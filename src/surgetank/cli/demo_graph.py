@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 from surgetank.exceptions import MissingExtra
 
 if TYPE_CHECKING:
-    from surgetank.checkpoints.saver import SurgetankSaver
+    from surgetank.streams.checkpoints.saver import SurgetankSaver
 
 
 def scripted_agent(

@@ -13,12 +13,12 @@ from typing import Annotated
 
 import typer
 
-from surgetank.buffer.salvage import salvage as bring_out
+from surgetank.app.surgetank import Surgetank
+from surgetank.buffer.sqlite.salvage import salvage as bring_out
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, size
 from surgetank.database.migrate import applied, load, pending
-from surgetank.engine import Surgetank
 from surgetank.exceptions import SurgetankError
-from surgetank.health import Level
+from surgetank.notify.health import Level
 from surgetank.settings import load_settings
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from surgetank.app.known import require_threads
 from surgetank.cli.output import (
     DatabaseUrl,
     Home,
@@ -21,11 +22,10 @@ from surgetank.cli.output import (
     table,
     when,
 )
-from surgetank.encode.errors import ErrorGroup
-from surgetank.events import Severity
+from surgetank.events.types import Severity
 from surgetank.exceptions import ConfigurationError
-from surgetank.known import require_threads
-from surgetank.notify.errors import ErrorFilter, ErrorPage
+from surgetank.streams.errors.groups import ErrorGroup
+from surgetank.streams.errors.store import ErrorFilter, ErrorPage
 
 app = typer.Typer(
     help="List, look at, resolve, reopen, snooze and delete system errors.", invoke_without_command=True

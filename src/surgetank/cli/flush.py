@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from surgetank.app.known import require_threads
 from surgetank.cli.output import (
     DatabaseUrl,
     Home,
@@ -17,8 +18,7 @@ from surgetank.cli.output import (
     print_json,
 )
 from surgetank.exceptions import ConfigurationError, NotSaved
-from surgetank.known import require_threads
-from surgetank.report import to_plain_data
+from surgetank.notify.report import to_plain_data
 
 
 def flush(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, print_json
-from surgetank.metrics import render, samples
+from surgetank.observability.metrics import render, samples
 
 
 def metrics(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:

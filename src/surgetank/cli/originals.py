@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from surgetank.app.known import require_threads
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, print_json, table, when
-from surgetank.known import require_threads
 
 
 def originals(

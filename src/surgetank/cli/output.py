@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from surgetank import telemetry
+from surgetank.app.surgetank import Surgetank
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.encode.terminal import block, inline
-from surgetank.engine import Surgetank
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, NotFound, SurgetankError
 from surgetank.model import FlushJob
-from surgetank.report import to_plain_data
+from surgetank.notify.report import to_plain_data
 from surgetank.settings import Settings
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended

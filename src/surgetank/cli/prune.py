@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from surgetank.checkpoints.maintenance import STRATEGIES
-from surgetank.checkpoints.steps import run
-from surgetank.checkpoints.sweep import RetentionReport
+from surgetank.app.known import require_threads
+from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import (
     DatabaseUrl,
     Home,
@@ -22,10 +21,11 @@ from surgetank.cli.output import (
     print_json,
     size,
 )
-from surgetank.engine import Surgetank
 from surgetank.exceptions import ConfigurationError
-from surgetank.known import require_threads
 from surgetank.settings import duration
+from surgetank.streams.checkpoints.maintenance import STRATEGIES
+from surgetank.streams.checkpoints.retention.sweep import RetentionReport
+from surgetank.streams.checkpoints.steps import run
 
 _SHOWN = 50
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from surgetank.app.surgetank import Surgetank
 from surgetank.buffer.spilling import Recovered
 from surgetank.cli.output import (
     DatabaseUrl,
@@ -23,9 +24,8 @@ from surgetank.cli.output import (
     table,
     when,
 )
-from surgetank.engine import Surgetank
 from surgetank.model import FlushJob
-from surgetank.recovery import FileReport, FileState
+from surgetank.spilling.recovery import FileReport, FileState
 
 _MEANING = {
     FileState.REFERRED: "in use by this buffer; a flush empties it",

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import INTERRUPTED, DatabaseUrl, Home, announce, start_logging
-from surgetank.engine import Surgetank
 from surgetank.exceptions import MissingExtra
 
 

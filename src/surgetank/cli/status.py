@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, seconds, size, table, when
-from surgetank.health import Level
-from surgetank.report import Status
+from surgetank.notify.health import Level
+from surgetank.notify.report import Status
 
 
 def status(

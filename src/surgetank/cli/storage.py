@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from surgetank.checkpoints.storage import NEWEST_FORMAT, StorageReport, ThreadUsage, Usage
+from surgetank.app.known import require_threads
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, out, print_json, size, table, when
-from surgetank.known import require_threads
+from surgetank.streams.checkpoints.retention.storage import NEWEST_FORMAT, StorageReport, ThreadUsage, Usage
 
 _NAMES = {
     "checkpoints": "checkpoints",

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from surgetank.app.known import require_threads
+from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import DatabaseUrl, Home, StopSignals, engine, out, print_json, when
-from surgetank.engine import Surgetank
-from surgetank.events import EventType, Gap, RunEvent
-from surgetank.known import require_threads
+from surgetank.events.types import EventType, Gap, RunEvent
 
 _LOOK_S = 0.1
 

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from surgetank.cli.output import DatabaseUrl, Home, Json, coded, engine, err, out, print_json, table, when
-from surgetank.report import to_plain_data
-from surgetank.server.access import Role
-from surgetank.server.tokens import Token, TokenStore, parse_span
+from surgetank.notify.report import to_plain_data
+from surgetank.server.access.roles import Role
+from surgetank.server.access.tokens import Token, TokenStore, parse_span
 
 app = typer.Typer(
     help="Create, list and revoke the tokens of `surgetank serve`. Only their SHA-256 is stored, in PostgreSQL.",

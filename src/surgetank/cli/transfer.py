@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from surgetank.app.known import require_threads
+from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import DatabaseUrl, Home, Json, echo_error, engine, err, out, print_json, size
-from surgetank.engine import Surgetank
 from surgetank.exceptions import ConfigurationError, MissingExtra, SurgetankError
-from surgetank.known import require_threads
 
 _TOLD_EVERY_S = 2.0
 
@@ -89,7 +89,7 @@ def export(
     command. Exit code 0 when all is there, 3 when something was skipped or altered, 1 when it stopped.
     """
     transfer, _ = _modules()
-    from surgetank.checkpoints.official_target import OfficialTarget  # noqa: PLC0415 - needs the extra
+    from surgetank.streams.checkpoints.transfer.official_target import OfficialTarget  # noqa: PLC0415 - needs the extra
 
     wishes = transfer.Wishes(thread or (), on_error.value, dry_run, force, _progress())
     with engine(home, database_url) as tank:
@@ -107,7 +107,7 @@ def export(
 def _modules() -> tuple[Any, Any]:
     """The modules that need langgraph. Raises `MissingExtra`."""
     try:
-        from surgetank.checkpoints import official, transfer  # noqa: PLC0415 - needs the extra
+        from surgetank.streams.checkpoints.transfer import official, transfer  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("surgetank"):
             raise
@@ -116,15 +116,15 @@ def _modules() -> tuple[Any, Any]:
 
 
 def _ours(tank: Surgetank) -> Any:
-    from surgetank.checkpoints.cold import ColdReader  # noqa: PLC0415 - needs the extra
-    from surgetank.checkpoints.moving import OurStore  # noqa: PLC0415 - needs the extra
+    from surgetank.streams.checkpoints.cold.reader import ColdReader  # noqa: PLC0415 - needs the extra
+    from surgetank.streams.checkpoints.transfer.moving import OurStore  # noqa: PLC0415 - needs the extra
 
     tank.parts.database.prepare()
     return OurStore(tank.parts.buffer, ColdReader(tank.parts.database), lambda: tank.flush(trigger="import"))
 
 
 def _journal(tank: Surgetank, kind: str, other: str) -> Any:
-    from surgetank.checkpoints.journal import Journal  # noqa: PLC0415 - needs the extra
+    from surgetank.streams.checkpoints.transfer.journal import Journal  # noqa: PLC0415 - needs the extra
 
     embedded = tank.settings.database_url is None
     return Journal(

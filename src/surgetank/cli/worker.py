@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import DatabaseUrl, Home, Json, StopSignals, announce, print_json, start_logging
-from surgetank.engine import Surgetank
 from surgetank.model import FlushJob, Fork, ParkedEntry, PartitionOutcome
 
 

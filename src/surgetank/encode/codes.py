@@ -1,6 +1,6 @@
 """The msgpack extension codes that Surgetank adds to LangGraph's (0 to 7), for what LangGraph's would lose.
 
-Shared by the serializer (checkpoints/serde.py) and by the plain reader for SQL (encode/plain.py).
+Shared by the serializer (streams/checkpoints/serde/serializer.py) and by the plain reader for SQL (encode/plain.py).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from surgetank.encode.patch import compress, decompress
+from surgetank.encode.differences.patch import compress, decompress
 from surgetank.exceptions import FallbackDamaged, StateCorrupt
 from surgetank.model import Entry, Record
 
@@ -33,7 +33,7 @@ _MAX_JSON = 64 * 1024**2
 
 
 class Place(NamedTuple):
-    """Where in a file a value lies, the checksum of what lies there, and how it is compressed (`encode/patch.py`)."""
+    """Where in a file a value is, the checksum of what is there, and how it is compressed (differences/patch.py)."""
 
     offset: int
     length: int

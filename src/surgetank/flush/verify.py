@@ -13,7 +13,7 @@ from surgetank.buffer.protocol import Buffer, Marked
 from surgetank.database.pool import Database
 from surgetank.flush.doubts import Found
 from surgetank.model import Mark
-from surgetank.sinks.progress import standings
+from surgetank.sinks.fence import standings
 from surgetank.sinks.standing import Finding, has_gone_back, judge
 
 _PAGE = 1000

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from surgetank.buffer.events import EventLog
-from surgetank.encode.errors import ErrorReport, fingerprint
 from surgetank.encode.sanitize import sanitize_for_json
-from surgetank.events import EventType, NewEvent, Severity
-from surgetank.notify.errors import SystemErrors
+from surgetank.events.protocol import EventLog
+from surgetank.events.types import EventType, NewEvent, Severity
 from surgetank.notify.folding import Folding
 from surgetank.notify.notifier import News
 from surgetank.notify.runs import RunReporter
+from surgetank.streams.errors.groups import ErrorReport, fingerprint
+from surgetank.streams.errors.store import SystemErrors
 from surgetank.telemetry import log
 
 _HARMLESS = ("stream", "job", "attempts", "parked_id")

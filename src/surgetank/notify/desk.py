@@ -7,27 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from surgetank.buffer.protocol import Buffer
-from surgetank.buffer.sqlite_alerts import SQLiteAlertBook
-from surgetank.buffer.sqlite_events import SQLiteEventLog
 from surgetank.database.pool import Database
-from surgetank.encode import errors as error_codec
-from surgetank.encode import logline
+from surgetank.events.sqlite import SQLiteEventLog
 from surgetank.exceptions import DatabaseUnavailable, ErrorNotFound, ErrorStateConflict, SurgetankError
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
+from surgetank.notify.alerts.delivery import open_channels
+from surgetank.notify.alerts.facts import FactFinder
+from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
+from surgetank.notify.alerts.watch import AlertWatch
 from surgetank.notify.channels import ConsoleChannel, ErrorChannel, EventChannel, ThreadLogChannel
-from surgetank.notify.delivery import open_channels
-from surgetank.notify.errors import SystemErrors
-from surgetank.notify.facts import FactFinder
-from surgetank.notify.logs import ThreadLogs
 from surgetank.notify.notifier import Channel, Notifier
 from surgetank.notify.retention import Retention
 from surgetank.notify.runs import RunReporter
-from surgetank.notify.watch import AlertWatch
 from surgetank.settings import Settings
-from surgetank.sinks.errors import PostgresErrorSink
-from surgetank.sinks.logs import PostgresLogSink
 from surgetank.sinks.protocol import Sink
+from surgetank.streams.errors import groups
+from surgetank.streams.errors.sink import PostgresErrorSink
+from surgetank.streams.errors.store import SystemErrors
+from surgetank.streams.logs import line as logline
+from surgetank.streams.logs.sink import PostgresLogSink
+from surgetank.streams.logs.store import ThreadLogs
 from surgetank.telemetry import log
 
 _SAME_PROBLEM_S = 300.0
@@ -107,7 +107,7 @@ class Desk:
     @staticmethod
     def sinks(database: Database) -> Mapping[str, Sink]:
         """The sinks of the streams that telling adds."""
-        return {logline.STREAM: PostgresLogSink(database), error_codec.STREAM: PostgresErrorSink(database)}
+        return {logline.STREAM: PostgresLogSink(database), groups.STREAM: PostgresErrorSink(database)}
 
     def chore(self, flushers: Mapping[str, StreamFlusher]) -> None:
         """What has to be done about once a second, on the thread that flushes."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from surgetank.events import EventType
+from surgetank.events.types import EventType
 from surgetank.notify.notifier import News
 
 EVERY_S = 10.0  # so often at most is told how many more there were

@@ -14,11 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from surgetank.buffer.events import EventLog
 from surgetank.buffer.protocol import Buffer
-from surgetank.encode import envelope, logline
-from surgetank.encode.errors import fingerprint, flush_group, flush_reference, group_id
-from surgetank.events import EventType, Incident, Original, PublicCause, Severity
+from surgetank.events.protocol import EventLog
+from surgetank.events.types import EventType, Incident, Original, PublicCause, Severity
 from surgetank.exceptions import SurgetankError
 from surgetank.model import (
     Failure,
@@ -29,7 +27,10 @@ from surgetank.model import (
     PartitionOutcome,
     PartitionState,
 )
-from surgetank.notify import words
+from surgetank.notify import wording
+from surgetank.streams.checkpoints import envelope
+from surgetank.streams.errors.groups import fingerprint, flush_group, flush_reference, group_id
+from surgetank.streams.logs import line as logline
 
 THREAD_STREAMS = (envelope.STREAM, logline.STREAM)  # their partitions are threads
 _NO_TROUBLE = ("LeaseLost", "StillWaiting")  # another worker has the partition: it tells what becomes of it
@@ -163,12 +164,12 @@ class Notifier:
     def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
         """An entry was set aside: always critical, and news of its own."""
         thread = entry.partition if entry.stream in THREAD_STREAMS else None
-        message = words.parked(entry)
+        message = wording.parked(entry)
         if self._quote_reference:
-            message = words.quoting(message, entry.failure)
+            message = wording.quoting(message, entry.failure)
         incident = Incident(
             f"parked:{entry.id}", entry.stream, thread, Severity.CRITICAL, entry.parked_at, message,
-            entry.failure.message, words.public(entry.failure),
+            entry.failure.message, wording.public(entry.failure),
         )  # fmt: skip
         if self._events.raise_incident(incident):
             context = {**self._of_job(job), "partition": entry.partition, "seq": entry.seq, "parked_id": entry.id,
@@ -188,18 +189,18 @@ class Notifier:
                 ]
             )
         context = {"job": job.id, "replaced": [f"{r.path}: {r.reason}" for r in outcome.replaced[:20]]}
-        self.tell(News(words.replaced(outcome), Severity.WARNING, thread, context=context))
+        self.tell(News(wording.replaced(outcome), Severity.WARNING, thread, context=context))
 
     def thread_forked(self, job: FlushJob, fork: Fork) -> None:
         """Two buffers wrote to one thread: an incident of its own, for operators."""
-        now, message = self._clock(), words.forked(fork)
+        now, message = self._clock(), wording.forked(fork)
         incident = Incident(f"{FORKED}{fork.thread_id}", job.stream, None, Severity.CRITICAL, now, message)
         if self._events.raise_incident(incident):
-            context = {**self._of_job(job), **fork._asdict(), "remedy": words.FORK_REMEDY}
+            context = {**self._of_job(job), **fork._asdict(), "remedy": wording.FORK_REMEDY}
             self.tell(
                 News(
                     message, Severity.CRITICAL, fork.thread_id, error_type="thread_forked",
-                    detail=words.FORK_REMEDY, context=context, group=("thread_forked", fork.thread_id),
+                    detail=wording.FORK_REMEDY, context=context, group=("thread_forked", fork.thread_id),
                 )
             )  # fmt: skip
 
@@ -293,12 +294,12 @@ class Notifier:
         if thread is None and not hard:
             return  # a passing outage is told by the threads that it concerns, not once more for our own streams
         severity = Severity.CRITICAL if hard else Severity.WARNING
-        message = words.trouble(thread, stream, failure, state, lasting=lasting)
+        message = wording.trouble(thread, stream, failure, state, lasting=lasting)
         if hard and self._quote_reference:
-            message = words.quoting(message, failure)
+            message = wording.quoting(message, failure)
         key = f"thread:{partition}" if thread is not None else f"stream:{stream}"
         if not self._events.raise_incident(
-            Incident(key, stream, thread, severity, since, message, failure.message, words.public(failure))
+            Incident(key, stream, thread, severity, since, message, failure.message, wording.public(failure))
         ):
             return
         context = {
@@ -334,7 +335,7 @@ class Notifier:
         lasted = max(0.0, self._clock() - incident.since)
         self.tell(
             News(
-                words.recovered(incident, lasted),
+                wording.recovered(incident, lasted),
                 Severity.INFO,
                 incident.thread_id,
                 EventType.FLUSH_RECOVERED,
@@ -355,7 +356,7 @@ class Notifier:
             }
             self.tell(
                 News(
-                    words.damaged(damage), Severity.CRITICAL, thread or None, EventType.FLUSH_CRITICAL,
+                    wording.damaged(damage), Severity.CRITICAL, thread or None, EventType.FLUSH_CRITICAL,
                     "buffer_damaged", damage.what, context=context, group=(damage.stream, damage.partition),
                 )
             )  # fmt: skip
@@ -400,5 +401,5 @@ def _flush_news(
     group = flush_group(failure.kind.value, failure.error_type, failure.sqlstate)
     return News(
         message, severity, thread, type_, type_.value, failure.message, failure.stack_trace, told, group,
-        words.public(failure),
+        wording.public(failure),
     )  # fmt: skip

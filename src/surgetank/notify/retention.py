@@ -6,7 +6,7 @@ from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.telemetry import log
 
-SQL = queries("telling")
+SQL = queries("notify/retention.sql")
 _PROGRESS = ("forget_progress", "forget_earlier_progress")  # kept for 90 days: buffers keep their side for 30
 _PROGRESS_EVERY_S = 86_400.0
 _PIECE = 5000
@@ -38,7 +38,7 @@ class Retention:
                     gone[name] = max(0, cursor.rowcount)
             if not 0 <= now - self._progress_at < _PROGRESS_EVERY_S:
                 for name in _PROGRESS:
-                    gone[name] = max(0, connection.execute(queries("flush")[name]).rowcount)
+                    gone[name] = max(0, connection.execute(queries("sinks/fence.sql")[name]).rowcount)
                 self._progress_at = now
         if any(gone.values()):
             log.info("retention", **gone)

@@ -1,64 +1,28 @@
-"""What applications tell of their runs: log lines and events. Also the thread that a piece of code works for."""
+"""What applications tell of their runs: log lines and events."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from surgetank.buffer.events import EventLog
 from surgetank.encode import limits
-from surgetank.encode.logline import LogLine, level_name
 from surgetank.encode.sanitize import sanitize_for_json
-from surgetank.events import EventType, NewEvent, RunEvent
+from surgetank.events.protocol import EventLog
+from surgetank.events.types import EventType, NewEvent, RunEvent
 from surgetank.exceptions import ConfigurationError, EntryRejected, SurgetankError
-from surgetank.notify.handover import HandOver
-from surgetank.notify.logs import ThreadLogs
+from surgetank.handover import HandOver
 from surgetank.offloop import on_loop
+from surgetank.streams.logs.line import LogLine, level_name
+from surgetank.streams.logs.origin import origin
+from surgetank.streams.logs.store import ThreadLogs
 
 MAX_EVENT_BYTES = 256 * 1024
 _TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _OURS = (EventType.GAP.value, EventType.LOG.value, "subscribed")
 _RESERVED = ("id", "seq", "type", "thread_id", "timestamp")
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """The thread and the user that a piece of code works for."""
-
-    thread_id: str | None = None
-    user_id: str | None = None
-
-
-_origin: ContextVar[Origin | None] = ContextVar("surgetank_origin", default=None)
-
-
-@contextmanager
-def working_for(thread_id: str, user_id: str | None = None) -> Iterator[None]:
-    """Within this block, log lines and events without a `thread_id` belong to this thread."""
-    token = _origin.set(Origin(thread_id, user_id))
-    try:
-        yield
-    finally:
-        _origin.reset(token)
-
-
-def origin(owner_key: str = "user_id") -> Origin:
-    """Whom the running code works for: `working_for`, else the config of the LangGraph run it is part of."""
-    chosen = _origin.get()
-    if chosen is not None:
-        return chosen
-    module = sys.modules.get("langchain_core.runnables.config")  # not loaded: no graph is running
-    config = module.var_child_runnable_config.get() if module is not None else None
-    configurable = (config or {}).get("configurable") or {}
-    thread, user = configurable.get("thread_id"), configurable.get(owner_key)
-    return Origin(str(thread) if thread is not None else None, str(user) if user is not None else None)
 
 
 class RunReporter:

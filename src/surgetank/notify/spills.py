@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from surgetank.buffer.events import EventLog
 from surgetank.buffer.spilling import SpillFile, SpillSide
-from surgetank.events import Incident, Severity
+from surgetank.events.protocol import EventLog
+from surgetank.events.types import Incident, Severity
 from surgetank.exceptions import SurgetankError
-from surgetank.flush.spill import Spilled, Spiller
 from surgetank.notify.notifier import News, Notifier
-from surgetank.report import FallbackStatus
+from surgetank.notify.report import FallbackStatus
+from surgetank.spilling.spiller import Spilled, Spiller
 
 INCIDENT = "fallback:spilled"
 _WHY = {"failing": "saving has failed for long", "full": "the buffer was filling up"}

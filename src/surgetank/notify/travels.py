@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from surgetank.buffer.events import EventLog
-from surgetank.events import Incident, Severity
+from surgetank.events.protocol import EventLog
+from surgetank.events.types import Incident, Severity
 from surgetank.flush.doubts import Found
 from surgetank.notify.notifier import THREAD_STREAMS, TIME, News, Notifier
-from surgetank.report import Notice
+from surgetank.notify.report import Notice
 from surgetank.sinks.standing import Finding
 
 _NAMED = 20  # in a message; the context has more

@@ -18,10 +18,10 @@ from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from surgetank.engine import Surgetank
-from surgetank.server import problems
-from surgetank.server.middleware import Answers, Bodies, Edge
-from surgetank.server.problems import ProblemBody
+from surgetank.app.surgetank import Surgetank
+from surgetank.server.http import problems
+from surgetank.server.http.middleware import Answers, Bodies, Edge
+from surgetank.server.http.problems import ProblemBody
 from surgetank.server.routes import ROUTERS
 from surgetank.server.services import Services, make_services
 

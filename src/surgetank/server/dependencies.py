@@ -20,9 +20,9 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
-from surgetank.server.access import Caller, Role
-from surgetank.server.identify import Asked, identify
-from surgetank.server.problems import Problem
+from surgetank.server.access.identify import Asked, identify
+from surgetank.server.access.roles import Caller, Role
+from surgetank.server.http.problems import Problem
 from surgetank.server.services import Services
 
 BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `surgetank token create`.")

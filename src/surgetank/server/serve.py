@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from surgetank.exceptions import ConfigurationError, SinkError
-from surgetank.server.patience import patient
+from surgetank.server.http.patience import patient
 from surgetank.server.services import Services
 from surgetank.settings import Settings
 from surgetank.telemetry import log

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 
 from anyio import CapacityLimiter
 
-from surgetank.checkpoints.cold import ColdReader
-from surgetank.checkpoints.reader import Reader
-from surgetank.engine import Surgetank
-from surgetank.server.auth import Authenticator, Tickets
-from surgetank.server.idempotency import KeptAnswers
-from surgetank.server.live import Hub
-from surgetank.server.outage import PatientDatabase
+from surgetank.app.surgetank import Surgetank
+from surgetank.server.access.auth import Authenticator, Tickets
+from surgetank.server.access.tokens import TokenStore
+from surgetank.server.access.visibility import ThreadOwners, Visibility
+from surgetank.server.http.idempotency import KeptAnswers
+from surgetank.server.http.outage import PatientDatabase
+from surgetank.server.live.followers import Hub
 from surgetank.server.threads import ThreadList
-from surgetank.server.tokens import TokenStore
-from surgetank.server.visibility import ThreadOwners, Visibility
 from surgetank.settings import Settings
+from surgetank.streams.checkpoints.cold.reader import ColdReader
+from surgetank.streams.checkpoints.reader import Reader
 
 _FLUSHES_AT_ONCE = 2
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from surgetank.checkpoints.raw import RawCheckpoint
 from surgetank.encode.plain import to_plain
 from surgetank.encode.sanitize import encode_clean, sanitize
+from surgetank.streams.checkpoints.raw import RawCheckpoint
 
 DECODED_BYTES = 8 * 1024 * 1024  # larger values are not decoded
 ANSWER_BYTES = 4 * 1024 * 1024  # of all values in one answer

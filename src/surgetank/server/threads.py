@@ -9,15 +9,15 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from surgetank.buffer.protocol import Buffer
-from surgetank.checkpoints.hot import HotThread
 from surgetank.database.queries import queries
-from surgetank.encode.envelope import STREAM, split_key
 from surgetank.exceptions import ConfigurationError, SinkError
-from surgetank.server.outage import Connections
+from surgetank.server.access.visibility import ThreadOwners
+from surgetank.server.http.outage import Connections
 from surgetank.server.shown import moment_of
-from surgetank.server.visibility import ThreadOwners
+from surgetank.streams.checkpoints.envelope import STREAM, split_key
+from surgetank.streams.checkpoints.hot import HotThread
 
-_SQL = queries("access")
+_SQL = queries("server/access/threads.sql")
 _ROUNDS = 50
 
 Place = tuple[str, str]  # newest checkpoint id, thread id

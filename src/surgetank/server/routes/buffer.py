@@ -7,11 +7,11 @@ from typing import Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends
 
-from surgetank.server.access import Role
+from surgetank.server.access.disclosure import job_for, status_for
+from surgetank.server.access.roles import Role
 from surgetank.server.dependencies import CurrentCaller, Deps, require, signed_in
-from surgetank.server.disclosure import job_for, status_for
-from surgetank.server.models import FlushRequest, Job, Picture
-from surgetank.server.problems import Problem, documented
+from surgetank.server.http.problems import Problem, documented
+from surgetank.server.schemas.answers import FlushRequest, Job, Picture
 
 router = APIRouter(
     tags=["buffer"],

@@ -7,13 +7,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
 
-from surgetank.encode.errors import ErrorGroup
-from surgetank.events import Severity
-from surgetank.notify.errors import ErrorFilter
+from surgetank.events.types import Severity
 from surgetank.server.dependencies import Admin, After, Deps, Limit, signed_in
-from surgetank.server.paging import cursor, place
-from surgetank.server.problems import documented
-from surgetank.server.telling import (
+from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.problems import documented
+from surgetank.server.schemas.telling import (
     Error,
     Errors,
     ErrorWhole,
@@ -23,6 +21,8 @@ from surgetank.server.telling import (
     Trends,
     TroubledThreads,
 )
+from surgetank.streams.errors.groups import ErrorGroup
+from surgetank.streams.errors.store import ErrorFilter
 
 router = APIRouter(
     prefix="/admin/system-errors",

@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
 from surgetank.exceptions import BufferProblem
-from surgetank.health import Finding, Level
+from surgetank.notify.health import Finding, Level
 from surgetank.server.dependencies import Deps
-from surgetank.server.models import Live, Ready
+from surgetank.server.schemas.answers import Live, Ready
 
 router = APIRouter(prefix="/health", tags=["health"])
 _PARTS = ("database", "buffer", "flush")

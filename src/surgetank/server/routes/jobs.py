@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from surgetank.exceptions import JobNotFound
 from surgetank.model import FlushJob, JobStatus
-from surgetank.server.access import Caller, Role
+from surgetank.server.access.disclosure import job_for
+from surgetank.server.access.roles import Caller, Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, require, signed_in
-from surgetank.server.disclosure import job_for
-from surgetank.server.models import Job, Jobs
-from surgetank.server.paging import cursor, place
-from surgetank.server.problems import documented
+from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.problems import documented
+from surgetank.server.schemas.answers import Job, Jobs
 from surgetank.server.services import Services
 
 router = APIRouter(

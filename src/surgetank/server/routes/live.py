@@ -13,12 +13,12 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from surgetank.server.access import Caller
+from surgetank.server.access.roles import Caller
 from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
-from surgetank.server.live import Follower, Hub, Told
-from surgetank.server.problems import Problem, documented
+from surgetank.server.http.problems import Problem, documented
+from surgetank.server.live.followers import Follower, Hub, Told
+from surgetank.server.schemas.telling import Events
 from surgetank.server.services import Services
-from surgetank.server.telling import Events
 
 router = APIRouter(tags=["events"], responses=documented(401, 404, 422, 429, 503))
 _MESSAGE_BYTES = 128 * 1024

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 
+from surgetank.server.access.disclosure import log_problem_for
 from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
-from surgetank.server.disclosure import log_problem_for
-from surgetank.server.problems import documented
-from surgetank.server.telling import Lines
+from surgetank.server.http.problems import documented
+from surgetank.server.schemas.telling import Lines
 
 router = APIRouter(
     prefix="/threads",

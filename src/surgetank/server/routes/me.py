@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends
 
+from surgetank.server.access.identify import Asked
 from surgetank.server.dependencies import CurrentCaller, Deps, asked_of, signed_in
-from surgetank.server.identify import Asked
-from surgetank.server.models import Me, Ticket
-from surgetank.server.problems import documented
+from surgetank.server.http.problems import documented
+from surgetank.server.schemas.answers import Me, Ticket
 
 router = APIRouter(tags=["access"], dependencies=signed_in(), responses=documented(401, 429, 503))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from surgetank.metrics import render
+from surgetank.observability.metrics import render
 from surgetank.server.dependencies import Deps, Operator, signed_in
-from surgetank.server.problems import documented
+from surgetank.server.http.problems import documented
 
 router = APIRouter(
     tags=["operations"], dependencies=signed_in(), responses=documented(401, 403, 429, 501, 503)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from surgetank.server.dependencies import Admin, Deps, Limit, signed_in
-from surgetank.server.problems import documented
-from surgetank.server.telling import Originals
+from surgetank.server.http.problems import documented
+from surgetank.server.schemas.telling import Originals
 
 router = APIRouter(
     prefix="/admin",

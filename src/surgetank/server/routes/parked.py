@@ -8,13 +8,13 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Path
 
 from surgetank.model import ParkedEntry
-from surgetank.report import to_plain_data
-from surgetank.server.access import Role
+from surgetank.notify.report import to_plain_data
+from surgetank.server.access.disclosure import job_for
+from surgetank.server.access.roles import Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, require, signed_in
-from surgetank.server.disclosure import job_for
-from surgetank.server.models import Job, ParkedDetail, ParkedList
-from surgetank.server.paging import cursor, place
-from surgetank.server.problems import documented, not_found
+from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.problems import documented, not_found
+from surgetank.server.schemas.answers import Job, ParkedDetail, ParkedList
 from surgetank.server.services import Services
 
 router = APIRouter(

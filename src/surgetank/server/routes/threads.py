@@ -9,14 +9,14 @@ from fastapi import APIRouter, Query
 from pydantic import StringConstraints
 from starlette.responses import Response
 
-from surgetank.checkpoints.steps import run
 from surgetank.encode.sanitize import encode_clean
-from surgetank.server.access import Role
+from surgetank.server.access.roles import Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, VisibleThread, signed_in
-from surgetank.server.models import History, State, Threads
-from surgetank.server.paging import cursor, place
-from surgetank.server.problems import Problem, documented, not_found
+from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.problems import Problem, documented, not_found
+from surgetank.server.schemas.answers import History, State, Threads
 from surgetank.server.shown import Shown, head_of, values_of, writes_of
+from surgetank.streams.checkpoints.steps import run
 
 router = APIRouter(
     prefix="/threads",

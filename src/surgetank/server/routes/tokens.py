@@ -8,14 +8,14 @@ import orjson
 from fastapi import APIRouter, Depends, Path
 
 from surgetank.exceptions import ConfigurationError
-from surgetank.report import to_plain_data
-from surgetank.server.access import Role
+from surgetank.notify.report import to_plain_data
+from surgetank.server.access.identify import Asked
+from surgetank.server.access.roles import Role
+from surgetank.server.access.tokens import Token, parse_span
 from surgetank.server.dependencies import Admin, After, Deps, Limit, asked_of, require, signed_in
-from surgetank.server.identify import Asked
-from surgetank.server.models import CreatedToken, NewToken, TokenInfo, Tokens
-from surgetank.server.paging import cursor, place
-from surgetank.server.problems import Problem, documented
-from surgetank.server.tokens import Token, parse_span
+from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.problems import Problem, documented
+from surgetank.server.schemas.answers import CreatedToken, NewToken, TokenInfo, Tokens
 
 router = APIRouter(
     prefix="/admin/tokens",

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Response
 
-from surgetank.server.access import Role
+from surgetank.server.access.roles import Role
 from surgetank.server.dependencies import Deps, require, signed_in
-from surgetank.server.models import Erased
-from surgetank.server.problems import documented
+from surgetank.server.http.problems import documented
+from surgetank.server.schemas.answers import Erased
 
 router = APIRouter(
     prefix="/admin/users",

@@ -1,0 +1,1 @@
+"""An open engine: what it consists of, and the faces that applications hold."""

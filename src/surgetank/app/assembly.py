@@ -1,0 +1,455 @@
+"""What an open engine consists of: buffer, database, sinks, flushers, telling, spilling, and how they end together."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from surgetank.app.guards import Guards, destination
+from surgetank.app.sink_watch import SinkWatch
+from surgetank.buffer.copies import RecentLimits
+from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
+from surgetank.database.embedded import EmbeddedPostgres
+from surgetank.database.embedded_pool import EmbeddedDatabase
+from surgetank.database.migrate import MigratedDatabase
+from surgetank.database.password import password_source
+from surgetank.exceptions import (
+    BufferUnavailable,
+    FallbackUnavailable,
+    SurgetankError,
+)
+from surgetank.fallback.files import SpillFiles
+from surgetank.flush.breaker import BreakerState, CircuitBreaker
+from surgetank.flush.doubts import Found
+from surgetank.flush.job import Clockwork, StreamFlusher
+from surgetank.flush.observer import FlushObserver, Observers
+from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
+from surgetank.flush.scheduler import Scheduler, problem_of
+from surgetank.model import FlushJob, Fork, JobStatus, ParkedEntry, PartitionOutcome, PartitionState
+from surgetank.notify.desk import Desk
+from surgetank.notify.report import SinkStatus
+from surgetank.notify.spills import SpillWatch
+from surgetank.private import make_home
+from surgetank.settings import Settings
+from surgetank.sinks.protocol import Sink
+from surgetank.spilling.spiller import Spiller
+from surgetank.streams.checkpoints.cold.reader import ColdReader
+from surgetank.streams.checkpoints.cold.sink import PostgresCheckpointSink
+from surgetank.streams.checkpoints.copies.check import CopyCheck
+from surgetank.streams.checkpoints.envelope import OPERATION_KEY
+from surgetank.streams.checkpoints.envelope import STREAM as CHECKPOINTS
+from surgetank.streams.checkpoints.hot import HotLookup
+from surgetank.streams.checkpoints.retention.plan import Limits
+from surgetank.streams.checkpoints.retention.sweep import Retention
+from surgetank.streams.checkpoints.retention.sweeper import Sweeper
+from surgetank.streams.errors.groups import STREAM as ERRORS
+from surgetank.telemetry import log
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+
+    from surgetank.streams.checkpoints.cold.reader import Cold
+
+_PROBLEMS_KEPT = 20
+_AFTER_INTERRUPT_S = 0.4
+
+
+class Parts:
+    """What an open engine consists of."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        observers: list[FlushObserver],
+        *,
+        start_database: bool,
+        saver: BaseCheckpointSaver[Any] | None = None,
+        serde: SerializerProtocol | None = None,
+        password: Callable[[], str] | None = None,
+    ) -> None:
+        self.settings = settings
+        self._password = password
+        self.clock = clock
+        self._saver, self._serde = saver, serde
+        self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
+        self.observers = Observers(_LogObserver(), *observers)
+        self.embedded: EmbeddedPostgres | None = None
+        if settings.buffer_url is None:
+            _make_home(settings.home)
+        self.buffer = _open_buffer(settings, clock)
+        try:
+            self.database = self._open_database(settings, start=start_database)
+        except BaseException:
+            self.buffer.close()
+            raise
+        try:
+            self.desk = Desk(
+                self.buffer,
+                self.database,
+                settings,
+                clock=clock,
+                before_write=self.buffer.reserve.before_write,
+            )
+        except BaseException:
+            self._let_go()
+            raise
+        self.observers.add(self.desk.notifier)
+        sinks: dict[str, Sink] = {
+            CHECKPOINTS: self._checkpoint_sink(),
+            **Desk.sinks(self.database),
+        }
+        self.flushers = {stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()}
+        in_saver = (CHECKPOINTS,) if saver is not None else ()
+        self._sinks = SinkWatch(self.flushers, self._place, self.embedded, in_saver=in_saver, clock=clock)
+        self.desk.places |= {stream: self._place(stream) for stream in self.flushers}
+        for flusher in self.flushers.values():
+            flusher.on_recovered = self._sink_recovered
+        self.scheduler = Scheduler(
+            self.buffer,
+            list(self.flushers.values()),
+            clock=clock,
+            tick_s=settings.flush_tick,
+            on_problem=self._problem,
+            on_lost=self.desk.notifier.worker_lost,
+            chore=self._chore,
+        )
+        self.spills = self._spill_watch()
+        in_database = [stream for stream in self.flushers if saver is None or stream != CHECKPOINTS]
+        self.guards = Guards(
+            self.buffer, self.database, self.desk, settings, in_database, clock=clock, restores=saver is None
+        )
+        self.copies = CopyCheck(self.buffer, ColdReader(self.database), clock=clock)
+        self.retention = Retention(
+            self.buffer,
+            self.database,
+            clock=clock,
+            node=settings.node,
+            forget_events=self.desk.forget_thread,
+        )
+        self.sweeper = (
+            Sweeper(
+                self.retention, limits, interval_s=settings.retain_interval, on_problem=self._sweep_problem
+            )
+            if (limits := limits_of(settings))
+            else None
+        )
+
+    def _flusher(
+        self, stream: str, sink: Sink, clock: Callable[[], float], buffer: SQLiteBuffer | None = None
+    ) -> StreamFlusher:
+        settings = self.settings
+        return StreamFlusher(
+            stream,
+            buffer or self.buffer,
+            sink,
+            policy=StreamPolicy(
+                entries=settings.flush_entries,
+                bytes=settings.flush_bytes,
+                age_s=settings.flush_age,
+                batch_entries=settings.flush_batch_entries,
+                batch_bytes=settings.flush_batch_bytes,
+            ),
+            retry=RetryPolicy(base_s=settings.retry_base, max_s=settings.retry_max),
+            breaker=CircuitBreaker(clock, max_s=settings.breaker_max),
+            observer=self.observers,
+            works=Clockwork(clock),
+            node=settings.node,
+            lease_ttl_s=settings.lease_ttl,
+            on_findings=self._found,
+        )
+
+    def flush_beside(self) -> None:
+        """Flush what waits for this database in default homes beside ours, under their own leases, for a while."""
+        for found in self.guards.due_beside() if self._saver is None else ():
+            with closing(
+                _open_buffer(self.settings, self.clock, found.path / self.buffer.path.name)
+            ) as other:
+                for stream, flusher in self.flushers.items():
+                    self._flusher(stream, flusher.sink, self.clock, other).run_if_due(threading.Event())
+                other.maintain()
+
+    def _found(self, findings: Sequence[Found]) -> None:
+        self.guards.tell(findings)  # which are made after the flushers
+
+    def check_copies(self) -> None:
+        """Look whether copies of threads still show what the database has, if that is due."""
+        if self._saver is None and self.flushers[CHECKPOINTS].breaker.state() is BreakerState.CLOSED:
+            try:
+                self.copies.run_if_due()
+            except (SurgetankError, psycopg.Error) as error:
+                log.info("copies_not_checked", error=str(error))
+
+    def _spill_watch(self) -> SpillWatch:
+        settings = self.settings
+        spiller = Spiller(
+            self.buffer,
+            # Not the errors: they are few, and must be seen whatever is away.
+            tuple(stream for stream in self.flushers if stream != ERRORS),
+            SpillPolicy(after_s=settings.fallback_after, fill=settings.fallback_fill),
+            clock=self.clock,
+            node=settings.node,
+            ttl_s=settings.lease_ttl,
+            on_problem=self._spill_problem,
+        )
+        return SpillWatch(spiller, self.buffer, self.desk.notifier, self.desk.events, clock=self.clock)
+
+    def start(self) -> None:
+        """Flush in the background, and look for what retention deletes if there are limits."""
+        self.scheduler.start()
+        if self.sweeper is not None:
+            self.sweeper.start()
+
+    @property
+    def cold(self) -> Cold:
+        """What is read beside the buffer."""
+        if self._saver is None:
+            return ColdReader(self.database)
+        from surgetank.streams.checkpoints.any_saver.cold import SaverCold  # noqa: PLC0415 - needs the extra
+        from surgetank.streams.checkpoints.serde import faithful  # noqa: PLC0415 - needs the extra
+
+        return SaverCold(self._saver, faithful(self._serde))
+
+    def _checkpoint_sink(self) -> Sink:
+        cache_bytes = self.settings.flush_cache_bytes
+        if self._saver is None:
+            return PostgresCheckpointSink(self.database, cache_bytes=cache_bytes, hot=HotLookup(self.buffer))
+        from surgetank.streams.checkpoints.any_saver.sink import SaverSink  # noqa: PLC0415 - needs the extra
+        from surgetank.streams.checkpoints.serde import faithful  # noqa: PLC0415 - needs the extra
+
+        serde, hot = faithful(self._serde), HotLookup(self.buffer)
+        return SaverSink(self._saver, serde, hot, cache_bytes=cache_bytes, clock=self.clock)
+
+    def _open_database(self, settings: Settings, *, start: bool) -> MigratedDatabase:
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            self.embedded = EmbeddedPostgres(settings.home, on_gone=_embedded_went)
+            if start:
+                self.embedded.start()
+            return EmbeddedDatabase(
+                self.embedded,
+                max_size=settings.database_connections,
+                connect_timeout_s=settings.connect_timeout,
+                statement_timeout_s=settings.statement_timeout,
+                read_timeout_s=settings.read_timeout,
+            )
+        command = settings.database_password_command
+        return MigratedDatabase(
+            url,
+            max_size=settings.database_connections,
+            connect_timeout_s=settings.connect_timeout,
+            statement_timeout_s=settings.statement_timeout,
+            read_timeout_s=settings.read_timeout,
+            password=password_source(
+                self._password,
+                settings.database_password_file,
+                command.get_secret_value() if command is not None else None,
+            ),
+        )
+
+    def _problem(self, error: BaseException, trace: str) -> None:
+        """Something in the flush thread that is no flush failure (the disk, a bug): told and shown in status."""
+        self._tell("flush_thread", error, trace)
+
+    def _sweep_problem(self, error: BaseException, trace: str) -> None:
+        self._tell("retention", error, trace)
+
+    def _spill_problem(self, error: SurgetankError) -> None:
+        self._tell("fallback", error, "".join(traceback.format_exception(error)))
+
+    def _tell(self, where: str, error: BaseException, trace: str) -> None:
+        message = problem_of(error)
+        if not self.problems or self.problems[-1] != message:
+            self.problems.append(message)
+        self.desk.problem(error, where=where, trace=trace)
+
+    def _chore(self) -> None:
+        lost = self.buffer.place.problem(now=True)
+        if lost is not None:
+            self._tell("buffer", lost, "")
+        self.desk.alerts.keep_running()
+        # Spilling before telling: what telling has to append needs room as well.
+        away = [
+            s for s, flusher in self.flushers.items() if flusher.breaker.state() is not BreakerState.CLOSED
+        ]
+        self.spills.chore(away)
+        self.guards.travels.end_old()
+        if not away:
+            self.guards.check_progress()
+            self.check_copies()
+            self.flush_beside()
+        self.desk.chore(self.flushers)
+
+    def _place(self, stream: str) -> str:
+        """Where a stream is flushed to."""
+        in_saver = self._saver is not None and stream == CHECKPOINTS
+        return self.flushers[stream].sink.name if in_saver else self.database.address
+
+    def _sink_recovered(self, stream: str) -> None:
+        """One stream's sink is back: the others that are flushed to the same place are tried at once."""
+        for other, flusher in self.flushers.items():
+            if other != stream and self._place(other) == self._place(stream):
+                flusher.breaker.probe_now()
+                self.buffer.retry_now(other, spread_s=2.0)
+        self.scheduler.wake()
+
+    def sink_statuses(self, *, ping: bool, failing: Sequence[PartitionState]) -> list[SinkStatus]:
+        """The state of every sink. A database that several streams share is asked once."""
+        return self._sinks.statuses(ping=ping, failing=failing, flushes=self.scheduler.running)
+
+    def sink_status(self, stream: str) -> SinkStatus:
+        """The state of one stream's sink, which is not asked."""
+        failing = self.buffer.states(stream, failing=True, limit=20)
+        return next(s for s in self.sink_statuses(ping=False, failing=failing) if s.stream == stream)
+
+    def close(self, *, drain: bool) -> None:
+        """Stop flushing, drain once more if asked and possible, close everything. Within `shutdown_timeout`: then what
+        the database has not answered is given up.
+        """
+        limit = time.monotonic() + self.settings.shutdown_timeout
+        over = threading.Event()
+
+        def end() -> None:
+            over.set()
+            self.database.interrupt()
+
+        timer = threading.Timer(self.settings.shutdown_timeout, end)
+        timer.daemon = True
+        timer.start()
+        started = self.scheduler.running
+        try:
+            self.desk.alerts.stop(0.0)  # it may end while the rest does
+            if self.sweeper is not None:
+                self.sweeper.stop(_left(limit))
+            self.scheduler.stop(_left(limit))
+            if drain and started:
+                self._drain(over)
+        finally:
+            timer.cancel()
+            self.database.interrupt()  # whoever still waits for it, waits in vain
+            self.desk.close(_left(limit))
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self.buffer.close()
+        self.database.close()
+        if self.embedded is not None:
+            self.embedded.stop()
+
+    def _drain(self, over: threading.Event) -> None:
+        for flusher in self.flushers.values():
+            last = self.buffer.last_seq(flusher.stream)
+            if last == 0 or over.is_set():
+                continue
+            job = flusher.run("shutdown", up_to_seq=last, stop=over)
+            if not job.ok:
+                left = self.buffer.depth().entries
+                log.warning("left_in_buffer", entries=left, path=str(self.buffer.path), job=job.id)
+            if self.database.is_known_away:
+                break  # the other streams would wait for it one after the other
+        self.buffer.maintain()
+        try:
+            self.spills.clean()
+        except FallbackUnavailable as error:  # whoever flushes next does it
+            log.info("spilled_files_left", error=error.what)
+
+
+def _left(limit: float) -> float:
+    """Seconds until the limit, and a little more: what is interrupted then still has to end."""
+    return max(0.0, limit - time.monotonic()) + _AFTER_INTERRUPT_S
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits of retention; all off by default."""
+    return Limits(settings.retain_age, settings.retain_keep, settings.retain_bytes)
+
+
+def _make_home(home: Path) -> None:
+    try:
+        closed = make_home(home)
+    except OSError as error:
+        raise BufferUnavailable(
+            f"The folder {home} can't be made ({error.strerror}).",
+            remedy="set SURGETANK_HOME to a folder that this user may write.",
+        ) from error
+    if not closed:
+        log.warning(
+            "home_open_to_others", home=str(home), remedy="give Surgetank a folder of its own, mode 0700"
+        )
+
+
+def _open_buffer(settings: Settings, clock: Callable[[], float], path: Path | None = None) -> SQLiteBuffer:
+    return SQLiteBuffer(
+        path or settings.buffer_path,
+        durability=settings.durability,
+        limits=BufferLimits(
+            max_bytes=settings.buffer_max_bytes,
+            max_entries=settings.buffer_max_entries,
+            when_full=settings.buffer_when_full,
+            block_timeout_s=settings.buffer_block_timeout,
+        ),
+        clock=clock,
+        jobs_kept=settings.jobs_kept,
+        recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
+        files=SpillFiles(url.get_secret_value() if (url := settings.fallback_url) is not None else None),
+        inline_keys=frozenset((OPERATION_KEY,)),
+        last_words=frozenset((ERRORS,)),
+        reserve_bytes=settings.disk_reserve,
+        keep_s=settings.keep_acknowledged,
+        keep_bytes=settings.keep_acknowledged_bytes,
+        destination=destination(settings),
+    )
+
+
+def _embedded_went(*, crashed: bool, log_path: Path) -> None:
+    log.error("embedded_postgres_went", crashed=crashed, log=str(log_path), remedy="it is started again")
+
+
+class _LogObserver:
+    """Tells the log how jobs ended. What went wrong is told by the notifier."""
+
+    def __init__(self) -> None:
+        self._failing: dict[str, object] = {}  # by stream, why its last job failed
+
+    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        failure = outcome.failure
+        assert failure is not None
+        log.debug(
+            "partition_postponed", stream=outcome.stream, partition=outcome.partition, kind=failure.kind.value,
+            error=failure.message, attempt=outcome.attempts, retry_at=outcome.next_attempt_at, job=job.id,
+        )  # fmt: skip
+
+    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
+        """The notifier's."""
+
+    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """The notifier's."""
+
+    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
+        """The notifier's."""
+
+    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+        """The notifier's."""
+
+    def job_finished(self, job: FlushJob) -> None:
+        if job.status is JobStatus.FAILED:
+            # Each attempt of an outage fails; the notifier tells of it once, and louder.
+            reason = job.result.get("message")
+            write = log.debug if self._failing.get(job.stream, self) == reason else log.info
+            self._failing[job.stream] = reason
+            write("flush_job_failed", job=job.id, stream=job.stream, error=job.result.get("message"))
+        else:
+            self._failing.pop(job.stream, None)
+            log.debug(
+                "flush_job_completed", job=job.id, stream=job.stream, rows=job.result.get("rows_flushed")
+            )

@@ -1,0 +1,334 @@
+"""Erasing all of a user's data: their threads as wholes, their lines, what errors and jobs say of them, their tokens.
+
+In steps, each of which can be repeated: a row in PostgreSQL remembers whose threads it is about, so that an erasure
+that was killed goes on when it is asked for again. At last the files are rewritten, because a deleted row's bytes stay
+in its page. What can't be reached from here (archives, backups, other buffers) is named in the report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from surgetank.buffer.protocol import Snapshot
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
+from surgetank.database.pool import Database
+from surgetank.database.queries import queries
+from surgetank.encode import jsontext, limits
+from surgetank.events.sqlite import SQLiteEventLog
+from surgetank.exceptions import SurgetankError
+from surgetank.model import FlushJob
+from surgetank.streams.checkpoints import envelope
+from surgetank.streams.checkpoints.envelope import CheckpointRecord
+from surgetank.streams.checkpoints.hot import HotThread
+from surgetank.streams.checkpoints.maintenance import append_thread_deletion
+from surgetank.streams.errors import groups
+from surgetank.streams.errors.groups import ErrorReport
+from surgetank.telemetry import log
+
+if TYPE_CHECKING:
+    from surgetank.app.assembly import Parts
+
+SQL, ACCESS = queries("app/erasure.sql"), queries("server/access/threads.sql")
+_ALWAYS = (
+    "PostgreSQL's write-ahead log and its archives, replicas that lag, and backups of the database",
+    "backups, snapshots and copies of the home folder and of the fallback location",
+    "log files of the application, and alerts that were sent",
+)
+_ROUNDS = 5
+_LOCK_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureReport:
+    """What was removed, by kind; `unfinished` says what keeps it from being completed (run it again), `out_of_reach`
+    what can't be removed from here.
+    """
+
+    state: str
+    threads: int
+    removed: dict[str, int] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
+    out_of_reach: tuple[str, ...] = _ALWAYS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """The row in PostgreSQL."""
+
+    subject: bytes
+    threads: set[str]
+    words: set[str]
+    removed: dict[str, int]
+
+    def count(self, kind: str, number: int) -> None:
+        if number > 0:
+            self.removed[kind] = self.removed.get(kind, 0) + number
+
+
+class Erasure:
+    """Erases users on one buffer and its database. `flush` flushes everything and returns the job that went worst."""
+
+    def __init__(
+        self,
+        buffer: SQLiteBuffer,
+        events: SQLiteEventLog,
+        database: Database,
+        *,
+        owner_key: str,
+        forget_told: Callable[[str], None],
+        flush: Callable[[], FlushJob],
+        clean_spills: Callable[[], object],
+        server_log: Path | None,
+        other_saver: bool,
+    ) -> None:
+        self._buffer = buffer
+        self._events = events
+        self._database = database
+        self._key = owner_key
+        self._forget_told = forget_told
+        self._flush = flush
+        self._clean_spills = clean_spills
+        self._server_log = server_log
+        self._other_saver = other_saver
+
+    def erase(self, user: str) -> ErasureReport:
+        """Erase a user's data. Idempotent; killed on the way, it goes on when it is called again.
+
+        Raises `DatabaseUnavailable` (nothing was begun, or it stays `running`), `EntryRejected` for a name that
+        can't be one.
+        """
+        limits.check_names(user, [("$.user", user)])
+        progress = self._begin(user)
+        unfinished: list[str] = []
+        for _ in range(_ROUNDS):
+            unfinished = self._remove(user, progress)
+            if unfinished or not self._find(user):  # what was written meanwhile is removed in another round
+                break
+        unfinished += self._rewrite()
+        if not unfinished:
+            self._finish(progress)
+        log.info("user_erased", threads=len(progress.threads), unfinished=len(unfinished))
+        return ErasureReport(
+            "running" if unfinished else "completed", len(progress.threads), dict(progress.removed),
+            tuple(unfinished), (*_ALWAYS, *self._elsewhere()),
+        )  # fmt: skip
+
+    # -- the row
+
+    def _begin(self, user: str) -> _Progress:
+        subject = hashlib.sha256(user.encode()).digest()
+        (row,) = self._run("begin", subject=subject)
+        going_on = bool(row["threads"]) or bool(row["words"])
+        return _Progress(
+            subject, set(row["threads"]), {user, *row["words"]}, dict(row["removed"]) if going_on else {}
+        )
+
+    def _note(self, progress: _Progress) -> None:
+        self._run(
+            "note", subject=progress.subject, threads=sorted(progress.threads), words=sorted(progress.words),
+            removed=Jsonb(progress.removed),
+        )  # fmt: skip
+
+    def _finish(self, progress: _Progress) -> None:
+        self._run("finish", subject=progress.subject, removed=Jsonb(progress.removed))
+        self._rewrite_table("erasures")
+
+    # -- finding
+
+    def _find(self, user: str) -> set[str]:
+        """The user's threads, by the rule of `server.access.visibility`: the first owner that is named counts."""
+        hot: dict[str, tuple[str | None, bool]] = {}
+        with self._buffer.snapshot() as snapshot:
+            for name in snapshot.partitions(envelope.STREAM):
+                hot[name] = self._hot_owner(snapshot, name)
+        candidates = {row["thread_id"] for row in self._run("owned", user=user, key=self._key)}
+        names = sorted(candidates | {name for name, (owner, _) in hot.items() if owner == user})
+        cold: dict[str, str | None] = {}
+        with (
+            self._database.asking(patient=True) as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            for row in cursor.execute(ACCESS["owners"], {"threads": names, "key": self._key}).fetchall():
+                if row["there"]:
+                    cold[row["thread_id"]] = row["owner"]
+        found: set[str] = set()
+        for name in names:
+            owner, deleted = hot.get(name, (None, False))
+            if not deleted and cold.get(name) is not None:
+                owner = cold[name]
+            if owner == user or (owner is None and name not in cold and name in candidates):
+                found.add(name)
+        return found
+
+    def _hot_owner(self, snapshot: Snapshot, name: str) -> tuple[str | None, bool]:
+        """The first owner that hot checkpoints name, and whether what is cold is about to be deleted."""
+        thread = HotThread(snapshot, name)
+        for ns, checkpoint_id in sorted(thread.ids(None), key=lambda at: (bool(at[0]), at[1])):
+            found = thread.find(ns, checkpoint_id)
+            metadata = (
+                jsontext.loads(CheckpointRecord.unpack(found.value).metadata_json or b"{}") if found else {}
+            )
+            if (value := metadata.get(self._key)) is not None:
+                return str(value), thread.cold_is_deleted
+        return None, thread.cold_is_deleted
+
+    # -- removing
+
+    def _remove(self, user: str, progress: _Progress) -> list[str]:
+        """One round; what is not finished."""
+        self._forget_told("")  # errors that were only counted become entries
+        job = self._flush()  # what waits is in the database then, where it is found by what it says
+        progress.threads |= self._find(user)
+        threads = sorted(progress.threads)
+        words = self._run("error_words", threads=threads, user=user, key=self._key)
+        progress.words |= {row["word"] for row in words if row["word"]}
+        self._note(progress)
+        # Before the deletion, which takes away by what they are found.
+        arguments = {"user": user, "key": self._key, "threads": threads, "words": sorted(progress.words)}
+        progress.count("texts of errors", self._execute(SQL["errors"], arguments))
+        for thread in threads:
+            append_thread_deletion(self._buffer, thread, forget_events=self._forget_told)
+        self._forget_parked_errors(set(threads), user)
+        self._remove_rows(user, progress, threads)
+        job = self._flush()
+        self._clean_spills()
+        partitions, waiting = self._buffer.erase(threads, sorted(progress.words | progress.threads))
+        progress.count("partitions of the buffer", partitions)
+        self._events.erase(threads, sorted(progress.words | progress.threads))
+        if waiting:
+            said = job.result.get("message") or "; ".join(job.warnings) or "another worker holds them"
+            return [f"{len(waiting)} threads could not be deleted in the database yet: {str(said)[:500]}"]
+        self._remove_names(progress, threads)
+        return []
+
+    def _remove_rows(self, user: str, progress: _Progress, threads: list[str]) -> None:
+        arguments = {"user": user, "key": self._key, "threads": threads}
+        lines = self._run("lines", **arguments)
+        progress.count("lines of logs", len(lines))
+        by_thread: dict[str, list[int]] = {}
+        for line in lines:
+            by_thread.setdefault(line["thread_id"], []).append(line["seq"])
+        for thread, numbers in by_thread.items():
+            self._events.forget_lines(thread, numbers)
+        for name, kind in (
+            ("error_people", "names in errors"), ("answers", "kept answers"),
+            ("tokens", "tokens"), ("token_people", "names in tokens"),
+        ):  # fmt: skip
+            progress.count(kind, self._execute(SQL[name], arguments))
+
+    def _remove_names(self, progress: _Progress, threads: list[str]) -> None:
+        """Rows of any table that name the threads: how far they were written, that they were deleted ..."""
+        for row in self._run("naming_threads"):
+            table, column = sql.Identifier("surgetank", row["table_name"]), sql.Identifier(row["column_name"])
+            named = sql.SQL(" WHERE {} = ANY (%(threads)s)").format(column)
+            if row["by_buffer"]:
+                named += sql.SQL(" AND buffer_id = %(buffer_id)s")
+            change = sql.SQL("DELETE FROM {}").format(table)
+            if row["column_name"] == "last_thread_id":  # how far retention has looked: it begins again
+                change = sql.SQL("UPDATE {} SET {} = NULL").format(table, column)
+            arguments = {"threads": threads, "buffer_id": self._buffer.id}
+            progress.count("rows that name threads", self._execute(change + named, arguments))
+
+    def _forget_parked_errors(self, threads: set[str], user: str) -> None:
+        for parked in self._buffer.parked(stream=groups.STREAM):
+            entry = self._buffer.parked_entry(parked.id)
+            items = [groups.unpack_or_show("", r.value) for r in entry.records] if entry else []
+            if any(
+                isinstance(i, ErrorReport) and (i.thread_id in threads or i.context.get(self._key) == user)
+                for i in items
+            ):
+                self._buffer.discard_parked([parked.id])
+
+    # -- rewriting
+
+    def _rewrite(self) -> list[str]:
+        """Write the files anew; what could not be."""
+        unfinished: list[str] = []
+        self._buffer.forget_kept(all_=True)  # errors and lines that were acknowledged a moment ago
+        for what, rewritten in (("buffer", self._buffer.scrub()), ("event log", self._events.scrub())):
+            if not rewritten:
+                unfinished.append(f"the {what}'s file is always in use: its WAL could not be emptied")
+        left = [file.name for file in self._buffer.spill_files() if file.records]
+        if left:
+            unfinished.append(f"spill files hold what waits for the database: {', '.join(left[:10])}")
+        if self._server_log is not None and self._server_log.exists():
+            with self._server_log.open("r+b") as file:  # the server appends: it goes on at the new end
+                file.truncate(0)
+        for row in self._run("tables"):
+            problem = self._rewrite_table(row["table_name"])
+            unfinished += [problem] if problem else []
+        return unfinished
+
+    def _rewrite_table(self, name: str) -> str | None:
+        table = sql.Identifier("surgetank", name)
+        try:
+            with self._database.asking(
+                patient=True
+            ) as connection:  # not to wait for ever for somebody who holds it
+                connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_S}s'".encode())
+                connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
+            with self._database.long_statements() as connection:
+                connection.execute(sql.SQL("VACUUM (FULL, ANALYZE) {}").format(table))
+        except SurgetankError as error:
+            return f"the table {name} could not be rewritten: {error.what}"
+        return None
+
+    def _elsewhere(self) -> Iterable[str]:
+        for what, query in (
+            (
+                "the planner's statistics (pg_statistic), until PostgreSQL rewrites them",
+                "VACUUM FULL pg_catalog.pg_statistic",
+            ),
+            ("the old files of rewritten tables, until PostgreSQL's next checkpoint", "CHECKPOINT"),
+        ):  # fmt: skip
+            try:
+                with self._database.long_statements() as connection:
+                    connection.execute(query.encode())
+            except SurgetankError:
+                yield what
+        others = [row["buffer_id"] for row in self._run("other_buffers", buffer_id=self._buffer.id)]
+        if others:
+            yield f"other buffers of this database, where it has to be run as well: {', '.join(others[:20])}"
+        if self._other_saver:
+            yield "checkpoints that another saver keeps, unless they were in this buffer"
+
+    # -- queries
+
+    def _run(self, name: str, **arguments: Any) -> list[dict[str, Any]]:
+        with (
+            self._database.asking(patient=True) as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            cursor.execute(SQL[name], arguments)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def _execute(self, query: Any, arguments: dict[str, Any]) -> int:
+        with self._database.asking(patient=True) as connection:
+            return max(0, connection.execute(query, arguments).rowcount)
+
+
+def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool) -> Erasure:
+    """The erasure on an open engine's parts."""
+    return Erasure(
+        parts.buffer,
+        parts.desk.events,
+        parts.database,
+        owner_key=parts.settings.owner_key,
+        forget_told=parts.desk.forget_thread,
+        flush=flush,
+        clean_spills=parts.spills.clean,
+        server_log=parts.embedded.log_path if parts.embedded is not None else None,
+        other_saver=other_saver,
+    )

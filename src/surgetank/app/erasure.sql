@@ -1,0 +1,91 @@
+-- Queries of erasing a user (app/erasure.py). Parameters only; the index each relies on is named. An erasure is rare and
+-- may read a table whole where there is no index for it.
+
+-- name: begin
+-- One row per user, the same again for an erasure that goes on. Primary key.
+INSERT INTO surgetank.erasures AS e (subject, state) VALUES (%(subject)s, 'running')
+ON CONFLICT (subject) DO UPDATE SET state = 'running', finished_at = NULL
+RETURNING threads, words, removed
+
+-- name: note
+-- Primary key.
+UPDATE surgetank.erasures SET threads = %(threads)s, words = %(words)s, removed = %(removed)s WHERE subject = %(subject)s
+
+-- name: finish
+-- Primary key.
+UPDATE surgetank.erasures SET state = 'completed', threads = '{}', words = '{}', finished_at = now(), removed = %(removed)s
+WHERE subject = %(subject)s
+
+-- name: owned
+-- Threads that a checkpoint gives to the user, and those that are known by their log only and whose first line is the
+-- user's. For the key user_id: checkpoints_owner_idx.
+SELECT DISTINCT s.thread_id FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoints c USING (ns_pk)
+WHERE c.metadata ->> %(key)s = %(user)s
+UNION
+SELECT l.thread_id FROM (
+    SELECT DISTINCT ON (thread_id) thread_id, user_id FROM surgetank.thread_logs
+    WHERE thread_id IN (SELECT thread_id FROM surgetank.thread_logs WHERE user_id = %(user)s) AND user_id IS NOT NULL
+    ORDER BY thread_id, seq) l
+WHERE l.user_id = %(user)s
+    AND NOT EXISTS (SELECT FROM surgetank.checkpoint_namespaces s WHERE s.thread_id = l.thread_id)
+
+-- name: lines
+-- Lines that the user wrote in threads of others.
+DELETE FROM surgetank.thread_logs WHERE user_id = %(user)s RETURNING thread_id, seq
+
+-- name: error_words
+-- What errors about the user's threads say, before it is removed: it may have been alerted. system_errors_thread_idx.
+SELECT DISTINCT left(error_message, 200) AS word FROM surgetank.system_errors
+WHERE thread_id = ANY (%(threads)s) OR error_context ->> %(key)s = %(user)s
+
+-- name: errors
+-- system_errors_thread_idx.
+UPDATE surgetank.system_errors SET thread_id = NULL, error_context = '{}', stack_trace = '',
+    error_message = 'The text was erased with the data of the user whom it concerned.'
+WHERE thread_id = ANY (%(threads)s) OR error_context ->> %(key)s = %(user)s OR left(error_message, 200) = ANY (%(words)s)
+
+-- name: error_people
+-- What the user did about errors stays, without the name.
+WITH a AS (UPDATE surgetank.system_error_audit SET actor = '(erased)', notes = '' WHERE actor = %(user)s)
+UPDATE surgetank.system_errors SET
+    resolved_by = CASE WHEN resolved_by = %(user)s THEN '(erased)' ELSE resolved_by END,
+    resolution_notes = CASE WHEN resolved_by = %(user)s THEN '' ELSE resolution_notes END,
+    snoozed_by = CASE WHEN snoozed_by = %(user)s THEN '(erased)' ELSE snoozed_by END,
+    previous_resolution = CASE WHEN previous_resolution ->> 'resolved_by' = %(user)s THEN NULL ELSE previous_resolution END
+WHERE %(user)s IN (resolved_by, snoozed_by, previous_resolution ->> 'resolved_by')
+
+-- name: answers
+-- Kept answers to requests of the user. Primary key (a scope is a prefix of it).
+DELETE FROM surgetank.idempotency_keys
+WHERE scope = 'user:' || %(user)s
+    OR scope IN (SELECT 'token:' || id FROM surgetank.api_tokens WHERE user_name = %(user)s)
+
+-- name: tokens
+DELETE FROM surgetank.api_tokens WHERE user_name = %(user)s
+
+-- name: token_people
+UPDATE surgetank.api_tokens SET
+    created_by = CASE WHEN created_by = %(user)s THEN '(erased)' ELSE created_by END,
+    revoked_by = CASE WHEN revoked_by = %(user)s THEN '(erased)' ELSE revoked_by END
+WHERE %(user)s IN (created_by, revoked_by)
+
+-- name: naming_threads
+-- The tables that name threads, whatever they are for. What other buffers have there is theirs: they would take a progress
+-- that is gone for a database that went back, and save again what they still keep.
+SELECT c.table_name, c.column_name, EXISTS (
+    SELECT FROM information_schema.columns b
+    WHERE b.table_schema = 'surgetank' AND b.table_name = c.table_name AND b.column_name = 'buffer_id') AS by_buffer
+FROM information_schema.columns c JOIN information_schema.tables t
+    USING (table_schema, table_name)
+WHERE c.table_schema = 'surgetank' AND t.table_type = 'BASE TABLE' AND c.data_type = 'text'
+    AND c.column_name IN ('thread_id', 'partition', 'last_thread_id')
+    AND c.table_name NOT IN ('system_errors', 'threads', 'checkpoint_namespaces')
+ORDER BY 1, 2
+
+-- name: tables
+SELECT table_name FROM information_schema.tables
+WHERE table_schema = 'surgetank' AND table_type = 'BASE TABLE' AND table_name <> 'schema_migrations' ORDER BY 1
+
+-- name: other_buffers
+-- Buffers that wrote to this database and are not the one at hand. Primary key.
+SELECT DISTINCT buffer_id FROM surgetank.partition_progress WHERE buffer_id <> %(buffer_id)s ORDER BY 1

@@ -1,0 +1,454 @@
+"""`Surgetank`: what an application holds. Its parts are put together in `parts.py`.
+
+Without arguments everything is embedded: the buffer is a file in the home folder, PostgreSQL comes from a wheel and
+keeps its data there too. A flush thread runs until the engine is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from surgetank import telemetry
+from surgetank.app import ambient, receipts
+from surgetank.app.assembly import Parts, limits_of
+from surgetank.app.erasure import ErasureReport, erasure_of
+from surgetank.app.guards import destination, engine_settings
+from surgetank.app.speaking import Speaks
+from surgetank.buffer.protocol import Binding
+from surgetank.encode.limits import check_names
+from surgetank.events.protocol import EventLog
+from surgetank.exceptions import (
+    ConfigurationError,
+    JobNotFound,
+    MissingExtra,
+)
+from surgetank.flush.job import StreamFlusher
+from surgetank.flush.meters import Meters
+from surgetank.flush.observer import FlushObserver
+from surgetank.model import FlushJob, ParkedEntry
+from surgetank.notify.health import judge
+from surgetank.notify.report import Status, notices
+from surgetank.settings import Settings
+from surgetank.spilling.recovery import Progress, Recovery
+from surgetank.streams.checkpoints.cold.deleted import deleted_at
+from surgetank.streams.checkpoints.envelope import STREAM as CHECKPOINTS
+from surgetank.streams.checkpoints.retention.plan import Limits
+from surgetank.streams.checkpoints.retention.storage import StorageReport, raise_format, storage
+from surgetank.streams.checkpoints.retention.sweep import RetentionReport
+from surgetank.streams.errors.store import SystemErrors
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+
+    from surgetank.streams.checkpoints.saver import SurgetankSaver
+
+
+class Surgetank(Speaks):
+    """A write-behind store: buffer, flush engine and database.
+
+    `home` is the folder of buffer and embedded database, `database_url` a PostgreSQL 14+ (none: embedded),
+    `buffer_url` another place for the buffer; further settings as in `surgetank.settings.Settings`. Use it with
+    `with` or `async with`, or call `open()` and `close()`.
+
+        with Surgetank() as tank:
+            graph = builder.compile(checkpointer=tank.checkpointer())
+
+    `sink` is another durable store for checkpoints than the database: any LangGraph saver;
+    `surgetank.streams.checkpoints.any_saver.sink` says
+    what it can't give. `serde` is the serializer of checkpointers that name none; with a `sink` it is that of all.
+
+    `database_password` is asked for the database's password before each connection, for servers that rotate it; it must
+    answer within seconds.
+
+    `start_database=False` uses an embedded PostgreSQL only if it already runs: for tools that just look.
+
+    Raises `ConfigurationError`, `MissingExtra`, `BufferUnavailable`, `BufferCorrupt`. A database that is down is no
+    error: the engine opens, accepts, and flushes when the database comes.
+    """
+
+    def __init__(
+        self,
+        home: str | Path | None = None,
+        *,
+        database_url: str | None = None,
+        buffer_url: str | None = None,
+        sink: BaseCheckpointSaver[Any] | None = None,
+        serde: SerializerProtocol | None = None,
+        database_password: Callable[[], str] | None = None,
+        clock: Callable[[], float] = time.time,
+        start_database: bool = True,
+        **settings: Any,
+    ) -> None:
+        self.settings: Settings = engine_settings(
+            home=Path(home).expanduser() if home is not None else None,
+            database_url=database_url,
+            buffer_url=buffer_url,
+            **settings,
+        )
+        self._clock = clock
+        self._start_database = start_database
+        self._sink = sink
+        self._serde = serde
+        self._password = database_password
+        self._parts: Parts | None = None
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self.meters = Meters()
+        self._observers: list[FlushObserver] = [self.meters]
+
+    def __repr__(self) -> str:
+        state = "open" if self._parts is not None else "closed"
+        return f"<Surgetank home={str(self.settings.home)!r} database={destination(self.settings)} {state}>"
+
+    # -- life
+
+    def open(self) -> Surgetank:
+        """Open the buffer, start the embedded database if there is no other, start flushing. Idempotent."""
+        with self._lock:
+            if self._parts is None:
+                self._pid = os.getpid()
+                telemetry.use_json(self.settings.log_format == "json")
+                self._parts = Parts(
+                    self.settings,
+                    self._clock,
+                    self._observers,
+                    start_database=self._start_database,
+                    saver=self._sink,
+                    serde=self._serde,
+                    password=self._password,
+                )
+                if self.settings.flush_in_process:
+                    self._parts.start()
+                    self._parts.desk.alerts.keep_running()
+                ambient.enter(self)
+        return self
+
+    def close(self) -> None:
+        """Drain what can be drained within `shutdown_timeout`, then let go of everything. Idempotent.
+
+        What could not be drained stays in the buffer and is flushed by the next process that opens it.
+        """
+        if self._parts is not None and self._pid != os.getpid():  # a forked child: they are its parent's
+            self._parts = None
+            return
+        with self._lock:
+            parts, self._parts = self._parts, None
+        if parts is not None:
+            ambient.leave(self)
+            parts.desk.finish_writing(self.settings.shutdown_timeout)
+            parts.close(drain=self.settings.flush_in_process and self.settings.flush_on_close)
+
+    def __enter__(self) -> Surgetank:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Surgetank:
+        return await asyncio.to_thread(self.open)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    @property
+    def parts(self) -> Parts:
+        """The opened parts: buffer, database, flushers. For tools and tests."""
+        self.open()
+        assert self._parts is not None
+        return self._parts
+
+    def add_observer(self, observer: FlushObserver) -> None:
+        """Tell this observer about failed, recovered and finished flushes."""
+        self._observers.append(observer)
+        if self._parts is not None:
+            self._parts.observers.add(observer)
+
+    def now(self) -> float:
+        """The engine's clock: seconds since the epoch."""
+        return self._clock()
+
+    # -- use
+
+    def checkpointer(self, *, serde: SerializerProtocol | None = None) -> SurgetankSaver:
+        """A LangGraph checkpointer on this store. Raises `MissingExtra` without langgraph."""
+        try:
+            from surgetank.streams.checkpoints.saver import SurgetankSaver  # noqa: PLC0415 - needs the extra
+        except ModuleNotFoundError as error:
+            if error.name and error.name.startswith("surgetank"):
+                raise
+            raise MissingExtra("langgraph", "langgraph", "The checkpointer") from error
+        if self._sink is not None and serde is not None and serde is not self._serde:
+            raise ConfigurationError(
+                "A flush into a saver has to read what checkpointers write, so they all have one serializer.",
+                remedy="give it to the engine: Surgetank(sink=..., serde=...).",
+            )
+        return SurgetankSaver(
+            self.parts.buffer,
+            self.parts.cold,
+            serde=serde or self._serde,
+            max_value_bytes=self.settings.max_value_bytes,
+            unknown_threads=self.settings.unknown_threads,
+            tell=self.parts.desk.state_class,
+            forget_events=self.parts.desk.forget_thread,
+            prepare=self.parts.database.prepare,
+        )
+
+    def flush(
+        self, stream: str | None = None, partition: str | None = None, *, trigger: str = "manual"
+    ) -> FlushJob:
+        """Flush what waits now, also what is not due yet, and wait for it. Never raises for a failed flush: the
+        job says what became of it (`job.ok`).
+
+        Without `stream`, every stream is flushed, each by a job of its own; returned is the first that did not go
+        through, else that of the checkpoints. `partition` is then a thread. Raises `ConfigurationError` for an
+        unknown stream.
+        """
+        _check_threads(partition)
+        self.parts.guards.check_progress(force=True)
+        jobs = [self._flush(name, partition, trigger) for name in self._streams(stream, partition)]
+        return next((job for job in jobs if not job.ok), jobs[0])
+
+    def _streams(self, stream: str | None, partition: str | None) -> Iterator[str]:
+        """Lazily: what flushing one stream has to tell waits in the next ones."""
+        if stream is not None:
+            yield stream
+            return
+        yield CHECKPOINTS
+        for name in self.parts.flushers:
+            if name != CHECKPOINTS and self.parts.buffer.last_seq(name, partition):
+                yield name
+
+    def _flush(self, stream: str, partition: str | None, trigger: str) -> FlushJob:
+        flusher = self._flusher(stream)
+        return flusher.run(
+            trigger, partition=partition, up_to_seq=self.parts.buffer.last_seq(stream, partition)
+        )
+
+    def run_ended(self, thread_id: str) -> None:
+        """Say that a run on this thread has ended: it is flushed at once, in the background.
+
+        LangGraph tells a checkpointer nothing of a run's end, so whoever started the run says it. Without it the
+        thread is flushed by age. Does nothing where only workers flush.
+        """
+        if self.parts.scheduler.running:
+            self.parts.scheduler.run_ended(CHECKPOINTS, thread_id)
+
+    def wait_saved(self, thread_id: str, timeout: float = 30.0) -> None:
+        """The receipt: return when all that was accepted of a thread until now (its state and its log) is in the
+        database. Flushes it at once where this process flushes.
+
+        Raises `NotSaved`, which says what hinders it: after `timeout` seconds, or at once when the database refused an
+        entry, which waiting doesn't mend. Nothing is lost then: it is still in the buffer.
+        """
+        receipts.wait_saved(self.parts, thread_id, timeout)
+
+    async def await_saved(self, thread_id: str, timeout: float = 30.0) -> None:  # noqa: ASYNC109 - its twin's
+        """`wait_saved` for event loops."""
+        await receipts.await_saved(self.parts, thread_id, timeout)
+
+    # -- looking
+
+    @property
+    def errors(self) -> SystemErrors:
+        """The system errors: find, look at, resolve."""
+        return self.parts.desk.errors
+
+    @property
+    def events(self) -> EventLog:
+        """The run events of this buffer."""
+        return self.parts.desk.events
+
+    def _flusher(self, stream: str) -> StreamFlusher:
+        flusher = self.parts.flushers.get(stream)
+        if flusher is None:
+            raise ConfigurationError(
+                f"There is no stream {stream!r}.", remedy=f"streams: {', '.join(self.parts.flushers)}."
+            )
+        return flusher
+
+    def jobs(
+        self, *, limit: int = 50, stream: str | None = None, status: str | None = None
+    ) -> list[FlushJob]:
+        """Flush jobs, newest first."""
+        return self.parts.buffer.jobs(limit=limit, stream=stream, status=status)
+
+    def job(self, job_id: str) -> FlushJob:
+        """One flush job, by its id or the beginning of it. Raises `JobNotFound`."""
+        check_names("jobs", [("$.job_id", job_id)])
+        found = self.parts.buffer.job(job_id)
+        if found is None:
+            alike = [j for j in self.jobs(limit=self.settings.jobs_kept) if j.id.startswith(job_id)]
+            found = alike[0] if len(alike) == 1 and job_id else None
+        if found is None:
+            raise JobNotFound(f"There is no flush job {job_id!r}.", remedy="see `surgetank jobs list`.")
+        return found
+
+    def retry_job(self, job_id: str) -> FlushJob:
+        """Flush again what a job was about, now. Raises `JobNotFound`."""
+        job = self.job(job_id)
+        self.parts.buffer.retry_now(job.stream, job.partition)
+        last = self.parts.buffer.last_seq(job.stream, job.partition)
+        return self._flusher(job.stream).run(
+            "retry", partition=job.partition, up_to_seq=last, retry_of=job.id
+        )
+
+    def parked(self) -> list[ParkedEntry]:
+        """Entries that the database refused, oldest first."""
+        return self.parts.buffer.parked()
+
+    def retry_parked(self, ids: Iterable[int] | None = None) -> FlushJob | None:
+        """Try parked entries again (all by default); None when there was nothing to try."""
+        chosen = list(ids) if ids is not None else [entry.id for entry in self.parked()]
+        return self.flush(trigger="retry") if self.parts.buffer.unpark(chosen) else None
+
+    def storage(self, *, thread: str | None = None, top: int = 10) -> StorageReport:
+        """Bytes by kind, channel and thread, the growth of the `top` largest threads (or of one), what pruning would
+        free, and what retention did last. Never raises for a database that is down: the report says so.
+        """
+        parts = self.parts
+        _check_threads(thread)
+        return storage(
+            parts.buffer,
+            parts.database,
+            limits=limits_of(self.settings),
+            now=self._clock(),
+            thread=thread,
+            top=top,
+        )
+
+    def raise_storage_format(self) -> bool:
+        """Write rows in the newest storage format from now on; False when that is so already.
+
+        Call it once after an upgrade, when no process of the version before runs any more: that one can't read what is
+        written then. A database made by this version needs no call. Raises `DatabaseUnavailable`.
+        """
+        return raise_format(self.parts.database)
+
+    def retain(
+        self,
+        *,
+        age: float | None = None,
+        keep: int | None = None,
+        max_bytes: int | None = None,
+        threads: Sequence[str] | None = None,
+        dry_run: bool = False,
+    ) -> RetentionReport:
+        """Delete old checkpoints of the threads (all by default): those older than `age` seconds, those beyond the
+        `keep` newest of their namespace, and the oldest of threads over `max_bytes`.
+
+        The newest checkpoint of each namespace and what a kept one is rebuilt from stay, and so does what still
+        waits in the buffer. The deletions are flushed like everything else. With `dry_run` the report says exactly
+        what would go. Raises `DatabaseUnavailable`, `BufferFull`, `ConfigurationError`.
+        """
+        _check_threads(*(threads or ()))
+        return self.parts.retention.apply(Limits(age, keep, max_bytes), threads, dry_run=dry_run)
+
+    def delete_idle_threads(
+        self, older_than: float, *, threads: Sequence[str] | None = None, dry_run: bool = False
+    ) -> RetentionReport:
+        """Delete whole threads whose newest checkpoint is more than `older_than` seconds old. Raises like `retain`."""
+        return self.parts.retention.delete_idle_threads(older_than, threads, dry_run=dry_run)
+
+    def erase_user(self, user: str) -> ErasureReport:
+        """Erase all data of a user: threads, lines, tokens, and what errors, jobs and events say of them.
+
+        It takes effect in the files too, which are rewritten at the end. Idempotent; killed on the way, or with a
+        report that is `running`, it goes on when it is called again. Raises `DatabaseUnavailable`, `EntryRejected`.
+        """
+        erasure = erasure_of(
+            self.parts, lambda: self.flush(trigger="erasure"), other_saver=self._sink is not None
+        )
+        return erasure.erase(user)
+
+    def recovery(
+        self, url: str | None = None, *, lost: Collection[str] = (), progress: Progress = lambda *_: None
+    ) -> Recovery:
+        """A look through a fallback location (by default the configured one), to recover what no buffer has any more.
+
+        `lost` are ids of buffers that are gone for good, or "all". Raises `ConfigurationError` without a location,
+        `MissingExtra`.
+        """
+        buffer, database = self.parts.buffer, self.parts.database
+        if url is None and buffer.files.address is None:
+            raise ConfigurationError(
+                "There is no fallback location to recover from.",
+                remedy="name it with `--from`, or set SURGETANK_FALLBACK_URL.",
+            )
+        store = buffer.files.open(url) if url is not None else buffer.files.store()
+        deletions = {CHECKPOINTS: partial(deleted_at, buffer, database)}
+        return Recovery(buffer, store, database, deletions, lost=lost, progress=progress)
+
+    def adopt(self) -> Binding:
+        """Let the buffer belong to the configured database, whatever it belonged to. Raises `DatabaseUnavailable`."""
+        return self.parts.guards.adopt()
+
+    def status(self, *, ping: bool = False, jobs: int = 5) -> Status:
+        """How full the buffer is, how far behind the database, what fails, and what users should be told.
+
+        `ping` also asks the database who it is, which takes a moment when it is down.
+        """
+        parts, now = self.parts, self._clock()
+        depth = parts.buffer.depth()
+        failing = tuple(parts.buffer.states(failing=True, limit=100))
+        sinks = tuple(parts.sink_statuses(ping=ping, failing=failing))
+        parked = parts.buffer.parked()
+        oldest = [s.oldest_at for s in depth.streams if s.oldest_at is not None and s.entries]
+        fallback = parts.spills.status(ping=ping)
+        told = notices(
+            depth, failing, parked, sinks, now=now, critical_after_s=self.settings.critical_after,
+            fallback=fallback, forks=parts.desk.notifier.forks(),
+        )  # fmt: skip
+        told = (*told, *parts.guards.notices())
+        problems = (
+            *parts.problems, *(f"{n}: {m}" for n, m in parts.observers.failures[-5:]), *parts.desk.problems(),
+        )  # fmt: skip
+        lag_s = max(0.0, now - min(oldest)) if oldest else 0.0
+        health = judge(
+            depth,
+            [sink.facts for sink in sinks],
+            [notice.severity for notice in told],
+            lag_s=lag_s,
+            flushes=parts.scheduler.running if self.settings.flush_in_process else None,
+            problems=len(problems),
+            patience_s=self.settings.critical_after,
+            fallback_usable=fallback.reachable if fallback is not None else None,
+        )
+        return Status(
+            at=now,
+            node=self.settings.node,
+            home=str(self.settings.home),
+            buffer_path=str(parts.buffer.path),
+            durability=parts.buffer.durability,
+            buffer=depth,
+            lag_s=lag_s,
+            sinks=sinks,
+            failing=failing,
+            parked=len(parked),
+            jobs=tuple(parts.buffer.jobs(limit=jobs)),
+            notices=told,
+            health=health,
+            flushing=parts.scheduler.running,
+            fallback=fallback,
+            support_url=self.settings.support_url,
+            problems=problems,
+        )
+
+
+def _check_threads(*names: str | None) -> None:
+    """Refuse what can't be the name of a thread."""
+    for name in names:
+        if name is not None:
+            check_names(name, [("$.thread_id", name)])

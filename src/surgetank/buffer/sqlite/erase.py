@@ -1,0 +1,103 @@
+"""Removing partitions from a buffer's file so that no byte of them is left in it, its WAL, or the event log beside it.
+
+Deleting a row leaves its bytes in the page, and the WAL has them too. The file is rewritten (VACUUM), then the WAL is
+moved into it and cut to nothing. That needs a moment without readers of older states; it is tried for a while.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from surgetank.buffer.sqlite.chain import let_go
+from surgetank.buffer.sqlite.rows import SLOT_BITS
+from surgetank.sqlite.scrub import forms
+
+_ERASED = "(erased)"
+
+
+def erase_partitions(
+    connection: sqlite3.Connection,
+    names: Iterable[str],
+    remove_copies: Callable[[sqlite3.Connection, Iterable[int]], None],
+) -> tuple[int, list[str]]:
+    """Remove partitions of which nothing waits, whatever the stream, with all that is kept of them.
+
+    In a transaction of the caller's. Returns how many went, and the names of those that still wait.
+    """
+    gone, waiting = 0, list[str]()
+    for name in names:
+        rows = connection.execute("SELECT id, oldest_at FROM partitions WHERE name = ?", (name,)).fetchall()
+        if any(oldest is not None for _, oldest in rows):
+            waiting.append(name)
+            continue
+        for id_, _ in rows:
+            let_go(connection, "partition_id = ?", [(id_,)])
+            parked = connection.execute(
+                "SELECT count(*), coalesce(sum(bytes), 0) FROM parked WHERE partition_id = ?", (id_,)
+            ).fetchone()
+            connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", parked)
+            connection.execute(
+                "UPDATE totals SET kept_bytes = max(0, kept_bytes - coalesce("
+                "(SELECT sum(bytes) FROM kept WHERE partition_id = ?), 0))",
+                (id_,),
+            )
+            remove_copies(connection, [id_])
+            for table in _with_column(connection, "partition_id"):
+                connection.execute(f"DELETE FROM {table} WHERE partition_id = ?", (id_,))
+            connection.execute("DELETE FROM partitions WHERE id = ?", (id_,))
+            gone += 1
+        for table in _with_column(connection, "partition"):
+            connection.execute(f"DELETE FROM {table} WHERE partition = ?", (name,))
+    return gone, sorted(set(waiting))
+
+
+def erase_parked(connection: sqlite3.Connection, parked_ids: Iterable[int]) -> None:
+    """Remove parked entries for good, in a transaction of the caller's."""
+    for parked_id in parked_ids:
+        row = connection.execute(
+            "DELETE FROM parked WHERE id = ? RETURNING partition_id, seq, bytes", (parked_id,)
+        ).fetchone()
+        if row is None:
+            continue
+        partition_id, seq, size = row
+        bounds = (partition_id, seq << SLOT_BITS, (seq + 1) << SLOT_BITS)
+        which = "partition_id = ? AND parked = 1 AND id >= ? AND id < ?"
+        let_go(connection, which, [bounds])
+        connection.execute(f"DELETE FROM records WHERE {which}", bounds)
+        connection.execute("UPDATE totals SET entries = entries - 1, bytes = bytes - ?", (size,))
+
+
+def erase_words(connection: sqlite3.Connection, words: Sequence[str]) -> int:
+    """Take what flush jobs say about any of these words, and all originals, out of their records; how many changed."""
+    changed, spelled = 0, forms(words)
+    for id_, body in connection.execute("SELECT id, body FROM jobs").fetchall():
+        job = json.loads(body)
+        named = any(form in body for form in spelled)
+        if _clean_job(job, named=named):
+            connection.execute("UPDATE jobs SET body = ? WHERE id = ?", (json.dumps(job), id_))
+            changed += 1
+    return changed
+
+
+def _clean_job(job: dict[str, Any], *, named: bool) -> bool:
+    result = job.get("result") or {}
+    changed = False
+    for replaced in result.get("replacements", ()):
+        changed = changed or replaced.get("original") is not None
+        replaced["original"] = None
+    if named:
+        job["partition"] = None
+        kept = {name: value for name, value in result.items() if isinstance(value, int | float)}
+        job["result"] = kept | ({"message": _ERASED} if result.get("message") else {})
+    return changed or named
+
+
+def _with_column(connection: sqlite3.Connection, column: str) -> list[str]:
+    rows = connection.execute(
+        "SELECT s.name FROM sqlite_schema s, pragma_table_info(s.name) c WHERE s.type = 'table' AND c.name = ?",
+        (column,),
+    ).fetchall()
+    return [name for (name,) in rows]

@@ -1,1 +1,0 @@
-"""LangGraph checkpoints on the buffer and the database."""

@@ -1,0 +1,295 @@
+"""The rules of alerting and the daily digest, as plain functions of what was found out. Pure.
+
+A rule gives one alert per subject for as long as its condition holds; what was told already is the alert book's to
+know. Alerts of one rule that come up together are one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+from typing import Any
+
+from surgetank.events.types import Severity, timestamp
+from surgetank.model import BufferDepth, FailureKind, PartitionState
+from surgetank.notify.alerts.book import Alert, Message
+from surgetank.streams.errors.groups import ErrorGroup
+
+CRITICAL_WINDOW_S = 300.0
+THREAD_WINDOW_S = 86_400.0
+NEARLY_FULL = 0.9
+DIGEST = "digest"
+RECOVERED = "recovered"
+_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TroubledThread:
+    """A thread with several unresolved errors; `last` is when the newest was seen."""
+
+    thread_id: str
+    errors: int
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the rules look at. `errors` are unresolved critical ones; `snoozed` maps an error's id to the end of its
+    snooze; `sinks` a stream to where it is flushed; `problem` says why the picture may be incomplete.
+    """
+
+    now: float
+    depth: BufferDepth
+    errors: tuple[ErrorGroup, ...] = ()
+    threads: tuple[TroubledThread, ...] = ()
+    failing: tuple[PartitionState, ...] = ()
+    parked: int = 0
+    snoozed: Mapping[str, float] = field(default_factory=dict)
+    sinks: Mapping[str, str] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """From when on a rule alerts."""
+
+    failing_after_s: float = 300.0
+    buffer_share: float = 0.7
+    thread_errors: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: its name, what it is about, a heading for several alerts together, and the function itself."""
+
+    name: str
+    about: str
+    heading: str
+    find: Callable[[Facts, Limits], list[Alert]]
+
+
+def critical_errors(facts: Facts, _: Limits) -> list[Alert]:
+    """Critical errors of the last five minutes that nobody has resolved or snoozed."""
+    return [
+        Alert(
+            "critical_errors", error.id, Severity.CRITICAL, f"Critical error: {error.error_type}",
+            _sentence(error), news_at=error.last_seen,
+        )
+        for error in facts.errors
+        if error.severity is Severity.CRITICAL
+        and not error.resolved
+        and error.last_seen >= facts.now - CRITICAL_WINDOW_S
+        and not _snoozed(error, facts)
+    ]  # fmt: skip
+
+
+def failing_partitions(facts: Facts, limits: Limits) -> list[Alert]:
+    """Partitions that have failed for longer than the limit. A sink that is away is one subject, not one a thread."""
+    found: list[Alert] = []
+    away: dict[str, list[PartitionState]] = {}
+    for state in facts.failing:
+        since = state.failing_since
+        if state.failure is None or since is None or facts.now - since <= limits.failing_after_s:
+            continue
+        if state.failure.kind is FailureKind.TRANSIENT:
+            away.setdefault(facts.sinks.get(state.stream, state.stream), []).append(state)
+            continue
+        name = f"{state.stream}/{_short(state.partition, 200)}"
+        found.append(
+            Alert(
+                "failing_partitions", name, Severity.CRITICAL, f"{name} can't be flushed",
+                f"{name} has failed for {span(facts.now - since)} ({state.entries} entries wait, all are kept):"
+                f" {_short(state.failure.message)} {state.failure.remedy}".strip(),
+            )
+        )  # fmt: skip
+    return [*(_away(sink, states, facts.now) for sink, states in sorted(away.items())), *found]
+
+
+def _away(sink: str, states: Sequence[PartitionState], now: float) -> Alert:
+    longest = min(states, key=lambda state: state.failing_since or now)
+    failure, since = longest.failure, longest.failing_since or now
+    entries = sum(state.entries for state in states)
+    return Alert(
+        "failing_partitions", sink, Severity.CRITICAL, f"Nothing can be flushed to {sink}",
+        f"{len(states)} partitions have failed, the longest for {span(now - since)}; {entries} entries wait, all are"
+        f" kept and are flushed by themselves when it is back. {_short(failure.message) if failure else ''}".strip(),
+    )  # fmt: skip
+
+
+def recovered(subjects: Collection[str], facts: Facts) -> list[Alert]:
+    """What was alerted as failing and is well again."""
+    return [
+        Alert(
+            RECOVERED, subject, Severity.INFO, f"Recovered: {subject}",
+            f"{subject} is flushed again; {facts.depth.entries} entries wait just now.", news_at=facts.now,
+        )
+        for subject in sorted(subjects)
+    ]  # fmt: skip
+
+
+def filling_buffer(facts: Facts, limits: Limits) -> list[Alert]:
+    """The buffer is filling up: what flows in is not flushed. Nearly full is told anew, and is critical."""
+    share = fullness(facts.depth)
+    if share < limits.buffer_share:
+        return []
+    full = share >= max(NEARLY_FULL, limits.buffer_share)
+    return [
+        Alert(
+            "filling_buffer", "nearly full" if full else "filling", Severity.CRITICAL if full else Severity.WARNING,
+            f"The buffer is {share:.0%} full",
+            f"{facts.depth.entries} entries, {facts.depth.bytes} bytes wait to be flushed. At 100 % new writes wait or"
+            " fail: see `surgetank status` for what keeps them from being flushed.",
+        )
+    ]  # fmt: skip
+
+
+def thread_errors(facts: Facts, limits: Limits) -> list[Alert]:
+    """Threads with several unresolved errors of the last day."""
+    found = [thread for thread in facts.threads if thread.errors >= limits.thread_errors]
+    return [
+        Alert(
+            "thread_errors", thread.thread_id, Severity.WARNING, f"{_thread(thread.thread_id)} has several errors",
+            f"{_thread(thread.thread_id)}: {thread.errors} unresolved errors, the newest at {timestamp(thread.last)}.",
+            news_at=thread.last,
+        )
+        for thread in found
+    ]  # fmt: skip
+
+
+RULES = (
+    Rule(
+        "critical_errors",
+        "unresolved critical errors of the last five minutes",
+        "critical errors",
+        critical_errors,
+    ),
+    Rule(
+        "failing_partitions",
+        "partitions that have failed for longer than `alert_failing_after`",
+        "partitions can't be flushed",
+        failing_partitions,
+    ),
+    Rule(
+        "filling_buffer",
+        "a buffer that is fuller than `alert_buffer_share`",
+        "alerts about the buffer",
+        filling_buffer,
+    ),
+    Rule(
+        "thread_errors",
+        "threads with `alert_thread_errors` unresolved errors or more",
+        "threads with several errors",
+        thread_errors,
+    ),
+)
+
+
+def find(facts: Facts, limits: Limits) -> list[Alert]:
+    """What all rules have to tell now."""
+    return [alert for rule in RULES for alert in rule.find(facts, limits)]
+
+
+def compose(alerts: Sequence[Alert], *, node: str = "", problem: str | None = None) -> list[Message]:
+    """One message per rule out of the alerts that came up together."""
+    headings = {rule.name: rule.heading for rule in RULES}
+    by_rule: dict[str, list[Alert]] = {}
+    for alert in alerts:
+        by_rule.setdefault(alert.rule, []).append(alert)
+    foot = [f"(Told by {node}.)"] if node else []
+    if problem:
+        foot.insert(0, f"The database could not be asked, so this may be incomplete: {_short(problem)}")
+    messages: list[Message] = []
+    for rule, members in by_rule.items():
+        worst = max((alert.severity for alert in members), key=lambda severity: severity.rank)
+        first = members[0].title
+        title = first if len(members) == 1 else f"{len(members)} {headings.get(rule, 'alerts')}"
+        lines = _listed([_lines(alert.text) for alert in members])
+        body = "\n".join([*lines, "", *foot]).strip()
+        messages.append(Message(rule, worst, f"Surgetank: {_short(title, 150)}", body))
+    return messages
+
+
+# -- the digest
+
+
+def digest_day(now: float, hour: int | None, zone: tzinfo | None = None) -> str | None:
+    """The day whose digest is due: today, once the clock has passed the hour (local time without a zone)."""
+    here = datetime.fromtimestamp(now, zone) if zone else datetime.fromtimestamp(now).astimezone()
+    return here.date().isoformat() if hour is not None and here.hour >= hour else None
+
+
+def digest(
+    day: str, counts: Iterable[Mapping[str, Any]], trends: Iterable[Mapping[str, Any]], facts: Facts
+) -> Alert:
+    """The day's summary. `counts`: groups by type and severity with `unresolved`; `trends`: `occurrences` of the last
+    24 hours by type and severity, in any number of rows.
+    """
+    seen: dict[tuple[str, str], list[int]] = {}
+    for row in trends:
+        seen.setdefault((row["error_type"], row["severity"]), [0, 0])[0] += row["occurrences"]
+    for row in counts:
+        if row["unresolved"]:
+            seen.setdefault((row["error_type"], row["severity"]), [0, 0])[1] += row["unresolved"]
+    worst_first = sorted(seen, key=lambda key: (-Severity(key[1]).rank, -seen[key][0], key[0]))
+    lines = [
+        f"{severity:8}  {_short(type_, 200)}: {seen[type_, severity][0]} in the last 24 hours,"
+        f" {seen[type_, severity][1]} unresolved"
+        for type_, severity in worst_first
+    ]
+    total = sum(occurred for occurred, _ in seen.values())
+    unresolved = sum(open_ for _, open_ in seen.values())
+    state = (
+        f"Buffer: {fullness(facts.depth):.0%} full, {facts.depth.entries} entries wait; {len(facts.failing)} partitions"
+        f" fail; {facts.parked} entries are parked."
+    )
+    text = "\n".join([*(_listed(lines) or ["No errors in the last 24 hours."]), state])
+    return Alert(
+        DIGEST, day, Severity.INFO, f"Digest of {day}: {total} errors, {unresolved} unresolved", text, once=True
+    )  # fmt: skip
+
+
+# -- words
+
+
+def fullness(depth: BufferDepth) -> float:
+    """How full the buffer is, 0 to 1."""
+    return max(depth.bytes / depth.max_bytes, depth.entries / depth.max_entries)
+
+
+def span(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _sentence(error: ErrorGroup) -> str:
+    where = f" in thread {_short(error.thread_id, 200)}" if error.thread_id else ""
+    times = f", {error.occurrences} times" if error.occurrences > 1 else ""
+    back = " (it came back after it had been resolved)" if error.regressions else ""
+    what = f"{_short(error.error_type, 100)}{where} at {timestamp(error.last_seen)}{times}{back}"
+    return f"{what}: {_short(error.error_message)} See `surgetank errors show {error.id}`."
+
+
+def _thread(name: str) -> str:
+    return f"Thread {_short(name, 200)}"
+
+
+def _snoozed(error: ErrorGroup, facts: Facts) -> bool:
+    return max(error.snoozed_until or 0.0, facts.snoozed.get(error.id, 0.0)) > facts.now
+
+
+def _short(text: str, most: int = 400) -> str:
+    """One bounded line that every channel can carry, whatever an application put into a name or a message."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * most]).split())
+    return line if len(line) <= most else f"{line[:most]} ..."
+
+
+def _lines(text: str) -> str:
+    return "\n".join(_short(line, 1000) for line in text.split("\n"))
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    more = len(lines) - _LISTED
+    return [*lines[:_LISTED], *([f"... and {more} more"] if more > 0 else [])]

@@ -1,0 +1,272 @@
+"""The alert book in the event log's SQLite file: alerts work while PostgreSQL is down, and survive a restart.
+
+Two processes that see the same trouble race for one row: the claim and the outbox are one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from surgetank.events.sqlite import EVENTS
+from surgetank.events.types import Severity
+from surgetank.exceptions import BufferUnavailable
+from surgetank.notify.alerts.book import Alert, Attempt, ChannelHealth, Delivery, Message, Outcome, Told
+from surgetank.sqlite import file
+
+MAX_LOG = 5000
+MAX_CLAIMS = 20_000
+MAX_WAITING = 200  # of one channel
+LONGEST_THROTTLE_S = 7 * 86_400.0
+_HORIZON_S = 900.0  # a time further away than this was set by a clock that has been set back since
+_ORPHANED_S = 2 * 86_400.0
+
+# Added to files of this format that were made without them.
+_TABLES = """
+CREATE TABLE IF NOT EXISTS alert_claims (
+    rule TEXT NOT NULL, subject TEXT NOT NULL, at REAL NOT NULL, news_at REAL, PRIMARY KEY (rule, subject)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS alert_outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, channel TEXT NOT NULL, rule TEXT NOT NULL, severity TEXT NOT NULL,
+    title TEXT NOT NULL, body TEXT NOT NULL, posted_at REAL NOT NULL, attempts INTEGER NOT NULL,
+    due_at REAL NOT NULL, held_until REAL NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS alert_outbox_by_channel ON alert_outbox (channel, id);
+CREATE TABLE IF NOT EXISTS alert_log (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, channel TEXT NOT NULL, rule TEXT NOT NULL,
+    title TEXT NOT NULL, attempt INTEGER NOT NULL, outcome TEXT NOT NULL, error TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS alert_channels (
+    channel TEXT PRIMARY KEY, delivered INTEGER NOT NULL, failed INTEGER NOT NULL, failing_since REAL,
+    last_ok_at REAL, last_at REAL NOT NULL, last_error TEXT
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class SQLiteAlertBook:
+    """An `AlertBook` in the event log's file at `path`. Raises `BufferUnavailable`, `BufferCorrupt`."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        before_write: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path = Path(path)
+        self._clock = clock
+        self._before_write = before_write  # makes room on a full disk
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._writer: sqlite3.Connection | None = file.connect(self.path, durability="process", kind=EVENTS)
+        with file.named_errors(self.path):
+            self._writer.executescript(_TABLES)
+        self._readers = file.ReadPool(self.path)
+
+    # -- claims and outbox
+
+    def post(
+        self,
+        alerts: Sequence[Alert],
+        channels: Sequence[str],
+        compose: Callable[[Sequence[Alert]], Sequence[Message]],
+        *,
+        throttle_s: float,
+    ) -> list[Alert]:
+        with self._readers.borrow() as reader:  # mostly there is nothing new: then nothing is locked
+            if not any(self._new(reader, alert, throttle_s) for alert in alerts):
+                return []
+        with self._write() as writer:
+            claimed = [alert for alert in alerts if self._new(writer, alert, throttle_s)]
+            now = self._clock()
+            writer.executemany(
+                "INSERT OR REPLACE INTO alert_claims VALUES (?, ?, ?, ?)",
+                [(alert.rule, alert.subject, now, alert.news_at) for alert in claimed],
+            )
+            for message in compose(claimed) if claimed else ():
+                for channel in channels:
+                    writer.execute(
+                        "INSERT INTO alert_outbox VALUES (NULL, ?, ?, ?, ?, ?, ?, 0, ?, 0)",
+                        (
+                            channel,
+                            message.rule,
+                            message.severity.value,
+                            message.title,
+                            message.body,
+                            now,
+                            now,
+                        ),
+                    )
+            for channel in channels:
+                self._drop_oldest(writer, channel, now)
+        return claimed
+
+    def _new(self, connection: sqlite3.Connection, alert: Alert, throttle_s: float) -> bool:
+        row = connection.execute(
+            "SELECT at, news_at FROM alert_claims WHERE rule = ? AND subject = ?", (alert.rule, alert.subject)
+        ).fetchone()
+        if row is None:
+            return True
+        at, news_at = row
+        if alert.once or 0 <= self._clock() - at < throttle_s:
+            return False
+        return alert.news_at is None or news_at is None or alert.news_at > news_at
+
+    def _drop_oldest(self, writer: sqlite3.Connection, channel: str, now: float) -> None:
+        rows = writer.execute(
+            "DELETE FROM alert_outbox WHERE channel = ?1 AND id NOT IN"
+            " (SELECT id FROM alert_outbox WHERE channel = ?1 ORDER BY id DESC LIMIT ?2) RETURNING rule, title",
+            (channel, MAX_WAITING),
+        ).fetchall()
+        for rule, title in rows:
+            self._log(writer, now, channel, (rule, title, 0), Outcome.DROPPED, "too many messages wait")
+
+    def take(self, channel: str, *, hold_s: float) -> Delivery | None:
+        now = self._clock()
+        due = (
+            "SELECT id FROM alert_outbox WHERE channel = ?1 AND NOT due_at BETWEEN ?2 AND ?3"
+            " AND NOT held_until BETWEEN ?2 AND ?3 ORDER BY id LIMIT 1"
+        )
+        window = (channel, now + 1e-6, now + _HORIZON_S)
+        with self._readers.borrow() as reader:
+            if reader.execute(due, window).fetchone() is None:
+                return None
+        with self._write() as writer:
+            row = writer.execute(
+                f"UPDATE alert_outbox SET held_until = ?4, attempts = attempts + 1 WHERE id = ({due})"
+                " RETURNING id, rule, severity, title, body, posted_at, attempts",
+                (*window, now + hold_s),
+            ).fetchone()
+        if row is None:
+            return None
+        id_, rule, severity, title, body, posted_at, attempt = row
+        return Delivery(id_, channel, Message(rule, Severity.of(severity), title, body), posted_at, attempt)
+
+    def settle(self, delivery: Delivery, error: str | None, *, retry_at: float | None = None) -> None:
+        again = error is not None and retry_at is not None
+        outcome = Outcome.DELIVERED if error is None else Outcome.FAILED if again else Outcome.GAVE_UP
+        mine = (delivery.id, delivery.attempt)  # whoever took it over meanwhile decides what becomes of it
+        with self._write() as writer:
+            if again:
+                writer.execute(
+                    "UPDATE alert_outbox SET due_at = ?3, held_until = 0 WHERE id = ?1 AND attempts = ?2",
+                    (*mine, retry_at),
+                )
+            else:
+                writer.execute("DELETE FROM alert_outbox WHERE id = ? AND attempts = ?", mine)
+            self._record(writer, delivery.channel, delivery.message, delivery.attempt, outcome, error)
+
+    def note(self, channel: str, message: Message, error: str | None) -> None:
+        outcome = Outcome.DELIVERED if error is None else Outcome.GAVE_UP
+        with self._write() as writer:
+            self._record(writer, channel, message, 1, outcome, error)
+
+    def _record(
+        self,
+        writer: sqlite3.Connection,
+        channel: str,
+        message: Message,
+        attempt: int,
+        outcome: Outcome,
+        error: str | None,
+    ) -> None:
+        now = self._clock()
+        self._log(writer, now, channel, (message.rule, message.title, attempt), outcome, error)
+        ok = error is None
+        writer.execute(
+            "INSERT INTO alert_channels VALUES (?1, ?2, 1 - ?2, iif(?2, NULL, ?3), iif(?2, ?3, NULL), ?3, ?4)"
+            " ON CONFLICT (channel) DO UPDATE SET delivered = delivered + excluded.delivered,"
+            " failed = failed + excluded.failed, last_at = excluded.last_at,"
+            " failing_since = iif(?2, NULL, coalesce(failing_since, excluded.last_at)),"
+            " last_ok_at = coalesce(excluded.last_ok_at, last_ok_at), last_error = excluded.last_error",
+            (channel, int(ok), now, error),
+        )
+
+    @staticmethod
+    def _log(
+        writer: sqlite3.Connection,
+        at: float,
+        channel: str,
+        what: tuple[str, str, int],
+        outcome: Outcome,
+        error: str | None,
+    ) -> None:
+        writer.execute(
+            "INSERT INTO alert_log (at, channel, rule, title, attempt, outcome, error) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (at, channel, *what, outcome.value, error),
+        )
+
+    # -- reading
+
+    def told(self) -> list[Told]:
+        return [
+            Told(*row) for row in self._read("SELECT rule, subject, at FROM alert_claims ORDER BY at DESC")
+        ]
+
+    def attempts(self, *, limit: int = 100) -> list[Attempt]:
+        rows = self._read(
+            "SELECT id, at, channel, rule, title, attempt, outcome, error FROM alert_log ORDER BY id DESC LIMIT ?",
+            limit,
+        )
+        return [
+            Attempt(id_, at, channel, rule, title, attempt, Outcome(outcome), error)
+            for id_, at, channel, rule, title, attempt, outcome, error in rows
+        ]
+
+    def health(self) -> list[ChannelHealth]:
+        return [ChannelHealth(*row) for row in self._read("SELECT * FROM alert_channels ORDER BY channel")]
+
+    def waiting(self) -> dict[str, int]:
+        return dict(
+            self._read("SELECT channel, count(*) FROM alert_outbox GROUP BY channel ORDER BY channel")
+        )
+
+    def _read(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
+        with self._readers.borrow() as reader:
+            return reader.execute(sql, arguments).fetchall()
+
+    # -- life
+
+    def maintain(self) -> None:
+        now = self._clock()
+        with self._write() as writer:
+            orphans = writer.execute(
+                "DELETE FROM alert_outbox WHERE posted_at < ? RETURNING channel, rule, title, attempts",
+                (now - _ORPHANED_S,),
+            ).fetchall()
+            for channel, rule, title, attempts in orphans:
+                why = "no process has this channel any more"
+                self._log(writer, now, channel, (rule, title, attempts), Outcome.GAVE_UP, why)
+            writer.execute("DELETE FROM alert_claims WHERE at < ?", (now - LONGEST_THROTTLE_S - 86_400,))
+            writer.execute(
+                "DELETE FROM alert_claims WHERE at < (SELECT at FROM alert_claims ORDER BY at DESC LIMIT 1 OFFSET ?)",
+                (MAX_CLAIMS,),
+            )
+            writer.execute(
+                "DELETE FROM alert_log WHERE id <= (SELECT max(id) FROM alert_log) - ?", (MAX_LOG,)
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+        self._readers.close()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        file.refuse_fork(self._pid, self.path)
+        self._before_write()
+        with self._lock, file.named_errors(self.path):
+            if self._writer is None:
+                raise BufferUnavailable(
+                    f"The alert book {self.path} is closed.", remedy="open Surgetank again before you use it."
+                )
+            with file.transaction(self._writer):
+                yield self._writer

@@ -1,0 +1,1 @@
+"""What machines read about an engine: metrics."""

@@ -1,0 +1,292 @@
+"""Who is asking: tokens checked against memory first and PostgreSQL second, and failed attempts slowed down.
+
+What PostgreSQL said of a token is believed for `FRESH_S` (so long a revocation may take), and for `OUTAGE_S` while
+PostgreSQL is down. The token of the environment needs no database.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import math
+import secrets
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from surgetank.exceptions import ConfigurationError, SinkError
+from surgetank.server.access.roles import ENVIRONMENT_ADMIN, LOCAL_ADMIN, Caller
+from surgetank.server.access.tokens import Token, TokenStore, digest, looks_like_token
+from surgetank.server.http.problems import Problem
+from surgetank.telemetry import log
+
+FRESH_S = 60.0
+OUTAGE_S = 15 * 60.0
+TICKET_S = 30.0
+_REMEMBERED = 10_000
+_PATIENCE_S = 5.0
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+
+class FailedLogins:
+    """How many failures each client address has left: `burst`, given back at `burst` a minute. Bounded.
+
+    Attempts that are under way count as failures until it is known: of any number at once, no more than are left are
+    tried, and the others wait for their outcome.
+    """
+
+    def __init__(self, burst: int, clock: Callable[[], float]) -> None:
+        self._burst = float(burst)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._outcome = threading.Condition(self._lock)
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._under_way: Counter[str] = Counter()
+
+    @contextmanager
+    def attempt(self, address: str) -> Iterator[Callable[[], None]]:
+        """One attempt to log in; what it yields is called when it failed. Raises `Problem` (429).
+
+        Waits while as many attempts as are left are under way, at most `_PATIENCE_S`.
+        """
+        name = _network(address)
+        until = time.monotonic() + _PATIENCE_S
+        with self._outcome:
+            while (left := self._now(name)) - self._under_way[name] < 1:
+                rest = until - time.monotonic()
+                if left < 1 or rest <= 0:
+                    raise _too_many(self._until_next(left) if left < 1 else 1.0)
+                self._outcome.wait(rest)
+            self._under_way[name] += 1
+        failed = False
+
+        def fail() -> None:
+            nonlocal failed
+            failed = True
+
+        try:
+            yield fail
+        finally:
+            with self._outcome:
+                self._under_way[name] -= 1
+                if not self._under_way[name]:
+                    del self._under_way[name]
+                if failed:
+                    self._count(name)
+                self._outcome.notify_all()
+
+    def wait_s(self, address: str) -> float:
+        """Seconds until the address may try again; 0 when it may now."""
+        with self._lock:
+            left = self._now(_network(address))
+        return self._until_next(left)
+
+    def failed(self, address: str) -> None:
+        """Count a failure."""
+        with self._lock:
+            self._count(_network(address))
+
+    def _count(self, name: str) -> None:
+        self._left[name] = (self._now(name) - 1, self._clock())
+        self._left.move_to_end(name)
+        while len(self._left) > _REMEMBERED:
+            self._left.popitem(last=False)
+
+    def _until_next(self, left: float) -> float:
+        return 0.0 if left >= 1 else (1 - left) * 60 / self._burst
+
+    def _now(self, name: str) -> float:
+        left, at = self._left.get(name, (self._burst, 0.0))
+        return min(self._burst, left + max(0.0, self._clock() - at) * self._burst / 60)
+
+
+def _network(address: str) -> str:
+    """The address; of IPv6 the /64, which is what one client has."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return address
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    token: Token
+    checked_at: float
+
+
+class Authenticator:
+    """Tells who presents a token."""
+
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        admin_token: str | None,
+        burst: int = 10,
+        no_auth: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._admin = digest(admin_token) if admin_token else None
+        self._no_auth = no_auth
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self.failures = FailedLogins(burst, clock)
+
+    def remembered(self, token: str | None) -> Caller | None:
+        """The caller if memory alone can tell. Never blocks."""
+        if self._no_auth:
+            return LOCAL_ADMIN
+        if token is None:
+            return None
+        secret = digest(token)
+        if self._admin is not None and hmac.compare_digest(secret, self._admin):
+            return ENVIRONMENT_ADMIN
+        known = self._recall(secret)
+        return known.token.caller if known and self._young(known, FRESH_S) else None
+
+    def authenticate(self, token: str | None, address: str) -> Caller:
+        """The caller with this token. May ask the database.
+
+        Raises `Problem`: 401 for a token that is missing or no good, 429 for an address that failed too often, 503 when
+        only the database could tell and it is down.
+        """
+        if caller := self.remembered(token):
+            return caller
+        if token is None:
+            raise Problem(
+                401, "not-authenticated", "This needs a token.", headers=_CHALLENGE,
+                remedy="send the header `Authorization: Bearer TOKEN`; `surgetank token create` makes tokens.",
+            )  # fmt: skip
+        secret = digest(token)
+        known = self._recall(secret)
+        if known is not None:
+            return self._check(secret, token, known, lambda: self.failures.failed(address), address)
+        with self.failures.attempt(address) as failed:
+            return self._check(secret, token, None, failed, address)
+
+    def _check(
+        self, secret: bytes, token: str, known: _Known | None, failed: Callable[[], None], address: str
+    ) -> Caller:
+        try:
+            found = self._store.find(secret_digest=secret) if looks_like_token(token) else None
+        except (SinkError, ConfigurationError) as error:
+            if known is not None and self._young(known, OUTAGE_S):
+                return known.token.caller
+            raise _cannot_tell() from error
+        if found is None or not found.usable(self._clock()):
+            self.forget(secret)
+            failed()
+            log.warning("login_failed", client=address, token=found.id if found else None)
+            raise Problem(
+                401, "not-authenticated", "The token is unknown, expired or revoked.", headers=_CHALLENGE,
+                remedy="ask an administrator for a new one.",
+            )  # fmt: skip
+        self._remember(secret, found)
+        return found.caller
+
+    def still_good(self, caller: Caller) -> bool:
+        """Whether a caller that was authenticated before still is: for connections that stay open. May block."""
+        if caller.token_id is None:
+            return True
+        try:
+            found = self._store.find(token_id=caller.token_id)
+        except (SinkError, ConfigurationError):
+            return True  # it can't have been revoked while the database is down
+        return found is not None and found.usable(self._clock())
+
+    def forget(self, secret_digest: bytes | None = None, *, token_id: str | None = None) -> None:
+        """Believe nothing about a token any more: this server learned that it was revoked."""
+        with self._lock:
+            for name in [n for n, k in self._known.items() if n == secret_digest or k.token.id == token_id]:
+                del self._known[name]
+
+    def forget_user(self, user: str) -> list[str]:
+        """Believe nothing about a user's tokens any more; returns the ids of those that were known."""
+        with self._lock:
+            gone = {n: k.token.id for n, k in self._known.items() if k.token.user == user}
+            for name in gone:
+                del self._known[name]
+        return list(gone.values())
+
+    def _recall(self, secret: bytes) -> _Known | None:
+        with self._lock:
+            known = self._known.get(secret)
+        return known if known is not None and known.token.usable(self._clock()) else None
+
+    def _young(self, known: _Known, limit_s: float) -> bool:
+        return 0 <= self._clock() - known.checked_at < limit_s
+
+    def _remember(self, secret: bytes, token: Token) -> None:
+        with self._lock:
+            self._known[secret] = _Known(token, self._clock())
+            self._known.move_to_end(secret)
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        used = token.last_used_at
+        if used is None or self._clock() - used > FRESH_S:
+            try:
+                self._store.touch(token.id)
+            except SinkError as error:
+                log.info("token_use_not_noted", token=token.id, error=error.what)
+
+
+def _too_many(wait_s: float) -> Problem:
+    return Problem(
+        429, "too-many-failed-logins", "Too many failed logins from this address.",
+        remedy="wait as long as Retry-After says, then use a good token.",
+        headers={"Retry-After": str(math.ceil(wait_s))},
+    )  # fmt: skip
+
+
+def _cannot_tell() -> Problem:
+    return Problem(
+        503, "login-unavailable", "The database can't be reached, so that this token can't be checked now.",
+        remedy="try again in a moment; SURGETANK_ADMIN_TOKEN works without the database.", headers={"Retry-After": "5"},
+    )  # fmt: skip
+
+
+class Tickets:
+    """One-time tickets for WebSockets and event streams of browsers, which can't send headers. In memory, bounded.
+
+    Kept by their SHA-256, and gone with the token that they were given for.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._open: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+
+    def issue(self, caller: Caller) -> tuple[str, float]:
+        """A ticket for this caller, and when it ends."""
+        ticket, until = secrets.token_urlsafe(32), self._clock() + TICKET_S
+        with self._lock:
+            self._open[digest(ticket)] = (caller, until)
+            while len(self._open) > _REMEMBERED:
+                self._open.popitem(last=False)
+        return ticket, until
+
+    def forget(self, token_id: str) -> None:
+        """Its token was revoked."""
+        with self._lock:
+            for name in [name for name, (caller, _) in self._open.items() if caller.token_id == token_id]:
+                del self._open[name]
+
+    def forget_user(self, user: str) -> None:
+        """The user is erased."""
+        with self._lock:
+            for name in [name for name, (caller, _) in self._open.items() if caller.user == user]:
+                del self._open[name]
+
+    def redeem(self, ticket: str) -> Caller | None:
+        """Whose ticket this is; it is good for one time only."""
+        with self._lock:
+            caller, until = self._open.pop(digest(ticket), (None, 0.0))
+        return caller if self._clock() < until else None

@@ -1,0 +1,210 @@
+"""Whose a thread is, and so who may see it.
+
+The owner is what the thread's first checkpoint with a value under `owner_key` says there (LangGraph copies
+`configurable` into checkpoint metadata). Hot and cold part are looked at as one. What can't be known is not seen.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from psycopg.rows import dict_row
+
+from surgetank.buffer.protocol import Buffer
+from surgetank.database.queries import queries
+from surgetank.encode import jsontext
+from surgetank.exceptions import ConfigurationError, SinkError
+from surgetank.server.access.roles import Caller, Role
+from surgetank.server.http.outage import Connections
+from surgetank.server.http.problems import Problem, not_found
+from surgetank.streams.checkpoints.envelope import CheckpointRecord
+from surgetank.streams.checkpoints.forgetting import deletion_mark
+from surgetank.streams.checkpoints.hot import HotThread
+
+FRESH_S = 60.0
+OWNERLESS_S = 5.0
+OUTAGE_S = 15 * 60.0
+_REMEMBERED = 50_000
+_LOOKED_AT = 100  # hot checkpoints of a thread in which an owner is looked for
+_SQL = queries("server/access/threads.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """What is known of a thread. `known` is false when only a database that is down could tell."""
+
+    exists: bool
+    owner: str | None = None
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Hot:
+    """The hot part of a thread."""
+
+    exists: bool
+    owner: str | None
+    deleted_seq: int
+    known_cold: bool
+    mark: int  # which deletion came last: what was known before it is no longer believed
+
+
+class ThreadOwners:
+    """The owners of threads, remembered for a while."""
+
+    def __init__(
+        self, buffer: Buffer, database: Connections, *, key: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._buffer = buffer
+        self._database = database
+        self._key = key
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[Ownership, float, int]] = OrderedDict()
+
+    def of(self, thread_id: str) -> Ownership:
+        """What is known of one thread. May ask the database."""
+        return self.of_all([thread_id])[thread_id]
+
+    def of_all(self, thread_ids: Iterable[str]) -> dict[str, Ownership]:
+        """What is known of several threads, with one query at most."""
+        found: dict[str, Ownership] = {}
+        hot: dict[str, _Hot] = {}
+        with self._buffer.snapshot() as snapshot:
+            for name in dict.fromkeys(thread_ids):
+                thread = HotThread(snapshot, name)
+                mark = max(thread.deleted_seq, deletion_mark(snapshot, name))
+                remembered = self._recall(name, mark, fresh=True)
+                if remembered is not None:
+                    found[name] = remembered
+                else:
+                    hot[name] = self._look(thread, mark)
+        ask = [name for name, part in hot.items() if not part.deleted_seq]
+        cold: dict[str, tuple[bool, str | None]] | None
+        try:
+            cold = self._ask(ask) if ask else {}
+        except (SinkError, ConfigurationError):
+            cold = None
+        return found | {name: self._judge(name, part, cold) for name, part in hot.items()}
+
+    def forget(self, owner: str) -> None:
+        """Believe nothing about threads of this owner any more."""
+        with self._lock:
+            for name in [name for name, (known, _, _) in self._known.items() if known.owner == owner]:
+                del self._known[name]
+
+    def _judge(self, name: str, hot: _Hot, cold: dict[str, tuple[bool, str | None]] | None) -> Ownership:
+        if hot.deleted_seq:  # all that the database has of it is about to go
+            return self._keep(name, hot, Ownership(hot.exists, hot.owner))
+        if cold is not None:
+            there, owner = cold.get(name, (False, None))
+            return self._keep(
+                name, hot, Ownership(there or hot.exists, owner if owner is not None else hot.owner)
+            )
+        remembered = self._recall(name, hot.mark, fresh=False)
+        if remembered is not None:
+            return remembered
+        if hot.known_cold or not hot.exists:
+            return Ownership(hot.exists, None, known=False)
+        # This buffer has flushed nothing of it: its first part is here.
+        return Ownership(hot.exists, hot.owner)
+
+    def _look(self, thread: HotThread, mark: int) -> _Hot:
+        places = sorted(thread.ids(None), key=lambda place: (bool(place[0]), place[1]))
+        owners = (self._owner(thread, ns, cid) for ns, cid in places[:_LOOKED_AT])
+        owner = next((found for found in owners if found is not None), None)
+        return _Hot(bool(places), owner, thread.deleted_seq, thread.known_cold(None), mark)
+
+    def _owner(self, thread: HotThread, ns: str, checkpoint_id: str) -> str | None:
+        found = thread.find(ns, checkpoint_id)
+        metadata = (
+            jsontext.loads(CheckpointRecord.unpack(found.value).metadata_json or b"{}") if found else {}
+        )
+        value = metadata.get(self._key)
+        if value is None or isinstance(value, str):
+            return value
+        return jsontext.dumps_clean(value).decode()  # as PostgreSQL's ->> writes it
+
+    def _ask(self, names: Sequence[str]) -> dict[str, tuple[bool, str | None]]:
+        with (
+            self._database.connection() as connection,
+            connection.cursor(binary=True, row_factory=dict_row) as cursor,
+        ):
+            rows = cursor.execute(_SQL["owners"], {"threads": list(names), "key": self._key}).fetchall()
+        return {row["thread_id"]: (row["there"], row["owner"]) for row in rows}
+
+    def _recall(self, name: str, mark: int, *, fresh: bool) -> Ownership | None:
+        with self._lock:
+            ownership, at, marked = self._known.get(name, (None, 0.0, 0))
+        if ownership is None or marked != mark:
+            return None
+        limit = OUTAGE_S if not fresh else FRESH_S if ownership.owner is not None else OWNERLESS_S
+        return ownership if self._clock() - at < limit else None
+
+    def _keep(self, name: str, hot: _Hot, ownership: Ownership) -> Ownership:
+        if ownership.exists:
+            with self._lock:
+                self._known[name] = (ownership, self._clock(), hot.mark)
+                self._known.move_to_end(name)
+                while len(self._known) > _REMEMBERED:
+                    self._known.popitem(last=False)
+        return ownership
+
+
+class Visibility:
+    """Who may know of a thread, and who may read what it says. Methods may ask the database.
+
+    Viewers and reviewers: only what is their own. Operators: that every thread exists, and the content of their own
+    and of threads without an owner. Administrators: everything.
+    """
+
+    def __init__(self, owners: ThreadOwners) -> None:
+        self.owners = owners
+
+    def knows(self, caller: Caller, thread_id: str) -> bool:
+        """Whether the caller may know that the thread exists (also where it doesn't)."""
+        return self._knows(caller, self.owners.of(thread_id))
+
+    def reads(self, caller: Caller, thread_id: str) -> bool:
+        """Whether the caller may read the thread's state, logs and events."""
+        return caller.role is Role.ADMIN or self._reads(caller, self.owners.of(thread_id))
+
+    def readable(self, caller: Caller, thread_ids: Iterable[str]) -> set[str]:
+        """Those of the threads that the caller may read."""
+        names = list(thread_ids)
+        if caller.role is Role.ADMIN:
+            return set(names)
+        return {name for name, o in self.owners.of_all(names).items() if self._reads(caller, o)}
+
+    def check(self, caller: Caller, thread_id: str) -> None:
+        """Raise `Problem` if the caller may not read the thread: 404 as for one that isn't there, or, for who may
+        know of it, 403.
+        """
+        if caller.role is Role.ADMIN:
+            return
+        ownership = self.owners.of(thread_id)
+        if self._reads(caller, ownership):
+            return
+        if ownership.exists and self._knows(caller, ownership):
+            raise Problem(
+                403, "not-yours", "Operators see that this thread exists, not what it says.",
+                remedy="use a token of its owner, or of an administrator.",
+            )  # fmt: skip
+        raise not_found("thread", thread_id, remedy="see GET /threads for those that you may see.")
+
+    def _knows(self, caller: Caller, ownership: Ownership) -> bool:
+        return caller.role.covers(Role.OPERATOR) or self._owns(caller, ownership)
+
+    def _reads(self, caller: Caller, ownership: Ownership) -> bool:
+        if caller.role is Role.ADMIN:
+            return True
+        ownerless = ownership.exists and ownership.known and ownership.owner is None
+        return self._owns(caller, ownership) or (ownerless and caller.role.covers(Role.OPERATOR))
+
+    @staticmethod
+    def _owns(caller: Caller, ownership: Ownership) -> bool:
+        return ownership.known and ownership.exists and ownership.owner == caller.user

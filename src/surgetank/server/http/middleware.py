@@ -1,0 +1,327 @@
+"""What happens to every request before a route sees it, and to every answer after it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from surgetank.server.access.identify import Asked, host_name, identify
+from surgetank.server.http.idempotency import Answer, Claim
+from surgetank.server.http.problems import Problem, unexpected
+from surgetank.server.services import Services
+from surgetank.telemetry import log
+
+_SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+_KEY = re.compile(r"[!-~]{1,200}")
+_BODY_TIME_S = 30.0
+_SECRET_PARAMETERS = {"token", "access_token", "api_key"}
+_LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
+
+
+class Edge:
+    """The outermost layer: security headers, the log of requests (without query strings), bugs as problems."""
+
+    def __init__(self, app: ASGIApp, *, no_auth: bool, allowed_origins: Sequence[str] = ()) -> None:
+        self._app = app
+        self._no_auth = no_auth
+        self._allowed = tuple(allowed_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        scope["surgetank.asked"] = Asked()
+        started, status = time.monotonic(), 0
+
+        async def guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _SECURITY.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("Cache-Control", "no-store")
+            elif message["type"] == "websocket.accept":
+                status = 101
+            await send(message)
+
+        method, path = scope.get("method", "WEBSOCKET"), scope["path"]
+        try:
+            problem = self._refusal(scope)
+            if problem is None:
+                await self._app(scope, receive, guarded)
+            else:
+                await deny(scope, receive, guarded, problem)
+        except Exception as error:  # noqa: BLE001 - told to the log and to the caller
+            problem = unexpected(error, method, path)
+            if status == 0:
+                await deny(scope, receive, guarded, problem)
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1011, "reason": problem.code})
+        finally:
+            spent = round(1000 * (time.monotonic() - started), 1)
+            client = scope["client"][0] if scope.get("client") else None
+            # Orchestrators ask every few seconds: what they ask is of interest only when it fails.
+            write = log.debug if path.startswith("/health/") and 0 < status < 500 else log.info
+            write("request", method=method, path=path, status=status, ms=spent, client=client)
+
+    def _refusal(self, scope: Scope) -> Problem | None:
+        """Why a request is refused before anything else looks at it."""
+        names = {name.lower() for name, _ in parse_qsl(scope["query_string"].decode("latin-1"))}
+        if names & _SECRET_PARAMETERS:
+            return Problem(
+                400, "secret-in-url", "Tokens don't belong into URLs, which end up in logs and histories.",
+                remedy="send `Authorization: Bearer TOKEN`; browsers get a ticket from POST /ws/ticket. If it was "
+                "real, revoke it.",
+            )  # fmt: skip
+        headers = Headers(scope=scope)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy before us may have believed the other one (RFC 9112 section 6.1).
+            return Problem(
+                400, "ambiguous-length", "Content-Length and Transfer-Encoding can't stand in one request.",
+                remedy="send one of them.", headers={"Connection": "close"},
+            )  # fmt: skip
+        if self._no_auth and not _local(headers):
+            return Problem(
+                403, "local-only", "Without authentication only this machine's own pages and programs are served.",
+                remedy="start the server without --no-auth and use a token.",
+            )  # fmt: skip
+        if self._no_auth and _changes_something(scope) and not self._same_origin(headers):
+            return Problem(
+                403, "foreign-origin", "Without authentication only pages of this server may change something.",
+                remedy="use a token, without --no-auth; or add the origin to SURGETANK_CORS_ORIGINS.",
+            )  # fmt: skip
+        return None
+
+    def _same_origin(self, headers: Headers) -> bool:
+        """Whether a page of this very server asks (or no page at all): another port is another origin."""
+        origin = headers.get("origin")
+        if origin is not None:
+            return (
+                origin in self._allowed
+                or origin.partition("://")[2].lower() == headers.get("host", "").lower()
+            )
+        return headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+
+
+def _changes_something(scope: Scope) -> bool:
+    return scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
+
+
+def _local(headers: Headers) -> bool:
+    """Whether host and origin are this machine: no page of another site, no name that was made to point here."""
+    host, origin = host_name(headers.get("host", "")), headers.get("origin")
+    return host in _LOOPBACK_NAMES and (origin is None or host_name(origin) in _LOOPBACK_NAMES)
+
+
+async def deny(scope: Scope, receive: Receive, send: Send, problem: Problem) -> None:
+    """Answer with a problem, outside of any route."""
+    if scope["type"] == "http" or "websocket.http.response" in scope.get("extensions", {}):
+        await problem.response(scope["path"])(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": 1008, "reason": problem.code})
+
+
+class Bodies:
+    """Reads a request's body, up to a limit and in bounded time, before anything is done with it."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
+        self._app = app
+        self._max = max_bytes
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(min(_BODY_TIME_S, self._timeout_s)):
+                body = await self._read(Headers(scope=scope), receive)
+        except TimeoutError:
+            await deny(
+                scope, receive, send, Problem(408, "too-slow", "The request's body did not arrive in time.")
+            )
+            return
+        except Problem as problem:
+            await deny(scope, receive, send, problem)
+            return
+        if body is None:
+            return  # the client is gone
+        scope["surgetank.asked"].body = body
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self._app(scope, replay, send)
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
+        announced = headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > self._max:
+            raise self._too_large()
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._max:
+                raise self._too_large()
+        return bytes(body)
+
+    def _too_large(self) -> Problem:
+        return Problem(
+            413, "too-large", f"The request's body is larger than {self._max} bytes.",
+            remedy="send less, or raise SURGETANK_SERVER_MAX_BODY.", headers={"Connection": "close"},
+        )  # fmt: skip
+
+
+class Answers:
+    """Answers once per `Idempotency-Key`, and with 304 what the client has already (`If-None-Match`)."""
+
+    def __init__(self, app: ASGIApp, *, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if scope["method"] == "POST" and "idempotency-key" in headers:
+            await self._once(scope, receive, send, headers["idempotency-key"])
+        elif scope["method"] == "GET":
+            await self._app(scope, receive, _Tagged(send, headers.get("if-none-match", "")))
+        else:
+            await self._app(scope, receive, send)
+
+    async def _once(self, scope: Scope, receive: Receive, send: Send, key: str) -> None:
+        try:
+            caller = await identify(scope, self._services)
+        except Problem:  # the route answers it
+            await self._app(scope, receive, send)
+            return
+        kept = self._services.kept_answers
+        try:
+            _check_key(key)
+            claim = await run_in_threadpool(kept.claim, caller.scope, key, _fingerprint(scope))
+        except Problem as problem:
+            await deny(scope, receive, send, problem)
+            return
+        if isinstance(claim, Answer):
+            replayed = Response(
+                claim.body, claim.status, {"Idempotency-Replayed": "true"}, media_type=claim.media_type
+            )
+            await replayed(scope, receive, send)
+            return
+        await self._carry_out(scope, receive, send, claim)
+
+    async def _carry_out(self, scope: Scope, receive: Receive, send: Send, claim: Claim) -> None:
+        caught = _Caught()
+        kept = self._services.kept_answers
+        try:
+            await self._app(scope, receive, caught)
+        except BaseException:
+            await asyncio.shield(run_in_threadpool(kept.release, claim))
+            raise
+        status, media_type, body = caught.answer()
+        if status < 400:
+            instead = scope["surgetank.asked"].keep_instead
+            answer = Answer(status, media_type, body if instead is None else instead)
+            await run_in_threadpool(kept.finish, claim, answer)
+        else:
+            await run_in_threadpool(kept.release, claim)
+        for message in caught.messages:
+            await send(message)
+
+
+class _Caught:
+    """Holds an answer back until it is kept: who got it must find it when asking again."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    async def __call__(self, message: Message) -> None:
+        self.messages.append(message)
+
+    def answer(self) -> tuple[int, str, bytes]:
+        start = next(m for m in self.messages if m["type"] == "http.response.start")
+        body = b"".join(m.get("body", b"") for m in self.messages if m["type"] == "http.response.body")
+        return start["status"], MutableHeaders(scope=start).get("content-type", ""), body
+
+
+class _Tagged:
+    """Gives a whole JSON answer its ETag; streams pass through as they come."""
+
+    def __init__(self, send: Send, known: str) -> None:
+        self._send = send
+        self._known = {tag.strip().removeprefix("W/") for tag in known.split(",") if tag.strip()}
+        self._start: Message | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and self._wants(message):
+            self._start = message
+            return
+        if self._start is None:
+            await self._send(message)
+            return
+        start, self._start = self._start, None
+        if not message.get("more_body", False):
+            message = self._tag(start, message)
+        await self._send(start)
+        await self._send(message)
+
+    @staticmethod
+    def _wants(start: Message) -> bool:
+        headers = MutableHeaders(scope=start)
+        is_json = headers.get("content-type", "").startswith("application/json")
+        return start["status"] == 200 and is_json and "content-length" in headers and "etag" not in headers
+
+    def _tag(self, start: Message, message: Message) -> dict[str, Any]:
+        tag = f'"{hashlib.sha256(message.get("body", b"")).hexdigest()[:32]}"'
+        headers = MutableHeaders(scope=start)
+        headers["ETag"] = tag
+        headers.setdefault("Cache-Control", "private, no-cache")
+        headers.add_vary_header("Authorization")
+        if tag in self._known or "*" in self._known:
+            start["status"] = 304
+            for name in ("content-length", "content-type"):
+                del headers[name]
+            return {**message, "body": b""}
+        return dict(message)
+
+
+def _check_key(key: str) -> None:
+    if not _KEY.fullmatch(key):
+        raise Problem(
+            400, "bad-idempotency-key", "The Idempotency-Key can't be used.",
+            remedy="use 1 to 200 printable ASCII characters without spaces, a UUID for instance.",
+        )  # fmt: skip
+
+
+def _fingerprint(scope: Scope) -> bytes:
+    parts = (
+        scope["method"].encode(),
+        scope["path"].encode(),
+        scope["query_string"],
+        scope["surgetank.asked"].body,
+    )
+    return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).digest()

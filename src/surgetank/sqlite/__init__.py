@@ -1,0 +1,1 @@
+"""One SQLite file, as buffer, event log and alert book open it."""

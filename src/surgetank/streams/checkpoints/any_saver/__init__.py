@@ -1,0 +1,1 @@
+"""Any LangGraph saver as the durable store of checkpoints."""

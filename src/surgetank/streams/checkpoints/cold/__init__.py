@@ -1,0 +1,1 @@
+"""Checkpoints in PostgreSQL: the sink that writes them and the reader."""

@@ -1,0 +1,1 @@
+"""Copies of recently used threads beside the buffer: they are read while the database is away."""

@@ -1,0 +1,1 @@
+"""What of threads goes by age, count and size, and who uses the space."""

@@ -1,0 +1,1 @@
+"""Threads moved between Surgetank and LangGraph's own savers."""

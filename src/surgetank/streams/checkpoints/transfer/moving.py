@@ -1,0 +1,212 @@
+"""What imports and exports share: wishes, report, Surgetank's own side, and when two checkpoints are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import ormsgpack
+
+from surgetank.buffer.protocol import Buffer
+from surgetank.encode.equality import difference
+from surgetank.exceptions import BrokenRow, ConfigurationError, TransferStopped
+from surgetank.model import FlushJob
+from surgetank.streams.checkpoints.cold.reader import ColdReader
+from surgetank.streams.checkpoints.envelope import STREAM
+from surgetank.streams.checkpoints.maintenance import Maintenance
+from surgetank.streams.checkpoints.raw import RawCheckpoint
+from surgetank.streams.checkpoints.reader import Reader
+from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer
+from surgetank.streams.checkpoints.steps import run
+from surgetank.streams.checkpoints.transfer.journal import Journal
+from surgetank.streams.checkpoints.transfer.official_rows import each_write
+
+PLACES_SHOWN = 1000
+_serde = FaithfulSerializer()
+OnError = Literal["stop", "skip"]
+Place = tuple[str, str]  # namespace, checkpoint id
+
+
+@dataclass(slots=True)
+class Report:
+    """What a move did. `already_there` were found equal in the target; `skipped` says which and why."""
+
+    kind: str
+    source: str
+    target: str
+    dry_run: bool = False
+    resumed: bool = False
+    threads: int = 0
+    threads_done_before: int = 0
+    checkpoints: int = 0
+    writes: int = 0
+    bytes: int = 0
+    already_there: int = 0
+    verified: int = 0
+    orphan_writes: int = 0
+    skipped_count: int = 0
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    altered: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def skip(self, error: BrokenRow) -> None:
+        """Note what could not be moved."""
+        self.skipped_count += 1
+        if len(self.skipped) < PLACES_SHOWN:
+            thread_id, ns, checkpoint_id = error.place
+            self.skipped.append(
+                {"thread": thread_id, "namespace": ns, "checkpoint": checkpoint_id, "reason": error.reason}
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a move is to be done."""
+
+    threads: Sequence[str] = ()
+    on_error: OnError = "stop"
+    dry_run: bool = False
+    replace: bool = False  # threads that are in both are deleted in the target first
+    progress: Callable[[Report, int, int], None] = lambda *_: None
+
+
+@dataclass(slots=True)
+class OurStore:
+    """Surgetank's own side."""
+
+    buffer: Buffer
+    cold: ColdReader
+    flush: Callable[[], FlushJob]
+    reader: Reader = field(init=False)
+    maintenance: Maintenance = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.buffer, self.cold)
+        self.maintenance = Maintenance(self.buffer, self.cold, self.reader)
+
+    def threads(self) -> list[str]:
+        """All threads, hot and cold."""
+        with self.buffer.snapshot() as snapshot:
+            hot = snapshot.partitions(STREAM)
+        return sorted({*hot, *self.cold.threads()})
+
+    def places(self, thread_id: str) -> list[Place]:
+        """Namespace and id of a thread's checkpoints."""
+        return [(ns, cid) for _, ns, cid in run(self.maintenance.places(thread_id))]
+
+    def read(self, thread_id: str, ns: str, checkpoint_id: str) -> RawCheckpoint | None:
+        """One checkpoint with values and writes."""
+        return run(self.reader.read(thread_id, ns, checkpoint_id))
+
+    def must_flush(self, threads: Collection[str]) -> None:
+        """Flush what waits. Raises `TransferStopped` when something of these threads is refused or fails."""
+        last = self.buffer.last_seq(STREAM)
+        job = self.flush()
+        if job.ok:
+            return
+        left = set(self.buffer.waiting(STREAM, up_to_seq=last)) | {p.partition for p in self.buffer.parked()}
+        if left.isdisjoint(threads):
+            return  # it is about somebody else's threads
+        told = "; ".join(job.warnings) or str(job.result.get("message", job.status.value))
+        raise TransferStopped(
+            f"The flush failed: {told[:600]}",
+            remedy="what was imported is safe in the buffer; mend the cause (`surgetank doctor`) and start again.",
+        )
+
+
+class Move:
+    """What both directions share: which threads, what to do about what can't be moved, and the journal."""
+
+    def __init__(self, report: Report, wishes: Wishes, journal: Journal) -> None:
+        self.report = report
+        self.wishes = wishes
+        self.journal = journal
+        report.dry_run, report.resumed = wishes.dry_run, journal.resumed
+        self._at = self._of = 0
+        self._started = time.monotonic()
+
+    def chosen(self, there: Sequence[str]) -> list[str]:
+        """The wished threads, or all. Raises `ConfigurationError` for one that isn't there."""
+        missing = set(self.wishes.threads) - set(there)
+        if missing:
+            raise ConfigurationError(
+                f"There is no thread {min(missing)!r} in {self.report.source}.",
+                remedy="check the thread's id.",
+            )
+        return sorted(self.wishes.threads) if self.wishes.threads else list(there)
+
+    @contextmanager
+    def tolerant(self) -> Iterator[None]:
+        """Skip and list what can't be moved, or stop at it, as wished."""
+        try:
+            yield
+        except BrokenRow as error:
+            if self.wishes.on_error == "stop":
+                raise TransferStopped(
+                    error.what,
+                    remedy=error.remedy
+                    or "--on-error skip lists such checkpoints and goes on; what was moved stays moved.",
+                ) from error
+            self.report.skip(error)
+
+    def tell(self, at: int | None = None, of: int | None = None) -> None:
+        """Say how far it is, in threads."""
+        self._at, self._of = self._at if at is None else at, self._of if of is None else of
+        self.report.seconds = round(time.monotonic() - self._started, 3)
+        self.wishes.progress(self.report, self._at, self._of)
+
+
+def digest(raw: RawCheckpoint) -> bytes:
+    """Of all that a checkpoint holds, byte by byte: what gives the same is the same."""
+    record = raw.record
+    parts = (
+        raw.parent_id, record.structure, sorted(record.present), record.metadata_type, record.metadata,
+        sorted((c, t, d) for c, (t, d) in raw.blobs.items()), sorted(each_write(raw)),
+    )  # fmt: skip
+    return hashlib.blake2b(ormsgpack.packb(parts), digest_size=16).digest()
+
+
+def compare(expected: RawCheckpoint, found: RawCheckpoint | None) -> str | None:
+    """Where two checkpoints differ in value or type; None when they are the same."""
+    if found is None:
+        return "it is missing"
+    if expected.parent_id != found.parent_id:
+        return "$.parent: another one"
+    told = difference(expected.structure, found.structure)
+    told = told or difference(_metadata(expected), _metadata(found), "$.metadata", json_like=True)
+    told = told or difference(sorted(expected.blobs), sorted(found.blobs), "$.channel_values")
+    told = told or difference(
+        [w[:4] for w in each_write(expected)], [w[:4] for w in each_write(found)], "$.writes"
+    )
+    if told is not None:
+        return told
+    for channel, typed in expected.blobs.items():
+        if (told := _differ(typed, found.blobs[channel], f"$.channel_values.{channel}")) is not None:
+            return told
+    for a, b in zip(each_write(expected), each_write(found), strict=True):
+        if (told := _differ((a[4], a[5]), (b[4], b[5]), f"$.writes.{a[3]}")) is not None:
+            return told
+    return None
+
+
+def _metadata(raw: RawCheckpoint) -> object:
+    return _serde.loads_typed((raw.record.metadata_type, raw.record.metadata))
+
+
+def _differ(expected: tuple[str, bytes], found: tuple[str, bytes], path: str) -> str | None:
+    """Equal in bytes is equal; else the values are compared."""
+    if expected == found:
+        return None
+    if "+" in expected[0] + found[0]:
+        return f"{path}: other encrypted bytes"
+    return difference(_serde.loads_typed(expected), _serde.loads_typed(found), path)
+
+
+def state_of(places: Sequence[tuple[str, str, str | None]], writes: int) -> str:
+    """What a thread looks like from outside: its places and the number of its writes, as a digest."""
+    text = "\n".join(f"{ns}\0{cid}" for ns, cid, _ in sorted((ns, cid, None) for ns, cid, _ in places))
+    return hashlib.blake2b(f"{writes}\n{text}".encode(), digest_size=16).hexdigest()

@@ -1,0 +1,1 @@
+"""System errors: their groups, sink and store."""

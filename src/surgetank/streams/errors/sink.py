@@ -1,0 +1,195 @@
+"""System errors into PostgreSQL: occurrences and actions are folded onto the rows of their groups.
+
+The rules of grouping are `streams.errors.groups.fold`; here stands only how a group is read, locked and stored.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from surgetank.database.pool import Database
+from surgetank.database.queries import queries
+from surgetank.encode import jsontext
+from surgetank.events.types import Severity
+from surgetank.model import Entry, Record
+from surgetank.sinks.fence import Passed, Rows, fence, unreadable
+from surgetank.sinks.probe import probe_name, probe_slice, rolled_back
+from surgetank.sinks.protocol import Slice, Written
+from surgetank.streams.errors.groups import (
+    FORGET_THREAD,
+    KEY,
+    STREAM,
+    Audit,
+    ErrorAction,
+    ErrorGroup,
+    ErrorReport,
+    fold,
+    group_id,
+    unpack,
+    without_forgotten,
+)
+
+SQL = queries("streams/errors/errors.sql")
+_HOUR = 3600.0
+
+
+class PostgresErrorSink:
+    """The sink of the stream `system_errors`; a partition is a fingerprint."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def name(self) -> str:
+        return "postgresql"
+
+    def ping(self) -> str:
+        return self._database.ping()
+
+    def close(self) -> None:
+        """The database belongs to whoever made it."""
+
+    def probe(self, *, buffer_id: str) -> None:
+        name = probe_name()
+        report = ErrorReport("probe", "probe", fingerprint=name, at=time.time())
+        with rolled_back(self._database) as cursor:
+            _write(
+                cursor,
+                [probe_slice(STREAM, name, Record(KEY, report.pack()))],
+                buffer_id,
+                self._database.claim(cursor.connection),
+            )
+
+    def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
+        with (
+            self._database.connection() as connection,
+            connection.cursor(binary=True, row_factory=dict_row) as cursor,
+        ):
+            return _write(cursor, slices, buffer_id, self._database.claim(cursor.connection))
+
+
+def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: str | None) -> list[Written]:
+    passed = fence(cursor, slices, buffer_id, database_id)
+    ids = [group_id(part.partition) for part in passed if part.entries]
+    cursor.execute(SQL["claim_errors"], {"ids": ids})
+    cursor.execute(SQL["lock_errors"], {"ids": ids})
+    groups = {row["fingerprint"]: group_of(row) for row in cursor.fetchall()}
+    return [_write_group(cursor, part, groups.get(part.partition)) for part in passed]
+
+
+def group_of(row: Mapping[str, Any]) -> ErrorGroup:
+    """The group that a row of `lock_errors` or `find_errors` holds."""
+    return ErrorGroup(
+        id=str(row["id"]),
+        fingerprint=row["fingerprint"],
+        error_type=row["error_type"],
+        severity=Severity.of(row["severity"]),
+        thread_id=row["thread_id"],
+        error_message=row["error_message"],
+        stack_trace=row["stack_trace"],
+        error_context=row["error_context"],
+        created_at=row["created"],
+        last_seen=row["seen"],
+        occurrences=row["occurrences"],
+        resolved_at=row["resolved"],
+        resolved_by=row["resolved_by"],
+        resolution_notes=row["resolution_notes"],
+        regressions=row["regressions"],
+        regressed_at=row["regressed"],
+        previous_resolution=row["previous_resolution"],
+        snoozed_until=row["snoozed"],
+        snoozed_by=row["snoozed_by"],
+    )
+
+
+def _item(name: str, entry: Entry, record: Record) -> ErrorReport | ErrorAction:
+    try:
+        return unpack(record.value)
+    except ValueError as error:
+        raise unreadable(name, entry, record, error) from error
+
+
+def _write_group(cursor: Rows, part: Passed, group: ErrorGroup | None) -> Written:
+    name, entries = part.partition, part.entries
+    audits: list[Audit] = []
+    reports: list[ErrorReport] = []
+    stored = group is not None
+    items = [_item(name, entry, record) for entry in entries for record in entry.records]
+    forgotten = [i.notes for i in items if isinstance(i, ErrorAction) and i.kind == FORGET_THREAD]
+    for item in without_forgotten(items):
+        after, audit = fold(group, item)
+        if audit is not None:
+            audits.append(audit)
+        if isinstance(item, ErrorReport):
+            reports.append(item)
+        if group is not None and after is None:
+            reports.clear()  # counted for a group that is gone
+        group = after
+    if group is not None and entries:
+        cursor.execute(SQL["store_error"], _row(group))
+        if forgotten:
+            cursor.execute(SQL["forget_threads_of_error"], {"id": group.id, "threads": forgotten})
+        _count(cursor, group.id, reports)
+    elif stored and group is None:
+        cursor.execute(SQL["delete_errors"], {"ids": [group_id(name)]})
+    for audit in audits:
+        cursor.execute(
+            SQL["audit"],
+            {
+                "error_id": group_id(name), "at": audit.at, "actor": audit.actor, "action": audit.action,
+                "notes": audit.notes, "detail": _json(audit.detail),
+            },
+        )  # fmt: skip
+    size = sum(entry.size for entry in entries)
+    return Written(
+        rows=bool(entries) + len(audits), size=size, skipped=len(part.written_before), mark=part.mark
+    )
+
+
+def _row(group: ErrorGroup) -> dict[str, Any]:
+    row = asdict(group)
+    previous = group.previous_resolution
+    return {
+        **row,
+        "severity": group.severity.value,
+        "error_context": _json(group.error_context),
+        "previous_resolution": _json(previous) if previous is not None else None,
+    }
+
+
+def _count(cursor: Rows, error_id: str, reports: Sequence[ErrorReport]) -> None:
+    threads: dict[str, list[float]] = {}
+    counts: Counter[str] = Counter()
+    hours: Counter[float] = Counter()
+    for report in reports:
+        hours[report.at // _HOUR * _HOUR] += report.count
+        if report.thread_id is not None:
+            threads.setdefault(report.thread_id, []).append(report.at)
+            counts[report.thread_id] += report.count
+    ids = uuid.UUID(error_id)
+    if threads:
+        names = sorted(threads)
+        cursor.execute(
+            SQL["count_threads"],
+            {
+                "ids": [ids] * len(names), "threads": names, "counts": [counts[n] for n in names],
+                "firsts": [min(threads[n]) for n in names], "lasts": [max(threads[n]) for n in names],
+            },
+        )  # fmt: skip
+    if hours:
+        cursor.execute(
+            SQL["count_hours"],
+            {"ids": [ids] * len(hours), "hours": list(hours), "counts": list(hours.values())},
+        )
+
+
+def _json(value: object) -> Jsonb:
+    return Jsonb(value, dumps=jsontext.dumps)

@@ -1,0 +1,437 @@
+"""System errors: reported through the buffer, so that an error about a dead database is seen while it is dead.
+
+A reader takes the rows of `system_errors` and folds onto them what is still hot, by the same rule as the sink
+(`streams.errors.groups.fold`). While the database is down the hot groups alone are shown, and it is said.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from surgetank.buffer.protocol import Buffer, Found, Tally
+from surgetank.database.pool import Database
+from surgetank.database.queries import queries
+from surgetank.encode import limits
+from surgetank.encode.jsonable import show
+from surgetank.exceptions import ErrorNotFound, ErrorStateConflict, SurgetankError, UnknownName
+from surgetank.handover import HandOver
+from surgetank.model import Record
+from surgetank.offloop import on_loop
+from surgetank.streams.errors.groups import (
+    ACTIONS,
+    FORGET_THREAD,
+    KEY,
+    STREAM,
+    ErrorAction,
+    ErrorGroup,
+    ErrorReport,
+    fingerprint,
+    fold,
+    group_id,
+    unpack_or_show,
+    without_forgotten,
+)
+from surgetank.streams.errors.sink import group_of
+from surgetank.streams.errors.storms import SEND_S, Storms
+
+SQL = queries("streams/errors/errors.sql")
+MAX_LIMIT = 500
+
+Item = ErrorReport | ErrorAction
+_Hot = tuple[Found, Item]
+_Base = tuple[ErrorGroup | None, Mapping[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFilter:
+    """Which groups are wanted. Times are seconds since the epoch and mean the newest occurrence."""
+
+    error_type: str | None = None
+    severity: str | None = None
+    thread_id: str | None = None
+    resolved: bool | None = None
+    since: float | None = None
+    until: float | None = None
+    text: str | None = None
+
+    def check(self) -> None:
+        """Raise `EntryRejected` for what PostgreSQL can't be asked: NUL in a text, a time beyond the year 9999."""
+        for name in ("error_type", "severity", "thread_id", "text"):
+            if (text := getattr(self, name)) is not None:
+                limits.check_names("system_errors", [(f"$.{name}", text)])
+        for name in ("since", "until"):
+            if (at := getattr(self, name)) is not None:
+                limits.check_time("system_errors", f"$.{name}", at)
+
+    def takes(self, group: ErrorGroup, threads: set[str]) -> bool:
+        """Whether a group, touched by these threads, is wanted."""
+        words = f"{group.error_message} {group.error_type}".lower()
+        return (
+            self.error_type in (None, group.error_type)
+            and self.severity in (None, group.severity.value)
+            and (self.thread_id is None or self.thread_id in threads)
+            and self.resolved in (None, group.resolved)
+            and (self.since is None or group.last_seen >= self.since)
+            and (self.until is None or group.last_seen < self.until)
+            and (self.text is None or self.text.lower() in words)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorPage:
+    """Groups, newest first; `cursor` leads to the next page. `problem`: the database can't be asked just now."""
+
+    errors: tuple[ErrorGroup, ...]
+    cursor: tuple[float, str] | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorDetail:
+    """One group with the threads it touched and everything that was done about it."""
+
+    group: ErrorGroup
+    threads: tuple[Mapping[str, Any], ...] = ()
+    audit: tuple[Mapping[str, Any], ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HotGroup:
+    """A group that has something in the buffer, as it is now (None: deleted), and when its hot occurrences touched
+    which threads.
+    """
+
+    id: str
+    group: ErrorGroup | None
+    threads: Mapping[str, float]
+
+
+class SystemErrors:
+    """Reports, finds and resolves system errors. Safe to use from several threads."""
+
+    def __init__(self, buffer: Buffer, database: Database, *, clock: Callable[[], float]) -> None:
+        self._buffer = buffer
+        self._database = database
+        self._clock = clock
+        self._storms = Storms()
+        self._lock = threading.Lock()
+        self.lost: deque[tuple[float, str]] = deque(maxlen=100)
+        self.hand_over = HandOver(
+            lambda error: self.lost.append((self._clock(), f"a system error was not accepted: {error}"))
+        )
+
+    # -- writing
+
+    def report(self, report: ErrorReport) -> str:
+        """Accept an occurrence and return its group's id. Raises what `Buffer.append` raises.
+
+        In a storm of one error (more than 20 in 10 s) an occurrence is folded into its group's count, which the buffer
+        keeps as durably as an entry; the newest one of each thread stands for all. So errors can't fill the buffer.
+        """
+        limits.check_names("system_errors", [("$.error_type", report.error_type)])
+        if report.thread_id is not None:
+            limits.check_names("system_errors", [("$.thread_id", report.thread_id)])
+        if report.fingerprint:
+            limits.check_names("system_errors", [("$.fingerprint", report.fingerprint)])
+        limits.check_mapping("system_errors", "$.context", report.context)
+        report = replace(
+            report,
+            at=limits.check_time("system_errors", "$.at", report.at or self._clock()),
+            fingerprint=report.fingerprint
+            or fingerprint(report.error_type, report.message, report.stack_trace),
+        )
+        with self._lock:
+            calm = self._storms.is_calm(report.fingerprint, report.at)
+        if calm:
+            self._append(report)
+        else:
+            self._tally(report)
+        return group_id(report.fingerprint)
+
+    def _tally(self, report: ErrorReport) -> None:
+        counted = (STREAM, report.fingerprint, (report.thread_id or "").encode(), report.pack())
+        if not on_loop():
+            self._buffer.tally(*counted)
+        elif self.hand_over.busy or not self._buffer.try_tally(*counted):
+            self.hand_over.submit(partial(self._buffer.tally, *counted))
+
+    def send_counts(self, *, all_: bool = False) -> None:
+        """Send what was only counted in a storm, if it is due (or `all_` of it). Raises as `Buffer.send_tallies`."""
+        self._buffer.send_tallies(STREAM, _counted, older_s=0.0 if all_ else SEND_S)
+
+    def _append(self, report: ErrorReport) -> None:
+        entry = (STREAM, report.fingerprint, (Record(KEY, report.pack()),))
+        if not on_loop():
+            self._buffer.append(*entry, wait=False)
+        elif self.hand_over.busy or self._buffer.try_append(*entry) is None:
+            self.hand_over.submit(partial(self._buffer.append, *entry, wait=False))
+
+    def act(
+        self, error_id: str, kind: str, actor: str, *, notes: str = "", until: float | None = None
+    ) -> ErrorGroup:
+        """Resolve, reopen, snooze or delete a group; returned as it is then (deleted: as it was).
+
+        Raises `ErrorNotFound`, `ErrorStateConflict` (already resolved, not resolved), `DatabaseUnavailable` when only
+        the database could know the group.
+        """
+        if kind not in list(ACTIONS):
+            raise UnknownName(
+                f"There is no action {show(kind)[:80]}.", remedy=f"actions: {', '.join(ACTIONS)}."
+            )
+        limits.check_names("system_errors", [("$.actor", actor)])
+        limits.check_notes("system_errors", "$.notes", notes)
+        if until is not None:
+            until = limits.check_time("system_errors", "$.until", until)
+        group = self.get(error_id)
+        conflict = {
+            "resolve": group.resolved and f"was resolved by {group.resolved_by} already",
+            "reopen": not group.resolved and "is not resolved",
+            "delete": not group.resolved and "is not resolved; only resolved errors can be deleted",
+            "snooze": group.resolved and "is resolved",
+        }[kind]
+        if conflict:
+            raise ErrorStateConflict(f"The error {error_id} {conflict}.", remedy="look at it again.")
+        action = ErrorAction(kind, actor, self._clock(), notes, until)
+        after, _ = fold(group, action)
+        self._buffer.append(STREAM, group.fingerprint, (Record(KEY, action.pack()),), wait=False)
+        return after or group
+
+    # -- reading
+
+    def get(self, error_id: str) -> ErrorGroup:
+        """One group. Raises `ErrorNotFound`, `DatabaseUnavailable` when only the database could know it."""
+        group, _ = self._folded(error_id)
+        if group is None:
+            raise ErrorNotFound(f"There is no system error {error_id!r}.", remedy="see `surgetank errors`.")
+        return group
+
+    def _folded(self, error_id: str) -> tuple[ErrorGroup | None, list[Item]]:
+        """A group as it is now, and its items that are not in the database yet."""
+        try:
+            uuid.UUID(error_id)
+        except (ValueError, AttributeError, TypeError):  # no text at all
+            return None, []
+        hot = {name: found for name, found in self._hot().items() if group_id(name) == error_id}
+        try:
+            bases = self._bases(hot or {"": []}, [error_id])
+        except SurgetankError:
+            if not hot:
+                raise
+            bases = {}
+        if not hot:
+            return next((base for base, _ in bases.values()), None), []
+        ((name, found),) = hot.items()
+        base, items = _unwritten(bases.get(name), found)
+        return _fold_all(base, items), items
+
+    def detail(self, error_id: str) -> ErrorDetail:
+        """One group with its threads and its audit trail. Raises as `get`."""
+        group = self.get(error_id)
+        threads, audit, problem = dict[str, dict[str, Any]](), list[Mapping[str, Any]](), None
+        try:
+            rows = self._query("error_threads", {"id": error_id, "limit": MAX_LIMIT})
+            threads = {row["thread_id"]: row for row in rows}
+            audit += self._query("error_audit", {"id": error_id})
+        except SurgetankError as error:
+            problem = error.what
+        now, items = self._folded(error_id)
+        for item in items:
+            if isinstance(item, ErrorReport) and item.thread_id is not None:
+                new = {"thread_id": item.thread_id, "occurrences": 0, "first": item.at, "last": item.at}
+                row = threads.setdefault(item.thread_id, new)
+                row["occurrences"] += item.count
+                row["last"] = max(row["last"], item.at)
+            elif isinstance(item, ErrorAction) and item.kind == FORGET_THREAD:
+                threads.pop(item.notes, None)
+            elif isinstance(item, ErrorAction):
+                audit.append(
+                    {
+                        "at": item.at,
+                        "actor": item.actor,
+                        "action": item.kind,
+                        "notes": item.notes,
+                        "detail": {},
+                    }
+                )
+        newest = sorted(threads.values(), key=lambda row: -row["last"])
+        return ErrorDetail(now or group, tuple(newest[:MAX_LIMIT]), tuple(audit), problem)
+
+    def find(
+        self, wanted: ErrorFilter | None = None, *, limit: int = 50, cursor: tuple[float, str] | None = None
+    ) -> ErrorPage:
+        """A page of groups, newest first."""
+        wanted = wanted or ErrorFilter()
+        wanted.check()
+        limit = max(1, min(limit, MAX_LIMIT))
+        hot, problem = self._hot(), None
+        ids = [group_id(name) for name in hot]
+        try:
+            bases = self._bases(hot, ids)
+            found = self._page(wanted, limit + 1, cursor, ids)
+            touching = self._threads_of(ids, wanted.thread_id)
+        except SurgetankError as error:
+            bases, found, touching, problem = {}, [], set[str](), error.what
+        for name, entries in hot.items():
+            base, items = _unwritten(bases.get(name), entries)
+            group = _fold_all(base, items)
+            touched = {i.thread_id for i in items if isinstance(i, ErrorReport) and i.thread_id is not None}
+            if group is not None and group.id in touching and wanted.thread_id is not None:
+                touched.add(wanted.thread_id)
+            if group is not None and wanted.takes(group, touched):
+                found.append(group)
+        found = sorted(found, key=lambda g: (g.last_seen, g.id), reverse=True)
+        if cursor is not None:
+            found = [g for g in found if (g.last_seen, g.id) < cursor]
+        page = found[:limit]
+        more = (page[-1].last_seen, page[-1].id) if len(found) > limit else None
+        return ErrorPage(tuple(page), more, problem)
+
+    def counts(self) -> tuple[list[dict[str, Any]], str | None]:
+        """Groups and occurrences by type and severity, and why the picture may be incomplete."""
+        hot, problem = self._hot(), None
+        ids = [group_id(name) for name in hot]
+        try:
+            rows = self._query("error_counts", {"except_ids": ids})
+            bases = self._bases(hot, ids)
+        except SurgetankError as error:
+            rows, bases, problem = [], {}, error.what
+        counted = {(r["error_type"], r["severity"]): r for r in rows}
+        for name, entries in hot.items():
+            group = _fold_all(*_unwritten(bases.get(name), entries))
+            if group is None:
+                continue
+            new = {
+                "error_type": group.error_type, "severity": group.severity.value, "groups": 0, "occurrences": 0,
+                "unresolved": 0,
+            }  # fmt: skip
+            row = counted.setdefault((group.error_type, group.severity.value), new)
+            row["groups"] += 1
+            row["occurrences"] += group.occurrences
+            row["unresolved"] += not group.resolved
+        return [counted[key] for key in sorted(counted)], problem
+
+    def trends(self, *, since: float, bucket: str = "hour") -> tuple[list[dict[str, Any]], str | None]:
+        """Occurrences per hour or day, by type and severity, of what is in the database and what is hot."""
+        counted: dict[tuple[float, str, str], int] = {}
+        problem = None
+        try:
+            for row in self._query("error_trends", {"since": since, "bucket": bucket}):
+                counted[row["at"], row["error_type"], row["severity"]] = row["occurrences"]
+        except SurgetankError as error:
+            problem = error.what
+        step = 86400.0 if bucket == "day" else 3600.0
+        for found in self._hot().values():
+            for _, item in found:
+                if isinstance(item, ErrorReport) and item.at >= since:
+                    key = (item.at // step * step, item.error_type, item.severity.value)
+                    counted[key] = counted.get(key, 0) + item.count
+        return [
+            {"at": at, "error_type": type_, "severity": severity, "occurrences": counted[at, type_, severity]}
+            for at, type_, severity in sorted(counted)
+        ], problem
+
+    def troubled_threads(self, *, at_least: int = 2, limit: int = 100) -> list[dict[str, Any]]:
+        """Threads with several unresolved errors, worst first. Raises `DatabaseUnavailable`."""
+        return self._query("troubled_threads", {"at_least": at_least, "limit": limit})
+
+    def hot_groups(self, *, ask: bool = True) -> tuple[list[HotGroup], str | None]:
+        """The groups with something in the buffer, and why the picture may be incomplete.
+
+        Without `ask` the database isn't asked what it knows of them.
+        """
+        hot, problem = self._hot(), None
+        try:
+            bases = self._bases(hot, [group_id(name) for name in hot]) if ask else {}
+        except SurgetankError as error:
+            bases, problem = {}, error.what
+        found: list[HotGroup] = []
+        for name, entries in hot.items():
+            base, items = _unwritten(bases.get(name), entries)
+            threads: dict[str, float] = {}
+            for item in items:
+                if isinstance(item, ErrorReport) and item.thread_id is not None:
+                    threads[item.thread_id] = max(threads.get(item.thread_id, 0.0), item.at)
+            found.append(HotGroup(group_id(name), _fold_all(base, items), threads))
+        return found, problem
+
+    # -- parts
+
+    def _hot(self) -> dict[str, list[_Hot]]:
+        """What is in the buffer, by fingerprint: number, whether it is parked, and the item."""
+        with self._buffer.snapshot() as snapshot:
+            hot: dict[str, list[_Hot]] = {
+                name: [(f, unpack_or_show(name, f.value)) for f in snapshot.scan(STREAM, name, KEY)]
+                for name in snapshot.partitions(STREAM)
+            }
+            for tally in snapshot.tallies(STREAM):
+                found = Found(KEY, 0, tally.value, parked=True)  # as a parked one it is in no database
+                item = unpack_or_show(tally.partition, _counted(tally).value)
+                hot.setdefault(tally.partition, []).append((found, item))
+            return hot
+
+    def _bases(self, names: Iterable[str], ids: Sequence[str]) -> dict[str, _Base]:
+        """The groups as the database has them, with the last entries of this buffer that they contain, by epoch."""
+        if not ids:
+            return {}
+        arguments = {"ids": list(ids), "names": list(names), "buffer_id": self._buffer.id}
+        rows = self._query("error_bases", arguments)
+        return {
+            r["name"]: (
+                group_of(r) if r["id"] is not None else None,
+                {0: r["written"]} | {int(epoch): seq for epoch, (seq, *_) in (r["epochs"] or {}).items()},
+            )
+            for r in rows
+        }
+
+    def _page(
+        self, wanted: ErrorFilter, limit: int, cursor: tuple[float, str] | None, except_ids: Sequence[str]
+    ) -> list[ErrorGroup]:
+        at, id_ = cursor or (None, None)
+        rows = self._query(
+            "find_errors",
+            {
+                "error_type": wanted.error_type, "severity": wanted.severity, "resolved": wanted.resolved,
+                "since": wanted.since, "until": wanted.until, "text": wanted.text, "thread_id": wanted.thread_id,
+                "except_ids": list(except_ids), "cursor_at": at, "cursor_id": id_, "limit": limit,
+            },
+        )  # fmt: skip
+        return [group_of(row) for row in rows]
+
+    def _threads_of(self, ids: Sequence[str], thread_id: str | None) -> set[str]:
+        if thread_id is None or not ids:
+            return set()
+        rows = self._query("errors_of_thread", {"ids": list(ids), "thread_id": thread_id})
+        return {str(row["error_id"]) for row in rows}
+
+    def _query(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        with self._database.asking() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(SQL[name], arguments).fetchall()
+
+
+def _counted(tally: Tally) -> Record:
+    """The report that stands for all that were folded."""
+    report = unpack_or_show(tally.partition, tally.value)
+    assert isinstance(report, ErrorReport)
+    return Record(KEY, replace(report, count=report.count + tally.count - 1).pack())
+
+
+def _unwritten(base: _Base | None, found: Sequence[_Hot]) -> tuple[ErrorGroup | None, list[Item]]:
+    """The database's group, and what it does not contain yet of what was found hot."""
+    group, written = base or (None, {})
+    items = [item for hot, item in found if hot.parked or hot.seq > written.get(hot.epoch, 0)]
+    return group, without_forgotten(items)
+
+
+def _fold_all(group: ErrorGroup | None, items: Sequence[Item]) -> ErrorGroup | None:
+    for item in items:
+        group, _ = fold(group, item)
+    return group

@@ -1,0 +1,1 @@
+"""Thread logs: their lines, sink and store."""
