@@ -25,7 +25,6 @@ from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import BufferFull, EntryUnreadable, FallbackDamaged, FallbackUnavailable, LeaseLost
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork, StreamFlusher
-from surgetank.flush.observer import Observers
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
 from surgetank.model import Record
 
@@ -96,7 +95,7 @@ def flusher(place: SpillPlace, buffer: SQLiteBuffer, sink: MemorySink, told: Tol
     works = Clockwork(place.clock, random=lambda: 1.0)
     return StreamFlusher(
         "s", buffer, sink, policy=StreamPolicy(entries=1, age_s=0.0, batch_entries=50), works=works, node="flusher",
-        retry=RetryPolicy(base_s=1.0, max_s=60.0), breaker=CircuitBreaker(place.clock), observer=Observers(told),
+        retry=RetryPolicy(base_s=1.0, max_s=60.0), breaker=CircuitBreaker(place.clock), listener=told.on_flush,
     )  # fmt: skip
 
 

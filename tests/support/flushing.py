@@ -13,37 +13,42 @@ from support.memory_sink import MemorySink
 from surgetank.buffer.protocol import Buffer
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.flush.breaker import CircuitBreaker
+from surgetank.flush.events import (
+    EntryParked,
+    FlushEvent,
+    JobFinished,
+    Listeners,
+    PartitionFailed,
+    PartitionRecovered,
+)
 from surgetank.flush.job import Clockwork, StreamFlusher
-from surgetank.flush.observer import Observers
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
-from surgetank.model import FlushJob, Fork, ParkedEntry, PartitionOutcome, Record
+from surgetank.model import FlushJob, ParkedEntry, PartitionOutcome, Record
 
 DUE_AT_ONCE = StreamPolicy(entries=1, age_s=0.0)
 
 
 @dataclass
 class Told:
-    """An observer that keeps what it was told."""
+    """A listener that keeps what was reported."""
 
     failed: list[PartitionOutcome] = field(default_factory=list)
     parked: list[ParkedEntry] = field(default_factory=list)
     recovered: list[PartitionOutcome] = field(default_factory=list)
     jobs: list[FlushJob] = field(default_factory=list)
 
-    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        self.failed.append(outcome)
-
-    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
-        self.parked.append(entry)
-
-    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
-        """Nothing that these tests look at."""
-
-    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        self.recovered.append(outcome)
-
-    def job_finished(self, job: FlushJob) -> None:
-        self.jobs.append(job)
+    def on_flush(self, event: FlushEvent) -> None:
+        match event:
+            case PartitionFailed(outcome=outcome):
+                self.failed.append(outcome)
+            case EntryParked(entry=entry):
+                self.parked.append(entry)
+            case PartitionRecovered(outcome=outcome):
+                self.recovered.append(outcome)
+            case JobFinished(job=job):
+                self.jobs.append(job)
+            case _:
+                pass  # nothing that these tests ask for
 
 
 class Plant:
@@ -84,7 +89,7 @@ class Plant:
             options.pop("sink", self.sink),
             policy=policy,
             breaker=breaker or CircuitBreaker(self.clock, threshold=2, base_s=1.0, max_s=15.0),
-            observer=options.pop("observer", None) or Observers(self.told),
+            listener=options.pop("listener", None) or Listeners(self.told.on_flush),
             node=node,
             **options,
         )

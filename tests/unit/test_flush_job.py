@@ -1,4 +1,4 @@
-"""A whole flush job: taking turns, waiting for others, stopping, heartbeats, observers."""
+"""A whole flush job: taking turns, waiting for others, stopping, heartbeats, listeners."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from support.buffers import FakeClock, read_all, take, wait_until
 from support.flushing import Plant, Told
 from support.memory_sink import Switch, refuse_hostile
 from surgetank.buffer.protocol import Ack
-from surgetank.flush.observer import Observers
+from surgetank.flush.events import EntryParked, FlushEvent, JobFinished, Listeners, PartitionFailed
 from surgetank.flush.policy import StreamPolicy
-from surgetank.model import FlushJob, JobStatus, Lease, ParkedEntry, PartitionOutcome
+from surgetank.model import FlushJob, JobStatus, Lease
 from surgetank.sinks.protocol import Slice
 
 TTL_S = 15.0
@@ -244,7 +244,7 @@ def test_a_long_write_keeps_its_leases_and_its_job_alive(plant: Plant) -> None:
     assert plant.waiting() == {}
 
 
-# -- records and observers
+# -- records and listeners
 
 
 def test_the_job_is_on_record_while_it_runs(plant: Plant) -> None:
@@ -268,61 +268,59 @@ def test_a_job_that_took_a_partition_twice_reports_it_once(plant: Plant) -> None
     assert (job.result["rows_flushed"], job.result["partitions_processed"]) == (3, 1)
 
 
-class Broken:
-    """An observer that raises whatever it is told."""
-
-    def _raise(self, *arguments: object) -> None:
-        raise RuntimeError("the channel is down")
-
-    partition_failed = entry_parked = partition_recovered = job_finished = _raise
+def broken(event: FlushEvent) -> None:
+    """A listener that fails as a hook with a misspelt name does."""
+    raise AttributeError("no_such_name")
 
 
-def test_an_observer_that_raises_stops_no_other_and_is_remembered(plant: Plant) -> None:
+def test_a_listener_that_raises_stops_no_other_and_is_remembered(plant: Plant) -> None:
     plant.sink.faults = [refuse_hostile]
     told, late = Told(), Told()
-    observers = Observers(Broken(), told)
-    observers.add(Broken())
-    observers.add(late)
+    listeners = Listeners(broken, told.on_flush)
+    listeners.add(broken)
+    listeners.add(late.on_flush)
     plant.put("p", b"hostile")
     down = Switch(ConnectionError, partition="q", calls=range(99))
-    job = plant.flusher(observer=observers).run("manual")
+    job = plant.flusher(listener=listeners).run("manual")
     plant.sink.faults.append(down)
     plant.put("q")
-    failed = plant.flusher(observer=observers).run("manual")
+    failed = plant.flusher(listener=listeners).run("manual")
     down.on = False
-    recovered = plant.flusher(observer=observers).run("manual")
+    recovered = plant.flusher(listener=listeners).run("manual")
     assert [j.id for j in told.jobs] == [job.id, failed.id, recovered.id]
     assert (len(told.parked), len(told.failed), len(told.recovered)) == (1, 1, 1)
     assert late == told
-    assert len(observers.failures) == 2 * 6
-    assert observers.failures[0] == ("Broken", "entry_parked: RuntimeError('the channel is down')")
+    assert len(listeners.failures) == 2 * 6
+    assert listeners.failures[0] == ("broken", "EntryParked", "AttributeError('no_such_name')")
 
 
-def test_remembered_failures_of_observers_are_bounded() -> None:
-    observers = Observers(Broken())
+def test_remembered_failures_of_listeners_are_bounded(plant: Plant) -> None:
+    listeners = Listeners(broken)
+    event = JobFinished(plant.flusher().run("manual"))
     for _ in range(500):
-        observers.entry_parked(None, None)  # type: ignore[arg-type]
-    assert len(observers.failures) == 100
+        listeners(event)
+    assert len(listeners.failures) == 100
 
 
-def test_an_observer_is_told_after_the_buffer_has_recorded_it(plant: Plant) -> None:
+def test_a_listener_hears_of_it_after_the_buffer_has_recorded_it(plant: Plant) -> None:
     at_that_time: list[object] = []
 
-    class Looking(Told):
-        def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-            at_that_time.append(plant.buffer.states(failing=True)[0].partition)
-
-        def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
-            at_that_time.append(plant.buffer.parked() == [entry])
-
-        def job_finished(self, job: FlushJob) -> None:
-            at_that_time.append(plant.buffer.job(job.id) == job)
+    def inspect(event: FlushEvent) -> None:
+        match event:
+            case PartitionFailed():
+                at_that_time.append(plant.buffer.states(failing=True)[0].partition)
+            case EntryParked(entry=entry):
+                at_that_time.append(plant.buffer.parked() == [entry])
+            case JobFinished(job=job):
+                at_that_time.append(plant.buffer.job(job.id) == job)
+            case _:
+                raise AssertionError(event)
 
     plant.sink.faults = [refuse_hostile, Switch(ConnectionError, partition="q")]
     plant.put("p", b"hostile")
-    plant.flusher(observer=Looking()).run("manual", partition="p")
+    plant.flusher(listener=inspect).run("manual", partition="p")
     plant.put("q")
-    plant.flusher(observer=Looking()).run("manual", partition="q")
+    plant.flusher(listener=inspect).run("manual", partition="q")
     assert at_that_time == [True, True, "q", True]
 
 

@@ -29,11 +29,11 @@ from surgetank.exceptions import (
 from surgetank.fallback.files import SpillFiles
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.doubts import Found
+from surgetank.flush.events import FlushEvent, FlushListener, JobFinished, Listeners, PartitionFailed
 from surgetank.flush.job import Clockwork, StreamFlusher
-from surgetank.flush.observer import FlushObserver, Observers
 from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
-from surgetank.model import FlushJob, Fork, JobStatus, ParkedEntry, PartitionOutcome, PartitionState
+from surgetank.model import JobStatus, PartitionState
 from surgetank.notify.desk import Desk
 from surgetank.notify.report import SinkStatus
 from surgetank.notify.spills import SpillWatch
@@ -70,7 +70,7 @@ class Parts:
         self,
         settings: Settings,
         clock: Callable[[], float],
-        observers: list[FlushObserver],
+        listeners: Sequence[FlushListener],
         *,
         start_database: bool,
         saver: BaseCheckpointSaver[Any] | None = None,
@@ -82,7 +82,7 @@ class Parts:
         self.clock = clock
         self._saver, self._serde = saver, serde
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
-        self.observers = Observers(_LogObserver(), *observers)
+        self.listeners = Listeners(_FlushLog().on_flush, *listeners)
         self.embedded: EmbeddedPostgres | None = None
         if settings.buffer_url is None:
             _make_home(settings.home)
@@ -103,7 +103,7 @@ class Parts:
         except BaseException:
             self._let_go()
             raise
-        self.observers.add(self.desk.notifier)
+        self.listeners.add(self.desk.notifier.on_flush)
         sinks: dict[str, Sink] = {
             CHECKPOINTS: self._checkpoint_sink(),
             **Desk.sinks(self.database),
@@ -161,7 +161,7 @@ class Parts:
             ),
             retry=RetryPolicy(base_s=settings.retry_base, max_s=settings.retry_max),
             breaker=CircuitBreaker(clock, max_s=settings.breaker_max),
-            observer=self.observers,
+            listener=self.listeners,
             works=Clockwork(clock),
             node=settings.node,
             lease_ttl_s=settings.lease_ttl,
@@ -415,41 +415,29 @@ def _embedded_went(*, crashed: bool, log_path: Path) -> None:
     log.error("embedded_postgres_went", crashed=crashed, log=str(log_path), remedy="it is started again")
 
 
-class _LogObserver:
-    """Tells the log how jobs ended. What went wrong is told by the notifier."""
+class _FlushLog:
+    """Writes to the log how jobs ended. What went wrong is told by the notifier."""
 
     def __init__(self) -> None:
         self._failing: dict[str, object] = {}  # by stream, why its last job failed
 
-    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        failure = outcome.failure
-        assert failure is not None
-        log.debug(
-            "partition_postponed", stream=outcome.stream, partition=outcome.partition, kind=failure.kind.value,
-            error=failure.message, attempt=outcome.attempts, retry_at=outcome.next_attempt_at, job=job.id,
-        )  # fmt: skip
-
-    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
-        """The notifier's."""
-
-    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        """The notifier's."""
-
-    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
-        """The notifier's."""
-
-    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        """The notifier's."""
-
-    def job_finished(self, job: FlushJob) -> None:
-        if job.status is JobStatus.FAILED:
-            # Each attempt of an outage fails; the notifier tells of it once, and louder.
-            reason = job.result.get("message")
-            write = log.debug if self._failing.get(job.stream, self) == reason else log.info
-            self._failing[job.stream] = reason
-            write("flush_job_failed", job=job.id, stream=job.stream, error=job.result.get("message"))
-        else:
-            self._failing.pop(job.stream, None)
-            log.debug(
-                "flush_job_completed", job=job.id, stream=job.stream, rows=job.result.get("rows_flushed")
-            )
+    def on_flush(self, event: FlushEvent) -> None:
+        match event:
+            case PartitionFailed(job=job, outcome=outcome, failure=failure):
+                log.debug(
+                    "partition_postponed", stream=outcome.stream, partition=outcome.partition,
+                    kind=failure.kind.value, error=failure.message, attempt=outcome.attempts,
+                    retry_at=outcome.next_attempt_at, job=job.id,
+                )  # fmt: skip
+            case JobFinished(job=job) if job.status is JobStatus.FAILED:
+                # Each attempt of an outage fails; the notifier tells of it once, and louder.
+                reason = job.result.get("message")
+                write = log.debug if self._failing.get(job.stream, self) == reason else log.info
+                self._failing[job.stream] = reason
+                write("flush_job_failed", job=job.id, stream=job.stream, error=reason)
+            case JobFinished(job=job):
+                self._failing.pop(job.stream, None)
+                rows = job.result.get("rows_flushed")
+                log.debug("flush_job_completed", job=job.id, stream=job.stream, rows=rows)
+            case _:
+                pass  # the notifier's

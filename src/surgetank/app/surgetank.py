@@ -30,9 +30,9 @@ from surgetank.exceptions import (
     JobNotFound,
     MissingExtra,
 )
+from surgetank.flush.events import FlushListener
 from surgetank.flush.job import StreamFlusher
 from surgetank.flush.meters import Meters
-from surgetank.flush.observer import FlushObserver
 from surgetank.model import FlushJob, ParkedEntry
 from surgetank.notify.health import judge
 from surgetank.notify.report import Status, notices
@@ -103,7 +103,7 @@ class Surgetank(Speaks):
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self.meters = Meters()
-        self._observers: list[FlushObserver] = [self.meters]
+        self._listeners: list[FlushListener] = [self.meters.on_flush]
 
     def __repr__(self) -> str:
         state = "open" if self._parts is not None else "closed"
@@ -120,7 +120,7 @@ class Surgetank(Speaks):
                 self._parts = Parts(
                     self.settings,
                     self._clock,
-                    self._observers,
+                    self._listeners,
                     start_database=self._start_database,
                     saver=self._sink,
                     serde=self._serde,
@@ -170,11 +170,11 @@ class Surgetank(Speaks):
         assert self._parts is not None
         return self._parts
 
-    def add_observer(self, observer: FlushObserver) -> None:
-        """Tell this observer about failed, recovered and finished flushes."""
-        self._observers.append(observer)
+    def add_observer(self, observer: FlushListener) -> None:
+        """Call this with every `FlushEvent`, on the flushing thread: it must be quick."""
+        self._listeners.append(observer)
         if self._parts is not None:
-            self._parts.observers.add(observer)
+            self._parts.listeners.add(observer)
 
     def now(self) -> float:
         """The engine's clock: seconds since the epoch."""
@@ -413,7 +413,8 @@ class Surgetank(Speaks):
         )  # fmt: skip
         told = (*told, *parts.guards.notices())
         problems = (
-            *parts.problems, *(f"{n}: {m}" for n, m in parts.observers.failures[-5:]), *parts.desk.problems(),
+            *parts.problems, *(f"{f.listener}: {f.event}: {f.error}" for f in parts.listeners.failures[-5:]),
+            *parts.desk.problems(),
         )  # fmt: skip
         lag_s = max(0.0, now - min(oldest)) if oldest else 0.0
         health = judge(

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import time
+from typing import assert_never
 
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import DatabaseUrl, Home, Json, StopSignals, announce, print_json, start_logging
-from surgetank.model import FlushJob, Fork, ParkedEntry, PartitionOutcome
+from surgetank.flush.events import (
+    EntryParked,
+    FlushEvent,
+    JobFinished,
+    PartitionFailed,
+    PartitionForked,
+    PartitionRecovered,
+    ValuesReplaced,
+)
 
 
 class _Lines:
@@ -15,23 +24,23 @@ class _Lines:
     def say(self, event: str, **fields: object) -> None:
         print_json({"event": event, "at": time.time(), **fields}, one_line=True)
 
-    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        self.say("partition_failed", job=job.id, outcome=outcome)
-
-    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
-        self.say("entry_parked", job=job.id, entry=entry)
-
-    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        """Told with the job."""
-
-    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
-        self.say("thread_forked", job=job.id, fork=fork)
-
-    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        self.say("partition_recovered", job=job.id, outcome=outcome)
-
-    def job_finished(self, job: FlushJob) -> None:
-        self.say("job_finished", job=job)
+    def on_flush(self, event: FlushEvent) -> None:
+        """One line for each event; values that were replaced are in the job's."""
+        match event:
+            case PartitionFailed(job=job, outcome=outcome):
+                self.say("partition_failed", job=job.id, outcome=outcome)
+            case PartitionRecovered(job=job, outcome=outcome):
+                self.say("partition_recovered", job=job.id, outcome=outcome)
+            case EntryParked(job=job, entry=entry):
+                self.say("entry_parked", job=job.id, entry=entry)
+            case PartitionForked(job=job, fork=fork):
+                self.say("thread_forked", job=job.id, fork=fork)
+            case JobFinished(job=job):
+                self.say("job_finished", job=job)
+            case ValuesReplaced():
+                pass
+            case _:
+                assert_never(event)
 
 
 def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
@@ -49,7 +58,7 @@ def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
     node, path = engine.settings.node, engine.settings.buffer_path
     announce(f"surgetank worker {node} flushes {path}", "worker_started", node=node, buffer=str(path))
     if lines is not None:
-        engine.add_observer(lines)
+        engine.add_observer(lines.on_flush)
         lines.say("started", node=engine.settings.node, buffer=str(engine.settings.buffer_path))
     with engine as tank:
         while not stop.event.wait(1.0):

@@ -19,7 +19,7 @@ from surgetank.exceptions import BufferProblem
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.classify import classify, combine
 from surgetank.flush.doubts import Found
-from surgetank.flush.observer import FlushObserver
+from surgetank.flush.events import FlushListener, JobFinished, outcome_events
 from surgetank.flush.partition import Delivery, Run
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
 from surgetank.flush.turns import Turns
@@ -50,7 +50,7 @@ class StreamFlusher:
         policy: StreamPolicy,
         retry: RetryPolicy,
         breaker: CircuitBreaker,
-        observer: FlushObserver,
+        listener: FlushListener,
         works: Clockwork,
         node: str,
         lease_ttl_s: float = 15.0,
@@ -62,7 +62,7 @@ class StreamFlusher:
         self.policy = policy
         self.node = node
         self._buffer = buffer
-        self._observer = observer
+        self._listener = listener
         self._works = works
         self._ttl_s = lease_ttl_s
         breaker.on_recovered = self._recovered
@@ -212,7 +212,7 @@ class StreamFlusher:
             while turns and not stop.is_set():
                 for run in self._take_turn(turns, held):
                     held.drop(run.lease)
-                    self._tell(job, run, outcomes)
+                    self._report(job, run, outcomes)
                 if self.breaker.state() is BreakerState.OPEN:
                     break
                 if join is not None:
@@ -224,7 +224,7 @@ class StreamFlusher:
         finally:
             held.unfinished = held.unfinished or bool(turns)
             for run in turns.runs.values():
-                self._tell(job, run, outcomes)
+                self._report(job, run, outcomes)
 
     def _take_turn(self, turns: Turns, held: _Held) -> list[Run]:
         """Bring the next group to the sink; returns the partitions that are done with.
@@ -237,23 +237,12 @@ class StreamFlusher:
             held.add([run.lease for run in members if run.raised])
         return turns.settle(members)
 
-    def _tell(self, job: FlushJob, run: Run, outcomes: list[PartitionOutcome]) -> None:
-        """Add what became of a partition to the job, and tell it."""
+    def _report(self, job: FlushJob, run: Run, outcomes: list[PartitionOutcome]) -> None:
+        """Add what became of a partition to the job, and report it."""
         if run.touched:
             outcomes.append(run.outcome())
-            self._report(job, outcomes[-1])
-
-    def _report(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        for entry in outcome.parked_entries:
-            self._observer.entry_parked(job, entry)
-        if outcome.values_replaced:
-            self._observer.values_replaced(job, outcome)
-        if outcome.fork is not None:
-            self._observer.thread_forked(job, outcome.fork)
-        if outcome.failure is not None:
-            self._observer.partition_failed(job, outcome)
-        elif outcome.recovered:
-            self._observer.partition_recovered(job, outcome)
+            for event in outcome_events(job, outcomes[-1]):
+                self._listener(event)
 
     def _give_back(self, held: _Held) -> None:
         leases = held.all()
@@ -274,7 +263,7 @@ class StreamFlusher:
             result["heartbeat_problem"] = str(held.problem)
         job = job.finished(status, now, result)
         self._buffer.save_job(job)
-        self._observer.job_finished(job)
+        self._listener(JobFinished(job))
         return job
 
     @contextmanager

@@ -9,8 +9,18 @@ import threading
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import assert_never
 
-from surgetank.model import FlushJob, Fork, JobStatus, ParkedEntry, PartitionOutcome
+from surgetank.flush.events import (
+    EntryParked,
+    FlushEvent,
+    JobFinished,
+    PartitionFailed,
+    PartitionForked,
+    PartitionRecovered,
+    ValuesReplaced,
+)
+from surgetank.model import FlushJob, JobStatus
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TRANSPORTS: tuple[str, ...] = ("websocket", "sse")
@@ -30,7 +40,7 @@ class Durations:
 
 
 class Meters:
-    """A `FlushObserver` that counts. Safe to use from several threads; `snapshot` gives one moment."""
+    """Counts flush events. Safe to use from several threads; `snapshot` gives one moment."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,37 +48,35 @@ class Meters:
         self._durations: dict[str, Durations] = {}
         self._subscribers = dict.fromkeys(TRANSPORTS, 0)
 
-    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:  # noqa: ARG002
+    def on_flush(self, event: FlushEvent) -> None:
+        """Count one event."""
         with self._lock:
-            if outcome.failure is not None:
-                self._counts["failures", outcome.stream, outcome.failure.kind.value] += 1
-            if outcome.attempts > 1:
-                self._counts["retries", outcome.stream, "failed"] += 1
+            match event:
+                case PartitionFailed(outcome=outcome, failure=failure):
+                    self._counts["failures", outcome.stream, failure.kind.value] += 1
+                    if outcome.attempts > 1:
+                        self._counts["retries", outcome.stream, "failed"] += 1
+                case PartitionRecovered(outcome=outcome):
+                    self._counts["retries", outcome.stream, "succeeded"] += 1
+                case EntryParked(entry=entry):
+                    self._counts["parked", entry.stream] += 1
+                case ValuesReplaced(outcome=outcome):
+                    self._counts["replaced", outcome.stream] += outcome.values_replaced
+                case JobFinished(job=job):
+                    self._job_finished(job)
+                case PartitionForked():
+                    pass  # rare, and told: not counted
+                case _:
+                    assert_never(event)
 
-    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:  # noqa: ARG002
-        with self._lock:
-            self._counts["parked", entry.stream] += 1
-
-    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:  # noqa: ARG002
-        with self._lock:
-            self._counts["replaced", outcome.stream] += outcome.values_replaced
-
-    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
-        """Not counted."""
-
-    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:  # noqa: ARG002
-        with self._lock:
-            self._counts["retries", outcome.stream, "succeeded"] += 1
-
-    def job_finished(self, job: FlushJob) -> None:
+    def _job_finished(self, job: FlushJob) -> None:
         result, stream = job.result, job.stream
         status = "warnings" if job.warnings and job.status is JobStatus.COMPLETED else job.status.value
-        with self._lock:
-            self._counts["jobs", stream, status] += 1
-            self._counts["entries", stream] += int(result.get("entries_flushed", 0))
-            self._counts["rows", stream] += int(result.get("rows_flushed", 0))
-            self._counts["bytes", stream] += int(result.get("bytes", 0))
-            self._durations.setdefault(stream, Durations()).add(float(result.get("seconds", 0.0)))
+        self._counts["jobs", stream, status] += 1
+        self._counts["entries", stream] += int(result.get("entries_flushed", 0))
+        self._counts["rows", stream] += int(result.get("rows_flushed", 0))
+        self._counts["bytes", stream] += int(result.get("bytes", 0))
+        self._durations.setdefault(stream, Durations()).add(float(result.get("seconds", 0.0)))
 
     def subscribers(self, transport: str, change: int) -> None:
         """Somebody began (+1) or ended (-1) following live events; `transport` is one of `TRANSPORTS`."""

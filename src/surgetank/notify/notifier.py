@@ -12,12 +12,21 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from surgetank.buffer.protocol import Buffer
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import EventType, Incident, Original, PublicCause, Severity
 from surgetank.exceptions import SurgetankError
+from surgetank.flush.events import (
+    EntryParked,
+    FlushEvent,
+    JobFinished,
+    PartitionFailed,
+    PartitionForked,
+    PartitionRecovered,
+    ValuesReplaced,
+)
 from surgetank.model import (
     Failure,
     FailureKind,
@@ -80,7 +89,7 @@ class Channel(Protocol):
 
 
 class Notifier:
-    """A `FlushObserver` that tells all channels, in the order they were given."""
+    """Listens to flushes and tells all channels, in the order they were given."""
 
     def __init__(
         self,
@@ -150,18 +159,33 @@ class Notifier:
 
     # -- what flushing reports
 
-    def partition_failed(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        """A partition could not be flushed."""
-        failure = outcome.failure
-        if failure is None or failure.error_type in _NO_TROUBLE:
-            return
+    def on_flush(self, event: FlushEvent) -> None:
+        """Tell what a flush did, as far as it concerns people."""
+        match event:
+            case PartitionFailed(job=job, outcome=outcome, failure=failure):
+                if failure.error_type not in _NO_TROUBLE:
+                    self._partition_failed(job, outcome, failure)
+            case PartitionRecovered(outcome=outcome):
+                self._settle(outcome.stream, outcome.partition)
+            case EntryParked(job=job, entry=entry):
+                self._entry_parked(job, entry)
+            case ValuesReplaced(job=job, outcome=outcome):
+                self._values_replaced(job, outcome)
+            case PartitionForked(job=job, fork=fork):
+                self._forked(job, fork)
+            case JobFinished():
+                pass  # the job's record tells it
+            case _:
+                assert_never(event)
+
+    def _partition_failed(self, job: FlushJob, outcome: PartitionOutcome, failure: Failure) -> None:
         since = outcome.failing_since or self._clock()
         state = self._buffer.state(outcome.stream, outcome.partition)
         self._trouble(
             outcome.stream, outcome.partition, failure, since, state, job=job, attempts=outcome.attempts
         )
 
-    def entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
+    def _entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
         """An entry was set aside: always critical, and news of its own."""
         thread = entry.partition if entry.stream in THREAD_STREAMS else None
         message = wording.parked(entry)
@@ -176,7 +200,7 @@ class Notifier:
                        "bytes": entry.bytes, "entries": 1, "retries": entry.retries}  # fmt: skip
             self.tell(_flush_news(message, Severity.CRITICAL, thread, entry.failure, context))
 
-    def values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
+    def _values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         """Values that JSON can't carry were replaced in projections: a line at WARNING in the thread's log."""
         thread = outcome.partition if outcome.stream in THREAD_STREAMS else None
         if self._keep_originals:
@@ -191,7 +215,7 @@ class Notifier:
         context = {"job": job.id, "replaced": [f"{r.path}: {r.reason}" for r in outcome.replaced[:20]]}
         self.tell(News(wording.replaced(outcome), Severity.WARNING, thread, context=context))
 
-    def thread_forked(self, job: FlushJob, fork: Fork) -> None:
+    def _forked(self, job: FlushJob, fork: Fork) -> None:
         """Two buffers wrote to one thread: an incident of its own, for operators."""
         now, message = self._clock(), wording.forked(fork)
         incident = Incident(f"{FORKED}{fork.thread_id}", job.stream, None, Severity.CRITICAL, now, message)
@@ -203,13 +227,6 @@ class Notifier:
                     detail=wording.FORK_REMEDY, context=context, group=("thread_forked", fork.thread_id),
                 )
             )  # fmt: skip
-
-    def partition_recovered(self, job: FlushJob, outcome: PartitionOutcome) -> None:  # noqa: ARG002
-        """A partition that had failed is flushed again."""
-        self._settle(outcome.stream, outcome.partition)
-
-    def job_finished(self, job: FlushJob) -> None:
-        """The job's record tells it."""
 
     def worker_lost(self, job: FlushJob) -> None:
         """A worker went silent in the middle of a job."""
