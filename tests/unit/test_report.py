@@ -6,6 +6,8 @@ import json
 
 from surgetank.model import BufferDepth, Failure, FailureKind, ParkedEntry, PartitionState, StreamDepth
 from surgetank.notify.report import SinkStatus, notices, to_plain_data
+from surgetank.streams.installed import STREAMS
+from surgetank.streams.stream import Streams
 
 QUIET = BufferDepth(0, 0, 100, 1000, ())
 
@@ -16,7 +18,7 @@ def state(kind: FailureKind, since: float, remedy: str = "") -> PartitionState:
 
 
 def told(depth=QUIET, failing=(), parked=(), sinks=()):
-    return notices(depth, failing, parked, sinks, now=1000.0, critical_after_s=60.0)
+    return notices(depth, failing, parked, sinks, streams=Streams(STREAMS), now=1000.0, critical_after_s=60.0)
 
 
 def test_nothing_is_told_when_all_is_well():

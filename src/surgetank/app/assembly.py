@@ -42,15 +42,13 @@ from surgetank.settings import Settings
 from surgetank.sinks.protocol import Sink
 from surgetank.spilling.spiller import Spiller
 from surgetank.streams.checkpoints.cold.reader import ColdReader
-from surgetank.streams.checkpoints.cold.sink import PostgresCheckpointSink
 from surgetank.streams.checkpoints.copies.check import CopyCheck
-from surgetank.streams.checkpoints.envelope import OPERATION_KEY
-from surgetank.streams.checkpoints.envelope import STREAM as CHECKPOINTS
-from surgetank.streams.checkpoints.hot import HotLookup
 from surgetank.streams.checkpoints.retention.plan import Limits
 from surgetank.streams.checkpoints.retention.sweep import Retention
 from surgetank.streams.checkpoints.retention.sweeper import Sweeper
-from surgetank.streams.errors.groups import STREAM as ERRORS
+from surgetank.streams.checkpoints.stream import CHECKPOINTS, into_saver
+from surgetank.streams.installed import STREAMS
+from surgetank.streams.stream import Backends, Stream, Streams
 from surgetank.telemetry import log
 
 if TYPE_CHECKING:
@@ -76,27 +74,39 @@ class Parts:
         saver: BaseCheckpointSaver[Any] | None = None,
         serde: SerializerProtocol | None = None,
         password: Callable[[], str] | None = None,
+        streams: Sequence[Stream] = (),
     ) -> None:
         self.settings = settings
         self._password = password
         self.clock = clock
         self._saver, self._serde = saver, serde
+        checkpoints = CHECKPOINTS if saver is None else into_saver(saver, serde)
+        self.streams = Streams([*(checkpoints if s is CHECKPOINTS else s for s in STREAMS), *streams])
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
         self.listeners = Listeners(_FlushLog().on_flush, *listeners)
         self.embedded: EmbeddedPostgres | None = None
         if settings.buffer_url is None:
             _make_home(settings.home)
-        self.buffer = _open_buffer(settings, clock)
+        self.buffer = _open_buffer(settings, clock, self.streams)
         try:
             self.database = self._open_database(settings, start=start_database)
         except BaseException:
             self.buffer.close()
             raise
         try:
+            made_of = Backends(self.database, self.buffer, settings, clock)
+            sinks = {name: stream.make_sink(made_of) for name, stream in self.streams.items()}
+            addresses = {
+                name: self.database.address if self.streams[name].in_database else sink.name
+                for name, sink in sinks.items()
+            }
+            self._addresses = addresses
             self.desk = Desk(
                 self.buffer,
                 self.database,
                 settings,
+                streams=self.streams,
+                addresses=addresses,
                 clock=clock,
                 before_write=self.buffer.reserve.before_write,
             )
@@ -104,14 +114,9 @@ class Parts:
             self._let_go()
             raise
         self.listeners.add(self.desk.notifier.on_flush)
-        sinks: dict[str, Sink] = {
-            CHECKPOINTS: self._checkpoint_sink(),
-            **Desk.sinks(self.database),
-        }
         self.flushers = {stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()}
-        in_saver = (CHECKPOINTS,) if saver is not None else ()
-        self._sinks = SinkWatch(self.flushers, self._place, self.embedded, in_saver=in_saver, clock=clock)
-        self.desk.places |= {stream: self._place(stream) for stream in self.flushers}
+        elsewhere = [name for name, stream in self.streams.items() if not stream.in_database]
+        self._sinks = SinkWatch(self.flushers, addresses, self.embedded, elsewhere=elsewhere, clock=clock)
         for flusher in self.flushers.values():
             flusher.on_recovered = self._sink_recovered
         self.scheduler = Scheduler(
@@ -124,10 +129,10 @@ class Parts:
             chore=self._chore,
         )
         self.spills = self._spill_watch()
-        in_database = [stream for stream in self.flushers if saver is None or stream != CHECKPOINTS]
         self.guards = Guards(
-            self.buffer, self.database, self.desk, settings, in_database, clock=clock, restores=saver is None
-        )
+            self.buffer, self.database, self.desk, settings, streams=self.streams, clock=clock,
+            restores=checkpoints.in_database,
+        )  # fmt: skip
         self.copies = CopyCheck(self.buffer, ColdReader(self.database), clock=clock)
         self.retention = Retention(
             self.buffer,
@@ -152,7 +157,8 @@ class Parts:
             stream,
             buffer or self.buffer,
             sink,
-            policy=StreamPolicy(
+            policy=self.streams[stream].policy
+            or StreamPolicy(
                 entries=settings.flush_entries,
                 bytes=settings.flush_bytes,
                 age_s=settings.flush_age,
@@ -172,7 +178,7 @@ class Parts:
         """Flush what waits for this database in default homes beside ours, under their own leases, for a while."""
         for found in self.guards.due_beside() if self._saver is None else ():
             with closing(
-                _open_buffer(self.settings, self.clock, found.path / self.buffer.path.name)
+                _open_buffer(self.settings, self.clock, self.streams, found.path / self.buffer.path.name)
             ) as other:
                 for stream, flusher in self.flushers.items():
                     self._flusher(stream, flusher.sink, self.clock, other).run_if_due(threading.Event())
@@ -183,7 +189,7 @@ class Parts:
 
     def check_copies(self) -> None:
         """Look whether copies of threads still show what the database has, if that is due."""
-        if self._saver is None and self.flushers[CHECKPOINTS].breaker.state() is BreakerState.CLOSED:
+        if self._saver is None and self.flushers[CHECKPOINTS.name].breaker.state() is BreakerState.CLOSED:
             try:
                 self.copies.run_if_due()
             except (SurgetankError, psycopg.Error) as error:
@@ -193,8 +199,7 @@ class Parts:
         settings = self.settings
         spiller = Spiller(
             self.buffer,
-            # Not the errors: they are few, and must be seen whatever is away.
-            tuple(stream for stream in self.flushers if stream != ERRORS),
+            tuple(name for name, stream in self.streams.items() if not stream.urgent),
             SpillPolicy(after_s=settings.fallback_after, fill=settings.fallback_fill),
             clock=self.clock,
             node=settings.node,
@@ -219,17 +224,8 @@ class Parts:
 
         return SaverCold(self._saver, faithful(self._serde))
 
-    def _checkpoint_sink(self) -> Sink:
-        cache_bytes = self.settings.flush_cache_bytes
-        if self._saver is None:
-            return PostgresCheckpointSink(self.database, cache_bytes=cache_bytes, hot=HotLookup(self.buffer))
-        from surgetank.streams.checkpoints.any_saver.sink import SaverSink  # noqa: PLC0415 - needs the extra
-        from surgetank.streams.checkpoints.serde import faithful  # noqa: PLC0415 - needs the extra
-
-        serde, hot = faithful(self._serde), HotLookup(self.buffer)
-        return SaverSink(self._saver, serde, hot, cache_bytes=cache_bytes, clock=self.clock)
-
     def _open_database(self, settings: Settings, *, start: bool) -> MigratedDatabase:
+        migrations = [s.migrations for s in self.streams.values() if s.migrations is not None]
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
         else:
@@ -242,6 +238,7 @@ class Parts:
                 connect_timeout_s=settings.connect_timeout,
                 statement_timeout_s=settings.statement_timeout,
                 read_timeout_s=settings.read_timeout,
+                migrations=migrations,
             )
         command = settings.database_password_command
         return MigratedDatabase(
@@ -250,6 +247,7 @@ class Parts:
             connect_timeout_s=settings.connect_timeout,
             statement_timeout_s=settings.statement_timeout,
             read_timeout_s=settings.read_timeout,
+            migrations=migrations,
             password=password_source(
                 self._password,
                 settings.database_password_file,
@@ -290,15 +288,10 @@ class Parts:
             self.flush_beside()
         self.desk.chore(self.flushers)
 
-    def _place(self, stream: str) -> str:
-        """Where a stream is flushed to."""
-        in_saver = self._saver is not None and stream == CHECKPOINTS
-        return self.flushers[stream].sink.name if in_saver else self.database.address
-
     def _sink_recovered(self, stream: str) -> None:
         """One stream's sink is back: the others that are flushed to the same place are tried at once."""
         for other, flusher in self.flushers.items():
-            if other != stream and self._place(other) == self._place(stream):
+            if other != stream and self._addresses[other] == self._addresses[stream]:
                 flusher.breaker.probe_now()
                 self.buffer.retry_now(other, spread_s=2.0)
         self.scheduler.wake()
@@ -388,7 +381,9 @@ def _make_home(home: Path) -> None:
         )
 
 
-def _open_buffer(settings: Settings, clock: Callable[[], float], path: Path | None = None) -> SQLiteBuffer:
+def _open_buffer(
+    settings: Settings, clock: Callable[[], float], streams: Streams, path: Path | None = None
+) -> SQLiteBuffer:
     return SQLiteBuffer(
         path or settings.buffer_path,
         durability=settings.durability,
@@ -402,8 +397,8 @@ def _open_buffer(settings: Settings, clock: Callable[[], float], path: Path | No
         jobs_kept=settings.jobs_kept,
         recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
         files=SpillFiles(url.get_secret_value() if (url := settings.fallback_url) is not None else None),
-        inline_keys=frozenset((OPERATION_KEY,)),
-        last_words=frozenset((ERRORS,)),
+        inline_keys=frozenset().union(*(stream.inline_keys for stream in streams.values())),
+        last_words=frozenset(name for name, stream in streams.items() if stream.urgent),
         reserve_bytes=settings.disk_reserve,
         keep_s=settings.keep_acknowledged,
         keep_bytes=settings.keep_acknowledged_bytes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -21,6 +21,7 @@ from surgetank.notify.notifier import News
 from surgetank.notify.report import Notice
 from surgetank.notify.travels import TimeTravels
 from surgetank.settings import Settings, default_root, load_settings
+from surgetank.streams.stream import Streams
 from surgetank.telemetry import log
 
 _BESIDE_S = 60.0
@@ -45,7 +46,7 @@ def engine_settings(**given: Any) -> Settings:
 
 
 class Guards:
-    """`streams` are those that are written into the database; `restores`: threads are among them."""
+    """`restores`: threads are written into the database."""
 
     def __init__(
         self,
@@ -53,8 +54,8 @@ class Guards:
         database: MigratedDatabase,
         desk: Desk,
         settings: Settings,
-        streams: Collection[str],
         *,
+        streams: Streams,
         clock: Callable[[], float],
         restores: bool,
     ) -> None:
@@ -65,8 +66,9 @@ class Guards:
         self._home = settings.home
         self._clock = clock
         self._looked_beside_at = float("-inf")
-        self.travels = TimeTravels(desk.notifier, desk.events, clock=clock)
-        self.check = ProgressCheck(buffer, database, streams, clock=clock, on_findings=self.tell)
+        self.travels = TimeTravels(desk.notifier, desk.events, streams, clock=clock)
+        in_database = [name for name, stream in streams.items() if stream.in_database]
+        self.check = ProgressCheck(buffer, database, in_database, clock=clock, on_findings=self.tell)
         self.belonging = Belonging(buffer, destination(settings), on_moved=self._moved)
         database.gate = self.belonging
 

@@ -14,7 +14,6 @@ from surgetank.encode.limits import check_names
 from surgetank.events.types import timestamp
 from surgetank.exceptions import NotSaved
 from surgetank.model import PartitionState
-from surgetank.notify.notifier import THREAD_STREAMS
 
 _SOON_S = 0.005
 _LATER_S = 0.1
@@ -30,7 +29,8 @@ class _Receipt:
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._pause_s = _SOON_S
-        self._up_to = {stream: parts.buffer.last_seq(stream, thread_id) for stream in THREAD_STREAMS}
+        self._streams = parts.streams.of_threads
+        self._up_to = {stream: parts.buffer.last_seq(stream, thread_id) for stream in self._streams}
         if parts.scheduler.running:
             for stream, last in self._up_to.items():
                 if last:
@@ -41,7 +41,7 @@ class _Receipt:
         waiting = [stream for stream, last in self._up_to.items() if last and self._waits(stream, last)]
         parked = [
             entry
-            for stream in THREAD_STREAMS
+            for stream in self._streams
             for entry in self._parts.buffer.parked(stream=stream, partition=self._thread)
         ]
         if parked:

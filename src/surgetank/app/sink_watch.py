@@ -15,21 +15,21 @@ from surgetank.notify.report import SinkStatus
 
 
 class SinkWatch:
-    """Looks at the sinks of an engine's streams. `in_saver` are the streams that are not flushed into the database."""
+    """Looks at the sinks of an engine's streams. `elsewhere` are those that are not flushed into the database."""
 
     def __init__(
         self,
         flushers: Mapping[str, StreamFlusher],
-        address: Callable[[str], str],
+        addresses: Mapping[str, str],
         embedded: EmbeddedPostgres | None,
         *,
-        in_saver: Collection[str],
+        elsewhere: Collection[str],
         clock: Callable[[], float],
     ) -> None:
         self._flushers = flushers
-        self._address = address
+        self._addresses = addresses
         self._embedded = embedded
-        self._in_saver = in_saver
+        self._elsewhere = elsewhere
         self._clock = clock
 
     def statuses(self, *, ping: bool, failing: Sequence[PartitionState], flushes: bool) -> list[SinkStatus]:
@@ -37,7 +37,7 @@ class SinkWatch:
         answers: dict[str, SinkStatus] = {}
         found = []
         for stream in self._flushers:
-            at = self._address(stream)
+            at = self._addresses[stream]
             if at not in answers:
                 answers[at] = self._ask(stream) if ping else SinkStatus(stream, "", at, "", None, None)
             found.append(self._with_breaker(stream, answers[at], failing, flushes=flushes))
@@ -45,8 +45,8 @@ class SinkWatch:
 
     def _ask(self, stream: str) -> SinkStatus:
         """Whether the stream's sink answers."""
-        unknown = SinkStatus(stream, "", self._address(stream), "", None, None)
-        embedded = self._embedded if stream not in self._in_saver else None
+        unknown = SinkStatus(stream, "", self._addresses[stream], "", None, None)
+        embedded = self._embedded if stream not in self._elsewhere else None
         if embedded is not None and not embedded.is_running():
             error = "the embedded PostgreSQL is not running (applications and `surgetank flush` start it)"
             return replace(unknown, reachable=False, last_error=error, stopped=True)

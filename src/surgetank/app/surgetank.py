@@ -44,6 +44,7 @@ from surgetank.streams.checkpoints.retention.plan import Limits
 from surgetank.streams.checkpoints.retention.storage import StorageReport, raise_format, storage
 from surgetank.streams.checkpoints.retention.sweep import RetentionReport
 from surgetank.streams.errors.store import SystemErrors
+from surgetank.streams.stream import Stream
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -71,6 +72,8 @@ class Surgetank(Speaks):
 
     `start_database=False` uses an embedded PostgreSQL only if it already runs: for tools that just look.
 
+    `streams` are flushed beside Surgetank's own: see `surgetank.streams.stream`.
+
     Raises `ConfigurationError`, `MissingExtra`, `BufferUnavailable`, `BufferCorrupt`. A database that is down is no
     error: the engine opens, accepts, and flushes when the database comes.
     """
@@ -86,6 +89,7 @@ class Surgetank(Speaks):
         database_password: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.time,
         start_database: bool = True,
+        streams: Sequence[Stream] = (),
         **settings: Any,
     ) -> None:
         self.settings: Settings = engine_settings(
@@ -99,6 +103,7 @@ class Surgetank(Speaks):
         self._sink = sink
         self._serde = serde
         self._password = database_password
+        self._streams_beside = tuple(streams)
         self._parts: Parts | None = None
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -125,6 +130,7 @@ class Surgetank(Speaks):
                     saver=self._sink,
                     serde=self._serde,
                     password=self._password,
+                    streams=self._streams_beside,
                 )
                 if self.settings.flush_in_process:
                     self._parts.start()
@@ -408,8 +414,8 @@ class Surgetank(Speaks):
         oldest = [s.oldest_at for s in depth.streams if s.oldest_at is not None and s.entries]
         fallback = parts.spills.status(ping=ping)
         told = notices(
-            depth, failing, parked, sinks, now=now, critical_after_s=self.settings.critical_after,
-            fallback=fallback, forks=parts.desk.notifier.forks(),
+            depth, failing, parked, sinks, streams=parts.streams, now=now, fallback=fallback,
+            critical_after_s=self.settings.critical_after, forks=parts.desk.notifier.forks(),
         )  # fmt: skip
         told = (*told, *parts.guards.notices())
         problems = (

@@ -134,7 +134,7 @@ def _connection(tank: Surgetank) -> Finding:
 
 
 def _schema(tank: Surgetank) -> Finding:
-    missing = pending(tank.parts.database)
+    missing = pending(tank.parts.database, beside=tank.parts.database.migrations)
     if missing:
         return Finding("schema", "warning", f"{len(missing)} migrations to apply", "run `surgetank migrate`.")
     newest = max((m.version for m in load()), default=0)

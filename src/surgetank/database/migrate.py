@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -62,11 +63,11 @@ class Migration:
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
-def load(folder: Traversable | None = None) -> list[Migration]:
-    """All migrations of the folder (the package's own by default), in order."""
+def load(folder: Traversable | None = None, *beside: Traversable) -> list[Migration]:
+    """All migrations of the folder (the package's own by default) and of those beside it, in order."""
     folder = folder or files("surgetank.database") / "migrations"
     found = []
-    for file in folder.iterdir():
+    for file in (file for each in (folder, *beside) for file in each.iterdir()):
         if file.name.endswith(".sql"):
             number, _, name = file.name.removesuffix(".sql").partition("_")
             sql = file.read_text(encoding="utf-8")
@@ -86,31 +87,34 @@ def applied(connection: Connection[Any]) -> dict[int, tuple[str, str]]:
     return {version: (name, checksum) for version, name, checksum in rows}
 
 
-def pending(database: Database, folder: Traversable | None = None) -> list[Migration]:
+def pending(
+    database: Database, folder: Traversable | None = None, beside: Sequence[Traversable] = ()
+) -> list[Migration]:
     """What `migrate` would apply. Raises `SchemaTooNew`, `DatabaseRefused`, `DatabaseUnavailable`."""
     try:
-        return _pending(database, folder)
+        return _pending(database, load(folder, *beside))
     except psycopg.Error as error:
         raise failed_statement(error, database.address) from error
 
 
-def _pending(database: Database, folder: Traversable | None) -> list[Migration]:
+def _pending(database: Database, migrations: list[Migration]) -> list[Migration]:
     with database.connection() as connection:
-        migrations = load(folder)
         _check_newer(connection, migrations, database.address)
         return _missing(migrations, applied(connection), database.address)
 
 
-def migrate(database: Database, folder: Traversable | None = None) -> list[str]:
-    """Apply what is missing; returns the names. Safe for many processes at once.
+def migrate(
+    database: Database, folder: Traversable | None = None, beside: Sequence[Traversable] = ()
+) -> list[str]:
+    """Apply what is missing, of the folder and of those beside it; returns the names. Safe for many processes at once.
 
     Raises `SchemaTooNew` for a database that a newer Surgetank migrated, `ConfigurationError` for a missing
     permission or a migration that was changed after it was applied, `DatabaseUnavailable`.
     """
     done: list[str] = []
-    migrations = load(folder)
+    migrations = load(folder, *beside)
     try:
-        if not _pending(database, folder):
+        if not _pending(database, migrations):
             return []
         with database.long_transaction() as connection:
             # Whoever waited for the lock must see what the one before it did, whatever the database's default is.
@@ -193,8 +197,12 @@ class Gate(Protocol):
 class MigratedDatabase(Database):
     """A database whose schema is brought up to date before its first use, whenever it can first be reached."""
 
-    def __init__(self, url: str, **options: Any) -> None:  # those of `Database`
+    def __init__(
+        self, url: str, *, migrations: Sequence[Traversable] = (), **options: Any
+    ) -> None:  # those of `Database`
+        """`migrations`: folders beside the package's own, those of streams."""
         super().__init__(url, **options)
+        self.migrations = tuple(migrations)
         self._ready = False
         self._own = threading.local()  # whether this thread is the one that prepares it
         self.gate: Gate | None = None
@@ -224,7 +232,7 @@ class MigratedDatabase(Database):
         """Migrate now; returns what was applied. Safe in several threads: a lock in the database puts them in order."""
         self._own.preparing = True
         try:
-            done = migrate(self)
+            done = migrate(self, beside=self.migrations)
         except psycopg.Error as error:
             raise failed_statement(error, self.address) from error
         finally:

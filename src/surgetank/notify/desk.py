@@ -21,13 +21,9 @@ from surgetank.notify.notifier import Channel, Notifier
 from surgetank.notify.retention import Retention
 from surgetank.notify.runs import RunReporter
 from surgetank.settings import Settings
-from surgetank.sinks.protocol import Sink
-from surgetank.streams.errors import groups
-from surgetank.streams.errors.sink import PostgresErrorSink
 from surgetank.streams.errors.store import SystemErrors
-from surgetank.streams.logs import line as logline
-from surgetank.streams.logs.sink import PostgresLogSink
 from surgetank.streams.logs.store import ThreadLogs
+from surgetank.streams.stream import Streams
 from surgetank.telemetry import log
 
 _SAME_PROBLEM_S = 300.0
@@ -46,6 +42,8 @@ class Desk:
         database: Database,
         settings: Settings,
         *,
+        streams: Streams,
+        addresses: Mapping[str, str],
         clock: Callable[[], float],
         channels: Sequence[Channel] = (),
         before_write: Callable[[], None] = lambda: None,
@@ -81,6 +79,7 @@ class Desk:
             ],
             self.events,
             buffer,
+            streams=streams,
             clock=clock,
             critical_after_s=settings.critical_after,
             keep_originals=settings.debug_originals,
@@ -92,22 +91,16 @@ class Desk:
             database, logs_keep_s=settings.logs_keep, errors_keep_s=settings.errors_keep
         )
         self._told_problems: dict[str, float] = {}
-        self.places: dict[str, str] = {}  # where each stream is flushed to; filled by whoever makes the sinks
         self._maintained_at = self._forgot_at = float("-inf")
         self.alerts = AlertWatch(
             SQLiteAlertBook(path, clock=clock, before_write=before_write),
             FactFinder(
                 buffer, database, self.errors, clock=clock, thread_errors=settings.alert_thread_errors,
-                sinks=self.places,
+                sinks=addresses,
             ),
             self.errors, alert_channels, settings, clock=clock, tell=self.notifier.tell,
             problem=lambda error: self.problem(error, where="alerts"),
         )  # fmt: skip
-
-    @staticmethod
-    def sinks(database: Database) -> Mapping[str, Sink]:
-        """The sinks of the streams that telling adds."""
-        return {logline.STREAM: PostgresLogSink(database), groups.STREAM: PostgresErrorSink(database)}
 
     def chore(self, flushers: Mapping[str, StreamFlusher]) -> None:
         """What has to be done about once a second, on the thread that flushes."""

@@ -37,11 +37,9 @@ from surgetank.model import (
     PartitionState,
 )
 from surgetank.notify import wording
-from surgetank.streams.checkpoints import envelope
 from surgetank.streams.errors.groups import fingerprint, flush_group, flush_reference, group_id
-from surgetank.streams.logs import line as logline
+from surgetank.streams.stream import Streams
 
-THREAD_STREAMS = (envelope.STREAM, logline.STREAM)  # their partitions are threads
 _NO_TROUBLE = ("LeaseLost", "StillWaiting")  # another worker has the partition: it tells what becomes of it
 _SWEPT = 1000
 TIME = "time:"
@@ -97,6 +95,7 @@ class Notifier:
         events: EventLog,
         buffer: Buffer,
         *,
+        streams: Streams,
         clock: Callable[[], float],
         critical_after_s: float,
         keep_originals: bool = False,
@@ -107,6 +106,7 @@ class Notifier:
         self._channels = tuple(channels)
         self._events = events
         self._buffer = buffer
+        self._streams = streams
         self._clock = clock
         self._critical_after_s = critical_after_s
         self._keep_originals = keep_originals
@@ -187,7 +187,7 @@ class Notifier:
 
     def _entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
         """An entry was set aside: always critical, and news of its own."""
-        thread = entry.partition if entry.stream in THREAD_STREAMS else None
+        thread = self._streams.thread_of(entry.stream, entry.partition)
         message = wording.parked(entry)
         if self._quote_reference:
             message = wording.quoting(message, entry.failure)
@@ -202,7 +202,7 @@ class Notifier:
 
     def _values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         """Values that JSON can't carry were replaced in projections: a line at WARNING in the thread's log."""
-        thread = outcome.partition if outcome.stream in THREAD_STREAMS else None
+        thread = self._streams.thread_of(outcome.stream, outcome.partition)
         if self._keep_originals:
             self._events.keep_originals(
                 [
@@ -283,10 +283,10 @@ class Notifier:
     def _worst(self, incident: Incident, partition: str, down: Mapping[str, str]) -> PartitionState | None:
         """The state that keeps an incident alive: something waits and failed, or its sink is down."""
         states: list[PartitionState] = []
-        if incident.thread_id is None:
+        if not self._streams.by_partition(incident.stream):
             states = self._buffer.states(incident.stream, failing=True, limit=1)
         else:
-            for stream in THREAD_STREAMS:
+            for stream in self._streams.sharing(incident.stream):
                 state = self._buffer.state(stream, partition)
                 states += [state] if state is not None else []
         alive = (s for s in states if s.failure is not None or (s.stream in down and s.entries))
@@ -305,16 +305,15 @@ class Notifier:
         job: FlushJob | None = None,
         attempts: int = 0,
     ) -> None:
-        thread = partition if stream in THREAD_STREAMS else None
+        key, thread, label = self._streams.concern(stream, partition)
         lasting = self._clock() - since > self._critical_after_s
         hard = failure.kind is not FailureKind.TRANSIENT or lasting
-        if thread is None and not hard:
-            return  # a passing outage is told by the threads that it concerns, not once more for our own streams
+        if not self._streams.by_partition(stream) and not hard:
+            return  # a passing outage is told by the partitions that it concerns, not once more of the stream
         severity = Severity.CRITICAL if hard else Severity.WARNING
-        message = wording.trouble(thread, stream, failure, state, lasting=lasting)
+        message = wording.trouble(thread, label, failure, state, lasting=lasting)
         if hard and self._quote_reference:
             message = wording.quoting(message, failure)
-        key = f"thread:{partition}" if thread is not None else f"stream:{stream}"
         if not self._events.raise_incident(
             Incident(key, stream, thread, severity, since, message, failure.message, wording.public(failure))
         ):
@@ -328,22 +327,21 @@ class Notifier:
 
     def _settle(self, stream: str, partition: str) -> None:
         """End the incident of a partition that is well again, unless another stream of its thread still fails."""
-        thread = partition if stream in THREAD_STREAMS else None
-        if thread is not None and any(
+        if self._streams.by_partition(stream) and any(
             state is not None and state.failure is not None
-            for state in (self._buffer.state(other, partition) for other in THREAD_STREAMS)
+            for state in (self._buffer.state(other, partition) for other in self._streams.sharing(stream))
         ):
             return
-        key = f"thread:{partition}" if thread is not None else f"stream:{stream}"
-        incident = self._events.clear_incident(key)
+        concern = self._streams.concern(stream, partition)
+        incident = self._events.clear_incident(concern.key)
         if incident is not None:
-            self._recovered(incident)
+            self._recovered(incident, concern.label)
 
     def _end_parked(self, incident: Incident, *, is_over: bool) -> None:
         if is_over and self._events.clear_incident(incident.key) is not None:
-            self._recovered(incident)
+            self._recovered(incident, "What was set aside")
 
-    def _recovered(self, incident: Incident) -> None:
+    def _recovered(self, incident: Incident, label: str) -> None:
         self._heal_errors(incident)
         if incident.thread_id is not None and any(
             other.thread_id == incident.thread_id for other in self._events.incidents()
@@ -352,7 +350,7 @@ class Notifier:
         lasted = max(0.0, self._clock() - incident.since)
         self.tell(
             News(
-                wording.recovered(incident, lasted),
+                wording.recovered(incident, label, lasted),
                 Severity.INFO,
                 incident.thread_id,
                 EventType.FLUSH_RECOVERED,
@@ -364,7 +362,7 @@ class Notifier:
         """Tell what the buffer found damaged since the last call."""
         found = self._buffer.damage(new=True)
         for damage in found:
-            thread = damage.partition if damage.stream in THREAD_STREAMS else None
+            thread = self._streams.thread_of(damage.stream, damage.partition)
             context = {
                 **self._context(),
                 "stream": damage.stream,

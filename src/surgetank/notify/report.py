@@ -11,6 +11,7 @@ from surgetank.events.types import Incident
 from surgetank.model import BufferDepth, Failure, FailureKind, FlushJob, ParkedEntry, PartitionState
 from surgetank.notify.health import Health, Level, SinkFacts
 from surgetank.streams.errors.groups import flush_reference
+from surgetank.streams.stream import Streams
 
 SAFE = "Everything is kept in the buffer"
 
@@ -125,6 +126,7 @@ def notices(
     parked: Sequence[ParkedEntry],
     sinks: Sequence[SinkStatus],
     *,
+    streams: Streams,
     now: float,
     critical_after_s: float,
     fallback: FallbackStatus | None = None,
@@ -133,11 +135,13 @@ def notices(
     """The banners that users should see now; empty when all is well."""
     told = _of_sinks(depth, failing, sinks, now, critical_after_s)
     told += [
-        _of_partition(state, now, critical_after_s)
-        for state in _gravest(failing)
-        if _is_thread(state) or _rank(state) or not told  # one notice tells of a database that is away
+        _of_partition(state, streams, now, critical_after_s)
+        for state in _gravest(failing, streams)
+        if streams.by_partition(state.stream)
+        or _rank(state)
+        or not told  # one notice tells of a database that is away
     ]
-    told += [_of_parked(entry) for entry in parked]
+    told += [_of_parked(entry, streams) for entry in parked]
     if depth.disk_full:
         told.append(
             Notice(
@@ -189,11 +193,11 @@ def _of_sinks(
     ]
 
 
-def _gravest(failing: Sequence[PartitionState]) -> list[PartitionState]:
-    """One state per thread, and per stream whose partitions are no threads: the one that an operator must see."""
+def _gravest(failing: Sequence[PartitionState], streams: Streams) -> list[PartitionState]:
+    """One state for each concern (a thread, a user, a whole stream): the one that an operator must see."""
     chosen: dict[str, PartitionState] = {}
     for state in failing:
-        key = f"thread {state.partition}" if _is_thread(state) else state.stream
+        key = streams.concern(state.stream, state.partition).key
         old = chosen.get(key)
         if old is None or (_rank(state) > _rank(old)):
             chosen[key] = state
@@ -204,11 +208,7 @@ def _rank(state: PartitionState) -> int:
     return 1 if state.failure is not None and state.failure.kind is not FailureKind.TRANSIENT else 0
 
 
-def _is_thread(state: PartitionState) -> bool:
-    return state.stream != "system_errors"
-
-
-def _of_partition(state: PartitionState, now: float, critical_after_s: float) -> Notice:
+def _of_partition(state: PartitionState, streams: Streams, now: float, critical_after_s: float) -> Notice:
     failure = state.failure
     assert failure is not None
     since = state.failing_since or now
@@ -219,12 +219,11 @@ def _of_partition(state: PartitionState, now: float, critical_after_s: float) ->
     else:
         what = "is saved later: the database could not take it just now"
         action = f"The next attempt follows by itself in {max(0.0, state.next_attempt_at - now):.0f} s."
-    thread = state.partition if _is_thread(state) else None
-    subject = f"The thread {thread!r}" if thread is not None else f"The stream {state.stream!r}"
+    concern = streams.concern(state.stream, state.partition)
     return Notice(
         "critical" if critical else "warning",
-        thread,
-        f"{subject} {what}. {SAFE} ({state.entries} entries). {action}",
+        concern.thread_id,
+        f"{concern.label} {what}. {SAFE} ({state.entries} entries). {action}",
         since,
         failure.message,
         _reference(failure),
@@ -257,11 +256,13 @@ def _of_fallback(fallback: FallbackStatus) -> list[Notice]:
     return told
 
 
-def _of_parked(entry: ParkedEntry) -> Notice:
+def _of_parked(entry: ParkedEntry, streams: Streams) -> Notice:
+    concern = streams.concern(entry.stream, entry.partition)
+    about = concern.label[0].lower() + concern.label[1:]
     return Notice(
         "critical",
-        entry.partition,
-        f"One entry of the thread {entry.partition!r} was refused by the database and set aside. It is kept and stays"
+        concern.thread_id,
+        f"One entry of {about} was refused by the database and set aside. It is kept and stays"
         f" readable; see `surgetank parked show {entry.id}`.",
         entry.parked_at,
         entry.failure.message,

@@ -11,9 +11,10 @@ from typing import Any
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import Incident, Severity
 from surgetank.flush.doubts import Found
-from surgetank.notify.notifier import THREAD_STREAMS, TIME, News, Notifier
+from surgetank.notify.notifier import TIME, News, Notifier
 from surgetank.notify.report import Notice
 from surgetank.sinks.standing import Finding
+from surgetank.streams.stream import Streams
 
 _NAMED = 20  # in a message; the context has more
 _LISTED = 500
@@ -25,9 +26,12 @@ _SAVED = "They are saved with new numbers"
 class TimeTravels:
     """Tells what was found out about partitions whose progress did not fit."""
 
-    def __init__(self, notifier: Notifier, events: EventLog, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, notifier: Notifier, events: EventLog, streams: Streams, *, clock: Callable[[], float]
+    ) -> None:
         self._notifier = notifier
         self._events = events
+        self._streams = streams
         self._clock = clock
 
     def tell(self, findings: Sequence[Found]) -> None:
@@ -86,9 +90,9 @@ class TimeTravels:
         )
         severity = Severity.CRITICAL if lost else Severity.WARNING
         self._tell("database", message, severity, "database_went_back", found)
-        for one in [one for one in lost if one.stream in THREAD_STREAMS][:_LISTED]:
+        for one in [one for one in lost if one.stream in self._streams.of_threads][:_LISTED]:
             assert one.gone is not None
-            what = "log lines" if one.stream != THREAD_STREAMS[0] else "steps"
+            what = self._streams[one.stream].entries
             self._notifier.tell(
                 News(
                     f"The database was set back and lost {what} of this conversation (entries {one.gone[0]} to"

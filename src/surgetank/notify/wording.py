@@ -11,10 +11,10 @@ SAFE = "Everything is kept in the buffer"
 
 
 def trouble(
-    thread: str | None, stream: str, failure: Failure, state: PartitionState | None, *, lasting: bool
+    thread: str | None, label: str, failure: Failure, state: PartitionState | None, *, lasting: bool
 ) -> str:
     """A partition that can't be flushed."""
-    what = "This conversation" if thread is not None else f"The stream {stream!r}"
+    what = "This conversation" if thread is not None else label
     waiting = f" ({state.entries} entries)" if state is not None and state.entries else ""
     if failure.kind is FailureKind.FATAL:
         return (
@@ -97,10 +97,9 @@ def replaced(outcome: PartitionOutcome) -> str:
     )
 
 
-def recovered(incident: Incident, lasted_s: float) -> str:
+def recovered(incident: Incident, label: str, lasted_s: float) -> str:
     """The end of an incident."""
-    threadless = f"The stream {incident.stream!r} is saved again"
-    what = "Saving has caught up" if incident.thread_id is not None else threadless
+    what = "Saving has caught up" if incident.thread_id is not None else f"{label} is saved again"
     return f"{what}: everything that waited is in the database (after {_span(lasted_s)})."
 
 
