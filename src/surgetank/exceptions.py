@@ -1,20 +1,30 @@
 """The one family of errors. Each says what happened, to which data, and the way out.
 
 Catch `SurgetankError` to catch them all. `remedy` is a sentence for the person who has to act;
-it is part of `str(error)`, so that a traceback in a terminal already tells what to do.
+it is part of `str(error)`, so that a traceback in a terminal already tells what to do. Each class says
+what the server answers (`http_status`, `problem`) and how a command ends (`exit_code`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 class SurgetankError(Exception):
     """Base of every error that Surgetank raises on purpose.
 
     Parameters: `what` happened (one sentence, without the remedy) and the `remedy` (one sentence).
+
+    As class data: `http_status` and `problem` (the stable code in the answer) of the HTTP server, the `exit_code` of
+    the command line, and `public_message`, which people without technical rights read in place of `what` when that
+    may name addresses or paths (empty: they read `what`).
     """
+
+    http_status: ClassVar[int] = 500
+    problem: ClassVar[str] = "internal-error"
+    exit_code: ClassVar[int] = 1
+    public_message: ClassVar[str] = ""
 
     def __init__(self, what: str, *, remedy: str = "") -> None:
         super().__init__(f"{what} Way out: {remedy}" if remedy else what)
@@ -25,13 +35,33 @@ class SurgetankError(Exception):
 class ConfigurationError(SurgetankError):
     """A setting, an address or an argument can't be used as given."""
 
+    http_status = 503
+    problem = "misconfigured"
+    exit_code = 2
+    public_message = "The server's settings do not allow this. What was accepted is safe in the buffer."
+
 
 class UnknownName(ConfigurationError, ValueError):
     """A level, a severity, a stream or an action that there is not."""
 
+    http_status = 422
+    problem = "invalid-request"
+    public_message = ""
+
+
+class EngineClosed(SurgetankError):
+    """The engine was closed, and is not opened again behind its owner's back."""
+
+    http_status = 503
+    problem = "closed"
+
 
 class MissingExtra(ConfigurationError):
     """An optional dependency is needed and not installed."""
+
+    http_status = 501
+    problem = "not-installed"
+    public_message = ""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
@@ -48,6 +78,9 @@ class EntryRejected(SurgetankError):
     (`$.channel_values.messages[3]`), `seq` the entry's number in the buffer when it already had one.
     """
 
+    http_status = 422
+    problem = "refused"
+
     def __init__(
         self, *, partition: str, path: str, reason: str, remedy: str = "", seq: int | None = None
     ) -> None:
@@ -63,6 +96,10 @@ class EntryRejected(SurgetankError):
 
 class BufferProblem(SurgetankError):
     """Base of the errors of the hot buffer."""
+
+    http_status = 503
+    problem = "buffer-unavailable"
+    public_message = "The buffer can't be used just now. What was accepted before is safe."
 
 
 class BufferFull(BufferProblem):
@@ -134,12 +171,20 @@ class SinkError(SurgetankError):
 class DatabaseUnavailable(SinkError):
     """PostgreSQL can't be reached. What was accepted is safe in the buffer."""
 
+    http_status = 503
+    problem = "database-unavailable"
+    public_message = (
+        "The database can't be reached, and this needs it. What was accepted is safe in the buffer."
+    )
+
 
 class DatabaseRefused(DatabaseUnavailable, ConfigurationError):
     """PostgreSQL answers, and will not be used like this (wrong password, a missing database, schema or right).
 
     For whoever wants to read or write it is an outage like any other; it ends when an operator has acted.
     """
+
+    exit_code = 2
 
 
 class WrongDatabase(DatabaseRefused):
@@ -152,6 +197,9 @@ class SchemaTooNew(DatabaseRefused):
 
 class ColdStateUnavailable(SinkError):
     """A read needs data that is only in the database, and the database can't be reached."""
+
+    http_status = 503
+    problem = "database-unavailable"
 
 
 class StateCorrupt(SinkError):
@@ -223,6 +271,10 @@ class NotSaved(SinkError):
 class NotFound(SurgetankError):
     """What was named does not exist."""
 
+    http_status = 404
+    problem = "not-found"
+    exit_code = 2
+
 
 class ThreadNotFound(NotFound):
     """Nothing is known of a thread, neither in the buffer nor in the database."""
@@ -236,7 +288,20 @@ class ErrorNotFound(NotFound):
     """No system error has this id."""
 
 
-class ErrorStateConflict(SurgetankError):
+class Conflict(SurgetankError):
+    """What was named exists, and is not in a state that allows the action."""
+
+    http_status = 409
+    problem = "conflict"
+
+
+class JobNotRetryable(Conflict):
+    """A job that no flush can repeat: a retention job, or one of a stream that this version doesn't have."""
+
+    exit_code = 2
+
+
+class ErrorStateConflict(Conflict):
     """A system error is not in the state that the action needs (already resolved, not resolved)."""
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from support.savers import config, listed, put, put_chain
 from support.waiting import wait_until
-from surgetank import JobNotFound, Surgetank
+from surgetank import EngineClosed, JobNotFound, JobNotRetryable, Surgetank
 from surgetank.flush.events import JobFinished
 from surgetank.flush.scheduler import reap
 from surgetank.model import FlushJob, JobStatus
@@ -66,6 +66,42 @@ def test_jobs_are_found_by_the_beginning_of_their_id(tank):
     assert tank.job(job.id[:8]) == job
     with pytest.raises(JobNotFound):
         tank.job("nonsense")
+
+
+def test_a_closed_engine_raises_and_starts_no_thread_until_it_is_opened_again(make_tank):
+    tank = make_tank(flush_in_process=True)
+    tank.flush()
+    tank.close()
+    before = set(threading.enumerate())
+    for use in (
+        tank.jobs,
+        tank.parked,
+        tank.status,
+        tank.checkpointer,
+        lambda: tank.emit_log("m", thread_id="t"),
+    ):
+        with pytest.raises(EngineClosed, match="open"):
+            use()
+    assert set(threading.enumerate()) == before
+    with tank:
+        assert tank.jobs()
+
+
+def test_an_engine_that_was_never_opened_opens_itself(tmp_path, database_url):
+    tank = Surgetank(tmp_path / "fresh", database_url=database_url, flush_in_process=False)
+    try:
+        assert tank.jobs() == []
+    finally:
+        tank.close()
+
+
+def test_a_retention_job_says_that_it_can_not_be_retried(tank):
+    put_chain(tank.checkpointer(), "t", 3)
+    tank.flush()
+    tank.retain(keep=1)
+    job = tank.jobs(stream="retention")[0]
+    with pytest.raises(JobNotRetryable, match="surgetank prune"):
+        tank.retry_job(job.id)
 
 
 def test_a_job_whose_worker_was_killed_is_marked_as_failed(tank):

@@ -188,6 +188,16 @@ def test_lists_of_threads_use_their_indexes_and_no_scan(database_url):
 # -- jobs, parked entries, flush
 
 
+def test_retrying_a_retention_job_is_a_conflict_and_no_outage(server):
+    operator = server.as_role("operator", "ops")
+    put_chain(server.tank.checkpointer(), "t", 3)
+    operator.post("/flush")
+    server.tank.retain(keep=1)
+    job = server.tank.jobs(stream="retention")[0]
+    answer = operator.post(f"/jobs/{job.id}/retry")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+
+
 def test_flush_jobs_are_listed_shown_and_retried(server):
     operator = server.as_role("operator", "ops")
     put_chain(server.tank.checkpointer(), "t", 3)

@@ -25,14 +25,19 @@ class _Speaks(Protocol):
     def log_system_error(
         self,
         error_type: str,
-        message: str,
+        message: str | None = ...,
         *,
         severity: str | Severity = ...,
         thread_id: str | None = ...,
         error: BaseException | None = ...,
         stack_trace: str | None = ...,
         context: Mapping[str, Any] | None = ...,
+        error_message: str | None = ...,
+        error_context: Mapping[str, Any] | None = ...,
     ) -> str: ...
+    async def aemit_log(self, message: str, **given: Any) -> int: ...
+    async def abroadcast_run_event(self, event: str | Mapping[str, Any], **given: Any) -> RunEvent: ...
+    async def alog_system_error(self, error_type: str, message: str | None = ..., **given: Any) -> str: ...
 
 
 _lock = threading.Lock()
@@ -78,16 +83,33 @@ def broadcast_run_event(
 
 def log_system_error(
     error_type: str,
-    message: str,
+    message: str | None = None,
     *,
     severity: str | Severity = Severity.ERROR,
     thread_id: str | None = None,
     error: BaseException | None = None,
     stack_trace: str | None = None,
     context: Mapping[str, Any] | None = None,
+    error_message: str | None = None,
+    error_context: Mapping[str, Any] | None = None,
 ) -> str:
     """Report an error of your own; returns its group's id. See `Surgetank.log_system_error`."""
     return current().log_system_error(
         error_type, message, severity=severity, thread_id=thread_id, error=error, stack_trace=stack_trace,
-        context=context,
+        context=context, error_message=error_message, error_context=error_context,
     )  # fmt: skip
+
+
+async def aemit_log(message: str, **given: Any) -> int:
+    """`emit_log` for event loops: it waits off the loop. See `Surgetank.aemit_log`."""
+    return await current().aemit_log(message, **given)
+
+
+async def abroadcast_run_event(event: str | Mapping[str, Any], **given: Any) -> RunEvent:
+    """`broadcast_run_event` for event loops. See `Surgetank.abroadcast_run_event`."""
+    return await current().abroadcast_run_event(event, **given)
+
+
+async def alog_system_error(error_type: str, message: str | None = None, **given: Any) -> str:
+    """`log_system_error` for event loops. See `Surgetank.alog_system_error`."""
+    return await current().alog_system_error(error_type, message, **given)

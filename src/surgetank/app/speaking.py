@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from surgetank.app.assembly import Parts
 from surgetank.encode.jsonable import show
@@ -18,6 +18,8 @@ from surgetank.streams.errors.groups import ErrorReport
 from surgetank.streams.logs.capture import ThreadLogHandler, ThreadLogProcessor
 from surgetank.streams.logs.origin import origin
 from surgetank.streams.logs.store import LogPage
+
+_T = TypeVar("_T")
 
 
 class Speaks:
@@ -80,20 +82,28 @@ class Speaks:
     def log_system_error(
         self,
         error_type: str,
-        message: str,
+        message: str | None = None,
         *,
         severity: str | Severity = Severity.ERROR,
         thread_id: str | None = None,
         error: BaseException | None = None,
         stack_trace: str | None = None,
         context: Mapping[str, Any] | None = None,
+        error_message: str | None = None,
+        error_context: Mapping[str, Any] | None = None,
     ) -> str:
         """Report an error of your own type to the operators (`system_errors`); returns the id of its group.
 
         `error` gives the stack trace, unless `stack_trace` does. Alike errors become one group with a count.
         Raises `BufferFull`, `BufferUnavailable`, `EntryRejected` for names that PostgreSQL can't hold (longer than
         2048 bytes, NUL), and `UnknownName` (a `ValueError`) for an unknown severity.
+        `error_message` and `error_context` are other names for `message` and `context`; both of a pair, or no message,
+        is a `TypeError`.
         """
+        message = _one_of("message", message, error_message)
+        if message is None:
+            raise TypeError("log_system_error() needs a message.")
+        context = _one_of("context", context, error_context)
         if stack_trace is None:
             stack_trace = (
                 "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else ""
@@ -110,7 +120,7 @@ class Speaks:
             )
         )  # fmt: skip
 
-    async def alog_system_error(self, error_type: str, message: str, **given: Any) -> str:
+    async def alog_system_error(self, error_type: str, message: str | None = None, **given: Any) -> str:
         """`log_system_error` off the event loop: the error is accepted when this returns."""
         return await off_loop(self.log_system_error, error_type, message, **given)
 
@@ -125,3 +135,10 @@ class Speaks:
     def log_processor(self) -> ThreadLogProcessor:
         """The same for structlog: put it among the processors, before the renderer."""
         return ThreadLogProcessor(self.emit_log, owner_key=self.settings.owner_key)
+
+
+def _one_of(name: str, given: _T | None, alias: _T | None) -> _T | None:
+    """An argument that has two names."""
+    if given is not None and alias is not None:
+        raise TypeError(f"Give {name} or error_{name}, not both.")
+    return given if given is not None else alias

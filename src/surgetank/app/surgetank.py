@@ -27,8 +27,11 @@ from surgetank.encode.limits import check_names
 from surgetank.events.protocol import EventLog
 from surgetank.exceptions import (
     ConfigurationError,
+    EngineClosed,
     JobNotFound,
+    JobNotRetryable,
     MissingExtra,
+    UnknownName,
 )
 from surgetank.flush.events import FlushListener
 from surgetank.flush.job import StreamFlusher
@@ -105,6 +108,7 @@ class Surgetank(Speaks):
         self._password = database_password
         self._streams_beside = tuple(streams)
         self._parts: Parts | None = None
+        self._closed = False
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self.meters = Meters()
@@ -117,8 +121,12 @@ class Surgetank(Speaks):
     # -- life
 
     def open(self) -> Surgetank:
-        """Open the buffer, start the embedded database if there is no other, start flushing. Idempotent."""
+        """Open the buffer, start the embedded database if there is no other, start flushing. Idempotent.
+
+        A closed engine can be opened again by this call, and by nothing else.
+        """
         with self._lock:
+            self._closed = False
             if self._parts is None:
                 self._pid = os.getpid()
                 telemetry.use_json(self.settings.log_format == "json")
@@ -142,11 +150,13 @@ class Surgetank(Speaks):
         """Drain what can be drained within `shutdown_timeout`, then let go of everything. Idempotent.
 
         What could not be drained stays in the buffer and is flushed by the next process that opens it.
+        Used afterwards, the engine raises `EngineClosed`.
         """
         if self._parts is not None and self._pid != os.getpid():  # a forked child: they are its parent's
-            self._parts = None
+            self._parts, self._closed = None, True
             return
         with self._lock:
+            self._closed = True
             parts, self._parts = self._parts, None
         if parts is not None:
             ambient.leave(self)
@@ -171,10 +181,16 @@ class Surgetank(Speaks):
 
     @property
     def parts(self) -> Parts:
-        """The opened parts: buffer, database, flushers. For tools and tests."""
-        self.open()
-        assert self._parts is not None
-        return self._parts
+        """The opened parts: buffer, database, flushers. For tools and tests. Raises `EngineClosed`."""
+        with self._lock:
+            if self._closed:
+                raise EngineClosed(
+                    "This Surgetank was closed.",
+                    remedy="use it inside its `with` block, or call open() again.",
+                )
+            self.open()
+            assert self._parts is not None
+            return self._parts
 
     def add_observer(self, observer: FlushListener) -> None:
         """Call this with every `FlushEvent`, on the flushing thread: it must be quick."""
@@ -280,7 +296,7 @@ class Surgetank(Speaks):
     def _flusher(self, stream: str) -> StreamFlusher:
         flusher = self.parts.flushers.get(stream)
         if flusher is None:
-            raise ConfigurationError(
+            raise UnknownName(
                 f"There is no stream {stream!r}.", remedy=f"streams: {', '.join(self.parts.flushers)}."
             )
         return flusher
@@ -303,8 +319,15 @@ class Surgetank(Speaks):
         return found
 
     def retry_job(self, job_id: str) -> FlushJob:
-        """Flush again what a job was about, now. Raises `JobNotFound`."""
+        """Flush again what a job was about, now. Raises `JobNotFound`, and `JobNotRetryable` for a job that was no
+        flush.
+        """
         job = self.job(job_id)
+        if job.stream not in self.parts.flushers:
+            raise JobNotRetryable(
+                f"Job {job.id} was no flush but {job.stream!r}, and can't be repeated as one.",
+                remedy="retention runs again by itself, or now with `surgetank prune`.",
+            )
         self.parts.buffer.retry_now(job.stream, job.partition)
         last = self.parts.buffer.last_seq(job.stream, job.partition)
         return self._flusher(job.stream).run(

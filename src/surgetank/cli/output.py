@@ -25,7 +25,7 @@ from surgetank import telemetry
 from surgetank.app.surgetank import Surgetank
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.encode.terminal import block, inline
-from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, NotFound, SurgetankError
+from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, SurgetankError
 from surgetank.model import FlushJob
 from surgetank.notify.report import to_plain_data
 from surgetank.settings import Settings
@@ -142,7 +142,7 @@ def coded(command: Callable[..., int | None]) -> Callable[..., None]:
                 print_json(
                     {"error": {"type": type(error).__name__, "what": error.what, "remedy": error.remedy}}
                 )
-            code = 2 if isinstance(error, (ConfigurationError, NotFound)) else 1
+            code = error.exit_code
         except KeyboardInterrupt:
             _say_stopped()
             code = INTERRUPTED

@@ -26,9 +26,7 @@ from surgetank.telemetry import log
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
-_OUTAGE = "The database can't be reached, and this needs it. What was accepted is safe in the buffer."
-
-_NO_BUFFER = "The buffer can't be used just now. What was accepted before is safe."
+_PATIENCE = "try again in a moment; if it lasts, tell your operator."
 
 
 class Problem(Exception):
@@ -169,29 +167,18 @@ def of_validation(errors: Sequence[Any]) -> Problem:
 def of_family(error: family.SurgetankError, caller: Caller | None) -> Problem:
     """One of our own errors. What it says of addresses and paths, and what the database said, is for operators only."""
     told = reads_technical(caller)
-    retry = {"Retry-After": str(RETRY_AFTER_S)}
-    if isinstance(error, family.ColdStateUnavailable):
-        return Problem(503, "database-unavailable", error.what, remedy=error.remedy, headers=retry)
-    if isinstance(error, (family.DatabaseUnavailable, family.SchemaTooNew, family.ConfigurationError)):
-        if isinstance(error, family.MissingExtra):
-            return Problem(501, "not-installed", error.what, remedy=error.remedy)
-        log.warning("request_without_database", error=error.what)
+    if error.http_status != HTTPStatus.INTERNAL_SERVER_ERROR:
+        hidden = error.public_message and not told
+        if error.public_message:
+            log.warning("request_not_possible", problem=error.problem, error=error.what)
+        unavailable = error.http_status == HTTPStatus.SERVICE_UNAVAILABLE
         return Problem(
-            503, "database-unavailable", error.what if told else _OUTAGE,
-            remedy=error.remedy if told else "try again in a moment.", headers=retry,
-        )  # fmt: skip
-    if isinstance(error, family.NotFound):
-        return Problem(404, "not-found", error.what, remedy=error.remedy)
-    if isinstance(error, family.ErrorStateConflict):
-        return Problem(409, "conflict", error.what, remedy=error.remedy)
-    if isinstance(error, family.EntryRejected):
-        return Problem(422, "refused", error.what, remedy=error.remedy)
-    if isinstance(error, family.BufferProblem):
-        log.warning("request_without_buffer", error=error.what)
-        return Problem(
-            503, "buffer-unavailable", error.what if told else _NO_BUFFER,
-            remedy=error.remedy if told else "try again in a moment; if it lasts, tell your operator.", headers=retry,
-        )  # fmt: skip
+            error.http_status,
+            error.problem,
+            error.public_message if hidden else error.what,
+            remedy=_PATIENCE if hidden else error.remedy,
+            headers={"Retry-After": str(RETRY_AFTER_S)} if unavailable else None,
+        )
     if told:
         log.error("request_failed", error=error.what, stack_trace=_trace(error))
         return Problem(500, "internal-error", error.what, remedy=error.remedy)
