@@ -132,6 +132,15 @@ def test_config_shows_values_with_their_origin_and_no_secret(folder):
     assert not (folder / "h").exists()
 
 
+def test_config_shows_the_home_that_is_used_as_an_absolute_path(folder):
+    relative = json.loads(surgetank("config", "--json", "--home", "here").stdout)
+    assert relative["home"]["value"] == str(folder / "here")
+    url = {"SURGETANK_DATABASE_URL": "postgresql://me@host/db", "SURGETANK_HOME": "", "HOME": str(folder)}
+    default = json.loads(surgetank("config", "--json", **url).stdout)["home"]
+    assert "databases" in default["value"]
+    assert default["origin"] == "default"
+
+
 def test_a_misspelt_variable_ends_a_command_with_2():
     done = surgetank("status", SURGETANK_FLUSH_AEG="1")
     assert done.returncode == 2

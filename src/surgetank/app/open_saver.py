@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 from surgetank.app.surgetank import Surgetank
+from surgetank.setting_names import SettingNames
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -16,8 +18,15 @@ if TYPE_CHECKING:
 class OpenSaver:
     """The context manager: opens the engine, gives its saver, closes the engine."""
 
-    def __init__(self, serde: SerializerProtocol | None, **settings: Any) -> None:
-        self._tank = Surgetank(**settings)
+    def __init__(
+        self,
+        serde: SerializerProtocol | None,
+        database_url: str,
+        buffer_url: str | None,
+        home: str | Path | None,
+        **settings: Unpack[SettingNames],
+    ) -> None:
+        self._tank = Surgetank(home, database_url=database_url, buffer_url=buffer_url, **settings)
         self._serde = serde
 
     def __enter__(self) -> SurgetankSaver:

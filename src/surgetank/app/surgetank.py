@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from surgetank import telemetry
 from surgetank.app import ambient, receipts
@@ -39,6 +39,7 @@ from surgetank.flush.meters import Meters
 from surgetank.model import FlushJob, ParkedEntry
 from surgetank.notify.health import judge
 from surgetank.notify.report import Status, notices
+from surgetank.setting_names import SettingNames
 from surgetank.settings import Settings
 from surgetank.spilling.recovery import Progress, Recovery
 from surgetank.streams.checkpoints.cold.deleted import deleted_at
@@ -93,7 +94,7 @@ class Surgetank(Speaks):
         clock: Callable[[], float] = time.time,
         start_database: bool = True,
         streams: Sequence[Stream] = (),
-        **settings: Any,
+        **settings: Unpack[SettingNames],
     ) -> None:
         self.settings: Settings = engine_settings(
             home=Path(home).expanduser() if home is not None else None,

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
+from surgetank.app.guards import engine_settings
 from surgetank.cli.output import DatabaseUrl, Home, Json, print_json, table
 from surgetank.database.pool import redact_url
-from surgetank.settings import Settings, load_settings, origins
+from surgetank.settings import Settings, origins
 
 _HIDDEN = "***"
 
@@ -26,10 +27,11 @@ def config(
     its pyproject.toml.
     """
     given = {"home": home, "database_url": database_url}
-    settings = load_settings(**given)
+    settings = engine_settings(**given)  # with the home that an engine would use
+    used = settings.model_copy(update={"home": settings.home.absolute()})
     found = origins(**given)
     shown = {
-        name: {"value": _shown(name, getattr(settings, name)), "origin": found[name]}
+        name: {"value": _shown(name, getattr(used, name)), "origin": found[name]}
         for name in Settings.model_fields
         if not (changed and found[name] == "default")
     }

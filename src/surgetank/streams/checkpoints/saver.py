@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal, Unpack, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -28,6 +29,7 @@ from surgetank.buffer.protocol import Buffer
 from surgetank.encode import limits
 from surgetank.exceptions import BufferFull, SinkError, StateCorrupt, SurgetankError
 from surgetank.offloop import LARGE, is_large, off_loop
+from surgetank.setting_names import SettingNames
 from surgetank.streams.checkpoints.cold.reader import Cold
 from surgetank.streams.checkpoints.entries import EntryMaker, NewEntry, Target
 from surgetank.streams.checkpoints.envelope import STREAM
@@ -105,12 +107,14 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         database_url: str,
         *,
         buffer_url: str | None = None,
-        home: str | None = None,
+        home: str | Path | None = None,
         serde: SerializerProtocol | None = None,
+        **settings: Unpack[SettingNames],
     ) -> AbstractContextManager[SurgetankSaver]:
         """A saver on a PostgreSQL database, with a flush thread of its own, as a context manager.
 
         Use it with `with` or `async with`; at the end the buffer is drained (or kept, when the database is down).
+        `settings` are those of `Surgetank`.
 
             with SurgetankSaver.from_conn_string("postgresql://...") as saver:
                 graph = builder.compile(checkpointer=saver)
@@ -118,7 +122,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         # The one import upwards (declared in pyproject.toml): what opens an engine stands above this module.
         from surgetank.app.open_saver import OpenSaver  # noqa: PLC0415
 
-        return OpenSaver(serde, home=home, database_url=database_url, buffer_url=buffer_url)
+        return OpenSaver(serde, database_url, buffer_url, home, **settings)
 
     @property
     def _entries(self) -> EntryMaker:

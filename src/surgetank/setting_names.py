@@ -1,0 +1,89 @@
+"""The settings as keywords of `Surgetank(...)`, for editors and type checkers. What each means is in `settings.py`.
+
+A test keeps both equal. None is as if the setting was not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from pydantic import SecretStr
+
+
+class SettingNames(TypedDict, total=False):
+    """Every setting but `home`, `database_url` and `buffer_url`, which are arguments of their own."""
+
+    durability: Literal["process", "power"] | None
+    buffer_max_bytes: int | None
+    buffer_max_entries: int | None
+    disk_reserve: int | None
+    buffer_when_full: Literal["block", "reject"] | None
+    buffer_block_timeout: float | None
+    keep_acknowledged: float | None
+    keep_acknowledged_bytes: int | None
+    fallback_url: str | SecretStr | None
+    fallback_after: float | None
+    fallback_fill: float | None
+    unknown_threads: Literal["accept", "refuse"] | None
+    recent_max_bytes: int | None
+    recent_max_age: float | str | None
+    max_value_bytes: int | None
+    flush_in_process: bool | None
+    flush_entries: int | None
+    flush_bytes: int | None
+    flush_age: float | None
+    flush_batch_entries: int | None
+    flush_batch_bytes: int | None
+    flush_cache_bytes: int | None
+    flush_tick: float | None
+    lease_ttl: float | None
+    retry_base: float | None
+    retry_max: float | None
+    breaker_max: float | None
+    critical_after: float | None
+    events_kept: int | None
+    events_max_age: float | None
+    logs_keep: float | None
+    errors_keep: float | None
+    debug_originals: bool | None
+    debug_originals_max_age: float | None
+    owner_key: str | None
+    support_url: str | None
+    alert_urls: str | Sequence[str] | None
+    alert_every: float | None
+    alert_throttle: float | None
+    alert_failing_after: float | None
+    alert_buffer_share: float | None
+    alert_thread_errors: int | None
+    alert_digest_hour: int | None
+    alert_retry_base: float | None
+    alert_give_up_after: float | None
+    log_format: Literal["console", "json"] | None
+    jobs_kept: int | None
+    retain_age: float | str | None
+    retain_keep: int | None
+    retain_bytes: int | None
+    retain_interval: float | None
+    connect_timeout: float | None
+    read_timeout: float | None
+    statement_timeout: float | None
+    database_password_file: str | Path | None
+    database_password_command: str | SecretStr | None
+    database_connections: int | None
+    shutdown_timeout: float | None
+    flush_on_close: bool | None
+    admin_token: str | SecretStr | None
+    server_host: str | None
+    server_port: int | None
+    server_threads: int | None
+    server_connections: int | None
+    server_followers: int | None
+    server_request_timeout: float | None
+    server_write_timeout: float | None
+    server_max_body: int | None
+    cors_origins: str | None
+    trusted_proxies: str | None
+    failed_logins_per_minute: int | None
+    node: str | None
