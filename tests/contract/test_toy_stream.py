@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,30 @@ def refuse(call: int, slices: object) -> None:
         for entry in part.entries:
             if b"refused" in entry.records[0].value:
                 raise ValueError("the shop takes no such visit")
+
+
+def test_a_frozen_sink_holds_up_neither_spilling_nor_telling(tmp_path: Path, fresh_database: str) -> None:
+    sink = MemorySink()
+    sink.gate = threading.Event()
+    tank = Surgetank(
+        tmp_path / "home", database_url=fresh_database, fallback_url=(tmp_path / "spilled").as_uri(),
+        fallback_fill=0.3, buffer_max_bytes=1024**2, flush_tick=0.02, flush_on_close=False,
+        streams=[replace(VISITS, make_sink=lambda at: sink)],
+    )  # fmt: skip
+    with tank:
+        visit(tank, "anna", "/")
+        assert sink.entered.wait(20)
+        try:
+            for number in range(10):
+                visit(tank, "ben", f"/{number}" * 16_000)
+            wait_until(tank.parts.buffer.spilled_entries, "spilling")
+            wait_until(
+                lambda: any("fallback location" in n.message for n in tank.status(ping=False).notices),
+                "the banner",
+            )
+            assert not sink.rows
+        finally:
+            sink.gate.set()
 
 
 def test_its_migrations_are_ordered_with_all_others(tmp_path: Path, fresh_database: str) -> None:

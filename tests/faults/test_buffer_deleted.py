@@ -95,7 +95,7 @@ def test_it_is_told_and_what_was_accepted_before_reaches_the_database(make_tank:
     unlink_all(path)
     with pytest.raises(BufferUnavailable, match="was taken away under this process"):
         workload.put(saver, "t", 4, 3, ["late"])
-    tank.parts._chore()
+    tank.parts.housekeep()
     assert any("taken away" in problem for problem in tank.status().problems)
     assert tank.flush().ok
     (group,) = [g for g in tank.errors.find().errors if g.error_type == "buffer_problem"]

@@ -282,7 +282,7 @@ def test_errors_are_seen_in_an_outage_although_the_fallback_location_is_away_too
     private_postgres.kill()
     while not tank.parts.buffer.spilled_entries():
         tank.flush()
-        tank.parts._chore()
+        tank.parts.housekeep()
     fallback.rename(fallback.with_name("away"))
     tank = make_tank(**settings)
     assert {"mine", "fallback_spilled"} <= {error.error_type for error in tank.errors.find().errors}
@@ -296,7 +296,7 @@ def test_errors_are_seen_in_an_outage_although_the_fallback_location_is_away_too
 def test_a_wrong_location_is_told_before_it_is_needed(make_tank, fallback):
     fallback.write_text("a file, not a folder")
     tank = make_tank(fallback_url=str(fallback))
-    tank.parts._chore()
+    tank.parts.housekeep()
     assert [error.error_type for error in tank.errors.find().errors] == ["fallback_problem"]
     assert tank.status(ping=True).fallback.reachable is None
 
@@ -320,9 +320,9 @@ def test_an_outage_spills_is_told_once_and_ends_by_itself(make_tank, private_pos
         parent = put(saver, "t", {"text": f"during {step} " * 200}, parent=parent, step=step)
     while not tank.parts.buffer.spilled_entries():
         tank.flush()
-        tank.parts._chore()
+        tank.parts.housekeep()
     hot = saver.get_tuple(config("t"))
-    tank.parts._chore()
+    tank.parts.housekeep()
 
     status = tank.status(ping=True)
     assert status.fallback.entries >= 5  # lines of the thread's log are among them
@@ -335,7 +335,7 @@ def test_an_outage_spills_is_told_once_and_ends_by_itself(make_tank, private_pos
     tank.parts.buffer.retry_now()
     while tank.status().buffer.entries:
         tank.flush()
-    tank.parts._chore()
+    tank.parts.housekeep()
     assert not any(i.key.startswith("fallback:") for i in tank.events.incidents())
     assert tank.status(ping=True).fallback.files == 0
     assert list(fallback.rglob("*.spill")) == []

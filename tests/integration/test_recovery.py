@@ -75,11 +75,11 @@ def test_an_error_that_healed_by_itself_is_marked_so_and_no_longer_open(
     put(tank.checkpointer(), "u", {"n": 2})
     for _ in range(3):
         tank.flush(STREAM)
-    tank.parts.desk.chore(tank.parts.flushers)
+    tank.parts.desk.tell_all(tank.parts.flushers)
     assert [error.error_type for error in tank.errors.find(ErrorFilter(resolved=False)).errors]
     private_postgres.start()
     assert tank.flush(STREAM).ok
-    tank.parts.desk.chore(tank.parts.flushers)
+    tank.parts.desk.tell_all(tank.parts.flushers)
     assert tank.flush().ok
     assert tank.errors.find(ErrorFilter(resolved=False)).errors == ()
     healed = tank.errors.find(ErrorFilter(resolved=True)).errors

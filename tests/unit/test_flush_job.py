@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,30 @@ def test_a_long_write_keeps_its_leases_and_its_job_alive(plant: Plant) -> None:
     thread.join(20)
     assert jobs[0].ok
     assert plant.waiting() == {}
+
+
+def test_what_one_flush_learns_of_the_sink_is_not_lost_to_another_at_the_same_time(plant: Plant) -> None:
+    """What was parked comes back when the sink turns out to take nothing, whoever flushes meanwhile."""
+    flusher = plant.flusher()
+    probes = count(1)
+
+    def fault(call: int, slices: Sequence[Slice]) -> None:
+        names = {part.lease.partition for part in slices}
+        if call == 0:
+            if next(probes) > 1:
+                raise ValueError("takes nothing")
+        elif names & {"b", "c", "d"}:
+            if names == {"c", "d"}:
+                plant.put("z")
+                flusher.run("manual", partition="z")  # as another thread would
+            raise ValueError("refused")
+
+    plant.sink.faults = [fault]
+    for name in "abcd":
+        plant.put(name)
+    flusher.run("manual")
+    assert plant.buffer.parked() == []
+    assert set(plant.waiting()) >= {"b", "c", "d"}
 
 
 # -- records and listeners

@@ -1,4 +1,16 @@
-"""What an open engine consists of: buffer, database, sinks, flushers, telling, spilling, and how they end together."""
+"""What an open engine consists of: buffer, database, sinks, flushers, telling, spilling, and how they end together.
+
+Which thread owns what. Everything else is shared: it is immutable, or guarded by the lock that stands beside it.
+
+- `surgetank-flush` (`Scheduler`) runs due jobs. A call of `flush()` runs one on its caller's thread. A job's turns, its
+  outcomes and its `Delivery` (what it has learned of the sink) belong to the thread that runs it; flushers, sinks and
+  `CircuitBreaker` (its lock) are shared by all of them. `surgetank-heartbeat` shares a job's leases (`_Held`, its lock).
+- `surgetank-housekeeping` checks the buffer's file, spills, and announces. It never waits for the database, so that a
+  database that hangs holds up neither.
+- `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to be deleted.
+- `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends.
+- Counters (`Meters`, the notifier's deliveries) are copied under their locks by whoever asks for metrics.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from surgetank.app.guards import Guards, destination
+from surgetank.app.housekeeping import Housekeeping
 from surgetank.app.sink_watch import SinkWatch
 from surgetank.buffer.copies import RecentLimits
 from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
@@ -38,6 +51,7 @@ from surgetank.notify.desk import Desk
 from surgetank.notify.report import SinkStatus
 from surgetank.notify.spills import SpillWatch
 from surgetank.private import make_home
+from surgetank.service import Service
 from surgetank.settings import Settings
 from surgetank.sinks.protocol import Sink
 from surgetank.spilling.spiller import Spiller
@@ -126,7 +140,6 @@ class Parts:
             tick_s=settings.flush_tick,
             on_problem=self._problem,
             on_lost=self.desk.notifier.worker_lost,
-            chore=self._chore,
         )
         self.spills = self._spill_watch()
         self.guards = Guards(
@@ -134,6 +147,17 @@ class Parts:
             restores=checkpoints.in_database,
         )  # fmt: skip
         self.copies = CopyCheck(self.buffer, ColdReader(self.database), clock=clock)
+        # Two, because a database that hangs must not hold up spilling and telling.
+        self.housekeeping = Housekeeping(
+            "surgetank-housekeeping",
+            [self._check_buffer, self._spill, self._announce],
+            on_problem=self._housekeeping_problem,
+        )
+        self.upkeep = Housekeeping(
+            "surgetank-upkeep",
+            [self._check_progress, self._check_copies, self.flush_beside, self._forget_old],
+            on_problem=self._housekeeping_problem,
+        )
         self.retention = Retention(
             self.buffer,
             self.database,
@@ -174,14 +198,14 @@ class Parts:
             on_findings=self._found,
         )
 
-    def flush_beside(self) -> None:
+    def flush_beside(self, stop: threading.Event) -> None:
         """Flush what waits for this database in default homes beside ours, under their own leases, for a while."""
-        for found in self.guards.due_beside() if self._saver is None else ():
+        for found in self.guards.due_beside() if self._saver is None and not self._away() else ():
             with closing(
                 _open_buffer(self.settings, self.clock, self.streams, found.path / self.buffer.path.name)
             ) as other:
                 for stream, flusher in self.flushers.items():
-                    self._flusher(stream, flusher.sink, self.clock, other).run_if_due(threading.Event())
+                    self._flusher(stream, flusher.sink, self.clock, other).run_if_due(stop)
                 other.maintain()
 
     def _found(self, findings: Sequence[Found]) -> None:
@@ -210,9 +234,13 @@ class Parts:
 
     def start(self) -> None:
         """Flush in the background, and look for what retention deletes if there are limits."""
-        self.scheduler.start()
-        if self.sweeper is not None:
-            self.sweeper.start()
+        for service in self._services():
+            service.start()
+
+    def _services(self) -> list[Service]:
+        """What runs in the background where this process flushes, in the order in which it ends."""
+        sweeper: list[Service] = [self.sweeper] if self.sweeper is not None else []
+        return [*sweeper, self.upkeep, self.housekeeping, self.scheduler]
 
     @property
     def cold(self) -> Cold:
@@ -271,22 +299,44 @@ class Parts:
             self.problems.append(message)
         self.desk.problem(error, where=where, trace=trace)
 
-    def _chore(self) -> None:
+    def _housekeeping_problem(self, error: BaseException, trace: str) -> None:
+        self._tell("housekeeping", error, trace)
+
+    def _away(self) -> list[str]:
+        """Streams whose sink is not known to be there."""
+        return [
+            s for s, flusher in self.flushers.items() if flusher.breaker.state() is not BreakerState.CLOSED
+        ]
+
+    def _check_buffer(self, _: threading.Event) -> None:
         lost = self.buffer.place.problem(now=True)
         if lost is not None:
             self._tell("buffer", lost, "")
         self.desk.alerts.keep_running()
-        # Spilling before telling: what telling has to append needs room as well.
-        away = [
-            s for s, flusher in self.flushers.items() if flusher.breaker.state() is not BreakerState.CLOSED
-        ]
-        self.spills.chore(away)
+
+    def _spill(self, _: threading.Event) -> None:
+        # Before telling: what telling has to append needs room as well.
+        self.spills.step(self._away())
+
+    def _announce(self, _: threading.Event) -> None:
         self.guards.travels.end_old()
-        if not away:
+        self.desk.tell_all(self.flushers)
+
+    def _check_progress(self, _: threading.Event) -> None:
+        if not self._away():
             self.guards.check_progress()
+
+    def _check_copies(self, _: threading.Event) -> None:
+        if not self._away():
             self.check_copies()
-            self.flush_beside()
-        self.desk.chore(self.flushers)
+
+    def _forget_old(self, _: threading.Event) -> None:
+        self.desk.forget_old(self.flushers)
+
+    def housekeep(self) -> None:
+        """All that is done about once a second in the background, once and now."""
+        self.housekeeping.round()
+        self.upkeep.round()
 
     def _sink_recovered(self, stream: str) -> None:
         """One stream's sink is back: the others that are flushed to the same place are tried at once."""
@@ -322,9 +372,10 @@ class Parts:
         started = self.scheduler.running
         try:
             self.desk.alerts.stop(0.0)  # it may end while the rest does
-            if self.sweeper is not None:
-                self.sweeper.stop(_left(limit))
-            self.scheduler.stop(_left(limit))
+            for service in self._services():  # all are asked before one is waited for
+                service.stop(0.0)
+            for service in self._services():
+                service.stop(_left(limit))
             if drain and started:
                 self._drain(over)
         finally:

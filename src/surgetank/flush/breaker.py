@@ -51,6 +51,10 @@ class CircuitBreaker:
 
     def state(self) -> BreakerState:
         """Where the breaker stands now."""
+        with self._lock:
+            return self._state()
+
+    def _state(self) -> BreakerState:
         if self._failures < self._threshold:
             return BreakerState.CLOSED
         now = self._clock()
@@ -95,11 +99,12 @@ class CircuitBreaker:
 
     def view(self) -> BreakerView:
         """For status and metrics."""
-        is_open = self._failures >= self._threshold
-        return BreakerView(
-            self.state(),
-            self._failures,
-            self._opened_at,
-            self._retry_at if is_open else None,
-            self._last_error,
-        )
+        with self._lock:
+            is_open = self._failures >= self._threshold
+            return BreakerView(
+                self._state(),
+                self._failures,
+                self._opened_at,
+                self._retry_at if is_open else None,
+                self._last_error,
+            )

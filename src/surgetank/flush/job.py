@@ -67,9 +67,11 @@ class StreamFlusher:
         self._ttl_s = lease_ttl_s
         breaker.on_recovered = self._recovered
         self.on_recovered: Callable[[str], None] = lambda _: None
-        self._delivery = Delivery(
-            buffer, sink, breaker, retry, clock=works.clock, random=works.random, on_findings=on_findings
-        )
+        # One for each call: flushes by hand and in the background run at once, and each learns of the sink for itself.
+        self._new_delivery = partial(
+            Delivery, buffer, sink, breaker, retry,
+            clock=works.clock, random=works.random, on_findings=on_findings,
+        )  # fmt: skip
 
     def run_if_due(self, stop: threading.Event) -> FlushJob | None:
         """Flush what crossed a threshold of the policy; None when nothing did or the breaker is open."""
@@ -206,11 +208,12 @@ class StreamFlusher:
         join: Callable[[], list[Leased]] | None,
     ) -> None:
         """Flush what was leased; adds what became of each partition, also when the buffer fails on the way."""
-        turns = Turns(self._buffer, self.policy, leased, self._delivery.unreadable)
+        delivery = self._new_delivery()
+        turns = Turns(self._buffer, self.policy, leased, delivery.unreadable)
         deadline = self._works.clock() + self.policy.job_s
         try:
             while turns and not stop.is_set():
-                for run in self._take_turn(turns, held):
+                for run in self._take_turn(turns, held, delivery):
                     held.drop(run.lease)
                     self._report(job, run, outcomes)
                 if self.breaker.state() is BreakerState.OPEN:
@@ -226,14 +229,15 @@ class StreamFlusher:
             for run in turns.runs.values():
                 self._report(job, run, outcomes)
 
-    def _take_turn(self, turns: Turns, held: _Held) -> list[Run]:
+    @staticmethod
+    def _take_turn(turns: Turns, held: _Held, delivery: Delivery) -> list[Run]:
         """Bring the next group to the sink; returns the partitions that are done with.
 
         A function of its own, so that one group's entries are let go before the next one's are read.
         """
         group, members = turns.next_group()
         if group:
-            self._delivery.deliver(turns.runs, group)
+            delivery.deliver(turns.runs, group)
             held.add([run.lease for run in members if run.raised])
         return turns.settle(members)
 

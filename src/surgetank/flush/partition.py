@@ -176,11 +176,16 @@ class Delivery:
                 todo += reversed(self._attempt(runs, group))
             down = self._trial.broken
             if down is None and self._breaker.state() is BreakerState.OPEN:
-                down = self._failure
+                down = self._failure or self._elsewhere()
             if todo and down is not None:
                 for part in (part for rest in todo for part in rest):
                     self._postpone(runs[part.lease.partition], down)
                 return
+
+    def _elsewhere(self) -> Failure:
+        """Why the breaker is open, when another flush opened it."""
+        reason = self._breaker.view().last_error or "the sink can't be reached"
+        return Failure(FailureKind.TRANSIENT, reason, "DatabaseUnavailable")
 
     def unreadable(self, run: Run, error: EntryUnreadable) -> None:
         """Deal with a partition whose next entry can't be read: a damaged entry is parked so that it doesn't block its

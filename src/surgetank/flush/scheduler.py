@@ -34,8 +34,6 @@ class Scheduler:
         maintain_s: float = 2.0,
         on_problem: Callable[[BaseException, str], None],
         on_lost: Callable[[FlushJob], None] = lambda _: None,
-        chore: Callable[[], None] = lambda: None,
-        chore_s: float = 1.0,
     ) -> None:
         self._buffer = buffer
         self._flushers = list(flushers)
@@ -44,8 +42,6 @@ class Scheduler:
         self._maintain_s = maintain_s
         self._on_problem = on_problem
         self._on_lost = on_lost
-        self._chore = chore
-        self._chore_s = chore_s
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -72,25 +68,22 @@ class Scheduler:
         self._ended.append((stream, partition))
         self.wake()
 
-    def stop(self, timeout_s: float | None = None) -> bool:
+    def stop(self, within_s: float | None = None) -> bool:
         """Finish the group that is being written, release the rest, end. False if that took too long."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(within_s)
         return not self.running
 
     def run(self) -> None:
         """Work until `stop`. A problem is reported and work goes on after a growing pause."""
-        maintained_at = thorough_at = chored_at = float("-inf")
+        maintained_at = thorough_at = float("-inf")
         pause = self._tick_s
         while not self._stop.is_set():
             try:
                 busy = self._round()
                 now = self._clock()
-                if not 0 <= now - chored_at < self._chore_s:
-                    self._chore()
-                    chored_at = now
                 if not 0 <= now - maintained_at < self._maintain_s:
                     thorough = not 0 <= now - thorough_at < _THOROUGH_S
                     self._buffer.maintain(thorough=thorough)

@@ -102,8 +102,8 @@ class Desk:
             problem=lambda error: self.problem(error, where="alerts"),
         )  # fmt: skip
 
-    def chore(self, flushers: Mapping[str, StreamFlusher]) -> None:
-        """What has to be done about once a second, on the thread that flushes."""
+    def tell_all(self, flushers: Mapping[str, StreamFlusher]) -> None:
+        """Tell what has happened since the last call, and what passes with time. About once a second."""
         self.notifier.tell_damage()
         self.sweep(flushers)
         self.errors.send_counts()
@@ -111,6 +111,10 @@ class Desk:
         if not 0 <= now - self._maintained_at < _MAINTAIN_S:
             self._maintained_at = now
             self.events.maintain()
+
+    def forget_old(self, flushers: Mapping[str, StreamFlusher]) -> None:
+        """Delete old lines and errors in the database, every ten minutes while it can be reached."""
+        now = self._clock()
         healthy = all(flusher.breaker.state() is BreakerState.CLOSED for flusher in flushers.values())
         if healthy and not 0 <= now - self._forgot_at < _FORGET_S:
             self._forgot_at = now

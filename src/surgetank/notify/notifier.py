@@ -114,7 +114,7 @@ class Notifier:
         self._quote_reference = quote_reference  # in the banner, when there is no address to click at
         self._heal = heal
         self.failures: deque[tuple[float, str, str]] = deque(maxlen=100)
-        self.deliveries: dict[tuple[str, bool], int] = {}
+        self._deliveries: dict[tuple[str, bool], int] = {}
         self._counting = (
             threading.Lock()
         )  # flushes, alerts and callers of their own tell from several threads
@@ -155,7 +155,13 @@ class Notifier:
 
     def _count(self, channel: str, *, ok: bool) -> None:
         with self._counting:
-            self.deliveries[channel, ok] = self.deliveries.get((channel, ok), 0) + 1
+            self._deliveries[channel, ok] = self._deliveries.get((channel, ok), 0) + 1
+
+    @property
+    def deliveries(self) -> dict[tuple[str, bool], int]:
+        """How often each channel was told, by whether it took it."""
+        with self._counting:
+            return dict(self._deliveries)
 
     # -- what flushing reports
 

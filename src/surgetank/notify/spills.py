@@ -34,8 +34,8 @@ class SpillWatch:
         self._events = events
         self._clock = clock
 
-    def chore(self, down: Collection[str]) -> None:
-        """What has to be done about once a second, on the thread that flushes. `down`: streams whose sink is away."""
+    def step(self, down: Collection[str]) -> None:
+        """Spill what is due, and tell of it; about once a second. `down`: streams whose sink is away."""
         spilled = self._spiller.step(down)
         if spilled.entries:
             self._tell(spilled)

@@ -215,7 +215,7 @@ def _alerts(tank: Surgetank) -> dict[str, Sequence[Value]]:
 
 def _told(tank: Surgetank) -> dict[str, Sequence[Value]]:
     notifier = tank.parts.desk.notifier
-    return {"surgetank_notifications_total": _outcomes(notifier.channels, dict(notifier.deliveries))}
+    return {"surgetank_notifications_total": _outcomes(notifier.channels, notifier.deliveries)}
 
 
 def _meters(tank: Surgetank) -> dict[str, Sequence[Any]]:

@@ -7,12 +7,13 @@ import traceback
 from collections.abc import Callable
 
 from surgetank.exceptions import BufferFull, DatabaseUnavailable
+from surgetank.service import Background
 from surgetank.streams.checkpoints.retention.plan import Limits
 from surgetank.streams.checkpoints.retention.sweep import LONGEST_PAUSE_S, Retention, check
 from surgetank.telemetry import log
 
 
-class Sweeper:
+class Sweeper(Background):
     """The background thread: ticks until it is stopped, and waits while the database is away."""
 
     def __init__(
@@ -23,36 +24,15 @@ class Sweeper:
         interval_s: float,
         on_problem: Callable[[BaseException, str], None],
     ) -> None:
+        super().__init__("surgetank-retention", self._run)
         check(limits)
         self._retention = retention
         self._limits = limits
         self._interval_s = interval_s
         self._on_problem = on_problem
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
-    @property
-    def running(self) -> bool:
-        """True while the thread lives."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def start(self) -> None:
-        """Start the thread. Does nothing if it runs."""
-        if not self.running:
-            self._stop.clear()
-            self._thread = threading.Thread(target=self.run, name="surgetank-retention", daemon=True)
-            self._thread.start()
-
-    def stop(self, timeout_s: float | None = None) -> bool:
-        """Finish the thread at hand and end. False if that took too long."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-        return not self.running
-
-    def run(self) -> None:
-        """Work until `stop`."""
-        while not self._stop.is_set():
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
             try:
                 pause = self._retention.tick(self._limits, interval_s=self._interval_s)
             except (DatabaseUnavailable, BufferFull) as error:
@@ -62,4 +42,4 @@ class Sweeper:
             except Exception as error:  # noqa: BLE001 - reported to the operator; the thread must outlive it
                 self._on_problem(error, traceback.format_exc())
                 pause = LONGEST_PAUSE_S
-            self._stop.wait(pause)
+            stop.wait(pause)
