@@ -4,9 +4,10 @@ Which thread owns what. Everything else is shared: it is immutable, or guarded b
 
 - `surgetank-flush` (`Scheduler`) runs due jobs. A call of `flush()` runs one on its caller's thread. A job's turns, its
   outcomes and its `Delivery` (what it has learned of the sink) belong to the thread that runs it; flushers, sinks and
-  `CircuitBreaker` (its lock) are shared by all of them. `surgetank-heartbeat` shares a job's leases (`_Held`, its lock).
-- `surgetank-housekeeping` checks the buffer's file, spills, and announces. It never waits for the database, so that a
-  database that hangs holds up neither.
+  `CircuitBreaker` (its lock) are shared by all of them. `surgetank-heartbeat` shares a job's leases
+  (`_Held`, its lock).
+- `surgetank-housekeeping` checks the buffer's file, spills, and announces. Nothing of that waits for a sink, and
+  the next service's questions to the database hold up none of it.
 - `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to be deleted.
 - `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends.
 - Counters (`Meters`, the notifier's deliveries) are copied under their locks by whoever asks for metrics.
@@ -25,7 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from surgetank.app.flush_log import FlushLog
 from surgetank.app.guards import Guards, destination
+from surgetank.app.homes import ensure_home
 from surgetank.app.housekeeping import Housekeeping
 from surgetank.app.sink_watch import SinkWatch
 from surgetank.buffer.copies import RecentLimits
@@ -35,22 +38,20 @@ from surgetank.database.embedded_pool import EmbeddedDatabase
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.database.password import password_source
 from surgetank.exceptions import (
-    BufferUnavailable,
     FallbackUnavailable,
     SurgetankError,
 )
 from surgetank.fallback.files import SpillFiles
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.doubts import Found
-from surgetank.flush.events import FlushEvent, FlushListener, JobFinished, Listeners, PartitionFailed
+from surgetank.flush.events import FlushListener, Listeners
 from surgetank.flush.job import Clockwork, StreamFlusher
 from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
-from surgetank.model import JobStatus, PartitionState
+from surgetank.model import PartitionState
 from surgetank.notify.desk import Desk
 from surgetank.notify.report import SinkStatus
 from surgetank.notify.spills import SpillWatch
-from surgetank.private import make_home
 from surgetank.service import Service
 from surgetank.settings import Settings
 from surgetank.sinks.protocol import Sink
@@ -97,10 +98,10 @@ class Parts:
         checkpoints = CHECKPOINTS if saver is None else into_saver(saver, serde)
         self.streams = Streams([*(checkpoints if s is CHECKPOINTS else s for s in STREAMS), *streams])
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
-        self.listeners = Listeners(_FlushLog().on_flush, *listeners)
+        self.listeners = Listeners(FlushLog().on_flush, *listeners)
         self.embedded: EmbeddedPostgres | None = None
         if settings.buffer_url is None:
-            _make_home(settings.home)
+            ensure_home(settings.home)
         self.buffer = _open_buffer(settings, clock, self.streams)
         try:
             self.database = self._open_database(settings, start=start_database)
@@ -418,20 +419,6 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(settings.retain_age, settings.retain_keep, settings.retain_bytes)
 
 
-def _make_home(home: Path) -> None:
-    try:
-        closed = make_home(home)
-    except OSError as error:
-        raise BufferUnavailable(
-            f"The folder {home} can't be made ({error.strerror}).",
-            remedy="set SURGETANK_HOME to a folder that this user may write.",
-        ) from error
-    if not closed:
-        log.warning(
-            "home_open_to_others", home=str(home), remedy="give Surgetank a folder of its own, mode 0700"
-        )
-
-
 def _open_buffer(
     settings: Settings, clock: Callable[[], float], streams: Streams, path: Path | None = None
 ) -> SQLiteBuffer:
@@ -459,31 +446,3 @@ def _open_buffer(
 
 def _embedded_went(*, crashed: bool, log_path: Path) -> None:
     log.error("embedded_postgres_went", crashed=crashed, log=str(log_path), remedy="it is started again")
-
-
-class _FlushLog:
-    """Writes to the log how jobs ended. What went wrong is told by the notifier."""
-
-    def __init__(self) -> None:
-        self._failing: dict[str, object] = {}  # by stream, why its last job failed
-
-    def on_flush(self, event: FlushEvent) -> None:
-        match event:
-            case PartitionFailed(job=job, outcome=outcome, failure=failure):
-                log.debug(
-                    "partition_postponed", stream=outcome.stream, partition=outcome.partition,
-                    kind=failure.kind.value, error=failure.message, attempt=outcome.attempts,
-                    retry_at=outcome.next_attempt_at, job=job.id,
-                )  # fmt: skip
-            case JobFinished(job=job) if job.status is JobStatus.FAILED:
-                # Each attempt of an outage fails; the notifier tells of it once, and louder.
-                reason = job.result.get("message")
-                write = log.debug if self._failing.get(job.stream, self) == reason else log.info
-                self._failing[job.stream] = reason
-                write("flush_job_failed", job=job.id, stream=job.stream, error=reason)
-            case JobFinished(job=job):
-                self._failing.pop(job.stream, None)
-                rows = job.result.get("rows_flushed")
-                log.debug("flush_job_completed", job=job.id, stream=job.stream, rows=rows)
-            case _:
-                pass  # the notifier's

@@ -14,6 +14,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from surgetank.exceptions import BufferUnavailable
+from surgetank.private import make_home
+from surgetank.telemetry import log
+
 _FOLDER = "databases"
 
 
@@ -66,3 +70,18 @@ def _name(destination: str) -> str:
     """A folder's name that people recognize and no two databases share."""
     plain = re.sub(r"[^\w.-]+", "-", destination.rpartition("/")[2])[:40] or "database"
     return f"{plain}-{hashlib.sha256(destination.encode()).hexdigest()[:12]}"
+
+
+def ensure_home(home: Path) -> None:
+    """Make the folder, for its owner alone. Raises `BufferUnavailable`."""
+    try:
+        closed = make_home(home)
+    except OSError as error:
+        raise BufferUnavailable(
+            f"The folder {home} can't be made ({error.strerror}).",
+            remedy="set SURGETANK_HOME to a folder that this user may write.",
+        ) from error
+    if not closed:
+        log.warning(
+            "home_open_to_others", home=str(home), remedy="give Surgetank a folder of its own, mode 0700"
+        )
