@@ -6,8 +6,8 @@ Which thread owns what. Everything else is shared: it is immutable, or guarded b
   outcomes and its `Delivery` (what it has learned of the sink) belong to the thread that runs it; flushers, sinks and
   `CircuitBreaker` (its lock) are shared by all of them. `surgetank-heartbeat` shares a job's leases
   (`_Held`, its lock).
-- `surgetank-housekeeping` checks the buffer's file, spills, and announces. Nothing of that waits for a sink, and
-  the next service's questions to the database hold up none of it.
+- `surgetank-housekeeping` checks the buffer's file, spills, and announces, in this order. Spilling waits for no sink
+  and no database; resolving a system error whose cause is over asks the database, for as long as a read may take.
 - `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to be deleted.
 - `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends.
 - Counters (`Meters`, the notifier's deliveries) are copied under their locks by whoever asks for metrics.
