@@ -284,6 +284,10 @@ class JobNotFound(NotFound):
     """No flush job has this id."""
 
 
+class ParkedNotFound(NotFound):
+    """No parked entry has this id."""
+
+
 class ErrorNotFound(NotFound):
     """No system error has this id."""
 

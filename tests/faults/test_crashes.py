@@ -267,7 +267,7 @@ def test_a_hostile_entry_in_any_position_is_parked_and_its_neighbours_arrive(
     )
 
     accept(database_url)
-    retried = tank.retry_parked()
+    retried = tank.parked.retry()
     assert retried is not None
     assert retried.ok, retried.result
     assert tank.parked() == []

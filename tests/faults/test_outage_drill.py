@@ -184,7 +184,8 @@ def test_nobody_is_left_blind_and_nothing_is_lost(
         )  # fmt: skip
         assert "Traceback" in shown.stdout
         wait_until(
-            lambda: tank.job(error["error_context"]["job"]).status.value == "failed", "the job to have failed"
+            lambda: tank.jobs.get(error["error_context"]["job"]).status.value == "failed",
+            "the job to have failed",
         )
         fresh = graph_of(tank, lambda: False).invoke({"n": 0}, config("fresh"))
         assert fresh == {"n": 1}

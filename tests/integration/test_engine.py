@@ -63,9 +63,9 @@ def test_closing_drains_the_buffer(make_tank):
 
 def test_jobs_are_found_by_the_beginning_of_their_id(tank):
     job = tank.flush()
-    assert tank.job(job.id[:8]) == job
+    assert tank.jobs.get(job.id[:8]) == job
     with pytest.raises(JobNotFound):
-        tank.job("nonsense")
+        tank.jobs.get("nonsense")
 
 
 def test_a_closed_engine_raises_and_starts_no_thread_until_it_is_opened_again(make_tank):
@@ -74,8 +74,8 @@ def test_a_closed_engine_raises_and_starts_no_thread_until_it_is_opened_again(ma
     tank.close()
     before = set(threading.enumerate())
     for use in (
-        tank.jobs,
-        tank.parked,
+        lambda: tank.jobs.list(limit=1),
+        lambda: tank.parked.list()[:1],
         tank.status,
         tank.checkpointer,
         lambda: tank.emit_log("m", thread_id="t"),
@@ -101,7 +101,7 @@ def test_a_retention_job_says_that_it_can_not_be_retried(tank):
     tank.retain(keep=1)
     job = tank.jobs(stream="retention")[0]
     with pytest.raises(JobNotRetryable, match="surgetank prune"):
-        tank.retry_job(job.id)
+        tank.jobs.retry(job.id)
 
 
 def test_a_job_whose_worker_was_killed_is_marked_as_failed(tank):
@@ -115,9 +115,9 @@ def test_a_job_whose_worker_was_killed_is_marked_as_failed(tank):
     for job in (lost, alive):
         buffer.save_job(job)
     assert [j.id for j in reap(buffer, 1000.0)] == ["lost"]
-    assert tank.job("lost").status is JobStatus.FAILED
-    assert "stopped without finishing" in tank.job("lost").result["message"]
-    assert tank.job("alive").status is JobStatus.RUNNING
+    assert tank.jobs.get("lost").status is JobStatus.FAILED
+    assert "stopped without finishing" in tank.jobs.get("lost").result["message"]
+    assert tank.jobs.get("alive").status is JobStatus.RUNNING
 
 
 def test_listeners_hear_of_flushes_and_one_that_fails_stops_nobody(tank):
@@ -132,7 +132,7 @@ def test_listeners_hear_of_flushes_and_one_that_fails_stops_nobody(tank):
     put_chain(tank.checkpointer(), "t", 1)
     job = tank.flush()
     assert job.ok
-    assert heard == [JobFinished(tank.job(job.id))]
+    assert heard == [JobFinished(tank.jobs.get(job.id))]
     assert any("Broken: JobFinished: AttributeError" in problem for problem in tank.status().problems)
 
 

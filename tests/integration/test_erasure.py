@@ -184,5 +184,5 @@ def test_what_others_said_stays_also_when_the_user_s_name_is_a_short_one(make_ta
     job = tank.flush()
     assert tank.erase_user("a").state == "completed"
     assert [event.type for event in tank.events.thread_events("bobs")[1]] == ["said"]
-    kept = tank.job(job.id)
+    kept = tank.jobs.get(job.id)
     assert (kept.status.value, kept.result["partitions_processed"]) == ("completed", 2)

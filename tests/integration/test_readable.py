@@ -231,7 +231,7 @@ def test_jobs_and_reasons_with_any_text_are_stored_and_read(tank):
         result={"message": "\ud800", "n": 10**400, "odd": object()},
     )  # fmt: skip
     tank.parts.buffer.save_job(job)
-    assert tank.job(job.id).result["n"] == 10**400
+    assert tank.jobs.get(job.id).result["n"] == 10**400
     put(tank.checkpointer(), "t", {"n": 1})
     from surgetank.buffer.protocol import Due
 

@@ -318,7 +318,7 @@ def test_a_saver_that_is_gone_for_a_while_loses_nothing(into, private_postgres):
         assert job.result["errors"][0]["kind"] == "transient"
         assert tank.status().buffer.entries == 2
         private_postgres.start()
-        wait_until(lambda: tank.retry_job(job.id).ok, "the pool to connect again")
+        wait_until(lambda: tank.jobs.retry(job.id).ok, "the pool to connect again")
         assert ids([t.config for t in listed(saver, "t")]) == ids(chain[::-1])
 
 

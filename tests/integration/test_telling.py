@@ -333,7 +333,7 @@ def test_an_outage_is_seen_by_user_and_operator_while_it_lasts_and_clears_after_
         "database_configured",
         "job",
     } <= (set(error.error_context))
-    wait_until(lambda: tank.job(error.error_context["job"]).status.value == "failed", "the job to end")
+    wait_until(lambda: tank.jobs.get(error.error_context["job"]).status.value == "failed", "the job to end")
     # A new run, in the middle of it, works and is told too.
     graph_of(tank, lambda state: {"n": 1}).invoke({"n": 0}, config("new"))
     wait_until(lambda: tank.events.thread_events("new")[1], "the new thread's banner")

@@ -120,7 +120,7 @@ def test_a_home_of_an_older_format_drains_and_is_gone_on_with(
     job = tank.flush()
     assert job.ok, job.result
     assert [p.failure.message for p in tank.parked()] == ["a bad value"]
-    assert tank.retry_parked() is not None
+    assert tank.parked.retry() is not None
     depth = buffer.depth()
     assert (depth.entries, depth.bytes) == (0, 0)
     cold = talks(tank)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,8 @@ from surgetank.app import ambient, receipts
 from surgetank.app.assembly import Parts, limits_of
 from surgetank.app.erasure import ErasureReport, erasure_of
 from surgetank.app.guards import destination, engine_settings
+from surgetank.app.jobs import Jobs
+from surgetank.app.parked import Parked
 from surgetank.app.speaking import Speaks
 from surgetank.buffer.protocol import Binding
 from surgetank.encode.limits import check_names
@@ -28,15 +30,13 @@ from surgetank.events.protocol import EventLog
 from surgetank.exceptions import (
     ConfigurationError,
     EngineClosed,
-    JobNotFound,
-    JobNotRetryable,
     MissingExtra,
     UnknownName,
 )
 from surgetank.flush.events import FlushListener
 from surgetank.flush.job import StreamFlusher
 from surgetank.flush.meters import Meters
-from surgetank.model import FlushJob, ParkedEntry
+from surgetank.model import FlushJob
 from surgetank.notify.health import judge
 from surgetank.notify.report import Status, notices
 from surgetank.setting_names import SettingNames
@@ -302,47 +302,15 @@ class Surgetank(Speaks):
             )
         return flusher
 
-    def jobs(
-        self, *, limit: int = 50, stream: str | None = None, status: str | None = None
-    ) -> list[FlushJob]:
-        """Flush jobs, newest first."""
-        return self.parts.buffer.jobs(limit=limit, stream=stream, status=status)
+    @property
+    def jobs(self) -> Jobs:
+        """The records of flushes and retention: list, get, retry."""
+        return Jobs(self.parts.buffer, self.parts.flushers, self.settings.jobs_kept)
 
-    def job(self, job_id: str) -> FlushJob:
-        """One flush job, by its id or the beginning of it. Raises `JobNotFound`."""
-        check_names("jobs", [("$.job_id", job_id)])
-        found = self.parts.buffer.job(job_id)
-        if found is None:
-            alike = [j for j in self.jobs(limit=self.settings.jobs_kept) if j.id.startswith(job_id)]
-            found = alike[0] if len(alike) == 1 and job_id else None
-        if found is None:
-            raise JobNotFound(f"There is no flush job {job_id!r}.", remedy="see `surgetank jobs list`.")
-        return found
-
-    def retry_job(self, job_id: str) -> FlushJob:
-        """Flush again what a job was about, now. Raises `JobNotFound`, and `JobNotRetryable` for a job that was no
-        flush.
-        """
-        job = self.job(job_id)
-        if job.stream not in self.parts.flushers:
-            raise JobNotRetryable(
-                f"Job {job.id} was no flush but {job.stream!r}, and can't be repeated as one.",
-                remedy="retention runs again by itself, or now with `surgetank prune`.",
-            )
-        self.parts.buffer.retry_now(job.stream, job.partition)
-        last = self.parts.buffer.last_seq(job.stream, job.partition)
-        return self._flusher(job.stream).run(
-            "retry", partition=job.partition, up_to_seq=last, retry_of=job.id
-        )
-
-    def parked(self) -> list[ParkedEntry]:
-        """Entries that the database refused, oldest first."""
-        return self.parts.buffer.parked()
-
-    def retry_parked(self, ids: Iterable[int] | None = None) -> FlushJob | None:
-        """Try parked entries again (all by default); None when there was nothing to try."""
-        chosen = list(ids) if ids is not None else [entry.id for entry in self.parked()]
-        return self.flush(trigger="retry") if self.parts.buffer.unpark(chosen) else None
+    @property
+    def parked(self) -> Parked:
+        """Entries that the database refused: list, get, retry."""
+        return Parked(self.parts.buffer, lambda: self.flush(trigger="retry"))
 
     def storage(self, *, thread: str | None = None, top: int = 10) -> StorageReport:
         """Bytes by kind, channel and thread, the growth of the `top` largest threads (or of one), what pruning would

@@ -58,7 +58,7 @@ def list_(
 def show(job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
     """Show one job with its errors, stack traces and what was replaced in projections."""
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
-        job = tank.job(job_id)
+        job = tank.jobs.get(job_id)
     if json:
         print_json(job)
         return
@@ -76,7 +76,7 @@ def show(job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, jso
 def retry(job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
     """Flush again what a job was about, without waiting for the next attempt."""
     with engine(home, database_url, must_exist=True) as tank:
-        job = tank.retry_job(job_id)
+        job = tank.jobs.retry(job_id)
     if json:
         print_json(job)
     else:

@@ -70,7 +70,7 @@ def show(
     """Show one parked entry: its records and why it was refused."""
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
         parked = _find(tank.parked(), parked_id)
-        entry = tank.parts.buffer.parked_entry(parked_id)
+        entry = tank.parked.data(parked_id)
     records = _records(entry)
     if json:
         print_json({"parked": parked, "records": records})
@@ -104,7 +104,7 @@ def retry(
     with engine(home, database_url, must_exist=True) as tank:
         for one in parked_id or ():
             _find(tank.parked(), one)
-        job = tank.retry_parked(parked_id or None)
+        job = tank.parked.retry(parked_id or None)
     if json:
         print_json(job)  # null when nothing is parked
     elif job is None:
@@ -126,7 +126,7 @@ def export(
     with engine(home, database_url, start_database=False, must_exist=True) as tank, _new_file(file) as target:
         entries = tank.parked()
         for parked in entries:
-            entry = tank.parts.buffer.parked_entry(parked.id)
+            entry = tank.parked.data(parked.id)
             records = [
                 [base64.b64encode(r.key).decode(), base64.b64encode(r.value).decode()]
                 for r in (entry.records if entry else ())

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query
 
-from surgetank.exceptions import JobNotFound
 from surgetank.model import FlushJob, JobStatus
 from surgetank.server.access.disclosure import job_for
 from surgetank.server.access.roles import Caller, Role
@@ -76,15 +75,12 @@ def job(job_id: JobId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
 
 
 def _find(services: Services, job_id: str) -> FlushJob:
-    found = services.tank.parts.buffer.job(job_id)
-    if found is None:
-        raise JobNotFound(f"There is no flush job {job_id!r}.", remedy="see GET /jobs.")
-    return found
+    return services.tank.jobs.get(job_id, exact=True)
 
 
 @router.post("/{job_id}/retry", response_model=Job, responses=documented(409))
 async def retry(job_id: JobId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
     """Flush again what a job was about, now, and wait for it. The answer is the new job, also when it failed."""
     found = await to_thread.run_sync(_find, services, job_id)
-    made = await to_thread.run_sync(services.tank.retry_job, found.id, limiter=services.flushing)
+    made = await to_thread.run_sync(services.tank.jobs.retry, found.id, limiter=services.flushing)
     return job_for(who, made)

@@ -47,17 +47,14 @@ def parked(services: Deps, limit: Limit = 50, after: After = None) -> dict[str, 
 
 
 def _find(services: Services, parked_id: int) -> ParkedEntry:
-    for entry in services.tank.parked():
-        if entry.id == parked_id:
-            return entry
-    raise not_found("parked entry", str(parked_id), remedy="see GET /parked.")
+    return services.tank.parked.get(parked_id)
 
 
 @router.get("/{parked_id}", response_model=ParkedDetail)
 def parked_entry(parked_id: ParkedId, services: Deps) -> dict[str, Any]:
     """One parked entry: why it was refused, with the stack trace, and its records without their values."""
     found = _find(services, parked_id)
-    entry = services.tank.parts.buffer.parked_entry(parked_id)
+    entry = services.tank.parked.data(parked_id)
     records = [
         {"key": record.key.replace(b"\x00", b" ").decode(errors="replace"), "bytes": len(record.value)}
         for record in (entry.records if entry else ())
@@ -69,7 +66,7 @@ def parked_entry(parked_id: ParkedId, services: Deps) -> dict[str, Any]:
 async def retry(parked_id: ParkedId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
     """Try a parked entry again, after what stood in its way was mended. The answer is the flush job."""
     await to_thread.run_sync(_find, services, parked_id)
-    job = await to_thread.run_sync(services.tank.retry_parked, [parked_id], limiter=services.flushing)
+    job = await to_thread.run_sync(services.tank.parked.retry, [parked_id], limiter=services.flushing)
     if job is None:  # another request was quicker
         raise not_found("parked entry", str(parked_id), remedy="see GET /parked.")
     return job_for(who, job)
