@@ -1,7 +1,8 @@
-"""`make bench`, or `python -m bench`: Surgetank beside LangGraph's own savers, in one run on this machine.
+"""`make bench`, or `python -m bench`: Surgetank beside LangGraph's own savers, in one run on this
+machine.
 
-All write the same data to the same PostgreSQL server (embedded, fsync on), take turns in every round, and the medians
-are shown with their ratios and the bars that Surgetank sets itself.
+All write the same data to the same PostgreSQL server (embedded, fsync on), take turns in every
+round, and the medians are shown with their ratios and the bars that Surgetank sets itself.
 """
 
 from __future__ import annotations
@@ -47,25 +48,43 @@ def arguments() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     plain = Scale()
-    parser.add_argument("--smoke", action="store_true", help="everything tiny; its figures mean nothing")
     parser.add_argument(
-        "--only", action="append", metavar="NAME", choices=MEASURES, help="measure just this (again for more)"
-    )
-    parser.add_argument("--rounds", type=_positive, help=f"rounds that count (default {plain.rounds})")
-    parser.add_argument("--steps", type=_positive, help=f"steps of calls and graph (default {plain.steps})")
-    parser.add_argument(
-        "--entries", type=_positive, help=f"entries of many threads or one (default {plain.entries:,})"
+        "--smoke", action="store_true", help="everything tiny; its figures mean nothing"
     )
     parser.add_argument(
-        "--memory-mb", type=_positive, help=f"waiting megabytes of memory (default {plain.memory_mb})"
+        "--only",
+        action="append",
+        metavar="NAME",
+        choices=MEASURES,
+        help="measure just this (again for more)",
     )
     parser.add_argument(
-        "--home", type=Path, help="folder on the disk to measure (default the system's temporary folder)"
+        "--rounds", type=_positive, help=f"rounds that count (default {plain.rounds})"
+    )
+    parser.add_argument(
+        "--steps", type=_positive, help=f"steps of calls and graph (default {plain.steps})"
+    )
+    parser.add_argument(
+        "--entries",
+        type=_positive,
+        help=f"entries of many threads or one (default {plain.entries:,})",
+    )
+    parser.add_argument(
+        "--memory-mb",
+        type=_positive,
+        help=f"waiting megabytes of memory (default {plain.memory_mb})",
+    )
+    parser.add_argument(
+        "--home",
+        type=Path,
+        help="folder on the disk to measure (default the system's temporary folder)",
     )
     parser.add_argument(
         "--json", type=Path, metavar="PATH", help="write the result here, and the plot beside it"
     )
-    parser.add_argument("--docs", action="store_true", help=f"rewrite the table in {PAGE.relative_to(ROOT)}")
+    parser.add_argument(
+        "--docs", action="store_true", help=f"rewrite the table in {PAGE.relative_to(ROOT)}"
+    )
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="JSON", help="measure nothing, show this result"
     )
@@ -83,7 +102,9 @@ def checked(parser: argparse.ArgumentParser, given: list[str] | None = None) -> 
     """The options; those that make no sense together are refused."""
     options = parser.parse_args(given)
     if options.docs and (options.smoke or options.only):
-        parser.error("--docs shows a whole run: leave out --smoke and --only, or name a result with --from")
+        parser.error(
+            "--docs shows a whole run: leave out --smoke and --only, or name a result with --from"
+        )
     if options.home is not None and not options.home.is_dir():
         parser.error(f"--home {options.home} is no folder")
     if options.source is not None and not options.source.is_file():
@@ -102,11 +123,16 @@ def scale_of(options: argparse.Namespace) -> Scale:
 
 def measure(names: list[str], scale: Scale, where: Path | None) -> Result:
     """Run the named measures, one after the other, on one server."""
-    with tempfile.TemporaryDirectory(prefix="stk-bench-", dir=where, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="stk-bench-", dir=where, ignore_cleanup_errors=True
+    ) as folder:
         home = Path(folder).resolve()
         told = machine.describe(home)
         if machine.is_busy(told):
-            print(f"note: the machine is busy (load {told['load_at_start']}); expect noise", file=sys.stderr)
+            print(
+                f"note: the machine is busy (load {told['load_at_start']}); expect noise",
+                file=sys.stderr,
+            )
         with running_server(home / "server") as server:
             start, figures = time.monotonic(), []
             for name in names:
@@ -122,7 +148,12 @@ def measure(names: list[str], scale: Scale, where: Path | None) -> Result:
             took = time.monotonic() - start
             date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
             return Result(
-                date, round(took, 1), told, server.settings(), dataclasses.asdict(scale), tuple(figures)
+                date,
+                round(took, 1),
+                told,
+                server.settings(),
+                dataclasses.asdict(scale),
+                tuple(figures),
             )
 
 

@@ -1,7 +1,8 @@
-"""What Surgetank asks of itself, as ratios to a peer measured in the same run, and whether it was met.
+"""What Surgetank asks of itself, as ratios to a peer measured in the same run, and whether it was
+met.
 
-A ratio is taken within each round and the median counts; `low` and `high` show how far the rounds were apart.
-Figures of other machines are never compared: only ratios travel.
+A ratio is taken within each round and the median counts; `low` and `high` show how far the rounds
+were apart. Figures of other machines are never compared: only ratios travel.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Bar:
     @property
     def text(self) -> str:
         """The bar in words."""
-        bound, word = (self.at_most, "at most") if self.at_most is not None else (self.at_least, "at least")
+        bound, word = (
+            (self.at_most, "at most") if self.at_most is not None else (self.at_least, "at least")
+        )
         assert bound is not None
         number = f"1/{1 / bound:.0f}" if bound < 0.034 and self.peer else f"{bound:g}"
         return f"{word} {number} x {self.peer}" if self.peer else f"{word} {number}"
@@ -44,7 +47,8 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A bar with what was measured: `value` is the ratio, or the figure itself for a bar without a peer."""
+    """A bar with what was measured: `value` is the ratio, or the figure itself for a bar without a
+    peer."""
 
     bar: Bar
     ours: Figure
@@ -103,9 +107,12 @@ def judge(figures: Sequence[Figure]) -> list[Verdict]:
 
 
 def unjudged(figures: Sequence[Figure], measures: Iterable[str], scale: Scale) -> list[Bar]:
-    """The bars of these measures that have no figures although the scale asks for them: someone renamed a key."""
+    """The bars of these measures that have no figures although the scale asks for them: someone
+    renamed a key."""
     judged = {verdict.bar for verdict in judge(figures)}
-    expected = set(measures) if _STORED_STEPS in scale.storage_steps else set(measures) - {"storage"}
+    expected = (
+        set(measures) if _STORED_STEPS in scale.storage_steps else set(measures) - {"storage"}
+    )
     return [bar for bar in BARS if bar.measure in expected and bar not in judged]
 
 

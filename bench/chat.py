@@ -1,7 +1,7 @@
 """The data that all contestants get: a chat that grows by two messages of 600 bytes in each step.
 
-The text is made of invented words that are as unevenly frequent as real ones (Zipf), so that every saver's compression,
-PostgreSQL's own included, finds in it about what it finds in a language.
+The text is made of invented words that are as unevenly frequent as real ones (Zipf), so that every
+saver's compression, PostgreSQL's own included, finds in it about what it finds in a language.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def text(source: random.Random, size: int = MESSAGE_BYTES) -> str:
 
 @cache
 def _vocabulary() -> tuple[list[str], list[float]]:
-    """Words of two to ten letters and their cumulated frequencies: the nth is n times as rare as the first."""
+    """Words of two to ten letters and their cumulated frequencies: the nth is n times as rare as
+    the first."""
     source = random.Random(0)
     letters = "etaoinshrdlucmfwygpb"
     words = ["".join(source.choices(letters, k=source.randint(2, 10))) for _ in range(5000)]
@@ -75,7 +76,8 @@ class Thread:
         return config, checkpoint, metadata, versions
 
     def put(self, values: dict[str, Any], *, writes: bool = True) -> None:
-        """Put a checkpoint and, as a task of the next step would, one pending write of its newest value."""
+        """Put a checkpoint and, as a task of the next step would, one pending write of its newest
+        value."""
         self.config = self.saver.put(*self.next_put(values))
         if writes:
             channel, value = next(iter(values.items()))

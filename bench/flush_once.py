@@ -1,6 +1,8 @@
-"""`python -m bench.flush_once HOME URL`: flush what waits, and say how much memory this process took for it.
+"""`python -m bench.flush_once HOME URL`: flush what waits, and say how much memory this process
+took for it.
 
-A program of its own, because the peak that the kernel keeps is that of a whole process; it imports nothing else.
+A program of its own, because the peak that the kernel keeps is that of a whole process; it imports
+nothing else.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def main(home: str, url: str) -> None:
         took = time.perf_counter() - start
         left = tank.parts.buffer.last_seq(CHECKPOINTS)
         print(
-            json.dumps({"ok": job.ok and not left, "before": before, "peak": peak_bytes(), "seconds": took})
+            json.dumps(
+                {"ok": job.ok and not left, "before": before, "peak": peak_bytes(), "seconds": took}
+            )
         )
 
 

@@ -104,7 +104,11 @@ def chats(threads: int, steps: int) -> Fill:
             for step in range(steps):
                 messages += [message(source, HumanMessage), message(source, AIMessage)]
                 parent = put(
-                    saver, f"chat-{number}", step, {"messages": list(messages), "step": step}, parent
+                    saver,
+                    f"chat-{number}",
+                    step,
+                    {"messages": list(messages), "step": step},
+                    parent,
                 )
                 saver.put_writes(parent, [("messages", messages[-2:])], str(uuid6()))
 
@@ -140,7 +144,8 @@ def _small(source: random.Random, number: int) -> dict[str, Any]:
 
 
 class Place:
-    """An engine with an embedded PostgreSQL, and buffers that were filled once and are put back for each round."""
+    """An engine with an embedded PostgreSQL, and buffers that were filled once and are put back for
+    each round."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -194,7 +199,8 @@ class Place:
         """Remove all rows, and have the database quiet before the next measurement."""
         with self.connect() as connection:
             connection.execute(
-                f"TRUNCATE {_ALL}, surgetank.checkpoints, surgetank.checkpoint_blobs, surgetank.checkpoint_writes"
+                f"TRUNCATE {_ALL}, surgetank.checkpoints, surgetank.checkpoint_blobs, "
+                f"surgetank.checkpoint_writes"
             )
         with self.connect() as connection:
             connection.execute("CHECKPOINT")
@@ -219,7 +225,10 @@ def stored(connection: Connection[Any]) -> dict[str, list[tuple[Any, ...]]]:
         ).fetchall()
         places = [i for i, type_ in enumerate(types) if type_ == "jsonb"]
         rows[table] = [
-            tuple(Jsonb(json.dumps(v).encode(), dumps=bytes) if i in places else v for i, v in enumerate(row))
+            tuple(
+                Jsonb(json.dumps(v).encode(), dumps=bytes) if i in places else v
+                for i, v in enumerate(row)
+            )
             for row in found
         ]
     return rows
@@ -236,10 +245,13 @@ def whole(rows: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[tuple[Any, .
         values = patch.decode_all(coded, {b.n for b in coded})
         blobs += [(*r[:2], None, r[3], 0, 0, *r[6:9], values[r[1]]) for r in chain]
     return {
-        "checkpoints": [(*r[:3], 0, patch.decompress(r[3], r[4]), *r[5:]) for r in rows["checkpoints"]],
+        "checkpoints": [
+            (*r[:3], 0, patch.decompress(r[3], r[4]), *r[5:]) for r in rows["checkpoints"]
+        ],
         "checkpoint_blobs": blobs,
         "checkpoint_writes": [
-            (*r[:2], 0, *r[3:8], patch.decompress(r[2], r[8]), r[9]) for r in rows["checkpoint_writes"]
+            (*r[:2], 0, *r[3:8], patch.decompress(r[2], r[8]), r[9])
+            for r in rows["checkpoint_writes"]
         ],
     }
 
@@ -250,7 +262,9 @@ def copy(place: Place, rows: dict[str, list[tuple[Any, ...]]]) -> float:
     start = time.perf_counter()
     with place.connect() as connection, connection.cursor() as cursor:
         for table, (columns, types) in TABLES.items():
-            with cursor.copy(f"COPY surgetank.{table} ({columns}) FROM STDIN (FORMAT BINARY)") as target:
+            with cursor.copy(
+                f"COPY surgetank.{table} ({columns}) FROM STDIN (FORMAT BINARY)"
+            ) as target:
                 target.set_types(types)
                 for row in rows[table]:
                     target.write_row(row)
@@ -261,7 +275,8 @@ def copy(place: Place, rows: dict[str, list[tuple[Any, ...]]]) -> float:
 
 
 def against_copy(place: Place, fill: Fill, rounds: int) -> dict[str, float]:
-    """Flushed rows/s, and the ratios to COPY of the values as they were put and as they are stored."""
+    """Flushed rows/s, and the ratios to COPY of the values as they were put and as they are
+    stored."""
     place.fill("copy", fill)
     flushed, put_speed, stored_speed = [], [], []
     for _ in range(rounds):
@@ -308,7 +323,9 @@ def cold(place: Place, steps: int, rounds: int) -> dict[str, float]:
                 thread = f"cold-{number}"
                 for step in range(steps):
                     messages += [message(source, HumanMessage), message(source, AIMessage)]
-                    config = put(saver, thread, step, {"messages": list(messages), "step": step}, config)
+                    config = put(
+                        saver, thread, step, {"messages": list(messages), "step": step}, config
+                    )
                 tank.flush()
                 newest: Any = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
                 saver.get_tuple(newest)
@@ -357,7 +374,9 @@ def _peak() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
-def _ratio(name: str, values: Sequence[float], peer: str, peers: Sequence[float]) -> dict[str, float]:
+def _ratio(
+    name: str, values: Sequence[float], peer: str, peers: Sequence[float]
+) -> dict[str, float]:
     ours, theirs = statistics.median(values), statistics.median(peers)
     return {name: round(ours, 3), peer: round(theirs, 3), "ratio": round(ours / theirs, 3)}
 
@@ -388,7 +407,9 @@ def main() -> None:
     """Run the bench."""
     parser = argparse.ArgumentParser(prog="python -m bench.flush_path", description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="a few rows, to show that it works")
-    parser.add_argument("--only", default="copy,threads,cold,memory", help="measurements, with commas")
+    parser.add_argument(
+        "--only", default="copy,threads,cold,memory", help="measurements, with commas"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--flush-here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

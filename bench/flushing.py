@@ -1,4 +1,5 @@
-"""A store whose flush runs only when it is asked, to be filled and emptied again: what the flush measures share."""
+"""A store whose flush runs only when it is asked, to be filled and emptied again: what the flush
+measures share."""
 
 from __future__ import annotations
 
@@ -32,10 +33,15 @@ class Reservoir:
     def tables(self) -> dict[str, int]:
         """The tables that have got rows since the database was made, and how many."""
         names = self.connection.execute(
-            "SELECT relname FROM pg_class WHERE relnamespace = 'surgetank'::regnamespace AND relkind = 'r'"
+            "SELECT relname FROM pg_class WHERE relnamespace = 'surgetank'::regnamespace AND "
+            "relkind = 'r'"
             " ORDER BY relname"
         ).fetchall()
-        counts = {name: self.count("surgetank", name) for (name,) in names if name not in self.system_tables}
+        counts = {
+            name: self.count("surgetank", name)
+            for (name,) in names
+            if name not in self.system_tables
+        }
         return {name: count for name, count in counts.items() if count}
 
     def count(self, schema: str, table: str) -> int:

@@ -1,7 +1,8 @@
 """Rounds, samples and figures: how every measure counts.
 
-All contestants take a turn in each round, and each round begins with another of them, so that a machine that gets
-slower or a disk that gets busy meets all alike. Ratios are taken within a round and the median of them counts.
+All contestants take a turn in each round, and each round begins with another of them, so that a
+machine that gets slower or a disk that gets busy meets all alike. Ratios are taken within a round
+and the median of them counts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _ENOUGH_FOR_P99 = 50
 
 
 class BenchError(Exception):
-    """A measurement that can't be believed: a flush failed, or a saver gave back something else than was put."""
+    """A measurement that can't be believed: a flush failed, or a saver gave back something else
+    than was put."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one contestant reached in one measured thing. `rounds` holds the median of each round."""
+    """What one contestant reached in one measured thing. `rounds` holds the median of each
+    round."""
 
     measure: str
     key: str
@@ -123,11 +126,15 @@ class Recorder:
         ]
 
 
-def _figure(measure: str, key: str, label: str, unit: str, who: str, rounds: list[list[float]]) -> Figure:
+def _figure(
+    measure: str, key: str, label: str, unit: str, who: str, rounds: list[list[float]]
+) -> Figure:
     samples = [value for values in rounds for value in values]
     p99 = statistics.quantiles(samples, n=100)[98] if len(samples) >= _ENOUGH_FOR_P99 else None
     medians = tuple(statistics.median(values) for values in rounds)
-    return Figure(measure, key, label, unit, who, statistics.median(samples), p99, len(samples), medians)
+    return Figure(
+        measure, key, label, unit, who, statistics.median(samples), p99, len(samples), medians
+    )
 
 
 def timed(into: list[float], action: Callable[[], Any]) -> Any:

@@ -1,7 +1,9 @@
-"""Live events under load: `python -m bench.live` (1,000 events a second to 100 WebSockets for 60 s by default).
+"""Live events under load: `python -m bench.live` (1,000 events a second to 100 WebSockets for 60 s
+by default).
 
-Server, emitter and subscribers are processes of their own. Printed: the time from emit to receipt, what was missed or
-came twice (20 subscribers are cut off and come back), and how the server's memory grew.
+Server, emitter and subscribers are processes of their own. Printed: the time from emit to receipt,
+what was missed or came twice (20 subscribers are cut off and come back), and how the server's
+memory grew.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def emit(home: str, rate: int, seconds: float) -> None:
     """Tell `rate` events a second, and print how many it were."""
     from surgetank import Surgetank
 
-    with Surgetank(home, flush_in_process=False, flush_on_close=False, start_database=False) as tank:
+    with Surgetank(
+        home, flush_in_process=False, flush_on_close=False, start_database=False
+    ) as tank:
         started = time.perf_counter()
         total = round(rate * seconds)
         for i in range(total):
@@ -57,7 +61,9 @@ class Subscriber:
         while not until.is_set():
             after = f"?after={self.place}" if self.place is not None else ""
             headers = {"Authorization": f"Bearer {self._token}"}
-            async with connect(self._url + after, additional_headers=headers, compression=None) as ws:
+            async with connect(
+                self._url + after, additional_headers=headers, compression=None
+            ) as ws:
                 while not until.is_set() and not cut.is_set():
                     try:
                         async with asyncio.timeout(0.5):
@@ -131,7 +137,9 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=1000, help="events a second")
     parser.add_argument("--subscribers", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--cuts", type=int, default=20, help="how many connections are cut on the way")
+    parser.add_argument(
+        "--cuts", type=int, default=20, help="how many connections are cut on the way"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="stk-") as home, socket.socket() as free:
         free.bind(("127.0.0.1", 0))

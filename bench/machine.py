@@ -1,4 +1,5 @@
-"""The machine and the versions that figures come from, without which a figure means nothing. No names, no paths."""
+"""The machine and the versions that figures come from, without which a figure means nothing. No
+names, no paths."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def _file_system(home: Path) -> str:
 
 
 def _fdatasync_us(home: Path, times: int = 50) -> float:
-    """Median time to append 4 KB durably. Tens of microseconds tell of a cache that is backed, or of one that lies."""
+    """Median time to append 4 KB durably. Tens of microseconds tell of a cache that is backed, or
+    of one that lies."""
     taken = []
     with (home / "probe").open("wb", buffering=0) as file:
         for _ in range(times):

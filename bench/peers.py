@@ -1,7 +1,8 @@
 """Who is compared: LangGraph's savers and ours, as a user would open them.
 
-Each gets a database of its own on the same server. Surgetank runs with its default settings, flush thread included,
-unless a measure says otherwise: what the flush takes from the caller is part of the figure.
+Each gets a database of its own on the same server. Surgetank runs with its default settings, flush
+thread included, unless a measure says otherwise: what the flush takes from the caller is part of
+the figure.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class BufferFile:
 class Contestant:
     """A saver to be measured. `saver` is Any because the peers' generics differ.
 
-    `settle` does what a saver left for later, outside of what is timed; `stored` is what it takes on disk (in
-    memory for InMemorySaver), in bytes.
+    `settle` does what a saver left for later, outside of what is timed; `stored` is what it takes
+    on disk (in memory for InMemorySaver), in bytes.
     """
 
     name: str
@@ -108,7 +109,11 @@ def _memory_bytes(saver: InMemorySaver) -> int:
         for by_id in namespaces.values()
         for checkpoint, metadata, _ in by_id.values()
     )
-    return values + checkpoints + sum(len(w[2][1]) for task in saver.writes.values() for w in task.values())
+    return (
+        values
+        + checkpoints
+        + sum(len(w[2][1]) for task in saver.writes.values() for w in task.values())
+    )
 
 
 @contextmanager
@@ -138,7 +143,11 @@ def _pool(scene: Scene) -> Iterator[Contestant]:
     with (
         scene.server.database() as url,
         ConnectionPool(
-            url, connection_class=Connection[dict[str, Any]], kwargs=_CONNECTION, min_size=size, max_size=size
+            url,
+            connection_class=Connection[dict[str, Any]],
+            kwargs=_CONNECTION,
+            min_size=size,
+            max_size=size,
         ) as pool,
     ):
         saver = PostgresSaver(pool)

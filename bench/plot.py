@@ -1,4 +1,5 @@
-"""A plot of a result as a small SVG, without a plotting library: times as multiples of InMemorySaver, and growth.
+"""A plot of a result as a small SVG, without a plotting library: times as multiples of
+InMemorySaver, and growth.
 
 Both scales are logarithmic, because the savers are orders of magnitude apart.
 """
@@ -13,7 +14,13 @@ from bench.harness import Figure
 from bench.peers import MEMORY, OURS, POOL, POSTGRES, SQLITE
 from bench.result import Result, number
 
-_COLOURS = {MEMORY: "#7f8c8d", SQLITE: "#e1a730", POSTGRES: "#336791", POOL: "#7ea6cc", OURS: "#c0392b"}
+_COLOURS = {
+    MEMORY: "#7f8c8d",
+    SQLITE: "#e1a730",
+    POSTGRES: "#336791",
+    POOL: "#7ea6cc",
+    OURS: "#c0392b",
+}
 _TIMES = (
     ("calls", "put"), ("calls", "put_writes"), ("calls", "get_tuple hot"), ("calls", "get_tuple cold"),
     ("graph", "sync"), ("graph", "async"), ("graph", "exit"),
@@ -27,15 +34,27 @@ def svg(result: Result) -> str:
     found = {(f.measure, f.key, f.contestant): f for f in result.figures}
     y, parts = (
         24.0,
-        [_text(10, 18, "Time, as a multiple of InMemorySaver (logarithmic, less is better)", bold=True)],
+        [
+            _text(
+                10,
+                18,
+                "Time, as a multiple of InMemorySaver (logarithmic, less is better)",
+                bold=True,
+            )
+        ],
     )
     bars, y = _bars(found, y + 10)
     parts += bars
-    growth = [f for f in result.figures if f.measure == "storage" and re.fullmatch(r"plain \d+", f.key)]
+    growth = [
+        f for f in result.figures if f.measure == "storage" and re.fullmatch(r"plain \d+", f.key)
+    ]
     if growth:
         parts.append(
             _text(
-                10, y + 24, "Stored MB of one conversation, by steps (logarithmic, less is better)", bold=True
+                10,
+                y + 24,
+                "Stored MB of one conversation, by steps (logarithmic, less is better)",
+                bold=True,
             )
         )
         parts += _growth(growth, y + 40)
@@ -62,7 +81,10 @@ def _bars(found: dict[tuple[str, str, str], Figure], y: float) -> tuple[list[str
     }
     if not ratios:
         return [], y
-    low, high = math.log10(min(*ratios.values(), 1) * 0.8), math.log10(max(*ratios.values(), 1) * 1.1)
+    low, high = (
+        math.log10(min(*ratios.values(), 1) * 0.8),
+        math.log10(max(*ratios.values(), 1) * 1.1),
+    )
 
     def x(value: float) -> float:
         return _LEFT + (math.log10(value) - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
@@ -75,7 +97,8 @@ def _bars(found: dict[tuple[str, str, str], Figure], y: float) -> tuple[list[str
             ratio = ratios[key, name]
             start, end = sorted((x(1), x(ratio)))
             parts.append(
-                f'<rect x="{start:.1f}" y="{y:.1f}" width="{max(end - start, 1):.1f}" height="{_BAR - 2}" '
+                f'<rect x="{start:.1f}" y="{y:.1f}" width="{max(end - start, 1):.1f}" '
+                f'height="{_BAR - 2}" '
                 f'fill="{_COLOURS[name]}"/>'
             )
             parts.append(_text(end + 4, y + _BAR - 2, f"{number(ratio)} x", size=9))
@@ -106,7 +129,9 @@ def _growth(figures: list[Figure], top: float) -> list[str]:
     label_y = top - 100.0
     for name, line in sorted(points.items(), key=lambda item: -item[1][-1][1]):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in line))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{_COLOURS[name]}" stroke-width="2.5"/>')
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{_COLOURS[name]}" stroke-width="2.5"/>'
+        )
         x, y = at(*line[-1])
         label_y = max(y + 4, label_y + 13)  # lines may end in one place, their labels may not
         parts.append(_text(x + 6, label_y, f"{number(line[-1][1])} MB"))

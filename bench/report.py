@@ -1,4 +1,5 @@
-"""What is shown of a result: tables on the terminal, and the same tables between two markers of a Markdown page."""
+"""What is shown of a result: tables on the terminal, and the same tables between two markers of a
+Markdown page."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def show(result: Result, *, judged: bool) -> None:
 
 
 def _print(console: Console, table: Table) -> None:
-    shown = RichTable(title=table.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    shown = RichTable(
+        title=table.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold"
+    )
     for index, name in enumerate(table.head):
         shown.add_column(name, justify="left" if index == 0 or table.title == "Bars" else "right")
     for row in table.rows:
@@ -46,7 +49,9 @@ def rewrite(page: Path, result: Result) -> None:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise BenchError(f"{page} has no markers {BEGIN} and {END}: put both in, each on a line of its own.")
+        raise BenchError(
+            f"{page} has no markers {BEGIN} and {END}: put both in, each on a line of its own."
+        )
     page.write_text(f"{before}{BEGIN}\n\n{markdown(result)}\n{END}{after}", encoding="utf-8")
 
 
@@ -61,7 +66,10 @@ def markdown(result: Result) -> str:
     ]
     for name in measured:
         module = MEASURES[name]
-        parts += [f"### {module.TITLE}", (module.__doc__ or "").strip().partition("\n\n`python -m")[0]]
+        parts += [
+            f"### {module.TITLE}",
+            (module.__doc__ or "").strip().partition("\n\n`python -m")[0],
+        ]
         parts.append(_markdown_table(result.table(name)))
     parts.append(NOTE)
     return "\n\n".join(parts) + "\n"
@@ -77,25 +85,34 @@ def _machine(result: Result) -> str:
     busy = " **The machine was busy with other work: expect noise.**" if is_busy(m) else ""
     versions = ", ".join(f"{name} {version}" for name, version in packages.items())
     return (
-        f"Measured {result.date} in {result.took_s / 60:.0f} minutes on {m['cores']} cores ({m['processor']}), "
-        f"{m['memory_gb']} GB, {m['system']}, {m['file_system']} (fdatasync {m['fdatasync_us']} us), load at the "
-        f"start {m['load_at_start']}. PostgreSQL {result.server['server_version']} on the same machine, fsync "
-        f"{result.server['fsync']}; Python {m['python']}; {versions}. {result.scale['rounds']} rounds.{busy}"
+        f"Measured {result.date} in {result.took_s / 60:.0f} minutes on {m['cores']} cores "
+        f"({m['processor']}), "
+        f"{m['memory_gb']} GB, {m['system']}, {m['file_system']} (fdatasync {m['fdatasync_us']} "
+        f"us), load at the "
+        f"start {m['load_at_start']}. PostgreSQL {result.server['server_version']} on the same "
+        f"machine, fsync "
+        f"{result.server['fsync']}; Python {m['python']}; {versions}. {result.scale['rounds']} "
+        f"rounds.{busy}"
     )
 
 
 def _peers_ahead(result: Result) -> str:
-    """Every thing where one of LangGraph's savers did better, largest lead first. A twentieth is noise."""
+    """Every thing where one of LangGraph's savers did better, largest lead first. A twentieth is
+    noise."""
     found = {(f.measure, f.key, f.contestant): f for f in result.figures}
     lines: list[tuple[float, str]] = []
     for ours in result.figures:
         if ours.contestant != OURS or ours.measure not in SAVER_MEASURES:
             continue
         theirs = [f for name in ALL if (f := found.get((ours.measure, ours.key, name))) is not None]
-        leads = sorted(((_lead(f, ours), f) for f in theirs if _lead(f, ours) > _NOISE), key=lambda x: -x[0])
+        leads = sorted(
+            ((_lead(f, ours), f) for f in theirs if _lead(f, ours) > _NOISE), key=lambda x: -x[0]
+        )
         if leads:
             told = ", ".join(f"{f.contestant} {number(f.p50)} ({lead:.1f} x)" for lead, f in leads)
-            lines.append((leads[0][0], f"- {ours.label}, {ours.unit}: {told}; {OURS} {number(ours.p50)}."))
+            lines.append(
+                (leads[0][0], f"- {ours.label}, {ours.unit}: {told}; {OURS} {number(ours.p50)}.")
+            )
     ordered = sorted(lines, key=lambda line: -line[0])
     return "\n".join(text for _, text in ordered) or "Nowhere in this run."
 

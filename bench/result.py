@@ -1,4 +1,5 @@
-"""One run's result: figures, machine and scale. Written as JSON and read back, so that a page can be made later."""
+"""One run's result: figures, machine and scale. Written as JSON and read back, so that a page can
+be made later."""
 
 from __future__ import annotations
 
@@ -49,7 +50,11 @@ class Result:
         """Write it as JSON, the verdicts with it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         told = {
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "figures"},
+            **{
+                f.name: getattr(self, f.name)
+                for f in dataclasses.fields(self)
+                if f.name != "figures"
+            },
             "bars": [_told(v) for v in self.verdicts],
             "figures": [dataclasses.asdict(f) for f in self.figures],
         }

@@ -1,6 +1,8 @@
-"""The one PostgreSQL server that all contestants write to: embedded, durable (fsync on), a database for each.
+"""The one PostgreSQL server that all contestants write to: embedded, durable (fsync on), a database
+for each.
 
-Nothing is tuned for anybody: the server runs with the configuration that Surgetank ships for its embedded database.
+Nothing is tuned for anybody: the server runs with the configuration that Surgetank ships for its
+embedded database.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ _TOLD = (
 
 
 class Server:
-    """A running server. Databases are given out by `database` and dropped when their user is done."""
+    """A running server. Databases are given out by `database` and dropped when their user is
+    done."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -44,7 +47,9 @@ class Server:
             yield self._url.replace("/postgres?", f"/{name}?")
         finally:
             with self.admin() as connection:
-                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+                connection.execute(
+                    sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+                )
 
     @contextmanager
     def admin(self) -> Iterator[psycopg.Connection[Any]]:
@@ -58,10 +63,12 @@ class Server:
             connection.execute("CHECKPOINT")
 
     def settings(self) -> dict[str, str]:
-        """The settings that decide what a commit costs. Raises `BenchError` where commits aren't durable."""
+        """The settings that decide what a commit costs. Raises `BenchError` where commits aren't
+        durable."""
         with self.admin() as connection:
             rows = connection.execute(
-                "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)", [list(_TOLD)]
+                "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)",
+                [list(_TOLD)],
             ).fetchall()
         found = dict(rows)
         if found["fsync"] != "on" or found["synchronous_commit"] != "on":
@@ -81,7 +88,8 @@ def running_server(home: Path) -> Iterator[Server]:
 
 
 def stored_bytes(url: str) -> int:
-    """Bytes on disk of all tables that users made: rows, indexes, TOAST and whatever space they don't use."""
+    """Bytes on disk of all tables that users made: rows, indexes, TOAST and whatever space they
+    don't use."""
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.execute(
             "SELECT sum(pg_total_relation_size(relid))::int8 FROM pg_stat_user_tables"

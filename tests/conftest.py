@@ -21,7 +21,8 @@ def postgres_template() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres_server(postgres_template: Path) -> Iterator[PostgresServer]:
-    """The run's server, shared by all tests. Tests that stop or kill a server take `private_postgres`."""
+    """The run's server, shared by all tests. Tests that stop or kill a server take
+    `private_postgres`."""
     with running_server(postgres_template) as server:
         yield server
 
@@ -49,7 +50,8 @@ def private_postgres(postgres_template: Path) -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def pgbouncer(postgres_server: PostgresServer) -> Iterator[str]:
-    """URL of a new, empty database through PgBouncer in transaction mode. Skips where it isn't installed."""
+    """URL of a new, empty database through PgBouncer in transaction mode. Skips where it isn't
+    installed."""
     program = find_pgbouncer()
     if program is None:
         pytest.skip("pgbouncer is not installed (apt-get install pgbouncer)")

@@ -1,7 +1,8 @@
 """`put`, `put_writes` and `get_tuple` called directly, on a chat that grows step by step.
 
-`get_tuple` is *hot* right after the `put`; it is *cold* when everything was flushed, so that Surgetank, too,
-answers from PostgreSQL: then each checkpoint of the thread is read once, and its newest one as often.
+`get_tuple` is *hot* right after the `put`; it is *cold* when everything was flushed, so that
+Surgetank, too, answers from PostgreSQL: then each checkpoint of the thread is read once, and its
+newest one as often.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def run(scene: Scene) -> Recorder:
     return recorder
 
 
-def _write(recorder: Recorder, number: int, who: Contestant, states: list[list[object]]) -> list[object]:
+def _write(
+    recorder: Recorder, number: int, who: Contestant, states: list[list[object]]
+) -> list[object]:
     """Put every state, write to it, read it back hot. Returns where the checkpoints are."""
     saver, configs = who.saver, []
     thread = chat.Thread(saver, str(uuid6()))
@@ -50,7 +53,11 @@ def _write(recorder: Recorder, number: int, who: Contestant, states: list[list[o
 
 
 def _read(
-    recorder: Recorder, number: int, who: Contestant, states: list[list[object]], configs: list[object]
+    recorder: Recorder,
+    number: int,
+    who: Contestant,
+    states: list[list[object]],
+    configs: list[object],
 ) -> None:
     saver, newest = who.saver, configs[-1]
     each: list[float] = []

@@ -1,4 +1,5 @@
-"""Bytes and read time of a growing value stored as patches (docs/decisions/0003), without any database.
+"""Bytes and read time of a growing value stored as patches (docs/decisions/0003), without any
+database.
 
 Whole versions are what a saver without patches stores.
 """
@@ -18,7 +19,8 @@ WHOLE = "whole versions"
 
 
 def run(scene: Scene) -> Recorder:
-    """1,200 random hexadecimal digits a step: all that can be saved is what was there before, and half of the rest."""
+    """1,200 random hexadecimal digits a step: all that can be saved is what was there before, and
+    half of the rest."""
     recorder, steps = Recorder("chains"), scene.scale.storage_steps[-1]
     source, value = random.Random(1), b""
     tip: Tip | None = None
@@ -31,13 +33,18 @@ def run(scene: Scene) -> Recorder:
         encode.append((time.perf_counter() - start) * 1000)
         blobs[blob.n] = blob
     decode, depths = _decode(blobs, steps, value)
-    stored, whole = sum(len(b.data) for b in blobs.values()), sum(b.raw_bytes for b in blobs.values())
+    stored, whole = (
+        sum(len(b.data) for b in blobs.values()),
+        sum(b.raw_bytes for b in blobs.values()),
+    )
     label = f"{steps} versions of a growing value"
     recorder.add(1, CHAIN, "bytes", stored / 1e6, label=label, unit="MB")
     recorder.add(1, WHOLE, "bytes", whole / 1e6, label=label, unit="MB")
     recorder.add(1, CHAIN, "encode", encode, label="encode a version")
     recorder.add(1, CHAIN, "decode", decode, label="decode a version of the later half")
-    recorder.add(1, CHAIN, "depth", float(max(depths)), label="blobs behind a version, at most", unit="blobs")
+    recorder.add(
+        1, CHAIN, "depth", float(max(depths)), label="blobs behind a version, at most", unit="blobs"
+    )
     return recorder
 
 

@@ -1,8 +1,10 @@
-"""Rows a second that a flush writes, beside COPY of the very same rows into twins of the same tables.
+"""Rows a second that a flush writes, beside COPY of the very same rows into twins of the same
+tables.
 
-A flush reads the buffer, encodes patches, and makes the projections for SQL; COPY gets finished rows, in two forms:
-as Python tuples through psycopg, as any program that has rows would send them (the bar is about this one), and as ready
-bytes of the wire format, which leaves nothing but PostgreSQL's own work.
+A flush reads the buffer, encodes patches, and makes the projections for SQL; COPY gets finished
+rows, in two forms: as Python tuples through psycopg, as any program that has rows would send them
+(the bar is about this one), and as ready bytes of the wire format, which leaves nothing but
+PostgreSQL's own work.
 """
 
 from __future__ import annotations
@@ -30,12 +32,19 @@ Values = list[dict[str, Any]]
 
 
 def run(scene: Scene) -> Recorder:
-    """Long conversations, many short ones, and values that have nothing in common with those before them."""
+    """Long conversations, many short ones, and values that have nothing in common with those before
+    them."""
     recorder, scale = Recorder("flush"), scene.scale
     for key, values, what, threads, steps in (
         ("long", _chat, "conversations", scale.chat_threads, scale.chat_steps),
         ("short", _chat, "conversations", scale.short_threads, scale.short_steps),
-        ("notes", _notes, "threads that put 3 KB of new text", scale.note_threads, scale.note_steps),
+        (
+            "notes",
+            _notes,
+            "threads that put 3 KB of new text",
+            scale.note_threads,
+            scale.note_steps,
+        ),
     ):
         label = f"{threads} {what}, {steps} steps"
         for number, _ in scene.turns([OURS]):
@@ -43,14 +52,19 @@ def run(scene: Scene) -> Recorder:
                 scene
             ) as store:  # emptied, the database would have gone back, and would be told so
                 rates, megabytes = _round(store, [values(steps, seed) for seed in range(threads)])
-            recorder.add(number, OURS, f"{key} bytes", megabytes, label=label, unit="MB/s as accepted")
+            recorder.add(
+                number, OURS, f"{key} bytes", megabytes, label=label, unit="MB/s as accepted"
+            )
             for who, rate in rates.items():
                 recorder.add(number, who, key, rate, label=label, unit="rows/s")
     return recorder
 
 
 def _chat(steps: int, seed: int) -> Values:
-    return [{"messages": messages, "step": step} for step, messages in enumerate(chat.growing(steps, seed))]
+    return [
+        {"messages": messages, "step": step}
+        for step, messages in enumerate(chat.growing(steps, seed))
+    ]
 
 
 def _notes(steps: int, seed: int) -> Values:
@@ -87,7 +101,8 @@ def _make_twins(store: Reservoir, tables: dict[str, int]) -> None:
 
 
 def _load(store: Reservoir, counts: dict[str, int], action: Callable[[str], None]) -> float:
-    """Seconds of the action on all tables in one transaction; the twins are checked and emptied afterwards."""
+    """Seconds of the action on all tables in one transaction; the twins are checked and emptied
+    afterwards."""
     store.scene.server.checkpoint()
 
     def load() -> None:
@@ -117,7 +132,8 @@ def _read_rows(store: Reservoir, table: str) -> tuple[list[int], Rows]:
     with store.connection.cursor(binary=True) as cursor:
         found = cursor.execute(query).fetchall()
     return types, [
-        tuple(_sendable(kind, value) for kind, value in zip(types, row, strict=True)) for row in found
+        tuple(_sendable(kind, value) for kind, value in zip(types, row, strict=True))
+        for row in found
     ]
 
 
@@ -134,7 +150,9 @@ def _copy_rows(store: Reservoir, table: str, types: list[int], rows: Rows) -> No
 
 
 def _read_bytes(store: Reservoir, table: str) -> list[bytes]:
-    statement = sql.SQL("COPY {} TO STDOUT (FORMAT BINARY)").format(sql.Identifier("surgetank", table))
+    statement = sql.SQL("COPY {} TO STDOUT (FORMAT BINARY)").format(
+        sql.Identifier("surgetank", table)
+    )
     with store.connection.cursor() as cursor, cursor.copy(statement) as copy:
         return [bytes(block) for block in copy]
 

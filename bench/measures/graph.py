@@ -1,7 +1,9 @@
-"""A real LangGraph graph: supersteps that each add two messages with `add_messages`, in the three durabilities.
+"""A real LangGraph graph: supersteps that each add two messages with `add_messages`, in the three
+durabilities.
 
-"No checkpointer" shows what LangGraph itself takes. With nodes that wait, as a model's answer makes them wait,
-LangGraph's own `durability="async"` writes while the next node waits, and hides most of a slow saver's time.
+"No checkpointer" shows what LangGraph itself takes. With nodes that wait, as a model's answer makes
+them wait, LangGraph's own `durability="async"` writes while the next node waits, and hides most of
+a slow saver's time.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class State(TypedDict):
     step: int
 
 
-def build(said: list[Any], *, node_ms: float = 0, state: type[Any] = State) -> StateGraph[Any, Any, Any, Any]:
+def build(
+    said: list[Any], *, node_ms: float = 0, state: type[Any] = State
+) -> StateGraph[Any, Any, Any, Any]:
     """A graph of one node that says the next two messages, again and again, until all is said."""
 
     def say(state: Any) -> dict[str, Any]:

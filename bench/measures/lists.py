@@ -1,4 +1,5 @@
-"""`list` of a thread of 300 checkpoints that was flushed: all of it, and a filter on metadata that few of them pass."""
+"""`list` of a thread of 300 checkpoints that was flushed: all of it, and a filter on metadata that
+few of them pass."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""How long an event loop is held up by a `put`: while another process holds the buffer's file, and by large states.
+"""How long an event loop is held up by a `put`: while another process holds the buffer's file, and
+by large states.
 
-A heartbeat on the loop ticks every millisecond; the longest gap between two ticks, less that millisecond, is what a
-server's other requests would have waited. The peer is LangGraph's AsyncSqliteSaver, which writes on a thread.
+A heartbeat on the loop ticks every millisecond; the longest gap between two ticks, less that
+millisecond, is what a server's other requests would have waited. The peer is LangGraph's
+AsyncSqliteSaver, which writes on a thread.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ async def _run(scene: Scene, recorder: Recorder) -> None:
         peer = await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(peer_file)))
         await peer.setup()
         url = stack.enter_context(scene.server.database())
-        tank = stack.enter_context(open_tank(scene, url, flush_in_process=False, flush_on_close=False))
+        tank = stack.enter_context(
+            open_tank(scene, url, flush_in_process=False, flush_on_close=False)
+        )
         players: list[tuple[str, Any, Path]] = [
             (PEER, peer, peer_file),
             (OURS, tank.checkpointer(), tank.parts.buffer.path),
@@ -62,11 +66,17 @@ async def _run(scene: Scene, recorder: Recorder) -> None:
             await _put(saver, {"n": 1})
             held = await _held(saver, file, scale.held_s)
             recorder.add(
-                number, name, "held", held, label=f"another process holds the file for {scale.held_s:g} s"
+                number,
+                name,
+                "held",
+                held,
+                label=f"another process holds the file for {scale.held_s:g} s",
             )
             for kind, state in large.items():
                 stalled = await _stall(lambda saver=saver, state=state: _put(saver, state))  # type: ignore[misc]
-                recorder.add(number, name, kind, stalled, label=f"a state of {scale.large_mb} MB of {kind}")
+                recorder.add(
+                    number, name, kind, stalled, label=f"a state of {scale.large_mb} MB of {kind}"
+                )
 
 
 async def _held(saver: Any, file: Path, seconds: float) -> float:
@@ -115,4 +125,6 @@ def _documents(megabytes: int) -> dict[str, Any]:
 
 def _messages(megabytes: int) -> dict[str, Any]:
     source = random.Random(2)
-    return {"messages": [HumanMessage(source.randbytes(500).hex()) for _ in range(1000 * megabytes)]}
+    return {
+        "messages": [HumanMessage(source.randbytes(500).hex()) for _ in range(1000 * megabytes)]
+    }

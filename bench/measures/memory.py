@@ -1,7 +1,7 @@
 """The most memory that a process takes to flush so many megabytes that wait.
 
-The buffer is filled here and flushed by a process of its own, whose peak the kernel knows: the interpreter and all
-libraries are in it. It is to stay the same however much waits.
+The buffer is filled here and flushed by a process of its own, whose peak the kernel knows: the
+interpreter and all libraries are in it. It is to stay the same however much waits.
 """
 
 from __future__ import annotations
@@ -39,13 +39,16 @@ def run(scene: Scene) -> Recorder:
         raise BenchError("the flush left something behind")
     label = f"{scene.scale.memory_mb} MB in {entries} entries"
     recorder.add(1, OURS, "before", told["before"] / 1e6, label="before the flush", unit="MB")
-    recorder.add(1, OURS, "peak", told["peak"] / 1e6, label=f"peak while it flushes {label}", unit="MB")
+    recorder.add(
+        1, OURS, "peak", told["peak"] / 1e6, label=f"peak while it flushes {label}", unit="MB"
+    )
     recorder.add(1, OURS, "seconds", told["seconds"], label=f"time to flush {label}", unit="s")
     return recorder
 
 
 def _fill(home: str, url: str, size: int) -> int:
-    """Let `size` bytes wait: documents in a few versions, each with a new tenth. Returns how many entries."""
+    """Let `size` bytes wait: documents in a few versions, each with a new tenth. Returns how many
+    entries."""
     source, entries = random.Random(1), 0
     with Surgetank(home, database_url=url, flush_in_process=False, flush_on_close=False) as tank:
         saver = tank.checkpointer()

@@ -1,4 +1,5 @@
-"""Many threads with one entry each, beside one thread with as many entries: what a partition costs the flush."""
+"""Many threads with one entry each, beside one thread with as many entries: what a partition costs
+the flush."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def run(scene: Scene) -> Recorder:
             saver = store.tank.checkpointer()
             _fill(saver, threads=entries if who == MANY else 1, steps=1 if who == MANY else entries)
             rate = entries / store.flush()
-        recorder.add(number, who, "entries", rate, label=f"{entries:,} entries in", unit="entries/s")
+        recorder.add(
+            number, who, "entries", rate, label=f"{entries:,} entries in", unit="entries/s"
+        )
     return recorder
 
 

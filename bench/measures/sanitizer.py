@@ -1,8 +1,8 @@
 """The sanitizer beside a bare `orjson.dumps`, on data that is clean and on data that is not.
 
-`sanitize_for_json` gives a value that must still be encoded; `dumps_jsonb` is what the flush uses for projections and
-encodes on the way. On dirty data orjson is no real peer: it turns NaN into null without a word, and PostgreSQL
-refuses the NUL that it lets through.
+`sanitize_for_json` gives a value that must still be encoded; `dumps_jsonb` is what the flush uses
+for projections and encodes on the way. On dirty data orjson is no real peer: it turns NaN into null
+without a word, and PostgreSQL refuses the NUL that it lets through.
 """
 
 from __future__ import annotations
@@ -35,7 +35,12 @@ def run(scene: Scene) -> Recorder:
     for key, (label, value) in _values().items():
         for number, (who, encode) in scene.turns(encoders):
             recorder.add(
-                number, who, key, _microseconds(encode, value, scene.scale.batch_ms), label=label, unit="us"
+                number,
+                who,
+                key,
+                _microseconds(encode, value, scene.scale.batch_ms),
+                label=label,
+                unit="us",
             )
     return recorder
 
@@ -58,12 +63,18 @@ def _batch(encode: Callable[[Any], Any], value: Any, calls: int) -> float:
 def _values() -> dict[str, tuple[str, Any]]:
     source = random.Random(1)
     said = [m.model_dump() for m in chat.messages(50, seed=1)]
-    # As an embedding has them: single precision. One of the odd ones has a NaN's packed bytes inside.
+    # As an embedding has them: single precision. One of the odd ones has a NaN's packed bytes
+    # inside.
     numbers = {
-        "scores": [struct.unpack("f", struct.pack("f", source.uniform(0.5, 1)))[0] for _ in range(5000)]
+        "scores": [
+            struct.unpack("f", struct.pack("f", source.uniform(0.5, 1)))[0] for _ in range(5000)
+        ]
     }
     looks_odd = {
-        "scores": [*numbers["scores"][1:], struct.unpack(">d", bytes.fromhex("3fe0cb7ff0000000"))[0]]
+        "scores": [
+            *numbers["scores"][1:],
+            struct.unpack(">d", bytes.fromhex("3fe0cb7ff0000000"))[0],
+        ]
     }
     metadata = {
         "source": "loop",

@@ -1,8 +1,9 @@
-"""Bytes that one conversation takes after so many steps, with a plain channel and with LangGraph's DeltaChannel.
+"""Bytes that one conversation takes after so many steps, with a plain channel and with LangGraph's
+DeltaChannel.
 
-Counted is what lies on disk in tables, indexes and TOAST, beyond what they take empty and without any vacuum (for
-InMemorySaver: serialized bytes in memory). A DeltaChannel (beta) stores only what each step wrote and builds the state
-again from there when it is read.
+Counted is what lies on disk in tables, indexes and TOAST, beyond what they take empty and without
+any vacuum (for InMemorySaver: serialized bytes in memory). A DeltaChannel (beta) stores only what
+each step wrote and builds the state again from there when it is read.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def run(scene: Scene) -> Recorder:
 
 
 def _many(recorder: Recorder, scene: Scene, who: Contestant) -> None:
-    """What a short conversation takes beside others: without the first pages of empty tables and indexes."""
+    """What a short conversation takes beside others: without the first pages of empty tables and
+    indexes."""
     threads, steps = scene.scale.short_deltas, scene.scale.storage_steps[0]
     said = chat.messages(steps, seed=1)
     compiled = build(said, state=Delta).compile(checkpointer=who.saver)
@@ -75,7 +77,12 @@ def _many(recorder: Recorder, scene: Scene, who: Contestant) -> None:
     who.settle()
     label = f"{steps} steps, DeltaChannel, each of {threads} more threads"
     recorder.add(
-        1, who.name, "DeltaChannel more", (who.stored() - empty) / 1e6 / threads, label=label, unit="MB"
+        1,
+        who.name,
+        "DeltaChannel more",
+        (who.stored() - empty) / 1e6 / threads,
+        label=label,
+        unit="MB",
     )
 
 
@@ -91,12 +98,18 @@ def _grow(recorder: Recorder, scene: Scene, who: Contestant, kind: str, state: t
         given = {}
         who.settle()
         label = f"{mark} steps, {kind} channel" if kind == "plain" else f"{mark} steps, {kind}"
-        recorder.add(1, who.name, f"{kind} {mark}", (who.stored() - empty) / 1e6, label=label, unit="MB")
+        recorder.add(
+            1, who.name, f"{kind} {mark}", (who.stored() - empty) / 1e6, label=label, unit="MB"
+        )
     if compiled.get_state(config).values["messages"] != said:
         raise BenchError(f"{who.name} lost messages")
     if who.buffer is not None:
         label = f"{marks[-1]} steps, {kind}: the buffer's file when it was emptied"
-        recorder.add(1, who.name, f"{kind} file", who.buffer.file_bytes() / 1e6, label=label, unit="MB")
+        recorder.add(
+            1, who.name, f"{kind} file", who.buffer.file_bytes() / 1e6, label=label, unit="MB"
+        )
         who.buffer.tidy()
         label = f"{marks[-1]} steps, {kind}: the buffer's file after housekeeping"
-        recorder.add(1, who.name, f"{kind} tidy file", who.buffer.file_bytes() / 1e6, label=label, unit="MB")
+        recorder.add(
+            1, who.name, f"{kind} tidy file", who.buffer.file_bytes() / 1e6, label=label, unit="MB"
+        )

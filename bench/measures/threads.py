@@ -1,7 +1,9 @@
-"""Several threads on one saver, each with a conversation of its own: how many steps a second go through.
+"""Several threads on one saver, each with a conversation of its own: how many steps a second go
+through.
 
-A step is a `put` and a `put_writes`. What PostgresSaver has taken is in the database already; what Surgetank has taken
-still waits in its buffer, so the rate until all of it is in the database is shown beside.
+A step is a `put` and a `put_writes`. What PostgresSaver has taken is in the database already; what
+Surgetank has taken still waits in its buffer, so the rate until all of it is in the database is
+shown beside.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def run(scene: Scene) -> Recorder:
     return recorder
 
 
-def _race(who: Contestant, pool: ThreadPoolExecutor, workers: int, states: list[list[object]]) -> float:
+def _race(
+    who: Contestant, pool: ThreadPoolExecutor, workers: int, states: list[list[object]]
+) -> float:
     """Let all workers run at once and wait for them. Returns when they started."""
     started: list[float] = []
     barrier = Barrier(workers, action=lambda: started.append(time.perf_counter()))

@@ -127,7 +127,11 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(_LAZY[name])
     except ModuleNotFoundError as error:
-        if name == "SurgetankSaver" and error.name and error.name.startswith(("langgraph", "langchain")):
+        if (
+            name == "SurgetankSaver"
+            and error.name
+            and error.name.startswith(("langgraph", "langchain"))
+        ):
             raise MissingExtra("langgraph", "langgraph", "SurgetankSaver") from error
         raise
     return getattr(module, name)

@@ -1,7 +1,7 @@
 """The one family of errors. Each says what happened, to which data, and the way out.
 
-Catch `SurgetankError` to catch them all. `remedy` is a sentence for the person who has to act;
-it is part of `str(error)`, so that a traceback in a terminal already tells what to do. Each class says
+Catch `SurgetankError` to catch them all. `remedy` is a sentence for the person who has to act; it
+is part of `str(error)`, so that a traceback in a terminal already tells what to do. Each class says
 what the server answers (`http_status`, `problem`) and how a command ends (`exit_code`).
 """
 
@@ -16,9 +16,9 @@ class SurgetankError(Exception):
 
     Parameters: `what` happened (one sentence, without the remedy) and the `remedy` (one sentence).
 
-    As class data: `http_status` and `problem` (the stable code in the answer) of the HTTP server, the `exit_code` of
-    the command line, and `public_message`, which people without technical rights read in place of `what` when that
-    may name addresses or paths (empty: they read `what`).
+    As class data: `http_status` and `problem` (the stable code in the answer) of the HTTP server,
+    the `exit_code` of the command line, and `public_message`, which people without technical rights
+    read in place of `what` when that may name addresses or paths (empty: they read `what`).
     """
 
     http_status: ClassVar[int] = 500
@@ -38,7 +38,9 @@ class ConfigurationError(SurgetankError):
     http_status = 503
     problem = "misconfigured"
     exit_code = 2
-    public_message = "The server's settings do not allow this. What was accepted is safe in the buffer."
+    public_message = (
+        "The server's settings do not allow this. What was accepted is safe in the buffer."
+    )
 
 
 class UnknownName(ConfigurationError, ValueError):
@@ -75,7 +77,8 @@ class EntryRejected(SurgetankError):
     """One value or one entry that can't be stored as it is; nothing of it was accepted.
 
     `partition` is the thread (or user) it belongs to, `path` the place of the value inside the data
-    (`$.channel_values.messages[3]`), `seq` the entry's number in the buffer when it already had one.
+    (`$.channel_values.messages[3]`), `seq` the entry's number in the buffer when it already had
+    one.
     """
 
     http_status = 422
@@ -107,7 +110,8 @@ class BufferFull(BufferProblem):
 
 
 class BufferUnavailable(BufferProblem):
-    """The buffer can't be read or written (unwritable folder, full disk, I/O error); nothing was accepted."""
+    """The buffer can't be read or written (unwritable folder, full disk, I/O error); nothing was
+    accepted."""
 
 
 class BufferCorrupt(BufferProblem):
@@ -132,7 +136,8 @@ class BufferCorrupt(BufferProblem):
 
 
 class FallbackUnavailable(BufferUnavailable):
-    """The fallback location can't be reached or written. What was spilled there is not lost, but can't be read now."""
+    """The fallback location can't be reached or written. What was spilled there is not lost, but
+    can't be read now."""
 
 
 class FallbackDamaged(BufferCorrupt):
@@ -140,13 +145,17 @@ class FallbackDamaged(BufferCorrupt):
 
 
 class EntryUnreadable(BufferProblem):
-    """The next entry of a partition is damaged, or lies in the fallback location and can't be read; those before can.
+    """The next entry of a partition is damaged, or lies in the fallback location and can't be read;
+    those before can.
 
-    `damaged`: it will not get better by waiting. `malformed`: not even its place in the file makes sense.
+    `damaged`: it will not get better by waiting. `malformed`: not even its place in the file makes
+    sense.
     """
 
     def __init__(self, partition: str, seq: int, error: BufferProblem) -> None:
-        super().__init__(f"Entry {seq} of {partition!r} can't be read: {error.what}", remedy=error.remedy)
+        super().__init__(
+            f"Entry {seq} of {partition!r} can't be read: {error.what}", remedy=error.remedy
+        )
         self.partition = partition
         self.seq = seq
         self.damaged = isinstance(error, BufferCorrupt)
@@ -159,7 +168,9 @@ class LeaseLost(BufferProblem):
     `seen`: the newer tokens of partitions, when it was the sink that refused.
     """
 
-    def __init__(self, what: str, *, remedy: str = "", seen: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, what: str, *, remedy: str = "", seen: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__(what, remedy=remedy)
         self.seen = dict(seen or {})
 
@@ -179,16 +190,19 @@ class DatabaseUnavailable(SinkError):
 
 
 class DatabaseRefused(DatabaseUnavailable, ConfigurationError):
-    """PostgreSQL answers, and will not be used like this (wrong password, a missing database, schema or right).
+    """PostgreSQL answers, and will not be used like this (wrong password, a missing database,
+    schema or right).
 
-    For whoever wants to read or write it is an outage like any other; it ends when an operator has acted.
+    For whoever wants to read or write it is an outage like any other; it ends when an operator has
+    acted.
     """
 
     exit_code = 2
 
 
 class WrongDatabase(DatabaseRefused):
-    """The database is not the one that the buffer belongs to, or its schema is gone. Nothing is written into it."""
+    """The database is not the one that the buffer belongs to, or its schema is gone. Nothing is
+    written into it."""
 
 
 class SchemaTooNew(DatabaseRefused):
@@ -203,14 +217,20 @@ class ColdStateUnavailable(SinkError):
 
 
 class StateCorrupt(SinkError):
-    """Stored state can't be put together again (a value that is missing, a failed checksum, a class that is gone).
+    """Stored state can't be put together again (a value that is missing, a failed checksum, a class
+    that is gone).
 
-    `thread_id` is the thread and `channel` the channel of its state, where they are known; nothing is returned in
-    place of what is damaged.
+    `thread_id` is the thread and `channel` the channel of its state, where they are known; nothing
+    is returned in place of what is damaged.
     """
 
     def __init__(
-        self, what: str, *, remedy: str = "", thread_id: str | None = None, channel: str | None = None
+        self,
+        what: str,
+        *,
+        remedy: str = "",
+        thread_id: str | None = None,
+        channel: str | None = None,
     ) -> None:
         super().__init__(what, remedy=remedy)
         self.thread_id = thread_id
@@ -219,7 +239,9 @@ class StateCorrupt(SinkError):
     def of(self, thread_id: str, channel: str | None = None) -> StateCorrupt:
         """The same error with the thread (and channel) that it is about, for whoever knows them."""
         where = f"Thread {thread_id!r}" + (f", channel {channel!r}" if channel is not None else "")
-        return type(self)(f"{where}: {self.what}", remedy=self.remedy, thread_id=thread_id, channel=channel)
+        return type(self)(
+            f"{where}: {self.what}", remedy=self.remedy, thread_id=thread_id, channel=channel
+        )
 
 
 class Reason(Protocol):
@@ -244,9 +266,9 @@ class Reason(Protocol):
 class NotSaved(SinkError):
     """What was accepted of a thread is not in the database, or not all of it. None of it is lost.
 
-    `waiting` entries have not been flushed yet; `parked` are the ids of those that the database refused. `failure` is
-    why (a `surgetank.model.Failure`, or None where nobody tried yet), `since` when that began, in seconds since the
-    epoch.
+    `waiting` entries have not been flushed yet; `parked` are the ids of those that the database
+    refused. `failure` is why (a `surgetank.model.Failure`, or None where nobody tried yet), `since`
+    when that began, in seconds since the epoch.
     """
 
     def __init__(
@@ -300,7 +322,8 @@ class Conflict(SurgetankError):
 
 
 class JobNotRetryable(Conflict):
-    """A job that no flush can repeat: a retention job, or one of a stream that this version doesn't have."""
+    """A job that no flush can repeat: a retention job, or one of a stream that this version doesn't
+    have."""
 
     exit_code = 2
 
@@ -318,13 +341,16 @@ class BrokenRow(SurgetankError):
     def __init__(self, place: tuple[str, str, str], reason: str, *, remedy: str = "") -> None:
         thread_id, ns, checkpoint_id = place
         within = f" in {ns!r}" if ns else ""
-        super().__init__(f"Checkpoint {checkpoint_id} of {thread_id!r}{within}: {reason}.", remedy=remedy)
+        super().__init__(
+            f"Checkpoint {checkpoint_id} of {thread_id!r}{within}: {reason}.", remedy=remedy
+        )
         self.place = place
         self.reason = reason
 
 
 class TransferStopped(SurgetankError):
-    """An import or export stopped at something that can't be moved. Started again, it goes on from there."""
+    """An import or export stopped at something that can't be moved. Started again, it goes on from
+    there."""
 
 
 class TokenNotFound(NotFound):

@@ -1,4 +1,5 @@
-"""Writes of an event loop that another process held up: made in their order by one thread, so that the loop goes on.
+"""Writes of an event loop that another process held up: made in their order by one thread, so that
+the loop goes on.
 
 Bounded. What waits here is not accepted yet, which its caller was told (`emit_log` returns 0).
 """
@@ -16,7 +17,8 @@ MOST = 10_000
 
 
 class HandOver:
-    """A queue and its thread, which ends when nothing waits. `on_error` is told of what could not be written."""
+    """A queue and its thread, which ends when nothing waits. `on_error` is told of what could not
+    be written."""
 
     def __init__(self, on_error: Callable[[Exception], None]) -> None:
         self._on_error = on_error
@@ -40,8 +42,10 @@ class HandOver:
         with self._changed:
             if len(self._waiting) >= MOST:
                 raise BufferUnavailable(
-                    f"{MOST} writes of the event loop wait because another process holds the buffer.",
-                    remedy="see which process it is (`surgetank status`); nothing accepted is lost.",
+                    f"{MOST} writes of the event loop wait because another process holds the "
+                    f"buffer.",
+                    remedy="see which process it is (`surgetank status`); nothing accepted is "
+                    "lost.",
                 )
             self._waiting.append(write)
             if not self._running:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Protocol
 class Record(NamedTuple):
     """One keyed value inside an entry. Keys are bytes and sort bytewise inside their partition.
 
-    `family` names records of a partition that tend to resemble the one before them (the versions of a channel);
-    a buffer may keep such a record as its difference from that one. It is a hint, and not kept.
+    `family` names records of a partition that tend to resemble the one before them (the versions of
+    a channel); a buffer may keep such a record as its difference from that one. It is a hint, and
+    not kept.
     """
 
     key: bytes
@@ -27,11 +28,13 @@ class Record(NamedTuple):
 class Entry:
     """One accepted write: the records that one `append` was given, in order.
 
-    `seq` grows over the whole buffer and is never reused. `replayed` is true for an entry that may have been tried
-    before (it was parked, or its buffer went back in time): it comes after entries that were accepted later than it.
+    `seq` grows over the whole buffer and is never reused. `replayed` is true for an entry that may
+    have been tried before (it was parked, or its buffer went back in time): it comes after entries
+    that were accepted later than it.
 
-    `epoch` names the handle that accepted it, by a random number drawn when the buffer was opened; 0 in buffers of
-    format 3. A file that went back in time gives a `seq` again, but never together with the same epoch.
+    `epoch` names the handle that accepted it, by a random number drawn when the buffer was opened;
+    0 in buffers of format 3. A file that went back in time gives a `seq` again, but never together
+    with the same epoch.
     """
 
     stream: str
@@ -100,9 +103,11 @@ class OldCopy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CopyChange:
-    """What a copy becomes: `clear` drops all that it had, then `drop` parts go and `put` ones are stored.
+    """What a copy becomes: `clear` drops all that it had, then `drop` parts go and `put` ones are
+    stored.
 
-    `grown` is by how many bytes (of keys and values) it is larger than before; than nothing, with `clear`.
+    `grown` is by how many bytes (of keys and values) it is larger than before; than nothing, with
+    `clear`.
     """
 
     mark: bytes
@@ -183,8 +188,8 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Something accepted that the buffer can't give back, because its file was damaged. `partition` is empty for what
-    concerns the file as a whole.
+    """Something accepted that the buffer can't give back, because its file was damaged. `partition`
+    is empty for what concerns the file as a whole.
     """
 
     id: int
@@ -195,8 +200,8 @@ class Damage:
 
 
 class Fork(NamedTuple):
-    """Two buffers wrote to one thread, the second one (`buffer`) without knowing of the newest checkpoint (`head`) of
-    the other. `checkpoint_id` is what it put instead.
+    """Two buffers wrote to one thread, the second one (`buffer`) without knowing of the newest
+    checkpoint (`head`) of the other. `checkpoint_id` is what it put instead.
     """
 
     thread_id: str
@@ -288,7 +293,8 @@ class StreamDepth:
 
 @dataclass(frozen=True, slots=True)
 class BufferDepth:
-    """How full the buffer is, against its limits: `max_bytes` is what is set, or what the disk still takes if less."""
+    """How full the buffer is, against its limits: `max_bytes` is what is set, or what the disk
+    still takes if less."""
 
     entries: int
     bytes: int
@@ -296,5 +302,7 @@ class BufferDepth:
     max_bytes: int
     streams: tuple[StreamDepth, ...]
     file_bytes: int = 0
-    disk_free: int | None = None  # bytes, without what is kept for flushing; None: the disk isn't watched
+    disk_free: int | None = (
+        None  # bytes, without what is kept for flushing; None: the disk isn't watched
+    )
     disk_full: bool = False  # nothing new is accepted until there is space

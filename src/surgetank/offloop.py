@@ -1,7 +1,7 @@
 """What may wait leaves the event loop: large or contended writes run on threads of their own.
 
-Not on the loop's default executor: while another process holds the buffer, waiting appends would fill it, and with it
-everything else that the application runs there.
+Not on the loop's default executor: while another process holds the buffer, waiting appends would
+fill it, and with it everything else that the application runs there.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def is_large(values: Any) -> bool:
-    """Whether serializing these values takes long, estimated by looking at few of them (some 10 microseconds)."""
+    """Whether serializing these values takes long, estimated by looking at few of them (some 10
+    microseconds)."""
     return _estimate(values, _DEPTH) > LARGE
 
 
@@ -98,5 +99,9 @@ def _sampled(items: Any, count: int, depth: int) -> int:
                 break
         return total
     # Of a dict or a set the first ones: it has no others at hand.
-    some = items[:: count // _SAMPLES] if isinstance(items, (list, tuple)) else tuple(islice(items, _SAMPLES))
+    some = (
+        items[:: count // _SAMPLES]
+        if isinstance(items, (list, tuple))
+        else tuple(islice(items, _SAMPLES))
+    )
     return sum(_estimate(item, depth - 1) for item in some) * count // max(1, len(some))

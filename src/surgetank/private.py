@@ -1,7 +1,7 @@
 """Files and folders that only their owner reads, whatever the umask says.
 
-Accepted state is somebody's conversation: the home is 0700 and all that is in it 0600, also where an older version or
-a copy left it open. Folders above the home are never touched.
+Accepted state is somebody's conversation: the home is 0700 and all that is in it 0600, also where
+an older version or a copy left it open. Folders above the home are never touched.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from typing import BinaryIO
 
 _FOLDER, _FILE = 0o700, 0o600
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_OURS = ("*.db", "*.db-*", "postgres", "postgres.*", "transfers", "surgetank*")  # what a home consists of
+_OURS = (
+    "*.db",
+    "*.db-*",
+    "postgres",
+    "postgres.*",
+    "transfers",
+    "surgetank*",
+)  # what a home consists of
 
 
 def make_folder(folder: Path) -> None:
@@ -30,8 +37,8 @@ def make_folder(folder: Path) -> None:
 
 
 def make_home(home: Path) -> bool:
-    """Make the home folder, or close it to others. False if it holds other things than ours and was left open:
-    a project's folder may have to stay readable. Raises `OSError`.
+    """Make the home folder, or close it to others. False if it holds other things than ours and was
+    left open: a project's folder may have to stay readable. Raises `OSError`.
     """
     make_folder(home)
     found = home.stat()
@@ -47,14 +54,16 @@ def make_home(home: Path) -> bool:
 def make_file(path: Path) -> None:
     """Make an empty file of the owner's alone, unless there is one. Raises `OSError`.
 
-    An existing file is never opened: closing it would give up the locks that SQLite has on it in this process.
+    An existing file is never opened: closing it would give up the locks that SQLite has on it in
+    this process.
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _FILE))
 
 
 def close_file(path: Path) -> None:
-    """Take an existing file from everybody but its owner. What isn't there, or isn't ours, stays."""
+    """Take an existing file from everybody but its owner. What isn't there, or isn't ours,
+    stays."""
     with suppress(FileNotFoundError, PermissionError):
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & _OTHERS:
@@ -62,7 +71,8 @@ def close_file(path: Path) -> None:
 
 
 def open_file(path: Path, mode: str) -> BinaryIO:
-    """Open a file for writing (`wb`, `ab`, `xb`); a new one is its owner's alone. Raises `OSError`."""
+    """Open a file for writing (`wb`, `ab`, `xb`); a new one is its owner's alone. Raises
+    `OSError`."""
     return open(path, mode, opener=_opener)  # type: ignore[return-value]
 
 

@@ -1,4 +1,5 @@
-"""A service: something that runs in the background between `start` and `stop`. Written once, for every thread.
+"""A service: something that runs in the background between `start` and `stop`. Written once, for
+every thread.
 
 `Background` owns the thread; what it does is a function that works until the event is set.
 """

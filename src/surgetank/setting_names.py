@@ -1,4 +1,5 @@
-"""The settings as keywords of `Surgetank(...)`, for editors and type checkers. What each means is in `settings.py`.
+"""The settings as keywords of `Surgetank(...)`, for editors and type checkers. What each means is
+in `settings.py`.
 
 A test keeps both equal. None is as if the setting was not given.
 """
@@ -13,7 +14,8 @@ from pydantic import SecretStr
 
 
 class SettingNames(TypedDict, total=False):
-    """Every setting but `home`, `database_url` and `buffer_url`, which are arguments of their own."""
+    """Every setting but `home`, `database_url` and `buffer_url`, which are arguments of their
+    own."""
 
     durability: Literal["process", "power"] | None
     buffer_max_bytes: int | None

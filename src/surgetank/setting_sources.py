@@ -1,7 +1,8 @@
-"""Where settings come from: arguments, the environment, files in the current folder; and names that are none.
+"""Where settings come from: arguments, the environment, files in the current folder; and names that
+are none.
 
-An argument wins over the environment, that over `surgetank.toml`, that over `[tool.surgetank]` in `pyproject.toml`, and
-that over the default.
+An argument wins over the environment, that over `surgetank.toml`, that over `[tool.surgetank]` in
+`pyproject.toml`, and that over the default.
 """
 
 from __future__ import annotations
@@ -44,13 +45,17 @@ def is_isolated() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """The variables with our prefix that are not empty, by the setting's name; and their own name."""
-    found = {name[len(PREFIX) :].lower(): name for name in os.environ if name.upper().startswith(PREFIX)}
+    """The variables with our prefix that are not empty, by the setting's name; and their own
+    name."""
+    found = {
+        name[len(PREFIX) :].lower(): name for name in os.environ if name.upper().startswith(PREFIX)
+    }
     return {setting: name for setting, name in found.items() if os.environ[name]}
 
 
 def check_environment(known: Iterable[str]) -> None:
-    """Refuse variables that are misspelt settings, and warn of others that set nothing. Raises `ConfigurationError`."""
+    """Refuse variables that are misspelt settings, and warn of others that set nothing. Raises
+    `ConfigurationError`."""
     names = list(known)
     for setting, variable in environment().items():
         if setting in names or _KUBERNETES.fullmatch(setting):
@@ -66,12 +71,14 @@ def check_environment(known: Iterable[str]) -> None:
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The setting that a name is most like, if it is like one."""
-    return next(iter(difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=_ALIKE)), None)
+    return next(
+        iter(difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=_ALIKE)), None
+    )
 
 
 def from_files(known: Iterable[str]) -> dict[str, tuple[Any, str]]:
-    """Values with the file they come from. Raises `ConfigurationError` for a file that can't be read, or with names in
-    it that are no settings.
+    """Values with the file they come from. Raises `ConfigurationError` for a file that can't be
+    read, or with names in it that are no settings.
     """
     found: dict[str, tuple[Any, str]] = {}
     names = list(known)

@@ -1,7 +1,8 @@
-"""Every setting with its default and its environment variable (`SURGETANK_` and the name in capitals).
+"""Every setting with its default and its environment variable (`SURGETANK_` and the name in
+capitals).
 
-What is passed to `Surgetank(...)` wins over the environment, that over files (setting_sources.py). Times are seconds,
-sizes bytes.
+What is passed to `Surgetank(...)` wins over the environment, that over files (setting_sources.py).
+Times are seconds, sizes bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def duration(value: object) -> object:
-    """Seconds out of `30d`, `12h`, `90m`, `2w`; anything else is left to pydantic. Raises `ValueError`."""
+    """Seconds out of `30d`, `12h`, `90m`, `2w`; anything else is left to pydantic. Raises
+    `ValueError`."""
     if isinstance(value, str) and value[-1:] in _UNITS:
         return float(value[:-1]) * _UNITS[value[-1]]
     return value
@@ -95,7 +97,8 @@ class Settings(BaseSettings):
         return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=values)
 
     home: Annotated[Path, BeforeValidator(_folder)] = Field(
-        default_factory=default_root, description="Folder of the buffer and of the embedded database."
+        default_factory=default_root,
+        description="Folder of the buffer and of the embedded database.",
     )
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL URL; without one, PostgreSQL is embedded."
@@ -106,14 +109,20 @@ class Settings(BaseSettings):
 
     durability: Literal["process", "power"] = Field(
         "process",
-        description="What an accepted write survives: kill -9 (process) or a power cut too (power).",
+        description="What an accepted write survives: kill -9 (process) or a power cut too "
+        "(power).",
     )
-    buffer_max_bytes: int = Field(4 * 1024**3, gt=0, description="Most bytes that may wait in the buffer.")
-    buffer_max_entries: int = Field(5_000_000, gt=0, description="Most entries that may wait in the buffer.")
+    buffer_max_bytes: int = Field(
+        4 * 1024**3, gt=0, description="Most bytes that may wait in the buffer."
+    )
+    buffer_max_entries: int = Field(
+        5_000_000, gt=0, description="Most entries that may wait in the buffer."
+    )
     disk_reserve: int = Field(
         16 * 1024**2,
         ge=0,
-        description="Bytes of the buffer's disk set aside, to flush with when it is full; 0: the disk isn't watched.",
+        description="Bytes of the buffer's disk set aside, to flush with when it is full; 0: the "
+        "disk isn't watched.",
     )
     buffer_when_full: Literal["block", "reject"] = Field(
         "block", description="Wait for space, or refuse at once."
@@ -122,34 +131,45 @@ class Settings(BaseSettings):
     keep_acknowledged: float = Field(
         60.0,
         ge=0,
-        description="How long entries stay in the buffer after they were saved, for a database that loses its last"
+        description="How long entries stay in the buffer after they were saved, for a database "
+        "that loses its last"
         " minute.",
     )
     keep_acknowledged_bytes: int = Field(
-        64 * 1024**2, ge=0, description="Most bytes of entries that stay in the buffer after they were saved."
+        64 * 1024**2,
+        ge=0,
+        description="Most bytes of entries that stay in the buffer after they were saved.",
     )
     fallback_url: SecretStr | None = Field(
         None,
-        description="Where entries are spilled to: a folder, or a URL of fsspec; none: nothing is spilled.",
+        description="Where entries are spilled to: a folder, or a URL of fsspec; none: nothing is "
+        "spilled.",
     )
     fallback_after: float = Field(
         3600.0, gt=0, description="What has waited so long because saving fails is spilled."
     )
     fallback_fill: float = Field(
-        0.8, gt=0, le=1, description="From this share of `buffer_max_bytes` on, entries are spilled."
+        0.8,
+        gt=0,
+        le=1,
+        description="From this share of `buffer_max_bytes` on, entries are spilled.",
     )
     unknown_threads: Literal["accept", "refuse"] = Field(
         "accept",
-        description="What becomes of a thread that this buffer never saw while the database is away: it is taken for"
+        description="What becomes of a thread that this buffer never saw while the database is "
+        "away: it is taken for"
         " new (accept), or using it raises ColdStateUnavailable (refuse).",
     )
     recent_max_bytes: int = Field(
         512 * 1024**2,
         ge=0,
-        description="Most bytes for copies of recently used threads, readable while the database is away; 0: none.",
+        description="Most bytes for copies of recently used threads, readable while the database "
+        "is away; 0: none.",
     )
     recent_max_age: Annotated[float, BeforeValidator(duration)] = Field(
-        7 * 86_400.0, gt=0, description="How long a copy that nobody uses stays; seconds, or like 7d, 12h."
+        7 * 86_400.0,
+        gt=0,
+        description="How long a copy that nobody uses stays; seconds, or like 7d, 12h.",
     )
     max_value_bytes: int = Field(
         256 * 1024**2, gt=0, le=1_000_000_000, description="Largest single channel value or write."
@@ -158,31 +178,49 @@ class Settings(BaseSettings):
     flush_in_process: bool = Field(
         default=True, description="Flush on a thread of this process; false: only workers do."
     )
-    flush_entries: int = Field(1000, gt=0, description="A partition with so many entries is flushed.")
-    flush_bytes: int = Field(4 * 1024**2, gt=0, description="A partition with so many bytes is flushed.")
-    flush_age: float = Field(1.0, ge=0, description="A partition whose oldest entry is this old is flushed.")
+    flush_entries: int = Field(
+        1000, gt=0, description="A partition with so many entries is flushed."
+    )
+    flush_bytes: int = Field(
+        4 * 1024**2, gt=0, description="A partition with so many bytes is flushed."
+    )
+    flush_age: float = Field(
+        1.0, ge=0, description="A partition whose oldest entry is this old is flushed."
+    )
     flush_batch_entries: int = Field(2000, gt=0, description="Most entries in one transaction.")
-    flush_batch_bytes: int = Field(8 * 1024**2, gt=0, description="About how many bytes in one transaction.")
+    flush_batch_bytes: int = Field(
+        8 * 1024**2, gt=0, description="About how many bytes in one transaction."
+    )
     flush_cache_bytes: int = Field(
         48 * 1024**2,
         ge=0,
         description="Newest values remembered between flushes, to patch the next ones against.",
     )
-    flush_tick: float = Field(0.2, gt=0, description="How often the background flush looks what is due.")
+    flush_tick: float = Field(
+        0.2, gt=0, description="How often the background flush looks what is due."
+    )
     lease_ttl: float = Field(15.0, gt=0, description="How long a silent worker keeps a partition.")
-    retry_base: float = Field(0.5, gt=0, description="Wait after the first failure; doubled each time.")
+    retry_base: float = Field(
+        0.5, gt=0, description="Wait after the first failure; doubled each time."
+    )
     retry_max: float = Field(60.0, gt=0, description="Longest wait between attempts.")
     breaker_max: float = Field(
         5.0, gt=0, description="Longest wait between probes of a database that is down."
     )
-    critical_after: float = Field(60.0, ge=0, description="A soft failure that lasts longer is critical.")
+    critical_after: float = Field(
+        60.0, ge=0, description="A soft failure that lasts longer is critical."
+    )
     events_kept: int = Field(200_000, gt=0, description="How many run events are kept for replay.")
-    events_max_age: float = Field(86_400.0, gt=0, description="How long run events are kept for replay.")
+    events_max_age: float = Field(
+        86_400.0, gt=0, description="How long run events are kept for replay."
+    )
     logs_keep: float = Field(
         0.0, ge=0, description="How long lines of thread logs stay in the database; 0: for ever."
     )
     errors_keep: float = Field(
-        90 * 86_400.0, ge=0, description="How long resolved errors stay in the database; 0: for ever."
+        90 * 86_400.0,
+        ge=0,
+        description="How long resolved errors stay in the database; 0: for ever.",
     )
     debug_originals: bool = Field(
         default=False, description="Debug mode: keep what projections replaced, for administrators."
@@ -199,7 +237,8 @@ class Settings(BaseSettings):
         None, description="Where users who see a red banner get help: mailto:... or https://..."
     )
     alert_urls: Secrets = Field(
-        (), description="Where alerts go: apprise URLs, separated by spaces. Secret. None: no alerts."
+        (),
+        description="Where alerts go: apprise URLs, separated by spaces. Secret. None: no alerts.",
     )
     alert_every: float = Field(10.0, gt=0, description="How often the alert rules are looked at.")
     alert_throttle: float = Field(
@@ -208,7 +247,9 @@ class Settings(BaseSettings):
     alert_failing_after: float = Field(
         300.0, ge=0, description="A partition that fails for longer is alerted."
     )
-    alert_buffer_share: float = Field(0.7, gt=0, le=1, description="A buffer that is fuller is alerted.")
+    alert_buffer_share: float = Field(
+        0.7, gt=0, le=1, description="A buffer that is fuller is alerted."
+    )
     alert_thread_errors: int = Field(
         3, ge=2, description="A thread with so many unresolved errors is alerted."
     )
@@ -216,25 +257,32 @@ class Settings(BaseSettings):
         None, ge=0, le=23, description="Hour of the daily digest, in local time. None: no digest."
     )
     alert_retry_base: float = Field(
-        2.0, gt=0, description="Wait after an alert's first failed delivery; doubled each time, at most 300."
+        2.0,
+        gt=0,
+        description="Wait after an alert's first failed delivery; doubled each time, at most 300.",
     )
     alert_give_up_after: float = Field(
         21_600.0, ge=0, description="An alert that can't be delivered for this long is given up."
     )
     log_format: Literal["console", "json"] = Field(
         "console",
-        description="Lines of the program's own log: key=value for people (console), or JSON objects.",
+        description="Lines of the program's own log: key=value for people (console), or JSON "
+        "objects.",
     )
     jobs_kept: int = Field(10_000, gt=0, description="How many flush jobs are remembered.")
 
     retain_age: Annotated[float | None, BeforeValidator(duration)] = Field(
-        None, ge=0, description="Checkpoints older than this are deleted; seconds, or like 30d, 12h, 90m."
+        None,
+        ge=0,
+        description="Checkpoints older than this are deleted; seconds, or like 30d, 12h, 90m.",
     )
     retain_keep: int | None = Field(
         None, ge=1, description="Only so many of the newest checkpoints of each namespace stay."
     )
     retain_bytes: int | None = Field(
-        None, ge=0, description="About how many bytes a thread may have in the database; the oldest go first."
+        None,
+        ge=0,
+        description="About how many bytes a thread may have in the database; the oldest go first.",
     )
     retain_interval: float = Field(
         3600.0, gt=0, description="How often all threads are looked through, if any limit is set."
@@ -244,12 +292,15 @@ class Settings(BaseSettings):
         3.0, gt=0, description="Longest wait for a database connection (for each host of the URL)."
     )
     read_timeout: float = Field(
-        5.0, gt=0, description="Longest silence of the database while a caller waits for what it reads."
+        5.0,
+        gt=0,
+        description="Longest silence of the database while a caller waits for what it reads.",
     )
     statement_timeout: float = Field(
         30.0,
         gt=0,
-        description="Longest statement of a flush or another work in the background; a second more for each MB that is "
+        description="Longest statement of a flush or another work in the background; a second more "
+        "for each MB that is "
         "written.",
     )
     database_password_file: Path | None = Field(
@@ -257,16 +308,25 @@ class Settings(BaseSettings):
     )
     database_password_command: SecretStr | None = Field(
         None,
-        description="Command that prints the database's password; run again when the server refuses it. No shell.",
+        description="Command that prints the database's password; run again when the server "
+        "refuses it. No shell.",
     )
-    database_connections: int = Field(8, gt=0, description="Most database connections of this process.")
+    database_connections: int = Field(
+        8, gt=0, description="Most database connections of this process."
+    )
     shutdown_timeout: float = Field(10.0, ge=0, description="When closing ends, whatever is left.")
-    flush_on_close: bool = Field(default=True, description="Try to drain the buffer when the engine closes.")
+    flush_on_close: bool = Field(
+        default=True, description="Try to drain the buffer when the engine closes."
+    )
     admin_token: SecretStr | None = Field(
-        None, min_length=20, description="A token with the role admin that works without the database."
+        None,
+        min_length=20,
+        description="A token with the role admin that works without the database.",
     )
     server_host: str = Field("127.0.0.1", description="Address that `surgetank serve` listens on.")
-    server_port: int = Field(8321, ge=0, le=65535, description="Port that `surgetank serve` listens on.")
+    server_port: int = Field(
+        8321, ge=0, le=65535, description="Port that `surgetank serve` listens on."
+    )
     server_threads: int = Field(
         16, gt=0, description="Most requests that may wait for buffer or database at once."
     )
@@ -277,19 +337,27 @@ class Settings(BaseSettings):
         200, gt=0, description="Most WebSockets and event streams that one caller may have open."
     )
     server_request_timeout: float = Field(
-        15.0, gt=0, description="How long the head of a request may take to arrive, and then its body."
+        15.0,
+        gt=0,
+        description="How long the head of a request may take to arrive, and then its body.",
     )
     server_write_timeout: float = Field(
-        30.0, gt=0, description="A client that reads nothing of its answer for so long is disconnected."
+        30.0,
+        gt=0,
+        description="A client that reads nothing of its answer for so long is disconnected.",
     )
     server_max_body: int = Field(1024**2, gt=0, description="Largest body of a request.")
     cors_origins: str = Field(
         "", description="Origins whose pages may use the server, comma separated; none by default."
     )
     trusted_proxies: str = Field(
-        "", description="Addresses whose X-Forwarded-For is believed, comma separated; none by default."
+        "",
+        description="Addresses whose X-Forwarded-For is believed, comma separated; none by "
+        "default.",
     )
-    failed_logins_per_minute: int = Field(10, gt=0, description="Failed logins that one address has.")
+    failed_logins_per_minute: int = Field(
+        10, gt=0, description="Failed logins that one address has."
+    )
     node: str = Field(
         default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}", description="Name in jobs."
     )
@@ -297,7 +365,9 @@ class Settings(BaseSettings):
     @property
     def allowed_origins(self) -> tuple[str, ...]:
         """The origins of `cors_origins`."""
-        return tuple(origin.strip().rstrip("/") for origin in self.cors_origins.split(",") if origin.strip())
+        return tuple(
+            origin.strip().rstrip("/") for origin in self.cors_origins.split(",") if origin.strip()
+        )
 
     @property
     def buffer_path(self) -> Path:
@@ -318,14 +388,17 @@ def _sqlite_path(url: str) -> Path:
         )
     if scheme != "sqlite" or not rest.startswith("/") or rest == "/":
         raise ConfigurationError(
-            f"The buffer URL with scheme {scheme!r} can't be used.", remedy="use sqlite:///path/to/buffer.db."
+            f"The buffer URL with scheme {scheme!r} can't be used.",
+            remedy="use sqlite:///path/to/buffer.db.",
         )
-    # As in SQLAlchemy's URLs: three slashes for a relative path, four for an absolute one; most people mean absolute.
+    # As in SQLAlchemy's URLs: three slashes for a relative path, four for an absolute one; most
+    # people mean absolute.
     return Path(rest if Path(rest).is_absolute() else rest[1:])
 
 
 def load_settings(**given: Any) -> Settings:
-    """Settings from the arguments that are not None, then the environment, then files, then the defaults.
+    """Settings from the arguments that are not None, then the environment, then files, then the
+    defaults.
 
     Raises `ConfigurationError` naming the setting that is wrong, or that there is not.
     """
@@ -345,7 +418,10 @@ def load_settings(**given: Any) -> Settings:
 
 def origins(**given: Any) -> dict[str, str]:
     """Where each setting comes from: "argument", the variable's name, the file's, or "default"."""
-    variables, files = setting_sources.environment(), setting_sources.from_files(Settings.model_fields)
+    variables, files = (
+        setting_sources.environment(),
+        setting_sources.from_files(Settings.model_fields),
+    )
     return {
         name: "argument"
         if given.get(name) is not None

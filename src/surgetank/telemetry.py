@@ -1,7 +1,8 @@
-"""Log events with fields, through the standard `logging` (logger `surgetank`): the application stays in charge.
+"""Log events with fields, through the standard `logging` (logger `surgetank`): the application
+stays in charge.
 
-A message is `event='...' key='value'`, or with the setting `log_format = "json"` one JSON object, whatever handler the
-application writes it with.
+A message is `event='...' key='value'`, or with the setting `log_format = "json"` one JSON object,
+whatever handler the application writes it with.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _form = {"json": False}
 
 
 def use_json(wanted: bool) -> None:
-    """Whether messages are JSON from now on, in the whole process: that of the engine opened last."""
+    """Whether messages are JSON from now on, in the whole process: that of the engine opened
+    last."""
     _form["json"] = wanted
 
 

@@ -41,8 +41,12 @@ def test_entries_of_a_partition_are_read_in_the_order_of_acceptance(buffer: Buff
         assert values(entries) == [b"%d" % i for i in range(first, 40, 2)]
 
 
-def test_an_entry_keeps_its_records_in_order_with_every_byte(buffer: Buffer, clock: FakeClock) -> None:
-    records = [Record(bytes([b]) * 2, bytes(range(b, 256))) for b in (255, 0, 7, 255, 0)] + [Record(b"", b"")]
+def test_an_entry_keeps_its_records_in_order_with_every_byte(
+    buffer: Buffer, clock: FakeClock
+) -> None:
+    records = [Record(bytes([b]) * 2, bytes(range(b, 256))) for b in (255, 0, 7, 255, 0)] + [
+        Record(b"", b"")
+    ]
     seq = buffer.append("s", "p\u00e9\U0001f600 /:", records)
 
     (entry,) = read_all(buffer, take(buffer).lease)
@@ -64,12 +68,15 @@ def test_an_accepted_entry_is_visible_at_once_to_another_buffer_object(house: Bu
     assert one.depth().entries == 0
 
 
-def test_an_accepted_entry_is_visible_to_another_process_and_its_entries_here(house: BufferHouse) -> None:
+def test_an_accepted_entry_is_visible_to_another_process_and_its_entries_here(
+    house: BufferHouse,
+) -> None:
     buffer = house.open()
     first = put(buffer, "p", b"from here")
 
     seen, second, id_ = house.in_another_process(
-        "with buffer.snapshot() as view: seen = view.latest('s', 'p', [b'k'])[b'k'].value.decode()\n"
+        "with buffer.snapshot() as view: seen = view.latest('s', 'p', "
+        "[b'k'])[b'k'].value.decode()\n"
         "answer = [seen, put(buffer, 'p', b'from there'), buffer.id]"
     )
 
@@ -128,7 +135,9 @@ def test_the_same_name_in_two_streams_is_two_partitions(buffer: Buffer) -> None:
 # -- lookups by key
 
 
-def test_latest_finds_the_newest_record_of_each_key_and_leaves_out_the_others(buffer: Buffer) -> None:
+def test_latest_finds_the_newest_record_of_each_key_and_leaves_out_the_others(
+    buffer: Buffer,
+) -> None:
     buffer.append("s", "p", [Record(b"a", b"1"), Record(b"b", b"1")])
     seq = buffer.append("s", "p", [Record(b"a", b"2"), Record(b"a", b"3")])
     put(buffer, "q", b"x", key=b"a")
@@ -164,7 +173,9 @@ def test_scan_and_last_mean_the_prefix_bytewise(buffer: Buffer, prefix: bytes) -
     expected = sorted(k for k in AWKWARD if k.startswith(prefix))
     with buffer.snapshot() as view:
         found = view.scan("s", "p", prefix)
-        assert [(f.key, f.value) for f in found] == [(k, v) for k in expected for v in (b"old", b"new")]
+        assert [(f.key, f.value) for f in found] == [
+            (k, v) for k in expected for v in (b"old", b"new")
+        ]
         bare = view.scan("s", "p", prefix, keys_only=True)
         assert [(f.key, f.seq, f.value) for f in bare] == [(f.key, f.seq, b"") for f in found]
         last = view.last("s", "p", prefix)
@@ -207,7 +218,9 @@ def test_partitions_lists_those_with_hot_records_parked_ones_included(buffer: Bu
 # -- leases and fencing
 
 
-def test_a_leased_partition_is_not_leased_to_another_until_it_is_given_back(house: BufferHouse) -> None:
+def test_a_leased_partition_is_not_leased_to_another_until_it_is_given_back(
+    house: BufferHouse,
+) -> None:
     one, other = house.open(), house.open()
     put(one)
     lease = take(one, owner="one").lease
@@ -241,7 +254,9 @@ def test_an_expired_lease_is_taken_by_another_and_the_old_one_can_do_nothing(
     new = take(other, owner="other").lease
 
     assert new.token > old.token
-    assert one.ack([Ack(old, entries, maxima={b"m": b"1"}, passing={b"n": b"1"}, release=True)]) == [old]
+    assert one.ack(
+        [Ack(old, entries, maxima={b"m": b"1"}, passing={b"n": b"1"}, release=True)]
+    ) == [old]
     with pytest.raises(LeaseLost):
         one.postpone(old, attempts=1, next_attempt_at=clock.now + 9, failure=DOWN)
     with pytest.raises(LeaseLost):
@@ -291,7 +306,9 @@ def test_one_lost_lease_does_not_keep_the_other_acks_of_the_call_back(
     assert [s.partition for s in buffer.states()] == ["b"]
 
 
-def test_renewing_extends_a_lease_and_leaves_out_the_lost_ones(buffer: Buffer, clock: FakeClock) -> None:
+def test_renewing_extends_a_lease_and_leaves_out_the_lost_ones(
+    buffer: Buffer, clock: FakeClock
+) -> None:
     put(buffer, "a")
     put(buffer, "b")
     a, b = take(buffer, "a", ttl_s=15).lease, take(buffer, "b", ttl_s=5).lease
@@ -418,14 +435,21 @@ def test_an_ack_ends_the_failure(buffer: Buffer, clock: FakeClock) -> None:
     assert buffer.states(failing=True) == []
     state = buffer.state("s", "p")
     assert state is not None
-    assert (state.attempts, state.next_attempt_at, state.failing_since, state.failure) == (0, 0, None, None)
+    assert (state.attempts, state.next_attempt_at, state.failing_since, state.failure) == (
+        0,
+        0,
+        None,
+        None,
+    )
 
 
 def test_retry_now_makes_postponed_partitions_due(buffer: Buffer, clock: FakeClock) -> None:
     for name in ("a", "b", "fresh"):
         put(buffer, name)
     for name in ("a", "b"):
-        buffer.postpone(take(buffer, name).lease, attempts=1, next_attempt_at=clock.now + 30, failure=DOWN)
+        buffer.postpone(
+            take(buffer, name).lease, attempts=1, next_attempt_at=clock.now + 30, failure=DOWN
+        )
     put(buffer, "x", stream="t")
     lease = take(buffer, "x", stream="t").lease
     buffer.postpone(lease, attempts=1, next_attempt_at=clock.now + 30, failure=DOWN)
@@ -451,7 +475,9 @@ def test_a_clock_that_jumps_freezes_no_partition_longer_than_the_horizon(
     due = Due(entries=10, bytes=10**9, age_s=5.0, max_horizon_s=3600.0)
     put(buffer)
     if frozen == "postponed":
-        buffer.postpone(take(buffer).lease, attempts=9, next_attempt_at=clock.now + 60, failure=DOWN)
+        buffer.postpone(
+            take(buffer).lease, attempts=9, next_attempt_at=clock.now + 60, failure=DOWN
+        )
     elif frozen == "leased":
         take(buffer, owner="died", ttl_s=15)
 
@@ -504,17 +530,30 @@ def test_read_keeps_both_limits_but_for_one_entry(buffer: Buffer) -> None:
 def test_read_goes_on_after_a_seq_and_ends_empty(buffer: Buffer) -> None:
     seqs = [put(buffer, "p", b"%d" % i) for i in range(5)]
     lease = take(buffer).lease
-    assert [e.seq for e in buffer.read(lease, after_seq=seqs[1], max_entries=2, max_bytes=10**6)] == seqs[2:4]
+    assert [
+        e.seq for e in buffer.read(lease, after_seq=seqs[1], max_entries=2, max_bytes=10**6)
+    ] == seqs[2:4]
     assert buffer.read(lease, after_seq=seqs[4], max_entries=2, max_bytes=10**6) == []
 
 
 def test_several_partitions_are_read_in_turn_each_up_to_its_share(buffer: Buffer) -> None:
-    seqs = {name: [put(buffer, name, b"%d" % i) for i in range(10)] for name in ("a", "b", "c", "d")}
+    seqs = {
+        name: [put(buffer, name, b"%d" % i) for i in range(10)] for name in ("a", "b", "c", "d")
+    }
     leased = {name: take(buffer, name).lease for name in seqs}
-    places = [Place(leased["a"]), Place(leased["b"], seqs["b"][7]), Place(leased["c"]), Place(leased["d"])]
+    places = [
+        Place(leased["a"]),
+        Place(leased["b"], seqs["b"][7]),
+        Place(leased["c"]),
+        Place(leased["d"]),
+    ]
     limits = {"share_bytes": 10**6, "max_bytes": 10**6}
     got = buffer.read_many(places, share_entries=4, max_entries=9, **limits)
-    assert [[e.seq for e in batch] for batch in got] == [seqs["a"][:4], seqs["b"][8:], seqs["c"][:3]]
+    assert [[e.seq for e in batch] for batch in got] == [
+        seqs["a"][:4],
+        seqs["b"][8:],
+        seqs["c"][:3],
+    ]
     got = buffer.read_many(places, share_entries=100, max_entries=100, **limits)
     assert [len(batch) for batch in got] == [10, 2, 10, 10]
     assert buffer.read_many([], share_entries=1, max_entries=1, **limits) == []
@@ -552,7 +591,10 @@ def test_large_values_are_read_as_they_were_written(buffer: Buffer) -> None:
     put(buffer, "p", b"before", large, b"", larger)
     put(buffer, "p", larger)
     entries = read_all(buffer, take(buffer).lease)
-    assert [[r.value for r in e.records] for e in entries] == [[b"before", large, b"", larger], [larger]]
+    assert [[r.value for r in e.records] for e in entries] == [
+        [b"before", large, b"", larger],
+        [larger],
+    ]
 
 
 def test_many_partitions_are_acknowledged_at_once_but_for_those_whose_lease_was_lost(
@@ -565,7 +607,11 @@ def test_many_partitions_are_acknowledged_at_once_but_for_those_whose_lease_was_
     assert len({x.lease.token for x in leased}) == 20
     assert [x.state.entries for x in leased] == [2] * 20
     batches = buffer.read_many(
-        [Place(x.lease) for x in leased], share_entries=1, share_bytes=100, max_entries=100, max_bytes=10_000
+        [Place(x.lease) for x in leased],
+        share_entries=1,
+        share_bytes=100,
+        max_entries=100,
+        max_bytes=10_000,
     )
     clock.advance(16.0)
     (taken,) = buffer.lease("s", Due(partition="p3", force=True), owner="other", ttl_s=15.0)
@@ -646,7 +692,9 @@ def test_forget_removes_notes_with_the_prefix_before_maxima_are_kept(buffer: Buf
     assert notes(buffer) == {b"a1": b"1", b"b": b"9"}
 
 
-def test_passing_notes_end_after_their_time_and_maxima_stay(buffer: Buffer, clock: FakeClock) -> None:
+def test_passing_notes_end_after_their_time_and_maxima_stay(
+    buffer: Buffer, clock: FakeClock
+) -> None:
     note(buffer, passing={b"grave": b"1"}, maxima={b"head": b"1"})
     clock.advance(NOTE_TTL_S - 1)
     buffer.maintain()
@@ -688,7 +736,12 @@ def test_a_parked_entry_is_set_aside_with_its_reason_and_stays_visible(
     assert (found.value, found.seq, found.parked) == (b"\x00\xff", seq, True)
     entry = buffer.parked_entry(parked.id)
     assert entry is not None
-    assert (entry.stream, entry.partition, entry.seq, entry.accepted_at) == ("s", "p", seq, accepted_at)
+    assert (entry.stream, entry.partition, entry.seq, entry.accepted_at) == (
+        "s",
+        "p",
+        seq,
+        accepted_at,
+    )
     assert values([entry]) == [b"bad", b"\x00\xff"]
 
 
@@ -696,14 +749,20 @@ def test_parked_entries_are_listed_oldest_first_by_stream_and_partition(buffer: 
     for stream, name in (("s", "a"), ("t", "a"), ("s", "b")):
         seq = put(buffer, name, stream=stream)
         buffer.park(take(buffer, name, stream=stream).lease, seq, BAD)
-    assert [(p.stream, p.partition) for p in buffer.parked()] == [("s", "a"), ("t", "a"), ("s", "b")]
+    assert [(p.stream, p.partition) for p in buffer.parked()] == [
+        ("s", "a"),
+        ("t", "a"),
+        ("s", "b"),
+    ]
     assert [p.partition for p in buffer.parked(stream="s")] == ["a", "b"]
     assert [p.stream for p in buffer.parked(partition="a")] == ["s", "t"]
     assert buffer.parked(stream="t", partition="b") == []
     assert buffer.parked_entry(10**9) is None
 
 
-def test_parked_entries_survive_maintenance_and_reopening(house: BufferHouse, clock: FakeClock) -> None:
+def test_parked_entries_survive_maintenance_and_reopening(
+    house: BufferHouse, clock: FakeClock
+) -> None:
     buffer = house.open()
     seq = put(buffer, "p", b"bad")
     parked = buffer.park(take(buffer).lease, seq, BAD)
@@ -759,7 +818,9 @@ def test_an_entry_that_is_parked_again_has_the_id_that_it_had_and_no_other_gets_
     assert [p.id for p in buffer.parked()][:2] == [one.id, two.id]
 
 
-def test_an_unparked_entry_is_due_also_where_nothing_else_waits(buffer: Buffer, clock: FakeClock) -> None:
+def test_an_unparked_entry_is_due_also_where_nothing_else_waits(
+    buffer: Buffer, clock: FakeClock
+) -> None:
     seq = put(buffer)
     lease = take(buffer).lease
     parked = buffer.park(lease, seq, BAD)
@@ -769,7 +830,9 @@ def test_an_unparked_entry_is_due_also_where_nothing_else_waits(buffer: Buffer, 
     assert due_now(buffer, never(age_s=5.0)) == ["p"]
 
 
-def test_an_entry_that_starts_guarding_removes_the_parked_ones_of_its_partition(buffer: Buffer) -> None:
+def test_an_entry_that_starts_guarding_removes_the_parked_ones_of_its_partition(
+    buffer: Buffer,
+) -> None:
     for name in ("p", "other"):
         seq = put(buffer, name, b"bad")
         lease = take(buffer, name).lease
@@ -817,7 +880,9 @@ def test_a_guard_sees_the_partition_as_it_is_before_the_append(buffer: Buffer) -
 
 
 @pytest.mark.parametrize("drained", [False, True])
-def test_a_refusal_leaves_everything_as_it_was_and_keeps_its_notes(buffer: Buffer, drained: bool) -> None:
+def test_a_refusal_leaves_everything_as_it_was_and_keeps_its_notes(
+    buffer: Buffer, drained: bool
+) -> None:
     buffer.append("s", "p", [Record(b"k", b"1")], start_guarding=True)
     put(buffer, "other")
     if drained:
@@ -829,7 +894,11 @@ def test_a_refusal_leaves_everything_as_it_was_and_keeps_its_notes(buffer: Buffe
 
     assert seq == 0
     after = buffer.depth()
-    assert (after.entries, after.bytes, after.streams) == (before.entries, before.bytes, before.streams)
+    assert (after.entries, after.bytes, after.streams) == (
+        before.entries,
+        before.bytes,
+        before.streams,
+    )
     assert buffer.states() == states
     assert notes(buffer) == {b"late": b"2"}
     assert put(buffer) > 0
@@ -842,7 +911,9 @@ def test_notes_of_a_refusal_pass(buffer: Buffer, clock: FakeClock) -> None:
     assert notes(buffer) == {}
 
 
-def test_a_guard_that_raises_fails_its_own_append_and_nothing_of_it_is_accepted(buffer: Buffer) -> None:
+def test_a_guard_that_raises_fails_its_own_append_and_nothing_of_it_is_accepted(
+    buffer: Buffer,
+) -> None:
     buffer.append("s", "p", [Record(b"k", b"1")], start_guarding=True)
 
     def guard(view: Snapshot) -> None:
@@ -862,7 +933,9 @@ def test_a_guard_that_raises_fails_its_own_append_and_nothing_of_it_is_accepted(
 def test_at_the_limit_an_append_raises_at_once_and_nothing_is_accepted(
     house: BufferHouse, limit: dict[str, int], how: str
 ) -> None:
-    buffer = house.open(when_full="reject" if how == "reject" else "block", block_timeout_s=60, **limit)
+    buffer = house.open(
+        when_full="reject" if how == "reject" else "block", block_timeout_s=60, **limit
+    )
     for _ in range(3):
         put(buffer, "p", b"123456789")
     with pytest.raises(BufferFull, match="Way out"):
@@ -939,7 +1012,9 @@ def test_an_entry_larger_than_the_whole_buffer_is_refused_at_once(house: BufferH
 
 
 @pytest.mark.parametrize("count", [65_536, 65_537, 100_000])
-def test_an_entry_of_too_many_records_is_refused_and_others_go_on(buffer: Buffer, count: int) -> None:
+def test_an_entry_of_too_many_records_is_refused_and_others_go_on(
+    buffer: Buffer, count: int
+) -> None:
     put(buffer, "p", b"before")
     with pytest.raises(EntryRejected, match="records"):
         buffer.append("s", "p", [Record(b"k", b"")] * count)
@@ -986,8 +1061,12 @@ def test_an_append_that_raised_leaves_no_trace_in_later_ones(buffer: Buffer) -> 
 # -- jobs
 
 
-def job(id_: str, at: float, status: JobStatus = JobStatus.COMPLETED, stream: str = "s") -> FlushJob:
-    return FlushJob(id_, stream, "manual", status, at, "node", result={"rows_flushed": 1, "warnings": []})
+def job(
+    id_: str, at: float, status: JobStatus = JobStatus.COMPLETED, stream: str = "s"
+) -> FlushJob:
+    return FlushJob(
+        id_, stream, "manual", status, at, "node", result={"rows_flushed": 1, "warnings": []}
+    )
 
 
 def test_jobs_are_kept_and_listed_newest_first_by_stream_and_status(house: BufferHouse) -> None:
@@ -1006,9 +1085,13 @@ def test_jobs_are_kept_and_listed_newest_first_by_stream_and_status(house: Buffe
 
 
 def test_a_job_saved_again_has_its_new_state(buffer: Buffer) -> None:
-    running = FlushJob("1", "s", "manual", JobStatus.RUNNING, 10.0, "node", started_at=10.0, partition="p")
+    running = FlushJob(
+        "1", "s", "manual", JobStatus.RUNNING, 10.0, "node", started_at=10.0, partition="p"
+    )
     buffer.save_job(running)
-    done = running.finished(JobStatus.FAILED, 12.0, {"message": "down", "errors": [{"sqlstate": None}]})
+    done = running.finished(
+        JobStatus.FAILED, 12.0, {"message": "down", "errors": [{"sqlstate": None}]}
+    )
     buffer.save_job(done)
     assert buffer.job("1") == done
     assert buffer.jobs() == [done]
@@ -1047,7 +1130,9 @@ def test_states_lists_waiting_partitions_oldest_first(buffer: Buffer, clock: Fak
     assert buffer.states("t", failing=True) == []
 
 
-def test_the_age_of_a_partition_is_that_of_its_oldest_waiting_entry(buffer: Buffer, clock: FakeClock) -> None:
+def test_the_age_of_a_partition_is_that_of_its_oldest_waiting_entry(
+    buffer: Buffer, clock: FakeClock
+) -> None:
     start = clock.now
     for _ in range(3):
         put(buffer)
@@ -1064,7 +1149,11 @@ def test_last_seq_and_waiting_speak_of_unparked_entries(buffer: Buffer) -> None:
     assert buffer.last_seq("s") == 0
     a1, b1, a2 = put(buffer, "a"), put(buffer, "b"), put(buffer, "a")
     put(buffer, "x", stream="t")
-    assert (buffer.last_seq("s"), buffer.last_seq("s", "a"), buffer.last_seq("s", "b")) == (a2, a2, b1)
+    assert (buffer.last_seq("s"), buffer.last_seq("s", "a"), buffer.last_seq("s", "b")) == (
+        a2,
+        a2,
+        b1,
+    )
     assert buffer.last_seq("s", "nobody") == 0
     assert [len(buffer.waiting("s", up_to_seq=n)) for n in (0, a1, b1, a2)] == [0, 1, 2, 2]
     assert buffer.waiting("s", up_to_seq=a2, partition="b") == ["b"]
@@ -1078,7 +1167,9 @@ def test_last_seq_and_waiting_speak_of_unparked_entries(buffer: Buffer) -> None:
     assert len(buffer.waiting("s", up_to_seq=a2)) == 1
 
 
-def test_depth_counts_entries_bytes_partitions_and_parked_by_stream(buffer: Buffer, clock: FakeClock) -> None:
+def test_depth_counts_entries_bytes_partitions_and_parked_by_stream(
+    buffer: Buffer, clock: FakeClock
+) -> None:
     start = clock.now
     seq = put(buffer, "a", b"123")
     put(buffer, "a", b"4")
@@ -1174,7 +1265,9 @@ def test_sixteen_threads_append_at_once_and_every_entry_is_there_in_each_threads
     assert len(set(everything)) == 16 * 60
     entries = drain(buffers[0])
     by_seq = {e.seq: values([e])[0] for e in entries}
-    assert by_seq == {seq: b"%d:%d" % (me, i) for me, seqs in returned.items() for i, seq in enumerate(seqs)}
+    assert by_seq == {
+        seq: b"%d:%d" % (me, i) for me, seqs in returned.items() for i, seq in enumerate(seqs)
+    }
     assert buffers[1].depth().entries == buffers[1].depth().bytes == 0
 
 
@@ -1221,7 +1314,9 @@ def test_one_append_that_is_refused_in_a_crowd_spares_its_neighbours(house: Buff
 # -- appends of an event loop
 
 
-def test_an_append_that_must_not_wait_is_like_any_other_where_nobody_holds_the_buffer(buffer: Buffer) -> None:
+def test_an_append_that_must_not_wait_is_like_any_other_where_nobody_holds_the_buffer(
+    buffer: Buffer,
+) -> None:
     first = put(buffer, "p", b"1")
     second = buffer.try_append("s", "p", [Record(b"k", b"2")])
     assert second is not None

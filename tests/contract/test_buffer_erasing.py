@@ -1,4 +1,5 @@
-"""The promises of `Buffer` about erasing: what is kept of a partition goes, what waits and everybody else's stays."""
+"""The promises of `Buffer` about erasing: what is kept of a partition goes, what waits and
+everybody else's stays."""
 
 from __future__ import annotations
 
@@ -8,10 +9,14 @@ from surgetank.model import FlushJob, JobStatus
 
 
 def job(id_: str, **result: object) -> FlushJob:
-    return FlushJob(id_, "s", "manual", JobStatus.COMPLETED, created_at=1.0, node="n", result=result)
+    return FlushJob(
+        id_, "s", "manual", JobStatus.COMPLETED, created_at=1.0, node="n", result=result
+    )
 
 
-def test_a_partition_of_which_nothing_waits_goes_with_all_that_is_kept_of_it(buffer: Buffer) -> None:
+def test_a_partition_of_which_nothing_waits_goes_with_all_that_is_kept_of_it(
+    buffer: Buffer,
+) -> None:
     put(buffer, "gone", b"acknowledged")
     drain(buffer)
     put(buffer, "stays", b"theirs")
@@ -43,7 +48,9 @@ def test_parked_entries_are_discarded_for_good_and_counted_out(buffer: Buffer) -
 
 
 def test_jobs_keep_their_numbers_and_lose_what_names_an_erased_word(buffer: Buffer) -> None:
-    buffer.save_job(job("named", rows_flushed=3, message="s/ada-1: refused", errors=[{"partition": "ada-1"}]))
+    buffer.save_job(
+        job("named", rows_flushed=3, message="s/ada-1: refused", errors=[{"partition": "ada-1"}])
+    )
     buffer.save_job(job("other", rows_flushed=4, message="s/bob: refused"))
     buffer.erase([], ["ada-1"])
     named, other = buffer.job("named"), buffer.job("other")

@@ -1,6 +1,8 @@
-"""Records of one family come back whole, however a buffer keeps what they have in common, and whoever reads them.
+"""Records of one family come back whole, however a buffer keeps what they have in common, and
+whoever reads them.
 
-A family's records are mostly grown or changed a little from one to the next, as the versions of a channel are.
+A family's records are mostly grown or changed a little from one to the next, as the versions of a
+channel are.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ NOISE = random.Random(3).randbytes(200_000)
 
 def grown(count: int, *, step: int = 300, first: int = 5000) -> list[bytes]:
     """Values of which each is the one before and some more, with a header that tells the length."""
-    return [b"\xdd" + (first + i * step).to_bytes(4, "big") + NOISE[: first + i * step] for i in range(count)]
+    return [
+        b"\xdd" + (first + i * step).to_bytes(4, "big") + NOISE[: first + i * step]
+        for i in range(count)
+    ]
 
 
 def put_versions(buffer: Buffer, versions: Sequence[bytes], *, start: int = 0) -> list[int]:
@@ -65,13 +70,16 @@ def test_another_process_reads_what_this_one_wrote(house: BufferHouse) -> None:
     versions = grown(50)
     put_versions(house.open(), versions)
     answer = house.in_another_process(
-        "with buffer.snapshot() as view: answer = [f.value.hex() for f in view.scan('s', 'p', b'v')]"
+        "with buffer.snapshot() as view: answer = [f.value.hex() for f in view.scan('s', 'p', "
+        "b'v')]"
     )
     assert [bytes.fromhex(text) for text in answer] == versions
 
 
 @pytest.mark.parametrize("done", [1, 20, 33, 39])
-def test_versions_stay_whole_when_those_before_them_are_acknowledged(house: BufferHouse, done: int) -> None:
+def test_versions_stay_whole_when_those_before_them_are_acknowledged(
+    house: BufferHouse, done: int
+) -> None:
     versions = grown(60)
     writer, flusher = house.open(), house.open()
     put_versions(writer, versions[:40])
@@ -112,7 +120,9 @@ def test_a_parked_version_and_those_around_it_stay_whole(house: BufferHouse) -> 
     assert (depth.entries, depth.bytes) == (0, 0)
 
 
-def test_a_version_after_a_parked_one_stays_whole_when_that_is_tried_again(house: BufferHouse) -> None:
+def test_a_version_after_a_parked_one_stays_whole_when_that_is_tried_again(
+    house: BufferHouse,
+) -> None:
     versions = grown(6)
     writer = house.open()
     seqs = put_versions(writer, versions[:4])
@@ -184,7 +194,9 @@ def test_an_append_that_failed_leaves_nothing_that_others_build_on(house: Buffer
             writer.append("s", "p", [Record(b"v%04d" % n, versions[n], FAMILY)], guard=fails)
         refused = [Record(b"v%04d" % n, versions[n], FAMILY)]
         assert writer.append("s", "p", refused, guard=lambda view: {}) == 0
-        other.append("s", "q", [Record(b"x", NOISE[:9000], FAMILY)])  # takes the number that was given back
+        other.append(
+            "s", "q", [Record(b"x", NOISE[:9000], FAMILY)]
+        )  # takes the number that was given back
     put_versions(writer, versions[3:], start=3)
 
     assert hot(house.open()) == by_key(versions)
@@ -198,7 +210,8 @@ edits = st.tuples(st.integers(0, 10**6), st.integers(0, 400), st.integers(0, 400
 
 
 class FamilyMachine(BufferMachine):
-    """The buffer's machine with large values that change a little, written through two buffer objects in turn."""
+    """The buffer's machine with large values that change a little, written through two buffer
+    objects in turn."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -212,14 +225,18 @@ class FamilyMachine(BufferMachine):
         at, gone, added = change
         old = self._newest[where]
         at %= len(old) + 1
-        value = self._newest[where] = (old[:at] + NOISE[at + 7 : at + 7 + added] + old[at + gone :])[:20_000]
+        value = self._newest[where] = (
+            old[:at] + NOISE[at + 7 : at + 7 + added] + old[at + gone :]
+        )[:20_000]
         stored = (Record(b"k", value, FAMILY), Record(b"\xff", b"%d" % at))
         buffer = self._second if second else self.buffer
         seq = buffer.append(*where, stored, start_guarding=deletes == 0)
         assert seq > self.last_seq
         self.last_seq = seq
         self.births.add(seq)
-        self.parts[where].waiting.append(Item(seq, seq, tuple(Record(r.key, r.value) for r in stored)))
+        self.parts[where].waiting.append(
+            Item(seq, seq, tuple(Record(r.key, r.value) for r in stored))
+        )
         if deletes == 0:
             dropped = [id_ for id_, (place, _) in self.parked.items() if place == where]
             self.gone |= {self.parked.pop(id_)[1].birth for id_ in dropped}

@@ -1,4 +1,5 @@
-"""A buffer against the plainest model of one: lists in memory. Hypothesis looks for steps where they part.
+"""A buffer against the plainest model of one: lists in memory. Hypothesis looks for steps where
+they part.
 
 The steps are derived from a fixed seed (`derandomize`); a failure prints the steps that lead to it.
 """
@@ -101,7 +102,9 @@ class BufferMachine(RuleBasedStateMachine):
         birth = self.buffer.append(*where, (Record(b"g", b""),), start_guarding=True)
         assert birth > self.last_seq
         self.births.add(birth)
-        assert self.buffer.append(*where, (Record(b"g", b"x"),), guard=lambda view: {b"n": b"1"}) == 0
+        assert (
+            self.buffer.append(*where, (Record(b"g", b"x"),), guard=lambda view: {b"n": b"1"}) == 0
+        )
         self.parts[where].waiting.append(Item(birth, birth, (Record(b"g", b""),)))
         self.last_seq = birth
         dropped = [id_ for id_, (place, _) in self.parked.items() if place == where]
@@ -178,10 +181,16 @@ class BufferMachine(RuleBasedStateMachine):
             return
         item = part.waiting[which % len(part.waiting)]
         parked = []
-        if self._refused(lambda: parked.append(self.buffer.park(lease, item.seq, BAD)), lease, part):
+        if self._refused(
+            lambda: parked.append(self.buffer.park(lease, item.seq, BAD)), lease, part
+        ):
             return
         part.waiting.remove(item)
-        assert (parked[0].seq, parked[0].bytes, parked[0].retries) == (item.seq, item.size, item.replays)
+        assert (parked[0].seq, parked[0].bytes, parked[0].retries) == (
+            item.seq,
+            item.size,
+            item.replays,
+        )
         self.parked[parked[0].id] = ((lease.stream, lease.partition), item)
 
     @precondition(lambda self: self.parked)
@@ -231,7 +240,10 @@ class BufferMachine(RuleBasedStateMachine):
         hot = {place for place, _ in self.parked.values()}
         with self.buffer.snapshot() as view:
             noted = {p for p in PARTITIONS if view.notes(*p)}
-        for place, part in self.parts.items():  # an empty partition is forgotten, its failure with it
+        for (
+            place,
+            part,
+        ) in self.parts.items():  # an empty partition is forgotten, its failure with it
             idle = not part.waiting and not (part.held and part.until >= self.clock.now)
             if idle and place not in hot and place not in noted:
                 part.held, part.attempts, part.next_attempt_at = False, 0, 0.0
@@ -253,9 +265,13 @@ class BufferMachine(RuleBasedStateMachine):
         assert not set(hot) & self.gone
         for where, part in self.parts.items():
             items = part.waiting + [item for place, item in self.parked.values() if place == where]
-            expected = sorted((r.key, i.seq, n, r.value) for i in items for n, r in enumerate(i.records))
+            expected = sorted(
+                (r.key, i.seq, n, r.value) for i in items for n, r in enumerate(i.records)
+            )
             found = self._hot(where)
-            assert [(f.key, f.seq, f.value) for f in found] == [(k, s, v) for k, s, _, v in expected]
+            assert [(f.key, f.seq, f.value) for f in found] == [
+                (k, s, v) for k, s, _, v in expected
+            ]
             seqs = {item.seq for place, item in self.parked.values() if place == where}
             assert {f.seq for f in found if f.parked} == seqs
 
@@ -284,14 +300,19 @@ class BufferMachine(RuleBasedStateMachine):
                 assert shown.parked == sum(place[0] == stream for place, _ in self.parked.values())
             last = max([i.seq for p in parts for i in p.waiting], default=0)
             assert self.buffer.last_seq(stream) == last
-            assert len(self.buffer.waiting(stream, up_to_seq=last)) == sum(bool(p.waiting) for p in parts)
+            assert len(self.buffer.waiting(stream, up_to_seq=last)) == sum(
+                bool(p.waiting) for p in parts
+            )
         for where, part in self.parts.items():
             state = self.buffer.state(*where)
             assert (state is not None) == bool(part.waiting)
             if state is not None:
                 assert state.entries == len(part.waiting)
                 self._check_bytes(state.bytes, part.waiting)
-                assert (state.attempts, state.next_attempt_at) == (part.attempts, part.next_attempt_at)
+                assert (state.attempts, state.next_attempt_at) == (
+                    part.attempts,
+                    part.next_attempt_at,
+                )
 
     @invariant()
     def parked_entries_keep_their_data(self) -> None:

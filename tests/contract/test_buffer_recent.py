@@ -70,7 +70,10 @@ def test_a_keeper_sees_the_copy_and_changes_parts_of_it(buffer):
 
     flush(buffer, "p", change)
     assert seen == [b"one", b"1", None, [b"a", b"b", b"keep"]]
-    assert (copy(buffer).mark, parts(buffer, b"a", b"b", b"keep")) == (b"two", {b"a": b"111", b"keep": b"k"})
+    assert (copy(buffer).mark, parts(buffer, b"a", b"b", b"keep")) == (
+        b"two",
+        {b"a": b"111", b"keep": b"k"},
+    )
     assert buffer.copies_held() == (1, weight({b"a": b"111", b"keep": b"k"}))
 
 
@@ -117,7 +120,9 @@ def test_what_a_reader_brings_is_not_kept_when_something_came_in_between(buffer)
     assert not buffer.keep_copy("s", "p", new, change, notes={})
     lease = take(buffer).lease
     buffer.ack([Ack(lease, read_all(buffer, lease), release=True)])
-    assert not buffer.keep_copy("s", "p", new, change, notes={})  # nothing waits, but it was flushed since
+    assert not buffer.keep_copy(
+        "s", "p", new, change, notes={}
+    )  # nothing waits, but it was flushed since
     seen = copy(buffer)
     assert buffer.keep_copy("s", "p", seen, change, notes={})
     assert not buffer.keep_copy("s", "p", seen, change, notes={})  # another reader was first
@@ -176,7 +181,9 @@ def test_a_buffer_without_room_for_copies_keeps_none(house):
     buffer = house.open()
     buffer.recent = RecentLimits(max_bytes=0)
     flush(buffer, "p", keeping(a=b"1"))
-    assert not buffer.keep_copy("s", "x", copy(buffer, "x"), CopyChange(b"m", 2, {b"a": b"1"}), notes={})
+    assert not buffer.keep_copy(
+        "s", "x", copy(buffer, "x"), CopyChange(b"m", 2, {b"a": b"1"}), notes={}
+    )
     assert buffer.copies_held() == (0, 0)
 
 
@@ -185,7 +192,9 @@ def test_copies_are_found_by_name_and_dropped_by_mark(buffer):
         flush(buffer, name, keeping(name.encode(), x=b"1"))
     assert buffer.copies("s", limit=2) == [("a", b"a"), ("b", b"b")]
     assert buffer.copies("s", after="b") == [("c", b"c")]
-    assert buffer.drop_copies("s", {"a": b"another mark", "b": b"b", "c": None, "unknown": None}) == 2
+    assert (
+        buffer.drop_copies("s", {"a": b"another mark", "b": b"b", "c": None, "unknown": None}) == 2
+    )
     assert buffer.copies("s") == [("a", b"a")]
 
 

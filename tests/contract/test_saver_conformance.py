@@ -1,4 +1,5 @@
-"""LangGraph's own conformance suite, through the async and the sync methods, with the data at every temperature."""
+"""LangGraph's own conformance suite, through the async and the sync methods, with the data at every
+temperature."""
 
 from __future__ import annotations
 

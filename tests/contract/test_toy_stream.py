@@ -1,4 +1,5 @@
-"""A stream is a folder and one line: this file is the folder (a codec, a sink in memory), `TOY` is the line."""
+"""A stream is a folder and one line: this file is the folder (a codec, a sink in memory), `TOY` is
+the line."""
 
 from __future__ import annotations
 
@@ -99,10 +100,15 @@ def test_a_sink_that_is_away_is_told_of_and_the_recovery_too(flushing: Users) ->
     visit(tank, "anna", "/")
 
     def banner() -> bool:
-        return any("can't be reached" in notice.message for notice in tank.status(ping=False).notices)
+        return any(
+            "can't be reached" in notice.message for notice in tank.status(ping=False).notices
+        )
 
     wait_until(banner, "the banner")
-    assert next(s for s in tank.status(ping=False).sinks if s.stream == VISITS.name).breaker != "closed"
+    assert (
+        next(s for s in tank.status(ping=False).sinks if s.stream == VISITS.name).breaker
+        != "closed"
+    )
     flushing.sink.faults = []
     wait_until(lambda: ("anna", KEY) in flushing.sink.rows, "the flush")
     wait_until(lambda: not banner(), "the end of the banner")
@@ -116,7 +122,9 @@ def test_what_needs_an_operator_is_a_system_error(users: Users) -> None:
         notice.severity == "critical" and "The user 'anna' can't be saved" in notice.message
         for notice in users.tank.status(ping=False).notices
     )
-    assert any("The user 'anna'" in found.error_message for found in users.tank.errors.find().errors)
+    assert any(
+        "The user 'anna'" in found.error_message for found in users.tank.errors.find().errors
+    )
 
 
 def test_a_refused_entry_is_parked_and_told_with_the_subject(users: Users) -> None:
@@ -126,7 +134,9 @@ def test_a_refused_entry_is_parked_and_told_with_the_subject(users: Users) -> No
     users.tank.flush(VISITS.name)
     (parked,) = users.tank.parked()
     assert (parked.stream, parked.partition) == (VISITS.name, "anna")
-    assert any("One entry of the user 'anna'" in n.message for n in users.tank.status(ping=False).notices)
+    assert any(
+        "One entry of the user 'anna'" in n.message for n in users.tank.status(ping=False).notices
+    )
     assert json.loads(users.sink.rows["anna", KEY]) == {"page": "/"}
 
 
@@ -137,7 +147,9 @@ def refuse(call: int, slices: object) -> None:
                 raise ValueError("the shop takes no such visit")
 
 
-def test_a_frozen_sink_holds_up_neither_spilling_nor_telling(tmp_path: Path, fresh_database: str) -> None:
+def test_a_frozen_sink_holds_up_neither_spilling_nor_telling(
+    tmp_path: Path, fresh_database: str
+) -> None:
     sink = MemorySink()
     sink.gate = threading.Event()
     tank = Surgetank(
@@ -153,7 +165,9 @@ def test_a_frozen_sink_holds_up_neither_spilling_nor_telling(tmp_path: Path, fre
                 visit(tank, "ben", f"/{number}" * 16_000)
             wait_until(tank.parts.buffer.spilled_entries, "spilling")
             wait_until(
-                lambda: any("fallback location" in n.message for n in tank.status(ping=False).notices),
+                lambda: any(
+                    "fallback location" in n.message for n in tank.status(ping=False).notices
+                ),
                 "the banner",
             )
             assert not sink.rows
@@ -164,7 +178,9 @@ def test_a_frozen_sink_holds_up_neither_spilling_nor_telling(tmp_path: Path, fre
 def test_its_migrations_are_ordered_with_all_others(tmp_path: Path, fresh_database: str) -> None:
     folder = tmp_path / "migrations"
     folder.mkdir()
-    (folder / "9001_visits.sql").write_text("CREATE TABLE surgetank.visits (page text);", encoding="utf-8")
+    (folder / "9001_visits.sql").write_text(
+        "CREATE TABLE surgetank.visits (page text);", encoding="utf-8"
+    )
     stream = replace(VISITS, migrations=folder, relations=("visits",))
     with Surgetank(tmp_path / "home", database_url=fresh_database, streams=[stream]) as tank:
         assert tank.parts.database.prepare()[-1] == "9001_visits"
@@ -177,7 +193,9 @@ def test_its_migrations_are_ordered_with_all_others(tmp_path: Path, fresh_databa
     assert set(owned) <= {name for (name,) in rows}
 
 
-@pytest.mark.parametrize("module", ["flush", "spilling", "sinks", "notify", "buffer", "events", "sqlite"])
+@pytest.mark.parametrize(
+    "module", ["flush", "spilling", "sinks", "notify", "buffer", "events", "sqlite"]
+)
 def test_no_room_beneath_knows_a_stream_by_name(module: str) -> None:
     source = Path(__file__).parents[2] / "src" / "surgetank" / module
     names = [f'"{stream.name}"' for stream in STREAMS] + [
@@ -185,9 +203,14 @@ def test_no_room_beneath_knows_a_stream_by_name(module: str) -> None:
         "logline.STREAM",
         "groups.STREAM",
     ]
-    named = {'channels.py: "system_errors"'}  # the table that the channel fills, no stream that it asks for
+    named = {
+        'channels.py: "system_errors"'
+    }  # the table that the channel fills, no stream that it asks for
     found = {
-        f"{file.name}: {name}" for file in source.rglob("*.py") for name in names if name in file.read_text()
+        f"{file.name}: {name}"
+        for file in source.rglob("*.py")
+        for name in names
+        if name in file.read_text()
     }
     assert found <= named
 

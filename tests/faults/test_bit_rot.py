@@ -1,7 +1,9 @@
-"""Bit rot in the buffer's file: nothing changed is ever given as if it were what was accepted; the rest stays usable.
+"""Bit rot in the buffer's file: nothing changed is ever given as if it were what was accepted; the
+rest stays usable.
 
-Bytes are changed in the pages of a closed file, at places and with values that a seed gives, and rows are deleted and
-changed behind the buffer's back. Each trial reads by key, in order, and as a flush does.
+Bytes are changed in the pages of a closed file, at places and with values that a seed gives, and
+rows are deleted and changed behind the buffer's back. Each trial reads by key, in order, and as a
+flush does.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from surgetank.model import Entry, Lease, Record
 
 SEED = 20_260_107
 TRIALS = 250
-_Kept = dict[str, list[tuple[int, tuple[tuple[bytes, bytes], ...]]]]  # by partition: seq and records
+_Kept = dict[
+    str, list[tuple[int, tuple[tuple[bytes, bytes], ...]]]
+]  # by partition: seq and records
 
 
 def filled(path: Path) -> _Kept:
@@ -48,7 +52,9 @@ def filled(path: Path) -> _Kept:
             seq = buffer.append("s", name, records)
             kept.setdefault(name, []).append((seq, tuple((r.key, r.value) for r in records)))
     buffer.append("s", "large", [Record(b"big", rng.randbytes(300_000))])
-    kept["large"] = [(e.seq, tuple((r.key, r.value) for r in e.records)) for e in read_one(buffer, "large")]
+    kept["large"] = [
+        (e.seq, tuple((r.key, r.value) for r in e.records)) for e in read_one(buffer, "large")
+    ]
     buffer.close()
     return kept
 
@@ -67,7 +73,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, _Kept]:
 
 
 def looked_up(buffer: SQLiteBuffer, kept: _Kept) -> int:
-    """Read everything by key; returns how often damage was raised. Fails for a value that is not as it was kept."""
+    """Read everything by key; returns how often damage was raised. Fails for a value that is not as
+    it was kept."""
     raised = 0
     for name, entries in kept.items():
         newest = {key: (seq, value) for seq, records in entries for key, value in records}
@@ -88,7 +95,8 @@ def looked_up(buffer: SQLiteBuffer, kept: _Kept) -> int:
 
 
 class Drained:
-    """What a flush gets out of a buffer, as a sink would have it, and how often it was told of damage."""
+    """What a flush gets out of a buffer, as a sink would have it, and how often it was told of
+    damage."""
 
     def __init__(self, buffer: SQLiteBuffer) -> None:
         self.buffer = buffer
@@ -111,7 +119,9 @@ class Drained:
         try:
             while entries := self.buffer.read(lease, max_entries=5, max_bytes=1 << 30):
                 lost = self.buffer.ack([Ack(lease, entries)])
-                written = max((e.seq for e in self.out if e.partition == lease.partition), default=0)
+                written = max(
+                    (e.seq for e in self.out if e.partition == lease.partition), default=0
+                )
                 self.out += [e for e in entries if e.seq > written]  # as a sink's fence does it
                 if lost:
                     return
@@ -144,7 +154,10 @@ def check(path: Path, kept: _Kept) -> bool:
             drained.flush()
         for entry in drained.out:
             records = tuple((r.key, r.value) for r in entry.records)
-            assert accepted.get((entry.partition, entry.seq)) == records, (entry.partition, entry.seq)
+            assert accepted.get((entry.partition, entry.seq)) == records, (
+                entry.partition,
+                entry.seq,
+            )
         noticed = bool(raised or drained.told or damage_of(buffer))
         missing = len(accepted) - len(drained.out)
         assert noticed or not missing, f"{missing} entries vanished silently"
@@ -178,7 +191,10 @@ def zero_a_sector(raw: bytearray, rng: random.Random) -> None:
 
 def swap_pages(raw: bytearray, rng: random.Random) -> None:
     one, other = (rng.randrange(1, len(raw) // 4096) * 4096 for _ in range(2))
-    raw[one : one + 4096], raw[other : other + 4096] = raw[other : other + 4096], raw[one : one + 4096]
+    raw[one : one + 4096], raw[other : other + 4096] = (
+        raw[other : other + 4096],
+        raw[one : one + 4096],
+    )
 
 
 @pytest.mark.parametrize("harm", [flip_bits, garble, zero_a_sector, swap_pages])
@@ -192,7 +208,8 @@ def test_a_damaged_page_never_gives_a_changed_value(
     for trial in range(TRIALS // 4):
         raw = bytearray(pristine)
         size = len(raw)
-        # Pages other than the large value's, which would get nearly all of the harm, in most trials.
+        # Pages other than the large value's, which would get nearly all of the harm, in most
+        # trials.
         limit = size if trial % 8 == 0 else size - 300_000
         part = raw[:limit]
         harm(part, rng)
@@ -235,10 +252,15 @@ def change(path: Path, sql: str, *arguments: object) -> int:
         "UPDATE partitions SET name = 'other' WHERE name = 'p' AND ? > 0",
     ],
 )
-def test_whatever_is_changed_or_gone_is_found_and_the_rest_is_flushed(tmp_path: Path, sql: str) -> None:
+def test_whatever_is_changed_or_gone_is_found_and_the_rest_is_flushed(
+    tmp_path: Path, sql: str
+) -> None:
     path = tmp_path / "buffer.db"
     buffer = SQLiteBuffer(path)
-    seqs = [buffer.append("s", "p", [Record(b"k", b"%d" % i), Record(b"l", b"second")]) for i in range(5)]
+    seqs = [
+        buffer.append("s", "p", [Record(b"k", b"%d" % i), Record(b"l", b"second")])
+        for i in range(5)
+    ]
     put(buffer, "q", b"of q")
     assert change(path, sql, seqs[3] << 16) > 0
     again = SQLiteBuffer(path)
@@ -248,7 +270,13 @@ def test_whatever_is_changed_or_gone_is_found_and_the_rest_is_flushed(tmp_path: 
     assert caught.value.partition == name
     drained = Drained(again)
     drained.flush()
-    of_p = [r.value for e in drained.out if e.partition in ("p", "other") for r in e.records if r.key == b"k"]
+    of_p = [
+        r.value
+        for e in drained.out
+        if e.partition in ("p", "other")
+        for r in e.records
+        if r.key == b"k"
+    ]
     assert of_p == ([] if renamed else [b"0", b"1", b"2", b"4"])
     assert [e.records[0].value for e in drained.out if e.partition == "q"] == [b"of q"]
     aside = [entry.seq for entry in again.parked()]
@@ -288,7 +316,10 @@ def test_what_builds_on_a_damaged_value_is_never_made_whole_from_it(tmp_path: Pa
     grown = bytes(range(256)) * 20
     for i in range(4):
         buffer.append("s", "p", [Record(b"%d" % i, grown + b"x" * (100 * i), b"family")])
-    assert change(buffer.path, "UPDATE records SET value = zeroblob(length(value)) WHERE base IS NULL") == 1
+    assert (
+        change(buffer.path, "UPDATE records SET value = zeroblob(length(value)) WHERE base IS NULL")
+        == 1
+    )
     again = SQLiteBuffer(buffer.path)
     drained = Drained(again)
     drained.flush()
@@ -309,13 +340,19 @@ def test_damage_is_told_to_operators_and_keeps_nobody_else(make_tank: MakeTank) 
     saver = tank.checkpointer()
     for thread in ("well", "rotten", "holed"):
         for number in range(1, 5):
-            workload.put(saver, thread, number, number - 1 or None, [f"{thread} {i}" for i in range(number)])
+            workload.put(
+                saver, thread, number, number - 1 or None, [f"{thread} {i}" for i in range(number)]
+            )
     path = tank.parts.buffer.path
     entries = "SELECT r.id >> 16 FROM records r JOIN partitions p ON p.id = r.partition_id WHERE p.name = ? GROUP BY 1"
     file = sqlite3.connect(path)
     third = {name: file.execute(entries, (name,)).fetchall()[2][0] for name in ("rotten", "holed")}
     file.close()
-    change(path, "UPDATE records SET key = CAST(key || x'00' AS BLOB) WHERE id >> 16 = ?", third["rotten"])
+    change(
+        path,
+        "UPDATE records SET key = CAST(key || x'00' AS BLOB) WHERE id >> 16 = ?",
+        third["rotten"],
+    )
     change(path, "DELETE FROM records WHERE id >> 16 = ?", third["holed"])
     job = tank.flush()
     assert not job.ok
@@ -347,7 +384,9 @@ def salvaged(
     assert drained.told == 0
     assert buffer.depth().entries == found.parked
     buffer.close()
-    return found, {(e.partition, e.seq): tuple((r.key, r.value) for r in e.records) for e in drained.out}
+    return found, {
+        (e.partition, e.seq): tuple((r.key, r.value) for r in e.records) for e in drained.out
+    }
 
 
 def test_a_sound_buffer_is_salvaged_whole(tmp_path: Path) -> None:
@@ -387,7 +426,9 @@ def test_a_salvage_brings_out_what_is_whole_and_nothing_else(
     accepted = {(name, seq): records for name, entries in kept.items() for seq, records in entries}
     rng = random.Random(f"{SEED} salvage {harm.__name__}")
     file = sqlite3.connect(path)
-    pages = file.execute("SELECT rootpage FROM sqlite_schema WHERE tbl_name = 'records' AND rootpage > 0")
+    pages = file.execute(
+        "SELECT rootpage FROM sqlite_schema WHERE tbl_name = 'records' AND rootpage > 0"
+    )
     roots = [page for (page,) in pages]
     file.close()
     for trial in range(8):

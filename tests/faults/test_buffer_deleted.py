@@ -1,4 +1,5 @@
-"""The buffer's file deleted or replaced under a running process: noticed, told, nothing accepted into nothing."""
+"""The buffer's file deleted or replaced under a running process: noticed, told, nothing accepted
+into nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Everything at once: writers and workers killed with -9, PostgreSQL crashing, on one buffer; the seed is printed.
+"""Everything at once: writers and workers killed with -9, PostgreSQL crashing, on one buffer; the
+seed is printed.
 
 After the deterministic crash points, this looks for what nobody thought of. Bounded in rounds.
 """
@@ -92,9 +93,15 @@ def test_nothing_accepted_is_lost_when_everything_is_killed_at_random(
                 assert len(found) in (count, count + 1), (seed, temperature, name)
                 for step, checkpoint in enumerate(found):
                     assert checkpoint.metadata["step"] == step
-                    assert checkpoint.checkpoint["channel_values"]["text"].count(name) == 10 * (step + 1)
+                    assert checkpoint.checkpoint["channel_values"]["text"].count(name) == 10 * (
+                        step + 1
+                    )
                     if step < count - 1:
-                        assert [w[2] for w in checkpoint.pending_writes] == [step], (seed, temperature, name)
+                        assert [w[2] for w in checkpoint.pending_writes] == [step], (
+                            seed,
+                            temperature,
+                            name,
+                        )
                 parents = [c.parent_config for c in found]
                 assert parents == [None, *(c.config for c in found[:-1])]
             job = tank.flush()

@@ -1,4 +1,5 @@
-"""kill -9 of writer, flusher and database at every point: nothing accepted is lost, doubled or reordered.
+"""kill -9 of writer, flusher and database at every point: nothing accepted is lost, doubled or
+reordered.
 
 The final rows are compared with those of the same history in a run that nothing disturbed.
 """
@@ -39,7 +40,8 @@ def undisturbed(make_tank, postgres_server, migrated_template, tmp_path) -> Any:
 
 
 def run_program(mode: str, home: Path, database_url: str, point: str, occurrence: int) -> list[str]:
-    """Run the workload in a process that kills itself; returns the names of the steps that it reported."""
+    """Run the workload in a process that kills itself; returns the names of the steps that it
+    reported."""
     done = subprocess.run(
         [sys.executable, "-m", "support.workload", mode, str(home), database_url, point, str(occurrence)],
         capture_output=True, text=True, cwd=TESTS, check=False, env={**os.environ, "PYTHONPATH": TESTS},
@@ -52,7 +54,15 @@ def run_program(mode: str, home: Path, database_url: str, point: str, occurrence
 @pytest.mark.parametrize("occurrence", [1, 2, 5])
 @pytest.mark.parametrize(
     "point",
-    ["after_lease", "after_read", "before_write", "after_write", "before_ack", "after_ack", "before_release"],
+    [
+        "after_lease",
+        "after_read",
+        "before_write",
+        "after_write",
+        "before_ack",
+        "after_ack",
+        "before_release",
+    ],
 )
 def test_a_flusher_that_is_killed_anywhere_leaves_what_an_undisturbed_one_leaves(
     make_tank, tmp_path, database_url, undisturbed, point, occurrence
@@ -100,7 +110,8 @@ def test_flushing_in_any_portions_leaves_the_same_rows(make_tank, undisturbed):
         if number % 3 == 0:
             assert tank.flush().ok
     assert tank.flush().ok
-    # Deleting before flushing or after it makes no difference in what remains, only in how blobs are numbered.
+    # Deleting before flushing or after it makes no difference in what remains, only in how blobs
+    # are numbered.
     assert workload.picture(tank)["seen"] == undisturbed["seen"]
 
 
@@ -137,7 +148,9 @@ def test_writing_the_same_entries_again_changes_nothing(tank, undisturbed):
         pass
     buffer, sink = tank.parts.buffer, tank.parts.flushers["checkpoints"].sink
     leased = buffer.lease("checkpoints", Due(force=True), owner="me", ttl_s=60)
-    slices = [Slice(x.lease, buffer.read(x.lease, max_entries=1000, max_bytes=10**9)) for x in leased]
+    slices = [
+        Slice(x.lease, buffer.read(x.lease, max_entries=1000, max_bytes=10**9)) for x in leased
+    ]
     first = sink.write(slices, buffer_id=buffer.id)
     assert sum(w.rows for w in first) > 0
     again = sink.write(slices, buffer_id=buffer.id)
@@ -151,7 +164,8 @@ def test_writing_the_same_entries_again_changes_nothing(tank, undisturbed):
 def slow_inserts(url: str, seconds: float) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
-            f"CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep({seconds});"
+            f"CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM "
+            f"pg_sleep({seconds});"
             " RETURN NULL; END $$"
         )
         connection.execute(
@@ -173,7 +187,9 @@ def test_a_database_that_is_killed_in_the_middle_of_a_flush_loses_nothing(
     flusher.start()
     with psycopg.connect(url, autocommit=True) as connection:
         asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-        wait_until(lambda: connection.execute(asleep).fetchone(), "the flush to be in its transaction")
+        wait_until(
+            lambda: connection.execute(asleep).fetchone(), "the flush to be in its transaction"
+        )
     private_postgres.kill()
     flusher.join()
 
@@ -242,7 +258,10 @@ def accept(url: str) -> None:
 def test_a_hostile_entry_in_any_position_is_parked_and_its_neighbours_arrive(
     tank, database_url, undisturbed, position
 ):
-    refuse(database_url, f"NEW.metadata ->> 'step' = '{position}' AND NEW.scalars ->> 'same' = 'unchanged'")
+    refuse(
+        database_url,
+        f"NEW.metadata ->> 'step' = '{position}' AND NEW.scalars ->> 'same' = 'unchanged'",
+    )
     history = workload.steps(tank.checkpointer())
     for name in history:  # stop before the deletions: parked entries of a deleted thread go with it
         if name == "writes gamma 12":
@@ -256,7 +275,8 @@ def test_a_hostile_entry_in_any_position_is_parked_and_its_neighbours_arrive(
     assert job.result["entries_parked"] == 3
     assert {p.partition for p in tank.parked()} == set(workload.THREADS)
     assert all(
-        p.failure.sqlstate == "23514" and "refused by the test" in p.failure.message for p in tank.parked()
+        p.failure.sqlstate == "23514" and "refused by the test" in p.failure.message
+        for p in tank.parked()
     )
     assert workload.picture(tank)["seen"] == before, "parked entries stay readable"
     rows = workload.tables(tank)

@@ -1,6 +1,8 @@
-"""A full disk: nothing is lost, what waits is flushed, `status`, `doctor` and `flush` work, and it goes on by itself.
+"""A full disk: nothing is lost, what waits is flushed, `status`, `doctor` and `flush` work, and it
+goes on by itself.
 
-On a small file system of its own where mounting is allowed; and with a disk that is made to look full everywhere.
+On a small file system of its own where mounting is allowed; and with a disk that is made to look
+full everywhere.
 """
 
 from __future__ import annotations
@@ -79,7 +81,9 @@ def test_appends_are_refused_by_name_while_flushing_goes_on_and_space_ends_it(
     buffer.close()
 
 
-def test_the_reserve_is_given_up_piece_by_piece_and_made_again(tmp_path: Path, disk: FakeDisk) -> None:
+def test_the_reserve_is_given_up_piece_by_piece_and_made_again(
+    tmp_path: Path, disk: FakeDisk
+) -> None:
     buffer = open_buffer(tmp_path)
     put(buffer, "p", b"v")
     buffer.maintain()
@@ -105,7 +109,9 @@ def test_the_reserve_is_given_up_piece_by_piece_and_made_again(tmp_path: Path, d
     assert not path.exists(), "nothing waits: nothing is set aside"
 
 
-def test_acknowledged_entries_and_copies_go_first_when_space_is_short(tmp_path: Path, disk: FakeDisk) -> None:
+def test_acknowledged_entries_and_copies_go_first_when_space_is_short(
+    tmp_path: Path, disk: FakeDisk
+) -> None:
     buffer = open_buffer(tmp_path)
     for i in range(200):
         put(buffer, "p", bytes([i]) * 20_000)
@@ -126,7 +132,9 @@ def test_a_write_that_meets_a_full_disk_is_refused_by_name_and_tried_again(tmp_p
         put(buffer, "p", b"%d" % i * 1000)
     assert buffer._writer is not None
     (pages,) = buffer._writer.execute("PRAGMA page_count").fetchone()
-    buffer._writer.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLITE_FULL, whatever the disk has
+    buffer._writer.execute(
+        f"PRAGMA max_page_count = {pages + 2}"
+    )  # SQLITE_FULL, whatever the disk has
     with pytest.raises(BufferUnavailable, match="full") as caught:
         put(buffer, "p", bytes(100_000))
     assert "free some space" in caught.value.remedy
@@ -139,7 +147,9 @@ def test_a_write_that_meets_a_full_disk_is_refused_by_name_and_tried_again(tmp_p
     buffer.close()
 
 
-def test_status_says_that_the_disk_is_full_and_the_way_out(make_tank: MakeTank, disk: FakeDisk) -> None:
+def test_status_says_that_the_disk_is_full_and_the_way_out(
+    make_tank: MakeTank, disk: FakeDisk
+) -> None:
     tank = make_tank(disk_reserve=8 * MIB, buffer_when_full="reject")
     saver = tank.checkpointer()
     workload.put(saver, "t", 1, None, ["before"])
@@ -240,7 +250,9 @@ def test_on_a_full_disk_everything_accepted_is_flushed_and_it_goes_on(
     tank = Surgetank(home, database_url=database_url, disk_reserve=4 * MIB).open()
     assert tank.status().buffer.entries == 0
     saver = tank.checkpointer()
-    there = [saver.get_tuple({"configurable": {"thread_id": f"t{i + 1}"}}) for i in range(int(accepted))]
+    there = [
+        saver.get_tuple({"configurable": {"thread_id": f"t{i + 1}"}}) for i in range(int(accepted))
+    ]
     assert all(found is not None for found in there)
     for number in range(50):
         workload.put(saver, f"new-{number}", 1, None, [os.urandom(40_000).hex()])

@@ -1,6 +1,8 @@
-"""The drill: PostgreSQL is killed during a run that two people follow through a server in another process.
+"""The drill: PostgreSQL is killed during a run that two people follow through a server in another
+process.
 
-Everybody learns of it, the run goes on, a new one works, and afterwards everything is there exactly once.
+Everybody learns of it, the run goes on, a new one works, and afterwards everything is there exactly
+once.
 """
 
 from __future__ import annotations
@@ -82,7 +84,8 @@ def private_url(private_postgres: PostgresServer) -> str:
 
 @pytest.fixture
 def served(tmp_path: Path, private_url: str) -> Iterator[str]:
-    """The address of `surgetank serve` in a process of its own, on the buffer of the test's engine."""
+    """The address of `surgetank serve` in a process of its own, on the buffer of the test's
+    engine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -163,7 +166,10 @@ def test_nobody_is_left_blind_and_nothing_is_lost(
         killed = time.monotonic()
         for name, subscriber in (("ada", ada), ("admin", admin)):
             wait_until(lambda s=subscriber: s.of("checkpoint_flush_error"), "the banner")
-            print(f"{name}: the banner after {subscriber.came['checkpoint_flush_error'] - killed:.2f} s")
+            print(
+                f"{name}: the banner after "
+                f"{subscriber.came['checkpoint_flush_error'] - killed:.2f} s"
+            )
         lines = wait_until(
             lambda: [
                 line for line in user.get("/threads/live/logs?level=warning").json()["lines"]
@@ -173,7 +179,8 @@ def test_nobody_is_left_blind_and_nothing_is_lost(
         )  # fmt: skip
         assert len(lines) == 1
         page = wait_until(
-            lambda: p if (p := administrator.get("/admin/system-errors").json())["count"] else None, "it"
+            lambda: p if (p := administrator.get("/admin/system-errors").json())["count"] else None,
+            "it",
         )
         assert page["status"] == "partial"
         (error,) = page["errors"]
@@ -196,13 +203,20 @@ def test_nobody_is_left_blind_and_nothing_is_lost(
         private_postgres.start()
         for subscriber in (ada, admin):
             wait_until(
-                lambda s=subscriber: s.of("checkpoint_flush_recovered"), "the banner to go", timeout_s=60
+                lambda s=subscriber: s.of("checkpoint_flush_recovered"),
+                "the banner to go",
+                timeout_s=60,
             )
-        wait_until(lambda: tank.parts.buffer.depth().entries == 0, "everything to arrive", timeout_s=60)
+        wait_until(
+            lambda: tank.parts.buffer.depth().entries == 0, "everything to arrive", timeout_s=60
+        )
         assert administrator.get("/admin/system-errors").json()["status"] == "ok"
     for subscriber in (ada, admin):
         subscriber.close()
-        assert len([e for e in subscriber.of("checkpoint_flush_error") if e["thread_id"] == "live"]) == 1
+        assert (
+            len([e for e in subscriber.of("checkpoint_flush_error") if e["thread_id"] == "live"])
+            == 1
+        )
     assert tank.events.incidents() == []
     # Each event once and in order, for the user from the first on.
     assert [e["seq"] for e in ada.events[1:]] == list(range(1, len(ada.events)))
@@ -212,7 +226,8 @@ def test_nobody_is_left_blind_and_nothing_is_lost(
     assert told == [f"round {n}" for n in range(rounds)]
     with psycopg.connect(private_url) as connection:
         logged = connection.execute(
-            "SELECT message FROM surgetank.thread_logs WHERE thread_id = 'live' AND message LIKE 'round%' ORDER BY seq"
+            "SELECT message FROM surgetank.thread_logs WHERE thread_id = 'live' AND message LIKE "
+            "'round%' ORDER BY seq"
         ).fetchall()
         errors = connection.execute(
             "SELECT error_type, occurrences FROM surgetank.system_errors ORDER BY error_type"
@@ -222,5 +237,8 @@ def test_nobody_is_left_blind_and_nothing_is_lost(
         ).fetchone()
     assert [message for (message,) in logged] == told
     assert [type_ for type_, _ in errors] == ["checkpoint_flush_error"]
-    assert errors[0][1] in (1, 2)  # the thread live, and fresh if the outage lasted long enough for it
+    assert errors[0][1] in (
+        1,
+        2,
+    )  # the thread live, and fresh if the outage lasted long enough for it
     assert checkpoints == (rounds + 2,)

@@ -1,4 +1,5 @@
-"""Recent conversations go on while the database is away: what was flushed is read from its copy in the buffer."""
+"""Recent conversations go on while the database is away: what was flushed is read from its copy in
+the buffer."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def tank(make_tank: MakeTank, server: PostgresServer) -> Surgetank:
 
 
 def conversation(graph: Any, thread: str, between: Callable[[str], None]) -> list[Any]:
-    """An agent that asks, is corrected and resumed, then talks on; `between` happens at each pause."""
+    """An agent that asks, is corrected and resumed, then talks on; `between` happens at each
+    pause."""
     at = {"configurable": {"thread_id": thread}}
     said = [graph.invoke({"messages": [("user", "hello")]}, at)]
     between("asked")
@@ -101,7 +103,9 @@ def test_each_of_its_pauses_may_be_flushed_before_the_database_goes(tank, server
             if pause == last:
                 server.kill()
 
-        assert plain(conversation(agent(tank.checkpointer()), f"until {last}", between)) == plain(wanted)
+        assert plain(conversation(agent(tank.checkpointer()), f"until {last}", between)) == plain(
+            wanted
+        )
         server.start()
         assert tank.flush().ok
 
@@ -200,7 +204,9 @@ def test_a_copy_that_another_buffer_made_stale_is_not_served_while_the_database_
     assert saver.get_tuple(config("t")).checkpoint["channel_values"] == {"theirs": 1}
 
 
-def test_a_thread_that_another_buffer_deleted_is_gone_after_one_look(tank, server, make_tank, tmp_path):
+def test_a_thread_that_another_buffer_deleted_is_gone_after_one_look(
+    tank, server, make_tank, tmp_path
+):
     saver = tank.checkpointer()
     put_chain(saver, "t", 3)
     assert tank.flush().ok
@@ -265,4 +271,6 @@ def test_copies_that_nobody_looks_at_are_checked_now_and_then(tank, server, make
 )
 def test_what_makes_a_copy_stale(current, deleted, stale):
     copied = Mark(7, 4, "c").pack()
-    assert is_stale(copied, current.pack() if current is not None else None, deleted=deleted) is stale
+    assert (
+        is_stale(copied, current.pack() if current is not None else None, deleted=deleted) is stale
+    )

@@ -1,4 +1,5 @@
-"""kill -9 of a process that flushes into a saver: flushed again, the saver's rows are as if nothing had happened."""
+"""kill -9 of a process that flushes into a saver: flushed again, the saver's rows are as if nothing
+had happened."""
 
 from __future__ import annotations
 
@@ -47,7 +48,11 @@ def flush(home: str, database_url: str, kind: str, address: str) -> None:
 @pytest.fixture(params=["postgres", "sqlite"])
 def official(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Official]]:
     kind = request.param
-    address = request.getfixturevalue("fresh_database") if kind == "postgres" else str(tmp_path / "c.sqlite")
+    address = (
+        request.getfixturevalue("fresh_database")
+        if kind == "postgres"
+        else str(tmp_path / "c.sqlite")
+    )
     with open_official(kind, address) as found:
         yield kind, found
 

@@ -1,4 +1,5 @@
-"""kill -9 at every step of spilling, flushing what was spilled and deleting files: the rows are as if undisturbed."""
+"""kill -9 at every step of spilling, flushing what was spilled and deleting files: the rows are as
+if undisturbed."""
 
 from __future__ import annotations
 

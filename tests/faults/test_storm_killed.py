@@ -1,4 +1,5 @@
-"""Storms of errors: what `log_system_error` accepted is kept, whoever is killed, and counted once."""
+"""Storms of errors: what `log_system_error` accepted is kept, whoever is killed, and counted
+once."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ AT_LEAST = 500
 
 def reporter(home: Path, database_url: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", REPORTER, str(home), database_url], env=child_env(), stdout=subprocess.PIPE
+        [sys.executable, "-c", REPORTER, str(home), database_url],
+        env=child_env(),
+        stdout=subprocess.PIPE,
     )
 
 
@@ -66,7 +69,9 @@ def as_record(tally: Tally) -> Record:
 
 
 def test_a_tally_is_sent_whole_or_stays_counted(tmp_path: Path) -> None:
-    buffer = SQLiteBuffer(tmp_path / "buffer.db", limits=BufferLimits(max_entries=1, when_full="reject"))
+    buffer = SQLiteBuffer(
+        tmp_path / "buffer.db", limits=BufferLimits(max_entries=1, when_full="reject")
+    )
     for value in (b"1", b"2", b"3"):
         buffer.tally("s", "p", b"k", value)
     buffer.tally("s", "q", b"k", b"x")
@@ -89,7 +94,9 @@ def test_a_tally_is_sent_whole_or_stays_counted(tmp_path: Path) -> None:
     buffer.close()
 
 
-def test_a_process_killed_while_it_sends_tallies_neither_loses_nor_doubles_them(tmp_path: Path) -> None:
+def test_a_process_killed_while_it_sends_tallies_neither_loses_nor_doubles_them(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "buffer.db"
     buffer = SQLiteBuffer(path)
     for i in range(10):

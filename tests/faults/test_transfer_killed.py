@@ -1,4 +1,5 @@
-"""kill -9 of an import or export at every kind of point: started again, it doubles nothing and misses nothing.
+"""kill -9 of an import or export at every kind of point: started again, it doubles nothing and
+misses nothing.
 
 The final rows are compared with those of a move that nothing disturbed.
 """
@@ -49,7 +50,9 @@ def fill(saver: Any) -> None:
             saver.put_writes(c, [("items", 1), ("__interrupt__", "?"), ("step", [2])], "task", "~0")
         put_chain(saver, thread, 2, ns="sub:1")
     for step in range(4):
-        delta_graph(saver).invoke({"items": [f"step {step}"]}, {"configurable": {"thread_id": "delta"}})
+        delta_graph(saver).invoke(
+            {"items": [f"step {step}"]}, {"configurable": {"thread_id": "delta"}}
+        )
 
 
 def killed(when: str, point: str, occurrence: int, *arguments: str, home: Path, url: str) -> None:
@@ -66,7 +69,8 @@ def killed(when: str, point: str, occurrence: int, *arguments: str, home: Path, 
 
 
 def ours(tank: Surgetank) -> dict[str, list[Any]]:
-    """Our rows. How versions are numbered in their chains is not looked at: only that each is there once."""
+    """Our rows. How versions are numbered in their chains is not looked at: only that each is there
+    once."""
     rows = workload.tables(tank)
     rows["checkpoint_blobs"] = sorted(row[:4] + row[5:] for row in rows["checkpoint_blobs"])
     return rows
@@ -80,7 +84,11 @@ def ours(tank: Surgetank) -> dict[str, list[Any]]:
         ("before", f"{BUFFER}.append", 9),
         ("before", f"{SINK}.write", 1),
         ("after", f"{SINK}.write", 2),
-        ("before", f"{SINK}.write", 6),  # the last one: nothing is left to be read then, but to be flushed
+        (
+            "before",
+            f"{SINK}.write",
+            6,
+        ),  # the last one: nothing is left to be read then, but to be flushed
         ("after", f"{BUFFER}.ack", 2),
         ("before", f"{JOURNAL}.done", 1),
         ("after", f"{JOURNAL}.done", 2),
@@ -88,11 +96,21 @@ def ours(tank: Surgetank) -> dict[str, list[Any]]:
     ],
 )
 def test_a_killed_import_goes_on_where_it_stopped(
-    make_tank, official, tmp_path, database_url, postgres_server, migrated_template, when, point, occurrence
+    make_tank,
+    official,
+    tmp_path,
+    database_url,
+    postgres_server,
+    migrated_template,
+    when,
+    point,
+    occurrence,
 ):
     fill(official.saver)
     name = postgres_server.create_database(migrated_template)
-    undisturbed = make_tank(home=tmp_path / "undisturbed", database_url=postgres_server.url_of(name))
+    undisturbed = make_tank(
+        home=tmp_path / "undisturbed", database_url=postgres_server.url_of(name)
+    )
     move = ("import", "--from", official.address, "--json")
     elsewhere = {"home": tmp_path / "undisturbed", "url": postgres_server.url_of(name)}
     moved = cli_in_process(*move, **elsewhere).report()["checkpoints"]

@@ -1,4 +1,5 @@
-"""Alerts reach people over a real network: once, also while PostgreSQL is down, also after a restart."""
+"""Alerts reach people over a real network: once, also while PostgreSQL is down, also after a
+restart."""
 
 from __future__ import annotations
 
@@ -69,7 +70,9 @@ def critical(tank: Surgetank, name: str = "reactor_hot", **more: Any) -> str:
 # -- rules against real data
 
 
-def test_a_critical_error_reaches_the_channel_once(make_tank: MakeTank, webhook: Webhook, clock: Clock):
+def test_a_critical_error_reaches_the_channel_once(
+    make_tank: MakeTank, webhook: Webhook, clock: Clock
+):
     tank = make_tank(alert_urls=[webhook.url], clock=clock)
     id_ = critical(tank, thread_id="t1")
     assert look_and_deliver(tank) == ["critical_errors"]
@@ -153,7 +156,11 @@ def test_an_outage_alerts_while_it_lasts(
 
 
 def test_a_database_that_hangs_silences_neither_alerts_nor_digest(
-    make_tank: MakeTank, webhook: Webhook, database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    make_tank: MakeTank,
+    webhook: Webhook,
+    database_url: str,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(FactFinder, "patience_s", 0.2)
     tank = make_tank(alert_urls=[webhook.url], clock=clock, alert_digest_hour=13)
@@ -179,8 +186,12 @@ def test_a_database_that_hangs_silences_neither_alerts_nor_digest(
 # -- who sends, and when
 
 
-def test_two_engines_send_an_alert_and_a_digest_once(make_tank: MakeTank, webhook: Webhook, clock: Clock):
-    tanks = [make_tank(alert_urls=[webhook.url], clock=clock, alert_digest_hour=8) for _ in range(2)]
+def test_two_engines_send_an_alert_and_a_digest_once(
+    make_tank: MakeTank, webhook: Webhook, clock: Clock
+):
+    tanks = [
+        make_tank(alert_urls=[webhook.url], clock=clock, alert_digest_hour=8) for _ in range(2)
+    ]
     critical(tanks[0])
     start = threading.Barrier(2)
 
@@ -195,7 +206,8 @@ def test_two_engines_send_an_alert_and_a_digest_once(make_tank: MakeTank, webhoo
         thread.join()
     watch(tanks[0]).deliver()  # what came up after the other had looked into the outbox
     assert sorted(webhook.titles()) == [
-        "Surgetank: Critical error: reactor_hot", "Surgetank: Digest of 2026-03-05: 1 errors, 1 unresolved",
+        "Surgetank: Critical error: reactor_hot", ("Surgetank: Digest of 2026-03-05: 1 errors, 1 "
+        "unresolved"),
     ]  # fmt: skip
 
 
@@ -208,7 +220,8 @@ def test_workers_in_processes_of_their_own_send_each_alert_once(
     }  # fmt: skip
     command = [sys.executable, "-m", "surgetank", "worker"]
     workers = [
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
     ]
     try:
         for worker in workers:
@@ -228,7 +241,11 @@ def test_workers_in_processes_of_their_own_send_each_alert_once(
 def test_the_digest_comes_once_a_day_at_its_hour_also_across_a_restart(
     make_tank: MakeTank, webhook: Webhook, clock: Clock
 ):
-    settings: dict[str, Any] = {"alert_urls": [webhook.url], "clock": clock, "alert_digest_hour": 13}
+    settings: dict[str, Any] = {
+        "alert_urls": [webhook.url],
+        "clock": clock,
+        "alert_digest_hour": 13,
+    }
     tank = make_tank(**settings)
     tank.log_system_error("odd", "odd")
     assert look_and_deliver(tank) == []
@@ -259,7 +276,9 @@ def test_what_was_not_delivered_is_delivered_after_a_restart_and_not_alerted_aga
     assert webhook.titles() == ["Surgetank: Critical error: reactor_hot"]
 
 
-def test_a_message_whose_sender_died_is_taken_over(make_tank: MakeTank, webhook: Webhook, clock: Clock):
+def test_a_message_whose_sender_died_is_taken_over(
+    make_tank: MakeTank, webhook: Webhook, clock: Clock
+):
     dying, other = (make_tank(alert_urls=[webhook.url], clock=clock) for _ in range(2))
     critical(dying)
     watch(dying).look()
@@ -306,7 +325,10 @@ def test_a_failing_channel_stops_no_other_is_seen_everywhere_and_retried(
             (webhook.name, 1, Outcome.DELIVERED), (broken.name, 1, Outcome.FAILED),
         ]  # fmt: skip
         assert tank.status().problems == ()
-        assert len([g for g in tank.errors.find().errors if g.error_type == "alert_delivery_failed"]) == 1
+        assert (
+            len([g for g in tank.errors.find().errors if g.error_type == "alert_delivery_failed"])
+            == 1
+        )
         assert watch(tank).courier.counts == {
             (broken.name, True): 1, (broken.name, False): 2, (webhook.name, True): 1,
         }  # fmt: skip
@@ -343,7 +365,9 @@ def test_a_url_that_apprise_does_not_know_is_a_failing_channel(make_tank: MakeTa
     assert SECRET not in error
 
 
-def test_a_channel_that_hangs_holds_up_neither_flushing_nor_closing(make_tank: MakeTank, webhook: Webhook):
+def test_a_channel_that_hangs_holds_up_neither_flushing_nor_closing(
+    make_tank: MakeTank, webhook: Webhook
+):
     webhook.open_.clear()
     tank = make_tank(
         alert_urls=[webhook.url], alert_every=0.05, flush_in_process=True, flush_age=0.05, flush_tick=0.05,
@@ -415,7 +439,9 @@ def test_log_and_outbox_are_bounded_and_what_is_dropped_is_told(
     assert {a.outcome for a in book.attempts()[:5]} == {Outcome.GAVE_UP}
 
 
-def test_a_clock_that_is_set_back_neither_silences_nor_holds_back(book: SQLiteAlertBook, clock: Clock):
+def test_a_clock_that_is_set_back_neither_silences_nor_holds_back(
+    book: SQLiteAlertBook, clock: Clock
+):
     alert = Alert("r", "s", Severity.ERROR, "title", "text")
     assert book.post([alert], ["c"], compose, throttle_s=60)
     clock.now -= 10 * 86_400
@@ -426,7 +452,9 @@ def test_a_clock_that_is_set_back_neither_silences_nor_holds_back(book: SQLiteAl
 # -- the command line
 
 
-def test_the_command_line_tests_lists_and_logs(tank: Surgetank, webhook: Webhook, database_url: str):
+def test_the_command_line_tests_lists_and_logs(
+    tank: Surgetank, webhook: Webhook, database_url: str
+):
     environment = {
         **os.environ, "SURGETANK_HOME": tank.settings.home, "SURGETANK_DATABASE_URL": database_url,
         "SURGETANK_ALERT_URLS": webhook.url,

@@ -1,4 +1,5 @@
-"""What people expect of a package: a version, a `repr` to read, `setup()`, a clear no to a missing thread id."""
+"""What people expect of a package: a version, a `repr` to read, `setup()`, a clear no to a missing
+thread id."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_what_is_shown_of_an_engine_says_what_it_is_and_no_secret(tmp_path: Any) -> None:
     secret = "postgresql://me:geheim@db.example.com/app"
     tank = Surgetank(tmp_path / "home", database_url=secret)
-    assert repr(tank) == f"<Surgetank home='{tmp_path}/home' database=db.example.com:5432/app closed>"
+    assert (
+        repr(tank) == f"<Surgetank home='{tmp_path}/home' database=db.example.com:5432/app closed>"
+    )
 
 
 def test_what_is_shown_of_savers_jobs_and_status_is_one_short_line(make_tank: Any) -> None:
@@ -49,13 +52,15 @@ def test_what_is_shown_of_savers_jobs_and_status_is_one_short_line(make_tank: An
     assert repr(parked) == "<ParkedEntry 3: checkpoints/t entry 7, 120 bytes, DataError>"
 
 
-async def test_setup_makes_the_schema_and_may_be_called_again(fresh_database: str, make_tank: Any) -> None:
+async def test_setup_makes_the_schema_and_may_be_called_again(
+    fresh_database: str, make_tank: Any
+) -> None:
     saver = make_tank(database_url=fresh_database).checkpointer()
     saver.setup()
     with psycopg.connect(fresh_database) as connection:
-        assert connection.execute("SELECT to_regclass('surgetank.checkpoints') IS NOT NULL").fetchone() == (
-            True,
-        )
+        assert connection.execute(
+            "SELECT to_regclass('surgetank.checkpoints') IS NOT NULL"
+        ).fetchone() == (True,)
     saver.setup()
     await saver.asetup()
 
@@ -72,7 +77,9 @@ async def test_setup_during_an_outage_raises_nothing_says_why_and_the_graph_goes
 
 
 @pytest.mark.parametrize("given", [{"thread_id": None}, {}])
-def test_a_missing_thread_id_is_refused_with_the_way_out(make_tank: Any, given: dict[str, Any]) -> None:
+def test_a_missing_thread_id_is_refused_with_the_way_out(
+    make_tank: Any, given: dict[str, Any]
+) -> None:
     saver = make_tank().checkpointer()
     checkpoint = listed(saver, "t") or put_chain(saver, "t", 1)
     stored = next(iter(saver.list(config("t"))))
@@ -88,7 +95,9 @@ def test_a_missing_thread_id_is_refused_with_the_way_out(make_tank: Any, given: 
     assert [t.config["configurable"]["thread_id"] for t in saver.list(None)] == ["t"]
 
 
-def test_none_is_no_name_of_a_thread_for_deleting_copying_pruning_and_listing(make_tank: Any) -> None:
+def test_none_is_no_name_of_a_thread_for_deleting_copying_pruning_and_listing(
+    make_tank: Any,
+) -> None:
     saver = make_tank().checkpointer()
     put_chain(saver, "None", 1)
     nobody: Any = None

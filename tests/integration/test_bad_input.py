@@ -1,4 +1,5 @@
-"""Whatever is given wrong ends in an error that names cause and way out; nothing that was accepted is lost."""
+"""Whatever is given wrong ends in an error that names cause and way out; nothing that was accepted
+is lost."""
 
 from __future__ import annotations
 
@@ -77,7 +78,9 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path, settings, word):
     assert_helpful(caught.value, word)
 
 
-def test_a_wrong_password_is_no_outage_and_what_was_accepted_waits(make_tank, postgres_server, database_url):
+def test_a_wrong_password_is_no_outage_and_what_was_accepted_waits(
+    make_tank, postgres_server, database_url
+):
     name = database_url.split("/")[3].split("?")[0]
     wrong = postgres_server.url_of(name, user=PASSWORD_ROLE, password="hunter2")
     tank = make_tank(database_url=wrong)
@@ -97,7 +100,9 @@ def test_a_wrong_password_is_no_outage_and_what_was_accepted_waits(make_tank, po
         connection.execute(f"GRANT ALL ON SCHEMA surgetank TO {PASSWORD_ROLE}")
         connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA surgetank TO {PASSWORD_ROLE}")
     tank.close()
-    mended = make_tank(database_url=postgres_server.url_of(name, user=PASSWORD_ROLE, password=PASSWORD))
+    mended = make_tank(
+        database_url=postgres_server.url_of(name, user=PASSWORD_ROLE, password=PASSWORD)
+    )
     assert mended.flush().ok
     assert len(listed(mended.checkpointer(), "t")) == 2
 
@@ -142,7 +147,9 @@ def test_somebody_else_s_file_is_never_overwritten(tmp_path, database_url):
     for path in (text, other):
         before = path.read_bytes()
         with pytest.raises(BufferCorrupt) as caught:
-            Surgetank(tmp_path / "home", database_url=database_url, buffer_url=f"sqlite://{path}").open()
+            Surgetank(
+                tmp_path / "home", database_url=database_url, buffer_url=f"sqlite://{path}"
+            ).open()
         assert_helpful(caught.value, "left as it is")
         assert path.read_bytes() == before
 
@@ -152,7 +159,9 @@ def test_somebody_else_s_file_is_never_overwritten(tmp_path, database_url):
 
 def test_a_database_that_is_down_at_start_stops_nobody(make_tank, private_postgres):
     private_postgres.stop()
-    tank = make_tank(database_url=private_postgres.url, flush_in_process=True, flush_age=0.0, flush_tick=0.01)
+    tank = make_tank(
+        database_url=private_postgres.url, flush_in_process=True, flush_age=0.0, flush_tick=0.01
+    )
     saver = tank.checkpointer()
     configs = put_chain(saver, "t", 3)
     assert saver.get_tuple(config("t")).config == configs[-1]
@@ -212,7 +221,9 @@ def test_during_an_outage_a_running_graph_enters_its_subgraphs(make_tank, privat
     graph.add_node("after", inner.compile())
     for one, two in itertools.pairwise((START, "before", "outage", "after")):
         graph.add_edge(one, two)
-    result = graph.compile(checkpointer=saver).invoke({"log": ["start"]}, config("t"), durability="sync")
+    result = graph.compile(checkpointer=saver).invoke(
+        {"log": ["start"]}, config("t"), durability="sync"
+    )
     assert down.is_set()
     assert result["log"][-1] == "a thought"
     private_postgres.start()
@@ -229,7 +240,9 @@ def test_a_dead_database_is_probed_not_hammered(make_tank, private_postgres):
     tank.flush()
     sink, *_ = tank.status().sinks
     assert sink.breaker == "open"
-    assert len(tank.parts.buffer.states(failing=True)) < 10, "the breaker spared the other partitions"
+    assert len(tank.parts.buffer.states(failing=True)) < 10, (
+        "the breaker spared the other partitions"
+    )
     (notice,) = [n for n in tank.status().notices if n.thread_id is None]
     counted = re.search(r"\((\d+) entries\)", notice.message)
     assert counted is not None
@@ -281,7 +294,9 @@ async def test_waiting_for_space_does_not_hold_up_the_event_loop(make_tank):
     from support.savers import checkpoint
 
     async def aput(step: int) -> None:
-        await saver.aput(config("t"), checkpoint({"a": step}), {"source": "loop", "step": step}, {"a": step})
+        await saver.aput(
+            config("t"), checkpoint({"a": step}), {"source": "loop", "step": step}, {"a": step}
+        )
 
     await aput(1)
     waiting = asyncio.create_task(aput(2))
@@ -337,9 +352,14 @@ def test_everything_works_behind_pgbouncer_in_transaction_mode(make_tank, pgboun
     assert all(job.ok for job in tank.jobs(limit=1000) if job.finished_at)
 
 
-def test_the_home_folder_keeps_what_one_engine_left_for_the_next(make_tank, private_postgres, tmp_path):
+def test_the_home_folder_keeps_what_one_engine_left_for_the_next(
+    make_tank, private_postgres, tmp_path
+):
     tank = make_tank(
-        database_url=private_postgres.url, flush_in_process=True, flush_on_close=True, flush_age=60.0
+        database_url=private_postgres.url,
+        flush_in_process=True,
+        flush_on_close=True,
+        flush_age=60.0,
     )
     put_chain(tank.checkpointer(), "t", 2)
     private_postgres.stop()

@@ -1,7 +1,9 @@
-"""A buffer belongs to one database: nothing of it reaches another one, and graphs go on while it is refused."""
+"""A buffer belongs to one database: nothing of it reaches another one, and graphs go on while it is
+refused."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +25,9 @@ MakeTank = Callable[..., Surgetank]
 def rows(url: str) -> int:
     """How many checkpoints and log lines a database has; 0 without a schema."""
     with psycopg.connect(url) as connection:
-        (there,) = connection.execute("SELECT to_regclass('surgetank.checkpoints')").fetchone() or (None,)
+        (there,) = connection.execute("SELECT to_regclass('surgetank.checkpoints')").fetchone() or (
+            None,
+        )
         if there is None:
             return 0
         query = "SELECT (SELECT count(*) FROM surgetank.checkpoints) + (SELECT count(*) FROM surgetank.thread_logs)"
@@ -264,11 +268,14 @@ def test_what_waits_for_the_same_database_in_a_home_beside_is_shown_and_flushed(
     assert beside.flush("thread_logs").ok
     beside.emit_log("waits beside", thread_id="t")
     beside.close()
-    assert [n for n in tank.status().notices if str(root) in n.message and "1 entries wait" in n.message]
+    assert [
+        n for n in tank.status().notices if str(root) in n.message and "1 entries wait" in n.message
+    ]
 
     tank.parts.clock = lambda: time.time() + 10  # it is due by its age
-    tank.parts.flush_beside()
+    tank.parts.flush_beside(threading.Event())
 
-    # The two buffers have numbers of their own: lines with the same number stand in the order of the buffers' ids.
+    # The two buffers have numbers of their own: lines with the same number stand in the order of
+    # the buffers' ids.
     assert sorted(lines(tank)) == ["beside", "here", "waits beside"]
     assert not tank.status().notices

@@ -1,4 +1,5 @@
-"""A buffer that goes back in time (restored, copied, resumed) loses nothing that it accepts afterwards."""
+"""A buffer that goes back in time (restored, copied, resumed) loses nothing that it accepts
+afterwards."""
 
 from __future__ import annotations
 
@@ -75,7 +76,9 @@ def test_what_waited_in_the_backup_and_was_saved_since_is_not_lost_and_said_to_b
     assert occurrences(tank) >= len(life.steps)
     errors = told(tank, "buffer_went_back")
     assert {error.severity for error in errors} == {"critical"}
-    partitions = {(p["stream"], p["partition"]) for e in errors for p in e.error_context["partitions"]}
+    partitions = {
+        (p["stream"], p["partition"]) for e in errors for p in e.error_context["partitions"]
+    }
     assert {("thread_logs", "t"), ("checkpoints", "t")} < partitions
     notices = [notice.message for notice in tank.status().notices]
     assert any("went back in time" in message for message in notices)
@@ -96,7 +99,9 @@ def test_new_lines_have_numbers_that_a_follower_of_the_log_has_not_passed(
     life.step(tank, "after")
     flush_all(tank)
 
-    assert [line.message for line in tank.logs("t", after=cursor) if line.level == "info"] == ["after"]
+    assert [line.message for line in tank.logs("t", after=cursor) if line.level == "info"] == [
+        "after"
+    ]
 
 
 def test_a_machine_resumed_from_a_snapshot_loses_nothing_and_is_told(
@@ -127,7 +132,9 @@ def test_a_machine_resumed_from_a_snapshot_loses_nothing_and_is_told(
     assert told(tank, "buffer_went_back")
 
 
-def test_two_copies_of_a_home_lose_nothing_of_either(make_tank: MakeTank, home: Path, tmp_path: Path) -> None:
+def test_two_copies_of_a_home_lose_nothing_of_either(
+    make_tank: MakeTank, home: Path, tmp_path: Path
+) -> None:
     life, one = Life(), make_tank()
     life.step(one, "before")
     flush_all(one)
@@ -186,7 +193,9 @@ def test_a_flush_interrupted_between_commit_and_acknowledgement_is_not_doubled_a
         life.step(tank, str(n))
     buffer = tank.parts.buffer
     ack = buffer.ack
-    monkeypatch.setattr(buffer, "ack", lambda acks: [a.lease for a in acks])  # the lease ran out meanwhile
+    monkeypatch.setattr(
+        buffer, "ack", lambda acks: [a.lease for a in acks]
+    )  # the lease ran out meanwhile
     for stream in tank.parts.flushers:
         tank.flush(stream)
     monkeypatch.setattr(buffer, "ack", ack)
@@ -220,7 +229,10 @@ def test_progress_has_one_row_for_each_partition_however_often_the_buffer_is_ope
             "SELECT epochs, earlier FROM surgetank.partition_progress WHERE stream = 'thread_logs'"
         ).fetchall()
         (aside,) = (
-            connection.execute("SELECT count(*) FROM surgetank.partition_progress_earlier").fetchone() or ()
+            connection.execute(
+                "SELECT count(*) FROM surgetank.partition_progress_earlier"
+            ).fetchone()
+            or ()
         )
     assert len(rows) == 1
     assert len(rows[0][0]) <= 17

@@ -42,7 +42,8 @@ def cli(tmp_path: Path, database_url: str) -> Any:
 def refuse_step(url: str, step: int) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
-            f"ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> '{step}')"
+            f"ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' "
+            f"<> '{step}')"
         )
 
 
@@ -80,7 +81,11 @@ def test_status_flush_and_jobs_tell_the_same_story(cli, tank):
     flushed = cli("flush", "--json")
     job = json.loads(flushed.stdout)
     assert flushed.returncode == 0
-    assert (job["status"], job["result"]["entries_flushed"], job["trigger"]) == ("completed", 5, "manual")
+    assert (job["status"], job["result"]["entries_flushed"], job["trigger"]) == (
+        "completed",
+        5,
+        "manual",
+    )
 
     listing = json.loads(cli("jobs", "list", "--json").stdout)
     assert [j["id"] for j in listing] == [job["id"]]
@@ -137,7 +142,9 @@ def test_parked_entries_are_listed_shown_exported_and_retried(cli, tank, databas
 
 def test_a_failed_flush_has_its_exit_code_and_can_be_retried_by_job(cli, tank):
     put_chain(tank.checkpointer(), "t", 2)
-    failed = cli("flush", "--json", SURGETANK_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing")
+    failed = cli(
+        "flush", "--json", SURGETANK_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing"
+    )
     assert failed.returncode == 1
     job = json.loads(failed.stdout)
     assert job["status"] == "failed"
@@ -174,7 +181,11 @@ def test_migrate_is_idempotent_and_doctor_checks_everything(cli, fresh_database)
 
 
 def test_wrong_usage_and_settings_exit_with_two_and_no_traceback(cli):
-    for done in (cli("frobnicate"), cli("status", "--colour"), cli("status", SURGETANK_DURABILITY="wish")):
+    for done in (
+        cli("frobnicate"),
+        cli("status", "--colour"),
+        cli("status", SURGETANK_DURABILITY="wish"),
+    ):
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
         assert done.stderr
@@ -207,7 +218,11 @@ def test_a_worker_flushes_and_ends_cleanly_when_it_is_told_to(cli, tank, number)
     names = [e["event"] for e in events]
     assert (names[0], names[-1]) == ("started", "stopped")
     assert set(names[names.index("stopping") + 1 : -1]) <= {"job_finished"}
-    jobs = [e["job"] for e in events if e["event"] == "job_finished" and e["job"]["stream"] == "checkpoints"]
+    jobs = [
+        e["job"]
+        for e in events
+        if e["event"] == "job_finished" and e["job"]["stream"] == "checkpoints"
+    ]
     assert sum(job["result"]["entries_flushed"] for job in jobs) >= 3
     assert all(s.leased_by is None for s in tank.parts.buffer.states())
     assert tank.flush().ok
@@ -243,7 +258,9 @@ def test_errors_are_shown_with_stack_traces_resolved_and_come_back(cli, tank):
     shown = cli("errors")
     assert shown.returncode == 1
     assert "ValueError: broken order" in shown.stdout
-    (error,) = json.loads(cli("errors", "list", "--json", "--thread", "t", "--since", "1h").stdout)["errors"]
+    (error,) = json.loads(cli("errors", "list", "--json", "--thread", "t", "--since", "1h").stdout)[
+        "errors"
+    ]
     done = cli("errors", "resolve", error["id"][:8], "--by", "ada", "--notes", "fixed")
     assert done.returncode == 0, done.stderr
     assert cli("errors").returncode == 0
@@ -307,7 +324,9 @@ def test_json_is_json_whatever_a_thread_is_called(cli, tank):
         assert json.loads(done.stdout), arguments
         assert "Traceback" not in done.stderr
     assert json.loads(cli("jobs", "list", "--json").stdout)[0]["node"] == ":smile:"
-    dry = cli("prune", *names, "--dry-run", "--strategy", "delete", "--json", PYTHONIOENCODING="ascii")
+    dry = cli(
+        "prune", *names, "--dry-run", "--strategy", "delete", "--json", PYTHONIOENCODING="ascii"
+    )
     assert list(json.loads(dry.stdout)) == names
 
 
@@ -336,7 +355,8 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(cli, tank):
         tank.parts.buffer.save_job(replace(job, id=f"job-{number}"))
     for arguments in ("jobs list --limit 1000", "jobs list --limit 1000 --json"):
         done = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {sys.executable} -m surgetank {arguments} | head -n 1"],
+            ["bash", "-c", (f"set -o pipefail; {sys.executable} -m surgetank {arguments} | head -n "
+            f"1")],
             capture_output=True, text=True, check=False, env=cli.environment, timeout=60,
         )  # fmt: skip
         assert done.stdout

@@ -1,4 +1,5 @@
-"""Every command over a home whose names and texts try to command the terminal: nothing of it is obeyed or markup."""
+"""Every command over a home whose names and texts try to command the terminal: nothing of it is
+obeyed or markup."""
 
 from __future__ import annotations
 
@@ -30,9 +31,12 @@ THREAD = f"t{NASTY}"
 
 @pytest.fixture
 def hostile(tank: Surgetank, database_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A home full of it: threads, owners, logs, events, errors, jobs, a parked entry, alerts, tokens."""
+    """A home full of it: threads, owners, logs, events, errors, jobs, a parked entry, alerts,
+    tokens."""
     saver = tank.checkpointer()
-    first = put(saver, THREAD, {f"channel{NASTY}": NASTY}, user_id=f"ada{NASTY}", note=f"a\u0000{NASTY}")
+    first = put(
+        saver, THREAD, {f"channel{NASTY}": NASTY}, user_id=f"ada{NASTY}", note=f"a\u0000{NASTY}"
+    )
     tank.flush()
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
@@ -50,7 +54,9 @@ def hostile(tank: Surgetank, database_url: str, monkeypatch: pytest.MonkeyPatch)
     job = tank.flush()
     tank.flush()
     tank.errors.act(error, "snooze", f"actor{NASTY}", notes=NASTY, until=4e9)
-    made = TokenStore(PatientDatabase(tank.parts.database)).create("ada", Role.VIEWER, by=f"by{NASTY}")[0]
+    made = TokenStore(PatientDatabase(tank.parts.database)).create(
+        "ada", Role.VIEWER, by=f"by{NASTY}"
+    )[0]
     monkeypatch.setenv("SURGETANK_HOME", str(tank.settings.home))
     monkeypatch.setenv("SURGETANK_DATABASE_URL", database_url)
     monkeypatch.setenv("SURGETANK_NODE", f"node{NASTY}")
@@ -91,7 +97,8 @@ def obeyed(text: str) -> list[str]:
         {
             f"U+{ord(character):04X}"
             for character in text
-            if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp", "Cs") and character not in "\n\t"
+            if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp", "Cs")
+            and character not in "\n\t"
         }
     )
 
@@ -100,7 +107,9 @@ def test_the_list_names_every_command() -> None:
     assert {name for name, _ in commands()} == set(COMMANDS)
 
 
-def test_no_command_lets_stored_text_command_the_terminal(hostile: dict[str, str], tmp_path: Path) -> None:
+def test_no_command_lets_stored_text_command_the_terminal(
+    hostile: dict[str, str], tmp_path: Path
+) -> None:
     wrong, shown = [], ""
     for name, command in commands():
         arguments = COMMANDS[name]
@@ -113,7 +122,12 @@ def test_no_command_lets_stored_text_command_the_terminal(hostile: dict[str, str
             text = done.stdout + done.stderr
             if found := obeyed(text):
                 wrong.append(f"{name} {extra}: {found}")
-            if "\nforged line" in text and not extra and "show" not in name and name != "errors list":
+            if (
+                "\nforged line" in text
+                and not extra
+                and "show" not in name
+                and name != "errors list"
+            ):
                 wrong.append(f"{name}: a line is forged")
             shown += text
     assert wrong == []
@@ -144,7 +158,9 @@ def test_a_bug_s_traceback_is_not_obeyed_either(
 @pytest.mark.parametrize("escape", [inline, block])
 def test_whatever_a_terminal_obeys_is_escaped_and_languages_stay(escape: Any) -> None:
     everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
-    left = {c for c in escape(everything) if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs")}
+    left = {
+        c for c in escape(everything) if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs")
+    }
     assert left == {"\u200c", "\u200d"} | ({"\n", "\t"} if escape is block else set())
     for text in ("naïve 日本語 العربية नमस्ते", "👩‍🚀 می‌خواهم", "C:\\x1b is text"):
         assert escape(text) == text

@@ -1,4 +1,5 @@
-"""Reading what is only in PostgreSQL: large values arrive whole, and the newest checkpoint costs one round trip."""
+"""Reading what is only in PostgreSQL: large values arrive whole, and the newest checkpoint costs
+one round trip."""
 
 from __future__ import annotations
 
@@ -100,7 +101,9 @@ def test_the_newest_after_a_deletion_is_read_with_the_values_of_its_own(tank):
 
 def test_more_channels_than_the_projection_shows_are_all_read(tank, trips):
     saver = tank.checkpointer()
-    many = {f"c{i:03}": f"a value that needs a row of its own {i}" for i in range(MAX_CHANNELS + 50)}
+    many = {
+        f"c{i:03}": f"a value that needs a row of its own {i}" for i in range(MAX_CHANNELS + 50)
+    }
     put(saver, "t", many)
     tank.flush()
     assert values(saver, at("t")) == many
@@ -132,7 +135,9 @@ def test_a_large_value_that_grows_is_read_at_each_of_its_versions(tank):
     text = os.urandom(LARGE).hex()
     configs = [put(saver, "t", {"text": text[:-1] + "!" * n}) for n in range(4)]
     assert tank.flush().ok
-    assert [len(values(saver, config)["text"]) for config in configs] == [len(text) - 1 + n for n in range(4)]
+    assert [len(values(saver, config)["text"]) for config in configs] == [
+        len(text) - 1 + n for n in range(4)
+    ]
     with tank.parts.database.connection() as connection:
         (size,) = connection.execute(
             "SELECT sum(length(data)) FROM surgetank.checkpoint_blobs WHERE channel = 'text'"

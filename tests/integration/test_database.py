@@ -1,4 +1,5 @@
-"""Connections to PostgreSQL: fast and clear failures, healing by themselves, PgBouncer in between."""
+"""Connections to PostgreSQL: fast and clear failures, healing by themselves, PgBouncer in
+between."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def backend_pid(database: Database) -> int:
 # -- a database that can't be reached
 
 
-def test_a_refused_connection_is_told_at_once_with_cause_and_remedy_and_without_the_password() -> None:
+def test_a_refused_connection_is_told_at_once_with_cause_and_remedy_and_without_the_password() -> (
+    None
+):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: nobody else can have the port
         database = Database(f"postgresql://ann:s3cret@127.0.0.1:{taken.getsockname()[1]}/app")
@@ -51,7 +54,10 @@ def test_a_refused_connection_is_told_at_once_with_cause_and_remedy_and_without_
 
 
 def test_a_missing_socket_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseUnavailable, match="No such file"), Database(f"host={tmp_path}").connection():
+    with (
+        pytest.raises(DatabaseUnavailable, match="No such file"),
+        Database(f"host={tmp_path}").connection(),
+    ):
         pass
 
 
@@ -95,7 +101,10 @@ def test_an_unusable_url_is_refused_when_it_is_given(url: str) -> None:
 
 
 def test_a_url_is_shown_without_its_password() -> None:
-    assert redact_url("postgresql://ann:s3cret@db:6432/app?sslmode=require") == "postgresql://ann@db:6432/app"
+    assert (
+        redact_url("postgresql://ann:s3cret@db:6432/app?sslmode=require")
+        == "postgresql://ann@db:6432/app"
+    )
     assert redact_url("host=db user=ann password=s3cret dbname=app") == "postgresql://ann@db/app"
 
 
@@ -124,7 +133,9 @@ def test_the_right_password_is_let_in(postgres_server: PostgresServer) -> None:
     database.close()
 
 
-def test_a_server_that_is_too_old_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_too_old_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("surgetank.database.pool.OLDEST_SERVER", 99)
     with pytest.raises(ConfigurationError, match="too old"):
         database.ping()
@@ -133,7 +144,9 @@ def test_a_server_that_is_too_old_is_refused(database: Database, monkeypatch: py
 # -- transactions and the pool
 
 
-def test_a_block_is_one_transaction_kept_on_success_and_undone_on_an_error(database: Database) -> None:
+def test_a_block_is_one_transaction_kept_on_success_and_undone_on_an_error(
+    database: Database,
+) -> None:
     with database.connection() as connection:
         connection.execute("CREATE TABLE t (n int)")
     first = backend_pid(database)
@@ -178,12 +191,18 @@ def test_more_threads_than_connections_take_turns(fresh_database: str) -> None:
 
 def test_waiting_for_a_busy_pool_ends_with_a_clear_error(fresh_database: str) -> None:
     database = Database(fresh_database, max_size=1, connect_timeout_s=0.2)
-    with database.connection(), pytest.raises(DatabaseUnavailable, match="busy"), database.connection():
+    with (
+        database.connection(),
+        pytest.raises(DatabaseUnavailable, match="busy"),
+        database.connection(),
+    ):
         pass
     database.close()
 
 
-def test_the_pool_reuses_connections_in_a_process_with_thousands_of_open_files(fresh_database: str) -> None:
+def test_the_pool_reuses_connections_in_a_process_with_thousands_of_open_files(
+    fresh_database: str,
+) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 2048:
         pytest.skip("this system allows fewer than 2048 open files")
@@ -214,7 +233,9 @@ def test_close_is_quick_can_be_repeated_and_ends_use(
 
 def backend_lives(server: PostgresServer, pid: int) -> bool:
     with server.admin() as connection:
-        row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone()
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", (pid,)
+        ).fetchone()
     return row != (0,)
 
 
@@ -245,10 +266,14 @@ def test_a_connection_killed_at_work_fails_that_block_only(
 
 def terminate(server: PostgresServer, pid: int) -> None:
     with server.admin() as connection:
-        assert connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,)).fetchone() == (True,)
+        assert connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,)).fetchone() == (
+            True,
+        )
 
 
-def test_a_pool_lives_through_stops_and_crashes_of_the_server(private_postgres: PostgresServer) -> None:
+def test_a_pool_lives_through_stops_and_crashes_of_the_server(
+    private_postgres: PostgresServer,
+) -> None:
     database = Database(private_postgres.url)
     for end in (private_postgres.stop, private_postgres.kill):
         with ThreadPoolExecutor(4) as threads:
@@ -263,7 +288,9 @@ def test_a_pool_lives_through_stops_and_crashes_of_the_server(private_postgres: 
     database.close()
 
 
-def test_a_pool_made_while_the_database_is_down_works_when_it_is_up(private_postgres: PostgresServer) -> None:
+def test_a_pool_made_while_the_database_is_down_works_when_it_is_up(
+    private_postgres: PostgresServer,
+) -> None:
     private_postgres.stop()
     database = MigratedDatabase(private_postgres.url)
     with pytest.raises(DatabaseUnavailable):
@@ -275,7 +302,9 @@ def test_a_pool_made_while_the_database_is_down_works_when_it_is_up(private_post
 
 def test_threads_that_meet_a_silent_server_wait_side_by_side() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        database = MigratedDatabase(f"host=127.0.0.1 port={silent.getsockname()[1]}", connect_timeout_s=2)
+        database = MigratedDatabase(
+            f"host=127.0.0.1 port={silent.getsockname()[1]}", connect_timeout_s=2
+        )
         started = time.monotonic()
         with ThreadPoolExecutor(6) as threads:
             for answer in [threads.submit(database.ping) for _ in range(6)]:
@@ -313,7 +342,8 @@ def test_a_database_that_cannot_hold_every_text_is_refused(
     name = f"t_{encoding.lower()}"
     with postgres_server.admin() as connection:
         connection.execute(
-            f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE "
+            f"template0"
         )
     try:
         database = Database(postgres_server.url_of(name))

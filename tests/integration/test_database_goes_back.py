@@ -1,4 +1,5 @@
-"""PostgreSQL that goes back in time: a restored base backup, a replica that was behind and took over."""
+"""PostgreSQL that goes back in time: a restored base backup, a replica that was behind and took
+over."""
 
 from __future__ import annotations
 
@@ -110,7 +111,10 @@ def test_what_is_lost_for_good_is_told_for_each_thread_and_its_newest_state_is_p
         for p in error.error_context["partitions"]
         if "lost" in p
     ]
-    assert {(p["stream"], p["partition"]) for p in lost} >= {("checkpoints", "t"), ("thread_logs", "t")}
+    assert {(p["stream"], p["partition"]) for p in lost} >= {
+        ("checkpoints", "t"),
+        ("thread_logs", "t"),
+    }
     assert all(first <= last for p in lost for first, last in [p["lost"]])
     assert all(p["newest_state_restored"] for p in lost if p["stream"] == "checkpoints")
     assert any("lost" in line.message for line in tank.logs("t", limit=1000))

@@ -1,5 +1,7 @@
-"""State classes that change between deploys, through the saver: what the user and the thread's log get."""
-# No `from __future__ import annotations` here: LangGraph could not resolve the names of classes inside a function.
+"""State classes that change between deploys, through the saver: what the user and the thread's log
+get."""
+# No `from __future__ import annotations` here: LangGraph could not resolve the names of classes
+# inside a function.
 
 import sys
 import types

@@ -1,4 +1,5 @@
-"""What each role may read of an incident: a user the cause and a reference, an operator what the database said."""
+"""What each role may read of an incident: a user the cause and a reference, an operator what the
+database said."""
 
 from __future__ import annotations
 
@@ -31,12 +32,15 @@ def refuse_everything(url: str, sqlstate: str) -> None:
             f" $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = '{SECRET}'; END $$"
         )
         connection.execute(
-            "CREATE TRIGGER refuse BEFORE INSERT ON surgetank.checkpoints FOR EACH ROW EXECUTE FUNCTION public.refuse()"
+            "CREATE TRIGGER refuse BEFORE INSERT ON surgetank.checkpoints FOR EACH ROW EXECUTE "
+            "FUNCTION public.refuse()"
         )
 
 
 @pytest.fixture(params=["42501", "23514"], ids=["fatal", "parked"])
-def troubled(make_tank: MakeTank, database_url: str, request: pytest.FixtureRequest) -> Iterator[Server]:
+def troubled(
+    make_tank: MakeTank, database_url: str, request: pytest.FixtureRequest
+) -> Iterator[Server]:
     """A server with a thread of ada's that can't be saved."""
     tank = make_tank(admin_token=ADMIN_TOKEN, debug_originals=True)
     put(tank.checkpointer(), "own", {"x": "value-of-ada"}, user_id="ada", score=float("nan"))
@@ -56,7 +60,9 @@ def hello(server: Server, path: str, token: str) -> dict[str, Any]:
 def everything_seen(server: Server, token: str) -> str:
     """All that a caller gets to read about the thread, by every way there is."""
     client = server.client(token)
-    seen = [client.get(f"/threads/own/{what}?limit=100").text for what in ("events", "logs", "history")]
+    seen = [
+        client.get(f"/threads/own/{what}?limit=100").text for what in ("events", "logs", "history")
+    ]
     seen += [
         client.get("/threads").text,
         client.get("/threads/own/state").text,
@@ -82,7 +88,14 @@ def test_a_user_reads_the_cause_and_a_reference_and_nothing_of_what_the_database
     for role in ("viewer", "reviewer"):
         seen = everything_seen(troubled, troubled.token(role, "ada"))
         assert CRITICAL in seen
-        for told in ("app_rw", "db-7", "4111", "InsufficientPrivilege", "CheckViolation", "RaiseException"):
+        for told in (
+            "app_rw",
+            "db-7",
+            "4111",
+            "InsufficientPrivilege",
+            "CheckViolation",
+            "RaiseException",
+        ):
             assert told not in seen
 
 
@@ -91,7 +104,9 @@ def test_the_reference_leads_an_administrator_to_the_system_error(troubled: Serv
     (critical,) = [event for event in events if event["type"] == CRITICAL]
     details = critical["error_details"]
     assert details["error"]
-    assert details["reference"] in critical["message"], "without a support_url the banner shows what to quote"
+    assert details["reference"] in critical["message"], (
+        "without a support_url the banner shows what to quote"
+    )
     found = troubled.admin.get(f"/admin/system-errors/{details['reference']}").json()
     assert SECRET in found["error_message"]
     (incident,) = hello(troubled, "/ws/threads/own", troubled.token("viewer", "ada"))["incidents"]
@@ -108,9 +123,18 @@ def test_operators_read_what_the_database_said(troubled: Server) -> None:
     assert SECRET in client.get("/buffer").text + client.get("/parked").text
 
 
-def test_the_buffers_picture_hides_from_operators_the_originals_that_jobs_hide(make_tank: MakeTank) -> None:
+def test_the_buffers_picture_hides_from_operators_the_originals_that_jobs_hide(
+    make_tank: MakeTank,
+) -> None:
     tank = make_tank(admin_token=ADMIN_TOKEN)
-    put(tank.checkpointer(), "own", {"x": 1}, user_id="ada", score=float("inf"), note="a\u0000secret-of-ada")
+    put(
+        tank.checkpointer(),
+        "own",
+        {"x": 1},
+        user_id="ada",
+        score=float("inf"),
+        note="a\u0000secret-of-ada",
+    )
     job = tank.flush()
     assert any("secret-of-ada" in r["original"] for r in job.result["replacements"])
     with running(tank) as server:
@@ -150,7 +174,9 @@ def close_database(server: PostgresServer, name: str) -> None:
         )
 
 
-def test_whatever_is_told_of_a_thread_has_a_reference_and_none_of_its_details(make_tank: MakeTank) -> None:
+def test_whatever_is_told_of_a_thread_has_a_reference_and_none_of_its_details(
+    make_tank: MakeTank,
+) -> None:
     tank = make_tank()
     tank.parts.desk.notifier.tell(
         News(
@@ -181,7 +207,9 @@ def test_the_support_url_stands_in_the_critical_event_in_incidents_and_in_the_st
     assert event.data["error_details"]["reference"] not in event.data["message"]
     status = tank.status().to_dict()
     assert status["support_url"] == url
-    assert event.data["error_details"]["reference"] in [notice["reference"] for notice in status["notices"]]
+    assert event.data["error_details"]["reference"] in [
+        notice["reference"] for notice in status["notices"]
+    ]
     with running(tank) as server:
         (incident,) = hello(server, "/ws/threads/own", server.token("viewer", "ada"))["incidents"]
         assert incident["error_details"]["support_url"] == url

@@ -1,4 +1,5 @@
-"""The embedded PostgreSQL: shared by processes, left by the last one, none the worse for any kill."""
+"""The embedded PostgreSQL: shared by processes, left by the last one, none the worse for any
+kill."""
 
 from __future__ import annotations
 
@@ -76,7 +77,9 @@ def is_root() -> bool:
 # -- alone
 
 
-def test_the_first_start_makes_a_durable_utf8_database_that_only_its_user_reaches(tmp_path: Path) -> None:
+def test_the_first_start_makes_a_durable_utf8_database_that_only_its_user_reaches(
+    tmp_path: Path,
+) -> None:
     server = start_embedded(tmp_path / "home")
     try:
         assert select(server, "SHOW fsync") == select(server, "SHOW full_page_writes") == "on"
@@ -104,7 +107,9 @@ def test_data_outlives_stop_and_start_of_the_same_object(home: Path) -> None:
 
 
 @pytest.mark.parametrize("with_children", [True, False], ids=["all of it", "the postmaster"])
-def test_it_starts_again_after_kill_9_with_all_that_was_committed(home: Path, with_children: bool) -> None:
+def test_it_starts_again_after_kill_9_with_all_that_was_committed(
+    home: Path, with_children: bool
+) -> None:
     server = start_embedded(home)
     change(server, "CREATE TABLE kept AS SELECT 7 AS n")
     kill(server.pid, with_children=with_children)
@@ -115,7 +120,9 @@ def test_it_starts_again_after_kill_9_with_all_that_was_committed(home: Path, wi
     assert not server.is_running()
 
 
-def test_a_killed_servers_number_that_now_is_a_strangers_neither_misleads_nor_harms_it(home: Path) -> None:
+def test_a_killed_servers_number_that_now_is_a_strangers_neither_misleads_nor_harms_it(
+    home: Path,
+) -> None:
     server = start_embedded(home)
     kill(server.pid)
     stranger = subprocess.Popen(["sleep", "60"])  # runs as we do
@@ -146,7 +153,9 @@ def test_an_initdb_that_was_killed_is_made_anew(tmp_path: Path) -> None:
 def test_it_stops_when_the_interpreter_ends(home: Path) -> None:
     code = "import sys; from pathlib import Path; from surgetank.database.embedded import *; "
     code += "print(start_embedded(Path(sys.argv[1])).pid)"
-    done = subprocess.run([sys.executable, "-c", code, home], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, home], check=True, capture_output=True, text=True
+    )
     assert not psutil.pid_exists(int(done.stdout)) or not lives(psutil.Process(int(done.stdout)))
 
 
@@ -165,7 +174,10 @@ server.stop()
 
 def use(home: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _USER, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _USER, str(home)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -352,7 +364,9 @@ def _none(*_: object) -> None:
     return None
 
 
-def test_without_the_wheel_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_wheel_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", _none)
     with pytest.raises(MissingExtra, match=r"surgetank\[embedded\]"):
         start_embedded(tmp_path)
@@ -380,20 +394,32 @@ print(server.is_running(), flush=True)
 @pytest.mark.parametrize("how", ["exit", "stop"])
 def test_a_forked_child_neither_stops_the_server_nor_counts_as_a_user(home: Path, how: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _FORKS, str(home), how], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", _FORKS, str(home), how],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert done.stdout.split() == ["True", "False"]
 
 
 def test_a_child_that_outlives_a_killed_parent_does_not_hold_the_server(home: Path) -> None:
     code = _USER.replace(
-        "print(server.pid", "import os, time\nif os.fork() == 0:\n    time.sleep(60)\nprint(server.pid"
+        "print(server.pid",
+        "import os, time\nif os.fork() == 0:\n    time.sleep(60)\nprint(server.pid",
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", code, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(home)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     used_pid(parent)
-    (child,) = [c for c in psutil.Process(parent.pid).children() if c.cmdline()[:2] == [sys.executable, "-c"]]
+    (child,) = [
+        c
+        for c in psutil.Process(parent.pid).children()
+        if c.cmdline()[:2] == [sys.executable, "-c"]
+    ]
     parent.kill()
     parent.wait()
     server = start_embedded(home)
@@ -410,9 +436,14 @@ def test_a_child_that_outlives_a_killed_parent_does_not_hold_the_server(home: Pa
 def test_a_server_whose_only_user_was_ended_by_a_signal_is_stopped_by_its_owner(
     home: Path, how: signal.Signals
 ) -> None:
-    code = _USER.replace("server = ", "import surgetank.database.embedded as e; e.GRACE_S = 0.1\nserver = ")
+    code = _USER.replace(
+        "server = ", "import surgetank.database.embedded as e; e.GRACE_S = 0.1\nserver = "
+    )
     user = subprocess.Popen(
-        [sys.executable, "-c", code, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(home)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     server = EmbeddedPostgres(home)
     assert used_pid(user) == server.pid
@@ -474,7 +505,9 @@ with Surgetank(sys.argv[1]) as tank:
 
 
 @pytest.mark.parametrize("how", ["exit", "close"])
-def test_a_forked_child_that_closes_the_engine_closes_nothing_of_its_parents(home: Path, how: str) -> None:
+def test_a_forked_child_that_closes_the_engine_closes_nothing_of_its_parents(
+    home: Path, how: str
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _TANK_FORKS, str(home), how],
         capture_output=True,

@@ -1,4 +1,5 @@
-"""The engine: background flush, shared homes, crashes of what it started, bounded memory, honest jobs."""
+"""The engine: background flush, shared homes, crashes of what it started, bounded memory, honest
+jobs."""
 
 from __future__ import annotations
 
@@ -107,10 +108,22 @@ def test_a_retention_job_says_that_it_can_not_be_retried(tank):
 def test_a_job_whose_worker_was_killed_is_marked_as_failed(tank):
     buffer = tank.parts.buffer
     lost = FlushJob(
-        "lost", "checkpoints", "schedule", JobStatus.RUNNING, 1.0, "dead", result={"heartbeat_at": 1.0}
+        "lost",
+        "checkpoints",
+        "schedule",
+        JobStatus.RUNNING,
+        1.0,
+        "dead",
+        result={"heartbeat_at": 1.0},
     )
     alive = FlushJob(
-        "alive", "checkpoints", "schedule", JobStatus.RUNNING, 990.0, "me", result={"heartbeat_at": 990.0}
+        "alive",
+        "checkpoints",
+        "schedule",
+        JobStatus.RUNNING,
+        990.0,
+        "me",
+        result={"heartbeat_at": 990.0},
     )
     for job in (lost, alive):
         buffer.save_job(job)
@@ -133,7 +146,9 @@ def test_listeners_hear_of_flushes_and_one_that_fails_stops_nobody(tank):
     job = tank.flush()
     assert job.ok
     assert heard == [JobFinished(tank.jobs.get(job.id))]
-    assert any("Broken: JobFinished: AttributeError" in problem for problem in tank.status().problems)
+    assert any(
+        "Broken: JobFinished: AttributeError" in problem for problem in tank.status().problems
+    )
 
 
 def test_one_class_is_a_context_manager_for_both_worlds(tmp_path, database_url):
@@ -205,7 +220,10 @@ def test_a_small_thread_does_not_wait_for_a_huge_one(make_tank):
     sink = tank.parts.flushers["checkpoints"].sink
     order: list[str] = []
     plain = sink.write
-    sink.write = lambda slices, **k: (order.extend(s.lease.partition for s in slices), plain(slices, **k))[1]
+    sink.write = lambda slices, **k: (
+        order.extend(s.lease.partition for s in slices),
+        plain(slices, **k),
+    )[1]
     assert tank.flush().ok
     assert order.index("small") <= 2
     assert order.count("huge") in (10, 11)

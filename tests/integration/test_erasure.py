@@ -1,4 +1,5 @@
-"""Erasing a user: nothing of them is left in any file, everybody else's data is; a kill on the way changes nothing."""
+"""Erasing a user: nothing of them is left in any file, everybody else's data is; a kill on the way
+changes nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def furnish(tank: Surgetank) -> list[Any]:
 def test_no_byte_of_an_erased_user_is_left_and_everybody_else_s_data_is(
     make_tank: MakeTank, own_url: str, private_postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    tank = make_tank(database_url=own_url, fallback_url=str(tmp_path / "spill"), debug_originals=True)
+    tank = make_tank(
+        database_url=own_url, fallback_url=str(tmp_path / "spill"), debug_originals=True
+    )
     bobs = furnish(tank)
     places = [tmp_path, private_postgres.data / "base"]
     with psycopg.connect(own_url, autocommit=True) as connection:
@@ -109,7 +112,9 @@ def test_killed_at_any_step_it_goes_on_when_it_is_asked_for_again(
             " AND table_type = 'BASE TABLE'"
         ).fetchall()
         for (table,) in tables:
-            rows = connection.execute(f"SELECT t::text FROM surgetank.{table} t".encode()).fetchall()
+            rows = connection.execute(
+                f"SELECT t::text FROM surgetank.{table} t".encode()
+            ).fetchall()
             assert not [row for row in rows if MARK in row[0]], table
 
 
@@ -121,14 +126,20 @@ def test_an_administrator_erases_over_http_and_the_user_is_out_at_once(make_tank
         ticket = ada.post("/ws/ticket", headers={"Idempotency-Key": "k"}).json()["ticket"]
         assert ada.get("/threads/t/state").status_code == other.get("/me").status_code == 200
         answer = server.admin.delete("/admin/users/ada/1")
-        assert (answer.status_code, answer.json()["state"], answer.json()["threads"]) == (200, "completed", 1)
+        assert (answer.status_code, answer.json()["state"], answer.json()["threads"]) == (
+            200,
+            "completed",
+            1,
+        )
         assert ada.get("/me").status_code == 401
         assert server.client().get(f"/sse/events?ticket={ticket}").status_code == 401
         assert server.admin.get("/threads").json()["threads"] == []
         assert other.get("/me").status_code == 200
 
 
-def test_the_command_erases_only_when_it_is_told_so_twice(make_tank: MakeTank, database_url: str) -> None:
+def test_the_command_erases_only_when_it_is_told_so_twice(
+    make_tank: MakeTank, database_url: str
+) -> None:
     tank = make_tank()
     put(tank.checkpointer(), "t", {"x": 1}, user_id="ada")
     where = ["--home", str(tank.settings.home), "--database-url", database_url]
@@ -166,7 +177,8 @@ def test_what_keeps_it_from_being_completed_is_said(make_tank: MakeTank, databas
             " $$ BEGIN RAISE EXCEPTION USING ERRCODE = '55P03', MESSAGE = 'not now'; END $$"
         )
         connection.execute(
-            "CREATE TRIGGER refuse BEFORE DELETE ON surgetank.checkpoints FOR EACH ROW EXECUTE FUNCTION public.refuse()"
+            "CREATE TRIGGER refuse BEFORE DELETE ON surgetank.checkpoints FOR EACH ROW EXECUTE "
+            "FUNCTION public.refuse()"
         )
         report = tank.erase_user(USER)
         assert report.state == "running"
@@ -176,7 +188,9 @@ def test_what_keeps_it_from_being_completed_is_said(make_tank: MakeTank, databas
     assert tank.erase_user(USER).state == "completed"
 
 
-def test_what_others_said_stays_also_when_the_user_s_name_is_a_short_one(make_tank: MakeTank) -> None:
+def test_what_others_said_stays_also_when_the_user_s_name_is_a_short_one(
+    make_tank: MakeTank,
+) -> None:
     tank = make_tank()
     put(tank.checkpointer(), "theirs", {"x": 1}, user_id="a")
     tank.broadcast_run_event("said", thread_id="bobs", text="a word of bob's about 'a'")

@@ -1,4 +1,5 @@
-"""The event loop goes on: what may wait or takes long leaves it, what is short and free stays on it."""
+"""The event loop goes on: what may wait or takes long leaves it, what is short and free stays on
+it."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ LARGE_TEXT = "x" * (2 * LARGE)
 
 async def aput(saver: Any, values: dict[str, Any], thread: str = "t") -> Any:
     made = checkpoint(values)
-    return await saver.aput(config(thread), made, {"source": "loop", "step": 0}, made["channel_versions"])
+    return await saver.aput(
+        config(thread), made, {"source": "loop", "step": 0}, made["channel_versions"]
+    )
 
 
 def actions(tank: Surgetank) -> dict[str, Callable[[], Awaitable[Any]]]:
@@ -51,7 +54,8 @@ async def test_while_another_process_holds_the_buffer_the_loop_goes_on(tank: Sur
     with held(buffer.path) as holder:
         waiting = asyncio.ensure_future(act())
         done, _ = await asyncio.wait({waiting}, timeout=0.2)
-        # Were it on the loop, it would hold us here until the holder let go, which it does only below.
+        # Were it on the loop, it would hold us here until the holder let go, which it does only
+        # below.
         assert not done
         assert buffer.depth().entries == before
         holder.let_go()
@@ -59,7 +63,9 @@ async def test_while_another_process_holds_the_buffer_the_loop_goes_on(tank: Sur
     assert buffer.depth().entries > before
 
 
-async def test_lines_of_a_loop_whose_buffer_is_held_are_written_in_order_when_it_is_free(tank: Surgetank):
+async def test_lines_of_a_loop_whose_buffer_is_held_are_written_in_order_when_it_is_free(
+    tank: Surgetank,
+):
     logger = logging.getLogger("app.of.the.test")
     handler = tank.log_handler()
     logger.addHandler(handler)
@@ -126,7 +132,9 @@ class Seen:
         monkeypatch.setattr(saver.serde, "dumps_typed", dumps_typed)
 
 
-async def test_a_large_state_is_serialized_and_written_off_the_loop_and_a_small_one_on_it(tank, monkeypatch):
+async def test_a_large_state_is_serialized_and_written_off_the_loop_and_a_small_one_on_it(
+    tank, monkeypatch
+):
     saver = tank.checkpointer()
     seen = Seen(saver, tank, monkeypatch)
     at = await aput(saver, {"n": 1})
@@ -142,7 +150,9 @@ async def test_a_large_state_is_serialized_and_written_off_the_loop_and_a_small_
     assert (await saver.aget_tuple(config("t"))).checkpoint["channel_values"] == {"n": LARGE_TEXT}
 
 
-async def test_what_turns_out_large_when_it_is_serialized_is_written_off_the_loop(tank, monkeypatch):
+async def test_what_turns_out_large_when_it_is_serialized_is_written_off_the_loop(
+    tank, monkeypatch
+):
     saver = tank.checkpointer()
     seen = Seen(saver, tank, monkeypatch)
     hidden = {"n": [*["x"] * 101, LARGE_TEXT, *["x"] * 99]}  # no sample meets it

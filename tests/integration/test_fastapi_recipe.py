@@ -51,11 +51,16 @@ async def test_the_server_s_routes_can_be_mounted_and_keep_their_authentication(
             assert (await client.get("/threads")).status_code == 404
 
 
-async def test_a_conversation_goes_on_after_the_application_was_restarted(recipe: types.ModuleType) -> None:
+async def test_a_conversation_goes_on_after_the_application_was_restarted(
+    recipe: types.ModuleType,
+) -> None:
     answers = []
     for text in ("hello", "again"):
         async with recipe.lifespan(recipe.app):
             transport = httpx.ASGITransport(app=recipe.app)
             async with httpx.AsyncClient(transport=transport, base_url="http://recipe") as client:
                 answers.append((await client.post("/chat/1", params={"text": text})).json())
-    assert answers == [["hello", "you said hello"], ["hello", "you said hello", "again", "you said again"]]
+    assert answers == [
+        ["hello", "you said hello"],
+        ["hello", "you said hello", "again", "you said again"],
+    ]

@@ -1,4 +1,5 @@
-"""A deleted thread takes along what was told of it: log, events, originals, references in errors."""
+"""A deleted thread takes along what was told of it: log, events, originals, references in
+errors."""
 
 from __future__ import annotations
 
@@ -50,7 +51,14 @@ def load_filter(thread: str) -> Any:
     return ErrorFilter(thread_id=thread)
 
 
-NOTHING = {"lines": [], "events": [], "originals": [], "incidents": [], "errors": [], "error": (None, {}, [])}
+NOTHING = {
+    "lines": [],
+    "events": [],
+    "originals": [],
+    "incidents": [],
+    "errors": [],
+    "error": (None, {}, []),
+}
 
 
 @pytest.mark.parametrize("flushed", [False, True], ids=["hot", "cold"])
@@ -71,7 +79,8 @@ def test_nothing_that_was_told_of_a_deleted_thread_is_left(
         assert tank.parts.retention.delete_idle_threads(1e-9).deleted_threads == ("t",)
     at_once = told(tank, error)
     assert (
-        at_once | {name: NOTHING[name] for name in ("error", "errors") if flushed or by == "idle"} == NOTHING
+        at_once | {name: NOTHING[name] for name in ("error", "errors") if flushed or by == "idle"}
+        == NOTHING
     )
     assert tank.flush().ok
     assert told(tank, error) == NOTHING, "and after the flush, errors in the database included"
@@ -102,7 +111,9 @@ def test_what_comes_after_the_deletion_stays_and_is_flushed_in_order(
 
 def test_a_parked_line_goes_with_its_thread(tank: Surgetank, database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("ALTER TABLE surgetank.thread_logs ADD CONSTRAINT no CHECK (message <> 'bad')")
+        connection.execute(
+            "ALTER TABLE surgetank.thread_logs ADD CONSTRAINT no CHECK (message <> 'bad')"
+        )
     tank.emit_log("good", thread_id="t")
     tank.emit_log("bad", thread_id="t")
     tank.flush()
@@ -112,7 +123,9 @@ def test_a_parked_line_goes_with_its_thread(tank: Surgetank, database_url: str) 
     assert list(tank.logs("t")) == []
 
 
-def test_the_next_owner_of_an_id_is_its_only_reader_also_right_after_the_flush(make_tank: MakeTank) -> None:
+def test_the_next_owner_of_an_id_is_its_only_reader_also_right_after_the_flush(
+    make_tank: MakeTank,
+) -> None:
     tank = make_tank(admin_token=ADMIN_TOKEN)
     with running(tank) as server:
         ada, bob = server.as_role("viewer", "ada"), server.as_role("viewer", "bob")

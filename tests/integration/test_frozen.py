@@ -1,4 +1,5 @@
-"""A server that is frozen (SIGSTOP): it takes connections and says nothing. Nobody waits for it beyond a deadline."""
+"""A server that is frozen (SIGSTOP): it takes connections and says nothing. Nobody waits for it
+beyond a deadline."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ BOUND_S = 8.0  # deadline, cancel and connection one after the other are 5 s; th
 @pytest.fixture
 def database(private_postgres: PostgresServer) -> Iterator[Database]:
     database = Database(
-        private_postgres.url, max_size=2, connect_timeout_s=2, statement_timeout_s=1, read_timeout_s=1
+        private_postgres.url,
+        max_size=2,
+        connect_timeout_s=2,
+        statement_timeout_s=1,
+        read_timeout_s=1,
     )
     yield database
     database.close()
@@ -115,12 +120,18 @@ def test_a_query_that_takes_too_long_is_cancelled_and_is_no_outage(
 ) -> None:
     with pytest.raises(psycopg.errors.QueryCanceled), database.connection() as connection:
         connection.execute("SELECT pg_sleep(30)")
-    with pytest.raises(DatabaseUnavailable, match="no answer within"), database.reading() as connection:
+    with (
+        pytest.raises(DatabaseUnavailable, match="no answer within"),
+        database.reading() as connection,
+    ):
         connection.execute("SELECT pg_sleep(30)")
     assert not database.is_known_away
     with private_postgres.admin() as admin:
         running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND state = 'active'"
-        wait_until(lambda: admin.execute(running).fetchone() == (1,), "the server to stop working for nobody")
+        wait_until(
+            lambda: admin.execute(running).fetchone() == (1,),
+            "the server to stop working for nobody",
+        )
 
 
 def test_readers_do_not_wait_one_after_the_other_and_notice_when_it_is_back(
@@ -158,7 +169,9 @@ def test_the_deadlines_go_with_each_transaction_through_pgbouncer(pgbouncer: str
     database.close()
 
 
-def test_what_hangs_is_ended_at_once_when_the_pool_is_interrupted(private_postgres: PostgresServer) -> None:
+def test_what_hangs_is_ended_at_once_when_the_pool_is_interrupted(
+    private_postgres: PostgresServer,
+) -> None:
     database = Database(private_postgres.url)  # deadlines of half a minute
 
     def sleep() -> None:
@@ -227,7 +240,9 @@ def test_a_recently_used_thread_goes_on_within_seconds(frozen_tank: Surgetank) -
         assert time.monotonic() - started < bound
 
 
-def test_a_flush_runs_into_its_deadline_as_a_transient_failure_that_is_told(frozen_tank: Surgetank) -> None:
+def test_a_flush_runs_into_its_deadline_as_a_transient_failure_that_is_told(
+    frozen_tank: Surgetank,
+) -> None:
     put(frozen_tank.checkpointer(), "waits", {"n": 1})
     took, _ = seconds(lambda: frozen_tank.flush(STREAM))
     assert took < BOUND_S

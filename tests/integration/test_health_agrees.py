@@ -48,7 +48,9 @@ def test_looking_at_a_home_that_does_not_exist_is_an_error_and_makes_none(
 def test_all_agree_while_the_database_is_well_away_frozen_and_refusing(
     make_tank: MakeTank, private_postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    tank = make_tank(database_url=private_postgres.url, admin_token=ADMIN_TOKEN, connect_timeout=2.0)
+    tank = make_tank(
+        database_url=private_postgres.url, admin_token=ADMIN_TOKEN, connect_timeout=2.0
+    )
     put(tank.checkpointer(), "t", {"n": 1})
     assert tank.flush().ok
     home, refused_url = (
@@ -70,7 +72,11 @@ def test_all_agree_while_the_database_is_well_away_frozen_and_refusing(
             assert time.monotonic() - started < 8.0
             return answer
 
-        assert picture(private_postgres.url)["level"] == tank.status(ping=True).health.level.value == "ok"
+        assert (
+            picture(private_postgres.url)["level"]
+            == tank.status(ping=True).health.level.value
+            == "ok"
+        )
         assert ready()["status"] == "ready"
         assert picture(refused_url)["level"] == "critical", "nothing waits, and still it is told"
         with private_postgres.frozen():

@@ -1,4 +1,5 @@
-"""Rows that somebody else wrote into the tables: reads and flushes end quickly, by name, within the declared size."""
+"""Rows that somebody else wrote into the tables: reads and flushes end quickly, by name, within the
+declared size."""
 
 from __future__ import annotations
 
@@ -44,11 +45,11 @@ WHERE channel = 'items' AND n = (SELECT max(n) FROM surgetank.checkpoint_blobs W
 RETURNING n)
 UPDATE surgetank.checkpoints SET blob_numbers = blob_numbers || jsonb_build_object('items', (SELECT max(n) FROM made))
 WHERE blob_numbers IS NOT NULL"""
-HEAVY = (
-    "UPDATE surgetank.checkpoint_blobs SET raw_bytes = 200000000 WHERE channel = 'items' AND base_n IS NULL"
-)
+HEAVY = "UPDATE surgetank.checkpoint_blobs SET raw_bytes = 200000000 WHERE channel = 'items' AND base_n IS NULL"
 SWOLLEN = "UPDATE surgetank.checkpoint_blobs SET data = decode(repeat('00', 30000000), 'hex') WHERE channel = 'items'"
-NEGATIVE = "UPDATE surgetank.checkpoint_blobs SET position = -1, raw_bytes = -1 WHERE channel = 'items'"
+NEGATIVE = (
+    "UPDATE surgetank.checkpoint_blobs SET position = -1, raw_bytes = -1 WHERE channel = 'items'"
+)
 DAMAGES = {
     "a loop": LOOP,
     "a long path": LONG,
@@ -84,7 +85,10 @@ def test_a_flush_onto_damaged_chains_stores_what_is_new_and_neighbours_whole(mak
     other = put(saver, "neighbour", {"items": ["also new"] * 40})
     job = tank.flush()
     assert job.ok, job.result
-    if name not in ("a heavy base", "odd numbers"):  # too large, and too small, to be patched against
+    if name not in (
+        "a heavy base",
+        "odd numbers",
+    ):  # too large, and too small, to be patched against
         assert "a stored version is damaged" in job.result["replacements"][0]["reason"]
     for c, value in ((made, "new"), (other, "also new")):
         assert saver.get_tuple(c).checkpoint["channel_values"]["items"] == [value] * 40
@@ -124,7 +128,13 @@ def test_the_projection_of_a_damaged_version_is_null_and_the_flush_goes_on(make_
 
 def test_a_body_that_is_no_body_is_state_corrupt(tank):
     configs = grown(tank, count=2)
-    for body in (b"", b"\xc1", b"\x90", b"\x95\x01\x01\x01\x01\x01", zstandard.compress(b"x" * 5000)[:-3]):
+    for body in (
+        b"",
+        b"\xc1",
+        b"\x90",
+        b"\x95\x01\x01\x01\x01\x01",
+        zstandard.compress(b"x" * 5000)[:-3],
+    ):
         for codec in (RAW, WHOLE, PATCH, 77):
             damage(tank, "UPDATE surgetank.checkpoints SET codec = %s, body = %s", codec, body)
             with pytest.raises(StateCorrupt, match="'t'"):
@@ -177,7 +187,8 @@ def test_parents_that_lead_in_a_circle_end_the_walk_of_a_delta_history(tank):
     configs = grown(tank, count=4)
     damage(
         tank,
-        "UPDATE surgetank.checkpoints SET parent_id = (SELECT max(checkpoint_id) FROM surgetank.checkpoints)",
+        "UPDATE surgetank.checkpoints SET parent_id = (SELECT max(checkpoint_id) FROM "
+        "surgetank.checkpoints)",
     )
     with pytest.raises(StateCorrupt, match="lead back"):
         tank.checkpointer().get_delta_channel_history(config=configs[-1], channels=["never there"])

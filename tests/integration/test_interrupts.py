@@ -23,12 +23,18 @@ def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]
     return subprocess.Popen(
         [sys.executable, "-m", "surgetank", *arguments], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # a shell that starts the tests in the background has its children ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )  # fmt: skip
 
 
 @pytest.fixture
 def environment(tmp_path: Path, database_url: str) -> dict[str, str]:
-    return {**os.environ, "SURGETANK_HOME": str(tmp_path / "home"), "SURGETANK_DATABASE_URL": database_url}
+    return {
+        **os.environ,
+        "SURGETANK_HOME": str(tmp_path / "home"),
+        "SURGETANK_DATABASE_URL": database_url,
+    }
 
 
 def interrupted(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
@@ -44,7 +50,8 @@ def interrupted(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
 def waits_for_a_lock(url: str) -> bool:
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = "
+            "current_database()"
         ).fetchone()
     return row is not None and row[0] > 0
 
@@ -60,10 +67,13 @@ def test_ctrl_c_ends_what_waits_for_the_database_with_one_line(
     target = ["--to", str(tmp_path / "out.db")] if command == "export" else []
     with psycopg.connect(database_url) as holder:
         holder.execute(
-            "LOCK TABLE surgetank.checkpoints, surgetank.threads, surgetank.partition_progress IN ACCESS EXCLUSIVE MODE"
+            "LOCK TABLE surgetank.checkpoints, surgetank.threads, surgetank.partition_progress IN "
+            "ACCESS EXCLUSIVE MODE"
         )
         process = start(environment, command, *target)
-        wait_until(lambda: waits_for_a_lock(database_url) or process.poll() is not None, "it to wait")
+        wait_until(
+            lambda: waits_for_a_lock(database_url) or process.poll() is not None, "it to wait"
+        )
         code, said = interrupted(process)
     assert code == 130, said
     assert said == ["surgetank: stopped by Ctrl-C"]

@@ -1,4 +1,5 @@
-"""Large states on a database that is healthy but slow: they are saved in the end, not given up again and again."""
+"""Large states on a database that is healthy but slow: they are saved in the end, not given up
+again and again."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from support.tanks import MakeTank
 from surgetank.database.pool import Database
 
 
-def test_a_state_that_takes_longer_than_a_statement_may_is_saved_at_once(make_tank: MakeTank) -> None:
+def test_a_state_that_takes_longer_than_a_statement_may_is_saved_at_once(
+    make_tank: MakeTank,
+) -> None:
     tank = make_tank(statement_timeout=0.1, recent_max_bytes=0)
     saver = tank.checkpointer()
     text = random.Random(0).randbytes(40_000_000)

@@ -1,5 +1,5 @@
-"""What is accepted arrives, what PostgreSQL would refuse is refused at the door by a named error: every argument of
-every accepting function, with values of the worst kinds, against a real server.
+"""What is accepted arrives, what PostgreSQL would refuse is refused at the door by a named error:
+every argument of every accepting function, with values of the worst kinds, against a real server.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def tried(
         except also:
             pass
         except Exception as error:
-            raise AssertionError(f"{name} with {kind} raises {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"{name} with {kind} raises {type(error).__name__}: {error}"
+            ) from error
         if problem is not None:
             assert problem.remedy, (name, kind, problem)
             str(problem).encode()
@@ -84,7 +86,11 @@ def test_put_accepts_only_what_arrives(tank: Surgetank):
     tried(tank, "user_id in metadata", lambda v: put(saver, "t", {"n": 1}, user_id=v))
     tried(tank, "run_id", lambda v: put(saver, "t", {"n": 1}, run_id=v))
     tried(tank, "any metadata", lambda v: put(saver, "t", {"n": 1}, other=v))
-    tried(tank, "parent", lambda v: put(saver, "t", {"n": 1}, parent={"configurable": {"checkpoint_id": v}}))
+    tried(
+        tank,
+        "parent",
+        lambda v: put(saver, "t", {"n": 1}, parent={"configurable": {"checkpoint_id": v}}),
+    )
     tried(tank, "a value", lambda v: put(saver, "t", {"n": v}))
 
     def user_in_config(value: Any) -> None:
@@ -115,7 +121,9 @@ def test_put_accepts_only_what_arrives(tank: Surgetank):
 
 def test_names_that_are_long_together_are_refused_or_arrive(tank: Surgetank):
     saver = tank.checkpointer()
-    for lengths in itertools.product((10, 1000, 2000), (0, 1000, 2000), (10, 1000, 2000), (10, 1000, 2000)):
+    for lengths in itertools.product(
+        (10, 1000, 2000), (0, 1000, 2000), (10, 1000, 2000), (10, 1000, 2000)
+    ):
         thread, ns, id_, task = map(noise, lengths)
         made = checkpoint({"n": 1})
         made["id"] = id_
@@ -181,13 +189,17 @@ def test_readers_answer_or_refuse_by_name(tank: Surgetank):
     asked = {"thread_id": "t", "checkpoint_ns": ""}
     saver = tank.checkpointer()
     for name in ("thread_id", "checkpoint_ns", "checkpoint_id"):
-        tried(tank, name, lambda v, name=name: saver.get_tuple({"configurable": {**asked, name: v}}))
-        tried(tank, name, lambda v, name=name: list(saver.list({"configurable": {**asked, name: v}})))
+        tried(
+            tank, name, lambda v, name=name: saver.get_tuple({"configurable": {**asked, name: v}})
+        )
+        tried(
+            tank, name, lambda v, name=name: list(saver.list({"configurable": {**asked, name: v}}))
+        )
     tried(tank, "before", lambda v: list(saver.list(config("t"), before=config("t", "", v))))
     tried(tank, "filter", lambda v: list(saver.list(config("t"), filter={"source": v})))
     tried(tank, "filter", lambda v: list(saver.list(config("t"), filter={v: 1})), also=(TypeError,))
     tried(tank, "storage", lambda v: tank.storage(thread=v))
-    tried(tank, "job", tank.job)
+    tried(tank, "job", tank.jobs.get)
     tried(tank, "flush", lambda v: tank.flush(partition=v))
 
 
@@ -219,7 +231,9 @@ def test_the_limit_of_a_user_id_is_told_by_name(tank: Surgetank, size: int):
     everything_arrives(tank)
 
 
-def test_metadata_beyond_what_a_jsonb_holds_is_refused(tank: Surgetank, monkeypatch: pytest.MonkeyPatch):
+def test_metadata_beyond_what_a_jsonb_holds_is_refused(
+    tank: Surgetank, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("surgetank.encode.limits.MAX_JSON_BYTES", 10_000)
     saver = tank.checkpointer()
     with pytest.raises(SurgetankError) as caught:

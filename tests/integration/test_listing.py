@@ -1,4 +1,5 @@
-"""`list` with a filter on metadata: what PostgresSaver finds is found, and only what is found is loaded."""
+"""`list` with a filter on metadata: what PostgresSaver finds is found, and only what is found is
+loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ from support.postgres import PostgresServer
 from support.savers import checkpoint, config, ids, put, put_chain, settings_for, tempered
 
 METADATA: list[dict[str, Any]] = [
-    {"source": "input", "step": -1, "tags": ["a", "b"], "who": {"name": "ann", "age": 3, "at": {"x": 1}}},
+    {
+        "source": "input",
+        "step": -1,
+        "tags": ["a", "b"],
+        "who": {"name": "ann", "age": 3, "at": {"x": 1}},
+    },
     {"source": "loop", "step": 0, "tags": [], "who": {"name": "bob"}, "flag": True},
     {
         "source": "loop",
@@ -65,7 +71,9 @@ def test_every_filter_finds_what_it_finds_in_postgres_saver(
     postgres_server.drop_database(name)
     assert {str(wanted): _steps(saver, "t", wanted) for wanted in FILTERS} == expected
     assert _steps(saver, "t", {"source": "loop"}, limit=2) == limited
-    assert len({tuple(steps) for steps in expected.values()}) > 8, "the filters differ in what they find"
+    assert len({tuple(steps) for steps in expected.values()}) > 8, (
+        "the filters differ in what they find"
+    )
 
 
 @pytest.mark.parametrize("temperature", ["hot", "cold"])
@@ -73,7 +81,9 @@ def test_what_json_loses_is_still_told_apart(make_tank, temperature):
     """In the projection NaN is null and a date is text: the stored metadata decides."""
     tank = make_tank()
     saver, now = tank.checkpointer(), dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    for number, value in enumerate([math.nan, None, now, now.isoformat(), (1, 2), "a\x00b", "a�b", 2**70]):
+    for number, value in enumerate(
+        [math.nan, None, now, now.isoformat(), (1, 2), "a\x00b", "a�b", 2**70]
+    ):
         put(saver, "t", {"v": number}, step=number, odd=value)
     if temperature == "cold":
         assert tank.flush().ok
@@ -98,7 +108,9 @@ def _numbers(saver: Any, wanted: dict[str, Any]) -> list[int]:
 def test_values_are_loaded_only_of_what_passes(make_tank, temperature, monkeypatch):
     tank = make_tank(recent_max_bytes=0)
     saver = tank.checkpointer()
-    configs = [put(saver, "t", {"large": [n] * 200}, step=n, about={"n": n % 50}) for n in range(100)]
+    configs = [
+        put(saver, "t", {"large": [n] * 200}, step=n, about={"n": n % 50}) for n in range(100)
+    ]
     if temperature == "cold":
         assert tank.flush().ok
     loaded: list[str] = []
@@ -120,7 +132,9 @@ def test_encrypted_metadata_is_filtered_too(make_tank):
 
     pytest.importorskip("Crypto")
     tank = make_tank()
-    saver = tank.checkpointer(serde=EncryptedSerializer.from_pycryptodome_aes(key=b"0123456789abcdef"))
+    saver = tank.checkpointer(
+        serde=EncryptedSerializer.from_pycryptodome_aes(key=b"0123456789abcdef")
+    )
     for number in range(4):
         put(saver, "t", {"v": number}, step=number, secret={"n": number})
     for _ in ("hot", "cold"):
@@ -140,7 +154,9 @@ def test_a_list_of_a_long_thread_gives_what_single_reads_give(make_tank, level):
     for thread in ("a", "b"):
         configs += put_chain(saver, thread, 120)
     for c in source.sample(configs, 40):
-        saver.put_writes(c, [("x", source.random()), ("y", (1, 2))], f"task{source.random()}", "path")
+        saver.put_writes(
+            c, [("x", source.random()), ("y", (1, 2))], f"task{source.random()}", "path"
+        )
     assert tank.flush().ok
     for c in source.sample(configs, 5):  # of some, a write is still hot
         saver.put_writes(c, [("late", 1)], "late")
@@ -151,7 +167,9 @@ def test_a_list_of_a_long_thread_gives_what_single_reads_give(make_tank, level):
             for c in configs
             if where is None or c["configurable"]["thread_id"] == where["configurable"]["thread_id"]
         ]
-        assert sorted(ids([t.config for t in listed]), reverse=True) == ids([t.config for t in listed])
+        assert sorted(ids([t.config for t in listed]), reverse=True) == ids(
+            [t.config for t in listed]
+        )
         assert {t.config["configurable"]["checkpoint_id"] for t in listed} == set(ids(wanted))
         for found in source.sample(listed, 30):
             assert found == saver.get_tuple(found.config)

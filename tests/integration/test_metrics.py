@@ -1,4 +1,5 @@
-"""The metrics of a real engine: what a scrape says after flushes, failures, parked entries and an outage."""
+"""The metrics of a real engine: what a scrape says after flushes, failures, parked entries and an
+outage."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 def refuse_step(url: str, step: int) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
-            f"ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> '{step}')"
+            f"ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' "
+            f"<> '{step}')"
         )
 
 
@@ -52,7 +54,12 @@ def test_what_waits_and_what_was_flushed(tank: Surgetank):
     before = scrape(tank)
     assert value(before, "surgetank_buffer_partitions", stream="checkpoints") == 2
     waiting = value(before, "surgetank_buffer_entries", stream="checkpoints")
-    assert waiting == value(before, "surgetank_buffer_used_entries") == tank.parts.buffer.depth().entries > 0
+    assert (
+        waiting
+        == value(before, "surgetank_buffer_used_entries")
+        == tank.parts.buffer.depth().entries
+        > 0
+    )
     assert value(before, "surgetank_buffer_bytes", stream="checkpoints") > 0
     assert value(before, "surgetank_buffer_oldest_age_seconds", stream="checkpoints") > 0
     assert value(before, "surgetank_buffer_limit_bytes") == tank.settings.buffer_max_bytes
@@ -60,7 +67,8 @@ def test_what_waits_and_what_was_flushed(tank: Surgetank):
         {"stream": "checkpoints", "status": "failed"},
         {"stream": "thread_logs", "status": "warnings"},
     ):
-        # A counter that would only appear with its first failure hides that failure from `increase()`.
+        # A counter that would only appear with its first failure hides that failure from
+        # `increase()`.
         assert before["surgetank_flush_jobs_total", frozenset(labels.items())] == 0
     job = tank.flush()
     after = scrape(tank)
@@ -69,9 +77,15 @@ def test_what_waits_and_what_was_flushed(tank: Surgetank):
     assert value(after, "surgetank_flush_jobs_total", stream="checkpoints", status="completed") == 1
     assert value(after, "surgetank_flushed_entries_total", stream="checkpoints") == waiting
     assert (
-        value(after, "surgetank_flushed_rows_total", stream="checkpoints") == job.result["rows_flushed"] > 0
+        value(after, "surgetank_flushed_rows_total", stream="checkpoints")
+        == job.result["rows_flushed"]
+        > 0
     )
-    assert value(after, "surgetank_flushed_bytes_total", stream="checkpoints") == job.result["bytes"] > 0
+    assert (
+        value(after, "surgetank_flushed_bytes_total", stream="checkpoints")
+        == job.result["bytes"]
+        > 0
+    )
     assert value(after, "surgetank_flush_seconds_count", stream="checkpoints") == 1
     assert value(after, "surgetank_flush_seconds_bucket", stream="checkpoints", le="+Inf") == 1
     assert math.isclose(
@@ -81,7 +95,10 @@ def test_what_waits_and_what_was_flushed(tank: Surgetank):
     tank.broadcast_run_event("tick", thread_id="t1")
     tank.meters.subscribers("sse", 1)
     told = scrape(tank)
-    assert value(told, "surgetank_event_log_last_id") == value(after, "surgetank_event_log_last_id") + 1
+    assert (
+        value(told, "surgetank_event_log_last_id")
+        == value(after, "surgetank_event_log_last_id") + 1
+    )
     assert value(told, "surgetank_event_log_bytes") > 0
     assert value(told, "surgetank_event_subscribers", transport="sse") == 1
     assert value(told, "surgetank_event_subscribers", transport="websocket") == 0
@@ -96,11 +113,15 @@ def test_failures_retries_parked_and_replaced_are_counted(tank: Surgetank, datab
     samples = scrape(tank)
     assert value(samples, "surgetank_parked_entries", stream="checkpoints") == 1
     assert value(samples, "surgetank_entries_parked_total", stream="checkpoints") == 1
-    assert value(samples, "surgetank_flush_jobs_total", stream="checkpoints", status="warnings") == 1
+    assert (
+        value(samples, "surgetank_flush_jobs_total", stream="checkpoints", status="warnings") == 1
+    )
     replaced = value(samples, "surgetank_values_replaced_total", stream="checkpoints")
     assert replaced == job.result["values_replaced"] > 0
     assert value(samples, "surgetank_incidents", severity="critical") == 1
-    assert value(samples, "surgetank_notifications_total", channel="system_errors", outcome="ok") >= 1
+    assert (
+        value(samples, "surgetank_notifications_total", channel="system_errors", outcome="ok") >= 1
+    )
 
 
 def test_an_outage_shows_in_breaker_failures_and_retries(
@@ -114,7 +135,9 @@ def test_an_outage_shows_in_breaker_failures_and_retries(
     for _ in range(3):
         assert not tank.flush("checkpoints").ok
     down = scrape(tank)
-    assert value(down, "surgetank_flush_failures_total", stream="checkpoints", kind="transient") == 3
+    assert (
+        value(down, "surgetank_flush_failures_total", stream="checkpoints", kind="transient") == 3
+    )
     assert value(down, "surgetank_flush_retries_total", stream="checkpoints", outcome="failed") == 2
     assert value(down, "surgetank_flush_jobs_total", stream="checkpoints", status="failed") == 3
     assert value(down, "surgetank_breaker_state", stream="checkpoints", state="closed") == 0
@@ -123,7 +146,9 @@ def test_an_outage_shows_in_breaker_failures_and_retries(
     private_postgres.start()
     assert tank.flush("checkpoints").ok
     up = scrape(tank)
-    assert value(up, "surgetank_flush_retries_total", stream="checkpoints", outcome="succeeded") == 1
+    assert (
+        value(up, "surgetank_flush_retries_total", stream="checkpoints", outcome="succeeded") == 1
+    )
     assert value(up, "surgetank_breaker_state", stream="checkpoints", state="closed") == 1
     assert value(up, "surgetank_incidents", severity="warning") == 0
 
@@ -139,7 +164,9 @@ def test_alerts_are_counted_by_rule_and_redacted_channel(make_tank: MakeTank):
         assert value(samples, "surgetank_alerts_total", rule="critical_errors") == 1
         assert value(samples, "surgetank_alerts_waiting", channel=webhook.name) == 1
         assert value(samples, "surgetank_alert_channel_failing", channel=webhook.name) == 1
-        counted = value(samples, "surgetank_alert_deliveries_total", channel=webhook.name, outcome="failed")
+        counted = value(
+            samples, "surgetank_alert_deliveries_total", channel=webhook.name, outcome="failed"
+        )
         assert counted == 1
         assert SECRET not in render(tank).decode()
 
@@ -177,7 +204,9 @@ def test_it_stands_beside_an_application_s_own_metrics(tank: Surgetank):
     assert registry.get_sample_value("surgetank_buffer_used_entries") == 0
 
 
-def test_without_prometheus_client_the_extra_is_named(tank: Surgetank, monkeypatch: pytest.MonkeyPatch):
+def test_without_prometheus_client_the_extra_is_named(
+    tank: Surgetank, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(MissingExtra, match=r"surgetank\[metrics\]"):
         render(tank)
@@ -197,5 +226,9 @@ def test_the_command_line_prints_them(tank: Surgetank, database_url: str, tmp_pa
 
     waiting = float(tank.parts.buffer.depth().entries)
     assert f'surgetank_buffer_entries{{stream="checkpoints"}} {waiting}' in cli()
-    sample = {"name": "surgetank_buffer_entries", "labels": {"stream": "checkpoints"}, "value": waiting}
+    sample = {
+        "name": "surgetank_buffer_entries",
+        "labels": {"stream": "checkpoints"},
+        "value": waiting,
+    }
     assert sample in json.loads(cli("--json"))

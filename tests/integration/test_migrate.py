@@ -1,4 +1,5 @@
-"""Migrations: once each, whoever comes at the same time; refusals that change nothing; named queries."""
+"""Migrations: once each, whoever comes at the same time; refusals that change nothing; named
+queries."""
 
 from __future__ import annotations
 
@@ -122,7 +123,9 @@ print(*migrate(database, Path(folder)), flush=True)
 """
 
 
-def test_eight_processes_at_once_apply_each_migration_once(fresh_database: str, folder: Path) -> None:
+def test_eight_processes_at_once_apply_each_migration_once(
+    fresh_database: str, folder: Path
+) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", _PROCESS, fresh_database, str(folder)],
@@ -148,7 +151,9 @@ def test_eight_threads_at_once_whatever_the_databases_isolation_is(
 ) -> None:
     name = psycopg.conninfo.conninfo_to_dict(fresh_database)["dbname"]
     as_admin(
-        postgres_server, f"ALTER DATABASE {{}} SET default_transaction_isolation = '{isolation}'", str(name)
+        postgres_server,
+        f"ALTER DATABASE {{}} SET default_transaction_isolation = '{isolation}'",
+        str(name),
     )
     database = Database(fresh_database)
     together = threading.Barrier(8)
@@ -168,7 +173,9 @@ def test_eight_threads_at_once_whatever_the_databases_isolation_is(
 def test_a_migration_held_up_by_another_process_gives_up_in_the_end(
     database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("surgetank.database.migrate._WAIT_AT_MOST", "SET LOCAL lock_timeout = '100ms'")
+    monkeypatch.setattr(
+        "surgetank.database.migrate._WAIT_AT_MOST", "SET LOCAL lock_timeout = '100ms'"
+    )
     with database.connection() as connection:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (0x53544B4D,))
         with pytest.raises(DatabaseUnavailable, match="held up"):
@@ -189,7 +196,9 @@ def test_a_schema_newer_than_the_program_is_refused_naming_both_versions(
     assert "upgrade" in caught.value.remedy
 
 
-def test_a_migration_changed_after_it_was_applied_is_refused(database: Database, folder: Path) -> None:
+def test_a_migration_changed_after_it_was_applied_is_refused(
+    database: Database, folder: Path
+) -> None:
     migrate(database, folder)
     (folder / "0001_first.sql").write_text(FIRST + "-- changed")
     with pytest.raises(ConfigurationError, match="0001_first differs"):

@@ -16,7 +16,9 @@ from surgetank import Surgetank
 @pytest.fixture(scope="module")
 def older_server() -> Iterator[PostgresServer]:
     newest = postgres.programs()
-    oldest = min(newest.parents[1].glob("pginstall*/bin/postgres"), key=lambda path: len(str(path))).parent
+    oldest = min(
+        newest.parents[1].glob("pginstall*/bin/postgres"), key=lambda path: len(str(path))
+    ).parent
     if oldest == newest:
         pytest.skip("the wheel brings one PostgreSQL only")
     with pytest.MonkeyPatch.context() as patch:

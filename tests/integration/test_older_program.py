@@ -1,4 +1,5 @@
-"""A rolling upgrade: the newer program migrates the database, and the older one (this one) goes on beside it."""
+"""A rolling upgrade: the newer program migrates the database, and the older one (this one) goes on
+beside it."""
 
 from __future__ import annotations
 
@@ -25,14 +26,18 @@ def next_version(tmp_path: Path) -> Path:
     folder = tmp_path / "migrations"
     folder.mkdir()
     for migration in load():
-        (folder / f"{migration.version:04}_{migration.name}.sql").write_text(migration.sql, encoding="utf-8")
+        (folder / f"{migration.version:04}_{migration.name}.sql").write_text(
+            migration.sql, encoding="utf-8"
+        )
     return folder
 
 
 def upgrade(url: str, folder: Path, *lines: str) -> None:
     """What the next version does when it starts: an additive migration."""
     number = max(int(file.name[:4]) for file in folder.glob("*.sql")) + 1
-    sql = "\n".join([*lines, "ALTER TABLE surgetank.threads ADD COLUMN IF NOT EXISTS of_the_future text;"])
+    sql = "\n".join(
+        [*lines, "ALTER TABLE surgetank.threads ADD COLUMN IF NOT EXISTS of_the_future text;"]
+    )
     (folder / f"{number:04}_next.sql").write_text(sql + "\n", encoding="utf-8")
     database = Database(url)
     assert migrate(database, folder) == [f"{number:04}_next"]
@@ -86,7 +91,8 @@ def test_a_database_that_was_made_before_migrations_said_it_is_read(database_url
         database = Database(database_url)
         assert pending(database) == []
         connection.execute(
-            "INSERT INTO surgetank.schema_migrations (version, name, checksum) VALUES (9999, 'x', 'x')"
+            "INSERT INTO surgetank.schema_migrations (version, name, checksum) VALUES (9999, 'x', "
+            "'x')"
         )
         with pytest.raises(SchemaTooNew):
             pending(database)

@@ -45,7 +45,8 @@ def test_two_roles_are_enough_and_the_application_can_change_no_table(
     with private_postgres.admin() as admin:
         admin.execute(block(roles, "sql"))
     owner, app, reader = (
-        private_postgres.url_of("postgres", user=f"surgetank_{name}") for name in ("owner", "app", "reader")
+        private_postgres.url_of("postgres", user=f"surgetank_{name}")
+        for name in ("owner", "app", "reader")
     )
     done = shell(block(roles, "sh"), OWNER_URL=owner, SURGETANK_HOME=str(tmp_path / "owner"))
     assert done.returncode == 0, done.stderr
@@ -104,7 +105,8 @@ def test_tls_checks_the_certificate_and_says_when_it_is_the_wrong_one(
     program = find_pgbouncer()
     if program is None or shutil.which("openssl") is None:
         pytest.skip(
-            "pgbouncer or openssl is not installed: the wheel's PostgreSQL has no TLS, PgBouncer does it"
+            "pgbouncer or openssl is not installed: the wheel's PostgreSQL has no TLS, PgBouncer "
+            "does it"
         )
     with (
         certificates(tmp_path) as (right, wrong),
@@ -116,7 +118,9 @@ def test_tls_checks_the_certificate_and_says_when_it_is_the_wrong_one(
         said = block("TLS to PostgreSQL", "sh")
 
         def migrate(authority: Path) -> subprocess.CompletedProcess[str]:
-            script = said.replace("surgetank_app@db.example.com/app", f"postgres@localhost:{port}/{name}")
+            script = said.replace(
+                "surgetank_app@db.example.com/app", f"postgres@localhost:{port}/{name}"
+            )
             assert f"localhost:{port}" in script
             script = script.replace("/etc/ssl/db-ca.pem", str(authority))
             return shell(script, SURGETANK_HOME=str(tmp_path / authority.stem))
@@ -150,14 +154,16 @@ def test_a_database_that_was_restored_from_a_dump_gets_back_what_was_saved_after
         with psycopg.connect(restored) as connection:
             wait_until(
                 lambda: (
-                    connection.execute("SELECT count(*) FROM surgetank.checkpoint_history").fetchone()
+                    connection.execute(
+                        "SELECT count(*) FROM surgetank.checkpoint_history"
+                    ).fetchone()
                     == (15,)
                 ),
                 "what was saved after the dump to be saved again",
             )
-        assert {t.config["configurable"]["checkpoint_id"] for name in "tuv" for t in listed(saver, name)} == {
-            c["configurable"]["checkpoint_id"] for c in configs
-        }
+        assert {
+            t.config["configurable"]["checkpoint_id"] for name in "tuv" for t in listed(saver, name)
+        } == {c["configurable"]["checkpoint_id"] for c in configs}
     postgres_server.drop_database(name)
 
 
@@ -184,5 +190,7 @@ def test_the_storage_format_is_raised_by_one_command(database_url: str, tmp_path
     home = tmp_path / "home"
     with Surgetank(home, database_url=database_url, flush_in_process=False):
         pass
-    done = shell(block("Upgrade", "sh"), SURGETANK_HOME=str(home), SURGETANK_DATABASE_URL=database_url)
+    done = shell(
+        block("Upgrade", "sh"), SURGETANK_HOME=str(home), SURGETANK_DATABASE_URL=database_url
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,5 @@
-"""What Surgetank keeps is its owner's alone, whatever the umask says, and no folder above the home is opened for it."""
+"""What Surgetank keeps is its owner's alone, whatever the umask says, and no folder above the home
+is opened for it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from surgetank.exceptions import ConfigurationError
 from surgetank.private import make_home, open_file
 from surgetank.streams.checkpoints.transfer.journal import Journal
 
-as_root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run PostgreSQL")
+as_root_only = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root has another user run PostgreSQL"
+)
 
 
 @pytest.fixture
@@ -95,7 +98,10 @@ def test_a_folder_with_other_things_in_it_stays_readable_but_what_is_ours_does_n
     (home / "index.html").touch(mode=0o644)
     make_tank()
     assert mode(home) == 0o755
-    assert [line.split()[0] for line in open_to_others(home)] == [str(home), str(home / "index.html")]
+    assert [line.split()[0] for line in open_to_others(home)] == [
+        str(home),
+        str(home / "index.html"),
+    ]
 
 
 def test_a_folder_that_everybody_shares_is_never_closed(tmp_path: Path) -> None:
@@ -137,7 +143,9 @@ def test_the_embedded_database_is_its_owners_alone_and_opens_no_folder_above(fol
 
 
 @as_root_only
-def test_as_root_no_other_user_reads_the_state_and_postgres_itself_is_not_root(folder: Path) -> None:
+def test_as_root_no_other_user_reads_the_state_and_postgres_itself_is_not_root(
+    folder: Path,
+) -> None:
     server = start_embedded(folder / "home")
     try:
         user = as_root.account()
@@ -153,7 +161,12 @@ def test_as_root_no_other_user_reads_the_state_and_postgres_itself_is_not_root(f
         assert "0" not in ids["Groups:"]
         for who in (user.uid, 65534):
             seen = subprocess.run(
-                ["ls", server.home], user=who, group=65534, extra_groups=[], capture_output=True, check=False
+                ["ls", server.home],
+                user=who,
+                group=65534,
+                extra_groups=[],
+                capture_output=True,
+                check=False,
             )
             assert seen.returncode, "neither the server's user nor nobody gets into the home"
     finally:
@@ -189,7 +202,9 @@ def test_as_root_programs_in_a_folder_of_roots_own_are_copied_where_the_servers_
 ) -> None:
     user, state = as_root.account(), folder / "state"
     real = folder / "real"
-    shutil.copytree(_programs().parent, real / "pginstall18", symlinks=True, ignore=as_root._NOT_NEEDED)
+    shutil.copytree(
+        _programs().parent, real / "pginstall18", symlinks=True, ignore=as_root._NOT_NEEDED
+    )
     real.chmod(0o700)
     folder.chmod(0o755)
     found = as_root.reachable(real / "pginstall18" / "bin", user, state)

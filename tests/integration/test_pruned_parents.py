@@ -1,4 +1,5 @@
-"""A put on a checkpoint that was pruned meanwhile never loses what it did not change: it is refused, or parked."""
+"""A put on a checkpoint that was pruned meanwhile never loses what it did not change: it is
+refused, or parked."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def level(request: pytest.FixtureRequest, tank: Surgetank) -> int:
 
 
 def grow(saver: Any, thread: str, parent: Any = None, number: int = 0, **changed: Any) -> Any:
-    """A checkpoint whose channel `text` came with the first one; only `changed` channels are put."""
+    """A checkpoint whose channel `text` came with the first one; only `changed` channels are
+    put."""
     found = saver.get_tuple(parent) if parent is not None else None
     old = found.checkpoint if found is not None else {"channel_values": {}, "channel_versions": {}}
     return put_on(saver, thread, parent, old, **(changed or {"text": TEXT, "n": number}))
@@ -44,7 +46,9 @@ def waiting(tank: Surgetank) -> int:
     return tank.parts.buffer.depth().entries
 
 
-@pytest.mark.parametrize("flushed", [False, True], ids=["while the pruning waits", "after it was flushed"])
+@pytest.mark.parametrize(
+    "flushed", [False, True], ids=["while the pruning waits", "after it was flushed"]
+)
 def test_a_put_on_a_pruned_checkpoint_is_refused_by_name(tank, flushed):
     saver = tank.checkpointer()
     first = grow(saver, "t")
@@ -72,7 +76,10 @@ def test_a_put_that_changes_everything_needs_nothing_of_a_pruned_checkpoint(tank
     assert tank.flush().ok
     put_on(saver, "t", first, old, text="all of it", n=7)
     assert tank.flush().ok
-    assert saver.get_tuple(config("t")).checkpoint["channel_values"] == {"text": "all of it", "n": 7}
+    assert saver.get_tuple(config("t")).checkpoint["channel_values"] == {
+        "text": "all of it",
+        "n": 7,
+    }
 
 
 @pytest.mark.usefixtures("level")

@@ -1,4 +1,5 @@
-"""An outage of 300 threads is a handful of lines in the program's log, and each thread still reads of it in its own."""
+"""An outage of 300 threads is a handful of lines in the program's log, and each thread still reads
+of it in its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is written can be read back by every reader, and a record that can't be read never takes its neighbours."""
+"""What is written can be read back by every reader, and a record that can't be read never takes its
+neighbours."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ CONTEXTS = st.dictionaries(TEXT, VALUES, max_size=3)
 def test_the_codec_reads_what_it_writes(value):
     written = jsontext.dumps(value)
     read = jsontext.loads(written)
-    assert jsontext.dumps_clean(read) == written or jsontext.loads(jsontext.dumps_clean(read)) == read
+    assert (
+        jsontext.dumps_clean(read) == written or jsontext.loads(jsontext.dumps_clean(read)) == read
+    )
 
 
 def test_an_integer_comes_back_as_it_was_however_many_digits_it_has():
@@ -251,5 +254,7 @@ def test_a_group_in_the_database_with_a_number_beyond_python_is_read(tank):
 
 
 def test_a_report_is_packed_whatever_its_names_are():
-    report = ErrorReport("a\x00\ud800", "m\x00", thread_id="t", fingerprint="f", context={"\ud800": 1})
+    report = ErrorReport(
+        "a\x00\ud800", "m\x00", thread_id="t", fingerprint="f", context={"\ud800": 1}
+    )
     assert isinstance(groups.unpack(report.pack()), ErrorReport)

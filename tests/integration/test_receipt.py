@@ -1,4 +1,5 @@
-"""The receipt: when it returns, the database has all of the thread that was accepted; else it says what hinders."""
+"""The receipt: when it returns, the database has all of the thread that was accepted; else it says
+what hinders."""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ def test_without_anybody_who_flushes_it_says_so(tank: Surgetank):
 def test_a_parked_entry_is_told_at_once_by_its_id(tank: Surgetank, database_url):
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
-            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> '1')"
+            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> "
+            "'1')"
         )
     put_chain(tank.checkpointer(), "t", 3)
     tank.flush()
@@ -111,7 +113,9 @@ def test_a_parked_entry_is_told_at_once_by_its_id(tank: Surgetank, database_url)
     assert f"surgetank parked show {entry.id}" in caught.value.remedy
 
 
-def test_a_database_that_is_away_is_named_with_its_reason(make_tank, private_postgres: PostgresServer):
+def test_a_database_that_is_away_is_named_with_its_reason(
+    make_tank, private_postgres: PostgresServer
+):
     name = private_postgres.create_database()
     url = private_postgres.url_of(name)
     database = Database(url)
@@ -153,7 +157,8 @@ def test_the_exit_code_of_a_threads_flush_is_its_receipt(tank: Surgetank, databa
     assert stored(database_url, "t") == (3, 1)
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
-            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> '9')"
+            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> "
+            "'9')"
         )
     put(tank.checkpointer(), "t", {"n": 1}, step=9)
     assert cli(tank, "flush", "t", "--json").returncode == 1

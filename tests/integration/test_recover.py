@@ -1,4 +1,5 @@
-"""`surgetank recover`: what a lost buffer had spilled comes back once; what lives or is damaged is not touched."""
+"""`surgetank recover`: what a lost buffer had spilled comes back once; what lives or is damaged is
+not touched."""
 
 from __future__ import annotations
 
@@ -125,7 +126,9 @@ def test_each_entry_is_recovered_once_however_often_and_wherever_it_was_interrup
     for thread in threads:
         thread.join()
     recover(tank, lost)
-    shutil.copytree(copies, fallback, dirs_exist_ok=True)  # a backup of the location is brought back
+    shutil.copytree(
+        copies, fallback, dirs_exist_ok=True
+    )  # a backup of the location is brought back
 
     again = recover(tank, lost)
 
@@ -134,7 +137,9 @@ def test_each_entry_is_recovered_once_however_often_and_wherever_it_was_interrup
     assert list(fallback.rglob("*.spill")) == []
 
 
-def test_what_the_lost_buffer_had_flushed_already_is_not_doubled(make_tank, tmp_path, fallback, undisturbed):
+def test_what_the_lost_buffer_had_flushed_already_is_not_doubled(
+    make_tank, tmp_path, fallback, undisturbed
+):
     old = make_tank(home=tmp_path / "old", fallback_url=str(fallback), flush_batch_entries=20)
     for _ in workload.steps(old.checkpointer()):
         pass
@@ -206,7 +211,9 @@ def test_files_of_a_buffer_that_may_live_are_left_alone(make_tank, tmp_path, fal
     assert other.flush().ok
 
 
-def test_a_damaged_file_is_named_and_left_and_the_others_are_recovered(make_tank, tmp_path, fallback):
+def test_a_damaged_file_is_named_and_left_and_the_others_are_recovered(
+    make_tank, tmp_path, fallback
+):
     old = make_tank(home=tmp_path / "old", fallback_url=str(fallback))
     for thread in ("a", "b", "c"):
         put_chain(old.checkpointer(), thread, 3)
@@ -237,7 +244,9 @@ def test_recovering_from_a_lost_buffer_waits_for_the_database_that_knows_what_wa
     put_chain(old.checkpointer(), "t", 3)
     spill(old)
     lost = lose(old, tmp_path / "old")
-    tank = make_tank(fallback_url=str(fallback), database_url=private_postgres.url, connect_timeout=1.0)
+    tank = make_tank(
+        fallback_url=str(fallback), database_url=private_postgres.url, connect_timeout=1.0
+    )
     private_postgres.kill()
     recovery = tank.recovery(lost=[lost])
     reports = recovery.look()
@@ -268,14 +277,19 @@ def test_an_application_goes_on_in_an_outage_beyond_the_limit_of_its_buffer(
     assert [saver.get_tuple(config(f"t{number}")) for number in range(40)] == states
     wait_until(lambda: not list(fallback.rglob("*.spill")), "the files to be deleted")
     wait_until(
-        lambda: not any(i.key.startswith("fallback:") for i in tank.events.incidents()), "the all-clear"
+        lambda: not any(i.key.startswith("fallback:") for i in tank.events.incidents()),
+        "the all-clear",
     )
 
 
 def test_errors_are_seen_in_an_outage_although_the_fallback_location_is_away_too(
     make_tank, fallback, private_postgres
 ):
-    settings = {"database_url": private_postgres.url, "fallback_url": str(fallback), "connect_timeout": 1.0}
+    settings = {
+        "database_url": private_postgres.url,
+        "fallback_url": str(fallback),
+        "connect_timeout": 1.0,
+    }
     tank = make_tank(**settings, fallback_after=0.1)
     put_chain(tank.checkpointer(), "t", 3)
     tank.log_system_error("mine", "a message that is long enough to be moved " * 5)
@@ -311,7 +325,9 @@ def test_without_a_location_there_is_nothing_to_recover_from(tank):
 
 def test_an_outage_spills_is_told_once_and_ends_by_itself(make_tank, private_postgres, fallback):
     url = private_postgres.url
-    tank = make_tank(database_url=url, fallback_url=str(fallback), fallback_after=0.5, connect_timeout=1.0)
+    tank = make_tank(
+        database_url=url, fallback_url=str(fallback), fallback_after=0.5, connect_timeout=1.0
+    )
     saver = tank.checkpointer()
     parent = put(saver, "t", {"text": "before " * 200})
     assert tank.flush().ok
@@ -327,7 +343,9 @@ def test_an_outage_spills_is_told_once_and_ends_by_itself(make_tank, private_pos
     status = tank.status(ping=True)
     assert status.fallback.entries >= 5  # lines of the thread's log are among them
     assert status.fallback.reachable is True
-    assert any("fallback location" in n.message and n.severity == "critical" for n in status.notices)
+    assert any(
+        "fallback location" in n.message and n.severity == "critical" for n in status.notices
+    )
     told = [e for e in tank.errors.find().errors if e.error_type == "fallback_spilled"]
     assert [(e.severity.value, e.occurrences) for e in told] == [("critical", 1)]
 
@@ -358,7 +376,9 @@ def cli(tmp_path: Path, database_url: str, fallback: Path, *arguments: str) -> A
     )  # fmt: skip
 
 
-def test_the_command_looks_recovers_and_says_what_it_left(make_tank, tmp_path, fallback, database_url):
+def test_the_command_looks_recovers_and_says_what_it_left(
+    make_tank, tmp_path, fallback, database_url
+):
     old = make_tank(home=tmp_path / "old", fallback_url=str(fallback))
     put_chain(old.checkpointer(), "t", 4)
     spill(old)

@@ -1,4 +1,5 @@
-"""After an outage of a real database: everything is saved soon, and what healed by itself no longer counts as open."""
+"""After an outage of a real database: everything is saved soon, and what healed by itself no longer
+counts as open."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def test_all_streams_are_saved_within_seconds_after_the_database_is_back(
         tank.emit_log("in the outage", thread_id=f"t{i}")
     tank.log_system_error("mine", "in the outage")
     wait_until(
-        lambda: len(tank.parts.buffer.states(STREAM, failing=True)) == 30, "every thread to wait for minutes"
+        lambda: len(tank.parts.buffer.states(STREAM, failing=True)) == 30,
+        "every thread to wait for minutes",
     )
     private_postgres.start()
     started = time.monotonic()

@@ -1,4 +1,5 @@
-"""What PostgreSQL refuses, row by row or altogether: raised by triggers, with the codes of real trouble."""
+"""What PostgreSQL refuses, row by row or altogether: raised by triggers, with the codes of real
+trouble."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def take_again(url: str, *, table: str = "surgetank.threads") -> None:
         connection.execute(f"DROP TRIGGER refuse ON {table}")
 
 
-@pytest.mark.parametrize("sqlstate", ["XX000", "55000", "54000", "42501", "XX001", "0A000", "P0001", "23514"])
+@pytest.mark.parametrize(
+    "sqlstate", ["XX000", "55000", "54000", "42501", "XX001", "0A000", "P0001", "23514"]
+)
 def test_a_database_that_refuses_every_row_costs_no_entry(
     tank: Surgetank, database_url: str, sqlstate: str
 ) -> None:
@@ -82,7 +85,8 @@ def test_a_thread_that_the_database_refuses_does_not_keep_the_others_back(
 def test_a_right_that_is_missing_on_one_table_is_the_database_s_trouble(
     tank: Surgetank, database_url: str
 ) -> None:
-    """Checkpoints without writes go through, so a neighbour's success proves nothing: the probe touches every table."""
+    """Checkpoints without writes go through, so a neighbour's success proves nothing: the probe
+    touches every table."""
     saver = tank.checkpointer()
     refuse(database_url, "42501", "true", table="surgetank.checkpoint_writes")
     put(saver, "plain", {"n": 1})
@@ -96,7 +100,9 @@ def test_a_right_that_is_missing_on_one_table_is_the_database_s_trouble(
 
 
 @pytest.mark.parametrize("table", ["checkpoints", "checkpoint_blobs", "checkpoint_writes"])
-def test_the_probe_of_checkpoints_touches_every_table(tank: Surgetank, database_url: str, table: str) -> None:
+def test_the_probe_of_checkpoints_touches_every_table(
+    tank: Surgetank, database_url: str, table: str
+) -> None:
     sink = tank.parts.flushers[STREAM].sink
     sink.probe(buffer_id=tank.parts.buffer.id)
     refuse(database_url, "XX000", "true", table=f"surgetank.{table}")
@@ -112,7 +118,9 @@ def test_a_probe_of_every_sink_writes_and_leaves_nothing(
     sink.probe(buffer_id=tank.parts.buffer.id)
     with psycopg.connect(database_url) as connection:
         assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
-        assert connection.execute("SELECT count(*) FROM surgetank.partition_progress").fetchone() == (0,)
+        assert connection.execute(
+            "SELECT count(*) FROM surgetank.partition_progress"
+        ).fetchone() == (0,)
     refuse(database_url, "XX000", "true", table=table)
     with pytest.raises(Exception, match="what the server said"):
         sink.probe(buffer_id=tank.parts.buffer.id)

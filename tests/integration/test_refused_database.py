@@ -1,4 +1,5 @@
-"""A database that answers and refuses: for whoever uses the saver an outage like any other, for operators critical."""
+"""A database that answers and refuses: for whoever uses the saver an outage like any other, for
+operators critical."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ def limited_url(postgres_server: PostgresServer, database_url: str) -> Any:
         admin.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA surgetank TO limited")
         yield database_url.replace("postgres@", "limited@")
         admin.execute("DROP OWNED BY limited CASCADE")
-        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'limited'")
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'limited'"
+        )
         admin.execute("DROP ROLE limited")
 
 
@@ -69,7 +72,9 @@ def test_a_refusal_is_an_outage_for_the_caller_and_critical_for_the_operator(
         before = make_tank(database_url=limited_url, recent_max_bytes=0)
         assert before.flush().ok
         refuse(admin)
-        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'limited'")
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'limited'"
+        )
     # What a rolling upgrade does: a process that starts beside a database that refuses it.
     tank = make_tank(database_url=limited_url, recent_max_bytes=0)
     graph = agent(tank.checkpointer())
@@ -140,7 +145,9 @@ def test_a_database_that_is_read_only_for_a_while_costs_waiting_only(
     assert tank.flush().ok
     name = sql.Identifier(psycopg.conninfo.conninfo_to_dict(database_url)["dbname"])
     with postgres_server.admin() as admin:
-        admin.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+        admin.execute(
+            sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name)
+        )
     tank.parts.database.reset()
     put(saver, "b", {"n": 1})
     tank.flush(STREAM)
@@ -187,9 +194,12 @@ def test_of_several_hosts_the_one_that_can_be_written_is_found_after_a_failover(
 
 def rotate(server: PostgresServer, password: str) -> None:
     with server.admin() as admin:
-        admin.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(PASSWORD_ROLE), password))
         admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (PASSWORD_ROLE,)
+            sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(PASSWORD_ROLE), password)
+        )
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s",
+            (PASSWORD_ROLE,),
         )
 
 
@@ -239,12 +249,19 @@ def test_an_engine_takes_its_password_from_a_callable_or_a_setting(
             put(tank.checkpointer(), f"t{number}", {"n": 1})
             assert tank.flush().ok
     with pytest.raises(ConfigurationError, match="more than one way"):
-        Surgetank(tmp_path / "x", database_url=url, database_password=str, database_password_file=file).open()
+        Surgetank(
+            tmp_path / "x", database_url=url, database_password=str, database_password_file=file
+        ).open()
 
 
 @pytest.mark.parametrize(
     "source",
-    [Called(lambda: 1 / 0), InFile(Path("/nowhere")), OfCommand("false"), OfCommand("no-such-program")],  # type: ignore[arg-type,return-value]
+    [
+        Called(lambda: 1 / 0),
+        InFile(Path("/nowhere")),
+        OfCommand("false"),
+        OfCommand("no-such-program"),
+    ],  # type: ignore[arg-type,return-value]
 )
 def test_a_source_that_gives_no_password_says_so_and_no_more(
     source: Any, postgres_server: PostgresServer

@@ -1,4 +1,5 @@
-"""Retention by age, count and size on real PostgreSQL: what goes, what never goes, and who does it when."""
+"""Retention by age, count and size on real PostgreSQL: what goes, what never goes, and who does it
+when."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ DAY = 86400.0
 
 def test_only_the_newest_of_each_namespace_stay_and_are_whole(tank):
     root, sub = chain(tank, "t", 9), chain(tank, "t", 5, ns="sub:1")
-    before = {t.config["configurable"]["checkpoint_id"]: t for t in listed(tank.checkpointer(), "t")}
+    before = {
+        t.config["configurable"]["checkpoint_id"]: t for t in listed(tank.checkpointer(), "t")
+    }
     report = tank.retain(keep=3)
     assert (report.checkpoints, report.threads_seen) == (8, 1)
     assert remaining(tank, "t") == sorted(root[-3:] + sub[-3:])  # at once, before the flush
@@ -75,7 +78,9 @@ def test_a_thread_comes_under_its_size_and_keeps_its_newest(tank):
     saver, parent = tank.checkpointer(), None
     made = []
     for step in range(40):
-        values = {"noise": [bytes([step, i]) * 40 + step.to_bytes(20, "big") * 30 for i in range(40)]}
+        values = {
+            "noise": [bytes([step, i]) * 40 + step.to_bytes(20, "big") * 30 for i in range(40)]
+        }
         parent = put(saver, "t", values, parent=parent, step=step)
         made.append(parent)
     flush(tank)
@@ -107,7 +112,8 @@ def test_a_dry_run_says_exactly_what_then_goes(tank, database_url):
 
 class State(TypedDict):
     log: Annotated[
-        list[str], DeltaChannel(lambda old, new: [*old, *(x for w in new for x in w)], snapshot_frequency=5)
+        list[str],
+        DeltaChannel(lambda old, new: [*old, *(x for w in new for x in w)], snapshot_frequency=5),
     ]
 
 
@@ -139,10 +145,17 @@ def test_what_waits_in_the_buffer_and_what_it_stands_on_stay(tank):
         value,
         {
             "items": "fork",
-            "step": saver.get_tuple(config("t", "", made[2])).checkpoint["channel_versions"]["step"],
+            "step": saver.get_tuple(config("t", "", made[2])).checkpoint["channel_versions"][
+                "step"
+            ],
         },
     )
-    saver.put(config("t", "", made[2]), fork, {"source": "fork", "step": 9, "parents": {}}, {"items": "fork"})
+    saver.put(
+        config("t", "", made[2]),
+        fork,
+        {"source": "fork", "step": 9, "parents": {}},
+        {"items": "fork"},
+    )
     saver.put_writes(config("t", "", made[4]), [("items", 1)], "task")
     tank.retain(keep=1)
     assert remaining(tank, "t") == sorted([made[2], made[4], fork["id"]])
@@ -195,9 +208,13 @@ def test_the_background_prunes_flushes_and_records_it(make_tank):
     )
     saver = tank.checkpointer()
     made = ids(put_chain(saver, "t", 12))
-    wait_until(lambda: tank.parts.buffer.depth().entries == 0 and len(remaining(tank, "t")) == 4, "pruned")
+    wait_until(
+        lambda: tank.parts.buffer.depth().entries == 0 and len(remaining(tank, "t")) == 4, "pruned"
+    )
     assert remaining(tank, "t") == made[-4:]
-    job = wait_until(lambda: next((j for j in tank.jobs() if j.stream == "retention"), None), "its record")
+    job = wait_until(
+        lambda: next((j for j in tank.jobs() if j.stream == "retention"), None), "its record"
+    )
     assert job.ok
     assert (job.trigger, job.result["threads_pruned"]) == ("schedule", 1)
     wait_until(lambda: tank.storage().retention[0].finished_at is not None, "the end of a pass")
@@ -238,7 +255,9 @@ def test_only_one_process_works_at_a_time(tank, database_url):
 def test_changed_limits_look_again_at_threads_that_did_not_change(tank, database_url):
     made = chain(tank, "t", 5)
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("UPDATE surgetank.threads SET updated_at = updated_at - interval '3 hours'")
+        connection.execute(
+            "UPDATE surgetank.threads SET updated_at = updated_at - interval '3 hours'"
+        )
         connection.execute(
             "UPDATE surgetank.partition_progress SET updated_at = updated_at - interval '3 hours'"
         )
@@ -255,7 +274,9 @@ def test_a_thread_of_another_buffer_is_left_alone_until_it_is_idle_for_a_day(
     tick(mine, Limits(keep=1))
     assert len(remaining(mine, "t")) == 5
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("UPDATE surgetank.threads SET updated_at = updated_at - interval '2 days'")
+        connection.execute(
+            "UPDATE surgetank.threads SET updated_at = updated_at - interval '2 days'"
+        )
         connection.execute("UPDATE surgetank.retention_progress SET next_at = now()")
     tick(mine, Limits(keep=1))
     assert remaining(mine, "t") == made[-1:]
@@ -266,7 +287,8 @@ def test_a_thread_that_cannot_be_read_is_skipped_and_told(tank, database_url):
     made = chain(tank, "b", 3)
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
-            "UPDATE surgetank.checkpoints SET codec = 1, body = 'broken' FROM surgetank.checkpoint_namespaces s"
+            "UPDATE surgetank.checkpoints SET codec = 1, body = 'broken' FROM "
+            "surgetank.checkpoint_namespaces s"
             " WHERE s.ns_pk = checkpoints.ns_pk AND s.thread_id = 'a'"
         )
     tick(tank, Limits(keep=1))

@@ -1,4 +1,5 @@
-"""The saver beyond the conformance suite, with the data hot, cold, half flushed, and while a flush is running."""
+"""The saver beyond the conformance suite, with the data hot, cold, half flushed, and while a flush
+is running."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def saver(warm_tank, temperature) -> SurgetankSaver:
 def rows(tank, table: str, thread: str) -> int:
     with tank.parts.database.connection() as connection:
         return connection.execute(
-            f"SELECT count(*) FROM surgetank.{table} JOIN surgetank.checkpoint_namespaces USING (ns_pk)"
+            f"SELECT count(*) FROM surgetank.{table} JOIN surgetank.checkpoint_namespaces USING "
+            f"(ns_pk)"
             " WHERE thread_id = %s", (thread,),
         ).fetchone()[0]  # fmt: skip
 
@@ -256,7 +258,9 @@ def test_keep_latest_leaves_the_newest_of_each_namespace_readable(saver, warm_ta
         assert found.parent_config is None
     assert len(listed(saver, "t")) == 2
     assert warm_tank.flush().ok
-    assert rows(warm_tank, "checkpoint_blobs", "t") == 2  # small values lie in their checkpoints' own rows
+    assert (
+        rows(warm_tank, "checkpoint_blobs", "t") == 2
+    )  # small values lie in their checkpoints' own rows
     assert saver.get_tuple(config("t")).checkpoint == expected[0].checkpoint
     put(saver, "t", {"items": ["more"]}, parent=configs[-1], step=20)
     assert warm_tank.flush().ok
@@ -283,7 +287,9 @@ def test_wrong_arguments_of_prune_are_refused(saver):
 
 def delta_graph(saver: Any, frequency: int) -> Any:
     channel = DeltaChannel(
-        lambda old, new: [*old, *(x for batch in new for x in batch)], list, snapshot_frequency=frequency
+        lambda old, new: [*old, *(x for batch in new for x in batch)],
+        list,
+        snapshot_frequency=frequency,
     )
     State: Any = TypedDict("State", {"log": Annotated[list[str], channel], "n": int})
     graph: Any = StateGraph(State)
@@ -323,7 +329,9 @@ def test_delta_history_equals_that_of_the_in_memory_saver(saver):
         graph, c = delta_graph(one, 4), config("t")
         graph.invoke({"n": 0}, c)
         history = one.get_delta_channel_history(config=c, channels=["log", "n"])
-        histories.append({k: ([w[1:] for w in h["writes"]], h.get("seed")) for k, h in history.items()})
+        histories.append(
+            {k: ([w[1:] for w in h["writes"]], h.get("seed")) for k, h in history.items()}
+        )
     assert histories[0] == histories[1]
     assert saver.get_delta_channel_history(config=config("t"), channels=[]) == {}
 
@@ -351,7 +359,9 @@ def test_an_allowlisted_copy_of_the_saver_shares_its_storage(warm_tank, temperat
     with pytest.raises(EntryRejected, match=r"\$\.channel_values\.note"):
         put(saver, "t", {"note": Note(text="x")})
     c = put(clone, "t", {"note": Note(text="x", inner=Note(text="y"))})
-    assert clone.get_tuple(c).checkpoint["channel_values"]["note"] == Note(text="x", inner=Note(text="y"))
+    assert clone.get_tuple(c).checkpoint["channel_values"]["note"] == Note(
+        text="x", inner=Note(text="y")
+    )
     assert clone.get_tuple(c) == clone.get_tuple(config("t"))
     assert len(listed(saver.with_allowlist([(Note.__module__, Note.__name__)]), "t")) == 1
 
@@ -498,7 +508,9 @@ def test_names_that_can_t_be_stored_are_refused_by_put(saver, name):
     assert saver.get_tuple(config("t")) is None
 
 
-@pytest.mark.parametrize("name", ["ünïcode ✓", "a/b:c|d%00", "'; DROP TABLE x; --", " ", "\u202e", "null"])
+@pytest.mark.parametrize(
+    "name", ["ünïcode ✓", "a/b:c|d%00", "'; DROP TABLE x; --", " ", "\u202e", "null"]
+)
 def test_odd_but_honest_names_are_kept(saver, warm_tank, name):
     c = put(saver, name, {name: name}, ns=name)
     assert warm_tank.flush().ok
@@ -510,7 +522,8 @@ def test_a_checkpoint_put_again_after_it_was_parked_counts_also_when_it_is_cold(
     saver, made = tank.checkpointer(), checkpoint({"a": 1}, {"a": "1"})
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
-            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> '99')"
+            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> "
+            "'99')"
         )
     at = saver.put(config("t"), made, {"step": 99}, {"a": "1"})
     assert tank.flush().result["entries_parked"] == 1

@@ -1,5 +1,6 @@
-"""Random histories against a model in memory: whatever is put, deleted, pruned, retained, copied and flushed in
-whatever order, every remaining checkpoint is readable and equal, at a bounded cost. A failure names its seed."""
+"""Random histories against a model in memory: whatever is put, deleted, pruned, retained, copied
+and flushed in whatever order, every remaining checkpoint is readable and equal, at a bounded cost.
+A failure names its seed."""
 
 from __future__ import annotations
 
@@ -31,7 +32,12 @@ def test_long_chains_stay_cheap_to_read_however_they_are_thinned(tank, seed):
     for step in range(1300):  # several chains: one ends at 512 versions
         text = (text if chance.random() > 0.005 else text[-100:]) + chance.randbytes(30).hex()
         parent = put(
-            saver, "t", {"text": text}, parent=parent, step=step, run_id=f"run-{chance.randrange(9)}"
+            saver,
+            "t",
+            {"text": text},
+            parent=parent,
+            step=step,
+            run_id=f"run-{chance.randrange(9)}",
         )
         texts[ids([parent])[0]] = text
         if step % 260 == 259:
@@ -45,5 +51,6 @@ def test_long_chains_stay_cheap_to_read_however_they_are_thinned(tank, seed):
     assert len(found) >= 250
     for seen in found:
         assert (
-            seen.checkpoint["channel_values"]["text"] == texts[seen.config["configurable"]["checkpoint_id"]]
+            seen.checkpoint["channel_values"]["text"]
+            == texts[seen.config["configurable"]["checkpoint_id"]]
         )

@@ -1,4 +1,5 @@
-"""LangGraph's own savers as the durable store: real graphs, real databases, kills and refused values."""
+"""LangGraph's own savers as the durable store: real graphs, real databases, kills and refused
+values."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def into(tmp_path: Path, database_url: str) -> Iterator[Tank]:
 
 def seen(saver: Any, thread: str) -> list[Any]:
     return [
-        (t.config, t.checkpoint, t.metadata, t.parent_config, t.pending_writes) for t in listed(saver, thread)
+        (t.config, t.checkpoint, t.metadata, t.parent_config, t.pending_writes)
+        for t in listed(saver, thread)
     ]
 
 
@@ -83,7 +85,10 @@ def test_a_graph_runs_is_flushed_and_its_state_is_read_back_cold(into, official)
     assert difference(hot, seen(tank.checkpointer(), "t")) is None
     assert graph.get_state(on).next == ("ask",)
     alone = agent(official.saver).get_state_history(on)
-    assert difference([s.values for s in graph.get_state_history(on)], [s.values for s in alone]) is None
+    assert (
+        difference([s.values for s in graph.get_state_history(on)], [s.values for s in alone])
+        is None
+    )
     graph.invoke(Command(resume="yes"), on)  # a hot checkpoint on cold values
     assert graph.get_state(on).values["approved"] == "yes"
     assert tank.flush().ok
@@ -153,7 +158,9 @@ def test_a_value_that_the_saver_refuses_is_parked_and_its_neighbours_arrive(into
         assert ids([t.config for t in listed(official.saver, "t")]) == ids([healed, first])
         assert len(listed(official.saver, "good")) == len(good)
         found = saver.get_tuple(bad)
-        assert math.isnan(found.checkpoint["channel_values"]["score"]), "what is parked stays readable"
+        assert math.isnan(found.checkpoint["channel_values"]["score"]), (
+            "what is parked stays readable"
+        )
         assert found.pending_writes == [("task", "score", 1.5)]
 
 
@@ -163,7 +170,11 @@ def test_an_unchanged_value_of_a_parked_checkpoint_reaches_the_next_one(into, fr
         saver = tank.checkpointer()
         bad = put(saver, "t", {"score": math.nan, "note": ["kept"]})
         tuple_ = saver.get_tuple(bad)
-        next_ = {**tuple_.checkpoint, "id": "~later", "channel_values": {"score": 3.0, "note": ["kept"]}}
+        next_ = {
+            **tuple_.checkpoint,
+            "id": "~later",
+            "channel_values": {"score": 3.0, "note": ["kept"]},
+        }
         next_["channel_versions"] = {**tuple_.checkpoint["channel_versions"], "score": "2"}
         assert tank.flush().status is JobStatus.FAILED  # nothing was saved
         later = saver.put(bad, next_, {"source": "loop", "step": 1}, {"score": "2"})
@@ -258,7 +269,9 @@ def test_writes_that_come_before_their_checkpoint_wait_for_it(into, official):
     tank = into(official.saver)
     saver = tank.checkpointer()
     made = put(
-        into(official.saver, home=tank.settings.home.parent / "elsewhere").checkpointer(), "t", {"a": 1}
+        into(official.saver, home=tank.settings.home.parent / "elsewhere").checkpointer(),
+        "t",
+        {"a": 1},
     )
     saver.put_writes(made, [("a", 2)], "task")
     assert not tank.flush().ok
@@ -279,7 +292,9 @@ def test_copied_threads_and_all_threads_are_listed_through_a_saver(into, officia
     assert len(everything) == 80
     assert len(list(saver.list(None, filter={"run_id": "r1"}))) == 80
     assert (
-        difference([t.checkpoint for t in listed(saver, "a")], [t.checkpoint for t in listed(saver, "b")])
+        difference(
+            [t.checkpoint for t in listed(saver, "a")], [t.checkpoint for t in listed(saver, "b")]
+        )
         is None
     )
     saver.delete_for_runs(["r1"])
@@ -352,7 +367,8 @@ class Level(enum.IntEnum):
 
 
 def test_text_and_numbers_of_a_class_of_their_own_are_taken_as_what_they_are(into, official):
-    """`AIMessage.text` in a channel is a subclass of str, and PostgresSaver keeps it, like a StrEnum, as plain text."""
+    """`AIMessage.text` in a channel is a subclass of str, and PostgresSaver keeps it, like a
+    StrEnum, as plain text."""
     tank = into(official.saver)
     saver = tank.checkpointer()
     values = {

@@ -64,11 +64,15 @@ def test_pending_writes_are_part_of_the_state(server):
     at = put(saver, "t", {"x": 1})
     saver.put_writes(at, [("x", {"ask": "approve?"})], "task-1")
     body = server.admin.get("/threads/t/state").json()
-    assert body["pending_writes"] == [{"task_id": "task-1", "channel": "x", "value": {"ask": "approve?"}}]
+    assert body["pending_writes"] == [
+        {"task_id": "task-1", "channel": "x", "value": {"ask": "approve?"}}
+    ]
 
 
 def test_large_values_are_cut_and_said_to_be(server):
-    put(server.tank.checkpointer(), "t", {"items": ["x" * 90] * 100, "text": "y" * 5000, "small": 1})
+    put(
+        server.tank.checkpointer(), "t", {"items": ["x" * 90] * 100, "text": "y" * 5000, "small": 1}
+    )
     body = server.admin.get("/threads/t/state", params={"value_bytes": 1000}).json()
     assert body["values"]["small"] == 1
     assert body["values"]["text"] == {"$omitted": "too large", "$bytes": 5002}
@@ -85,7 +89,9 @@ def test_values_that_can_t_be_read_here_are_marked(server):
     body = server.admin.get("/threads/t/state").json()
     assert body["values"]["x"] == {"$encrypted": "aes"}
     assert server.as_role("viewer", "ada").get("/threads/t/state").status_code == 404
-    assert server.as_role("operator", "ada").get("/threads/t/state").status_code == 200  # without owner
+    assert (
+        server.as_role("operator", "ada").get("/threads/t/state").status_code == 200
+    )  # without owner
 
 
 def test_messages_are_shown_as_the_dicts_of_their_fields(server):
@@ -103,14 +109,18 @@ def test_the_history_comes_in_pages_without_gap_or_double(server, flushed):
     for step in range(7):
         if step == flushed:
             server.tank.flush()
-        configs.append(put(saver, "t", {"step": step}, parent=configs[-1] if configs else None, step=step))
+        configs.append(
+            put(saver, "t", {"step": step}, parent=configs[-1] if configs else None, step=step)
+        )
     if flushed == 7:
         server.tank.flush()
     found = pages(server.admin, "/threads/t/history", "checkpoints", limit=3, channel=["step"])
     assert [c["checkpoint_id"] for c in found] == ids(configs)[::-1]
     assert [c["values"] for c in found] == [{"step": step} for step in range(6, -1, -1)]
     assert found[0]["parent_checkpoint_id"] == found[1]["checkpoint_id"]
-    old = server.admin.get("/threads/t/state", params={"checkpoint_id": found[3]["checkpoint_id"]}).json()
+    old = server.admin.get(
+        "/threads/t/state", params={"checkpoint_id": found[3]["checkpoint_id"]}
+    ).json()
     assert old["values"] == {"step": 3}
 
 
@@ -126,8 +136,13 @@ def test_subgraphs_have_a_namespace_of_their_own(server):
     saver = server.tank.checkpointer()
     put(saver, "t", {"x": "root"})
     put(saver, "t", {"x": "inner"}, ns="sub:1")
-    assert server.admin.get("/threads/t/state", params={"ns": "sub:1"}).json()["values"] == {"x": "inner"}
-    assert len(server.admin.get("/threads/t/history", params={"ns": "sub:1"}).json()["checkpoints"]) == 1
+    assert server.admin.get("/threads/t/state", params={"ns": "sub:1"}).json()["values"] == {
+        "x": "inner"
+    }
+    assert (
+        len(server.admin.get("/threads/t/history", params={"ns": "sub:1"}).json()["checkpoints"])
+        == 1
+    )
     for tail in ("state", "history"):
         assert server.admin.get(f"/threads/t/{tail}", params={"ns": "none"}).status_code == 404
 
@@ -149,7 +164,11 @@ def test_threads_are_listed_newest_first_hot_and_cold_as_one(server, owner):
     for _ in range(2):
         for limit in (1, 4, 500):
             found = pages(
-                server.admin, "/threads", "threads", limit=limit, **({"owner": owner} if owner else {})
+                server.admin,
+                "/threads",
+                "threads",
+                limit=limit,
+                **({"owner": owner} if owner else {}),
             )
             assert [t["thread_id"] for t in found] == expected
         assert server.tank.flush().ok
@@ -230,7 +249,8 @@ def test_parked_entries_are_listed_shown_and_retried(server, database_url):
     operator = server.as_role("operator", "ops")
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
-            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> '1')"
+            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'step' <> "
+            "'1')"
         )
     for name in ("a", "b", "c"):
         put_chain(server.tank.checkpointer(), name, 3)
@@ -271,12 +291,18 @@ def test_every_error_is_a_problem_with_a_way_out(server):
         ),
         (admin.post("/flush", json={"secret": "hush"}), 422, "invalid-request"),
         (
-            admin.post("/flush", content=b"[" * 500_000, headers={"Content-Type": "application/json"}),
+            admin.post(
+                "/flush", content=b"[" * 500_000, headers={"Content-Type": "application/json"}
+            ),
             400,
             "bad-request",
         ),
         (admin.get("/threads/a%00b/state"), 422, "invalid-request"),
-        (admin.post("/admin/tokens", json={"user": "a\u0000", "role": "viewer"}), 422, "invalid-request"),
+        (
+            admin.post("/admin/tokens", json={"user": "a\u0000", "role": "viewer"}),
+            422,
+            "invalid-request",
+        ),
         (
             admin.post("/admin/tokens", json={"user": "a", "role": "viewer", "expires_in": "x"}),
             422,
@@ -287,7 +313,11 @@ def test_every_error_is_a_problem_with_a_way_out(server):
         assert answer.status_code == status, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
         body = answer.json()
-        assert (body["code"], body["status"], body["type"]) == (code, status, f"urn:surgetank:problem:{code}")
+        assert (body["code"], body["status"], body["type"]) == (
+            code,
+            status,
+            f"urn:surgetank:problem:{code}",
+        )
         assert body["detail"]
         assert body["remedy"]
         assert "hush" not in answer.text
@@ -334,8 +364,14 @@ def test_what_did_not_change_is_not_sent_again(server):
     put(server.tank.checkpointer(), "t", {"x": 1})
     admin = server.admin
     first = admin.get("/threads/t/state")
-    again = admin.get("/threads/t/state", headers={"If-None-Match": f'"other", W/{first.headers["etag"]}'})
-    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+    again = admin.get(
+        "/threads/t/state", headers={"If-None-Match": f'"other", W/{first.headers["etag"]}'}
+    )
+    assert (again.status_code, again.content, again.headers["etag"]) == (
+        304,
+        b"",
+        first.headers["etag"],
+    )
     put(server.tank.checkpointer(), "t", {"x": 2}, step=1)
     changed = admin.get("/threads/t/state", headers={"If-None-Match": first.headers["etag"]})
     assert changed.json()["values"] == {"x": 2}
@@ -416,7 +452,8 @@ def test_a_key_is_forgotten_after_a_day_and_a_claim_of_a_dead_server_sooner(serv
     def age(seconds: int, more: str = "") -> None:
         with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute(
-                f"UPDATE surgetank.idempotency_keys SET claimed_at = now() - make_interval(secs => %s){more}",
+                f"UPDATE surgetank.idempotency_keys SET claimed_at = now() - make_interval(secs => "
+                f"%s){more}",
                 (seconds,),
             )
 
@@ -464,15 +501,20 @@ def test_it_serves_what_is_hot_while_the_database_is_down(make_tank, private_pos
         assert admin.post("/flush", json={"partition": "x"}, headers=headers).status_code == 422
         assert admin.get(f"/jobs/{job.json()['id']}").json()["result"]["errors"]
         assert admin.get("/admin/tokens").status_code == 503
-        waiting = {s["stream"]: s["entries"] for s in admin.get("/buffer").json()["buffer"]["streams"]}
+        waiting = {
+            s["stream"]: s["entries"] for s in admin.get("/buffer").json()["buffer"]["streams"]
+        }
         assert waiting["checkpoints"] == 1
         private_postgres.start()
         wait_until(lambda: tank.flush().ok, "the flush to succeed")
         wait_until(lambda: admin.get("/health/ready").json()["status"] == "ready", "all to be well")
         assert admin.post("/flush", headers=headers).json() == job.json()
-        # Requests ask a database that was away again after a second; until then the list says that it is incomplete.
+        # Requests ask a database that was away again after a second; until then the list says that
+        # it is incomplete.
         wait_until(
-            lambda: [t["thread_id"] for t in admin.get("/threads").json()["threads"]] == ["hot", "cold"],
+            lambda: (
+                [t["thread_id"] for t in admin.get("/threads").json()["threads"]] == ["hot", "cold"]
+            ),
             "the list to be complete",
         )
 

@@ -45,9 +45,14 @@ def _of_threads(
     return {(method, path, name): expected for name, expected in of_all.items()}
 
 
-def _opens(places: dict[tuple[str, str, str], dict[str, int]]) -> dict[tuple[str, str, str], dict[str, int]]:
+def _opens(
+    places: dict[tuple[str, str, str], dict[str, int]],
+) -> dict[tuple[str, str, str], dict[str, int]]:
     """Of WebSockets, which answer 101 where others answer 200."""
-    return {p: {r: 101 if s == 200 else s for r, s in expected.items()} for p, expected in places.items()}
+    return {
+        p: {r: 101 if s == 200 else s for r, s in expected.items()}
+        for p, expected in places.items()
+    }
 
 
 # (method, path, variant): the status for each role. A route that is not here fails the test.
@@ -62,7 +67,8 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("GET", "/threads", ""): SIGNED_IN,
     **_of_threads("GET", "/threads/{thread_id:path}/state"),
     **_of_threads("GET", "/threads/{thread_id:path}/history"),
-    # A thread without a checkpoint may have a log already: administrators are shown what there is, nothing included.
+    # A thread without a checkpoint may have a log already: administrators are shown what there is,
+    # nothing included.
     **_of_threads("GET", "/threads/{thread_id:path}/logs", missing=LOGLESS),
     **_of_threads("GET", "/threads/{thread_id:path}/events", missing=LOGLESS),
     **_of_threads("GET", "/sse/threads/{thread_id:path}", missing=LOGLESS),
@@ -79,13 +85,17 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("POST", "/admin/system-errors/{error_id}/resolve", ""): ADMINS,
     ("POST", "/admin/system-errors/{error_id}/reopen", ""): ADMINS,
     ("POST", "/admin/system-errors/{error_id}/snooze", ""): ADMINS,
-    ("DELETE", "/admin/system-errors/{error_id}", ""): {r: 409 if s == 200 else s for r, s in ADMINS.items()},
+    ("DELETE", "/admin/system-errors/{error_id}", ""): {
+        r: 409 if s == 200 else s for r, s in ADMINS.items()
+    },
     ("GET", "/jobs", ""): OPERATORS,
     ("GET", "/jobs/{job_id}", ""): OPERATORS,
     ("POST", "/jobs/{job_id}/retry", ""): OPERATORS,
     ("GET", "/parked", ""): OPERATORS,
     ("GET", "/parked/{parked_id}", ""): {r: 404 if s == 200 else s for r, s in OPERATORS.items()},
-    ("POST", "/parked/{parked_id}/retry", ""): {r: 404 if s == 200 else s for r, s in OPERATORS.items()},
+    ("POST", "/parked/{parked_id}/retry", ""): {
+        r: 404 if s == 200 else s for r, s in OPERATORS.items()
+    },
     ("GET", "/buffer", ""): OPERATORS,
     ("POST", "/flush", ""): OPERATORS,
     ("GET", "/admin/tokens", ""): ADMINS,
@@ -112,14 +122,18 @@ def routes(app: Any) -> set[tuple[str, str]]:
 
 
 def ask(client: httpx.Client, method: str, url: str, body: Any) -> tuple[int, str]:
-    """The status of an answer (of a stream, without reading it; of a WebSocket that opens: 101) and its media type."""
+    """The status of an answer (of a stream, without reading it; of a WebSocket that opens: 101) and
+    its media type."""
     if method == "WEBSOCKET":
         headers = (
-            {"Authorization": client.headers["authorization"]} if "authorization" in client.headers else {}
+            {"Authorization": client.headers["authorization"]}
+            if "authorization" in client.headers
+            else {}
         )
         try:
             with connect(
-                str(client.base_url).rstrip("/").replace("http", "ws", 1) + url, additional_headers=headers
+                str(client.base_url).rstrip("/").replace("http", "ws", 1) + url,
+                additional_headers=headers,
             ):
                 return 101, ""
         except InvalidStatus as denied:
@@ -148,7 +162,9 @@ def test_the_matrix_names_every_route_and_no_other(server):
 
 def test_every_route_answers_every_role_as_the_matrix_says(server):
     parameters = furnish(server)
-    clients = {role: server.client() if role == "nobody" else server.as_role(role, "ada") for role in ROLES}
+    clients = {
+        role: server.client() if role == "nobody" else server.as_role(role, "ada") for role in ROLES
+    }
     wrong = []
     for (method, path, variant), expected in MATRIX.items():
         for role, status in expected.items():
@@ -168,7 +184,9 @@ def test_a_foreign_thread_is_answered_just_as_one_that_is_not_there(server):
     for name in ("foreign", "missing"):
         for tail in ("state", "history", "logs", "events"):
             answer = ada.get(f"/threads/{name}/{tail}")
-            headers = {k: v for k, v in answer.headers.items() if k not in ("date", "content-length")}
+            headers = {
+                k: v for k, v in answer.headers.items() if k not in ("date", "content-length")
+            }
             answers.append((answer.status_code, answer.text.replace(name, "NAME"), headers, tail))
     assert answers[:4] == answers[4:]
 
@@ -176,15 +194,24 @@ def test_a_foreign_thread_is_answered_just_as_one_that_is_not_there(server):
 def test_lists_hold_what_the_caller_may_know_of(server):
     furnish(server)
     seen = {
-        role: {t["thread_id"] for t in server.as_role(role, "ada").get("/threads").json()["threads"]}
+        role: {
+            t["thread_id"] for t in server.as_role(role, "ada").get("/threads").json()["threads"]
+        }
         for role in ROLES[1:]
     }
     everything = {"own", "foreign", "ownerless"}
-    assert seen == {"viewer": {"own"}, "reviewer": {"own"}, "operator": everything, "admin": everything}
+    assert seen == {
+        "viewer": {"own"},
+        "reviewer": {"own"},
+        "operator": everything,
+        "admin": everything,
+    }
     viewer = server.as_role("viewer", "ada")
     assert [t["thread_id"] for t in viewer.get("/threads?owner=bob").json()["threads"]] == ["own"]
     operator = server.as_role("operator", "ada")
-    assert [t["thread_id"] for t in operator.get("/threads?owner=bob").json()["threads"]] == ["foreign"]
+    assert [t["thread_id"] for t in operator.get("/threads?owner=bob").json()["threads"]] == [
+        "foreign"
+    ]
 
 
 @pytest.mark.parametrize("flushed", [False, True])
@@ -231,7 +258,9 @@ def test_another_key_can_name_the_owner(make_tank):
 
 
 def test_a_token_is_shown_once_and_only_its_hash_is_stored(server):
-    made = server.admin.post("/admin/tokens", json={"user": "ada", "role": "viewer", "expires_in": "30d"})
+    made = server.admin.post(
+        "/admin/tokens", json={"user": "ada", "role": "viewer", "expires_in": "30d"}
+    )
     assert made.status_code == 201
     secret = made.json()["token"]
     assert secret.startswith("stk_")
@@ -240,7 +269,9 @@ def test_a_token_is_shown_once_and_only_its_hash_is_stored(server):
     assert secret not in listed.text
     assert listed.json()["tokens"][0]["user"] == "ada"
     with server.tank.parts.database.connection() as connection:
-        (dump,) = connection.execute("SELECT string_agg(t::text, '') FROM surgetank.api_tokens t").fetchone()
+        (dump,) = connection.execute(
+            "SELECT string_agg(t::text, '') FROM surgetank.api_tokens t"
+        ).fetchone()
     assert secret not in dump
     assert secret.removeprefix("stk_") not in dump
     me = server.client(secret).get("/me").json()
@@ -254,7 +285,10 @@ def test_a_revoked_token_is_no_good_at_once_here_and_in_a_minute_elsewhere(make_
         here, elsewhere = server.as_role("viewer", "ada"), server.as_role("viewer", "bob")
         for client in (here, elsewhere):
             assert client.get("/me").status_code == 200
-        assert server.admin.delete(f"/admin/tokens/{here.get('/me').json()['token_id']}").status_code == 200
+        assert (
+            server.admin.delete(f"/admin/tokens/{here.get('/me').json()['token_id']}").status_code
+            == 200
+        )
         assert here.get("/me").status_code == 401
         server.services.tokens.revoke(elsewhere.get("/me").json()["token_id"], by="another process")
         clock.advance(59)
@@ -284,7 +318,9 @@ def test_when_a_token_was_used_is_noted_at_most_once_a_minute(make_tank):
         assert client.get("/me").status_code == 200
         again = server.services.tokens.find(token_id=token_id)
         assert again is not None
-        assert again.last_used_at == first.last_used_at  # by the database's clock no minute has passed
+        assert (
+            again.last_used_at == first.last_used_at
+        )  # by the database's clock no minute has passed
 
 
 @pytest.mark.parametrize(
@@ -322,7 +358,9 @@ def test_failed_logins_are_slowed_down_and_good_tokens_go_on(make_tank):
 
 
 def test_of_many_guesses_at_once_no_more_are_tried_than_an_address_has(make_tank):
-    with running(make_tank(admin_token=ADMIN_TOKEN, failed_logins_per_minute=3), clock=FakeClock()) as server:
+    with running(
+        make_tank(admin_token=ADMIN_TOKEN, failed_logins_per_minute=3), clock=FakeClock()
+    ) as server:
         guesses = [server.client(f"stk_{number:043}") for number in range(12)]
         with ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(lambda client: client.get("/me").status_code, guesses))
@@ -330,7 +368,9 @@ def test_of_many_guesses_at_once_no_more_are_tried_than_an_address_has(make_tank
 
 
 def test_many_good_logins_at_once_are_no_failures(make_tank):
-    with running(make_tank(admin_token=ADMIN_TOKEN, failed_logins_per_minute=2), clock=FakeClock()) as server:
+    with running(
+        make_tank(admin_token=ADMIN_TOKEN, failed_logins_per_minute=2), clock=FakeClock()
+    ) as server:
         clients = [server.as_role("viewer", f"user-{number}") for number in range(12)]
         with ThreadPoolExecutor(12) as pool:
             assert set(pool.map(lambda client: client.get("/me").status_code, clients)) == {200}
@@ -373,7 +413,9 @@ def test_a_ticket_is_good_for_one_connection_within_its_time(make_tank):
         clock.advance(31)
         assert by_ticket.get("/sse/events", params={"ticket": late}).json()["code"] == "bad-ticket"
         fresh = client.post("/ws/ticket").json()["ticket"]
-        assert by_ticket.post("/ws/ticket", params={"ticket": fresh}).status_code == 401  # for reading only
+        assert (
+            by_ticket.post("/ws/ticket", params={"ticket": fresh}).status_code == 401
+        )  # for reading only
 
 
 def test_a_ticket_is_good_for_live_routes_only_and_is_not_used_up_elsewhere(live):
@@ -401,7 +443,9 @@ def test_a_ticket_ends_with_its_token(server, where):
         assert server.admin.delete(f"/admin/tokens/{token_id}").status_code == 200
     else:
         server.services.tokens.revoke(token_id, by="another process")
-    assert server.client().get("/sse/events", params={"ticket": ticket}).json()["code"] == "bad-ticket"
+    assert (
+        server.client().get("/sse/events", params={"ticket": ticket}).json()["code"] == "bad-ticket"
+    )
 
 
 def test_a_ticket_is_stored_nowhere_in_clear(server):
@@ -459,7 +503,9 @@ def test_a_websocket_knows_its_caller_by_header_or_ticket(live):
     ],
 )
 def test_a_websocket_is_denied_with_a_problem(live, path, options, status, code):
-    headers = {"Authorization": f"Bearer {live.token('viewer', 'ada')}"} if options.get("token") else {}
+    headers = (
+        {"Authorization": f"Bearer {live.token('viewer', 'ada')}"} if options.get("token") else {}
+    )
     with (
         pytest.raises(InvalidStatus) as denied,
         connect(socket_url(live, path), additional_headers=headers, origin=options.get("origin")),
@@ -496,10 +542,14 @@ def test_whether_an_open_connection_s_caller_is_still_good_can_be_asked(server):
 
 def test_the_address_that_a_trusted_proxy_tells_counts_and_no_other(make_tank):
     for trusted, expected in (("127.0.0.1", [401, 429, 401]), ("", [401, 429, 429])):
-        tank = make_tank(admin_token=ADMIN_TOKEN, failed_logins_per_minute=1, trusted_proxies=trusted)
+        tank = make_tank(
+            admin_token=ADMIN_TOKEN, failed_logins_per_minute=1, trusted_proxies=trusted
+        )
         with running(tank) as server:
             statuses = [
-                server.client("stk_" + "x" * 43, **{"X-Forwarded-For": address}).get("/me").status_code
+                server.client("stk_" + "x" * 43, **{"X-Forwarded-For": address})
+                .get("/me")
+                .status_code
                 for address in ("203.0.113.1", "203.0.113.1", "203.0.113.2")
             ]
         assert statuses == expected
@@ -525,7 +575,9 @@ def test_known_tokens_are_good_for_a_quarter_of_an_hour_of_an_outage(make_tank, 
         assert known.get("/me").status_code == 503
 
 
-def test_in_an_outage_a_thread_of_unknown_owner_is_seen_by_administrators_only(make_tank, private_postgres):
+def test_in_an_outage_a_thread_of_unknown_owner_is_seen_by_administrators_only(
+    make_tank, private_postgres
+):
     clock = FakeClock()
     tank = make_tank(admin_token=ADMIN_TOKEN, database_url=private_postgres.url)
     with running(tank, clock=clock) as server:
@@ -557,7 +609,11 @@ def test_in_an_outage_a_thread_of_unknown_owner_is_seen_by_administrators_only(m
 
 def test_without_authentication_only_this_machine_s_own_pages_and_programs_are_served(make_tank):
     with running(make_tank(), no_auth=True) as server:
-        assert server.client().get("/me").json() == {"user": "local", "role": "admin", "token_id": None}
+        assert server.client().get("/me").json() == {
+            "user": "local",
+            "role": "admin",
+            "token_id": None,
+        }
         assert server.client(Host="evil.example").get("/me").json()["code"] == "local-only"
         for origin in ("https://evil.example", "null", "http://[", "http://localhost.evil.example"):
             assert server.client(Origin=origin).post("/flush").status_code == 403
@@ -574,8 +630,15 @@ def test_without_authentication_only_pages_of_this_very_server_change_something(
             {"Origin": "http://localhost:3000"}, {"Origin": "http://127.0.0.1"}, {"Sec-Fetch-Site": "same-site"},
             {"Sec-Fetch-Site": "cross-site"}, {"Origin": f"http://{host}", "Host": "evil.example"},
         ):  # fmt: skip
-            for method, path in (("POST", "/flush"), ("DELETE", "/admin/tokens/x"), ("POST", "/ws/ticket")):
-                assert server.client(**headers).request(method, path).status_code == 403, (headers, path)
+            for method, path in (
+                ("POST", "/flush"),
+                ("DELETE", "/admin/tokens/x"),
+                ("POST", "/ws/ticket"),
+            ):
+                assert server.client(**headers).request(method, path).status_code == 403, (
+                    headers,
+                    path,
+                )
         for headers in (
             {},
             {"Origin": server.url},
@@ -597,12 +660,16 @@ def test_without_authentication_only_pages_of_this_very_server_change_something(
 def test_no_foreign_origin_is_allowed_by_default(server):
     answer = server.client(Origin="https://app.example").get("/health/live")
     assert "access-control-allow-origin" not in answer.headers
-    preflight = server.client(Origin="https://app.example", **{"Access-Control-Request-Method": "GET"})
+    preflight = server.client(
+        Origin="https://app.example", **{"Access-Control-Request-Method": "GET"}
+    )
     assert preflight.options("/me").status_code == 405
 
 
 def test_allowed_origins_may_use_it(make_tank):
-    tank = make_tank(admin_token=ADMIN_TOKEN, cors_origins="https://app.example, https://two.example")
+    tank = make_tank(
+        admin_token=ADMIN_TOKEN, cors_origins="https://app.example, https://two.example"
+    )
     with running(tank) as server:
         answer = server.client(Origin="https://two.example").get("/health/live")
         assert answer.headers["access-control-allow-origin"] == "https://two.example"

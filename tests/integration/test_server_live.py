@@ -1,4 +1,5 @@
-"""Events, logs and errors over HTTP, WebSocket and SSE: in order, resumable, bounded, and seen by their owner only."""
+"""Events, logs and errors over HTTP, WebSocket and SSE: in order, resumable, bounded, and seen by
+their owner only."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def server(make_tank) -> Iterator[Server]:
 
 def socket(server: Server, path: str, token: str) -> Any:
     return connect(
-        server.url.replace("http", "ws") + path, additional_headers={"Authorization": f"Bearer {token}"}
+        server.url.replace("http", "ws") + path,
+        additional_headers={"Authorization": f"Bearer {token}"},
     )
 
 
@@ -161,7 +163,10 @@ def test_a_slow_follower_holds_nobody_up_and_misses_nothing(server):
     put(server.tank.checkpointer(), "t", {"x": 1}, user_id="ada")
     token = server.token("viewer", "ada")
     total, text = 4000, "x" * 2000
-    with socket(server, "/ws/threads/t", token) as slow, socket(server, "/ws/threads/t", token) as quick:
+    with (
+        socket(server, "/ws/threads/t", token) as slow,
+        socket(server, "/ws/threads/t", token) as quick,
+    ):
         receive(slow, 1)
         receive(quick, 1)
         for i in range(total):
@@ -170,7 +175,9 @@ def test_a_slow_follower_holds_nobody_up_and_misses_nothing(server):
         assert [e["i"] for e in receive(slow, total)] == list(range(total))
 
 
-def test_a_follower_of_an_outage_is_told_what_is_going_on_when_it_comes(make_tank, private_postgres):
+def test_a_follower_of_an_outage_is_told_what_is_going_on_when_it_comes(
+    make_tank, private_postgres
+):
     tank = make_tank(
         admin_token=ADMIN_TOKEN, database_url=private_postgres.url, flush_in_process=True, flush_age=0.1,
         flush_tick=0.05,
@@ -184,7 +191,9 @@ def test_a_follower_of_an_outage_is_told_what_is_going_on_when_it_comes(make_tan
             (hello,) = receive(ws, 1)
             assert [i["type"] for i in hello["incidents"]] == ["checkpoint_flush_error"]
             page = wait_until(
-                lambda: p if (p := server.admin.get("/admin/system-errors").json())["count"] else None,
+                lambda: (
+                    p if (p := server.admin.get("/admin/system-errors").json())["count"] else None
+                ),
                 "the error",
             )
             assert page["status"] == "partial"
@@ -202,7 +211,9 @@ def test_the_server_stops_although_followers_are_there(make_tank):
     with ExitStack() as open_until_the_end, running(tank) as server:
         put(tank.checkpointer(), "t", {"x": 1})
         receive(open_until_the_end.enter_context(socket(server, "/ws/events", ADMIN_TOKEN)), 1)
-        stream = httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})
+        stream = httpx.Client(
+            base_url=server.url, headers={"Authorization": f"Bearer {ADMIN_TOKEN}"}
+        )
         open_until_the_end.enter_context(stream)
         answer = open_until_the_end.enter_context(stream.stream("GET", "/sse/threads/t"))
         assert sse(answer.iter_lines(), 1)
@@ -226,7 +237,9 @@ def test_an_administrator_finds_resolves_and_deletes_errors(server):
     )
     rest = admin.get("/admin/system-errors", params={"limit": 2, "after": page["next"]}).json()
     assert ([e["error_type"] for e in rest["errors"]], rest["next"]) == (["type_0"], None)
-    only = admin.get("/admin/system-errors", params={"severity": "warning", "thread_id": "t"}).json()
+    only = admin.get(
+        "/admin/system-errors", params={"severity": "warning", "thread_id": "t"}
+    ).json()
     assert [e["error_type"] for e in only["errors"]] == ["type_0"]
     url = f"/admin/system-errors/{page['errors'][0]['id']}"
     assert admin.delete(url).status_code == 409
@@ -266,9 +279,9 @@ def test_logs_are_paged_in_both_directions(server):
     assert [line["message"] for line in rest["lines"]] == list("456789")
     before = ada.get(f"/threads/t/logs?before={rest['previous']}&limit=2").json()
     assert [line["message"] for line in before["lines"]] == list("23")
-    assert [line["message"] for line in ada.get("/threads/t/logs?level=warning").json()["lines"]] == list(
-        "13579"
-    )
+    assert [
+        line["message"] for line in ada.get("/threads/t/logs?level=warning").json()["lines"]
+    ] == list("13579")
 
 
 def test_metrics_are_for_operators_and_count_followers(server):
@@ -282,7 +295,10 @@ def test_metrics_are_for_operators_and_count_followers(server):
         assert 'surgetank_event_subscribers{transport="websocket"} 1.0' in answer.text
         assert 'surgetank_flushed_entries_total{stream="checkpoints"} 1.0' in answer.text
     wait_until(
-        lambda: 'surgetank_event_subscribers{transport="websocket"} 0.0' in operator.get("/metrics").text,
+        lambda: (
+            'surgetank_event_subscribers{transport="websocket"} 0.0'
+            in operator.get("/metrics").text
+        ),
         "the follower to be gone",
     )
 

@@ -1,4 +1,5 @@
-"""Clients that send half a request or read no answer: disconnected in time, and nobody else's way is blocked."""
+"""Clients that send half a request or read no answer: disconnected in time, and nobody else's way
+is blocked."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def open_sockets() -> Iterator[ExitStack]:
         yield stack
 
 
-def dial(server: Server, stack: ExitStack, first: bytes = b"", *, buffer: int | None = None) -> socket.socket:
+def dial(
+    server: Server, stack: ExitStack, first: bytes = b"", *, buffer: int | None = None
+) -> socket.socket:
     made = stack.enter_context(socket.socket())
     if buffer is not None:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -89,7 +92,9 @@ def test_a_head_that_comes_byte_by_byte_does_not_put_the_end_off(
     pytest.fail("the server waits for as long as a byte comes now and then")
 
 
-def test_a_second_request_on_a_connection_has_its_own_time(server: Server, open_sockets: ExitStack) -> None:
+def test_a_second_request_on_a_connection_has_its_own_time(
+    server: Server, open_sockets: ExitStack
+) -> None:
     client = dial(server, open_sockets, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
     received = b""
     while not received.endswith(b'{"status":"alive"}'):
@@ -101,22 +106,24 @@ def test_a_second_request_on_a_connection_has_its_own_time(server: Server, open_
 def test_more_half_open_requests_than_there_are_connections_block_nobody(
     make_tank: MakeTank, open_sockets: ExitStack
 ) -> None:
-    tank = make_tank(admin_token=ADMIN_TOKEN, server_connections=20)  # with the usual time for a request
+    tank = make_tank(
+        admin_token=ADMIN_TOKEN, server_connections=20
+    )  # with the usual time for a request
     with running(tank) as server:
         half = [dial(server, open_sockets, b"GET /me HTTP/1.1\r\n") for _ in range(30)]
         assert [server.admin.get("/me").status_code for _ in range(5)] == [200] * 5
         assert read_to_end(half[0]).startswith(b"HTTP/1.1 408"), "those that have waited longest go"
         half[-1].sendall(b"Host: x\r\n" + f"Authorization: Bearer {ADMIN_TOKEN}\r\n\r\n".encode())
-        assert half[-1].recv(1 << 16).startswith(b"HTTP/1.1 200"), "the newest may still send theirs"
+        assert half[-1].recv(1 << 16).startswith(b"HTTP/1.1 200"), (
+            "the newest may still send theirs"
+        )
 
 
 def test_a_request_with_two_lengths_is_refused_and_what_hides_in_it_is_not_answered(
     server: Server, open_sockets: ExitStack
 ) -> None:
     hidden = request("/me")
-    head = (
-        b"POST /flush HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-    )
+    head = b"POST /flush HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     answer = read_to_end(dial(server, open_sockets, head + hidden))
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"ambiguous-length" in answer
@@ -127,7 +134,9 @@ def test_a_request_with_two_lengths_is_refused_and_what_hides_in_it_is_not_answe
 
 
 def write_buffers(server: Server) -> list[int]:
-    return [c.transport.get_write_buffer_size() for c in list(server.uvicorn.server_state.connections)]
+    return [
+        c.transport.get_write_buffer_size() for c in list(server.uvicorn.server_state.connections)
+    ]
 
 
 def test_event_streams_that_nobody_reads_hold_a_page_each_and_are_ended(
@@ -155,7 +164,9 @@ def test_event_streams_that_nobody_reads_hold_a_page_each_and_are_ended(
 
 def test_any_answer_that_nobody_reads_is_ended(server: Server, open_sockets: ExitStack) -> None:
     put(server.tank.checkpointer(), "t", {"x": ["y" * 100_000] * 30})
-    client = dial(server, open_sockets, request("/threads/t/state?value_bytes=4194304"), buffer=4096)
+    client = dial(
+        server, open_sockets, request("/threads/t/state?value_bytes=4194304"), buffer=4096
+    )
     wait_until(lambda: write_buffers(server), "the request to arrive")
     wait_until(lambda: not write_buffers(server), "the connection to go")
     assert 0 < len(read_to_end(client)) < 3_000_000
@@ -205,7 +216,9 @@ def test_one_caller_has_so_many_followers_and_no_more_and_others_have_their_own(
     def follow(bearer: str = token) -> ExitStack:
         with ExitStack() as stack:
             headers = {"Authorization": f"Bearer {bearer}"}
-            stack.enter_context(connect(f"{url}/ws/events", additional_headers=headers)).recv(timeout=20)
+            stack.enter_context(connect(f"{url}/ws/events", additional_headers=headers)).recv(
+                timeout=20
+            )
             return open_sockets.enter_context(stack.pop_all())
 
     mine = [follow() for _ in range(3)]

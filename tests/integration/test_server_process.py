@@ -105,7 +105,9 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
 
 
 def test_tokens_are_made_listed_and_revoked_on_the_command_line(environment, start):
-    made = run(environment, "token", "create", "--role", "operator", "--user", "ops", "--expires", "30d")
+    made = run(
+        environment, "token", "create", "--role", "operator", "--user", "ops", "--expires", "30d"
+    )
     assert made.returncode == 0, made.stderr
     token = made.stdout.strip()
     assert re.fullmatch(r"stk_[\w-]{43}", token)
@@ -134,7 +136,9 @@ def test_it_serves_flushes_and_ends_in_order(start, environment, tank, number):
     put_chain(tank.checkpointer(), "t", 3)
     wait_until(lambda: tank.status().buffer.entries == 0, "the server to flush")
     headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
-    listed = httpx.get(f"{url}/threads", headers=headers, params={"ticket_to_hide": "hidden"}).json()
+    listed = httpx.get(
+        f"{url}/threads", headers=headers, params={"ticket_to_hide": "hidden"}
+    ).json()
     assert [t["thread_id"] for t in listed["threads"]] == ["t"]
     assert process.end(number) == (130 if number == signal.SIGINT else 0)
     assert "stopping" in process.text
@@ -178,13 +182,19 @@ def test_on_loopback_it_says_that_nobody_can_log_in_or_that_everybody_can(start)
     assert "no authentication" in everybody.text
 
 
-def test_it_starts_and_serves_while_the_database_is_down(start, environment, tmp_path, private_postgres):
+def test_it_starts_and_serves_while_the_database_is_down(
+    start, environment, tmp_path, private_postgres
+):
     url = private_postgres.url
     private_postgres.stop()
-    with Surgetank(tmp_path / "home", database_url=url, flush_in_process=False, flush_on_close=False) as tank:
+    with Surgetank(
+        tmp_path / "home", database_url=url, flush_in_process=False, flush_on_close=False
+    ) as tank:
         put_chain(tank.checkpointer(), "t", 3)
     process = start(
-        SURGETANK_DATABASE_URL=url, SURGETANK_ADMIN_TOKEN=ADMIN_TOKEN, SURGETANK_SHUTDOWN_TIMEOUT="1"
+        SURGETANK_DATABASE_URL=url,
+        SURGETANK_ADMIN_TOKEN=ADMIN_TOKEN,
+        SURGETANK_SHUTDOWN_TIMEOUT="1",
     )
     at = process.url()
     headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
@@ -202,7 +212,9 @@ def test_it_starts_and_serves_while_the_database_is_down(start, environment, tmp
 def test_a_port_that_is_taken_is_said(environment):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run({**environment, "SURGETANK_ADMIN_TOKEN": ADMIN_TOKEN}, "serve", "--port", str(port))
+        done = run(
+            {**environment, "SURGETANK_ADMIN_TOKEN": ADMIN_TOKEN}, "serve", "--port", str(port)
+        )
     assert done.returncode == 2
     assert f"port {port}" in done.stderr
 

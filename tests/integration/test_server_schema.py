@@ -46,7 +46,8 @@ def test_no_request_is_answered_with_5xx_or_otherwise_than_documented(server, mo
                 return
             answer = case.call(headers=headers)
             assert answer.status_code < 500, f"{case.as_curl_command()}\n{answer.text}"
-            # No document can say which text is a good cursor, and unknown parameters of a query are let pass.
+            # No document can say which text is a good cursor, and unknown parameters of a query are
+            # let pass.
             case.validate_response(
                 answer, excluded_checks=[positive_data_acceptance, negative_data_rejection]
             )

@@ -1,4 +1,5 @@
-"""Settings: misspelt ones are refused with what was meant, files set them, everybody can see where each comes from."""
+"""Settings: misspelt ones are refused with what was meant, files set them, everybody can see where
+each comes from."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def test_a_misspelt_variable_is_refused_with_what_was_meant(monkeypatch):
     assert "SURGETANK_DATABASE_URL" in caught.value.remedy
 
 
-def test_a_variable_that_is_like_no_setting_is_warned_of_and_kubernetes_own_are_not(monkeypatch, caplog):
+def test_a_variable_that_is_like_no_setting_is_warned_of_and_kubernetes_own_are_not(
+    monkeypatch, caplog
+):
     monkeypatch.setenv("SURGETANK_COLOUR_OF_THE_LOGO", "blue")
     monkeypatch.setenv("SURGETANK_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("SURGETANK_SERVICE_PORT", "8321")
@@ -68,7 +71,12 @@ def test_files_set_what_neither_argument_nor_environment_sets(folder, monkeypatc
     monkeypatch.setenv("SURGETANK_FLUSH_AGE", "2.0")
     monkeypatch.setenv("SURGETANK_FLUSH_ENTRIES", "2")
     settings = load_settings(flush_age=1.0)
-    assert (settings.flush_age, settings.flush_entries, settings.retry_base, settings.retain_age) == (
+    assert (
+        settings.flush_age,
+        settings.flush_entries,
+        settings.retry_base,
+        settings.retain_age,
+    ) == (
         1,
         2,
         3,
@@ -76,7 +84,8 @@ def test_files_set_what_neither_argument_nor_environment_sets(folder, monkeypatc
     )
     found = origins(flush_age=1.0)
     assert [found[n] for n in ("flush_age", "flush_entries", "retry_base", "retain_age", "retry_max")] == [
-        "argument", "SURGETANK_FLUSH_ENTRIES", "surgetank.toml", "[tool.surgetank] in pyproject.toml", "default",
+        "argument", "SURGETANK_FLUSH_ENTRIES", "surgetank.toml", "[tool.surgetank] in pyproject.toml",
+        "default",
     ]  # fmt: skip
     with isolated():
         assert load_settings().flush_age not in (2.0, 3.0, 4.0)
@@ -135,7 +144,11 @@ def test_config_shows_values_with_their_origin_and_no_secret(folder):
 def test_config_shows_the_home_that_is_used_as_an_absolute_path(folder):
     relative = json.loads(surgetank("config", "--json", "--home", "here").stdout)
     assert relative["home"]["value"] == str(folder / "here")
-    url = {"SURGETANK_DATABASE_URL": "postgresql://me@host/db", "SURGETANK_HOME": "", "HOME": str(folder)}
+    url = {
+        "SURGETANK_DATABASE_URL": "postgresql://me@host/db",
+        "SURGETANK_HOME": "",
+        "HOME": str(folder),
+    }
     default = json.loads(surgetank("config", "--json", **url).stdout)["home"]
     assert "databases" in default["value"]
     assert default["origin"] == "default"
@@ -152,9 +165,13 @@ def test_the_demo_touches_no_configured_database_and_leaves_nothing(folder, data
 
     with psycopg.connect(database_url) as connection:
         before = connection.execute("SELECT count(*) FROM surgetank.threads").fetchone()
-    temporary = Path(tempfile.mkdtemp(prefix="stk-"))  # short, and open to the user that PostgreSQL runs as
+    temporary = Path(
+        tempfile.mkdtemp(prefix="stk-")
+    )  # short, and open to the user that PostgreSQL runs as
     temporary.chmod(0o755)
-    (folder / "surgetank.toml").write_text(f'database_url = "{database_url}"\nbuffer_max_entries = 1\n')
+    (folder / "surgetank.toml").write_text(
+        f'database_url = "{database_url}"\nbuffer_max_entries = 1\n'
+    )
     done = surgetank(
         "demo", "--threads", "1", "--json", SURGETANK_DATABASE_URL=database_url, SURGETANK_HOME=str(folder / "home"),
         SURGETANK_BUFFER_URL=f"sqlite:///{folder}/b.db", SURGETANK_FLUSH_IN_PROCESS="false", TMPDIR=str(temporary),

@@ -1,4 +1,5 @@
-"""Spilling: values lie in files and nobody who reads, writes or flushes can tell; what can't be read is named."""
+"""Spilling: values lie in files and nobody who reads, writes or flushes can tell; what can't be
+read is named."""
 
 from __future__ import annotations
 
@@ -22,7 +23,13 @@ from support.waiting import wait_until
 from surgetank.buffer.protocol import Ack, Due
 from surgetank.buffer.spilling import SpillDue
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
-from surgetank.exceptions import BufferFull, EntryUnreadable, FallbackDamaged, FallbackUnavailable, LeaseLost
+from surgetank.exceptions import (
+    BufferFull,
+    EntryUnreadable,
+    FallbackDamaged,
+    FallbackUnavailable,
+    LeaseLost,
+)
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork, StreamFlusher
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
@@ -44,17 +51,25 @@ def buffer(place: SpillPlace) -> SQLiteBuffer:
 
 
 def fill(buffer: SQLiteBuffer) -> None:
-    """Three partitions: growing values in families, small and large values side by side, many small entries."""
+    """Three partitions: growing values in families, small and large values side by side, many small
+    entries."""
     for i in range(40):
-        records = [Record(b"v%03d" % i, NOISE[: 5000 + i * 100], b"family"), Record(b"n%03d" % i, b"small")]
+        records = [
+            Record(b"v%03d" % i, NOISE[: 5000 + i * 100], b"family"),
+            Record(b"n%03d" % i, b"small"),
+        ]
         buffer.append("s", "growing", records)
     for i in range(5):
         buffer.append(
-            "s", "mixed", [Record(b"a", b"text %d " % i * 500), Record(b"b", b""), Record(b"c", b"x" * 64)]
+            "s",
+            "mixed",
+            [Record(b"a", b"text %d " % i * 500), Record(b"b", b""), Record(b"c", b"x" * 64)],
         )
     for i in range(300):
         put(
-            buffer, "many", b"line %05d of a log that is long enough to be moved out of the buffer ......" % i
+            buffer,
+            "many",
+            b"line %05d of a log that is long enough to be moved out of the buffer ......" % i,
         )
 
 
@@ -175,7 +190,9 @@ def test_what_stands_on_a_spilled_value_is_made_whole(place, buffer):
     ]
 
 
-def test_an_entry_that_the_sink_refuses_is_parked_and_tried_again_although_it_is_spilled(place, buffer):
+def test_an_entry_that_the_sink_refuses_is_parked_and_tried_again_although_it_is_spilled(
+    place, buffer
+):
     value = b"hostile " * 100
     put(buffer, "p", b"good " * 100, key=b"1")
     put(buffer, "p", value, key=b"2")
@@ -184,7 +201,10 @@ def test_an_entry_that_the_sink_refuses_is_parked_and_tried_again_although_it_is
     leased = take(buffer, "p")
     entries = read_all(buffer, leased.lease)
     parked = buffer.park(leased.lease, entries[1].seq, DOWN)
-    assert buffer.ack([Ack(leased.lease, [entries[0]]), Ack(leased.lease, [entries[2]], release=True)]) == []
+    assert (
+        buffer.ack([Ack(leased.lease, [entries[0]]), Ack(leased.lease, [entries[2]], release=True)])
+        == []
+    )
     entry = buffer.parked_entry(parked.id)
     assert entry is not None
     assert entry.records[0].value == value
@@ -262,7 +282,9 @@ def test_a_buffer_near_its_limit_is_relieved_by_its_largest_partitions_and_accep
         buffer.append("s", "large", [Record(b"k", NOISE[:90_000])])
     with pytest.raises(BufferFull):
         buffer.append("s", "large", [Record(b"k", NOISE[:90_000])], wait=False)
-    waiting = threading.Thread(target=lambda: buffer.append("s", "late", [Record(b"k", NOISE[:90_000])]))
+    waiting = threading.Thread(
+        target=lambda: buffer.append("s", "late", [Record(b"k", NOISE[:90_000])])
+    )
     waiting.start()
 
     done = place.spiller(buffer, fill=0.8, file_bytes=300_000).step(())
@@ -428,8 +450,12 @@ def test_writers_and_flushers_of_other_threads_go_on_while_entries_are_spilled(p
     while writer.is_alive():
         spiller.spill("s", ALL)
         runner.run("manual")
-    wait_until(lambda: runner.run("manual").ok and not buffer.depth().entries, "everything to be flushed")
-    assert sink.rows == {(n, b"%04d" % i): NOISE[: 3000 + i] for i in range(written) for n in ("a", "b")}
+    wait_until(
+        lambda: runner.run("manual").ok and not buffer.depth().entries, "everything to be flushed"
+    )
+    assert sink.rows == {
+        (n, b"%04d" % i): NOISE[: 3000 + i] for i in range(written) for n in ("a", "b")
+    }
     assert [seqs == sorted(set(seqs)) for seqs in sink.arrivals.values()] == [True, True]
     spiller.clean()
     assert (buffer.depth().bytes, buffer.spill_files(), place.files()) == (0, [], [])

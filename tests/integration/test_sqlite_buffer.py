@@ -1,4 +1,5 @@
-"""What the SQLite buffer promises about its file: kills, strangers, damage, full disks, size, forks."""
+"""What the SQLite buffer promises about its file: kills, strangers, damage, full disks, size,
+forks."""
 
 from __future__ import annotations
 
@@ -18,7 +19,17 @@ from typing import Any
 
 import pytest
 
-from support.buffers import DOWN, FakeClock, child_env, drain, put, read_all, take, values, wait_until
+from support.buffers import (
+    DOWN,
+    FakeClock,
+    child_env,
+    drain,
+    put,
+    read_all,
+    take,
+    values,
+    wait_until,
+)
 from surgetank.buffer.protocol import Ack, Due
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import BufferCorrupt, BufferUnavailable, ConfigurationError
@@ -66,7 +77,8 @@ def appender(path: Path, me: str, seed: int, count: int) -> subprocess.Popen[byt
 
 
 def returned(raw: bytes) -> dict[int, int]:
-    """The seqs that a child wrote to the pipe after `append` had returned, with the entry's number."""
+    """The seqs that a child wrote to the pipe after `append` had returned, with the entry's
+    number."""
     whole = len(raw) // 16 * 16
     return {seq: i for seq, i in struct.iter_unpack("<qq", raw[:whole]) if seq}
 
@@ -131,7 +143,9 @@ def test_two_processes_append_at_once_in_one_total_order_without_loss(path: Path
     entries = drain(buffer)
     there = {e.seq: e.records[0].key for e in entries}
     assert there == {
-        s: b"%s:%d" % (me, i) for me, t in zip((b"a", b"b"), told, strict=True) for s, i in t.items()
+        s: b"%s:%d" % (me, i)
+        for me, t in zip((b"a", b"b"), told, strict=True)
+        for s, i in t.items()
     }
     for seqs in told:
         assert list(seqs) == sorted(seqs)
@@ -150,10 +164,14 @@ def other_program(path: Path, journal: str) -> None:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {f.name: f.read_bytes() for f in folder.iterdir() if not f.name.endswith(("-wal", "-shm"))}
+    return {
+        f.name: f.read_bytes() for f in folder.iterdir() if not f.name.endswith(("-wal", "-shm"))
+    }
 
 
-@pytest.mark.parametrize("stranger", ["text", "short text", "sqlite", "sqlite in WAL mode", "named sqlite"])
+@pytest.mark.parametrize(
+    "stranger", ["text", "short text", "sqlite", "sqlite in WAL mode", "named sqlite"]
+)
 def test_a_file_of_another_program_is_named_and_left_as_it_is(path: Path, stranger: str) -> None:
     if "text" in stranger:
         path.write_text("dear diary\n" * (1 if "short" in stranger else 10_000))
@@ -294,10 +312,14 @@ def test_on_a_full_disk_nothing_accepted_is_lost_and_work_goes_on_when_there_is_
     buffer = SQLiteBuffer(small_disk / "buffer.db")
     accepted: list[int] = []
     for size in (50_000, 5_000, 100, 1):
-        with pytest.raises(BufferUnavailable, match=r"full.*not accepted.*Way out: free some space"):
+        with pytest.raises(
+            BufferUnavailable, match=r"full.*not accepted.*Way out: free some space"
+        ):
             fill(buffer, size, accepted)
     with buffer.snapshot() as view:
-        assert {f.seq for n in view.partitions("s") for f in view.scan("s", n, b"")} == set(accepted)
+        assert {f.seq for n in view.partitions("s") for f in view.scan("s", n, b"")} == set(
+            accepted
+        )
     assert buffer.depth().entries == len(accepted)
 
     ballast.unlink()
@@ -309,7 +331,9 @@ def test_on_a_full_disk_nothing_accepted_is_lost_and_work_goes_on_when_there_is_
     buffer.close()
 
 
-def test_an_append_that_found_the_disk_full_leaves_no_trace_in_later_ones(buffer: SQLiteBuffer) -> None:
+def test_an_append_that_found_the_disk_full_leaves_no_trace_in_later_ones(
+    buffer: SQLiteBuffer,
+) -> None:
     writer = buffer._writer
     assert writer is not None
     (pages,) = writer.execute("PRAGMA page_count").fetchone()
@@ -346,7 +370,12 @@ except BufferUnavailable as error:
 with buffer.snapshot() as view: assert view.scan("s", "p", b"")[0].value == b"kept"
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], env=child_env(), timeout=30, check=False, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env=child_env(),
+        timeout=30,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     buffer = SQLiteBuffer(path)
@@ -358,7 +387,9 @@ with buffer.snapshot() as view: assert view.scan("s", "p", b"")[0].value == b"ke
 # -- size, durability, forks
 
 
-def test_the_file_is_small_again_after_a_hundred_megabytes_went_through(buffer: SQLiteBuffer) -> None:
+def test_the_file_is_small_again_after_a_hundred_megabytes_went_through(
+    buffer: SQLiteBuffer,
+) -> None:
     for i in range(100):
         put(buffer, f"p{i % 10}", bytes(1_000_000))
     assert buffer.file_bytes() > 100_000_000
@@ -380,7 +411,9 @@ def test_the_file_stays_bounded_while_data_goes_through(buffer: SQLiteBuffer) ->
 
 
 @pytest.mark.parametrize(("durability", "level"), [("process", 1), ("power", 2)])
-def test_durability_decides_whether_every_commit_is_synced(path: Path, durability: str, level: int) -> None:
+def test_durability_decides_whether_every_commit_is_synced(
+    path: Path, durability: str, level: int
+) -> None:
     buffer = SQLiteBuffer(path, durability=durability)  # type: ignore[arg-type]
     assert buffer._writer is not None
     assert buffer._writer.execute("PRAGMA synchronous").fetchone() == (level,)
@@ -442,7 +475,9 @@ def test_a_reader_never_waits_for_a_writer(buffer: SQLiteBuffer) -> None:
         entered.set()
         assert go.wait(20)
 
-    writer = threading.Thread(target=lambda: buffer.append("s", "g", [Record(b"k", b"")], guard=guard))
+    writer = threading.Thread(
+        target=lambda: buffer.append("s", "g", [Record(b"k", b"")], guard=guard)
+    )
     writer.start()
     assert entered.wait(20)
     with buffer.snapshot() as view:
@@ -463,7 +498,9 @@ def test_appends_that_wait_are_committed_together(buffer: SQLiteBuffer) -> None:
         entered.set()
         assert go.wait(20)
 
-    first = threading.Thread(target=lambda: buffer.append("s", "g", [Record(b"k", b"")], guard=guard))
+    first = threading.Thread(
+        target=lambda: buffer.append("s", "g", [Record(b"k", b"")], guard=guard)
+    )
     first.start()
     assert entered.wait(20)
     others = [threading.Thread(target=put, args=(buffer, f"p{i}")) for i in range(12)]
@@ -544,7 +581,9 @@ def test_an_interrupt_in_one_thread_tells_the_others_of_its_group_the_truth(tmp_
                 neighbour.result(timeout=20)
         else:
             assert neighbour.result(timeout=20) > 0
-    assert [s.partition for s in buffer.states()] == (["neighbour", "mine"] if moment == "after" else [])
+    assert [s.partition for s in buffer.states()] == (
+        ["neighbour", "mine"] if moment == "after" else []
+    )
     assert put(buffer, "next") > 0
     buffer.close()
 
@@ -592,8 +631,8 @@ SQLiteBuffer(Path(sys.argv[1])).close()
 
 
 def test_a_process_that_opens_the_file_twice_keeps_its_locks(path: Path) -> None:
-    """Closing any descriptor of a file drops a process's POSIX locks on it: then another process, when it closes,
-    takes itself for the last one and deletes the WAL that is still written to.
+    """Closing any descriptor of a file drops a process's POSIX locks on it: then another process,
+    when it closes, takes itself for the last one and deletes the WAL that is still written to.
     """
     first = SQLiteBuffer(path)
     second = SQLiteBuffer(path)

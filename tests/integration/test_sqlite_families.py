@@ -1,4 +1,5 @@
-"""How the SQLite file keeps records of one family: as differences, in short chains, whole for whoever reads them."""
+"""How the SQLite file keeps records of one family: as differences, in short chains, whole for
+whoever reads them."""
 
 from __future__ import annotations
 
@@ -69,7 +70,9 @@ def test_a_version_never_stands_on_more_than_32_others(buffer: SQLiteBuffer, pat
     assert sum(base is None for base in standing.values()) == 4
 
 
-def test_a_chain_without_its_beginning_is_damage_and_said_to_be(buffer: SQLiteBuffer, path: Path) -> None:
+def test_a_chain_without_its_beginning_is_damage_and_said_to_be(
+    buffer: SQLiteBuffer, path: Path
+) -> None:
     grown(buffer, 3)
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM records WHERE base IS NULL")
@@ -93,7 +96,8 @@ def test_a_file_of_the_format_before_is_refused_and_left_alone(tmp_path: Path) -
 
 
 def returned(raw: bytes) -> dict[int, int]:
-    """The seqs that a child wrote to the pipe after `append` had returned, with the entry's number."""
+    """The seqs that a child wrote to the pipe after `append` had returned, with the entry's
+    number."""
     whole = len(raw) // 16 * 16
     return {seq: i for seq, i in struct.iter_unpack("<qq", raw[:whole]) if seq}
 

@@ -1,4 +1,5 @@
-"""The storage report and its commands: figures that add up, estimates that say so, and no database no panic."""
+"""The storage report and its commands: figures that add up, estimates that say so, and no database
+no panic."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def test_the_figures_add_up_and_are_those_of_the_tables(tank, database_url):
     kinds = {u.kind: u for u in report.kinds}
     with psycopg.connect(database_url) as connection:
         rows = connection.execute(
-            "SELECT (SELECT count(*) FROM surgetank.checkpoints), (SELECT count(*) FROM surgetank.checkpoint_writes),"
+            "SELECT (SELECT count(*) FROM surgetank.checkpoints), (SELECT count(*) FROM "
+            "surgetank.checkpoint_writes),"
             " (SELECT sum(length(data)) FROM surgetank.checkpoint_blobs WHERE base_n IS NULL),"
             " (SELECT sum(length(data)) FROM surgetank.checkpoint_blobs WHERE base_n IS NOT NULL)"
         ).fetchone()
@@ -163,7 +165,10 @@ def test_prune_by_limits_tells_beforehand_what_it_then_does(cli, tank):
     assert tank.flush().ok
     planned = json.loads(cli("prune", "t", "--keep", "4", "--dry-run", "--json").stdout)
     assert planned["checkpoints"] == {"t": {"": made[:6]}}
-    assert "t: 6 of 10 checkpoints would be deleted" in cli("prune", "t", "--keep", "4", "--dry-run").stdout
+    assert (
+        "t: 6 of 10 checkpoints would be deleted"
+        in cli("prune", "t", "--keep", "4", "--dry-run").stdout
+    )
     assert len(listed(tank.checkpointer(), "t")) == 10
     done = json.loads(cli("prune", "t", "--keep", "4", "--retain-age", "30d", "--json").stdout)
     assert done["deleted"]["checkpoints"] == planned["checkpoints"]
@@ -174,7 +179,8 @@ def test_prune_by_limits_tells_beforehand_what_it_then_does(cli, tank):
     assert len(listed(tank.checkpointer(), "other")) == 1
     assert "retention" in cli("jobs", "list").stdout
     assert (
-        "Retention" in cli("jobs", "show", next(j.id for j in tank.jobs() if j.stream == "retention")).stdout
+        "Retention"
+        in cli("jobs", "show", next(j.id for j in tank.jobs() if j.stream == "retention")).stdout
     )
 
 
@@ -182,7 +188,9 @@ def test_prune_deletes_whole_threads_only_by_its_own_option(cli, tank, database_
     put_chain(tank.checkpointer(), "old", 2)
     assert tank.flush().ok
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("UPDATE surgetank.checkpoints SET written_at = now() - interval '100 days'")
+        connection.execute(
+            "UPDATE surgetank.checkpoints SET written_at = now() - interval '100 days'"
+        )
     assert cli("prune", "--retain-age", "30d").returncode == 0
     assert len(listed(tank.checkpointer(), "old")) == 1
     told = cli("prune", "--delete-threads-older-than", "90d", "--dry-run")

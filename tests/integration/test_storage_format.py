@@ -1,4 +1,5 @@
-"""Storage format: level 2 keeps small values in their checkpoint's row; level 1 is what the released version reads."""
+"""Storage format: level 2 keeps small values in their checkpoint's row; level 1 is what the
+released version reads."""
 
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ def grow(tank: Surgetank, thread: str, count: int, parent: Any = None, start: in
     saver, configs = tank.checkpointer(), [parent] if parent else []
     for step in range(start, start + count):
         values = {"step": step, "limit": 7, "name": None, "text": LONG}
-        versions = {"step": f"{step + 2:032}.5", **dict.fromkeys(("limit", "name", "text"), f"{1:032}.5")}
+        versions = {
+            "step": f"{step + 2:032}.5",
+            **dict.fromkeys(("limit", "name", "text"), f"{1:032}.5"),
+        }
         made = checkpoint(values, versions)
         at = config(thread, "", configs[-1]["configurable"]["checkpoint_id"] if configs else None)
         new = versions if not configs else {"step": versions["step"]}
@@ -36,7 +40,12 @@ def check(tank: Surgetank, configs: list[Any]) -> None:
     for step, at in enumerate(configs):
         found = saver.get_tuple(at)
         assert found is not None
-        assert found.checkpoint["channel_values"] == {"step": step, "limit": 7, "name": None, "text": LONG}
+        assert found.checkpoint["channel_values"] == {
+            "step": step,
+            "limit": 7,
+            "name": None,
+            "text": LONG,
+        }
 
 
 def sql(tank: Surgetank, query: str) -> list[tuple[Any, ...]]:
@@ -116,7 +125,10 @@ def test_small_writes_lie_beside_a_large_one_of_their_call_and_come_back_in_orde
     hot = saver.get_tuple(at).pending_writes
     assert tank.flush().ok
     assert saver.get_tuple(at).pending_writes == hot
-    rows = sql(tank, "SELECT task_id, channel, others IS NULL FROM surgetank.checkpoint_writes ORDER BY 1, 2")
+    rows = sql(
+        tank,
+        "SELECT task_id, channel, others IS NULL FROM surgetank.checkpoint_writes ORDER BY 1, 2",
+    )
     assert rows == [
         ("task-1", "__interrupt__", True),
         ("task-1", "text", False),
@@ -140,7 +152,13 @@ def test_of_writes_that_come_again_the_first_stays_wherever_it_lies(tank):
     saver.put_writes(at, WRITES, "task", "~0")
     assert tank.flush().ok
     before = saver.get_tuple(at).pending_writes
-    again = [("flag", "another"), ("text", "another " * 20), ("__interrupt__", 2), ("count", 99), ("more", 1)]
+    again = [
+        ("flag", "another"),
+        ("text", "another " * 20),
+        ("__interrupt__", 2),
+        ("count", 99),
+        ("more", 1),
+    ]
     saver.put_writes(at, again, "task", "~0")
     saver.put_writes(at, [("count", 98)], "task", "~0")
     hot = saver.get_tuple(at).pending_writes
@@ -161,9 +179,9 @@ def test_level_1_has_a_row_for_each_write(tank):
     saver.put_writes(at, WRITES, "task", "~0")
     hot = saver.get_tuple(at).pending_writes
     assert tank.flush().ok
-    assert sql(tank, "SELECT count(*), count(others), max(codec) FROM surgetank.checkpoint_writes") == [
-        (4, 0, 0)
-    ]
+    assert sql(
+        tank, "SELECT count(*), count(others), max(codec) FROM surgetank.checkpoint_writes"
+    ) == [(4, 0, 0)]
     assert saver.get_tuple(at).pending_writes == hot
     assert tank.raise_storage_format()
     saver.put_writes(at, WRITES, "task", "~0")
@@ -199,7 +217,9 @@ def test_level_1_writes_what_the_released_version_reads(tank):
     lower(tank)
     configs = grow(tank, "t", 3)
     assert tank.flush().ok
-    for codec, body, numbers in sql(tank, "SELECT codec, body, blob_numbers FROM surgetank.checkpoints"):
+    for codec, body, numbers in sql(
+        tank, "SELECT codec, body, blob_numbers FROM surgetank.checkpoints"
+    ):
         structure, present, *_ = fields = ormsgpack.unpackb(decompress(codec, body))
         assert len(fields) == 5
         assert numbers is None

@@ -1,4 +1,5 @@
-"""Nobody is left blind: logs, events, incidents and errors, hot, cold and across an outage, on real PostgreSQL."""
+"""Nobody is left blind: logs, events, incidents and errors, hot, cold and across an outage, on real
+PostgreSQL."""
 
 from __future__ import annotations
 
@@ -76,7 +77,9 @@ def test_lines_are_read_in_order_hot_cold_and_half_flushed(tank: Surgetank):
 
 def test_a_follower_sees_every_line_once_while_they_are_flushed(tank: Surgetank):
     total, seen, after = 400, list[str](), 0
-    writer = threading.Thread(target=lambda: [tank.emit_log(str(i), thread_id="t") for i in range(total)])
+    writer = threading.Thread(
+        target=lambda: [tank.emit_log(str(i), thread_id="t") for i in range(total)]
+    )
     stop = threading.Event()
 
     def flush_on() -> None:
@@ -100,7 +103,9 @@ def test_a_follower_sees_every_line_once_while_they_are_flushed(tank: Surgetank)
 
 
 def test_hostile_lines_and_fields_arrive(tank: Surgetank):
-    tank.emit_log("nul \x00 and \ud800", thread_id="t", value=float("nan"), deep={"a": {1, 2}}, raw=b"\xff")
+    tank.emit_log(
+        "nul \x00 and \ud800", thread_id="t", value=float("nan"), deep={"a": {1, 2}}, raw=b"\xff"
+    )
     tank.emit_log("x" * 100_000, thread_id="t", big="y" * 1_000_000)
     job = tank.flush("thread_logs")
     assert job.ok, job.result
@@ -188,7 +193,9 @@ def test_history_that_is_gone_is_told_as_a_gap(make_tank: MakeTank):
     assert tank.events.thread_events("t", after_seq=15)[0] is None
     gap, _ = tank.events.tail(1)
     assert gap is not None
-    gap, events = tank.events.thread_events("t", after_seq=99)  # a number of another life of the log
+    gap, events = tank.events.thread_events(
+        "t", after_seq=99
+    )  # a number of another life of the log
     assert gap is not None
     assert events == []
 
@@ -212,7 +219,11 @@ def test_alike_errors_are_one_group_and_can_be_resolved_come_back_and_be_deleted
         if flushed:
             assert tank.flush("system_errors").ok
         group = tank.errors.get(id_)
-        assert (group.occurrences, group.severity, group.error_context["n"]) == (3, Severity.ERROR, 2)
+        assert (group.occurrences, group.severity, group.error_context["n"]) == (
+            3,
+            Severity.ERROR,
+            2,
+        )
         assert "ValueError: order 2 is broken" in group.stack_trace
         assert tank.errors.find(ErrorFilter(thread_id="t1")).errors == (group,)
         assert tank.errors.find(ErrorFilter(thread_id="other")).errors == ()
@@ -256,7 +267,9 @@ def test_pages_of_errors_have_neither_gap_nor_double(tank: Surgetank):
     assert (len(counts), problem) == (30, None)
 
 
-def test_an_interrupted_flush_counts_an_occurrence_once(tank: Surgetank, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_flush_counts_an_occurrence_once(
+    tank: Surgetank, monkeypatch: pytest.MonkeyPatch
+):
     id_ = tank.log_system_error("once", "only once")
     buffer = tank.parts.buffer
     with monkeypatch.context() as patched:
@@ -283,7 +296,9 @@ def test_two_buffers_count_into_one_group(make_tank: MakeTank, tmp_path: Any):
 def test_an_outage_is_seen_by_user_and_operator_while_it_lasts_and_clears_after_it(
     make_tank: MakeTank, private_postgres: PostgresServer, private_url: str
 ):
-    tank = make_tank(database_url=private_url, flush_in_process=True, flush_age=0.2, flush_tick=0.05)
+    tank = make_tank(
+        database_url=private_url, flush_in_process=True, flush_age=0.2, flush_tick=0.05
+    )
     go_on = threading.Event()
     rounds = 0
 
@@ -308,14 +323,17 @@ def test_an_outage_is_seen_by_user_and_operator_while_it_lasts_and_clears_after_
 
     def told() -> list[Any]:
         return [
-            e for e in tank.events.thread_events("live", limit=10_000)[1] if e.type == EventType.FLUSH_ERROR
+            e
+            for e in tank.events.thread_events("live", limit=10_000)[1]
+            if e.type == EventType.FLUSH_ERROR
         ]
 
     (event,) = wait_until(told, "the banner")
     assert event.data["severity"] == "warning"
     assert "you can go on working" in event.data["message"]
     wait_until(
-        lambda: any("Saving is delayed" in m for m in messages(tank, "live", limit=9999)), "the log line"
+        lambda: any("Saving is delayed" in m for m in messages(tank, "live", limit=9999)),
+        "the log line",
     )
     page = wait_until(lambda: p if (p := tank.errors.find()).errors else None, "the error")
     assert page.problem is not None
@@ -333,7 +351,9 @@ def test_an_outage_is_seen_by_user_and_operator_while_it_lasts_and_clears_after_
         "database_configured",
         "job",
     } <= (set(error.error_context))
-    wait_until(lambda: tank.jobs.get(error.error_context["job"]).status.value == "failed", "the job to end")
+    wait_until(
+        lambda: tank.jobs.get(error.error_context["job"]).status.value == "failed", "the job to end"
+    )
     # A new run, in the middle of it, works and is told too.
     graph_of(tank, lambda state: {"n": 1}).invoke({"n": 0}, config("new"))
     wait_until(lambda: tank.events.thread_events("new")[1], "the new thread's banner")
@@ -346,7 +366,9 @@ def test_an_outage_is_seen_by_user_and_operator_while_it_lasts_and_clears_after_
 
     def recovered(thread: str) -> list[Any]:
         return [
-            e for e in tank.events.thread_events(thread, limit=9999)[1] if e.type == EventType.FLUSH_RECOVERED
+            e
+            for e in tank.events.thread_events(thread, limit=9999)[1]
+            if e.type == EventType.FLUSH_RECOVERED
         ]
 
     wait_until(lambda: recovered("live") and recovered("new"), "the banners to clear")
@@ -356,10 +378,12 @@ def test_an_outage_is_seen_by_user_and_operator_while_it_lasts_and_clears_after_
     assert messages(tank, "live", limit=10_000)[: len(lines)] == lines
     with psycopg.connect(private_url) as connection:
         rows = connection.execute(
-            "SELECT error_type, occurrences FROM surgetank.system_errors WHERE error_type LIKE 'checkpoint%'"
+            "SELECT error_type, occurrences FROM surgetank.system_errors WHERE error_type LIKE "
+            "'checkpoint%'"
         ).fetchall()
         logged = connection.execute(
-            "SELECT count(*), count(DISTINCT message) FROM surgetank.thread_logs WHERE message LIKE 'round%'"
+            "SELECT count(*), count(DISTINCT message) FROM surgetank.thread_logs WHERE message "
+            "LIKE 'round%'"
         ).fetchone()
     assert [row[0] for row in rows] == ["checkpoint_flush_error"]  # one incident, one grouped error
     assert logged == (rounds, rounds)
@@ -369,7 +393,11 @@ def test_an_outage_that_lasts_becomes_critical(
     make_tank: MakeTank, private_postgres: PostgresServer, private_url: str
 ):
     tank = make_tank(
-        database_url=private_url, flush_in_process=True, flush_age=0.1, flush_tick=0.05, critical_after=0.5
+        database_url=private_url,
+        flush_in_process=True,
+        flush_age=0.1,
+        flush_tick=0.05,
+        critical_after=0.5,
     )
     private_postgres.kill()
     graph_of(tank, lambda state: {"n": 1}).invoke({"n": 0}, config("t"))
@@ -382,7 +410,9 @@ def test_an_outage_that_lasts_becomes_critical(
     (incident,) = [i for i in tank.events.incidents() if i.thread_id == "t"]
     assert incident.severity is Severity.CRITICAL
     wait_until(
-        lambda: [e.error_type for e in tank.errors.find().errors] == ["checkpoint_flush_critical_error"],
+        lambda: (
+            [e.error_type for e in tank.errors.find().errors] == ["checkpoint_flush_critical_error"]
+        ),
         "the group to be critical",
     )
 
@@ -399,16 +429,28 @@ def test_nan_completes_is_counted_told_and_comes_back(tank: Surgetank):
     assert any("can't stand in JSON" in line.message for line in warned)
     values = graph.get_state(config("t")).values
     assert math.isnan(values["neighbor_bounding_box"])
-    assert [math.isnan(x) for x in values["measured"]["neighbor_bounding_box"]] == [True, True, False]
+    assert [math.isnan(x) for x in values["measured"]["neighbor_bounding_box"]] == [
+        True,
+        True,
+        False,
+    ]
 
 
-def test_a_channel_that_fails_stops_no_other_and_is_told(tank: Surgetank, monkeypatch: pytest.MonkeyPatch):
+def test_a_channel_that_fails_stops_no_other_and_is_told(
+    tank: Surgetank, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(tank.parts.desk.runs, "log", lambda *a, **k: 1 / 0)
     tank.parts.desk.problem(RuntimeError("odd"), where="test")
     from surgetank.notify.notifier import News
 
     tank.parts.desk.notifier.tell(
-        News("trouble", Severity.CRITICAL, "t", EventType.FLUSH_CRITICAL, "checkpoint_flush_critical_error")
+        News(
+            "trouble",
+            Severity.CRITICAL,
+            "t",
+            EventType.FLUSH_CRITICAL,
+            "checkpoint_flush_critical_error",
+        )
     )
     types = {group.error_type for group in tank.errors.find().errors}
     assert types == {"test_problem", "checkpoint_flush_critical_error", "notification_failed"}
@@ -437,7 +479,9 @@ def test_debug_mode_keeps_originals_for_a_while(make_tank: MakeTank):
     tank = make_tank(debug_originals=True, debug_originals_max_age=60, clock=lambda: now[0])
     quiet = make_tank(clock=lambda: now[0])
     for engine, thread in ((tank, "t"), (quiet, "u")):
-        graph_of(engine, lambda state: {"measured": {"x": math.nan}}).invoke({"n": 0}, config(thread))
+        graph_of(engine, lambda state: {"measured": {"x": math.nan}}).invoke(
+            {"n": 0}, config(thread)
+        )
         assert engine.flush(partition=thread).result["values_replaced"]
     kept = tank.events.originals()
     assert {(o.partition, o.original) for o in kept} == {("t", "nan")}

@@ -50,7 +50,8 @@ def report(done: Done, code: int = 0) -> dict[str, Any]:
 
 
 def live_in(saver: Any) -> list[str]:
-    """Threads as real graphs leave them: paused with pending writes, forked, with subgraphs, with a DeltaChannel."""
+    """Threads as real graphs leave them: paused with pending writes, forked, with subgraphs, with a
+    DeltaChannel."""
     graph = agent(saver)
     on = {"configurable": {"thread_id": "paused"}}
     graph.invoke({"messages": [("user", "hi")]}, on)
@@ -63,7 +64,12 @@ def live_in(saver: Any) -> list[str]:
     c = put(
         saver,
         "odd",
-        {"deep": {"nan": [math.nan, 1e22, -0.0, {"k": b"\x00"}]}, "n": None, "flag": True, "x": 1.0},
+        {
+            "deep": {"nan": [math.nan, 1e22, -0.0, {"k": b"\x00"}]},
+            "n": None,
+            "flag": True,
+            "x": 1.0,
+        },
     )
     saver.put_writes(c, [("a", 1), ("__error__", "x"), ("b", [2])], "task-2", "~1")
     saver.put_writes(c, [("a", math.nan)], "task-1", "~2")
@@ -74,13 +80,21 @@ def seen(saver: Any, thread: str) -> list[Any]:
     """All that a saver says of a thread; namespaces of equal ids in one order."""
     tuples = {t.checkpoint["id"]: t for t in listed(saver, thread)}
     for t in tuples.values():
-        # PostgresSaver shows a DeltaChannel's snapshot with each later checkpoint that names the same version.
+        # PostgresSaver shows a DeltaChannel's snapshot with each later checkpoint that names the
+        # same version.
         values, versions = t.checkpoint["channel_values"], t.checkpoint["channel_versions"]
-        parent = tuples.get(t.parent_config["configurable"]["checkpoint_id"]) if t.parent_config else None
+        parent = (
+            tuples.get(t.parent_config["configurable"]["checkpoint_id"])
+            if t.parent_config
+            else None
+        )
         for channel in [c for c, v in values.items() if isinstance(v, _DeltaSnapshot)]:
             if parent and parent.checkpoint["channel_versions"].get(channel) == versions[channel]:
                 del values[channel]
-    found = [(t.config, t.checkpoint, t.metadata, t.parent_config, t.pending_writes) for t in tuples.values()]
+    found = [
+        (t.config, t.checkpoint, t.metadata, t.parent_config, t.pending_writes)
+        for t in tuples.values()
+    ]
     return sorted(found, key=lambda f: (f[0]["configurable"]["checkpoint_ns"], f[1]["id"]))
 
 
@@ -92,7 +106,11 @@ def test_everything_is_imported_and_every_value_is_the_same(cli, tank, official)
 
     assert official.rows() == rows, "the source is only read"
     assert told["threads"] == 4
-    assert told["verified"] == told["checkpoints"] == sum(len(listed(official.saver, t)) for t in threads)
+    assert (
+        told["verified"]
+        == told["checkpoints"]
+        == sum(len(listed(official.saver, t)) for t in threads)
+    )
     assert told["skipped"] == []
     saver = tank.checkpointer()
     assert tank.status().buffer.entries == 0, "all is flushed"
@@ -132,7 +150,10 @@ def test_a_second_import_finds_all_there_and_adds_what_is_new(cli, tank, officia
 def test_one_thread_is_imported_and_a_missing_one_is_named(cli, tank, official):
     put_chain(official.saver, "a", 2)
     put_chain(official.saver, "b", 2)
-    assert report(cli("import", "--from", official.address, "--thread", "b", "--json"))["checkpoints"] == 2
+    assert (
+        report(cli("import", "--from", official.address, "--thread", "b", "--json"))["checkpoints"]
+        == 2
+    )
     assert listed(tank.checkpointer(), "a") == []
     missing = cli("import", "--from", official.address, "--thread", "c")
     assert missing.returncode == 2
@@ -141,7 +162,9 @@ def test_one_thread_is_imported_and_a_missing_one_is_named(cli, tank, official):
 
 def test_a_dry_run_writes_nothing_and_finds_what_is_broken(cli, tank, official):
     break_second(official, put_chain(official.saver, "t", 3))
-    done = report(cli("import", "--from", official.address, "--dry-run", "--on-error", "skip", "--json"), 3)
+    done = report(
+        cli("import", "--from", official.address, "--dry-run", "--on-error", "skip", "--json"), 3
+    )
     assert (done["checkpoints"], done["skipped_count"], done["dry_run"]) == (2, 1, True)
     assert listed(tank.checkpointer(), "t") == []
     assert tank.status().buffer.entries == 0
@@ -151,7 +174,8 @@ def break_second(official: Official, chain: list[Any]) -> str:
     broken: str = ids(chain)[1]
     if isinstance(official.saver, SqliteSaver):
         official.saver.conn.execute(
-            "UPDATE checkpoints SET checkpoint = substr(checkpoint, 1, 40) WHERE checkpoint_id = ?", (broken,)
+            "UPDATE checkpoints SET checkpoint = substr(checkpoint, 1, 40) WHERE checkpoint_id = ?",
+            (broken,),
         )
         official.saver.conn.commit()
     else:
@@ -174,13 +198,19 @@ def test_a_broken_row_stops_the_import_or_is_listed_as_asked(cli, tank, official
     assert "--on-error skip" in stopped.stderr
     assert len(listed(tank.checkpointer(), "t")) == 1, "what came before it is kept"
     told = report(cli("import", "--from", official.address, "--json"), 1)
-    assert (told["stopped"], told["error"]["type"], told["already_there"]) == (True, "TransferStopped", 1)
+    assert (told["stopped"], told["error"]["type"], told["already_there"]) == (
+        True,
+        "TransferStopped",
+        1,
+    )
 
     told = report(cli("import", "--from", official.address, "--on-error", "skip", "--json"), 3)
     assert [s["checkpoint"] for s in told["skipped"]] == [broken]
     assert told["resumed"]
     saver = tank.checkpointer()
-    assert ids([t.config for t in listed(saver, "t")]) == [i for i in ids(chain)[::-1] if i != broken]
+    assert ids([t.config for t in listed(saver, "t")]) == [
+        i for i in ids(chain)[::-1] if i != broken
+    ]
     assert saver.get_tuple(chain[3]).checkpoint == official.saver.get_tuple(chain[3]).checkpoint
     assert len(listed(saver, "z")) == 2
 
@@ -208,7 +238,9 @@ def test_what_is_here_already_but_different_is_never_overwritten_unless_asked(cl
     chain = put_chain(official.saver, "t", 2)
     report(cli("import", "--from", official.address, "--json"))
     with_other = official.saver.get_tuple(chain[0])
-    official.saver.put(config("t"), with_other.checkpoint, {**with_other.metadata, "source": "fork"}, {})
+    official.saver.put(
+        config("t"), with_other.checkpoint, {**with_other.metadata, "source": "fork"}, {}
+    )
     refused = cli("import", "--from", official.address)
     assert refused.returncode == 1
     assert "$.metadata.source" in refused.stderr
@@ -228,7 +260,10 @@ def test_encrypted_values_are_carried_as_they_are(cli, tank, fresh_database):
         found = tank.checkpointer(serde=serde).get_tuple(c)
         assert found.checkpoint == official.saver.get_tuple(c).checkpoint
     with tank.parts.database.connection() as connection:
-        assert b"word" not in connection.execute("SELECT data FROM surgetank.checkpoint_blobs").fetchone()[0]
+        assert (
+            b"word"
+            not in connection.execute("SELECT data FROM surgetank.checkpoint_blobs").fetchone()[0]
+        )
 
 
 def test_writes_of_no_checkpoint_are_counted_and_left(cli, tank, official):
@@ -250,13 +285,17 @@ def test_writes_of_no_checkpoint_are_counted_and_left(cli, tank, official):
         ("OURS", "no checkpoint database"),
     ],
 )
-def test_a_source_that_can_not_be_used_is_named_with_a_way_out(cli, tmp_path, database_url, address, told):
+def test_a_source_that_can_not_be_used_is_named_with_a_way_out(
+    cli, tmp_path, database_url, address, told
+):
     with closing(sqlite3.connect(tmp_path / "empty.sqlite")) as connection:
         connection.execute("CREATE TABLE other (x)")
     (tmp_path / "text.sqlite").write_text("no database at all " * 100)
     with sqlite_official(tmp_path / "old.sqlite") as old:
         old.saver.conn.execute("ALTER TABLE writes DROP COLUMN task_path")
-    done = cli("import", "--from", address.replace("HERE", str(tmp_path)).replace("OURS", database_url))
+    done = cli(
+        "import", "--from", address.replace("HERE", str(tmp_path)).replace("OURS", database_url)
+    )
     assert done.returncode in (1, 2)
     assert told in done.stderr
     assert "way out:" in done.stderr
@@ -285,14 +324,19 @@ def test_everything_is_exported_and_every_value_is_the_same(cli, tank, official)
         ours = seen(saver, thread)
         theirs = seen(official.saver, thread)
         # LangGraph's serializer makes a list of the tuple that interrupts are written as.
-        ours = [(*o[:4], [(t, c, list(v) if c == "__interrupt__" else v) for t, c, v in o[4]]) for o in ours]
+        ours = [
+            (*o[:4], [(t, c, list(v) if c == "__interrupt__" else v) for t, c, v in o[4]])
+            for o in ours
+        ]
         assert difference(ours, theirs, json_like=True) is None, thread
     thread = {"configurable": {"thread_id": "delta"}}
     assert delta_graph(official.saver).get_state(thread).values == delta.get_state(thread).values
     assert agent(official.saver).get_state(on).interrupts
 
 
-def test_out_and_in_again_gives_the_same(cli, tank, official, tmp_path, postgres_server, migrated_template):
+def test_out_and_in_again_gives_the_same(
+    cli, tank, official, tmp_path, postgres_server, migrated_template
+):
     put_chain(tank.checkpointer(), "t", 5)
     report(cli("export", "--to", official.address, "--json"))
     name = postgres_server.create_database(migrated_template)
@@ -334,7 +378,9 @@ def test_what_the_saver_can_not_hold_is_named_skipped_or_altered_as_asked(cli, t
     assert official.saver.get_tuple(bad).checkpoint["channel_values"] == {"pair": {"in": [1, 2]}}
 
 
-def test_nan_in_a_top_level_channel_is_refused_by_postgres_only(cli, tank, fresh_database, tmp_path):
+def test_nan_in_a_top_level_channel_is_refused_by_postgres_only(
+    cli, tank, fresh_database, tmp_path
+):
     put(tank.checkpointer(), "t", {"score": math.nan})
     with postgres_official(fresh_database) as official:
         done = cli("export", "--to", official.address)
@@ -360,7 +406,9 @@ def test_a_dry_export_writes_nothing(cli, tank, official):
     ],
 )
 def test_a_missing_package_is_named(cli, tank, monkeypatch, target, package):
-    monkeypatch.setitem(sys.modules, package.replace("langgraph-checkpoint-", "langgraph.checkpoint."), None)
+    monkeypatch.setitem(
+        sys.modules, package.replace("langgraph-checkpoint-", "langgraph.checkpoint."), None
+    )
     done = cli("export", "--to", target)
     assert done.returncode == 2
     assert f"pip install {package}" in done.stderr
@@ -398,7 +446,8 @@ def test_a_thread_of_ours_that_the_database_refuses_stops_the_import_but_not_som
 ):
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
-            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'about' <> 'refused')"
+            "ALTER TABLE surgetank.checkpoints ADD CONSTRAINT refuse CHECK (metadata ->> 'about' "
+            "<> 'refused')"
         )
     put(tank.checkpointer(), "foreign", {"a": 1}, about="refused")
     put(official.saver, "t", {"a": 1}, about="fine")

@@ -1,4 +1,5 @@
-"""Two buffers on one thread: handing it over is nothing special, writing without knowing of the other is told."""
+"""Two buffers on one thread: handing it over is nothing special, writing without knowing of the
+other is told."""
 
 from __future__ import annotations
 
@@ -41,7 +42,13 @@ def test_a_fork_that_nobody_meant_is_told_with_both_buffers_and_loses_nothing(ta
     ours = put(tank.checkpointer(), "t", {"n": 3}, parent=first)  # does not know of theirs
     assert tank.flush().ok
     (message,) = forks(tank)
-    for name in ("'t'", tank.parts.buffer.id, other.parts.buffer.id, ids([theirs])[0], ids([ours])[0]):
+    for name in (
+        "'t'",
+        tank.parts.buffer.id,
+        other.parts.buffer.id,
+        ids([theirs])[0],
+        ids([ours])[0],
+    ):
         assert name in message
     assert "Two buffers" in caplog.text
     (error,) = tank.errors.find().errors
@@ -150,7 +157,10 @@ def test_what_grew_from_a_copy_in_an_outage_is_compared_when_the_database_is_bac
 def test_an_unknown_thread_is_taken_for_new_or_refused_as_configured(make_tank, server, tmp_path):
     accepting = make_tank(database_url=server.url)
     refusing = make_tank(
-        database_url=server.url, home=tmp_path / "another home", unknown_threads="refuse", recent_max_bytes=0
+        database_url=server.url,
+        home=tmp_path / "another home",
+        unknown_threads="refuse",
+        recent_max_bytes=0,
     )
     at = {"configurable": {"thread_id": "known"}}
     graph = nested(refusing.checkpointer())

@@ -1,4 +1,5 @@
-"""Upgrades lose nothing: homes as released versions left them open, are read whole, drain, and are gone on with.
+"""Upgrades lose nothing: homes as released versions left them open, are read whole, drain, and are
+gone on with.
 
 The fixtures were made by the released code (support/homes.py); each released format has one.
 """
@@ -48,7 +49,10 @@ def open_buffer(home: Path, clock: FakeClock) -> SQLiteBuffer:
 
 
 def test_every_released_format_has_a_fixture() -> None:
-    made = {int(path.name.split("-")[-1].split(".")[0]) for path in FIXTURES.glob("home-format-*.tar.xz")}
+    made = {
+        int(path.name.split("-")[-1].split(".")[0])
+        for path in FIXTURES.glob("home-format-*.tar.xz")
+    }
     assert made == set(FORMATS) == set(BUFFER.upgrades)
 
 
@@ -111,10 +115,13 @@ def test_a_home_of_an_older_format_drains_and_is_gone_on_with(
     tank = open_home(home, database_url, clock)
     assert talks(tank) == expected["talks"], "hot"
     buffer = tank.parts.buffer
-    assert buffer.lease("thread_logs", Due(force=True), owner="me", ttl_s=5) == [], "its holder may live"
+    assert buffer.lease("thread_logs", Due(force=True), owner="me", ttl_s=5) == [], (
+        "its holder may live"
+    )
     graph = agent(tank.checkpointer())
     graph.invoke(
-        {"messages": [HumanMessage("a new turn")], "steps": 3}, {"configurable": {"thread_id": "talk-1"}}
+        {"messages": [HumanMessage("a new turn")], "steps": 3},
+        {"configurable": {"thread_id": "talk-1"}},
     )
     clock.advance(LEASE_S + 1)
     job = tank.flush()
@@ -134,9 +141,13 @@ def test_a_home_of_an_older_format_drains_and_is_gone_on_with(
         f"line {i}" for i in range(30)
     ]
     groups = {e.error_type: e.occurrences for e in tank.errors.find().errors}
-    assert groups["PaymentFailed"] == 21, "the version that made it kept the rest of its storm in memory"
+    assert groups["PaymentFailed"] == 21, (
+        "the version that made it kept the rest of its storm in memory"
+    )
     for thread in TALKS:
-        graph.invoke({"messages": [HumanMessage("on")], "steps": 3}, {"configurable": {"thread_id": thread}})
+        graph.invoke(
+            {"messages": [HumanMessage("on")], "steps": 3}, {"configurable": {"thread_id": thread}}
+        )
     said = talks(tank)
     assert tank.flush().ok
     tank.close()
@@ -154,7 +165,8 @@ def test_an_upgrade_that_is_killed_in_the_middle_leaves_the_format_before(
     code = f"""
 import os, signal
 from pathlib import Path
-from surgetank.buffer import sqlite_file
+from surgetank.sqlite import file as sqlite_file
+from surgetank.buffer.sqlite.schema import BUFFER
 plain = sqlite_file._statements
 def dying(script):
     for number, statement in enumerate(plain(script)):
@@ -162,7 +174,7 @@ def dying(script):
             os.kill(os.getpid(), signal.SIGKILL)
         yield statement
 sqlite_file._statements = dying
-sqlite_file.connect(Path({str(path)!r}), durability="process")
+sqlite_file.connect(Path({str(path)!r}), durability="process", kind=BUFFER)
 """
     done = subprocess.run([sys.executable, "-c", code], env=child_env(), timeout=30, check=False)
     assert done.returncode == -signal.SIGKILL
@@ -178,7 +190,8 @@ def test_an_upgrade_that_fails_in_the_middle_leaves_the_format_before(
     home, _ = old_home
     before = version_of(home / "buffer.db")
     broken = {
-        version: script + "INSERT INTO nowhere VALUES (1);\n" for version, script in BUFFER.upgrades.items()
+        version: script + "INSERT INTO nowhere VALUES (1);\n"
+        for version, script in BUFFER.upgrades.items()
     }
     with monkeypatch.context() as patch:
         patch.setattr(type(BUFFER), "path_from", lambda _, version: [broken[version]])
@@ -188,7 +201,9 @@ def test_an_upgrade_that_fails_in_the_middle_leaves_the_format_before(
     open_buffer(home, FakeClock(AT)).close()
 
 
-def test_processes_that_upgrade_one_file_at_once_agree(old_home: tuple[Path, dict[str, Any]]) -> None:
+def test_processes_that_upgrade_one_file_at_once_agree(
+    old_home: tuple[Path, dict[str, Any]],
+) -> None:
     home, expected = old_home
     code = f"""
 import sys
@@ -202,7 +217,10 @@ buffer.close()
 """
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", code], env=child_env(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", code],
+            env=child_env(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         for _ in range(4)
     ]
@@ -226,22 +244,32 @@ def test_a_process_that_had_the_file_open_before_the_upgrade_still_reads_and_flu
     home, expected = old_home
     path = home / "buffer.db"
     old = sqlite3.connect(path, isolation_level=None)
-    read = "SELECT r.id, r.base, r.key, r.value, r.accepted_at, r.replays FROM records r ORDER BY r.id"
+    read = (
+        "SELECT r.id, r.base, r.key, r.value, r.accepted_at, r.replays FROM records r ORDER BY r.id"
+    )
     before = old.execute(read).fetchall()
     new = open_buffer(home, FakeClock(AT))
     assert old.execute(read).fetchall() == before
-    # What format 3's own code executes when it flushes and records a job (sqlite_leases.py, sqlite_flush.py).
+    # What format 3's own code executes when it flushes and records a job (sqlite_leases.py,
+    # sqlite_flush.py).
     name = ("thread_logs", "talk-2")
     (id_,) = old.execute("SELECT id FROM partitions WHERE stream = ? AND name = ?", name).fetchone()
     old.execute(
         "UPDATE partitions SET token = token + 1, leased_at = ?, lease_until = ? WHERE id = ?",
         (AT, AT + 5, id_),
     )
-    assert old.execute("DELETE FROM records WHERE partition_id = ? AND parked = 0", (id_,)).rowcount == 1
-    old.execute("UPDATE partitions SET entries = 0, bytes = 0, oldest_at = NULL WHERE id = ?", (id_,))
+    assert (
+        old.execute("DELETE FROM records WHERE partition_id = ? AND parked = 0", (id_,)).rowcount
+        == 1
+    )
+    old.execute(
+        "UPDATE partitions SET entries = 0, bytes = 0, oldest_at = NULL WHERE id = ?", (id_,)
+    )
     old.execute("INSERT INTO notes VALUES (?, ?, ?, ?, NULL)", (id_, b"n", b"v", AT))
     (body,) = old.execute("SELECT body FROM jobs LIMIT 1").fetchone()
-    old.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?)", ("j", AT, "s", "failed", body))
+    old.execute(
+        "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?)", ("j", AT, "s", "failed", body)
+    )
     old.close()
     seen = picture(new)
     assert "thread_logs/talk-2" not in seen
@@ -252,7 +280,9 @@ def test_a_process_that_had_the_file_open_before_the_upgrade_still_reads_and_flu
 
 
 @pytest.mark.parametrize("name", ["buffer.db", "buffer-events.db"])
-def test_a_file_of_a_newer_format_is_refused_by_name_with_the_way_out(tmp_path: Path, name: str) -> None:
+def test_a_file_of_a_newer_format_is_refused_by_name_with_the_way_out(
+    tmp_path: Path, name: str
+) -> None:
     path = tmp_path / name
     made = SQLiteBuffer(path) if name == "buffer.db" else SQLiteEventLog(path)
     made.close()
@@ -269,7 +299,9 @@ def test_a_file_of_a_newer_format_is_refused_by_name_with_the_way_out(tmp_path: 
     assert path.read_bytes() == before
 
 
-def test_a_failure_of_the_older_version_is_still_understood(old_home: tuple[Path, dict[str, Any]]) -> None:
+def test_a_failure_of_the_older_version_is_still_understood(
+    old_home: tuple[Path, dict[str, Any]],
+) -> None:
     home, _ = old_home
     clock = FakeClock(AT)
     buffer = open_buffer(home, clock)

@@ -1,4 +1,5 @@
-"""What is put comes back equal in value and type, hot and cold, or `put` refuses it naming channel and path."""
+"""What is put comes back equal in value and type, hot and cold, or `put` refuses it naming channel
+and path."""
 
 from __future__ import annotations
 
@@ -147,7 +148,12 @@ KEPT: dict[str, Any] = {
         MyOrder(b=1, a=(2,)),
         {MyText("k"): 1, Word.YES: 2},
     ],
-    "pydantic of all kinds": [Old(x=(1, 2)), Checked(1, (2,)), Private(a=2, more=(1,)), SecretStr("s")],
+    "pydantic of all kinds": [
+        Old(x=(1, 2)),
+        Checked(1, (2,)),
+        Private(a=2, more=(1,)),
+        SecretStr("s"),
+    ],
     "messages": [
         HumanMessage("hi", additional_kwargs={"t": (1, 2)}),
         AIMessage("", tool_calls=[{"name": "f", "args": {"a": 1}, "id": "1"}]),
@@ -167,10 +173,14 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and same(a.tolist(), b.tolist())
     if isinstance(a, dict):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a.items(), b.items(), strict=True))
+        return len(a) == len(b) and all(
+            same(x, y) for x, y in zip(a.items(), b.items(), strict=True)
+        )
     if isinstance(a, (list, tuple, collections.deque)):
         return (
-            len(a) == len(b) and all(map(same, a, b)) and getattr(a, "maxlen", 0) == getattr(b, "maxlen", 0)
+            len(a) == len(b)
+            and all(map(same, a, b))
+            and getattr(a, "maxlen", 0) == getattr(b, "maxlen", 0)
         )
     if isinstance(a, BaseModel):
         return same(a.__dict__, b.__dict__) and a.model_fields_set == b.model_fields_set
@@ -199,9 +209,9 @@ def test_a_value_comes_back_as_it_was_put(tank, name):
         job = tank.flush()
         assert job.ok, job.result
     with tank.parts.database.connection() as connection:
-        assert connection.execute("SELECT jsonb_typeof(state) FROM surgetank.threads").fetchone() == (
-            "object",
-        )
+        assert connection.execute(
+            "SELECT jsonb_typeof(state) FROM surgetank.threads"
+        ).fetchone() == ("object",)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +245,8 @@ def test_what_a_projection_replaced_is_recorded_in_the_job(tank):
     assert job.result["values_replaced"] == 4  # the score stands in two projections
     with tank.parts.database.connection() as connection:
         state, metadata = connection.execute(
-            "SELECT state, metadata FROM surgetank.threads JOIN surgetank.checkpoint_history USING (thread_id)"
+            "SELECT state, metadata FROM surgetank.threads JOIN surgetank.checkpoint_history USING "
+            "(thread_id)"
         ).fetchone()
     assert state == {"score": None, "box": {"neighbor_bounding_box": [None, 1.0]}}
     assert metadata["rating"] is None

@@ -1,4 +1,5 @@
-"""Random values and names through the whole of it: put, read hot, flush, read cold. Equal, or refused by place."""
+"""Random values and names through the whole of it: put, read hot, flush, read cold. Equal, or
+refused by place."""
 
 from __future__ import annotations
 
@@ -17,7 +18,11 @@ from surgetank import EntryRejected, Surgetank
 from surgetank.encode.sanitize import dumps_jsonb, sanitize_for_json
 
 RELAXED = settings(
-    deadline=None, suppress_health_check=list(HealthCheck), max_examples=60, derandomize=False, database=None
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    max_examples=60,
+    derandomize=False,
+    database=None,
 )
 _THREADS = count()
 
@@ -64,7 +69,9 @@ def test_postgresql_takes_as_jsonb_whatever_sanitize_made(postgres_url: str, val
 # What can't be compressed, as long as it may be.
 LONG = st.sampled_from([900, 1300, 2048]).map(
     lambda size: "".join(
-        Random(size).choices("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", k=size)
+        Random(size).choices(
+            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", k=size
+        )
     )
 )
 NAMES = (

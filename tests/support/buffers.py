@@ -1,4 +1,5 @@
-"""Opening buffers of every kind for the contract suite, also from another process, and building their data.
+"""Opening buffers of every kind for the contract suite, also from another process, and building
+their data.
 
 A new kind of buffer joins the suite by a line in `KINDS` and a branch in `BufferHouse`.
 """
@@ -21,7 +22,9 @@ from surgetank.model import Entry, Failure, FailureKind, Lease, Record
 KINDS = ("sqlite",)
 NOW = 1_700_000_000.0
 DOWN = Failure(FailureKind.TRANSIENT, "the database is down", "OperationalError", sqlstate="08006")
-BAD = Failure(FailureKind.REJECTED, "a bad value", "DataError", sqlstate="22P02", stack_trace="trace")
+BAD = Failure(
+    FailureKind.REJECTED, "a bad value", "DataError", sqlstate="22P02", stack_trace="trace"
+)
 _TESTS = Path(__file__).parents[1]
 
 
@@ -40,7 +43,8 @@ class FakeClock:
 
 
 class BufferHouse:
-    """One place that keeps a buffer's contents; `open` gives a new buffer object on it each time."""
+    """One place that keeps a buffer's contents; `open` gives a new buffer object on it each
+    time."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
@@ -67,7 +71,8 @@ class BufferHouse:
         return buffer
 
     def in_another_process(self, code: str) -> Any:
-        """Run `code` in a new process, where `buffer` is open on the contents; returns its JSON `answer`."""
+        """Run `code` in a new process, where `buffer` is open on the contents; returns its JSON
+        `answer`."""
         program = (
             "import json, sys; from pathlib import Path\n"
             "from support.buffers import *\n"
@@ -97,13 +102,20 @@ def child_env() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def put(buffer: Buffer, partition: str = "p", *values: bytes, stream: str = "s", key: bytes = b"k") -> int:
+def put(
+    buffer: Buffer, partition: str = "p", *values: bytes, stream: str = "s", key: bytes = b"k"
+) -> int:
     """Append one entry with a record per value, all under one key."""
     return buffer.append(stream, partition, [Record(key, value) for value in values or (b"v",)])
 
 
 def take(
-    buffer: Buffer, partition: str | None = None, *, stream: str = "s", owner: str = "w", ttl_s: float = 15.0
+    buffer: Buffer,
+    partition: str | None = None,
+    *,
+    stream: str = "s",
+    owner: str = "w",
+    ttl_s: float = 15.0,
 ) -> Leased:
     """Lease the one partition that waits (or the named one), due or not."""
     (leased,) = buffer.lease(stream, Due(partition=partition, force=True), owner=owner, ttl_s=ttl_s)

@@ -1,4 +1,5 @@
-"""What reading each stored version costs, against the bound that `encode/differences/patch.py` states."""
+"""What reading each stored version costs, against the bound that `encode/differences/patch.py`
+states."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ def stored_paths(tank: Surgetank) -> list[list[Blob]]:
     """Every stored version with the path of its bases, from the whole one to itself."""
     with tank.parts.database.connection() as connection, connection.cursor(binary=True) as cursor:
         rows = cursor.execute(
-            "SELECT ns_pk, channel, n, base_n, position, codec, raw_bytes, data FROM surgetank.checkpoint_blobs"
+            "SELECT ns_pk, channel, n, base_n, position, codec, raw_bytes, data FROM "
+            "surgetank.checkpoint_blobs"
         ).fetchall()
     blobs = {(r[0], r[1], r[2]): Blob(r[2], r[3], r[4], r[5], r[6], bytes(r[7])) for r in rows}
     paths = []
@@ -24,7 +26,8 @@ def stored_paths(tank: Surgetank) -> list[list[Blob]]:
 
 
 def check_chain_costs(tank: Surgetank) -> int:
-    """Assert the bound for every stored version; returns the largest number of patches on a path."""
+    """Assert the bound for every stored version; returns the largest number of patches on a
+    path."""
     most = 0
     for path in stored_paths(tank):
         patches = [blob for blob in path if blob.base_n is not None]

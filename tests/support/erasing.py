@@ -1,4 +1,5 @@
-"""A user who left traces everywhere, and the search for them in the bytes of files; and an erasure that is killed.
+"""A user who left traces everywhere, and the search for them in the bytes of files; and an erasure
+that is killed.
 
 python -m support.erasing HOME DATABASE_URL USER STEP
 """
@@ -24,7 +25,8 @@ USER = f"ada-{MARK}"
 
 
 def leave_traces(tank: Surgetank, user: str = USER, mark: str = MARK) -> None:
-    """Threads (cold, hot, spilled, parked, copied), lines, events, originals, errors, jobs, tokens, kept answers."""
+    """Threads (cold, hot, spilled, parked, copied), lines, events, originals, errors, jobs, tokens,
+    kept answers."""
     saver = tank.checkpointer()
     for number in range(3):
         thread = f"t{number}-{mark}"
@@ -69,7 +71,9 @@ def traces(
 def main() -> None:
     """Erase, and be killed just before the step with this number begins."""
     home, database_url, user, step = sys.argv[1:]
-    with Surgetank(home, database_url=database_url, flush_in_process=False, flush_on_close=False) as tank:
+    with Surgetank(
+        home, database_url=database_url, flush_in_process=False, flush_on_close=False
+    ) as tank:
         count = 0
 
         def counted(owner: Any, name: str) -> None:

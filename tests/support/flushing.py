@@ -66,7 +66,10 @@ class Plant:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self.buffer.close()
 
@@ -82,7 +85,11 @@ class Plant:
     ) -> StreamFlusher:
         """A new flusher: nothing in it knows of the ones before."""
         works = Clockwork(self.clock, random=lambda: 1.0, new_id=lambda: f"job-{next(self._ids)}")
-        options = {"retry": RetryPolicy(base_s=1.0, max_s=60.0, fatal_s=300.0), "works": works, **options}
+        options = {
+            "retry": RetryPolicy(base_s=1.0, max_s=60.0, fatal_s=300.0),
+            "works": works,
+            **options,
+        }
         return StreamFlusher(
             stream,
             buffer or self.buffer,
@@ -94,7 +101,9 @@ class Plant:
             **options,
         )
 
-    def put(self, partition: str, value: bytes = b"v", *, key: bytes = b"k", stream: str = "s") -> int:
+    def put(
+        self, partition: str, value: bytes = b"v", *, key: bytes = b"k", stream: str = "s"
+    ) -> int:
         """Append one entry of one record."""
         return self.buffer.append(stream, partition, [Record(key, value)])
 

@@ -1,4 +1,5 @@
-"""Real graphs for tests: an agent that asks a person, one with a subgraph, one whose state is a DeltaChannel."""
+"""Real graphs for tests: an agent that asks a person, one with a subgraph, one whose state is a
+DeltaChannel."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Ends a test server and removes its folder as soon as the test run is gone, however it went.
 
-The run holds the other end of this process's standard input. It closes when the run lets go of it, and also when the
-run is interrupted or killed: then every PostgreSQL and PgBouncer whose command line names the folder is ended. The
-folder's name is random and belongs to this run, so nobody else's server is ever touched.
+The run holds the other end of this process's standard input. It closes when the run lets go of it,
+and also when the run is interrupted or killed: then every PostgreSQL and PgBouncer whose command
+line names the folder is ended. The folder's name is random and belongs to this run, so nobody
+else's server is ever touched.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ def servers(folder: str) -> list[psutil.Process]:
 
 
 def wait(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    """Those that still live when the time is over. A zombie does not: it only waits for a slow init."""
+    """Those that still live when the time is over. A zombie does not: it only waits for a slow
+    init."""
     deadline = time.monotonic() + timeout_s
-    while (left := [process for process in processes if lives(process)]) and time.monotonic() < deadline:
+    while (
+        left := [process for process in processes if lives(process)]
+    ) and time.monotonic() < deadline:
         time.sleep(0.005)
     return left
 

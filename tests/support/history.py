@@ -1,7 +1,8 @@
-"""Random histories against a model in memory: a saver and what must remain of all that was done to it.
+"""Random histories against a model in memory: a saver and what must remain of all that was done to
+it.
 
-Thread `d` (and its copies) has a DeltaChannel `log`: mostly without a value of its own, rebuilt from the writes of
-ancestors. `hot` marks what the buffer still holds.
+Thread `d` (and its copies) has a DeltaChannel `log`: mostly without a value of its own, rebuilt
+from the writes of ancestors. `hot` marks what the buffer still holds.
 """
 
 from __future__ import annotations
@@ -52,7 +53,13 @@ class History:
     def step(self) -> None:
         actions = [self.put] * 12 + [self.write] * 6 + [self.flush] * 3 + [self.flush_one] * 2
         actions += [self.prune, self.retain, self.retain, self.sweep, self.shrink, self.grow_old]
-        actions += [self.delete_thread, self.delete_run, self.copy, self.check_some, self.check_some]
+        actions += [
+            self.delete_thread,
+            self.delete_run,
+            self.copy,
+            self.check_some,
+            self.check_some,
+        ]
         self.random.choice(actions)()
 
     # -- writing
@@ -67,7 +74,12 @@ class History:
         if delta and self.random.random() < 0.2:
             values["log"] = [f"snapshot {len(known)}"]
         run = "run-of-delta" if delta else f"run-{self.random.randrange(6)}"
-        metadata: dict[str, Any] = {"source": "loop", "step": len(known), "parents": {}, "run_id": run}
+        metadata: dict[str, Any] = {
+            "source": "loop",
+            "step": len(known),
+            "parents": {},
+            "run_id": run,
+        }
         if delta and "log" not in values:
             metadata["counters_since_delta_snapshot"] = {"log": [1, 1]}
         channels = {*values, "log"} if delta else set(values)
@@ -82,7 +94,10 @@ class History:
             text = text[-300:]  # a state that was trimmed
         elif chance < 0.15:
             text = "long " * 30_000 + text
-        values = {"text": text + self.random.randbytes(self.random.randrange(400)).hex(), "n": number}
+        values = {
+            "text": text + self.random.randbytes(self.random.randrange(400)).hex(),
+            "n": number,
+        }
         if self.random.random() < 0.3:
             values["rare"] = (self.random.random(), "x" * self.random.randrange(3000))
         return values
@@ -161,7 +176,9 @@ class History:
             kept |= {k.parent for k in known.values() if k.hot and k.parent is not None}
             for cid, k in known.items():
                 rank = sum(1 for other, o in known.items() if o.ns == k.ns and other > cid)
-                if not (limits.keep is not None and rank >= limits.keep) and not (limits.age_s and k.old):
+                if not (limits.keep is not None and rank >= limits.keep) and not (
+                    limits.age_s and k.old
+                ):
                     kept.add(cid)
             gone = set(known) - needed(known, kept)
             if gone:
@@ -184,7 +201,9 @@ class History:
         limits = self._limits()
         expected = self.expected(limits)
         budget = Budget(
-            threads=self.random.choice((1, 2, 100)), checkpoints=self.random.choice((1, 3, 5000)), seconds=60
+            threads=self.random.choice((1, 2, 100)),
+            checkpoints=self.random.choice((1, 3, 5000)),
+            seconds=60,
         )
         for _ in range(1000):
             if self.tank.parts.retention.tick(limits, interval_s=0.0, budget=budget) == 0:
@@ -246,7 +265,9 @@ class History:
         assert found is not None, (thread, cid)
         assert found.checkpoint["channel_values"] == known.values
         assert {(w[0], w[1]): w[2] for w in found.pending_writes or ()} == known.writes
-        parent = found.parent_config["configurable"]["checkpoint_id"] if found.parent_config else None
+        parent = (
+            found.parent_config["configurable"]["checkpoint_id"] if found.parent_config else None
+        )
         assert parent == known.parent
         if known.delta and "log" not in known.values:
             self._check_delta(thread, cid, known)
@@ -258,7 +279,9 @@ class History:
             k = ancestors[parent]
             writes[:0] = sorted((t, c, v) for (t, c), v in k.writes.items() if c == "log")
             parent, seed = k.parent, k.values.get("log")
-        history = self.saver.get_delta_channel_history(config=config(thread, known.ns, cid), channels=["log"])
+        history = self.saver.get_delta_channel_history(
+            config=config(thread, known.ns, cid), channels=["log"]
+        )
         assert history["log"].get("seed") == seed
         assert list(history["log"]["writes"]) == writes
 
@@ -280,7 +303,8 @@ class History:
             for t, known in self.model.items()
             for k in known.values()
             for channel, value in k.values.items()
-            if len(self.saver.serde.dumps_typed(value)[1]) > SMALL_BYTES  # others lie in the checkpoint's row
+            if len(self.saver.serde.dumps_typed(value)[1])
+            > SMALL_BYTES  # others lie in the checkpoint's row
         }
         with self.tank.parts.database.connection() as connection:
             rows = connection.execute(

@@ -1,7 +1,9 @@
-"""Homes as a released format left them: made by that version's code, kept compressed, with what must be read from them.
+"""Homes as a released format left them: made by that version's code, kept compressed, with what
+must be read from them.
 
-`python -m support.homes NAME.tar.xz`, run with the code of a release, makes one: `home/`, and in `expected.json`
-what that code read from it. Nothing is closed before the files are taken, so the write-ahead logs are part of the home.
+`python -m support.homes NAME.tar.xz`, run with the code of a release, makes one: `home/`, and in
+`expected.json` what that code read from it. Nothing is closed before the files are taken, so the
+write-ahead logs are part of the home.
 """
 
 from __future__ import annotations
@@ -65,16 +67,33 @@ def picture(buffer: SQLiteBuffer) -> dict[str, Any]:
         with buffer.snapshot() as snapshot:
             for name in snapshot.partitions(stream):
                 seen[f"{stream}/{name}"] = [
-                    [f.key.hex(), f.seq, f.parked, len(f.value), hashlib.sha256(f.value).hexdigest()]
+                    [
+                        f.key.hex(),
+                        f.seq,
+                        f.parked,
+                        len(f.value),
+                        hashlib.sha256(f.value).hexdigest(),
+                    ]
                     for f in snapshot.scan(stream, name, b"")
                 ]
             for name in {*snapshot.partitions(stream), "noted", "deleted"}:
                 if notes := snapshot.notes(stream, name):
-                    seen[f"notes of {stream}/{name}"] = {k.hex(): v.hex() for k, v in sorted(notes.items())}
+                    seen[f"notes of {stream}/{name}"] = {
+                        k.hex(): v.hex() for k, v in sorted(notes.items())
+                    }
     depth = buffer.depth()
     seen["depth"] = [depth.entries, depth.bytes]
     seen["states"] = [
-        [s.stream, s.partition, s.entries, s.bytes, s.oldest_at, s.attempts, s.leased_by, _message(s.failure)]
+        [
+            s.stream,
+            s.partition,
+            s.entries,
+            s.bytes,
+            s.oldest_at,
+            s.attempts,
+            s.leased_by,
+            _message(s.failure),
+        ]
         for s in buffer.states()
     ]
     seen["jobs"] = [[j.id, j.stream, j.status.value, j.created_at] for j in buffer.jobs()]
@@ -100,7 +119,9 @@ def told(events: SQLiteEventLog, alerts: SQLiteAlertBook) -> dict[str, Any]:
             ],
             "originals": [[o.partition, o.path, o.original] for o in events.originals()],
             "told": [[t.rule, t.subject, t.at] for t in alerts.told()],
-            "attempts": [[a.id, a.channel, a.title, a.outcome.value, a.error] for a in alerts.attempts()],
+            "attempts": [
+                [a.id, a.channel, a.title, a.outcome.value, a.error] for a in alerts.attempts()
+            ],
             "health": [[h.channel, h.delivered, h.failed] for h in alerts.health()],
             "waiting": alerts.waiting(),
         }
@@ -132,14 +153,19 @@ def fill(tank: Surgetank, clock: FakeClock) -> None:
     for thread in TALKS:
         at = {"configurable": {"thread_id": thread}}
         words = [
-            f"{thread} asks about {i}: " + " ".join(f"word{j * i % 97}" for j in range(40)) for i in range(6)
+            f"{thread} asks about {i}: " + " ".join(f"word{j * i % 97}" for j in range(40))
+            for i in range(6)
         ]
         for said in words:
             graph.invoke({"messages": [HumanMessage(said)], "steps": 3}, at)
             clock.advance(1)
         if thread == "talk-spilled":
             others = [Due(partition=name, force=True) for name in TALKS[:2]]
-            held = [x.lease for due in others for x in buffer.lease("checkpoints", due, owner="old", ttl_s=5)]
+            held = [
+                x.lease
+                for due in others
+                for x in buffer.lease("checkpoints", due, owner="old", ttl_s=5)
+            ]
             assert spill(tank) > 0
             buffer.release(held)
     put(saver, "forked", 1, None, ["one"])
@@ -162,7 +188,9 @@ def fill(tank: Surgetank, clock: FakeClock) -> None:
     entries = buffer.read(noted.lease, max_entries=10, max_bytes=1 << 30)
     buffer.ack([Ack(noted.lease, entries, maxima={b"m": b"7"}, passing={b"p": b"1"}, release=True)])
     for i in range(30):
-        tank.emit_log(f"line {i}", thread_id="talk-1", level="warning" if i % 7 == 0 else "info", number=i)
+        tank.emit_log(
+            f"line {i}", thread_id="talk-1", level="warning" if i % 7 == 0 else "info", number=i
+        )
         tank.log_system_error(
             "PaymentFailed", f"card {i} refused", thread_id="talk-1", context={"attempt": i}
         )
@@ -173,7 +201,9 @@ def fill(tank: Surgetank, clock: FakeClock) -> None:
     events.raise_incident(
         Incident("k", "checkpoints", "talk-1", Severity.CRITICAL, clock.now, "it is down", "why")
     )
-    events.keep_originals([Original("checkpoints", "talk-1", "job", "$.x", "nan", "NaN", clock.now)])
+    events.keep_originals(
+        [Original("checkpoints", "talk-1", "job", "$.x", "nan", "NaN", clock.now)]
+    )
 
 
 def tell(book: SQLiteAlertBook) -> None:
@@ -205,7 +235,9 @@ def main() -> None:
         book = SQLiteAlertBook(home / "buffer-events.db", clock=clock)
         tell(book)
         clock.now = AT
-        tank.parts.buffer.lease("thread_logs", Due(force=True), owner="killed worker", ttl_s=LEASE_S)
+        tank.parts.buffer.lease(
+            "thread_logs", Due(force=True), owner="killed worker", ttl_s=LEASE_S
+        )
         expected = {
             "picture": picture(tank.parts.buffer), "told": told(tank.parts.desk.events, book), "talks": talks(tank),
         }  # fmt: skip

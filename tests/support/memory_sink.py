@@ -1,4 +1,5 @@
-"""A sink in memory that keeps the promises of `sinks/protocol.py`, and fails just as a test tells it to."""
+"""A sink in memory that keeps the promises of `sinks/protocol.py`, and fails just as a test tells
+it to."""
 
 from __future__ import annotations
 
@@ -10,12 +11,14 @@ from surgetank.exceptions import EntryRejected, LeaseLost
 from surgetank.model import Entry
 from surgetank.sinks.protocol import Slice, Written
 
-# Called before each write with the number of the call (from 1; 0 is a probe) and the slices; raises to fail it.
+# Called before each write with the number of the call (from 1; 0 is a probe) and the slices; raises
+# to fail it.
 Fault = Callable[[int, Sequence[Slice]], None]
 
 
 class MemorySink:
-    """Rows by partition and key. `arrivals` lists the seqs of each partition in the order they first came."""
+    """Rows by partition and key. `arrivals` lists the seqs of each partition in the order they
+    first came."""
 
     name = "memory"
 
@@ -73,10 +76,15 @@ class MemorySink:
 
 
 class Switch:
-    """A fault that can be switched off and on: raises what `make` gives for the writes that it is about."""
+    """A fault that can be switched off and on: raises what `make` gives for the writes that it is
+    about."""
 
     def __init__(
-        self, make: Callable[[], BaseException], *, partition: str | None = None, calls: range | None = None
+        self,
+        make: Callable[[], BaseException],
+        *,
+        partition: str | None = None,
+        calls: range | None = None,
     ) -> None:
         self.on = True
         self._make = make
@@ -106,5 +114,8 @@ def name_hostile(call: int, slices: Sequence[Slice]) -> None:
         for entry in part.entries:
             if is_hostile(entry):
                 raise EntryRejected(
-                    partition=part.lease.partition, seq=entry.seq, path="$.value", reason="hostile data"
+                    partition=part.lease.partition,
+                    seq=entry.seq,
+                    path="$.value",
+                    reason="hostile data",
                 )

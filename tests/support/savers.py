@@ -1,4 +1,5 @@
-"""Savers whose data is kept hot, cold, half flushed, or in flight while a test runs; and builders of checkpoints."""
+"""Savers whose data is kept hot, cold, half flushed, or in flight while a test runs; and builders
+of checkpoints."""
 
 from __future__ import annotations
 
@@ -16,11 +17,17 @@ _WRITING = ("put", "put_writes", "delete_thread", "delete_for_runs", "copy_threa
 
 
 def settings_for(temperature: str) -> dict[str, Any]:
-    """Engine settings: "flushing" keeps a flush thread busy all the time; "cold" reads the database, not copies."""
+    """Engine settings: "flushing" keeps a flush thread busy all the time; "cold" reads the
+    database, not copies."""
     if temperature == "cold":
         return {"recent_max_bytes": 0}
     if temperature == "flushing":
-        return {"flush_in_process": True, "flush_age": 0.0, "flush_tick": 0.001, "flush_batch_entries": 2}
+        return {
+            "flush_in_process": True,
+            "flush_age": 0.0,
+            "flush_tick": 0.001,
+            "flush_batch_entries": 2,
+        }
     return {}
 
 
@@ -67,7 +74,9 @@ def through_sync(saver: SurgetankSaver) -> SurgetankSaver:
 
         return call
 
-    async def alist(self: SurgetankSaver, *args: Any, **kwargs: Any) -> AsyncIterator[CheckpointTuple]:
+    async def alist(
+        self: SurgetankSaver, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[CheckpointTuple]:
         for found in self.list(*args, **kwargs):
             yield found
 
@@ -79,7 +88,9 @@ def through_sync(saver: SurgetankSaver) -> SurgetankSaver:
 def config(thread: str, ns: str = "", checkpoint_id: str | None = None) -> Any:
     """A LangGraph config."""
     configurable = {"thread_id": thread, "checkpoint_ns": ns}
-    return {"configurable": configurable | ({"checkpoint_id": checkpoint_id} if checkpoint_id else {})}
+    return {
+        "configurable": configurable | ({"checkpoint_id": checkpoint_id} if checkpoint_id else {})
+    }
 
 
 def checkpoint(values: dict[str, Any], versions: dict[str, Any] | None = None) -> Checkpoint:
@@ -112,13 +123,17 @@ def put(
     return saver.put(config(thread, ns, parent_id), made, full, made["channel_versions"])  # type: ignore[arg-type]
 
 
-def put_chain(saver: SurgetankSaver, thread: str, count: int, *, ns: str = "", **metadata: Any) -> list[Any]:
+def put_chain(
+    saver: SurgetankSaver, thread: str, count: int, *, ns: str = "", **metadata: Any
+) -> list[Any]:
     """A chain of checkpoints with a growing list; returns their configs."""
     configs: list[Any] = []
     for step in range(count):
         values = {"items": [f"item {i} of {thread}" * 5 for i in range(step + 1)], "step": step}
         parent = configs[-1] if configs else None
-        configs.append(put(saver, thread, values, parent=parent, ns=ns, **{"step": step, **metadata}))
+        configs.append(
+            put(saver, thread, values, parent=parent, ns=ns, **{"step": step, **metadata})
+        )
     return configs
 
 

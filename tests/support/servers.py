@@ -1,4 +1,5 @@
-"""A folder and a user for test servers, watched over by `guard.py` so that no server outlives the run."""
+"""A folder and a user for test servers, watched over by `guard.py` so that no server outlives the
+run."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def give_to_server_user(path: Path) -> None:
 
 
 def run(*command: str | Path) -> str:
-    """Run a program as the server's user; its output. Fails with the output when the program fails."""
+    """Run a program as the server's user; its output. Fails with the output when the program
+    fails."""
     with tempfile.TemporaryFile(
         "w+"
     ) as output:  # not a pipe: a server that is left running would keep it open

@@ -1,4 +1,5 @@
-"""Spilling in tests: a spiller with a clock that stands still, and a program that spills and kills itself on the way.
+"""Spilling in tests: a spiller with a clock that stands still, and a program that spills and kills
+itself on the way.
 
 python -m support.spilling HOME DATABASE_URL FALLBACK POINT OCCURRENCE
 """
@@ -33,7 +34,9 @@ class SpillPlace:
         self.problems: list[SurgetankError] = []
         self._opened: list[SQLiteBuffer] = []
 
-    def open(self, *, name: str = "buffer.db", max_bytes: int = 1 << 30, **options: Any) -> SQLiteBuffer:
+    def open(
+        self, *, name: str = "buffer.db", max_bytes: int = 1 << 30, **options: Any
+    ) -> SQLiteBuffer:
         buffer = SQLiteBuffer(
             self.folder / name, clock=self.clock, limits=BufferLimits(max_bytes=max_bytes, block_timeout_s=30),
             files=SpillFiles(str(self.location)), inline_keys=frozenset((b"operation",)), **options,

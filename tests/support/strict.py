@@ -1,4 +1,5 @@
-"""Allowlists as a graph gives them: with LANGGRAPH_STRICT_MSGPACK=true only what is on them is built."""
+"""Allowlists as a graph gives them: with LANGGRAPH_STRICT_MSGPACK=true only what is on them is
+built."""
 
 from __future__ import annotations
 
@@ -8,7 +9,11 @@ from typing import Any
 
 def classes_of(module: str) -> list[tuple[str, str]]:
     """The classes that a test module defines, as LangGraph's allowlists name them."""
-    found = [v for v in vars(sys.modules[module]).values() if isinstance(v, type) and v.__module__ == module]
+    found = [
+        v
+        for v in vars(sys.modules[module]).values()
+        if isinstance(v, type) and v.__module__ == module
+    ]
     return [(kind.__module__, kind.__name__) for kind in found]
 
 

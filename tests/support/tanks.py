@@ -1,4 +1,5 @@
-"""Fixtures: engines on a migrated database of the test's own; nothing flushes unless the test asks for it."""
+"""Fixtures: engines on a migrated database of the test's own; nothing flushes unless the test asks
+for it."""
 
 from __future__ import annotations
 

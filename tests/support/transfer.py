@@ -1,4 +1,5 @@
-"""LangGraph's own savers on real databases, their rows in plain sight, and the command line in this process."""
+"""LangGraph's own savers on real databases, their rows in plain sight, and the command line in this
+process."""
 
 from __future__ import annotations
 
@@ -40,7 +41,11 @@ def cli_in_process(*arguments: str, home: Path, url: str) -> Done:
     done = CliRunner().invoke(
         app,
         list(arguments),
-        env={"SURGETANK_HOME": str(home), "SURGETANK_DATABASE_URL": url, "SURGETANK_LEASE_TTL": "0.2"},
+        env={
+            "SURGETANK_HOME": str(home),
+            "SURGETANK_DATABASE_URL": url,
+            "SURGETANK_LEASE_TTL": "0.2",
+        },
     )
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception

@@ -1,4 +1,5 @@
-"""Buffers and databases that go back in time: copies of a buffer's files, and what all streams can show of it."""
+"""Buffers and databases that go back in time: copies of a buffer's files, and what all streams can
+show of it."""
 
 from __future__ import annotations
 
@@ -13,10 +14,14 @@ from surgetank import Surgetank
 
 
 def copy_home(home: Path, to: Path) -> Path:
-    """The buffer as it is at this moment, as a backup or a copied image has it. The original may be in use."""
+    """The buffer as it is at this moment, as a backup or a copied image has it. The original may be
+    in use."""
     to.mkdir(parents=True, exist_ok=True)
     for name in ("buffer.db", "buffer-events.db"):
-        with closing(sqlite3.connect(home / name)) as source, closing(sqlite3.connect(to / name)) as target:
+        with (
+            closing(sqlite3.connect(home / name)) as source,
+            closing(sqlite3.connect(to / name)) as target,
+        ):
             source.backup(target)
     return to
 
@@ -30,7 +35,8 @@ def set_back(home: Path, copy: Path) -> None:
 
 
 class Life:
-    """What happens to one thread through all three streams, and what can be read of it afterwards."""
+    """What happens to one thread through all three streams, and what can be read of it
+    afterwards."""
 
     def __init__(self, thread: str = "t") -> None:
         self.thread = thread

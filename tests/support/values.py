@@ -1,4 +1,5 @@
-"""Values as awkward as a state can hold: strategies for property tests, and what it means to come back the same."""
+"""Values as awkward as a state can hold: strategies for property tests, and what it means to come
+back the same."""
 
 from __future__ import annotations
 
@@ -160,8 +161,12 @@ _ZONES: list[dt.tzinfo | None] = [
     dt.timezone(dt.timedelta(0), "named"),
 ]  # fmt: skip
 ZONES = st.sampled_from(_ZONES)
-FLOATS = st.floats() | st.sampled_from([math.nan, -math.nan, math.inf, -math.inf, -0.0, 5e-324, 1e308])
-INTS = st.integers() | st.sampled_from([2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63) - 1, -(2**200)])
+FLOATS = st.floats() | st.sampled_from(
+    [math.nan, -math.nan, math.inf, -math.inf, -0.0, 5e-324, 1e308]
+)
+INTS = st.integers() | st.sampled_from(
+    [2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63) - 1, -(2**200)]
+)
 DATETIMES = st.builds(
     lambda moment, zone, fold: moment.replace(tzinfo=zone, fold=fold),
     st.datetimes(),
@@ -169,7 +174,10 @@ DATETIMES = st.builds(
     st.integers(0, 1),
 )
 DECIMALS = st.decimals(allow_nan=True) | st.sampled_from(
-    [decimal.Decimal(x) for x in ("sNaN", "NaN123", "-0", "1E+200000", "1E-200000", "0E-999999", "1.10")]
+    [
+        decimal.Decimal(x)
+        for x in ("sNaN", "NaN123", "-0", "1E+200000", "1E-200000", "0E-999999", "1.10")
+    ]
 )
 _NUMPY = [
     np.float32(1.1), np.float64(math.nan), np.int8(-3), np.uint64(2**64 - 1), np.bool_(True), np.complex64(1 - 2j),
@@ -193,7 +201,11 @@ LEAVES = (
     | st.builds(pathlib.PurePosixPath, TEXT) | st.builds(lambda t: re.compile(re.escape(t), re.IGNORECASE), TEXT)
     | st.sampled_from([ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_interface("10.0.0.1/8")])
 )  # fmt: skip
-KEYS = HASHABLE_LEAVES | st.lists(HASHABLE_LEAVES, max_size=2).map(tuple) | st.frozensets(TEXT, max_size=2)
+KEYS = (
+    HASHABLE_LEAVES
+    | st.lists(HASHABLE_LEAVES, max_size=2).map(tuple)
+    | st.frozensets(TEXT, max_size=2)
+)
 MOMENT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
@@ -241,13 +253,17 @@ def same(a: Any, b: Any) -> bool:
         return len(first) == len(second) and all(map(same, first, second))
     if isinstance(a, (list, tuple, collections.deque)):
         return (
-            len(a) == len(b) and all(map(same, a, b)) and getattr(a, "maxlen", 0) == getattr(b, "maxlen", 0)
+            len(a) == len(b)
+            and all(map(same, a, b))
+            and getattr(a, "maxlen", 0) == getattr(b, "maxlen", 0)
         )
     if isinstance(a, (set, frozenset)):
         return len(a) == len(b) and sorted(map(_shown, a)) == sorted(map(_shown, b))
     if isinstance(a, (float, complex, decimal.Decimal, dt.datetime, dt.time, dt.timezone)):
         return repr(a) == repr(b)
-    if dataclasses.is_dataclass(a) or isinstance(a, (pydantic.BaseModel, pydantic.v1.BaseModel, Item)):
+    if dataclasses.is_dataclass(a) or isinstance(
+        a, (pydantic.BaseModel, pydantic.v1.BaseModel, Item)
+    ):
         return True  # their attributes are all there is to them
     return bool(a == b)
 
@@ -278,7 +294,9 @@ def _names(kind: type) -> tuple[str, ...]:
         "uuid",
         "pathlib",
     )
-    slots = [name for c in kind.__mro__ if own for name in _as_tuple(c.__dict__.get("__slots__", ()))]
+    slots = [
+        name for c in kind.__mro__ if own for name in _as_tuple(c.__dict__.get("__slots__", ()))
+    ]
     extra = ["model_extra"] if issubclass(kind, pydantic.BaseModel) else []
     return tuple(name for name in (*slots, *private, *extra) if not name.startswith("__"))
 
@@ -292,7 +310,13 @@ def _same_attributes(a: Any, b: Any) -> bool:
         return True
     own = [dict(getattr(x, "__dict__", {})) for x in (a, b)]
     slots = [{n: getattr(x, n) for n in _names(type(a)) if hasattr(x, n)} for x in (a, b)]
-    was_set = [getattr(x, "model_fields_set", None) or getattr(x, "__fields_set__", None) for x in (a, b)]
+    was_set = [
+        getattr(x, "model_fields_set", None) or getattr(x, "__fields_set__", None) for x in (a, b)
+    ]
     pairs = (*zip(*map(dict.items, own), strict=False), *zip(*map(dict.items, slots), strict=False))
     as_many = len(own[0]) == len(own[1]) and len(slots[0]) == len(slots[1])
-    return as_many and was_set[0] == was_set[1] and all(n == m and same(x, y) for (n, x), (m, y) in pairs)
+    return (
+        as_many
+        and was_set[0] == was_set[1]
+        and all(n == m and same(x, y) for (n, x), (m, y) in pairs)
+    )

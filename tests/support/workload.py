@@ -1,4 +1,5 @@
-"""A fixed history of puts, writes, forks, deletions and prunes, and the picture that must remain of it.
+"""A fixed history of puts, writes, forks, deletions and prunes, and the picture that must remain of
+it.
 
 Run as a program it plays the history or flushes it, killing itself (`kill -9`) at a named point:
 
@@ -22,7 +23,10 @@ THREADS = ("alpha", "beta", "gamma")
 
 def config(thread: str, number: int | None, ns: str = "") -> Any:
     configurable = {"thread_id": thread, "checkpoint_ns": ns}
-    return {"configurable": configurable | ({"checkpoint_id": cid(number)} if number is not None else {})}
+    return {
+        "configurable": configurable
+        | ({"checkpoint_id": cid(number)} if number is not None else {})
+    }
 
 
 def cid(number: int) -> str:
@@ -39,7 +43,9 @@ def put(
         channel_versions=versions, versions_seen={"node": {"items": versions["items"]}}, updated_channels=["items"],
     )  # fmt: skip
     new = versions if parent is None else {k: versions[k] for k in ("items", "n")}
-    saver.put(config(thread, parent, ns), made, {"source": "loop", "step": number, "parents": {}}, new)
+    saver.put(
+        config(thread, parent, ns), made, {"source": "loop", "step": number, "parents": {}}, new
+    )
 
 
 def steps(saver: SurgetankSaver) -> Iterator[str]:
@@ -50,7 +56,10 @@ def steps(saver: SurgetankSaver) -> Iterator[str]:
             put(saver, thread, number, number - 1 or None, items)
             yield f"put {thread} {number}"
             saver.put_writes(
-                config(thread, number), [("items", items[-1:]), ("n", float("nan"))], f"task-{number}", "~0"
+                config(thread, number),
+                [("items", items[-1:]), ("n", float("nan"))],
+                f"task-{number}",
+                "~0",
             )
             yield f"writes {thread} {number}"
     put(saver, "alpha", 13, 4, ["a fork"])
@@ -85,11 +94,13 @@ def picture(tank: Surgetank) -> dict[str, Any]:
 
 
 def tables(tank: Surgetank) -> dict[str, list[Any]]:
-    """The rows of the checkpoint tables, without numbers that a database gives and without compression's choices."""
+    """The rows of the checkpoint tables, without numbers that a database gives and without
+    compression's choices."""
     columns = {
         "checkpoints": "checkpoint_id, parent_id, metadata::text, scalars::text",
         "checkpoint_blobs": "channel, version, n, type, raw_bytes",
-        "checkpoint_writes": "checkpoint_id, task_id, idx, task_path, channel, type, encode(data, 'hex'),"
+        "checkpoint_writes": "checkpoint_id, task_id, idx, task_path, channel, type, encode(data, "
+        "'hex'),"
         " encode(others, 'hex')",
     }
     with tank.parts.database.connection() as connection:
@@ -101,7 +112,8 @@ def tables(tank: Surgetank) -> dict[str, list[Any]]:
             for name, shown in columns.items()
         }
         rows["threads"] = connection.execute(
-            "SELECT thread_id, checkpoint_id, versions::text, state::text FROM surgetank.threads ORDER BY 1"
+            "SELECT thread_id, checkpoint_id, versions::text, state::text FROM surgetank.threads "
+            "ORDER BY 1"
         ).fetchall()
     return rows
 
@@ -129,7 +141,11 @@ def _die_at(tank: Surgetank, point: str, occurrence: int) -> None:
 def main() -> None:
     mode, home, database_url, point, occurrence = sys.argv[1:]
     tank = Surgetank(
-        home, database_url=database_url, flush_in_process=False, flush_batch_entries=7, lease_ttl=0.2
+        home,
+        database_url=database_url,
+        flush_in_process=False,
+        flush_batch_entries=7,
+        lease_ttl=0.2,
     )
     tank.open()
     _die_at(tank, point, int(occurrence))

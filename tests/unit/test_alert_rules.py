@@ -25,12 +25,23 @@ FACTS = Facts(NOW, EMPTY)
 
 def error(id_: str = "e1", **more: Any) -> ErrorGroup:
     group = ErrorGroup(
-        id_, f"mark-{id_}", "broken", Severity.CRITICAL, "t", "it broke", "", {}, NOW - 5000, NOW - 10
+        id_,
+        f"mark-{id_}",
+        "broken",
+        Severity.CRITICAL,
+        "t",
+        "it broke",
+        "",
+        {},
+        NOW - 5000,
+        NOW - 10,
     )
     return replace(group, **more)
 
 
-def failing(partition: str, *, since: float, kind: FailureKind = FailureKind.TRANSIENT) -> PartitionState:
+def failing(
+    partition: str, *, since: float, kind: FailureKind = FailureKind.TRANSIENT
+) -> PartitionState:
     failure = Failure(kind, "connection refused", "OperationalError", remedy="start it.")
     return PartitionState("checkpoints", partition, 3, 300, since, 5, NOW + 5, since, failure)
 
@@ -56,7 +67,9 @@ def test_nothing_is_alerted_when_all_is_well():
         (error("snoozed-in-the-database"), False),
     ],
 )
-def test_unresolved_unsnoozed_criticals_of_the_last_five_minutes_are_alerted(group: ErrorGroup, told: bool):
+def test_unresolved_unsnoozed_criticals_of_the_last_five_minutes_are_alerted(
+    group: ErrorGroup, told: bool
+):
     facts = replace(FACTS, errors=(group,), snoozed={"snoozed-in-the-database": NOW + 60})
     assert subjects(rules.find(facts, Limits())) == ([("critical_errors", "e1")] if told else [])
 
@@ -102,7 +115,9 @@ def test_threads_with_several_errors_are_alerted():
 
 
 def test_many_alerts_of_a_rule_are_one_message_and_bounded():
-    facts = replace(FACTS, errors=tuple(error(f"e{n}", error_message="x" * 5000) for n in range(300)))
+    facts = replace(
+        FACTS, errors=tuple(error(f"e{n}", error_message="x" * 5000) for n in range(300))
+    )
     (message,) = rules.compose(rules.find(facts, Limits()), node="here", problem="it is away")
     assert message.title == "Surgetank: 300 critical errors"
     assert "... and 280 more" in message.body
@@ -111,9 +126,13 @@ def test_many_alerts_of_a_rule_are_one_message_and_bounded():
 
 
 def test_hostile_names_and_messages_become_lines_that_every_channel_can_carry():
-    hostile = error(error_message="a\x00b\r\nSubject: x\ud800\u202e" + "y" * 10**6, thread_id="t\n\x1b[31m")
+    hostile = error(
+        error_message="a\x00b\r\nSubject: x\ud800\u202e" + "y" * 10**6, thread_id="t\n\x1b[31m"
+    )
     threads = (TroubledThread("n\x00\ud800" * 1000, 9, NOW),)
-    facts = replace(FACTS, errors=(replace(hostile, error_type="odd\r\nBcc: all"),), threads=threads)
+    facts = replace(
+        FACTS, errors=(replace(hostile, error_type="odd\r\nBcc: all"),), threads=threads
+    )
     for message in rules.compose(rules.find(facts, Limits())):
         message.body.encode("utf-8")
         assert all(c.isprintable() for c in message.title + message.body)
@@ -146,7 +165,9 @@ def test_the_digest_is_due_once_its_hour_has_come_in_its_zone():
     eight_utc = 1_750_060_800.0  # 2025-06-16 08:00 UTC
     assert rules.digest_day(eight_utc - 1, 8, UTC) is None
     assert rules.digest_day(eight_utc, 8, UTC) == "2025-06-16"
-    assert rules.digest_day(eight_utc, 23, timezone(timedelta(hours=15, minutes=30))) == "2025-06-16"
+    assert (
+        rules.digest_day(eight_utc, 23, timezone(timedelta(hours=15, minutes=30))) == "2025-06-16"
+    )
     assert rules.digest_day(eight_utc, 1, timezone(timedelta(hours=17))) == "2025-06-17"
     assert rules.digest_day(eight_utc, None, UTC) is None
 
@@ -163,7 +184,9 @@ def test_channels_are_shown_without_their_secrets():
     ]  # fmt: skip
 
 
-def test_alert_urls_come_as_one_string_or_a_list_and_are_never_shown(monkeypatch: pytest.MonkeyPatch):
+def test_alert_urls_come_as_one_string_or_a_list_and_are_never_shown(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setenv("SURGETANK_ALERT_URLS", " json://a/secret1\n slack://b/secret2,secret3 ")
     settings = load_settings()
     assert [url.get_secret_value() for url in settings.alert_urls] == [

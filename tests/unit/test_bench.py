@@ -55,7 +55,9 @@ def test_each_round_begins_with_another_contestant(tmp_path):
     scene = Scene(Scale(rounds=3, rehearse=False), tmp_path, server=None)
     turns = list(scene.turns(["a", "b", "c"]))
     assert [who for _, who in turns[::3]] == ["a", "b", "c"]
-    assert [sorted(who for n, who in turns if n == number) for number in (1, 2, 3)] == [["a", "b", "c"]] * 3
+    assert [sorted(who for n, who in turns if n == number) for number in (1, 2, 3)] == [
+        ["a", "b", "c"]
+    ] * 3
 
 
 def test_a_ratio_is_taken_within_a_round_so_that_a_slow_round_changes_nothing():
@@ -113,7 +115,10 @@ def test_the_page_keeps_its_words_and_gets_the_tables(tmp_path):
     assert text_.startswith("# Words\n")
     assert text_.endswith("after\n")
     assert "yesterday" not in text_
-    assert text_.count("| Direct calls: put, ms | 2 | 1 | 2 | at most 1.2 x InMemorySaver | missed |") == 1
+    assert (
+        text_.count("| Direct calls: put, ms | 2 | 1 | 2 | at most 1.2 x InMemorySaver | missed |")
+        == 1
+    )
     assert "- put, ms: InMemorySaver 1 (2.0 x); Surgetank 2." in text_
 
 
@@ -145,7 +150,12 @@ def test_a_plot_is_made_of_any_part_of_a_result():
 
 @pytest.mark.parametrize(
     "given",
-    [["--docs", "--smoke"], ["--docs", "--only", "calls"], ["--from", "nowhere.json"], ["--rounds", "0"]],
+    [
+        ["--docs", "--smoke"],
+        ["--docs", "--only", "calls"],
+        ["--from", "nowhere.json"],
+        ["--rounds", "0"],
+    ],
 )
 def test_options_that_make_no_sense_are_refused(given, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -204,7 +214,11 @@ def test_a_thread_is_put_as_langgraph_would(tmp_path):
         for step, state in enumerate(growing(3, seed=1)):
             thread.put({"messages": state, "step": step})
         history = list(memory.saver.list({"configurable": {"thread_id": "t"}}))
-        assert [len(found.checkpoint["channel_values"]["messages"]) for found in history] == [6, 4, 2]
+        assert [len(found.checkpoint["channel_values"]["messages"]) for found in history] == [
+            6,
+            4,
+            2,
+        ]
         assert history[0].parent_config == history[1].config
         assert [len(found.pending_writes) for found in history] == [1, 1, 1]
         assert memory.stored() > 0

@@ -1,4 +1,5 @@
-"""To which database a buffer belongs: the judgement in every case, and what counts before the first contact."""
+"""To which database a buffer belongs: the judgement in every case, and what counts before the first
+contact."""
 
 from __future__ import annotations
 
@@ -51,5 +52,7 @@ def test_what_a_database_is_to_a_buffer(
         ("postgresql://me@localhost", "localhost:5432/me"),
     ],
 )
-def test_before_the_first_contact_host_port_and_name_count_and_no_secret(url: str, destination: str) -> None:
+def test_before_the_first_contact_host_port_and_name_count_and_no_secret(
+    url: str, destination: str
+) -> None:
     assert destination_of(url) == destination

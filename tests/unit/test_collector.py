@@ -1,4 +1,5 @@
-"""The host's garbage collector: held back while rows are computed, never across a wait, and always given back."""
+"""The host's garbage collector: held back while rows are computed, never across a wait, and always
+given back."""
 
 from __future__ import annotations
 

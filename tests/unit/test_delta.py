@@ -48,13 +48,20 @@ def test_a_chain_of_differences_gives_every_value_back(first: bytes, history: li
 
 @pytest.mark.parametrize("step", [1, 2, 30, 300])
 def test_a_list_that_grows_costs_what_was_added_whatever_the_width_of_its_length(step: int) -> None:
-    """msgpack gives a list's length one, three or five bytes; it may stand at the beginning or inside."""
+    """msgpack gives a list's length one, three or five bytes; it may stand at the beginning or
+    inside."""
     noise = random.Random(5).randbytes
     items = [noise(50) for _ in range(2000)]
 
     def state(count: int) -> bytes:
         length = bytes([0x90 + count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
-        return b"\x07msgpack\x82\xa1a\x01\xa1b" + length + b"".join(items[:count]) + b"\xa1z" + items[-1] * 3
+        return (
+            b"\x07msgpack\x82\xa1a\x01\xa1b"
+            + length
+            + b"".join(items[:count])
+            + b"\xa1z"
+            + items[-1] * 3
+        )
 
     for count in range(10, 1500, 97):
         before, after = state(count), state(count + step)

@@ -1,4 +1,5 @@
-"""The documentation says what is: its links lead somewhere, and it names every setting and command."""
+"""The documentation says what is: its links lead somewhere, and it names every setting and
+command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the family of errors says of itself: the server's answer and a command's exit code are class data."""
+"""What the family of errors says of itself: the server's answer and a command's exit code are class
+data."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from surgetank import exceptions
 from surgetank.exceptions import SurgetankError
 
 FAMILY = [
-    kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, SurgetankError)
+    kind
+    for kind in vars(exceptions).values()
+    if isinstance(kind, type) and issubclass(kind, SurgetankError)
 ]
 
 
@@ -23,6 +26,10 @@ def test_every_error_has_a_status_a_problem_code_and_an_exit_code(kind):
 
 def test_a_refusal_of_the_database_is_an_outage_for_callers_and_a_setting_for_operators():
     refused = exceptions.DatabaseRefused
-    assert (refused.http_status, refused.problem, refused.exit_code) == (503, "database-unavailable", 2)
+    assert (refused.http_status, refused.problem, refused.exit_code) == (
+        503,
+        "database-unavailable",
+        2,
+    )
     assert exceptions.UnknownName.http_status == 422
     assert exceptions.JobNotRetryable.http_status == 409

@@ -101,7 +101,8 @@ def test_the_data_or_what_nobody_foresaw_is_rejected(error: Exception) -> None:
     "error", [pg.InvalidSqlStatementName, pg.SnapshotTooOld, pg.IndexCorrupted, pg.DataCorrupted]
 )
 def test_a_fault_of_the_connection_or_the_server_parks_no_data(error: type[psycopg.Error]) -> None:
-    """26000 is what PgBouncer causes when a prepared statement was made on another server connection."""
+    """26000 is what PgBouncer causes when a prepared statement was made on another server
+    connection."""
     assert classify(error("x")).kind is not FailureKind.REJECTED
 
 
@@ -120,9 +121,9 @@ def test_the_sqlstate_is_found_behind_the_error_that_was_raised_from_it() -> Non
 
 def test_a_rejected_entry_stays_rejected_whatever_caused_it() -> None:
     try:
-        raise own.EntryRejected(partition="p", path="$", reason="r", remedy="store it as text") from OSError(
-            "x"
-        )
+        raise own.EntryRejected(
+            partition="p", path="$", reason="r", remedy="store it as text"
+        ) from OSError("x")
     except own.EntryRejected as error:
         failure = classify(error)
     assert failure.kind is FailureKind.REJECTED

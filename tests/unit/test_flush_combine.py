@@ -10,9 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgetank.flush.classify import combine
-from surgetank.model import Failure, FailureKind, JobStatus, ParkedEntry, PartitionOutcome, Replacement
+from surgetank.model import (
+    Failure,
+    FailureKind,
+    JobStatus,
+    ParkedEntry,
+    PartitionOutcome,
+    Replacement,
+)
 
-DOWN = Failure(FailureKind.TRANSIENT, "the database is down", "OperationalError", "08006", "wait", "trace")
+DOWN = Failure(
+    FailureKind.TRANSIENT, "the database is down", "OperationalError", "08006", "wait", "trace"
+)
 BAD = Failure(FailureKind.REJECTED, "a bad value", "DataError")
 
 
@@ -37,7 +46,9 @@ FAILED = {"failed", "half", "parked and failed"}
 SAVED_NOTHING = {"failed", "all parked"}
 
 
-@pytest.mark.parametrize("kinds", [c for n in range(4) for c in itertools.product(KINDS, repeat=n)], ids=str)
+@pytest.mark.parametrize(
+    "kinds", [c for n in range(4) for c in itertools.product(KINDS, repeat=n)], ids=str
+)
 def test_the_rule_in_all_combinations(kinds: tuple[str, ...]) -> None:
     status, result = combine([outcome(kind, f"p{i}") for i, kind in enumerate(kinds)])
 
@@ -50,7 +61,9 @@ def test_the_rule_in_all_combinations(kinds: tuple[str, ...]) -> None:
     if status is JobStatus.FAILED:
         assert result["warnings"] == []
         assert result["message"].count("the database is down") == sum(k in FAILED for k in kinds)
-        assert result["message"].count("parked: a bad value") == messages - sum(k in FAILED for k in kinds)
+        assert result["message"].count("parked: a bad value") == messages - sum(
+            k in FAILED for k in kinds
+        )
     else:
         assert len(result["warnings"]) == messages
         for i, kind in enumerate(kinds):
@@ -58,7 +71,11 @@ def test_the_rule_in_all_combinations(kinds: tuple[str, ...]) -> None:
 
 
 failures = st.none() | st.builds(
-    Failure, st.sampled_from(FailureKind), st.text(max_size=9), st.just("E"), st.none() | st.just("08006")
+    Failure,
+    st.sampled_from(FailureKind),
+    st.text(max_size=9),
+    st.just("E"),
+    st.none() | st.just("08006"),
 )
 outcomes = st.lists(
     st.builds(
@@ -94,7 +111,11 @@ def test_completed_without_warnings_means_safe_and_failed_means_that_nothing_suc
 def test_nothing_to_flush_is_completed_with_zeros() -> None:
     status, result = combine([])
     assert status is JobStatus.COMPLETED
-    assert (result["rows_flushed"], result["partitions_processed"], result["warnings"]) == (0, 0, [])
+    assert (result["rows_flushed"], result["partitions_processed"], result["warnings"]) == (
+        0,
+        0,
+        [],
+    )
     assert "message" not in result
 
 
@@ -109,7 +130,8 @@ def test_an_error_tells_all_that_is_known_of_it() -> None:
 
 def test_messages_and_replacements_are_bounded_and_say_so() -> None:
     many = [
-        replace(outcome("failed", f"p{i}"), replaced=(Replacement("$.x", "NaN", "nan"),)) for i in range(80)
+        replace(outcome("failed", f"p{i}"), replaced=(Replacement("$.x", "NaN", "nan"),))
+        for i in range(80)
     ]
     many.append(outcome("ok", "last"))
     _, result = combine(many)

@@ -1,4 +1,5 @@
-"""A flush that dies at any joint, and another one after it, leave the same rows as one that never died."""
+"""A flush that dies at any joint, and another one after it, leave the same rows as one that never
+died."""
 
 from __future__ import annotations
 
@@ -120,7 +121,9 @@ def test_a_flush_that_died_at_any_joint_leaves_the_same_rows_after_the_next_one(
             fill(plant)
             flush_in_a_process(plant, die_at, after=after)
             finish(plant)
-            assert what_is_there(plant) == expected, f"died {'after' if after else 'before'} joint {die_at}"
+            assert what_is_there(plant) == expected, (
+                f"died {'after' if after else 'before'} joint {die_at}"
+            )
 
 
 def test_a_flush_that_dies_again_and_again_gets_through(
@@ -153,7 +156,9 @@ def test_reaping_leaves_finished_jobs_and_living_ones_alone(tmp_path: Path) -> N
         plant.put("p")
         done = plant.flusher().run("manual")
         heartbeat = {"heartbeat_at": plant.clock() + 1000}
-        running = FlushJob("r", "s", "manual", JobStatus.RUNNING, plant.clock(), "n", result=heartbeat)
+        running = FlushJob(
+            "r", "s", "manual", JobStatus.RUNNING, plant.clock(), "n", result=heartbeat
+        )
         plant.buffer.save_job(running)
         assert reap(plant.buffer, plant.clock() + 1100) == []
         assert plant.buffer.job(done.id) == done

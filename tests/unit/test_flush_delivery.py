@@ -38,7 +38,12 @@ def test_everything_that_waits_arrives_in_order_and_the_buffer_is_empty(plant: P
     job = plant.flusher().run("manual")
 
     assert job.ok
-    assert (job.stream, job.trigger, job.status, job.node) == ("s", "manual", JobStatus.COMPLETED, "node-1")
+    assert (job.stream, job.trigger, job.status, job.node) == (
+        "s",
+        "manual",
+        JobStatus.COMPLETED,
+        "node-1",
+    )
     assert plant.sink.arrivals == seqs
     assert plant.waiting() == {}
     assert plant.buffer.depth().entries == 0
@@ -91,7 +96,9 @@ def test_a_hostile_entry_is_parked_alone_and_its_neighbours_arrive_in_order(
     for total in range(partitions, 10):
         for position in range(total):
             names = [f"{total}/{position}/p{i % partitions}" for i in range(total)]
-            seqs = [plant.put(n, b"hostile" if i == position else b"good") for i, n in enumerate(names)]
+            seqs = [
+                plant.put(n, b"hostile" if i == position else b"good") for i, n in enumerate(names)
+            ]
 
             job = plant.flusher().run("manual")
 
@@ -104,35 +111,46 @@ def test_a_hostile_entry_is_parked_alone_and_its_neighbours_arrive_in_order(
             )
             for name in set(names):
                 good = [
-                    s for i, (s, n) in enumerate(zip(seqs, names, strict=True)) if n == name and i != position
+                    s
+                    for i, (s, n) in enumerate(zip(seqs, names, strict=True))
+                    if n == name and i != position
                 ]
                 assert plant.sink.arrivals.get(name, []) == good, where
             if total > 1:
                 assert (job.status, len(job.warnings)) == (JobStatus.COMPLETED, 1), where
             else:  # nothing was saved
                 assert (job.status, len(job.warnings)) == (JobStatus.FAILED, 0), where
-            assert (job.result["entries_parked"], job.result["entries_flushed"]) == (1, total - 1), where
+            assert (job.result["entries_parked"], job.result["entries_flushed"]) == (
+                1,
+                total - 1,
+            ), where
             assert job.result["rows_flushed"] == total - 1
             assert plant.waiting() == {}
             plant.told.parked.clear()
 
 
 @pytest.mark.parametrize("fault", [refuse_hostile, name_hostile])
-def test_many_hostile_entries_are_all_parked_and_all_others_arrive(plant: Plant, fault: object) -> None:
+def test_many_hostile_entries_are_all_parked_and_all_others_arrive(
+    plant: Plant, fault: object
+) -> None:
     plant.sink.faults = [fault]  # type: ignore[list-item]
     hostile = {0, 1, 7, 8, 9, 20, 39}
     seqs = [plant.put(f"p{i % 3}", b"hostile" if i in hostile else b"good") for i in range(40)]
     job = plant.flusher().run("manual")
     assert {p.seq for p in plant.buffer.parked()} == {seqs[i] for i in hostile}
     for name, arrived in plant.sink.arrivals.items():
-        assert arrived == [s for i, s in enumerate(seqs) if f"p{i % 3}" == name and i not in hostile]
+        assert arrived == [
+            s for i, s in enumerate(seqs) if f"p{i % 3}" == name and i not in hostile
+        ]
     assert (job.result["entries_parked"], job.result["entries_flushed"]) == (7, 33)
     assert len(job.warnings) == 3
     assert plant.waiting() == {}
 
 
 @pytest.mark.parametrize("fault", [refuse_hostile, name_hostile])
-def test_a_batch_of_hostile_entries_only_is_parked_whole_and_says_so(plant: Plant, fault: object) -> None:
+def test_a_batch_of_hostile_entries_only_is_parked_whole_and_says_so(
+    plant: Plant, fault: object
+) -> None:
     plant.sink.faults = [fault]  # type: ignore[list-item]
     for _ in range(6):
         plant.put("p", b"hostile")
@@ -158,7 +176,10 @@ def test_an_entry_that_the_sink_names_is_parked_without_a_search(plant: Plant) -
     plant.flusher().run("manual")
     assert plant.sink.calls == 2
     (parked,) = plant.told.parked
-    assert (parked.failure.kind, parked.failure.error_type) == (FailureKind.REJECTED, "EntryRejected")
+    assert (parked.failure.kind, parked.failure.error_type) == (
+        FailureKind.REJECTED,
+        "EntryRejected",
+    )
 
 
 def test_the_search_for_one_hostile_entry_is_logarithmic(plant: Plant) -> None:
@@ -169,7 +190,9 @@ def test_the_search_for_one_hostile_entry_is_logarithmic(plant: Plant) -> None:
     assert plant.sink.calls <= 2 * 8 + 1
 
 
-def test_a_sink_that_names_an_entry_it_was_not_given_is_searched_as_if_it_named_none(plant: Plant) -> None:
+def test_a_sink_that_names_an_entry_it_was_not_given_is_searched_as_if_it_named_none(
+    plant: Plant,
+) -> None:
     def liar(call: int, slices: Sequence[Slice]) -> None:
         if any(e.seq == seqs[1] for s in slices for e in s.entries):
             raise EntryRejected(partition="p", seq=10**6, path="$", reason="hostile data")
@@ -206,7 +229,9 @@ def test_hostile_data_does_not_open_the_breaker(plant: Plant) -> None:
 # -- failures that pass, and those that don't
 
 
-def test_a_transient_failure_keeps_the_entries_and_comes_back_with_growing_waits(plant: Plant) -> None:
+def test_a_transient_failure_keeps_the_entries_and_comes_back_with_growing_waits(
+    plant: Plant,
+) -> None:
     down = Switch(lambda: pg.ConnectionFailure("server closed the connection"))
     plant.sink.faults = [down]
     seqs = [plant.put("p", b"%d" % i) for i in range(3)]
@@ -262,7 +287,11 @@ def test_a_failing_partition_and_one_in_another_group_do_not_hinder_each_other(
     job = plant.flusher(policy=StreamPolicy(entries=1, batch_entries=1)).run("manual")
     assert plant.sink.arrivals == {"good": [good]}
     assert plant.waiting() == {"bad": 1}
-    assert (job.status, job.result["partitions_failed"], len(job.warnings)) == (JobStatus.COMPLETED, 1, 1)
+    assert (job.status, job.result["partitions_failed"], len(job.warnings)) == (
+        JobStatus.COMPLETED,
+        1,
+        1,
+    )
     assert job.warnings[0].startswith(f"s/bad: {kind}")
 
 
@@ -296,7 +325,9 @@ def other_worker_takes_over(plant: Plant, name: str) -> None:
 
 
 @pytest.mark.parametrize("told_by", ["buffer", "sink"])
-def test_a_lease_lost_during_the_write_leaves_the_work_to_its_new_holder(plant: Plant, told_by: str) -> None:
+def test_a_lease_lost_during_the_write_leaves_the_work_to_its_new_holder(
+    plant: Plant, told_by: str
+) -> None:
     def lose(call: int, slices: Sequence[Slice]) -> None:
         if call == 1:
             other_worker_takes_over(plant, "lost")
@@ -350,7 +381,9 @@ def test_a_dead_sink_is_asked_once_per_group_until_the_breaker_opens(plant: Plan
     assert all(s.leased_by is None for s in plant.buffer.states())
 
 
-def test_a_half_open_breaker_lets_one_partition_through_and_all_when_it_arrived(plant: Plant) -> None:
+def test_a_half_open_breaker_lets_one_partition_through_and_all_when_it_arrived(
+    plant: Plant,
+) -> None:
     down = Switch(lambda: ConnectionRefusedError("refused"))
     plant.sink.faults = [down]
     for i in range(20):

@@ -31,7 +31,9 @@ def plant(tmp_path: Path) -> Iterator[Plant]:
 class TickingStop(threading.Event):
     """A stop event that nobody sets: waiting for it moves the fake clock instead of taking time."""
 
-    def __init__(self, clock: FakeClock, on_tick: Callable[[int], None] = lambda tick: None) -> None:
+    def __init__(
+        self, clock: FakeClock, on_tick: Callable[[int], None] = lambda tick: None
+    ) -> None:
         super().__init__()
         self.ticks = 0
         self._clock = clock
@@ -72,7 +74,10 @@ def test_a_group_never_holds_more_than_its_limits_and_one_entry(plant: Plant) ->
     assert job.ok
     assert sum(plant.sink.sizes) == sum(sizes) == job.result["bytes"]
     assert max(plant.sink.sizes) < policy.batch_bytes + max(sizes)
-    assert max(sum(len(seqs) for _, seqs in group) for group in plant.sink.groups) <= policy.batch_entries
+    assert (
+        max(sum(len(seqs) for _, seqs in group) for group in plant.sink.groups)
+        <= policy.batch_entries
+    )
 
 
 def test_an_entry_larger_than_a_batch_arrives(plant: Plant) -> None:
@@ -86,7 +91,9 @@ def test_more_partitions_than_one_lease_call_takes_are_all_flushed(plant: Plant)
     for i in range(23):
         plant.put(f"p{i}")
     last = plant.buffer.last_seq("s")
-    job = plant.flusher(policy=StreamPolicy(entries=1, batch_partitions=5)).run("manual", up_to_seq=last)
+    job = plant.flusher(policy=StreamPolicy(entries=1, batch_partitions=5)).run(
+        "manual", up_to_seq=last
+    )
     assert (job.ok, job.result["partitions_processed"]) == (True, 23)
 
 
@@ -149,7 +156,11 @@ def test_a_partition_that_does_not_come_free_is_reported(plant: Plant, others: b
 
     assert plant.clock.now - started == pytest.approx(2 * TTL_S, abs=0.1)
     (error,) = job.result["errors"]
-    assert (error["partition"], error["kind"], error["error_type"]) == ("held", "transient", "StillWaiting")
+    assert (error["partition"], error["kind"], error["error_type"]) == (
+        "held",
+        "transient",
+        "StillWaiting",
+    )
     assert "held by other" in error["message"]
     assert not job.ok
     assert job.status is (JobStatus.COMPLETED if others else JobStatus.FAILED)
@@ -186,12 +197,16 @@ def test_a_lost_lease_does_not_hide_a_partition_that_was_left_behind(plant: Plan
     assert any(w.startswith("s/held:") for w in job.warnings)
 
 
-def test_a_partition_that_the_job_was_not_asked_about_is_not_reported_as_left_behind(plant: Plant) -> None:
+def test_a_partition_that_the_job_was_not_asked_about_is_not_reported_as_left_behind(
+    plant: Plant,
+) -> None:
     asked = plant.put("held")
     plant.put("later")
     for name in ("held", "later"):
         take(plant.buffer, name, owner="other", ttl_s=500)
-    job = plant.flusher(lease_ttl_s=TTL_S).run("manual", up_to_seq=asked, stop=TickingStop(plant.clock))
+    job = plant.flusher(lease_ttl_s=TTL_S).run(
+        "manual", up_to_seq=asked, stop=TickingStop(plant.clock)
+    )
     assert [e["partition"] for e in job.result["errors"]] == ["held"]
 
 
@@ -205,7 +220,9 @@ def test_stopping_finishes_the_group_that_is_written_and_gives_the_rest_back(pla
     plant.sink.gate = threading.Event()
     stop, jobs = threading.Event(), list[FlushJob]()
     flusher = plant.flusher(policy=StreamPolicy(entries=1, batch_entries=3))
-    thread = threading.Thread(target=lambda: jobs.append(flusher.run("shutdown", up_to_seq=last, stop=stop)))
+    thread = threading.Thread(
+        target=lambda: jobs.append(flusher.run("shutdown", up_to_seq=last, stop=stop))
+    )
     thread.start()
     assert plant.sink.entered.wait(20)
     stop.set()
@@ -245,8 +262,11 @@ def test_a_long_write_keeps_its_leases_and_its_job_alive(plant: Plant) -> None:
     assert plant.waiting() == {}
 
 
-def test_what_one_flush_learns_of_the_sink_is_not_lost_to_another_at_the_same_time(plant: Plant) -> None:
-    """What was parked comes back when the sink turns out to take nothing, whoever flushes meanwhile."""
+def test_what_one_flush_learns_of_the_sink_is_not_lost_to_another_at_the_same_time(
+    plant: Plant,
+) -> None:
+    """What was parked comes back when the sink turns out to take nothing, whoever flushes
+    meanwhile."""
     flusher = plant.flusher()
     probes = count(1)
 

@@ -32,7 +32,8 @@ def test_the_wait_lies_in_the_upper_half_of_a_bounded_exponential(
 
 def test_the_wait_doubles_until_its_limit_and_never_shrinks() -> None:
     waits = [
-        next_attempt(failure(FailureKind.TRANSIENT), n, 0.0, POLICY, lambda: 1.0).next_at for n in range(5000)
+        next_attempt(failure(FailureKind.TRANSIENT), n, 0.0, POLICY, lambda: 1.0).next_at
+        for n in range(5000)
     ]
     assert waits[:9] == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
     assert waits == sorted(waits)
@@ -46,7 +47,9 @@ def test_partitions_that_failed_together_come_back_apart() -> None:
 
 
 def test_the_same_values_give_the_same_decision() -> None:
-    one, two = (next_attempt(failure(FailureKind.TRANSIENT), 3, NOW, POLICY, lambda: 0.25) for _ in range(2))
+    one, two = (
+        next_attempt(failure(FailureKind.TRANSIENT), 3, NOW, POLICY, lambda: 0.25) for _ in range(2)
+    )
     assert one == two
 
 
@@ -75,7 +78,12 @@ def test_it_opens_after_the_threshold_and_tells_why(breaker: CircuitBreaker) -> 
     breaker.failure("second")
     view = breaker.view()
     assert view.state is BreakerState.OPEN
-    assert (view.failures, view.opened_at, view.retry_at, view.last_error) == (2, NOW, NOW + 1, "second")
+    assert (view.failures, view.opened_at, view.retry_at, view.last_error) == (
+        2,
+        NOW,
+        NOW + 1,
+        "second",
+    )
 
 
 def test_a_success_between_failures_keeps_it_closed(breaker: CircuitBreaker) -> None:
@@ -94,7 +102,9 @@ def test_it_is_half_open_when_its_time_came(breaker: CircuitBreaker, clock: Fake
     assert breaker.state() is BreakerState.HALF_OPEN
 
 
-def test_a_probe_that_succeeds_closes_it_for_good(breaker: CircuitBreaker, clock: FakeClock) -> None:
+def test_a_probe_that_succeeds_closes_it_for_good(
+    breaker: CircuitBreaker, clock: FakeClock
+) -> None:
     for _ in range(5):
         breaker.failure("x")
     clock.advance(100)

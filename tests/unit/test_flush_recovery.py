@@ -1,4 +1,5 @@
-"""When a sink is back: one probe that succeeds is enough for everybody, and nobody waits out a backoff of their own."""
+"""When a sink is back: one probe that succeeds is enough for everybody, and nobody waits out a
+backoff of their own."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def plant(tmp_path: Path) -> Iterator[Plant]:
 def outage(
     plant: Plant, partitions: int, make: type[Exception] = ConnectionRefusedError
 ) -> tuple[StreamFlusher, Switch]:
-    """A flusher whose partitions wait for minutes because of a sink that was down; the breaker waits for seconds."""
+    """A flusher whose partitions wait for minutes because of a sink that was down; the breaker
+    waits for seconds."""
     down = Switch(lambda: make("down"))
     plant.sink.faults = [down]
     for i in range(partitions):
@@ -55,8 +57,11 @@ def test_one_probe_that_succeeds_makes_all_that_waited_due_at_once(plant: Plant)
     assert len(plant.told.recovered) == 50
 
 
-def test_a_single_failure_that_left_the_breaker_closed_is_followed_by_a_probe_too(plant: Plant) -> None:
-    """All partitions failed in one group: that is one failure, and none of them is due for minutes."""
+def test_a_single_failure_that_left_the_breaker_closed_is_followed_by_a_probe_too(
+    plant: Plant,
+) -> None:
+    """All partitions failed in one group: that is one failure, and none of them is due for
+    minutes."""
     down = Switch(lambda: ConnectionRefusedError("down"))
     plant.sink.faults = [down]
     for i in range(20):

@@ -85,7 +85,9 @@ def test_it_can_be_started_again(plant: Plant) -> None:
         assert background.stop(20)
 
 
-def test_stopping_waits_for_the_group_under_way_and_says_when_that_takes_too_long(plant: Plant) -> None:
+def test_stopping_waits_for_the_group_under_way_and_says_when_that_takes_too_long(
+    plant: Plant,
+) -> None:
     plant.sink.gate = threading.Event()
     for i in range(4):
         plant.put(f"p{i}")
@@ -147,7 +149,9 @@ def test_housekeeping_is_done_now_and_then_also_after_the_clock_jumped(
     plant: Plant, monkeypatch: pytest.MonkeyPatch, jump: float
 ) -> None:
     maintained: list[float] = []
-    monkeypatch.setattr(plant.buffer, "maintain", lambda thorough: maintained.append(plant.clock.now))
+    monkeypatch.setattr(
+        plant.buffer, "maintain", lambda thorough: maintained.append(plant.clock.now)
+    )
     start = plant.clock.now
 
     class Moving(Scripted):

@@ -53,7 +53,9 @@ def about(name: str, sqlstate: str) -> Callable[[int, Sequence[Slice]], None]:
     """A fault of the entries whose value begins with `name`."""
 
     def fault(call: int, slices: Sequence[Slice]) -> None:
-        if any(r.value.startswith(name.encode()) for s in slices for e in s.entries for r in e.records):
+        if any(
+            r.value.startswith(name.encode()) for s in slices for e in s.entries for r in e.records
+        ):
             raise said(sqlstate)
 
     return fault
@@ -66,9 +68,7 @@ def test_every_class_that_postgresql_has_stands_in_the_table_with_its_reason() -
     assert known <= lines
     assert len(lines) == len(TABLE)
     assert all(line.reason for line in TABLE)
-    for line in (
-        TABLE
-    ):  # data is never blamed for what is the sink's, and never retried for ever for what is the data's
+    for line in TABLE:  # data is never blamed for what is the sink's, and never retried for ever for what is the data's
         assert (line.kind is FailureKind.REJECTED) == (line.scope is Scope.ENTRY), line
 
 
@@ -93,7 +93,9 @@ def test_a_sink_that_takes_nothing_parks_nothing(plant: Plant, sqlstate: str) ->
 
 
 @pytest.mark.parametrize("sqlstate", OF_ONE_ROW)
-def test_trouble_of_one_row_does_not_keep_other_partitions_back(plant: Plant, sqlstate: str) -> None:
+def test_trouble_of_one_row_does_not_keep_other_partitions_back(
+    plant: Plant, sqlstate: str
+) -> None:
     plant.sink.faults = [about("odd", sqlstate)]
     good = [plant.put(f"p{i}") for i in range(6)]
     odd = plant.put("p3", b"odd")
@@ -107,7 +109,9 @@ def test_trouble_of_one_row_does_not_keep_other_partitions_back(plant: Plant, sq
     for _ in range(3):
         plant.clock.advance(120)
         flusher.run("manual")
-    assert [p.seq for p in plant.buffer.parked()] == [odd], "what is refused again and again is set aside"
+    assert [p.seq for p in plant.buffer.parked()] == [odd], (
+        "what is refused again and again is set aside"
+    )
     assert plant.sink.arrivals["p3"][-1] == behind
     assert plant.waiting() == {}
 
@@ -139,7 +143,9 @@ def test_what_a_smaller_group_may_escape_is_never_parked(plant: Plant, sqlstate:
     assert plant.buffer.parked() == []
 
 
-def test_what_was_parked_before_the_sink_turned_out_to_take_nothing_comes_back(plant: Plant) -> None:
+def test_what_was_parked_before_the_sink_turned_out_to_take_nothing_comes_back(
+    plant: Plant,
+) -> None:
     """It answers at first, so one entry is set aside; then it refuses whatever comes."""
     answers = iter(range(1))
 
@@ -158,7 +164,9 @@ def test_what_was_parked_before_the_sink_turned_out_to_take_nothing_comes_back(p
     plant.sink.faults.clear()
     plant.clock.advance(400)
     assert plant.flusher().run("manual").ok
-    assert {name: len(seqs) for name, seqs in plant.sink.arrivals.items()} == dict.fromkeys("abcdefgh", 1)
+    assert {name: len(seqs) for name, seqs in plant.sink.arrivals.items()} == dict.fromkeys(
+        "abcdefgh", 1
+    )
     assert plant.sink.arrivals["a"] > [8], "it was parked, or this test shows nothing"
 
 
@@ -172,7 +180,10 @@ def test_a_sink_that_dies_while_it_is_asked_counts_as_away_not_as_refusing(plant
     state = plant.buffer.state("s", "p")
     assert state is not None
     assert state.failure is not None
-    assert (state.failure.kind, state.failure.error_type) == (FailureKind.TRANSIENT, "ConnectionResetError")
+    assert (state.failure.kind, state.failure.error_type) == (
+        FailureKind.TRANSIENT,
+        "ConnectionResetError",
+    )
 
 
 def test_a_job_that_saved_nothing_and_parked_everything_has_failed(plant: Plant) -> None:
@@ -196,6 +207,9 @@ def test_many_refused_entries_cost_few_questions(plant: Plant) -> None:
 
 
 def test_a_code_of_nobody_is_the_data_s_until_the_sink_refuses_all() -> None:
-    assert (meaning_of("ZZ999").kind, meaning_of("ZZ999").scope) == (FailureKind.REJECTED, Scope.ENTRY)
+    assert (meaning_of("ZZ999").kind, meaning_of("ZZ999").scope) == (
+        FailureKind.REJECTED,
+        Scope.ENTRY,
+    )
     assert meaning_of("22P02").code == "22"
     assert meaning_of("25P04").code == "25P04"

@@ -1,4 +1,5 @@
-"""No partition waits for another one to be done: whoever comes has its turn at once, in a group that all share."""
+"""No partition waits for another one to be done: whoever comes has its turn at once, in a group
+that all share."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def names(group: list[tuple[str, list[int]]]) -> list[str]:
     return [name for name, _ in group]
 
 
-def test_a_small_thread_that_comes_while_a_huge_one_is_flushed_is_in_the_next_group(plant: Plant) -> None:
+def test_a_small_thread_that_comes_while_a_huge_one_is_flushed_is_in_the_next_group(
+    plant: Plant,
+) -> None:
     for i in range(500):
         plant.put("huge", key=b"%d" % i)
 
@@ -60,10 +63,13 @@ def test_many_huge_threads_leave_room_for_a_small_one_in_each_round(plant: Plant
             plant.put(f"huge{number}", key=b"%d" % i)
     plant.put("small")
     assert plant.flusher(policy=SHARED).run("manual").ok
-    # Nine partitions with a share of five each, twenty entries a group: three groups until each had its turn.
+    # Nine partitions with a share of five each, twenty entries a group: three groups until each had
+    # its turn.
     first = next(i for i, group in enumerate(plant.sink.groups) if "small" in names(group))
     assert first <= 2
-    assert all(plant.sink.arrivals[f"huge{n}"] == sorted(plant.sink.arrivals[f"huge{n}"]) for n in range(8))
+    assert all(
+        plant.sink.arrivals[f"huge{n}"] == sorted(plant.sink.arrivals[f"huge{n}"]) for n in range(8)
+    )
     assert sum(len(seqs) for seqs in plant.sink.arrivals.values()) == 801
 
 

@@ -1,4 +1,5 @@
-"""One judgement: what counts as well, what as a warning, what as critical; and whose breaker is shown."""
+"""One judgement: what counts as well, what as a warning, what as critical; and whose breaker is
+shown."""
 
 from __future__ import annotations
 
@@ -78,5 +79,6 @@ def test_a_partition_s_own_trouble_is_no_open_breaker():
         Failure(FailureKind.TRANSIENT, "lost", "LeaseLost"),
     ):
         assert (
-            observed_breaker("checkpoints", [failing("checkpoints", 20.0, failure)], 10.0).breaker == "closed"
+            observed_breaker("checkpoints", [failing("checkpoints", 20.0, failure)], 10.0).breaker
+            == "closed"
         )

@@ -1,4 +1,5 @@
-"""What somebody who can write to the database puts into a stored value: nothing is called, nothing grows."""
+"""What somebody who can write to the database puts into a stored value: nothing is called, nothing
+grows."""
 
 from __future__ import annotations
 
@@ -45,7 +46,10 @@ def command(marker: Path) -> list[str]:
         (codes.OBJECT, lambda c: ["subprocess", "Popen", "fields", {"args": c}, None]),
         (codes.OBJECT, lambda c: ["subprocess", "Popen", "model", {"args": c}, []]),
         (codes.OBJECT, lambda c: ["subprocess", "Popen", "model1", {"args": c}, []]),
-        (codes.OBJECT, lambda c: ["subprocess", "Popen", "named", {"": [c], "names": ["args"]}, None]),
+        (
+            codes.OBJECT,
+            lambda c: ["subprocess", "Popen", "named", {"": [c], "names": ["args"]}, None],
+        ),
     ],
 )
 def test_no_class_is_called_because_stored_data_says_so(marker, code, payload, monkeypatch):
@@ -79,7 +83,8 @@ def test_no_object_is_made_of_a_class_whose_end_would_do_harm(marker):
 
 
 @pytest.mark.parametrize(
-    "factory", [["builtins", "breakpoint"], ["builtins", "exit"], ["os", "getcwd"], ["builtins", "x"]]
+    "factory",
+    [["builtins", "breakpoint"], ["builtins", "exit"], ["os", "getcwd"], ["builtins", "x"]],
 )
 def test_the_factory_of_a_defaultdict_is_one_of_a_few_types(factory):
     payload = ["collections", "defaultdict", "defaultdict", [["a", 1]], factory]
@@ -92,10 +97,20 @@ def test_the_factory_of_a_defaultdict_is_one_of_a_few_types(factory):
 
 @pytest.mark.parametrize(
     "payload",
-    [[], ["a"], [1, 2, 3, 4, 5], ["os", "path", "fields", 5, None], ["m", "n", "model", {}, None], None, "x"],
+    [
+        [],
+        ["a"],
+        [1, 2, 3, 4, 5],
+        ["os", "path", "fields", 5, None],
+        ["m", "n", "model", {}, None],
+        None,
+        "x",
+    ],
 )
 @pytest.mark.parametrize("code", [*range(7), *range(80, 93)])
-def test_a_payload_of_another_form_is_refused_or_read_but_never_raises_something_else(code, payload):
+def test_a_payload_of_another_form_is_refused_or_read_but_never_raises_something_else(
+    code, payload
+):
     for made in (payload, [payload] * 3, [payload] * 5):
         with contextlib.suppress(StateCorrupt):
             FaithfulSerializer().loads_typed(stored(code, made))

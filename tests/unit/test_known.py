@@ -34,7 +34,10 @@ def test_what_an_earlier_version_stored_is_read():
     assert patch.decompress(patch.KNOWN, packed) == raw
 
 
-@given(st.binary(max_size=400) | st.binary(max_size=400).map(lambda part: dictionary.WORDS[500:900] + part))
+@given(
+    st.binary(max_size=400)
+    | st.binary(max_size=400).map(lambda part: dictionary.WORDS[500:900] + part)
+)
 def test_every_value_comes_back(data):
     codec, packed = patch.compress_words(data)
     assert patch.decompress(codec, packed) == data
@@ -42,7 +45,9 @@ def test_every_value_comes_back(data):
 
 
 def test_a_message_takes_less_than_without():
-    _, data = FaithfulSerializer().dumps_typed([HumanMessage("hello", id="1"), AIMessage("world", id="2")])
+    _, data = FaithfulSerializer().dumps_typed(
+        [HumanMessage("hello", id="1"), AIMessage("world", id="2")]
+    )
     codec, packed = patch.compress_words(data)
     assert codec == patch.KNOWN
     assert len(packed) < len(patch.compress(data)[1]) / 2
@@ -62,7 +67,9 @@ def test_many_threads_use_it_at_once():
     failed: list[bytes] = []
 
     def work() -> None:
-        failed.extend(value for value in values if dictionary.unpack(dictionary.pack(value)) != value)
+        failed.extend(
+            value for value in values if dictionary.unpack(dictionary.pack(value)) != value
+        )
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

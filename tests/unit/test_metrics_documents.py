@@ -21,7 +21,10 @@ DASHBOARD = ROOT / "ops/grafana/surgetank.json"
 def names_in(expression: str) -> set[str]:
     """The metrics of a PromQL expression; a histogram's series by the histogram's name."""
     found = set(re.findall(r"\bsurgetank_\w+", expression))
-    return {name.rsplit("_", 1)[0] if re.search(r"_(bucket|sum|count)$", name) else name for name in found}
+    return {
+        name.rsplit("_", 1)[0] if re.search(r"_(bucket|sum|count)$", name) else name
+        for name in found
+    }
 
 
 def labels_in(expression: str) -> set[tuple[str, str]]:
@@ -34,7 +37,9 @@ def labels_in(expression: str) -> set[tuple[str, str]]:
 
 
 def rules() -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    return [
+        rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
+    ]
 
 
 def panels() -> list[dict[str, Any]]:
@@ -65,7 +70,9 @@ def test_dashboard_and_rules_use_only_metrics_and_labels_that_exist(expression: 
     for name, label in labels_in(expression):
         assert label in {*METRICS[name].labels, "instance", "job"}, (name, label)
     grouped = set(re.findall(r"\w+", " ".join(re.findall(r"\bby \(([^)]*)\)", expression))))
-    assert grouped <= {"instance", "le"}.union(*(METRICS[name].labels for name in names_in(expression)))
+    assert grouped <= {"instance", "le"}.union(
+        *(METRICS[name].labels for name in names_in(expression))
+    )
     for counter in (name for name in names_in(expression) if METRICS[name].kind == "counter"):
         assert re.search(rf"(rate|increase)\(\s*{counter}", expression), counter
 
@@ -79,7 +86,11 @@ def test_rules_say_what_to_do_and_panels_do_not_overlap():
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         at = panel["gridPos"]
-        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
         assert not cells & taken, panel["title"]
         assert at["x"] + at["w"] <= 24
         taken |= cells

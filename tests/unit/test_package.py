@@ -1,4 +1,5 @@
-"""The package as it is shipped: complete, typed, light to import, without addresses of registries or machines."""
+"""The package as it is shipped: complete, typed, light to import, without addresses of registries
+or machines."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def test_what_is_no_python_is_shipped_too():
 
 def test_importing_the_package_loads_neither_database_nor_langgraph():
     script = "import surgetank, sys; print([m for m in ('psycopg', 'langgraph', 'typer', 'numpy') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -54,9 +57,9 @@ def test_no_tracked_file_names_a_registry_or_a_machine_s_path():
 
 def test_nothing_unpickles():
     for path in (ROOT / "src").rglob("*.py"):
-        assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve)", path.read_text(), re.MULTILINE), (
-            path
-        )
+        assert not re.search(
+            r"^\s*(import|from) (pickle|marshal|shelve)", path.read_text(), re.MULTILINE
+        ), path
 
 
 def test_the_package_says_its_version():

@@ -1,4 +1,5 @@
-"""What is uploaded: a complete source distribution, a long description without dead links, extras that have content."""
+"""What is uploaded: a complete source distribution, a long description without dead links, extras
+that have content."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ def test_every_tracked_file_is_in_the_source_distribution() -> None:
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
     if done.returncode:
         pytest.skip("not a git checkout")
-    included = [name.lstrip("/") for name in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]]
+    included = [
+        name.lstrip("/")
+        for name in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    ]
     always = ("pyproject.toml", ".gitignore")
     left_out = [
         name
@@ -31,7 +35,9 @@ def test_every_tracked_file_is_in_the_source_distribution() -> None:
 
 def test_the_long_description_has_no_link_that_leads_nowhere_outside_the_repository() -> None:
     text = (ROOT / PROJECT["project"]["readme"]).read_text(encoding="utf-8")
-    assert [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")] == []
+    assert [
+        link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")
+    ] == []
 
 
 def test_no_extra_is_empty_and_what_the_long_description_names_is_there() -> None:

@@ -15,9 +15,13 @@ from surgetank.exceptions import StateCorrupt
 values = st.one_of(
     st.binary(max_size=300),
     st.builds(
-        lambda seed, size: random.Random(seed).randbytes(size), st.integers(0, 9), st.integers(0, 5000)
+        lambda seed, size: random.Random(seed).randbytes(size),
+        st.integers(0, 9),
+        st.integers(0, 5000),
     ),
-    st.builds(lambda word, count: word * count, st.binary(min_size=1, max_size=20), st.integers(0, 300)),
+    st.builds(
+        lambda word, count: word * count, st.binary(min_size=1, max_size=20), st.integers(0, 300)
+    ),
 )
 
 
@@ -77,8 +81,11 @@ def test_storage_grows_with_what_changed_and_reading_is_bounded():
 
 
 def edits() -> st.SearchStrategy[list[bytes]]:
-    """Histories of a list of items: appended to, edited and cut at any place, with a length in front."""
-    items = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), st.binary(max_size=200)), max_size=30)
+    """Histories of a list of items: appended to, edited and cut at any place, with a length in
+    front."""
+    items = st.lists(
+        st.tuples(st.integers(0, 60), st.integers(0, 3), st.binary(max_size=200)), max_size=30
+    )
 
     def play(steps: list[tuple[int, int, bytes]]) -> list[bytes]:
         state = [bytes([i]) * 40 for i in range(30)]
@@ -158,7 +165,9 @@ def test_reading_a_value_that_shrank_does_not_decode_what_it_once_was():
     blobs = chain(versions)
     for blob in blobs:
         steps = path(blobs, blob.n)
-        assert sum(b.raw_bytes for b in steps) <= max(patch.MAX_DECODED * blob.raw_bytes, patch.FREE)
+        assert sum(b.raw_bytes for b in steps) <= max(
+            patch.MAX_DECODED * blob.raw_bytes, patch.FREE
+        )
     assert blobs[1].base_n == 1
     assert blobs[3].base_n == 3
     assert blobs[2].base_n is None

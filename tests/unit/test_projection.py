@@ -1,4 +1,5 @@
-"""The latest state for SQL: of a long list only the end is decoded, and what is shown is as if all of it were."""
+"""The latest state for SQL: of a long list only the end is decoded, and what is shown is as if all
+of it were."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def whole(channel: str, type_: str, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("count", [1, 15, 16, 40, 150])
 def test_a_chat_is_shown_by_its_newest_messages(count):
-    said = [kind(f"{i} " * 300, id=str(i)) for i in range(count) for kind in (HumanMessage, AIMessage)]
+    said = [
+        kind(f"{i} " * 300, id=str(i)) for i in range(count) for kind in (HumanMessage, AIMessage)
+    ]
     type_, data = serde.dumps_typed(said)
     shown, replaced = projection.project("messages", type_, data)
     assert (shown, replaced) == (whole("messages", type_, data), ())
@@ -40,7 +43,14 @@ def test_what_is_replaced_in_what_is_shown_is_told_with_its_place():
     assert [r.path for r in replaced] == ["$.channel_values.notes[29]"]
 
 
-leaves = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text()
+    | st.binary()
+)
 
 
 @given(

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import json
 
-from surgetank.model import BufferDepth, Failure, FailureKind, ParkedEntry, PartitionState, StreamDepth
+from surgetank.model import (
+    BufferDepth,
+    Failure,
+    FailureKind,
+    ParkedEntry,
+    PartitionState,
+    StreamDepth,
+)
 from surgetank.notify.report import SinkStatus, notices, to_plain_data
 from surgetank.streams.installed import STREAMS
 from surgetank.streams.stream import Streams
@@ -18,7 +25,9 @@ def state(kind: FailureKind, since: float, remedy: str = "") -> PartitionState:
 
 
 def told(depth=QUIET, failing=(), parked=(), sinks=()):
-    return notices(depth, failing, parked, sinks, streams=Streams(STREAMS), now=1000.0, critical_after_s=60.0)
+    return notices(
+        depth, failing, parked, sinks, streams=Streams(STREAMS), now=1000.0, critical_after_s=60.0
+    )
 
 
 def test_nothing_is_told_when_all_is_well():
@@ -65,8 +74,8 @@ def test_a_buffer_that_fills_up_is_told_before_it_is_full():
 
 def test_everything_becomes_plain_data_for_json():
     assert (
-        json.loads(json.dumps(to_plain_data({"a": (state(FailureKind.FATAL, 1.0),)})))["a"][0]["failure"][
-            "kind"
-        ]
+        json.loads(json.dumps(to_plain_data({"a": (state(FailureKind.FATAL, 1.0),)})))["a"][0][
+            "failure"
+        ]["kind"]
         == "fatal"
     )

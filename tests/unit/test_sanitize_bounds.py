@@ -1,4 +1,5 @@
-"""Values that unfold without end, and objects that do anything when they are looked at: bounded, and told by name."""
+"""Values that unfold without end, and objects that do anything when they are looked at: bounded,
+and told by name."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ UNFOLDING: dict[str, Any] = {
     "ten objects of ten": laughs("dict"),
     "ten tuples of ten": laughs("tuple"),
     "one large flat object, a million times": [[{f"k{n}": n for n in range(1000)}] * 1000] * 1000,
-    "beside much that is harmless": [{"n": n, "more": []} for n in range(300)] + [{"deep": doubled(60)}],
+    "beside much that is harmless": [{"n": n, "more": []} for n in range(300)]
+    + [{"deep": doubled(60)}],
     "under numbers": [1.0] * 100 + [doubled(60)],
 }
 
@@ -59,7 +61,9 @@ def test_shared_values_that_unfold_are_cut_and_told(name):
     ):
         assert len(clean) < 200_000
         json.loads(clean)
-        assert "more than 5000 values, shared ones counted each time" in " ".join(r.reason for r in replaced)
+        assert "more than 5000 values, shared ones counted each time" in " ".join(
+            r.reason for r in replaced
+        )
 
 
 @pytest.mark.usefixtures("small_budget")
@@ -138,7 +142,9 @@ def test_a_hostile_mapping_ends_where_it_raises(name, error):
         raise error("on purpose")
 
     kind = type(
-        "HostileMapping", (Endless,), {name: raises, "__getitem__": lambda _, key: key} | {name: raises}
+        "HostileMapping",
+        (Endless,),
+        {name: raises, "__getitem__": lambda _, key: key} | {name: raises},
     )
     found = sanitize.sanitize({"a": kind(2), "b": 1})
     assert found.value["b"] == 1
@@ -164,7 +170,11 @@ def test_ctrl_c_stays_ctrl_c():
 @pytest.mark.parametrize("count", [1, 16, 17, 300])
 def test_a_nul_is_found_beside_the_lengths_of_long_lists(text, count):
     """In msgpack the length of a list begins with a NUL byte, too."""
-    for value in ([text, *["a"] * count], ["a" * 300] * count + [{"k": text}], {"k" * 220: [[text] * count]}):
+    for value in (
+        [text, *["a"] * count],
+        ["a" * 300] * count + [{"k": text}],
+        {"k" * 220: [[text] * count]},
+    ):
         assert "\x00" not in json.dumps(sanitize_for_json(value), ensure_ascii=False)
         assert b"\\u0000" not in dumps_jsonb(value)[0]
 

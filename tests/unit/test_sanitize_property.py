@@ -174,12 +174,14 @@ DEEP = {"lists": "lambda v: [v]", "dicts": "lambda v: {'a': v}", "tuples": "lamb
 
 @pytest.mark.parametrize("kind", DEEP)
 def test_a_hundred_thousand_levels_end_neither_the_call_nor_the_process(kind: str) -> None:
-    # In a process of its own: orjson used up the stack on nested tuples, which kills whoever asked it.
+    # In a process of its own: orjson used up the stack on nested tuples, which kills whoever asked
+    # it.
     program = (
         "import json\nfrom surgetank.encode.sanitize import dumps_jsonb, sanitize\n"
         f"wrap, value = {DEEP[kind]}, 0\n"
         "for _ in range(100_000): value = wrap(value)\n"
-        "json.dumps(sanitize(value).value); json.loads(dumps_jsonb({'v': value})[0]); print('alive')\n"
+        "json.dumps(sanitize(value).value); json.loads(dumps_jsonb({'v': value})[0]); "
+        "print('alive')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False

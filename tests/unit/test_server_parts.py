@@ -1,4 +1,5 @@
-"""The server's parts by themselves: what is bounded, what is ordered, what is read out of ids and texts."""
+"""The server's parts by themselves: what is bounded, what is ordered, what is read out of ids and
+texts."""
 
 from __future__ import annotations
 
@@ -124,7 +125,9 @@ def test_what_is_shown_is_json_whatever_the_bytes_are():
 
 def test_answers_are_not_held_back_by_nagle():
     with listen("127.0.0.1", 0) as listening:
-        assert listening.proto == socket.IPPROTO_TCP  # what asyncio looks at before it sets TCP_NODELAY
+        assert (
+            listening.proto == socket.IPPROTO_TCP
+        )  # what asyncio looks at before it sets TCP_NODELAY
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,9 @@ def test_spans_are_read(text, seconds):
     assert parse_span(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "0d", "1y", "999999999w", "1.5h", "\u0663d"])
+@pytest.mark.parametrize(
+    "text", ["", "30", "d", "-1d", "0d", "1y", "999999999w", "1.5h", "\u0663d"]
+)
 def test_spans_that_make_no_sense_are_refused(text):
     with pytest.raises(ConfigurationError):
         parse_span(text)
@@ -156,7 +161,8 @@ def test_what_can_be_no_token_is_known_without_a_database():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "!", "e30", cursor("a"), cursor("a", 1.5, "b"), cursor("a\x00", 1), "x" * 4000, "\u00e9"]
+    "text",
+    ["", "!", "e30", cursor("a"), cursor("a", 1.5, "b"), cursor("a\x00", 1), "x" * 4000, "\u00e9"],
 )
 def test_a_cursor_that_is_not_ours_is_refused(text):
     assert place(cursor("a", 1), str, int) == ["a", 1]
@@ -170,14 +176,19 @@ def test_the_server_needs_no_langgraph():
         "import sys; sys.modules['langgraph'] = None; sys.modules['langchain_core'] = None\n"
         "import surgetank.server.app, surgetank.cli.app; print('fine')"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "fine", done.stderr
 
 
 def test_the_token_commands_need_no_web_framework():
     script = (
-        "import sys; sys.modules['fastapi'] = None; sys.modules['uvicorn'] = None; sys.modules['starlette'] = None\n"
+        "import sys; sys.modules['fastapi'] = None; sys.modules['uvicorn'] = None; "
+        "sys.modules['starlette'] = None\n"
         "import surgetank.cli.app; print('fine')"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "fine", done.stderr

@@ -1,4 +1,5 @@
-"""The typed keywords of `Surgetank(...)` are the settings, no more and no fewer, and of kinds that they accept."""
+"""The typed keywords of `Surgetank(...)` are the settings, no more and no fewer, and of kinds that
+they accept."""
 
 from __future__ import annotations
 

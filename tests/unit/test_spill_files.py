@@ -1,4 +1,5 @@
-"""Spill files and their locations: what was written comes back, what was changed is refused by name."""
+"""Spill files and their locations: what was written comes back, what was changed is refused by
+name."""
 
 from __future__ import annotations
 
@@ -188,7 +189,9 @@ def test_values_are_read_from_their_places_and_their_neighbours_with_them(url):
             assert files.value(address, "b/1.spill", place) == record.value
     files.store().delete("b/1.spill")
     first = placed[0]
-    assert files.value(address, "b/1.spill", first.places[0]) == first.entry.records[0].value  # remembered
+    assert (
+        files.value(address, "b/1.spill", first.places[0]) == first.entry.records[0].value
+    )  # remembered
 
 
 def test_a_value_that_was_changed_is_never_returned(url):

@@ -1,4 +1,5 @@
-"""What a process remembers of the families it writes is bounded, and never more than one value a family."""
+"""What a process remembers of the families it writes is bounded, and never more than one value a
+family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The judgement over progress, mark and what waits: all small cases, and the promises that hold in each of them."""
+"""The judgement over progress, mark and what waits: all small cases, and the promises that hold in
+each of them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from surgetank.sinks.standing import Finding, covers, has_gone_back, is_plain, j
 A, B = 7, 8  # epochs
 ONE, OTHER = 1, 2  # digests
 
-ENTRIES = [Mark(epoch, seq, digest) for epoch, seq, digest in product((A, B), (1, 2, 3), (ONE, OTHER))]
+ENTRIES = [
+    Mark(epoch, seq, digest) for epoch, seq, digest in product((A, B), (1, 2, 3), (ONE, OTHER))
+]
 PLACES = [None, *(Mark(A, seq, digest) for seq, digest in product((1, 2, 3), (ONE, OTHER)))]
 OF_B = [None, *(Mark(B, seq, ONE) for seq in (1, 2, 3))]
 MARKS = [

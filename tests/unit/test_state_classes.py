@@ -1,7 +1,8 @@
-"""State classes change between deploys: what was stored comes back at least as usable as from LangGraph's serializer.
+"""State classes change between deploys: what was stored comes back at least as usable as from
+LangGraph's serializer.
 
-Each case is a module before and after a deploy. Both serializers store what the old one made and read it with the new
-one in the same process.
+Each case is a module before and after a deploy. Both serializers store what the old one made and
+read it with the new one in the same process.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from typing import Any, NamedTuple, Optional, TypedDict
 
 
 class Case(NamedTuple):
-    """`expected` is what has to come back, as `shown` writes it; `told` a part of what is noticed ("": nothing)."""
+    """`expected` is what has to come back, as `shown` writes it; `told` a part of what is noticed
+    ("": nothing)."""
 
     before: str
     made: str
@@ -98,7 +100,8 @@ CASES: dict[str, Case] = {
     "a model that moves old fields to new ones by itself": Case(
         "class M(BaseModel):\n    old: int",
         "M(old=1)",
-        "class M(BaseModel):\n    new: int\n    @pydantic.model_validator(mode='before')\n    @classmethod\n"
+        "class M(BaseModel):\n    new: int\n    @pydantic.model_validator(mode='before')\n    "
+        "@classmethod\n"
         "    def move(cls, data):\n        return {'new': data['old']} if 'old' in data else data",
         ("M", {"new": 1}),
         "'old'",
@@ -113,7 +116,8 @@ CASES: dict[str, Case] = {
     "a model whose constructor raises SystemExit": Case(
         "class M(BaseModel):\n    a: int",
         "M(a=1)",
-        "class M(BaseModel):\n    a: int\n    b: int = 2\n    def __init__(self, **data):\n        raise SystemExit(3)",
+        "class M(BaseModel):\n    a: int\n    b: int = 2\n    def __init__(self, **data):\n        "
+        "raise SystemExit(3)",
         ("M", {"a": 1, "b": 2}),
         "refuses",
     ),
@@ -265,7 +269,8 @@ CASES: dict[str, Case] = {
     "a removed subclass of str": Case("class S(str): pass", "[S('x')]", "", ["x"], "can't be imported"),
     "a removed subclass of dict": Case("class X(dict): pass", "X(a=(1,))", "", {"a": (1,)}, "can't be imported"),
     "a subclass of list that became something else": Case(
-        "class L(list): pass", "L([1])", "class L:\n    def __init__(self, *a): raise AssertionError", [1], "no list"
+        "class L(list): pass", "L([1])", "class L:\n    def __init__(self, *a): raise "
+        "AssertionError", [1], "no list"
     ),
     "a class that was defined again and is the same": Case(
         "class M(BaseModel):\n    a: int", "M(a=1)", "class M(BaseModel):\n    a: int", ("M", {"a": 1}), ""
@@ -329,7 +334,8 @@ def _fields(model: Any) -> Any:
 
 
 def redeployed(case: Case) -> tuple[Any, list[ClassChange], Any]:
-    """What our serializer gives back after the deploy, what it noticed, and what LangGraph's gives back."""
+    """What our serializer gives back after the deploy, what it noticed, and what LangGraph's gives
+    back."""
     us, them = ours(), theirs()
     value = eval(case.made, module(case.before).__dict__)
     stored, peers = us.dumps_typed(value), them.dumps_typed(value)
@@ -348,12 +354,15 @@ def test_state_of_a_class_that_changed_comes_back_usable_and_the_change_is_notic
     found, changes, _ = redeployed(case)
     assert shown(found) == case.expected
     texts = [str(change) for change in changes]
-    assert any(case.told in text and NAME in text for text in texts) if case.told else not texts, texts
+    assert any(case.told in text and NAME in text for text in texts) if case.told else not texts, (
+        texts
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_as_usable_as_what_langgraphs_serializer_gives_back(name):
-    """What LangGraph's gives an object of a class, ours does; what has fields there has them here."""
+    """What LangGraph's gives an object of a class, ours does; what has fields there has them
+    here."""
     found, _, peers = redeployed(CASES[name])
     their_fields, our_fields = _as_fields(peers), _as_fields(found)
     if their_fields is not None:
@@ -370,11 +379,14 @@ def _as_fields(value: Any) -> dict[str, Any] | None:
         return value
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return value._asdict()
-    return vars(value) if hasattr(value, "__dict__") and not isinstance(value, (str, list)) else None
+    return (
+        vars(value) if hasattr(value, "__dict__") and not isinstance(value, (str, list)) else None
+    )
 
 
 def test_all_that_langgraphs_serializer_leaves_out_of_a_model_is_there_here():
-    """Read from what LangGraph's serializer itself stored: its objects lack a new required field."""
+    """Read from what LangGraph's serializer itself stored: its objects lack a new required
+    field."""
     case = CASES["a model with a new required field"]
     value = eval(case.made, module(case.before).__dict__)
     stored = theirs().dumps_typed(value)
@@ -386,7 +398,9 @@ def test_all_that_langgraphs_serializer_leaves_out_of_a_model_is_there_here():
 
 
 def test_private_values_and_which_fields_were_set_survive_a_change():
-    before = "class M(BaseModel):\n    a: int = 0\n    b: int = 0\n    _p: int = PrivateAttr(default=1)"
+    before = (
+        "class M(BaseModel):\n    a: int = 0\n    b: int = 0\n    _p: int = PrivateAttr(default=1)"
+    )
     value = eval("M(a=1)", module(before).__dict__)
     value._p = 5
     stored = ours().dumps_typed(value)
@@ -397,7 +411,9 @@ def test_private_values_and_which_fields_were_set_survive_a_change():
 
 
 def test_state_that_a_version_without_marks_stored_is_read_as_before():
-    m = module("class M(BaseModel):\n    a: int\nclass P(NamedTuple):\n    a: int\n    b: int = 2").__dict__
+    m = module(
+        "class M(BaseModel):\n    a: int\nclass P(NamedTuple):\n    a: int\n    b: int = 2"
+    ).__dict__
     serde = ours()
 
     def as_then(*parts: Any) -> tuple[str, bytes]:

@@ -1,7 +1,8 @@
-"""`surgetank.emit_log` and its like without an engine at hand: they speak to the engine that was opened last.
+"""`surgetank.emit_log` and its like without an engine at hand: they speak to the engine that was
+opened last.
 
-Nodes of a graph are plain functions far from where the engine was made; with one engine per process, which is the rule,
-there is nothing to pass around.
+Nodes of a graph are plain functions far from where the engine was made; with one engine per
+process, which is the rule, there is nothing to pass around.
 """
 
 from __future__ import annotations
@@ -36,8 +37,12 @@ class _Speaks(Protocol):
         error_context: Mapping[str, Any] | None = ...,
     ) -> str: ...
     async def aemit_log(self, message: str, **given: Any) -> int: ...
-    async def abroadcast_run_event(self, event: str | Mapping[str, Any], **given: Any) -> RunEvent: ...
-    async def alog_system_error(self, error_type: str, message: str | None = ..., **given: Any) -> str: ...
+    async def abroadcast_run_event(
+        self, event: str | Mapping[str, Any], **given: Any
+    ) -> RunEvent: ...
+    async def alog_system_error(
+        self, error_type: str, message: str | None = ..., **given: Any
+    ) -> str: ...
 
 
 _lock = threading.Lock()
@@ -69,7 +74,9 @@ def current() -> _Speaks:
     )
 
 
-def emit_log(message: str, *, thread_id: str | None = None, level: int | str = "info", **fields: Any) -> int:
+def emit_log(
+    message: str, *, thread_id: str | None = None, level: int | str = "info", **fields: Any
+) -> int:
     """Write a line into a thread's log; returns its number. See `Surgetank.emit_log`."""
     return current().emit_log(message, thread_id=thread_id, level=level, **fields)
 

@@ -1,6 +1,8 @@
-"""What an open engine consists of: buffer, database, sinks, flushers, telling, spilling, and how they end together.
+"""What an open engine consists of: buffer, database, sinks, flushers, telling, spilling, and how
+they end together.
 
-Which thread owns what. Everything else is shared: it is immutable, or guarded by the lock that stands beside it.
+Which thread owns what. Everything else is shared: it is immutable, or guarded by the lock that
+stands beside it.
 
 - `surgetank-flush` (`Scheduler`) runs due jobs. A call of `flush()` runs one on its caller's thread. A job's turns, its
   outcomes and its `Delivery` (what it has learned of the sink) belong to the thread that runs it; flushers, sinks and
@@ -96,7 +98,9 @@ class Parts:
         self.clock = clock
         self._saver, self._serde = saver, serde
         checkpoints = CHECKPOINTS if saver is None else into_saver(saver, serde)
-        self.streams = Streams([*(checkpoints if s is CHECKPOINTS else s for s in STREAMS), *streams])
+        self.streams = Streams(
+            [*(checkpoints if s is CHECKPOINTS else s for s in STREAMS), *streams]
+        )
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
         self.listeners = Listeners(FlushLog().on_flush, *listeners)
         self.embedded: EmbeddedPostgres | None = None
@@ -129,9 +133,13 @@ class Parts:
             self._let_go()
             raise
         self.listeners.add(self.desk.notifier.on_flush)
-        self.flushers = {stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()}
+        self.flushers = {
+            stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()
+        }
         elsewhere = [name for name, stream in self.streams.items() if not stream.in_database]
-        self._sinks = SinkWatch(self.flushers, addresses, self.embedded, elsewhere=elsewhere, clock=clock)
+        self._sinks = SinkWatch(
+            self.flushers, addresses, self.embedded, elsewhere=elsewhere, clock=clock
+        )
         for flusher in self.flushers.values():
             flusher.on_recovered = self._sink_recovered
         self.scheduler = Scheduler(
@@ -168,14 +176,21 @@ class Parts:
         )
         self.sweeper = (
             Sweeper(
-                self.retention, limits, interval_s=settings.retain_interval, on_problem=self._sweep_problem
+                self.retention,
+                limits,
+                interval_s=settings.retain_interval,
+                on_problem=self._sweep_problem,
             )
             if (limits := limits_of(settings))
             else None
         )
 
     def _flusher(
-        self, stream: str, sink: Sink, clock: Callable[[], float], buffer: SQLiteBuffer | None = None
+        self,
+        stream: str,
+        sink: Sink,
+        clock: Callable[[], float],
+        buffer: SQLiteBuffer | None = None,
     ) -> StreamFlusher:
         settings = self.settings
         return StreamFlusher(
@@ -200,10 +215,13 @@ class Parts:
         )
 
     def flush_beside(self, stop: threading.Event) -> None:
-        """Flush what waits for this database in default homes beside ours, under their own leases, for a while."""
+        """Flush what waits for this database in default homes beside ours, under their own leases,
+        for a while."""
         for found in self.guards.due_beside() if self._saver is None and not self._away() else ():
             with closing(
-                _open_buffer(self.settings, self.clock, self.streams, found.path / self.buffer.path.name)
+                _open_buffer(
+                    self.settings, self.clock, self.streams, found.path / self.buffer.path.name
+                )
             ) as other:
                 for stream, flusher in self.flushers.items():
                     self._flusher(stream, flusher.sink, self.clock, other).run_if_due(stop)
@@ -214,7 +232,10 @@ class Parts:
 
     def check_copies(self) -> None:
         """Look whether copies of threads still show what the database has, if that is due."""
-        if self._saver is None and self.flushers[CHECKPOINTS.name].breaker.state() is BreakerState.CLOSED:
+        if (
+            self._saver is None
+            and self.flushers[CHECKPOINTS.name].breaker.state() is BreakerState.CLOSED
+        ):
             try:
                 self.copies.run_if_due()
             except (SurgetankError, psycopg.Error) as error:
@@ -231,7 +252,9 @@ class Parts:
             ttl_s=settings.lease_ttl,
             on_problem=self._spill_problem,
         )
-        return SpillWatch(spiller, self.buffer, self.desk.notifier, self.desk.events, clock=self.clock)
+        return SpillWatch(
+            spiller, self.buffer, self.desk.notifier, self.desk.events, clock=self.clock
+        )
 
     def start(self) -> None:
         """Flush in the background, and look for what retention deletes if there are limits."""
@@ -285,7 +308,8 @@ class Parts:
         )
 
     def _problem(self, error: BaseException, trace: str) -> None:
-        """Something in the flush thread that is no flush failure (the disk, a bug): told and shown in status."""
+        """Something in the flush thread that is no flush failure (the disk, a bug): told and shown
+        in status."""
         self._tell("flush_thread", error, trace)
 
     def _sweep_problem(self, error: BaseException, trace: str) -> None:
@@ -306,7 +330,9 @@ class Parts:
     def _away(self) -> list[str]:
         """Streams whose sink is not known to be there."""
         return [
-            s for s, flusher in self.flushers.items() if flusher.breaker.state() is not BreakerState.CLOSED
+            s
+            for s, flusher in self.flushers.items()
+            if flusher.breaker.state() is not BreakerState.CLOSED
         ]
 
     def _check_buffer(self, _: threading.Event) -> None:
@@ -340,7 +366,8 @@ class Parts:
         self.upkeep.round()
 
     def _sink_recovered(self, stream: str) -> None:
-        """One stream's sink is back: the others that are flushed to the same place are tried at once."""
+        """One stream's sink is back: the others that are flushed to the same place are tried at
+        once."""
         for other, flusher in self.flushers.items():
             if other != stream and self._addresses[other] == self._addresses[stream]:
                 flusher.breaker.probe_now()
@@ -354,11 +381,13 @@ class Parts:
     def sink_status(self, stream: str) -> SinkStatus:
         """The state of one stream's sink, which is not asked."""
         failing = self.buffer.states(stream, failing=True, limit=20)
-        return next(s for s in self.sink_statuses(ping=False, failing=failing) if s.stream == stream)
+        return next(
+            s for s in self.sink_statuses(ping=False, failing=failing) if s.stream == stream
+        )
 
     def close(self, *, drain: bool) -> None:
-        """Stop flushing, drain once more if asked and possible, close everything. Within `shutdown_timeout`: then what
-        the database has not answered is given up.
+        """Stop flushing, drain once more if asked and possible, close everything. Within
+        `shutdown_timeout`: then what the database has not answered is given up.
         """
         limit = time.monotonic() + self.settings.shutdown_timeout
         over = threading.Event()
@@ -434,7 +463,9 @@ def _open_buffer(
         clock=clock,
         jobs_kept=settings.jobs_kept,
         recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
-        files=SpillFiles(url.get_secret_value() if (url := settings.fallback_url) is not None else None),
+        files=SpillFiles(
+            url.get_secret_value() if (url := settings.fallback_url) is not None else None
+        ),
         inline_keys=frozenset().union(*(stream.inline_keys for stream in streams.values())),
         last_words=frozenset(name for name, stream in streams.items() if stream.urgent),
         reserve_bytes=settings.disk_reserve,
@@ -445,4 +476,6 @@ def _open_buffer(
 
 
 def _embedded_went(*, crashed: bool, log_path: Path) -> None:
-    log.error("embedded_postgres_went", crashed=crashed, log=str(log_path), remedy="it is started again")
+    log.error(
+        "embedded_postgres_went", crashed=crashed, log=str(log_path), remedy="it is started again"
+    )

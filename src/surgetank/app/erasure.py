@@ -1,8 +1,10 @@
-"""Erasing all of a user's data: their threads as wholes, their lines, what errors and jobs say of them, their tokens.
+"""Erasing all of a user's data: their threads as wholes, their lines, what errors and jobs say of
+them, their tokens.
 
-In steps, each of which can be repeated: a row in PostgreSQL remembers whose threads it is about, so that an erasure
-that was killed goes on when it is asked for again. At last the files are rewritten, because a deleted row's bytes stay
-in its page. What can't be reached from here (archives, backups, other buffers) is named in the report.
+In steps, each of which can be repeated: a row in PostgreSQL remembers whose threads it is about, so
+that an erasure that was killed goes on when it is asked for again. At last the files are rewritten,
+because a deleted row's bytes stay in its page. What can't be reached from here (archives, backups,
+other buffers) is named in the report.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ _LOCK_S = 10
 
 @dataclass(frozen=True, slots=True)
 class ErasureReport:
-    """What was removed, by kind; `unfinished` says what keeps it from being completed (run it again), `out_of_reach`
-    what can't be removed from here.
+    """What was removed, by kind; `unfinished` says what keeps it from being completed (run it
+    again), `out_of_reach` what can't be removed from here.
     """
 
     state: str
@@ -78,7 +80,8 @@ class _Progress:
 
 
 class Erasure:
-    """Erases users on one buffer and its database. `flush` flushes everything and returns the job that went worst."""
+    """Erases users on one buffer and its database. `flush` flushes everything and returns the job
+    that went worst."""
 
     def __init__(
         self,
@@ -106,15 +109,17 @@ class Erasure:
     def erase(self, user: str) -> ErasureReport:
         """Erase a user's data. Idempotent; killed on the way, it goes on when it is called again.
 
-        Raises `DatabaseUnavailable` (nothing was begun, or it stays `running`), `EntryRejected` for a name that
-        can't be one.
+        Raises `DatabaseUnavailable` (nothing was begun, or it stays `running`), `EntryRejected` for
+        a name that can't be one.
         """
         limits.check_names(user, [("$.user", user)])
         progress = self._begin(user)
         unfinished: list[str] = []
         for _ in range(_ROUNDS):
             unfinished = self._remove(user, progress)
-            if unfinished or not self._find(user):  # what was written meanwhile is removed in another round
+            if unfinished or not self._find(
+                user
+            ):  # what was written meanwhile is removed in another round
                 break
         unfinished += self._rewrite()
         if not unfinished:
@@ -132,7 +137,10 @@ class Erasure:
         (row,) = self._run("begin", subject=subject)
         going_on = bool(row["threads"]) or bool(row["words"])
         return _Progress(
-            subject, set(row["threads"]), {user, *row["words"]}, dict(row["removed"]) if going_on else {}
+            subject,
+            set(row["threads"]),
+            {user, *row["words"]},
+            dict(row["removed"]) if going_on else {},
         )
 
     def _note(self, progress: _Progress) -> None:
@@ -148,7 +156,8 @@ class Erasure:
     # -- finding
 
     def _find(self, user: str) -> set[str]:
-        """The user's threads, by the rule of `server.access.visibility`: the first owner that is named counts."""
+        """The user's threads, by the rule of `server.access.visibility`: the first owner that is
+        named counts."""
         hot: dict[str, tuple[str | None, bool]] = {}
         with self._buffer.snapshot() as snapshot:
             for name in snapshot.partitions(envelope.STREAM):
@@ -160,7 +169,9 @@ class Erasure:
             self._database.asking(patient=True) as connection,
             connection.cursor(row_factory=dict_row) as cursor,
         ):
-            for row in cursor.execute(ACCESS["owners"], {"threads": names, "key": self._key}).fetchall():
+            for row in cursor.execute(
+                ACCESS["owners"], {"threads": names, "key": self._key}
+            ).fetchall():
                 if row["there"]:
                     cold[row["thread_id"]] = row["owner"]
         found: set[str] = set()
@@ -173,12 +184,15 @@ class Erasure:
         return found
 
     def _hot_owner(self, snapshot: Snapshot, name: str) -> tuple[str | None, bool]:
-        """The first owner that hot checkpoints name, and whether what is cold is about to be deleted."""
+        """The first owner that hot checkpoints name, and whether what is cold is about to be
+        deleted."""
         thread = HotThread(snapshot, name)
         for ns, checkpoint_id in sorted(thread.ids(None), key=lambda at: (bool(at[0]), at[1])):
             found = thread.find(ns, checkpoint_id)
             metadata = (
-                jsontext.loads(CheckpointRecord.unpack(found.value).metadata_json or b"{}") if found else {}
+                jsontext.loads(CheckpointRecord.unpack(found.value).metadata_json or b"{}")
+                if found
+                else {}
             )
             if (value := metadata.get(self._key)) is not None:
                 return str(value), thread.cold_is_deleted
@@ -196,7 +210,12 @@ class Erasure:
         progress.words |= {row["word"] for row in words if row["word"]}
         self._note(progress)
         # Before the deletion, which takes away by what they are found.
-        arguments = {"user": user, "key": self._key, "threads": threads, "words": sorted(progress.words)}
+        arguments = {
+            "user": user,
+            "key": self._key,
+            "threads": threads,
+            "words": sorted(progress.words),
+        }
         progress.count("texts of errors", self._execute(SQL["errors"], arguments))
         for thread in threads:
             append_thread_deletion(self._buffer, thread, forget_events=self._forget_told)
@@ -208,8 +227,15 @@ class Erasure:
         progress.count("partitions of the buffer", partitions)
         self._events.erase(threads, sorted(progress.words | progress.threads))
         if waiting:
-            said = job.result.get("message") or "; ".join(job.warnings) or "another worker holds them"
-            return [f"{len(waiting)} threads could not be deleted in the database yet: {str(said)[:500]}"]
+            said = (
+                job.result.get("message") or "; ".join(job.warnings) or "another worker holds them"
+            )
+            return [
+                (
+                    f"{len(waiting)} threads could not be deleted in the database yet: "
+                    f"{str(said)[:500]}"
+                )
+            ]
         self._remove_names(progress, threads)
         return []
 
@@ -229,14 +255,20 @@ class Erasure:
             progress.count(kind, self._execute(SQL[name], arguments))
 
     def _remove_names(self, progress: _Progress, threads: list[str]) -> None:
-        """Rows of any table that name the threads: how far they were written, that they were deleted ..."""
+        """Rows of any table that name the threads: how far they were written, that they were
+        deleted ..."""
         for row in self._run("naming_threads"):
-            table, column = sql.Identifier("surgetank", row["table_name"]), sql.Identifier(row["column_name"])
+            table, column = (
+                sql.Identifier("surgetank", row["table_name"]),
+                sql.Identifier(row["column_name"]),
+            )
             named = sql.SQL(" WHERE {} = ANY (%(threads)s)").format(column)
             if row["by_buffer"]:
                 named += sql.SQL(" AND buffer_id = %(buffer_id)s")
             change = sql.SQL("DELETE FROM {}").format(table)
-            if row["column_name"] == "last_thread_id":  # how far retention has looked: it begins again
+            if (
+                row["column_name"] == "last_thread_id"
+            ):  # how far retention has looked: it begins again
                 change = sql.SQL("UPDATE {} SET {} = NULL").format(table, column)
             arguments = {"threads": threads, "buffer_id": self._buffer.id}
             progress.count("rows that name threads", self._execute(change + named, arguments))
@@ -246,7 +278,8 @@ class Erasure:
             entry = self._buffer.parked_entry(parked.id)
             items = [groups.unpack_or_show("", r.value) for r in entry.records] if entry else []
             if any(
-                isinstance(i, ErrorReport) and (i.thread_id in threads or i.context.get(self._key) == user)
+                isinstance(i, ErrorReport)
+                and (i.thread_id in threads or i.context.get(self._key) == user)
                 for i in items
             ):
                 self._buffer.discard_parked([parked.id])
@@ -257,14 +290,23 @@ class Erasure:
         """Write the files anew; what could not be."""
         unfinished: list[str] = []
         self._buffer.forget_kept(all_=True)  # errors and lines that were acknowledged a moment ago
-        for what, rewritten in (("buffer", self._buffer.scrub()), ("event log", self._events.scrub())):
+        for what, rewritten in (
+            ("buffer", self._buffer.scrub()),
+            ("event log", self._events.scrub()),
+        ):
             if not rewritten:
-                unfinished.append(f"the {what}'s file is always in use: its WAL could not be emptied")
+                unfinished.append(
+                    f"the {what}'s file is always in use: its WAL could not be emptied"
+                )
         left = [file.name for file in self._buffer.spill_files() if file.records]
         if left:
-            unfinished.append(f"spill files hold what waits for the database: {', '.join(left[:10])}")
+            unfinished.append(
+                f"spill files hold what waits for the database: {', '.join(left[:10])}"
+            )
         if self._server_log is not None and self._server_log.exists():
-            with self._server_log.open("r+b") as file:  # the server appends: it goes on at the new end
+            with self._server_log.open(
+                "r+b"
+            ) as file:  # the server appends: it goes on at the new end
                 file.truncate(0)
         for row in self._run("tables"):
             problem = self._rewrite_table(row["table_name"])

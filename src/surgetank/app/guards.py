@@ -1,4 +1,5 @@
-"""What guards an engine's buffer and database against each other: their bond, their progress, and telling of both."""
+"""What guards an engine's buffer and database against each other: their bond, their progress, and
+telling of both."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def destination(settings: Settings) -> str:
 
 
 def engine_settings(**given: Any) -> Settings:
-    """Settings whose home, if none was given, is the one of their database. Raises `ConfigurationError`."""
+    """Settings whose home, if none was given, is the one of their database. Raises
+    `ConfigurationError`."""
     settings = load_settings(**given)
     if (
         "home" in settings.model_fields_set
@@ -68,12 +70,15 @@ class Guards:
         self._looked_beside_at = float("-inf")
         self.travels = TimeTravels(desk.notifier, desk.events, streams, clock=clock)
         in_database = [name for name, stream in streams.items() if stream.in_database]
-        self.check = ProgressCheck(buffer, database, in_database, clock=clock, on_findings=self.tell)
+        self.check = ProgressCheck(
+            buffer, database, in_database, clock=clock, on_findings=self.tell
+        )
         self.belonging = Belonging(buffer, destination(settings), on_moved=self._moved)
         database.gate = self.belonging
 
     def tell(self, findings: Sequence[Found]) -> None:
-        """Buffer or database went back in time: put back what copies of recent threads have, and tell."""
+        """Buffer or database went back in time: put back what copies of recent threads have, and
+        tell."""
         if self._restores:
             from surgetank.streams.checkpoints.copies.reader import restore_lost  # noqa: PLC0415 - needs the extra
 
@@ -81,7 +86,8 @@ class Guards:
         self.travels.tell(findings)
 
     def check_progress(self, *, force: bool = False) -> None:
-        """Look whether the database still has what it acknowledged, if that is due. What fails is tried again."""
+        """Look whether the database still has what it acknowledged, if that is due. What fails is
+        tried again."""
         if force or self.check.is_due():
             try:
                 self.check.run()
@@ -100,7 +106,8 @@ class Guards:
         told += [
             Notice(
                 "warning", None,
-                f"{found.entries} entries wait for this database in another home, {found.path}. They are flushed from"
+                f"{found.entries} entries wait for this database in another home, {found.path}. "
+                f"They are flushed from"
                 " here too, by whoever flushes in the background.",
             )
             for found in self.waiting_beside()
@@ -109,7 +116,9 @@ class Guards:
 
     def waiting_beside(self) -> list[FoundHome]:
         """Default homes beside ours with entries for the same database."""
-        root = next((path for path in (self._home, *self._home.parents[:2]) if path == default_root()), None)
+        root = next(
+            (path for path in (self._home, *self._home.parents[:2]) if path == default_root()), None
+        )
         mine = self._buffer.binding()
         if root is None or mine is None or mine.database_id is None:
             return []
@@ -128,7 +137,8 @@ class Guards:
         return self.waiting_beside()
 
     def adopt(self) -> Binding:
-        """Let the buffer belong to the database that is configured, whatever it belonged to before."""
+        """Let the buffer belong to the database that is configured, whatever it belonged to
+        before."""
         self.belonging.adopting = True
         try:
             with self._database.connection() as connection:
@@ -142,8 +152,10 @@ class Guards:
     def _moved(self, before: Binding, now: Binding) -> None:
         """The same id with other evidence: moved, restored elsewhere, or a copy."""
         message = (
-            f"The database was moved or is a copy: {before.address} is now {now.address}, on another server or under"
-            " another number. The buffer goes on with it; whether it lacks anything is looked at now."
+            f"The database was moved or is a copy: {before.address} is now {now.address}, on "
+            f"another server or under"
+            " another number. The buffer goes on with it; whether it lacks anything is looked at "
+            "now."
         )
         context = {"before": list(before), "now": list(now)}
         self._desk.notifier.tell(

@@ -1,7 +1,8 @@
-"""Default homes: one for each database, so that entries for one never wait in the buffer of another.
+"""Default homes: one for each database, so that entries for one never wait in the buffer of
+another.
 
-The embedded database keeps the default home. What an older version left there for a configured database is used on, if
-it belongs to that database or to none yet.
+The embedded database keeps the default home. What an older version left there for a configured
+database is used on, if it belongs to that database or to none yet.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _FOLDER = "databases"
 
 @dataclass(frozen=True, slots=True)
 class FoundHome:
-    """A home beside ours: to which address and database its buffer belongs, and how many entries wait in it."""
+    """A home beside ours: to which address and database its buffer belongs, and how many entries
+    wait in it."""
 
     path: Path
     address: str | None
@@ -51,15 +53,22 @@ def homes_beside(root: Path, home: Path) -> Iterator[FoundHome]:
 
 
 def look_into(home: Path) -> FoundHome | None:
-    """What a home's buffer says of itself, without opening it for writing; None when there is none to be read."""
+    """What a home's buffer says of itself, without opening it for writing; None when there is none
+    to be read."""
     file = home / "buffer.db"
     try:
         if not file.exists():
             return None
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=1.0)) as reader:
+        with closing(
+            sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=1.0)
+        ) as reader:
             (entries,) = reader.execute("SELECT entries FROM totals").fetchone()
             known = reader.execute("SELECT 1 FROM sqlite_schema WHERE name = 'binding'").fetchone()
-            bound = reader.execute("SELECT address, database_id FROM binding").fetchone() if known else None
+            bound = (
+                reader.execute("SELECT address, database_id FROM binding").fetchone()
+                if known
+                else None
+            )
     except (OSError, sqlite3.Error):  # somebody else's file, or a damaged one: `doctor` is for that
         return None
     address, database_id = bound or (None, None)
@@ -83,5 +92,7 @@ def ensure_home(home: Path) -> None:
         ) from error
     if not closed:
         log.warning(
-            "home_open_to_others", home=str(home), remedy="give Surgetank a folder of its own, mode 0700"
+            "home_open_to_others",
+            home=str(home),
+            remedy="give Surgetank a folder of its own, mode 0700",
         )

@@ -1,7 +1,7 @@
 """What has to be done about once a second beside flushing, on a thread of its own.
 
-A sink that is frozen holds up the flush thread; spilling and telling go on here. Steps run in their order, and one that
-fails is told of and keeps no other from being taken.
+A sink that is frozen holds up the flush thread; spilling and telling go on here. Steps run in their
+order, and one that fails is told of and keeps no other from being taken.
 """
 
 from __future__ import annotations

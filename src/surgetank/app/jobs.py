@@ -13,7 +13,8 @@ from surgetank.model import FlushJob
 
 
 class Jobs:
-    """The jobs of a buffer; `flushers` are those that can repeat one, `kept` how many jobs are remembered."""
+    """The jobs of a buffer; `flushers` are those that can repeat one, `kept` how many jobs are
+    remembered."""
 
     def __init__(self, buffer: Buffer, flushers: Mapping[str, StreamFlusher], kept: int) -> None:
         self._buffer = buffer
@@ -33,7 +34,8 @@ class Jobs:
         return self._buffer.jobs(limit=limit, stream=stream, status=status)
 
     def get(self, job_id: str, *, exact: bool = False) -> FlushJob:
-        """One job by its id or, unless `exact`, by a beginning that no other job has. Raises `JobNotFound`."""
+        """One job by its id or, unless `exact`, by a beginning that no other job has. Raises
+        `JobNotFound`."""
         check_names("jobs", [("$.job_id", job_id)])
         found = self._buffer.job(job_id)
         if found is None and job_id and not exact:
@@ -41,7 +43,8 @@ class Jobs:
             found = alike[0] if len(alike) == 1 else None
         if found is None:
             raise JobNotFound(
-                f"There is no flush job {job_id!r}.", remedy="see `surgetank jobs list` or GET /jobs."
+                f"There is no flush job {job_id!r}.",
+                remedy="see `surgetank jobs list` or GET /jobs.",
             )
         return found
 

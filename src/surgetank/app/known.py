@@ -1,4 +1,5 @@
-"""Whether anything is known of a thread, so that a misspelt name is an error and no empty answer."""
+"""Whether anything is known of a thread, so that a misspelt name is an error and no empty
+answer."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ SQL = queries("app/known.sql")
 
 
 def known_thread(parts: Parts, thread_id: str) -> bool | None:
-    """Whether buffer, events or database know the thread; None when only a database that is away could tell."""
+    """Whether buffer, events or database know the thread; None when only a database that is away
+    could tell."""
     check_names(thread_id, [("$.thread_id", thread_id)])
     buffer = parts.buffer
     if any(buffer.state(stream, thread_id) is not None for stream in parts.flushers):

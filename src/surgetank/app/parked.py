@@ -1,4 +1,5 @@
-"""`tank.parked`: entries that the database refused (dead letters). They are kept, shown and tried again."""
+"""`tank.parked`: entries that the database refused (dead letters). They are kept, shown and tried
+again."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Parked:
             if entry.id == parked_id:
                 return entry
         raise ParkedNotFound(
-            f"There is no parked entry '{parked_id}'.", remedy="see `surgetank parked list` or GET /parked."
+            f"There is no parked entry '{parked_id}'.",
+            remedy="see `surgetank parked list` or GET /parked.",
         )
 
     def data(self, parked_id: int) -> Entry | None:
@@ -40,5 +42,7 @@ class Parked:
 
     def retry(self, ids: Iterable[int] | None = None) -> FlushJob | None:
         """Try parked entries again (all by default); None when there was nothing to try."""
-        chosen = builtins.list(ids) if ids is not None else [entry.id for entry in self._buffer.parked()]
+        chosen = (
+            builtins.list(ids) if ids is not None else [entry.id for entry in self._buffer.parked()]
+        )
         return self._flush() if self._buffer.unpark(chosen) else None

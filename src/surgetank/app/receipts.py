@@ -1,7 +1,8 @@
-"""The receipt: waits until all that was accepted of a thread is in the database, or says what hinders it.
+"""The receipt: waits until all that was accepted of a thread is in the database, or says what
+hinders it.
 
-It believes the buffer alone: an entry leaves it only after the database has it. What is accepted after the call began
-is not waited for.
+It believes the buffer alone: an entry leaves it only after the database has it. What is accepted
+after the call began is not waited for.
 """
 
 from __future__ import annotations
@@ -37,8 +38,11 @@ class _Receipt:
                     parts.scheduler.run_ended(stream, thread_id)
 
     def pause_s(self) -> float | None:
-        """How long to wait before the next look; None when everything has arrived. Raises `NotSaved`."""
-        waiting = [stream for stream, last in self._up_to.items() if last and self._waits(stream, last)]
+        """How long to wait before the next look; None when everything has arrived. Raises
+        `NotSaved`."""
+        waiting = [
+            stream for stream, last in self._up_to.items() if last and self._waits(stream, last)
+        ]
         parked = [
             entry
             for stream in self._streams
@@ -48,10 +52,12 @@ class _Receipt:
             ids = tuple(entry.id for entry in parked)
             shown = ", ".join(map(str, ids[:20]))
             raise NotSaved(
-                f"{len(ids)} of the entries of {self._thread!r} were refused by the database and set aside"
+                f"{len(ids)} of the entries of {self._thread!r} were refused by the database and "
+                f"set aside"
                 f" (parked: {shown}): {parked[0].failure.message}",
                 thread_id=self._thread, parked=ids, failure=parked[0].failure, since=parked[0].parked_at,
-                remedy=f"see `surgetank parked show {ids[0]}`, mend the reason, then `surgetank parked retry`.",
+                remedy=f"see `surgetank parked show {ids[0]}`, mend the reason, then `surgetank "
+                f"parked retry`.",
             )  # fmt: skip
         if not waiting:
             return None
@@ -71,7 +77,8 @@ class _Receipt:
         entries = sum(state.entries for state in known)
         reason, remedy = self._reason(failing, waiting)
         return NotSaved(
-            f"{entries} entries of {self._thread!r} are not in the database after {self._timeout_s:g} s: {reason}",
+            f"{entries} entries of {self._thread!r} are not in the database after "
+            f"{self._timeout_s:g} s: {reason}",
             thread_id=self._thread, waiting=entries, failure=failing.failure if failing else None,
             since=failing.failing_since if failing else None, remedy=remedy,
         )  # fmt: skip
@@ -95,7 +102,10 @@ class _Receipt:
                 "this process doesn't flush, and no worker has taken it yet",
                 "run `surgetank worker`, or call flush().",
             )
-        return "the flush has not come to it yet", "wait longer; see `surgetank status` for how much waits."
+        return (
+            "the flush has not come to it yet",
+            "wait longer; see `surgetank status` for how much waits.",
+        )
 
 
 def wait_saved(parts: Parts, thread_id: str, timeout_s: float) -> None:

@@ -15,7 +15,8 @@ from surgetank.notify.report import SinkStatus
 
 
 class SinkWatch:
-    """Looks at the sinks of an engine's streams. `elsewhere` are those that are not flushed into the database."""
+    """Looks at the sinks of an engine's streams. `elsewhere` are those that are not flushed into
+    the database."""
 
     def __init__(
         self,
@@ -32,14 +33,19 @@ class SinkWatch:
         self._elsewhere = elsewhere
         self._clock = clock
 
-    def statuses(self, *, ping: bool, failing: Sequence[PartitionState], flushes: bool) -> list[SinkStatus]:
-        """The state of every sink; what several streams share is asked once. `flushes`: this process's thread runs."""
+    def statuses(
+        self, *, ping: bool, failing: Sequence[PartitionState], flushes: bool
+    ) -> list[SinkStatus]:
+        """The state of every sink; what several streams share is asked once. `flushes`: this
+        process's thread runs."""
         answers: dict[str, SinkStatus] = {}
         found = []
         for stream in self._flushers:
             at = self._addresses[stream]
             if at not in answers:
-                answers[at] = self._ask(stream) if ping else SinkStatus(stream, "", at, "", None, None)
+                answers[at] = (
+                    self._ask(stream) if ping else SinkStatus(stream, "", at, "", None, None)
+                )
             found.append(self._with_breaker(stream, answers[at], failing, flushes=flushes))
         return found
 
@@ -59,7 +65,8 @@ class SinkWatch:
     def _with_breaker(
         self, stream: str, asked: SinkStatus, failing: Sequence[PartitionState], *, flushes: bool
     ) -> SinkStatus:
-        """The breaker is that of whoever flushes: this process, or another one that left its mark in the buffer."""
+        """The breaker is that of whoever flushes: this process, or another one that left its mark
+        in the buffer."""
         flusher = self._flushers[stream]
         view = flusher.breaker.view()
         state, retry_at, error = view.state.value, view.retry_at, view.last_error

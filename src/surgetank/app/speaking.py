@@ -1,4 +1,5 @@
-"""What applications tell through the engine: log lines, run events, system errors, each for threads and event loops."""
+"""What applications tell through the engine: log lines, run events, system errors, each for threads
+and event loops."""
 
 from __future__ import annotations
 
@@ -46,12 +47,12 @@ class Speaks:
     ) -> int:
         """Write a line into a thread's log, and tell it live; returns its number in the log.
 
-        Inside a node of a graph the thread is known; elsewhere give `thread_id`, or use `surgetank.working_for`.
-        Further keywords become the line's fields. Raises `ConfigurationError` without a thread, `BufferFull`,
-        `BufferUnavailable`, `EntryRejected`.
+        Inside a node of a graph the thread is known; elsewhere give `thread_id`, or use
+        `surgetank.working_for`. Further keywords become the line's fields. Raises
+        `ConfigurationError` without a thread, `BufferFull`, `BufferUnavailable`, `EntryRejected`.
 
-        On an event loop it never waits: while another process holds the buffer, the line is written by a thread as
-        soon as that lets go, and the number returned is 0. `aemit_log` waits for it.
+        On an event loop it never waits: while another process holds the buffer, the line is written
+        by a thread as soon as that lets go, and the number returned is 0. `aemit_log` waits for it.
         """
         if fields is not None:
             check_mapping(str(thread_id), "$.fields", fields)
@@ -62,16 +63,18 @@ class Speaks:
         return line.seq
 
     async def aemit_log(self, message: str, **given: Any) -> int:
-        """`emit_log` off the event loop: the line is accepted when this returns, as with `emit_log` on a thread."""
+        """`emit_log` off the event loop: the line is accepted when this returns, as with `emit_log`
+        on a thread."""
         return await off_loop(self.emit_log, message, **given)
 
     def broadcast_run_event(
         self, event: str | Mapping[str, Any], *, thread_id: str | None = None, **fields: Any
     ) -> RunEvent:
-        """Tell an event to everybody who follows the thread (WebSocket, SSE), in every process; kept for replay.
+        """Tell an event to everybody who follows the thread (WebSocket, SSE), in every process;
+        kept for replay.
 
-        `event` is its type, or a mapping with `type` and fields. Raises `ConfigurationError` without a thread,
-        `EntryRejected` above 256 KB, `BufferUnavailable`.
+        `event` is its type, or a mapping with `type` and fields. Raises `ConfigurationError`
+        without a thread, `EntryRejected` above 256 KB, `BufferUnavailable`.
         """
         return self.parts.desk.runs.event(event, thread_id=thread_id, fields=fields)
 
@@ -92,25 +95,29 @@ class Speaks:
         error_message: str | None = None,
         error_context: Mapping[str, Any] | None = None,
     ) -> str:
-        """Report an error of your own type to the operators (`system_errors`); returns the id of its group.
+        """Report an error of your own type to the operators (`system_errors`); returns the id of
+        its group.
 
-        `error` gives the stack trace, unless `stack_trace` does. Alike errors become one group with a count.
-        Raises `BufferFull`, `BufferUnavailable`, `EntryRejected` for names that PostgreSQL can't hold (longer than
-        2048 bytes, NUL), and `UnknownName` (a `ValueError`) for an unknown severity.
-        `error_message` and `error_context` are other names for `message` and `context`; both of a pair, or no message,
-        is a `TypeError`.
+        `error` gives the stack trace, unless `stack_trace` does. Alike errors become one group with
+        a count. Raises `BufferFull`, `BufferUnavailable`, `EntryRejected` for names that PostgreSQL
+        can't hold (longer than 2048 bytes, NUL), and `UnknownName` (a `ValueError`) for an unknown
+        severity. `error_message` and `error_context` are other names for `message` and `context`;
+        both of a pair is a `TypeError`. Without a message, that of `error` is taken.
         """
         message = _one_of("message", message, error_message)
         if message is None:
-            raise TypeError("log_system_error() needs a message.")
+            message = show(error_type) if error is None else show(error)
         context = _one_of("context", context, error_context)
         if stack_trace is None:
             stack_trace = (
-                "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else ""
+                "".join(traceback.format_exception(error))
+                if isinstance(error, BaseException)
+                else ""
             )
         if severity not in list(Severity):
             raise UnknownName(
-                f"There is no severity {show(severity)[:80]}.", remedy=f"severities: {', '.join(Severity)}."
+                f"There is no severity {show(severity)[:80]}.",
+                remedy=f"severities: {', '.join(Severity)}.",
             )
         thread_id = thread_id or origin(self.settings.owner_key).thread_id
         return self.parts.desk.errors.report(
@@ -120,16 +127,20 @@ class Speaks:
             )
         )  # fmt: skip
 
-    async def alog_system_error(self, error_type: str, message: str | None = None, **given: Any) -> str:
+    async def alog_system_error(
+        self, error_type: str, message: str | None = None, **given: Any
+    ) -> str:
         """`log_system_error` off the event loop: the error is accepted when this returns."""
         return await off_loop(self.log_system_error, error_type, message, **given)
 
     def logs(self, thread_id: str, **wanted: Any) -> LogPage:
-        """Lines of a thread's log, hot and cold (`after`, `before`, `limit`, `levels` as in `ThreadLogs.read`)."""
+        """Lines of a thread's log, hot and cold (`after`, `before`, `limit`, `levels` as in
+        `ThreadLogs.read`)."""
         return self.parts.desk.logs.read(thread_id, **wanted)
 
     def log_handler(self, level: int = logging.NOTSET) -> ThreadLogHandler:
-        """A handler for `logging` that copies records into the log of the thread they were made for."""
+        """A handler for `logging` that copies records into the log of the thread they were made
+        for."""
         return ThreadLogHandler(self.emit_log, level=level, owner_key=self.settings.owner_key)
 
     def log_processor(self) -> ThreadLogProcessor:

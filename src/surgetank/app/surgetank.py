@@ -1,7 +1,7 @@
 """`Surgetank`: what an application holds. Its parts are put together in `parts.py`.
 
-Without arguments everything is embedded: the buffer is a file in the home folder, PostgreSQL comes from a wheel and
-keeps its data there too. A flush thread runs until the engine is closed.
+Without arguments everything is embedded: the buffer is a file in the home folder, PostgreSQL comes
+from a wheel and keeps its data there too. A flush thread runs until the engine is closed.
 """
 
 from __future__ import annotations
@@ -60,26 +60,28 @@ if TYPE_CHECKING:
 class Surgetank(Speaks):
     """A write-behind store: buffer, flush engine and database.
 
-    `home` is the folder of buffer and embedded database, `database_url` a PostgreSQL 14+ (none: embedded),
-    `buffer_url` another place for the buffer; further settings as in `surgetank.settings.Settings`. Use it with
-    `with` or `async with`, or call `open()` and `close()`.
+    `home` is the folder of buffer and embedded database, `database_url` a PostgreSQL 14+ (none:
+    embedded), `buffer_url` another place for the buffer; further settings as in
+    `surgetank.settings.Settings`. Use it with `with` or `async with`, or call `open()` and
+    `close()`.
 
         with Surgetank() as tank:
             graph = builder.compile(checkpointer=tank.checkpointer())
 
     `sink` is another durable store for checkpoints than the database: any LangGraph saver;
-    `surgetank.streams.checkpoints.any_saver.sink` says
-    what it can't give. `serde` is the serializer of checkpointers that name none; with a `sink` it is that of all.
+    `surgetank.streams.checkpoints.any_saver.sink` says what it can't give. `serde` is the
+    serializer of checkpointers that name none; with a `sink` it is that of all.
 
-    `database_password` is asked for the database's password before each connection, for servers that rotate it; it must
-    answer within seconds.
+    `database_password` is asked for the database's password before each connection, for servers
+    that rotate it; it must answer within seconds.
 
-    `start_database=False` uses an embedded PostgreSQL only if it already runs: for tools that just look.
+    `start_database=False` uses an embedded PostgreSQL only if it already runs: for tools that just
+    look.
 
     `streams` are flushed beside Surgetank's own: see `surgetank.streams.stream`.
 
-    Raises `ConfigurationError`, `MissingExtra`, `BufferUnavailable`, `BufferCorrupt`. A database that is down is no
-    error: the engine opens, accepts, and flushes when the database comes.
+    Raises `ConfigurationError`, `MissingExtra`, `BufferUnavailable`, `BufferCorrupt`. A database
+    that is down is no error: the engine opens, accepts, and flushes when the database comes.
     """
 
     def __init__(
@@ -122,7 +124,8 @@ class Surgetank(Speaks):
     # -- life
 
     def open(self) -> Surgetank:
-        """Open the buffer, start the embedded database if there is no other, start flushing. Idempotent.
+        """Open the buffer, start the embedded database if there is no other, start flushing.
+        Idempotent.
 
         A closed engine can be opened again by this call, and by nothing else.
         """
@@ -148,12 +151,15 @@ class Surgetank(Speaks):
         return self
 
     def close(self) -> None:
-        """Drain what can be drained within `shutdown_timeout`, then let go of everything. Idempotent.
+        """Drain what can be drained within `shutdown_timeout`, then let go of everything.
+        Idempotent.
 
-        What could not be drained stays in the buffer and is flushed by the next process that opens it.
-        Used afterwards, the engine raises `EngineClosed`.
+        What could not be drained stays in the buffer and is flushed by the next process that opens
+        it. Used afterwards, the engine raises `EngineClosed`.
         """
-        if self._parts is not None and self._pid != os.getpid():  # a forked child: they are its parent's
+        if (
+            self._parts is not None and self._pid != os.getpid()
+        ):  # a forked child: they are its parent's
             self._parts, self._closed = None, True
             return
         with self._lock:
@@ -168,7 +174,10 @@ class Surgetank(Speaks):
         return self.open()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -176,13 +185,17 @@ class Surgetank(Speaks):
         return await asyncio.to_thread(self.open)
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await asyncio.to_thread(self.close)
 
     @property
     def parts(self) -> Parts:
-        """The opened parts: buffer, database, flushers. For tools and tests. Raises `EngineClosed`."""
+        """The opened parts: buffer, database, flushers. For tools and tests. Raises
+        `EngineClosed`."""
         with self._lock:
             if self._closed:
                 raise EngineClosed(
@@ -215,7 +228,8 @@ class Surgetank(Speaks):
             raise MissingExtra("langgraph", "langgraph", "The checkpointer") from error
         if self._sink is not None and serde is not None and serde is not self._serde:
             raise ConfigurationError(
-                "A flush into a saver has to read what checkpointers write, so they all have one serializer.",
+                "A flush into a saver has to read what checkpointers write, so they all have one "
+                "serializer.",
                 remedy="give it to the engine: Surgetank(sink=..., serde=...).",
             )
         return SurgetankSaver(
@@ -232,12 +246,12 @@ class Surgetank(Speaks):
     def flush(
         self, stream: str | None = None, partition: str | None = None, *, trigger: str = "manual"
     ) -> FlushJob:
-        """Flush what waits now, also what is not due yet, and wait for it. Never raises for a failed flush: the
-        job says what became of it (`job.ok`).
+        """Flush what waits now, also what is not due yet, and wait for it. Never raises for a
+        failed flush: the job says what became of it (`job.ok`).
 
-        Without `stream`, every stream is flushed, each by a job of its own; returned is the first that did not go
-        through, else that of the checkpoints. `partition` is then a thread. Raises `ConfigurationError` for an
-        unknown stream.
+        Without `stream`, every stream is flushed, each by a job of its own; returned is the first
+        that did not go through, else that of the checkpoints. `partition` is then a thread. Raises
+        `ConfigurationError` for an unknown stream.
         """
         _check_threads(partition)
         self.parts.guards.check_progress(force=True)
@@ -263,18 +277,19 @@ class Surgetank(Speaks):
     def run_ended(self, thread_id: str) -> None:
         """Say that a run on this thread has ended: it is flushed at once, in the background.
 
-        LangGraph tells a checkpointer nothing of a run's end, so whoever started the run says it. Without it the
-        thread is flushed by age. Does nothing where only workers flush.
+        LangGraph tells a checkpointer nothing of a run's end, so whoever started the run says it.
+        Without it the thread is flushed by age. Does nothing where only workers flush.
         """
         if self.parts.scheduler.running:
             self.parts.scheduler.run_ended(CHECKPOINTS, thread_id)
 
     def wait_saved(self, thread_id: str, timeout: float = 30.0) -> None:
-        """The receipt: return when all that was accepted of a thread until now (its state and its log) is in the
-        database. Flushes it at once where this process flushes.
+        """The receipt: return when all that was accepted of a thread until now (its state and its
+        log) is in the database. Flushes it at once where this process flushes.
 
-        Raises `NotSaved`, which says what hinders it: after `timeout` seconds, or at once when the database refused an
-        entry, which waiting doesn't mend. Nothing is lost then: it is still in the buffer.
+        Raises `NotSaved`, which says what hinders it: after `timeout` seconds, or at once when the
+        database refused an entry, which waiting doesn't mend. Nothing is lost then: it is still in
+        the buffer.
         """
         receipts.wait_saved(self.parts, thread_id, timeout)
 
@@ -298,7 +313,8 @@ class Surgetank(Speaks):
         flusher = self.parts.flushers.get(stream)
         if flusher is None:
             raise UnknownName(
-                f"There is no stream {stream!r}.", remedy=f"streams: {', '.join(self.parts.flushers)}."
+                f"There is no stream {stream!r}.",
+                remedy=f"streams: {', '.join(self.parts.flushers)}.",
             )
         return flusher
 
@@ -313,8 +329,9 @@ class Surgetank(Speaks):
         return Parked(self.parts.buffer, lambda: self.flush(trigger="retry"))
 
     def storage(self, *, thread: str | None = None, top: int = 10) -> StorageReport:
-        """Bytes by kind, channel and thread, the growth of the `top` largest threads (or of one), what pruning would
-        free, and what retention did last. Never raises for a database that is down: the report says so.
+        """Bytes by kind, channel and thread, the growth of the `top` largest threads (or of one),
+        what pruning would free, and what retention did last. Never raises for a database that is
+        down: the report says so.
         """
         parts = self.parts
         _check_threads(thread)
@@ -330,8 +347,9 @@ class Surgetank(Speaks):
     def raise_storage_format(self) -> bool:
         """Write rows in the newest storage format from now on; False when that is so already.
 
-        Call it once after an upgrade, when no process of the version before runs any more: that one can't read what is
-        written then. A database made by this version needs no call. Raises `DatabaseUnavailable`.
+        Call it once after an upgrade, when no process of the version before runs any more: that one
+        can't read what is written then. A database made by this version needs no call. Raises
+        `DatabaseUnavailable`.
         """
         return raise_format(self.parts.database)
 
@@ -344,12 +362,14 @@ class Surgetank(Speaks):
         threads: Sequence[str] | None = None,
         dry_run: bool = False,
     ) -> RetentionReport:
-        """Delete old checkpoints of the threads (all by default): those older than `age` seconds, those beyond the
-        `keep` newest of their namespace, and the oldest of threads over `max_bytes`.
+        """Delete old checkpoints of the threads (all by default): those older than `age` seconds,
+        those beyond the `keep` newest of their namespace, and the oldest of threads over
+        `max_bytes`.
 
-        The newest checkpoint of each namespace and what a kept one is rebuilt from stay, and so does what still
-        waits in the buffer. The deletions are flushed like everything else. With `dry_run` the report says exactly
-        what would go. Raises `DatabaseUnavailable`, `BufferFull`, `ConfigurationError`.
+        The newest checkpoint of each namespace and what a kept one is rebuilt from stay, and so
+        does what still waits in the buffer. The deletions are flushed like everything else. With
+        `dry_run` the report says exactly what would go. Raises `DatabaseUnavailable`, `BufferFull`,
+        `ConfigurationError`.
         """
         _check_threads(*(threads or ()))
         return self.parts.retention.apply(Limits(age, keep, max_bytes), threads, dry_run=dry_run)
@@ -357,14 +377,17 @@ class Surgetank(Speaks):
     def delete_idle_threads(
         self, older_than: float, *, threads: Sequence[str] | None = None, dry_run: bool = False
     ) -> RetentionReport:
-        """Delete whole threads whose newest checkpoint is more than `older_than` seconds old. Raises like `retain`."""
+        """Delete whole threads whose newest checkpoint is more than `older_than` seconds old.
+        Raises like `retain`."""
         return self.parts.retention.delete_idle_threads(older_than, threads, dry_run=dry_run)
 
     def erase_user(self, user: str) -> ErasureReport:
-        """Erase all data of a user: threads, lines, tokens, and what errors, jobs and events say of them.
+        """Erase all data of a user: threads, lines, tokens, and what errors, jobs and events say of
+        them.
 
-        It takes effect in the files too, which are rewritten at the end. Idempotent; killed on the way, or with a
-        report that is `running`, it goes on when it is called again. Raises `DatabaseUnavailable`, `EntryRejected`.
+        It takes effect in the files too, which are rewritten at the end. Idempotent; killed on the
+        way, or with a report that is `running`, it goes on when it is called again. Raises
+        `DatabaseUnavailable`, `EntryRejected`.
         """
         erasure = erasure_of(
             self.parts, lambda: self.flush(trigger="erasure"), other_saver=self._sink is not None
@@ -372,12 +395,17 @@ class Surgetank(Speaks):
         return erasure.erase(user)
 
     def recovery(
-        self, url: str | None = None, *, lost: Collection[str] = (), progress: Progress = lambda *_: None
+        self,
+        url: str | None = None,
+        *,
+        lost: Collection[str] = (),
+        progress: Progress = lambda *_: None,
     ) -> Recovery:
-        """A look through a fallback location (by default the configured one), to recover what no buffer has any more.
+        """A look through a fallback location (by default the configured one), to recover what no
+        buffer has any more.
 
-        `lost` are ids of buffers that are gone for good, or "all". Raises `ConfigurationError` without a location,
-        `MissingExtra`.
+        `lost` are ids of buffers that are gone for good, or "all". Raises `ConfigurationError`
+        without a location, `MissingExtra`.
         """
         buffer, database = self.parts.buffer, self.parts.database
         if url is None and buffer.files.address is None:
@@ -390,11 +418,13 @@ class Surgetank(Speaks):
         return Recovery(buffer, store, database, deletions, lost=lost, progress=progress)
 
     def adopt(self) -> Binding:
-        """Let the buffer belong to the configured database, whatever it belonged to. Raises `DatabaseUnavailable`."""
+        """Let the buffer belong to the configured database, whatever it belonged to. Raises
+        `DatabaseUnavailable`."""
         return self.parts.guards.adopt()
 
     def status(self, *, ping: bool = False, jobs: int = 5) -> Status:
-        """How full the buffer is, how far behind the database, what fails, and what users should be told.
+        """How full the buffer is, how far behind the database, what fails, and what users should be
+        told.
 
         `ping` also asks the database who it is, which takes a moment when it is down.
         """

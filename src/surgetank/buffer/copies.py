@@ -1,9 +1,10 @@
-"""What a buffer promises about copies: what a partition held is kept for a while after the sink has it.
+"""What a buffer promises about copies: what a partition held is kept for a while after the sink has
+it.
 
-A **copy** is a set of keyed parts and a mark. The mark says which state of the sink the copy shows; the buffer compares
-it and understands nothing of it. A copy is a convenience: it is bounded by bytes and age, the least recently used ones
-go first, and all of them go before an append is refused for want of space. What it holds is never stale by this
-buffer's own doing:
+A **copy** is a set of keyed parts and a mark. The mark says which state of the sink the copy shows;
+the buffer compares it and understands nothing of it. A copy is a convenience: it is bounded by
+bytes and age, the least recently used ones go first, and all of them go before an append is refused
+for want of space. What it holds is never stale by this buffer's own doing:
 
 - it is changed in the transaction that acknowledges entries, by the `Keeper` that came with them;
 - acknowledged without a keeper, or with one that gives nothing, the copy is removed;
@@ -22,7 +23,8 @@ from surgetank.model import CopyChange
 
 @dataclass(frozen=True, slots=True)
 class RecentLimits:
-    """How many bytes copies may take together, and for how many seconds one that nobody uses stays."""
+    """How many bytes copies may take together, and for how many seconds one that nobody uses
+    stays."""
 
     max_bytes: int = 512 * 1024**2
     max_age_s: float = 7 * 86_400.0
@@ -31,8 +33,8 @@ class RecentLimits:
 class Glance(NamedTuple):
     """What a snapshot says about a partition's copy.
 
-    `mark` is None when there is none. `version` changes with every lease of the partition. `stale_use`: it is worth
-    saying that the copy was used (`use_copy`).
+    `mark` is None when there is none. `version` changes with every lease of the partition.
+    `stale_use`: it is worth saying that the copy was used (`use_copy`).
     """
 
     mark: bytes | None
@@ -53,12 +55,19 @@ class RecentSide(Protocol):
     recent: RecentLimits
 
     def keep_copy(
-        self, stream: str, partition: str, seen: Glance, change: CopyChange, *, notes: Mapping[bytes, bytes]
+        self,
+        stream: str,
+        partition: str,
+        seen: Glance,
+        change: CopyChange,
+        *,
+        notes: Mapping[bytes, bytes],
     ) -> bool:
-        """Keep what a reader brought from the sink, and these notes with the partition in the stead of older ones.
+        """Keep what a reader brought from the sink, and these notes with the partition in the stead
+        of older ones.
 
-        False, and nothing is kept, when the partition has entries, or was leased, or its copy changed since `seen`.
-        Raises `BufferUnavailable`.
+        False, and nothing is kept, when the partition has entries, or was leased, or its copy
+        changed since `seen`. Raises `BufferUnavailable`.
         """
         ...
 
@@ -67,7 +76,8 @@ class RecentSide(Protocol):
         ...
 
     def drop_copies(self, stream: str, stale: Mapping[str, bytes | None]) -> int:
-        """Remove the copies of these partitions, if they still have this mark (None: any); returns how many."""
+        """Remove the copies of these partitions, if they still have this mark (None: any); returns
+        how many."""
         ...
 
     def copies(self, stream: str, *, after: str = "", limit: int = 1000) -> list[tuple[str, bytes]]:

@@ -48,8 +48,8 @@ class Due:
     """Which partitions of a stream are to be leased: those that crossed any of the thresholds.
 
     `force` takes every partition that has entries, also one whose next attempt is not yet due.
-    `max_horizon_s` bounds how far in the future a stored time can be believed, so that a clock that was
-    set back doesn't freeze a partition.
+    `max_horizon_s` bounds how far in the future a stored time can be believed, so that a clock that
+    was set back doesn't freeze a partition.
     """
 
     entries: int = 1
@@ -81,10 +81,11 @@ class Place:
 class Ack:
     """Entries of one leased partition that are safe in the sink, and what to remember of them.
 
-    Notes are small values kept with the partition after its entries are gone: `forget` removes those with a
-    prefix, then `maxima` are kept where they are larger than what was noted, and `passing` ones for
-    `NOTE_TTL_S`. `release` gives the lease back as well. `keep` says what the partition's copy becomes
-    (see `buffer.copies`). `mark` is the last entry's, if the sink made one.
+    Notes are small values kept with the partition after its entries are gone: `forget` removes
+    those with a prefix, then `maxima` are kept where they are larger than what was noted, and
+    `passing` ones for `NOTE_TTL_S`. `release` gives the lease back as well. `keep` says what the
+    partition's copy becomes (see `buffer.copies`). `mark` is the last entry's, if the sink made
+    one.
     """
 
     lease: Lease
@@ -109,8 +110,8 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Rewound:
-    """What became of a partition whose sink went back: so many kept entries wait again. `gone` are the first and the
-    last number of those that the sink lost and the buffer does not keep any more.
+    """What became of a partition whose sink went back: so many kept entries wait again. `gone` are
+    the first and the last number of those that the sink lost and the buffer does not keep any more.
     """
 
     entries: int
@@ -118,8 +119,8 @@ class Rewound:
 
 
 class Binding(NamedTuple):
-    """The database that a buffer belongs to: its address and, once it was contacted, the id in its schema and the
-    evidence by which a copy is told from the original.
+    """The database that a buffer belongs to: its address and, once it was contacted, the id in its
+    schema and the evidence by which a copy is told from the original.
     """
 
     address: str
@@ -153,16 +154,26 @@ class Snapshot(Protocol):
     """A consistent view of the hot records; short-lived."""
 
     def latest(self, stream: str, partition: str, keys: Sequence[bytes]) -> dict[bytes, Found]:
-        """The newest record of each key that is hot. Keys that are not hot are missing from the result."""
+        """The newest record of each key that is hot. Keys that are not hot are missing from the
+        result."""
         ...
 
     def scan(
-        self, stream: str, partition: str, prefix: bytes, *, keys_only: bool = False, after_seq: int = 0
+        self,
+        stream: str,
+        partition: str,
+        prefix: bytes,
+        *,
+        keys_only: bool = False,
+        after_seq: int = 0,
     ) -> list[Found]:
-        """All hot records whose key starts with `prefix`, by key and then seq. `keys_only` leaves values empty."""
+        """All hot records whose key starts with `prefix`, by key and then seq. `keys_only` leaves
+        values empty."""
         ...
 
-    def last(self, stream: str, partition: str, prefix: bytes, *, after_seq: int = 0) -> Found | None:
+    def last(
+        self, stream: str, partition: str, prefix: bytes, *, after_seq: int = 0
+    ) -> Found | None:
         """The newest record of the greatest key that starts with `prefix`."""
         ...
 
@@ -183,7 +194,8 @@ class Snapshot(Protocol):
         ...
 
     def copied(self, stream: str, partition: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Parts of the copy by key. Those that it doesn't have, or that are damaged, are missing from the result."""
+        """Parts of the copy by key. Those that it doesn't have, or that are damaged, are missing
+        from the result."""
         ...
 
     def copied_keys(self, stream: str, partition: str, prefix: bytes) -> list[bytes]:
@@ -191,7 +203,8 @@ class Snapshot(Protocol):
         ...
 
 
-# Looks at the partition just before an append: None accepts, passing notes refuse and are kept instead.
+# Looks at the partition just before an append: None accepts, passing notes refuse and are kept
+# instead.
 Guard = Callable[[Snapshot], Mapping[bytes, bytes] | None]
 NOTE_TTL_S = 24 * 3600.0
 
@@ -217,11 +230,11 @@ class Buffer(RecentSide, Protocol):
     ) -> int:
         """Accept one entry, whole or not at all, and return its `seq`.
 
-        `start_guarding` is for an entry that deletes what its partition held: parked entries of the partition
-        are removed in the same step, and from then on `guard` is asked, in the same transaction, whether
-        an append still belongs to something that lives. 0 is returned for what a guard refused, and what it raises is
-        raised. `ask_guards` only asks guards from then on. With `wait` false
-        a full buffer raises at once.
+        `start_guarding` is for an entry that deletes what its partition held: parked entries of the
+        partition are removed in the same step, and from then on `guard` is asked, in the same
+        transaction, whether an append still belongs to something that lives. 0 is returned for what
+        a guard refused, and what it raises is raised. `ask_guards` only asks guards from then on.
+        With `wait` false a full buffer raises at once.
 
         Raises `BufferFull`, `BufferUnavailable`, `EntryRejected`.
         """
@@ -230,17 +243,22 @@ class Buffer(RecentSide, Protocol):
     def try_append(
         self, stream: str, partition: str, records: Sequence[Record], *, guard: Guard | None = None
     ) -> int | None:
-        """`append` for an event loop: None, and nothing accepted, where it would have to wait longer than some
-        milliseconds for another thread or process that holds the buffer. Then `append` on a thread.
+        """`append` for an event loop: None, and nothing accepted, where it would have to wait
+        longer than some milliseconds for another thread or process that holds the buffer. Then
+        `append` on a thread.
 
         Raises `BufferFull` at once, `BufferUnavailable`, `EntryRejected`.
         """
         ...
 
-    def tally(self, stream: str, partition: str, key: bytes, value: bytes, *, count: int = 1) -> None:
-        """Count a report that is alike to one before: the newest value of a key is kept, and how many there were.
+    def tally(
+        self, stream: str, partition: str, key: bytes, value: bytes, *, count: int = 1
+    ) -> None:
+        """Count a report that is alike to one before: the newest value of a key is kept, and how
+        many there were.
 
-        As durable as an entry; a tally is small and takes no room of the limits. Raises `BufferUnavailable`.
+        As durable as an entry; a tally is small and takes no room of the limits. Raises
+        `BufferUnavailable`.
         """
         ...
 
@@ -248,8 +266,11 @@ class Buffer(RecentSide, Protocol):
         """`tally` unless another process holds the buffer just now; whether it was done."""
         ...
 
-    def send_tallies(self, stream: str, entry_of: Callable[[Tally], Record], *, older_s: float) -> int:
-        """Make an entry of each tally that was begun so long ago, in the same step in which it goes; how many.
+    def send_tallies(
+        self, stream: str, entry_of: Callable[[Tally], Record], *, older_s: float
+    ) -> int:
+        """Make an entry of each tally that was begun so long ago, in the same step in which it
+        goes; how many.
 
         Raises `BufferFull`, `BufferUnavailable`: what was not sent stays counted.
         """
@@ -271,8 +292,11 @@ class Buffer(RecentSide, Protocol):
         """Give leases back. A lost lease is ignored."""
         ...
 
-    def read(self, lease: Lease, *, after_seq: int = 0, max_entries: int, max_bytes: int) -> list[Entry]:
-        """Waiting entries in order, at least one if there is one, until a limit is reached (by one entry at most)."""
+    def read(
+        self, lease: Lease, *, after_seq: int = 0, max_entries: int, max_bytes: int
+    ) -> list[Entry]:
+        """Waiting entries in order, at least one if there is one, until a limit is reached (by one
+        entry at most)."""
         ...
 
     def read_many(
@@ -286,17 +310,19 @@ class Buffer(RecentSide, Protocol):
     ) -> list[list[Entry]]:
         """`read` for several partitions in one round trip, each up to its share.
 
-        Places have their turn in order until the whole reaches `max_entries` or `max_bytes` (by one entry at
-        most); the first always has. Returns one list for each place that had its turn. What is damaged, or was spilled
-        and can't be read, ends the list before it; for the first entry of the first place `EntryUnreadable` is raised.
+        Places have their turn in order until the whole reaches `max_entries` or `max_bytes` (by one
+        entry at most); the first always has. Returns one list for each place that had its turn.
+        What is damaged, or was spilled and can't be read, ends the list before it; for the first
+        entry of the first place `EntryUnreadable` is raised.
         """
         ...
 
     def ack(self, acks: Sequence[Ack]) -> list[Lease]:
-        """Remove entries that are in the sink. Returns the leases that were lost; theirs are not removed.
+        """Remove entries that are in the sink. Returns the leases that were lost; theirs are not
+        removed.
 
-        The last one becomes its partition's mark. Entries are kept for a while, hidden from readers and limits, for
-        `rewind`.
+        The last one becomes its partition's mark. Entries are kept for a while, hidden from readers
+        and limits, for `rewind`.
         """
         ...
 
@@ -305,25 +331,33 @@ class Buffer(RecentSide, Protocol):
         ...
 
     def rewind(
-        self, stream: str, partition: str, trusted: Mapping[int, Mark], *, lease: Lease | None = None
+        self,
+        stream: str,
+        partition: str,
+        trusted: Mapping[int, Mark],
+        *,
+        lease: Lease | None = None,
     ) -> Rewound | None:
-        """The sink lost what it had: kept entries that are not in `trusted` (its last entry by epoch) wait again.
+        """The sink lost what it had: kept entries that are not in `trusted` (its last entry by
+        epoch) wait again.
 
-        The partition has no mark then. None when somebody else holds it. Raises `LeaseLost` for a lost `lease`.
+        The partition has no mark then. None when somebody else holds it. Raises `LeaseLost` for a
+        lost `lease`.
         """
         ...
 
     def renew_epoch(self, lease: Lease, *, beyond: int, replayed: bool) -> int:
-        """Give all waiting entries of a partition numbers above `beyond` and an epoch that nothing else has.
+        """Give all waiting entries of a partition numbers above `beyond` and an epoch that nothing
+        else has.
 
-        This handle accepts in another epoch from then on. `replayed`: the sink may have some of them. Returns how
-        many there were. Raises `LeaseLost`.
+        This handle accepts in another epoch from then on. `replayed`: the sink may have some of
+        them. Returns how many there were. Raises `LeaseLost`.
         """
         ...
 
     def raise_token(self, lease: Lease, *, beyond: int) -> Lease | None:
-        """A lease that is still held, with a token above `beyond`: the sink saw that one before the buffer went back.
-        None when the lease was lost.
+        """A lease that is still held, with a token above `beyond`: the sink saw that one before the
+        buffer went back. None when the lease was lost.
         """
         ...
 
@@ -332,18 +366,24 @@ class Buffer(RecentSide, Protocol):
         ...
 
     def bind(self, binding: Binding, *, forget_marks: bool = False) -> None:
-        """Belong to this database from now on; with `forget_marks` nothing is expected to be there already."""
+        """Belong to this database from now on; with `forget_marks` nothing is expected to be there
+        already."""
         ...
 
-    def postpone(self, lease: Lease, *, attempts: int, next_attempt_at: float, failure: Failure) -> None:
-        """Record a failed attempt, when the next one is due, and give the lease back. Raises `LeaseLost`."""
+    def postpone(
+        self, lease: Lease, *, attempts: int, next_attempt_at: float, failure: Failure
+    ) -> None:
+        """Record a failed attempt, when the next one is due, and give the lease back. Raises
+        `LeaseLost`."""
         ...
 
     def park(self, lease: Lease, seq: int, failure: Failure) -> ParkedEntry:
         """Set one entry aside with its reason. Raises `LeaseLost`."""
         ...
 
-    def parked(self, *, stream: str | None = None, partition: str | None = None) -> list[ParkedEntry]:
+    def parked(
+        self, *, stream: str | None = None, partition: str | None = None
+    ) -> list[ParkedEntry]:
         """Parked entries, oldest first."""
         ...
 
@@ -352,14 +392,16 @@ class Buffer(RecentSide, Protocol):
         ...
 
     def unpark(self, parked_ids: Iterable[int]) -> list[int]:
-        """Put parked entries at the end of their partitions, to be tried again. Returns their new seqs.
+        """Put parked entries at the end of their partitions, to be tried again. Returns their new
+        seqs.
 
         One that is parked again has the id that it had.
         """
         ...
 
     def damage(self, *, new: bool = False) -> list[Damage]:
-        """What was found damaged and can't be given back, oldest first; with `new` only what was not announced yet."""
+        """What was found damaged and can't be given back, oldest first; with `new` only what was
+        not announced yet."""
         ...
 
     def damage_announced(self, ids: Sequence[int]) -> None:
@@ -369,7 +411,8 @@ class Buffer(RecentSide, Protocol):
     def states(
         self, stream: str | None = None, *, failing: bool = False, limit: int = 1000
     ) -> list[PartitionState]:
-        """Partitions that have entries waiting (or, with `failing`, that failed last time), oldest first."""
+        """Partitions that have entries waiting (or, with `failing`, that failed last time), oldest
+        first."""
         ...
 
     def state(self, stream: str, partition: str) -> PartitionState | None:
@@ -387,8 +430,8 @@ class Buffer(RecentSide, Protocol):
     def retry_now(
         self, stream: str | None = None, partition: str | None = None, *, spread_s: float = 0.0
     ) -> int:
-        """Make postponed partitions due at once; returns how many. With `spread_s`, those beyond the first hundred are
-        due at any time within it.
+        """Make postponed partitions due at once; returns how many. With `spread_s`, those beyond
+        the first hundred are due at any time within it.
         """
         ...
 
@@ -411,8 +454,9 @@ class Buffer(RecentSide, Protocol):
         ...
 
     def erase(self, partitions: Iterable[str], words: Sequence[str]) -> tuple[int, list[str]]:
-        """Remove all that is kept of partitions of which nothing waits, in every stream, and what jobs say with one of
-        the words in it. Returns how many went and the names of those that still wait, which stay.
+        """Remove all that is kept of partitions of which nothing waits, in every stream, and what
+        jobs say with one of the words in it. Returns how many went and the names of those that
+        still wait, which stay.
         """
         ...
 
@@ -421,12 +465,13 @@ class Buffer(RecentSide, Protocol):
         ...
 
     def scrub(self) -> bool:
-        """Leave no byte of what was removed in the files; false when others always were in the way."""
+        """Leave no byte of what was removed in the files; false when others always were in the
+        way."""
         ...
 
     def maintain(self, *, thorough: bool = True) -> None:
-        """Housekeeping off the callers' path: give space back, forget kept entries that are old enough; if `thorough`,
-        also forget old notes and jobs.
+        """Housekeeping off the callers' path: give space back, forget kept entries that are old
+        enough; if `thorough`, also forget old notes and jobs.
         """
         ...
 

@@ -1,8 +1,10 @@
-"""What a buffer promises to whoever spills: values move into files, their entries stay, and readers notice nothing.
+"""What a buffer promises to whoever spills: values move into files, their entries stay, and readers
+notice nothing.
 
-A spilled entry keeps its number, keys, order and lease; each of its larger values is replaced by its place in a file.
-Whoever reads the value gets it from there, or an error that names the location: never an older value, never none.
-A file is deleted only after nothing refers to it any more.
+A spilled entry keeps its number, keys, order and lease; each of its larger values is replaced by
+its place in a file. Whoever reads the value gets it from there, or an error that names the
+location: never an older value, never none. A file is deleted only after nothing refers to it any
+more.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from surgetank.model import Lease
 
 @dataclass(frozen=True, slots=True)
 class SpillDue:
-    """Which partitions of a stream are to be spilled: those that failed (or, with `down`, wait) since before `before`
-    and whose oldest entry that is not spilled is that old; with `before` None every one, the largest first.
+    """Which partitions of a stream are to be spilled: those that failed (or, with `down`, wait)
+    since before `before` and whose oldest entry that is not spilled is that old; with `before` None
+    every one, the largest first.
     """
 
     before: float | None = None
@@ -55,9 +58,9 @@ class SpillFile:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """What is known of a stream's partitions outside the buffer: up to which entry of the file's buffer they were
-    `written`, by partition and epoch, and when they were deleted (`graves`). `keyed`: entries may reach the sink
-    twice, if marked as replayed.
+    """What is known of a stream's partitions outside the buffer: up to which entry of the file's
+    buffer they were `written`, by partition and epoch, and when they were deleted (`graves`).
+    `keyed`: entries may reach the sink twice, if marked as replayed.
     """
 
     written: Mapping[tuple[str, int], int]
@@ -67,14 +70,17 @@ class Elsewhere:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What became of a file's entries: taken over, known already, or left out because their thread was deleted."""
+    """What became of a file's entries: taken over, known already, or left out because their thread
+    was deleted."""
 
     entries: int = 0
     known: int = 0
     buried: int = 0
 
     def __add__(self, other: Recovered) -> Recovered:
-        return Recovered(self.entries + other.entries, self.known + other.known, self.buried + other.buried)
+        return Recovered(
+            self.entries + other.entries, self.known + other.known, self.buried + other.buried
+        )
 
 
 class SpillSide(Buffer, Protocol):
@@ -86,7 +92,9 @@ class SpillSide(Buffer, Protocol):
         """How full the buffer is by its bytes, 1.0 being its limit. Cheap."""
         ...
 
-    def lease_to_spill(self, stream: str, due: SpillDue, *, owner: str, ttl_s: float) -> list[ToSpill]:
+    def lease_to_spill(
+        self, stream: str, due: SpillDue, *, owner: str, ttl_s: float
+    ) -> list[ToSpill]:
         """Lease partitions that have something to be spilled."""
         ...
 
@@ -95,10 +103,11 @@ class SpillSide(Buffer, Protocol):
         ...
 
     def stub(self, header: FileHeader, lease: Lease, entries: Sequence[SpilledEntry]) -> bool:
-        """Put places in the stead of values that lie in the file by now. False when the lease was lost.
+        """Put places in the stead of values that lie in the file by now. False when the lease was
+        lost.
 
-        `entries` are the partition's oldest ones that were not spilled, without gaps. Raises `LeaseLost` when the file
-        was given up meanwhile, because it took too long.
+        `entries` are the partition's oldest ones that were not spilled, without gaps. Raises
+        `LeaseLost` when the file was given up meanwhile, because it took too long.
         """
         ...
 
@@ -115,7 +124,8 @@ class SpillSide(Buffer, Protocol):
         ...
 
     def drained_spills(self, *, silent_s: float) -> list[SpillFile]:
-        """Files that nothing refers to any more, also those that were being written and were left for `silent_s`."""
+        """Files that nothing refers to any more, also those that were being written and were left
+        for `silent_s`."""
         ...
 
     def forget_spill(self, number: int) -> None:
@@ -123,21 +133,25 @@ class SpillSide(Buffer, Protocol):
         ...
 
     def begin_recovery(self, header: FileHeader, address: str, name: str, size: int) -> int | None:
-        """Announce that a file's entries will be taken over; its number, or None if the buffer refers to it already."""
+        """Announce that a file's entries will be taken over; its number, or None if the buffer
+        refers to it already."""
         ...
 
     def take_over(
         self, number: int, header: FileHeader, entries: Sequence[SpilledEntry], elsewhere: Elsewhere
     ) -> Recovered:
-        """Append entries whose values stay in their file: each once, however often this is repeated.
+        """Append entries whose values stay in their file: each once, however often this is
+        repeated.
 
-        What was accepted before its partition was deleted is left out. What the sink may have already is left out too,
-        or, in a keyed stream, marked as replayed: it may have been parked and not written.
+        What was accepted before its partition was deleted is left out. What the sink may have
+        already is left out too, or, in a keyed stream, marked as replayed: it may have been parked
+        and not written.
         """
         ...
 
     def pending(self, stream: str, partition: str, key: bytes) -> list[tuple[float, bytes]]:
-        """The waiting records with this key: when they were accepted, and their values (which are never spilled)."""
+        """The waiting records with this key: when they were accepted, and their values (which are
+        never spilled)."""
         ...
 
     def relocate_spill(self, file_id: str, address: str, name: str) -> None:

@@ -17,15 +17,18 @@ def adopt(
     json: Json = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> int:
-    """Let the buffer belong to the configured database, and flush what waits into that one from now on.
+    """Let the buffer belong to the configured database, and flush what waits into that one from now
+    on.
 
-    A buffer belongs to the first database that it met, by an id in the schema. It refuses every other one, so that
-    entries of customer A never reach the database of customer B. That is right after a wrong setting: correct
-    SURGETANK_DATABASE_URL, or use another SURGETANK_HOME. Adopt only when the new database is meant to take over: its
-    predecessor is gone, its schema was dropped, or the data was moved with `surgetank export` and `import`.
+    A buffer belongs to the first database that it met, by an id in the schema. It refuses every
+    other one, so that entries of customer A never reach the database of customer B. That is right
+    after a wrong setting: correct SURGETANK_DATABASE_URL, or use another SURGETANK_HOME. Adopt only
+    when the new database is meant to take over: its predecessor is gone, its schema was dropped, or
+    the data was moved with `surgetank export` and `import`.
 
-    Nothing in either database is changed. What was flushed before stays where it is; what waits goes into the new one.
-    A database that was restored, moved or copied with its schema needs no adoption: it is known again by its id.
+    Nothing in either database is changed. What was flushed before stays where it is; what waits
+    goes into the new one. A database that was restored, moved or copied with its schema needs no
+    adoption: it is known again by its id.
     """
     with engine(home, database_url) as tank:
         buffer = tank.parts.buffer
@@ -34,7 +37,9 @@ def adopt(
         if not json:
             told = "no database yet"
             if before is not None:
-                told = f"{before.address} (id {before.database_id or 'unknown: it was never reached'})"
+                told = (
+                    f"{before.address} (id {before.database_id or 'unknown: it was never reached'})"
+                )
             out.print(f"buffer    {buffer.path}", markup=False)
             out.print(f"belongs   to {told}", markup=False)
             out.print(f"adopts    {where}: {waiting} entries that wait go there", markup=False)
@@ -44,7 +49,9 @@ def adopt(
             typer.confirm("Shall the buffer belong to this database?", abort=True)
         now = tank.adopt()
         if json:
-            print_json({"before": before and before._asdict(), "now": now._asdict(), "waiting": waiting})
+            print_json(
+                {"before": before and before._asdict(), "now": now._asdict(), "waiting": waiting}
+            )
         else:
             out.print(f"done      it belongs to {now.address} (id {now.database_id})", markup=False)
             out.print("          `surgetank flush` saves what waits", markup=False)

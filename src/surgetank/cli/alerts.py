@@ -1,4 +1,5 @@
-"""`surgetank alerts`: what operators are alerted of, whether it reaches them, and a test of the way there."""
+"""`surgetank alerts`: what operators are alerted of, whether it reaches them, and a test of the way
+there."""
 
 from __future__ import annotations
 
@@ -6,10 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from surgetank.cli.output import DatabaseUrl, Home, Json, coded, engine, err, out, print_json, table, when
+from surgetank.cli.output import (
+    DatabaseUrl,
+    Home,
+    Json,
+    coded,
+    engine,
+    err,
+    out,
+    print_json,
+    table,
+    when,
+)
 
 app = typer.Typer(
-    help="Test the alert channels, list the rules with their present state, and read the delivery log. Channels are "
+    help="Test the alert channels, list the rules with their present state, and read the delivery "
+    "log. Channels are "
     "apprise URLs in SURGETANK_ALERT_URLS; they are never shown whole.",
     no_args_is_help=True,
 )
@@ -25,7 +38,9 @@ def send_test(home: Home = None, database_url: DatabaseUrl = None, json: Json = 
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
         outcome = tank.parts.desk.alerts.test()
     if json:
-        print_json([{"channel": name, "ok": error is None, "error": error} for name, error in outcome])
+        print_json(
+            [{"channel": name, "ok": error is None, "error": error} for name, error in outcome]
+        )
     else:
         for name, error in outcome:
             out.print(f"{'ok    ' if error is None else 'failed'}  {name}  {error or ''}".rstrip())
@@ -59,7 +74,9 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
     else:
         for state in states:
             mark = "ALERT" if state.alerts else "ok"
-            out.print(f"{mark:5}  {state.rule}: {state.about}; last told {when(state.last_told_at)}")
+            out.print(
+                f"{mark:5}  {state.rule}: {state.about}; last told {when(state.last_told_at)}"
+            )
             for alert in state.alerts[:10]:
                 out.print(f"       {alert.severity.value}: {alert.title}. {alert.text}")
             if len(state.alerts) > 10:
@@ -68,7 +85,8 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
             state_of = f"fails: {row['last_error']}" if row["failing_since"] else "ok"
             last = when(row["last_ok_at"]) if row["last_ok_at"] else "never"
             out.print(
-                f"channel  {row['channel']}: {state_of}; last delivery {last}; {row['waiting']} wait",
+                f"channel  {row['channel']}: {state_of}; last delivery {last}; {row['waiting']} "
+                f"wait",
             )
         if not watch.channels:
             out.print("no channel is set (SURGETANK_ALERT_URLS): nothing is sent")
@@ -85,7 +103,8 @@ def log(
     json: Json = False,
     limit: Annotated[int, typer.Option(min=1, max=5000, help="How many attempts.")] = 50,
 ) -> int:
-    """Show every attempt to deliver an alert, newest first: when, where to, and what became of it."""
+    """Show every attempt to deliver an alert, newest first: when, where to, and what became of
+    it."""
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
         attempts = tank.parts.desk.alerts.book.attempts(limit=limit)
     if json:
@@ -95,6 +114,9 @@ def log(
     else:
         table(
             ("at", "channel", "rule", "attempt", "outcome", "title", "error"),
-            [(when(a.at), a.channel, a.rule, a.attempt, a.outcome.value, a.title, a.error) for a in attempts],
+            [
+                (when(a.at), a.channel, a.rule, a.attempt, a.outcome.value, a.title, a.error)
+                for a in attempts
+            ],
         )
     return 0

@@ -1,8 +1,7 @@
 """The command line: one typer app, one module per command group, errors as a cause and a way out.
 
-Exit codes: 0 all is well; 1 something failed or needs attention; 2 the command or a setting can't be used as given, or
-what it names does not exist;
-3 done, with warnings; 130 stopped by Ctrl-C.
+Exit codes: 0 all is well; 1 something failed or needs attention; 2 the command or a setting can't
+be used as given, or what it names does not exist; 3 done, with warnings; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -38,15 +37,19 @@ from surgetank.cli import (
 from surgetank.cli.output import coded, out
 
 EPILOG = (
-    "Settings come from the options, then from SURGETANK_* variables (SURGETANK_HOME, SURGETANK_DATABASE_URL, ...), "
-    "then from surgetank.toml or [tool.surgetank] in pyproject.toml in this folder; `surgetank config` shows them. "
-    "Exit codes: 0 all is well, 1 something failed or needs attention, 2 wrong usage or setting, 3 done with warnings, "
+    "Settings come from the options, then from SURGETANK_* variables (SURGETANK_HOME, "
+    "SURGETANK_DATABASE_URL, ...), "
+    "then from surgetank.toml or [tool.surgetank] in pyproject.toml in this folder; `surgetank "
+    "config` shows them. "
+    "Exit codes: 0 all is well, 1 something failed or needs attention, 2 wrong usage or setting, 3 "
+    "done with warnings, "
     "130 ended by Ctrl-C."
 )
 
 app = typer.Typer(
     name="surgetank",
-    help="A write-behind store for agent state: LangGraph checkpoints are accepted by a local buffer and drained "
+    help="A write-behind store for agent state: LangGraph checkpoints are accepted by a local "
+    "buffer and drained "
     "into PostgreSQL.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -88,7 +91,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     _asked: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and end."
+        ),
     ] = False,
 ) -> None:
     """What stands before a command."""

@@ -19,12 +19,15 @@ def config(
     home: Home = None,
     database_url: DatabaseUrl = None,
     json: Json = False,
-    changed: Annotated[bool, typer.Option("--changed", help="Only those that are not the default.")] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Only those that are not the default.")
+    ] = False,
 ) -> None:
-    """Show every setting with its value and its origin: option, environment, file or default. Secrets are masked.
+    """Show every setting with its value and its origin: option, environment, file or default.
+    Secrets are masked.
 
-    An option wins over the environment, that over surgetank.toml in the current folder, that over [tool.surgetank] in
-    its pyproject.toml.
+    An option wins over the environment, that over surgetank.toml in the current folder, that over
+    [tool.surgetank] in its pyproject.toml.
     """
     given = {"home": home, "database_url": database_url}
     settings = engine_settings(**given)  # with the home that an engine would use
@@ -39,7 +42,8 @@ def config(
         print_json(shown)
     else:
         table(
-            ("setting", "value", "from"), [(name, row["value"], row["origin"]) for name, row in shown.items()]
+            ("setting", "value", "from"),
+            [(name, row["value"], row["origin"]) for name, row in shown.items()],
         )
 
 

@@ -1,4 +1,5 @@
-"""`surgetank demo`: a real LangGraph agent on the store, the database killed under it, and everything arriving.
+"""`surgetank demo`: a real LangGraph agent on the store, the database killed under it, and
+everything arriving.
 
 No network and no model key: the model is a script. What is shown is read from the running system.
 """
@@ -29,19 +30,26 @@ from surgetank.setting_sources import isolated
 if TYPE_CHECKING:
     from surgetank.streams.checkpoints.saver import SurgetankSaver
 
-_QUESTIONS = ("How warm is it in Oslo?", "And in Rome?", "Which is warmer?", "Measure it again, please.")
+_QUESTIONS = (
+    "How warm is it in Oslo?",
+    "And in Rome?",
+    "Which is warmer?",
+    "Measure it again, please.",
+)
 
 _LONGEST_S = 120.0
 
 
 def demo(
     home: Annotated[
-        Path | None, typer.Option("--home", help="Keep everything in this folder; default a temporary one.")
+        Path | None,
+        typer.Option("--home", help="Keep everything in this folder; default a temporary one."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=64, help="Conversations at once.")] = 6,
     json: Json = False,
 ) -> int:
-    """Run an agent graph, flush it, stop PostgreSQL while a run goes on, start it again. Takes about 6 seconds.
+    """Run an agent graph, flush it, stop PostgreSQL while a run goes on, start it again. Takes
+    about 6 seconds.
 
     With --json what is shown goes to stderr, and a summary to stdout.
     """
@@ -52,11 +60,15 @@ def demo(
             f"The folder {home} is not empty, and the demo touches nothing but what it made.",
             remedy="name a new folder, or none.",
         )
-    with isolated():  # whatever database or buffer is configured here is none of the demo's business
+    with (
+        isolated()
+    ):  # whatever database or buffer is configured here is none of the demo's business
         if home is not None:
             summary = _play(home, threads)
         else:
-            with tempfile.TemporaryDirectory(prefix="surgetank-demo-", ignore_cleanup_errors=True) as folder:
+            with tempfile.TemporaryDirectory(
+                prefix="surgetank-demo-", ignore_cleanup_errors=True
+            ) as folder:
                 summary = _play(Path(folder), threads)
     if json:
         print_json(summary)
@@ -65,7 +77,9 @@ def demo(
 
 def _play(home: Path, threads: int) -> dict[str, Any]:
     started = time.monotonic()
-    logging.getLogger("surgetank").setLevel(logging.CRITICAL)  # what the log would say is shown below
+    logging.getLogger("surgetank").setLevel(
+        logging.CRITICAL
+    )  # what the log would say is shown below
     _title("1. Start: buffer and embedded PostgreSQL")
     settings: dict[str, Any] = {
         "flush_age": 3600.0,
@@ -134,7 +148,8 @@ def _show_buffer(tank: Surgetank) -> None:
     picture = tank.status()
     for stream in picture.buffer.streams:
         out.print(
-            f"   {stream.stream}: {stream.entries} entries, {size(stream.bytes)}, {stream.partitions} threads;"
+            f"   {stream.stream}: {stream.entries} entries, {size(stream.bytes)}, "
+            f"{stream.partitions} threads;"
             f" lag {seconds(picture.lag_s)}",
         )
 
@@ -145,23 +160,27 @@ def _show_flush(tank: Surgetank) -> FlushJob:
     print_job(job)
     for replaced in job.result["replacements"][:4]:
         out.print(
-            f"   replaced in the SQL projection: {replaced['path']}: {replaced['reason']} ({replaced['original']})",
+            f"   replaced in the SQL projection: {replaced['path']}: {replaced['reason']} "
+            f"({replaced['original']})",
         )
     with tank.parts.database.connection() as connection:
         out.print("   in PostgreSQL:")
         for name in ("threads", "checkpoints", "checkpoint_blobs", "checkpoint_writes"):
             rows, used = connection.execute(
-                f"SELECT (SELECT count(*) FROM surgetank.{name}), pg_total_relation_size('surgetank.{name}')"
+                f"SELECT (SELECT count(*) FROM surgetank.{name}), "
+                f"pg_total_relation_size('surgetank.{name}')"
             ).fetchone() or (0, 0)
             out.print(f"     {name:18} {rows:6} rows  {size(used)}")
         row = connection.execute(
-            "SELECT thread_id, state -> 'measured' FROM surgetank.threads ORDER BY thread_id LIMIT 1"
+            "SELECT thread_id, state -> 'measured' FROM surgetank.threads ORDER BY thread_id LIMIT "
+            "1"
         ).fetchone()
         out.print(f"   SQL sees the state:  {row}")
     out.print("   flush jobs:")
     for one in tank.jobs(limit=3):
         out.print(
-            f"     {one.id[:12]} {one.trigger:9} {one.status.value} {one.result['rows_flushed']} rows",
+            f"     {one.id[:12]} {one.trigger:9} {one.status.value} {one.result['rows_flushed']} "
+            f"rows",
         )
     return job
 
@@ -182,7 +201,9 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
     saver = tank.checkpointer()
     enough = threading.Event()
     ends = time.monotonic() + _LONGEST_S
-    graph = scripted_agent(saver, pause_s=0.05, go_on=lambda: not enough.is_set() and time.monotonic() < ends)
+    graph = scripted_agent(
+        saver, pause_s=0.05, go_on=lambda: not enough.is_set() and time.monotonic() < ends
+    )
 
     def long_run() -> int:
         """One run of the graph; a failing checkpointer would end it with an error."""
@@ -203,7 +224,8 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
         _wait(lambda: bool(tank.errors.find().errors), "the system error")
         (error,) = tank.errors.find(limit=1).errors
         out.print(
-            f"   the operator sees (`surgetank errors`): {error.error_type}, {error.severity.value},"
+            f"   the operator sees (`surgetank errors`): {error.error_type}, "
+            f"{error.severity.value},"
             f" with its stack trace: {error.stack_trace.rstrip().splitlines()[-1][:90]} ...",
         )
         before = tank.status().buffer.entries
@@ -231,7 +253,11 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
     )
     if rows != listed or not picture.healthy:
         raise StateCorrupt("The demo's run did not arrive whole.", remedy="please report this.")
-    return {"waited_in_buffer": before, "checkpoints_in_database": rows, "checkpoints_listed": listed}
+    return {
+        "waited_in_buffer": before,
+        "checkpoints_in_database": rows,
+        "checkpoints_listed": listed,
+    }
 
 
 @contextmanager
@@ -246,5 +272,7 @@ def _wait(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> 
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise StateCorrupt(f"The demo waited {timeout_s:.0f} s for {what}.", remedy="please report this.")
+            raise StateCorrupt(
+                f"The demo waited {timeout_s:.0f} s for {what}.", remedy="please report this."
+            )
         time.sleep(0.02)

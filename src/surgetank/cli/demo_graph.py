@@ -1,4 +1,5 @@
-"""The agent of `surgetank demo`: a scripted model, a tool behind a subgraph, and values that break naive savers."""
+"""The agent of `surgetank demo`: a scripted model, a tool behind a subgraph, and values that break
+naive savers."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 def scripted_agent(
     saver: SurgetankSaver, *, pause_s: float = 0.0, go_on: Callable[[], bool] = lambda: False
 ) -> Any:
-    """A compiled LangGraph graph on `saver`. Its model waits `pause_s` seconds before each answer, and asks itself
-    the next question while `go_on()` says so, which makes one long run.
+    """A compiled LangGraph graph on `saver`. Its model waits `pause_s` seconds before each answer,
+    and asks itself the next question while `go_on()` says so, which makes one long run.
 
-    The state has a growing list of messages, NaNs (a broken sensor) and a NUL character. Raises `MissingExtra`.
+    The state has a growing list of messages, NaNs (a broken sensor) and a NUL character. Raises
+    `MissingExtra`.
     """
     try:
         from langchain_core.messages import AIMessage, HumanMessage, ToolMessage  # noqa: PLC0415
@@ -37,7 +39,11 @@ def scripted_agent(
         time.sleep(pause_s)
         last, turn = values["messages"][-1], values.get("turn", 0)
         if isinstance(last, HumanMessage):
-            call = {"name": "thermometer", "args": {"places": ("Oslo", "Rome")}, "id": f"call-{turn}"}
+            call = {
+                "name": "thermometer",
+                "args": {"places": ("Oslo", "Rome")},
+                "id": f"call-{turn}",
+            }
             return {"messages": [AIMessage("I will measure.", tool_calls=[call])]}
         answer = AIMessage(f"I measured: {last.content}")
         more = [HumanMessage("Measure it again, please.")] if go_on() else []

@@ -40,7 +40,8 @@ def doctor(
         Path | None,
         typer.Option(
             "--salvage",
-            help="Copy all that is whole of a damaged buffer into a new one in this folder, and do nothing else. No"
+            help="Copy all that is whole of a damaged buffer into a new one in this folder, and do "
+            "nothing else. No"
             " process may use the buffer meanwhile.",
             show_default=False,
         ),
@@ -48,15 +49,17 @@ def doctor(
 ) -> int:
     """Check everything that Surgetank needs and say what to do about what is wrong.
 
-    Exit code 0 when all is well (warnings included), 1 when there is a problem. With --salvage: 0 when everything came
-    out, 3 when something is lost.
+    Exit code 0 when all is well (warnings included), 1 when there is a problem. With --salvage: 0
+    when everything came out, 3 when something is lost.
     """
     if salvage is not None:
         return _salvage(home, salvage, json=json)
     findings = [_python(), *_extras()]
     try:
         with engine(home, database_url, must_exist=True) as tank:
-            findings += [_careful(check, tank) for check in (_home, _buffer, _connection, _schema, _flow)]
+            findings += [
+                _careful(check, tank) for check in (_home, _buffer, _connection, _schema, _flow)
+            ]
     except SurgetankError as error:
         findings.append(Finding("open", "problem", error.what, error.remedy))
     if json:
@@ -80,7 +83,8 @@ def _salvage(home: Path | None, folder: Path, *, json: bool) -> int:
             out.print(f"not read whole: {table}")
         out.print(
             f"{found.entries} entries ({found.parked} parked) are in {found.path}; flush them with"
-            f" `surgetank flush --home {found.path.parent}`, or put that file in the place of the damaged one"
+            f" `surgetank flush --home {found.path.parent}`, or put that file in the place of the "
+            f"damaged one"
         )
     return 3 if found.lost or found.unreadable else 0
 
@@ -101,7 +105,10 @@ def _extras() -> list[Finding]:
     missing = {e for module, e in wanted.items() if importlib.util.find_spec(module) is None}
     return [
         Finding(
-            "extra", "warning", f"the extra {extra!r} is not installed", f"pip install 'surgetank[{extra}]'"
+            "extra",
+            "warning",
+            f"the extra {extra!r} is not installed",
+            f"pip install 'surgetank[{extra}]'",
         )
         for extra in sorted(missing)
     ]
@@ -112,12 +119,17 @@ def _home(tank: Surgetank) -> Finding:
     free = shutil.disk_usage(folder).free
     if tank.parts.buffer.reserve.is_short():
         return Finding(
-            "home", "problem", f"{folder}: the disk is full, {size(free)} free; nothing new is accepted",
-            "free some space on that disk, or move SURGETANK_HOME to a larger one; what waits is flushed meanwhile.",
+            "home", "problem", f"{folder}: the disk is full, {size(free)} free; nothing new is "
+            f"accepted",
+            "free some space on that disk, or move SURGETANK_HOME to a larger one; what waits is "
+            "flushed meanwhile.",
         )  # fmt: skip
     if free < 1 << 30:
         return Finding(
-            "home", "warning", f"{folder}: only {size(free)} free", "free some space, or set SURGETANK_HOME."
+            "home",
+            "warning",
+            f"{folder}: only {size(free)} free",
+            "free some space, or set SURGETANK_HOME.",
         )
     return Finding("home", "ok", f"{folder}, {size(free)} free")
 
@@ -125,7 +137,9 @@ def _home(tank: Surgetank) -> Finding:
 def _buffer(tank: Surgetank) -> Finding:
     tank.parts.buffer.check()
     depth = tank.parts.buffer.depth()
-    return Finding("buffer", "ok", f"sound; {depth.entries} entries wait, {size(depth.file_bytes)} on disk")
+    return Finding(
+        "buffer", "ok", f"sound; {depth.entries} entries wait, {size(depth.file_bytes)} on disk"
+    )
 
 
 def _connection(tank: Surgetank) -> Finding:
@@ -136,7 +150,9 @@ def _connection(tank: Surgetank) -> Finding:
 def _schema(tank: Surgetank) -> Finding:
     missing = pending(tank.parts.database, beside=tank.parts.database.migrations)
     if missing:
-        return Finding("schema", "warning", f"{len(missing)} migrations to apply", "run `surgetank migrate`.")
+        return Finding(
+            "schema", "warning", f"{len(missing)} migrations to apply", "run `surgetank migrate`."
+        )
     newest = max((m.version for m in load()), default=0)
     with tank.parts.database.asking() as connection:
         there = max(applied(connection), default=0)
@@ -152,14 +168,19 @@ def _flow(tank: Surgetank) -> Finding:
     if health.level is not Level.OK:
         worst = next(f for f in health.findings if f.level is health.level)
         notice = next((n for n in picture.notices if n.severity == health.level.value), None)
-        said = f"{notice.message}{f' ({notice.detail})' if notice.detail else ''}" if notice else worst.detail
+        said = (
+            f"{notice.message}{f' ({notice.detail})' if notice.detail else ''}"
+            if notice
+            else worst.detail
+        )
         state = "problem" if health.level is Level.CRITICAL else "warning"
         return Finding("flow", state, said, "see `surgetank status` and `surgetank jobs list`.")
     return Finding("flow", "ok", "nothing fails, nothing is parked")
 
 
 def migrate(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
-    """Bring the database's schema up to date. Does nothing when it already is; safe to run from many places."""
+    """Bring the database's schema up to date. Does nothing when it already is; safe to run from
+    many places."""
     with engine(home, database_url) as tank:
         done = tank.parts.database.prepare()
         with tank.parts.database.asking() as connection:

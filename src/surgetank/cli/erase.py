@@ -17,15 +17,17 @@ def erase_user(
     json: Json = False,
     yes: Annotated[bool, typer.Option("--yes", help="Erase; without it nothing is done.")] = False,
 ) -> int:
-    """Erase all data of a user: threads, log lines, events, errors' texts, tokens. It can't be undone.
+    """Erase all data of a user: threads, log lines, events, errors' texts, tokens. It can't be
+    undone.
 
-    Buffer and event log are rewritten, and so are the database's tables (each is locked meanwhile; what is written
-    waits in the buffer). Interrupted, or with exit code 3, it goes on when it is run again. Run it once for each
-    buffer of the database.
+    Buffer and event log are rewritten, and so are the database's tables (each is locked meanwhile;
+    what is written waits in the buffer). Interrupted, or with exit code 3, it goes on when it is
+    run again. Run it once for each buffer of the database.
     """
     if not yes:
         raise ConfigurationError(
-            f"This erases everything that belongs to {user!r}, for ever.", remedy="run it again with --yes."
+            f"This erases everything that belongs to {user!r}, for ever.",
+            remedy="run it again with --yes.",
         )
     with engine(home, database_url) as tank:
         report = tank.erase_user(user)

@@ -1,4 +1,5 @@
-"""`surgetank errors`: what went wrong, with stack traces, also while the database is down, and what was done then."""
+"""`surgetank errors`: what went wrong, with stack traces, also while the database is down, and what
+was done then."""
 
 from __future__ import annotations
 
@@ -28,18 +29,21 @@ from surgetank.streams.errors.groups import ErrorGroup
 from surgetank.streams.errors.store import ErrorFilter, ErrorPage
 
 app = typer.Typer(
-    help="List, look at, resolve, reopen, snooze and delete system errors.", invoke_without_command=True
+    help="List, look at, resolve, reopen, snooze and delete system errors.",
+    invoke_without_command=True,
 )
 ErrorId = Annotated[str, typer.Argument(help="The error's id, or the beginning of it.")]
 By = Annotated[
-    str, typer.Option("--by", help="Who does it.", default_factory=getpass.getuser, show_default="you")
+    str,
+    typer.Option("--by", help="Who does it.", default_factory=getpass.getuser, show_default="you"),
 ]
 _SHOWN = 12  # lines of a stack trace in the list
 
 
 @app.callback()
 def errors(context: typer.Context) -> None:
-    """List, look at, resolve, reopen, snooze and delete system errors. Alone: the unresolved ones, newest first."""
+    """List, look at, resolve, reopen, snooze and delete system errors. Alone: the unresolved ones,
+    newest first."""
     if context.invoked_subcommand is None:
         context.invoke(list_)
 
@@ -53,12 +57,15 @@ def list_(
     error_type: Annotated[
         str | None, typer.Option("--type", help="Only this type.", show_default=False)
     ] = None,
-    severity: Annotated[Severity | None, typer.Option(help="Only this severity.", show_default=False)] = None,
+    severity: Annotated[
+        Severity | None, typer.Option(help="Only this severity.", show_default=False)
+    ] = None,
     thread: Annotated[
         str | None, typer.Option(help="Only errors of this thread.", show_default=False)
     ] = None,
     since: Annotated[
-        str | None, typer.Option(help="Only seen in the last 90s, 30m, 12h, 7d.", show_default=False)
+        str | None,
+        typer.Option(help="Only seen in the last 90s, 30m, 12h, 7d.", show_default=False),
     ] = None,
     text: Annotated[
         str | None, typer.Option(help="Only with this text in the message.", show_default=False)
@@ -70,7 +77,8 @@ def list_(
 ) -> int:
     """List errors with their stack traces, newest first.
 
-    Exit code 1 when one is unresolved and critical, 3 when the database could not be asked for older ones.
+    Exit code 1 when one is unresolved and critical, 3 when the database could not be asked for
+    older ones.
     """
     wanted = ErrorFilter(
         error_type, severity.value if severity else None, thread, None if all_ else resolved,
@@ -82,7 +90,11 @@ def list_(
         page = tank.errors.find(wanted, limit=limit)
     if json:
         print_json(
-            {"count": len(page.errors), "errors": [g.to_dict() for g in page.errors], "problem": page.problem}
+            {
+                "count": len(page.errors),
+                "errors": [g.to_dict() for g in page.errors],
+                "problem": page.problem,
+            }
         )
     else:
         _print_page(page, full=full)
@@ -96,7 +108,9 @@ def _print_page(page: ErrorPage, *, full: bool) -> None:
         err.print(f"Only errors in the buffer are shown: {page.problem}")
     if not page.errors:
         out.print(
-            "No errors." if page.problem is None else "No errors in the buffer; the database can't be asked."
+            "No errors."
+            if page.problem is None
+            else "No errors in the buffer; the database can't be asked."
         )
     for group in page.errors:
         _print_head(group)
@@ -121,7 +135,9 @@ def _print_head(group: ErrorGroup) -> None:
 
 @app.command()
 @coded
-def show(error_id: ErrorId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
+def show(
+    error_id: ErrorId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False
+) -> None:
     """Show one error whole: stack trace, context, threads, and what was done about it."""
     with reading_engine(home, database_url) as tank:
         detail = tank.errors.detail(_full_id(tank.errors.find(limit=500), error_id))
@@ -143,7 +159,10 @@ def show(error_id: ErrorId, home: Home = None, database_url: DatabaseUrl = None,
     out.block(detail.group.stack_trace)
     table(
         ("thread", "times", "first", "last"),
-        [(t["thread_id"], t["occurrences"], when(t["first"]), when(t["last"])) for t in detail.threads[:20]],
+        [
+            (t["thread_id"], t["occurrences"], when(t["first"]), when(t["last"]))
+            for t in detail.threads[:20]
+        ],
     )
     for row in detail.audit:
         out.print(f"  {when(row['at'])}  {row['actor']}: {row['action']}  {row['notes']}")
@@ -218,7 +237,11 @@ def snooze(
 @app.command()
 @coded
 def delete(
-    error_id: ErrorId, by: By, home: Home = None, database_url: DatabaseUrl = None, json: Json = False
+    error_id: ErrorId,
+    by: By,
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
 ) -> None:
     """Delete a resolved error. What was done about it stays in the audit table."""
     _act(error_id, "delete", by, home, database_url, json)
@@ -237,7 +260,10 @@ def stats(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
         err.print(f"Only errors in the buffer are counted: {problem}")
     table(
         ("type", "severity", "errors", "occurrences", "unresolved"),
-        [(c["error_type"], c["severity"], c["groups"], c["occurrences"], c["unresolved"]) for c in counts],
+        [
+            (c["error_type"], c["severity"], c["groups"], c["occurrences"], c["unresolved"])
+            for c in counts
+        ],
     )
 
 

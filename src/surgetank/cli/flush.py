@@ -22,7 +22,9 @@ from surgetank.notify.report import to_plain_data
 
 
 def flush(
-    thread: Annotated[str | None, typer.Argument(help="Only this thread.", show_default=False)] = None,
+    thread: Annotated[
+        str | None, typer.Argument(help="Only this thread.", show_default=False)
+    ] = None,
     home: Home = None,
     database_url: DatabaseUrl = None,
     json: Json = False,
@@ -35,11 +37,13 @@ def flush(
 ) -> int:
     """Flush what waits, also what is not due yet, and say what became of it.
 
-    Exit code 0 when everything is in the database, 3 with warnings, 1 when the job failed, or when not all that was
-    accepted of the THREAD is in the database. What failed stays in the buffer.
+    Exit code 0 when everything is in the database, 3 with warnings, 1 when the job failed, or when
+    not all that was accepted of the THREAD is in the database. What failed stays in the buffer.
     """
     if thread is not None and named not in (None, thread):
-        raise ConfigurationError("Two threads are named.", remedy="name one, with or without --thread.")
+        raise ConfigurationError(
+            "Two threads are named.", remedy="name one, with or without --thread."
+        )
     thread = thread if thread is not None else named
     missing: NotSaved | None = None
     with engine(home, database_url, must_exist=True) as tank:

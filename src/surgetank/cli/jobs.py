@@ -32,7 +32,9 @@ def list_(
     database_url: DatabaseUrl = None,
     json: Json = False,
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
-    status: Annotated[JobStatus | None, typer.Option(help="Only those.", show_default=False)] = None,
+    status: Annotated[
+        JobStatus | None, typer.Option(help="Only those.", show_default=False)
+    ] = None,
 ) -> None:
     """List flush jobs, newest first."""
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
@@ -55,7 +57,9 @@ def list_(
 
 @app.command()
 @coded
-def show(job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
+def show(
+    job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False
+) -> None:
     """Show one job with its errors, stack traces and what was replaced in projections."""
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
         job = tank.jobs.get(job_id)
@@ -67,13 +71,18 @@ def show(job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, jso
         out.print(f"  replaced {replaced['path']}: {replaced['reason']} ({replaced['original']})")
     for error in job.result.get("errors", ()):
         out.print()
-        out.print(f"{error['stream']}/{error['partition']} ({error['kind']}, SQLSTATE {error['sqlstate']})")
+        out.print(
+            f"{error['stream']}/{error['partition']} ({error['kind']}, SQLSTATE "
+            f"{error['sqlstate']})"
+        )
         out.block(error["stack_trace"])
 
 
 @app.command()
 @coded
-def retry(job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
+def retry(
+    job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False
+) -> int:
     """Flush again what a job was about, without waiting for the next attempt."""
     with engine(home, database_url, must_exist=True) as tank:
         job = tank.jobs.retry(job_id)

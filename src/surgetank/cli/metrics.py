@@ -11,8 +11,9 @@ from surgetank.observability.metrics import render, samples
 def metrics(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
     """Print the metrics of this buffer in Prometheus' text format.
 
-    Gauges (depth, ages, limits, incidents) speak of the buffer. Counters count what a process did since it started,
-    so here they are 0: scrape the processes that flush. For node_exporter's textfile collector and for a look.
+    Gauges (depth, ages, limits, incidents) speak of the buffer. Counters count what a process did
+    since it started, so here they are 0: scrape the processes that flush. For node_exporter's
+    textfile collector and for a look.
     """
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
         if json:

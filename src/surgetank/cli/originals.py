@@ -11,7 +11,9 @@ from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, print_jso
 
 
 def originals(
-    thread: Annotated[str | None, typer.Argument(help="Only this thread.", show_default=False)] = None,
+    thread: Annotated[
+        str | None, typer.Argument(help="Only this thread.", show_default=False)
+    ] = None,
     home: Home = None,
     database_url: DatabaseUrl = None,
     json: Json = False,
@@ -19,8 +21,8 @@ def originals(
 ) -> None:
     """Show values as they were before a projection for SQL replaced them (NaN, NUL and the like).
 
-    They are kept only in debug mode (SURGETANK_DEBUG_ORIGINALS=true) and expire. The saved state keeps every value as
-    it is, with or without debug mode.
+    They are kept only in debug mode (SURGETANK_DEBUG_ORIGINALS=true) and expire. The saved state
+    keeps every value as it is, with or without debug mode.
     """
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
         if thread is not None:
@@ -35,4 +37,6 @@ def originals(
         [(when(o.at), o.stream, o.partition, o.path, o.reason, o.original) for o in found],
     )
     if not found and not debugging:
-        err.print("Nothing is kept: debug mode is off (SURGETANK_DEBUG_ORIGINALS=true turns it on).")
+        err.print(
+            "Nothing is kept: debug mode is off (SURGETANK_DEBUG_ORIGINALS=true turns it on)."
+        )

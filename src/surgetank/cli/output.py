@@ -1,4 +1,5 @@
-"""What all commands share: their options, the engine that they look at, tables and JSON on stdout."""
+"""What all commands share: their options, the engine that they look at, tables and JSON on
+stdout."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 
 class Terminal:
-    """Where commands print. Whatever text they print may come from outside: it is never markup, and what a terminal
-    would obey is escaped (`encode.terminal`).
+    """Where commands print. Whatever text they print may come from outside: it is never markup, and
+    what a terminal would obey is escaped (`encode.terminal`).
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -48,7 +49,12 @@ class Terminal:
         return self._console
 
     def print(
-        self, text: str = "", *, end: str = "\n", style: str | None = None, markup: Literal[False] = False
+        self,
+        text: str = "",
+        *,
+        end: str = "\n",
+        style: str | None = None,
+        markup: Literal[False] = False,
     ) -> None:
         """One line: a line break in it is shown by its escape. There is no `markup`."""
         assert not markup
@@ -68,7 +74,8 @@ class Terminal:
 
 
 class StopSignals:
-    """SIGTERM and Ctrl-C, for commands that end in order: `event` is set, `exit_code` says which one it was."""
+    """SIGTERM and Ctrl-C, for commands that end in order: `event` is set, `exit_code` says which
+    one it was."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -94,7 +101,8 @@ def start_logging(settings: Settings) -> None:
 
 
 def announce(text: str, event: str, **fields: object) -> None:
-    """A line on stderr about the program itself: `text` for people, `event` with its fields for JSON."""
+    """A line on stderr about the program itself: `text` for people, `event` with its fields for
+    JSON."""
     if telemetry.is_json():
         telemetry.log.info(event, **fields)
     else:
@@ -117,19 +125,24 @@ err = Terminal(stderr=True)
 
 Home = Annotated[
     Path | None,
-    typer.Option("--home", help="Folder of the buffer and the embedded database.", show_default=False),
+    typer.Option(
+        "--home", help="Folder of the buffer and the embedded database.", show_default=False
+    ),
 ]
 DatabaseUrl = Annotated[
     str | None,
     typer.Option(
-        "--database-url", help="PostgreSQL URL (better in SURGETANK_DATABASE_URL).", show_default=False
+        "--database-url",
+        help="PostgreSQL URL (better in SURGETANK_DATABASE_URL).",
+        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 def coded(command: Callable[..., int | None]) -> Callable[..., None]:
-    """A command whose result is its exit code, and whose problems are messages instead of tracebacks."""
+    """A command whose result is its exit code, and whose problems are messages instead of
+    tracebacks."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -140,7 +153,13 @@ def coded(command: Callable[..., int | None]) -> Callable[..., None]:
             echo_error(error)
             if kwargs.get("json"):
                 print_json(
-                    {"error": {"type": type(error).__name__, "what": error.what, "remedy": error.remedy}}
+                    {
+                        "error": {
+                            "type": type(error).__name__,
+                            "what": error.what,
+                            "remedy": error.remedy,
+                        }
+                    }
                 )
             code = error.exit_code
         except KeyboardInterrupt:
@@ -187,8 +206,8 @@ def engine(
 
 @contextmanager
 def reading_engine(home: Path | None, database_url: str | None) -> Iterator[Surgetank]:
-    """An engine for looking at what is in the database too: an embedded one that doesn't run is started, and when that
-    fails, or another database is away, what is in the buffer is shown.
+    """An engine for looking at what is in the database too: an embedded one that doesn't run is
+    started, and when that fails, or another database is away, what is in the buffer is shown.
     """
     tank = Surgetank(home, database_url=database_url, flush_in_process=False, flush_on_close=False)
     check_exists(tank)
@@ -212,12 +231,14 @@ def check_exists(tank: Surgetank) -> None:
     if not tank.settings.buffer_path.exists():
         raise ConfigurationError(
             f"There is no Surgetank here: {tank.settings.buffer_path} does not exist.",
-            remedy="name the right folder with --home or SURGETANK_HOME; applications and `surgetank serve` make it.",
+            remedy="name the right folder with --home or SURGETANK_HOME; applications and "
+            "`surgetank serve` make it.",
         )
 
 
 def print_json(value: Any, *, one_line: bool = False) -> None:
-    """JSON on stdout, whatever stdout's encoding is; `one_line` for a stream of objects, one each."""
+    """JSON on stdout, whatever stdout's encoding is; `one_line` for a stream of objects, one
+    each."""
     plain = sanitize_for_json(to_plain_data(value))
     sys.stdout.write(json.dumps(plain, allow_nan=False, indent=None if one_line else 2) + "\n")
     sys.stdout.flush()
@@ -311,8 +332,10 @@ def print_job(job: FlushJob) -> None:
         return
     out.print(
         f"  {result.get('entries_flushed', 0)} entries, {result.get('rows_flushed', 0)} rows,"
-        f" {size(result.get('bytes', 0))} written; {result.get('partitions_processed', 0)} partitions,"
-        f" {result.get('partitions_failed', 0)} failed; {result.get('entries_parked', 0)} entries parked;"
+        f" {size(result.get('bytes', 0))} written; {result.get('partitions_processed', 0)} "
+        f"partitions,"
+        f" {result.get('partitions_failed', 0)} failed; {result.get('entries_parked', 0)} entries "
+        f"parked;"
         f" {result.get('values_replaced', 0)} values replaced in projections",
     )
     for message in [*job.warnings, *([result["message"]] if result.get("message") else [])]:

@@ -29,7 +29,8 @@ from surgetank.model import Entry, ParkedEntry
 from surgetank.private import open_file
 
 app = typer.Typer(
-    help="List, show, retry and export entries that the database refused. They stay readable by the application "
+    help="List, show, retry and export entries that the database refused. They stay readable by "
+    "the application "
     "and are never dropped.",
     no_args_is_help=True,
 )
@@ -48,7 +49,15 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
         table(
             ("id", "stream", "thread", "parked", "size", "retries", "reason"),
             [
-                (e.id, e.stream, e.partition, when(e.parked_at), size(e.bytes), e.retries, e.failure.message)
+                (
+                    e.id,
+                    e.stream,
+                    e.partition,
+                    when(e.parked_at),
+                    size(e.bytes),
+                    e.retries,
+                    e.failure.message,
+                )
                 for e in entries
             ],
         )
@@ -59,7 +68,9 @@ def _find(entries: list[ParkedEntry], parked_id: int) -> ParkedEntry:
     for entry in entries:
         if entry.id == parked_id:
             return entry
-    raise ConfigurationError(f"There is no parked entry {parked_id}.", remedy="see `surgetank parked list`.")
+    raise ConfigurationError(
+        f"There is no parked entry {parked_id}.", remedy="see `surgetank parked list`."
+    )
 
 
 @app.command()
@@ -95,7 +106,9 @@ def _records(entry: Entry | None) -> list[dict[str, Any]]:
 @app.command()
 @coded
 def retry(
-    parked_id: Annotated[list[int] | None, typer.Argument(help="Which; all when none is named.")] = None,
+    parked_id: Annotated[
+        list[int] | None, typer.Argument(help="Which; all when none is named.")
+    ] = None,
     home: Home = None,
     database_url: DatabaseUrl = None,
     json: Json = False,
@@ -123,7 +136,10 @@ def export(
     json: Json = False,
 ) -> None:
     """Copy all parked entries to a file (keys and values in base64). Nothing is removed."""
-    with engine(home, database_url, start_database=False, must_exist=True) as tank, _new_file(file) as target:
+    with (
+        engine(home, database_url, start_database=False, must_exist=True) as tank,
+        _new_file(file) as target,
+    ):
         entries = tank.parked()
         for parked in entries:
             entry = tank.parked.data(parked.id)

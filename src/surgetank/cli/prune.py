@@ -48,7 +48,8 @@ class _Wish:
 
 def prune(
     threads: Annotated[
-        list[str] | None, typer.Argument(help="Thread ids; with limits, none means all.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Thread ids; with limits, none means all.", show_default=False),
     ] = None,
     home: Home = None,
     database_url: DatabaseUrl = None,
@@ -56,7 +57,8 @@ def prune(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="keep_latest (the default without limits) keeps the newest checkpoint of each namespace; delete"
+            help="keep_latest (the default without limits) keeps the newest checkpoint of each "
+            "namespace; delete"
             " removes the threads.",
             show_default=False,
         ),
@@ -69,26 +71,34 @@ def prune(
     ] = None,
     keep: Annotated[
         int | None,
-        typer.Option(min=1, help="Keep only so many of the newest of each namespace.", show_default=False),
+        typer.Option(
+            min=1, help="Keep only so many of the newest of each namespace.", show_default=False
+        ),
     ] = None,
     max_bytes: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Delete the oldest until a thread has about so many bytes.", show_default=False
+            min=0,
+            help="Delete the oldest until a thread has about so many bytes.",
+            show_default=False,
         ),
     ] = None,
     delete_threads_older_than: Annotated[
         str | None,
         typer.Option(
-            help="Delete whole threads whose newest checkpoint is older than this.", show_default=False
+            help="Delete whole threads whose newest checkpoint is older than this.",
+            show_default=False,
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be deleted.")
+    ] = False,
 ) -> int:
     """Prune threads by strategy or by limits and flush the deletion.
 
-    A checkpoint goes when any limit says so. The newest of each namespace and what a DeltaChannel is rebuilt from are
-    always kept; limits also spare what still waits in the buffer. With --json the ids are listed.
+    A checkpoint goes when any limit says so. The newest of each namespace and what a DeltaChannel
+    is rebuilt from are always kept; limits also spare what still waits in the buffer. With --json
+    the ids are listed.
     """
     wish = _Wish(
         threads or None, strategy, _seconds("--retain-age", retain_age), keep, max_bytes,
@@ -121,7 +131,9 @@ def _seconds(option: str, text: str | None) -> float | None:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise ConfigurationError(f"{option} {text!r} is no age.", remedy="write 30d, 12h, 90m, or seconds.")
+        raise ConfigurationError(
+            f"{option} {text!r} is no age.", remedy="write 30d, 12h, 90m, or seconds."
+        )
     return value
 
 
@@ -131,11 +143,14 @@ def _check(wish: _Wish) -> None:
             f"Unknown strategy {wish.strategy!r}.", remedy=f"use one of {', '.join(STRATEGIES)}."
         )
     if wish.strategy is not None and (wish.limited or wish.idle_s is not None):
-        raise ConfigurationError("A strategy and limits exclude each other.", remedy="give one of them.")
+        raise ConfigurationError(
+            "A strategy and limits exclude each other.", remedy="give one of them."
+        )
     if not wish.threads and not wish.limited and wish.idle_s is None:
         raise ConfigurationError(
             "No threads are given.",
-            remedy="name threads, or give limits (--retain-age, --keep, --max-bytes) to prune all threads.",
+            remedy="name threads, or give limits (--retain-age, --keep, --max-bytes) to prune all "
+            "threads.",
         )
 
 
@@ -144,10 +159,13 @@ def _by_strategy(tank: Surgetank, wish: _Wish, *, dry_run: bool, json: bool) -> 
     threads, strategy = wish.threads or [], wish.strategy or "keep_latest"
     if strategy == "keep_latest":
         plan = {t: run(saver.maintenance.plan_prune(t, saver.metadata_of)) for t in threads}
-        doomed = {t: {ns or "(root)": len(ids) for ns, ids in by_ns.items()} for t, by_ns in plan.items()}
+        doomed = {
+            t: {ns or "(root)": len(ids) for ns, ids in by_ns.items()} for t, by_ns in plan.items()
+        }
     else:
         doomed = {
-            t: {"(all)": sum(1 for _ in saver.list({"configurable": {"thread_id": t}}))} for t in threads
+            t: {"(all)": sum(1 for _ in saver.list({"configurable": {"thread_id": t}}))}
+            for t in threads
         }
     if not json:
         for thread, counts in doomed.items():
@@ -167,7 +185,11 @@ def _by_limits(tank: Surgetank, wish: _Wish, *, dry_run: bool, json: bool) -> Ma
         told["threads"] = list(idle)
     if wish.limited:
         pruned = tank.retain(
-            age=wish.age_s, keep=wish.keep, max_bytes=wish.max_bytes, threads=wish.threads, dry_run=dry_run
+            age=wish.age_s,
+            keep=wish.keep,
+            max_bytes=wish.max_bytes,
+            threads=wish.threads,
+            dry_run=dry_run,
         )
         pruned = pruned.without(idle)
         told["checkpoints"] = {p.thread_id: p.doomed for p in pruned.plans}
@@ -195,7 +217,8 @@ def _show(report: RetentionReport) -> None:
         out.print(f"{thread}: can't be read and is left alone; see the log")
     out.print(
         f"{report.checkpoints} checkpoints of {len(report.plans)} threads {verb} deleted,"
-        f" about {size(report.freed_bytes or 0)} (estimate); {report.threads_seen} threads looked at"
+        f" about {size(report.freed_bytes or 0)} (estimate); {report.threads_seen} threads looked "
+        f"at"
     )
 
 

@@ -46,23 +46,27 @@ def recover(
     from_: Annotated[
         str | None,
         typer.Option(
-            "--from", help="Folder or fsspec URL; default SURGETANK_FALLBACK_URL.", show_default=False
+            "--from",
+            help="Folder or fsspec URL; default SURGETANK_FALLBACK_URL.",
+            show_default=False,
         ),
     ] = None,
     lost: Annotated[
         list[str] | None,
         typer.Option(
             "--lost",
-            help="Id of a buffer that is gone for good, whose files are recovered into this one; or 'all'. Only when no"
+            help="Id of a buffer that is gone for good, whose files are recovered into this one; "
+            "or 'all'. Only when no"
             " process uses that buffer any more.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, verify and say.")] = False,
 ) -> int:
-    """Recover spilled entries: take over the files that no buffer refers to any more, then flush everything that was
-    spilled. Can be interrupted and repeated: each entry is recovered once.
+    """Recover spilled entries: take over the files that no buffer refers to any more, then flush
+    everything that was spilled. Can be interrupted and repeated: each entry is recovered once.
 
-    Exit code 0 when all is in the database, 3 when files were left (damaged, of other buffers), 1 when it failed.
+    Exit code 0 when all is in the database, 3 when files were left (damaged, of other buffers), 1
+    when it failed.
     """
     with engine(home, database_url, start_database=not dry_run) as tank:
         recovery = tank.recovery(from_, lost=lost or (), progress=_progress)
@@ -99,7 +103,14 @@ def _show(reports: Sequence[FileReport], job: FlushJob | None, *, json: bool) ->
     table(
         ("file", "entries", "size", "written", "by", "state"),
         [
-            (r.name, r.entries, size(r.bytes), when(r.created_at), r.node, r.problem or _MEANING[r.state])
+            (
+                r.name,
+                r.entries,
+                size(r.bytes),
+                when(r.created_at),
+                r.node,
+                r.problem or _MEANING[r.state],
+            )
             for r in reports
         ],
     )
@@ -108,7 +119,8 @@ def _show(reports: Sequence[FileReport], job: FlushJob | None, *, json: bool) ->
         f"{len(reports)} files"
         + "".join(f", {count} {state.value}" for state, count in sorted(counts.items()))
         + (
-            f"; {total.entries} entries recovered, {total.known} known already, {total.buried} of threads that were"
+            f"; {total.entries} entries recovered, {total.known} known already, {total.buried} of "
+            f"threads that were"
             " deleted meanwhile"
             if total != Recovered()
             else ""

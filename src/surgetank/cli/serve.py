@@ -15,21 +15,27 @@ def serve(
     home: Home = None,
     database_url: DatabaseUrl = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.", show_default=False)
+        str | None,
+        typer.Option(help="Address to listen on; 127.0.0.1 by default.", show_default=False),
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Port; 8321 by default, 0 for any free one.", show_default=False),
+        typer.Option(
+            min=0, max=65535, help="Port; 8321 by default, 0 for any free one.", show_default=False
+        ),
     ] = None,
     no_auth: Annotated[
         bool,
-        typer.Option("--no-auth", help="Ask nobody for a token. On loopback only, for development."),
+        typer.Option(
+            "--no-auth", help="Ask nobody for a token. On loopback only, for development."
+        ),
     ] = False,
 ) -> int:
     """Serve threads, jobs, parked entries and tokens over HTTP, and flush in the background.
 
-    It starts and serves what is hot while PostgreSQL is down. Beyond loopback it refuses to start without a token or
-    SURGETANK_ADMIN_TOKEN. On SIGTERM it finishes what is under way, drains the buffer and ends, in bounded time.
+    It starts and serves what is hot while PostgreSQL is down. Beyond loopback it refuses to start
+    without a token or SURGETANK_ADMIN_TOKEN. On SIGTERM it finishes what is under way, drains the
+    buffer and ends, in bounded time.
     """
     try:
         from surgetank.server import serve as serving  # noqa: PLC0415 - needs the extra
@@ -51,7 +57,10 @@ def serve(
         address, number = bound.getsockname()[:2]
         url = f"http://[{address}]:{number}" if ":" in address else f"http://{address}:{number}"
         announce(
-            f"surgetank serve: {url}, node {settings.node}", "server_started", url=url, node=settings.node
+            f"surgetank serve: {url}, node {settings.node}",
+            "server_started",
+            url=url,
+            node=settings.node,
         )
         server = serving.make_server(app, settings)
         server.run(sockets=[bound])

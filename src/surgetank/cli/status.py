@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, seconds, size, table, when
+from surgetank.cli.output import (
+    DatabaseUrl,
+    Home,
+    Json,
+    engine,
+    out,
+    print_json,
+    seconds,
+    size,
+    table,
+    when,
+)
 from surgetank.notify.health import Level
 from surgetank.notify.report import Status
 
@@ -20,10 +31,12 @@ def status(
         bool, typer.Option("--watch", help="Show it again every two seconds until Ctrl-C.")
     ] = False,
 ) -> int:
-    """Show buffer depth, lag, sinks with their breakers, failing threads, parked entries and the last jobs.
+    """Show buffer depth, lag, sinks with their breakers, failing threads, parked entries and the
+    last jobs.
 
-    Exit code 0 when all is well, 1 when something needs attention (a database that can't be reached, something that
-    fails or is parked), 2 for a home that doesn't exist. An embedded database that doesn't run is not started.
+    Exit code 0 when all is well, 1 when something needs attention (a database that can't be
+    reached, something that fails or is parked), 2 for a home that doesn't exist. An embedded
+    database that doesn't run is not started.
     """
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
         while True:
@@ -44,12 +57,14 @@ def show(picture: Status) -> None:
     buffer = picture.buffer
     out.print(f"buffer    {picture.buffer_path} (durability: {picture.durability})")
     out.print(
-        f"          {buffer.entries} entries, {size(buffer.bytes)} of {size(buffer.max_bytes)} wait;"
+        f"          {buffer.entries} entries, {size(buffer.bytes)} of {size(buffer.max_bytes)} "
+        f"wait;"
         f" lag {seconds(picture.lag_s)}; file {size(buffer.file_bytes)}",
     )
     for stream in buffer.streams:
         out.print(
-            f"          {stream.stream}: {stream.entries} entries in {stream.partitions} threads, oldest"
+            f"          {stream.stream}: {stream.entries} entries in {stream.partitions} threads, "
+            f"oldest"
             f" {when(stream.oldest_at)}, {stream.failing} failing, {stream.parked} parked",
         )
     for sink in picture.sinks:
@@ -60,7 +75,8 @@ def show(picture: Status) -> None:
             fallback.reachable
         ]
         out.print(
-            f"fallback  {', '.join(fallback.addresses)}: {state}; {fallback.entries} entries in {fallback.files} files,"
+            f"fallback  {', '.join(fallback.addresses)}: {state}; {fallback.entries} entries in "
+            f"{fallback.files} files,"
             f" {size(fallback.bytes)}",
         )
     out.print(f"health    {picture.health.level.value}")

@@ -7,8 +7,24 @@ from typing import Annotated
 import typer
 
 from surgetank.app.known import require_threads
-from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, out, print_json, size, table, when
-from surgetank.streams.checkpoints.retention.storage import NEWEST_FORMAT, StorageReport, ThreadUsage, Usage
+from surgetank.cli.output import (
+    DatabaseUrl,
+    Home,
+    Json,
+    engine,
+    err,
+    out,
+    print_json,
+    size,
+    table,
+    when,
+)
+from surgetank.streams.checkpoints.retention.storage import (
+    NEWEST_FORMAT,
+    StorageReport,
+    ThreadUsage,
+    Usage,
+)
 
 _NAMES = {
     "checkpoints": "checkpoints",
@@ -22,8 +38,12 @@ def storage(
     home: Home = None,
     database_url: DatabaseUrl = None,
     json: Json = False,
-    thread: Annotated[str | None, typer.Option(help="Only this thread.", show_default=False)] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many threads and channels, largest first.")] = 10,
+    thread: Annotated[
+        str | None, typer.Option(help="Only this thread.", show_default=False)
+    ] = None,
+    top: Annotated[
+        int, typer.Option(min=1, help="How many threads and channels, largest first.")
+    ] = 10,
     raise_format: Annotated[
         bool,
         typer.Option(
@@ -32,10 +52,12 @@ def storage(
         ),
     ] = False,
 ) -> int:
-    """Show bytes by kind, channel and thread, how the largest threads grow, and what pruning would free.
+    """Show bytes by kind, channel and thread, how the largest threads grow, and what pruning would
+    free.
 
-    Threads are counted exactly; the totals of very large tables are estimated from a sample, which is then said. What
-    pruning frees is always an estimate. Exit code 1 when the database can't be reached: then only the buffer is shown.
+    Threads are counted exactly; the totals of very large tables are estimated from a sample, which
+    is then said. What pruning frees is always an estimate. Exit code 1 when the database can't be
+    reached: then only the buffer is shown.
     """
     with engine(home, database_url, must_exist=True) as tank:
         if raise_format:
@@ -67,7 +89,8 @@ def show(report: StorageReport) -> None:
     out.print(f"database    {report.database}: {size(on_disk)} on disk with indexes and free space")
     if report.format is not None and report.format < NEWEST_FORMAT:
         out.print(
-            f"            format {report.format}, which the version before reads, too; when none of its processes runs "
+            f"            format {report.format}, which the version before reads, too; when none "
+            f"of its processes runs "
             "any more: surgetank storage --raise-format",
         )
     if report.estimated:
@@ -80,13 +103,17 @@ def show(report: StorageReport) -> None:
         out.print()
         table(
             ("channel", "kind", "rows", "bytes", "decoded"),
-            [(u.channel, _NAMES[u.kind], u.rows, size(u.bytes), _decoded(u)) for u in report.channels],
+            [
+                (u.channel, _NAMES[u.kind], u.rows, size(u.bytes), _decoded(u))
+                for u in report.channels
+            ],
         )
     _show_threads(report.threads)
     for p in report.retention:
         state = "under way" if p.under_way else f"finished {when(p.finished_at)}"
         out.print(
-            f"retention   pass of {when(p.started_at)} {state}: {p.checkpoints_deleted} checkpoints of"
+            f"retention   pass of {when(p.started_at)} {state}: {p.checkpoints_deleted} "
+            f"checkpoints of"
             f" {p.threads_pruned} threads deleted, {p.threads_seen} threads looked at",
         )
 
@@ -114,7 +141,8 @@ def _show_threads(threads: tuple[ThreadUsage, ...]) -> None:
     )  # fmt: skip
     latest = sum(t.to_latest.freed_bytes for t in threads if t.to_latest)
     out.print(
-        f"Pruned to their latest checkpoints, these threads would free about {size(latest)} (estimate)."
+        f"Pruned to their latest checkpoints, these threads would free about {size(latest)} "
+        f"(estimate)."
     )
     if any(t.to_limits for t in threads):
         limited = sum(t.to_limits.freed_bytes for t in threads if t.to_limits)

@@ -15,23 +15,29 @@ _LOOK_S = 0.1
 
 
 def tail(
-    thread: Annotated[str | None, typer.Argument(help="Only this thread.", show_default=False)] = None,
+    thread: Annotated[
+        str | None, typer.Argument(help="Only this thread.", show_default=False)
+    ] = None,
     home: Home = None,
     database_url: DatabaseUrl = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     after: Annotated[
         int | None,
-        typer.Option(help="Begin after this number instead of with the last lines.", show_default=False),
+        typer.Option(
+            help="Begin after this number instead of with the last lines.", show_default=False
+        ),
     ] = None,
     lines: Annotated[
         int, typer.Option("-n", "--lines", min=0, help="How many past events are shown first.")
     ] = 20,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", "-f/-F", help="Go on until Ctrl-C.")] = True,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", "-f/-F", help="Go on until Ctrl-C.")
+    ] = True,
 ) -> int:
     """Follow events and log lines, of one thread or of all.
 
-    Numbers are the event's `seq` within a thread, or its `id` without one: `--after` goes on where you were. Events
-    that are no longer kept are told as a gap.
+    Numbers are the event's `seq` within a thread, or its `id` without one: `--after` goes on where
+    you were. Events that are no longer kept are told as a gap.
     """
     stop = StopSignals()
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
@@ -49,9 +55,13 @@ def tail(
     return stop.exit_code
 
 
-def _show_next(tank: Surgetank, thread: str | None, at: int, *, json: bool, quiet: bool) -> tuple[int, bool]:
+def _show_next(
+    tank: Surgetank, thread: str | None, at: int, *, json: bool, quiet: bool
+) -> tuple[int, bool]:
     """Print what comes after a number; returns the new number and whether there was anything."""
-    gap, found = tank.events.thread_events(thread, at) if thread is not None else tank.events.tail(at)
+    gap, found = (
+        tank.events.thread_events(thread, at) if thread is not None else tank.events.tail(at)
+    )
     if gap is not None and not quiet:
         _show_gap(gap, json=json)
     if gap is not None:

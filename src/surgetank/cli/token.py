@@ -7,13 +7,25 @@ from typing import Annotated
 
 import typer
 
-from surgetank.cli.output import DatabaseUrl, Home, Json, coded, engine, err, out, print_json, table, when
+from surgetank.cli.output import (
+    DatabaseUrl,
+    Home,
+    Json,
+    coded,
+    engine,
+    err,
+    out,
+    print_json,
+    table,
+    when,
+)
 from surgetank.notify.report import to_plain_data
 from surgetank.server.access.roles import Role
 from surgetank.server.access.tokens import Token, TokenStore, parse_span
 
 app = typer.Typer(
-    help="Create, list and revoke the tokens of `surgetank serve`. Only their SHA-256 is stored, in PostgreSQL.",
+    help="Create, list and revoke the tokens of `surgetank serve`. Only their SHA-256 is stored, "
+    "in PostgreSQL.",
     no_args_is_help=True,
 )
 _BY = "command line"
@@ -23,13 +35,17 @@ _BY = "command line"
 @coded
 def create(
     role: Annotated[Role, typer.Option(help="What it is good for.")],
-    user: Annotated[str, typer.Option(help="Who comes with it: compared with the owners of threads.")],
+    user: Annotated[
+        str, typer.Option(help="Who comes with it: compared with the owners of threads.")
+    ],
     home: Home = None,
     database_url: DatabaseUrl = None,
     json: Json = False,
     expires: Annotated[
         str | None,
-        typer.Option(help="For how long: 30d, 12h, 45m, 2w. For ever without it.", show_default=False),
+        typer.Option(
+            help="For how long: 30d, 12h, 45m, 2w. For ever without it.", show_default=False
+        ),
     ] = None,
     label: Annotated[str, typer.Option(help="What it is for.")] = "",
 ) -> None:

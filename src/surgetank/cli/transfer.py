@@ -1,4 +1,5 @@
-"""`surgetank import` and `surgetank export`: moving in from LangGraph's own savers, and out again."""
+"""`surgetank import` and `surgetank export`: moving in from LangGraph's own savers, and out
+again."""
 
 from __future__ import annotations
 
@@ -12,7 +13,17 @@ import typer
 
 from surgetank.app.known import require_threads
 from surgetank.app.surgetank import Surgetank
-from surgetank.cli.output import DatabaseUrl, Home, Json, echo_error, engine, err, out, print_json, size
+from surgetank.cli.output import (
+    DatabaseUrl,
+    Home,
+    Json,
+    echo_error,
+    engine,
+    err,
+    out,
+    print_json,
+    size,
+)
 from surgetank.exceptions import ConfigurationError, MissingExtra, SurgetankError
 
 _TOLD_EVERY_S = 2.0
@@ -26,19 +37,27 @@ class OnError(StrEnum):
 
 
 Threads = Annotated[
-    list[str] | None, typer.Option("--thread", help="Only this thread (may be repeated).", show_default=False)
+    list[str] | None,
+    typer.Option("--thread", help="Only this thread (may be repeated).", show_default=False),
 ]
 OnErrorOption = Annotated[
     OnError,
-    typer.Option("--on-error", help="At a checkpoint that can't be moved: stop, or list it and go on."),
+    typer.Option(
+        "--on-error", help="At a checkpoint that can't be moved: stop, or list it and go on."
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace threads that are in both.")]
 
 
 def import_(
     source: Annotated[
-        str, typer.Option("--from", help="postgresql:// URL, sqlite:///path, or the path of a SQLite file.")
+        str,
+        typer.Option(
+            "--from", help="postgresql:// URL, sqlite:///path, or the path of a SQLite file."
+        ),
     ],
     thread: Threads = None,
     on_error: OnErrorOption = OnError.STOP,
@@ -48,10 +67,12 @@ def import_(
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> int:
-    """Import threads from LangGraph's PostgresSaver or SqliteSaver, and verify each of their values.
+    """Import threads from LangGraph's PostgresSaver or SqliteSaver, and verify each of their
+    values.
 
-    Ids, parents, versions, metadata and pending writes stay as they are; the source is only read. An interrupted import
-    is continued by the same command. Exit code 0 when all is here, 3 when checkpoints were skipped, 1 when it stopped.
+    Ids, parents, versions, metadata and pending writes stay as they are; the source is only read.
+    An interrupted import is continued by the same command. Exit code 0 when all is here, 3 when
+    checkpoints were skipped, 1 when it stopped.
     """
     transfer, official = _modules()
     wishes = transfer.Wishes(thread or (), on_error.value, dry_run, force, _progress())
@@ -60,7 +81,9 @@ def import_(
         with engine(home, database_url) as tank:
             ours = _ours(tank)
             with _journal(tank, "import", source) as journal:
-                mover = transfer.Importer(tables, ours, tank.parts.database.address, wishes, journal)
+                mover = transfer.Importer(
+                    tables, ours, tank.parts.database.address, wishes, journal
+                )
                 return _moved(mover.report, mover.run, json=json)
     finally:
         tables.close()
@@ -68,16 +91,23 @@ def import_(
 
 def export(
     target: Annotated[
-        str, typer.Option("--to", help="postgresql:// URL, sqlite:///path, or the path of a SQLite file.")
+        str,
+        typer.Option(
+            "--to", help="postgresql:// URL, sqlite:///path, or the path of a SQLite file."
+        ),
     ],
     thread: Threads = None,
     on_error: OnErrorOption = OnError.STOP,
     dry_run: DryRun = False,
     force: Force = False,
-    merge: Annotated[bool, typer.Option("--merge", help="Add to a target that has threads already.")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Add to a target that has threads already.")
+    ] = False,
     lossy: Annotated[
         bool,
-        typer.Option("--lossy", help="Export what LangGraph's serializer alters (tuples ...), and list it."),
+        typer.Option(
+            "--lossy", help="Export what LangGraph's serializer alters (tuples ...), and list it."
+        ),
     ] = False,
     home: Home = None,
     database_url: DatabaseUrl = None,
@@ -85,8 +115,9 @@ def export(
 ) -> int:
     """Export threads to LangGraph's PostgresSaver or SqliteSaver, and verify each of their values.
 
-    A target that isn't empty is refused without --merge or --force. An interrupted export is continued by the same
-    command. Exit code 0 when all is there, 3 when something was skipped or altered, 1 when it stopped.
+    A target that isn't empty is refused without --merge or --force. An interrupted export is
+    continued by the same command. Exit code 0 when all is there, 3 when something was skipped or
+    altered, 1 when it stopped.
     """
     transfer, _ = _modules()
     from surgetank.streams.checkpoints.transfer.official_target import OfficialTarget  # noqa: PLC0415 - needs the extra
@@ -98,7 +129,9 @@ def export(
         opened = OfficialTarget(target, lossy=lossy, dry_run=dry_run)
         try:
             with _journal(tank, "export", target) as journal:
-                mover = transfer.Exporter(ours, opened, tank.parts.database.address, wishes, journal)
+                mover = transfer.Exporter(
+                    ours, opened, tank.parts.database.address, wishes, journal
+                )
                 return _moved(mover.report, lambda: mover.run(merge=merge), json=json)
         finally:
             opened.close()
@@ -120,7 +153,9 @@ def _ours(tank: Surgetank) -> Any:
     from surgetank.streams.checkpoints.transfer.moving import OurStore  # noqa: PLC0415 - needs the extra
 
     tank.parts.database.prepare()
-    return OurStore(tank.parts.buffer, ColdReader(tank.parts.database), lambda: tank.flush(trigger="import"))
+    return OurStore(
+        tank.parts.buffer, ColdReader(tank.parts.database), lambda: tank.flush(trigger="import")
+    )
 
 
 def _journal(tank: Surgetank, kind: str, other: str) -> Any:
@@ -128,7 +163,10 @@ def _journal(tank: Surgetank, kind: str, other: str) -> Any:
 
     embedded = tank.settings.database_url is None
     return Journal(
-        tank.settings.home / "transfers", kind, "embedded" if embedded else tank.parts.database.address, other
+        tank.settings.home / "transfers",
+        kind,
+        "embedded" if embedded else tank.parts.database.address,
+        other,
     )
 
 
@@ -144,7 +182,8 @@ def _progress() -> Callable[[Any, int, int], None]:
             return
         last = now
         line = (
-            f"{report.kind}: {at} of {of} threads, {report.checkpoints} checkpoints, {report.writes} writes,"
+            f"{report.kind}: {at} of {of} threads, {report.checkpoints} checkpoints, "
+            f"{report.writes} writes,"
             f" {size(report.bytes)}, {report.skipped_count} skipped, {report.seconds:.0f} s"
         )
         err.print(line, end="\r" if terminal else "\n")
@@ -178,18 +217,24 @@ def _print(report: Any, *, json: bool, stopped: SurgetankError | None) -> None:
         print_json({**_fields(report), "stopped": stopped is not None, "error": told})
         return
     verb = (
-        {"import": "imported", "export": "exported"}[report.kind] if not report.dry_run else "would be moved"
+        {"import": "imported", "export": "exported"}[report.kind]
+        if not report.dry_run
+        else "would be moved"
     )
     out.print(f"{report.source} -> {report.target}{' (continued)' if report.resumed else ''}")
     out.print(
-        f"  {report.checkpoints} checkpoints and {report.writes} writes of {report.threads} threads {verb},"
+        f"  {report.checkpoints} checkpoints and {report.writes} writes of {report.threads} "
+        f"threads {verb},"
         f" {size(report.bytes)}; {report.already_there} were there already,"
-        f" {report.threads_done_before} threads done before; {report.verified} checkpoints verified",
+        f" {report.threads_done_before} threads done before; {report.verified} checkpoints "
+        f"verified",
     )
     if report.orphan_writes:
         out.print(f"  {report.orphan_writes} writes belong to no checkpoint and were left behind")
     for skipped in report.skipped:
-        at = f"{skipped['thread']} {skipped['namespace']} {skipped['checkpoint']}".replace("  ", " ")
+        at = f"{skipped['thread']} {skipped['namespace']} {skipped['checkpoint']}".replace(
+            "  ", " "
+        )
         out.print(f"  skipped {at}: {skipped['reason']}")
     for altered in report.altered:
         out.print(f"  altered {altered}")

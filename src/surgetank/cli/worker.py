@@ -6,7 +6,15 @@ import time
 from typing import assert_never
 
 from surgetank.app.surgetank import Surgetank
-from surgetank.cli.output import DatabaseUrl, Home, Json, StopSignals, announce, print_json, start_logging
+from surgetank.cli.output import (
+    DatabaseUrl,
+    Home,
+    Json,
+    StopSignals,
+    announce,
+    print_json,
+    start_logging,
+)
 from surgetank.flush.events import (
     EntryParked,
     FlushEvent,
@@ -46,17 +54,20 @@ class _Lines:
 def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
     """Flush a buffer in the background until SIGTERM or Ctrl-C.
 
-    Any number of workers and applications may share one buffer. When it is told to stop, a worker finishes the
-    group that it is writing, gives the rest back, and ends. Applications that leave flushing to workers set
-    SURGETANK_FLUSH_IN_PROCESS=false. With --json each event (started, job_finished, partition_failed,
-    partition_recovered, entry_parked, stopping, stopped) is one line of JSON on stdout.
+    Any number of workers and applications may share one buffer. When it is told to stop, a worker
+    finishes the group that it is writing, gives the rest back, and ends. Applications that leave
+    flushing to workers set SURGETANK_FLUSH_IN_PROCESS=false. With --json each event (started,
+    job_finished, partition_failed, partition_recovered, entry_parked, stopping, stopped) is one
+    line of JSON on stdout.
     """
     stop = StopSignals()
     lines = _Lines() if json else None
     engine = Surgetank(home, database_url=database_url, flush_in_process=True, flush_on_close=False)
     start_logging(engine.settings)
     node, path = engine.settings.node, engine.settings.buffer_path
-    announce(f"surgetank worker {node} flushes {path}", "worker_started", node=node, buffer=str(path))
+    announce(
+        f"surgetank worker {node} flushes {path}", "worker_started", node=node, buffer=str(path)
+    )
     if lines is not None:
         engine.add_observer(lines.on_flush)
         lines.say("started", node=engine.settings.node, buffer=str(engine.settings.buffer_path))

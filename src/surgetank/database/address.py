@@ -1,4 +1,5 @@
-"""How a database is named: its URL without the password, and what is wrong with one that can't be read."""
+"""How a database is named: its URL without the password, and what is wrong with one that can't be
+read."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def parse_url(url: str) -> dict[str, Any]:
         # Not chained: libpq's message may repeat the URL, and with it the password.
         raise ConfigurationError(
             "The database URL can't be read.",
-            remedy="use postgresql://user:password@host:5432/database (special characters percent-encoded).",
+            remedy="use postgresql://user:password@host:5432/database (special characters "
+            "percent-encoded).",
         ) from None
     if not url.strip() or not parts:
         raise ConfigurationError(
@@ -36,10 +38,13 @@ def parse_url(url: str) -> dict[str, Any]:
             remedy="use postgresql://user:password@host:5432/database, or leave it out.",
         )
     ports, hosts = (str(parts.get(name) or "").split(",") for name in ("port", "host"))
-    if any(port and not port.isdecimal() for port in ports) or any("@" in host[1:] for host in hosts):
+    if any(port and not port.isdecimal() for port in ports) or any(
+        "@" in host[1:] for host in hosts
+    ):
         # What stands there may be a piece of the password, so it isn't shown.
         raise ConfigurationError(
             "Host or port in the database URL can't be read.",
-            remedy="percent-encode special characters in the password (@ is %40, / is %2F, : is %3A).",
+            remedy="percent-encode special characters in the password (@ is %40, / is %2F, : is "
+            "%3A).",
         )
     return dict(parts)

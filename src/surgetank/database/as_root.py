@@ -1,8 +1,9 @@
 """How root runs PostgreSQL, which refuses to be run by root, without opening a folder to anybody.
 
-The server runs as a system user that can't pass through the home (0700) or the folders above it. It doesn't have to:
-a process may use its working directory whatever lies above it, and `/proc/self/cwd` names that directory without
-the path being walked. So each of PostgreSQL's programs starts in the data folder and finds its data there.
+The server runs as a system user that can't pass through the home (0700) or the folders above it. It
+doesn't have to: a process may use its working directory whatever lies above it, and
+`/proc/self/cwd` names that directory without the path being walked. So each of PostgreSQL's
+programs starts in the data folder and finds its data there.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def account() -> Account:
 
     if not Path(HERE).is_dir():
         raise ConfigurationError(
-            "PostgreSQL doesn't run as root, and on this system it can't be given a folder that only root may enter.",
+            "PostgreSQL doesn't run as root, and on this system it can't be given a folder that "
+            "only root may enter.",
             remedy="run as another user than root, or give a database URL.",
         )
     try:
@@ -47,17 +49,21 @@ def account() -> Account:
             subprocess.run(["useradd", "--system", _USER], check=True, capture_output=True)  # noqa: S603, S607
         except (OSError, subprocess.CalledProcessError) as error:
             raise ConfigurationError(
-                f"PostgreSQL doesn't run as root, and the system user {_USER!r} can't be made ({error}).",
-                remedy=f"make the user {_USER!r}, run as another user than root, or give a database URL.",
+                f"PostgreSQL doesn't run as root, and the system user {_USER!r} can't be made "
+                f"({error}).",
+                remedy=f"make the user {_USER!r}, run as another user than root, or give a "
+                f"database URL.",
             ) from error
         entry = pwd.getpwnam(_USER)
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
 def reachable(programs: Path, user: Account, state: Path = _STATE) -> Path:
-    """PostgreSQL's programs where the user can run them: where they are, or copied beside the system's state.
+    """PostgreSQL's programs where the user can run them: where they are, or copied beside the
+    system's state.
 
-    Root's own environments often are in its home, which nobody else may enter. Raises `ConfigurationError`.
+    Root's own environments often are in its home, which nobody else may enter. Raises
+    `ConfigurationError`.
     """
     if _runs(programs, user):
         return programs
@@ -73,8 +79,10 @@ def reachable(programs: Path, user: Account, state: Path = _STATE) -> Path:
     except OSError as error:
         reason = f"{copy} can't be made: {error.strerror}"
     raise ConfigurationError(
-        f"PostgreSQL doesn't run as root, and its user {user.name!r} may not enter {programs} ({reason}).",
-        remedy="install Surgetank where other users may read it (under /opt, for instance), run as another user than"
+        f"PostgreSQL doesn't run as root, and its user {user.name!r} may not enter {programs} "
+        f"({reason}).",
+        remedy="install Surgetank where other users may read it (under /opt, for instance), run as "
+        "another user than"
         " root, or give a database URL.",
     )
 
@@ -82,7 +90,9 @@ def reachable(programs: Path, user: Account, state: Path = _STATE) -> Path:
 def _copy(install: Path, copy: Path) -> None:
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.parent.chmod(0o755)
-    aside = copy.with_name(f".{copy.name}.{uuid4().hex}")  # moved into place whole, whoever else makes one
+    aside = copy.with_name(
+        f".{copy.name}.{uuid4().hex}"
+    )  # moved into place whole, whoever else makes one
     try:
         shutil.copytree(install, aside, symlinks=True, ignore=_NOT_NEEDED)
         for path in (aside, *aside.rglob("*")):

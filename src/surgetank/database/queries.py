@@ -1,4 +1,5 @@
-"""Named SQL, in files beside the code that uses it: queries headed by `-- name: ...` and a line that says what for."""
+"""Named SQL, in files beside the code that uses it: queries headed by `-- name: ...` and a line
+that says what for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Whether the database can be reached, as far as was noticed: callers don't wait, one after the other, to find it out.
+"""Whether the database can be reached, as far as was noticed: callers don't wait, one after the
+other, to find it out.
 
-Only a failure that cost time counts (a frozen server, a host that swallows packets): a refused connection is known in
-a millisecond anyway. While the database is away one thread asks for it; it ends when the database answers.
+Only a failure that cost time counts (a frozen server, a host that swallows packets): a refused
+connection is known in a millisecond anyway. While the database is away one thread asks for it; it
+ends when the database answers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""What the driver's errors mean for whoever asked: an outage, or an outage that an operator must end.
+"""What the driver's errors mean for whoever asked: an outage, or an outage that an operator must
+end.
 
-One place, so that no error of psycopg reaches a caller. Flushing classifies the driver's errors itself.
+One place, so that no error of psycopg reaches a caller. Flushing classifies the driver's errors
+itself.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from surgetank.exceptions import DatabaseRefused, DatabaseUnavailable
 _WORDS = (
     (r"(password|SASL) authentication failed|no password supplied|no such user", "28P01"),
     (
-        r"no pg_hba\.conf entry|authentication failed for user|role .* does not exist|not permitted to log in",
+        (
+            r"no pg_hba\.conf entry|authentication failed for user|role .* does not exist|not "
+            r"permitted to log in"
+        ),
         "28000",
     ),
     (r"permission denied for database", "28000"),
@@ -28,7 +33,9 @@ _SAFE = "what was accepted is safe in the buffer and is flushed when it is back.
 def refused_connection(error: psycopg.Error, address: str) -> DatabaseUnavailable:
     """Why no connection could be made."""
     text = in_short(error)
-    state = error.sqlstate or next((state for words, state in _WORDS if re.search(words, text)), None)
+    state = error.sqlstate or next(
+        (state for words, state in _WORDS if re.search(words, text)), None
+    )
     if state in ("28P01", "28000"):
         return DatabaseRefused(
             f"PostgreSQL at {address} refused the user: {text}.",
@@ -39,7 +46,9 @@ def refused_connection(error: psycopg.Error, address: str) -> DatabaseUnavailabl
             f"The database of {address} does not exist.",
             remedy="create it (createdb) or correct the name in the database URL.",
         )
-    if state is not None and state.startswith(_ASK_OPERATOR):  # to what every new connection is asked first
+    if state is not None and state.startswith(
+        _ASK_OPERATOR
+    ):  # to what every new connection is asked first
         return failed_statement(error, address)
     return DatabaseUnavailable(
         f"PostgreSQL at {address} can't be reached: {text}.",
@@ -50,7 +59,8 @@ def refused_connection(error: psycopg.Error, address: str) -> DatabaseUnavailabl
 def broken_connection(error: psycopg.Error, address: str) -> DatabaseUnavailable:
     """A connection that ended in the middle of something."""
     return DatabaseUnavailable(
-        f"The connection to {address} broke: {in_short(error)}.", remedy="it is tried again by itself."
+        f"The connection to {address} broke: {in_short(error)}.",
+        remedy="it is tried again by itself.",
     )
 
 
@@ -60,7 +70,8 @@ def failed_statement(error: psycopg.Error, address: str) -> DatabaseUnavailable:
     if state == "25006":
         return DatabaseUnavailable(
             f"PostgreSQL at {address} is read-only just now: {text}.",
-            remedy="a failover may be under way; with several hosts in the URL and target_session_attrs=read-write the "
+            remedy="a failover may be under way; with several hosts in the URL and "
+            "target_session_attrs=read-write the "
             "primary is found.",
         )
     if state == "57014":
@@ -71,10 +82,12 @@ def failed_statement(error: psycopg.Error, address: str) -> DatabaseUnavailable:
     if state.startswith(_ASK_OPERATOR):
         return DatabaseRefused(
             f"PostgreSQL at {address} refused it: {text}.",
-            remedy="grant what the message names, or run `surgetank migrate`; `surgetank doctor` shows it.",
+            remedy="grant what the message names, or run `surgetank migrate`; `surgetank doctor` "
+            "shows it.",
         )
     return DatabaseUnavailable(
-        f"PostgreSQL at {address} could not do it: {text}.", remedy="try again; see PostgreSQL's log."
+        f"PostgreSQL at {address} could not do it: {text}.",
+        remedy="try again; see PostgreSQL's log.",
     )
 
 

@@ -1,6 +1,8 @@
-"""The msgpack extension codes that Surgetank adds to LangGraph's (0 to 7), for what LangGraph's would lose.
+"""The msgpack extension codes that Surgetank adds to LangGraph's (0 to 7), for what LangGraph's
+would lose.
 
-Shared by the serializer (streams/checkpoints/serde/serializer.py) and by the plain reader for SQL (encode/plain.py).
+Shared by the serializer (streams/checkpoints/serde/serializer.py) and by the plain reader for SQL
+(encode/plain.py).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ DATETIME = 91  # year ... microsecond, tzinfo, fold
 SEND = 92  # node, arg, timeout
 
 # LangGraph's own (langgraph/checkpoint/serde/jsonplus.py)
-LG_SINGLE, LG_POSITIONAL, LG_KEYWORDS, LG_METHOD, LG_PYDANTIC1, LG_PYDANTIC2, LG_NUMPY, LG_DELTA = range(8)
+LG_SINGLE, LG_POSITIONAL, LG_KEYWORDS, LG_METHOD, LG_PYDANTIC1, LG_PYDANTIC2, LG_NUMPY, LG_DELTA = (
+    range(8)
+)
 
 RAW = frozenset((BIG_INT, TEXT, BYTEARRAY))  # their payload is not msgpack

@@ -1,7 +1,9 @@
-"""The digest by which an entry is known again: two entries with one number are told apart by it. Pure.
+"""The digest by which an entry is known again: two entries with one number are told apart by it.
+Pure.
 
-It is about identity, not integrity: of large values only the length and both ends count, so that it costs microseconds.
-The moment of acceptance counts too, so that the same line written twice is two entries.
+It is about identity, not integrity: of large values only the length and both ends count, so that it
+costs microseconds. The moment of acceptance counts too, so that the same line written twice is two
+entries.
 """
 
 from __future__ import annotations

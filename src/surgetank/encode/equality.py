@@ -1,7 +1,8 @@
-"""Where two values differ, if they do: equal means equal in value and in type, and NaN is equal to NaN. Pure.
+"""Where two values differ, if they do: equal means equal in value and in type, and NaN is equal to
+NaN. Pure.
 
-Python's `==` says that `(1,)` differs from `[1]` but `1 == 1.0 == True`, and that NaN differs from itself: what
-was stored and read back has to be compared more strictly, and more sensibly.
+Python's `==` says that `(1,)` differs from `[1]` but `1 == 1.0 == True`, and that NaN differs from
+itself: what was stored and read back has to be compared more strictly, and more sensibly.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def difference(
 ) -> str | None:
     """The first place where the values differ, in words; None when they are the same.
 
-    `json_like` takes a tuple and a list for the same, as JSON does (checkpoint metadata in LangGraph's own savers);
-    `by_meaning` a plain text or number for one of a class of its own.
+    `json_like` takes a tuple and a list for the same, as JSON does (checkpoint metadata in
+    LangGraph's own savers); `by_meaning` a plain text or number for one of a class of its own.
 
     >>> difference({"a": (1, float("nan"))}, {"a": (1, float("nan"))})
     >>> difference({"a": (1, 2)}, {"a": [1, 2]})
@@ -40,7 +41,9 @@ def difference(
         return _mapping(expected, found, path, json_like=json_like, by_meaning=by_meaning)
     if isinstance(expected, _PLAIN):
         return None if expected == found else _other(path, expected, found)
-    if isinstance(expected, Sequence) and not isinstance(expected, (str, bytes, bytearray, memoryview)):
+    if isinstance(expected, Sequence) and not isinstance(
+        expected, (str, bytes, bytearray, memoryview)
+    ):
         if getattr(expected, "maxlen", None) != getattr(found, "maxlen", None):
             return _other(path, expected, found)
         return _items(expected, found, path, json_like=json_like, by_meaning=by_meaning)
@@ -63,13 +66,20 @@ def plain(value: Any, kind: type) -> Any:
 
 
 def _mapping(
-    expected: Mapping[Any, Any], found: Mapping[Any, Any], path: str, *, json_like: bool, by_meaning: bool
+    expected: Mapping[Any, Any],
+    found: Mapping[Any, Any],
+    path: str,
+    *,
+    json_like: bool,
+    by_meaning: bool,
 ) -> str | None:
     keys = {_key(k): k for k in found}
     for original, value in expected.items():
         at, key = f"{path}.{original}", original
         if by_meaning and _key(key) not in keys:
-            key = next((plain(key, kind) for kind in _SCALARS if _key(plain(key, kind)) in keys), key)
+            key = next(
+                (plain(key, kind) for kind in _SCALARS if _key(plain(key, kind)) in keys), key
+            )
         if _key(key) not in keys:
             return f"{at}: missing"
         if (
@@ -105,7 +115,9 @@ def _object(expected: Any, found: Any, path: str, *, by_meaning: bool) -> str | 
         if expected.dtype != found.dtype or expected.shape != found.shape:
             return f"{path}: {found.dtype}{found.shape} instead of {expected.dtype}{expected.shape}"
         return difference(expected.tolist(), found.tolist(), path, by_meaning=by_meaning)
-    elif hasattr(expected, "model_fields_set"):  # pydantic, whose equality doesn't ask which fields were set
+    elif hasattr(
+        expected, "model_fields_set"
+    ):  # pydantic, whose equality doesn't ask which fields were set
         told = difference(expected.__dict__, found.__dict__, path, by_meaning=by_meaning)
         return told or difference(_extra(expected), _extra(found), path, by_meaning=by_meaning)
     elif dataclasses.is_dataclass(expected):

@@ -1,7 +1,8 @@
 """Turning single Python values into what JSON has: the table behind `sanitize`. Pure.
 
-`convert` answers with a finished leaf or with a container to be opened. Whatever a hostile object does when it is
-looked at (its `__repr__`, `__iter__`, `model_dump` may raise) ends in a marker text, never in an exception.
+`convert` answers with a finished leaf or with a container to be opened. Whatever a hostile object
+does when it is looked at (its `__repr__`, `__iter__`, `model_dump` may raise) ends in a marker
+text, never in an exception.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ MAX_DEPTH = 200  # PostgreSQL's jsonb parser and orjson both carry this; deeper 
 MAX_STRING = (1 << 28) - 1  # bytes in a jsonb string (PostgreSQL, JENTRY_OFFLENMASK)
 MAX_BYTES = 256 * 1024  # longer byte strings are shown by their length
 MAX_ARRAY = 1_000_000
-_INT_BITS = (
-    14_000  # Python refuses to print integers of more than 4300 digits, or fewer if the program says so
-)
+_INT_BITS = 14_000  # Python refuses to print integers of more than 4300 digits, or fewer if the program says so
 _BAD_TEXT = re.compile("[\x00\ud800-\udfff]")
 _REPR = 200
 _CLASS_NAME: Any = type.__dict__["__name__"]
@@ -38,7 +37,8 @@ Note = Callable[[str, str], None]  # reason, original
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Opened:
-    """A container to be walked: pairs of key and value, and whether it becomes an object or an array."""
+    """A container to be walked: pairs of key and value, and whether it becomes an object or an
+    array."""
 
     items: Iterable[tuple[Any, Any]]
     is_object: bool
@@ -46,7 +46,8 @@ class Opened:
 
 
 def hostile(error: BaseException) -> BaseException:
-    """An error that an object raised when it was looked at: to be shown, SystemExit too. Ctrl-C is raised again."""
+    """An error that an object raised when it was looked at: to be shown, SystemExit too. Ctrl-C is
+    raised again."""
     if isinstance(error, KeyboardInterrupt):
         raise error
     return error
@@ -80,7 +81,8 @@ def _too_long(value: int) -> bool:
 
 
 def text_of(value: str, note: Note) -> str:
-    """The text without NUL and lone surrogates (each becomes U+FFFD), at most as long as jsonb takes."""
+    """The text without NUL and lone surrogates (each becomes U+FFFD), at most as long as jsonb
+    takes."""
     exact = value if type(value) is str else str.__str__(value)
     if _BAD_TEXT.search(exact):
         note("NUL or lone surrogate in text", show(exact))
@@ -120,7 +122,12 @@ def _key_of(key: Any, note: Note) -> str:
     if isinstance(key, (dt.date, dt.time)):
         return text_of(key.isoformat(), note)
     numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(key, numpy.generic) and key.shape == () and key.dtype.kind in "biuf":
+    if (
+        numpy is not None
+        and isinstance(key, numpy.generic)
+        and key.shape == ()
+        and key.dtype.kind in "biuf"
+    ):
         return _key_of(key.item(), note)
     return show(key)
 
@@ -177,7 +184,11 @@ def _decimal(value: decimal.Decimal, note: Note) -> Any:
     if value == value.to_integral_value():
         return _integer(int(value), note)
     near = float(value)
-    return near if math.isfinite(near) and decimal.Decimal(repr(near)) == value else text_of(str(value), note)
+    return (
+        near
+        if math.isfinite(near) and decimal.Decimal(repr(near)) == value
+        else text_of(str(value), note)
+    )
 
 
 def _bytes(value: bytes | bytearray | memoryview, note: Note) -> Any:
@@ -208,8 +219,11 @@ def _mapping(value: Mapping[Any, Any], note: Note) -> Opened:
     if isinstance(value, dict):
         base: Any = OrderedDict if isinstance(value, OrderedDict) else dict
         return Opened(list(base.items(value)), is_object=True, identity=id(value))
-    # One after the other: all of them at once, level by level, could be more than there is memory for.
-    return Opened(islice(_bounded(value.items(), note), MAX_ARRAY), is_object=True, identity=id(value))
+    # One after the other: all of them at once, level by level, could be more than there is memory
+    # for.
+    return Opened(
+        islice(_bounded(value.items(), note), MAX_ARRAY), is_object=True, identity=id(value)
+    )
 
 
 def _bounded(items: Iterable[tuple[Any, Any]], note: Note) -> Iterator[tuple[Any, Any]]:

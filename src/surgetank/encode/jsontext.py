@@ -1,7 +1,9 @@
-"""The one codec of JSON that is kept: what `dumps` writes, `loads` reads, whatever it was made from. Pure.
+"""The one codec of JSON that is kept: what `dumps` writes, `loads` reads, whatever it was made
+from. Pure.
 
-orjson is fast but has integers of 64 bits only: it writes no larger one, and reads a larger one as a float, or not at
-all from 309 digits on. The standard library has them. So each does what it can do exactly.
+orjson is fast but has integers of 64 bits only: it writes no larger one, and reads a larger one as
+a float, or not at all from 309 digits on. The standard library has them. So each does what it can
+do exactly.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def dumps(value: Any) -> bytes:
 
 
 def dumps_object(value: Mapping[Any, Any]) -> tuple[bytes, tuple[Replacement, ...]]:
-    """JSON of a mapping, an object whatever the mapping does when it is looked at, and what was replaced in it."""
+    """JSON of a mapping, an object whatever the mapping does when it is looked at, and what was
+    replaced in it."""
     text, replaced = dumps_jsonb(value)
     if not text.startswith(b"{"):  # a mapping that raises is shown by a marker
         return b'{"value":' + text + b"}", replaced
@@ -38,7 +41,8 @@ def dumps_object(value: Mapping[Any, Any]) -> tuple[bytes, tuple[Replacement, ..
 
 
 def dumps_clean(value: Any) -> bytes:
-    """JSON of a value that `sanitize` or `loads` gave: faster than `dumps`, and nothing is replaced."""
+    """JSON of a value that `sanitize` or `loads` gave: faster than `dumps`, and nothing is
+    replaced."""
     return encode_clean(value)
 
 

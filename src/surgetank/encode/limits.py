@@ -1,7 +1,9 @@
-"""What is checked at the door, so that what was accepted arrives: the limits of PostgreSQL, and who refuses what. Pure.
+"""What is checked at the door, so that what was accepted arrives: the limits of PostgreSQL, and who
+refuses what. Pure.
 
-A row of a btree index holds 2704 bytes; text holds no NUL and no lone surrogate; a jsonb 256 MiB; a time the years
-that Python and PostgreSQL both know. All of it is refused by `EntryRejected`, which names the value.
+A row of a btree index holds 2704 bytes; text holds no NUL and no lone surrogate; a jsonb 256 MiB; a
+time the years that Python and PostgreSQL both know. All of it is refused by `EntryRejected`, which
+names the value.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _PLAIN = (str, int, bool, type(None))
 
 def thread_name(given: object) -> str:
     """A thread's name as a string. Raises `EntryRejected` for None."""
-    if given is None:  # `str` would make it a thread called "None", which everybody without an id would share
+    if (
+        given is None
+    ):  # `str` would make it a thread called "None", which everybody without an id would share
         raise EntryRejected(
             partition="", path="$.configurable.thread_id", reason="no thread id",
             remedy='give one: config={"configurable": {"thread_id": "..."}}.',
@@ -35,7 +39,8 @@ def thread_name(given: object) -> str:
 
 
 def check_names(thread_id: str, names: Sequence[tuple[str, str]]) -> None:
-    """Refuse names that neither keys nor PostgreSQL's text can carry: NUL, lone surrogates, excessive length.
+    """Refuse names that neither keys nor PostgreSQL's text can carry: NUL, lone surrogates,
+    excessive length.
 
     `names` are pairs of a path for the error and the name. Raises `EntryRejected`.
     """
@@ -51,18 +56,25 @@ def check_names(thread_id: str, names: Sequence[tuple[str, str]]) -> None:
             size = len(name.encode())
         except UnicodeEncodeError as error:
             raise EntryRejected(
-                partition=repr(thread_id), path=path, reason=f"a lone surrogate at position {error.start}",
+                partition=repr(thread_id), path=path, reason=f"a lone surrogate at position "
+                f"{error.start}",
                 remedy="use text that can be encoded as UTF-8.",
             ) from error  # fmt: skip
         if "\x00" in name or size > MAX_NAME_BYTES:
-            reason = "a NUL character" if "\x00" in name else f"{size} bytes, more than {MAX_NAME_BYTES}"
+            reason = (
+                "a NUL character" if "\x00" in name else f"{size} bytes, more than {MAX_NAME_BYTES}"
+            )
             raise EntryRejected(
-                partition=repr(thread_id), path=path, reason=reason, remedy="use a shorter, printable name."
+                partition=repr(thread_id),
+                path=path,
+                reason=reason,
+                remedy="use a shorter, printable name.",
             )
 
 
 def are_plain(*names: str) -> bool:
-    """Whether these names are so short and simple that every check lets them pass: those of nearly every call are."""
+    """Whether these names are so short and simple that every check lets them pass: those of nearly
+    every call are."""
     try:
         joined = "".join(names)
     except TypeError:
@@ -71,7 +83,8 @@ def are_plain(*names: str) -> bool:
 
 
 def check_pair(thread_id: str, path: str, *names: str) -> None:
-    """Refuse names that are together longer than a row of an index may be. Raises `EntryRejected`."""
+    """Refuse names that are together longer than a row of an index may be. Raises
+    `EntryRejected`."""
     if sum(map(len, names)) <= MAX_PAIR_BYTES // 4:  # at most four bytes a character
         return
     size = sum(len(name.encode(errors="replace")) for name in names)
@@ -97,8 +110,8 @@ def name_or_type(name: Any) -> str:
 
 
 def check_indexed(thread_id: str, path: str, value: Any) -> None:
-    """Refuse a value of metadata that PostgreSQL finds by an index on its text (`user_id`, `run_id`) and that is too
-    long for one. Raises `EntryRejected`.
+    """Refuse a value of metadata that PostgreSQL finds by an index on its text (`user_id`,
+    `run_id`) and that is too long for one. Raises `EntryRejected`.
     """
     if type(value) is str and len(value) <= MAX_NAME_BYTES // 4:
         return
@@ -109,7 +122,8 @@ def check_indexed(thread_id: str, path: str, value: Any) -> None:
         size = len(value.encode("utf-8", "replace")) + 2 * value.count("\x00")
     if size > MAX_NAME_BYTES:
         raise EntryRejected(
-            partition=thread_id, path=path, reason=f"{size} bytes as text, more than {MAX_NAME_BYTES}",
+            partition=thread_id, path=path, reason=f"{size} bytes as text, more than "
+            f"{MAX_NAME_BYTES}",
             remedy="use a shorter id: checkpoints are found by it.",
         )  # fmt: skip
 
@@ -123,13 +137,15 @@ def check_json(thread_id: str, path: str, text: bytes) -> None:
     """Refuse JSON that is longer than a jsonb may be. Raises `EntryRejected`."""
     if len(text) > MAX_JSON_BYTES:
         raise EntryRejected(
-            partition=thread_id, path=path, reason=f"{len(text)} bytes as JSON, more than {MAX_JSON_BYTES}",
+            partition=thread_id, path=path, reason=f"{len(text)} bytes as JSON, more than "
+            f"{MAX_JSON_BYTES}",
             remedy="keep large data in the state's channels, which are stored as they are.",
         )  # fmt: skip
 
 
 def check_time(partition: str, path: str, at: Any) -> float:
-    """A moment in seconds since the epoch. Raises `EntryRejected` for what is none, or lies beyond the year 9999."""
+    """A moment in seconds since the epoch. Raises `EntryRejected` for what is none, or lies beyond
+    the year 9999."""
     if isinstance(at, bool) or not isinstance(at, (int, float)) or not -LATEST < at < LATEST:
         shown = at if isinstance(at, float) and not math.isfinite(at) else name_of(at)
         raise EntryRejected(
@@ -153,7 +169,8 @@ def check_notes(partition: str, path: str, text: Any) -> None:
     if not isinstance(text, str) or len(text) > MAX_NOTES:
         size = f"{len(text)} characters" if isinstance(text, str) else name_of(text)
         raise EntryRejected(
-            partition=partition, path=path, reason=f"{size} instead of a text of at most {MAX_NOTES} characters",
+            partition=partition, path=path, reason=f"{size} instead of a text of at most "
+            f"{MAX_NOTES} characters",
             remedy="write less.",
         )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Serialized values as plain data for SQL, without importing or building any class of the user's.
 
-Reads what Surgetank's and LangGraph's serializers write. Constructor calls are shown as their arguments, so a message
-becomes the dict of its fields. Nothing of the data is ever executed.
+Reads what Surgetank's and LangGraph's serializers write. Constructor calls are shown as their
+arguments, so a message becomes the dict of its fields. Nothing of the data is ever executed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _LARGE_ARRAY = 64 * 1024
 
 
 def to_plain(type_: str, data: bytes) -> Any:
-    """The value as dicts, lists and scalars (bytes may remain). Raises `ValueError` for bytes of another serializer."""
+    """The value as dicts, lists and scalars (bytes may remain). Raises `ValueError` for bytes of
+    another serializer."""
     if type_ == "null":
         return None
     if type_ in ("bytes", "bytearray"):
@@ -32,8 +33,9 @@ def to_plain(type_: str, data: bytes) -> Any:
 
 
 def list_items(data: bytes) -> list[tuple[int, int]] | None:
-    """Where the items of a serialized list begin and end, when each of them is an object, a text, bytes or a scalar: a
-    chat's messages, for example. None for anything else. Reads the items' headers only (msgpack's specification).
+    """Where the items of a serialized list begin and end, when each of them is an object, a text,
+    bytes or a scalar: a chat's messages, for example. None for anything else. Reads the items'
+    headers only (msgpack's specification).
     """
     first = data[0] if data else 0
     if 0x90 <= first <= 0x9F:
@@ -64,7 +66,8 @@ def list_items(data: bytes) -> list[tuple[int, int]] | None:
     return items if at == len(data) else None
 
 
-# First bytes of msgpack values: width of their length and bytes besides (an ext's type), or bytes in all.
+# First bytes of msgpack values: width of their length and bytes besides (an ext's type), or bytes
+# in all.
 _SIZED = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1),
     0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0)}  # fmt: skip
 _FIXED = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5,
@@ -96,7 +99,8 @@ def _show(code: int, data: bytes) -> Any:
 
 def _pairs(inner: list[Any]) -> dict[Any, Any]:
     return {
-        key if isinstance(key, (str, int, float, bool, bytes)) else repr(key): value for key, value in inner
+        key if isinstance(key, (str, int, float, bool, bytes)) else repr(key): value
+        for key, value in inner
     }
 
 

@@ -1,10 +1,12 @@
-"""JSON that RFC 8259 and PostgreSQL's jsonb both accept, whatever is put in, and a list of what was replaced.
+"""JSON that RFC 8259 and PostgreSQL's jsonb both accept, whatever is put in, and a list of what was
+replaced.
 
-Clean input costs about one fast encode and is returned as it is; only dirty input is walked, without recursion.
-What an encoder would write is counted first, because it writes a shared value each time it meets it.
-A replacement is a loss: NaN and infinities become null, NUL and lone surrogates U+FFFD, cycles, too
-deep nesting and unknown objects a marker. What has a standard form in JSON (a tuple as array, a UUID as text, an
-Enum as its value, bytes as {"$bytes": base64}) is converted and not counted.
+Clean input costs about one fast encode and is returned as it is; only dirty input is walked,
+without recursion. What an encoder would write is counted first, because it writes a shared value
+each time it meets it. A replacement is a loss: NaN and infinities become null, NUL and lone
+surrogates U+FFFD, cycles, too deep nesting and unknown objects a marker. What has a standard form
+in JSON (a tuple as array, a UUID as text, an Enum as its value, bytes as {"$bytes": base64}) is
+converted and not counted.
 """
 
 from __future__ import annotations
@@ -19,13 +21,26 @@ from typing import Any
 import orjson
 import ormsgpack
 
-from surgetank.encode.jsonable import MAX_DEPTH, MAX_STRING, Opened, convert, hostile, key_of, name_of
+from surgetank.encode.jsonable import (
+    MAX_DEPTH,
+    MAX_STRING,
+    Opened,
+    convert,
+    hostile,
+    key_of,
+    name_of,
+)
 from surgetank.model import Replacement
 
 MAX_REPLACEMENTS = 1000
-# Of what a walk gives, in total: values that are shared unfold, and a hostile mapping may make new ones for ever.
+# Of what a walk gives, in total: values that are shared unfold, and a hostile mapping may make new
+# ones for ever.
 MAX_NODES = 1_200_000
-_JSON = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_JSON = (
+    orjson.OPT_PASSTHROUGH_SUBCLASS
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+)
 _STRICT = (
     ormsgpack.OPT_PASSTHROUGH_TUPLE
     | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
@@ -104,7 +119,11 @@ def encode_clean(value: Any) -> bytes:
     """JSON bytes of a value that `sanitize` gave."""
     encoded = _encode(value)
     # orjson knows integers of 64 bits only.
-    return encoded if encoded is not None else json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    return (
+        encoded
+        if encoded is not None
+        else json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    )
 
 
 def _encode(value: Any) -> bytes | None:
@@ -115,8 +134,9 @@ def _encode(value: Any) -> bytes | None:
 
 
 def _unfolds(value: Any) -> bool:
-    """Whether the encoders may not be given the value: they write what is shared each time it is met, so forty lists of
-    two become a million millions. What they would write is counted here, container by container, up to a limit.
+    """Whether the encoders may not be given the value: they write what is shared each time it is
+    met, so forty lists of two become a million millions. What they would write is counted here,
+    container by container, up to a limit.
     """
     # What the garbage collector doesn't track has nothing but scalars in it.
     if type(value) is dict and len(value) < _SMALL:
@@ -142,7 +162,8 @@ def _unfolds(value: Any) -> bool:
 
 
 def _only_numbers(container: Any) -> bool:
-    """Whether a long list has only numbers in it, told by adding them up: many times faster than asking each."""
+    """Whether a long list has only numbers in it, told by adding them up: many times faster than
+    asking each."""
     if type(container) is not list or type(container[0]) is not float:
         return False
     try:
@@ -156,36 +177,50 @@ def _unfolded(value: Any, known: dict[int, int]) -> int:
     size = known.get(id(value))
     if size is None:
         items = value.values() if type(value) is dict else value
-        size = len(value) + sum(_unfolded(item, known) for item in items if type(item) in _CONTAINERS)
+        size = len(value) + sum(
+            _unfolded(item, known) for item in items if type(item) in _CONTAINERS
+        )
         known[id(value)] = size
     return size
 
 
 def _is_clean(value: Any) -> bool:
-    """Whether nothing needs to be replaced or converted, told by bytes, at the speed of the encoders.
+    """Whether nothing needs to be replaced or converted, told by bytes, at the speed of the
+    encoders.
 
-    msgpack is asked before orjson, which walks nested tuples until the stack is used up and the process dies.
-    Searching single bytes (as numbers: for a bytes object Python raises an exception inside) is many times faster
-    than searching words, so words are looked for only where their first byte is.
+    msgpack is asked before orjson, which walks nested tuples until the stack is used up and the
+    process dies. Searching single bytes (as numbers: for a bytes object Python raises an exception
+    inside) is many times faster than searching words, so words are looked for only where their
+    first byte is.
     """
     if type(value) in _CONTAINERS and _unfolds(value):
         return False
     try:
         packed = _packb(value, None, _STRICT)
-        if 0xC4 in packed or 0xC5 in packed or 0xC6 in packed or (0 in packed and not _only_lengths(packed)):
-            # Perhaps a NUL in text, perhaps byte strings, which JSON doesn't have; mostly just numbers.
+        if (
+            0xC4 in packed
+            or 0xC5 in packed
+            or 0xC6 in packed
+            or (0 in packed and not _only_lengths(packed))
+        ):
+            # Perhaps a NUL in text, perhaps byte strings, which JSON doesn't have; mostly just
+            # numbers.
             return _bytes_are_clean(_dumps(value, None, _JSON), packed)
         if len(packed) > MAX_STRING:
             return False
-        return _FLOAT not in packed or _all_finite(packed) or b"null" not in _dumps(value, None, _JSON)
+        return (
+            _FLOAT not in packed or _all_finite(packed) or b"null" not in _dumps(value, None, _JSON)
+        )
     except _ENCODE_ERRORS:
         return False
 
 
 def _only_lengths(packed: bytes) -> bool:
-    """Whether every NUL byte is the first of an array's or object's length (after 0xdc, 0xde), and so none of a text.
+    """Whether every NUL byte is the first of an array's or object's length (after 0xdc, 0xde), and
+    so none of a text.
 
-    In UTF-8 neither of these two comes before a NUL; but the length of a text that begins with one may end so.
+    In UTF-8 neither of these two comes before a NUL; but the length of a text that begins with one
+    may end so.
     """
     at = packed.find(0)
     for _ in range(_FEW_LENGTHS):
@@ -199,15 +234,17 @@ def _only_lengths(packed: bytes) -> bool:
 
 
 def _bytes_are_clean(encoded: bytes, packed: bytes) -> bool:
-    if len(packed) > MAX_STRING or (_BACKSLASH in encoded and 0 in packed and b"\\u0000" in encoded):
+    if len(packed) > MAX_STRING or (
+        _BACKSLASH in encoded and 0 in packed and b"\\u0000" in encoded
+    ):
         return False
     # orjson writes NaN as null; what looks like a NaN may be a part of another number.
     return _FLOAT not in packed or _all_finite(packed) or b"null" not in encoded
 
 
 def _all_finite(packed: bytes) -> bool:
-    """False for what may hold a NaN or an infinity: in msgpack a float is 0xcb and eight bytes, and an exponent of
-    all ones is infinity or NaN (IEEE 754).
+    """False for what may hold a NaN or an infinity: in msgpack a float is 0xcb and eight bytes, and
+    an exponent of all ones is infinity or NaN (IEEE 754).
     """
     if len(packed) < _SHORT or packed.count(_FLOAT) > _FEW:
         return _NOT_FINITE.search(packed) is None
@@ -257,7 +294,9 @@ class _Walk:
         if self.nodes >= MAX_NODES:
             if self.nodes == MAX_NODES:  # told once
                 self._note(
-                    f"more than {MAX_NODES} values, shared ones counted each time; the rest is left out", ""
+                    f"more than {MAX_NODES} values, shared ones counted each time; the rest is "
+                    f"left out",
+                    "",
                 )
                 self.nodes += 1
             return None
@@ -293,7 +332,11 @@ class _Walk:
             self.frames.append(made)
 
     def _free_key(self, frame: _Frame, out: dict[str, Any], key: Any) -> str:
-        name = key if type(key) is str and key.isascii() and "\x00" not in key else key_of(key, self._note)
+        name = (
+            key
+            if type(key) is str and key.isascii() and "\x00" not in key
+            else key_of(key, self._note)
+        )
         if name not in out:
             return name
         number = frame.renamed.get(name, 1) + 1
@@ -315,7 +358,11 @@ class _Walk:
                 path += f"[{frame.key}]"
             else:
                 name = key_of(frame.key, _untold)[:80]
-                path += f".{name}" if _PLAIN_KEY.match(name) else f"[{json.dumps(name, ensure_ascii=False)}]"
+                path += (
+                    f".{name}"
+                    if _PLAIN_KEY.match(name)
+                    else f"[{json.dumps(name, ensure_ascii=False)}]"
+                )
         return path
 
 

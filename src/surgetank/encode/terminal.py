@@ -1,15 +1,17 @@
 """Stored text made safe to print. Pure.
 
-A thread's id or a message is whatever somebody sent: printed as it is, ESC moves the cursor and sets colours, CR writes
-over what stands there, and bidirectional controls turn around what one reads. They are shown by their escapes instead.
+A thread's id or a message is whatever somebody sent: printed as it is, ESC moves the cursor and
+sets colours, CR writes over what stands there, and bidirectional controls turn around what one
+reads. They are shown by their escapes instead.
 """
 
 from __future__ import annotations
 
 import re
 
-# Control characters (C0, DEL, C1), format characters (bidirectional controls, zero width, tags ...) except the joiners
-# that scripts and emoji need, line and paragraph separators, and surrogates: Unicode's Cc, Cf, Zl, Zp, Cs.
+# Control characters (C0, DEL, C1), format characters (bidirectional controls, zero width, tags ...)
+# except the joiners that scripts and emoji need, line and paragraph separators, and surrogates:
+# Unicode's Cc, Cf, Zl, Zp, Cs.
 _FORMAT = (
     "\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001"
@@ -35,4 +37,10 @@ def _escape(found: re.Match[str]) -> str:
     if character in _SHORT:
         return _SHORT[character]
     code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )

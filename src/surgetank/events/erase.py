@@ -9,7 +9,8 @@ from surgetank.sqlite.scrub import forms
 
 
 def erase_told(connection: sqlite3.Connection, threads: Iterable[str], words: Sequence[str]) -> int:
-    """Remove threads from the event log's file, and from it and the alert book whatever holds one of the words."""
+    """Remove threads from the event log's file, and from it and the alert book whatever holds one
+    of the words."""
     for thread in threads:
         connection.execute("DELETE FROM events WHERE thread_id = ?", (thread,))
         connection.execute("DELETE FROM threads WHERE thread_id = ?", (thread,))
@@ -21,7 +22,10 @@ def erase_told(connection: sqlite3.Connection, threads: Iterable[str], words: Se
         "incidents": ("message", "detail", "key"), "alert_claims": ("subject",),
         "alert_outbox": ("title", "body"), "alert_log": ("title", "error"),
     }  # fmt: skip
-    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    there = {
+        name
+        for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    }
     for table, columns in texts.items():
         found = " OR ".join(f"instr({column}, ?1) > 0" for column in columns)
         for form in forms(words) if table in there else ():

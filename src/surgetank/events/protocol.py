@@ -1,6 +1,8 @@
-"""The event log beside the buffer: what a tail, a replay and a banner are read from. `sqlite_events.py` is one.
+"""The event log beside the buffer: what a tail, a replay and a banner are read from.
+`sqlite_events.py` is one.
 
-It is bounded (by count and age) and says so: whoever asks for what is gone gets a `Gap`, never a silent hole.
+It is bounded (by count and age) and says so: whoever asks for what is gone gets a `Gap`, never a
+silent hole.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class EventLog(Protocol):
     def tail(
         self, after_id: int, *, limit: int = 1000, max_bytes: int | None = None
     ) -> tuple[Gap | None, list[RunEvent]]:
-        """Events of all threads after `after_id`, in order, and the gap before them if some are gone.
+        """Events of all threads after `after_id`, in order, and the gap before them if some are
+        gone.
 
         A page ends with the event that reaches `max_bytes` (of the stored events; none: no limit).
         """
@@ -40,7 +43,8 @@ class EventLog(Protocol):
         limit: int = 1000,
         max_bytes: int | None = None,
     ) -> tuple[Gap | None, list[RunEvent]]:
-        """Events of one thread after `after_seq`, in order, and the gap before them if some are gone; as `tail`."""
+        """Events of one thread after `after_seq`, in order, and the gap before them if some are
+        gone; as `tail`."""
         ...
 
     def last_id(self) -> int:
@@ -52,7 +56,8 @@ class EventLog(Protocol):
         ...
 
     def raise_incident(self, incident: Incident) -> bool:
-        """True when this is new, or graver than what was told before; False when it has been told already."""
+        """True when this is new, or graver than what was told before; False when it has been told
+        already."""
         ...
 
     def clear_incident(self, key: str) -> Incident | None:
@@ -72,7 +77,8 @@ class EventLog(Protocol):
         ...
 
     def forget_thread(self, thread_id: str) -> None:
-        """Remove a thread's events, incidents and originals, for it is deleted. Its numbers are not given again."""
+        """Remove a thread's events, incidents and originals, for it is deleted. Its numbers are not
+        given again."""
         ...
 
     def forget_lines(self, thread_id: str, numbers: Sequence[int]) -> None:
@@ -80,11 +86,13 @@ class EventLog(Protocol):
         ...
 
     def erase(self, threads: Iterable[str], words: Sequence[str]) -> None:
-        """Remove threads whole, their numbers included, and everything that holds one of the words."""
+        """Remove threads whole, their numbers included, and everything that holds one of the
+        words."""
         ...
 
     def scrub(self) -> bool:
-        """Leave no byte of what was removed in the files; false when others always were in the way."""
+        """Leave no byte of what was removed in the files; false when others always were in the
+        way."""
         ...
 
     def maintain(self) -> None:

@@ -1,6 +1,8 @@
-"""The event log in a SQLite file of its own, beside the buffer's, so that live events never hold up an append.
+"""The event log in a SQLite file of its own, beside the buffer's, so that live events never hold up
+an append.
 
-Losing this file loses replay and nothing else: log lines, errors and checkpoints travel through the buffer.
+Losing this file loses replay and nothing else: log lines, errors and checkpoints travel through the
+buffer.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from typing import Any
 from surgetank.encode import jsontext
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.events.erase import erase_told
-from surgetank.events.types import Gap, Incident, NewEvent, Original, PublicCause, RunEvent, Severity
+from surgetank.events.types import (
+    Gap,
+    Incident,
+    NewEvent,
+    Original,
+    PublicCause,
+    RunEvent,
+    Severity,
+)
 from surgetank.exceptions import BufferUnavailable
 from surgetank.sqlite import file
 from surgetank.sqlite.kind import Kind
@@ -55,13 +65,15 @@ CREATE TABLE IF NOT EXISTS public_causes (
 ) STRICT, WITHOUT ROWID;
 """
 _INCIDENTS = (
-    "SELECT i.key, stream, thread_id, severity, since, message, detail, coalesce(error, ''), coalesce(reference, '')"
+    "SELECT i.key, stream, thread_id, severity, since, message, detail, coalesce(error, ''), "
+    "coalesce(reference, '')"
     " FROM incidents i LEFT JOIN public_causes c USING (key)"
 )
 
 
 class SQLiteEventLog:
-    """An `EventLog` in the file at `path`, keeping at most `max_events` events for at most `max_age_s`.
+    """An `EventLog` in the file at `path`, keeping at most `max_events` events for at most
+    `max_age_s`.
 
     Raises `BufferUnavailable`, `BufferCorrupt`.
     """
@@ -84,7 +96,9 @@ class SQLiteEventLog:
         self._before_write = before_write  # makes room on a full disk
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._writer: sqlite3.Connection | None = file.connect(self.path, durability="process", kind=EVENTS)
+        self._writer: sqlite3.Connection | None = file.connect(
+            self.path, durability="process", kind=EVENTS
+        )
         with file.named_errors(self.path):
             self._writer.execute(_ADDED)
         self._readers = file.ReadPool(self.path)
@@ -100,15 +114,19 @@ class SQLiteEventLog:
                 thread = event.thread_id or ""
                 (seq,) = writer.execute(
                     "INSERT INTO threads VALUES (?, 1, 0, ?)"
-                    " ON CONFLICT (thread_id) DO UPDATE SET last_seq = last_seq + 1, updated_at = excluded.updated_at"
+                    " ON CONFLICT (thread_id) DO UPDATE SET last_seq = last_seq + 1, updated_at = "
+                    "excluded.updated_at"
                     " RETURNING last_seq",
                     (thread, now),
                 ).fetchone()
                 (id_,) = writer.execute(
-                    "INSERT INTO events (thread_id, seq, type, at, body) VALUES (?, ?, ?, ?, ?) RETURNING id",
+                    "INSERT INTO events (thread_id, seq, type, at, body) VALUES (?, ?, ?, ?, ?) "
+                    "RETURNING id",
                     (thread, seq, str(event.type), now, body),
                 ).fetchone()
-                told.append(RunEvent(id_, str(event.type), event.thread_id, seq, now, dict(event.data)))
+                told.append(
+                    RunEvent(id_, str(event.type), event.thread_id, seq, now, dict(event.data))
+                )
         return told
 
     def tail(
@@ -116,7 +134,8 @@ class SQLiteEventLog:
     ) -> tuple[Gap | None, list[RunEvent]]:
         with self._readers.borrow() as reader:
             found = reader.execute(
-                "SELECT id, type, thread_id, seq, at, body FROM events WHERE id > ? ORDER BY id LIMIT ?",
+                "SELECT id, type, thread_id, seq, at, body FROM events WHERE id > ? ORDER BY id "
+                "LIMIT ?",
                 (after_id, limit),
             )
             rows = _page(found, max_bytes)
@@ -137,7 +156,8 @@ class SQLiteEventLog:
     ) -> tuple[Gap | None, list[RunEvent]]:
         with self._readers.borrow() as reader:
             found = reader.execute(
-                "SELECT id, type, thread_id, seq, at, body FROM events WHERE thread_id = ? AND seq > ?"
+                "SELECT id, type, thread_id, seq, at, body FROM events WHERE thread_id = ? AND seq "
+                "> ?"
                 " ORDER BY seq LIMIT ?",
                 (thread_id or "", after_seq, limit),
             )
@@ -168,12 +188,15 @@ class SQLiteEventLog:
 
     def raise_incident(self, incident: Incident) -> bool:
         with self._write() as writer:
-            row = writer.execute("SELECT severity FROM incidents WHERE key = ?", (incident.key,)).fetchone()
+            row = writer.execute(
+                "SELECT severity FROM incidents WHERE key = ?", (incident.key,)
+            ).fetchone()
             if row is not None and Severity.of(row[0]).rank >= incident.severity.rank:
                 return False
             writer.execute(
                 "INSERT INTO incidents VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
-                " severity = excluded.severity, message = excluded.message, detail = excluded.detail",
+                " severity = excluded.severity, message = excluded.message, detail = "
+                "excluded.detail",
                 (
                     incident.key, incident.stream, incident.thread_id, incident.severity.value, incident.since,
                     incident.message, incident.detail,
@@ -205,7 +228,10 @@ class SQLiteEventLog:
             writer.executemany(
                 "INSERT INTO originals (stream, partition, job, path, reason, original, at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(o.stream, o.partition, o.job, o.path, o.reason, o.original, o.at) for o in originals],
+                [
+                    (o.stream, o.partition, o.job, o.path, o.reason, o.original, o.at)
+                    for o in originals
+                ],
             )
 
     def originals(self, *, thread_id: str | None = None, limit: int = 500) -> list[Original]:
@@ -220,13 +246,16 @@ class SQLiteEventLog:
     def forget_thread(self, thread_id: str) -> None:
         with self._write() as writer:
             writer.execute("DELETE FROM events WHERE thread_id = ?", (thread_id,))
-            writer.execute("UPDATE threads SET dropped_seq = last_seq WHERE thread_id = ?", (thread_id,))
+            writer.execute(
+                "UPDATE threads SET dropped_seq = last_seq WHERE thread_id = ?", (thread_id,)
+            )
             writer.execute("DELETE FROM originals WHERE partition = ?", (thread_id,))
             writer.execute(
                 "DELETE FROM incidents WHERE key = ?", (f"fork:{thread_id}",)
             )  # told to operators only
             writer.execute(
-                "DELETE FROM public_causes WHERE key IN (SELECT key FROM incidents WHERE thread_id = ?)",
+                "DELETE FROM public_causes WHERE key IN (SELECT key FROM incidents WHERE thread_id "
+                "= ?)",
                 (thread_id,),
             )
             writer.execute("DELETE FROM incidents WHERE thread_id = ?", (thread_id,))
@@ -262,7 +291,8 @@ class SQLiteEventLog:
 
     def _drop(self, writer: sqlite3.Connection) -> None:
         (last,) = writer.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
-        # By id, so that what is kept is always the end of the log, whatever the clock did meanwhile.
+        # By id, so that what is kept is always the end of the log, whatever the clock did
+        # meanwhile.
         oldest = self._clock() - self._max_age_s
         young = writer.execute(
             "SELECT id FROM events WHERE at >= ? ORDER BY id LIMIT 1", (oldest,)
@@ -274,11 +304,13 @@ class SQLiteEventLog:
         if not gone:
             return
         writer.executemany(
-            "UPDATE threads SET dropped_seq = ? WHERE thread_id = ?", [(seq, name) for name, seq in gone]
+            "UPDATE threads SET dropped_seq = ? WHERE thread_id = ?",
+            [(seq, name) for name, seq in gone],
         )
         writer.execute("DELETE FROM events WHERE id <= ?", (through,))
         writer.execute("UPDATE dropped SET event_id = ?", (through,))
-        # Counters of threads that have been silent longest; a reader of such a thread is told of a gap.
+        # Counters of threads that have been silent longest; a reader of such a thread is told of a
+        # gap.
         writer.execute(
             "DELETE FROM threads WHERE last_seq = dropped_seq AND thread_id NOT IN"
             " (SELECT thread_id FROM threads ORDER BY updated_at DESC LIMIT ?)",
@@ -299,7 +331,8 @@ class SQLiteEventLog:
         with self._lock, file.named_errors(self.path):
             if self._writer is None:
                 raise BufferUnavailable(
-                    f"The event log {self.path} is closed.", remedy="open Surgetank again before you use it."
+                    f"The event log {self.path} is closed.",
+                    remedy="open Surgetank again before you use it.",
                 )
             with file.transaction(self._writer):
                 yield self._writer

@@ -1,7 +1,8 @@
-"""Run events: what happened to a thread, told live and kept for replay. Types and fields are fixed (DESIGN.md 7).
+"""Run events: what happened to a thread, told live and kept for replay. Types and fields are fixed
+(DESIGN.md 7).
 
-An event has two numbers: `id` grows over the whole event log, `seq` counts 1, 2, 3 ... within its thread. Either
-one is where a reader goes on after a break. Front ends know these types from here.
+An event has two numbers: `id` grows over the whole event log, `seq` counts 1, 2, 3 ... within its
+thread. Either one is where a reader goes on after a break. Front ends know these types from here.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ class Severity(StrEnum):
 
     @classmethod
     def of(cls, text: str) -> Severity:
-        """The severity of this name, for readers: one that only another version knows is taken for the gravest."""
+        """The severity of this name, for readers: one that only another version knows is taken for
+        the gravest."""
         return cls(text) if text in list(cls) else cls.CRITICAL
 
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event that is to be told. `thread_id` is None for what concerns everybody who may see operations."""
+    """An event that is to be told. `thread_id` is None for what concerns everybody who may see
+    operations."""
 
     type: str
     thread_id: str | None
@@ -66,7 +69,8 @@ class RunEvent:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as front ends get it: the type's fields stand beside `id`, `seq`, `type` and `timestamp`."""
+        """The event as front ends get it: the type's fields stand beside `id`, `seq`, `type` and
+        `timestamp`."""
         return {
             **self.data,
             "id": self.id,
@@ -79,7 +83,8 @@ class RunEvent:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """History that is gone: a reader who asked for what came after `after` has missed events up to `missed_to`."""
+    """History that is gone: a reader who asked for what came after `after` has missed events up to
+    `missed_to`."""
 
     thread_id: str | None
     after: int
@@ -92,13 +97,15 @@ class Gap:
             "thread_id": self.thread_id,
             "after": self.after,
             "missed_to": self.missed_to,
-            "message": "Events are missing here: they are no longer kept. Load the current state and go on from it.",
+            "message": "Events are missing here: they are no longer kept. Load the current state "
+            "and go on from it.",
         }
 
 
 @dataclass(frozen=True, slots=True)
 class PublicCause:
-    """What everybody may read of why something went wrong: a plain cause, and the id of the system error, to be quoted.
+    """What everybody may read of why something went wrong: a plain cause, and the id of the system
+    error, to be quoted.
 
     What the database said names hosts and users and quotes rows: it is never part of this.
     """
@@ -113,7 +120,8 @@ class PublicCause:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """Trouble that users and operators have been told about and that is not over. One incident is one banner.
+    """Trouble that users and operators have been told about and that is not over. One incident is
+    one banner.
 
     `message` and `public` are for everybody, `detail` (the technical reason) for operators.
     """
@@ -130,7 +138,8 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A value as it was before a projection replaced it: kept in debug mode only, for administrators, for a while."""
+    """A value as it was before a projection replaced it: kept in debug mode only, for
+    administrators, for a while."""
 
     stream: str
     partition: str

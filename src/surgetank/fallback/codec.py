@@ -1,11 +1,12 @@
-"""The form of a spill file: whole entries with checksums, so that it can be replayed without the buffer it came from.
+"""The form of a spill file: whole entries with checksums, so that it can be replayed without the
+buffer it came from.
 
     MAGIC, header frame, entry frames, footer frame
 
-A frame is its kind (one byte), length (8 bytes), CRC-32 of the payload (4), and the payload. Header and footer are
-JSON; an entry is the length of its JSON part (4), that part, then keys and values one after the other, each value
-compressed where that makes it smaller. The footer has the SHA-256 of everything before it. Numbers are little-endian.
-Pure, apart from reading the file it is given.
+A frame is its kind (one byte), length (8 bytes), CRC-32 of the payload (4), and the payload. Header
+and footer are JSON; an entry is the length of its JSON part (4), that part, then keys and values
+one after the other, each value compressed where that makes it smaller. The footer has the SHA-256
+of everything before it. Numbers are little-endian. Pure, apart from reading the file it is given.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _MAX_JSON = 64 * 1024**2
 
 
 class Place(NamedTuple):
-    """Where in a file a value is, the checksum of what is there, and how it is compressed (differences/patch.py)."""
+    """Where in a file a value is, the checksum of what is there, and how it is compressed
+    (differences/patch.py)."""
 
     offset: int
     length: int
@@ -99,7 +101,11 @@ class FileWriter:
                 "sizes": [(len(key), len(data), codec) for key, codec, data in packed],
             }
         )  # fmt: skip
-        body = [_META.pack(len(meta)), meta, *(part for key, _, data in packed for part in (key, data))]
+        body = [
+            _META.pack(len(meta)),
+            meta,
+            *(part for key, _, data in packed for part in (key, data)),
+        ]
         offset = self.offset + _FRAME.size + _META.size + len(meta)
         places = []
         for key, codec, data in packed:
@@ -138,10 +144,11 @@ class Readable(Protocol):
 
 
 class FileReader:
-    """Reads a file from its beginning: `header`, then its entries by iterating, one at a time in memory.
+    """Reads a file from its beginning: `header`, then its entries by iterating, one at a time in
+    memory.
 
-    Raises `FallbackDamaged` as soon as anything is not as it was written. Only who has iterated to the end knows that
-    the file is complete.
+    Raises `FallbackDamaged` as soon as anything is not as it was written. Only who has iterated to
+    the end knows that the file is complete.
     """
 
     def __init__(self, file: Readable, name: str, size: int) -> None:
@@ -191,7 +198,14 @@ class FileReader:
             entry = Entry(
                 stream, partition, seq, tuple(records), meta["accepted_at"], meta["replayed"], epoch
             )
-        except (struct.error, orjson.JSONDecodeError, KeyError, TypeError, ValueError, StateCorrupt) as error:
+        except (
+            struct.error,
+            orjson.JSONDecodeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            StateCorrupt,
+        ) as error:
             raise self._damaged(f"the entry at byte {start} is of an unknown form") from error
         if offset != len(body):
             raise self._damaged(f"the entry at byte {start} has another length than it says")
@@ -230,6 +244,7 @@ class FileReader:
     def _damaged(self, reason: str) -> FallbackDamaged:
         return FallbackDamaged(
             f"The spill file {self._name} is damaged: {reason}. It was left as it is.",
-            remedy="put an undamaged copy in its place (from a backup or a former version of the object), "
+            remedy="put an undamaged copy in its place (from a backup or a former version of the "
+            "object), "
             "then run `surgetank recover`.",
         )

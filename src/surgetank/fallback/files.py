@@ -1,6 +1,8 @@
-"""Reading single values out of spill files, with their checksums looked at. Neighbours are read along and kept a while.
+"""Reading single values out of spill files, with their checksums looked at. Neighbours are read
+along and kept a while.
 
-A flush reads the values of a file one after the other: one request per block instead of one per value.
+A flush reads the values of a file one after the other: one request per block instead of one per
+value.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ _Key = tuple[str, str, int]  # address, file, offset
 
 
 class SpillFiles:
-    """The location that is configured (`url`, or none), and all those that files were spilled to before.
+    """The location that is configured (`url`, or none), and all those that files were spilled to
+    before.
 
     Safe to use from several threads.
     """
@@ -38,7 +41,8 @@ class SpillFiles:
         return self._address
 
     def store(self, address: str | None = None) -> FallbackStore:
-        """The store at an address; by default the configured one. Raises `ConfigurationError`, `MissingExtra`."""
+        """The store at an address; by default the configured one. Raises `ConfigurationError`,
+        `MissingExtra`."""
         address = address if address is not None else self._address
         assert address is not None, "no fallback location is configured"
         with self._lock:
@@ -50,7 +54,8 @@ class SpillFiles:
             return store
 
     def open(self, url: str) -> FallbackStore:
-        """The store at a URL, remembered by its address. Raises `ConfigurationError`, `MissingExtra`."""
+        """The store at a URL, remembered by its address. Raises `ConfigurationError`,
+        `MissingExtra`."""
         store = open_store(url)
         with self._lock:
             self._stores[store.address] = store
@@ -68,9 +73,11 @@ class SpillFiles:
         if value is None:
             self._forget(address, name)
             raise FallbackDamaged(
-                f"The spill file {name} in {address} is damaged: the checksum of the {place.length} bytes at"
+                f"The spill file {name} in {address} is damaged: the checksum of the "
+                f"{place.length} bytes at"
                 f" {place.offset} does not fit.",
-                remedy="put an undamaged copy in its place (from a backup or a former version of the object), then run"
+                remedy="put an undamaged copy in its place (from a backup or a former version of "
+                "the object), then run"
                 " `surgetank recover`.",
             )
         return value

@@ -1,7 +1,7 @@
 """Where spill files lie: a folder, or any place that fsspec knows (S3, GCS, Azure, SFTP, ...).
 
-A location carries a mark. Without the mark nothing is written into it or believed to be missing from it: it is a
-mount that is not there, or the wrong bucket.
+A location carries a mark. Without the mark nothing is written into it or believed to be missing
+from it: it is a mount that is not there, or the wrong bucket.
 """
 
 from __future__ import annotations
@@ -26,13 +26,18 @@ from surgetank.fallback.codec import SUFFIX, Readable
 from surgetank.private import close_file, make_folder, open_file
 
 MARK = "surgetank-fallback.json"
-_MARK_TEXT = b'{"what": "spilled entries of Surgetank buffers; see `surgetank recover`", "format": 1}\n'
+_MARK_TEXT = (
+    b'{"what": "spilled entries of Surgetank buffers; see `surgetank recover`", "format": 1}\n'
+)
 _PART = ".part"
-_SECRET = re.compile(r"((?:^|&)[^=&]*(?:key|token|secret|sig|pass|cred)[^=&]*=)[^&]*", re.IGNORECASE)
+_SECRET = re.compile(
+    r"((?:^|&)[^=&]*(?:key|token|secret|sig|pass|cred)[^=&]*=)[^&]*", re.IGNORECASE
+)
 
 
 class _Named:
-    """Reads of a file, their errors named: not those of whoever does something else while the file is open."""
+    """Reads of a file, their errors named: not those of whoever does something else while the file
+    is open."""
 
     def __init__(self, file: Readable, named: Callable[[], AbstractContextManager[None]]) -> None:
         self._file = file
@@ -46,8 +51,8 @@ class _Named:
 class FallbackStore(Protocol):
     """A location of spill files. Names are relative, with slashes.
 
-    Each method raises `FallbackUnavailable` when the location can't be used, reading also `FallbackDamaged` when the
-    location is there and the file is not.
+    Each method raises `FallbackUnavailable` when the location can't be used, reading also
+    `FallbackDamaged` when the location is there and the file is not.
     """
 
     address: str  # without passwords
@@ -77,7 +82,8 @@ class FallbackStore(Protocol):
         ...
 
     def delete(self, name: str) -> None:
-        """Delete a file and what an interrupted write left of it. One that is not there is no error."""
+        """Delete a file and what an interrupted write left of it. One that is not there is no
+        error."""
         ...
 
 
@@ -92,12 +98,15 @@ def open_store(url: str) -> FallbackStore:
 
 
 def address_of(url: str) -> str:
-    """The URL or path as it may be shown and kept: a path made absolute, a URL without its secrets."""
+    """The URL or path as it may be shown and kept: a path made absolute, a URL without its
+    secrets."""
     if "://" not in url or url.startswith("file://"):
         return str(Path(url.removeprefix("file://")).expanduser().absolute())
     parts = urlsplit(url)
     if parts.password is not None:
-        parts = parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}")
+        parts = parts._replace(
+            netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
+        )
     elif not _SECRET.search(parts.query):
         return url
     return urlunsplit(parts._replace(query=_SECRET.sub(r"\1***", parts.query)))
@@ -108,23 +117,27 @@ def _unavailable(address: str, error: BaseException) -> FallbackUnavailable:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else said
     return FallbackUnavailable(
         f"The fallback location {address} can't be used ({reason}).",
-        remedy="make it reachable and writable again (mount, network, credentials, space); what was spilled there is"
+        remedy="make it reachable and writable again (mount, network, credentials, space); what "
+        "was spilled there is"
         " read and flushed by itself as soon as it is.",
     )
 
 
 def _unmarked(address: str) -> FallbackUnavailable:
     return FallbackUnavailable(
-        f"The fallback location {address} is there, but without its mark {MARK}: a mount that is missing, or the wrong"
+        f"The fallback location {address} is there, but without its mark {MARK}: a mount that is "
+        f"missing, or the wrong"
         " place?",
-        remedy=f"bring back what lay there; if the mark alone was deleted, make the file {MARK} again.",
+        remedy=f"bring back what lay there; if the mark alone was deleted, make the file {MARK} "
+        f"again.",
     )
 
 
 def _missing(address: str, name: str) -> FallbackDamaged:
     return FallbackDamaged(
         f"The spill file {name} is missing from {address}.",
-        remedy="put it back (from a backup or a former version of the object), then run `surgetank recover`.",
+        remedy="put it back (from a backup or a former version of the object), then run `surgetank "
+        "recover`.",
     )
 
 
@@ -143,9 +156,9 @@ class FolderStore:
                 if any(self._folder.rglob(f"*{SUFFIX}")):
                     raise _unmarked(self.address)
                 self._write(mark, [_MARK_TEXT])
-            for (
-                folder
-            ) in self._folder.iterdir():  # one per buffer; an older version left them as the umask said
+            for folder in (
+                self._folder.iterdir()
+            ):  # one per buffer; an older version left them as the umask said
                 if folder.is_dir() and any(folder.glob(f"*{SUFFIX}")):
                     close_file(folder)
 
@@ -225,13 +238,16 @@ class FolderStore:
 
 
 class FsspecStore:
-    """A URL of fsspec. Credentials come from where its driver looks for them (environment, configuration files)."""
+    """A URL of fsspec. Credentials come from where its driver looks for them (environment,
+    configuration files)."""
 
     def __init__(self, url: str) -> None:
         try:
             from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra
         except ImportError as error:
-            raise MissingExtra("fsspec", "fallback", "A fallback location that is no folder") from error
+            raise MissingExtra(
+                "fsspec", "fallback", "A fallback location that is no folder"
+            ) from error
         self.address = address_of(url)
         try:
             self._fs, root = url_to_fs(url)
@@ -241,7 +257,8 @@ class FsspecStore:
         ) as error:  # a driver that is not installed, a scheme that nobody knows
             raise ConfigurationError(
                 f"The fallback location {self.address} can't be used: {error}.",
-                remedy="install the driver that fsspec names for it (s3fs, gcsfs, adlfs ...), or use a folder.",
+                remedy="install the driver that fsspec names for it (s3fs, gcsfs, adlfs ...), or "
+                "use a folder.",
             ) from error
         self._root = str(root).rstrip("/")
 

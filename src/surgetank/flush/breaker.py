@@ -1,7 +1,9 @@
-"""A circuit breaker per sink: while the sink is dead it is probed once in a while, not once per partition.
+"""A circuit breaker per sink: while the sink is dead it is probed once in a while, not once per
+partition.
 
-Closed: everything goes through. Open: nothing does until `retry_at`. Half open: one probe goes through,
-whose outcome closes or reopens it. Whoever asks by hand (`force`) is always let through as a probe.
+Closed: everything goes through. Open: nothing does until `retry_at`. Half open: one probe goes
+through, whose outcome closes or reopens it. Whoever asks by hand (`force`) is always let through as
+a probe.
 """
 
 from __future__ import annotations
@@ -32,10 +34,16 @@ class BreakerView:
 
 
 class CircuitBreaker:
-    """Opens after `threshold` failures in a row; waits `base_s`, doubled for each failed probe up to `max_s`."""
+    """Opens after `threshold` failures in a row; waits `base_s`, doubled for each failed probe up
+    to `max_s`."""
 
     def __init__(
-        self, clock: Callable[[], float], *, threshold: int = 2, base_s: float = 0.5, max_s: float = 15.0
+        self,
+        clock: Callable[[], float],
+        *,
+        threshold: int = 2,
+        base_s: float = 0.5,
+        max_s: float = 15.0,
     ) -> None:
         self._clock = clock
         self._threshold = threshold
@@ -71,8 +79,8 @@ class CircuitBreaker:
             self.on_recovered()
 
     def is_suspect(self) -> bool:
-        """Whether it is closed although the last write failed, long enough ago to try one again: what failed then may
-        wait for minutes, and nothing else would find out.
+        """Whether it is closed although the last write failed, long enough ago to try one again:
+        what failed then may wait for minutes, and nothing else would find out.
         """
         with self._lock:
             return (
@@ -86,7 +94,8 @@ class CircuitBreaker:
             self._retry_at = self._clock()
 
     def failure(self, message: str, *, sure: bool = False) -> None:
-        """The sink failed as a whole (not for one partition's data). `sure`: it was asked again, and opens at once."""
+        """The sink failed as a whole (not for one partition's data). `sure`: it was asked again,
+        and opens at once."""
         with self._lock:
             self._failures = max(self._failures + 1, self._threshold if sure else 0)
             self._last_error = message

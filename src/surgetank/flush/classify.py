@@ -1,8 +1,9 @@
 """What a failure means: try again, isolate the data, or wait for an operator. Pure.
 
 The kinds are those of DESIGN.md section 5. PostgreSQL's errors are told apart by SQLSTATE class
-(PostgreSQL manual, appendix A); everything else by type. What nobody foresaw counts as rejected: the entry
-that provokes it is isolated and parked with its stack trace, and its neighbours go through.
+(PostgreSQL manual, appendix A); everything else by type. What nobody foresaw counts as rejected:
+the entry that provokes it is isolated and parked with its stack trace, and its neighbours go
+through.
 """
 
 from __future__ import annotations
@@ -71,15 +72,21 @@ def is_of_the_sink(failure: Failure) -> bool:
     """Whether a recorded failure is about the sink as a whole."""
     if failure.sqlstate is not None:
         fatal = failure.kind is FailureKind.FATAL
-        return meaning_of(failure.sqlstate).scope in ((Scope.SINK, Scope.UNCLEAR) if fatal else (Scope.SINK,))
+        return meaning_of(failure.sqlstate).scope in (
+            (Scope.SINK, Scope.UNCLEAR) if fatal else (Scope.SINK,)
+        )
     return failure.kind is not FailureKind.REJECTED and failure.error_type not in _OF_ONE_PARTITION
 
 
 def refused_everything(refused: Failure, trial: Failure) -> Failure:
-    """The failure of a sink that took nothing: `refused` is what it said of the data, `trial` what it said when it was
-    tried without any. It is never the data's.
+    """The failure of a sink that took nothing: `refused` is what it said of the data, `trial` what
+    it said when it was tried without any. It is never the data's.
     """
-    said = trial if trial.sqlstate is None or meaning_of(trial.sqlstate).scope is Scope.SINK else refused
+    said = (
+        trial
+        if trial.sqlstate is None or meaning_of(trial.sqlstate).scope is Scope.SINK
+        else refused
+    )
     if said.kind is not FailureKind.REJECTED:
         return said
     remedy = "the database refuses every row: look for the trigger, constraint or limit that the message names, then"
@@ -105,7 +112,9 @@ def _kind(error: BaseException, sqlstate: str | None) -> FailureKind:
         return FailureKind.TRANSIENT
     if sqlstate is not None:
         return meaning_of(sqlstate).kind
-    if isinstance(error, (OSError, MemoryError, SinkError)):  # OSError: connection, timeout, full disk
+    if isinstance(
+        error, (OSError, MemoryError, SinkError)
+    ):  # OSError: connection, timeout, full disk
         return FailureKind.TRANSIENT
     drivers = {c.__name__ for c in type(error).__mro__ if c.__module__.startswith("psycopg")}
     if drivers & {"OperationalError", "InterfaceError", "PoolTimeout", "PoolClosed"}:
@@ -117,7 +126,9 @@ def _remedy(sqlstate: str | None) -> str:
     if sqlstate is None:
         return ""
     if sqlstate == "42501":
-        return "grant the database user the right that the message names, then `surgetank jobs retry`."
+        return (
+            "grant the database user the right that the message names, then `surgetank jobs retry`."
+        )
     if sqlstate.startswith("42"):
         return "run `surgetank migrate`; the message names what is missing."
     if sqlstate == "53100":
@@ -135,10 +146,12 @@ def _one_line(error: BaseException) -> str:
 
 
 def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, dict[str, Any]]:
-    """A job's status and result from what became of its partitions (the rule of DESIGN.md section 5).
+    """A job's status and result from what became of its partitions (the rule of DESIGN.md section
+    5).
 
-    No partition failed: completed. Some failed or entries were parked: completed, with one warning per
-    partition. Every partition that had data failed, or nothing was saved and something was parked: failed.
+    No partition failed: completed. Some failed or entries were parked: completed, with one warning
+    per partition. Every partition that had data failed, or nothing was saved and something was
+    parked: failed.
     """
     failed = [o for o in outcomes if o.failure is not None]
     troubled = [o for o in outcomes if o.failure is not None or o.parked]
@@ -157,7 +170,9 @@ def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, dict[str, 
         "entries_skipped": sum(o.skipped for o in outcomes),
         "notes": _shorten(note for o in outcomes for note in _notes(o)),
         "values_replaced": sum(o.values_replaced for o in outcomes),
-        "replacements": [{"path": r.path, "reason": r.reason, "original": r.original} for r in replaced],
+        "replacements": [
+            {"path": r.path, "reason": r.reason, "original": r.original} for r in replaced
+        ],
         "errors": [_error(o) for o in troubled if o.failure is not None][:_MESSAGES_SHOWN],
         "warnings": messages if status is JobStatus.COMPLETED else [],
     }
@@ -177,13 +192,15 @@ def _messages(outcome: PartitionOutcome) -> Iterable[str]:
 
 
 def _notes(outcome: PartitionOutcome) -> Iterable[str]:
-    """What is no trouble, but must not go without a word: entries that left the buffer and wrote nothing."""
+    """What is no trouble, but must not go without a word: entries that left the buffer and wrote
+    nothing."""
     name = f"{outcome.stream}/{outcome.partition}"
     if outcome.skipped:
         yield f"{name}: {outcome.skipped} entries were in the database already; an interrupted flush had written them"
     elif outcome.entries and not outcome.rows:
         yield (
-            f"{name}: {outcome.entries} entries wrote no rows: what they belong to was deleted, or was there already"
+            f"{name}: {outcome.entries} entries wrote no rows: what they belong to was deleted, or "
+            f"was there already"
         )
 
 

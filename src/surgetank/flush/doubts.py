@@ -1,6 +1,8 @@
-"""What is done when a partition's progress in the sink does not fit to the buffer: look for the witness, judge, act.
+"""What is done when a partition's progress in the sink does not fit to the buffer: look for the
+witness, judge, act.
 
-The judgement is `sinks.standing.judge`; here are only the reading before it and the buffer's step after it.
+The judgement is `sinks.standing.judge`; here are only the reading before it and the buffer's step
+after it.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from surgetank.sinks.standing import Doubt, Finding, covers, judge, top
 class Found:
     """What was found out about a partition.
 
-    `entries`: how many got new numbers, or wait again. `again`: how many wait that did not before. `gone`: first and
-    last number of what is lost; `restored`: the newest state of it could be put back. `interval`: the first and the
-    last number of what the sink may have twice now.
+    `entries`: how many got new numbers, or wait again. `again`: how many wait that did not before.
+    `gone`: first and last number of what is lost; `restored`: the newest state of it could be put
+    back. `interval`: the first and the last number of what the sink may have twice now.
     """
 
     stream: str
@@ -64,16 +66,24 @@ class Doubts:
             diverged = finding is Finding.DIVERGED
             count = self._buffer.renew_epoch(part.lease, beyond=top(standing), replayed=diverged)
             return Found(
-                stream, partition, finding, count, interval=(min(seqs), max(seqs)) if diverged else None
+                stream,
+                partition,
+                finding,
+                count,
+                interval=(min(seqs), max(seqs)) if diverged else None,
             )
         return Found(stream, partition, Finding.INTERRUPTED, written=verdict.written)
 
     def _witness(self, part: Slice, there: Mark) -> Mark | None:
         """The waiting entry with the number at which an epoch stands in the sink."""
         try:
-            found = self._buffer.read(part.lease, after_seq=there.seq - 1, max_entries=1, max_bytes=1)
+            found = self._buffer.read(
+                part.lease, after_seq=there.seq - 1, max_entries=1, max_bytes=1
+            )
         except EntryUnreadable as error:
             if error.damaged:
                 return None
             raise
-        return next((mark_of(e) for e in found if (e.epoch, e.seq) == (there.epoch, there.seq)), None)
+        return next(
+            (mark_of(e) for e in found if (e.epoch, e.seq) == (there.epoch, there.seq)), None
+        )

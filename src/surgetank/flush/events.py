@@ -1,7 +1,8 @@
 """What a flush reports: one union of frozen records, given to one callable.
 
-`flush` knows no channel and no stream: it calls the listener that it was given, on the flushing thread, after the
-buffer has recorded what happened. A listener must be quick. `Listeners` makes several of them one.
+`flush` knows no channel and no stream: it calls the listener that it was given, on the flushing
+thread, after the buffer has recorded what happened. A listener must be quick. `Listeners` makes
+several of them one.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class ValuesReplaced:
 
 @dataclass(frozen=True, slots=True)
 class PartitionForked:
-    """Two buffers wrote to one partition, the flushed one without knowing of the other. Nothing was lost."""
+    """Two buffers wrote to one partition, the flushed one without knowing of the other. Nothing was
+    lost."""
 
     job: FlushJob
     fork: Fork
@@ -66,13 +68,19 @@ class JobFinished:
 
 
 FlushEvent = (
-    PartitionFailed | PartitionRecovered | EntryParked | ValuesReplaced | PartitionForked | JobFinished
+    PartitionFailed
+    | PartitionRecovered
+    | EntryParked
+    | ValuesReplaced
+    | PartitionForked
+    | JobFinished
 )
 FlushListener = Callable[[FlushEvent], None]
 
 
 def outcome_events(job: FlushJob, outcome: PartitionOutcome) -> list[FlushEvent]:
-    """What there is to report of one partition, in this order: what was set aside, what was replaced, how it ended."""
+    """What there is to report of one partition, in this order: what was set aside, what was
+    replaced, how it ended."""
     events: list[FlushEvent] = [EntryParked(job, entry) for entry in outcome.parked_entries]
     if outcome.values_replaced:
         events.append(ValuesReplaced(job, outcome))
@@ -94,7 +102,8 @@ class ListenerFailure(NamedTuple):
 
 
 class Listeners:
-    """Several listeners as one. One that raises never stops another: its failure is kept, and shown in the status."""
+    """Several listeners as one. One that raises never stops another: its failure is kept, and shown
+    in the status."""
 
     def __init__(self, *listeners: FlushListener) -> None:
         self._listeners = listeners

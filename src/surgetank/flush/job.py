@@ -1,7 +1,8 @@
 """One flush job: lease what is due, read a bounded group, deliver it, record the honest outcome.
 
-Memory is bounded by the group (`batch_bytes` plus about one entry), however much waits. Partitions take turns
-(`turns.py`), and what becomes due while a job runs has its turn next, so that a huge one can't starve a small one.
+Memory is bounded by the group (`batch_bytes` plus about one entry), however much waits. Partitions
+take turns (`turns.py`), and what becomes due while a job runs has its turn next, so that a huge one
+can't starve a small one.
 """
 
 from __future__ import annotations
@@ -67,22 +68,27 @@ class StreamFlusher:
         self._ttl_s = lease_ttl_s
         breaker.on_recovered = self._recovered
         self.on_recovered: Callable[[str], None] = lambda _: None
-        # One for each call: flushes by hand and in the background run at once, and each learns of the sink for itself.
+        # One for each call: flushes by hand and in the background run at once, and each learns of
+        # the sink for itself.
         self._new_delivery = partial(
             Delivery, buffer, sink, breaker, retry,
             clock=works.clock, random=works.random, on_findings=on_findings,
         )  # fmt: skip
 
     def run_if_due(self, stop: threading.Event) -> FlushJob | None:
-        """Flush what crossed a threshold of the policy; None when nothing did or the breaker is open."""
+        """Flush what crossed a threshold of the policy; None when nothing did or the breaker is
+        open."""
         state = self.breaker.state()
         if state is BreakerState.OPEN:
             return None
         policy = self.policy
-        # A half-open breaker lets one small probe through, whose partition need not be due: it asks for all of them.
+        # A half-open breaker lets one small probe through, whose partition need not be due: it asks
+        # for all of them.
         probe = state is not BreakerState.CLOSED
         limit = 1 if probe else policy.batch_partitions
-        due = Due(entries=policy.entries, bytes=policy.bytes, age_s=policy.age_s, limit=limit, force=probe)
+        due = Due(
+            entries=policy.entries, bytes=policy.bytes, age_s=policy.age_s, limit=limit, force=probe
+        )
         leased = self._lease(due)
         if not leased and self.breaker.is_suspect():
             probe, leased = True, self._lease(replace(due, force=True, limit=1))
@@ -92,7 +98,8 @@ class StreamFlusher:
         return self._run("schedule", leased, None, None, stop, join=join)
 
     def _recovered(self) -> None:
-        """The sink takes things again: all that waited for it is due, whatever its own next attempt was."""
+        """The sink takes things again: all that waited for it is due, whatever its own next attempt
+        was."""
         self._buffer.retry_now(self.stream, spread_s=_SPREAD_S)
         self.on_recovered(self.stream)
 
@@ -107,8 +114,8 @@ class StreamFlusher:
     ) -> FlushJob:
         """Flush everything that waits (of one partition), also what is not due yet, in one job.
 
-        With `up_to_seq` the job ends when nothing up to that seq waits unleased; what is accepted later may
-        still go along.
+        With `up_to_seq` the job ends when nothing up to that seq waits unleased; what is accepted
+        later may still go along.
         """
         due = Due(partition=partition, force=True, limit=self.policy.batch_partitions)
         stop = stop or threading.Event()
@@ -147,7 +154,8 @@ class StreamFlusher:
         join: Callable[[], list[Leased]] | None = None,
         up_to_seq: int | None = None,
     ) -> FlushJob:
-        """`again` leases what is left when all turns were taken, `join` what became due meanwhile."""
+        """`again` leases what is left when all turns were taken, `join` what became due
+        meanwhile."""
         now = self._works.clock()
         job = FlushJob(
             id=self._works.new_id(), stream=self.stream, trigger=trigger, status=JobStatus.RUNNING, created_at=now,
@@ -177,10 +185,13 @@ class StreamFlusher:
     def _left_behind(
         self, outcomes: Sequence[PartitionOutcome], up_to_seq: int | None, partition: str | None
     ) -> list[PartitionOutcome]:
-        """What the job was asked to flush and another worker still holds: told, never left out silently."""
+        """What the job was asked to flush and another worker still holds: told, never left out
+        silently."""
         if up_to_seq is None:
             return []
-        left = self._left(up_to_seq, partition) - {o.partition for o in outcomes if o.failure is not None}
+        left = self._left(up_to_seq, partition) - {
+            o.partition for o in outcomes if o.failure is not None
+        }
         holders = {name: self._buffer.state(self.stream, name) for name in sorted(left)}
         down = self.breaker.view().last_error if self.breaker.state() is BreakerState.OPEN else None
         return [
@@ -189,7 +200,9 @@ class StreamFlusher:
                 name,
                 failure=Failure(
                     FailureKind.TRANSIENT,
-                    f"not tried: {down}" if down else f"held by {state.leased_by or 'nobody'} all the while",
+                    f"not tried: {down}"
+                    if down
+                    else f"held by {state.leased_by or 'nobody'} all the while",
                     "StillWaiting",
                     remedy="" if down else "flush again, or let the background flush do it.",
                 ),
@@ -207,7 +220,8 @@ class StreamFlusher:
         outcomes: list[PartitionOutcome],
         join: Callable[[], list[Leased]] | None,
     ) -> None:
-        """Flush what was leased; adds what became of each partition, also when the buffer fails on the way."""
+        """Flush what was leased; adds what became of each partition, also when the buffer fails on
+        the way."""
         delivery = self._new_delivery()
         turns = Turns(self._buffer, self.policy, leased, delivery.unreadable)
         deadline = self._works.clock() + self.policy.job_s
@@ -233,7 +247,8 @@ class StreamFlusher:
     def _take_turn(turns: Turns, held: _Held, delivery: Delivery) -> list[Run]:
         """Bring the next group to the sink; returns the partitions that are done with.
 
-        A function of its own, so that one group's entries are let go before the next one's are read.
+        A function of its own, so that one group's entries are let go before the next one's are
+        read.
         """
         group, members = turns.next_group()
         if group:
@@ -262,7 +277,9 @@ class StreamFlusher:
         if stopped:
             result["stopped"] = True
         if stopped and held.unfinished and status is JobStatus.COMPLETED:
-            result["warnings"].append("stopped before everything was written; the rest stays in the buffer")
+            result["warnings"].append(
+                "stopped before everything was written; the rest stays in the buffer"
+            )
         if held.problem is not None:
             result["heartbeat_problem"] = str(held.problem)
         job = job.finished(status, now, result)
@@ -279,10 +296,12 @@ class StreamFlusher:
             while not done.wait(self._ttl_s / 3):
                 try:
                     self._buffer.renew(held.all(), ttl_s=self._ttl_s)
-                    self._buffer.save_job(replace(job, result={"heartbeat_at": self._works.clock()}))
+                    self._buffer.save_job(
+                        replace(job, result={"heartbeat_at": self._works.clock()})
+                    )
                 except BufferProblem as error:
-                    # The flushing thread meets the same problem at its next step and records it there;
-                    # leases that run out meanwhile are fenced.
+                    # The flushing thread meets the same problem at its next step and records it
+                    # there; leases that run out meanwhile are fenced.
                     held.problem = error
 
         thread = threading.Thread(target=beat, name="surgetank-heartbeat", daemon=True)
@@ -345,4 +364,7 @@ def _interrupted(
     failure = classify(error)
     done = {o.partition for o in outcomes if o.failure is not None}
     streams = {x.partition: x.stream for x in leases if x.partition not in done}
-    return [PartitionOutcome(stream, partition, failure=failure) for partition, stream in streams.items()]
+    return [
+        PartitionOutcome(stream, partition, failure=failure)
+        for partition, stream in streams.items()
+    ]

@@ -71,7 +71,9 @@ class Meters:
 
     def _job_finished(self, job: FlushJob) -> None:
         result, stream = job.result, job.stream
-        status = "warnings" if job.warnings and job.status is JobStatus.COMPLETED else job.status.value
+        status = (
+            "warnings" if job.warnings and job.status is JobStatus.COMPLETED else job.status.value
+        )
         self._counts["jobs", stream, status] += 1
         self._counts["entries", stream] += int(result.get("entries_flushed", 0))
         self._counts["rows", stream] += int(result.get("rows_flushed", 0))
@@ -79,12 +81,15 @@ class Meters:
         self._durations.setdefault(stream, Durations()).add(float(result.get("seconds", 0.0)))
 
     def subscribers(self, transport: str, change: int) -> None:
-        """Somebody began (+1) or ended (-1) following live events; `transport` is one of `TRANSPORTS`."""
+        """Somebody began (+1) or ended (-1) following live events; `transport` is one of
+        `TRANSPORTS`."""
         with self._lock:
             self._subscribers[transport] += change
 
     def snapshot(self) -> tuple[dict[tuple[str, ...], int], dict[str, Durations], dict[str, int]]:
         """Counts by what and labels, durations by stream, subscribers by transport."""
         with self._lock:
-            durations = {s: Durations(list(d.counts), d.total_s) for s, d in self._durations.items()}
+            durations = {
+                s: Durations(list(d.counts), d.total_s) for s, d in self._durations.items()
+            }
             return dict(self._counts), durations, dict(self._subscribers)

@@ -1,11 +1,12 @@
-"""Delivering a group of slices: write, acknowledge; on failure isolate the bad entry or postpone the partition.
+"""Delivering a group of slices: write, acknowledge; on failure isolate the bad entry or postpone
+the partition.
 
 The group goes to the sink in one transaction. When the sink refuses data the group is halved until
 the entry that it refuses stands alone; that one is parked, all others arrive, in their order.
 
-Nothing is parked on the word of an error code alone: a sink that refuses everything is in trouble itself. So it is
-tried without the data first (`Sink.probe`), and again the longer it refuses; if it takes nothing, everything waits,
-and what was parked since it last took something comes back.
+Nothing is parked on the word of an error code alone: a sink that refuses everything is in trouble
+itself. So it is tried without the data first (`Sink.probe`), and again the longer it refuses; if it
+takes nothing, everything waits, and what was parked since it last took something comes back.
 """
 
 from __future__ import annotations
@@ -70,13 +71,15 @@ class Run:
         self.mark = self.mark or self.state.mark
 
     def read_again(self, more: int = 0) -> None:
-        """What waits has changed under the lease: it is read from its beginning; `more` entries have joined."""
+        """What waits has changed under the lease: it is read from its beginning; `more` entries
+        have joined."""
         self.after_seq = 0
         self.state = replace(self.state, entries=self.state.entries + more)
 
     @property
     def left(self) -> int:
-        """How many of the entries that waited when the partition was leased have not been dealt with."""
+        """How many of the entries that waited when the partition was leased have not been dealt
+        with."""
         return max(0, self.state.entries - self.entries - len(self.parked))
 
     @property
@@ -104,7 +107,9 @@ class Run:
             attempts=self.attempts,
             next_attempt_at=self.next_attempt_at,
             failing_since=self.state.failing_since,
-            recovered=self.failure is None and self.state.failing_since is not None and self.entries > 0,
+            recovered=self.failure is None
+            and self.state.failing_since is not None
+            and self.entries > 0,
             parked_entries=tuple(self.parked),
             skipped=self.skipped,
             fork=self.fork,
@@ -113,13 +118,16 @@ class Run:
 
 @dataclass(slots=True)
 class _Trial:
-    """What one delivery has learned about the sink: whether it takes anything, and how often it refused since."""
+    """What one delivery has learned about the sink: whether it takes anything, and how often it
+    refused since."""
 
     took: bool = False
     probed: bool = False
     refusals: int = 0
     ask_at: int = 2
-    parked: list[tuple[Run, ParkedEntry]] = field(default_factory=list)  # since it last took something
+    parked: list[tuple[Run, ParkedEntry]] = field(
+        default_factory=list
+    )  # since it last took something
     broken: Failure | None = None
 
     def accepted(self) -> None:
@@ -128,7 +136,8 @@ class _Trial:
         self.parked.clear()
 
     def proves(self, scope: Scope) -> bool:
-        """Whether it is known that the sink takes something, so that what it refuses is the data's fault."""
+        """Whether it is known that the sink takes something, so that what it refuses is the data's
+        fault."""
         return self.probed or (self.took and scope is Scope.ENTRY)
 
 
@@ -170,7 +179,9 @@ class Delivery:
             group = [
                 s
                 for s in todo.pop()
-                if s.entries and s.lease.partition not in self._stale and not runs[s.lease.partition].closed
+                if s.entries
+                and s.lease.partition not in self._stale
+                and not runs[s.lease.partition].closed
             ]
             if group:
                 todo += reversed(self._attempt(runs, group))
@@ -188,8 +199,9 @@ class Delivery:
         return Failure(FailureKind.TRANSIENT, reason, "DatabaseUnavailable")
 
     def unreadable(self, run: Run, error: EntryUnreadable) -> None:
-        """Deal with a partition whose next entry can't be read: a damaged entry is parked so that it doesn't block its
-        neighbours, for an unreachable fallback location it is tried again later.
+        """Deal with a partition whose next entry can't be read: a damaged entry is parked so that
+        it doesn't block its neighbours, for an unreachable fallback location it is tried again
+        later.
         """
         failure = classify(error)
         if not error.damaged:
@@ -197,7 +209,8 @@ class Delivery:
             return
         try:
             self._park(run, run.lease, error.seq, replace(failure, kind=FailureKind.REJECTED))
-        except BufferCorrupt:  # not even that can be done: its neighbours go on, and an operator has to act
+        except BufferCorrupt:
+            # not even that can be done: its neighbours go on, and an operator has to act
             self._postpone(run, replace(failure, kind=FailureKind.FATAL))
 
     def _attempt(self, runs: dict[str, Run], slices: Sequence[Slice]) -> list[Sequence[Slice]]:
@@ -236,7 +249,8 @@ class Delivery:
             except LeaseLost as lost:
                 self._close(run, lost)
                 continue
-            except EntryUnreadable as unreadable:  # the witness lies in a fallback location that is away
+            except EntryUnreadable as unreadable:
+                # the witness lies in a fallback location that is away
                 self._postpone(run, classify(unreadable))
                 continue
             findings.append(found)
@@ -252,7 +266,9 @@ class Delivery:
             self._on_findings(told)
         return [again] if again else []
 
-    def _acknowledge(self, runs: dict[str, Run], slices: Sequence[Slice], written: Sequence[Written]) -> None:
+    def _acknowledge(
+        self, runs: dict[str, Run], slices: Sequence[Slice], written: Sequence[Written]
+    ) -> None:
         acks: list[Ack] = []
         for part, result in zip(slices, written, strict=True):
             run = runs[part.lease.partition]
@@ -282,18 +298,24 @@ class Delivery:
         for lease in self._buffer.ack(acks):
             # The sink has the entries and skips them when the new holder writes them again.
             self._close(
-                runs[lease.partition], LeaseLost(f"The lease of {lease.partition!r} ran out meanwhile.")
+                runs[lease.partition],
+                LeaseLost(f"The lease of {lease.partition!r} ran out meanwhile."),
             )
 
-    def _lost(self, runs: dict[str, Run], slices: Sequence[Slice], error: LeaseLost) -> list[Sequence[Slice]]:
+    def _lost(
+        self, runs: dict[str, Run], slices: Sequence[Slice], error: LeaseLost
+    ) -> list[Sequence[Slice]]:
         if len(slices) > 1:  # find out whose lease it was; the others go on
             return [[part] for part in slices]
         (part,) = slices
         run, seen = runs[part.lease.partition], error.seen.get(part.lease.partition, 0)
         if part.lease.token < run.lease.token:  # it was raised for the first half of the partition
             return [[replace(part, lease=run.lease)]]
-        # The sink saw a newer token, but the buffer gave none: it went back in time, and counts from an older one.
-        raised = self._buffer.raise_token(run.lease, beyond=seen) if seen > run.lease.token else None
+        # The sink saw a newer token, but the buffer gave none: it went back in time, and counts
+        # from an older one.
+        raised = (
+            self._buffer.raise_token(run.lease, beyond=seen) if seen > run.lease.token else None
+        )
         if raised is not None:
             run.lease, run.raised = raised, True
             return [[replace(part, lease=raised)]]
@@ -312,7 +334,8 @@ class Delivery:
         failure = self._failure = classify(error)
         scope = scope_of(error)
         if scope is Scope.SINK:
-            # One that an operator has to end opens it at once: then a probe finds out, not each partition's slow retry.
+            # One that an operator has to end opens it at once: then a probe finds out, not each
+            # partition's slow retry.
             self._breaker.failure(failure.message, sure=failure.kind is FailureKind.FATAL)
             self._postpone_all(runs, slices, failure)
             return []
@@ -337,7 +360,9 @@ class Delivery:
         if scope is Scope.PARTITION or (scope is Scope.UNCLEAR and not _is_lasting(run, failure)):
             self._postpone(run, failure, soon=True)
             return []
-        entry = self._park(run, part.lease, part.entries[0].seq, replace(failure, kind=FailureKind.REJECTED))
+        entry = self._park(
+            run, part.lease, part.entries[0].seq, replace(failure, kind=FailureKind.REJECTED)
+        )
         if entry is not None:
             self._trial.parked.append((run, entry))
         return []
@@ -345,7 +370,8 @@ class Delivery:
     def _takes_anything(
         self, runs: dict[str, Run], slices: Sequence[Slice], failure: Failure, scope: Scope
     ) -> bool:
-        """Whether the sink takes anything at all. If not, everything waits and what was parked comes back."""
+        """Whether the sink takes anything at all. If not, everything waits and what was parked
+        comes back."""
         trial = self._trial
         trial.refusals += 1
         alone = len(slices) == 1 and len(slices[0].entries) == 1 and scope is not Scope.PARTITION
@@ -370,14 +396,17 @@ class Delivery:
         return True
 
     def _take_back(self, failure: Failure) -> None:
-        """Unpark what was parked since the sink last took something: it was not the data's fault."""
+        """Unpark what was parked since the sink last took something: it was not the data's
+        fault."""
         self._buffer.unpark([entry.id for _, entry in self._trial.parked])
         for run, entry in self._trial.parked:
             run.parked.remove(entry)
             self._postpone(run, failure)
         self._trial.parked.clear()
 
-    def _postpone_all(self, runs: dict[str, Run], slices: Sequence[Slice], failure: Failure) -> None:
+    def _postpone_all(
+        self, runs: dict[str, Run], slices: Sequence[Slice], failure: Failure
+    ) -> None:
         for part in slices:
             self._postpone(runs[part.lease.partition], failure)
 
@@ -387,11 +416,18 @@ class Delivery:
             return
         pace = replace(failure, kind=FailureKind.TRANSIENT) if soon else failure
         decision = next_attempt(pace, run.state.attempts, self._clock(), self._retry, self._random)
-        run.failure, run.attempts, run.next_attempt_at = failure, decision.attempts, decision.next_at
+        run.failure, run.attempts, run.next_attempt_at = (
+            failure,
+            decision.attempts,
+            decision.next_at,
+        )
         run.closed = True
         try:
             self._buffer.postpone(
-                run.lease, attempts=decision.attempts, next_attempt_at=decision.next_at, failure=failure
+                run.lease,
+                attempts=decision.attempts,
+                next_attempt_at=decision.next_at,
+                failure=failure,
             )
         except LeaseLost as error:
             self._close(run, error)
@@ -421,7 +457,9 @@ def _named_entry(slices: Sequence[Slice], error: Exception) -> tuple[int, int] |
     if not isinstance(error, EntryRejected) or error.seq is None:
         return None
     for index, part in enumerate(slices):
-        if part.lease.partition == error.partition and any(e.seq == error.seq for e in part.entries):
+        if part.lease.partition == error.partition and any(
+            e.seq == error.seq for e in part.entries
+        ):
             return index, error.seq
     return None
 

@@ -1,7 +1,8 @@
 """When to flush, and when to try again. Pure: values in, a decision out.
 
 Backoff is exponential with full jitter over its upper half, so that many partitions that failed
-together don't come back together (the "decorrelated" idea of the AWS architecture blog on backoff and jitter).
+together don't come back together (the "decorrelated" idea of the AWS architecture blog on backoff
+and jitter).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from surgetank.model import Failure, FailureKind
 class StreamPolicy:
     """When a partition of a stream is due (any of the three), and how much is written at once.
 
-    Partitions share a batch: each gives at least `share_entries` and `share_bytes` if it has them, more when there
-    is room. A scheduled job ends after `job_s`, once each of its partitions has had a turn.
+    Partitions share a batch: each gives at least `share_entries` and `share_bytes` if it has them,
+    more when there is room. A scheduled job ends after `job_s`, once each of its partitions has had
+    a turn.
     """
 
     entries: int = 1000
@@ -33,7 +35,8 @@ class StreamPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to wait after a failure: `base_s * 2**(attempt-1)`, at most `max_s`; `fatal_s` after a fatal one."""
+    """How long to wait after a failure: `base_s * 2**(attempt-1)`, at most `max_s`; `fatal_s` after
+    a fatal one."""
 
     base_s: float = 0.5
     max_s: float = 60.0
@@ -50,8 +53,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class SpillPolicy:
-    """When entries are spilled: what waits for `after_s` because its partition fails; and, from a share `fill` of the
-    buffer's bytes on, the largest partitions until it is down to three quarters of that.
+    """When entries are spilled: what waits for `after_s` because its partition fails; and, from a
+    share `fill` of the buffer's bytes on, the largest partitions until it is down to three quarters
+    of that.
     """
 
     after_s: float = 3600.0
@@ -63,12 +67,17 @@ class SpillPolicy:
 
 
 def is_relieving(policy: SpillPolicy, fill: float, *, before: bool) -> bool:
-    """Whether the buffer is to be relieved, now that it is so full. `before`: whether it was being relieved."""
+    """Whether the buffer is to be relieved, now that it is so full. `before`: whether it was being
+    relieved."""
     return fill >= policy.fill or (before and fill > 0.75 * policy.fill)
 
 
 def next_attempt(
-    failure: Failure, attempts_before: int, now: float, policy: RetryPolicy, random: Callable[[], float]
+    failure: Failure,
+    attempts_before: int,
+    now: float,
+    policy: RetryPolicy,
+    random: Callable[[], float],
 ) -> Attempt:
     """Decide when to try again. `random` gives floats in [0, 1)."""
     attempts = attempts_before + 1

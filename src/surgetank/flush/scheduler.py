@@ -1,7 +1,7 @@
 """The thread that flushes in the background: looks what is due, runs jobs, keeps the buffer tidy.
 
-It runs inside an application (`Surgetank` starts it) and in `surgetank worker`. Stopping it lets the
-group that is being written finish and gives everything else back.
+It runs inside an application (`Surgetank` starts it) and in `surgetank worker`. Stopping it lets
+the group that is being written finish and gives everything else back.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Scheduler:
         self.wake()
 
     def stop(self, within_s: float | None = None) -> bool:
-        """Finish the group that is being written, release the rest, end. False if that took too long."""
+        """Finish the group that is being written, release the rest, end. False if that took too
+        long."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -121,7 +122,8 @@ class Scheduler:
 
 
 def reap(buffer: Buffer, now: float, *, silent_s: float = 120.0) -> list[FlushJob]:
-    """Mark jobs whose worker went silent as failed; their entries were never acknowledged and are retried."""
+    """Mark jobs whose worker went silent as failed; their entries were never acknowledged and are
+    retried."""
     reaped: list[FlushJob] = []
     for job in buffer.jobs(status=JobStatus.RUNNING.value, limit=200):
         heartbeat = float(job.result.get("heartbeat_at", job.created_at))

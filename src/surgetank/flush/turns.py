@@ -1,7 +1,8 @@
-"""Who is next: leased partitions take turns in groups of bounded size, and a huge one leaves room for the others.
+"""Who is next: leased partitions take turns in groups of bounded size, and a huge one leaves room
+for the others.
 
-A group is filled in rounds. In the first each partition gives up to its share; what room is left goes to those that
-have more. Whoever joins later has its turn before those that had theirs already.
+A group is filled in rounds. In the first each partition gives up to its share; what room is left
+goes to those that have more. Whoever joins later has its turn before those that had theirs already.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from surgetank.sinks.protocol import Slice
 
 
 class Turns:
-    """The partitions of one job that still have entries. `runs` has them by name, until they are settled."""
+    """The partitions of one job that still have entries. `runs` has them by name, until they are
+    settled."""
 
     def __init__(
         self,
@@ -62,7 +64,9 @@ class Turns:
                 share_entries=min(
                     policy.batch_entries, max(policy.share_entries, policy.batch_entries // count)
                 ),
-                share_bytes=min(policy.batch_bytes, max(policy.share_bytes, policy.batch_bytes // count)),
+                share_bytes=min(
+                    policy.batch_bytes, max(policy.share_bytes, policy.batch_bytes // count)
+                ),
             )
         except EntryUnreadable as error:  # of the first one: dealt with alone
             run = self._waiting.popleft()
@@ -90,11 +94,18 @@ class Turns:
             else:
                 run.state = replace(run.state, entries=0)  # nothing left: exhausted
         return [
-            Slice(run.lease, entries, run.mark) for run in members if (entries := taken[run.lease.partition])
+            Slice(run.lease, entries, run.mark)
+            for run in members
+            if (entries := taken[run.lease.partition])
         ], members
 
     def _read(
-        self, runs: Sequence[Run], taken: dict[str, list[Entry]], *, share_entries: int, share_bytes: int
+        self,
+        runs: Sequence[Run],
+        taken: dict[str, list[Entry]],
+        *,
+        share_entries: int,
+        share_bytes: int,
     ) -> dict[str, list[Entry]]:
         """Add the next entries of the runs, in turn, to what was taken."""
         entries, size = _size(taken)

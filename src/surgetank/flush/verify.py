@@ -1,8 +1,10 @@
-"""Looking whether the sink still has what it acknowledged, without waiting until a partition is written again.
+"""Looking whether the sink still has what it acknowledged, without waiting until a partition is
+written again.
 
-A database that was restored, or a replica that took over and was behind, is found by the marks of the partitions that
-were acknowledged last: one bounded query, at the start, after each new connection, and now and then (behind a pooler
-the server may be replaced without a new connection of ours). The fence looks again at each partition that is written.
+A database that was restored, or a replica that took over and was behind, is found by the marks of
+the partitions that were acknowledged last: one bounded query, at the start, after each new
+connection, and now and then (behind a pooler the server may be replaced without a new connection of
+ours). The fence looks again at each partition that is written.
 """
 
 from __future__ import annotations
@@ -43,11 +45,13 @@ class ProgressCheck:
     def is_due(self) -> bool:
         """Whether a connection was lost or made since the last look, or that is long ago."""
         return (
-            self._database.connects != self._connects or not 0 <= self._clock() - self._checked_at < _EVERY_S
+            self._database.connects != self._connects
+            or not 0 <= self._clock() - self._checked_at < _EVERY_S
         )
 
     def run(self) -> list[Found]:
-        """Look, and let kept entries of partitions that lost something wait again. Raises what the database raises."""
+        """Look, and let kept entries of partitions that lost something wait again. Raises what the
+        database raises."""
         self._checked_at = self._clock()
         connects = self._database.connects
         lost = self._lost()
@@ -68,7 +72,8 @@ class ProgressCheck:
         return findings
 
     def _lost(self) -> list[tuple[Marked, dict[int, Mark]]]:
-        """Partitions whose last entry the sink lost, those acknowledged last first, up to a page without any."""
+        """Partitions whose last entry the sink lost, those acknowledged last first, up to a page
+        without any."""
         lost: list[tuple[Marked, dict[int, Mark]]] = []
         offset = 0
         while True:

@@ -1,4 +1,5 @@
-"""The notifier's own channels, in the order in which they are told: console, thread log, run event, system errors."""
+"""The notifier's own channels, in the order in which they are told: console, thread log, run event,
+system errors."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _HARMLESS = ("stream", "job", "attempts", "parked_id")
 
 
 class ConsoleChannel:
-    """The program's own log. What many threads have in common is one line with a count (`folding.py`)."""
+    """The program's own log. What many threads have in common is one line with a count
+    (`folding.py`)."""
 
     name = "console"
 
@@ -30,14 +32,18 @@ class ConsoleChannel:
             self._write(news)
 
     def tell_folded(self, *, all_: bool = False) -> None:
-        """Tell how many more there were: to be called about once a second, and with `all_` at the end."""
+        """Tell how many more there were: to be called about once a second, and with `all_` at the
+        end."""
         for news in self._folding.due(all_=all_):
             self._write(news)
 
     def _write(self, news: News) -> None:
-        write = {"info": log.info, "warning": log.warning, "error": log.error, "critical": log.error}[
-            news.severity
-        ]
+        write = {
+            "info": log.info,
+            "warning": log.warning,
+            "error": log.error,
+            "critical": log.error,
+        }[news.severity]
         write(
             news.error_type or (news.event.value if news.event else "notice"), message=news.message,
             thread=news.thread_id, error=news.detail, severity=news.severity.value, **_flat(news),
@@ -45,7 +51,8 @@ class ConsoleChannel:
 
 
 class ThreadLogChannel:
-    """The log of the thread it concerns, which its user reads: nothing of what the database said."""
+    """The log of the thread it concerns, which its user reads: nothing of what the database
+    said."""
 
     name = "thread_log"
 
@@ -105,5 +112,7 @@ class ErrorChannel:
         )  # fmt: skip
 
 
-def _flat(news: News, names: Sequence[str] = (*_HARMLESS, "exception", "sqlstate")) -> dict[str, object]:
+def _flat(
+    news: News, names: Sequence[str] = (*_HARMLESS, "exception", "sqlstate")
+) -> dict[str, object]:
     return {key: news.context[key] for key in names if news.context.get(key) not in (None, "")}

@@ -1,4 +1,5 @@
-"""The telling side put together: event log, thread logs, system errors and the notifier with its channels."""
+"""The telling side put together: event log, thread logs, system errors and the notifier with its
+channels."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ from typing import Any
 from surgetank.buffer.protocol import Buffer
 from surgetank.database.pool import Database
 from surgetank.events.sqlite import SQLiteEventLog
-from surgetank.exceptions import DatabaseUnavailable, ErrorNotFound, ErrorStateConflict, SurgetankError
+from surgetank.exceptions import (
+    DatabaseUnavailable,
+    ErrorNotFound,
+    ErrorStateConflict,
+    SurgetankError,
+)
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
 from surgetank.notify.alerts.delivery import open_channels
@@ -103,7 +109,8 @@ class Desk:
         )  # fmt: skip
 
     def tell_all(self, flushers: Mapping[str, StreamFlusher]) -> None:
-        """Tell what has happened since the last call, and what passes with time. About once a second."""
+        """Tell what has happened since the last call, and what passes with time. About once a
+        second."""
         self.notifier.tell_damage()
         self.sweep(flushers)
         self.errors.send_counts()
@@ -113,16 +120,18 @@ class Desk:
             self.events.maintain()
 
     def forget_old(self, flushers: Mapping[str, StreamFlusher]) -> None:
-        """Delete old lines and errors in the database, every ten minutes while it can be reached."""
+        """Delete old lines and errors in the database, every ten minutes while it can be
+        reached."""
         now = self._clock()
-        healthy = all(flusher.breaker.state() is BreakerState.CLOSED for flusher in flushers.values())
+        healthy = all(
+            flusher.breaker.state() is BreakerState.CLOSED for flusher in flushers.values()
+        )
         if healthy and not 0 <= now - self._forgot_at < _FORGET_S:
             self._forgot_at = now
             try:
                 self.retention.run(now)
-            except (
-                DatabaseUnavailable
-            ) as error:  # an outage is told by what waits for the database; this can wait
+            except DatabaseUnavailable as error:
+                # an outage is told by what waits for the database; this can wait
                 log.info("retention_postponed", error=error.what)
 
     def _heal(self, reference: str) -> None:
@@ -155,15 +164,20 @@ class Desk:
         self.notifier.problem(error, told, where=where)
 
     def state_class(self, thread_id: str, level: str, what: str) -> None:
-        """A line in a thread's log about a class of its state that is not what it was. Never raises, never waits."""
+        """A line in a thread's log about a class of its state that is not what it was. Never
+        raises, never waits."""
         try:
-            self.runs.log(what, thread_id=thread_id, level=level, logger="surgetank.serializer", wait=False)
+            self.runs.log(
+                what, thread_id=thread_id, level=level, logger="surgetank.serializer", wait=False
+            )
         except SurgetankError as error:
             log.warning("state_class_not_logged", thread_id=thread_id, about=what, error=error.what)
 
     def problems(self) -> list[str]:
         """What could not be told, newest last: shown in the status."""
-        failed = [f"notification channel {name}: {message}" for _, name, message in self.notifier.failures]
+        failed = [
+            f"notification channel {name}: {message}" for _, name, message in self.notifier.failures
+        ]
         told = [*failed[-5:], *self.alerts.problems()]
         return [*told, *(message for _, message in [*self.runs.failures, *self.errors.lost][-5:])]
 
@@ -174,14 +188,15 @@ class Desk:
                 log.warning("writes_still_wait", seconds=timeout_s)
 
     def forget_thread(self, thread_id: str) -> None:
-        """A thread is about to be deleted: what was told of it live goes, and errors that were only counted become
-        entries, so that the deletion finds them.
+        """A thread is about to be deleted: what was told of it live goes, and errors that were only
+        counted become entries, so that the deletion finds them.
         """
         self.errors.send_counts(all_=True)
         self.events.forget_thread(thread_id)
 
     def close(self, within_s: float = 1.0) -> None:
-        """Stop alerting, send what is counted, close the event log. An alert that is being sent has `within_s`."""
+        """Stop alerting, send what is counted, close the event log. An alert that is being sent has
+        `within_s`."""
         self.alerts.close(within_s)
         self._console.tell_folded(all_=True)
         self.errors.send_counts(all_=True)

@@ -1,7 +1,8 @@
-"""Alike news of many threads become one line with a count: an outage of 300 threads is a handful of lines.
+"""Alike news of many threads become one line with a count: an outage of 300 threads is a handful of
+lines.
 
-The first one of a kind is passed on at once. Those that follow are counted, and told together by `due` when some
-seconds have gone by. Pure but for its state; the clock is passed in.
+The first one of a kind is passed on at once. Those that follow are counted, and told together by
+`due` when some seconds have gone by. Pure but for its state; the clock is passed in.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Folding:
             for key, kind in list(self._kinds.items()):
                 if kind.more and (all_ or not 0 <= now - kind.told_at < EVERY_S):
                     message = f"{kind.more} more threads alike, {kind.newest.thread_id!r} the last of them: "
-                    told.append(replace(kind.newest, message=message + kind.newest.message, thread_id=None))
+                    told.append(
+                        replace(kind.newest, message=message + kind.newest.message, thread_id=None)
+                    )
                     kind.more, kind.told_at = 0, now
                 elif not kind.more and not 0 <= now - kind.seen_at < FORGOTTEN_S:
                     del self._kinds[key]

@@ -1,7 +1,8 @@
-"""Is all well? One judgement for `surgetank status`, the server's readiness and `surgetank doctor`. Pure.
+"""Is all well? One judgement for `surgetank status`, the server's readiness and `surgetank doctor`.
+Pure.
 
-Findings say in plain words what is wrong with which part, without names, addresses or data: anybody may read them.
-What they are about in detail stands beside them (`Notice`, `SinkStatus`).
+Findings say in plain words what is wrong with which part, without names, addresses or data: anybody
+may read them. What they are about in detail stands beside them (`Notice`, `SinkStatus`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ NEARLY_FULL = 0.8
 
 
 class Level(StrEnum):
-    """How bad it is. `warning`: the data is safe, and nobody has to act yet. `critical`: somebody has to."""
+    """How bad it is. `warning`: the data is safe, and nobody has to act yet. `critical`: somebody
+    has to."""
 
     OK = "ok"
     WARNING = "warning"
@@ -29,7 +31,8 @@ _ORDER = list(Level)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is to be said of one part: `database`, `buffer`, `flush`, `saving`, `fallback` or `problems`.
+    """What is to be said of one part: `database`, `buffer`, `flush`, `saving`, `fallback` or
+    `problems`.
 
     `down`: it doesn't work at all.
     """
@@ -64,7 +67,8 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class SinkFacts:
-    """What is known of a sink: whether it answered (None: it wasn't asked), whether it refused, its breaker."""
+    """What is known of a sink: whether it answered (None: it wasn't asked), whether it refused, its
+    breaker."""
 
     stream: str
     reachable: bool | None
@@ -95,9 +99,9 @@ def judge(
 ) -> Health:
     """The judgement of one moment.
 
-    `severities` are those of the notices, `flushes` whether this process's flush thread runs (None: it is not meant
-    to), `patience_s` how long something may wait before that is worth a word, `problems` how many other things went
-    wrong.
+    `severities` are those of the notices, `flushes` whether this process's flush thread runs (None:
+    it is not meant to), `patience_s` how long something may wait before that is worth a word,
+    `problems` how many other things went wrong.
     """
     waiting = sum(d.entries for d in depth.streams)
     findings = [
@@ -121,35 +125,54 @@ def _of_database(sinks: Sequence[SinkFacts], waiting: int) -> Finding:
         if not waiting:
             return Finding("database", Level.OK, "is not running; nothing waits for it")
         return Finding(
-            "database", Level.WARNING, "is not running; what was written waits in the buffer", down=True
+            "database",
+            Level.WARNING,
+            "is not running; what was written waits in the buffer",
+            down=True,
         )
     if any(s.reachable is False for s in sinks):
         what = "can't be used; what is hot is served, what is written waits in the buffer"
         return Finding("database", Level.WARNING, what, down=True)
     if any(s.breaker != "closed" for s in sinks):
         return Finding("database", Level.WARNING, "failed lately; it is tried again by itself")
-    return Finding("database", Level.OK, "answers" if any(s.reachable for s in sinks) else "was not asked")
+    return Finding(
+        "database", Level.OK, "answers" if any(s.reachable for s in sinks) else "was not asked"
+    )
 
 
 def _of_buffer(depth: BufferDepth) -> Finding:
     share = max(depth.bytes / depth.max_bytes, depth.entries / depth.max_entries)
     if share >= NEARLY_FULL:
-        return Finding("buffer", Level.CRITICAL, f"{share:.0%} full; at 100 % new writes wait or fail")
+        return Finding(
+            "buffer", Level.CRITICAL, f"{share:.0%} full; at 100 % new writes wait or fail"
+        )
     return Finding("buffer", Level.OK, "accepts and serves")
 
 
 def _of_flush(
-    depth: BufferDepth, sinks: Sequence[SinkFacts], flushes: bool | None, lag_s: float, patience_s: float
+    depth: BufferDepth,
+    sinks: Sequence[SinkFacts],
+    flushes: bool | None,
+    lag_s: float,
+    patience_s: float,
 ) -> Finding:
     if flushes is False:
-        return Finding("flush", Level.CRITICAL, "the flush thread ended; restart the process", down=True)
-    failing, parked = (sum(getattr(s, name) for s in depth.streams) for name in ("failing", "parked"))
+        return Finding(
+            "flush", Level.CRITICAL, "the flush thread ended; restart the process", down=True
+        )
+    failing, parked = (
+        sum(getattr(s, name) for s in depth.streams) for name in ("failing", "parked")
+    )
     if failing or parked:
         what = f"{failing} partitions fail, {parked} entries are parked; nothing is lost"
         return Finding("flush", Level.CRITICAL if parked else Level.WARNING, what)
     if lag_s > patience_s and all(s.breaker == "closed" for s in sinks):
-        return Finding("flush", Level.WARNING, f"something waits for {lag_s:.0f} s: does anybody flush?")
-    return Finding("flush", Level.OK, "under way" if any(d.entries for d in depth.streams) else "up to date")
+        return Finding(
+            "flush", Level.WARNING, f"something waits for {lag_s:.0f} s: does anybody flush?"
+        )
+    return Finding(
+        "flush", Level.OK, "under way" if any(d.entries for d in depth.streams) else "up to date"
+    )
 
 
 def _of_saving(depth: BufferDepth, severities: Sequence[str]) -> Finding:
@@ -157,19 +180,27 @@ def _of_saving(depth: BufferDepth, severities: Sequence[str]) -> Finding:
         return Finding("saving", Level.OK, "nothing fails, nothing is parked")
     level = Level.CRITICAL if "critical" in severities else Level.WARNING
     return Finding(
-        "saving", level, f"{len(severities)} notices; {depth.entries} entries are kept in the buffer"
+        "saving",
+        level,
+        f"{len(severities)} notices; {depth.entries} entries are kept in the buffer",
     )
 
 
 def observed_breaker(stream: str, failing: Sequence[PartitionState], now: float) -> Observed:
-    """The breaker of whoever flushes a stream, out of what it left with the partitions: open while partitions wait
-    for the sink as a whole, half open when their time has come.
+    """The breaker of whoever flushes a stream, out of what it left with the partitions: open while
+    partitions wait for the sink as a whole, half open when their time has come.
     """
-    away = [s for s in failing if s.stream == stream and s.failure is not None and is_of_the_sink(s.failure)]
+    away = [
+        s
+        for s in failing
+        if s.stream == stream and s.failure is not None and is_of_the_sink(s.failure)
+    ]
     if not away:
         return Observed("closed", None, None)
     newest = max(away, key=lambda s: (s.failing_since or 0.0, s.attempts))
     assert newest.failure is not None
     retry_at = min(s.next_attempt_at for s in away)
     fatal = newest.failure.kind is FailureKind.FATAL
-    return Observed("open" if retry_at > now or fatal else "half_open", retry_at, newest.failure.message)
+    return Observed(
+        "open" if retry_at > now or fatal else "half_open", retry_at, newest.failure.message
+    )

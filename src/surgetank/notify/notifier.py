@@ -1,8 +1,9 @@
-"""The notifier: what a flush did, told to the people it concerns, once per incident and through every channel.
+"""The notifier: what a flush did, told to the people it concerns, once per incident and through
+every channel.
 
-Which incidents are going on is kept beside the buffer (`EventLog`), so that a restart or a second worker doesn't tell
-the same thing twice. Channels are told one after the other; one that fails never stops the next, and its own failure
-is recorded and told by the others.
+Which incidents are going on is kept beside the buffer (`EventLog`), so that a restart or a second
+worker doesn't tell the same thing twice. Channels are told one after the other; one that fails
+never stops the next, and its own failure is recorded and told by the others.
 """
 
 from __future__ import annotations
@@ -40,20 +41,27 @@ from surgetank.notify import wording
 from surgetank.streams.errors.groups import fingerprint, flush_group, flush_reference, group_id
 from surgetank.streams.stream import Streams
 
-_NO_TROUBLE = ("LeaseLost", "StillWaiting")  # another worker has the partition: it tells what becomes of it
+_NO_TROUBLE = (
+    "LeaseLost",
+    "StillWaiting",
+)  # another worker has the partition: it tells what becomes of it
 _SWEPT = 1000
 TIME = "time:"
 ENDED_ELSEWHERE = ("fallback:", TIME)  # by `SpillWatch` and `TimeTravels`
-_SALVAGE = "look at the disk; `surgetank doctor --salvage FOLDER` copies all of the buffer that is whole."
+_SALVAGE = (
+    "look at the disk; `surgetank doctor --salvage FOLDER` copies all of the buffer that is whole."
+)
 FORKED = "fork:"  # keys of incidents about two buffers on one thread
 FORK_SHOWN_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """One thing to tell. `message` and `public` are for everybody, `detail`, `stack_trace` and `context` for operators.
+    """One thing to tell. `message` and `public` are for everybody, `detail`, `stack_trace` and
+    `context` for operators.
 
-    `event` is the run event's type (None: no event), `error_type` that of the system error (None: none).
+    `event` is the run event's type (None: no event), `error_type` that of the system error (None:
+    none).
     """
 
     message: str
@@ -69,11 +77,14 @@ class News:
 
     @property
     def for_everybody(self) -> PublicCause:
-        """What everybody may read; of an error that says nothing of its own, that it is one, and its reference."""
+        """What everybody may read; of an error that says nothing of its own, that it is one, and
+        its reference."""
         if self.public.reference or self.error_type is None or self.group is None:
             return self.public
         reference = group_id(fingerprint("", "", key=self.group))
-        return PublicCause(self.public.error or "Something is wrong with what was saved.", reference)
+        return PublicCause(
+            self.public.error or "Something is wrong with what was saved.", reference
+        )
 
 
 class Channel(Protocol):
@@ -111,7 +122,9 @@ class Notifier:
         self._critical_after_s = critical_after_s
         self._keep_originals = keep_originals
         self._context = context
-        self._quote_reference = quote_reference  # in the banner, when there is no address to click at
+        self._quote_reference = (
+            quote_reference  # in the banner, when there is no address to click at
+        )
         self._heal = heal
         self.failures: deque[tuple[float, str, str]] = deque(maxlen=100)
         self._deliveries: dict[tuple[str, bool], int] = {}
@@ -127,7 +140,8 @@ class Notifier:
     # -- telling
 
     def tell(self, news: News) -> None:
-        """Tell every channel. Never raises for a channel's failure: that is recorded, and told in its turn."""
+        """Tell every channel. Never raises for a channel's failure: that is recorded, and told in
+        its turn."""
         self._tell(news, self._channels)
 
     def _tell(self, news: News, channels: Sequence[Channel]) -> None:
@@ -142,7 +156,9 @@ class Notifier:
     def _channel_failed(self, channel: Channel, error: Exception, told: Sequence[Channel]) -> None:
         self.failures.append((self._clock(), channel.name, f"{type(error).__name__}: {error}"))
         others = [other for other in told if other is not channel]
-        if len(told) == len(self._channels):  # what fails while it tells of a failure is only recorded
+        if len(told) == len(
+            self._channels
+        ):  # what fails while it tells of a failure is only recorded
             news = News(
                 f"The notification channel {channel.name!r} failed: {error}",
                 Severity.ERROR,
@@ -188,7 +204,13 @@ class Notifier:
         since = outcome.failing_since or self._clock()
         state = self._buffer.state(outcome.stream, outcome.partition)
         self._trouble(
-            outcome.stream, outcome.partition, failure, since, state, job=job, attempts=outcome.attempts
+            outcome.stream,
+            outcome.partition,
+            failure,
+            since,
+            state,
+            job=job,
+            attempts=outcome.attempts,
         )
 
     def _entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
@@ -207,24 +229,36 @@ class Notifier:
             self.tell(_flush_news(message, Severity.CRITICAL, thread, entry.failure, context))
 
     def _values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
-        """Values that JSON can't carry were replaced in projections: a line at WARNING in the thread's log."""
+        """Values that JSON can't carry were replaced in projections: a line at WARNING in the
+        thread's log."""
         thread = self._streams.thread_of(outcome.stream, outcome.partition)
         if self._keep_originals:
             self._events.keep_originals(
                 [
                     Original(
-                        outcome.stream, outcome.partition, job.id, r.path, r.reason, r.original, self._clock()
+                        outcome.stream,
+                        outcome.partition,
+                        job.id,
+                        r.path,
+                        r.reason,
+                        r.original,
+                        self._clock(),
                     )
                     for r in outcome.replaced
                 ]
             )
-        context = {"job": job.id, "replaced": [f"{r.path}: {r.reason}" for r in outcome.replaced[:20]]}
+        context = {
+            "job": job.id,
+            "replaced": [f"{r.path}: {r.reason}" for r in outcome.replaced[:20]],
+        }
         self.tell(News(wording.replaced(outcome), Severity.WARNING, thread, context=context))
 
     def _forked(self, job: FlushJob, fork: Fork) -> None:
         """Two buffers wrote to one thread: an incident of its own, for operators."""
         now, message = self._clock(), wording.forked(fork)
-        incident = Incident(f"{FORKED}{fork.thread_id}", job.stream, None, Severity.CRITICAL, now, message)
+        incident = Incident(
+            f"{FORKED}{fork.thread_id}", job.stream, None, Severity.CRITICAL, now, message
+        )
         if self._events.raise_incident(incident):
             context = {**self._of_job(job), **fork._asdict(), "remedy": wording.FORK_REMEDY}
             self.tell(
@@ -248,14 +282,17 @@ class Notifier:
 
     def forks(self) -> list[Incident]:
         """Threads that two buffers wrote to lately."""
-        return [incident for incident in self._events.incidents() if incident.key.startswith(FORKED)]
+        return [
+            incident for incident in self._events.incidents() if incident.key.startswith(FORKED)
+        ]
 
     # -- time passes
 
     def sweep(self, down: Mapping[str, str]) -> None:
         """Escalate what lasts, raise what waits for a sink that is down, end what is over.
 
-        `down` maps the streams whose sink can't be reached just now to the reason. To be called about once a second.
+        `down` maps the streams whose sink can't be reached just now to the reason. To be called
+        about once a second.
         """
         now = self._clock()
         for stream, reason in down.items():
@@ -267,7 +304,9 @@ class Notifier:
         for incident in self._events.incidents():
             if incident.key.startswith(ENDED_ELSEWHERE):
                 continue
-            if incident.key.startswith(FORKED):  # it happened, and nothing mends it: it is shown for a while
+            if incident.key.startswith(
+                FORKED
+            ):  # it happened, and nothing mends it: it is shown for a while
                 if not 0 <= now - incident.since < FORK_SHOWN_S:
                     self._events.clear_incident(incident.key)
                 continue
@@ -280,14 +319,20 @@ class Notifier:
             alive = self._worst(incident, partition, down)
             if alive is None:
                 self._settle(incident.stream, partition)
-            elif incident.severity is not Severity.CRITICAL and now - incident.since > self._critical_after_s:
+            elif (
+                incident.severity is not Severity.CRITICAL
+                and now - incident.since > self._critical_after_s
+            ):
                 failure = alive.failure or Failure(
                     FailureKind.TRANSIENT, incident.detail, "DatabaseUnavailable"
                 )
                 self._trouble(alive.stream, partition, failure, incident.since, alive)
 
-    def _worst(self, incident: Incident, partition: str, down: Mapping[str, str]) -> PartitionState | None:
-        """The state that keeps an incident alive: something waits and failed, or its sink is down."""
+    def _worst(
+        self, incident: Incident, partition: str, down: Mapping[str, str]
+    ) -> PartitionState | None:
+        """The state that keeps an incident alive: something waits and failed, or its sink is
+        down."""
         states: list[PartitionState] = []
         if not self._streams.by_partition(incident.stream):
             states = self._buffer.states(incident.stream, failing=True, limit=1)
@@ -321,7 +366,16 @@ class Notifier:
         if hard and self._quote_reference:
             message = wording.quoting(message, failure)
         if not self._events.raise_incident(
-            Incident(key, stream, thread, severity, since, message, failure.message, wording.public(failure))
+            Incident(
+                key,
+                stream,
+                thread,
+                severity,
+                since,
+                message,
+                failure.message,
+                wording.public(failure),
+            )
         ):
             return
         context = {
@@ -332,10 +386,13 @@ class Notifier:
         self.tell(_flush_news(message, severity, thread, failure, context))
 
     def _settle(self, stream: str, partition: str) -> None:
-        """End the incident of a partition that is well again, unless another stream of its thread still fails."""
+        """End the incident of a partition that is well again, unless another stream of its thread
+        still fails."""
         if self._streams.by_partition(stream) and any(
             state is not None and state.failure is not None
-            for state in (self._buffer.state(other, partition) for other in self._streams.sharing(stream))
+            for state in (
+                self._buffer.state(other, partition) for other in self._streams.sharing(stream)
+            )
         ):
             return
         concern = self._streams.concern(stream, partition)
@@ -385,8 +442,12 @@ class Notifier:
             self._buffer.damage_announced([damage.id for damage in found])
 
     def _heal_errors(self, incident: Incident) -> None:
-        """The system errors that told of it are over, unless something else that lasts was told by the same."""
-        mine = {incident.public.reference, flush_reference(FailureKind.TRANSIENT.value, "", None)} - {""}
+        """The system errors that told of it are over, unless something else that lasts was told by
+        the same."""
+        mine = {
+            incident.public.reference,
+            flush_reference(FailureKind.TRANSIENT.value, "", None),
+        } - {""}
         for reference in mine - {other.public.reference for other in self._events.incidents()}:
             self._heal(reference)
 
@@ -400,8 +461,11 @@ class Notifier:
         }
 
     def problem(self, error: BaseException, trace: str, *, where: str) -> None:
-        """Something unexpected outside a flush (the flush thread, a monitor): an error of its own."""
-        message = error.what if isinstance(error, SurgetankError) else f"{type(error).__name__}: {error}"
+        """Something unexpected outside a flush (the flush thread, a monitor): an error of its
+        own."""
+        message = (
+            error.what if isinstance(error, SurgetankError) else f"{type(error).__name__}: {error}"
+        )
         remedy = error.remedy if isinstance(error, SurgetankError) else ""
         self.tell(
             News(
@@ -412,7 +476,11 @@ class Notifier:
 
 
 def _flush_news(
-    message: str, severity: Severity, thread: str | None, failure: Failure, context: Mapping[str, Any]
+    message: str,
+    severity: Severity,
+    thread: str | None,
+    failure: Failure,
+    context: Mapping[str, Any],
 ) -> News:
     type_ = EventType.FLUSH_CRITICAL if severity is Severity.CRITICAL else EventType.FLUSH_ERROR
     told = {

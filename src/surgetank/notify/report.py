@@ -1,4 +1,5 @@
-"""What people are told about the state of saving. Pure: out of what buffer and breaker know, nothing is remembered."""
+"""What people are told about the state of saving. Pure: out of what buffer and breaker know,
+nothing is remembered."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ SAFE = "Everything is kept in the buffer"
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A banner for a user: severity `warning` or `critical`, and in plain words what happened, what is safe and what
-    to do. `detail` is the technical reason, for an operator; `reference` is the id of the system error, to be quoted.
+    """A banner for a user: severity `warning` or `critical`, and in plain words what happened, what
+    is safe and what to do. `detail` is the technical reason, for an operator; `reference` is the id
+    of the system error, to be quoted.
     """
 
     severity: str
@@ -93,9 +95,7 @@ class Status:
 
     def __repr__(self) -> str:
         waits = f"{self.buffer.entries} entries wait (lag {self.lag_s:.1f} s)"
-        return (
-            f"<Status {self.health.level.value}: {waits}, {len(self.failing)} failing, {self.parked} parked>"
-        )
+        return f"<Status {self.health.level.value}: {waits}, {len(self.failing)} failing, {self.parked} parked>"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON. Stack traces stay in the jobs."""
@@ -146,7 +146,8 @@ def notices(
         told.append(
             Notice(
                 "critical", None,
-                f"The disk that holds the buffer is full: nothing new is accepted. {SAFE} and is flushed meanwhile."
+                f"The disk that holds the buffer is full: nothing new is accepted. {SAFE} and is "
+                f"flushed meanwhile."
                 " Free some space on that disk, or move SURGETANK_HOME to a larger one.",
                 detail=f"{depth.disk_free} bytes are free",
             )
@@ -154,11 +155,17 @@ def notices(
     elif depth.bytes > 0.8 * depth.max_bytes or depth.entries > 0.8 * depth.max_entries:
         share = max(depth.bytes / depth.max_bytes, depth.entries / depth.max_entries)
         told.append(
-            Notice("critical", None, f"The buffer is {share:.0%} full; at 100 % new writes wait or fail.")
+            Notice(
+                "critical",
+                None,
+                f"The buffer is {share:.0%} full; at 100 % new writes wait or fail.",
+            )
         )
     if fallback is not None:
         told += _of_fallback(fallback)
-    told += [Notice(fork.severity.value, None, fork.message, fork.since, fork.detail) for fork in forks]
+    told += [
+        Notice(fork.severity.value, None, fork.message, fork.since, fork.detail) for fork in forks
+    ]
     return tuple(told)
 
 
@@ -169,10 +176,12 @@ def _of_sinks(
     now: float,
     critical_after_s: float,
 ) -> list[Notice]:
-    """One notice for a database that is away, however many streams wait for it. A fatal failure is no outage: what it
-    is about is told with its partitions.
+    """One notice for a database that is away, however many streams wait for it. A fatal failure is
+    no outage: what it is about is told with its partitions.
     """
-    fatal = {s.stream for s in failing if s.failure is not None and s.failure.kind is FailureKind.FATAL}
+    fatal = {
+        s.stream for s in failing if s.failure is not None and s.failure.kind is FailureKind.FATAL
+    }
     away = {s.stream: s for s in sinks if s.breaker != "closed" and s.stream not in fatal}
     waiting = [d for d in depth.streams if d.stream in away and d.entries]
     if not waiting:
@@ -184,7 +193,8 @@ def _of_sinks(
         Notice(
             "critical" if long else "warning",
             None,
-            f"Saving is delayed: the database can't be reached. {SAFE} ({sum(d.entries for d in waiting)} entries) and"
+            f"Saving is delayed: the database can't be reached. {SAFE} "
+            f"({sum(d.entries for d in waiting)} entries) and"
             " is saved by itself when the database is back; you can go on working.",
             since,
             next((reason for reason in reasons if reason), ""),
@@ -194,7 +204,8 @@ def _of_sinks(
 
 
 def _gravest(failing: Sequence[PartitionState], streams: Streams) -> list[PartitionState]:
-    """One state for each concern (a thread, a user, a whole stream): the one that an operator must see."""
+    """One state for each concern (a thread, a user, a whole stream): the one that an operator must
+    see."""
     chosen: dict[str, PartitionState] = {}
     for state in failing:
         key = streams.concern(state.stream, state.partition).key
@@ -208,7 +219,9 @@ def _rank(state: PartitionState) -> int:
     return 1 if state.failure is not None and state.failure.kind is not FailureKind.TRANSIENT else 0
 
 
-def _of_partition(state: PartitionState, streams: Streams, now: float, critical_after_s: float) -> Notice:
+def _of_partition(
+    state: PartitionState, streams: Streams, now: float, critical_after_s: float
+) -> Notice:
     failure = state.failure
     assert failure is not None
     since = state.failing_since or now
@@ -218,7 +231,9 @@ def _of_partition(state: PartitionState, streams: Streams, now: float, critical_
         action = failure.remedy or "see the detail, then `surgetank flush`."
     else:
         what = "is saved later: the database could not take it just now"
-        action = f"The next attempt follows by itself in {max(0.0, state.next_attempt_at - now):.0f} s."
+        action = (
+            f"The next attempt follows by itself in {max(0.0, state.next_attempt_at - now):.0f} s."
+        )
     concern = streams.concern(state.stream, state.partition)
     return Notice(
         "critical" if critical else "warning",
@@ -241,13 +256,18 @@ def _of_fallback(fallback: FallbackStatus) -> list[Notice]:
             Notice(
                 "critical",
                 None,
-                f"{fallback.entries} entries lie in the fallback location {places}. Nothing is lost: they are read from"
+                f"{fallback.entries} entries lie in the fallback location {places}. Nothing is "
+                f"lost: they are read from"
                 " there and saved by themselves when the database takes them. Keep the location.",
                 fallback.since,
             )
         )
     if fallback.reachable is False:
-        what = "what lies there can't be read now" if fallback.entries else "nothing could be spilled there"
+        what = (
+            "what lies there can't be read now"
+            if fallback.entries
+            else "nothing could be spilled there"
+        )
         told.append(
             Notice(
                 "critical", None, f"The fallback location {places} can't be used: {what}.", None, fallback.error or ""

@@ -1,4 +1,5 @@
-"""Forgetting old log lines, resolved errors and progress in the database: in small pieces, by one process at a time."""
+"""Forgetting old log lines, resolved errors and progress in the database: in small pieces, by one
+process at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from surgetank.database.queries import queries
 from surgetank.telemetry import log
 
 SQL = queries("notify/retention.sql")
-_PROGRESS = ("forget_progress", "forget_earlier_progress")  # kept for 90 days: buffers keep their side for 30
+_PROGRESS = (
+    "forget_progress",
+    "forget_earlier_progress",
+)  # kept for 90 days: buffers keep their side for 30
 _PROGRESS_EVERY_S = 86_400.0
 _PIECE = 5000
 _HOURS_KEEP_S = 400 * 86_400.0
@@ -38,7 +42,9 @@ class Retention:
                     gone[name] = max(0, cursor.rowcount)
             if not 0 <= now - self._progress_at < _PROGRESS_EVERY_S:
                 for name in _PROGRESS:
-                    gone[name] = max(0, connection.execute(queries("sinks/fence.sql")[name]).rowcount)
+                    gone[name] = max(
+                        0, connection.execute(queries("sinks/fence.sql")[name]).rowcount
+                    )
                 self._progress_at = now
         if any(gone.values()):
             log.info("retention", **gone)

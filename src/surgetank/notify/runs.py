@@ -29,7 +29,12 @@ class RunReporter:
     """Log lines and run events of threads. Safe to use from several threads."""
 
     def __init__(
-        self, logs: ThreadLogs, events: EventLog, *, clock: Callable[[], float], owner_key: str = "user_id"
+        self,
+        logs: ThreadLogs,
+        events: EventLog,
+        *,
+        clock: Callable[[], float],
+        owner_key: str = "user_id",
     ) -> None:
         self._logs = logs
         self._events = events
@@ -52,8 +57,9 @@ class RunReporter:
     ) -> LogLine:
         """Accept a line of a thread's log and tell it live; returned with its number.
 
-        On an event loop it never waits: while another process holds the buffer, the line is handed to a thread and
-        returned with the number 0, and at the buffer's limit `BufferFull` comes at once.
+        On an event loop it never waits: while another process holds the buffer, the line is handed
+        to a thread and returned with the number 0, and at the buffer's limit `BufferFull` comes at
+        once.
 
         Without `thread_id`, the thread of the running LangGraph graph or of `working_for`. Raises
         `ConfigurationError` when there is none, `EntryRejected`, `BufferFull`, `BufferUnavailable`.
@@ -104,7 +110,8 @@ class RunReporter:
         """Tell an event of a thread to everybody who follows it; returned with its numbers.
 
         `event` is the type, or a mapping with a `type` and the fields. Values are sanitized. Raises
-        `ConfigurationError` without a thread or type, `EntryRejected` above 256 KB, `BufferUnavailable`.
+        `ConfigurationError` without a thread or type, `EntryRejected` above 256 KB,
+        `BufferUnavailable`.
         """
         body: dict[str, Any] = {
             **(event if isinstance(event, Mapping) else {"type": event}),
@@ -117,7 +124,8 @@ class RunReporter:
         if not _TYPE.fullmatch(kind) or kind in _OURS:
             raise ConfigurationError(
                 f"{kind[:120]!r} can't be the type of an event.",
-                remedy="use letters, digits and _ . : - (at most 100), and none of gap, log and subscribed.",
+                remedy="use letters, digits and _ . : - (at most 100), and none of gap, log and "
+                "subscribed.",
             )
         data = sanitize_for_json({k: v for k, v in body.items() if k not in _RESERVED})
         size = len(str(data))
@@ -128,16 +136,23 @@ class RunReporter:
             )  # fmt: skip
         return self._events.publish([NewEvent(kind, thread, data)])[0]
 
-    def _whose(self, thread_id: str | None, user_id: str | None, what: str) -> tuple[str, str | None]:
+    def _whose(
+        self, thread_id: str | None, user_id: str | None, what: str
+    ) -> tuple[str, str | None]:
         here = origin(self._owner_key)
         chosen = thread_id or here.thread_id
         if not chosen:
             raise ConfigurationError(
                 f"{what} has no thread.",
-                remedy="give thread_id=..., or call it inside a graph's node or `with surgetank.working_for(thread)`.",
+                remedy="give thread_id=..., or call it inside a graph's node or `with "
+                "surgetank.working_for(thread)`.",
             )
         return str(chosen), user_id or (here.user_id if chosen == here.thread_id else None)
 
 
 def _cut(message: str) -> str:
-    return message if len(message) <= 8 * 1024 else f"{message[: 8 * 1024]} [cut; the log has it whole]"
+    return (
+        message
+        if len(message) <= 8 * 1024
+        else f"{message[: 8 * 1024]} [cut; the log has it whole]"
+    )

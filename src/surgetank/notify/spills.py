@@ -1,4 +1,5 @@
-"""Spilling as people see it: one incident while anything lies in the fallback location, and its place in the status."""
+"""Spilling as people see it: one incident while anything lies in the fallback location, and its
+place in the status."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class SpillWatch:
         self._clock = clock
 
     def step(self, down: Collection[str]) -> None:
-        """Spill what is due, and tell of it; about once a second. `down`: streams whose sink is away."""
+        """Spill what is due, and tell of it; about once a second. `down`: streams whose sink is
+        away."""
         spilled = self._spiller.step(down)
         if spilled.entries:
             self._tell(spilled)
@@ -43,7 +45,8 @@ class SpillWatch:
             self.settle()
 
     def clean(self) -> int:
-        """Delete the files that were drained, at once; returns how many. Raises `FallbackUnavailable`."""
+        """Delete the files that were drained, at once; returns how many. Raises
+        `FallbackUnavailable`."""
         cleaned = self._spiller.clean()
         if not _needed(self._buffer.spill_files()):
             self.settle()
@@ -57,13 +60,16 @@ class SpillWatch:
         if incident is not None:
             lasted = max(0.0, self._clock() - incident.since)
             message = "Everything that was moved to the fallback location is saved; its files are deleted."
-            self._notifier.tell(News(message, Severity.INFO, context={"lasted_s": round(lasted, 3)}))
+            self._notifier.tell(
+                News(message, Severity.INFO, context={"lasted_s": round(lasted, 3)})
+            )
 
     def _tell(self, spilled: Spilled) -> None:
         why = " and ".join(_WHY[reason] for reason in sorted(spilled.reasons))
         address = self._buffer.files.address
         message = (
-            f"Entries are moved to the fallback location {address}, because {why}. Nothing is lost: they are read from"
+            f"Entries are moved to the fallback location {address}, because {why}. Nothing is "
+            f"lost: they are read from"
             " there, and saved by themselves when the database takes them."
         )
         incident = Incident(INCIDENT, "", None, Severity.CRITICAL, self._clock(), message)
@@ -71,7 +77,8 @@ class SpillWatch:
             context = {
                 "location": address, "entries": spilled.entries, "bytes": spilled.bytes, "files": spilled.files,
                 "reasons": sorted(spilled.reasons),
-                "remedy": "mend what keeps the database from taking them (see `surgetank status`); keep the location.",
+                "remedy": "mend what keeps the database from taking them (see `surgetank status`); "
+                "keep the location.",
             }  # fmt: skip
             self._notifier.tell(
                 News(
@@ -91,9 +98,7 @@ class SpillWatch:
         addresses += sorted({file.address for file in needed} - set(addresses))
         reachable, error = self._reachable(addresses) if ping else (None, None)
         if not reachable and not files:
-            reachable = (
-                None  # nothing was spilled yet: whoever flushes makes the location, or tells that it can't
-            )
+            reachable = None  # nothing was spilled yet: whoever flushes makes the location, or tells that it can't
         return FallbackStatus(
             addresses=tuple(addresses), files=len(needed), entries=self._buffer.spilled_entries() if needed else 0,
             bytes=sum(file.bytes for file in needed), since=min((f.created_at for f in needed), default=None),

@@ -1,6 +1,8 @@
-"""Telling that a buffer or its database went back in time: what happened, to which threads, and what became of it.
+"""Telling that a buffer or its database went back in time: what happened, to which threads, and
+what became of it.
 
-One incident each, however many partitions it is about; each thread that lost something has a line of its own.
+One incident each, however many partitions it is about; each thread that lost something has a line
+of its own.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class TimeTravels:
         ]
 
     def end_old(self) -> None:
-        """The banner of what is over goes after a day; its system error stays until somebody resolves it."""
+        """The banner of what is over goes after a day; its system error stays until somebody
+        resolves it."""
         for incident in self._events.incidents():
             if incident.key.startswith(TIME) and not 0 <= self._clock() - incident.since < _SHOWN_S:
                 self._events.clear_incident(incident.key)
@@ -62,8 +65,10 @@ class TimeTravels:
     def _diverged(self, found: Sequence[Found]) -> None:
         entries = sum(one.entries for one in found)
         message = (
-            "This buffer went back in time (a restored backup or machine, a power cut): numbers of what waits in"
-            f" {_names(found)} stand for other entries in the database. {_SAVED} ({entries} entries), nothing is lost;"
+            "This buffer went back in time (a restored backup or machine, a power cut): numbers of "
+            "what waits in"
+            f" {_names(found)} stand for other entries in the database. {_SAVED} ({entries} "
+            f"entries), nothing is lost;"
             " lines and counts of that interval may be doubled."
         )
         self._tell("buffer", message, Severity.CRITICAL, "buffer_went_back", found)
@@ -71,20 +76,27 @@ class TimeTravels:
     def _overtaken(self, found: Sequence[Found]) -> None:
         entries = sum(one.entries for one in found)
         message = (
-            "This buffer went back in time (a restored backup or machine, a power cut), or a copy of it is in use: the"
-            f" database has later numbers of {_names(found)} than what waits. {_SAVED} ({entries} entries); nothing"
+            "This buffer went back in time (a restored backup or machine, a power cut), or a copy "
+            "of it is in use: the"
+            f" database has later numbers of {_names(found)} than what waits. {_SAVED} ({entries} "
+            f"entries); nothing"
             " is lost or doubled."
         )
         self._tell("buffer", message, Severity.WARNING, "buffer_went_back", found)
 
     def _went_back(self, found: Sequence[Found]) -> None:
-        again, lost = sum(one.again for one in found), [one for one in found if one.gone is not None]
+        again, lost = (
+            sum(one.again for one in found),
+            [one for one in found if one.gone is not None],
+        )
         message = (
-            f"The database went back in time (restored, or failed over to a replica that was behind): {_names(found)}"
+            f"The database went back in time (restored, or failed over to a replica that was "
+            f"behind): {_names(found)}"
             f" lost what had been saved. {again} entries were kept here and are saved again"
         )
         message += (
-            f"; what was saved before these is lost in {_names(lost)}: see the ranges in `surgetank errors`."
+            f"; what was saved before these is lost in {_names(lost)}: see the ranges in "
+            f"`surgetank errors`."
             if lost
             else "; nothing is lost."
         )
@@ -95,7 +107,8 @@ class TimeTravels:
             what = self._streams[one.stream].entries
             self._notifier.tell(
                 News(
-                    f"The database was set back and lost {what} of this conversation (entries {one.gone[0]} to"
+                    f"The database was set back and lost {what} of this conversation (entries "
+                    f"{one.gone[0]} to"
                     f" {one.gone[1]}){_BUT if one.restored else ''}. Tell your operator.",
                     Severity.CRITICAL, one.partition, context=_context([one]),
                 )
@@ -104,7 +117,9 @@ class TimeTravels:
     def _tell(
         self, key: str, message: str, severity: Severity, error_type: str, found: Sequence[Found]
     ) -> None:
-        self._events.raise_incident(Incident(TIME + key, "", None, severity, self._clock(), message))
+        self._events.raise_incident(
+            Incident(TIME + key, "", None, severity, self._clock(), message)
+        )
         self._notifier.tell(
             News(
                 message, severity, error_type=error_type, context=_context(found),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from surgetank.events.types import Incident, PublicCause
 from surgetank.exceptions import EntryUnreadable
-from surgetank.model import Damage, Failure, FailureKind, Fork, ParkedEntry, PartitionOutcome, PartitionState
+from surgetank.model import (
+    Damage,
+    Failure,
+    FailureKind,
+    Fork,
+    ParkedEntry,
+    PartitionOutcome,
+    PartitionState,
+)
 from surgetank.streams.errors.groups import flush_reference
 
 SAFE = "Everything is kept in the buffer"
@@ -18,22 +26,26 @@ def trouble(
     waiting = f" ({state.entries} entries)" if state is not None and state.entries else ""
     if failure.kind is FailureKind.FATAL:
         return (
-            f"{what} can't be saved before an operator has acted. {SAFE}{waiting}; you can go on working."
+            f"{what} can't be saved before an operator has acted. {SAFE}{waiting}; you can go on "
+            f"working."
             " Tell your operator: see `surgetank errors`."
         )
     if lasting:
         return (
-            f"{what} could not be saved for some time: the database can't take it. {SAFE}{waiting} and is saved by"
+            f"{what} could not be saved for some time: the database can't take it. {SAFE}{waiting} "
+            f"and is saved by"
             " itself when the database is back. If this lasts, tell your operator."
         )
     return (
-        f"Saving is delayed: the database could not take it just now. {SAFE}{waiting} and is saved by itself; you can"
+        f"Saving is delayed: the database could not take it just now. {SAFE}{waiting} and is saved "
+        f"by itself; you can"
         " go on working."
     )
 
 
 FORK_REMEDY = (
-    "send all runs of a thread to one process (sticky routing), or let the processes share one buffer; then look which"
+    "send all runs of a thread to one process (sticky routing), or let the processes share one "
+    "buffer; then look which"
     " branch is to go on."
 )
 
@@ -41,8 +53,10 @@ FORK_REMEDY = (
 def forked(fork: Fork) -> str:
     """Two buffers on one thread."""
     return (
-        f"Two buffers write to the thread {fork.thread_id!r}: {fork.buffer} put the checkpoint {fork.checkpoint_id}"
-        f" without knowing of {fork.head}, which {fork.other_buffer} had written. Both branches are kept and listed;"
+        f"Two buffers write to the thread {fork.thread_id!r}: {fork.buffer} put the checkpoint "
+        f"{fork.checkpoint_id}"
+        f" without knowing of {fork.head}, which {fork.other_buffer} had written. Both branches "
+        f"are kept and listed;"
         " a run goes on from the newer one."
     )
 
@@ -71,11 +85,14 @@ def parked(entry: ParkedEntry) -> str:
     """An entry that the sink refused, or that was damaged in the buffer."""
     if entry.failure.error_type == EntryUnreadable.__name__:
         return (
-            "A part of what was to be saved is damaged on the disk that holds the buffer, and was set aside; everything"
-            f" else is saved. Tell your operator: `surgetank parked show {entry.id}` says what is affected."
+            "A part of what was to be saved is damaged on the disk that holds the buffer, and was "
+            "set aside; everything"
+            f" else is saved. Tell your operator: `surgetank parked show {entry.id}` says what is "
+            f"affected."
         )
     return (
-        "One entry was refused by the database and set aside; everything else is saved. It is kept and stays readable."
+        "One entry was refused by the database and set aside; everything else is saved. It is kept "
+        "and stays readable."
         f" Tell your operator: `surgetank parked show {entry.id}` says why."
     )
 
@@ -92,8 +109,10 @@ def replaced(outcome: PartitionOutcome) -> str:
     n = outcome.values_replaced
     some = "; ".join(f"{r.path}: {r.reason}" for r in outcome.replaced[:3])
     return (
-        f"{n} value{'s' if n != 1 else ''} can't stand in JSON and {'were' if n != 1 else 'was'} replaced in the"
-        f" projection for SQL ({some}{' ...' if n > 3 else ''}). The saved state itself keeps them as they are."
+        f"{n} value{'s' if n != 1 else ''} can't stand in JSON and {'were' if n != 1 else 'was'} "
+        f"replaced in the"
+        f" projection for SQL ({some}{' ...' if n > 3 else ''}). The saved state itself keeps them "
+        f"as they are."
     )
 
 

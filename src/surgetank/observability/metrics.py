@@ -1,7 +1,9 @@
-"""Prometheus metrics of an engine: gauges are read from buffer and event log at scrape, counters from its `Meters`.
+"""Prometheus metrics of an engine: gauges are read from buffer and event log at scrape, counters
+from its `Meters`.
 
-Gauges speak of the buffer and are the same in every process on it; counters count what this process did. `METRICS` is
-the whole list, and docs/reference/metrics.md says what each means. No label ever holds a thread or an id.
+Gauges speak of the buffer and are the same in every process on it; counters count what this process
+did. `METRICS` is the whole list, and docs/reference/metrics.md says what each means. No label ever
+holds a thread or an id.
 """
 
 from __future__ import annotations
@@ -46,8 +48,10 @@ METRICS: Mapping[str, Spec] = {
         "gauge", "Partitions whose last flush failed.", ("stream",)
     ),
     "surgetank_parked_entries": Spec("gauge", "Entries that the sink refused and that are kept.", ("stream",)),
-    "surgetank_buffer_used_bytes": Spec("gauge", "Bytes in the buffer that count against its limit."),
-    "surgetank_buffer_used_entries": Spec("gauge", "Entries in the buffer that count against its limit."),
+    "surgetank_buffer_used_bytes": Spec("gauge", "Bytes in the buffer that count against its "
+    "limit."),
+    "surgetank_buffer_used_entries": Spec("gauge", "Entries in the buffer that count against its "
+    "limit."),
     "surgetank_buffer_limit_bytes": Spec("gauge", "Most bytes that may wait in the buffer."),
     "surgetank_buffer_limit_entries": Spec("gauge", "Most entries that may wait in the buffer."),
     "surgetank_buffer_file_bytes": Spec("gauge", "Size of the buffer's file."),
@@ -84,7 +88,8 @@ METRICS: Mapping[str, Spec] = {
 }  # fmt: skip
 
 Value = tuple[tuple[str, ...], float]  # label values, and the number
-# What `Meters` counts, the metric it becomes, and the values that its label beside `stream` can have.
+# What `Meters` counts, the metric it becomes, and the values that its label beside `stream` can
+# have.
 _COUNTS: Mapping[str, tuple[str, Sequence[Sequence[str]]]] = {
     "jobs": ("surgetank_flush_jobs_total", [("completed", "warnings", "failed")]),
     "entries": ("surgetank_flushed_entries_total", []),
@@ -98,7 +103,8 @@ _COUNTS: Mapping[str, tuple[str, Sequence[Sequence[str]]]] = {
 
 
 def render(tank: Surgetank) -> bytes:
-    """All metrics in Prometheus' text format (`CONTENT_TYPE`). Raises `MissingExtra` without prometheus-client.
+    """All metrics in Prometheus' text format (`CONTENT_TYPE`). Raises `MissingExtra` without
+    prometheus-client.
 
     What can't be read just now is left out and counted in `surgetank_scrape_problem`.
     """
@@ -124,7 +130,8 @@ def samples(tank: Surgetank) -> list[dict[str, Any]]:
 
 
 class TankCollector:
-    """A collector for a Prometheus registry of your own: `REGISTRY.register(TankCollector(tank))`."""
+    """A collector for a Prometheus registry of your own:
+    `REGISTRY.register(TankCollector(tank))`."""
 
     def __init__(self, tank: Surgetank) -> None:
         self._tank = tank
@@ -185,8 +192,12 @@ def _events(tank: Surgetank) -> dict[str, Sequence[Value]]:
     path = tank.parts.desk.events.path
     files = [path.with_name(path.name + end) for end in ("", "-wal")]
     return {
-        "surgetank_incidents": [((s.value,), lasting[s]) for s in (Severity.WARNING, Severity.CRITICAL)],
-        "surgetank_event_log_bytes": [((), sum(file.stat().st_size for file in files if file.exists()))],
+        "surgetank_incidents": [
+            ((s.value,), lasting[s]) for s in (Severity.WARNING, Severity.CRITICAL)
+        ],
+        "surgetank_event_log_bytes": [
+            ((), sum(file.stat().st_size for file in files if file.exists()))
+        ],
         "surgetank_event_log_last_id": [((), tank.events.last_id())],
     }
 
@@ -207,8 +218,12 @@ def _alerts(tank: Surgetank) -> dict[str, Sequence[Value]]:
     rules = [(rule.name,) for rule in RULES] + [(DIGEST,)]
     return {
         "surgetank_alerts_waiting": [((name,), waiting.get(name, 0)) for name in watch.channels],
-        "surgetank_alert_channel_failing": [((name,), float(name in failing)) for name in watch.channels],
-        "surgetank_alerts_total": _from_zero(rules, {(rule,): n for rule, n in dict(watch.told).items()}),
+        "surgetank_alert_channel_failing": [
+            ((name,), float(name in failing)) for name in watch.channels
+        ],
+        "surgetank_alerts_total": _from_zero(
+            rules, {(rule,): n for rule, n in dict(watch.told).items()}
+        ),
         "surgetank_alert_deliveries_total": _outcomes(watch.channels, dict(watch.courier.counts)),
     }
 
@@ -228,7 +243,11 @@ def _meters(tank: Surgetank) -> dict[str, Sequence[Any]]:
     }
     for what, (name, seconds) in _COUNTS.items():
         expected = [(stream, *more) for stream in tank.parts.flushers for more in product(*seconds)]
-        found = {labels: n for (kind, *rest), n in counts.items() if kind == what and (labels := tuple(rest))}
+        found = {
+            labels: n
+            for (kind, *rest), n in counts.items()
+            if kind == what and (labels := tuple(rest))
+        }
         values[name] = _from_zero(expected, found)
     return values
 
@@ -243,8 +262,11 @@ _PARTS: Mapping[str, Callable[[Surgetank], dict[str, Sequence[Any]]]] = {
 }
 
 
-def _from_zero(expected: Iterable[tuple[str, ...]], found: Mapping[tuple[str, ...], float]) -> list[Value]:
-    """Counters begin at 0 before the first event: `increase()` misses the first one of a series that begins at 1."""
+def _from_zero(
+    expected: Iterable[tuple[str, ...]], found: Mapping[tuple[str, ...], float]
+) -> list[Value]:
+    """Counters begin at 0 before the first event: `increase()` misses the first one of a series
+    that begins at 1."""
     return sorted({**dict.fromkeys(expected, 0), **found}.items())
 
 

@@ -1,4 +1,5 @@
-"""The application: layers, routes, OpenAPI. `create_app(tank)` needs an open engine and starts nothing.
+"""The application: layers, routes, OpenAPI. `create_app(tank)` needs an open engine and starts
+nothing.
 
 with Surgetank() as tank:
     uvicorn.run(create_app(tank))       # or `surgetank serve`
@@ -34,18 +35,27 @@ and a `remedy`. Lists come in pages: pass `next` as `after`. A POST with an `Ide
 """
 _KEY_PARAMETER = {
     "name": "Idempotency-Key", "in": "header", "required": False,
-    "description": "Sent again with the same key and body within 24 hours, the first answer is given again.",
+    "description": "Sent again with the same key and body within 24 hours, the first answer is "
+    "given again.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
     "example": "0b9f2c1e-8a0d-4a55-9a53-0f5a8f6f3c11",
 }  # fmt: skip
-_CORS_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID"]
+_CORS_HEADERS = [
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Last-Event-ID",
+]
 
 
-def create_app(tank: Surgetank, *, no_auth: bool = False, clock: Callable[[], float] = time.time) -> FastAPI:
+def create_app(
+    tank: Surgetank, *, no_auth: bool = False, clock: Callable[[], float] = time.time
+) -> FastAPI:
     """The ASGI application for an open engine.
 
-    `no_auth` takes every caller from this machine for an administrator: for development on loopback only. `clock` gives
-    seconds since the epoch.
+    `no_auth` takes every caller from this machine for an administrator: for development on loopback
+    only. `clock` gives seconds since the epoch.
     """
     services = make_services(tank, no_auth=no_auth, clock=clock)
 
@@ -67,7 +77,8 @@ def create_app(tank: Surgetank, *, no_auth: bool = False, clock: Callable[[], fl
 
 
 def _layers(services: Services) -> list[Middleware]:
-    """What a request goes through, from the outside. Without allowed origins no CORS header is ever sent."""
+    """What a request goes through, from the outside. Without allowed origins no CORS header is ever
+    sent."""
     settings = services.settings
     cors = Middleware(
         CORSMiddleware, allow_origins=settings.allowed_origins, allow_headers=_CORS_HEADERS,
@@ -76,7 +87,9 @@ def _layers(services: Services) -> list[Middleware]:
     return [
         Middleware(Edge, no_auth=services.no_auth, allowed_origins=settings.allowed_origins),
         *([cors] if settings.allowed_origins else []),
-        Middleware(Bodies, max_bytes=settings.server_max_body, timeout_s=settings.server_request_timeout),
+        Middleware(
+            Bodies, max_bytes=settings.server_max_body, timeout_s=settings.server_request_timeout
+        ),
         Middleware(Answers, services=services),
     ]
 
@@ -90,7 +103,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
-        schemas["ProblemBody"] = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas["ProblemBody"] = ProblemBody.model_json_schema(
+            ref_template="#/components/schemas/{model}"
+        )
         for path in document["paths"].values():
             for method, operation in path.items():
                 _complete(method, operation)

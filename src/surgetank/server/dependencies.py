@@ -6,8 +6,8 @@
     @router.websocket("/ws/threads/{thread_id:path}")   # denied before it is opened: 401, 403, 404
     async def live(socket: WebSocket, thread_id: VisibleThread, who: CurrentCaller, services: Deps) -> ...
 
-Each route needs a caller unless it is public by being listed so; tests/integration/test_server_access.py holds every
-route against every role.
+Each route needs a caller unless it is public by being listed so;
+tests/integration/test_server_access.py holds every route against every role.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.problems import Problem
 from surgetank.server.services import Services
 
-BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="A token of `surgetank token create`.")
+BEARER = HTTPBearer(
+    auto_error=False, scheme_name="token", description="A token of `surgetank token create`."
+)
 MAX_PAGE = 500
 
 
@@ -45,7 +47,8 @@ def asked_of(connection: HTTPConnection) -> Asked:
 
 
 async def caller(connection: HTTPConnection) -> Caller:
-    """Who is asking, for HTTP routes and WebSockets alike: `Authorization: Bearer`, or `?ticket=` from POST /ws/ticket.
+    """Who is asking, for HTTP routes and WebSockets alike: `Authorization: Bearer`, or `?ticket=`
+    from POST /ws/ticket.
 
     Raises `Problem` (401, 403, 429, 503).
     """
@@ -61,7 +64,8 @@ def require(role: Role) -> Callable[[Caller], Awaitable[Caller]]:
     async def needed(who: CurrentCaller) -> Caller:
         if not who.role.covers(role):
             raise Problem(
-                403, "role-needed", f"This needs the role {role.value}; the token has the role {who.role.value}.",
+                403, "role-needed", f"This needs the role {role.value}; the token has the role "
+                f"{who.role.value}.",
                 remedy="use a token with that role.",
             )  # fmt: skip
         return who
@@ -96,7 +100,10 @@ VisibleThread = Annotated[str, Depends(visible_thread)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most items in one answer.")]
 After = Annotated[
     str | None,
-    Query(max_length=4096, description="The `next` of the page before; leave it out for the first page."),
+    Query(
+        max_length=4096,
+        description="The `next` of the page before; leave it out for the first page.",
+    ),
 ]
 
 

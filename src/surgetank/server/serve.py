@@ -1,4 +1,5 @@
-"""Running the application with uvicorn: the socket, the conditions under which it may listen, the way to stop.
+"""Running the application with uvicorn: the socket, the conditions under which it may listen, the
+way to stop.
 
 uvicorn's own logs are silenced below warnings: they show query strings, where a ticket may stand.
 """
@@ -64,7 +65,8 @@ def check_access(services: Services, host: str) -> str | None:
     if is_loopback(host):
         return f"there is no token yet, nobody can log in: {how}"
     raise ConfigurationError(
-        f"The server would listen on {host} for other machines, and there is no token.", remedy=f"run {how}."
+        f"The server would listen on {host} for other machines, and there is no token.",
+        remedy=f"run {how}.",
     )
 
 
@@ -94,7 +96,8 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        # With the protocol named, asyncio turns Nagle's delay off: without, each answer takes 40 ms.
+        # With the protocol named, asyncio turns Nagle's delay off: without, each answer takes 40
+        # ms.
         listening = socket.socket(family, kind, socket.IPPROTO_TCP)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -141,7 +144,8 @@ def make_server(app: FastAPI, settings: Settings) -> StoppableServer:
 
 
 class StoppableServer(uvicorn.Server):
-    """A server that returns after SIGTERM or Ctrl-C instead of dying of it, so that the engine can be closed."""
+    """A server that returns after SIGTERM or Ctrl-C instead of dying of it, so that the engine can
+    be closed."""
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
@@ -173,7 +177,8 @@ class StoppableServer(uvicorn.Server):
 
 @contextmanager
 def end_within(seconds: float, give_up: Callable[[int], None] = os._exit) -> Iterator[None]:
-    """End the process, if what is done here takes longer: a stop is bounded even when a connection hangs."""
+    """End the process, if what is done here takes longer: a stop is bounded even when a connection
+    hangs."""
 
     def over() -> None:
         log.error("shutdown_took_too_long", seconds=seconds)
@@ -189,5 +194,6 @@ def end_within(seconds: float, give_up: Callable[[int], None] = os._exit) -> Ite
 
 
 def longest_stop_s(settings: Settings) -> float:
-    """How long closing the engine may take: `shutdown_timeout`, and what it takes to end what is interrupted then."""
+    """How long closing the engine may take: `shutdown_timeout`, and what it takes to end what is
+    interrupted then."""
     return settings.shutdown_timeout + settings.connect_timeout + _GRACE_S

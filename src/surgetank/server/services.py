@@ -28,8 +28,9 @@ _FLUSHES_AT_ONCE = 2
 class Services:
     """The parts of one server.
 
-    `reader` reads checkpoints without deserializing them, `flushing` bounds how many flushes are carried out for
-    requests at once, and `stopping` is set when the server is told to stop: streams that would go on for ever end then.
+    `reader` reads checkpoints without deserializing them, `flushing` bounds how many flushes are
+    carried out for requests at once, and `stopping` is set when the server is told to stop: streams
+    that would go on for ever end then.
     """
 
     tank: Surgetank
@@ -54,7 +55,8 @@ class Services:
         return self.visibility.owners
 
     def forget_user(self, user: str) -> None:
-        """Forget what this process remembers of a user who is erased. Connections that are open end within a minute."""
+        """Forget what this process remembers of a user who is erased. Connections that are open end
+        within a minute."""
         tokens = self.login.forget_user(user)
         self.tickets.forget_user(user)
         self.owners.forget(user)
@@ -74,11 +76,17 @@ def make_services(
         tank=tank,
         settings=settings,
         database=database,
-        reader=Reader(tank.parts.buffer, ColdReader(database) if isinstance(cold, ColdReader) else cold),
+        reader=Reader(
+            tank.parts.buffer, ColdReader(database) if isinstance(cold, ColdReader) else cold
+        ),
         threads=ThreadList(tank.parts.buffer, database, owners, key=settings.owner_key),
         tokens=tokens,
         login=Authenticator(
-            tokens, admin_token=admin, burst=settings.failed_logins_per_minute, no_auth=no_auth, clock=clock
+            tokens,
+            admin_token=admin,
+            burst=settings.failed_logins_per_minute,
+            no_auth=no_auth,
+            clock=clock,
         ),
         tickets=Tickets(clock),
         visibility=Visibility(owners),

@@ -1,6 +1,8 @@
-"""Checkpoints as JSON for people and programs: sanitized and bounded, without importing or building any class.
+"""Checkpoints as JSON for people and programs: sanitized and bounded, without importing or building
+any class.
 
-What is left out or replaced is said beside it, by place: an answer never looks complete when it isn't.
+What is left out or replaced is said beside it, by place: an answer never looks complete when it
+isn't.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from surgetank.streams.checkpoints.raw import RawCheckpoint
 DECODED_BYTES = 8 * 1024 * 1024  # larger values are not decoded
 ANSWER_BYTES = 4 * 1024 * 1024  # of all values in one answer
 _NOTES = 100
-_UUID_EPOCH = 0x01B21DD213814000  # 100 ns steps between 1582-10-15 and 1970-01-01 (RFC 9562 section 5.1)
+_UUID_EPOCH = (
+    0x01B21DD213814000  # 100 ns steps between 1582-10-15 and 1970-01-01 (RFC 9562 section 5.1)
+)
 
 
 @dataclass(slots=True)
 class Shown:
-    """Collects what goes into one answer, within `left` bytes of values, and what had to be left out of it."""
+    """Collects what goes into one answer, within `left` bytes of values, and what had to be left
+    out of it."""
 
     value_bytes: int
     left: int = ANSWER_BYTES
@@ -32,7 +37,9 @@ class Shown:
     def value(self, path: str, type_: str, data: bytes) -> Any:
         """A serialized value as plain JSON data, or a mark where it stood."""
         if "+" in type_:
-            return self._omit(path, {"$encrypted": type_.split("+", 1)[1][:40]}, "encrypted", len(data))
+            return self._omit(
+                path, {"$encrypted": type_.split("+", 1)[1][:40]}, "encrypted", len(data)
+            )
         if len(data) > DECODED_BYTES:
             return self._omit(path, None, "too large", len(data))
         try:
@@ -46,7 +53,11 @@ class Shown:
         clean = sanitize(value)
         for found in clean.replacements[: _NOTES - len(self.replaced)]:
             self.replaced.append(
-                {"path": path + found.path[1:], "reason": found.reason, "original": found.original[:200]}
+                {
+                    "path": path + found.path[1:],
+                    "reason": found.reason,
+                    "original": found.original[:200],
+                }
             )
         size = len(encode_clean(clean.value))
         limit = min(self.value_bytes, self.left)
@@ -96,19 +107,23 @@ def values_of(raw: RawCheckpoint, channels: Iterable[str], shown: Shown) -> dict
 
 
 def writes_of(raw: RawCheckpoint, shown: Shown) -> list[dict[str, Any]]:
-    """What tasks have written on top of the checkpoint: results of a step that is not complete, interrupts, errors."""
+    """What tasks have written on top of the checkpoint: results of a step that is not complete,
+    interrupts, errors."""
     return [
         {
             "task_id": write.task_id,
             "channel": write.record.channel,
-            "value": shown.value(f"$.pending_writes[{number}]", write.record.type, write.record.data),
+            "value": shown.value(
+                f"$.pending_writes[{number}]", write.record.type, write.record.data
+            ),
         }
         for number, write in enumerate(raw.writes)
     ]
 
 
 def moment_of(checkpoint_id: str) -> float | None:
-    """When a checkpoint was made, by its id; None for an id that doesn't tell (RFC 9562 section 5.6)."""
+    """When a checkpoint was made, by its id; None for an id that doesn't tell (RFC 9562 section
+    5.6)."""
     try:
         number = uuid.UUID(checkpoint_id)
     except ValueError:

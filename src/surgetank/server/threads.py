@@ -1,4 +1,5 @@
-"""The list of threads, hot and cold as one, newest checkpoint first. While the database is down: what is hot."""
+"""The list of threads, hot and cold as one, newest checkpoint first. While the database is down:
+what is hot."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class ThreadEntry:
 
 @dataclass(frozen=True, slots=True)
 class ThreadPage:
-    """A page of threads; `complete` is false when the database is down, so that only hot ones are known."""
+    """A page of threads; `complete` is false when the database is down, so that only hot ones are
+    known."""
 
     threads: tuple[ThreadEntry, ...]
     more: bool
@@ -49,9 +51,12 @@ class ThreadPage:
 
 
 class ThreadList:
-    """Lists threads. The hot ones are looked through anew only when something in the buffer changed."""
+    """Lists threads. The hot ones are looked through anew only when something in the buffer
+    changed."""
 
-    def __init__(self, buffer: Buffer, database: Connections, owners: ThreadOwners, *, key: str) -> None:
+    def __init__(
+        self, buffer: Buffer, database: Connections, owners: ThreadOwners, *, key: str
+    ) -> None:
         self._buffer = buffer
         self._database = database
         self._owners = owners
@@ -71,7 +76,9 @@ class ThreadList:
         last_cold = cold[-1].place if len(cold) > limit else None
         # Beyond the last cold thread that was fetched, hot ones have to wait for the next page.
         for start in range(0, len(candidates), 500):
-            part = [p for p in candidates[start : start + 500] if last_cold is None or p >= last_cold]
+            part = [
+                p for p in candidates[start : start + 500] if last_cold is None or p >= last_cold
+            ]
             owned = self._owners.of_all([thread_id for _, thread_id in part])
             found += [
                 ThreadEntry(name, owned[name].owner, newest, moment_of(newest), name in waiting)
@@ -85,7 +92,8 @@ class ThreadList:
         return ThreadPage(tuple(merged[:limit]), len(merged) > limit, complete)
 
     def _hot(self) -> tuple[list[Place], list[str]]:
-        """Newest checkpoint and name of the hot threads; and the names that the database is not to be asked for."""
+        """Newest checkpoint and name of the hot threads; and the names that the database is not to
+        be asked for."""
         # Asked for before the look: what comes in between is looked for again next time.
         depth = next((d for d in self._buffer.depth().streams if d.stream == STREAM), None)
         state = (depth, self._buffer.last_seq(STREAM))
@@ -117,7 +125,9 @@ class ThreadList:
                 whose = owned[row["thread_id"]].owner
                 if owner is None or whose == owner:
                     found.append(
-                        ThreadEntry(row["thread_id"], whose, row["newest"], row["updated_at"], waiting=False)
+                        ThreadEntry(
+                            row["thread_id"], whose, row["newest"], row["updated_at"], waiting=False
+                        )
                     )
             if len(found) >= limit or len(rows) < limit:
                 break

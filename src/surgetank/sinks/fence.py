@@ -1,7 +1,9 @@
-"""How far each partition is written: the fence that every PostgreSQL sink passes inside its transaction.
+"""How far each partition is written: the fence that every PostgreSQL sink passes inside its
+transaction.
 
-It refuses a worker that lost its lease, a database that the buffer does not belong to, and whatever does not fit to the
-progress that stands there (`standing.py`): an entry is left out only after somebody has made sure that it was written.
+It refuses a worker that lost its lease, a database that the buffer does not belong to, and whatever
+does not fit to the progress that stands there (`standing.py`): an entry is left out only after
+somebody has made sure that it was written.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ Rows = Cursor[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A slice that passed the fence: what is to be written, what was written before, and the last entry's mark."""
+    """A slice that passed the fence: what is to be written, what was written before, and the last
+    entry's mark."""
 
     partition: str
     entries: Sequence[Entry]
@@ -42,17 +45,22 @@ class Passed:
 def fetch_tuples(
     cursor: Cursor[Any], query: LiteralString, items: Sequence[Any], **arguments: Any
 ) -> list[tuple[Any, ...]]:
-    """Run a query on items given as one JSON array: for thousands of them far cheaper than arrays."""
+    """Run a query on items given as one JSON array: for thousands of them far cheaper than
+    arrays."""
     with cursor.connection.cursor(binary=True, row_factory=tuple_row) as plain:
-        return plain.execute(query, {"items": Jsonb(items, dumps=orjson.dumps), **arguments}).fetchall()
+        return plain.execute(
+            query, {"items": Jsonb(items, dumps=orjson.dumps), **arguments}
+        ).fetchall()
 
 
 def unreadable(partition: str, entry: Entry, record: Record, error: ValueError) -> EntryRejected:
-    """The refusal of an entry whose bytes mean nothing to this version: it is parked, its neighbours go through."""
+    """The refusal of an entry whose bytes mean nothing to this version: it is parked, its
+    neighbours go through."""
     return EntryRejected(
         partition=partition, path="$", seq=entry.seq,
         reason=f"{error}: {len(record.value)} bytes that begin with {preview(record.value)!r}",
-        remedy="flush with the Surgetank version that wrote it; `surgetank parked export` has its bytes.",
+        remedy="flush with the Surgetank version that wrote it; `surgetank parked export` has its "
+        "bytes.",
     )  # fmt: skip
 
 
@@ -61,7 +69,8 @@ def fence(
 ) -> list[Passed]:
     """Take the partitions and move them on; returns each with the entries that are to be written.
 
-    Raises `LeaseLost`, `WrongDatabase`, and `ProgressDoubtful` when what waits can't simply be written.
+    Raises `LeaseLost`, `WrongDatabase`, and `ProgressDoubtful` when what waits can't simply be
+    written.
     """
     ends = [_ends(s.entries) for s in slices]
     items = [
@@ -70,10 +79,14 @@ def fence(
     ]
     found = {
         row[0]: row
-        for row in fetch_tuples(cursor, SQL["fence"], items, buffer_id=buffer_id, database_id=database_id)
+        for row in fetch_tuples(
+            cursor, SQL["fence"], items, buffer_id=buffer_id, database_id=database_id
+        )
     }
     if len(found) < len(slices):
-        raise _refusal(cursor, [s for s in slices if s.lease.partition not in found], buffer_id, database_id)
+        raise _refusal(
+            cursor, [s for s in slices if s.lease.partition not in found], buffer_id, database_id
+        )
     standings = {
         s.lease.partition: _before(found[s.lease.partition], marks)
         for s, marks in zip(slices, ends, strict=True)
@@ -118,7 +131,9 @@ def _before(row: tuple[Any, ...], mine: Sequence[Mark]) -> dict[int, Mark]:
     standing: dict[int, Mark] = {0: Mark(0, plain, 0)} if plain else {}
     for name, (seq, digest, seq_before, digest_before) in epochs.items():
         epoch = int(name)
-        mark = Mark(epoch, seq_before, digest_before) if epoch in moved else Mark(epoch, seq, digest)
+        mark = (
+            Mark(epoch, seq_before, digest_before) if epoch in moved else Mark(epoch, seq, digest)
+        )
         if mark.seq:
             standing[epoch] = mark
     return standing
@@ -132,12 +147,15 @@ def _add_earlier(
     standings: Mapping[str, dict[int, Mark]],
     buffer_id: str,
 ) -> None:
-    """Where epochs stand that are not in their partition's row, because they were used long ago. Mostly none is."""
+    """Where epochs stand that are not in their partition's row, because they were used long ago.
+    Mostly none is."""
     wanted = []
     for s, marks in zip(slices, ends, strict=True):
         name = s.lease.partition
         if found[name][3]:
-            asked = {mark.epoch for mark in marks} | ({s.known.epoch} if s.known is not None else set())
+            asked = {mark.epoch for mark in marks} | (
+                {s.known.epoch} if s.known is not None else set()
+            )
             wanted += [(name, epoch) for epoch in asked if epoch and epoch not in standings[name]]
     if wanted:
         stream = slices[0].lease.stream
@@ -158,7 +176,8 @@ def _set_aside(cursor: Rows, part: Slice, buffer_id: str) -> None:
 
 
 def _witnessed(part: Slice, standing: Standing) -> Slice:
-    """The slice with what an interrupted flush wrote of it, if the witness of that is among its entries."""
+    """The slice with what an interrupted flush wrote of it, if the witness of that is among its
+    entries."""
     lowest = part.entries[0].seq
     if part.written or is_plain(standing, part.known, lowest):
         return part
@@ -188,14 +207,19 @@ def _refusal(
     cursor: Rows, lost: Sequence[Slice], buffer_id: str, database_id: str | None
 ) -> LeaseLost | WrongDatabase:
     if database_id is not None:
-        row = cursor.connection.execute("SELECT id::text FROM surgetank.database_identity").fetchone()
+        row = cursor.connection.execute(
+            "SELECT id::text FROM surgetank.database_identity"
+        ).fetchone()
         if row is None or row[0] != database_id:
             return WrongDatabase(
-                "The database is not the one that this buffer belongs to. Nothing was written into it.",
+                "The database is not the one that this buffer belongs to. Nothing was written into "
+                "it.",
                 remedy="see `surgetank doctor`; `surgetank adopt` if it is meant to be.",
             )
     names = [s.lease.partition for s in lost]
-    seen = fetch_tuples(cursor, SQL["tokens"], names, buffer_id=buffer_id, stream=lost[0].lease.stream)
+    seen = fetch_tuples(
+        cursor, SQL["tokens"], names, buffer_id=buffer_id, stream=lost[0].lease.stream
+    )
     return LeaseLost(
         f"A newer lease of {names[0]!r} has written to the database.",
         remedy="nothing to do: whoever holds the partition now flushes it.",
@@ -205,13 +229,16 @@ def _refusal(
 
 def standing_of(plain: int, epochs: Mapping[str, Sequence[int]]) -> dict[int, Mark]:
     """Where a partition stands now, from its row."""
-    standing = {int(name): Mark(int(name), seq, digest) for name, (seq, digest, *_) in epochs.items()}
+    standing = {
+        int(name): Mark(int(name), seq, digest) for name, (seq, digest, *_) in epochs.items()
+    }
     return standing | ({0: Mark(0, plain, 0)} if plain else {})
 
 
 def standings(
     cursor: Cursor[Any], buffer_id: str, partitions: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], dict[int, Mark]]:
-    """Where partitions (stream, name) stand. Those that the database knows nothing of are missing."""
+    """Where partitions (stream, name) stand. Those that the database knows nothing of are
+    missing."""
     rows = fetch_tuples(cursor, SQL["standings"], partitions, buffer_id=buffer_id)
     return {(stream, name): standing_of(plain, epochs) for stream, name, plain, epochs in rows}

@@ -1,4 +1,5 @@
-"""Entries of a sink's own, written the way real ones are and rolled back: what a sink takes when it takes anything."""
+"""Entries of a sink's own, written the way real ones are and rolled back: what a sink takes when it
+takes anything."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ from surgetank.sinks.protocol import Slice
 @contextmanager
 def rolled_back(database: Database) -> Iterator[Rows]:
     """A cursor in a transaction of which nothing stays."""
-    with database.connection() as connection, connection.cursor(binary=True, row_factory=dict_row) as cursor:
+    with (
+        database.connection() as connection,
+        connection.cursor(binary=True, row_factory=dict_row) as cursor,
+    ):
         yield cursor
         connection.rollback()
 

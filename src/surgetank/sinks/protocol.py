@@ -26,8 +26,8 @@ _NONE: Mapping[int, int] = MappingProxyType({})
 class Slice:
     """The next entries of one leased partition, in order.
 
-    `known` is the last entry that the buffer got acknowledged. `written` has the entries that are known to be in the
-    sink already: up to this number those of each epoch.
+    `known` is the last entry that the buffer got acknowledged. `written` has the entries that are
+    known to be in the sink already: up to this number those of each epoch.
     """
 
     lease: Lease
@@ -38,9 +38,11 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of one slice, and what the buffer is to note with the partition (see `buffer.protocol.Ack`).
+    """What became of one slice, and what the buffer is to note with the partition (see
+    `buffer.protocol.Ack`).
 
-    `skipped` entries were in the sink already. `mark` is the slice's last entry, if the sink keeps progress.
+    `skipped` entries were in the sink already. `mark` is the slice's last entry, if the sink keeps
+    progress.
     """
 
     rows: int = 0
@@ -65,11 +67,13 @@ class Sink(Protocol):
         ...
 
     def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
-        """Make all entries of all slices durable in one transaction; one result per slice, in order."""
+        """Make all entries of all slices durable in one transaction; one result per slice, in
+        order."""
         ...
 
     def probe(self, *, buffer_id: str) -> None:
-        """Write an entry of the sink's own the way `write` does, and take it back: nothing of it stays.
+        """Write an entry of the sink's own the way `write` does, and take it back: nothing of it
+        stays.
 
         Raises what `write` would if the sink takes nothing at all, whatever the data.
         """

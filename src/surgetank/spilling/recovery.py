@@ -1,8 +1,10 @@
-"""What `surgetank recover` does: look through a location's files, take over what no buffer has any more, flush.
+"""What `surgetank recover` does: look through a location's files, take over what no buffer has any
+more, flush.
 
-A file that this buffer refers to only needs a flush. One that it doesn't know, of its own or of a buffer that is said
-to be lost, is verified whole and then taken over: its entries are appended once, their values stay where they are.
-Files of other buffers are left alone, because those may live; damaged files are left alone, always.
+A file that this buffer refers to only needs a flush. One that it doesn't know, of its own or of a
+buffer that is said to be lost, is verified whole and then taken over: its entries are appended
+once, their values stay where they are. Files of other buffers are left alone, because those may
+live; damaged files are left alone, always.
 """
 
 from __future__ import annotations
@@ -53,13 +55,16 @@ class FileReport:
 
 Progress = Callable[[int, int, str], None]
 DeletedAt = Callable[[Collection[str]], Mapping[str, float]]
-"""When these partitions were deleted, in the database or by what waits in the buffer; others are left out."""
+"""When these partitions were deleted, in the database or by what waits in the buffer; others are
+left out."""
 
 
 class Recovery:
-    """Looks through one location and takes over. `lost` names buffers that are gone for good, or `ANY`.
+    """Looks through one location and takes over. `lost` names buffers that are gone for good, or
+    `ANY`.
 
-    `deleted_at` answers for streams whose partitions can be deleted and whose keyed entries may be written twice.
+    `deleted_at` answers for streams whose partitions can be deleted and whose keyed entries may be
+    written twice.
     """
 
     def __init__(
@@ -80,7 +85,8 @@ class Recovery:
         self._progress = progress
 
     def look(self) -> list[FileReport]:
-        """All files of the location, each read whole. Changes nothing. Raises `FallbackUnavailable`."""
+        """All files of the location, each read whole. Changes nothing. Raises
+        `FallbackUnavailable`."""
         names = self._store.names()
         reports = []
         for number, name in enumerate(names, start=1):
@@ -90,7 +96,9 @@ class Recovery:
 
     def _look_at(self, name: str) -> FileReport:
         known = {
-            file.name: file for file in self._buffer.spill_files() if file.address == self._store.address
+            file.name: file
+            for file in self._buffer.spill_files()
+            if file.address == self._store.address
         }
         file = known.get(name)
         if file is not None and file.state == "writing":
@@ -124,7 +132,9 @@ class Recovery:
 
     def _known_elsewhere(self, file_id: str) -> SpillFile | None:
         """The file as this buffer refers to it in another location."""
-        return next((f for f in self._buffer.spill_files() if f.file_id == file_id and f.records), None)
+        return next(
+            (f for f in self._buffer.spill_files() if f.file_id == file_id and f.records), None
+        )
 
     def _opens(self, file: SpillFile) -> bool:
         try:
@@ -141,8 +151,9 @@ class Recovery:
     def take_over(self, reports: Sequence[FileReport]) -> list[FileReport]:
         """Take over the files that are to be; the reports with what became of them.
 
-        Can be repeated and interrupted: each entry is appended once. Raises `DatabaseUnavailable` (the database knows
-        which threads were deleted meanwhile), `BufferFull`, `FallbackUnavailable`.
+        Can be repeated and interrupted: each entry is appended once. Raises `DatabaseUnavailable`
+        (the database knows which threads were deleted meanwhile), `BufferFull`,
+        `FallbackUnavailable`.
         """
         done = []
         # A buffer's files in the order in which it wrote them: their names have their numbers.
@@ -167,7 +178,9 @@ class Recovery:
                 if number is None:
                     return replace(report, state=FileState.REFERRED)
                 for entries in _chunks(reader):
-                    elsewhere = self._elsewhere(header, {spilled.entry.partition for spilled in entries})
+                    elsewhere = self._elsewhere(
+                        header, {spilled.entry.partition for spilled in entries}
+                    )
                     recovered += self._buffer.take_over(number, header, entries, elsewhere)
                 self._buffer.end_recovery(number)
         except FallbackDamaged as error:  # since it was looked at
@@ -184,7 +197,9 @@ class Recovery:
             for epoch, mark in standing.items()
         }
         deleted_at = self._deleted_at.get(header.stream)
-        return Elsewhere(written, deleted_at(partitions) if deleted_at else {}, keyed=deleted_at is not None)
+        return Elsewhere(
+            written, deleted_at(partitions) if deleted_at else {}, keyed=deleted_at is not None
+        )
 
 
 def _chunks(entries: Iterator[SpilledEntry] | FileReader) -> Iterator[list[SpilledEntry]]:

@@ -1,7 +1,9 @@
-"""Spilling: what fails for long or fills the buffer moves to the fallback location; what was flushed is deleted there.
+"""Spilling: what fails for long or fills the buffer moves to the fallback location; what was
+flushed is deleted there.
 
-One step is: lease, read, announce a file, write it whole, then put places in the values' stead. Killed in between, it
-leaves a file that nothing refers to, which is deleted after a while. All work is done in steps on the flushing thread.
+One step is: lease, read, announce a file, write it whole, then put places in the values' stead.
+Killed in between, it leaves a file that nothing refers to, which is deleted after a while. All work
+is done in steps on the flushing thread.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class _Batch:
 
 
 class Spiller:
-    """Spills a buffer's streams by a policy. `on_problem` is told what could not be done; it is tried again."""
+    """Spills a buffer's streams by a policy. `on_problem` is told what could not be done; it is
+    tried again."""
 
     def __init__(
         self,
@@ -74,7 +77,8 @@ class Spiller:
         self._paused_at = self._looked_at = float("-inf")
 
     def step(self, down: Collection[str]) -> Spilled:
-        """Spill what is due, for a while; delete files that were drained. `down`: streams whose sink is away.
+        """Spill what is due, for a while; delete files that were drained. `down`: streams whose
+        sink is away.
 
         Raises only what the buffer itself raises.
         """
@@ -111,12 +115,15 @@ class Spiller:
 
     def _wanted(self, reason: str) -> bool:
         if reason == "full":
-            self._relieving = is_relieving(self._policy, self._buffer.fill(), before=self._relieving)
+            self._relieving = is_relieving(
+                self._policy, self._buffer.fill(), before=self._relieving
+            )
             return self._relieving
         return True
 
     def spill(self, stream: str, due: SpillDue) -> Spilled | None:
-        """Write one file; None when nothing is due. Raises `FallbackUnavailable`, `ConfigurationError`."""
+        """Write one file; None when nothing is due. Raises `FallbackUnavailable`,
+        `ConfigurationError`."""
         store = self._buffer.files.store()
         chosen = self._buffer.lease_to_spill(stream, due, owner=self._node, ttl_s=self._ttl_s)
         if not chosen:
@@ -140,9 +147,8 @@ class Spiller:
                     [Place(leased.lease, after_seq)],
                     share_entries=most, share_bytes=room, max_entries=most, max_bytes=room,
                 )  # fmt: skip
-            except (
-                EntryUnreadable
-            ):  # an entry that was spilled before and set aside meanwhile: its flush tells of it
+            except EntryUnreadable:
+                # an entry that was spilled before and set aside meanwhile: its flush tells of it
                 continue
             if entries:
                 batch.parts.append((leased.lease, entries))
@@ -156,7 +162,9 @@ class Spiller:
         try:
             self._buffer.files.store().write(header.name, self._pieces(writer, batch))
         except BaseException:
-            self._buffer.keep_spill(header, 0)  # nothing refers to it: what was written of it is deleted
+            self._buffer.keep_spill(
+                header, 0
+            )  # nothing refers to it: what was written of it is deleted
             raise
         try:
             entries = sum(self._put_places(header, lease, placed) for lease, placed in batch.placed)
@@ -192,7 +200,8 @@ class Spiller:
         return len(placed)
 
     def clean(self) -> int:
-        """Delete the files that nothing refers to; returns how many. Raises `FallbackUnavailable`."""
+        """Delete the files that nothing refers to; returns how many. Raises
+        `FallbackUnavailable`."""
         drained = self._buffer.drained_spills(silent_s=self._policy.silent_s)
         for file in drained:
             self._buffer.files.store(file.address).delete(file.name)

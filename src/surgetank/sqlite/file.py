@@ -1,7 +1,8 @@
-"""The SQLite file under the buffer: opening it, knowing it from a stranger's, and naming its errors.
+"""The SQLite file under the buffer: opening it, knowing it from a stranger's, and naming its
+errors.
 
-One connection writes (under the buffer's lock), a small pool of connections reads. A file that is not
-ours, or is damaged, is left exactly as it is.
+One connection writes (under the buffer's lock), a small pool of connections reads. A file that is
+not ours, or is damaged, is left exactly as it is.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def named_errors(path: Path) -> Iterator[None]:
 def _damaged(path: Path, reason: str) -> BufferCorrupt:
     return BufferCorrupt(
         f"The buffer file {path} is damaged ({reason}). It was left as it is.",
-        remedy="copy it to a safe place, then run `surgetank doctor`; start with another SURGETANK_HOME meanwhile.",
+        remedy="copy it to a safe place, then run `surgetank doctor`; start with another "
+        "SURGETANK_HOME meanwhile.",
     )
 
 
@@ -62,7 +64,9 @@ def translate(error: sqlite3.Error, path: Path) -> BufferProblem:
     """The family's error for what SQLite raised."""
     text = str(error)
     name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or text.startswith("Could not decode to UTF-8"):
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or text.startswith(
+        "Could not decode to UTF-8"
+    ):
         return _damaged(path, text)
     # All that is written was checked: what contradicts the file's own rules is the file.
     if isinstance(error, sqlite3.IntegrityError) or _SCHEMA_LOST.search(text):
@@ -70,25 +74,30 @@ def translate(error: sqlite3.Error, path: Path) -> BufferProblem:
     if name.startswith("SQLITE_FULL"):
         return BufferUnavailable(
             f"The disk that holds the buffer {path} is full; the write was not accepted.",
-            remedy="free some space or move SURGETANK_HOME to a larger disk; nothing accepted before is lost.",
+            remedy="free some space or move SURGETANK_HOME to a larger disk; nothing accepted "
+            "before is lost.",
         )
     if name.startswith("SQLITE_BUSY"):
         return BufferUnavailable(
             f"The buffer {path} was locked by another process for {BUSY_TIMEOUT_S:.0f} s.",
-            remedy="find the process that holds it (a stopped debugger, a backup) and let it go on.",
+            remedy="find the process that holds it (a stopped debugger, a backup) and let it go "
+            "on.",
         )
     return BufferUnavailable(
         f"The buffer {path} can't be used ({text}).",
-        remedy="check that its folder exists, is writable by this user, and lies on a healthy local disk.",
+        remedy="check that its folder exists, is writable by this user, and lies on a healthy "
+        "local disk.",
     )
 
 
 def refuse_fork(owner_pid: int, path: Path) -> None:
-    """Raise in a forked child: SQLite's connections and our locks must not be carried over a fork."""
+    """Raise in a forked child: SQLite's connections and our locks must not be carried over a
+    fork."""
     if owner_pid != os.getpid():
         raise BufferUnavailable(
             f"The buffer {path} was opened before this process was forked.",
-            remedy="open Surgetank in the child process (for gunicorn: in post_fork, or without --preload).",
+            remedy="open Surgetank in the child process (for gunicorn: in post_fork, or without "
+            "--preload).",
         )
 
 
@@ -113,7 +122,8 @@ os.register_at_fork(
 
 
 def connect(path: Path, *, durability: str, kind: Kind) -> sqlite3.Connection:
-    """A writing connection on a file of that kind, made if there is none yet, upgraded if it is of a format before."""
+    """A writing connection on a file of that kind, made if there is none yet, upgraded if it is of
+    a format before."""
     try:
         make_folder(path.parent)
     except OSError as error:
@@ -127,12 +137,16 @@ def connect(path: Path, *, durability: str, kind: Kind) -> sqlite3.Connection:
             _make_private(path)
             connection = _open(path)
         try:
-            # First of all: the settings of a new file write into it, and would into a stranger's or a damaged one.
+            # First of all: the settings of a new file write into it, and would into a stranger's or
+            # a damaged one.
             if _format_of(connection, path, kind) is None:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
-            # Moving WAL pages into the file is `maintain`'s work; 256 MiB is the brake if nobody maintains.
+            connection.execute(
+                f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}"
+            )
+            # Moving WAL pages into the file is `maintain`'s work; 256 MiB is the brake if nobody
+            # maintains.
             connection.execute("PRAGMA wal_autocheckpoint = 65536")
             connection.execute("PRAGMA cache_size = -16384")
             _ensure_schema(connection, path, kind)
@@ -151,7 +165,8 @@ def _make_private(path: Path) -> None:
     except OSError as error:
         raise BufferUnavailable(
             f"The buffer file {path} can't be made ({error.strerror}).",
-            remedy="set SURGETANK_HOME to a folder on a disk with space, which this user may write.",
+            remedy="set SURGETANK_HOME to a folder on a disk with space, which this user may "
+            "write.",
         ) from error
 
 
@@ -175,8 +190,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _refuse_foreign_bytes(path: Path) -> None:
-    # Closing any descriptor of a file gives up all POSIX locks that this process has on it (fcntl(2)). If SQLite had
-    # it open, another process would then see no user, and delete the WAL that we go on writing to.
+    # Closing any descriptor of a file gives up all POSIX locks that this process has on it
+    # (fcntl(2)). If SQLite had it open, another process would then see no user, and delete the WAL
+    # that we go on writing to.
     known = _identity(path)
     if known is not None and _open_files[known] > 0:
         return  # it was recognized when it was opened
@@ -204,7 +220,9 @@ def _ensure_schema(connection: sqlite3.Connection, path: Path, kind: Kind) -> No
         version = _format_of(connection, path, kind)  # another process may have been quicker
         if version is None:
             _run(connection, kind.schema)
-            connection.execute("INSERT INTO identity (id, buffer_id) VALUES (1, ?)", (uuid.uuid4().hex,))
+            connection.execute(
+                "INSERT INTO identity (id, buffer_id) VALUES (1, ?)", (uuid.uuid4().hex,)
+            )
             connection.execute(f"PRAGMA application_id = {kind.application_id}")
         else:
             for script in kind.path_from(version) or ():
@@ -218,7 +236,8 @@ def _run(connection: sqlite3.Connection, script: str) -> None:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Single statements, so that they can stand in a transaction (`executescript` would commit it)."""
+    """Single statements, so that they can stand in a transaction (`executescript` would commit
+    it)."""
     pending = ""
     for line in script.splitlines(keepends=True):
         pending += line
@@ -228,21 +247,26 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def _format_of(connection: sqlite3.Connection, path: Path, kind: Kind) -> int | None:
-    """The format of a file of ours, None for a new one; raises for anybody else's, and for what can't be read."""
+    """The format of a file of ours, None for a new one; raises for anybody else's, and for what
+    can't be read."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application == kind.application_id:
         if version > kind.version:
             raise BufferCorrupt(
-                f"The {kind.what} {path} has format {version}, of a newer Surgetank; this one reads up to"
+                f"The {kind.what} {path} has format {version}, of a newer Surgetank; this one "
+                f"reads up to"
                 f" {kind.version}. It was left as it is.",
-                remedy="use the newer Surgetank again (`pip install --upgrade surgetank`), at least to drain it"
+                remedy="use the newer Surgetank again (`pip install --upgrade surgetank`), at "
+                "least to drain it"
                 " (`surgetank flush`); or set SURGETANK_HOME to another folder.",
             )
         if kind.path_from(version) is None:
             raise BufferCorrupt(
-                f"The {kind.what} {path} has format {version}, from which no way leads to format {kind.version}.",
-                remedy="use the Surgetank version that wrote it to drain it (`surgetank flush`), then upgrade.",
+                f"The {kind.what} {path} has format {version}, from which no way leads to format "
+                f"{kind.version}.",
+                remedy="use the Surgetank version that wrote it to drain it (`surgetank flush`), "
+                "then upgrade.",
             )
         return int(version)
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -288,7 +312,8 @@ class ReadPool:
                     remedy="open Surgetank again before you use its saver.",
                 )
             if not self._idle and self._place is not None and self._place.missing() is not None:
-                # Another connection would be one on another file: there are only those that are open.
+                # Another connection would be one on another file: there are only those that are
+                # open.
                 self._lock.wait_for(lambda: bool(self._idle or self._closed), _WAIT_S)
                 if not self._idle:
                     problem = self._place.problem()

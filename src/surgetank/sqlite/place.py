@@ -1,7 +1,8 @@
-"""Whether the file that is open is still the one at its path: one that was deleted takes writes that nobody will find.
+"""Whether the file that is open is still the one at its path: one that was deleted takes writes
+that nobody will find.
 
-A file that was unlinked lives on for those who have it open. What it holds can be read and flushed by them; what would
-be added to it is refused, because it would end with the process.
+A file that was unlinked lives on for those who have it open. What it holds can be read and flushed
+by them; what would be added to it is refused, because it would end with the process.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ class FilePlace:
             found = _identity(self._path, end)
             if found != known:
                 name = self._path.name + end
-                return f"{name} was deleted" if found is None else f"{name} was replaced by another file"
+                return (
+                    f"{name} was deleted"
+                    if found is None
+                    else f"{name} was replaced by another file"
+                )
         return None
 
     def problem(self, *, now: bool = False) -> BufferUnavailable | None:
@@ -50,9 +55,11 @@ class FilePlace:
         if missing is None:
             return None
         return BufferUnavailable(
-            f"The buffer {self._path} was taken away under this process: {missing}. Nothing new is accepted, because it"
+            f"The buffer {self._path} was taken away under this process: {missing}. Nothing new is "
+            f"accepted, because it"
             " would be lost with the process.",
-            remedy="let this process run until `flush()` has saved what it holds, then start it again; find out who"
+            remedy="let this process run until `flush()` has saved what it holds, then start it "
+            "again; find out who"
             " deletes files in that folder.",
         )
 

@@ -1,7 +1,8 @@
 """A SQLite file rewritten so that no byte of what was deleted is left in it or in its WAL.
 
-Deleting a row leaves its bytes in the page, and the WAL has them too. The file is rewritten (VACUUM), then the WAL is
-moved into it and cut to nothing. That needs a moment without readers of older states; it is tried for a while.
+Deleting a row leaves its bytes in the page, and the WAL has them too. The file is rewritten
+(VACUUM), then the WAL is moved into it and cut to nothing. That needs a moment without readers of
+older states; it is tried for a while.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def scrub(path: Path, *, kind: Kind, patience_s: float = _PATIENCE_S) -> bool:
             connection.execute("VACUUM")
             connection.execute("PRAGMA busy_timeout = 200")
             while True:
-                busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                busy, frames, moved = connection.execute(
+                    "PRAGMA wal_checkpoint(TRUNCATE)"
+                ).fetchone()
                 if not busy and frames == moved:
                     return True
                 if time.monotonic() > until:
@@ -39,7 +42,8 @@ def scrub(path: Path, *, kind: Kind, patience_s: float = _PATIENCE_S) -> bool:
 
 
 def forms(words: Sequence[str]) -> set[str]:
-    """How words may stand in a text or in JSON. Short ones only in quotes: a user called "a" is in every sentence."""
+    """How words may stand in a text or in JSON. Short ones only in quotes: a user called "a" is in
+    every sentence."""
     found: set[str] = set()
     for word in words:
         spelled = {word, json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]}

@@ -1,4 +1,5 @@
-"""What a stream is: one frozen value. Adding a stream is a folder and one line in `streams/installed.py`.
+"""What a stream is: one frozen value. Adding a stream is a folder and one line in
+`streams/installed.py`.
 
 `flush`, `spilling` and `notify` know no stream by name: what they have to know of one stands here.
 
@@ -68,7 +69,8 @@ class Stream:
 
 
 class Concern(NamedTuple):
-    """What trouble with a partition is about: the key of its incident, the thread if it is one, and words for it."""
+    """What trouble with a partition is about: the key of its incident, the thread if it is one, and
+    words for it."""
 
     key: str
     thread_id: str | None
@@ -78,8 +80,8 @@ class Concern(NamedTuple):
 class Streams(Mapping[str, Stream]):
     """The streams of an engine, by name and in the order in which they are flushed.
 
-    The buffer may hold entries of a stream that this program doesn't know (a later version's): `concern` and
-    `sharing` answer for these too.
+    The buffer may hold entries of a stream that this program doesn't know (a later version's):
+    `concern` and `sharing` answer for these too.
     """
 
     def __init__(self, streams: Sequence[Stream]) -> None:
@@ -123,5 +125,7 @@ class Streams(Mapping[str, Stream]):
             return Concern(f"stream:{name}", None, f"The stream {name!r}")
         subject = self._streams[name].subject
         return Concern(
-            f"{subject}:{partition}", self.thread_of(name, partition), f"The {subject} {partition!r}"
+            f"{subject}:{partition}",
+            self.thread_of(name, partition),
+            f"The {subject} {partition!r}",
         )

@@ -1,7 +1,9 @@
-"""How one append gets into the SQLite buffer: counted, asked its guard, inserted, some of its values as differences.
+"""How one append gets into the SQLite buffer: counted, asked its guard, inserted, some of its
+values as differences.
 
-Always inside the transaction of a commit group (sqlite.py), which says afterwards whether it was committed. There is no
-RETURNING here: SQLite makes a temporary table for it, which costs as much as the statement itself.
+Always inside the transaction of a commit group (sqlite.py), which says afterwards whether it was
+committed. There is no RETURNING here: SQLite makes a temporary table for it, which costs as much as
+the statement itself.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ from typing import Literal
 
 from surgetank.buffer.protocol import Guard
 from surgetank.buffer.sqlite.chain import MIN_BYTES, Family, Link, Memory, shorten
-from surgetank.buffer.sqlite.checks import MASK, Checker, counted, epoch_sum, names_sum, record_sum, seed
+from surgetank.buffer.sqlite.checks import (
+    MASK,
+    Checker,
+    counted,
+    epoch_sum,
+    names_sum,
+    record_sum,
+    seed,
+)
 from surgetank.buffer.sqlite.read import SQLiteSnapshot
 from surgetank.exceptions import EntryRejected
 from surgetank.model import Record
@@ -26,20 +36,23 @@ _COUNT_TOTAL = (
     " WHERE bytes + ? <= ? AND entries < ?"
 )
 _COUNT_UNGUARDED = (
-    "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?, last_seq = (SELECT next_seq - 1 FROM totals)"
+    "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?, last_seq = (SELECT next_seq - "
+    "1 FROM totals)"
     " WHERE id = ? AND oldest_at IS NOT NULL AND guarded = 0"
 )
 _COUNT_ANY = (
     "INSERT INTO partitions (stream, name, entries, bytes, oldest_at, last_seq)"
     " VALUES (?, ?, 1, ?, ?, (SELECT next_seq - 1 FROM totals))"
-    " ON CONFLICT (stream, name) DO UPDATE SET entries = entries + 1, bytes = bytes + excluded.bytes,"
+    " ON CONFLICT (stream, name) DO UPDATE SET entries = entries + 1, bytes = bytes + "
+    "excluded.bytes,"
     " oldest_at = coalesce(oldest_at, excluded.oldest_at), last_seq = excluded.last_seq"
 )
 # An id is seq * SLOTS + position in the entry; the seq is the one that was just counted.
 _COLUMNS = "(id, partition_id, parked, replays, epoch, accepted_at, base, key, value, checksum)"
 _INSERT = (
     f"INSERT INTO records {_COLUMNS}"
-    f" SELECT (next_seq - 1) * 65536, ?, 0, 0, ?, ?, ?, ?, ?, (((next_seq - 1) * 65536 + ?) & {MASK}) + ? FROM totals"
+    f" SELECT (next_seq - 1) * 65536, ?, 0, 0, ?, ?, ?, ?, ?, (((next_seq - 1) * 65536 + ?) & "
+    f"{MASK}) + ? FROM totals"
 )
 _INSERT_NEXT = f"INSERT INTO records {_COLUMNS} VALUES (?, ?, 0, 0, ?, ?, ?, ?, ?, ?)"
 
@@ -61,8 +74,9 @@ class BufferLimits:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One append on its way through the group commit. `accepted` only becomes true after the commit, so that
-    whoever is interrupted anywhere never leaves another append believing in an entry that is not there.
+    """One append on its way through the group commit. `accepted` only becomes true after the
+    commit, so that whoever is interrupted anywhere never leaves another append believing in an
+    entry that is not there.
     """
 
     stream: str
@@ -83,7 +97,8 @@ class Request:
 
 
 class Inserter:
-    """Inserts appends; knows the ids of partitions and the newest value of each family. Used under the write lock."""
+    """Inserts appends; knows the ids of partitions and the newest value of each family. Used under
+    the write lock."""
 
     def __init__(
         self,
@@ -157,7 +172,10 @@ class Inserter:
         rows: list[Row] = []
         request.links = []
         size = 0
-        seeded, of_epoch = seed(names_sum(request.stream, request.partition), now), epoch_sum(self.epoch)
+        seeded, of_epoch = (
+            seed(names_sum(request.stream, request.partition), now),
+            epoch_sum(self.epoch),
+        )
         for i, (key, value, name) in enumerate(request.records):
             base, stored = None, value
             if name and len(value) >= MIN_BYTES:
@@ -179,11 +197,17 @@ class Inserter:
         request.size = size
         return rows
 
-    def _count_in(self, connection: sqlite3.Connection, request: Request, now: float) -> tuple[int, int]:
-        """Add one entry to its partition's counters, making it if it is new; returns its id and the guarded flag."""
+    def _count_in(
+        self, connection: sqlite3.Connection, request: Request, now: float
+    ) -> tuple[int, int]:
+        """Add one entry to its partition's counters, making it if it is new; returns its id and the
+        guarded flag."""
         name = (request.stream, request.partition)
         known = self._ids.get(name)
-        if known is not None and connection.execute(_COUNT_UNGUARDED, (request.size, known)).rowcount:
+        if (
+            known is not None
+            and connection.execute(_COUNT_UNGUARDED, (request.size, known)).rowcount
+        ):
             return known, 0
         connection.execute(_COUNT_ANY, (*name, request.size, now))
         partition_id, guarded = connection.execute(
@@ -196,7 +220,8 @@ class Inserter:
 
 
 def _left_out(_: sqlite3.Connection, __: int, ___: bytes) -> bytes:
-    """In place of a spilled value: guards ask for keys, and no append may wait for a fallback location."""
+    """In place of a spilled value: guards ask for keys, and no append may wait for a fallback
+    location."""
     return b""
 
 
@@ -205,7 +230,8 @@ def _uncount(connection: sqlite3.Connection, partition_id: int, size: int) -> No
     connection.execute("UPDATE totals SET entries = entries - 1, bytes = bytes - ?", (size,))
     connection.execute(
         "UPDATE partitions SET entries = entries - 1, bytes = bytes - ?,"
-        " oldest_at = CASE WHEN entries > 1 THEN oldest_at END, last_seq = coalesce((SELECT max(r.id) >> 16"
+        " oldest_at = CASE WHEN entries > 1 THEN oldest_at END, last_seq = coalesce((SELECT "
+        "max(r.id) >> 16"
         " FROM records r WHERE r.partition_id = partitions.id AND r.parked = 0), 0) WHERE id = ?",
         (size, partition_id),
     )

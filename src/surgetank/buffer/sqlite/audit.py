@@ -1,7 +1,9 @@
-"""Looking for what is missing in the SQLite buffer: ledgers against records, names and numbers against their indexes.
+"""Looking for what is missing in the SQLite buffer: ledgers against records, names and numbers
+against their indexes.
 
-What is found when entries are acknowledged is written down in the table `damage` by the same transaction, so that it is
-told even if the process dies; a ledger that was wrong is set right, because nothing else would be told of it.
+What is found when entries are acknowledged is written down in the table `damage` by the same
+transaction, so that it is told even if the process dies; a ledger that was wrong is set right,
+because nothing else would be told of it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ _WRONG = "(entries > 0) <> (oldest_at IS NOT NULL)"
 
 
 class Auditor:
-    """Looks at a partition's ledger when it is read for the first time, and again after some minutes."""
+    """Looks at a partition's ledger when it is read for the first time, and again after some
+    minutes."""
 
     def __init__(self, checker: Checker) -> None:
         self._checker = checker
@@ -41,12 +44,15 @@ class Auditor:
             self.problems = [str(error)]
 
     def compare(self, connection: sqlite3.Connection, ids: Sequence[int]) -> None:
-        """Before partitions are flushed: an entry that only an index has lost must be found before later ones are
-        written, because a sink takes no earlier one after them. What is gone for good is told when all else is written.
+        """Before partitions are flushed: an entry that only an index has lost must be found before
+        later ones are written, because a sink takes no earlier one after them. What is gone for
+        good is told when all else is written.
         """
         wrong = connection.execute(
-            "SELECT p.id FROM partitions p WHERE p.id IN (SELECT value FROM json_each(?)) AND p.entries <>"
-            " (SELECT count(*) FROM records r INDEXED BY records_waiting WHERE r.partition_id = p.id"
+            "SELECT p.id FROM partitions p WHERE p.id IN (SELECT value FROM json_each(?)) AND "
+            "p.entries <>"
+            " (SELECT count(*) FROM records r INDEXED BY records_waiting WHERE r.partition_id = "
+            "p.id"
             " AND r.parked = 0 AND r.id & 65535 = 0) LIMIT 1",
             (json.dumps(ids),),
         ).fetchone()
@@ -55,7 +61,8 @@ class Auditor:
             self.rebuild(connection)
 
     def rebuild(self, connection: sqlite3.Connection) -> None:
-        """Make the indexes anew from the tables, whose records have checksums, if something was found."""
+        """Make the indexes anew from the tables, whose records have checksums, if something was
+        found."""
         if not (self.problems or self.suspect) or time.monotonic() - self._rebuilt_at < _EVERY_S:
             return
         self._rebuilt_at, self.suspect = time.monotonic(), False
@@ -65,11 +72,13 @@ class Auditor:
     def audit(
         self, connection: sqlite3.Connection, stream: str, partition: str, partition_id: int | None
     ) -> None:
-        """Raise `BufferCorrupt` if a partition that is about to be read is not as its ledger says."""
+        """Raise `BufferCorrupt` if a partition that is about to be read is not as its ledger
+        says."""
         if partition_id is None:
             if self.problems:
                 raise BufferCorrupt(
-                    f"{stream}/{partition} can't be found in the buffer {self._checker.path}, which is damaged"
+                    f"{stream}/{partition} can't be found in the buffer {self._checker.path}, "
+                    f"which is damaged"
                     f" ({self.problems[0]}).",
                     remedy=REMEDY, partition=partition,
                 )  # fmt: skip
@@ -88,17 +97,21 @@ class Auditor:
         self._sound[partition_id] = now
 
 
-def note_damage(connection: sqlite3.Connection, now: float, stream: str, partition: str, what: str) -> None:
+def note_damage(
+    connection: sqlite3.Connection, now: float, stream: str, partition: str, what: str
+) -> None:
     """Write down what was found, once."""
     connection.execute(
-        "INSERT INTO damage (found_at, stream, partition, what) SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS"
+        "INSERT INTO damage (found_at, stream, partition, what) SELECT ?1, ?2, ?3, ?4 WHERE NOT "
+        "EXISTS"
         " (SELECT 1 FROM damage WHERE stream = ?2 AND partition = ?3 AND what = ?4)",
         (now, stream, partition, what),
     )
 
 
 def settle_ledgers(connection: sqlite3.Connection, now: float, ids: Sequence[int]) -> None:
-    """Compare the ledgers of partitions that were just acknowledged: what they still count is there, or is missing."""
+    """Compare the ledgers of partitions that were just acknowledged: what they still count is
+    there, or is missing."""
     wrong = connection.execute(
         f"SELECT id, stream, name, entries, bytes, oldest_at FROM partitions"
         f" WHERE id IN (SELECT value FROM json_each(?)) AND {_WRONG}",
@@ -128,7 +141,8 @@ def settle_ledgers(connection: sqlite3.Connection, now: float, ids: Sequence[int
 def read_damage(connection: sqlite3.Connection, *, new: bool) -> list[Damage]:
     """What was found damaged, oldest first; if `new`, only what was not announced yet."""
     rows = connection.execute(
-        "SELECT id, found_at, stream, partition, what FROM damage WHERE NOT ? OR announced_at IS NULL ORDER BY id",
+        "SELECT id, found_at, stream, partition, what FROM damage WHERE NOT ? OR announced_at IS "
+        "NULL ORDER BY id",
         (new,),
     )
     return [Damage(*row) for row in rows]
@@ -136,5 +150,7 @@ def read_damage(connection: sqlite3.Connection, *, new: bool) -> list[Damage]:
 
 def announce_damage(connection: sqlite3.Connection, now: float, ids: Sequence[int]) -> None:
     """Remember that this was announced; forget what is old."""
-    connection.executemany("UPDATE damage SET announced_at = ? WHERE id = ?", [(now, id_) for id_ in ids])
+    connection.executemany(
+        "UPDATE damage SET announced_at = ? WHERE id = ?", [(now, id_) for id_ in ids]
+    )
     connection.execute("DELETE FROM damage WHERE announced_at < ?", (now - _KEPT_S,))

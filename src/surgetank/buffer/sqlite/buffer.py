@@ -1,9 +1,9 @@
 """The buffer in one SQLite file (WAL): an append is one short transaction, about 25 microseconds.
 
-Concurrent appenders commit together: each puts its request in a queue, and whoever holds the write lock
-commits all that wait (group commit). With `durability="power"` one fsync then serves them all.
-How an append is inserted is in `sqlite_append.py`, coordination (leases, attempts, parked entries, jobs) in
-`sqlite_flush.py`, lookups in `sqlite_read.py`.
+Concurrent appenders commit together: each puts its request in a queue, and whoever holds the write
+lock commits all that wait (group commit). With `durability="power"` one fsync then serves them all.
+How an append is inserted is in `sqlite_append.py`, coordination (leases, attempts, parked entries,
+jobs) in `sqlite_flush.py`, lookups in `sqlite_read.py`.
 """
 
 from __future__ import annotations
@@ -56,12 +56,13 @@ __all__ = ["BufferLimits", "SQLiteBuffer"]
 class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
     """A `Buffer` in the SQLite file at `path`, shared by any number of threads and processes.
 
-    `durability`: `"process"` survives kill -9 of every process, `"power"` also a power cut (an fsync per
-    group of appends). `files` knows where values may be spilled to; those with one of the
-    `inline_keys` never are (what guards look into). Streams of `last_words` are accepted even when the file was
-    deleted under this process: they tell of it, and it flushes them. Acknowledged entries are kept for `keep_s`, up to
-    `keep_bytes` of them. `destination` is the database that it belongs to from its first entry on. `reserve_bytes` of
-    the disk are set aside to flush with when it is full. Raises `BufferUnavailable`, `BufferCorrupt`.
+    `durability`: `"process"` survives kill -9 of every process, `"power"` also a power cut (an
+    fsync per group of appends). `files` knows where values may be spilled to; those with one of the
+    `inline_keys` never are (what guards look into). Streams of `last_words` are accepted even when
+    the file was deleted under this process: they tell of it, and it flushes them. Acknowledged
+    entries are kept for `keep_s`, up to `keep_bytes` of them. `destination` is the database that it
+    belongs to from its first entry on. `reserve_bytes` of the disk are set aside to flush with when
+    it is full. Raises `BufferUnavailable`, `BufferCorrupt`.
     """
 
     def __init__(
@@ -109,16 +110,21 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
         self._begun = self._economical = False
         self.reserve = DiskReserve(self.path, reserve_bytes)
         self.reserve.before_open()
-        self._writer: sqlite3.Connection | None = file.connect(self.path, durability=durability, kind=BUFFER)
+        self._writer: sqlite3.Connection | None = file.connect(
+            self.path, durability=durability, kind=BUFFER
+        )
         self.place = FilePlace(self.path)
         self._readers = file.ReadPool(self.path, self.place)
         with file.named_errors(self.path):
             (self._secure_delete,) = self._writer.execute("PRAGMA secure_delete").fetchone()
-            identity = self._writer.execute("SELECT buffer_id, checked_from FROM identity").fetchone()
+            identity = self._writer.execute(
+                "SELECT buffer_id, checked_from FROM identity"
+            ).fetchone()
         if identity is None:
             self._writer.close()
             raise BufferCorrupt(
-                f"The buffer file {self.path} is damaged: it has no identity any more. It was left as it is.",
+                f"The buffer file {self.path} is damaged: it has no identity any more. It was left "
+                f"as it is.",
                 remedy="`surgetank doctor --salvage FOLDER` copies all that is whole.",
             )
         self._id, checked_from = identity
@@ -246,7 +252,10 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
                 group.append(self._waiting.popleft())
             self._commit(group)
             self._accept(group)
-        except (sqlite3.OperationalError, BufferProblem) as error:  # the file's fault: the same for all
+        except (
+            sqlite3.OperationalError,
+            BufferProblem,
+        ) as error:  # the file's fault: the same for all
             self._refuse(group, error)
         except Exception as error:
             if self._begun:  # a signal handler's exception that came after the commit
@@ -277,7 +286,9 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
                     request.full = True
                 else:
                     self._inserter.insert(connection, request, self._clock())
-            if self._destination is not None:  # what is accepted first says where all of it is meant to go
+            if (
+                self._destination is not None
+            ):  # what is accepted first says where all of it is meant to go
                 note_destination(connection, self._destination, len(group), self._clock())
             connection.execute("COMMIT")
             self._destination = None
@@ -326,7 +337,8 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
             return file.translate(error, self.path)
         if isinstance(error, UnicodeEncodeError):
             return EntryRejected(
-                partition=request.partition, path="$", reason=f"a name that is not valid text ({error.reason})",
+                partition=request.partition, path="$", reason=f"a name that is not valid text "
+                f"({error.reason})",
                 remedy="use names without lone surrogates",
             )  # fmt: skip
         assert isinstance(error, Exception)
@@ -340,16 +352,22 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
         depth = self.depth()
         if depth.disk_full:
             return BufferFull(
-                f"The disk that holds the buffer {self.path} is full ({depth.disk_free} bytes are free, what Surgetank"
-                f" keeps for flushing not counted); what was written for {request.partition!r} was not accepted.",
-                remedy="free some space on it, or move SURGETANK_HOME to a larger disk. What waits is flushed meanwhile"
+                f"The disk that holds the buffer {self.path} is full ({depth.disk_free} bytes are "
+                f"free, what Surgetank"
+                f" keeps for flushing not counted); what was written for {request.partition!r} was "
+                f"not accepted.",
+                remedy="free some space on it, or move SURGETANK_HOME to a larger disk. What waits "
+                "is flushed meanwhile"
                 " (`surgetank flush`), which makes room too.",
             )
         wait = f" after waiting {waited:.0f} s" if waited is not None else ""
         return BufferFull(
-            f"The buffer is at its limit{wait}: {depth.entries} of {depth.max_entries} entries, {depth.bytes} of"
-            f" {depth.max_bytes} bytes; {request.size} bytes for {request.partition!r} were not accepted.",
-            remedy="see `surgetank status` for why it doesn't drain (is the database up?), or raise "
+            f"The buffer is at its limit{wait}: {depth.entries} of {depth.max_entries} entries, "
+            f"{depth.bytes} of"
+            f" {depth.max_bytes} bytes; {request.size} bytes for {request.partition!r} were not "
+            f"accepted.",
+            remedy="see `surgetank status` for why it doesn't drain (is the database up?), or "
+            "raise "
             "SURGETANK_BUFFER_MAX_BYTES / SURGETANK_BUFFER_MAX_ENTRIES.",
         )
 
@@ -384,7 +402,8 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
         connection = self._writer
         if connection is None:
             raise BufferUnavailable(
-                f"The buffer {self.path} is closed.", remedy="open Surgetank again before you use its saver."
+                f"The buffer {self.path} is closed.",
+                remedy="open Surgetank again before you use its saver.",
             )
         if connection.in_transaction:  # left by somebody who was interrupted twice
             self._roll_back()
@@ -401,7 +420,12 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
     def snapshot(self) -> Iterator[SQLiteSnapshot]:
         with self._readers.borrow() as connection:
             yield SQLiteSnapshot(
-                connection, self._clock(), self._checker, self._recall, self._load, self._auditor.audit
+                connection,
+                self._clock(),
+                self._checker,
+                self._recall,
+                self._load,
+                self._auditor.audit,
             )
 
     @contextmanager
@@ -440,7 +464,9 @@ def _request(
     records: Sequence[Record],
     guard: Guard | None,
 ) -> Request:
-    if not 0 < len(records) < SLOTS:  # no row to be found by, or rows that take the next entry's places
+    if (
+        not 0 < len(records) < SLOTS
+    ):  # no row to be found by, or rows that take the next entry's places
         raise EntryRejected(
             partition=partition, path="$", reason=f"an entry of {len(records)} records",
             remedy=f"write between 1 and {SLOTS - 1} values at once",

@@ -1,10 +1,13 @@
-"""Records of one family as chains in the SQLite buffer: a whole value, then differences, each from the one before.
+"""Records of one family as chains in the SQLite buffer: a whole value, then differences, each from
+the one before.
 
-What must stay true: a record that others build on is in the file, unchanged, and waiting. So whatever takes records
-away (an acknowledgement) or sets them aside (parking) first makes those whole that build on them, in the same
-transaction. A chain is short, and its differences together are smaller than one whole value.
+What must stay true: a record that others build on is in the file, unchanged, and waiting. So
+whatever takes records away (an acknowledgement) or sets them aside (parking) first makes those
+whole that build on them, in the same transaction. A chain is short, and its differences together
+are smaller than one whole value.
 
-A negative base tells that the value was spilled to a file (sqlite_spill.py). Nothing builds on such a record.
+A negative base tells that the value was spilled to a file (sqlite_spill.py). Nothing builds on such
+a record.
 """
 
 from __future__ import annotations
@@ -16,7 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from surgetank.buffer.sqlite.checks import REMEDY, STORED, Checker, moved, names_sum, record_sum, seed
+from surgetank.buffer.sqlite.checks import (
+    REMEDY,
+    STORED,
+    Checker,
+    moved,
+    names_sum,
+    record_sum,
+    seed,
+)
 from surgetank.encode.differences import delta
 from surgetank.exceptions import BufferCorrupt
 
@@ -48,7 +59,8 @@ class Link(NamedTuple):
 
 
 class Memory:
-    """The newest value of each family, as far as this process wrote it lately. Changed only under the write lock."""
+    """The newest value of each family, as far as this process wrote it lately. Changed only under
+    the write lock."""
 
     def __init__(self, limit: int = _REMEMBERED_BYTES) -> None:
         self._limit = limit
@@ -65,7 +77,8 @@ class Memory:
         return self._values.get(record_id)
 
     def keep(self, links: Mapping[Family, Link]) -> None:
-        """Remember committed records; the least recently written families are forgotten over the limit."""
+        """Remember committed records; the least recently written families are forgotten over the
+        limit."""
         for family, link in links.items():
             self._drop(self._links.pop(family, None))
             if len(link.value) <= self._limit:
@@ -100,8 +113,8 @@ def shorten(connection: sqlite3.Connection, link: Link, value: bytes) -> bytes |
 def whole(
     connection: sqlite3.Connection, base: int, difference: bytes, recall: Recall, check: Check
 ) -> bytes:
-    """The value of a record that is kept as a difference. `recall` knows some whole values by id; `check` is shown each
-    record that is read, and raises for a damaged one.
+    """The value of a record that is kept as a difference. `recall` knows some whole values by id;
+    `check` is shown each record that is read, and raises for a damaged one.
     """
     differences = [difference]
     value = recall(base)
@@ -109,7 +122,8 @@ def whole(
         row = connection.execute(f"SELECT {STORED} FROM records WHERE id = ?", (base,)).fetchone()
         if row is None or len(differences) > 2 * _MAX_DEPTH:
             raise BufferCorrupt(
-                f"The buffer {_path(connection)} is damaged: a record builds on the record {base}, which is not there.",
+                f"The buffer {_path(connection)} is damaged: a record builds on the record {base}, "
+                f"which is not there.",
                 remedy=REMEDY,
             )
         check(row)
@@ -128,13 +142,17 @@ def let_go(connection: sqlite3.Connection, which: str, ranges: Sequence[tuple[in
         return
     for parameters in ranges:
         gone = connection.execute(
-            f"SELECT count(*), -base FROM records WHERE {which} AND base < 0 GROUP BY base", parameters
+            f"SELECT count(*), -base FROM records WHERE {which} AND base < 0 GROUP BY base",
+            parameters,
         ).fetchall()
         connection.executemany("UPDATE spills SET records = records - ? WHERE id = ?", gone)
 
 
-def free(connection: sqlite3.Connection, checker: Checker, partition_id: int, low: int, high: int) -> None:
-    """Make the records whole that build on those with ids from `low` up to `high`, and stand after them."""
+def free(
+    connection: sqlite3.Connection, checker: Checker, partition_id: int, low: int, high: int
+) -> None:
+    """Make the records whole that build on those with ids from `low` up to `high`, and stand after
+    them."""
     _make_whole(
         connection,
         checker,
@@ -144,7 +162,9 @@ def free(connection: sqlite3.Connection, checker: Checker, partition_id: int, lo
     )
 
 
-def isolate(connection: sqlite3.Connection, checker: Checker, partition_id: int, low: int, high: int) -> None:
+def isolate(
+    connection: sqlite3.Connection, checker: Checker, partition_id: int, low: int, high: int
+) -> None:
     """Make the records with ids from `low` up to `high` whole, and those that build on them."""
     which = "partition_id = ? AND parked = 0 AND id >= ? AND id < ? AND base >= 0"
     _make_whole(connection, checker, partition_id, which, (partition_id, low, high))
@@ -161,7 +181,9 @@ def _make_whole(
     added = make_whole(connection, checker, partition_id, which, parameters)
     if added:
         connection.execute("UPDATE totals SET bytes = bytes + ?", (added,))
-        connection.execute("UPDATE partitions SET bytes = bytes + ? WHERE id = ?", (added, partition_id))
+        connection.execute(
+            "UPDATE partitions SET bytes = bytes + ? WHERE id = ?", (added, partition_id)
+        )
 
 
 def make_whole(
@@ -175,7 +197,9 @@ def make_whole(
     rows = connection.execute(f"SELECT id FROM records WHERE {which}", parameters).fetchall()
     if not rows:
         return 0
-    named = connection.execute("SELECT stream, name FROM partitions WHERE id = ?", (partition_id,)).fetchone()
+    named = connection.execute(
+        "SELECT stream, name FROM partitions WHERE id = ?", (partition_id,)
+    ).fetchone()
     if named is None:  # a damaged page: they stay as they are
         return 0
     stream, name = named
@@ -189,16 +213,22 @@ def make_whole(
         try:
             checked = checker.require(stream, name, names, row) is not None
             value = whole(
-                connection, base, difference, _knows_nothing, partial(checker.require, stream, name, names)
+                connection,
+                base,
+                difference,
+                _knows_nothing,
+                partial(checker.require, stream, name, names),
             )
-        except BufferCorrupt:  # it stays as it is: whoever reads it is told, and no new checksum hides it
+        except BufferCorrupt:
+            # it stays as it is: whoever reads it is told, and no new checksum hides it
             continue
         if checked:
             seeded = seed(names, accepted_at)
             grown = record_sum(seeded, None, key, value) - record_sum(seeded, base, key, difference)
             checksum = moved(checksum, grown)
         connection.execute(
-            "UPDATE records SET base = NULL, value = ?, checksum = ? WHERE id = ?", (value, checksum, id_)
+            "UPDATE records SET base = NULL, value = ?, checksum = ? WHERE id = ?",
+            (value, checksum, id_),
         )
         added += len(value) - len(difference)
     return added

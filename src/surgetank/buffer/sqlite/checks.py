@@ -1,12 +1,14 @@
-"""Bit rot in the SQLite buffer: a checksum with each record, and what a ledger says against what is there.
+"""Bit rot in the SQLite buffer: a checksum with each record, and what a ledger says against what is
+there.
 
-A record's checksum covers the names of its partition, when it was accepted, its base, key and value. Added to that are
-its id, its epoch, how often it was replayed and whether it is parked, so that those can change without its value being
-read. That is in the lower 46 bits; above them stands, with the first record of an entry, how many records the entry
-has. Entries that format 3 accepted have none; what one of its processes wrote anew has ones in all lower bits.
+A record's checksum covers the names of its partition, when it was accepted, its base, key and
+value. Added to that are its id, its epoch, how often it was replayed and whether it is parked, so
+that those can change without its value being read. That is in the lower 46 bits; above them stands,
+with the first record of an entry, how many records the entry has. Entries that format 3 accepted
+have none; what one of its processes wrote anew has ones in all lower bits.
 
-SQLite looks at none of that: a changed byte in a page is mostly a changed value to it. What it does notice
-("malformed") is `BufferCorrupt` as well.
+SQLite looks at none of that: a changed byte in a page is mostly a changed value to it. What it does
+notice ("malformed") is `BufferCorrupt` as well.
 """
 
 from __future__ import annotations
@@ -20,12 +22,17 @@ from zlib import crc32
 from surgetank.exceptions import BufferCorrupt
 
 SLOT_BITS = 16
-_PARKED = 1 << 32  # what a checksum grows by when its record is parked; twice that when it is replayed
+_PARKED = (
+    1 << 32
+)  # what a checksum grows by when its record is parked; twice that when it is replayed
 _COUNT_BITS = 46
 MASK = (1 << _COUNT_BITS) - 1
-_NEXT_PARTITION = "SELECT min(partition_id) FROM records INDEXED BY records_waiting WHERE parked = 0"
+_NEXT_PARTITION = (
+    "SELECT min(partition_id) FROM records INDEXED BY records_waiting WHERE parked = 0"
+)
 _PRIME = 4_294_967_291  # no single bit is lost in a remainder by it
-# What is kept after it was acknowledged counts as not parked, although format 3 is to take it for that.
+# What is kept after it was acknowledged counts as not parked, although format 3 is to take it for
+# that.
 STORED = "id, parked > kept, replays, epoch, accepted_at, base, key, value, checksum"
 REMEDY = "the rest goes on by itself. Look at the disk; `surgetank doctor --salvage FOLDER` copies all that is whole."
 
@@ -55,8 +62,11 @@ def counted(records: int) -> int:
     return records << _COUNT_BITS
 
 
-def checksum(seeded: int, id_: int, base: int | None, key: bytes, value: bytes, records: int) -> int:
-    """What is stored with a record that was never replayed, is not parked and has no epoch, of an entry of so many."""
+def checksum(
+    seeded: int, id_: int, base: int | None, key: bytes, value: bytes, records: int
+) -> int:
+    """What is stored with a record that was never replayed, is not parked and has no epoch, of an
+    entry of so many."""
     low = (id_ + record_sum(seeded, base, key, value)) & MASK
     return low if id_ & 0xFFFF else low + counted(records)
 
@@ -88,15 +98,16 @@ def damaged(
 
 
 class Checker:
-    """Compares records with their checksums. `checked_from`: entries from this number on have one."""
+    """Compares records with their checksums. `checked_from`: entries from this number on have
+    one."""
 
     def __init__(self, path: Path, checked_from: int) -> None:
         self.path = path
         self._unchecked = checked_from << SLOT_BITS
 
     def count(self, names: int, row: Sequence[Any]) -> int | None:
-        """How many records the entry has that this first one begins, 0 for one that is not the first; None if it has no
-        checksum. Raises `ValueError` for a damaged one. `row` is `STORED`.
+        """How many records the entry has that this first one begins, 0 for one that is not the
+        first; None if it has no checksum. Raises `ValueError` for a damaged one. `row` is `STORED`.
         """
         id_, parked, replays, epoch, accepted_at, base, key, value, stored = row
         if stored is None:
@@ -120,10 +131,15 @@ class Checker:
         try:
             return self.count(names, row)
         except ValueError as error:
-            raise self.damaged(stream, partition, row[0] >> SLOT_BITS, str(error), row[6]) from error
+            raise self.damaged(
+                stream, partition, row[0] >> SLOT_BITS, str(error), row[6]
+            ) from error
 
-    def require_entry(self, stream: str, partition: str, seq: int, rows: Sequence[Sequence[Any]]) -> None:
-        """Raise `BufferCorrupt` unless these are all records of the entry, as they were accepted."""
+    def require_entry(
+        self, stream: str, partition: str, seq: int, rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """Raise `BufferCorrupt` unless these are all records of the entry, as they were
+        accepted."""
         names = names_sum(stream, partition)
         counts = [self.require(stream, partition, names, row) for row in rows]
         if not counts or counts[0] not in (None, len(rows)):
@@ -137,9 +153,11 @@ class Checker:
 
 
 def ledger_problem(connection: sqlite3.Connection, partition_id: int) -> str | None:
-    """What the ledger of a partition says that is not so: entries that are gone, or can't be found by key."""
+    """What the ledger of a partition says that is not so: entries that are gone, or can't be found
+    by key."""
     loose = connection.execute(
-        "SELECT r.id, r.base FROM records r INDEXED BY records_waiting WHERE r.partition_id = ? AND r.parked = 0"
+        "SELECT r.id, r.base FROM records r INDEXED BY records_waiting WHERE r.partition_id = ? "
+        "AND r.parked = 0"
         " AND r.base >= 0 AND NOT EXISTS (SELECT 1 FROM records b WHERE b.id = r.base) LIMIT 1",
         (partition_id,),
     ).fetchone()
@@ -147,8 +165,10 @@ def ledger_problem(connection: sqlite3.Connection, partition_id: int) -> str | N
         return f"entry {loose[0] >> SLOT_BITS} builds on the record {loose[1]}, which is not there"
     row = connection.execute(
         "SELECT p.entries, p.last_seq,"
-        " (SELECT count(DISTINCT r.id >> 16) FROM records r WHERE r.partition_id = p.id AND r.parked = 0),"
-        " (SELECT coalesce(max(r.id), 0) >> 16 FROM records r WHERE r.partition_id = p.id AND r.parked = 0)"
+        " (SELECT count(DISTINCT r.id >> 16) FROM records r WHERE r.partition_id = p.id AND "
+        "r.parked = 0),"
+        " (SELECT coalesce(max(r.id), 0) >> 16 FROM records r WHERE r.partition_id = p.id AND "
+        "r.parked = 0)"
         " FROM partitions p WHERE p.id = ?",
         (partition_id,),
     ).fetchone()
@@ -156,8 +176,10 @@ def ledger_problem(connection: sqlite3.Connection, partition_id: int) -> str | N
         return None
     entries, last, there, newest = row
     torn = connection.execute(
-        "SELECT r.id >> 16 FROM records r WHERE r.partition_id = ? AND r.parked = 0 GROUP BY r.id >> 16"
-        f" HAVING min(r.id & 65535) > 0 OR (max(r.checksum) > {MASK} AND max(r.checksum) >> {_COUNT_BITS} <> count(*))"
+        "SELECT r.id >> 16 FROM records r WHERE r.partition_id = ? AND r.parked = 0 GROUP BY r.id "
+        ">> 16"
+        f" HAVING min(r.id & 65535) > 0 OR (max(r.checksum) > {MASK} AND max(r.checksum) >> "
+        f"{_COUNT_BITS} <> count(*))"
         " LIMIT 1",
         (partition_id,),
     ).fetchone()
@@ -168,8 +190,10 @@ def ledger_problem(connection: sqlite3.Connection, partition_id: int) -> str | N
     if there and last != newest:
         return f"its newest entry is {last} by its ledger, {newest} is there"
     lost = connection.execute(
-        "SELECT r.id FROM records r INDEXED BY records_waiting WHERE r.partition_id = ?1 AND r.parked = 0"
-        " AND NOT EXISTS (SELECT 1 FROM records k INDEXED BY records_by_key WHERE k.partition_id = ?1"
+        "SELECT r.id FROM records r INDEXED BY records_waiting WHERE r.partition_id = ?1 AND "
+        "r.parked = 0"
+        " AND NOT EXISTS (SELECT 1 FROM records k INDEXED BY records_by_key WHERE k.partition_id = "
+        "?1"
         " AND k.key = r.key AND k.id = r.id AND k.kept = 0) LIMIT 1",
         (partition_id,),
     ).fetchone()
@@ -177,18 +201,22 @@ def ledger_problem(connection: sqlite3.Connection, partition_id: int) -> str | N
 
 
 def file_problems(connection: sqlite3.Connection) -> list[str]:
-    """What concerns no partition alone: names that can't be found, numbers that would be given twice."""
+    """What concerns no partition alone: names that can't be found, numbers that would be given
+    twice."""
     problems = []
     (lost,) = connection.execute(
         "SELECT count(*) FROM partitions p NOT INDEXED WHERE NOT EXISTS (SELECT 1 FROM partitions q"
-        " INDEXED BY sqlite_autoindex_partitions_1 WHERE q.stream = p.stream AND q.name = p.name AND q.id = p.id)"
-        " OR (p.oldest_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM partitions w INDEXED BY partitions_waiting"
+        " INDEXED BY sqlite_autoindex_partitions_1 WHERE q.stream = p.stream AND q.name = p.name "
+        "AND q.id = p.id)"
+        " OR (p.oldest_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM partitions w INDEXED BY "
+        "partitions_waiting"
         " WHERE w.stream = p.stream AND w.oldest_at = p.oldest_at AND w.id = p.id))"
     ).fetchone()
     if lost:
         problems.append(f"{lost} partitions can't be found by their names")
     (nameless,) = connection.execute(  # from one partition to the next, not from record to record
-        f"WITH RECURSIVE r(id) AS ({_NEXT_PARTITION} UNION ALL SELECT ({_NEXT_PARTITION} AND partition_id > r.id)"
+        f"WITH RECURSIVE r(id) AS ({_NEXT_PARTITION} UNION ALL SELECT ({_NEXT_PARTITION} AND "
+        f"partition_id > r.id)"
         " FROM r WHERE r.id IS NOT NULL)"
         " SELECT count(r.id) FROM r WHERE NOT EXISTS (SELECT 1 FROM partitions p WHERE p.id = r.id)"
     ).fetchone()

@@ -1,4 +1,5 @@
-"""The coordination side of the SQLite buffer: attempts, parked entries, jobs; leases are in `sqlite_leases.py`.
+"""The coordination side of the SQLite buffer: attempts, parked entries, jobs; leases are in
+`sqlite_leases.py`.
 
 Every step is one short write transaction on the buffer's writing connection.
 """
@@ -24,13 +25,23 @@ from surgetank.buffer.sqlite.rows import (
     parked_of,
     state_of,
 )
-from surgetank.model import Damage, Entry, Failure, FlushJob, Lease, ParkedEntry, PartitionState, Record
+from surgetank.model import (
+    Damage,
+    Entry,
+    Failure,
+    FlushJob,
+    Lease,
+    ParkedEntry,
+    PartitionState,
+    Record,
+)
 
 _AT_ONCE = 100  # partitions that come back without a spread
 
 
 class SQLiteFlushSide(SQLiteLeaseSide):
-    """What a flusher does with the buffer. Mixed into `SQLiteBuffer`, which owns the connections."""
+    """What a flusher does with the buffer. Mixed into `SQLiteBuffer`, which owns the
+    connections."""
 
     _jobs_kept: int
     _notes_kept: int
@@ -38,11 +49,14 @@ class SQLiteFlushSide(SQLiteLeaseSide):
 
     # -- failures
 
-    def postpone(self, lease: Lease, *, attempts: int, next_attempt_at: float, failure: Failure) -> None:
+    def postpone(
+        self, lease: Lease, *, attempts: int, next_attempt_at: float, failure: Failure
+    ) -> None:
         with self._write() as connection:
             partition_id = self._require(connection, lease)
             connection.execute(
-                "UPDATE partitions SET attempts = ?, next_attempt_at = ?, failure = ?, owner = NULL, lease_until = 0,"
+                "UPDATE partitions SET attempts = ?, next_attempt_at = ?, failure = ?, owner = "
+                "NULL, lease_until = 0,"
                 " failing_since = coalesce(failing_since, ?) WHERE id = ?",
                 (attempts, next_attempt_at, failure_json(failure), self._clock(), partition_id),
             )
@@ -54,13 +68,15 @@ class SQLiteFlushSide(SQLiteLeaseSide):
         which += " AND (?2 IS NULL OR name = ?2)"
         with self._write() as connection:
             woken = connection.execute(
-                f"UPDATE partitions SET next_attempt_at = 0 WHERE id IN (SELECT id FROM partitions WHERE {which}"
+                f"UPDATE partitions SET next_attempt_at = 0 WHERE id IN (SELECT id FROM partitions "
+                f"WHERE {which}"
                 " ORDER BY oldest_at LIMIT ?3)",
                 (stream, partition, _AT_ONCE if spread_s else -1),
             ).rowcount
             if spread_s:
                 woken += connection.execute(
-                    "UPDATE partitions SET next_attempt_at = min(next_attempt_at, ?3 + ?4 * abs(random() % 99) / 99.0)"
+                    "UPDATE partitions SET next_attempt_at = min(next_attempt_at, ?3 + ?4 * "
+                    "abs(random() % 99) / 99.0)"
                     f" WHERE {which}",
                     (stream, partition, self._clock(), spread_s),
                 ).rowcount
@@ -73,30 +89,46 @@ class SQLiteFlushSide(SQLiteLeaseSide):
             partition_id = self._require(connection, lease)
             isolate(connection, self._checker, partition_id, low, high)
             row = connection.execute(
-                "SELECT sum(length(key) + length(value)), min(accepted_at), max(replays) FROM records"
+                "SELECT sum(length(key) + length(value)), min(accepted_at), max(replays) FROM "
+                "records"
                 " WHERE partition_id = ? AND parked = 0 AND id >= ? AND id < ?",
                 (partition_id, low, high),
             ).fetchone()
             size, accepted_at, replays = row
             if size is None:
                 raise self._checker.damaged(lease.stream, lease.partition, seq, "it is not there")
-            connection.execute("UPDATE records SET parked = 1 WHERE id >= ? AND id < ?", (low, high))
+            connection.execute(
+                "UPDATE records SET parked = 1 WHERE id >= ? AND id < ?", (low, high)
+            )
             (id_,) = connection.execute(
-                "INSERT INTO parked (id, partition_id, seq, bytes, accepted_at, parked_at, failure, replays)"
-                " VALUES ((SELECT parked_id FROM unparked WHERE seq = ?2), ?1, ?2, ?3, ?4, ?5, ?6, ?7) RETURNING id",
+                "INSERT INTO parked (id, partition_id, seq, bytes, accepted_at, parked_at, "
+                "failure, replays)"
+                " VALUES ((SELECT parked_id FROM unparked WHERE seq = ?2), ?1, ?2, ?3, ?4, ?5, ?6, "
+                "?7) RETURNING id",
                 (partition_id, seq, size, accepted_at, now, failure_json(failure), replays),
             ).fetchone()
             self._count_out(connection, partition_id, 1, size)
         return ParkedEntry(
-            id_, lease.stream, lease.partition, seq, size, accepted_at, now, failure, retries=replays
+            id_,
+            lease.stream,
+            lease.partition,
+            seq,
+            size,
+            accepted_at,
+            now,
+            failure,
+            retries=replays,
         )
 
     # -- parked entries
 
-    def parked(self, *, stream: str | None = None, partition: str | None = None) -> list[ParkedEntry]:
+    def parked(
+        self, *, stream: str | None = None, partition: str | None = None
+    ) -> list[ParkedEntry]:
         with self._read() as connection:
             rows = connection.execute(
-                f"SELECT {PARKED} WHERE (?1 IS NULL OR p.stream = ?1) AND (?2 IS NULL OR p.name = ?2) ORDER BY k.id",
+                f"SELECT {PARKED} WHERE (?1 IS NULL OR p.stream = ?1) AND (?2 IS NULL OR p.name = "
+                f"?2) ORDER BY k.id",
                 (stream, partition),
             ).fetchall()
         return [parked_of(row) for row in rows]
@@ -123,12 +155,14 @@ class SQLiteFlushSide(SQLiteLeaseSide):
         with self._write() as connection:
             connection.execute(  # those that arrived meanwhile, or are parked again
                 "DELETE FROM unparked WHERE NOT EXISTS (SELECT 1 FROM records r"
-                f" WHERE r.id >= unparked.seq << {SLOT_BITS} AND r.id < (unparked.seq + 1) << {SLOT_BITS}"
+                f" WHERE r.id >= unparked.seq << {SLOT_BITS} AND r.id < (unparked.seq + 1) << "
+                f"{SLOT_BITS}"
                 " AND r.parked = 0)"
             )
             for parked_id in parked_ids:
                 row = connection.execute(
-                    "DELETE FROM parked WHERE id = ? RETURNING partition_id, seq, bytes", (parked_id,)
+                    "DELETE FROM parked WHERE id = ? RETURNING partition_id, seq, bytes",
+                    (parked_id,),
                 ).fetchone()
                 if row is None:
                     continue
@@ -139,31 +173,42 @@ class SQLiteFlushSide(SQLiteLeaseSide):
                 connection.execute(
                     "UPDATE records SET id = id + ?, epoch = ?, parked = 0, replays = replays + 1"
                     " WHERE id >= ? AND id < ?",
-                    ((seq - old) << SLOT_BITS, self.epoch, old << SLOT_BITS, (old + 1) << SLOT_BITS),
+                    (
+                        (seq - old) << SLOT_BITS,
+                        self.epoch,
+                        old << SLOT_BITS,
+                        (old + 1) << SLOT_BITS,
+                    ),
                 )
                 connection.execute(
-                    "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?, oldest_at = coalesce(oldest_at, ?)"
+                    "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?, oldest_at = "
+                    "coalesce(oldest_at, ?)"
                     " WHERE id = ?",
                     (size, self._clock(), partition_id),
                 )
-                connection.execute("INSERT INTO unparked (seq, parked_id) VALUES (?, ?)", (seq, parked_id))
+                connection.execute(
+                    "INSERT INTO unparked (seq, parked_id) VALUES (?, ?)", (seq, parked_id)
+                )
                 seqs.append(seq)
         return seqs
 
     def _start_guarding(self, connection: sqlite3.Connection, partition_id: int) -> None:
-        """Remove a partition's parked entries and its copy (its owner deleted the data they belong to); ask guards
-        from now on.
+        """Remove a partition's parked entries and its copy (its owner deleted the data they belong
+        to); ask guards from now on.
         """
         connection.execute("UPDATE partitions SET guarded = 1 WHERE id = ?", (partition_id,))
         count, size = connection.execute(
-            "SELECT count(*), coalesce(sum(bytes), 0) FROM parked WHERE partition_id = ?", (partition_id,)
+            "SELECT count(*), coalesce(sum(bytes), 0) FROM parked WHERE partition_id = ?",
+            (partition_id,),
         ).fetchone()
         if count:
             which = "partition_id = ? AND parked = 1 AND kept = 0"
             let_go(connection, which, [(partition_id,)])
             connection.execute(f"DELETE FROM records WHERE {which}", (partition_id,))
             connection.execute("DELETE FROM parked WHERE partition_id = ?", (partition_id,))
-            connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (count, size))
+            connection.execute(
+                "UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (count, size)
+            )
         self._remove_copies(connection, [partition_id])
 
     # -- damage
@@ -183,7 +228,8 @@ class SQLiteFlushSide(SQLiteLeaseSide):
     ) -> list[PartitionState]:
         with self._read() as connection:
             rows = connection.execute(
-                f"SELECT {STATE} FROM partitions WHERE oldest_at IS NOT NULL AND (?1 IS NULL OR stream = ?1)"
+                f"SELECT {STATE} FROM partitions WHERE oldest_at IS NOT NULL AND (?1 IS NULL OR "
+                f"stream = ?1)"
                 " AND (NOT ?2 OR failing_since IS NOT NULL) ORDER BY oldest_at LIMIT ?3",
                 (stream, failing, limit),
             ).fetchall()
@@ -192,7 +238,8 @@ class SQLiteFlushSide(SQLiteLeaseSide):
     def state(self, stream: str, partition: str) -> PartitionState | None:
         with self._read() as connection:
             row = connection.execute(
-                f"SELECT {STATE} FROM partitions WHERE stream = ? AND name = ? AND oldest_at IS NOT NULL",
+                f"SELECT {STATE} FROM partitions WHERE stream = ? AND name = ? AND oldest_at IS "
+                f"NOT NULL",
                 (stream, partition),
             ).fetchone()
         return state_of(row) if row else None
@@ -200,8 +247,10 @@ class SQLiteFlushSide(SQLiteLeaseSide):
     def last_seq(self, stream: str, partition: str | None = None) -> int:
         with self._read() as connection:
             (last,) = connection.execute(
-                "SELECT max((SELECT max(r.id) FROM records r WHERE r.partition_id = p.id AND r.parked = 0))"
-                " FROM partitions p WHERE p.stream = ?1 AND p.oldest_at IS NOT NULL AND (?2 IS NULL OR p.name = ?2)",
+                "SELECT max((SELECT max(r.id) FROM records r WHERE r.partition_id = p.id AND "
+                "r.parked = 0))"
+                " FROM partitions p WHERE p.stream = ?1 AND p.oldest_at IS NOT NULL AND (?2 IS "
+                "NULL OR p.name = ?2)",
                 (stream, partition),
             ).fetchone()
         return (last or 0) >> SLOT_BITS
@@ -211,7 +260,8 @@ class SQLiteFlushSide(SQLiteLeaseSide):
             rows = connection.execute(
                 "SELECT p.name FROM partitions p WHERE p.stream = ?1 AND p.oldest_at IS NOT NULL"
                 " AND (?2 IS NULL OR p.name = ?2)"
-                " AND (SELECT min(r.id) FROM records r WHERE r.partition_id = p.id AND r.parked = 0) < ?3",
+                " AND (SELECT min(r.id) FROM records r WHERE r.partition_id = p.id AND r.parked = "
+                "0) < ?3",
                 (stream, partition, (up_to_seq + 1) << SLOT_BITS),
             ).fetchall()
         return [name for (name,) in rows]
@@ -221,7 +271,8 @@ class SQLiteFlushSide(SQLiteLeaseSide):
     def save_job(self, job: FlushJob) -> None:
         with self._write() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO jobs (id, created_at, stream, status, body) VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO jobs (id, created_at, stream, status, body) VALUES (?, ?, "
+                "?, ?, ?)",
                 (job.id, job.created_at, job.stream, job.status.value, job_json(job)),
             )
 
@@ -235,24 +286,28 @@ class SQLiteFlushSide(SQLiteLeaseSide):
     ) -> list[FlushJob]:
         with self._read() as connection:
             rows = connection.execute(
-                f"SELECT {JOB} FROM jobs WHERE (?1 IS NULL OR stream = ?1) AND (?2 IS NULL OR status = ?2)"
+                f"SELECT {JOB} FROM jobs WHERE (?1 IS NULL OR stream = ?1) AND (?2 IS NULL OR "
+                f"status = ?2)"
                 " ORDER BY created_at DESC, id DESC LIMIT ?3",
                 (stream, status, limit),
             ).fetchall()
         return [job_of(row) for row in rows]
 
     def _forget(self) -> None:
-        """Forget expired notes, the oldest notes and jobs over their limits, and empty partitions."""
+        """Forget expired notes, the oldest notes and jobs over their limits, and empty
+        partitions."""
         now = self._clock()
         with self._read() as connection:
             (notes,) = connection.execute("SELECT count(*) FROM notes").fetchone()
             (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
             marked = oldest_mark(connection, now)
             (expired,) = connection.execute(
-                "SELECT count(*) FROM notes WHERE expires_at IS NOT NULL AND expires_at <= ?", (now,)
+                "SELECT count(*) FROM notes WHERE expires_at IS NOT NULL AND expires_at <= ?",
+                (now,),
             ).fetchone()
             idle = connection.execute(
-                "SELECT 1 FROM partitions p WHERE oldest_at IS NULL AND lease_until < ? AND mark_at < ? AND NOT EXISTS"
+                "SELECT 1 FROM partitions p WHERE oldest_at IS NULL AND lease_until < ? AND "
+                "mark_at < ? AND NOT EXISTS"
                 " (SELECT 1 FROM notes n WHERE n.partition_id = p.id) AND NOT EXISTS"
                 " (SELECT 1 FROM kept k WHERE k.partition_id = p.id) AND NOT EXISTS"
                 " (SELECT 1 FROM parked k WHERE k.partition_id = p.id) AND NOT EXISTS"
@@ -263,7 +318,9 @@ class SQLiteFlushSide(SQLiteLeaseSide):
         if not (expired or idle or over_notes > 0 or over_jobs > self._jobs_kept // 100):
             return
         with self._write() as connection:
-            connection.execute("DELETE FROM notes WHERE expires_at IS NOT NULL AND expires_at <= ?", (now,))
+            connection.execute(
+                "DELETE FROM notes WHERE expires_at IS NOT NULL AND expires_at <= ?", (now,)
+            )
             if over_notes > 0:
                 connection.execute(
                     "DELETE FROM notes WHERE (partition_id, key) IN"
@@ -277,12 +334,15 @@ class SQLiteFlushSide(SQLiteLeaseSide):
                     (over_jobs,),
                 )
             connection.execute(
-                "UPDATE partitions SET guarded = 0 WHERE guarded = 1 AND oldest_at IS NULL AND NOT EXISTS (SELECT 1"
+                "UPDATE partitions SET guarded = 0 WHERE guarded = 1 AND oldest_at IS NULL AND NOT "
+                "EXISTS (SELECT 1"
                 " FROM notes n WHERE n.partition_id = partitions.id AND n.expires_at IS NOT NULL)"
             )
             connection.execute(
                 "DELETE FROM partitions WHERE oldest_at IS NULL AND lease_until < ? AND mark_at < ?"
-                " AND id NOT IN (SELECT partition_id FROM notes) AND id NOT IN (SELECT partition_id FROM parked)"
-                " AND id NOT IN (SELECT partition_id FROM kept) AND id NOT IN (SELECT partition_id FROM copies)",
+                " AND id NOT IN (SELECT partition_id FROM notes) AND id NOT IN (SELECT "
+                "partition_id FROM parked)"
+                " AND id NOT IN (SELECT partition_id FROM kept) AND id NOT IN (SELECT partition_id "
+                "FROM copies)",
                 (now, marked),
             )

@@ -1,7 +1,7 @@
 """Copies of what was acknowledged lately, in the SQLite buffer (promises: `recent.py`).
 
-Two tables: `copies` has a row per partition (mark, bytes, when it was of use), `copied` its parts with checksums. What
-the copies weigh together is counted in `totals.copied`.
+Two tables: `copies` has a row per partition (mark, bytes, when it was of use), `copied` its parts
+with checksums. What the copies weigh together is counted in `totals.copied`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _CHOSEN = "SELECT value FROM json_each(?)"
 class StoredCopy:
     """An `OldCopy` inside the acknowledging transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, partition_id: int, mark: bytes | None) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, partition_id: int, mark: bytes | None
+    ) -> None:
         self._connection = connection
         self._partition_id = partition_id
         self.mark = mark
@@ -40,7 +42,9 @@ class StoredCopy:
         )
 
     def keys(self, prefix: bytes) -> list[bytes]:
-        return part_keys(self._connection, self._partition_id, prefix) if self.mark is not None else []
+        return (
+            part_keys(self._connection, self._partition_id, prefix) if self.mark is not None else []
+        )
 
 
 class SQLiteRecentSide:
@@ -54,8 +58,11 @@ class SQLiteRecentSide:
 
     # -- inside the transactions of others
 
-    def _change_copies(self, connection: sqlite3.Connection, held: Sequence[tuple[int, Ack]]) -> None:
-        """Ask the keepers of acknowledged entries; a partition without a keeper has no copy from now on."""
+    def _change_copies(
+        self, connection: sqlite3.Connection, held: Sequence[tuple[int, Ack]]
+    ) -> None:
+        """Ask the keepers of acknowledged entries; a partition without a keeper has no copy from
+        now on."""
         written = [(id_, ack) for id_, ack in held if ack.entries]
         marks: dict[int, bytes] = dict(
             connection.execute(
@@ -67,7 +74,11 @@ class SQLiteRecentSide:
         gone: list[int] = []
         for partition_id, ack in written:
             mark = marks.get(partition_id)
-            change = ack.keep(StoredCopy(connection, partition_id, mark)) if ack.keep is not None else None
+            change = (
+                ack.keep(StoredCopy(connection, partition_id, mark))
+                if ack.keep is not None
+                else None
+            )
             if change is not None and self.recent.max_bytes and not self._too_large(change):
                 changes.append((partition_id, change))
             elif mark is not None:
@@ -117,9 +128,13 @@ class SQLiteRecentSide:
         ids = list(partition_ids)
         if not ids:
             return
-        connection.execute("UPDATE totals SET copied = copied - ?", (_bytes_of(connection, json.dumps(ids)),))
+        connection.execute(
+            "UPDATE totals SET copied = copied - ?", (_bytes_of(connection, json.dumps(ids)),)
+        )
         for table in ("copied", "copies"):
-            connection.executemany(f"DELETE FROM {table} WHERE partition_id = ?", [(id_,) for id_ in ids])
+            connection.executemany(
+                f"DELETE FROM {table} WHERE partition_id = ?", [(id_,) for id_ in ids]
+            )
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
         """Remove the copies that were of use longest ago while they take more than they may."""
@@ -141,7 +156,13 @@ class SQLiteRecentSide:
     # -- on its own
 
     def keep_copy(
-        self, stream: str, partition: str, seen: Glance, change: CopyChange, *, notes: Mapping[bytes, bytes]
+        self,
+        stream: str,
+        partition: str,
+        seen: Glance,
+        change: CopyChange,
+        *,
+        notes: Mapping[bytes, bytes],
     ) -> bool:
         if self._too_large(change):
             return False
@@ -155,16 +176,20 @@ class SQLiteRecentSide:
             partition_id, token, mark, busy = connection.execute(
                 "SELECT p.id, p.token, c.mark, "
                 " EXISTS (SELECT 1 FROM records r WHERE r.partition_id = p.id AND r.kept = 0)"
-                " FROM partitions p LEFT JOIN copies c ON c.partition_id = p.id WHERE p.stream = ? AND p.name = ?",
+                " FROM partitions p LEFT JOIN copies c ON c.partition_id = p.id WHERE p.stream = ? "
+                "AND p.name = ?",
                 (stream, partition),
             ).fetchone()
             if busy or token != seen.version or mark != seen.mark:
                 return False
             self._store_copies(
-                connection, [(partition_id, change)], {partition_id: mark} if mark is not None else {}
+                connection,
+                [(partition_id, change)],
+                {partition_id: mark} if mark is not None else {},
             )
             connection.executemany(
-                "INSERT OR REPLACE INTO notes (partition_id, key, value, noted_at) VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO notes (partition_id, key, value, noted_at) VALUES (?, ?, "
+                "?, ?)",
                 [(partition_id, key, value, now) for key, value in notes.items()],
             )
             self._make_room(connection)
@@ -221,7 +246,9 @@ class SQLiteRecentSide:
             if not copied or not (aged or copied > limit):
                 return
             with self._write() as connection:
-                self._remove_copies(connection, [id_ for (id_,) in connection.execute(old, outside)])
+                self._remove_copies(
+                    connection, [id_ for (id_,) in connection.execute(old, outside)]
+                )
                 self._make_room(connection)
 
     def shed_copies(self) -> bool:

@@ -1,4 +1,5 @@
-"""Reading waiting entries of one partition out of the SQLite buffer, each record compared with its checksum."""
+"""Reading waiting entries of one partition out of the SQLite buffer, each record compared with its
+checksum."""
 
 from __future__ import annotations
 
@@ -14,14 +15,17 @@ from surgetank.exceptions import BufferCorrupt, EntryUnreadable, FallbackUnavail
 from surgetank.model import Entry, Record
 from surgetank.sqlite.file import translate
 
-# Larger values are read piece by piece into their final place: SQLite would make a copy of its own of the whole.
+# Larger values are read piece by piece into their final place: SQLite would make a copy of its own
+# of the whole.
 _LARGE = 1024**2
 
 
 class Gathering:
     """Reads on from one place, up to a number of entries and bytes."""
 
-    def __init__(self, connection: sqlite3.Connection, load: Load, checker: Checker, place: Place) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, load: Load, checker: Checker, place: Place
+    ) -> None:
         self._connection = connection
         self._load = load
         self._checker = checker
@@ -38,13 +42,16 @@ class Gathering:
         self._made: dict[int, bytes] = {}  # a difference is mostly from a value that was just made
 
     def read(self, max_entries: int, max_bytes: int) -> None:
-        """Read into `entries`. What can't be read ends it; `EntryUnreadable` is raised for the first entry."""
+        """Read into `entries`. What can't be read ends it; `EntryUnreadable` is raised for the
+        first entry."""
         try:
             for row in self._rows():
                 seq = row[0] >> SLOT_BITS
                 if seq != self._seq:
                     self._end_entry()
-                    if self.entries and (len(self.entries) >= max_entries or self.bytes >= max_bytes):
+                    if self.entries and (
+                        len(self.entries) >= max_entries or self.bytes >= max_bytes
+                    ):
                         return
                     self._seq, self._begun = seq, (row[4], row[2] > 0, row[3])
                 self._take(row)
@@ -92,7 +99,9 @@ class Gathering:
         if not records:
             return
         if self._expected not in (None, len(records)):
-            raise self._incomplete(f"it has {len(records)} records and was accepted with {self._expected}")
+            raise self._incomplete(
+                f"it has {len(records)} records and was accepted with {self._expected}"
+            )
         lease = self._place.lease
         entry = Entry(lease.stream, lease.partition, self._seq, tuple(records), *self._begun)
         self.entries.append(entry)

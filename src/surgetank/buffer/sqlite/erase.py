@@ -1,7 +1,9 @@
-"""Removing partitions from a buffer's file so that no byte of them is left in it, its WAL, or the event log beside it.
+"""Removing partitions from a buffer's file so that no byte of them is left in it, its WAL, or the
+event log beside it.
 
-Deleting a row leaves its bytes in the page, and the WAL has them too. The file is rewritten (VACUUM), then the WAL is
-moved into it and cut to nothing. That needs a moment without readers of older states; it is tried for a while.
+Deleting a row leaves its bytes in the page, and the WAL has them too. The file is rewritten
+(VACUUM), then the WAL is moved into it and cut to nothing. That needs a moment without readers of
+older states; it is tried for a while.
 """
 
 from __future__ import annotations
@@ -29,14 +31,17 @@ def erase_partitions(
     """
     gone, waiting = 0, list[str]()
     for name in names:
-        rows = connection.execute("SELECT id, oldest_at FROM partitions WHERE name = ?", (name,)).fetchall()
+        rows = connection.execute(
+            "SELECT id, oldest_at FROM partitions WHERE name = ?", (name,)
+        ).fetchall()
         if any(oldest is not None for _, oldest in rows):
             waiting.append(name)
             continue
         for id_, _ in rows:
             let_go(connection, "partition_id = ?", [(id_,)])
             parked = connection.execute(
-                "SELECT count(*), coalesce(sum(bytes), 0) FROM parked WHERE partition_id = ?", (id_,)
+                "SELECT count(*), coalesce(sum(bytes), 0) FROM parked WHERE partition_id = ?",
+                (id_,),
             ).fetchone()
             connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", parked)
             connection.execute(
@@ -71,7 +76,8 @@ def erase_parked(connection: sqlite3.Connection, parked_ids: Iterable[int]) -> N
 
 
 def erase_words(connection: sqlite3.Connection, words: Sequence[str]) -> int:
-    """Take what flush jobs say about any of these words, and all originals, out of their records; how many changed."""
+    """Take what flush jobs say about any of these words, and all originals, out of their records;
+    how many changed."""
     changed, spelled = 0, forms(words)
     for id_, body in connection.execute("SELECT id, body FROM jobs").fetchall():
         job = json.loads(body)
@@ -97,7 +103,8 @@ def _clean_job(job: dict[str, Any], *, named: bool) -> bool:
 
 def _with_column(connection: sqlite3.Connection, column: str) -> list[str]:
     rows = connection.execute(
-        "SELECT s.name FROM sqlite_schema s, pragma_table_info(s.name) c WHERE s.type = 'table' AND c.name = ?",
+        "SELECT s.name FROM sqlite_schema s, pragma_table_info(s.name) c WHERE s.type = 'table' "
+        "AND c.name = ?",
         (column,),
     ).fetchall()
     return [name for (name,) in rows]

@@ -1,9 +1,10 @@
 """What the SQLite buffer keeps so that neither it nor its sink can go back in time unnoticed.
 
-Each partition remembers the last entry that was acknowledged (its mark). Acknowledged entries stay in the file for a
-while, seen by nobody, so that a sink that lost its last minute (a failover to a replica that was behind) gets them
-again. To the format before they look like parked ones, which it leaves alone. Records that are kept are deleted in the
-order in which they were acknowledged; what builds on them is made whole then.
+Each partition remembers the last entry that was acknowledged (its mark). Acknowledged entries stay
+in the file for a while, seen by nobody, so that a sink that lost its last minute (a failover to a
+replica that was behind) gets them again. To the format before they look like parked ones, which it
+leaves alone. Records that are kept are deleted in the order in which they were acknowledged; what
+builds on them is made whole then.
 """
 
 from __future__ import annotations
@@ -58,14 +59,17 @@ class SQLiteKeptSide:
     # -- acknowledged entries
 
     def _keep(self, connection: sqlite3.Connection, acked: Sequence[Acked]) -> int:
-        """Hide the records of acknowledged entries; returns how many. Forget the oldest over the limit."""
+        """Hide the records of acknowledged entries; returns how many. Forget the oldest over the
+        limit."""
         now = self._clock()
         done = connection.executemany(
-            "UPDATE records SET parked = 1, kept = 1 WHERE partition_id = ? AND parked = 0 AND id >= ? AND id < ?",
+            "UPDATE records SET parked = 1, kept = 1 WHERE partition_id = ? AND parked = 0 AND id "
+            ">= ? AND id < ?",
             [(id_, low, high) for id_, low, high, _, _ in acked],
         ).rowcount
         connection.executemany(
-            "INSERT INTO kept (partition_id, low, high, bytes, epoch, acked_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO kept (partition_id, low, high, bytes, epoch, acked_at) VALUES (?, ?, ?, "
+            "?, ?, ?)",
             [(id_, low, high, size, mark.epoch, now) for id_, low, high, size, mark in acked],
         )
         (kept,) = connection.execute(
@@ -77,7 +81,9 @@ class SQLiteKeptSide:
         return max(done, 0)
 
     def _drop_kept(self, connection: sqlite3.Connection, groups: Sequence[Group]) -> None:
-        merged: dict[int, tuple[int, int]] = {}  # what builds on a record is mostly dropped along with it
+        merged: dict[
+            int, tuple[int, int]
+        ] = {}  # what builds on a record is mostly dropped along with it
         for _, partition_id, low, high, _, _ in groups:
             merged[partition_id] = (merged.get(partition_id, (low, 0))[0], high)
         for partition_id, (low, high) in merged.items():
@@ -101,12 +107,16 @@ class SQLiteKeptSide:
             (sum(size for *_, size, _ in groups),),
         )
         self._note_gone(
-            connection, [(epoch, (high >> SLOT_BITS) - 1, id_) for _, id_, _, high, _, epoch in groups]
+            connection,
+            [(epoch, (high >> SLOT_BITS) - 1, id_) for _, id_, _, high, _, epoch in groups],
         )
 
     @staticmethod
-    def _count_growth(connection: sqlite3.Connection, partition_id: int, after: int, added: int) -> None:
-        """Count what kept records grew by when they were made whole with their partition's next acknowledgement."""
+    def _count_growth(
+        connection: sqlite3.Connection, partition_id: int, after: int, added: int
+    ) -> None:
+        """Count what kept records grew by when they were made whole with their partition's next
+        acknowledgement."""
         connection.execute("UPDATE totals SET kept_bytes = kept_bytes + ?", (added,))
         connection.execute(
             "UPDATE kept SET bytes = bytes + ? WHERE id ="
@@ -117,10 +127,13 @@ class SQLiteKeptSide:
     @staticmethod
     def _note_gone(connection: sqlite3.Connection, gone: Sequence[tuple[int, int, int]]) -> None:
         """Remember the last entries (epoch, seq, partition) that are not kept any more."""
-        connection.executemany("UPDATE partitions SET gone_epoch = ?, gone_seq = ? WHERE id = ?", gone)
+        connection.executemany(
+            "UPDATE partitions SET gone_epoch = ?, gone_seq = ? WHERE id = ?", gone
+        )
 
     def forget_kept(self, *, all_: bool = False) -> None:
-        """Delete kept entries that are old enough, or all of them, because their space is needed."""
+        """Delete kept entries that are old enough, or all of them, because their space is
+        needed."""
         while True:
             now = self._clock()
             # In the future: by a clock that was set back since.
@@ -145,7 +158,12 @@ class SQLiteKeptSide:
         return [Marked(stream, name, Mark(*mark), at) for stream, name, *mark, at in rows]
 
     def rewind(
-        self, stream: str, partition: str, trusted: Mapping[int, Mark], *, lease: Lease | None = None
+        self,
+        stream: str,
+        partition: str,
+        trusted: Mapping[int, Mark],
+        *,
+        lease: Lease | None = None,
     ) -> Rewound | None:
         with self._write() as connection:
             if lease is not None:
@@ -165,15 +183,19 @@ class SQLiteKeptSide:
             known = max((mark.seq for mark in trusted.values()), default=0)
             entries = self._unkeep(connection, partition_id, trusted)
             connection.execute(
-                "UPDATE partitions SET mark_epoch = 0, mark_seq = 0, mark_digest = 0, gone_epoch = 0, gone_seq = 0,"
+                "UPDATE partitions SET mark_epoch = 0, mark_seq = 0, mark_digest = 0, gone_epoch = "
+                "0, gone_seq = 0,"
                 " next_attempt_at = 0 WHERE id = ?",
                 (partition_id,),
             )
         return Rewound(entries, (min(known + 1, gone_seq), gone_seq) if missing else None)
 
     @staticmethod
-    def _unkeep(connection: sqlite3.Connection, partition_id: int, trusted: Mapping[int, Mark]) -> int:
-        """Let kept entries that the sink doesn't have wait again, and all after them; returns how many."""
+    def _unkeep(
+        connection: sqlite3.Connection, partition_id: int, trusted: Mapping[int, Mark]
+    ) -> int:
+        """Let kept entries that the sink doesn't have wait again, and all after them; returns how
+        many."""
         rows = connection.execute(
             "SELECT id >> 16, epoch FROM records WHERE partition_id = ? AND kept = 1 ORDER BY id",
             (partition_id,),
@@ -184,24 +206,28 @@ class SQLiteKeptSide:
         low = first << SLOT_BITS
         which, found = "partition_id = ? AND kept = 1 AND id >= ?", (partition_id, low)
         entries, size, oldest_at, last = connection.execute(
-            "SELECT count(DISTINCT id >> 16), sum(length(key) + length(value)), min(accepted_at), max(id) >> 16"
+            "SELECT count(DISTINCT id >> 16), sum(length(key) + length(value)), min(accepted_at), "
+            "max(id) >> 16"
             f" FROM records WHERE {which}",
             found,
         ).fetchone()
         connection.execute(f"UPDATE records SET parked = 0, kept = 0 WHERE {which}", found)
         connection.execute("DELETE FROM kept WHERE partition_id = ? AND low >= ?", found)
         connection.execute(
-            "UPDATE kept SET high = ?2, bytes = 0, epoch = coalesce((SELECT epoch FROM records WHERE partition_id = ?1"
+            "UPDATE kept SET high = ?2, bytes = 0, epoch = coalesce((SELECT epoch FROM records "
+            "WHERE partition_id = ?1"
             " AND kept = 1 ORDER BY id DESC LIMIT 1), epoch) WHERE partition_id = ?1 AND high > ?2",
             found,
         )
         connection.execute(
-            "UPDATE partitions SET entries = entries + ?, bytes = bytes + ?, oldest_at = ?, spilled_to = 0,"
+            "UPDATE partitions SET entries = entries + ?, bytes = bytes + ?, oldest_at = ?, "
+            "spilled_to = 0,"
             " last_seq = max(last_seq, ?) WHERE id = ?",
             (entries, size, oldest_at, last, partition_id),
         )
         connection.execute(
-            "UPDATE totals SET entries = entries + ?, bytes = bytes + ?, kept_bytes = max(0, kept_bytes - ?)",
+            "UPDATE totals SET entries = entries + ?, bytes = bytes + ?, kept_bytes = max(0, "
+            "kept_bytes - ?)",
             (entries, size, size),
         )
         return int(entries)
@@ -213,7 +239,8 @@ class SQLiteKeptSide:
             seqs = [
                 seq
                 for (seq,) in connection.execute(
-                    "SELECT DISTINCT id >> 16 FROM records WHERE partition_id = ? AND parked = 0 ORDER BY id",
+                    "SELECT DISTINCT id >> 16 FROM records WHERE partition_id = ? AND parked = 0 "
+                    "ORDER BY id",
                     (partition_id,),
                 )
             ]
@@ -223,7 +250,11 @@ class SQLiteKeptSide:
             ).fetchone()
             if seqs:
                 isolate(
-                    connection, self._checker, partition_id, seqs[0] << SLOT_BITS, (seqs[-1] + 1) << SLOT_BITS
+                    connection,
+                    self._checker,
+                    partition_id,
+                    seqs[0] << SLOT_BITS,
+                    (seqs[-1] + 1) << SLOT_BITS,
                 )
             connection.executemany(
                 "UPDATE records SET id = id + ?, epoch = ?, replays = replays + ?"
@@ -244,7 +275,8 @@ class SQLiteKeptSide:
                 "UPDATE partitions SET spilled_to = 0, last_seq = ? WHERE id = ?",
                 (next_seq - 1 if seqs else 0, partition_id),
             )
-        # Its own epoch may be the one that another process goes on with as well (a machine that was cloned).
+        # Its own epoch may be the one that another process goes on with as well (a machine that was
+        # cloned).
         self._inserter.epoch = self._new_epoch()
         return len(seqs)
 
@@ -257,7 +289,9 @@ class SQLiteKeptSide:
                 "UPDATE totals SET next_token = max(next_token, ?) + 1 RETURNING next_token - 1",
                 (beyond + 1,),
             ).fetchone()
-            connection.execute("UPDATE partitions SET token = ? WHERE id = ?", (token, partition_id))
+            connection.execute(
+                "UPDATE partitions SET token = ? WHERE id = ?", (token, partition_id)
+            )
         return Lease(lease.stream, lease.partition, token, lease.owner, lease.expires_at)
 
     # -- the database that the buffer belongs to
@@ -273,22 +307,26 @@ class SQLiteKeptSide:
         with self._write() as connection:
             connection.execute(
                 "INSERT INTO binding (id, address, database_id, system_id, database_oid, bound_at)"
-                " VALUES (1, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET address = excluded.address,"
+                " VALUES (1, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET address = "
+                "excluded.address,"
                 " database_id = excluded.database_id, system_id = excluded.system_id,"
                 " database_oid = excluded.database_oid, bound_at = excluded.bound_at",
                 (*binding, self._clock()),
             )
             if forget_marks:
                 connection.execute(
-                    "UPDATE partitions SET mark_epoch = 0, mark_seq = 0, mark_digest = 0, gone_epoch = 0, gone_seq = 0"
+                    "UPDATE partitions SET mark_epoch = 0, mark_seq = 0, mark_digest = 0, "
+                    "gone_epoch = 0, gone_seq = 0"
                 )
         if forget_marks:
             self.forget_kept(all_=True)
 
 
-def note_destination(connection: sqlite3.Connection, destination: str, new: int, now: float) -> None:
-    """Remember where a buffer's entries are meant to go, if nothing is known of it yet. One that never met its database
-    and holds nothing but `new` entries may go elsewhere.
+def note_destination(
+    connection: sqlite3.Connection, destination: str, new: int, now: float
+) -> None:
+    """Remember where a buffer's entries are meant to go, if nothing is known of it yet. One that
+    never met its database and holds nothing but `new` entries may go elsewhere.
     """
     connection.execute(
         "INSERT INTO binding (id, address, bound_at) VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"

@@ -1,7 +1,7 @@
 """Leasing, reading and acknowledging partitions of the SQLite buffer, many in one transaction.
 
-Every step is one short transaction, however many partitions it is about: ten thousand partitions with one entry
-each must cost little more than one partition with ten thousand.
+Every step is one short transaction, however many partitions it is about: ten thousand partitions
+with one entry each must cost little more than one partition with ten thousand.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from surgetank.model import Entry, Lease
 # A lease that was taken further in the future than this was taken before the clock was set back.
 _CLOCK_STEP_S = 60.0
 _COUNT_OUT = (
-    "UPDATE partitions SET entries = entries - :entries, bytes = bytes - :bytes, oldest_at = (SELECT accepted_at"
+    "UPDATE partitions SET entries = entries - :entries, bytes = bytes - :bytes, oldest_at = "
+    "(SELECT accepted_at"
     " FROM records WHERE partition_id = :id AND parked = 0 ORDER BY id LIMIT 1)"
 )
 _RANGE = "partition_id = ? AND parked = 0 AND id >= ? AND id < ?"
@@ -57,15 +58,20 @@ class SQLiteLeaseSide(SQLiteKeptSide):
     def lease(self, stream: str, due: Due, *, owner: str, ttl_s: float) -> list[Leased]:
         now = self._clock()
         chosen, parameters = _due_sql(stream, due, now)
-        with self._read() as connection:  # a look without the write lock: idle polling costs writers nothing
+        with (
+            self._read() as connection
+        ):  # a look without the write lock: idle polling costs writers nothing
             if (
-                connection.execute(f"SELECT 1 FROM partitions WHERE {chosen} LIMIT 1", parameters).fetchone()
+                connection.execute(
+                    f"SELECT 1 FROM partitions WHERE {chosen} LIMIT 1", parameters
+                ).fetchone()
                 is None
             ):
                 return []
         with self._write() as connection:
             ids = connection.execute(
-                f"SELECT id FROM partitions WHERE {chosen} ORDER BY oldest_at LIMIT :limit", parameters
+                f"SELECT id FROM partitions WHERE {chosen} ORDER BY oldest_at LIMIT :limit",
+                parameters,
             ).fetchall()
             return self._take(connection, stream, [id_ for (id_,) in ids], now, owner, ttl_s)
 
@@ -84,8 +90,10 @@ class SQLiteLeaseSide(SQLiteKeptSide):
             "UPDATE totals SET next_token = next_token + ? RETURNING next_token", (len(ids),)
         ).fetchone()
         rows = connection.execute(
-            "UPDATE partitions SET token = ? + choice.key, owner = ?, leased_at = ?, lease_until = ?"
-            f" FROM json_each(?) AS choice WHERE partitions.id = choice.value RETURNING token, {STATE}",
+            "UPDATE partitions SET token = ? + choice.key, owner = ?, leased_at = ?, lease_until = "
+            "?"
+            f" FROM json_each(?) AS choice WHERE partitions.id = choice.value RETURNING token, "
+            f"{STATE}",
             (next_token - len(ids), owner, now, now + ttl_s, json.dumps(ids)),
         ).fetchall()
         leased = []
@@ -106,13 +114,16 @@ class SQLiteLeaseSide(SQLiteKeptSide):
                     (now, until, lease.stream, lease.partition, lease.token),
                 ).rowcount
                 if changed:
-                    kept.append(Lease(lease.stream, lease.partition, lease.token, lease.owner, until))
+                    kept.append(
+                        Lease(lease.stream, lease.partition, lease.token, lease.owner, until)
+                    )
         return kept
 
     def release(self, leases: Sequence[Lease]) -> None:
         with self._write() as connection:
             connection.executemany(
-                "UPDATE partitions SET lease_until = 0, owner = NULL WHERE stream = ? AND name = ? AND token = ?",
+                "UPDATE partitions SET lease_until = 0, owner = NULL WHERE stream = ? AND name = ? "
+                "AND token = ?",
                 [(lease.stream, lease.partition, lease.token) for lease in leases],
             )
 
@@ -120,7 +131,8 @@ class SQLiteLeaseSide(SQLiteKeptSide):
     def _held(connection: sqlite3.Connection, lease: Lease) -> int | None:
         """The partition's id if this lease is still the newest one and was not given back."""
         row = connection.execute(
-            "SELECT id FROM partitions WHERE stream = ? AND name = ? AND token = ? AND lease_until > 0",
+            "SELECT id FROM partitions WHERE stream = ? AND name = ? AND token = ? AND lease_until "
+            "> 0",
             (lease.stream, lease.partition, lease.token),
         ).fetchone()
         return int(row[0]) if row else None
@@ -129,14 +141,17 @@ class SQLiteLeaseSide(SQLiteKeptSide):
         partition_id = self._held(connection, lease)
         if partition_id is None:
             raise LeaseLost(
-                f"The lease {lease.token} of {lease.stream}/{lease.partition} is no longer held by {lease.owner}.",
+                f"The lease {lease.token} of {lease.stream}/{lease.partition} is no longer held by "
+                f"{lease.owner}.",
                 remedy="nothing to do: whoever holds the partition now flushes it.",
             )
         return partition_id
 
     # -- reading and acknowledging
 
-    def read(self, lease: Lease, *, after_seq: int = 0, max_entries: int, max_bytes: int) -> list[Entry]:
+    def read(
+        self, lease: Lease, *, after_seq: int = 0, max_entries: int, max_bytes: int
+    ) -> list[Entry]:
         place = Place(lease, after_seq)
         (entries,) = self.read_many(
             [place],
@@ -162,7 +177,10 @@ class SQLiteLeaseSide(SQLiteKeptSide):
             for place in places:
                 if batches and (entries >= max_entries or size >= max_bytes):
                     break
-                room = (min(share_entries, max_entries - entries), min(share_bytes, max_bytes - size))
+                room = (
+                    min(share_entries, max_entries - entries),
+                    min(share_bytes, max_bytes - size),
+                )
                 gathering = Gathering(connection, self._load, self._checker, place)
                 try:
                     gathering.read(*room)
@@ -222,19 +240,26 @@ class SQLiteLeaseSide(SQLiteKeptSide):
         return lost
 
     def _remove(self, connection: sqlite3.Connection, held: Sequence[tuple[int, Ack]]) -> None:
-        """Remove acknowledged entries (they are kept a while), and what was remembered of failures before."""
+        """Remove acknowledged entries (they are kept a while), and what was remembered of failures
+        before."""
         kept: list[Acked] = []
         deleted: list[Acked] = []
         counts = []
         records = entries = size = 0
         spilled = connection.execute("SELECT 1 FROM spills LIMIT 1").fetchone() is not None
         short = self.reserve.is_short()
-        if short != self._economical:  # many builds of SQLite write zeros over what is deleted, to the log
+        if (
+            short != self._economical
+        ):  # many builds of SQLite write zeros over what is deleted, to the log
             connection.execute(f"PRAGMA secure_delete = {'OFF' if short else self._secure_delete}")
             self._economical = short
         for partition_id, ack in held:
             mark = ack.mark or mark_of(ack.entries[-1])
-            place = (partition_id, ack.entries[0].seq << SLOT_BITS, (ack.entries[-1].seq + 1) << SLOT_BITS)
+            place = (
+                partition_id,
+                ack.entries[0].seq << SLOT_BITS,
+                (ack.entries[-1].seq + 1) << SLOT_BITS,
+            )
             # Values in spill files are not kept: the files could not be deleted.
             keep = (
                 self.keep_s > 0
@@ -243,10 +268,15 @@ class SQLiteLeaseSide(SQLiteKeptSide):
             )
             if not keep:
                 free(connection, self._checker, *place)
-            (taken,) = connection.execute(_STORED, place).fetchone()  # may be less than what was read
+            (taken,) = connection.execute(
+                _STORED, place
+            ).fetchone()  # may be less than what was read
             if taken is None:
                 raise self._checker.damaged(
-                    ack.lease.stream, ack.lease.partition, ack.entries[0].seq, "it is not there any more"
+                    ack.lease.stream,
+                    ack.lease.partition,
+                    ack.entries[0].seq,
+                    "it is not there any more",
                 )
             (kept if keep else deleted).append((*place, taken, mark))
             records += sum(len(entry.records) for entry in ack.entries)
@@ -262,22 +292,32 @@ class SQLiteLeaseSide(SQLiteKeptSide):
         if deleted:
             ranges = [acked[:3] for acked in deleted]
             let_go(connection, _RANGE, ranges)
-            gone += max(connection.executemany(f"DELETE FROM records WHERE {_RANGE}", ranges).rowcount, 0)
-            self._note_gone(connection, [(mark.epoch, mark.seq, id_) for id_, _, _, _, mark in deleted])
-        # Entries are read in order and without gaps; anything else would acknowledge what was not written.
+            gone += max(
+                connection.executemany(f"DELETE FROM records WHERE {_RANGE}", ranges).rowcount, 0
+            )
+            self._note_gone(
+                connection, [(mark.epoch, mark.seq, id_) for id_, _, _, _, mark in deleted]
+            )
+        # Entries are read in order and without gaps; anything else would acknowledge what was not
+        # written.
         if gone != records:
             name = held[0][1].lease
             raise BufferCorrupt(
-                f"{records} records of {name.stream}/{name.partition} and {len(held) - 1} more partitions were"
+                f"{records} records of {name.stream}/{name.partition} and {len(held) - 1} more "
+                f"partitions were"
                 f" acknowledged, {gone} are there.",
                 remedy=REMEDY,
             )
         connection.executemany(
-            f"{_COUNT_OUT}, attempts = 0, next_attempt_at = 0, failing_since = NULL, failure = NULL,"
-            " mark_epoch = :epoch, mark_seq = :seq, mark_digest = :digest, mark_at = :now WHERE id = :id",
+            f"{_COUNT_OUT}, attempts = 0, next_attempt_at = 0, failing_since = NULL, failure = "
+            f"NULL,"
+            " mark_epoch = :epoch, mark_seq = :seq, mark_digest = :digest, mark_at = :now WHERE id "
+            "= :id",
             counts,
         )
-        connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (entries, size))
+        connection.execute(
+            "UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (entries, size)
+        )
         settle_ledgers(connection, self._clock(), [partition_id for partition_id, _ in held])
 
     def _keep_notes(self, connection: sqlite3.Connection, held: Sequence[tuple[int, Ack]]) -> None:
@@ -288,7 +328,8 @@ class SQLiteLeaseSide(SQLiteKeptSide):
         )
         connection.executemany(
             "INSERT INTO notes (partition_id, key, value, noted_at) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET value = max(value, excluded.value), noted_at = excluded.noted_at",
+            " ON CONFLICT DO UPDATE SET value = max(value, excluded.value), noted_at = "
+            "excluded.noted_at",
             [(id_, key, value, now) for id_, ack in held for key, value in ack.maxima.items()],
         )
         for id_, ack in held:
@@ -296,7 +337,9 @@ class SQLiteLeaseSide(SQLiteKeptSide):
                 self._note(connection, id_, ack.passing)
 
     @staticmethod
-    def _count_out(connection: sqlite3.Connection, partition_id: int, entries: int, size: int) -> None:
+    def _count_out(
+        connection: sqlite3.Connection, partition_id: int, entries: int, size: int
+    ) -> None:
         connection.execute(
             f"{_COUNT_OUT} WHERE id = :id", {"id": partition_id, "entries": entries, "bytes": size}
         )
@@ -306,7 +349,8 @@ class SQLiteLeaseSide(SQLiteKeptSide):
     ) -> None:
         now = self._clock()
         connection.executemany(
-            "INSERT OR REPLACE INTO notes (partition_id, key, value, noted_at, expires_at) VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO notes (partition_id, key, value, noted_at, expires_at) VALUES "
+            "(?, ?, ?, ?, ?)",
             [(partition_id, key, value, now, now + NOTE_TTL_S) for key, value in passing.items()],
         )
 

@@ -1,7 +1,9 @@
-"""Rows out of the pages of a SQLite file, without its trees: for files that SQLite itself can't read any more. Pure.
+"""Rows out of the pages of a SQLite file, without its trees: for files that SQLite itself can't
+read any more. Pure.
 
-Only leaf pages that are not on the free list are looked at (https://www.sqlite.org/fileformat2.html). What is
-found there may be damaged: whoever uses it has to check it.
+Only leaf pages that are not on the free list are looked at
+(https://www.sqlite.org/fileformat2.html). What is found there may be damaged: whoever uses it has
+to check it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ _LEAF = 13
 _INDEX_LEAF = 10
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 
-Row = tuple[int, list[Any]]  # rowid and columns; the column that is the rowid is None. Rows of an index: 0
+Row = tuple[
+    int, list[Any]
+]  # rowid and columns; the column that is the rowid is None. Rows of an index: 0
 
 
 def rows(data: bytes) -> Iterator[Row]:

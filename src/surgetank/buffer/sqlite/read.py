@@ -20,7 +20,8 @@ _CHUNK = 500  # keys per statement
 _USE_EVERY_S = 600.0  # that a copy is of use is noted again after so long
 
 
-# Is shown a partition that is read: connection, stream, name, id (None: it has none). Raises for a damaged one.
+# Is shown a partition that is read: connection, stream, name, id (None: it has none). Raises for a
+# damaged one.
 Audit = Callable[[sqlite3.Connection, str, str, int | None], None]
 _LAST_KEY = b"\xff" * 65536  # larger than any key of a sane length
 
@@ -72,7 +73,8 @@ class SQLiteSnapshot:
             chunk = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(chunk))
             for row in self._connection.execute(
-                f"SELECT max(id), {_OTHERS} FROM records WHERE partition_id = ? AND kept = 0 AND key IN ({marks})"
+                f"SELECT max(id), {_OTHERS} FROM records WHERE partition_id = ? AND kept = 0 AND "
+                f"key IN ({marks})"
                 " GROUP BY key",
                 (partition_id, *chunk),
             ):
@@ -80,7 +82,13 @@ class SQLiteSnapshot:
         return found
 
     def scan(
-        self, stream: str, partition: str, prefix: bytes, *, keys_only: bool = False, after_seq: int = 0
+        self,
+        stream: str,
+        partition: str,
+        prefix: bytes,
+        *,
+        keys_only: bool = False,
+        after_seq: int = 0,
     ) -> list[Found]:
         partition_id = self._partition(stream, partition)
         if partition_id is None:
@@ -88,23 +96,31 @@ class SQLiteSnapshot:
         where = "WHERE partition_id = ? AND key >= ? AND key < ? AND id >= ? AND kept = 0 ORDER BY key, id"
         which = (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS)
         if keys_only:  # whoever reads such a record then is told if it is damaged
-            rows = self._connection.execute(f"SELECT key, id, parked, epoch FROM records {where}", which)
+            rows = self._connection.execute(
+                f"SELECT key, id, parked, epoch FROM records {where}", which
+            )
             return [
                 Found(key, id_ >> _SLOT_BITS, b"", bool(parked), epoch)
                 for key, id_, parked, epoch in rows
                 if not parked or self._is_sound(id_)
             ]
-        return list(self._sound(self._connection.execute(f"SELECT {STORED} FROM records {where}", which)))
+        return list(
+            self._sound(self._connection.execute(f"SELECT {STORED} FROM records {where}", which))
+        )
 
     def _is_sound(self, id_: int) -> bool:
-        row = self._connection.execute(f"SELECT {STORED} FROM records WHERE id = ?", (id_,)).fetchone()
+        row = self._connection.execute(
+            f"SELECT {STORED} FROM records WHERE id = ?", (id_,)
+        ).fetchone()
         try:
             self._check(row)
         except BufferCorrupt:
             return False
         return True
 
-    def last(self, stream: str, partition: str, prefix: bytes, *, after_seq: int = 0) -> Found | None:
+    def last(
+        self, stream: str, partition: str, prefix: bytes, *, after_seq: int = 0
+    ) -> Found | None:
         partition_id = self._partition(stream, partition)
         if partition_id is None:
             return None
@@ -119,8 +135,8 @@ class SQLiteSnapshot:
             rows.close()
 
     def _sound(self, rows: Iterable[Sequence[Any]]) -> Iterator[Found]:
-        """What is as it was accepted. A parked record that isn't was set aside for that, and told; asked for by
-        its key, it is told again.
+        """What is as it was accepted. A parked record that isn't was set aside for that, and told;
+        asked for by its key, it is told again.
         """
         for row in rows:
             try:
@@ -173,7 +189,8 @@ class SQLiteSnapshot:
 
     def tallies(self, stream: str) -> list[Tally]:
         rows = self._connection.execute(
-            "SELECT partition, key, value, count FROM tallies WHERE stream = ? ORDER BY partition, key",
+            "SELECT partition, key, value, count FROM tallies WHERE stream = ? ORDER BY partition, "
+            "key",
             (stream,),
         )
         return [Tally(*row) for row in rows]
@@ -215,7 +232,8 @@ def glance(connection: sqlite3.Connection, partition_id: int | None, now: float)
     if partition_id is None:
         return Glance(None, 0)
     mark, used_at, token = connection.execute(
-        "SELECT c.mark, c.used_at, p.token FROM partitions p LEFT JOIN copies c ON c.partition_id = p.id"
+        "SELECT c.mark, c.used_at, p.token FROM partitions p LEFT JOIN copies c ON c.partition_id "
+        "= p.id"
         " WHERE p.id = ?",
         (partition_id,),
     ).fetchone()
@@ -229,16 +247,24 @@ def read_depth(
     entries, total = connection.execute("SELECT entries, bytes FROM totals").fetchone()
     parked = dict(
         connection.execute(
-            "SELECT p.stream, count(*) FROM parked k JOIN partitions p ON p.id = k.partition_id GROUP BY p.stream"
+            "SELECT p.stream, count(*) FROM parked k JOIN partitions p ON p.id = k.partition_id "
+            "GROUP BY p.stream"
         ).fetchall()
     )
     rows = connection.execute(
         "SELECT stream, sum(entries), sum(bytes), count(oldest_at), min(oldest_at),"
-        " sum(failing_since IS NOT NULL AND oldest_at IS NOT NULL) FROM partitions GROUP BY stream ORDER BY stream"
+        " sum(failing_since IS NOT NULL AND oldest_at IS NOT NULL) FROM partitions GROUP BY stream "
+        "ORDER BY stream"
     )
     streams = tuple(
         StreamDepth(
-            stream, int(n or 0), int(size or 0), count, oldest, int(failing or 0), parked.get(stream, 0)
+            stream,
+            int(n or 0),
+            int(size or 0),
+            count,
+            oldest,
+            int(failing or 0),
+            parked.get(stream, 0),
         )
         for stream, n, size, count, oldest, failing in rows
     )

@@ -1,8 +1,10 @@
-"""Room on a full disk: a preallocated file beside the buffer, given up piece by piece so that it can be flushed.
+"""Room on a full disk: a preallocated file beside the buffer, given up piece by piece so that it
+can be flushed.
 
-When little is free, appends are refused (the buffer is full), while flushing, acknowledging and telling go on: they
-need some room before they make any. The reserve is made again when there is space. Others write to the same disk, so
-what is free is asked for again and again, and the reserve is never given away at once.
+When little is free, appends are refused (the buffer is full), while flushing, acknowledging and
+telling go on: they need some room before they make any. The reserve is made again when there is
+space. Others write to the same disk, so what is free is asked for again and again, and the reserve
+is never given away at once.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _LAST = 1024**2  # is only given up to open the buffer: without it not even that
 
 
 class DiskReserve:
-    """Watches the disk of the file at `path`. `size` bytes are set aside for hard times; 0: nothing is done."""
+    """Watches the disk of the file at `path`. `size` bytes are set aside for hard times; 0: nothing
+    is done."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.path = path.with_name(path.name + "-reserve")
@@ -43,7 +46,8 @@ class DiskReserve:
         return self._free
 
     def spent(self, size: int) -> None:
-        """So many bytes were accepted, which take more on the disk; after some of them the disk is asked again."""
+        """So many bytes were accepted, which take more on the disk; after some of them the disk is
+        asked again."""
         self._spent += size + _OF_A_COMMIT
 
     def _ask(self) -> None:

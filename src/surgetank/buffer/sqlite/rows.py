@@ -19,7 +19,8 @@ from surgetank.model import (
 
 SLOT_BITS = 16
 STATE = (
-    "stream, name, entries, bytes, oldest_at, attempts, next_attempt_at, failing_since, failure, owner,"
+    "stream, name, entries, bytes, oldest_at, attempts, next_attempt_at, failing_since, failure, "
+    "owner,"
     " lease_until, mark_epoch, mark_seq, mark_digest"
 )
 JOB = "id, created_at, stream, status, body"
@@ -31,7 +32,9 @@ PARKED = (
 
 def state_of(row: Sequence[Any]) -> PartitionState:
     """A partition's state, from the columns `STATE`."""
-    stream, name, entries, size, oldest, attempts, next_at, since, failure, owner, until, *mark = row
+    stream, name, entries, size, oldest, attempts, next_at, since, failure, owner, until, *mark = (
+        row
+    )
     return PartitionState(
         stream, name, entries, size, oldest or 0.0, attempts, next_at, since,
         _failure(failure) if failure else None, owner, until, Mark(*mark) if mark[1] else None,
@@ -42,7 +45,15 @@ def parked_of(row: Sequence[Any]) -> ParkedEntry:
     """A parked entry, from the columns `PARKED`."""
     id_, stream, partition, seq, size, accepted_at, parked_at, failure, replays = row
     return ParkedEntry(
-        id_, stream, partition, seq, size, accepted_at, parked_at, _failure(failure), retries=replays
+        id_,
+        stream,
+        partition,
+        seq,
+        size,
+        accepted_at,
+        parked_at,
+        _failure(failure),
+        retries=replays,
     )
 
 
@@ -55,7 +66,11 @@ def _failure(text: str) -> Failure:
     try:
         body = jsontext.loads(text)
         return Failure(**{**body, "kind": FailureKind(body["kind"])})
-    except (TypeError, ValueError, KeyError) as error:  # another version's: what it belongs to stays visible
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+    ) as error:  # another version's: what it belongs to stays visible
         message = f"the reason can't be read ({error}): {jsontext.preview(text.encode())}"
         return Failure(FailureKind.REJECTED, message, "Unreadable")
 

@@ -1,8 +1,10 @@
-"""Bringing out of a damaged buffer file what is whole: into a new file, with the same identity and numbers.
+"""Bringing out of a damaged buffer file what is whole: into a new file, with the same identity and
+numbers.
 
-The pages are read one by one, without SQLite's trees: a record that agrees with its checksum is as it was accepted,
-however damaged the rest is. Entries keep their numbers and epochs, so that what the database has already is skipped. An
-entry comes out whole or not at all. Records of format 3 have no checksums and come as they are found.
+The pages are read one by one, without SQLite's trees: a record that agrees with its checksum is as
+it was accepted, however damaged the rest is. Entries keep their numbers and epochs, so that what
+the database has already is skipped. An entry comes out whole or not at all. Records of format 3
+have no checksums and come as they are found.
 """
 
 from __future__ import annotations
@@ -15,7 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from surgetank.buffer.sqlite.checks import MASK, SLOT_BITS, Checker, checksum, moved, names_sum, seed
+from surgetank.buffer.sqlite.checks import (
+    MASK,
+    SLOT_BITS,
+    Checker,
+    checksum,
+    moved,
+    names_sum,
+    seed,
+)
 from surgetank.buffer.sqlite.pages import rows
 from surgetank.buffer.sqlite.rows import failure_json
 from surgetank.buffer.sqlite.schema import BUFFER
@@ -27,7 +37,9 @@ from surgetank.sqlite import file
 # Small tables that are copied as far as SQLite can read them.
 _AS_THEY_ARE = ("notes", "spills", "recovered", "tallies", "binding")
 _PARTITION_COLUMNS = 17
-_UNKNOWN = Failure(FailureKind.REJECTED, "why it was parked can't be read any more", "BufferCorrupt")
+_UNKNOWN = Failure(
+    FailureKind.REJECTED, "why it was parked can't be read any more", "BufferCorrupt"
+)
 
 
 class _Record(NamedTuple):
@@ -55,7 +67,8 @@ class _Record(NamedTuple):
 
 @dataclass(slots=True)
 class Salvaged:
-    """What was brought out. `lost`: entries of which something was found that is damaged or incomplete."""
+    """What was brought out. `lost`: entries of which something was found that is damaged or
+    incomplete."""
 
     path: Path
     entries: int = 0
@@ -65,10 +78,11 @@ class Salvaged:
 
 
 def salvage(path: Path, folder: Path) -> Salvaged:
-    """Copy what is whole of the buffer at `path` into a new one in `folder`; the old file is only read.
+    """Copy what is whole of the buffer at `path` into a new one in `folder`; the old file is only
+    read.
 
-    No process may write to it meanwhile. Raises `ConfigurationError` when there is no such file or there is a buffer in
-    the folder already, `BufferProblem`.
+    No process may write to it meanwhile. Raises `ConfigurationError` when there is no such file or
+    there is a buffer in the folder already, `BufferProblem`.
     """
     target = folder / path.name
     if target.exists() or not path.exists():
@@ -114,20 +128,28 @@ class _Salvage:
             if rowid == 0:
                 if len(row) == 3 and isinstance(row[0], str) and isinstance(row[1], str):
                     self._names.setdefault(row[2], (row[0], row[1], 0))  # from the index of names
-            elif len(row) >= _PARTITION_COLUMNS and isinstance(row[1], str) and isinstance(row[2], str):
+            elif (
+                len(row) >= _PARTITION_COLUMNS
+                and isinstance(row[1], str)
+                and isinstance(row[2], str)
+            ):
                 self._names[rowid] = (row[1], row[2], row[6] if isinstance(row[6], int) else 0)
             elif 8 <= len(row) <= 11 and isinstance(row[6], bytes) and isinstance(row[7], bytes):
                 found.append(_Record(rowid, *row[1:]))
             elif len(row) == 8 and isinstance(row[6], str) and isinstance(row[2], int):
                 self._parked[row[2]] = (float(row[5] or 0), row[6])
-            elif 2 <= len(row) <= 3 and rowid == 1 and isinstance(row[1], str) and len(row[1]) == 32:
+            elif (
+                2 <= len(row) <= 3 and rowid == 1 and isinstance(row[1], str) and len(row[1]) == 32
+            ):
                 self._identify(row[1], row[2] if len(row) > 2 and isinstance(row[2], int) else 1)
         for record in found:
             self._take(record)
 
     def _identify(self, buffer_id: str, checked_from: int) -> None:
         self._checker = Checker(self._work, checked_from)
-        self._new.execute("UPDATE identity SET buffer_id = ?, checked_from = ?", (buffer_id, checked_from))
+        self._new.execute(
+            "UPDATE identity SET buffer_id = ?, checked_from = ?", (buffer_id, checked_from)
+        )
 
     def _take(self, record: _Record) -> None:
         name = self._names.get(record.partition_id)
@@ -157,7 +179,8 @@ class _Salvage:
             next_seq, next_token = old.execute("SELECT next_seq, next_token FROM totals").fetchone()
         for id_, (stream, name, token) in self._names.items():
             self._new.execute(
-                "INSERT OR IGNORE INTO partitions (id, stream, name, entries, bytes, token, guarded)"
+                "INSERT OR IGNORE INTO partitions (id, stream, name, entries, bytes, token, "
+                "guarded)"
                 " VALUES (?, ?, ?, 0, 0, ?, ?)",
                 (id_, stream, name, token, guarded.get(id_, 0)),
             )
@@ -188,7 +211,8 @@ class _Salvage:
             self._found.lost.append((stream, name, seq))
 
     def _whole(self, record: _Record) -> bytes | None:
-        """The value, or the place of a spilled one; None when something that it builds on is lost."""
+        """The value, or the place of a spilled one; None when something that it builds on is
+        lost."""
         differences: list[bytes] = []
         at: _Record | None = record
         while at is not None and at.base is not None and at.base >= 0 and len(differences) < 1000:
@@ -198,7 +222,9 @@ class _Salvage:
             return None
         return delta.apply(at.value, differences[::-1]) if differences else at.value
 
-    def _write(self, partition_id: int, seq: int, records: list[_Record], values: list[bytes | None]) -> None:
+    def _write(
+        self, partition_id: int, seq: int, records: list[_Record], values: list[bytes | None]
+    ) -> None:
         stream, name, _ = self._names[partition_id]
         first = records[0]
         size = 0
@@ -210,7 +236,8 @@ class _Salvage:
             variable = ((2 * record.replays + record.parked) << 32) + record.epoch % 4_294_967_291
             mark = moved(mark, variable) if self._counts[record.id] is not None else MASK
             self._new.execute(
-                "INSERT INTO records (id, partition_id, parked, replays, epoch, accepted_at, base, key, value,"
+                "INSERT INTO records (id, partition_id, parked, replays, epoch, accepted_at, base, "
+                "key, value,"
                 " checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     record.id, partition_id, record.parked, record.replays, record.epoch, record.accepted_at, base,
@@ -224,13 +251,15 @@ class _Salvage:
             self._found.parked += 1
             at, why = self._parked.get(seq, (first.accepted_at, failure_json(_UNKNOWN)))
             self._new.execute(
-                "INSERT INTO parked (partition_id, seq, bytes, accepted_at, parked_at, failure, replays)"
+                "INSERT INTO parked (partition_id, seq, bytes, accepted_at, parked_at, failure, "
+                "replays)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (partition_id, seq, size, first.accepted_at, at, why, first.replays),
             )
             return
         self._new.execute(
-            "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?, oldest_at = coalesce(oldest_at, ?),"
+            "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?, oldest_at = "
+            "coalesce(oldest_at, ?),"
             " last_seq = max(last_seq, ?) WHERE id = ?",
             (size, first.accepted_at, seq, partition_id),
         )

@@ -1,8 +1,9 @@
-"""The tables of the buffer's SQLite file, and how a file of a released format becomes one of this format.
+"""The tables of the buffer's SQLite file, and how a file of a released format becomes one of this
+format.
 
-Whoever needs a table, column or index adds it twice: to `_SCHEMA`, for new files, and to the end of `_UPGRADES`, for
-those that there are. Upgrades only add, so that a process of the version before, which has the file open, can still
-read and flush; statements name their columns.
+Whoever needs a table, column or index adds it twice: to `_SCHEMA`, for new files, and to the end of
+`_UPGRADES`, for those that there are. Upgrades only add, so that a process of the version before,
+which has the file open, can still read and flush; statements name their columns.
 """
 
 from __future__ import annotations
@@ -184,4 +185,6 @@ ALTER TABLE partitions ADD COLUMN gone_seq INTEGER NOT NULL DEFAULT 0;
     + _CHECKED,
 }
 
-BUFFER = Kind("buffer", application_id=0x53544B31, version=4, schema=_SCHEMA, upgrades=_UPGRADES)  # "STK1"
+BUFFER = Kind(
+    "buffer", application_id=0x53544B31, version=4, schema=_SCHEMA, upgrades=_UPGRADES
+)  # "STK1"

@@ -1,7 +1,9 @@
-"""Spilling in the SQLite buffer: a record's value becomes its place in a file, its `base` the file's number, negated.
+"""Spilling in the SQLite buffer: a record's value becomes its place in a file, its `base` the
+file's number, negated.
 
-No other record builds on such a record (see sqlite_chain.py): in the transaction that takes a value away, those that
-build on it are made whole. Whatever deletes records counts them out of their files (`let_go`).
+No other record builds on such a record (see sqlite_chain.py): in the transaction that takes a value
+away, those that build on it are made whole. Whatever deletes records counts them out of their files
+(`let_go`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from surgetank.buffer.protocol import Leased
 from surgetank.buffer.spilling import Elsewhere, Recovered, SpillDue, SpillFile, ToSpill
 from surgetank.buffer.sqlite.append import BufferLimits, Inserter
 from surgetank.buffer.sqlite.chain import free
-from surgetank.buffer.sqlite.checks import Checker, checksum, moved_sql, names_sum, seed, variable_sql
+from surgetank.buffer.sqlite.checks import (
+    Checker,
+    checksum,
+    moved_sql,
+    names_sum,
+    seed,
+    variable_sql,
+)
 from surgetank.buffer.sqlite.reserve import DiskReserve
 from surgetank.buffer.sqlite.rows import SLOT_BITS
 from surgetank.exceptions import BufferCorrupt, BufferFull, LeaseLost
@@ -26,7 +35,8 @@ from surgetank.model import Lease
 INLINE = 64  # values up to this size stay in the buffer
 _NOT_LEASED = "(lease_until <= :now OR leased_at > :now + 60)"
 _FIRST = (  # the partition's oldest record that is not spilled. Index records_waiting
-    "(SELECT min(r.id) FROM records r WHERE r.partition_id = p.id AND r.parked = 0 AND r.id >= p.spilled_to"
+    "(SELECT min(r.id) FROM records r WHERE r.partition_id = p.id AND r.parked = 0 AND r.id >= "
+    "p.spilled_to"
     " AND (r.base IS NULL OR r.base >= 0))"
 )
 _VALUES = (
@@ -37,7 +47,8 @@ _FILES = "SELECT id, file_id, stream, address, name, state, records, bytes, crea
 
 
 class SQLiteSpillSide:
-    """What whoever spills does with the buffer. Mixed into `SQLiteBuffer`, which owns the connections."""
+    """What whoever spills does with the buffer. Mixed into `SQLiteBuffer`, which owns the
+    connections."""
 
     files: SpillFiles
     limits: BufferLimits
@@ -55,10 +66,13 @@ class SQLiteSpillSide:
 
     def _load(self, connection: sqlite3.Connection, base: int, place: bytes) -> bytes:
         """A spilled value. Raises `FallbackUnavailable`, `FallbackDamaged`."""
-        row = connection.execute("SELECT address, name FROM spills WHERE id = ?", (-base,)).fetchone()
+        row = connection.execute(
+            "SELECT address, name FROM spills WHERE id = ?", (-base,)
+        ).fetchone()
         if row is None:
             raise BufferCorrupt(
-                f"The buffer is damaged: a record was spilled to the file {-base}, which it does not know.",
+                f"The buffer is damaged: a record was spilled to the file {-base}, which it does "
+                f"not know.",
                 remedy="copy the buffer to a safe place, then run `surgetank recover --dry-run`.",
             )
         return self.files.value(row[0], row[1], Place.unpack(place))
@@ -70,13 +84,16 @@ class SQLiteSpillSide:
 
     # -- spilling
 
-    def lease_to_spill(self, stream: str, due: SpillDue, *, owner: str, ttl_s: float) -> list[ToSpill]:
+    def lease_to_spill(
+        self, stream: str, due: SpillDue, *, owner: str, ttl_s: float
+    ) -> list[ToSpill]:
         now = self._clock()
         chosen = f"SELECT p.id FROM partitions p WHERE stream = :stream AND oldest_at IS NOT NULL AND {_NOT_LEASED}"
         if due.before is not None:
             chosen += (
                 " AND (failing_since <= :before OR (:down AND oldest_at <= :before))"
-                f" AND (SELECT accepted_at FROM records WHERE id = {_FIRST}) <= :before ORDER BY oldest_at LIMIT :limit"
+                f" AND (SELECT accepted_at FROM records WHERE id = {_FIRST}) <= :before ORDER BY "
+                f"oldest_at LIMIT :limit"
             )
         else:
             chosen += f" AND {_FIRST} IS NOT NULL ORDER BY bytes DESC LIMIT :limit"
@@ -88,9 +105,13 @@ class SQLiteSpillSide:
                 return []
         with self._write() as connection:
             ids = [id_ for (id_,) in connection.execute(chosen, parameters)]
-            leased = {x.lease.partition: x for x in self._take(connection, stream, ids, now, owner, ttl_s)}
+            leased = {
+                x.lease.partition: x for x in self._take(connection, stream, ids, now, owner, ttl_s)
+            }
             found = [
-                connection.execute(f"SELECT name, {_FIRST} FROM partitions p WHERE id = ?", (id_,)).fetchone()
+                connection.execute(
+                    f"SELECT name, {_FIRST} FROM partitions p WHERE id = ?", (id_,)
+                ).fetchone()
                 for id_ in ids
             ]
         return [ToSpill(leased[name], (first >> SLOT_BITS) - 1) for name, first in found]
@@ -100,7 +121,8 @@ class SQLiteSpillSide:
         assert address is not None, "no fallback location is configured"
         with self._write() as connection:
             number = connection.execute(
-                "INSERT INTO spills (file_id, stream, address, name, state, records, bytes, created_at, touched_at)"
+                "INSERT INTO spills (file_id, stream, address, name, state, records, bytes, "
+                "created_at, touched_at)"
                 " VALUES (?, ?, ?, '', 'writing', 0, 0, ?, ?)",
                 (file_id := uuid.uuid4().hex, stream, address, now, now),
             ).lastrowid
@@ -123,22 +145,32 @@ class SQLiteSpillSide:
             stubs = []
             for spilled in entries:
                 seeded = seed(names, spilled.entry.accepted_at)
-                for i, (record, place) in enumerate(zip(spilled.entry.records, spilled.places, strict=True)):
+                for i, (record, place) in enumerate(
+                    zip(spilled.entry.records, spilled.places, strict=True)
+                ):
                     if len(record.value) > INLINE and record.key not in self.inline_keys:
                         id_, packed = (spilled.entry.seq << SLOT_BITS) + i, place.pack()
                         kept = (-header.number, record.key, packed, len(spilled.entry.records))
                         stubs.append(
-                            (-header.number, packed, checksum(seeded, id_, *kept), id_, partition_id)
+                            (
+                                -header.number,
+                                packed,
+                                checksum(seeded, id_, *kept),
+                                id_,
+                                partition_id,
+                            )
                         )
             done = connection.executemany(
                 "UPDATE records SET base = ?1, value = ?2,"
                 f" checksum = {moved_sql('?3', variable_sql('0', 'replays', 'epoch'))}"
-                " WHERE id = ?4 AND partition_id = ?5 AND parked = 0 AND (base IS NULL OR base >= 0)",
+                " WHERE id = ?4 AND partition_id = ?5 AND parked = 0 AND (base IS NULL OR base >= "
+                "0)",
                 stubs,
             ).rowcount
             relieved = before - connection.execute(_VALUES, whole).fetchone()[0]
             connection.execute(
-                "UPDATE spills SET records = records + ? WHERE id = ?", (max(0, done), header.number)
+                "UPDATE spills SET records = records + ? WHERE id = ?",
+                (max(0, done), header.number),
             )
             connection.execute(
                 "UPDATE partitions SET bytes = bytes - ?, spilled_to = ? WHERE id = ?",
@@ -184,7 +216,10 @@ class SQLiteSpillSide:
         given_up = "state = 'writing' AND touched_at < ?"
         before = (self._clock() - silent_s,)
         with self._read() as connection:
-            if connection.execute(f"SELECT 1 FROM spills WHERE {given_up}", before).fetchone() is None:
+            if (
+                connection.execute(f"SELECT 1 FROM spills WHERE {given_up}", before).fetchone()
+                is None
+            ):
                 return [SpillFile(*row) for row in connection.execute(drained)]
         with self._write() as connection:
             connection.execute(f"UPDATE spills SET state = 'kept' WHERE {given_up}", before)
@@ -207,7 +242,8 @@ class SQLiteSpillSide:
             if known is not None:
                 return int(known[0]) if known[1] == "recovering" else None
             return connection.execute(
-                "INSERT INTO spills (file_id, stream, address, name, state, records, bytes, created_at, touched_at)"
+                "INSERT INTO spills (file_id, stream, address, name, state, records, bytes, "
+                "created_at, touched_at)"
                 " VALUES (?, ?, ?, ?, 'recovering', 0, ?, ?, ?)",
                 (header.id, header.stream, address, name, size, header.created_at, now),
             ).lastrowid
@@ -221,7 +257,10 @@ class SQLiteSpillSide:
                 entry = spilled.entry
                 new = connection.execute(
                     "INSERT INTO recovered VALUES (?, ?) ON CONFLICT DO NOTHING",
-                    (f"{header.buffer_id}/{entry.epoch}" if entry.epoch else header.buffer_id, entry.seq),
+                    (
+                        f"{header.buffer_id}/{entry.epoch}" if entry.epoch else header.buffer_id,
+                        entry.seq,
+                    ),
                 ).rowcount
                 written = entry.seq <= elsewhere.written.get((entry.partition, entry.epoch), 0)
                 here = header.buffer_id == self._id and _is_here(connection, spilled)
@@ -237,7 +276,8 @@ class SQLiteSpillSide:
     def pending(self, stream: str, partition: str, key: bytes) -> list[tuple[float, bytes]]:
         with self._read() as connection:
             return connection.execute(
-                "SELECT r.accepted_at, r.value FROM records r JOIN partitions p ON p.id = r.partition_id"
+                "SELECT r.accepted_at, r.value FROM records r JOIN partitions p ON p.id = "
+                "r.partition_id"
                 " WHERE p.stream = ? AND p.name = ? AND r.parked = 0 AND r.key = ? ORDER BY r.id",
                 (stream, partition, key),
             ).fetchall()
@@ -245,7 +285,8 @@ class SQLiteSpillSide:
     def relocate_spill(self, file_id: str, address: str, name: str) -> None:
         with self._write() as connection:
             connection.execute(
-                "UPDATE spills SET address = ?, name = ? WHERE file_id = ?", (address, name, file_id)
+                "UPDATE spills SET address = ?, name = ? WHERE file_id = ?",
+                (address, name, file_id),
             )
 
     def end_recovery(self, number: int) -> None:
@@ -261,31 +302,40 @@ class SQLiteSpillSide:
         rows: list[tuple[int | None, bytes, bytes]] = []
         for record, place in zip(entry.records, spilled.places, strict=True):
             inline = len(record.value) <= INLINE or record.key in self.inline_keys
-            rows.append((None if inline else -number, record.key, record.value if inline else place.pack()))
+            rows.append(
+                (None if inline else -number, record.key, record.value if inline else place.pack())
+            )
             size += len(record.key) + len(rows[-1][2])
             stubs += not inline
         counted = connection.execute(
-            "UPDATE totals SET next_seq = next_seq + 1, entries = entries + 1, bytes = bytes + ? WHERE entries < ?",
+            "UPDATE totals SET next_seq = next_seq + 1, entries = entries + 1, bytes = bytes + ? "
+            "WHERE entries < ?",
             (size, self.limits.max_entries),
         )
         if not counted.rowcount:
             raise BufferFull(
-                f"The buffer holds {self.limits.max_entries} entries, its limit; the file is not recovered whole.",
+                f"The buffer holds {self.limits.max_entries} entries, its limit; the file is not "
+                f"recovered whole.",
                 remedy="flush, then recover again: it goes on where it ended.",
             )
         (seq,) = connection.execute("SELECT next_seq - 1 FROM totals").fetchone()
         connection.execute(
-            "INSERT INTO partitions (stream, name, entries, bytes, oldest_at, last_seq) VALUES (?, ?, 1, ?, ?, ?)"
-            " ON CONFLICT (stream, name) DO UPDATE SET entries = entries + 1, bytes = bytes + excluded.bytes,"
+            "INSERT INTO partitions (stream, name, entries, bytes, oldest_at, last_seq) VALUES (?, "
+            "?, 1, ?, ?, ?)"
+            " ON CONFLICT (stream, name) DO UPDATE SET entries = entries + 1, bytes = bytes + "
+            "excluded.bytes,"
             " oldest_at = coalesce(oldest_at, excluded.oldest_at), last_seq = excluded.last_seq",
             (entry.stream, entry.partition, size, entry.accepted_at, seq),
         )
         (partition_id,) = connection.execute(
-            "SELECT id FROM partitions WHERE stream = ? AND name = ?", (entry.stream, entry.partition)
+            "SELECT id FROM partitions WHERE stream = ? AND name = ?",
+            (entry.stream, entry.partition),
         ).fetchone()
         connection.executemany(
-            "INSERT INTO records (id, partition_id, parked, replays, epoch, accepted_at, base, key, value, checksum)"
-            f" VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, {moved_sql('?9', variable_sql('0', '?3', '?4'))})",
+            "INSERT INTO records (id, partition_id, parked, replays, epoch, accepted_at, base, "
+            "key, value, checksum)"
+            f" VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, "
+            f"{moved_sql('?9', variable_sql('0', '?3', '?4'))})",
             [
                 (
                     id_,
@@ -303,10 +353,12 @@ class SQLiteSpillSide:
 
 
 def _is_here(connection: sqlite3.Connection, spilled: SpilledEntry) -> bool:
-    """Whether the entry still is in the buffer that it was spilled from (which was brought back from a backup)."""
+    """Whether the entry still is in the buffer that it was spilled from (which was brought back
+    from a backup)."""
     entry = spilled.entry
     row = connection.execute(
-        "SELECT 1 FROM records r JOIN partitions p ON p.id = r.partition_id WHERE r.id = ? AND p.stream = ?"
+        "SELECT 1 FROM records r JOIN partitions p ON p.id = r.partition_id WHERE r.id = ? AND "
+        "p.stream = ?"
         " AND p.name = ? AND r.key = ? AND r.epoch = ?",
         (entry.seq << SLOT_BITS, entry.stream, entry.partition, entry.records[0].key, entry.epoch),
     ).fetchone()

@@ -1,7 +1,9 @@
-"""Tallies in the SQLite buffer: repeated reports folded into one row each, as durable as an entry and far smaller.
+"""Tallies in the SQLite buffer: repeated reports folded into one row each, as durable as an entry
+and far smaller.
 
-A tally is the newest value of a key and how often it came. It becomes an entry of its partition when somebody asks for
-that (`send_tallies`), in the same transaction that removes it: neither a kill nor a second process loses or doubles it.
+A tally is the newest value of a key and how often it came. It becomes an entry of its partition
+when somebody asks for that (`send_tallies`), in the same transaction that removes it: neither a
+kill nor a second process loses or doubles it.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ class SQLiteTallySide:
     _read: Callable[[], AbstractContextManager[sqlite3.Connection]]
     _unless_held: Callable[[Callable[[], None]], bool]
 
-    def tally(self, stream: str, partition: str, key: bytes, value: bytes, *, count: int = 1) -> None:
+    def tally(
+        self, stream: str, partition: str, key: bytes, value: bytes, *, count: int = 1
+    ) -> None:
         with self._write() as connection:
             connection.execute(
-                "INSERT INTO tallies (stream, partition, key, value, count, since) VALUES (?, ?, ?, ?, ?, ?)"
+                "INSERT INTO tallies (stream, partition, key, value, count, since) VALUES (?, ?, "
+                "?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET value = excluded.value, count = count + excluded.count",
                 (stream, partition, key, value, count, self._clock()),
             )
@@ -38,13 +43,18 @@ class SQLiteTallySide:
     def try_tally(self, stream: str, partition: str, key: bytes, value: bytes) -> bool:
         return self._unless_held(lambda: self.tally(stream, partition, key, value))
 
-    def send_tallies(self, stream: str, entry_of: Callable[[Tally], Record], *, older_s: float) -> int:
+    def send_tallies(
+        self, stream: str, entry_of: Callable[[Tally], Record], *, older_s: float
+    ) -> int:
         now = self._clock()
         # In the future: by a clock that was set back since.
         due = "stream = ? AND NOT since BETWEEN ? AND ?"
         limits = (stream, now - older_s + 1e-9, now + older_s)
         with self._read() as connection:
-            if connection.execute(f"SELECT 1 FROM tallies WHERE {due} LIMIT 1", limits).fetchone() is None:
+            if (
+                connection.execute(f"SELECT 1 FROM tallies WHERE {due} LIMIT 1", limits).fetchone()
+                is None
+            ):
                 return 0
         sent = 0
         while True:
@@ -52,7 +62,8 @@ class SQLiteTallySide:
                 chosen = [
                     Tally(*row)
                     for row in connection.execute(
-                        f"SELECT partition, key, value, count FROM tallies WHERE {due} LIMIT {_AT_ONCE}",
+                        f"SELECT partition, key, value, count FROM tallies WHERE {due} LIMIT "
+                        f"{_AT_ONCE}",
                         limits,
                     )
                 ]

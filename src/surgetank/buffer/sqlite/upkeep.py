@@ -1,4 +1,5 @@
-"""Upkeep of the SQLite buffer's file: its log moved into it, free pages given back, damage looked for."""
+"""Upkeep of the SQLite buffer's file: its log moved into it, free pages given back, damage looked
+for."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
 
     def depth(self) -> BufferDepth:
         with self._readers.borrow() as connection:
-            depth = read_depth(connection, self.limits.max_entries, self.limits.max_bytes, self.file_bytes())
+            depth = read_depth(
+                connection, self.limits.max_entries, self.limits.max_bytes, self.file_bytes()
+            )
         if not self.reserve.size:
             return depth
         return replace(
@@ -70,12 +73,14 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
             problems = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
         if problems != ["ok"]:
             raise BufferCorrupt(
-                f"The buffer file {self.path} is damaged: {'; '.join(problems)}. It was left as it is.",
+                f"The buffer file {self.path} is damaged: {'; '.join(problems)}. It was left as it "
+                f"is.",
                 remedy="copy it to a safe place and start with another SURGETANK_HOME.",
             )
 
     def maintain(self, *, thorough: bool = True) -> None:
-        """Move the WAL into the file, give free pages back; if `thorough`, forget old notes, jobs and partitions."""
+        """Move the WAL into the file, give free pages back; if `thorough`, forget old notes, jobs
+        and partitions."""
         file.refuse_fork(self._pid, self.path)
         self.trim_copies()
         self.forget_kept()
@@ -94,11 +99,14 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
         with suppress(FileNotFoundError):
             now = wal.stat()
             worth_it = now.st_size > _WAL_WORTH_MOVING and now.st_mtime_ns != self._wal_moved_at
-            if worth_it and self._move_wal(truncate=now.st_size > _WAL_LARGE or self.depth().entries == 0):
+            if worth_it and self._move_wal(
+                truncate=now.st_size > _WAL_LARGE or self.depth().entries == 0
+            ):
                 self._wal_moved_at = wal.stat().st_mtime_ns
 
     def relieve(self) -> None:
-        """The disk is full: give it back what was flushed, in steps that need little room themselves."""
+        """The disk is full: give it back what was flushed, in steps that need little room
+        themselves."""
         if self.place.missing(now=True) is not None:
             return
         try:
@@ -110,12 +118,14 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
                     self._move_wal(truncate=True)
                     return
         except BufferUnavailable:
-            # Not now: what was acknowledged is, the disk is told to be full, and the next group tries again.
+            # Not now: what was acknowledged is, the disk is told to be full, and the next group
+            # tries again.
             return
 
     def _may_relieve(self) -> bool:
-        """Move the log into the file if that need not grow much for it. False: it would have to, and cutting off free
-        pages first would cost more room than there is; acknowledging needs far less.
+        """Move the log into the file if that need not grow much for it. False: it would have to,
+        and cutting off free pages first would cost more room than there is; acknowledging needs far
+        less.
         """
         with self._read() as connection:
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -138,14 +148,18 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
         try:
             with self._write() as connection:
                 auditor.rebuild(connection)
-        except BufferProblem as error:  # what can't be rebuilt is told as it is; records are read one by one
+        except BufferProblem as error:
+            # what can't be rebuilt is told as it is; records are read one by one
             with self._write() as connection:
-                note_damage(connection, self._clock(), "", "", f"an index can't be made anew: {error.what}")
+                note_damage(
+                    connection, self._clock(), "", "", f"an index can't be made anew: {error.what}"
+                )
         with self._readers.borrow() as connection:
             auditor.look(connection)
 
     def _vacuum_step(self, step: int = 2048) -> bool:
-        """Give up to 8 MiB (`step` pages) back, holding up writers only that long. True if more is to do."""
+        """Give up to 8 MiB (`step` pages) back, holding up writers only that long. True if more is
+        to do."""
         with self._lock, file.named_errors(self.path):
             if self._writer is None:
                 return False
@@ -163,9 +177,13 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
         try:
             with file.named_errors(self.path):
                 connection.execute("PRAGMA busy_timeout = 20")
-                busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                busy, frames, moved = connection.execute(
+                    "PRAGMA wal_checkpoint(PASSIVE)"
+                ).fetchone()
                 if truncate:
-                    busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                    busy, frames, moved = connection.execute(
+                        "PRAGMA wal_checkpoint(TRUNCATE)"
+                    ).fetchone()
                 if busy or frames != moved:
                     return False
                 self._start_wal_anew(connection)
@@ -174,7 +192,8 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
             connection.close()
 
     def _start_wal_anew(self, connection: sqlite3.Connection) -> None:
-        """Whoever writes first after all was moved starts the log anew, with an fsync: let it not be a caller."""
+        """Whoever writes first after all was moved starts the log anew, with an fsync: let it not
+        be a caller."""
         try:
             with self._lock:
                 connection.execute("UPDATE totals SET next_token = next_token + 1")

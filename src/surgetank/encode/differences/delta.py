@@ -1,8 +1,10 @@
-"""A value as its difference from a similar one: which parts are copied from it, and the bytes in between. Pure.
+"""A value as its difference from a similar one: which parts are copied from it, and the bytes in
+between. Pure.
 
-Made for the caller's path: a few `memcmp`, no search, no compression. It finds what a growing list, text or dict
-leaves at the same place and what stays the same at the end; for anything else the caller keeps the value whole.
-What flushes later is compressed by `patch`, which finds more and takes longer.
+Made for the caller's path: a few `memcmp`, no search, no compression. It finds what a growing list,
+text or dict leaves at the same place and what stays the same at the end; for anything else the
+caller keeps the value whole. What flushes later is compressed by `patch`, which finds more and
+takes longer.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def diff(old: bytes, new: bytes) -> bytes | None:
 
 
 def apply(whole: bytes, differences: Sequence[bytes]) -> bytes:
-    """The newest value of a chain: `whole` with the differences applied in order. Copies each byte once."""
+    """The newest value of a chain: `whole` with the differences applied in order. Copies each byte
+    once."""
     levels = [_read(d) for d in differences]
     if not levels:
         return whole
@@ -72,9 +75,15 @@ def _read(difference: bytes) -> Level:
 
 
 def _gather(
-    whole: memoryview, levels: Sequence[Level], level: int, start: int, stop: int, parts: list[memoryview]
+    whole: memoryview,
+    levels: Sequence[Level],
+    level: int,
+    start: int,
+    stop: int,
+    parts: list[memoryview],
 ) -> None:
-    """Add the bytes from `start` to `stop` of the value at a level; below the first level lies `whole`."""
+    """Add the bytes from `start` to `stop` of the value at a level; below the first level lies
+    `whole`."""
     if level < 0:
         parts.append(whole[start:stop])
         return
@@ -93,7 +102,8 @@ def _gather(
 
 
 def _same_beginning(new: bytes, i: int, old: bytes, j: int) -> int:
-    """How many bytes are the same from `i` and from `j` on, by halving: each step is one `memcmp`."""
+    """How many bytes are the same from `i` and from `j` on, by halving: each step is one
+    `memcmp`."""
     view = memoryview(old)
     same, most = 0, min(len(new) - i, len(old) - j)
     if most > _NEAR and not new.startswith(view[j : j + _NEAR], i):

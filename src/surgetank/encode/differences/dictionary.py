@@ -1,7 +1,9 @@
-"""zstd with a dictionary of what LangGraph's and LangChain's own words are, for values too short to have seen them.
+"""zstd with a dictionary of what LangGraph's and LangChain's own words are, for values too short to
+have seen them.
 
-A checkpoint without its values and a pending write of one message consist for a third of names that all of them share.
-The dictionary is part of the stored format: it may never change. A better one gets a codec of its own.
+A checkpoint without its values and a pending write of one message consist for a third of names that
+all of them share. The dictionary is part of the stored format: it may never change. A better one
+gets a codec of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import zstandard
 
 LEVEL = 3
-# Serialized messages of each kind, then a checkpoint's body; the likeliest last, as zstd finds near things cheaper.
+# Serialized messages of each kind, then a checkpoint's body; the likeliest last, as zstd finds near
+# things cheaper.
 WORDS = (
     b"\x8d\xa5error\xc0\xa6result\xc3\xa6status\xa9completed\xa4name\xa5agent\xa4type\xa4text\xa7conten"
     b"t\xa0\xa5title\xa0\xabdescription\xa0\xaacreated_at\xa0\xa4data\x90\xa5items\x90\xa5input\xa0\xa6"
@@ -54,7 +57,8 @@ WORDS = (
 
 _dictionary = zstandard.ZstdCompressionDict(WORDS, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 _dictionary.precompute_compress(level=LEVEL)
-# Contexts that nobody uses at the moment; one serves only one caller at a time. Taking and adding are atomic.
+# Contexts that nobody uses at the moment; one serves only one caller at a time. Taking and adding
+# are atomic.
 _compressors: list[zstandard.ZstdCompressor] = []
 _decompressors: list[zstandard.ZstdDecompressor] = []
 

@@ -1,15 +1,17 @@
-"""Versions of a value as a chain: a whole blob now and then, between them patches against an older version.
+"""Versions of a value as a chain: a whole blob now and then, between them patches against an older
+version.
 
-A patch is a splice where the versions begin alike, else zstd with the older version as raw dictionary. Position
-`p` of a chain is patched against `p - 8**k`, where `8**k` is the largest power of eight that divides `p`: mostly the
-version before, every eighth time the one eight before, every 64th time the one 64 before. Reading position 511
-decodes at most 21 patches, and all patches together weigh about 2.6 times what was appended
-(`make bench`, chains). A plain chain weighs once that, but reading it decodes hundreds of patches; a binary tree
-reads eight and weighs 4.5 times.
+A patch is a splice where the versions begin alike, else zstd with the older version as raw
+dictionary. Position `p` of a chain is patched against `p - 8**k`, where `8**k` is the largest power
+of eight that divides `p`: mostly the version before, every eighth time the one eight before, every
+64th time the one 64 before. Reading position 511 decodes at most 21 patches, and all patches
+together weigh about 2.6 times what was appended (`make bench`, chains). A plain chain weighs once
+that, but reading it decodes hundreds of patches; a binary tree reads eight and weighs 4.5 times.
 
-What a read costs is bounded, also after pruning: at most `MAX_PATCHES` patches; together they weigh less than the
-value, or the value compressed; and what is decoded on the way is at most `MAX_DECODED` times as large as the value (of
-a value that shrank a lot a new chain begins; below `FREE` bytes nobody counts).
+What a read costs is bounded, also after pruning: at most `MAX_PATCHES` patches; together they weigh
+less than the value, or the value compressed; and what is decoded on the way is at most
+`MAX_DECODED` times as large as the value (of a value that shrank a lot a new chain begins; below
+`FREE` bytes nobody counts).
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from surgetank.encode.differences import splice
 from surgetank.exceptions import StateCorrupt
 
 RAW, WHOLE, PATCH, SPLICE, KNOWN = 0, 1, 2, 3, 4
-TOO_LONG = -1  # of a row whose data was left out, because it is longer than the value that it declares
+TOO_LONG = (
+    -1
+)  # of a row whose data was left out, because it is longer than the value that it declares
 LEVEL = 3
 SMALL = 96  # bytes below which compression costs more than it saves
 RADIX = 8
@@ -34,17 +38,19 @@ MAX_POSITION = RADIX**3 - 1
 MAX_PATCHES = 3 * (RADIX - 1)
 MAX_DECODED = 32
 FREE = 64 * 1024
-# What a read takes of rows that somebody else wrote: well above what is ever stored (so does `blob_paths` in SQL).
+# What a read takes of rows that somebody else wrote: well above what is ever stored (so does
+# `blob_paths` in SQL).
 MAX_PATH = 64
 _SLACK = 2
 _MAX_UNDECLARED = 1 << 30  # bytes of what is stored without its length
 # Larger values are stored whole: a patch holds both versions in memory, and a writer up to four.
 MAX_PATCHED = 16 * 1024**2
-# Values below this size that share none of a few samples with their base are not tried as a patch: setting zstd up
-# with a dictionary costs more than what it could save.
+# Values below this size that share none of a few samples with their base are not tried as a patch:
+# setting zstd up with a dictionary costs more than what it could save.
 _SAMPLED = 4096
 _SAMPLES, _SAMPLE_BYTES = 8, 12
-# A splice that puts in more than this, and an eighth of the value, is left to zstd, which looks farther for likeness.
+# A splice that puts in more than this, and an eighth of the value, is left to zstd, which looks
+# farther for likeness.
 _SPLICED = 4096
 _WORDS_HELP = 16 * 1024  # a longer value teaches zstd its words itself
 _PROBES, _PROBE_BYTES, _WORTH_IT = 8, 64 * 1024, 0.9
@@ -62,9 +68,13 @@ class Blob:
     data: bytes
 
 
-def stored(n: int, base_n: int | None, position: int, codec: int, raw_bytes: int, data: bytes | None) -> Blob:
+def stored(
+    n: int, base_n: int | None, position: int, codec: int, raw_bytes: int, data: bytes | None
+) -> Blob:
     """A blob out of the database; the data of a row that was damaged may have been left out."""
-    return Blob(n, base_n, position, codec if data is not None else TOO_LONG, raw_bytes, bytes(data or b""))
+    return Blob(
+        n, base_n, position, codec if data is not None else TOO_LONG, raw_bytes, bytes(data or b"")
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +88,11 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class Tip:
-    """The newest version of a chain and the older ones that a later patch can need, decoded; oldest first.
+    """The newest version of a chain and the older ones that a later patch can need, decoded; oldest
+    first.
 
-    `whole_ratio` is what is left of the chain's values when they are compressed whole, as far as it is known.
+    `whole_ratio` is what is left of the chain's values when they are compressed whole, as far as it
+    is known.
     """
 
     path: tuple[_Node, ...]
@@ -103,7 +115,9 @@ class Tip:
 
     def pack(self) -> tuple[Any, ...]:
         """The tip as plain tuples."""
-        nodes = tuple((node.n, node.position, node.raw, node.patch_bytes, node.decoded) for node in self.path)
+        nodes = tuple(
+            (node.n, node.position, node.raw, node.patch_bytes, node.decoded) for node in self.path
+        )
         return self.whole_ratio, nodes
 
     @classmethod
@@ -113,8 +127,9 @@ class Tip:
         return cls(tuple(_Node(*node) for node in nodes), ratio)
 
 
-# zstd's contexts that nobody uses at the moment: making one costs ten times what compressing a small value does, and
-# one serves only one caller at a time. Taking from a list and adding to it are atomic.
+# zstd's contexts that nobody uses at the moment: making one costs ten times what compressing a
+# small value does, and one serves only one caller at a time. Taking from a list and adding to it
+# are atomic.
 _compressors: list[zstandard.ZstdCompressor] = []
 _decompressors: list[zstandard.ZstdDecompressor] = []
 
@@ -141,10 +156,13 @@ def _decompress_whole(data: bytes, size: int | None) -> bytes:
 
 
 def _check_frame(data: bytes, size: int | None) -> None:
-    """Raise `ValueError` unless a frame says the size that is expected: zstd takes no more memory than it says."""
+    """Raise `ValueError` unless a frame says the size that is expected: zstd takes no more memory
+    than it says."""
     said = zstandard.frame_content_size(data)
     if not 0 <= said <= _MAX_UNDECLARED or size not in (None, said):
-        raise ValueError(f"its frame says {said} bytes" + (f" instead of {size}" if size is not None else ""))
+        raise ValueError(
+            f"its frame says {said} bytes" + (f" instead of {size}" if size is not None else "")
+        )
 
 
 def compress(data: bytes) -> tuple[int, bytes]:
@@ -156,7 +174,8 @@ def compress(data: bytes) -> tuple[int, bytes]:
 
 
 def compress_words(data: bytes) -> tuple[int, bytes]:
-    """As `compress`, for what consists of the words of `known` in part: bodies of checkpoints, pending writes.
+    """As `compress`, for what consists of the words of `known` in part: bodies of checkpoints,
+    pending writes.
 
     Level 2 of the storage format: released versions don't know the codec.
     """
@@ -167,21 +186,27 @@ def compress_words(data: bytes) -> tuple[int, bytes]:
 
 
 def _compressible(data: bytes) -> bool:
-    """Whether samples of a large value get smaller: else a second copy of it would be made for nothing."""
+    """Whether samples of a large value get smaller: else a second copy of it would be made for
+    nothing."""
     view, step = memoryview(data), len(data) // _PROBES
     samples = (view[at : at + _PROBE_BYTES] for at in range(0, len(data) - _PROBE_BYTES, step))
     return any(len(_compress_whole(sample)) < len(sample) * _WORTH_IT for sample in samples)
 
 
-def decompress(codec: int, data: bytes, base: bytes | None = None, *, size: int | None = None) -> bytes:
-    """The bytes behind `compress` or a patch; `size` is the length they were declared with, and never exceeded.
+def decompress(
+    codec: int, data: bytes, base: bytes | None = None, *, size: int | None = None
+) -> bytes:
+    """The bytes behind `compress` or a patch; `size` is the length they were declared with, and
+    never exceeded.
 
     Raises `StateCorrupt`.
     """
     try:
         return _decompress(codec, data, base, size)
     except (zstandard.ZstdError, ValueError) as error:
-        raise StateCorrupt(f"Stored bytes can't be decompressed ({error}).", remedy=_RESTORE) from error
+        raise StateCorrupt(
+            f"Stored bytes can't be decompressed ({error}).", remedy=_RESTORE
+        ) from error
 
 
 def _decompress(codec: int, data: bytes, base: bytes | None, size: int | None) -> bytes:
@@ -248,11 +273,14 @@ def _parameters(base_bits: int, data_bits: int) -> zstandard.ZstdCompressionPara
     )
 
 
-def extend(tip: Tip | None, n: int, data: bytes, *, patchable: bool = True) -> tuple[Blob, Tip | None]:
-    """Code `data` as version number `n` of the chain that ends at `tip`; returns the blob and the new tip.
+def extend(
+    tip: Tip | None, n: int, data: bytes, *, patchable: bool = True
+) -> tuple[Blob, Tip | None]:
+    """Code `data` as version number `n` of the chain that ends at `tip`; returns the blob and the
+    new tip.
 
-    The tip is None for values that no later version is to be patched against (`patchable` false: encrypted
-    values have nothing in common; very small or very large ones).
+    The tip is None for values that no later version is to be patched against (`patchable` false:
+    encrypted values have nothing in common; very small or very large ones).
     """
     if not patchable or len(data) > MAX_PATCHED or len(data) < SMALL:
         codec, packed = compress(data) if patchable else (RAW, data)
@@ -281,7 +309,8 @@ def _cheap(decoded: int, size: int) -> bool:
 
 
 def remake(path: Sequence[Blob], base: bytes, data: bytes) -> tuple[int, bytes] | None:
-    """`data` as a patch against `base`, the last version of a stored path; None when it is to be stored whole."""
+    """`data` as a patch against `base`, the last version of a stored path; None when it is to be
+    stored whole."""
     codec, packed = make_patch(base, data)
     spent = sum(len(blob.data) for blob in path if blob.base_n is not None) + len(packed)
     cheap = _cheap(sum(blob.raw_bytes for blob in path) + len(data), len(data))
@@ -324,7 +353,8 @@ def _floors(position: int) -> set[int]:
 
 
 def decode_path(blobs: Sequence[Blob]) -> Tip:
-    """The tip behind the stored blobs of one path, given from the whole one to the newest. Raises `StateCorrupt`."""
+    """The tip behind the stored blobs of one path, given from the whole one to the newest. Raises
+    `StateCorrupt`."""
     nodes: list[_Node] = []
     _check_path(blobs)
     kept = _floors(blobs[-1].position)
@@ -344,14 +374,17 @@ def decode_path(blobs: Sequence[Blob]) -> Tip:
         decoded = (base.decoded if base else 0) + len(raw)
         nodes.append(_Node(blob.n, blob.position, raw, spent, decoded))
     root = blobs[0]
-    return Tip(tuple(nodes), len(root.data) / max(1, root.raw_bytes) if root.base_n is None else 1.0)
+    return Tip(
+        tuple(nodes), len(root.data) / max(1, root.raw_bytes) if root.base_n is None else 1.0
+    )
 
 
 def decode_all(blobs: Sequence[Blob], wanted: set[int]) -> dict[int, bytes]:
-    """The values of the wanted numbers, out of blobs that contain all their bases, sorted by number.
+    """The values of the wanted numbers, out of blobs that contain all their bases, sorted by
+    number.
 
-    Raises `StateCorrupt`; before anything is decoded if the path of a value is longer or heavier than any that is
-    ever stored, or leads back.
+    Raises `StateCorrupt`; before anything is decoded if the path of a value is longer or heavier
+    than any that is ever stored, or leads back.
     """
     by_n = {blob.n: blob for blob in blobs}
     raw: dict[int, bytes] = {}
@@ -377,13 +410,16 @@ def decode_all(blobs: Sequence[Blob], wanted: set[int]) -> dict[int, bytes]:
 
 
 def _check_path(blobs: Sequence[Blob]) -> None:
-    """Refuse a path that no writer of ours stores, before it costs anything. The wanted version is the last."""
+    """Refuse a path that no writer of ours stores, before it costs anything. The wanted version is
+    the last."""
     if not blobs:
         return
     newest = blobs[-1]
     most = _SLACK * max(MAX_DECODED * newest.raw_bytes, FREE)
     if len(blobs) > MAX_PATH:
-        raise StateCorrupt(f"Version {newest.n} has a path of more than {MAX_PATH} patches.", remedy=_RESTORE)
+        raise StateCorrupt(
+            f"Version {newest.n} has a path of more than {MAX_PATH} patches.", remedy=_RESTORE
+        )
     for blob in blobs:
         if blob.base_n is not None and blob.base_n >= blob.n:
             raise StateCorrupt(
@@ -391,7 +427,9 @@ def _check_path(blobs: Sequence[Blob]) -> None:
                 remedy=_RESTORE,
             )
     if len(blobs) > 1 and sum(blob.raw_bytes for blob in blobs) > most:
-        raise StateCorrupt(f"Version {newest.n} is reached through more than {most} bytes.", remedy=_RESTORE)
+        raise StateCorrupt(
+            f"Version {newest.n} is reached through more than {most} bytes.", remedy=_RESTORE
+        )
 
 
 def _missing(base_n: int | None, n: int) -> StateCorrupt:

@@ -1,9 +1,10 @@
-"""A value as a cut-out of an older one with new bytes put in: what appending to a list or editing one item gives.
+"""A value as a cut-out of an older one with new bytes put in: what appending to a list or editing
+one item gives.
 
     value = head + older[start : start + count] + middle + the last `suffix` bytes of older
 
-Finding the common run costs a few comparisons of memory, where zstd with a dictionary has to index the whole older
-value. The middle is compressed with the bytes before it as dictionary.
+Finding the common run costs a few comparisons of memory, where zstd with a dictionary has to index
+the whole older value. The middle is compressed with the bytes before it as dictionary.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from dataclasses import dataclass
 
 _FRAME = struct.Struct("!IIIBI")
 _CHECK = struct.Struct("!I")
-_ANCHOR_AT, _ANCHOR_BYTES = 48, 32  # what identifies the run; before it lengths and counters may differ
+_ANCHOR_AT, _ANCHOR_BYTES = (
+    48,
+    32,
+)  # what identifies the run; before it lengths and counters may differ
 _HEAD_BYTES = 255
 _CHUNK = 32 * 1024
 _DICTIONARY_BYTES = 8 * 1024
@@ -22,7 +26,8 @@ _DICTIONARY_BYTES = 8 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Splice:
-    """How a value is put together out of an older one. `middle_bytes` is the length of what is put in."""
+    """How a value is put together out of an older one. `middle_bytes` is the length of what is put
+    in."""
 
     head: bytes
     start: int

@@ -1,7 +1,8 @@
-"""The alert book beside the buffer: what was alerted, what waits to be delivered, what became of each attempt.
+"""The alert book beside the buffer: what was alerted, what waits to be delivered, what became of
+each attempt.
 
-It is shared by all processes on the buffer and needs no database, because the database may be what the alert is about.
-`sqlite_alerts.py` is one.
+It is shared by all processes on the buffer and needs no database, because the database may be what
+the alert is about. `sqlite_alerts.py` is one.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from surgetank.events.types import Severity
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One thing that operators should know. A rule alerts a subject at most once in the throttle's time.
+    """One thing that operators should know. A rule alerts a subject at most once in the throttle's
+    time.
 
-    `news_at` is the time of the newest fact behind it: without a newer one it isn't repeated. None: it is repeated
-    for as long as it lasts. `once`: it is never repeated.
+    `news_at` is the time of the newest fact behind it: without a newer one it isn't repeated. None:
+    it is repeated for as long as it lasts. `once`: it is never repeated.
     """
 
     rule: str
@@ -63,7 +65,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A line of the delivery log. `channel` is redacted; `attempt` 0 is a message that was dropped untried."""
+    """A line of the delivery log. `channel` is redacted; `attempt` 0 is a message that was dropped
+    untried."""
 
     id: int
     at: float
@@ -82,7 +85,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class ChannelHealth:
-    """How a channel is doing, over all processes. `failing_since` is None when its last attempt arrived."""
+    """How a channel is doing, over all processes. `failing_since` is None when its last attempt
+    arrived."""
 
     channel: str
     delivered: int
@@ -103,7 +107,8 @@ class Told:
 
 
 class AlertBook(Protocol):
-    """Claims, outbox and delivery log of alerts, shared by threads and processes. All raise `BufferUnavailable`.
+    """Claims, outbox and delivery log of alerts, shared by threads and processes. All raise
+    `BufferUnavailable`.
 
     - An alert is claimed by exactly one process; what is claimed is in the outbox by the same step.
     - A message in the outbox is held by one process at a time; when that one dies, another takes it over. So it
@@ -119,15 +124,19 @@ class AlertBook(Protocol):
         *,
         throttle_s: float,
     ) -> list[Alert]:
-        """Claim what is not throttled and put its messages into the outbox, one for each channel; returns it."""
+        """Claim what is not throttled and put its messages into the outbox, one for each channel;
+        returns it."""
         ...
 
     def take(self, channel: str, *, hold_s: float) -> Delivery | None:
         """The channel's next message that is due, held for `hold_s`."""
         ...
 
-    def settle(self, delivery: Delivery, error: str | None, *, retry_at: float | None = None) -> None:
-        """Record an attempt. Without an error it arrived; with one it is tried again at `retry_at`, or given up."""
+    def settle(
+        self, delivery: Delivery, error: str | None, *, retry_at: float | None = None
+    ) -> None:
+        """Record an attempt. Without an error it arrived; with one it is tried again at `retry_at`,
+        or given up."""
         ...
 
     def note(self, channel: str, message: Message, error: str | None) -> None:

@@ -1,7 +1,9 @@
-"""Alerts on their way out: apprise does the sending, a courier retries, and every attempt stands in the delivery log.
+"""Alerts on their way out: apprise does the sending, a courier retries, and every attempt stands in
+the delivery log.
 
-The URLs are secrets and what apprise logs may repeat them. So a channel is shown by `channel_names`, what apprise and
-urllib3 log while we send goes nowhere but into the attempt's error, and that is cleaned of every piece of the URL.
+The URLs are secrets and what apprise logs may repeat them. So a channel is shown by
+`channel_names`, what apprise and urllib3 log while we send goes nowhere but into the attempt's
+error, and that is cleaned of every piece of the URL.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from surgetank.notify.alerts.book import AlertBook, Delivery, Message
 
 _HOSTED = {"http", "https", "json", "jsons", "xml", "xmls", "form", "forms", "mailto", "mailtos"}
 _HOLD_S = 300.0  # longer than any send takes
-_KINDS = {Severity.INFO: "info", Severity.WARNING: "warning"}  # everything graver is apprise's "failure"
+_KINDS = {
+    Severity.INFO: "info",
+    Severity.WARNING: "warning",
+}  # everything graver is apprise's "failure"
 
 
 class AlertChannel(Protocol):
@@ -35,12 +40,14 @@ class AlertChannel(Protocol):
         ...
 
     def send(self, message: Message) -> str | None:
-        """Send it now; returns why that failed, or None. May take seconds, never raises for a failed delivery."""
+        """Send it now; returns why that failed, or None. May take seconds, never raises for a
+        failed delivery."""
         ...
 
 
 def channel_names(urls: Sequence[str]) -> list[str]:
-    """How apprise URLs are shown: the service, and the host where it is no secret; the second alike gets `#2`."""
+    """How apprise URLs are shown: the service, and the host where it is no secret; the second alike
+    gets `#2`."""
     seen: Counter[str] = Counter()
     names: list[str] = []
     for url in urls:
@@ -62,7 +69,8 @@ def _host(url: str) -> str:
 
 
 class AppriseChannel:
-    """A channel behind an apprise URL. Whether apprise understands the URL shows at the first send."""
+    """A channel behind an apprise URL. Whether apprise understands the URL shows at the first
+    send."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -88,11 +96,16 @@ class AppriseChannel:
                     return None
             except Exception as error:  # noqa: BLE001 - a plugin's bug is a failed delivery: recorded, retried, told
                 return self._clean(f"{type(error).__name__}: {error}")
-        return self._clean("; ".join(overheard.lines)) or "the service did not take it and gave no reason"
+        return (
+            self._clean("; ".join(overheard.lines))
+            or "the service did not take it and gave no reason"
+        )
 
     def _clean(self, text: str) -> str:
         """The text without any piece of the URL that isn't shown in the name."""
-        pieces = {piece for raw in re.split(r"[/?&=:@#,+]", self._url) for piece in (raw, unquote(raw))}
+        pieces = {
+            piece for raw in re.split(r"[/?&=:@#,+]", self._url) for piece in (raw, unquote(raw))
+        }
         for piece in sorted(pieces, key=len, reverse=True):
             if len(piece) >= 3 and piece not in self.name:
                 text = text.replace(piece, "***")
@@ -100,7 +113,8 @@ class AppriseChannel:
 
 
 class _Hush(logging.Filter):
-    """Keeps what a sending thread logs for itself, and from everybody else; other threads' records pass."""
+    """Keeps what a sending thread logs for itself, and from everybody else; other threads' records
+    pass."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         lines = getattr(_sending, "lines", None)
@@ -132,14 +146,16 @@ class _Overheard:
 
 
 def open_channels(urls: Sequence[str]) -> list[AlertChannel]:
-    """The channels of these URLs. Raises `MissingExtra` without apprise, `ConfigurationError` for what is no URL."""
+    """The channels of these URLs. Raises `MissingExtra` without apprise, `ConfigurationError` for
+    what is no URL."""
     if urls and importlib.util.find_spec("apprise") is None:
         raise MissingExtra("apprise", "alerts", "Alerting (SURGETANK_ALERT_URLS is set)")
     for number, url in enumerate(urls, start=1):
         if not re.match(r"[A-Za-z0-9_-]+://.", url):
             raise ConfigurationError(
                 f"Number {number} of the alert URLs is no URL (it is not shown, it may be secret).",
-                remedy="write apprise URLs separated by spaces in SURGETANK_ALERT_URLS, such as mailto://... or json://...",
+                remedy="write apprise URLs separated by spaces in SURGETANK_ALERT_URLS, such as "
+                "mailto://... or json://...",
             )
     return [AppriseChannel(name, url) for name, url in zip(channel_names(urls), urls, strict=True)]
 
@@ -171,7 +187,8 @@ class Courier:
         self.counts: Counter[tuple[str, bool]] = Counter()
 
     def deliver_due(self, stop: threading.Event | None = None) -> int:
-        """Send what is due; returns how many messages arrived. A channel that fails is left for the next time."""
+        """Send what is due; returns how many messages arrived. A channel that fails is left for the
+        next time."""
         arrived = 0
         for channel in self._channels:
             while not (stop is not None and stop.is_set()):
@@ -198,7 +215,8 @@ class Courier:
         return error is None
 
     def test(self, message: Message) -> list[tuple[str, str | None]]:
-        """Send a message to every channel at once, without retries: each channel's name and error."""
+        """Send a message to every channel at once, without retries: each channel's name and
+        error."""
         outcome: list[tuple[str, str | None]] = []
         for channel in self._channels:
             error = channel.send(message)

@@ -1,4 +1,5 @@
-"""Gathers what the alert rules look at, from the buffer and, while it can be asked, from the database."""
+"""Gathers what the alert rules look at, from the buffer and, while it can be asked, from the
+database."""
 
 from __future__ import annotations
 
@@ -25,13 +26,17 @@ _Answer = tuple[tuple[ErrorGroup, ...], tuple[TroubledThread, ...], str | None]
 
 
 def _wanted(now: float) -> ErrorFilter:
-    return ErrorFilter(severity=Severity.CRITICAL.value, resolved=False, since=now - CRITICAL_WINDOW_S)
+    return ErrorFilter(
+        severity=Severity.CRITICAL.value, resolved=False, since=now - CRITICAL_WINDOW_S
+    )
 
 
 class FactFinder:
-    """Looks around, from one thread. Remembers who was snoozed, for the time when the database can't be asked.
+    """Looks around, from one thread. Remembers who was snoozed, for the time when the database
+    can't be asked.
 
-    The database is asked on a thread of its own: one that hangs (a lock, a failover) must not silence the alerts.
+    The database is asked on a thread of its own: one that hangs (a lock, a failover) must not
+    silence the alerts.
     """
 
     patience_s = 10.0
@@ -57,7 +62,8 @@ class FactFinder:
         self._answered: _Answer | Exception | None = None
 
     def look(self) -> Facts:
-        """How things are now. Waits for the database for `patience_s` at most; raises for the buffer only."""
+        """How things are now. Waits for the database for `patience_s` at most; raises for the
+        buffer only."""
         now = self._clock()
         errors, threads, problem = self._answer(now)
         return Facts(
@@ -73,7 +79,8 @@ class FactFinder:
         )
 
     def _answer(self, now: float) -> _Answer:
-        """What the database and the buffer know of errors, or the buffer alone when the database takes too long."""
+        """What the database and the buffer know of errors, or the buffer alone when the database
+        takes too long."""
         if self._asking is None or not self._asking.is_alive():
             self._answered = None
             self._asking = threading.Thread(
@@ -119,7 +126,10 @@ class FactFinder:
     def _ask(self, now: float, hot: list[HotGroup]) -> list[dict[str, Any]]:
         closed = [found.id for found in hot if not self._alerting(found.group, now)]
         touched = {thread for found in hot for thread in found.threads}
-        with self._database.asking() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        with (
+            self._database.asking() as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
             snoozed = cursor.execute(SQL["snoozed"], {"now": now, "limit": _MOST}).fetchall()
             self._snoozed = {row["id"]: row["until"] for row in snoozed}
             return cursor.execute(
@@ -143,7 +153,9 @@ class FactFinder:
                 errors.setdefault(thread, set()).add(found.id)
                 last[thread] = max(last.get(thread, 0.0), at)
         worst = sorted(errors, key=lambda thread: (-len(errors[thread]), -last[thread]))
-        return tuple(TroubledThread(thread, len(errors[thread]), last[thread]) for thread in worst[:_MOST])
+        return tuple(
+            TroubledThread(thread, len(errors[thread]), last[thread]) for thread in worst[:_MOST]
+        )
 
     def _alerting(self, group: ErrorGroup | None, now: float) -> bool:
         """Whether somebody should still hear of this group."""

@@ -1,7 +1,7 @@
 """The rules of alerting and the daily digest, as plain functions of what was found out. Pure.
 
-A rule gives one alert per subject for as long as its condition holds; what was told already is the alert book's to
-know. Alerts of one rule that come up together are one message.
+A rule gives one alert per subject for as long as its condition holds; what was told already is the
+alert book's to know. Alerts of one rule that come up together are one message.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class TroubledThread:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rules look at. `errors` are unresolved critical ones; `snoozed` maps an error's id to the end of its
-    snooze; `sinks` a stream to where it is flushed; `problem` says why the picture may be incomplete.
+    """What the rules look at. `errors` are unresolved critical ones; `snoozed` maps an error's id
+    to the end of its snooze; `sinks` a stream to where it is flushed; `problem` says why the
+    picture may be incomplete.
     """
 
     now: float
@@ -61,7 +62,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule: its name, what it is about, a heading for several alerts together, and the function itself."""
+    """One rule: its name, what it is about, a heading for several alerts together, and the function
+    itself."""
 
     name: str
     about: str
@@ -85,7 +87,8 @@ def critical_errors(facts: Facts, _: Limits) -> list[Alert]:
 
 
 def failing_partitions(facts: Facts, limits: Limits) -> list[Alert]:
-    """Partitions that have failed for longer than the limit. A sink that is away is one subject, not one a thread."""
+    """Partitions that have failed for longer than the limit. A sink that is away is one subject,
+    not one a thread."""
     found: list[Alert] = []
     away: dict[str, list[PartitionState]] = {}
     for state in facts.failing:
@@ -99,7 +102,8 @@ def failing_partitions(facts: Facts, limits: Limits) -> list[Alert]:
         found.append(
             Alert(
                 "failing_partitions", name, Severity.CRITICAL, f"{name} can't be flushed",
-                f"{name} has failed for {span(facts.now - since)} ({state.entries} entries wait, all are kept):"
+                f"{name} has failed for {span(facts.now - since)} ({state.entries} entries wait, "
+                f"all are kept):"
                 f" {_short(state.failure.message)} {state.failure.remedy}".strip(),
             )
         )  # fmt: skip
@@ -112,8 +116,10 @@ def _away(sink: str, states: Sequence[PartitionState], now: float) -> Alert:
     entries = sum(state.entries for state in states)
     return Alert(
         "failing_partitions", sink, Severity.CRITICAL, f"Nothing can be flushed to {sink}",
-        f"{len(states)} partitions have failed, the longest for {span(now - since)}; {entries} entries wait, all are"
-        f" kept and are flushed by themselves when it is back. {_short(failure.message) if failure else ''}".strip(),
+        f"{len(states)} partitions have failed, the longest for {span(now - since)}; {entries} "
+        f"entries wait, all are"
+        f" kept and are flushed by themselves when it is back. "
+        f"{_short(failure.message) if failure else ''}".strip(),
     )  # fmt: skip
 
 
@@ -129,7 +135,8 @@ def recovered(subjects: Collection[str], facts: Facts) -> list[Alert]:
 
 
 def filling_buffer(facts: Facts, limits: Limits) -> list[Alert]:
-    """The buffer is filling up: what flows in is not flushed. Nearly full is told anew, and is critical."""
+    """The buffer is filling up: what flows in is not flushed. Nearly full is told anew, and is
+    critical."""
     share = fullness(facts.depth)
     if share < limits.buffer_share:
         return []
@@ -138,7 +145,8 @@ def filling_buffer(facts: Facts, limits: Limits) -> list[Alert]:
         Alert(
             "filling_buffer", "nearly full" if full else "filling", Severity.CRITICAL if full else Severity.WARNING,
             f"The buffer is {share:.0%} full",
-            f"{facts.depth.entries} entries, {facts.depth.bytes} bytes wait to be flushed. At 100 % new writes wait or"
+            f"{facts.depth.entries} entries, {facts.depth.bytes} bytes wait to be flushed. At 100 "
+            f"% new writes wait or"
             " fail: see `surgetank status` for what keeps them from being flushed.",
         )
     ]  # fmt: skip
@@ -149,8 +157,10 @@ def thread_errors(facts: Facts, limits: Limits) -> list[Alert]:
     found = [thread for thread in facts.threads if thread.errors >= limits.thread_errors]
     return [
         Alert(
-            "thread_errors", thread.thread_id, Severity.WARNING, f"{_thread(thread.thread_id)} has several errors",
-            f"{_thread(thread.thread_id)}: {thread.errors} unresolved errors, the newest at {timestamp(thread.last)}.",
+            "thread_errors", thread.thread_id, Severity.WARNING, f"{_thread(thread.thread_id)} has "
+            f"several errors",
+            f"{_thread(thread.thread_id)}: {thread.errors} unresolved errors, the newest at "
+            f"{timestamp(thread.last)}.",
             news_at=thread.last,
         )
         for thread in found
@@ -190,7 +200,9 @@ def find(facts: Facts, limits: Limits) -> list[Alert]:
     return [alert for rule in RULES for alert in rule.find(facts, limits)]
 
 
-def compose(alerts: Sequence[Alert], *, node: str = "", problem: str | None = None) -> list[Message]:
+def compose(
+    alerts: Sequence[Alert], *, node: str = "", problem: str | None = None
+) -> list[Message]:
     """One message per rule out of the alerts that came up together."""
     headings = {rule.name: rule.heading for rule in RULES}
     by_rule: dict[str, list[Alert]] = {}
@@ -198,7 +210,9 @@ def compose(alerts: Sequence[Alert], *, node: str = "", problem: str | None = No
         by_rule.setdefault(alert.rule, []).append(alert)
     foot = [f"(Told by {node}.)"] if node else []
     if problem:
-        foot.insert(0, f"The database could not be asked, so this may be incomplete: {_short(problem)}")
+        foot.insert(
+            0, f"The database could not be asked, so this may be incomplete: {_short(problem)}"
+        )
     messages: list[Message] = []
     for rule, members in by_rule.items():
         worst = max((alert.severity for alert in members), key=lambda severity: severity.rank)
@@ -214,7 +228,8 @@ def compose(alerts: Sequence[Alert], *, node: str = "", problem: str | None = No
 
 
 def digest_day(now: float, hour: int | None, zone: tzinfo | None = None) -> str | None:
-    """The day whose digest is due: today, once the clock has passed the hour (local time without a zone)."""
+    """The day whose digest is due: today, once the clock has passed the hour (local time without a
+    zone)."""
     here = datetime.fromtimestamp(now, zone) if zone else datetime.fromtimestamp(now).astimezone()
     return here.date().isoformat() if hour is not None and here.hour >= hour else None
 
@@ -222,8 +237,8 @@ def digest_day(now: float, hour: int | None, zone: tzinfo | None = None) -> str 
 def digest(
     day: str, counts: Iterable[Mapping[str, Any]], trends: Iterable[Mapping[str, Any]], facts: Facts
 ) -> Alert:
-    """The day's summary. `counts`: groups by type and severity with `unresolved`; `trends`: `occurrences` of the last
-    24 hours by type and severity, in any number of rows.
+    """The day's summary. `counts`: groups by type and severity with `unresolved`; `trends`:
+    `occurrences` of the last 24 hours by type and severity, in any number of rows.
     """
     seen: dict[tuple[str, str], list[int]] = {}
     for row in trends:
@@ -240,7 +255,8 @@ def digest(
     total = sum(occurred for occurred, _ in seen.values())
     unresolved = sum(open_ for _, open_ in seen.values())
     state = (
-        f"Buffer: {fullness(facts.depth):.0%} full, {facts.depth.entries} entries wait; {len(facts.failing)} partitions"
+        f"Buffer: {fullness(facts.depth):.0%} full, {facts.depth.entries} entries wait; "
+        f"{len(facts.failing)} partitions"
         f" fail; {facts.parked} entries are parked."
     )
     text = "\n".join([*(_listed(lines) or ["No errors in the last 24 hours."]), state])
@@ -281,7 +297,8 @@ def _snoozed(error: ErrorGroup, facts: Facts) -> bool:
 
 
 def _short(text: str, most: int = 400) -> str:
-    """One bounded line that every channel can carry, whatever an application put into a name or a message."""
+    """One bounded line that every channel can carry, whatever an application put into a name or a
+    message."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * most]).split())
     return line if len(line) <= most else f"{line[:most]} ..."
 

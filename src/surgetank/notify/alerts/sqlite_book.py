@@ -1,6 +1,8 @@
-"""The alert book in the event log's SQLite file: alerts work while PostgreSQL is down, and survive a restart.
+"""The alert book in the event log's SQLite file: alerts work while PostgreSQL is down, and survive
+a restart.
 
-Two processes that see the same trouble race for one row: the claim and the outbox are one transaction.
+Two processes that see the same trouble race for one row: the claim and the outbox are one
+transaction.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from typing import Any
 from surgetank.events.sqlite import EVENTS
 from surgetank.events.types import Severity
 from surgetank.exceptions import BufferUnavailable
-from surgetank.notify.alerts.book import Alert, Attempt, ChannelHealth, Delivery, Message, Outcome, Told
+from surgetank.notify.alerts.book import (
+    Alert,
+    Attempt,
+    ChannelHealth,
+    Delivery,
+    Message,
+    Outcome,
+    Told,
+)
 from surgetank.sqlite import file
 
 MAX_LOG = 5000
@@ -50,7 +60,8 @@ CREATE TABLE IF NOT EXISTS alert_channels (
 
 
 class SQLiteAlertBook:
-    """An `AlertBook` in the event log's file at `path`. Raises `BufferUnavailable`, `BufferCorrupt`."""
+    """An `AlertBook` in the event log's file at `path`. Raises `BufferUnavailable`,
+    `BufferCorrupt`."""
 
     def __init__(
         self,
@@ -64,7 +75,9 @@ class SQLiteAlertBook:
         self._before_write = before_write  # makes room on a full disk
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._writer: sqlite3.Connection | None = file.connect(self.path, durability="process", kind=EVENTS)
+        self._writer: sqlite3.Connection | None = file.connect(
+            self.path, durability="process", kind=EVENTS
+        )
         with file.named_errors(self.path):
             self._writer.executescript(_TABLES)
         self._readers = file.ReadPool(self.path)
@@ -79,7 +92,9 @@ class SQLiteAlertBook:
         *,
         throttle_s: float,
     ) -> list[Alert]:
-        with self._readers.borrow() as reader:  # mostly there is nothing new: then nothing is locked
+        with (
+            self._readers.borrow() as reader
+        ):  # mostly there is nothing new: then nothing is locked
             if not any(self._new(reader, alert, throttle_s) for alert in alerts):
                 return []
         with self._write() as writer:
@@ -109,7 +124,8 @@ class SQLiteAlertBook:
 
     def _new(self, connection: sqlite3.Connection, alert: Alert, throttle_s: float) -> bool:
         row = connection.execute(
-            "SELECT at, news_at FROM alert_claims WHERE rule = ? AND subject = ?", (alert.rule, alert.subject)
+            "SELECT at, news_at FROM alert_claims WHERE rule = ? AND subject = ?",
+            (alert.rule, alert.subject),
         ).fetchone()
         if row is None:
             return True
@@ -121,11 +137,14 @@ class SQLiteAlertBook:
     def _drop_oldest(self, writer: sqlite3.Connection, channel: str, now: float) -> None:
         rows = writer.execute(
             "DELETE FROM alert_outbox WHERE channel = ?1 AND id NOT IN"
-            " (SELECT id FROM alert_outbox WHERE channel = ?1 ORDER BY id DESC LIMIT ?2) RETURNING rule, title",
+            " (SELECT id FROM alert_outbox WHERE channel = ?1 ORDER BY id DESC LIMIT ?2) RETURNING "
+            "rule, title",
             (channel, MAX_WAITING),
         ).fetchall()
         for rule, title in rows:
-            self._log(writer, now, channel, (rule, title, 0), Outcome.DROPPED, "too many messages wait")
+            self._log(
+                writer, now, channel, (rule, title, 0), Outcome.DROPPED, "too many messages wait"
+            )
 
     def take(self, channel: str, *, hold_s: float) -> Delivery | None:
         now = self._clock()
@@ -139,28 +158,41 @@ class SQLiteAlertBook:
                 return None
         with self._write() as writer:
             row = writer.execute(
-                f"UPDATE alert_outbox SET held_until = ?4, attempts = attempts + 1 WHERE id = ({due})"
+                f"UPDATE alert_outbox SET held_until = ?4, attempts = attempts + 1 WHERE id = "
+                f"({due})"
                 " RETURNING id, rule, severity, title, body, posted_at, attempts",
                 (*window, now + hold_s),
             ).fetchone()
         if row is None:
             return None
         id_, rule, severity, title, body, posted_at, attempt = row
-        return Delivery(id_, channel, Message(rule, Severity.of(severity), title, body), posted_at, attempt)
+        return Delivery(
+            id_, channel, Message(rule, Severity.of(severity), title, body), posted_at, attempt
+        )
 
-    def settle(self, delivery: Delivery, error: str | None, *, retry_at: float | None = None) -> None:
+    def settle(
+        self, delivery: Delivery, error: str | None, *, retry_at: float | None = None
+    ) -> None:
         again = error is not None and retry_at is not None
-        outcome = Outcome.DELIVERED if error is None else Outcome.FAILED if again else Outcome.GAVE_UP
-        mine = (delivery.id, delivery.attempt)  # whoever took it over meanwhile decides what becomes of it
+        outcome = (
+            Outcome.DELIVERED if error is None else Outcome.FAILED if again else Outcome.GAVE_UP
+        )
+        mine = (
+            delivery.id,
+            delivery.attempt,
+        )  # whoever took it over meanwhile decides what becomes of it
         with self._write() as writer:
             if again:
                 writer.execute(
-                    "UPDATE alert_outbox SET due_at = ?3, held_until = 0 WHERE id = ?1 AND attempts = ?2",
+                    "UPDATE alert_outbox SET due_at = ?3, held_until = 0 WHERE id = ?1 AND "
+                    "attempts = ?2",
                     (*mine, retry_at),
                 )
             else:
                 writer.execute("DELETE FROM alert_outbox WHERE id = ? AND attempts = ?", mine)
-            self._record(writer, delivery.channel, delivery.message, delivery.attempt, outcome, error)
+            self._record(
+                writer, delivery.channel, delivery.message, delivery.attempt, outcome, error
+            )
 
     def note(self, channel: str, message: Message, error: str | None) -> None:
         outcome = Outcome.DELIVERED if error is None else Outcome.GAVE_UP
@@ -180,11 +212,13 @@ class SQLiteAlertBook:
         self._log(writer, now, channel, (message.rule, message.title, attempt), outcome, error)
         ok = error is None
         writer.execute(
-            "INSERT INTO alert_channels VALUES (?1, ?2, 1 - ?2, iif(?2, NULL, ?3), iif(?2, ?3, NULL), ?3, ?4)"
+            "INSERT INTO alert_channels VALUES (?1, ?2, 1 - ?2, iif(?2, NULL, ?3), iif(?2, ?3, "
+            "NULL), ?3, ?4)"
             " ON CONFLICT (channel) DO UPDATE SET delivered = delivered + excluded.delivered,"
             " failed = failed + excluded.failed, last_at = excluded.last_at,"
             " failing_since = iif(?2, NULL, coalesce(failing_since, excluded.last_at)),"
-            " last_ok_at = coalesce(excluded.last_ok_at, last_ok_at), last_error = excluded.last_error",
+            " last_ok_at = coalesce(excluded.last_ok_at, last_ok_at), last_error = "
+            "excluded.last_error",
             (channel, int(ok), now, error),
         )
 
@@ -198,7 +232,8 @@ class SQLiteAlertBook:
         error: str | None,
     ) -> None:
         writer.execute(
-            "INSERT INTO alert_log (at, channel, rule, title, attempt, outcome, error) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO alert_log (at, channel, rule, title, attempt, outcome, error) VALUES (?, "
+            "?, ?, ?, ?, ?, ?)",
             (at, channel, *what, outcome.value, error),
         )
 
@@ -206,12 +241,14 @@ class SQLiteAlertBook:
 
     def told(self) -> list[Told]:
         return [
-            Told(*row) for row in self._read("SELECT rule, subject, at FROM alert_claims ORDER BY at DESC")
+            Told(*row)
+            for row in self._read("SELECT rule, subject, at FROM alert_claims ORDER BY at DESC")
         ]
 
     def attempts(self, *, limit: int = 100) -> list[Attempt]:
         rows = self._read(
-            "SELECT id, at, channel, rule, title, attempt, outcome, error FROM alert_log ORDER BY id DESC LIMIT ?",
+            "SELECT id, at, channel, rule, title, attempt, outcome, error FROM alert_log ORDER BY "
+            "id DESC LIMIT ?",
             limit,
         )
         return [
@@ -220,11 +257,16 @@ class SQLiteAlertBook:
         ]
 
     def health(self) -> list[ChannelHealth]:
-        return [ChannelHealth(*row) for row in self._read("SELECT * FROM alert_channels ORDER BY channel")]
+        return [
+            ChannelHealth(*row)
+            for row in self._read("SELECT * FROM alert_channels ORDER BY channel")
+        ]
 
     def waiting(self) -> dict[str, int]:
         return dict(
-            self._read("SELECT channel, count(*) FROM alert_outbox GROUP BY channel ORDER BY channel")
+            self._read(
+                "SELECT channel, count(*) FROM alert_outbox GROUP BY channel ORDER BY channel"
+            )
         )
 
     def _read(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
@@ -237,15 +279,19 @@ class SQLiteAlertBook:
         now = self._clock()
         with self._write() as writer:
             orphans = writer.execute(
-                "DELETE FROM alert_outbox WHERE posted_at < ? RETURNING channel, rule, title, attempts",
+                "DELETE FROM alert_outbox WHERE posted_at < ? RETURNING channel, rule, title, "
+                "attempts",
                 (now - _ORPHANED_S,),
             ).fetchall()
             for channel, rule, title, attempts in orphans:
                 why = "no process has this channel any more"
                 self._log(writer, now, channel, (rule, title, attempts), Outcome.GAVE_UP, why)
-            writer.execute("DELETE FROM alert_claims WHERE at < ?", (now - LONGEST_THROTTLE_S - 86_400,))
             writer.execute(
-                "DELETE FROM alert_claims WHERE at < (SELECT at FROM alert_claims ORDER BY at DESC LIMIT 1 OFFSET ?)",
+                "DELETE FROM alert_claims WHERE at < ?", (now - LONGEST_THROTTLE_S - 86_400,)
+            )
+            writer.execute(
+                "DELETE FROM alert_claims WHERE at < (SELECT at FROM alert_claims ORDER BY at DESC "
+                "LIMIT 1 OFFSET ?)",
                 (MAX_CLAIMS,),
             )
             writer.execute(
@@ -266,7 +312,8 @@ class SQLiteAlertBook:
         with self._lock, file.named_errors(self.path):
             if self._writer is None:
                 raise BufferUnavailable(
-                    f"The alert book {self.path} is closed.", remedy="open Surgetank again before you use it."
+                    f"The alert book {self.path} is closed.",
+                    remedy="open Surgetank again before you use it.",
                 )
             with file.transaction(self._writer):
                 yield self._writer

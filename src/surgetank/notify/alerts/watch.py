@@ -1,7 +1,8 @@
 """The watch: looks every few seconds whether operators should be alerted, and has alerts delivered.
 
-It works on a thread of its own, because both the database that it asks and the network that it sends through may take
-long or never answer: flushing doesn't wait for either. Which process alerts is decided in the alert book.
+It works on a thread of its own, because both the database that it asks and the network that it
+sends through may take long or never answer: flushing doesn't wait for either. Which process alerts
+is decided in the alert book.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class RuleState:
 
 
 class AlertWatch:
-    """Rules, digest and deliveries over one buffer. `look` and `deliver` are what its thread does, again and again.
+    """Rules, digest and deliveries over one buffer. `look` and `deliver` are what its thread does,
+    again and again.
 
     `tell` takes news of failed deliveries; `problem` what should not happen.
     """
@@ -84,16 +86,20 @@ class AlertWatch:
     # -- its thread
 
     def keep_running(self) -> None:
-        """Start the thread if there is somewhere to send alerts to and it doesn't run. Returns at once."""
+        """Start the thread if there is somewhere to send alerts to and it doesn't run. Returns at
+        once."""
         with self._lock:
             if not self.channels or self._stop.is_set():
                 return
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="surgetank-alerts", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="surgetank-alerts", daemon=True
+                )
                 self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread; what it is sending may be finished. What waits stays in the book for the next process."""
+        """End the thread; what it is sending may be finished. What waits stays in the book for the
+        next process."""
         with self._lock:
             self._stop.set()
             thread = self._thread
@@ -113,29 +119,36 @@ class AlertWatch:
                     maintained_at = now
                     self.book.maintain()
             except Exception as error:  # noqa: BLE001 - told to the operator; the thread must outlive it
-                if not self._stop.is_set():  # else only the file was closed under a send that took too long
+                if (
+                    not self._stop.is_set()
+                ):  # else only the file was closed under a send that took too long
                     self._problem(error)
             self._stop.wait(min(_POLL_S, self._settings.alert_every))
 
     # -- what it does
 
     def look(self) -> list[Alert]:
-        """Ask the rules, and put what is new into the outbox; returns that. The digest too, when it is due."""
+        """Ask the rules, and put what is new into the outbox; returns that. The digest too, when it
+        is due."""
         facts = self._facts.look()
         found = rules.find(facts, self._limits)
         found += rules.recovered(self._well_again(found, facts.now), facts)
         day = rules.digest_day(facts.now, self._settings.alert_digest_hour)
-        if day is not None and day != self._digested:  # the book knows whether another process has sent it
+        if (
+            day is not None and day != self._digested
+        ):  # the book knows whether another process has sent it
             found.append(self.digest(day, facts))
         compose = partial(rules.compose, node=self._settings.node, problem=facts.problem)
-        claimed = self.book.post(found, self.channels, compose, throttle_s=self._settings.alert_throttle)
+        claimed = self.book.post(
+            found, self.channels, compose, throttle_s=self._settings.alert_throttle
+        )
         self._digested = day
         self.told.update(alert.rule for alert in claimed)
         return claimed
 
     def _well_again(self, found: Sequence[Alert], now: float) -> set[str]:
-        """Subjects that were alerted as failing, and of whose end nobody was told. Out of the book: it knows what other
-        processes told, and what was told before a restart.
+        """Subjects that were alerted as failing, and of whose end nobody was told. Out of the book:
+        it knows what other processes told, and what was told before a restart.
         """
         failing = {alert.subject for alert in found if alert.rule == _FAILING}
         open_, ended = dict[str, float](), dict[str, float]()
@@ -144,7 +157,9 @@ class AlertWatch:
                 of = open_ if told.rule == _FAILING else ended
                 of[told.subject] = max(told.at, of.get(told.subject, 0.0))
         lately = {
-            name for name, at in open_.items() if at > ended.get(name, 0.0) and now - at < _RECOVERY_TOLD_S
+            name
+            for name, at in open_.items()
+            if at > ended.get(name, 0.0) and now - at < _RECOVERY_TOLD_S
         }
         return lately - failing
 
@@ -161,14 +176,17 @@ class AlertWatch:
         return self.courier.deliver_due()
 
     def test(self) -> list[tuple[str, str | None]]:
-        """Send a test to every channel: its name, and why it failed. Raises `ConfigurationError` without channels."""
+        """Send a test to every channel: its name, and why it failed. Raises `ConfigurationError`
+        without channels."""
         if not self.channels:
             raise ConfigurationError(
                 "There is no alert channel.",
                 remedy="set SURGETANK_ALERT_URLS to apprise URLs, separated by spaces.",
             )
         text = f"This is a test. If you read it, alerts of {self._settings.node} reach you here."
-        return self.courier.test(Message("test", Severity.INFO, "Surgetank: test of the alerts", text))
+        return self.courier.test(
+            Message("test", Severity.INFO, "Surgetank: test of the alerts", text)
+        )
 
     # -- what people see
 
@@ -179,11 +197,17 @@ class AlertWatch:
         for told in self.book.told():
             last.setdefault(told.rule, told.at)
         states = [
-            RuleState(rule.name, rule.about, tuple(rule.find(facts, self._limits)), last.get(rule.name))
+            RuleState(
+                rule.name, rule.about, tuple(rule.find(facts, self._limits)), last.get(rule.name)
+            )
             for rule in rules.RULES
         ]
         hour = self._settings.alert_digest_hour
-        about = f"digest, every day at {hour}:00" if hour is not None else "daily digest (no hour is set)"
+        about = (
+            f"digest, every day at {hour}:00"
+            if hour is not None
+            else "daily digest (no hour is set)"
+        )
         return [*states, RuleState(rules.DIGEST, about, (), last.get(rules.DIGEST))], facts.problem
 
     def problems(self) -> list[str]:

@@ -1,7 +1,8 @@
-"""Who is asking: tokens checked against memory first and PostgreSQL second, and failed attempts slowed down.
+"""Who is asking: tokens checked against memory first and PostgreSQL second, and failed attempts
+slowed down.
 
-What PostgreSQL said of a token is believed for `FRESH_S` (so long a revocation may take), and for `OUTAGE_S` while
-PostgreSQL is down. The token of the environment needs no database.
+What PostgreSQL said of a token is believed for `FRESH_S` (so long a revocation may take), and for
+`OUTAGE_S` while PostgreSQL is down. The token of the environment needs no database.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 class FailedLogins:
-    """How many failures each client address has left: `burst`, given back at `burst` a minute. Bounded.
+    """How many failures each client address has left: `burst`, given back at `burst` a minute.
+    Bounded.
 
-    Attempts that are under way count as failures until it is known: of any number at once, no more than are left are
-    tried, and the others wait for their outcome.
+    Attempts that are under way count as failures until it is known: of any number at once, no more
+    than are left are tried, and the others wait for their outcome.
     """
 
     def __init__(self, burst: int, clock: Callable[[], float]) -> None:
@@ -155,15 +157,16 @@ class Authenticator:
     def authenticate(self, token: str | None, address: str) -> Caller:
         """The caller with this token. May ask the database.
 
-        Raises `Problem`: 401 for a token that is missing or no good, 429 for an address that failed too often, 503 when
-        only the database could tell and it is down.
+        Raises `Problem`: 401 for a token that is missing or no good, 429 for an address that failed
+        too often, 503 when only the database could tell and it is down.
         """
         if caller := self.remembered(token):
             return caller
         if token is None:
             raise Problem(
                 401, "not-authenticated", "This needs a token.", headers=_CHALLENGE,
-                remedy="send the header `Authorization: Bearer TOKEN`; `surgetank token create` makes tokens.",
+                remedy="send the header `Authorization: Bearer TOKEN`; `surgetank token create` "
+                "makes tokens.",
             )  # fmt: skip
         secret = digest(token)
         known = self._recall(secret)
@@ -173,7 +176,12 @@ class Authenticator:
             return self._check(secret, token, None, failed, address)
 
     def _check(
-        self, secret: bytes, token: str, known: _Known | None, failed: Callable[[], None], address: str
+        self,
+        secret: bytes,
+        token: str,
+        known: _Known | None,
+        failed: Callable[[], None],
+        address: str,
     ) -> Caller:
         try:
             found = self._store.find(secret_digest=secret) if looks_like_token(token) else None
@@ -193,7 +201,8 @@ class Authenticator:
         return found.caller
 
     def still_good(self, caller: Caller) -> bool:
-        """Whether a caller that was authenticated before still is: for connections that stay open. May block."""
+        """Whether a caller that was authenticated before still is: for connections that stay open.
+        May block."""
         if caller.token_id is None:
             return True
         try:
@@ -205,11 +214,14 @@ class Authenticator:
     def forget(self, secret_digest: bytes | None = None, *, token_id: str | None = None) -> None:
         """Believe nothing about a token any more: this server learned that it was revoked."""
         with self._lock:
-            for name in [n for n, k in self._known.items() if n == secret_digest or k.token.id == token_id]:
+            for name in [
+                n for n, k in self._known.items() if n == secret_digest or k.token.id == token_id
+            ]:
                 del self._known[name]
 
     def forget_user(self, user: str) -> list[str]:
-        """Believe nothing about a user's tokens any more; returns the ids of those that were known."""
+        """Believe nothing about a user's tokens any more; returns the ids of those that were
+        known."""
         with self._lock:
             gone = {n: k.token.id for n, k in self._known.items() if k.token.user == user}
             for name in gone:
@@ -248,13 +260,15 @@ def _too_many(wait_s: float) -> Problem:
 
 def _cannot_tell() -> Problem:
     return Problem(
-        503, "login-unavailable", "The database can't be reached, so that this token can't be checked now.",
+        503, "login-unavailable", "The database can't be reached, so that this token can't be "
+        "checked now.",
         remedy="try again in a moment; SURGETANK_ADMIN_TOKEN works without the database.", headers={"Retry-After": "5"},
     )  # fmt: skip
 
 
 class Tickets:
-    """One-time tickets for WebSockets and event streams of browsers, which can't send headers. In memory, bounded.
+    """One-time tickets for WebSockets and event streams of browsers, which can't send headers. In
+    memory, bounded.
 
     Kept by their SHA-256, and gone with the token that they were given for.
     """
@@ -276,7 +290,9 @@ class Tickets:
     def forget(self, token_id: str) -> None:
         """Its token was revoked."""
         with self._lock:
-            for name in [name for name, (caller, _) in self._open.items() if caller.token_id == token_id]:
+            for name in [
+                name for name, (caller, _) in self._open.items() if caller.token_id == token_id
+            ]:
                 del self._open[name]
 
     def forget_user(self, user: str) -> None:

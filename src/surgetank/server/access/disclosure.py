@@ -1,4 +1,5 @@
-"""What each role may read of an incident, a job and the state of saving: decided here, and nowhere else. Pure.
+"""What each role may read of an incident, a job and the state of saving: decided here, and nowhere
+else. Pure.
 
 | | viewer, reviewer | operator | admin |
 |---|---|---|---|
@@ -6,8 +7,8 @@
 | what the database said (it names hosts and users and quotes rows), paths, nodes | no | yes | yes |
 | values that a projection replaced | no | no | yes |
 
-What stands in the events and log lines of a thread is written for its user and so for everybody who may read the
-thread (`notify.channels`): it never holds the second line.
+What stands in the events and log lines of a thread is written for its user and so for everybody who
+may read the thread (`notify.channels`): it never holds the second line.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ async def _identify(scope: Scope, services: Services) -> Caller:
         # Another server may have revoked its token since.
         if caller is None or not await run_in_threadpool(services.login.still_good, caller):
             raise Problem(
-                401, "bad-ticket", "The ticket is unknown, used, older than 30 seconds, or its token has ended.",
+                401, "bad-ticket", "The ticket is unknown, used, older than 30 seconds, or its "
+                "token has ended.",
                 remedy="get a new one from POST /ws/ticket.",
             )  # fmt: skip
         return caller
@@ -63,7 +64,8 @@ async def _identify(scope: Scope, services: Services) -> Caller:
 
 
 def _is_live(scope: Scope) -> bool:
-    """Whether it is a connection for which a browser can't send headers: tickets are good for nothing else."""
+    """Whether it is a connection for which a browser can't send headers: tickets are good for
+    nothing else."""
     if scope["type"] == "websocket":
         return True
     route = getattr(scope.get("route"), "path", "")
@@ -84,7 +86,8 @@ def _bearer(headers: Headers) -> str | None:
 
 
 def _check_origin(headers: Headers, allowed: tuple[str, ...]) -> None:
-    """Browsers let any page open a WebSocket to anywhere: only pages of this server and of allowed origins may."""
+    """Browsers let any page open a WebSocket to anywhere: only pages of this server and of allowed
+    origins may."""
     origin = headers.get("origin")
     if origin is None or origin in allowed or origin.partition("://")[2] == headers.get("host"):
         return

@@ -1,6 +1,7 @@
 """Who is asking, and what they may do. Pure.
 
-Roles are ordered: each may do what those before it may. What a role means is said in docs/reference/access.md.
+Roles are ordered: each may do what those before it may. What a role means is said in
+docs/reference/access.md.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller. `token_id` is None for the token of the environment and for --no-auth."""
+    """An authenticated caller. `token_id` is None for the token of the environment and for
+    --no-auth."""
 
     user: str
     role: Role

@@ -1,6 +1,7 @@
 """Tokens: 256 random bits behind a prefix that scanners for leaked secrets can recognize.
 
-Only the SHA-256 of a token is stored. That is enough, without salt and slow hashing: nobody can try 2^256 tokens.
+Only the SHA-256 of a token is stored. That is enough, without salt and slow hashing: nobody can try
+2^256 tokens.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def parse_span(text: str) -> float:
     seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
     if not 0 < seconds <= _LONGEST_S:
         raise ConfigurationError(
-            f"The time {text[:40]!r} can't be used.", remedy="use a number and s, m, h, d or w, as in 30d."
+            f"The time {text[:40]!r} can't be used.",
+            remedy="use a number and s, m, h, d or w, as in 30d.",
         )
     return float(seconds)
 
@@ -100,7 +102,9 @@ class TokenStore:
         )  # fmt: skip
         return _token(row), secret
 
-    def find(self, *, secret_digest: bytes | None = None, token_id: str | None = None) -> Token | None:
+    def find(
+        self, *, secret_digest: bytes | None = None, token_id: str | None = None
+    ) -> Token | None:
         """The token with this digest or id, and a note that it is in use, at most one a minute."""
         rows = self._query("find_token", hash=secret_digest, id=token_id)
         return _token(rows[0]) if rows else None
@@ -118,7 +122,9 @@ class TokenStore:
         """End a token for good. Raises `TokenNotFound`."""
         rows = self._query("revoke_token", id=token_id, by=by)
         if not rows:
-            raise TokenNotFound(f"There is no token {token_id!r}.", remedy="see `surgetank token list`.")
+            raise TokenNotFound(
+                f"There is no token {token_id!r}.", remedy="see `surgetank token list`."
+            )
         return _token(rows[0])
 
     def any_usable(self) -> bool:

@@ -1,7 +1,8 @@
 """Whose a thread is, and so who may see it.
 
-The owner is what the thread's first checkpoint with a value under `owner_key` says there (LangGraph copies
-`configurable` into checkpoint metadata). Hot and cold part are looked at as one. What can't be known is not seen.
+The owner is what the thread's first checkpoint with a value under `owner_key` says there (LangGraph
+copies `configurable` into checkpoint metadata). Hot and cold part are looked at as one. What can't
+be known is not seen.
 """
 
 from __future__ import annotations
@@ -57,7 +58,12 @@ class ThreadOwners:
     """The owners of threads, remembered for a while."""
 
     def __init__(
-        self, buffer: Buffer, database: Connections, *, key: str, clock: Callable[[], float] = time.monotonic
+        self,
+        buffer: Buffer,
+        database: Connections,
+        *,
+        key: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._buffer = buffer
         self._database = database
@@ -94,10 +100,14 @@ class ThreadOwners:
     def forget(self, owner: str) -> None:
         """Believe nothing about threads of this owner any more."""
         with self._lock:
-            for name in [name for name, (known, _, _) in self._known.items() if known.owner == owner]:
+            for name in [
+                name for name, (known, _, _) in self._known.items() if known.owner == owner
+            ]:
                 del self._known[name]
 
-    def _judge(self, name: str, hot: _Hot, cold: dict[str, tuple[bool, str | None]] | None) -> Ownership:
+    def _judge(
+        self, name: str, hot: _Hot, cold: dict[str, tuple[bool, str | None]] | None
+    ) -> Ownership:
         if hot.deleted_seq:  # all that the database has of it is about to go
             return self._keep(name, hot, Ownership(hot.exists, hot.owner))
         if cold is not None:
@@ -122,7 +132,9 @@ class ThreadOwners:
     def _owner(self, thread: HotThread, ns: str, checkpoint_id: str) -> str | None:
         found = thread.find(ns, checkpoint_id)
         metadata = (
-            jsontext.loads(CheckpointRecord.unpack(found.value).metadata_json or b"{}") if found else {}
+            jsontext.loads(CheckpointRecord.unpack(found.value).metadata_json or b"{}")
+            if found
+            else {}
         )
         value = metadata.get(self._key)
         if value is None or isinstance(value, str):
@@ -134,7 +146,9 @@ class ThreadOwners:
             self._database.connection() as connection,
             connection.cursor(binary=True, row_factory=dict_row) as cursor,
         ):
-            rows = cursor.execute(_SQL["owners"], {"threads": list(names), "key": self._key}).fetchall()
+            rows = cursor.execute(
+                _SQL["owners"], {"threads": list(names), "key": self._key}
+            ).fetchall()
         return {row["thread_id"]: (row["there"], row["owner"]) for row in rows}
 
     def _recall(self, name: str, mark: int, *, fresh: bool) -> Ownership | None:
@@ -158,8 +172,8 @@ class ThreadOwners:
 class Visibility:
     """Who may know of a thread, and who may read what it says. Methods may ask the database.
 
-    Viewers and reviewers: only what is their own. Operators: that every thread exists, and the content of their own
-    and of threads without an owner. Administrators: everything.
+    Viewers and reviewers: only what is their own. Operators: that every thread exists, and the
+    content of their own and of threads without an owner. Administrators: everything.
     """
 
     def __init__(self, owners: ThreadOwners) -> None:
@@ -181,8 +195,8 @@ class Visibility:
         return {name for name, o in self.owners.of_all(names).items() if self._reads(caller, o)}
 
     def check(self, caller: Caller, thread_id: str) -> None:
-        """Raise `Problem` if the caller may not read the thread: 404 as for one that isn't there, or, for who may
-        know of it, 403.
+        """Raise `Problem` if the caller may not read the thread: 404 as for one that isn't there,
+        or, for who may know of it, 403.
         """
         if caller.role is Role.ADMIN:
             return

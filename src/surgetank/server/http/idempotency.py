@@ -1,6 +1,8 @@
-"""Answers kept for requests that are sent again with the same `Idempotency-Key`, for 24 hours and per caller.
+"""Answers kept for requests that are sent again with the same `Idempotency-Key`, for 24 hours and
+per caller.
 
-Kept in PostgreSQL, where every server finds them; while it is down in this server's memory, bounded.
+Kept in PostgreSQL, where every server finds them; while it is down in this server's memory,
+bounded.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ class KeptAnswers:
     def claim(self, scope: str, key: str, fingerprint: bytes) -> Claim | Answer:
         """The right to carry out the request, or the answer that it got before.
 
-        Raises `Problem`: 422 when the key came with another request, 409 while the first one is under way.
+        Raises `Problem`: 422 when the key came with another request, 409 while the first one is
+        under way.
         """
         wanted = Claim(scope, key, fingerprint, secrets.token_hex(8))
         with self._lock:
@@ -129,7 +132,10 @@ class KeptAnswers:
                 connection.execute(
                     _SQL["release_key"], {"scope": claim.scope, "key": claim.key, "claim": claim.id}
                 )
-        except (SinkError, ConfigurationError) as error:  # it is given back by itself after ABANDONED_S
+        except (
+            SinkError,
+            ConfigurationError,
+        ) as error:  # it is given back by itself after ABANDONED_S
             log.info("idempotency_key_not_released", error=error.what)
 
     def _claim_in_database(self, wanted: Claim) -> Claim | Answer:
@@ -159,7 +165,9 @@ class KeptAnswers:
             row = self._memory.get((claim.scope, claim.key))
             if row is not None and self._clock() - row.at < KEPT_S:
                 _judge(claim.fingerprint, row.fingerprint, row.answer)
-            self._memory[(claim.scope, claim.key)] = _Row(claim.fingerprint, claim.id, self._clock())
+            self._memory[(claim.scope, claim.key)] = _Row(
+                claim.fingerprint, claim.id, self._clock()
+            )
             self._bound()
         return claim
 
@@ -185,7 +193,8 @@ def _judge(fingerprint: bytes, kept: bytes, answer: Answer | None) -> Answer:
         )  # fmt: skip
     if answer is None:
         raise Problem(
-            409, "still-running", "The request with this Idempotency-Key is still being carried out.",
+            409, "still-running", "The request with this Idempotency-Key is still being carried "
+            "out.",
             remedy="ask again in a moment.", headers={"Retry-After": "1"},
         )  # fmt: skip
     return answer

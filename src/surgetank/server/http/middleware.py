@@ -36,7 +36,8 @@ _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
 class Edge:
-    """The outermost layer: security headers, the log of requests (without query strings), bugs as problems."""
+    """The outermost layer: security headers, the log of requests (without query strings), bugs as
+    problems."""
 
     def __init__(self, app: ASGIApp, *, no_auth: bool, allowed_origins: Sequence[str] = ()) -> None:
         self._app = app
@@ -87,31 +88,38 @@ class Edge:
         names = {name.lower() for name, _ in parse_qsl(scope["query_string"].decode("latin-1"))}
         if names & _SECRET_PARAMETERS:
             return Problem(
-                400, "secret-in-url", "Tokens don't belong into URLs, which end up in logs and histories.",
-                remedy="send `Authorization: Bearer TOKEN`; browsers get a ticket from POST /ws/ticket. If it was "
+                400, "secret-in-url", "Tokens don't belong into URLs, which end up in logs and "
+                "histories.",
+                remedy="send `Authorization: Bearer TOKEN`; browsers get a ticket from POST "
+                "/ws/ticket. If it was "
                 "real, revoke it.",
             )  # fmt: skip
         headers = Headers(scope=scope)
         if "content-length" in headers and "transfer-encoding" in headers:
             # A proxy before us may have believed the other one (RFC 9112 section 6.1).
             return Problem(
-                400, "ambiguous-length", "Content-Length and Transfer-Encoding can't stand in one request.",
+                400, "ambiguous-length", "Content-Length and Transfer-Encoding can't stand in one "
+                "request.",
                 remedy="send one of them.", headers={"Connection": "close"},
             )  # fmt: skip
         if self._no_auth and not _local(headers):
             return Problem(
-                403, "local-only", "Without authentication only this machine's own pages and programs are served.",
+                403, "local-only", "Without authentication only this machine's own pages and "
+                "programs are served.",
                 remedy="start the server without --no-auth and use a token.",
             )  # fmt: skip
         if self._no_auth and _changes_something(scope) and not self._same_origin(headers):
             return Problem(
-                403, "foreign-origin", "Without authentication only pages of this server may change something.",
-                remedy="use a token, without --no-auth; or add the origin to SURGETANK_CORS_ORIGINS.",
+                403, "foreign-origin", "Without authentication only pages of this server may "
+                "change something.",
+                remedy="use a token, without --no-auth; or add the origin to "
+                "SURGETANK_CORS_ORIGINS.",
             )  # fmt: skip
         return None
 
     def _same_origin(self, headers: Headers) -> bool:
-        """Whether a page of this very server asks (or no page at all): another port is another origin."""
+        """Whether a page of this very server asks (or no page at all): another port is another
+        origin."""
         origin = headers.get("origin")
         if origin is not None:
             return (
@@ -126,7 +134,8 @@ def _changes_something(scope: Scope) -> bool:
 
 
 def _local(headers: Headers) -> bool:
-    """Whether host and origin are this machine: no page of another site, no name that was made to point here."""
+    """Whether host and origin are this machine: no page of another site, no name that was made to
+    point here."""
     host, origin = host_name(headers.get("host", "")), headers.get("origin")
     return host in _LOOPBACK_NAMES and (origin is None or host_name(origin) in _LOOPBACK_NAMES)
 
@@ -140,7 +149,8 @@ async def deny(scope: Scope, receive: Receive, send: Send, problem: Problem) -> 
 
 
 class Bodies:
-    """Reads a request's body, up to a limit and in bounded time, before anything is done with it."""
+    """Reads a request's body, up to a limit and in bounded time, before anything is done with
+    it."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
         self._app = app
@@ -156,7 +166,10 @@ class Bodies:
                 body = await self._read(Headers(scope=scope), receive)
         except TimeoutError:
             await deny(
-                scope, receive, send, Problem(408, "too-slow", "The request's body did not arrive in time.")
+                scope,
+                receive,
+                send,
+                Problem(408, "too-slow", "The request's body did not arrive in time."),
             )
             return
         except Problem as problem:
@@ -195,7 +208,8 @@ class Bodies:
 
 
 class Answers:
-    """Answers once per `Idempotency-Key`, and with 304 what the client has already (`If-None-Match`)."""
+    """Answers once per `Idempotency-Key`, and with 304 what the client has already
+    (`If-None-Match`)."""
 
     def __init__(self, app: ASGIApp, *, services: Services) -> None:
         self._app = app
@@ -228,7 +242,10 @@ class Answers:
             return
         if isinstance(claim, Answer):
             replayed = Response(
-                claim.body, claim.status, {"Idempotency-Replayed": "true"}, media_type=claim.media_type
+                claim.body,
+                claim.status,
+                {"Idempotency-Replayed": "true"},
+                media_type=claim.media_type,
             )
             await replayed(scope, receive, send)
             return
@@ -264,7 +281,9 @@ class _Caught:
 
     def answer(self) -> tuple[int, str, bytes]:
         start = next(m for m in self.messages if m["type"] == "http.response.start")
-        body = b"".join(m.get("body", b"") for m in self.messages if m["type"] == "http.response.body")
+        body = b"".join(
+            m.get("body", b"") for m in self.messages if m["type"] == "http.response.body"
+        )
         return start["status"], MutableHeaders(scope=start).get("content-type", ""), body
 
 
@@ -293,7 +312,12 @@ class _Tagged:
     def _wants(start: Message) -> bool:
         headers = MutableHeaders(scope=start)
         is_json = headers.get("content-type", "").startswith("application/json")
-        return start["status"] == 200 and is_json and "content-length" in headers and "etag" not in headers
+        return (
+            start["status"] == 200
+            and is_json
+            and "content-length" in headers
+            and "etag" not in headers
+        )
 
     def _tag(self, start: Message, message: Message) -> dict[str, Any]:
         tag = f'"{hashlib.sha256(message.get("body", b"")).hexdigest()[:32]}"'

@@ -1,6 +1,7 @@
 """A database that is asked once in a while only, after it could not be reached.
 
-A request that would wait seconds for a dead database, and the ones behind it, get their answer at once instead.
+A request that would wait seconds for a dead database, and the ones behind it, get their answer at
+once instead.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ class Connections(Protocol):
 
 
 class PatientDatabase(Database):
-    """Passes on another pool's connections; for `pause_s` after one could not be had, it refuses without trying."""
+    """Passes on another pool's connections; for `pause_s` after one could not be had, it refuses
+    without trying."""
 
     def __init__(
-        self, database: Database, *, pause_s: float = 1.0, clock: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        *,
+        pause_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self.address = database.address
@@ -46,7 +52,8 @@ class PatientDatabase(Database):
 
     @contextmanager
     def connection(self, *, size: int = 0) -> Iterator[Connection[Any]]:  # noqa: ARG002 - requests write little
-        """A connection in a transaction. Raises like the database, and what it raised a moment ago."""
+        """A connection in a transaction. Raises like the database, and what it raised a moment
+        ago."""
         with self._unless_away(self._database.asking) as connection:
             yield connection
 

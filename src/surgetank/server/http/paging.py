@@ -18,7 +18,8 @@ def cursor(*place: str | float) -> str:
 
 
 def place(text: str | None, *kinds: type[Any]) -> Sequence[Any] | None:
-    """The place behind a cursor, whose parts are of these types. Raises `Problem` 400 for what is no cursor of ours."""
+    """The place behind a cursor, whose parts are of these types. Raises `Problem` 400 for what is
+    no cursor of ours."""
     if text is None:
         return None
     try:

@@ -1,8 +1,10 @@
-"""uvicorn's HTTP protocol with an end to its patience: a client that doesn't send its request, or doesn't read its
-answer, is disconnected, and what waits to send its request never takes the connections of those who have.
+"""uvicorn's HTTP protocol with an end to its patience: a client that doesn't send its request, or
+doesn't read its answer, is disconnected, and what waits to send its request never takes the
+connections of those who have.
 
-The deadline of a request counts from its first byte (or from the connection's beginning) and is not put off by single
-bytes. h11 is named rather than chosen by what happens to be installed: the rules are the same everywhere.
+The deadline of a request counts from its first byte (or from the connection's beginning) and is not
+put off by single bytes. h11 is named rather than chosen by what happens to be installed: the rules
+are the same everywhere.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        """Keep a timer running while a part of a request is missing: one for the head, one for the body."""
+        """Keep a timer running while a part of a request is missing: one for the head, one for the
+        body."""
         awaited = None if self.transport.is_closing() else self._missing()
         if awaited == self._awaited:
             return

@@ -30,7 +30,8 @@ _PATIENCE = "try again in a moment; if it lasts, tell your operator."
 
 
 class Problem(Exception):
-    """An answer that is an error. `code` is stable and meant for programs; `detail` and `remedy` are for people."""
+    """An answer that is an error. `code` is stable and meant for programs; `detail` and `remedy`
+    are for people."""
 
     def __init__(
         self,
@@ -75,14 +76,18 @@ class ProblemBody(BaseModel):
         "remedy": "see GET /threads for those that you may see.",
     }]})  # fmt: skip
 
-    type: str = Field(description="Identifies the kind of problem: `urn:surgetank:problem:` and the code.")
+    type: str = Field(
+        description="Identifies the kind of problem: `urn:surgetank:problem:` and the code."
+    )
     title: str = Field(description="The status in words.")
     status: int
     detail: str = Field(description="What happened.")
     instance: str = Field(description="The path that was asked for.")
     code: str = Field(description="Stable, for programs.")
     remedy: str | None = Field(None, description="What to do about it.")
-    errors: list[dict[str, Any]] | None = Field(None, description="Which parts of the request are wrong.")
+    errors: list[dict[str, Any]] | None = Field(
+        None, description="Which parts of the request are wrong."
+    )
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -97,7 +102,8 @@ def documented_text(*statuses: int) -> dict[str, dict[str, Any]]:
 
 
 def not_found(noun: str, name: str, *, remedy: str = "") -> Problem:
-    """404 for something that is not there, or that the caller may not know of: the answers are the same."""
+    """404 for something that is not there, or that the caller may not know of: the answers are the
+    same."""
     return Problem(404, "not-found", f"There is no {noun} {name[:200]!r}.", remedy=remedy)
 
 
@@ -156,16 +162,19 @@ def of_http(error: HTTPException) -> Problem:
 def of_validation(errors: Sequence[Any]) -> Problem:
     """A request whose parts can't be used, without what they were."""
     told = [
-        {"place": ".".join(str(p) for p in e["loc"]), "message": e["msg"], "type": e["type"]} for e in errors
+        {"place": ".".join(str(p) for p in e["loc"]), "message": e["msg"], "type": e["type"]}
+        for e in errors
     ]
     return Problem(
-        422, "invalid-request", "Parts of the request can't be used.", remedy="mend the parts that `errors` names.",
+        422, "invalid-request", "Parts of the request can't be used.", remedy="mend the parts that "
+        "`errors` names.",
         errors=told[:50],
     )  # fmt: skip
 
 
 def of_family(error: family.SurgetankError, caller: Caller | None) -> Problem:
-    """One of our own errors. What it says of addresses and paths, and what the database said, is for operators only."""
+    """One of our own errors. What it says of addresses and paths, and what the database said, is
+    for operators only."""
     told = reads_technical(caller)
     if error.http_status != HTTPStatus.INTERNAL_SERVER_ERROR:
         hidden = error.public_message and not told
@@ -193,7 +202,9 @@ def of_family(error: family.SurgetankError, caller: Caller | None) -> Problem:
 def unexpected(error: BaseException, method: str, path: str) -> Problem:
     """A bug of ours: told to the log with its trace, and to the caller by a reference to it."""
     reference = new_reference()
-    log.error("request_crashed", reference=reference, method=method, path=path, stack_trace=_trace(error))
+    log.error(
+        "request_crashed", reference=reference, method=method, path=path, stack_trace=_trace(error)
+    )
     return Problem(
         500, "internal-error", "Something unexpected went wrong in the server.",
         remedy=f"look for {reference} in the server's log, and report it.", reference=reference,

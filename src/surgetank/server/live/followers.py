@@ -1,8 +1,9 @@
-"""Live events for many followers: one reader of the event log, whose last batches all followers share.
+"""Live events for many followers: one reader of the event log, whose last batches all followers
+share.
 
-A follower has a place in the log and no queue: it takes what came after its place out of the shared batches, or, when
-it has fallen behind them, out of the log itself. So a slow one costs nothing, holds nobody up, and is told of a gap
-when the log has forgotten what it missed.
+A follower has a place in the log and no queue: it takes what came after its place out of the shared
+batches, or, when it has fallen behind them, out of the log itself. So a slow one costs nothing,
+holds nobody up, and is told of a gap when the log has forgotten what it missed.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def told(event: RunEvent) -> Told:
 
 def told_gap(gap: Gap) -> Told:
     """The gap encoded; who goes on after it does so where history begins again."""
-    return Told(gap.missed_to, gap.missed_to, EventType.GAP.value, gap.thread_id, dumps_clean(gap.to_dict()))
+    return Told(
+        gap.missed_to, gap.missed_to, EventType.GAP.value, gap.thread_id, dumps_clean(gap.to_dict())
+    )
 
 
 class Hub:
@@ -98,10 +101,12 @@ class Hub:
 
     @contextmanager
     def place_for(self, caller: Caller) -> Iterator[None]:
-        """One of the connections that a caller may have. Raises `Problem` (429) when they are all taken."""
+        """One of the connections that a caller may have. Raises `Problem` (429) when they are all
+        taken."""
         if self._following[caller.user] >= self._per_caller:
             raise Problem(
-                429, "too-many-followers", f"You have {self._per_caller} WebSockets and event streams open already.",
+                429, "too-many-followers", f"You have {self._per_caller} WebSockets and event "
+                f"streams open already.",
                 remedy="close some of them; /ws/events tells of all threads over one.", headers={"Retry-After": "5"},
             )  # fmt: skip
         self._following[caller.user] += 1
@@ -178,7 +183,9 @@ class Hub:
     def _keep(self, batch: _Batch) -> None:
         self._batches.append(batch)
         self._bytes += batch.bytes
-        while len(self._batches) > _BATCHES or (self._bytes > _BATCHES_BYTES and len(self._batches) > 1):
+        while len(self._batches) > _BATCHES or (
+            self._bytes > _BATCHES_BYTES and len(self._batches) > 1
+        ):
             oldest = self._batches.popleft()
             self._bytes -= oldest.bytes
             self._first = oldest.events[-1].id
@@ -193,7 +200,8 @@ class Hub:
 
 
 class Follower:
-    """One subscription: a thread's events, or (thread None, `everything`) all that its caller may read."""
+    """One subscription: a thread's events, or (thread None, `everything`) all that its caller may
+    read."""
 
     def __init__(
         self,
@@ -218,7 +226,8 @@ class Follower:
         self._believed: dict[str, tuple[bool, float]] = {}  # readable, and when that was found out
 
     async def follow(self, after: int | None, *, idle_s: float = 15.0) -> AsyncIterator[list[Told]]:
-        """Lists of events, in order. The first tells where it begins; an empty one says that nothing happened.
+        """Lists of events, in order. The first tells where it begins; an empty one says that
+        nothing happened.
 
         Ends when the hub closes, or when the caller may no longer read.
         """
@@ -274,7 +283,9 @@ class Follower:
         threads = self._visibility.readable(
             self._caller, {i.thread_id for i in found if i.thread_id is not None}
         )
-        return [i for i in found if i.thread_id in threads or (i.thread_id is None and self._operates)]
+        return [
+            i for i in found if i.thread_id in threads or (i.thread_id is None and self._operates)
+        ]
 
     @property
     def _operates(self) -> bool:
@@ -288,9 +299,17 @@ class Follower:
         for batch in batches:
             if size >= PAGE_BYTES:
                 break
-            events = batch.events if self._thread_id is None else batch.by_thread.get(self._thread_id, ())
+            events = (
+                batch.events
+                if self._thread_id is None
+                else batch.by_thread.get(self._thread_id, ())
+            )
             # By seq as well: what was replayed out of the log comes by once more in the batches.
-            new = [e for e in events if e.id > position and (self._thread_id is None or e.seq > self._seq)]
+            new = [
+                e
+                for e in events
+                if e.id > position and (self._thread_id is None or e.seq > self._seq)
+            ]
             found += new
             size += sum(len(e.data) for e in new)
             self._id = batch.events[-1].id
@@ -304,14 +323,17 @@ class Follower:
         if self._thread_id is None:
             gap, page = events.tail(self._id, limit=_PAGE, max_bytes=PAGE_BYTES)
         else:
-            gap, page = events.thread_events(self._thread_id, self._seq, limit=_PAGE, max_bytes=PAGE_BYTES)
+            gap, page = events.thread_events(
+                self._thread_id, self._seq, limit=_PAGE, max_bytes=PAGE_BYTES
+            )
         found = [told(event) for event in page]
         last = page[-1].id if page else 0
         if self._thread_id is None:
             self._id = last or (gap.missed_to if gap is not None else self._id)
         else:
             self._seq = page[-1].seq if page else gap.missed_to if gap is not None else self._seq
-            # Encoded they are larger than stored: a page that was cut is never taken for the last one.
+            # Encoded they are larger than stored: a page that was cut is never taken for the last
+            # one.
             full = len(page) == _PAGE or sum(len(event.data) for event in found) >= PAGE_BYTES
             self._id = _IN_THE_LOG if full else max(last, before)
         return [*([told_gap(gap)] if gap is not None else []), *await self._readable(found)]
@@ -322,11 +344,15 @@ class Follower:
             return events
         now = asyncio.get_running_loop().time()
         names = {e.thread_id for e in events if e.thread_id is not None}
-        unsure = {n for n in names if now - self._believed.get(n, (False, -_BELIEVED_S))[1] >= _BELIEVED_S}
+        unsure = {
+            n for n in names if now - self._believed.get(n, (False, -_BELIEVED_S))[1] >= _BELIEVED_S
+        }
         if unsure:
             readable = await run_in_threadpool(self._visibility.readable, self._caller, unsure)
             if len(self._believed) > _REMEMBERED:
                 self._believed.clear()
             self._believed |= {name: (name in readable, now) for name in names & unsure}
         allowed = {n for n in names if self._believed.get(n, (False, 0.0))[0]}
-        return [e for e in events if e.thread_id in allowed or (e.thread_id is None and self._operates)]
+        return [
+            e for e in events if e.thread_id in allowed or (e.thread_id is None and self._operates)
+        ]

@@ -1,4 +1,5 @@
-"""The routes, one module per noun. A new one is added to `ROUTERS`, and to the matrix in the access tests."""
+"""The routes, one module per noun. A new one is added to `ROUTERS`, and to the matrix in the access
+tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The buffer, for operators: how full it is, how far behind the database, what fails; and flushing now."""
+"""The buffer, for operators: how full it is, how far behind the database, what fails; and flushing
+now."""
 
 from __future__ import annotations
 
@@ -22,16 +23,20 @@ router = APIRouter(
 
 @router.get("/buffer", response_model=Picture)
 def buffer(services: Deps, who: CurrentCaller) -> dict[str, Any]:
-    """How much waits, how long already, what fails, the last jobs and what users should be told: `surgetank status`."""
+    """How much waits, how long already, what fails, the last jobs and what users should be told:
+    `surgetank status`."""
     return status_for(who, services.tank.status())
 
 
 @router.post("/flush", response_model=Job, responses=documented(409))
-async def flush(services: Deps, who: CurrentCaller, wanted: FlushRequest | None = None) -> dict[str, Any]:
+async def flush(
+    services: Deps, who: CurrentCaller, wanted: FlushRequest | None = None
+) -> dict[str, Any]:
     """Flush now what waits, also what is not due yet, and wait for it.
 
-    The answer is the job, also when it failed: what could not be written stays in the buffer. Each stream has a job of
-    its own; of several, the answer is the first that did not go through, else that of the checkpoints.
+    The answer is the job, also when it failed: what could not be written stays in the buffer. Each
+    stream has a job of its own; of several, the answer is the first that did not go through, else
+    that of the checkpoints.
     """
     wanted = wanted or FlushRequest.model_validate({})
     streams = services.tank.parts.flushers

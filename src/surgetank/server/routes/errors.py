@@ -32,7 +32,9 @@ router = APIRouter(
 )
 Text = partial(Query, max_length=2048, pattern=r"^[^\x00]*$")
 _TIME = {"ge": -1e10, "le": 1e11, "allow_inf_nan": False}
-ErrorId = Annotated[str, Path(max_length=100, pattern=r"^[0-9a-fA-F-]+$", description="The error's id.")]
+ErrorId = Annotated[
+    str, Path(max_length=100, pattern=r"^[0-9a-fA-F-]+$", description="The error's id.")
+]
 
 
 @router.get("", response_model=Errors)
@@ -43,8 +45,12 @@ def errors(
     after: After = None,
     error_type: Annotated[str | None, Text(description="Only this type.")] = None,
     severity: Annotated[Severity | None, Query(description="Only this severity.")] = None,
-    thread_id: Annotated[str | None, Text(description="Only errors that touched this thread.")] = None,
-    resolved: Annotated[bool | None, Query(description="Only resolved or only unresolved ones.")] = None,
+    thread_id: Annotated[
+        str | None, Text(description="Only errors that touched this thread.")
+    ] = None,
+    resolved: Annotated[
+        bool | None, Query(description="Only resolved or only unresolved ones.")
+    ] = None,
     since: Annotated[
         float | None, Query(**_TIME, description="Last seen then or later (epoch seconds).")
     ] = None,
@@ -54,7 +60,13 @@ def errors(
     """Errors grouped by what they have in common, newest first; also while the database is down."""
     at = place(after, float, str)
     wanted = ErrorFilter(
-        error_type, severity.value if severity else None, thread_id, resolved, since, until, text or None
+        error_type,
+        severity.value if severity else None,
+        thread_id,
+        resolved,
+        since,
+        until,
+        text or None,
     )
     page = services.tank.errors.find(wanted, limit=limit, cursor=(at[0], at[1]) if at else None)
     return {
@@ -87,7 +99,9 @@ def trends(
     bucket: Annotated[Literal["hour", "day"], Query(description="The length of a step.")] = "hour",
 ) -> dict[str, Any]:
     """Occurrences by hour or day."""
-    found, problem = services.tank.errors.trends(since=services.clock() - hours * 3600, bucket=bucket)
+    found, problem = services.tank.errors.trends(
+        since=services.clock() - hours * 3600, bucket=bucket
+    )
     return {"bucket": bucket, "trends": found, "problem": problem}
 
 
@@ -115,26 +129,34 @@ def error(_: Admin, error_id: ErrorId, services: Deps) -> dict[str, Any]:
 
 
 @router.post("/{error_id}/resolve", response_model=Error, responses=documented(404, 409))
-def resolve(who: Admin, error_id: ErrorId, services: Deps, body: Resolution | None = None) -> dict[str, Any]:
+def resolve(
+    who: Admin, error_id: ErrorId, services: Deps, body: Resolution | None = None
+) -> dict[str, Any]:
     """Mark an error as resolved. If it comes back, it is reopened as regressed."""
     notes = body.resolution_notes if body is not None else ""
     return _told(services.tank.errors.act(error_id.lower(), "resolve", who.user, notes=notes))
 
 
 @router.post("/{error_id}/reopen", response_model=Error, responses=documented(404, 409))
-def reopen(who: Admin, error_id: ErrorId, services: Deps, body: Resolution | None = None) -> dict[str, Any]:
+def reopen(
+    who: Admin, error_id: ErrorId, services: Deps, body: Resolution | None = None
+) -> dict[str, Any]:
     """Open a resolved error again."""
     notes = body.resolution_notes if body is not None else ""
     return _told(services.tank.errors.act(error_id.lower(), "reopen", who.user, notes=notes))
 
 
 @router.post("/{error_id}/snooze", response_model=Error, responses=documented(404, 409))
-def snooze(who: Admin, error_id: ErrorId, services: Deps, body: Snooze | None = None) -> dict[str, Any]:
+def snooze(
+    who: Admin, error_id: ErrorId, services: Deps, body: Snooze | None = None
+) -> dict[str, Any]:
     """Send no alerts for an error for some time."""
     wanted = body or Snooze()
     until = services.clock() + wanted.seconds
     return _told(
-        services.tank.errors.act(error_id.lower(), "snooze", who.user, notes=wanted.notes, until=until)
+        services.tank.errors.act(
+            error_id.lower(), "snooze", who.user, notes=wanted.notes, until=until
+        )
     )
 
 

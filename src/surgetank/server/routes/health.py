@@ -1,4 +1,5 @@
-"""Is the server alive, can it serve, and what is degraded. Public: says nothing of names, addresses or data."""
+"""Is the server alive, can it serve, and what is degraded. Public: says nothing of names, addresses
+or data."""
 
 from __future__ import annotations
 
@@ -23,13 +24,15 @@ async def live() -> dict[str, str]:
 
 
 @router.get(
-    "/ready", response_model=Ready, responses={503: {"model": Ready, "description": "Nothing can be served."}}
+    "/ready",
+    response_model=Ready,
+    responses={503: {"model": Ready, "description": "Nothing can be served."}},
 )
 def ready(services: Deps) -> JSONResponse:
     """Whether requests can be served.
 
-    200 with `degraded` while the database is down: what is hot is served and writes wait safely. 503 with
-    `unavailable` when the buffer can't be read.
+    200 with `degraded` while the database is down: what is hot is served and writes wait safely.
+    503 with `unavailable` when the buffer can't be read.
     """
     try:
         health = services.tank.status(ping=True, jobs=1).health
@@ -40,7 +43,9 @@ def ready(services: Deps) -> JSONResponse:
         components = {part: _component(health.of(part)) for part in _PARTS}
         status = "ready" if health.level is Level.OK else "degraded"
     body: dict[str, Any] = {"status": status, "components": components}
-    return JSONResponse(body, 503 if status == "unavailable" else 200, {"Cache-Control": "no-store"})
+    return JSONResponse(
+        body, 503 if status == "unavailable" else 200, {"Cache-Control": "no-store"}
+    )
 
 
 def _component(finding: Finding) -> dict[str, str]:

@@ -57,11 +57,14 @@ def jobs(
 def _newest(
     services: Services, status: JobStatus | None, stream: str | None, count: int, at: Any
 ) -> list[FlushJob]:
-    """Jobs after a place. The buffer gives the newest ones only, so that pages further back read a little more."""
+    """Jobs after a place. The buffer gives the newest ones only, so that pages further back read a
+    little more."""
     kept = services.settings.jobs_kept
     wanted = min(kept, (max(0, at[2]) if at else 0) + count + _SLACK)
     while True:
-        found = services.tank.jobs(limit=wanted, stream=stream, status=status.value if status else None)
+        found = services.tank.jobs(
+            limit=wanted, stream=stream, status=status.value if status else None
+        )
         rest = [job for job in found if at is None or (job.created_at, job.id) < (at[0], at[1])]
         if len(rest) >= count or len(found) < wanted or wanted >= kept:
             return rest[:count]
@@ -70,7 +73,8 @@ def _newest(
 
 @router.get("/{job_id}", response_model=Job)
 def job(job_id: JobId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
-    """One job with its errors, stack traces and what was replaced in projections (the originals for administrators)."""
+    """One job with its errors, stack traces and what was replaced in projections (the originals for
+    administrators)."""
     return job_for(who, _find(services, job_id))
 
 
@@ -80,7 +84,8 @@ def _find(services: Services, job_id: str) -> FlushJob:
 
 @router.post("/{job_id}/retry", response_model=Job, responses=documented(409))
 async def retry(job_id: JobId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
-    """Flush again what a job was about, now, and wait for it. The answer is the new job, also when it failed."""
+    """Flush again what a job was about, now, and wait for it. The answer is the new job, also when
+    it failed."""
     found = await to_thread.run_sync(_find, services, job_id)
     made = await to_thread.run_sync(services.tank.jobs.retry, found.id, limiter=services.flushing)
     return job_for(who, made)

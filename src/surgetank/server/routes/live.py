@@ -1,4 +1,5 @@
-"""Events as they happen: WebSockets, their twins as server-sent events, and pages of what is kept for replay."""
+"""Events as they happen: WebSockets, their twins as server-sent events, and pages of what is kept
+for replay."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ _NUMBER = "Go on after this number; without it only what happens from now on is 
 After = Annotated[int | None, Query(ge=0, le=_MOST, description=_NUMBER)]
 LastEventId = Annotated[
     int | None,
-    Header(alias="Last-Event-ID", ge=0, le=_MOST, description="What browsers send when they come back."),
+    Header(
+        alias="Last-Event-ID", ge=0, le=_MOST, description="What browsers send when they come back."
+    ),
 ]
 _STREAM: dict[str, Any] = {
     "response_class": StreamingResponse,
@@ -52,7 +55,9 @@ def events(
 
     An answer ends early when its events reach about 2 MiB: `next` leads on until there are none.
     """
-    gap, found = services.tank.events.thread_events(thread_id, after, limit=limit, max_bytes=_ANSWER_BYTES)
+    gap, found = services.tank.events.thread_events(
+        thread_id, after, limit=limit, max_bytes=_ANSWER_BYTES
+    )
     return {
         "thread_id": thread_id,
         "events": [event.to_dict() for event in found],
@@ -63,7 +68,11 @@ def events(
 
 @router.websocket("/ws/threads/{thread_id:path}")
 async def follow_thread(
-    socket: WebSocket, thread_id: VisibleThread, who: CurrentCaller, services: Deps, after: After = None
+    socket: WebSocket,
+    thread_id: VisibleThread,
+    who: CurrentCaller,
+    services: Deps,
+    after: After = None,
 ) -> None:
     """One thread's events. `after` is a thread's `seq`."""
     with services.hub.place_for(who):
@@ -72,7 +81,9 @@ async def follow_thread(
 
 
 @router.websocket("/ws/events")
-async def follow_all(socket: WebSocket, who: CurrentCaller, services: Deps, after: After = None) -> None:
+async def follow_all(
+    socket: WebSocket, who: CurrentCaller, services: Deps, after: After = None
+) -> None:
     """The events of all threads that the caller may read. `after` is an event's `id`."""
     with services.hub.place_for(who):
         follower = _follower(services, who, None, "websocket")
@@ -96,7 +107,8 @@ async def stream_thread(
 async def stream_all(
     who: CurrentCaller, services: Deps, after: After = None, last_event_id: LastEventId = None
 ) -> StreamingResponse:
-    """The events of all threads that the caller may read, as server-sent events; ids are the event's `id`."""
+    """The events of all threads that the caller may read, as server-sent events; ids are the
+    event's `id`."""
     begin = last_event_id if last_event_id is not None else after
     return _Stream(_follower(services, who, None, "sse"), begin, services.hub, who)
 
@@ -113,7 +125,9 @@ def _follower(services: Services, who: Caller, thread_id: str | None, transport:
     )
 
 
-async def _send_all(socket: WebSocket, follower: Follower, after: int | None, slow_s: float) -> None:
+async def _send_all(
+    socket: WebSocket, follower: Follower, after: int | None, slow_s: float
+) -> None:
     """Send until either side ends. Several events in one message are lines of it."""
     await socket.accept()
     sending = asyncio.create_task(_send(socket, follower, after, slow_s))
@@ -133,7 +147,9 @@ async def _send_all(socket: WebSocket, follower: Follower, after: int | None, sl
             await socket.close(code, reason)
 
 
-async def _send(socket: WebSocket, follower: Follower, after: int | None, slow_s: float) -> tuple[int, str]:
+async def _send(
+    socket: WebSocket, follower: Follower, after: int | None, slow_s: float
+) -> tuple[int, str]:
     """Why it ended, as a WebSocket says it."""
     async for events in follower.follow(after):
         if not events:
@@ -166,7 +182,8 @@ async def _hear(socket: WebSocket) -> None:
 
 
 class _Stream(StreamingResponse):
-    """Events as they come, in pieces of bounded size. Who reads too slowly is disconnected (`patience`)."""
+    """Events as they come, in pieces of bounded size. Who reads too slowly is disconnected
+    (`patience`)."""
 
     def __init__(self, follower: Follower, after: int | None, hub: Hub, who: Caller) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -31,7 +31,9 @@ def logs(
         int | None, Query(ge=1, le=_MOST, description="The last lines before this number.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most lines in one answer.")] = 200,
-    level: Annotated[list[Level] | None, Query(max_length=5, description="Only these levels.")] = None,
+    level: Annotated[
+        list[Level] | None, Query(max_length=5, description="Only these levels.")
+    ] = None,
 ) -> dict[str, Any]:
     """Lines of the thread's log in order, those that are not in the database yet included."""
     page = services.tank.logs(thread_id, after=after, before=before, limit=limit, levels=level)

@@ -27,8 +27,8 @@ async def ticket(
 ) -> dict[str, Any]:
     """A ticket for one WebSocket or event stream of a browser, which can't send headers there.
 
-    It is good for 30 seconds, for one connection, and no longer than its token: `/ws/events?ticket=...`. An answer kept
-    for an `Idempotency-Key` has no ticket: ask for another.
+    It is good for 30 seconds, for one connection, and no longer than its token:
+    `/ws/events?ticket=...`. An answer kept for an `Idempotency-Key` has no ticket: ask for another.
     """
     made, until = services.tickets.issue(who)
     asked.keep_instead = orjson.dumps({"ticket": None, "expires_at": until})

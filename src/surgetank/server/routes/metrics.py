@@ -19,7 +19,10 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
     "/metrics",
     response_class=Response,
     responses={
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus text."}
+        200: {
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+            "description": "Prometheus text.",
+        }
     },
 )
 def metrics(_: Operator, services: Deps) -> Response:

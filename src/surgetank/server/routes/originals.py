@@ -24,8 +24,14 @@ def originals(
     _: Admin,
     services: Deps,
     limit: Limit = 100,
-    thread_id: Annotated[str | None, Query(max_length=2048, description="Only of this thread.")] = None,
+    thread_id: Annotated[
+        str | None, Query(max_length=2048, description="Only of this thread.")
+    ] = None,
 ) -> dict[str, Any]:
-    """What projections for SQL replaced, newest first. Kept in debug mode only, and for a while only."""
+    """What projections for SQL replaced, newest first. Kept in debug mode only, and for a while
+    only."""
     found = services.tank.events.originals(thread_id=thread_id, limit=limit)
-    return {"debug_mode": services.settings.debug_originals, "originals": [asdict(o) for o in found]}
+    return {
+        "debug_mode": services.settings.debug_originals,
+        "originals": [asdict(o) for o in found],
+    }

@@ -1,4 +1,5 @@
-"""Entries that the database refused, for operators: kept, shown without their values, tried again."""
+"""Entries that the database refused, for operators: kept, shown without their values, tried
+again."""
 
 from __future__ import annotations
 
@@ -52,11 +53,15 @@ def _find(services: Services, parked_id: int) -> ParkedEntry:
 
 @router.get("/{parked_id}", response_model=ParkedDetail)
 def parked_entry(parked_id: ParkedId, services: Deps) -> dict[str, Any]:
-    """One parked entry: why it was refused, with the stack trace, and its records without their values."""
+    """One parked entry: why it was refused, with the stack trace, and its records without their
+    values."""
     found = _find(services, parked_id)
     entry = services.tank.parked.data(parked_id)
     records = [
-        {"key": record.key.replace(b"\x00", b" ").decode(errors="replace"), "bytes": len(record.value)}
+        {
+            "key": record.key.replace(b"\x00", b" ").decode(errors="replace"),
+            "bytes": len(record.value),
+        }
         for record in (entry.records if entry else ())
     ]
     return {**_body(found, details=True), "records": records}
@@ -64,9 +69,12 @@ def parked_entry(parked_id: ParkedId, services: Deps) -> dict[str, Any]:
 
 @router.post("/{parked_id}/retry", response_model=Job, responses=documented(409))
 async def retry(parked_id: ParkedId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
-    """Try a parked entry again, after what stood in its way was mended. The answer is the flush job."""
+    """Try a parked entry again, after what stood in its way was mended. The answer is the flush
+    job."""
     await to_thread.run_sync(_find, services, parked_id)
-    job = await to_thread.run_sync(services.tank.parked.retry, [parked_id], limiter=services.flushing)
+    job = await to_thread.run_sync(
+        services.tank.parked.retry, [parked_id], limiter=services.flushing
+    )
     if job is None:  # another request was quicker
         raise not_found("parked entry", str(parked_id), remedy="see GET /parked.")
     return job_for(who, job)

@@ -11,7 +11,14 @@ from starlette.responses import Response
 
 from surgetank.encode.sanitize import encode_clean
 from surgetank.server.access.roles import Role
-from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, VisibleThread, signed_in
+from surgetank.server.dependencies import (
+    After,
+    CurrentCaller,
+    Deps,
+    Limit,
+    VisibleThread,
+    signed_in,
+)
 from surgetank.server.http.paging import cursor, place
 from surgetank.server.http.problems import Problem, documented, not_found
 from surgetank.server.schemas.answers import History, State, Threads
@@ -26,7 +33,9 @@ router = APIRouter(
 )
 Name = partial(Query, max_length=2048, pattern=r"^[^\x00]*$")
 Namespace = Annotated[str, Name(description="The checkpoint namespace; empty for the root graph.")]
-ValueBytes = Annotated[int, Query(ge=64, le=4 * 1024 * 1024, description="Larger values are cut short.")]
+ValueBytes = Annotated[
+    int, Query(ge=64, le=4 * 1024 * 1024, description="Larger values are cut short.")
+]
 Channel = Annotated[str, StringConstraints(min_length=1, max_length=2048, pattern=r"^[^\x00]+$")]
 MAX_HISTORY = 100
 
@@ -37,9 +46,12 @@ def threads(
     services: Deps,
     limit: Limit = 50,
     after: After = None,
-    owner: Annotated[str | None, Name(description="Only threads of this owner (operators).")] = None,
+    owner: Annotated[
+        str | None, Name(description="Only threads of this owner (operators).")
+    ] = None,
 ) -> dict[str, Any]:
-    """Threads, newest checkpoint first. Viewers and reviewers get their own ones, whatever `owner` says."""
+    """Threads, newest checkpoint first. Viewers and reviewers get their own ones, whatever `owner`
+    says."""
     whose = owner if who.role.covers(Role.OPERATOR) else who.user
     at = place(after, str, str)
     page = services.threads.page(owner=whose, after=(at[0], at[1]) if at else None, limit=limit)
@@ -58,18 +70,22 @@ def threads(
 def state(
     thread_id: VisibleThread,
     services: Deps,
-    checkpoint_id: Annotated[str | None, Name(description="Which checkpoint; the newest without it.")] = None,
+    checkpoint_id: Annotated[
+        str | None, Name(description="Which checkpoint; the newest without it.")
+    ] = None,
     ns: Namespace = "",
     value_bytes: ValueBytes = 256 * 1024,
 ) -> Response:
     """The thread's newest state, or an older one, with what tasks wrote on top of it.
 
-    Values are JSON: what JSON can't carry is replaced, what is too large is left out or cut to its tail, and both are
-    named beside it. Nothing is changed in what is stored.
+    Values are JSON: what JSON can't carry is replaced, what is too large is left out or cut to its
+    tail, and both are named beside it. Nothing is changed in what is stored.
     """
     raw = run(services.reader.read(thread_id, ns, checkpoint_id or None))
     if raw is None:
-        raise not_found("checkpoint of the thread", thread_id, remedy="see GET /threads/{thread_id}/history.")
+        raise not_found(
+            "checkpoint of the thread", thread_id, remedy="see GET /threads/{thread_id}/history."
+        )
     shown = Shown(value_bytes)
     body = {
         "thread_id": thread_id,
@@ -86,7 +102,9 @@ def state(
 def history(
     thread_id: VisibleThread,
     services: Deps,
-    limit: Annotated[int, Query(ge=1, le=MAX_HISTORY, description="Most checkpoints in one answer.")] = 20,
+    limit: Annotated[
+        int, Query(ge=1, le=MAX_HISTORY, description="Most checkpoints in one answer.")
+    ] = 20,
     after: After = None,
     ns: Namespace = "",
     channel: Annotated[

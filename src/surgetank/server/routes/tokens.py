@@ -23,7 +23,9 @@ router = APIRouter(
     dependencies=signed_in(Depends(require(Role.ADMIN))),
     responses=documented(401, 403, 404, 422, 429, 503),
 )
-TokenId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[^\x00]+$", examples=["9c1f0e2d3b4a"])]
+TokenId = Annotated[
+    str, Path(min_length=1, max_length=100, pattern=r"^[^\x00]+$", examples=["9c1f0e2d3b4a"])
+]
 
 
 def _body(token: Token) -> dict[str, Any]:
@@ -51,7 +53,11 @@ def create(
     An answer kept for an `Idempotency-Key` has no token: revoke that one and make another.
     """
     try:
-        until = services.clock() + parse_span(wanted.expires_in) if wanted.expires_in is not None else None
+        until = (
+            services.clock() + parse_span(wanted.expires_in)
+            if wanted.expires_in is not None
+            else None
+        )
         made, secret = services.tokens.create(
             wanted.user, wanted.role, by=who.user, expires_at=until, label=wanted.label
         )

@@ -18,19 +18,30 @@ router = APIRouter(
     responses=documented(401, 403, 422, 429, 503),
 )
 User = Annotated[
-    str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]+$", examples=["ada"], description="The user.")
+    str,
+    Path(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00]+$",
+        examples=["ada"],
+        description="The user.",
+    ),
 ]
 
 
 @router.delete(
     "/{user:path}",
     response_model=Erased,
-    responses={202: {"model": Erased, "description": "Not finished: `unfinished` says why; ask again."}},
+    responses={
+        202: {"model": Erased, "description": "Not finished: `unfinished` says why; ask again."}
+    },
 )
 def erase(user: User, services: Deps, response: Response) -> dict[str, Any]:
-    """Erase all data of a user: threads, log lines, events, texts of errors, tokens. It can't be undone.
+    """Erase all data of a user: threads, log lines, events, texts of errors, tokens. It can't be
+    undone.
 
-    Files and tables are rewritten, which takes a while. The answer names what can't be reached from here.
+    Files and tables are rewritten, which takes a while. The answer names what can't be reached from
+    here.
     """
     services.forget_user(user)
     report = services.tank.erase_user(user)

@@ -43,7 +43,9 @@ def _example(**fields: Any) -> ConfigDict:
 class Page(BaseModel):
     """A part of a list."""
 
-    next: str | None = Field(None, description="Pass it as `after` for the next page; null at the end.")
+    next: str | None = Field(
+        None, description="Pass it as `after` for the next page; null at the end."
+    )
 
 
 class Thread(BaseModel):
@@ -63,7 +65,8 @@ class Threads(Page):
 
     threads: list[Thread]
     complete: bool = Field(
-        description="False while the database is down: then only what waits in the buffer is listed."
+        description="False while the database is down: then only what waits in the buffer is "
+        "listed."
     )
 
 
@@ -103,7 +106,8 @@ class PendingWrite(BaseModel):
 
 
 class State(Checkpoint):
-    """A checkpoint with its values as JSON: sanitized, bounded, with what was left out or replaced named."""
+    """A checkpoint with its values as JSON: sanitized, bounded, with what was left out or replaced
+    named."""
 
     model_config = _example(
         thread_id="chat-7", **_HEAD, values={"messages": ["hello"], "score": None}, pending_writes=[], omitted=[],
@@ -126,7 +130,9 @@ class HistoryEntry(Checkpoint):
 class History(Page):
     """Checkpoints of a thread, newest first."""
 
-    model_config = _example(thread_id="chat-7", checkpoints=[_HEAD], omitted=[], replaced=[], next=None)
+    model_config = _example(
+        thread_id="chat-7", checkpoints=[_HEAD], omitted=[], replaced=[], next=None
+    )
 
     thread_id: str
     checkpoints: list[HistoryEntry]
@@ -135,7 +141,8 @@ class History(Page):
 
 
 class Job(BaseModel):
-    """A flush job. Its `result` holds counts, warnings and, asked for one job, errors with stack traces."""
+    """A flush job. Its `result` holds counts, warnings and, asked for one job, errors with stack
+    traces."""
 
     model_config = _example(**_JOB)
 
@@ -227,7 +234,9 @@ class Picture(BaseModel):
     flushing: bool = Field(description="Whether this server flushes; otherwise workers do.")
     parked: int
     durability: str
-    buffer: dict[str, Any] = Field(description="Entries and bytes that wait, by stream, against the limits.")
+    buffer: dict[str, Any] = Field(
+        description="Entries and bytes that wait, by stream, against the limits."
+    )
     sinks: list[dict[str, Any]]
     failing: list[dict[str, Any]] = Field(description="Partitions whose last flush failed.")
     notices: list[dict[str, Any]] = Field(description="What users should be told.")
@@ -238,7 +247,8 @@ class FlushRequest(BaseModel):
     """What to flush; nothing named: all that waits."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{}, {"stream": "checkpoints", "partition": "chat-7"}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{}, {"stream": "checkpoints", "partition": "chat-7"}]},
     )
 
     stream: str | None = Field(None, min_length=1, max_length=100, pattern=r"^[a-z0-9_.:-]+$")
@@ -279,7 +289,9 @@ class NewToken(BaseModel):
     )
 
     user: str = Field(
-        min_length=1, max_length=200, description="Who comes with it: compared with owners of threads."
+        min_length=1,
+        max_length=200,
+        description="Who comes with it: compared with owners of threads.",
     )
     role: Role
     expires_in: str | None = Field(
@@ -324,7 +336,8 @@ class Erased(BaseModel):
 
     model_config = _example(
         state="completed", threads=4, removed={"tokens": 1, "texts of errors": 2}, unfinished=[],
-        out_of_reach=["backups, snapshots and copies of the home folder and of the fallback location"],
+        out_of_reach=[("backups, snapshots and copies of the home folder and of the fallback "
+        "location")],
     )  # fmt: skip
 
     state: Literal["completed", "running"]
@@ -355,7 +368,8 @@ class Ready(BaseModel):
     model_config = _example(
         status="degraded",
         components={"buffer": {"status": "ok", "detail": "accepts and serves"},
-                    "database": {"status": "down", "detail": "can't be reached; hot data is served, writes wait"}},
+                    "database": {"status": "down", "detail": "can't be reached; hot data is "
+                    "served, writes wait"}},
     )  # fmt: skip
 
     status: Literal["ready", "degraded", "unavailable"]

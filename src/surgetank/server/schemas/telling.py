@@ -51,7 +51,9 @@ class Events(BaseModel):
 
     thread_id: str
     events: list[Event]
-    gap: dict[str, Any] | None = Field(description="What is missing before these events, because it is gone.")
+    gap: dict[str, Any] | None = Field(
+        description="What is missing before these events, because it is gone."
+    )
     next: int = Field(description="Pass it as `after` for what comes next.")
 
 

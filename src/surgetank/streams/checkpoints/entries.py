@@ -1,4 +1,5 @@
-"""From what LangGraph hands over to buffer entries: one `put` is one entry. No I/O, no walk of the state.
+"""From what LangGraph hands over to buffer entries: one `put` is one entry. No I/O, no walk of the
+state.
 
 Everything that can be refused is refused here, before anything is accepted, with the place of the
 value in the error.
@@ -48,7 +49,8 @@ class Target(NamedTuple):
 
     @classmethod
     def of(cls, config: RunnableConfig) -> Target:
-        """Read it from LangGraph's config. Raises `EntryRejected` for names that can't be stored."""
+        """Read it from LangGraph's config. Raises `EntryRejected` for names that can't be
+        stored."""
         configurable: Mapping[str, Any] = config.get("configurable", {})
         thread_id = limits.thread_name(configurable.get("thread_id"))
         ns = configurable.get("checkpoint_ns") or ""
@@ -78,8 +80,8 @@ class EntryMaker:
         *,
         known_head: str | None = None,
     ) -> NewEntry:
-        """The entry of a `put`. `config` carries the parent's id; `known_head` is the thread's newest checkpoint, if it
-        was read from the database just before.
+        """The entry of a `put`. `config` carries the parent's id; `known_head` is the thread's
+        newest checkpoint, if it was read from the database just before.
         """
         at = Target.of(config)
         thread_id, ns, checkpoint_id = at.thread_id, at.ns, checkpoint["id"]
@@ -105,10 +107,14 @@ class EntryMaker:
         for channel, version in new_versions.items():
             if channel in values:
                 blob = self._blob(thread_id, channel, values[channel])
-                records.append(envelope.blob_record(ns, channel, envelope.version_text(version), blob))
+                records.append(
+                    envelope.blob_record(ns, channel, envelope.version_text(version), blob)
+                )
         for channel in values.keys() - versions.keys() - new_versions.keys():
             blob = self._blob(thread_id, channel, values[channel])
-            records.append(envelope.blob_record(ns, channel, envelope.unversioned(checkpoint_id), blob))
+            records.append(
+                envelope.blob_record(ns, channel, envelope.unversioned(checkpoint_id), blob)
+            )
         root = _root(ns, metadata)
         whole = values.keys() <= new_versions.keys() | (values.keys() - versions.keys())
         guard = guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root, whole=whole)
@@ -154,7 +160,11 @@ class EntryMaker:
         )  # fmt: skip
 
     def writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str,
     ) -> NewEntry:
         """The entry of a `put_writes`."""
         at = Target.of(config)
@@ -166,21 +176,29 @@ class EntryMaker:
             )  # fmt: skip
         if not limits.are_plain(checkpoint_id, task_id, task_path):
             limits.check_names(at.thread_id, [("$.task_id", task_id), ("$.task_path", task_path)])
-            limits.check_pair(at.thread_id, "$.checkpoint_id with $.task_id", checkpoint_id, task_id)
+            limits.check_pair(
+                at.thread_id, "$.checkpoint_id with $.task_id", checkpoint_id, task_id
+            )
         records = []
         for index, (channel, value) in enumerate(writes):
             if not limits.are_plain(channel):
                 limits.check_names(at.thread_id, [(f"$.writes[{index}].channel", channel)])
             # The error of a task is kept as LangGraph keeps it, by its `repr`.
-            type_, data = self._dump(at.thread_id, f"$.writes.{channel}", value, is_error=channel == ERROR)
-            key = envelope.write_key(at.ns, checkpoint_id, task_id, WRITES_IDX_MAP.get(channel, index))
+            type_, data = self._dump(
+                at.thread_id, f"$.writes.{channel}", value, is_error=channel == ERROR
+            )
+            key = envelope.write_key(
+                at.ns, checkpoint_id, task_id, WRITES_IDX_MAP.get(channel, index)
+            )
             records.append(Record(key, envelope.pack_write(channel, task_path, type_, data)))
         return NewEntry(at.thread_id, records, guard_writes(at.thread_id, at.ns, checkpoint_id))
 
     def _blob(self, thread_id: str, channel: str, value: Any) -> bytes:
         return envelope.pack_blob(*self._dump(thread_id, f"$.channel_values.{channel}", value))
 
-    def _dump(self, thread_id: str, path: str, value: Any, *, is_error: bool = False) -> tuple[str, bytes]:
+    def _dump(
+        self, thread_id: str, path: str, value: Any, *, is_error: bool = False
+    ) -> tuple[str, bytes]:
         if isinstance(value, BaseException) and not is_error and is_faithful(self._serde):
             raise EntryRejected(
                 partition=thread_id, path=path, reason=f"an exception ({type(value).__name__})",
@@ -194,15 +212,17 @@ class EntryMaker:
             limits.check_names(thread_id, [(f"{path} (the name of its serialized type)", type_)])
         if len(data) > self._max:
             raise EntryRejected(
-                partition=thread_id, path=path, reason=f"{len(data)} bytes, more than the limit of {self._max}",
-                remedy="keep large data elsewhere and a reference in the state, or raise SURGETANK_MAX_VALUE_BYTES.",
+                partition=thread_id, path=path, reason=f"{len(data)} bytes, more than the limit of "
+                f"{self._max}",
+                remedy="keep large data elsewhere and a reference in the state, or raise "
+                "SURGETANK_MAX_VALUE_BYTES.",
             )  # fmt: skip
         return type_, bytes(data)
 
 
 def merged_metadata(config: RunnableConfig, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Checkpoint metadata with the scalars of the config, as LangGraph's `get_checkpoint_metadata` merges
-    them, but without its removal of NUL characters: what is put comes back.
+    """Checkpoint metadata with the scalars of the config, as LangGraph's `get_checkpoint_metadata`
+    merges them, but without its removal of NUL characters: what is put comes back.
     """
     merged = dict(metadata)
     for source in (config.get("metadata"), config.get("configurable")):
@@ -243,16 +263,19 @@ def _refused(thread_id: str, path: str, error: Exception) -> SurgetankError:
     if isinstance(error, SurgetankError):
         return error
     return EntryRejected(
-        partition=thread_id, path=path, reason=f"it can't be serialized ({type(error).__name__}: {error})",
+        partition=thread_id, path=path, reason=f"it can't be serialized ({type(error).__name__}: "
+        f"{error})",
         remedy="store a type that the checkpointer's serializer knows.",
     )  # fmt: skip
 
 
 def _version(thread_id: str, channel: str, version: object) -> str:
-    """The text of a version. Raises `EntryRejected` for a type that comes back as another one, with another text."""
+    """The text of a version. Raises `EntryRejected` for a type that comes back as another one, with
+    another text."""
     if isinstance(version, str) or type(version) in (int, float):
         return envelope.version_text(cast("str | int | float", version))
     raise EntryRejected(
-        partition=thread_id, path=f"$.channel_versions.{channel}", reason=f"a version of type {type(version).__name__}",
+        partition=thread_id, path=f"$.channel_versions.{channel}", reason=f"a version of type "
+        f"{type(version).__name__}",
         remedy="use str, int or float, as the checkpointer's get_next_version does",
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """How checkpoint data is laid out inside buffer entries: the keys, and the values behind them.
 
-Written by the saver, read by the saver (hot) and by the sinks (flush). Keys are text parts joined by
-NUL, so that all records of a namespace or of a checkpoint share a prefix and ids sort as LangGraph sorts them.
+Written by the saver, read by the saver (hot) and by the sinks (flush). Keys are text parts joined
+by NUL, so that all records of a namespace or of a checkpoint share a prefix and ids sort as
+LangGraph sorts them.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ PRUNED = b"p" + _SEP
 class CheckpointRecord:
     """A checkpoint without its channel values.
 
-    `structure` is msgpack of LangGraph's own fields (versions, versions seen, ts ...), never encrypted, as it
-    holds no values. `present` names the channels that have a value. `metadata` is serialized by the saver's
-    serializer; `metadata_json` and `scalars_json` are sanitized projections for SQL. `small` holds values that came
-    with the record itself, which only a database does (`streams/checkpoints/cold/bodies.py`).
+    `structure` is msgpack of LangGraph's own fields (versions, versions seen, ts ...), never
+    encrypted, as it holds no values. `present` names the channels that have a value. `metadata` is
+    serialized by the saver's serializer; `metadata_json` and `scalars_json` are sanitized
+    projections for SQL. `small` holds values that came with the record itself, which only a
+    database does (`streams/checkpoints/cold/bodies.py`).
     """
 
     parent_id: str | None
@@ -59,7 +61,9 @@ class CheckpointRecord:
     @classmethod
     def unpack(cls, data: bytes) -> CheckpointRecord:
         """The record behind the bytes."""
-        parent, structure, present, mtype, metadata, mjson, sjson, extra, replaced = ormsgpack.unpackb(data)
+        parent, structure, present, mtype, metadata, mjson, sjson, extra, replaced = (
+            ormsgpack.unpackb(data)
+        )
         return cls(
             parent, structure, tuple(present), mtype, metadata, mjson, sjson,
             tuple(extra) if extra else None, tuple(Replacement(*r) for r in replaced),
@@ -87,7 +91,8 @@ class WriteRecord:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A change to what was written before: `delete_thread`, or `delete_checkpoints` of one namespace.
+    """A change to what was written before: `delete_thread`, or `delete_checkpoints` of one
+    namespace.
 
     `id` identifies it, so that its effect can be asked for again after a crash.
     """
@@ -125,7 +130,8 @@ def unpack_blob(data: bytes) -> tuple[str, bytes]:
 
 
 def structure_of(checkpoint: Mapping[str, Any], known_head: str | None = None) -> bytes:
-    """LangGraph's own fields of a checkpoint, without values, and the newest checkpoint that its writer knew of."""
+    """LangGraph's own fields of a checkpoint, without values, and the newest checkpoint that its
+    writer knew of."""
     fields = {k: v for k, v in checkpoint.items() if k not in {"channel_values", "pending_sends"}}
     if known_head is not None:
         fields[KNOWN_HEAD] = known_head
@@ -140,8 +146,11 @@ def read_structure(data: bytes) -> dict[str, Any]:
 
 
 def known_head(structure: bytes) -> str | None:
-    """The newest checkpoint of its thread that a checkpoint's writer had read from the database just before."""
-    head: str | None = ormsgpack.unpackb(structure, option=ormsgpack.OPT_NON_STR_KEYS).get(KNOWN_HEAD)
+    """The newest checkpoint of its thread that a checkpoint's writer had read from the database
+    just before."""
+    head: str | None = ormsgpack.unpackb(structure, option=ormsgpack.OPT_NON_STR_KEYS).get(
+        KNOWN_HEAD
+    )
     return head
 
 
@@ -151,7 +160,8 @@ def version_text(version: str | int | float) -> str:
 
 
 def unversioned(checkpoint_id: str) -> str:
-    """The version under which a value is kept whose channel has no version: it belongs to one checkpoint only."""
+    """The version under which a value is kept whose channel has no version: it belongs to one
+    checkpoint only."""
     return UNVERSIONED + checkpoint_id
 
 
@@ -159,7 +169,9 @@ def present_versions(record: CheckpointRecord, checkpoint_id: str) -> dict[str, 
     """The channels of a checkpoint that have a value, with the text of their versions."""
     versions: Mapping[str, str | int | float] = read_structure(record.structure)["channel_versions"]
     return {
-        channel: version_text(versions[channel]) if channel in versions else unversioned(checkpoint_id)
+        channel: version_text(versions[channel])
+        if channel in versions
+        else unversioned(checkpoint_id)
         for channel in record.present
     }
 
@@ -193,7 +205,12 @@ def write_prefix(ns: str, checkpoint_id: str) -> bytes:
 
 def write_key(ns: str, checkpoint_id: str, task_id: str, idx: int) -> bytes:
     """One pending write."""
-    return write_prefix(ns, checkpoint_id) + task_id.encode() + _SEP + (idx + _IDX_OFFSET).to_bytes(4, "big")
+    return (
+        write_prefix(ns, checkpoint_id)
+        + task_id.encode()
+        + _SEP
+        + (idx + _IDX_OFFSET).to_bytes(4, "big")
+    )
 
 
 def blob_key(ns: str, channel: str, version: str) -> bytes:
@@ -203,7 +220,9 @@ def blob_key(ns: str, channel: str, version: str) -> bytes:
 
 def blob_record(ns: str, channel: str, version: str, blob: bytes) -> Record:
     """One channel value as a record; a channel's versions resemble each other."""
-    return Record(blob_key(ns, channel, version), blob, b"b\x00" + ns.encode() + _SEP + channel.encode())
+    return Record(
+        blob_key(ns, channel, version), blob, b"b\x00" + ns.encode() + _SEP + channel.encode()
+    )
 
 
 def split_blob_key(key: bytes) -> tuple[str, str, str]:

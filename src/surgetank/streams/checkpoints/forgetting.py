@@ -1,7 +1,8 @@
-"""What was told of a thread goes with the thread: lines of its log, its events and originals, references in errors.
+"""What was told of a thread goes with the thread: lines of its log, its events and originals,
+references in errors.
 
-Log lines and errors have partitions of their own. Their deletion is an entry there, in its place among the others: it
-hides at once what was accepted before it, and the flush carries it out.
+Log lines and errors have partitions of their own. Their deletion is an entry there, in its place
+among the others: it hides at once what was accepted before it, and the flush carries it out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from surgetank.streams.logs import line as logline
 
 
 def append_told_deletion(buffer: Buffer, thread_id: str) -> None:
-    """Accept the deletion of a thread's log and of the references to it in errors that wait in the buffer.
+    """Accept the deletion of a thread's log and of the references to it in errors that wait in the
+    buffer.
 
     Those in the database go when the log's deletion is flushed.
     """
@@ -27,7 +29,9 @@ def append_told_deletion(buffer: Buffer, thread_id: str) -> None:
     action = ErrorAction(groups.FORGET_THREAD, "surgetank", 0.0, thread_id)
     with buffer.snapshot() as snapshot:
         touched = [
-            name for name in snapshot.partitions(groups.STREAM) if _mentions(snapshot, name, thread_id)
+            name
+            for name in snapshot.partitions(groups.STREAM)
+            if _mentions(snapshot, name, thread_id)
         ]
     for name in touched:
         buffer.append(groups.STREAM, name, [Record(groups.KEY, action.pack())], wait=False)
@@ -40,7 +44,8 @@ def _mentions(snapshot: Snapshot, name: str, thread_id: str) -> bool:
 
 
 def deletion_mark(snapshot: Snapshot, thread_id: str) -> int:
-    """The entry with which the thread was deleted last, as far as this buffer knows, also after the flush; or 0."""
+    """The entry with which the thread was deleted last, as far as this buffer knows, also after the
+    flush; or 0."""
     found = snapshot.last(logline.STREAM, thread_id, OPERATION_KEY)
     noted = snapshot.notes(logline.STREAM, thread_id, logline.DELETED).get(logline.DELETED, b"")
     return max(found.seq if found is not None else 0, int.from_bytes(noted))

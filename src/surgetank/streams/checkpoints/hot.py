@@ -58,15 +58,16 @@ class HotThread:
         return seq > self.deleted_seq and seq > self._hidden.get(ns, {}).get(checkpoint_id, 0)
 
     def head(self, ns: str) -> str:
-        """The largest checkpoint id of the namespace with data in the database, as far as this buffer knows."""
+        """The largest checkpoint id of the namespace with data in the database, as far as this
+        buffer knows."""
         key = envelope.head_note(ns)
         return self._snapshot.notes(STREAM, self._thread_id, key).get(key, b"").decode()
 
     def known_cold(self, ns: str | None) -> bool:
         """True when this buffer has flushed data of the namespace (of any, if None).
 
-        By namespace, because a running graph looks into the new namespace of each subgraph call: during an outage
-        it must not be held up by what the rest of its thread has in the database.
+        By namespace, because a running graph looks into the new namespace of each subgraph call:
+        during an outage it must not be held up by what the rest of its thread has in the database.
         """
         if ns is not None:
             return bool(self.head(ns))
@@ -77,7 +78,9 @@ class HotThread:
         if checkpoint_id is not None:
             key = envelope.checkpoint_key(ns, checkpoint_id)
             found = self._snapshot.latest(STREAM, self._thread_id, [key]).get(key)
-            return found if found is not None and self._visible(ns, checkpoint_id, found.seq) else None
+            return (
+                found if found is not None and self._visible(ns, checkpoint_id, found.seq) else None
+            )
         prefix = envelope.checkpoint_prefix(ns)
         found = self._snapshot.last(STREAM, self._thread_id, prefix, after_seq=self.deleted_seq)
         if found is None or self._visible(ns, found.key[len(prefix) :].decode(), found.seq):
@@ -91,7 +94,9 @@ class HotThread:
         found = self._snapshot.scan(
             STREAM, self._thread_id, prefix, keys_only=True, after_seq=self.deleted_seq
         )
-        places = {(place[0], place[1]): f.seq for f in found for place in (envelope.split_key(f.key),)}
+        places = {
+            (place[0], place[1]): f.seq for f in found for place in (envelope.split_key(f.key),)
+        }
         visible = [(n, cid) for (n, cid), seq in places.items() if self._visible(n, cid, seq)]
         return sorted(visible, key=lambda place: (place[1], place[0]), reverse=True)
 
@@ -100,7 +105,8 @@ class HotThread:
         return {ns for ns, _ in self.ids(None)}
 
     def load(self, ns: str, found: Found, channels: Sequence[str] | None = None) -> RawCheckpoint:
-        """The checkpoint behind `found` with those of its values that are hot, and its hot writes."""
+        """The checkpoint behind `found` with those of its values that are hot, and its hot
+        writes."""
         record = CheckpointRecord.unpack(found.value)
         checkpoint_id = found.key[len(envelope.checkpoint_prefix(ns)) :].decode()
         parent = record.parent_id
@@ -119,8 +125,8 @@ class HotThread:
         *,
         of_seq: int | None = None,
     ) -> dict[str, tuple[str, bytes]]:
-        """The hot ones of these channel versions; of a version that was put with several values, the one that came with
-        the entry `of_seq`, else the newest.
+        """The hot ones of these channel versions; of a version that was put with several values,
+        the one that came with the entry `of_seq`, else the newest.
         """
         keys = {
             envelope.blob_key(ns, channel, version): channel
@@ -132,7 +138,9 @@ class HotThread:
             again = self._snapshot.scan(STREAM, self._thread_id, key, after_seq=(of_seq or 1) - 1)
             found[key] = next((f for f in again if f.key == key and f.seq == of_seq), found[key])
         return {
-            keys[key]: envelope.unpack_blob(f.value) for key, f in found.items() if f.seq > self.deleted_seq
+            keys[key]: envelope.unpack_blob(f.value)
+            for key, f in found.items()
+            if f.seq > self.deleted_seq
         }
 
     def writes(self, ns: str, checkpoint_id: str) -> list[RawWrite]:
@@ -140,7 +148,8 @@ class HotThread:
         prefix = envelope.write_prefix(ns, checkpoint_id)
         after = max(self.deleted_seq, self._hidden.get(ns, {}).get(checkpoint_id, 0))
         found = sorted(
-            self._snapshot.scan(STREAM, self._thread_id, prefix, after_seq=after), key=lambda f: f.seq
+            self._snapshot.scan(STREAM, self._thread_id, prefix, after_seq=after),
+            key=lambda f: f.seq,
         )
         writes = []
         for f in found:
@@ -150,7 +159,8 @@ class HotThread:
 
 
 class HotLookup:
-    """Single hot records, for a sink that has to put together what was accepted in parts (any_saver/sink.py)."""
+    """Single hot records, for a sink that has to put together what was accepted in parts
+    (any_saver/sink.py)."""
 
     def __init__(self, buffer: Buffer) -> None:
         self._buffer = buffer
@@ -179,15 +189,15 @@ def guard_put(
 ) -> Guard:
     """Refuses a checkpoint that descends from one that was deleted with its thread, or was pruned.
 
-    `root` is namespace and id of the parent graph's checkpoint that a subgraph's one belongs to. `whole` tells that the
-    entry has all values of the checkpoint, so that nothing of it can be pruned away; what is not is refused by
-    `EntryRejected`, because nobody asked for its end.
+    `root` is namespace and id of the parent graph's checkpoint that a subgraph's one belongs to.
+    `whole` tells that the entry has all values of the checkpoint, so that nothing of it can be
+    pruned away; what is not is refused by `EntryRejected`, because nobody asked for its end.
     """
 
     def guard(snapshot: Snapshot) -> Mapping[bytes, bytes] | None:
         hot = HotThread(snapshot, thread_id)
-        # LangGraph saves a checkpoint after its parent: while the deletion is pending, a parent that
-        # isn't here lies before it.
+        # LangGraph saves a checkpoint after its parent: while the deletion is pending, a parent
+        # that isn't here lies before it.
         orphaned = parent_id is not None and hot.cold_is_deleted and hot.find(ns, parent_id) is None
         buried = parent_id is not None and _buried(snapshot, hot, thread_id, ns, parent_id)
         astray = root is not None and _buried(snapshot, hot, thread_id, *root)
@@ -195,7 +205,8 @@ def guard_put(
             return {envelope.grave_note(ns, checkpoint_id): b""}
         if parent_id is not None and not whole and _pruned(snapshot, hot, thread_id, ns, parent_id):
             raise EntryRejected(
-                partition=thread_id, path="$.checkpoint", reason=f"its parent {parent_id} was pruned meanwhile, and"
+                partition=thread_id, path="$.checkpoint", reason=f"its parent {parent_id} was "
+                f"pruned meanwhile, and"
                 " with it the values that this one did not change",
                 remedy="read the thread again and go on from its newest checkpoint.",
             )  # fmt: skip
@@ -215,14 +226,18 @@ def guard_writes(thread_id: str, ns: str, checkpoint_id: str) -> Guard:
     return guard
 
 
-def _pruned(snapshot: Snapshot, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str) -> bool:
+def _pruned(
+    snapshot: Snapshot, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str
+) -> bool:
     """Whether a checkpoint was deleted lately, its thread not, and not put again since."""
     note = envelope.pruned_note(ns, checkpoint_id)
     deleted = checkpoint_id in hot.hidden(ns) or note in snapshot.notes(STREAM, thread_id, note)
     return deleted and hot.find(ns, checkpoint_id) is None
 
 
-def _buried(snapshot: Snapshot, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str) -> bool:
+def _buried(
+    snapshot: Snapshot, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str
+) -> bool:
     if hot.find(ns, checkpoint_id) is not None:
         return False
     grave = envelope.grave_note(ns, checkpoint_id)

@@ -1,7 +1,9 @@
-"""Deleting, copying and pruning threads. Every deletion is an entry of its own in the thread's partition.
+"""Deleting, copying and pruning threads. Every deletion is an entry of its own in the thread's
+partition.
 
-So it takes effect at once, in its place among the writes, and needs no database at the moment of the call; the flush
-carries it out in PostgreSQL. What is still needed to rebuild a `DeltaChannel` is never pruned.
+So it takes effect at once, in its place among the writes, and needs no database at the moment of
+the call; the flush carries it out in PostgreSQL. What is still needed to rebuild a `DeltaChannel`
+is never pruned.
 """
 
 from __future__ import annotations
@@ -49,21 +51,28 @@ def no_events(thread_id: str) -> None:
 def append_thread_deletion(
     buffer: Buffer, thread_id: str, *, forget_events: Callable[[str], None] = no_events
 ) -> None:
-    """Accept the deletion of a thread, with what was told of it. Killed on the way, it is to be repeated."""
+    """Accept the deletion of a thread, with what was told of it. Killed on the way, it is to be
+    repeated."""
     limits.check_names(thread_id, [("$.thread_id", thread_id)])
     forget_events(thread_id)
     append_told_deletion(buffer, thread_id)
     operation = Operation(uuid.uuid4().hex, "delete_thread")
-    buffer.append(STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())], start_guarding=True)
+    buffer.append(
+        STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())], start_guarding=True
+    )
 
 
 def append_deletion(
     buffer: Buffer, thread_id: str, ns: str, ids: Sequence[str], *, wait: bool = True
 ) -> None:
-    """Accept the deletion of checkpoints of one namespace. With `wait` false a full buffer raises `BufferFull`."""
+    """Accept the deletion of checkpoints of one namespace. With `wait` false a full buffer raises
+    `BufferFull`."""
     for start in range(0, len(ids), _IDS_PER_OPERATION):
         operation = Operation(
-            uuid.uuid4().hex, "delete_checkpoints", ns, tuple(ids[start : start + _IDS_PER_OPERATION])
+            uuid.uuid4().hex,
+            "delete_checkpoints",
+            ns,
+            tuple(ids[start : start + _IDS_PER_OPERATION]),
         )
         record = Record(envelope.OPERATION_KEY, operation.pack())
         buffer.append(STREAM, thread_id, [record], ask_guards=True, wait=wait)
@@ -86,17 +95,19 @@ class Maintenance:
         self._forget_events = forget_events
 
     def delete_thread(self, thread_id: str) -> None:
-        """Delete all of a thread: its state, log, events, originals, and the references to it in system errors.
+        """Delete all of a thread: its state, log, events, originals, and the references to it in
+        system errors.
 
-        Late writes of its runs vanish; a new conversation may use the id at once and finds nothing of the old one.
+        Late writes of its runs vanish; a new conversation may use the id at once and finds nothing
+        of the old one.
         """
         append_thread_deletion(self._buffer, thread_id, forget_events=self._forget_events)
 
     def delete_for_runs(self, run_ids: Sequence[str], metadata: Metadata) -> Steps[None]:
         """Delete the checkpoints of runs, with their writes.
 
-        Refused (`EntryRejected`, nothing deleted) when a checkpoint that stays rebuilds a `DeltaChannel` from them.
-        Needs the database, which alone knows where flushed runs are.
+        Refused (`EntryRejected`, nothing deleted) when a checkpoint that stays rebuilds a
+        `DeltaChannel` from them. Needs the database, which alone knows where flushed runs are.
         """
         wanted = {str(run_id) for run_id in run_ids}
         limits.check_all("", "$.run_ids", sorted(wanted))
@@ -111,11 +122,16 @@ class Maintenance:
         for (thread_id, ns), ids in groups.items():
             briefs = yield from self._briefs(thread_id, ns, metadata)
             for brief in briefs.values():
-                needed = _delta_ancestors(briefs, brief) & ids if brief.checkpoint_id not in ids else set()
+                needed = (
+                    _delta_ancestors(briefs, brief) & ids
+                    if brief.checkpoint_id not in ids
+                    else set()
+                )
                 if needed:
                     raise EntryRejected(
                         partition=thread_id, path=f"$.checkpoints[{brief.checkpoint_id}]",
-                        reason=f"its DeltaChannels are rebuilt from {len(needed)} checkpoint(s) of these runs",
+                        reason=f"its DeltaChannels are rebuilt from {len(needed)} checkpoint(s) of "
+                        f"these runs",
                         remedy="delete the runs that came after as well, or delete the thread.",
                     )  # fmt: skip
         for (thread_id, ns), ids in groups.items():
@@ -131,8 +147,9 @@ class Maintenance:
                         yield thread_id, ns, checkpoint_id
 
     def prune(self, thread_ids: Sequence[str], strategy: str, metadata: Metadata) -> Steps[None]:
-        """`keep_latest` keeps the newest checkpoint of each namespace and what its DeltaChannels are rebuilt
-        from; `delete` deletes the threads. Raises `TypeError`, `ValueError` for wrong arguments.
+        """`keep_latest` keeps the newest checkpoint of each namespace and what its DeltaChannels
+        are rebuilt from; `delete` deletes the threads. Raises `TypeError`, `ValueError` for wrong
+        arguments.
         """
         if isinstance(thread_ids, str):
             raise TypeError("thread_ids must be a sequence of thread ids, not a single str")
@@ -162,7 +179,8 @@ class Maintenance:
         return doomed
 
     def copy_thread(self, source: str, target: str) -> Steps[None]:
-        """Copy all checkpoints, values and writes, oldest first. Repeating an interrupted copy completes it."""
+        """Copy all checkpoints, values and writes, oldest first. Repeating an interrupted copy
+        completes it."""
         for name in (source, target):
             limits.check_names(name, [("$.thread_id", name)])
         places = yield from self.places(source, None)
@@ -172,7 +190,9 @@ class Maintenance:
             if raw is None:
                 continue
             versions = raw.versions()
-            record = replace(raw.record, parent_id=raw.parent_id)  # without parents that are being deleted
+            record = replace(
+                raw.record, parent_id=raw.parent_id
+            )  # without parents that are being deleted
             if not record.metadata_json:  # a cold one is read without its projections
                 projections = yield partial(self._cold.projections, source, ns, checkpoint_id)
                 record = replace(record, metadata_json=projections[0], scalars_json=projections[1])
@@ -216,7 +236,8 @@ class Maintenance:
 
 
 def _delta_ancestors(briefs: Mapping[str, _Brief], brief: _Brief) -> set[str]:
-    """The ancestors that a checkpoint's DeltaChannels are rebuilt from: up to the nearest one with a stored value."""
+    """The ancestors that a checkpoint's DeltaChannels are rebuilt from: up to the nearest one with
+    a stored value."""
     needed: set[str] = set()
     open_channels = set(brief.delta_channels - brief.present)
     current = briefs.get(brief.parent_id or "")

@@ -1,8 +1,9 @@
 """One call of `list`: which places pass its filter, read in batches where that is cheaper.
 
-A filter is on metadata, by containment, as in PostgresSaver: what PostgreSQL says to `metadata @> filter`. SQL looks
-for it in the projection of the metadata, and values are loaded only of what passes. The projection loses what JSON
-doesn't have (NaN, tuples), so the stored metadata decides in the end.
+A filter is on metadata, by containment, as in PostgresSaver: what PostgreSQL says to `metadata @>
+filter`. SQL looks for it in the projection of the metadata, and values are loaded only of what
+passes. The projection loses what JSON doesn't have (NaN, tuples), so the stored metadata decides in
+the end.
 """
 
 from __future__ import annotations
@@ -64,12 +65,15 @@ class Query:
         configurable: Mapping[str, Any] = (config or {}).get("configurable", {})
         thread_id = configurable.get("thread_id")
         self._only = configurable.get("checkpoint_id")
-        # Without the key it is all threads, as with LangGraph's savers; None is a thread that nobody named.
+        # Without the key it is all threads, as with LangGraph's savers; None is a thread that
+        # nobody named.
         self._thread = limits.thread_name(thread_id) if "thread_id" in configurable else None
         before_id = before.get("configurable", {}).get("checkpoint_id") if before else None
         asked = (("$.thread_id", self._thread), ("$.checkpoint_ns", configurable.get("checkpoint_ns")),
                  ("$.before.checkpoint_id", before_id))  # fmt: skip
-        limits.check_names(self._thread or "", [(path, name) for path, name in asked if name is not None])
+        limits.check_names(
+            self._thread or "", [(path, name) for path, name in asked if name is not None]
+        )
         self.listing: Listing = saver.reader.start_listing(
             self._thread, configurable.get("checkpoint_ns"), before_id
         )
@@ -109,14 +113,19 @@ class Query:
         thread_id, ns, checkpoint_id = place
         # Where the filter is not exact, the next ones may not be wanted.
         most = self._batch_size if self._exact and self._singly != thread_id else 1
-        ids = [checkpoint_id, *self.listing.upcoming(thread_id, ns, min(most, self._left or most) - 1)]
+        ids = [
+            checkpoint_id,
+            *self.listing.upcoming(thread_id, ns, min(most, self._left or most) - 1),
+        ]
         if len(ids) == 1:
             return None
         found = yield from self._saver.reader.read_ahead(thread_id, ns, ids)
         self._batch = {(thread_id, ns, cid): raw for cid, raw in found.items()}
         if found:
             size = max(1, sum(raw.size for raw in found.values()) // len(found))
-            self._batch_size = max(1, min(self._batch_size * 4, _LARGEST_BATCH, _BATCH_BYTES // size))
+            self._batch_size = max(
+                1, min(self._batch_size * 4, _LARGEST_BATCH, _BATCH_BYTES // size)
+            )
         else:
             self._singly = thread_id
         return self._batch.pop(place, None)
@@ -145,7 +154,9 @@ def narrowed(filter_: Mapping[str, Any], serde: SerializerProtocol) -> tuple[dic
     part = {
         key: value
         for key, value in filter_.items()
-        if (key in OPEN_METADATA or not encrypted) and _is_json(value) and not dumps_jsonb({key: value})[1]
+        if (key in OPEN_METADATA or not encrypted)
+        and _is_json(value)
+        and not dumps_jsonb({key: value})[1]
     }
     return part, len(part) == len(filter_)
 
@@ -157,7 +168,8 @@ def _is_json(value: Any) -> bool:
 
 
 def contains(found: Any, wanted: Any) -> bool:
-    """Whether a value contains another one, as PostgreSQL's jsonb says (documentation, section 8.14.3).
+    """Whether a value contains another one, as PostgreSQL's jsonb says (documentation, section
+    8.14.3).
 
     >>> contains({"a": {"b": 1, "c": 2}, "tags": ["x", "y"]}, {"a": {"b": 1}, "tags": ["y"]})
     True
@@ -171,7 +183,9 @@ def contains(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, (list, tuple)):
         if not isinstance(found, (list, tuple)):
             return False
-        return all(any(contains(item, part) for item in cast("Sequence[Any]", found)) for part in wanted)
+        return all(
+            any(contains(item, part) for item in cast("Sequence[Any]", found)) for part in wanted
+        )
     if isinstance(wanted, bool) or isinstance(found, bool):
         return isinstance(wanted, bool) and isinstance(found, bool) and wanted == found
     try:

@@ -1,4 +1,5 @@
-"""Checkpoints before deserialization: what hot and cold readers give, merged and judged here. Pure."""
+"""Checkpoints before deserialization: what hot and cold readers give, merged and judged here.
+Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ class RawCheckpoint:
     parent_id: str | None
     blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     writes: list[RawWrite] = field(default_factory=list)
-    mark: bytes | None = None  # which state of the thread in the database it shows (encode.copies.Mark)
+    mark: bytes | None = (
+        None  # which state of the thread in the database it shows (encode.copies.Mark)
+    )
     copied: bool = False  # it comes from the copy in the buffer
     _structure: dict[str, Any] | None = None
 
@@ -55,7 +58,8 @@ class RawCheckpoint:
                 found["channel_versions"].items()
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise StateCorrupt(
-                    f"The checkpoint {self.checkpoint_id} can't be read ({type(error).__name__}: {error}).",
+                    f"The checkpoint {self.checkpoint_id} can't be read ({type(error).__name__}: "
+                    f"{error}).",
                     remedy="restore the database from a backup.",
                 ).of(self.thread_id) from error
             self._structure = found
@@ -73,10 +77,11 @@ class RawCheckpoint:
 
 
 def merge_writes(cold: list[RawWrite], hot: list[RawWrite]) -> list[RawWrite]:
-    """Pending writes in LangGraph's order. Both lists are in the order of acceptance, cold before hot.
+    """Pending writes in LangGraph's order. Both lists are in the order of acceptance, cold before
+    hot.
 
-    Of ordinary writes with the same task and index the first counts, of special ones (index below zero)
-    the last.
+    Of ordinary writes with the same task and index the first counts, of special ones (index below
+    zero) the last.
     """
     kept: dict[tuple[str, int], RawWrite] = {}
     for write in (*cold, *hot):

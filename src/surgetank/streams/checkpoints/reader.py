@@ -1,7 +1,8 @@
 """Reading a thread: hot and cold as one. The buffer is looked at first and the database second.
 
-An entry is removed from the buffer only after the database has it, so whoever looks in this order finds it in
-at least one of them. Where an answer depends on several looks, what moved in between is looked for again.
+An entry is removed from the buffer only after the database has it, so whoever looks in this order
+finds it in at least one of them. Where an answer depends on several looks, what moved in between is
+looked for again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,13 @@ class _Look:
 
     @classmethod
     def at(
-        cls, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str | None, *, parked: bool = False
+        cls,
+        hot: HotThread,
+        thread_id: str,
+        ns: str,
+        checkpoint_id: str | None,
+        *,
+        parked: bool = False,
     ) -> _Look:
         partly_hot = hot.has_records()
         return cls(
@@ -79,12 +86,16 @@ class Reader:
         self._copies = Copies(buffer)
 
     def read(
-        self, thread_id: str, ns: str, checkpoint_id: str | None, channels: Sequence[str] | None = None
+        self,
+        thread_id: str,
+        ns: str,
+        checkpoint_id: str | None,
+        channels: Sequence[str] | None = None,
     ) -> Steps[RawCheckpoint | None]:
         """A checkpoint, or the newest of the namespace; None when there is none.
 
-        `channels` limits which values are loaded. Raises `ColdStateUnavailable` when the answer is in a
-        database that can't be reached, `StateCorrupt` when one of the values is nowhere.
+        `channels` limits which values are loaded. Raises `ColdStateUnavailable` when the answer is
+        in a database that can't be reached, `StateCorrupt` when one of the values is nowhere.
         """
         wanted = checkpoint_id
         incomplete = False
@@ -95,7 +106,11 @@ class Reader:
                 if newer is not None:
                     wanted = newer
                     continue
-                again = (yield from self._find_cold(look, raw.checkpoint_id, ())) if look.parked else None
+                again = (
+                    (yield from self._find_cold(look, raw.checkpoint_id, ()))
+                    if look.parked
+                    else None
+                )
                 if again is None or look.deleted:
                     yield from self._complete_hot(look, raw, channels)
                     if not (missing := _missing(raw, channels)):
@@ -122,8 +137,10 @@ class Reader:
                 return raw
             wanted = checkpoint_id  # deleted while it was being read: look again
         raise StateCorrupt(
-            f"The checkpoint {checkpoint_id or '(newest)'} of {thread_id!r} changed {_TRIES} times while it was read.",
-            remedy="read again; if it stays so, look for something that deletes the thread over and over.",
+            f"The checkpoint {checkpoint_id or '(newest)'} of {thread_id!r} changed {_TRIES} times "
+            f"while it was read.",
+            remedy="read again; if it stays so, look for something that deletes the thread over "
+            "and over.",
         )
 
     def _hot(
@@ -142,7 +159,11 @@ class Reader:
         if look.deleted or raw.checkpoint_id >= look.head:
             return None
         cold = yield from self._find_cold(look, None, ())
-        return cold.checkpoint_id if cold is not None and cold.checkpoint_id > raw.checkpoint_id else None
+        return (
+            cold.checkpoint_id
+            if cold is not None and cold.checkpoint_id > raw.checkpoint_id
+            else None
+        )
 
     def _find_cold(
         self, look: _Look, checkpoint_id: str | None, channels: Sequence[str] | None
@@ -161,11 +182,14 @@ class Reader:
         if checkpoint_id is None:
             find = partial(self._cold.latest, look.thread_id, look.ns, look.hidden, values=values)
         else:
-            find = partial(self._cold.checkpoint, look.thread_id, look.ns, checkpoint_id, values=values)
+            find = partial(
+                self._cold.checkpoint, look.thread_id, look.ns, checkpoint_id, values=values
+            )
         try:
             raw: RawCheckpoint | None = yield find
         except DatabaseUnavailable as error:
-            # A thread that this buffer never flushed is taken for new, so that new runs start in an outage.
+            # A thread that this buffer never flushed is taken for new, so that new runs start in an
+            # outage.
             if look.known_cold:
                 raise _unavailable(look.thread_id) from error
             if self._refuse_unknown and not look.known:
@@ -187,11 +211,14 @@ class Reader:
             raw = thread.find(look.ns, checkpoint_id, channels)
             is_current = raw is not None and thread.is_current(look.ns)
         return (
-            (raw, is_current) if raw is not None and raw.checkpoint_id not in look.hidden else (None, False)
+            (raw, is_current)
+            if raw is not None and raw.checkpoint_id not in look.hidden
+            else (None, False)
         )
 
     def _keep(self, look: _Look, raw: RawCheckpoint, *, newest: bool) -> Steps[None]:
-        """Keep what came from the database for when it is away; forget what it says is no longer so."""
+        """Keep what came from the database for when it is away; forget what it says is no longer
+        so."""
         if raw.mark is not None:
             self.heads.learn(look.thread_id, Mark.unpack(raw.mark).head)
         if raw.copied:
@@ -212,7 +239,9 @@ class Reader:
             raise _unavailable(look.thread_id) from error
         return result
 
-    def _cold_blobs(self, look: _Look, versions: dict[str, str]) -> Steps[dict[str, tuple[str, bytes]]]:
+    def _cold_blobs(
+        self, look: _Look, versions: dict[str, str]
+    ) -> Steps[dict[str, tuple[str, bytes]]]:
         try:
             found: dict[str, tuple[str, bytes]] = yield partial(
                 self._cold.blobs, look.thread_id, look.ns, versions
@@ -226,18 +255,25 @@ class Reader:
 
     def _cold_writes(self, look: _Look, checkpoint_id: str) -> Steps[list[RawWrite]]:
         try:
-            found: list[RawWrite] = yield partial(self._cold.writes, look.thread_id, look.ns, checkpoint_id)
+            found: list[RawWrite] = yield partial(
+                self._cold.writes, look.thread_id, look.ns, checkpoint_id
+            )
         except DatabaseUnavailable as error:
             with self._buffer.snapshot() as snapshot:
                 thread = CopiedThread(snapshot, look.thread_id)
-                copied = thread.writes(look.ns, checkpoint_id) if thread.is_current(look.ns) else None
+                copied = (
+                    thread.writes(look.ns, checkpoint_id) if thread.is_current(look.ns) else None
+                )
             if copied is None:
                 raise _unavailable(look.thread_id) from error
             return copied
         return found
 
-    def _complete_hot(self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None) -> Steps[None]:
-        """Add what a hot checkpoint has in the database: values that did not change lately, early writes."""
+    def _complete_hot(
+        self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None
+    ) -> Steps[None]:
+        """Add what a hot checkpoint has in the database: values that did not change lately, early
+        writes."""
         cold_writes: list[RawWrite] = []
         if not look.deleted:
             missing = _missing(raw, channels)
@@ -247,13 +283,17 @@ class Reader:
                 cold_writes = yield from self._cold_writes(look, raw.checkpoint_id)
         raw.writes = merge_writes(cold_writes, raw.writes)
 
-    def _complete_cold(self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None) -> Steps[bool]:
+    def _complete_cold(
+        self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None
+    ) -> Steps[bool]:
         """Add values and hot writes to a cold checkpoint. False when it was deleted meanwhile."""
         if raw.parent_id in look.hidden:
             raw.parent_id = None
         if look.partly_hot:
             with self._buffer.snapshot() as snapshot:  # values of parked entries
-                raw.blobs |= HotThread(snapshot, look.thread_id).blobs(look.ns, _missing(raw, channels))
+                raw.blobs |= HotThread(snapshot, look.thread_id).blobs(
+                    look.ns, _missing(raw, channels)
+                )
         place = (look.thread_id, look.ns, raw.checkpoint_id)
         missing = _missing(raw, channels)
         if missing:
@@ -266,10 +306,13 @@ class Reader:
         return True
 
     def keep_ancestors(self, ancestors: Sequence[RawCheckpoint], seen: Glance) -> Steps[None]:
-        """Keep what DeltaChannels were rebuilt from, nearest first, for when the database is away."""
+        """Keep what DeltaChannels were rebuilt from, nearest first, for when the database is
+        away."""
         if seen.mark is not None and any(not raw.copied for raw in ancestors):
             first = ancestors[0]
-            yield partial(self._copies.keep_ancestors, first.thread_id, first.checkpoint_ns, ancestors, seen)
+            yield partial(
+                self._copies.keep_ancestors, first.thread_id, first.checkpoint_ns, ancestors, seen
+            )
 
     def glance(self, thread_id: str) -> Glance:
         """What is known of a thread's copy."""
@@ -278,8 +321,11 @@ class Reader:
 
     # -- listing
 
-    def read_ahead(self, thread_id: str, ns: str, ids: Sequence[str]) -> Steps[dict[str, RawCheckpoint]]:
-        """Several checkpoints of a thread that is in the database only; empty when it isn't, or can't be reached.
+    def read_ahead(
+        self, thread_id: str, ns: str, ids: Sequence[str]
+    ) -> Steps[dict[str, RawCheckpoint]]:
+        """Several checkpoints of a thread that is in the database only; empty when it isn't, or
+        can't be reached.
 
         What is not in the answer has to be read singly.
         """
@@ -292,7 +338,9 @@ class Reader:
             return {}
         for raw in found.values():
             raw.writes = merge_writes(raw.writes, [])
-        return {checkpoint_id: raw for checkpoint_id, raw in found.items() if not _missing(raw, None)}
+        return {
+            checkpoint_id: raw for checkpoint_id, raw in found.items() if not _missing(raw, None)
+        }
 
     def start_listing(self, thread_id: str | None, ns: str | None, before: str | None) -> Listing:
         """The hot places of a listing; its cold pages are still to be added."""
@@ -300,7 +348,9 @@ class Reader:
         with self._buffer.snapshot() as snapshot:
             for name in [thread_id] if thread_id is not None else snapshot.partitions(STREAM):
                 thread = HotThread(snapshot, name)
-                listing.hot += [(cid, name, n) for n, cid in thread.ids(ns) if before is None or cid < before]
+                listing.hot += [
+                    (cid, name, n) for n, cid in thread.ids(ns) if before is None or cid < before
+                ]
                 if thread.cold_is_deleted:
                     listing.deleted.add(name)
                 listing.known_cold = listing.known_cold or thread.known_cold(ns)
@@ -342,7 +392,8 @@ def _missing(raw: RawCheckpoint, channels: Sequence[str] | None) -> dict[str, st
 
 
 class KnownHeads:
-    """The newest checkpoints of threads as they were last read from the database, until a put goes on from there."""
+    """The newest checkpoints of threads as they were last read from the database, until a put goes
+    on from there."""
 
     def __init__(self, limit: int = 10_000) -> None:
         self._limit = limit
@@ -365,8 +416,10 @@ class KnownHeads:
 
 def _unknown(thread_id: str) -> ColdStateUnavailable:
     return ColdStateUnavailable(
-        f"This buffer has never seen the thread {thread_id!r}, and the database, which may have it, can't be reached.",
-        remedy="try again when the database is back; with SURGETANK_UNKNOWN_THREADS=accept such a thread is taken for "
+        f"This buffer has never seen the thread {thread_id!r}, and the database, which may have "
+        f"it, can't be reached.",
+        remedy="try again when the database is back; with SURGETANK_UNKNOWN_THREADS=accept such a "
+        "thread is taken for "
         "new.",
     )
 
@@ -374,9 +427,11 @@ def _unknown(thread_id: str) -> ColdStateUnavailable:
 def _damaged(raw: RawCheckpoint, missing: Mapping[str, str]) -> StateCorrupt:
     channel, version = next(iter(missing.items()))
     return StateCorrupt(
-        f"The checkpoint {raw.checkpoint_id} of {raw.thread_id!r} has no value for its channel {channel!r}"
+        f"The checkpoint {raw.checkpoint_id} of {raw.thread_id!r} has no value for its channel "
+        f"{channel!r}"
         f" (version {version}): it was pruned, or lost.",
-        remedy="go on from another checkpoint of the thread, or delete the thread; nothing is filled in.",
+        remedy="go on from another checkpoint of the thread, or delete the thread; nothing is "
+        "filled in.",
         thread_id=raw.thread_id,
         channel=channel,
     )
@@ -385,6 +440,7 @@ def _damaged(raw: RawCheckpoint, missing: Mapping[str, str]) -> StateCorrupt:
 def _unavailable(thread_id: str) -> ColdStateUnavailable:
     return ColdStateUnavailable(
         f"Part of {thread_id!r} is only in the database, which can't be reached; nothing is lost.",
-        remedy="try again when the database is back (`surgetank doctor` says what is wrong with it); "
+        remedy="try again when the database is back (`surgetank doctor` says what is wrong with "
+        "it); "
         "new threads and running graphs go on meanwhile.",
     )

@@ -1,8 +1,8 @@
 """`SurgetankSaver`: LangGraph's checkpointer. `put` is one append to the buffer, and nothing else.
 
 Reads merge the buffer and PostgreSQL, so what was put is visible at once from every process on the
-same buffer. The class is both synchronous and asynchronous: what touches only the buffer is called straight, what waits
-for PostgreSQL runs on a thread when it is called from an event loop.
+same buffer. The class is both synchronous and asynchronous: what touches only the buffer is called
+straight, what waits for PostgreSQL runs on a thread when it is called from an event loop.
 """
 
 from __future__ import annotations
@@ -46,15 +46,17 @@ from surgetank.telemetry import log
 class SurgetankSaver(BaseCheckpointSaver[str]):
     """A LangGraph checkpointer that writes to the buffer and reads buffer and PostgreSQL as one.
 
-    Made by `Surgetank.checkpointer()` or `SurgetankSaver.from_conn_string()`. Any number of threads, event loops
-    and processes may use savers on one buffer. There is no lock over the saver, and a shallow copy (LangGraph's
-    `with_allowlist` makes one) shares everything but the serializer.
+    Made by `Surgetank.checkpointer()` or `SurgetankSaver.from_conn_string()`. Any number of
+    threads, event loops and processes may use savers on one buffer. There is no lock over the
+    saver, and a shallow copy (LangGraph's `with_allowlist` makes one) shares everything but the
+    serializer.
 
-    `put` and `put_writes` raise `EntryRejected` for a value that would not come back as it is, naming its place;
-    `BufferFull` at the buffer's limit; `BufferUnavailable` when the disk refuses. Reads raise `ColdStateUnavailable`
-    when what they need is only in a database that can't be reached, and `StateCorrupt`, with thread and channel, for
-    what can't be read. `tell` is given a thread, a log level and a sentence, once for each class of its state that is
-    not what it was when it was stored.
+    `put` and `put_writes` raise `EntryRejected` for a value that would not come back as it is,
+    naming its place; `BufferFull` at the buffer's limit; `BufferUnavailable` when the disk refuses.
+    Reads raise `ColdStateUnavailable` when what they need is only in a database that can't be
+    reached, and `StateCorrupt`, with thread and channel, for what can't be read. `tell` is given a
+    thread, a log level and a sentence, once for each class of its state that is not what it was
+    when it was stored.
     """
 
     _prepare: Callable[[], object] | None = None
@@ -83,12 +85,13 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         return f"<SurgetankSaver on {getattr(self._buffer, 'path', 'a buffer')}>"
 
     def setup(self) -> None:
-        """Bring the schema up to date now: for code that moves here from LangGraph's own savers. Idempotent, and not
-        needed: the first flush does it.
+        """Bring the schema up to date now: for code that moves here from LangGraph's own savers.
+        Idempotent, and not needed: the first flush does it.
 
-        It raises nothing for a database that is away or refuses (no privilege, a newer schema): that is logged as
-        `setup_postponed` with the reason, whatever is put is kept in the buffer, and the flush tries again.
-        `surgetank migrate` is the one that fails. A saver given as `sink` is set up by whoever made it.
+        It raises nothing for a database that is away or refuses (no privilege, a newer schema):
+        that is logged as `setup_postponed` with the reason, whatever is put is kept in the buffer,
+        and the flush tries again. `surgetank migrate` is the one that fails. A saver given as
+        `sink` is set up by whoever made it.
         """
         if self._prepare is None:
             return
@@ -113,13 +116,14 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     ) -> AbstractContextManager[SurgetankSaver]:
         """A saver on a PostgreSQL database, with a flush thread of its own, as a context manager.
 
-        Use it with `with` or `async with`; at the end the buffer is drained (or kept, when the database is down).
-        `settings` are those of `Surgetank`.
+        Use it with `with` or `async with`; at the end the buffer is drained (or kept, when the
+        database is down). `settings` are those of `Surgetank`.
 
             with SurgetankSaver.from_conn_string("postgresql://...") as saver:
                 graph = builder.compile(checkpointer=saver)
         """
-        # The one import upwards (declared in pyproject.toml): what opens an engine stands above this module.
+        # The one import upwards (declared in pyproject.toml): what opens an engine stands above
+        # this module.
         from surgetank.app.open_saver import OpenSaver  # noqa: PLC0415
 
         return OpenSaver(serde, database_url, buffer_url, home, **settings)
@@ -155,13 +159,21 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         return _next_config(config, checkpoint["id"])
 
     def put_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
     ) -> None:
         if writes:
             self._append(self._writes_entry(config, writes, task_id, task_path))
 
     async def aput_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
     ) -> None:
         if not writes:
             return
@@ -189,11 +201,14 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         self._buffer.append(STREAM, entry.thread_id, entry.records, guard=entry.guard)
 
     async def _aappend(self, entry: NewEntry) -> None:
-        # Whatever waits (for another process, for space) or takes long must not hold up the event loop.
+        # Whatever waits (for another process, for space) or takes long must not hold up the event
+        # loop.
         if sum(len(record.value) for record in entry.records) <= LARGE:
             with suppress(BufferFull):
                 if (
-                    self._buffer.try_append(STREAM, entry.thread_id, entry.records, guard=entry.guard)
+                    self._buffer.try_append(
+                        STREAM, entry.thread_id, entry.records, guard=entry.guard
+                    )
                     is not None
                 ):
                     return
@@ -227,7 +242,9 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         while not query.done:
             if query.listing.needs_page:
                 run(query.page())
-            elif (steps := query.next_raw()) is not None and (found := query.accept(run(steps))) is not None:
+            elif (steps := query.next_raw()) is not None and (
+                found := query.accept(run(steps))
+            ) is not None:
                 yield found
 
     async def alist(
@@ -260,14 +277,19 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     def _delta_history(
         self, config: RunnableConfig, channels: Sequence[str]
     ) -> Steps[dict[str, DeltaChannelHistory]]:
-        """Walk the ancestors once for all channels, loading only those channels' values and writes."""
+        """Walk the ancestors once for all channels, loading only those channels' values and
+        writes."""
         at = Target.of(config)
         found: dict[str, list[PendingWrite]] = {channel: [] for channel in channels}
         seeds: dict[str, Any] = {}
         open_channels = list(found)
         ancestors: list[RawCheckpoint] = []
         glance = self.reader.glance(at.thread_id)
-        raw = (yield from self.reader.read(at.thread_id, at.ns, at.checkpoint_id, ())) if channels else None
+        raw = (
+            (yield from self.reader.read(at.thread_id, at.ns, at.checkpoint_id, ()))
+            if channels
+            else None
+        )
         seen: set[str] = set()
         while raw is not None and raw.parent_id is not None and open_channels:
             if raw.parent_id in seen:
@@ -299,7 +321,9 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         """The deserialized checkpoint. Raises `StateCorrupt`."""
         thread = raw.thread_id
         with noticing() as noticed:
-            values = {c: self._load(thread, c, raw.blobs[c]) for c in raw.record.present if c in raw.blobs}
+            values = {
+                c: self._load(thread, c, raw.blobs[c]) for c in raw.record.present if c in raw.blobs
+            }
             checkpoint = {**raw.structure, "channel_values": values}
             if raw.record.extra is not None:
                 type_, data = raw.record.extra
@@ -313,7 +337,9 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
             config=_config(thread_id, raw.checkpoint_ns, raw.checkpoint_id),
             checkpoint=cast("Checkpoint", checkpoint),
             metadata=metadata,
-            parent_config=_config(thread_id, raw.checkpoint_ns, raw.parent_id) if raw.parent_id else None,
+            parent_config=_config(thread_id, raw.checkpoint_ns, raw.parent_id)
+            if raw.parent_id
+            else None,
             pending_writes=writes,
         )
 
@@ -336,7 +362,8 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
             raise
         except Exception as error:
             raise StateCorrupt(
-                f"The serializer {type(self.serde).__name__} can't read the value ({type(error).__name__}: {error}).",
+                f"The serializer {type(self.serde).__name__} can't read the value "
+                f"({type(error).__name__}: {error}).",
                 remedy="look at what it says; with encryption, at the key.",
             ).of(thread_id, channel) from error
 
@@ -377,7 +404,8 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     # -- versions
 
     def get_next_version(self, current: str | int | None, channel: None = None) -> str:  # noqa: ARG002
-        """The next version of a channel: a growing number, and a random part that tells forks apart.
+        """The next version of a channel: a growing number, and a random part that tells forks
+        apart.
 
         The format is that of LangGraph's own savers, so that threads can be moved between them.
         """
@@ -386,9 +414,17 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
 
 
 def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}}
+    return {
+        "configurable": {
+            "thread_id": thread_id,
+            "checkpoint_ns": ns,
+            "checkpoint_id": checkpoint_id,
+        }
+    }
 
 
 def _next_config(config: RunnableConfig, checkpoint_id: str) -> RunnableConfig:
     configurable = config.get("configurable", {})
-    return _config(configurable["thread_id"], configurable.get("checkpoint_ns") or "", checkpoint_id)
+    return _config(
+        configurable["thread_id"], configurable.get("checkpoint_ns") or "", checkpoint_id
+    )

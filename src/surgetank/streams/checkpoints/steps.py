@@ -1,7 +1,8 @@
 """One implementation, two drivers: an operation is a generator that yields whatever would block.
 
-Reading the buffer takes microseconds and is called straight. What waits for PostgreSQL or writes to the buffer
-is yielded as a callable; the synchronous driver calls it, the asynchronous one runs it on a thread.
+Reading the buffer takes microseconds and is called straight. What waits for PostgreSQL or writes to
+the buffer is yielded as a callable; the synchronous driver calls it, the asynchronous one runs it
+on a thread.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """System errors: occurrences and what people do about them, folded into groups. Pure.
 
-The buffer carries `ErrorReport`s and `ErrorAction`s, partitioned by fingerprint. `fold` makes a group of them, and is
-the only place that knows the rules: the sink folds onto a row of `system_errors`, a reader folds what is still hot.
+The buffer carries `ErrorReport`s and `ErrorAction`s, partitioned by fingerprint. `fold` makes a
+group of them, and is the only place that knows the rules: the sink folds onto a row of
+`system_errors`, a reader folds what is still hot.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from surgetank.events.types import Severity, timestamp
 
 STREAM = "system_errors"
 KEY = b"e"
-FORGET_THREAD = "forget_thread"  # the thread in `notes` was deleted: nothing may refer to it any more
+FORGET_THREAD = (
+    "forget_thread"  # the thread in `notes` was deleted: nothing may refer to it any more
+)
 UNREADABLE = "unreadable_record"
 MAX_STACK = 64 * 1024
 MAX_CONTEXT = 256 * 1024
@@ -31,8 +34,8 @@ _VARYING = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-fA-F]{8,}\b|\d+|'[^']*'|\"[^\"]*\
 
 @dataclass(frozen=True, slots=True)
 class ErrorReport:
-    """One occurrence, or `count` of them in a storm. `at` is seconds since the epoch; `context` any values, sanitized
-    when it is packed.
+    """One occurrence, or `count` of them in a storm. `at` is seconds since the epoch; `context` any
+    values, sanitized when it is packed.
     """
 
     error_type: str
@@ -61,7 +64,8 @@ class ErrorReport:
 
 @dataclass(frozen=True, slots=True)
 class ErrorAction:
-    """What somebody did about a group: `resolve`, `reopen`, `snooze` (until), `delete` (a resolved one)."""
+    """What somebody did about a group: `resolve`, `reopen`, `snooze` (until), `delete` (a resolved
+    one)."""
 
     kind: str
     actor: str
@@ -75,7 +79,8 @@ class ErrorAction:
 
 
 def unpack(data: bytes) -> ErrorReport | ErrorAction:
-    """What one record holds. Raises `ValueError` for bytes that are neither a report nor an action."""
+    """What one record holds. Raises `ValueError` for bytes that are neither a report nor an
+    action."""
     try:
         tag, *rest = jsontext.loads(data)
         if tag == "action":
@@ -102,7 +107,8 @@ def unpack(data: bytes) -> ErrorReport | ErrorAction:
 
 
 def unpack_or_show(fingerprint: str, data: bytes) -> ErrorReport | ErrorAction:
-    """What one record holds, for readers: bytes that can't be read are shown as an error that says so."""
+    """What one record holds, for readers: bytes that can't be read are shown as an error that says
+    so."""
     try:
         return unpack(data)
     except ValueError as error:
@@ -114,7 +120,8 @@ def unpack_or_show(fingerprint: str, data: bytes) -> ErrorReport | ErrorAction:
 
 @dataclass(frozen=True, slots=True)
 class ErrorGroup:
-    """Occurrences with one fingerprint: a row of `system_errors`. Message, stack and context are the newest's."""
+    """Occurrences with one fingerprint: a row of `system_errors`. Message, stack and context are
+    the newest's."""
 
     id: str
     fingerprint: str
@@ -177,22 +184,24 @@ def group_id(fingerprint: str) -> str:
 def fingerprint(
     error_type: str, message: str, stack_trace: str = "", *, key: Iterable[str] | None = None
 ) -> str:
-    """What makes occurrences one group: `key` if given, else the type, the exception's class and the functions of the
-    application's own frames; without a stack trace, the message with its varying parts left out.
+    """What makes occurrences one group: `key` if given, else the type, the exception's class and
+    the functions of the application's own frames; without a stack trace, the message with its
+    varying parts left out.
     """
     parts = [error_type, *key] if key is not None else [error_type, *_shape(message, stack_trace)]
     return hashlib.sha256("\x1f".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def flush_group(kind: str, error_type: str, sqlstate: str | None) -> tuple[str, ...]:
-    """What makes failures to save one group: a database that is away is one thing, however many threads wait for it and
-    however it is noticed.
+    """What makes failures to save one group: a database that is away is one thing, however many
+    threads wait for it and however it is noticed.
     """
     return ("flush", kind) if kind == "transient" else ("flush", error_type, sqlstate or "")
 
 
 def flush_reference(kind: str, error_type: str, sqlstate: str | None) -> str:
-    """The id of the system error that such a failure is reported as, known before it is reported."""
+    """The id of the system error that such a failure is reported as, known before it is
+    reported."""
     return group_id(fingerprint("", "", key=flush_group(kind, error_type, sqlstate)))
 
 
@@ -205,7 +214,9 @@ def _shape(message: str, stack_trace: str) -> list[str]:
     return [last, *(f"{'/'.join(file.split('/')[-2:])}:{function}" for file, function in own[-8:])]
 
 
-def fold(group: ErrorGroup | None, item: ErrorReport | ErrorAction) -> tuple[ErrorGroup | None, Audit | None]:
+def fold(
+    group: ErrorGroup | None, item: ErrorReport | ErrorAction
+) -> tuple[ErrorGroup | None, Audit | None]:
     """The group after one more occurrence or action, and what the audit table gets of it."""
     if isinstance(item, ErrorReport):
         return _occur(group, item)
@@ -230,7 +241,8 @@ def _occur(group: ErrorGroup | None, report: ErrorReport) -> tuple[ErrorGroup, A
             ),
             None,
         )  # fmt: skip
-    # An occurrence older than the resolution only arrived late: it is counted and changes nothing else.
+    # An occurrence older than the resolution only arrived late: it is counted and changes nothing
+    # else.
     back = group.resolved_at is not None and report.at > group.resolved_at
     graver = back or report.severity.rank >= group.severity.rank
     newer = report.at >= group.last_seen
@@ -279,20 +291,29 @@ def _reopen(group: ErrorGroup, _: ErrorAction) -> ErrorGroup:
         "resolution_notes": group.resolution_notes,
     }
     return replace(
-        group, resolved_at=None, resolved_by=None, resolution_notes=None, previous_resolution=previous
+        group,
+        resolved_at=None,
+        resolved_by=None,
+        resolution_notes=None,
+        previous_resolution=previous,
     )
 
 
 def _snooze(group: ErrorGroup, action: ErrorAction) -> ErrorGroup:
-    return replace(group, snoozed_until=action.until, snoozed_by=action.actor if action.until else None)
+    return replace(
+        group, snoozed_until=action.until, snoozed_by=action.actor if action.until else None
+    )
 
 
 def _delete(group: ErrorGroup, _: ErrorAction) -> ErrorGroup | None:
     return None if group.resolved else group
 
 
-def without_forgotten(items: Sequence[ErrorReport | ErrorAction]) -> list[ErrorReport | ErrorAction]:
-    """The items of a group, those of threads that were deleted later without what led to the thread."""
+def without_forgotten(
+    items: Sequence[ErrorReport | ErrorAction],
+) -> list[ErrorReport | ErrorAction]:
+    """The items of a group, those of threads that were deleted later without what led to the
+    thread."""
     kept: list[ErrorReport | ErrorAction] = []
     for item in items:
         if isinstance(item, ErrorAction) and item.kind == FORGET_THREAD:

@@ -1,6 +1,7 @@
 """System errors into PostgreSQL: occurrences and actions are folded onto the rows of their groups.
 
-The rules of grouping are `streams.errors.groups.fold`; here stands only how a group is read, locked and stored.
+The rules of grouping are `streams.errors.groups.fold`; here stands only how a group is read, locked
+and stored.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ class PostgresErrorSink:
             return _write(cursor, slices, buffer_id, self._database.claim(cursor.connection))
 
 
-def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: str | None) -> list[Written]:
+def _write(
+    cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: str | None
+) -> list[Written]:
     passed = fence(cursor, slices, buffer_id, database_id)
     ids = [group_id(part.partition) for part in passed if part.entries]
     cursor.execute(SQL["claim_errors"], {"ids": ids})
@@ -150,7 +153,10 @@ def _write_group(cursor: Rows, part: Passed, group: ErrorGroup | None) -> Writte
         )  # fmt: skip
     size = sum(entry.size for entry in entries)
     return Written(
-        rows=bool(entries) + len(audits), size=size, skipped=len(part.written_before), mark=part.mark
+        rows=bool(entries) + len(audits),
+        size=size,
+        skipped=len(part.written_before),
+        mark=part.mark,
     )
 
 

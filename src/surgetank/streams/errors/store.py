@@ -1,7 +1,9 @@
-"""System errors: reported through the buffer, so that an error about a dead database is seen while it is dead.
+"""System errors: reported through the buffer, so that an error about a dead database is seen while
+it is dead.
 
-A reader takes the rows of `system_errors` and folds onto them what is still hot, by the same rule as the sink
-(`streams.errors.groups.fold`). While the database is down the hot groups alone are shown, and it is said.
+A reader takes the rows of `system_errors` and folds onto them what is still hot, by the same rule
+as the sink (`streams.errors.groups.fold`). While the database is down the hot groups alone are
+shown, and it is said.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ class ErrorFilter:
     text: str | None = None
 
     def check(self) -> None:
-        """Raise `EntryRejected` for what PostgreSQL can't be asked: NUL in a text, a time beyond the year 9999."""
+        """Raise `EntryRejected` for what PostgreSQL can't be asked: NUL in a text, a time beyond
+        the year 9999."""
         for name in ("error_type", "severity", "thread_id", "text"):
             if (text := getattr(self, name)) is not None:
                 limits.check_names("system_errors", [(f"$.{name}", text)])
@@ -87,7 +90,8 @@ class ErrorFilter:
 
 @dataclass(frozen=True, slots=True)
 class ErrorPage:
-    """Groups, newest first; `cursor` leads to the next page. `problem`: the database can't be asked just now."""
+    """Groups, newest first; `cursor` leads to the next page. `problem`: the database can't be asked
+    just now."""
 
     errors: tuple[ErrorGroup, ...]
     cursor: tuple[float, str] | None = None
@@ -106,8 +110,8 @@ class ErrorDetail:
 
 @dataclass(frozen=True, slots=True)
 class HotGroup:
-    """A group that has something in the buffer, as it is now (None: deleted), and when its hot occurrences touched
-    which threads.
+    """A group that has something in the buffer, as it is now (None: deleted), and when its hot
+    occurrences touched which threads.
     """
 
     id: str
@@ -126,7 +130,9 @@ class SystemErrors:
         self._lock = threading.Lock()
         self.lost: deque[tuple[float, str]] = deque(maxlen=100)
         self.hand_over = HandOver(
-            lambda error: self.lost.append((self._clock(), f"a system error was not accepted: {error}"))
+            lambda error: self.lost.append(
+                (self._clock(), f"a system error was not accepted: {error}")
+            )
         )
 
     # -- writing
@@ -134,8 +140,9 @@ class SystemErrors:
     def report(self, report: ErrorReport) -> str:
         """Accept an occurrence and return its group's id. Raises what `Buffer.append` raises.
 
-        In a storm of one error (more than 20 in 10 s) an occurrence is folded into its group's count, which the buffer
-        keeps as durably as an entry; the newest one of each thread stands for all. So errors can't fill the buffer.
+        In a storm of one error (more than 20 in 10 s) an occurrence is folded into its group's
+        count, which the buffer keeps as durably as an entry; the newest one of each thread stands
+        for all. So errors can't fill the buffer.
         """
         limits.check_names("system_errors", [("$.error_type", report.error_type)])
         if report.thread_id is not None:
@@ -165,7 +172,8 @@ class SystemErrors:
             self.hand_over.submit(partial(self._buffer.tally, *counted))
 
     def send_counts(self, *, all_: bool = False) -> None:
-        """Send what was only counted in a storm, if it is due (or `all_` of it). Raises as `Buffer.send_tallies`."""
+        """Send what was only counted in a storm, if it is due (or `all_` of it). Raises as
+        `Buffer.send_tallies`."""
         self._buffer.send_tallies(STREAM, _counted, older_s=0.0 if all_ else SEND_S)
 
     def _append(self, report: ErrorReport) -> None:
@@ -180,8 +188,8 @@ class SystemErrors:
     ) -> ErrorGroup:
         """Resolve, reopen, snooze or delete a group; returned as it is then (deleted: as it was).
 
-        Raises `ErrorNotFound`, `ErrorStateConflict` (already resolved, not resolved), `DatabaseUnavailable` when only
-        the database could know the group.
+        Raises `ErrorNotFound`, `ErrorStateConflict` (already resolved, not resolved),
+        `DatabaseUnavailable` when only the database could know the group.
         """
         if kind not in list(ACTIONS):
             raise UnknownName(
@@ -199,7 +207,9 @@ class SystemErrors:
             "snooze": group.resolved and "is resolved",
         }[kind]
         if conflict:
-            raise ErrorStateConflict(f"The error {error_id} {conflict}.", remedy="look at it again.")
+            raise ErrorStateConflict(
+                f"The error {error_id} {conflict}.", remedy="look at it again."
+            )
         action = ErrorAction(kind, actor, self._clock(), notes, until)
         after, _ = fold(group, action)
         self._buffer.append(STREAM, group.fingerprint, (Record(KEY, action.pack()),), wait=False)
@@ -208,10 +218,13 @@ class SystemErrors:
     # -- reading
 
     def get(self, error_id: str) -> ErrorGroup:
-        """One group. Raises `ErrorNotFound`, `DatabaseUnavailable` when only the database could know it."""
+        """One group. Raises `ErrorNotFound`, `DatabaseUnavailable` when only the database could
+        know it."""
         group, _ = self._folded(error_id)
         if group is None:
-            raise ErrorNotFound(f"There is no system error {error_id!r}.", remedy="see `surgetank errors`.")
+            raise ErrorNotFound(
+                f"There is no system error {error_id!r}.", remedy="see `surgetank errors`."
+            )
         return group
 
     def _folded(self, error_id: str) -> tuple[ErrorGroup | None, list[Item]]:
@@ -246,7 +259,12 @@ class SystemErrors:
         now, items = self._folded(error_id)
         for item in items:
             if isinstance(item, ErrorReport) and item.thread_id is not None:
-                new = {"thread_id": item.thread_id, "occurrences": 0, "first": item.at, "last": item.at}
+                new = {
+                    "thread_id": item.thread_id,
+                    "occurrences": 0,
+                    "first": item.at,
+                    "last": item.at,
+                }
                 row = threads.setdefault(item.thread_id, new)
                 row["occurrences"] += item.count
                 row["last"] = max(row["last"], item.at)
@@ -266,7 +284,11 @@ class SystemErrors:
         return ErrorDetail(now or group, tuple(newest[:MAX_LIMIT]), tuple(audit), problem)
 
     def find(
-        self, wanted: ErrorFilter | None = None, *, limit: int = 50, cursor: tuple[float, str] | None = None
+        self,
+        wanted: ErrorFilter | None = None,
+        *,
+        limit: int = 50,
+        cursor: tuple[float, str] | None = None,
     ) -> ErrorPage:
         """A page of groups, newest first."""
         wanted = wanted or ErrorFilter()
@@ -283,7 +305,9 @@ class SystemErrors:
         for name, entries in hot.items():
             base, items = _unwritten(bases.get(name), entries)
             group = _fold_all(base, items)
-            touched = {i.thread_id for i in items if isinstance(i, ErrorReport) and i.thread_id is not None}
+            touched = {
+                i.thread_id for i in items if isinstance(i, ErrorReport) and i.thread_id is not None
+            }
             if group is not None and group.id in touching and wanted.thread_id is not None:
                 touched.add(wanted.thread_id)
             if group is not None and wanted.takes(group, touched):
@@ -319,8 +343,11 @@ class SystemErrors:
             row["unresolved"] += not group.resolved
         return [counted[key] for key in sorted(counted)], problem
 
-    def trends(self, *, since: float, bucket: str = "hour") -> tuple[list[dict[str, Any]], str | None]:
-        """Occurrences per hour or day, by type and severity, of what is in the database and what is hot."""
+    def trends(
+        self, *, since: float, bucket: str = "hour"
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Occurrences per hour or day, by type and severity, of what is in the database and what is
+        hot."""
         counted: dict[tuple[float, str, str], int] = {}
         problem = None
         try:
@@ -335,7 +362,12 @@ class SystemErrors:
                     key = (item.at // step * step, item.error_type, item.severity.value)
                     counted[key] = counted.get(key, 0) + item.count
         return [
-            {"at": at, "error_type": type_, "severity": severity, "occurrences": counted[at, type_, severity]}
+            {
+                "at": at,
+                "error_type": type_,
+                "severity": severity,
+                "occurrences": counted[at, type_, severity],
+            }
             for at, type_, severity in sorted(counted)
         ], problem
 
@@ -373,13 +405,16 @@ class SystemErrors:
                 for name in snapshot.partitions(STREAM)
             }
             for tally in snapshot.tallies(STREAM):
-                found = Found(KEY, 0, tally.value, parked=True)  # as a parked one it is in no database
+                found = Found(
+                    KEY, 0, tally.value, parked=True
+                )  # as a parked one it is in no database
                 item = unpack_or_show(tally.partition, _counted(tally).value)
                 hot.setdefault(tally.partition, []).append((found, item))
             return hot
 
     def _bases(self, names: Iterable[str], ids: Sequence[str]) -> dict[str, _Base]:
-        """The groups as the database has them, with the last entries of this buffer that they contain, by epoch."""
+        """The groups as the database has them, with the last entries of this buffer that they
+        contain, by epoch."""
         if not ids:
             return {}
         arguments = {"ids": list(ids), "names": list(names), "buffer_id": self._buffer.id}
@@ -387,13 +422,18 @@ class SystemErrors:
         return {
             r["name"]: (
                 group_of(r) if r["id"] is not None else None,
-                {0: r["written"]} | {int(epoch): seq for epoch, (seq, *_) in (r["epochs"] or {}).items()},
+                {0: r["written"]}
+                | {int(epoch): seq for epoch, (seq, *_) in (r["epochs"] or {}).items()},
             )
             for r in rows
         }
 
     def _page(
-        self, wanted: ErrorFilter, limit: int, cursor: tuple[float, str] | None, except_ids: Sequence[str]
+        self,
+        wanted: ErrorFilter,
+        limit: int,
+        cursor: tuple[float, str] | None,
+        except_ids: Sequence[str],
     ) -> list[ErrorGroup]:
         at, id_ = cursor or (None, None)
         rows = self._query(
@@ -413,7 +453,10 @@ class SystemErrors:
         return {str(row["error_id"]) for row in rows}
 
     def _query(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-        with self._database.asking() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        with (
+            self._database.asking() as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
             return cursor.execute(SQL[name], arguments).fetchall()
 
 

@@ -1,6 +1,7 @@
 """Storms of one error: which occurrences go through whole, and which are only counted. Pure.
 
-What is counted is kept by the buffer in the same call (`Buffer.tally`), and sent as one report a second.
+What is counted is kept by the buffer in the same call (`Buffer.tally`), and sent as one report a
+second.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Existing logging calls into the thread's log: a handler for `logging` and a processor for structlog.
+"""Existing logging calls into the thread's log: a handler for `logging` and a processor for
+structlog.
 
-Both take the thread from the record, from `working_for`, or from the LangGraph run that the call is made in; lines
-without a thread pass by.
+Both take the thread from the record, from `working_for`, or from the LangGraph run that the call is
+made in; lines without a thread pass by.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from typing import Any, Protocol
 
 from surgetank.streams.logs.origin import origin
 
-_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "thread_id", "user_id", "taskName"}
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "thread_id",
+    "user_id",
+    "taskName",
+}
 _EVENT_KEYS = ("event", "thread_id", "level", "logger", "timestamp")
 _OWN = "surgetank"
 _busy = threading.local()
@@ -42,12 +49,15 @@ class ThreadLogHandler(logging.Handler):
 
     logging.getLogger().addHandler(tank.log_handler())
 
-    Extra attributes of a record become the line's fields; an exception adds its stack trace. Surgetank's own records
-    are left out: it tells threads itself what concerns them. A line that can't be accepted is reported by
-    `logging`'s own way (`handleError`), and never raises into the calling code.
+    Extra attributes of a record become the line's fields; an exception adds its stack trace.
+    Surgetank's own records are left out: it tells threads itself what concerns them. A line that
+    can't be accepted is reported by `logging`'s own way (`handleError`), and never raises into the
+    calling code.
     """
 
-    def __init__(self, emit_log: Emits, *, level: int = logging.NOTSET, owner_key: str = "user_id") -> None:
+    def __init__(
+        self, emit_log: Emits, *, level: int = logging.NOTSET, owner_key: str = "user_id"
+    ) -> None:
         super().__init__(level)
         self._emit_log = emit_log
         self._owner_key = owner_key
@@ -60,7 +70,11 @@ class ThreadLogHandler(logging.Handler):
             return
         _busy.here = True
         try:
-            fields = {k: v for k, v in vars(record).items() if k not in _STANDARD and not k.startswith("_")}
+            fields = {
+                k: v
+                for k, v in vars(record).items()
+                if k not in _STANDARD and not k.startswith("_")
+            }
             if record.exc_info:
                 fields["exc_info"] = logging.Formatter().formatException(record.exc_info)
             self._emit_log(
@@ -74,19 +88,24 @@ class ThreadLogHandler(logging.Handler):
 
 
 class ThreadLogProcessor:
-    """A structlog processor that copies events into the thread's log and passes them on unchanged."""
+    """A structlog processor that copies events into the thread's log and passes them on
+    unchanged."""
 
     def __init__(self, emit_log: Emits, *, owner_key: str = "user_id") -> None:
         self._emit_log = emit_log
         self._owner_key = owner_key
 
-    def __call__(self, _: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def __call__(
+        self, _: Any, method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
         thread_id = event.get("thread_id") or origin(self._owner_key).thread_id
         if thread_id is None or getattr(_busy, "here", False):
             return event
         _busy.here = True
         try:
-            fields = {k: v for k, v in event.items() if k not in _EVENT_KEYS and not k.startswith("_")}
+            fields = {
+                k: v for k, v in event.items() if k not in _EVENT_KEYS and not k.startswith("_")
+            }
             self._emit_log(
                 str(event.get("event", "")), thread_id=str(thread_id), level=str(event.get("level", method)),
                 logger=str(event.get("logger", "")), wait=False, fields=fields,

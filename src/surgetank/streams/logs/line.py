@@ -25,7 +25,8 @@ _MAX_FIELDS = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line. `seq` and `buffer_id` are known once the buffer has accepted it; `at` is seconds since the epoch."""
+    """One line. `seq` and `buffer_id` are known once the buffer has accepted it; `at` is seconds
+    since the epoch."""
 
     thread_id: str
     message: str
@@ -39,7 +40,11 @@ class LogLine:
 
     def pack(self) -> bytes:
         """The line without thread and number, which stand around it."""
-        message = self.message if len(self.message) <= MAX_MESSAGE else f"{self.message[:MAX_MESSAGE]} [cut]"
+        message = (
+            self.message
+            if len(self.message) <= MAX_MESSAGE
+            else f"{self.message[:MAX_MESSAGE]} [cut]"
+        )
         fields, _ = jsontext.dumps_object(self.fields)
         if len(fields) > _MAX_FIELDS:
             fields = jsontext.dumps({"cut": f"fields of {len(fields)} bytes are not kept"})
@@ -53,13 +58,16 @@ class LogLine:
             message, level, at, logger, user_id, fields = jsontext.loads(data)
             if not isinstance(fields, dict) or level not in LEVELS:
                 raise TypeError("its level or its fields are none")  # noqa: TRY301 - as what unpacking raises
-            return cls(thread_id, message, level, float(at), logger, user_id, fields, seq, buffer_id)
+            return cls(
+                thread_id, message, level, float(at), logger, user_id, fields, seq, buffer_id
+            )
         except (TypeError, ValueError) as error:
             raise ValueError(f"a record that is no line of a log ({error})") from error
 
     @classmethod
     def unpack_or_show(cls, thread_id: str, data: bytes, *, seq: int, buffer_id: str) -> LogLine:
-        """The line out of the buffer, for readers: bytes that can't be read are shown as a line that says so."""
+        """The line out of the buffer, for readers: bytes that can't be read are shown as a line
+        that says so."""
         try:
             return cls.unpack(thread_id, data, seq=seq, buffer_id=buffer_id)
         except ValueError as error:
@@ -81,17 +89,21 @@ class LogLine:
 
 
 def level_name(level: int | str) -> str:
-    """One of `LEVELS` for a name or a number of the `logging` module. Raises `UnknownName` (a `ValueError`)."""
+    """One of `LEVELS` for a name or a number of the `logging` module. Raises `UnknownName` (a
+    `ValueError`)."""
     if isinstance(level, int):
         steps = (logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
         return LEVELS[sum(level >= step for step in steps)]
     if not isinstance(level, str):
         raise UnknownName(
-            f"A log level can't be a {type(level).__name__}.", remedy=f"levels: {', '.join(LEVELS)}."
+            f"A log level can't be a {type(level).__name__}.",
+            remedy=f"levels: {', '.join(LEVELS)}.",
         )
     name = {"warn": "warning", "fatal": "critical", "exception": "error", "notset": "debug"}.get(
         level.lower(), level.lower()
     )
     if name not in LEVELS:
-        raise UnknownName(f"There is no log level {level[:80]!r}.", remedy=f"levels: {', '.join(LEVELS)}.")
+        raise UnknownName(
+            f"There is no log level {level[:80]!r}.", remedy=f"levels: {', '.join(LEVELS)}."
+        )
     return name

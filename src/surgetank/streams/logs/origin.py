@@ -31,7 +31,8 @@ def working_for(thread_id: str, user_id: str | None = None) -> Iterator[None]:
 
 
 def origin(owner_key: str = "user_id") -> Origin:
-    """Whom the running code works for: `working_for`, else the config of the LangGraph run it is part of."""
+    """Whom the running code works for: `working_for`, else the config of the LangGraph run it is
+    part of."""
     chosen = _origin.get()
     if chosen is not None:
         return chosen
@@ -39,4 +40,6 @@ def origin(owner_key: str = "user_id") -> Origin:
     config = module.var_child_runnable_config.get() if module is not None else None
     configurable = (config or {}).get("configurable") or {}
     thread, user = configurable.get("thread_id"), configurable.get(owner_key)
-    return Origin(str(thread) if thread is not None else None, str(user) if user is not None else None)
+    return Origin(
+        str(thread) if thread is not None else None, str(user) if user is not None else None
+    )

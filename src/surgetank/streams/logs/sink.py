@@ -53,7 +53,9 @@ class PostgresLogSink:
             return _write(cursor, slices, buffer_id, self._database.claim(cursor.connection))
 
 
-def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: str | None) -> list[Written]:
+def _write(
+    cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: str | None
+) -> list[Written]:
     written: list[Written] = []
     passed = fence(cursor, slices, buffer_id, database_id)
     deleted = {part.partition: seq for part in passed if (seq := _deleted_seq(part.entries))}
@@ -80,13 +82,17 @@ def _write(cursor: Rows, slices: Sequence[Slice], buffer_id: str, database_id: s
             last = max(deleted.get(thread_id, 0), _deleted_seq(part.written_before))
             noted = {DELETED: last.to_bytes(8)} if last else {}
             skipped = len(part.written_before)
-            written.append(Written(rows=rows, size=size, skipped=skipped, mark=part.mark, maxima=noted))
+            written.append(
+                Written(rows=rows, size=size, skipped=skipped, mark=part.mark, maxima=noted)
+            )
     return written
 
 
 def _deleted_seq(entries: Sequence[Entry]) -> int:
     """The entry with which the thread was deleted last; 0 when it was not."""
-    return max((e.seq for e in entries if any(r.key == OPERATION_KEY for r in e.records)), default=0)
+    return max(
+        (e.seq for e in entries if any(r.key == OPERATION_KEY for r in e.records)), default=0
+    )
 
 
 def _line(thread_id: str, entry: Entry, record: Record, buffer_id: str) -> LogLine:

@@ -1,7 +1,7 @@
 """Thread logs: written to the buffer first, read hot and cold in one order, without gap or double.
 
-A line's number is its entry's `seq`, given in the transaction that accepted it: whoever reads on after a number
-misses nothing, from whichever process the lines come.
+A line's number is its entry's `seq`, given in the transaction that accepted it: whoever reads on
+after a number misses nothing, from whichever process the lines come.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _PAGE = 5000
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """Lines in order. `problem` says why older lines may be missing: the database can't be asked just now."""
+    """Lines in order. `problem` says why older lines may be missing: the database can't be asked
+    just now."""
 
     lines: tuple[LogLine, ...]
     problem: str | None = None
@@ -50,7 +51,8 @@ class ThreadLogs:
         self._clock = clock
 
     def write(self, line: LogLine, *, wait: bool = True) -> LogLine:
-        """Accept a line; returned with its number. Raises `BufferFull`, `BufferUnavailable`, `EntryRejected`."""
+        """Accept a line; returned with its number. Raises `BufferFull`, `BufferUnavailable`,
+        `EntryRejected`."""
         self._check(line)
         line = line if line.at else replace(line, at=self._clock())
         seq = self._buffer.append(STREAM, line.thread_id, (Record(KEY, line.pack()),), wait=wait)
@@ -60,13 +62,17 @@ class ThreadLogs:
     def _check(line: LogLine) -> None:
         limits.check_names(
             line.thread_id,
-            [("$.thread_id", line.thread_id), ("$.logger", line.logger), ("$.user_id", line.user_id or "")],
+            [
+                ("$.thread_id", line.thread_id),
+                ("$.logger", line.logger),
+                ("$.user_id", line.user_id or ""),
+            ],
         )
         limits.check_mapping(line.thread_id, "$.fields", line.fields)
 
     def try_write(self, line: LogLine) -> LogLine | None:
-        """`write` for an event loop: None, and nothing accepted, while another process holds the buffer. Raises
-        `BufferFull` at once, `BufferUnavailable`, `EntryRejected`.
+        """`write` for an event loop: None, and nothing accepted, while another process holds the
+        buffer. Raises `BufferFull` at once, `BufferUnavailable`, `EntryRejected`.
         """
         self._check(line)
         seq = self._buffer.try_append(STREAM, line.thread_id, (Record(KEY, line.pack()),))
@@ -81,9 +87,11 @@ class ThreadLogs:
         limit: int = 500,
         levels: Sequence[str] | None = None,
     ) -> LogPage:
-        """Lines of a thread in order: the first `limit` after a number, or with `before` the last ones before it.
+        """Lines of a thread in order: the first `limit` after a number, or with `before` the last
+        ones before it.
 
-        While the database is down, lines that are there already come from the event log, as far back as it reaches.
+        While the database is down, lines that are there already come from the event log, as far
+        back as it reaches.
         """
         limits.check_names(thread_id, [("$.thread_id", thread_id)])
         limit = max(1, min(limit, MAX_LIMIT))
@@ -107,13 +115,17 @@ class ThreadLogs:
         return LogPage(tuple(ordered[-limit:] if before is not None else ordered[:limit]), problem)
 
     def _hot(self, thread_id: str, after: int) -> tuple[list[LogLine], bool]:
-        """The lines in the buffer, and whether all that is in the database is about to be deleted."""
+        """The lines in the buffer, and whether all that is in the database is about to be
+        deleted."""
         buffer_id = self._buffer.id
         with self._buffer.snapshot() as snapshot:
             deletion = snapshot.last(STREAM, thread_id, OPERATION_KEY)
             since = max(after, deletion.seq if deletion is not None else 0)
             found = snapshot.scan(STREAM, thread_id, KEY, after_seq=since)
-        lines = [LogLine.unpack_or_show(thread_id, f.value, seq=f.seq, buffer_id=buffer_id) for f in found]
+        lines = [
+            LogLine.unpack_or_show(thread_id, f.value, seq=f.seq, buffer_id=buffer_id)
+            for f in found
+        ]
         return lines, deletion is not None
 
     def _replayed(self, thread_id: str, after: int) -> list[LogLine]:
@@ -137,13 +149,21 @@ class ThreadLogs:
         return lines
 
     def _cold(
-        self, thread_id: str, after: int, before: int | None, limit: int, levels: Sequence[str] | None
+        self,
+        thread_id: str,
+        after: int,
+        before: int | None,
+        limit: int,
+        levels: Sequence[str] | None,
     ) -> list[LogLine]:
         arguments = {
             "thread_id": thread_id, "after": after, "before": before, "limit": limit,
             "levels": list(levels) if levels is not None else None,
         }  # fmt: skip
         query = SQL["logs_after" if before is None else "logs_before"]
-        with self._database.asking() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        with (
+            self._database.asking() as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
             rows = cursor.execute(query, arguments).fetchall()
         return [LogLine(**row) for row in rows]

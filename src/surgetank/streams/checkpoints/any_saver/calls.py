@@ -1,4 +1,5 @@
-"""What is asked of a LangGraph saver that serves as a sink, and what its failures mean. For sink and cold reader."""
+"""What is asked of a LangGraph saver that serves as a sink, and what its failures mean. For sink
+and cold reader."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ class SaverCalls:
 
     def get(self, thread_id: str, ns: str, checkpoint_id: str | None) -> CheckpointTuple | None:
         """One checkpoint, or the newest of the namespace."""
-        return self.saver.get_tuple({"configurable": place(thread_id, ns, checkpoint_id)["configurable"]})
+        return self.saver.get_tuple(
+            {"configurable": place(thread_id, ns, checkpoint_id)["configurable"]}
+        )
 
     def pages(
         self,
@@ -46,14 +49,18 @@ class SaverCalls:
         metadata: Mapping[str, Any] | None = None,
         size: int = _FIRST_PAGE,
     ) -> Iterator[list[CheckpointTuple]]:
-        """Checkpoints, newest first, in pages that grow; those with the same id are never torn apart.
+        """Checkpoints, newest first, in pages that grow; those with the same id are never torn
+        apart.
 
-        A saver's `list` can go on before an id only, and the official ones load a whole answer at once.
+        A saver's `list` can go on before an id only, and the official ones load a whole answer at
+        once.
         """
         configurable = {"thread_id": thread_id} | ({"checkpoint_ns": ns} if ns is not None else {})
         config: Any = {"configurable": configurable} if thread_id is not None else None
         while True:
-            cursor: Any = {"configurable": {"checkpoint_id": before}} if before is not None else None
+            cursor: Any = (
+                {"configurable": {"checkpoint_id": before}} if before is not None else None
+            )
             filter_ = dict(metadata) if metadata else None
             page = list(self.saver.list(config, filter=filter_, before=cursor, limit=size))
             if len(page) < size:
@@ -75,7 +82,8 @@ class SaverCalls:
     def value(
         self, thread_id: str, ns: str, channel: str, version: str, near: str | None
     ) -> tuple[Any] | None:
-        """The value of a channel's version in a 1-tuple, looked for in `near`, then newest first; None without."""
+        """The value of a channel's version in a 1-tuple, looked for in `near`, then newest first;
+        None without."""
         parent = self.get(thread_id, ns, near) if near is not None else None
         value = value_in(parent, channel, version) if parent is not None else None
         if value is not None:
@@ -91,7 +99,11 @@ def value_in(found: CheckpointTuple, channel: str, version: str) -> tuple[Any] |
     """The channel's value if the checkpoint has it in this version."""
     versions = found.checkpoint["channel_versions"]
     values = found.checkpoint["channel_values"]
-    if channel in values and channel in versions and envelope.version_text(versions[channel]) == version:
+    if (
+        channel in values
+        and channel in versions
+        and envelope.version_text(versions[channel]) == version
+    ):
         return (values[channel],)
     return None
 
@@ -99,17 +111,24 @@ def value_in(found: CheckpointTuple, channel: str, version: str) -> tuple[Any] |
 def place(thread_id: str, ns: str, checkpoint_id: str | None) -> dict[str, Any]:
     """A LangGraph config."""
     configurable = {"thread_id": thread_id, "checkpoint_ns": ns}
-    return {"configurable": configurable | ({"checkpoint_id": checkpoint_id} if checkpoint_id else {})}
+    return {
+        "configurable": configurable | ({"checkpoint_id": checkpoint_id} if checkpoint_id else {})
+    }
 
 
 def place_of(config: RunnableConfig) -> tuple[str, str, str]:
     """Thread, namespace and checkpoint id of a checkpoint's config."""
     configurable = config.get("configurable", {})
-    return str(configurable["thread_id"]), configurable["checkpoint_ns"], configurable["checkpoint_id"]
+    return (
+        str(configurable["thread_id"]),
+        configurable["checkpoint_ns"],
+        configurable["checkpoint_id"],
+    )
 
 
 def writes_in_order(thread_id: str, entry: Entry) -> Iterator[tuple[str, str, list[WriteRecord]]]:
-    """The entry's writes by task, as `put_writes` takes them. Raises `EntryRejected` where that is impossible."""
+    """The entry's writes by task, as `put_writes` takes them. Raises `EntryRejected` where that is
+    impossible."""
     found = []
     for record in entry.records:
         if record.key[:1] == b"w":
@@ -124,11 +143,13 @@ def writes_in_order(thread_id: str, entry: Entry) -> Iterator[tuple[str, str, li
         ) from error  # fmt: skip
 
 
-def calls_of(writes: Iterable[tuple[str, int, WriteRecord]]) -> list[tuple[str, str, list[WriteRecord]]]:
+def calls_of(
+    writes: Iterable[tuple[str, int, WriteRecord]],
+) -> list[tuple[str, str, list[WriteRecord]]]:
     """The calls of `put_writes` that give each write its index: task id, path, and the writes.
 
-    A saver counts the writes of a call; special ones (index below zero) may stand anywhere, and fill gaps. Raises
-    `ValueError` for gaps that stay.
+    A saver counts the writes of a call; special ones (index below zero) may stand anywhere, and
+    fill gaps. Raises `ValueError` for gaps that stay.
     """
     tasks: dict[tuple[str, str], list[tuple[int, WriteRecord]]] = {}
     for task_id, idx, write in writes:
@@ -145,14 +166,16 @@ def calls_of(writes: Iterable[tuple[str, int, WriteRecord]]) -> list[tuple[str, 
                 placed.append(special.pop(0))
             else:
                 raise ValueError(
-                    f"write {len(placed)} of task {task_id!r} is missing: the next ones can't keep their index"
+                    f"write {len(placed)} of task {task_id!r} is missing: the next ones can't keep "
+                    f"their index"
                 )
         calls.append((task_id, task_path, placed + special))
     return calls
 
 
 def raise_told(error: Exception, thread_id: str, entry: Entry) -> NoReturn:
-    """Raise what a saver's failure means: the saver can't be reached, or it refuses this entry's data."""
+    """Raise what a saver's failure means: the saver can't be reached, or it refuses this entry's
+    data."""
     if isinstance(error, (SurgetankError, OSError, MemoryError)):
         raise error
     state = getattr(error, "sqlstate", None)
@@ -162,13 +185,16 @@ def raise_told(error: Exception, thread_id: str, entry: Entry) -> NoReturn:
         raise unavailable(error) from error
     raise EntryRejected(
         partition=thread_id, path=_suspect(entry), seq=entry.seq,
-        reason=f"the saver refuses it ({type(error).__name__}: {' '.join(str(error).split())[:300]})",
-        remedy="store a value that this saver can carry (PostgresSaver: no NaN or NUL in top-level channels).",
+        reason=f"the saver refuses it ({type(error).__name__}: "
+        f"{' '.join(str(error).split())[:300]})",
+        remedy="store a value that this saver can carry (PostgresSaver: no NaN or NUL in top-level "
+        "channels).",
     ) from error  # fmt: skip
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether a saver's error is about its connection, by the names that the Python database drivers use."""
+    """Whether a saver's error is about its connection, by the names that the Python database
+    drivers use."""
     names = {c.__name__ for c in type(error).__mro__}
     closed = "ProgrammingError" in names and "closed" in str(error)
     return isinstance(error, OSError) or bool(names & _UNAVAILABLE) or closed
@@ -177,19 +203,25 @@ def is_unavailable(error: BaseException) -> bool:
 def unavailable(error: BaseException) -> DatabaseUnavailable:
     """The family's error for it."""
     return DatabaseUnavailable(
-        f"The saver can't be reached ({type(error).__name__}: {' '.join(str(error).split())[:300]}).",
-        remedy="make its database answer again; a saver on a single connection has to be made anew, one on a "
+        f"The saver can't be reached ({type(error).__name__}: "
+        f"{' '.join(str(error).split())[:300]}).",
+        remedy="make its database answer again; a saver on a single connection has to be made "
+        "anew, one on a "
         "pool heals by itself. What was accepted is safe in the buffer.",
     )
 
 
 def _suspect(entry: Entry) -> str:
-    """The place of the value that a database refuses most often: a non-finite number or a NUL in a scalar."""
+    """The place of the value that a database refuses most often: a non-finite number or a NUL in a
+    scalar."""
     for record in entry.records:
         if record.key[:1] == b"b":
             _, data = envelope.unpack_blob(record.value)
             non_finite = (
-                len(data) == 9 and data[:1] == b"\xcb" and data[1] & 0x7F == 0x7F and data[2] & 0xF0 == 0xF0
+                len(data) == 9
+                and data[:1] == b"\xcb"
+                and data[1] & 0x7F == 0x7F
+                and data[2] & 0xF0 == 0xF0
             )
             if non_finite or (len(data) < 1024 and data[:1] >= b"\xa0" and b"\x00" in data[1:]):
                 return f"$.channel_values.{envelope.split_blob_key(record.key)[1]}"
@@ -197,7 +229,8 @@ def _suspect(entry: Entry) -> str:
 
 
 class ValueCache:
-    """The newest channel values by version, bounded in bytes: the next checkpoint mostly has them unchanged."""
+    """The newest channel values by version, bounded in bytes: the next checkpoint mostly has them
+    unchanged."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes

@@ -1,7 +1,8 @@
 """The cold part of a thread when a LangGraph saver is the durable store. All methods block.
 
-What the saver gives is serialized again, so that everything above reads it as it reads PostgreSQL. A saver's interface
-doesn't tell the path and index of a write: their order is the one in which it shows them.
+What the saver gives is serialized again, so that everything above reads it as it reads PostgreSQL.
+A saver's interface doesn't tell the path and index of a write: their order is the one in which it
+shows them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _NO_LIMIT = 1 << 62
 
 
 class SaverCold:
-    """Reads checkpoints from a saver. Raises `DatabaseUnavailable`; other errors of the saver as they are."""
+    """Reads checkpoints from a saver. Raises `DatabaseUnavailable`; other errors of the saver as
+    they are."""
 
     page_size = 32  # a page of a saver's `list` carries the values too
 
@@ -87,7 +89,9 @@ class SaverCold:
             found = self._calls.get(thread_id, ns, checkpoint_id)
         return self._writes(found) if found is not None else []
 
-    def blobs(self, thread_id: str, ns: str, versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
+    def blobs(
+        self, thread_id: str, ns: str, versions: Mapping[str, str]
+    ) -> dict[str, tuple[str, bytes]]:
         """The values of channel versions, looked for from the newest checkpoint on."""
         values: dict[str, tuple[str, bytes]] = {}
         with _told():
@@ -102,9 +106,14 @@ class SaverCold:
         return values
 
     def projections(self, thread_id: str, ns: str, checkpoint_id: str) -> tuple[bytes, bytes]:
-        """The JSON projections of a checkpoint's metadata and scalars; empty objects when it is gone."""
+        """The JSON projections of a checkpoint's metadata and scalars; empty objects when it is
+        gone."""
         raw = self.checkpoint(thread_id, ns, checkpoint_id)
-        return (raw.record.metadata_json, raw.record.scalars_json) if raw is not None else (b"{}", b"{}")
+        return (
+            (raw.record.metadata_json, raw.record.scalars_json)
+            if raw is not None
+            else (b"{}", b"{}")
+        )
 
     def still_there(self, thread_id: str, ns: str, checkpoint_id: str) -> bool:
         """Whether the checkpoint was not deleted meanwhile."""
@@ -121,7 +130,8 @@ class SaverCold:
         last: Place | None,
         limit: int,
     ) -> list[Place]:
-        """Places, newest first, after `last`; a whole group of equal ids at the end, so that none is torn apart."""
+        """Places, newest first, after `last`; a whole group of equal ids at the end, so that none
+        is torn apart."""
         # Savers differ in what a filter means beyond these.
         metadata = {
             k: v
@@ -131,7 +141,9 @@ class SaverCold:
         places: list[Place] = []
         cursor = last[2] if last is not None else before
         with _told():
-            for found in self._calls.pages(thread_id, ns, before=cursor, metadata=metadata, size=limit + 1):
+            for found in self._calls.pages(
+                thread_id, ns, before=cursor, metadata=metadata, size=limit + 1
+            ):
                 of_page = [place_of(t.config) for t in found]
                 places += sorted(of_page, key=lambda p: (p[2], p[0], p[1]), reverse=True)
                 if len(places) >= limit:

@@ -1,7 +1,8 @@
-"""Whether a saver gives back what it was given; what comes back with another meaning is refused with its place.
+"""Whether a saver gives back what it was given; what comes back with another meaning is refused
+with its place.
 
-The meaning counts, as `encode.equality` says it: PostgresSaver makes a plain text of a StrEnum and of a message's
-`text`.
+The meaning counts, as `encode.equality` says it: PostgresSaver makes a plain text of a StrEnum and
+of a message's `text`.
 """
 
 from __future__ import annotations
@@ -36,21 +37,27 @@ class Fidelity:
         parent: str | None,
         entry: Entry,
     ) -> None:
-        """Read back what was put. Raises `EntryRejected` naming the place that came back different."""
+        """Read back what was put. Raises `EntryRejected` naming the place that came back
+        different."""
         found = self._calls.get(thread_id, *at)
         if found is None:
             self._altered("$: nothing", thread_id, entry)
-        # PostgresSaver shows a DeltaChannel's snapshot with each later checkpoint that names the same version.
+        # PostgresSaver shows a DeltaChannel's snapshot with each later checkpoint that names the
+        # same version.
         values = {
             channel: value
             for channel, value in found.checkpoint["channel_values"].items()
             if channel in checkpoint["channel_values"] or not isinstance(value, _DeltaSnapshot)
         }
-        read = {k: v for k, v in found.checkpoint.items() if k in checkpoint} | {"channel_values": values}
+        read = {k: v for k, v in found.checkpoint.items() if k in checkpoint} | {
+            "channel_values": values
+        }
         told = difference(checkpoint, read, by_meaning=True) or difference(
             metadata, found.metadata, "$.metadata", json_like=True, by_meaning=True
         )
-        if told is None and parent != (place_of(found.parent_config)[2] if found.parent_config else None):
+        if told is None and parent != (
+            place_of(found.parent_config)[2] if found.parent_config else None
+        ):
             told = "$.parent: another one"
         if told is not None:
             self._altered(told, thread_id, entry)
@@ -66,5 +73,6 @@ class Fidelity:
         path, _, reason = told.partition(": ")
         raise EntryRejected(
             partition=thread_id, path=path, seq=entry.seq, remedy=_FAITHFUL,
-            reason=f"{type(self._calls.saver).__name__} does not keep it as it is: it gives back {reason}",
+            reason=f"{type(self._calls.saver).__name__} does not keep it as it is: it gives back "
+            f"{reason}",
         )  # fmt: skip

@@ -1,7 +1,9 @@
-"""Any LangGraph `BaseCheckpointSaver` as the sink of checkpoints: entries are replayed as the calls they came from.
+"""Any LangGraph `BaseCheckpointSaver` as the sink of checkpoints: entries are replayed as the calls
+they came from.
 
-What is replayed is keyed by checkpoint and task, so doing it again changes nothing. The rest of the sink's contract
-(`sinks/protocol.py`) can't be had through a saver's interface, which knows no transaction over several calls:
+What is replayed is keyed by checkpoint and task, so doing it again changes nothing. The rest of the
+sink's contract (`sinks/protocol.py`) can't be had through a saver's interface, which knows no
+transaction over several calls:
 
 - **All or nothing** becomes at least once: after a failure a part of a group may be in the saver. It is still in the
   buffer as well, and the next attempt puts all of it again, in order.
@@ -24,7 +26,12 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointMetadata, empty_checkpoint
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    Checkpoint,
+    CheckpointMetadata,
+    empty_checkpoint,
+)
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import INTERRUPT
 
@@ -70,8 +77,9 @@ class _Work:
 class SaverSink:
     """A sink around `saver`. `serde` is the serializer that the buffer's entries were written with.
 
-    The saver's synchronous methods are called from the flush thread: give it a connection pool, or a SQLite connection
-    made with `check_same_thread=False`. A saver on one connection stays broken when that connection breaks.
+    The saver's synchronous methods are called from the flush thread: give it a connection pool, or
+    a SQLite connection made with `check_same_thread=False`. A saver on one connection stays broken
+    when that connection breaks.
     """
 
     def __init__(
@@ -99,9 +107,13 @@ class SaverSink:
 
     def probe(self, *, buffer_id: str) -> None:  # noqa: ARG002 - a saver knows no buffers
         saver, at = self._calls.saver, cast("RunnableConfig", place(_PROBE, "", None))
-        new = saver.put(at, {**empty_checkpoint(), "id": _PROBE_ID}, {"source": "input", "step": -1}, {})
+        new = saver.put(
+            at, {**empty_checkpoint(), "id": _PROBE_ID}, {"source": "input", "step": -1}, {}
+        )
         saver.put_writes(new, [("probe", "probe")], _PROBE)
-        with suppress(NotImplementedError):  # then its one checkpoint stays, and is put again the next time
+        with suppress(
+            NotImplementedError
+        ):  # then its one checkpoint stays, and is put again the next time
             saver.delete_thread(_PROBE)
 
     def ping(self) -> str:
@@ -156,7 +168,8 @@ class SaverSink:
         kinds = {r.key[:1] for r in entry.records}
         if kinds - {b"b", b"c", b"w"}:
             raise EntryRejected(
-                partition=work.thread_id, path="$", seq=entry.seq, reason="an unknown kind of record",
+                partition=work.thread_id, path="$", seq=entry.seq, reason="an unknown kind of "
+                "record",
                 remedy="flush with the Surgetank version that wrote it.",
             )  # fmt: skip
         if b"c" in kinds:
@@ -180,7 +193,9 @@ class SaverSink:
         for blob in entry.records:
             if blob.key[:1] == b"b":
                 _, channel, version = envelope.split_blob_key(blob.key)
-                self._values.add((work.thread_id, ns, channel, version), envelope.unpack_blob(blob.value))
+                self._values.add(
+                    (work.thread_id, ns, channel, version), envelope.unpack_blob(blob.value)
+                )
         there = entry.replayed and self._calls.get(work.thread_id, ns, checkpoint_id) is not None
         if not there:  # of a parked entry that is tried again the later put stays
             self._put_checkpoint(work, entry, (ns, checkpoint_id), stored)
@@ -194,7 +209,9 @@ class SaverSink:
             except Exception as error:  # noqa: BLE001 - told as this entry's, not as the checkpoint's
                 raise_told(error, work.thread_id, waiting)
 
-    def _put_checkpoint(self, work: _Work, entry: Entry, at: Place, stored: CheckpointRecord) -> None:
+    def _put_checkpoint(
+        self, work: _Work, entry: Entry, at: Place, stored: CheckpointRecord
+    ) -> None:
         thread_id, (ns, checkpoint_id), calls = work.thread_id, at, self._calls
         structure = envelope.read_structure(stored.structure)
         versions: dict[str, Any] = structure["channel_versions"]
@@ -209,7 +226,9 @@ class SaverSink:
             values[channel], is_new = self._value(thread_id, ns, channel, version, stored, entry)
             if is_new or channel in new:
                 new.add(channel)
-                self._fidelity.check(f"$.channel_values.{channel}", values[channel], thread_id, entry)
+                self._fidelity.check(
+                    f"$.channel_values.{channel}", values[channel], thread_id, entry
+                )
         checkpoint: dict[str, Any] = {**structure, "channel_values": values}
         if stored.extra is not None:
             type_, data = stored.extra
@@ -224,21 +243,30 @@ class SaverSink:
         self._fidelity.compare(thread_id, at, checkpoint, metadata, stored.parent_id, entry)
 
     def _value(
-        self, thread_id: str, ns: str, channel: str, version: str, stored: CheckpointRecord, entry: Entry
+        self,
+        thread_id: str,
+        ns: str,
+        channel: str,
+        version: str,
+        stored: CheckpointRecord,
+        entry: Entry,
     ) -> tuple[Any, bool]:
-        """A channel's value: of this entry or an earlier one, out of the saver, or of a parked entry. True with the
-        latter: the saver doesn't have it.
+        """A channel's value: of this entry or an earlier one, out of the saver, or of a parked
+        entry. True with the latter: the saver doesn't have it.
         """
         key = (thread_id, ns, channel, version)
         raw, is_new = self._values.get(key), False
-        if raw is None and (hot := self._hot.latest(thread_id, envelope.blob_key(ns, channel, version))):
+        if raw is None and (
+            hot := self._hot.latest(thread_id, envelope.blob_key(ns, channel, version))
+        ):
             raw, is_new = envelope.unpack_blob(hot[0]), True
         if raw is None:
             found = self._calls.value(thread_id, ns, channel, version, stored.parent_id)
             if found is None:
                 raise EntryRejected(
                     partition=thread_id, path=f"$.channel_values.{channel}", seq=entry.seq,
-                    reason="its value, unchanged since an earlier put, is neither in the buffer nor in the saver",
+                    reason="its value, unchanged since an earlier put, is neither in the buffer "
+                    "nor in the saver",
                     remedy="retry it when the earlier checkpoint is there again.",
                 )  # fmt: skip
             raw = self._calls.serde.dumps_typed(found[0])
@@ -262,7 +290,8 @@ class SaverSink:
         self._note(work, ns, checkpoint_id, entry)
 
     def _await_checkpoint(self, thread_id: str, at: Place, entry: Entry) -> None:
-        """A saver shows writes with their checkpoint only: they must not leave the buffer before it does."""
+        """A saver shows writes with their checkpoint only: they must not leave the buffer before it
+        does."""
         put = self._put.setdefault(thread_id, set())
         if len(put) > _THREADS_KNOWN:
             put.clear()
@@ -274,7 +303,8 @@ class SaverSink:
         hot = self._hot.latest(thread_id, envelope.checkpoint_key(*at))
         if hot is not None and hot[1]:
             raise EntryRejected(
-                partition=thread_id, path="$.writes", seq=entry.seq, reason="their checkpoint is parked",
+                partition=thread_id, path="$.writes", seq=entry.seq, reason="their checkpoint is "
+                "parked",
                 remedy="retry both when what the checkpoint was refused for is mended.",
             )  # fmt: skip
         if hot is not None or self._clock() - entry.accepted_at < _WAIT_FOR_CHECKPOINT_S:
@@ -294,7 +324,8 @@ class SaverSink:
     ) -> None:
         values = [(w.channel, self._calls.serde.loads_typed((w.type, w.data))) for w in writes]
         for channel, value in values:
-            # LangGraph writes its interrupts as a tuple and reads a list as well, which its own savers make of it.
+            # LangGraph writes its interrupts as a tuple and reads a list as well, which its own
+            # savers make of it.
             plain = list(value) if channel == INTERRUPT and type(value) is tuple else value
             self._fidelity.check(f"$.writes.{channel}", plain, thread_id, entry)
         self._calls.saver.put_writes(
@@ -330,7 +361,8 @@ class SaverSink:
         left = places - doomed
         if left == places:
             return
-        # The saver's own prune keeps the newest checkpoint of each namespace, and may take subgraphs' ones along.
+        # The saver's own prune keeps the newest checkpoint of each namespace, and may take
+        # subgraphs' ones along.
         if left == {max(places)} and {ns for ns, _ in places} == {""}:
             with suppress(NotImplementedError):
                 self._calls.saver.prune([thread_id], strategy="keep_latest")
@@ -339,7 +371,8 @@ class SaverSink:
                 return
         raise EntryRejected(
             partition=thread_id, path="$.checkpoints", seq=entry.seq,
-            reason=f"{self.name} can't delete {len(doomed)} single checkpoint(s); their rows stay, hidden by Surgetank",
+            reason=f"{self.name} can't delete {len(doomed)} single checkpoint(s); their rows stay, "
+            f"hidden by Surgetank",
             remedy="delete the whole thread, or leave the parked deletion as it is.",
         )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """What of checkpoints and writes SQL can't show, packed: the column `body`, and `others`.
 
-At level 2 of the storage format the checkpoint's small values lie in its body, and small writes beside another write of
-the same `put_writes`.
+At level 2 of the storage format the checkpoint's small values lie in its body, and small writes
+beside another write of the same `put_writes`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ def pack_body(
 def unpack_body(parent_id: str | None, codec: int, body: bytes) -> CheckpointRecord:
     """The record behind `pack_body`, without its projections. Raises `StateCorrupt`."""
     try:
-        structure, present, mtype, metadata, extra, *rest = ormsgpack.unpackb(decompress(codec, body))
-        small = {channel: (type_, data) for channel, (type_, data) in rest[0].items()} if rest else None
+        structure, present, mtype, metadata, extra, *rest = ormsgpack.unpackb(
+            decompress(codec, body)
+        )
+        small = (
+            {channel: (type_, data) for channel, (type_, data) in rest[0].items()} if rest else None
+        )
         return CheckpointRecord(
             parent_id,
             structure,
@@ -58,7 +62,10 @@ def unpack_others(task_path: str, others: bytes) -> list[tuple[int, WriteRecord]
     """The writes behind `pack_others`. Raises `StateCorrupt`."""
     try:
         unpacked = ormsgpack.unpackb(others)
-        return [(idx, WriteRecord(channel, task_path, type_, data)) for idx, channel, type_, data in unpacked]
+        return [
+            (idx, WriteRecord(channel, task_path, type_, data))
+            for idx, channel, type_, data in unpacked
+        ]
     except (ValueError, TypeError) as error:
         raise StateCorrupt(
             f"Stored writes can't be read ({error}).", remedy="restore the database from a backup."

@@ -1,7 +1,8 @@
-"""The blob chains of threads while they are written: which number comes next, against what it is patched.
+"""The blob chains of threads while they are written: which number comes next, against what it is
+patched.
 
-What was written last is remembered per thread, with the thread's revision, in a cache bounded by memory: the next
-flush of the same thread then reads nothing from the database.
+What was written last is remembered per thread, with the thread's revision, in a cache bounded by
+memory: the next flush of the same thread then reads nothing from the database.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Thread:
         default_factory=set
     )  # namespaces made by this transaction: nothing is stored there yet
     channels: dict[tuple[int, str], Channel] = field(default_factory=dict)
-    # The checkpoint written last in each namespace, and what it has (`streams/checkpoints/cold/small.py`), packed.
+    # The checkpoint written last in each namespace, and what it has
+    # (`streams/checkpoints/cold/small.py`), packed.
     newest: dict[int, tuple[str, bytes]] = field(default_factory=dict)
 
     @property
@@ -50,8 +52,8 @@ class Thread:
         return 500 + tips + sum(200 + len(packed) for _, packed in self.newest.values())
 
 
-# Incarnation and revision, namespaces with their numbers, channels with the ends of their chains, newest checkpoints,
-# and the bytes that all this takes.
+# Incarnation and revision, namespaces with their numbers, channels with the ends of their chains,
+# newest checkpoints, and the bytes that all this takes.
 _Known = tuple[
     tuple[int, int],
     tuple[tuple[str, int], ...],
@@ -64,8 +66,8 @@ _Known = tuple[
 class ThreadCache:
     """The threads written last, least recently used first, up to `limit` bytes of tips.
 
-    They are kept as plain tuples: tens of thousands of objects would have the garbage collector go through them
-    again and again.
+    They are kept as plain tuples: tens of thousands of objects would have the garbage collector go
+    through them again and again.
     """
 
     def __init__(self, limit: int = 48 * 1024**2) -> None:
@@ -86,7 +88,9 @@ class ThreadCache:
                 (ns_pk, channel): Channel(n, Tip.unpack(tip) if tip is not None else None)
                 for ns_pk, channel, n, tip in known[2]
             }
-            thread.newest = {ns_pk: (checkpoint_id, packed) for ns_pk, checkpoint_id, packed in known[3]}
+            thread.newest = {
+                ns_pk: (checkpoint_id, packed) for ns_pk, checkpoint_id, packed in known[3]
+            }
 
     def remember(self, thread: Thread) -> None:
         """Keep what a committed transaction wrote."""
@@ -122,14 +126,19 @@ class ThreadCache:
 def damaged(channel: str, error: StateCorrupt) -> Replacement:
     """What a job says of a stored version that can't be decoded."""
     return Replacement(
-        f"$.channel_values.{channel}", f"a stored version is damaged: {error.what} Newer ones are whole", ""
+        f"$.channel_values.{channel}",
+        f"a stored version is damaged: {error.what} Newer ones are whole",
+        "",
     )
 
 
-def load_tips(threads: Mapping[int, Thread], rows: list[dict[str, Any]]) -> list[tuple[str, Replacement]]:
+def load_tips(
+    threads: Mapping[int, Thread], rows: list[dict[str, Any]]
+) -> list[tuple[str, Replacement]]:
     """Take in the rows of the query `tips`; `threads` maps namespace numbers to their threads.
 
-    Returns what is damaged, by thread: reading it raises `StateCorrupt`, what is written now begins a new chain.
+    Returns what is damaged, by thread: reading it raises `StateCorrupt`, what is written now begins
+    a new chain.
     """
     found: list[tuple[str, Replacement]] = []
     paths: dict[tuple[int, str], list[dict[str, Any]]] = {}
@@ -147,7 +156,9 @@ def load_tips(threads: Mapping[int, Thread], rows: list[dict[str, Any]]) -> list
             and "+" not in newest["type"]
         ):
             blobs = [
-                Blob(r["n"], r["base_n"], r["position"], r["codec"], r["raw_bytes"], bytes(r["data"]))
+                Blob(
+                    r["n"], r["base_n"], r["position"], r["codec"], r["raw_bytes"], bytes(r["data"])
+                )
                 for r in path
             ]
             try:
@@ -159,7 +170,8 @@ def load_tips(threads: Mapping[int, Thread], rows: list[dict[str, Any]]) -> list
 
 
 def next_blob(thread: Thread, ns_pk: int, channel: str, type_: str, data: bytes) -> Blob:
-    """Code the next version of a channel and move its chain on. Encrypted values are never patched."""
+    """Code the next version of a channel and move its chain on. Encrypted values are never
+    patched."""
     end = thread.channels.setdefault((ns_pk, channel), Channel())
     blob, end.tip = patch.extend(end.tip, end.n + 1, data, patchable="+" not in type_)
     end.n += 1

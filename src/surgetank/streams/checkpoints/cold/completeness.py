@@ -1,9 +1,10 @@
 """A checkpoint is only stored when all its values are, or come with it.
 
-A put writes the values that changed; the others lie with an earlier checkpoint. When that one was pruned meanwhile (by
-another process, another buffer), they are gone, and what is left would be read as a smaller state than the one that was
-put. Such a checkpoint is refused, and so parked with its reason. A value that still waits in the buffer, or is parked
-there, is no loss: readers find it there.
+A put writes the values that changed; the others lie with an earlier checkpoint. When that one was
+pruned meanwhile (by another process, another buffer), they are gone, and what is left would be read
+as a smaller state than the one that was put. Such a checkpoint is refused, and so parked with its
+reason. A value that still waits in the buffer, or is parked there, is no loss: readers find it
+there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def check(
     found: Mapping[CheckpointKey, Contents],
     hot: HotRecords | None,
 ) -> None:
-    """Raise `EntryRejected` for a checkpoint of the batch that has lost values. `found` is what is known at level 2."""
+    """Raise `EntryRejected` for a checkpoint of the batch that has lost values. `found` is what is
+    known at level 2."""
     missing = (
         ((key, {c: own.versions[c] for c in own.missing()}) for key, own in found.items())
         if batch.versions
@@ -42,20 +44,25 @@ def check(
     for key, versions in missing:
         thread_id, ns, checkpoint_id = key
         for channel, version in versions.items():
-            if hot is not None and hot.latest(thread_id, envelope.blob_key(ns, channel, version)) is not None:
+            if (
+                hot is not None
+                and hot.latest(thread_id, envelope.blob_key(ns, channel, version)) is not None
+            ):
                 continue
             raise EntryRejected(
                 partition=thread_id, path=f"$.channel_values.{channel}", seq=batch.seqs.get(key),
                 reason=f"the checkpoint {checkpoint_id} did not change it, and the one that has it"
                 " was pruned meanwhile",
-                remedy="run the graph again from the thread's newest checkpoint; what was parked can be exported.",
+                remedy="run the graph again from the thread's newest checkpoint; what was parked "
+                "can be exported.",
             )  # fmt: skip
 
 
 def _looked_up(
     cursor: Rows, batch: Batch, threads: Mapping[str, Thread]
 ) -> Iterator[tuple[CheckpointKey, dict[str, str]]]:
-    """At level 1: checkpoints whose parent is gone, with those of their values that are stored nowhere."""
+    """At level 1: checkpoints whose parent is gone, with those of their values that are stored
+    nowhere."""
     written = {key for key, _ in batch.blobs}
     roots = {
         key: (threads[key[0]].ns_pks[key[1]], record.parent_id or "")

@@ -1,7 +1,8 @@
 """COPY of a batch's rows into the checkpoint tables, in PostgreSQL's binary format.
 
-Ordinary rows go through psycopg's row writer. A row with a large value is written by hand, piece by piece, so that
-the value isn't copied once more on its way to the socket (PostgreSQL documentation, COPY, "Binary Format").
+Ordinary rows go through psycopg's row writer. A row with a large value is written by hand, piece by
+piece, so that the value isn't copied once more on its way to the socket (PostgreSQL documentation,
+COPY, "Binary Format").
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from psycopg import Cursor
 LARGE = 1024**2  # bytes of a value from which on it is written in pieces
 _SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
-_INTEGERS = {"int2": struct.Struct("!ih"), "int4": struct.Struct("!ii"), "int8": struct.Struct("!iq")}
+_INTEGERS = {
+    "int2": struct.Struct("!ih"),
+    "int4": struct.Struct("!ii"),
+    "int8": struct.Struct("!iq"),
+}
 _LENGTH = struct.Struct("!i")
 _NULL = _LENGTH.pack(-1)
 
@@ -26,7 +31,10 @@ WRITES = ("int8", "int4", "int2", "text", "text", "text", "text", "text", "bytea
 
 
 def copy_rows(
-    cursor: Cursor[Any], statement: LiteralString, types: Sequence[str], rows: Iterable[tuple[Any, ...]]
+    cursor: Cursor[Any],
+    statement: LiteralString,
+    types: Sequence[str],
+    rows: Iterable[tuple[Any, ...]],
 ) -> None:
     """COPY rows; the last column of each is its value, as bytes or a view of bytes."""
     large: list[tuple[Any, ...]] = []

@@ -20,7 +20,9 @@ class Pending(Protocol):
         ...
 
 
-def deleted_at(buffer: Pending, database: Database, threads: Collection[str]) -> Mapping[str, float]:
+def deleted_at(
+    buffer: Pending, database: Database, threads: Collection[str]
+) -> Mapping[str, float]:
     """When each of these threads was last deleted; those that never were are left out."""
     with database.asking(patient=True) as connection:
         rows = connection.execute(SQL["deleted_at"], {"threads": list(threads)}).fetchall()

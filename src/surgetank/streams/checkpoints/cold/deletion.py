@@ -1,7 +1,7 @@
 """Deleting threads and checkpoints from the cold layout without breaking a patch chain.
 
-A blob lives as long as a remaining checkpoint refers to its version. When the base of a living patch dies, the
-patch is made anew against its nearest living ancestor, or stored whole.
+A blob lives as long as a remaining checkpoint refers to its version. When the base of a living
+patch dies, the patch is made anew against its nearest living ancestor, or stored whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ Rows = Cursor[dict[str, Any]]
 def delete_thread(cursor: Rows, thread_id: str, operation: Operation) -> list[tuple[str, str]]:
     """Remove all of a thread; returns namespace and id of the newest checkpoints that went with it.
 
-    Repeated for the same operation (after a crash between commit and acknowledgement) it gives the same answer.
+    Repeated for the same operation (after a crash between commit and acknowledgement) it gives the
+    same answer.
     """
     arguments = {"thread_id": thread_id, "operation_id": operation.id}
     done = deleted_with(cursor, operation)
@@ -48,13 +49,19 @@ def delete_thread(cursor: Rows, thread_id: str, operation: Operation) -> list[tu
 
 
 def deleted_with(cursor: Rows, operation: Operation) -> list[tuple[str, str]] | None:
-    """Namespace and id of the newest checkpoints that went with a deletion that was carried out; None if it wasn't."""
+    """Namespace and id of the newest checkpoints that went with a deletion that was carried out;
+    None if it wasn't."""
     done = cursor.execute(SQL["deletion_done"], {"operation_id": operation.id}).fetchone()
-    return None if done is None else list(zip(done["checkpoint_ns"], done["checkpoint_ids"], strict=True))
+    return (
+        None
+        if done is None
+        else list(zip(done["checkpoint_ns"], done["checkpoint_ids"], strict=True))
+    )
 
 
 def delete_checkpoints(cursor: Rows, thread_id: str, operation: Operation) -> list[Replacement]:
-    """Remove single checkpoints of one namespace with their writes, and the blobs that nothing refers to any more.
+    """Remove single checkpoints of one namespace with their writes, and the blobs that nothing
+    refers to any more.
 
     Returns what of the rest is damaged.
     """
@@ -84,13 +91,17 @@ def _collect_blobs(cursor: Rows, ns_pk: int) -> list[Replacement]:
     for row in cursor.execute(SQL["namespace_blobs"], {"ns_pk": ns_pk}).fetchall():
         channels.setdefault(row["channel"], []).append(row)
     for channel, blobs in channels.items():
-        newest = {b["version"]: b["n"] for b in blobs}  # a version stored twice: the later one counts
+        newest = {
+            b["version"]: b["n"] for b in blobs
+        }  # a version stored twice: the later one counts
         living = {n for version, n in newest.items() if (channel, version) in referred}
         dead = {b["n"] for b in blobs} - living
         if dead:
             base_of = {b["n"]: b["base_n"] for b in blobs}
             kept = _rebase(cursor, ns_pk, channel, base_of, living, damage)
-            cursor.execute(SQL["delete_blobs"], {"ns_pk": ns_pk, "channel": channel, "ns": list(dead - kept)})
+            cursor.execute(
+                SQL["delete_blobs"], {"ns_pk": ns_pk, "channel": channel, "ns": list(dead - kept)}
+            )
     return damage
 
 
@@ -102,8 +113,8 @@ def _rebase(
     living: set[int],
     damage: list[Replacement],
 ) -> set[int]:
-    """Give each living patch with a dead base a living one, or make it whole. Returns the dead that have to stay:
-    bases of a patch that can't be decoded, which `damage` names.
+    """Give each living patch with a dead base a living one, or make it whole. Returns the dead that
+    have to stay: bases of a patch that can't be decoded, which `damage` names.
     """
     kept: set[int] = set()
     for n in sorted(living):
@@ -137,7 +148,8 @@ def _rebase_one(
 
 
 def _path(base_of: dict[int, int | None], n: int) -> list[int]:
-    """A version and its bases. Raises `StateCorrupt` for a path that leads nowhere, back, or on and on."""
+    """A version and its bases. Raises `StateCorrupt` for a path that leads nowhere, back, or on and
+    on."""
     path = [n, *_bases(base_of, n)]
     if len(path) > patch.MAX_PATH or base_of.get(path[-1], 0) is not None:
         raise StateCorrupt(
@@ -158,9 +170,12 @@ def _bases(base_of: dict[int, int | None], n: int) -> list[int]:
 
 
 def _load(cursor: Rows, ns_pk: int, channel: str, ns: list[int]) -> list[Blob]:
-    rows = cursor.execute(SQL["channel_blobs"], {"ns_pk": ns_pk, "channel": channel, "ns": ns}).fetchall()
+    rows = cursor.execute(
+        SQL["channel_blobs"], {"ns_pk": ns_pk, "channel": channel, "ns": ns}
+    ).fetchall()
     return [
-        patch.stored(r["n"], r["base_n"], r["position"], r["codec"], r["raw_bytes"], r["data"]) for r in rows
+        patch.stored(r["n"], r["base_n"], r["position"], r["codec"], r["raw_bytes"], r["data"])
+        for r in rows
     ]
 
 

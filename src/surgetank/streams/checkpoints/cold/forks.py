@@ -1,9 +1,10 @@
 """Two buffers on one thread: noticed by whoever flushes second. Pure.
 
-A checkpoint is put on what its writer knew of the thread: its parent, or the newest checkpoint that was read before
-(`envelope.KNOWN_HEAD`). When the database's newest checkpoint is neither of them, and another buffer wrote it, then
-that buffer's work is not in what grows here. Time travel and forks of one buffer are nothing special: it wrote the
-newest checkpoint itself, or has read it. Nothing is changed: both branches are stored.
+A checkpoint is put on what its writer knew of the thread: its parent, or the newest checkpoint that
+was read before (`envelope.KNOWN_HEAD`). When the database's newest checkpoint is neither of them,
+and another buffer wrote it, then that buffer's work is not in what grows here. Time travel and
+forks of one buffer are nothing special: it wrote the newest checkpoint itself, or has read it.
+Nothing is changed: both branches are stored.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from surgetank.streams.checkpoints.cold.rows import Batch
 
 
 def find(batch: Batch, touched: list[Thread], buffer_id: str) -> Iterator[Fork]:
-    """The threads, as they were before this batch, whose newest checkpoint this buffer neither wrote nor knew."""
+    """The threads, as they were before this batch, whose newest checkpoint this buffer neither
+    wrote nor knew."""
     others = {
         thread.thread_id: thread
         for thread in touched

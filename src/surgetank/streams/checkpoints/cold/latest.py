@@ -1,7 +1,8 @@
-"""The latest state of each thread, for SQL: what a batch says about it, and one statement for many threads.
+"""The latest state of each thread, for SQL: what a batch says about it, and one statement for many
+threads.
 
-A **draft** is made from the batch alone. A thread that is new is inserted with it at once; for one that was there,
-only the channels that changed are written.
+A **draft** is made from the batch alone. A thread that is new is inserted with it at once; for one
+that was there, only the channels that changed are written.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def drafts(batch: Batch) -> dict[str, Draft]:
     found: dict[str, Draft] = {}
     for thread_id, (checkpoint_id, record) in newest.items():
         versions = _versions(record)
-        keys = [(channel, (thread_id, "", channel, version)) for channel, version in versions.items()]
+        keys = [
+            (channel, (thread_id, "", channel, version)) for channel, version in versions.items()
+        ]
         replayed = bool(batch.replayed) and any(key in batch.replayed for _, key in keys)
         known = {} if replayed else {c: values[key] for c, key in keys if key in values}
         found[thread_id] = Draft(checkpoint_id, versions, known, replayed)
@@ -94,8 +97,8 @@ def _is_shown(channel: str) -> bool:
 def touch(
     cursor: Rows, thread_ids: Iterable[str], found: Mapping[str, Draft], writers: Mapping[str, str]
 ) -> list[Thread]:
-    """Make the threads with their drafts, or lock those that are there; one `Thread` each. `writers` are the buffers of
-    those that get a checkpoint.
+    """Make the threads with their drafts, or lock those that are there; one `Thread` each.
+    `writers` are the buffers of those that get a checkpoint.
     """
     items = (_first_item(t, found.get(t), writers.get(t)) for t in thread_ids)
     threads: list[Thread] = []
@@ -148,7 +151,9 @@ def _changes(
         for channel, version in draft.versions.items():
             if thread.versions.get(channel) == version or not _is_shown(channel):
                 continue
-            value = draft.values.get(channel) or (has.small.get(channel) if has is not None else None)
+            value = draft.values.get(channel) or (
+                has.small.get(channel) if has is not None else None
+            )
             if value is None:
                 try:
                     value = deletion.load_value(cursor, thread.ns_pks[""], channel, version)

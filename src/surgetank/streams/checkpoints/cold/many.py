@@ -1,4 +1,5 @@
-"""Many cold checkpoints of a namespace at once, for listings: three queries, and each stored blob is decoded once."""
+"""Many cold checkpoints of a namespace at once, for listings: three queries, and each stored blob
+is decoded once."""
 
 from __future__ import annotations
 
@@ -19,20 +20,29 @@ SQL = queries("streams/checkpoints/cold/read.sql")
 _Version = tuple[str, int]  # a channel and the number of its blob
 
 
-def read_many(database: Database, thread_id: str, ns: str, ids: Sequence[str]) -> dict[str, RawCheckpoint]:
-    """Those of the checkpoints that are there, with writes and values. One whose values are not all there comes
-    without them. Raises `DatabaseUnavailable`, `StateCorrupt`.
+def read_many(
+    database: Database, thread_id: str, ns: str, ids: Sequence[str]
+) -> dict[str, RawCheckpoint]:
+    """Those of the checkpoints that are there, with writes and values. One whose values are not all
+    there comes without them. Raises `DatabaseUnavailable`, `StateCorrupt`.
     """
     where = {"thread_id": thread_id, "checkpoint_ns": ns, "ids": list(ids)}
-    with database.reading() as connection, connection.cursor(binary=True, row_factory=tuple_row) as cursor:
+    with (
+        database.reading() as connection,
+        connection.cursor(binary=True, row_factory=tuple_row) as cursor,
+    ):
         found: dict[str, RawCheckpoint] = {}
         wanted: dict[str, dict[str, int]] = {}
         older: dict[str, dict[str, str]] = {}
-        for checkpoint_id, parent_id, codec, body, numbers in cursor.execute(SQL["many"], where).fetchall():
+        for checkpoint_id, parent_id, codec, body, numbers in cursor.execute(
+            SQL["many"], where
+        ).fetchall():
             raw = _checkpoint(thread_id, ns, checkpoint_id, parent_id, codec, body)
             found[checkpoint_id] = raw
             if numbers is None:
-                older[checkpoint_id] = {c: v for c, v in raw.versions().items() if c not in raw.blobs}
+                older[checkpoint_id] = {
+                    c: v for c, v in raw.versions().items() if c not in raw.blobs
+                }
             else:
                 wanted[checkpoint_id] = numbers
         if older:
@@ -43,7 +53,9 @@ def read_many(database: Database, thread_id: str, ns: str, ids: Sequence[str]) -
         values = _values(cursor, thread_id, where, {v for n in wanted.values() for v in n.items()})
     for checkpoint_id, versions in wanted.items():
         blobs = found[checkpoint_id].blobs
-        blobs |= {channel: values[channel, n] for channel, n in versions.items() if (channel, n) in values}
+        blobs |= {
+            channel: values[channel, n] for channel, n in versions.items() if (channel, n) in values
+        }
     return found
 
 
@@ -83,7 +95,8 @@ def writes_of_row(
 def _numbers_of(
     cursor: Any, where: Mapping[str, Any], older: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, int]]:
-    """The blobs of checkpoints that were stored without their numbers, by the versions of their channels."""
+    """The blobs of checkpoints that were stored without their numbers, by the versions of their
+    channels."""
     pairs = sorted({pair for versions in older.values() for pair in versions.items()})
     arguments = {**where, "channels": [c for c, _ in pairs], "versions": [v for _, v in pairs]}
     numbers = {(c, v): n for c, v, n in cursor.execute(SQL["many_numbers"], arguments).fetchall()}
@@ -109,7 +122,8 @@ def _values(
     values: dict[_Version, tuple[str, bytes]] = {}
     for channel, of_channel in rows.items():
         blobs = [
-            patch.stored(n, base, 0, codec, size, data) for _, n, base, codec, size, _, data in of_channel
+            patch.stored(n, base, 0, codec, size, data)
+            for _, n, base, codec, size, _, data in of_channel
         ]
         types = {row[1]: row[5] for row in of_channel}
         try:

@@ -1,4 +1,5 @@
-"""The sink's own entry: it touches every table that checkpoints are written to, and is rolled back."""
+"""The sink's own entry: it touches every table that checkpoints are written to, and is rolled
+back."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ _ID = "1ef00000-0000-6000-8000-000000000000"
 
 
 def probe() -> Slice:
-    """A checkpoint with a value and a pending write: a row for every table that checkpoints are written to."""
+    """A checkpoint with a value and a pending write: a row for every table that checkpoints are
+    written to."""
     structure = envelope.structure_of({"v": 4, "id": _ID, "channel_versions": {"probe": "1"}})
     record = CheckpointRecord(None, structure, ("probe",), "null", b"", b"{}", b"{}")
     return probe_slice(
@@ -22,5 +24,7 @@ def probe() -> Slice:
         Record(envelope.checkpoint_key("", _ID), record.pack()),
         # Large enough for a row of its own at every level of the storage format.
         envelope.blob_record("", "probe", "1", envelope.pack_blob("bytes", bytes(2 * SMALL_BYTES))),
-        Record(envelope.write_key("", _ID, "probe", 0), WriteRecord("probe", "", "null", b"").pack()),
+        Record(
+            envelope.write_key("", _ID, "probe", 0), WriteRecord("probe", "", "null", b"").pack()
+        ),
     )

@@ -1,7 +1,8 @@
-"""The latest state of a thread as jsonb for SQL: plain, sanitized, bounded. Allowed to lose; says so where it does.
+"""The latest state of a thread as jsonb for SQL: plain, sanitized, bounded. Allowed to lose; says
+so where it does.
 
-A channel that is too large is shown by its tail (lists) or by its size. Values are decoded without importing
-or building any class of the user's.
+A channel that is too large is shown by its tail (lists) or by its size. Values are decoded without
+importing or building any class of the user's.
 """
 
 from __future__ import annotations
@@ -23,13 +24,18 @@ Shown = tuple[bytes, tuple[Replacement, ...]]
 
 
 def project(channel: str, type_: str, data: bytes) -> Shown:
-    """One channel's value as JSON, and what had to be replaced in it (paths start at the channel)."""
+    """One channel's value as JSON, and what had to be replaced in it (paths start at the
+    channel)."""
     if "+" in type_:
         return orjson.dumps({"$encrypted": type_.split("+", 1)[1][:40]}), ()
     if len(data) > DECODED_BYTES:
         return orjson.dumps({"$omitted": "too large", "$bytes": len(data)}), ()
     try:
-        if type_ == "msgpack" and len(data) > CHANNEL_BYTES and (items := list_items(data)) is not None:
+        if (
+            type_ == "msgpack"
+            and len(data) > CHANNEL_BYTES
+            and (items := list_items(data)) is not None
+        ):
             return _newest(channel, data, items)
         plain = to_plain(type_, data)
     except Exception as error:  # noqa: BLE001 - a foreign serializer's bytes: shown in place of the value
@@ -47,7 +53,8 @@ def project(channel: str, type_: str, data: bytes) -> Shown:
 
 def _located(channel: str, at: str, replaced: Sequence[Replacement]) -> tuple[Replacement, ...]:
     return tuple(
-        Replacement(f"$.channel_values.{channel}{at}{r.path[1:]}", r.reason, r.original) for r in replaced
+        Replacement(f"$.channel_values.{channel}{at}{r.path[1:]}", r.reason, r.original)
+        for r in replaced
     )
 
 

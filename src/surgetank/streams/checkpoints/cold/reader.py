@@ -30,7 +30,8 @@ Place = tuple[str, str, str]  # thread, namespace, checkpoint id
 
 
 class Cold(Protocol):
-    """A durable store as `Reader` and `Maintenance` see it. Every method may raise `DatabaseUnavailable`."""
+    """A durable store as `Reader` and `Maintenance` see it. Every method may raise
+    `DatabaseUnavailable`."""
 
     page_size: int
 
@@ -43,11 +44,13 @@ class Cold(Protocol):
     def latest(
         self, thread_id: str, ns: str, hidden: Sequence[str], *, values: bool = False
     ) -> RawCheckpoint | None:
-        """The newest checkpoint of the namespace that is not among the hidden ones; `values` as in `checkpoint`."""
+        """The newest checkpoint of the namespace that is not among the hidden ones; `values` as in
+        `checkpoint`."""
         ...
 
     def mark(self, thread_id: str) -> bytes | None:
-        """Which state the thread is in, if the store can tell: nothing of it has changed while this is the same."""
+        """Which state the thread is in, if the store can tell: nothing of it has changed while this
+        is the same."""
         ...
 
     def marks(self, threads: Sequence[str]) -> dict[str, bytes] | None:
@@ -62,12 +65,15 @@ class Cold(Protocol):
         """The writes of a checkpoint that is itself still hot."""
         ...
 
-    def blobs(self, thread_id: str, ns: str, versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
+    def blobs(
+        self, thread_id: str, ns: str, versions: Mapping[str, str]
+    ) -> dict[str, tuple[str, bytes]]:
         """The values of channel versions that are stored; others are missing from the result."""
         ...
 
     def projections(self, thread_id: str, ns: str, checkpoint_id: str) -> tuple[bytes, bytes]:
-        """The JSON projections of a checkpoint's metadata and scalars; empty objects when it is gone."""
+        """The JSON projections of a checkpoint's metadata and scalars; empty objects when it is
+        gone."""
         ...
 
     def still_there(self, thread_id: str, ns: str, checkpoint_id: str) -> bool:
@@ -88,7 +94,8 @@ class Cold(Protocol):
         ...
 
     def many(self, thread_id: str, ns: str, ids: Sequence[str]) -> dict[str, RawCheckpoint]:
-        """Several checkpoints at once, where that is cheaper than one by one; what is missing is read singly."""
+        """Several checkpoints at once, where that is cheaper than one by one; what is missing is
+        read singly."""
         ...
 
     def run_checkpoints(self, run_ids: Sequence[str]) -> list[Place]:
@@ -124,18 +131,21 @@ class ColdReader:
     def latest(
         self, thread_id: str, ns: str, hidden: Sequence[str], *, values: bool = False
     ) -> RawCheckpoint | None:
-        """The newest checkpoint of the namespace that is not among the hidden ones; `values` as in `checkpoint`."""
+        """The newest checkpoint of the namespace that is not among the hidden ones; `values` as in
+        `checkpoint`."""
         return self._one(thread_id, ns, None, list(hidden), values)
 
     def mark(self, thread_id: str) -> bytes | None:
-        """Which state the thread is in (`streams.checkpoints.copies.layout.Mark`); None when it isn't there."""
+        """Which state the thread is in (`streams.checkpoints.copies.layout.Mark`); None when it
+        isn't there."""
         rows = self._call("mark", thread_id)
         return str(rows[0][0]).encode() if rows else None
 
     def marks(self, threads: Sequence[str]) -> dict[str, bytes]:
         """The marks of those of the threads that are there."""
         return {
-            row["thread_id"]: row["mark"].encode() for row in self._query("marks", {"threads": list(threads)})
+            row["thread_id"]: row["mark"].encode()
+            for row in self._query("marks", {"threads": list(threads)})
         }
 
     def deleted(self, threads: Sequence[str]) -> set[str]:
@@ -180,7 +190,9 @@ class ColdReader:
         rows = self._query("writes", arguments)
         return [w for row in rows for w in writes_of_row(thread_id, *row.values())]
 
-    def blobs(self, thread_id: str, ns: str, versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
+    def blobs(
+        self, thread_id: str, ns: str, versions: Mapping[str, str]
+    ) -> dict[str, tuple[str, bytes]]:
         """The values of channel versions that are stored; others are missing from the result."""
         if not versions:
             return {}
@@ -201,7 +213,8 @@ class ColdReader:
         versions: Mapping[str, str],
         before: str,
     ) -> None:
-        """Look through older checkpoints for small values: a hot one may descend from any of them."""
+        """Look through older checkpoints for small values: a hot one may descend from any of
+        them."""
         while len(found) < len(versions):
             arguments = {
                 "thread_id": thread_id, "checkpoint_ns": ns, "before": before, "limit": self.page_size,
@@ -214,7 +227,8 @@ class ColdReader:
                 return
 
     def projections(self, thread_id: str, ns: str, checkpoint_id: str) -> tuple[bytes, bytes]:
-        """The JSON projections of a checkpoint's metadata and scalars; empty objects when it is gone."""
+        """The JSON projections of a checkpoint's metadata and scalars; empty objects when it is
+        gone."""
         arguments = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
         for row in self._query("projections", arguments):
             return row["metadata"].encode(), row["scalars"].encode()
@@ -235,7 +249,8 @@ class ColdReader:
         last: Place | None,
         limit: int,
     ) -> list[Place]:
-        """Places of checkpoints, newest first, after `last`. `metadata` narrows them where SQL can tell."""
+        """Places of checkpoints, newest first, after `last`. `metadata` narrows them where SQL can
+        tell."""
         last_thread, last_ns, last_id = last or (None, None, None)
         rows = self._query(
             "page",
@@ -248,7 +263,8 @@ class ColdReader:
         return [(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"]) for row in rows]
 
     def many(self, thread_id: str, ns: str, ids: Sequence[str]) -> dict[str, RawCheckpoint]:
-        """Several checkpoints at once, where that is cheaper than one by one; what is missing is read singly."""
+        """Several checkpoints at once, where that is cheaper than one by one; what is missing is
+        read singly."""
         return read_many(self._database, thread_id, ns, ids)
 
     def threads(self) -> list[str]:
@@ -268,7 +284,8 @@ def _json(value: Any) -> bytes:
 def _values(
     thread_id: str, rows: Sequence[tuple[Any, ...]], versions: Mapping[str, str]
 ) -> dict[str, tuple[str, bytes]]:
-    """The values behind rows of `blob_paths`: of each channel the path of its bases, then the wanted version."""
+    """The values behind rows of `blob_paths`: of each channel the path of its bases, then the
+    wanted version."""
     values: dict[str, tuple[str, bytes]] = {}
     for channel, group in groupby(rows, key=itemgetter(0)):
         path = list(group)

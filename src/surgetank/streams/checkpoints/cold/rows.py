@@ -1,8 +1,10 @@
-"""From buffer entries to the rows of the checkpoint tables. Pure: folds repeated keys, finds operations.
+"""From buffer entries to the rows of the checkpoint tables. Pure: folds repeated keys, finds
+operations.
 
-A **batch** is what lies between two operations: its rows can be written in any order. Rules of folding:
-a checkpoint put again replaces the older one; of two ordinary writes with one key the first stays, of
-two special writes (index below zero) the last (langgraph-checkpoint 4, `WRITES_IDX_MAP`).
+A **batch** is what lies between two operations: its rows can be written in any order. Rules of
+folding: a checkpoint put again replaces the older one; of two ordinary writes with one key the
+first stays, of two special writes (index below zero) the last (langgraph-checkpoint 4,
+`WRITES_IDX_MAP`).
 """
 
 from __future__ import annotations
@@ -29,12 +31,16 @@ class Batch:
 
     checkpoints: dict[CheckpointKey, CheckpointRecord] = field(default_factory=dict)
     writes: dict[WriteKey, WriteRecord] = field(default_factory=dict)
-    # Not folded: how blobs are numbered must not depend on how entries are grouped into transactions.
+    # Not folded: how blobs are numbered must not depend on how entries are grouped into
+    # transactions.
     blobs: list[tuple[BlobKey, tuple[str, bytes]]] = field(default_factory=list)
     replayed: set[tuple[str, ...]] = field(default_factory=set)
     in_row: bool = False  # level 2 of the storage format
-    seqs: dict[CheckpointKey, int] = field(default_factory=dict)  # the entry that each checkpoint came with
-    # Of level 2 (small.py): values that are in their checkpoint's row, and each checkpoint's channel versions.
+    seqs: dict[CheckpointKey, int] = field(
+        default_factory=dict
+    )  # the entry that each checkpoint came with
+    # Of level 2 (small.py): values that are in their checkpoint's row, and each checkpoint's
+    # channel versions.
     small: dict[BlobKey, tuple[str, bytes]] = field(default_factory=dict)
     # The same by checkpoint: a version that was put with two values is what it is in each.
     own: dict[CheckpointKey, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
@@ -63,12 +69,18 @@ class Batch:
 class Plan:
     """All that a transaction has to do: first the batch, then steps in order."""
 
-    in_row: bool = False  # small values are kept in their checkpoint's row: level 2 of the storage format
+    in_row: bool = (
+        False  # small values are kept in their checkpoint's row: level 2 of the storage format
+    )
     first: Batch = field(default_factory=Batch)
     steps: list[tuple[str, Operation | Batch]] = field(default_factory=list)
     replaced: dict[str, list[Replacement]] = field(default_factory=dict)
-    heads: dict[str, dict[str, str]] = field(default_factory=dict)  # thread -> namespace -> largest id
-    revived: dict[str, list[bytes]] = field(default_factory=dict)  # grave notes of ids that were put again
+    heads: dict[str, dict[str, str]] = field(
+        default_factory=dict
+    )  # thread -> namespace -> largest id
+    revived: dict[str, list[bytes]] = field(
+        default_factory=dict
+    )  # grave notes of ids that were put again
 
     def batches(self) -> Iterable[Batch]:
         """Every batch, in order."""
@@ -81,8 +93,8 @@ class Plan:
 def plan(
     parts: Sequence[tuple[str, Sequence[Entry]]], dead: set[CheckpointKey], *, in_row: bool = False
 ) -> Plan:
-    """What the entries of several threads ask for. `dead` are checkpoints deleted with their thread before; `in_row`
-    asks for level 2 of the storage format (`streams/checkpoints/cold/small.py`).
+    """What the entries of several threads ask for. `dead` are checkpoints deleted with their thread
+    before; `in_row` asks for level 2 of the storage format (`streams/checkpoints/cold/small.py`).
     """
     whole = Plan(in_row, Batch(in_row=in_row))
     for thread, entries in parts:
@@ -107,7 +119,9 @@ def _operation(entry: Entry) -> Operation | None:
     return None
 
 
-def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[CheckpointKey]) -> None:
+def _add_entry(
+    whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[CheckpointKey]
+) -> None:
     blobs: list[tuple[BlobKey, tuple[str, bytes]]] = []
     dropped = False
     versions: Mapping[str, str] = {}
@@ -119,14 +133,17 @@ def _add_entry(whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[C
             ns, channel, version = envelope.split_blob_key(record.key)
             blobs.append(((thread, ns, channel, version), _blob(record.value)))
         elif kind == b"c":
-            versions, dropped = _add_checkpoint(whole, batch, thread, entry, record.key, record.value, dead)
+            versions, dropped = _add_checkpoint(
+                whole, batch, thread, entry, record.key, record.value, dead
+            )
             ns, checkpoint_id = envelope.split_key(record.key)
             at = (thread, ns, checkpoint_id)
         elif kind == b"w":
             _add_write(whole, batch, thread, record.key, record.value, dead, writes)
         else:
             raise EntryRejected(
-                partition=thread, path="$", seq=entry.seq, reason=f"an unknown kind of record {record.key[:8]!r}",
+                partition=thread, path="$", seq=entry.seq, reason=f"an unknown kind of record "
+                f"{record.key[:8]!r}",
                 remedy="flush with the Surgetank version that wrote it.",
             )  # fmt: skip
     if len(writes) > 1 and batch.in_row and not entry.replayed:
@@ -163,7 +180,8 @@ def _add_checkpoint(
     value: bytes,
     dead: set[CheckpointKey],
 ) -> tuple[Mapping[str, str], bool]:
-    """The channel versions of a checkpoint that is written at level 2, and whether it is left out."""
+    """The channel versions of a checkpoint that is written at level 2, and whether it is left
+    out."""
     ns, checkpoint_id = envelope.split_key(raw_key)
     key = (thread, ns, checkpoint_id)
     record = CheckpointRecord.unpack(value)
@@ -209,7 +227,8 @@ def _add_write(
 
 
 def _share_row(batch: Batch, writes: Sequence[WriteKey]) -> None:
-    """Of the ordinary writes of one call the small ones lie in the row of the first that isn't, or of the first."""
+    """Of the ordinary writes of one call the small ones lie in the row of the first that isn't, or
+    of the first."""
     by_task: dict[tuple[str, ...], list[WriteKey]] = {}
     for key in writes:
         by_task.setdefault((*key[:4], batch.writes[key].task_path), []).append(key)

@@ -1,8 +1,9 @@
 """Checkpoints into PostgreSQL: COPY and keyed updates, one transaction for all slices of a group.
 
-Each transaction first takes the progress rows of its partitions with the lease's fencing token: a worker
-that lost its lease is refused there, and entries that an interrupted flush had already written are
-skipped. Then it locks the threads' rows, so that two buffers never write to one thread at once.
+Each transaction first takes the progress rows of its partitions with the lease's fencing token: a
+worker that lost its lease is refused there, and entries that an interrupted flush had already
+written are skipped. Then it locks the threads' rows, so that two buffers never write to one thread
+at once.
 """
 
 from __future__ import annotations
@@ -34,14 +35,19 @@ from surgetank.streams.checkpoints.envelope import Operation
 
 SQL = queries("streams/checkpoints/cold/flush.sql")
 _REPLACEMENTS_KEPT = 50
-_PRUNED_NOTED = 100  # of the checkpoints that an operation deletes, the newest: a run may be at one of them
-_IN_ROW = 2  # the level of the storage format from which on small values lie in their checkpoint's row
+_PRUNED_NOTED = (
+    100  # of the checkpoints that an operation deletes, the newest: a run may be at one of them
+)
+_IN_ROW = (
+    2  # the level of the storage format from which on small values lie in their checkpoint's row
+)
 
 Rows = Cursor[dict[str, Any]]
 
 
 class PostgresCheckpointSink:
-    """The sink of the stream `checkpoints`. Several threads may use it; transactions run one at a time each.
+    """The sink of the stream `checkpoints`. Several threads may use it; transactions run one at a
+    time each.
 
     `hot` are the records of the buffer that it empties: what waits or is parked there is not lost.
     """
@@ -85,7 +91,8 @@ class PostgresCheckpointSink:
                 ) as cursor:  # fmt: skip
                     work, passed = self._transaction(cursor, slices, buffer_id, threads, tallies)
             except ProgressDoubtful:
-                # It may be another database than it was: one that was restored, or a replica that took over.
+                # It may be another database than it was: one that was restored, or a replica that
+                # took over.
                 self._cache.clear()
                 self._known_level = 0
                 raise
@@ -157,7 +164,11 @@ class PostgresCheckpointSink:
         for thread in touched:
             threads[thread.thread_id] = thread
             draft = found.get(thread.thread_id)
-            if draft is not None and thread.checkpoint_id == draft.checkpoint_id and thread.revision == 1:
+            if (
+                draft is not None
+                and thread.checkpoint_id == draft.checkpoint_id
+                and thread.revision == 1
+            ):
                 tallies[thread.thread_id].replaced += tuple(draft.replaced())
                 thread.versions = draft.versions
                 del found[thread.thread_id]  # stored with the thread
@@ -205,7 +216,10 @@ class PostgresCheckpointSink:
             buried = deletion.delete_thread(cursor, thread_id, operation)
             tally.forget, tally.replaced = (envelope.HEAD,), ()
             tally.thread = None
-            tally.buried = {**tally.buried, **{envelope.grave_note(ns, cid): b"" for ns, cid in buried}}
+            tally.buried = {
+                **tally.buried,
+                **{envelope.grave_note(ns, cid): b"" for ns, cid in buried},
+            }
             return {(thread_id, ns, cid) for ns, cid in buried}
         tally.replaced += tuple(deletion.delete_checkpoints(cursor, thread_id, operation))
         newest = sorted(operation.checkpoint_ids)[-_PRUNED_NOTED:]
@@ -215,7 +229,8 @@ class PostgresCheckpointSink:
 
 
 def _note_before(cursor: Rows, part: Passed, work: Plan, tally: Tally) -> None:
-    """What an interrupted flush wrote and could not tell the buffer: the newest ids, and what was deleted."""
+    """What an interrupted flush wrote and could not tell the buffer: the newest ids, and what was
+    deleted."""
     before = plan([(part.partition, part.written_before)], set())
     heads = work.heads.setdefault(part.partition, {})
     deleted = any(isinstance(s, Operation) and s.kind == "delete_thread" for _, s in work.steps)
@@ -225,7 +240,10 @@ def _note_before(cursor: Rows, part: Passed, work: Plan, tally: Tally) -> None:
         if isinstance(step, Operation) and step.kind == "delete_thread":
             tally.forget = (envelope.HEAD,)
             graves = deletion.deleted_with(cursor, step) or ()
-            tally.buried = {**{envelope.grave_note(ns, cid): b"" for ns, cid in graves}, **tally.buried}
+            tally.buried = {
+                **{envelope.grave_note(ns, cid): b"" for ns, cid in graves},
+                **tally.buried,
+            }
 
 
 def _written(part: Passed, tally: Tally, work: Plan, steps: Sequence[Step]) -> Written:

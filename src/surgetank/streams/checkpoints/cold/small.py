@@ -1,9 +1,11 @@
-"""Level 2 of the storage format: a checkpoint's row has its small values, and the numbers of the blobs with the others.
+"""Level 2 of the storage format: a checkpoint's row has its small values, and the numbers of the
+blobs with the others.
 
-Most values of a graph are flags, counters and short words, and a row of their own with two index entries weighs ten
-times what they do. So a value of at most `SMALL_BYTES` lies in the body of every checkpoint that has it, also where it
-didn't change: then nothing has to be looked for, and deleting a checkpoint takes nothing away from another one. What
-did not change is taken over from the parent, which is in the batch, remembered, or read.
+Most values of a graph are flags, counters and short words, and a row of their own with two index
+entries weighs ten times what they do. So a value of at most `SMALL_BYTES` lies in the body of every
+checkpoint that has it, also where it didn't change: then nothing has to be looked for, and deleting
+a checkpoint takes nothing away from another one. What did not change is taken over from the parent,
+which is in the batch, remembered, or read.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ Value = tuple[str, bytes]
 
 @dataclass(slots=True)
 class Contents:
-    """The channel versions of a checkpoint, its small values, and the numbers of the blobs with the others."""
+    """The channel versions of a checkpoint, its small values, and the numbers of the blobs with the
+    others."""
 
     versions: Mapping[str, str]
     small: dict[str, Value] = field(default_factory=dict)
@@ -39,7 +42,11 @@ class Contents:
     def take_over(self, parent: Contents) -> None:
         """Add what did not change since the parent."""
         for channel, version in self.versions.items():
-            if channel in self.small or channel in self.numbers or parent.versions.get(channel) != version:
+            if (
+                channel in self.small
+                or channel in self.numbers
+                or parent.versions.get(channel) != version
+            ):
                 continue
             if (value := parent.small.get(channel)) is not None:
                 self.small[channel] = value
@@ -64,7 +71,8 @@ class Contents:
 def contents(
     cursor: Rows, batch: Batch, threads: Mapping[str, Thread], numbers: Mapping[BlobKey, int]
 ) -> dict[CheckpointKey, Contents]:
-    """What each checkpoint of the batch has. `numbers` are those of the blobs that the batch writes."""
+    """What each checkpoint of the batch has. `numbers` are those of the blobs that the batch
+    writes."""
     found: dict[CheckpointKey, Contents] = {}
     incomplete: list[CheckpointKey] = []
     for key, versions in batch.versions.items():
@@ -107,8 +115,12 @@ def _complete(
             own.take_over(parent)
         if ns_pk in thread.fresh:
             continue
-        strange = {c for c in own.missing() if parent is None or parent.versions.get(c) != own.versions[c]}
-        for channel in own.missing():  # their rows have no numbers: written at level 1, or by a retry
+        strange = {
+            c for c in own.missing() if parent is None or parent.versions.get(c) != own.versions[c]
+        }
+        for (
+            channel
+        ) in own.missing():  # their rows have no numbers: written at level 1, or by a retry
             arguments = {"ns_pk": ns_pk, "channel": channel, "version": own.versions[channel]}
             row = cursor.execute(SQL["stored_version"], arguments).fetchone()
             if row is not None:
@@ -123,7 +135,8 @@ def _stored_parents(
     found: Mapping[CheckpointKey, Contents],
     incomplete: list[CheckpointKey],
 ) -> dict[tuple[int, str], Contents]:
-    """The parents that are not in the batch: as they are remembered, else as the database has them."""
+    """The parents that are not in the batch: as they are remembered, else as the database has
+    them."""
     stored: dict[tuple[int, str], Contents] = {}
     asked: set[tuple[int, str]] = set()
     for key in incomplete:
@@ -145,7 +158,8 @@ def _stored_parents(
 
 
 def in_their_rows(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) -> set[BlobKey]:
-    """Of replayed checkpoints that are stored already: the versions whose values lie in their rows."""
+    """Of replayed checkpoints that are stored already: the versions whose values lie in their
+    rows."""
     pairs = {
         (threads[key[0]].ns_pks[key[1]], key[2]): key
         for key in batch.versions
@@ -170,9 +184,11 @@ def _of_row(row: Mapping[str, Any]) -> Contents:
 
 
 def _search(cursor: Rows, ns_pk: int, own: Contents, channels: set[str]) -> None:
-    """Find values that didn't come from a parent as it is known: it was parked or deleted, or there is none.
+    """Find values that didn't come from a parent as it is known: it was parked or deleted, or there
+    is none.
 
-    From the newest checkpoint on; what isn't found has not been written yet, or its blob is found by version.
+    From the newest checkpoint on; what isn't found has not been written yet, or its blob is found
+    by version.
     """
     before = None
     while channels:

@@ -1,4 +1,5 @@
-"""Writing a batch's blobs, checkpoints and writes: COPY for what is new, keyed updates for what is put again."""
+"""Writing a batch's blobs, checkpoints and writes: COPY for what is new, keyed updates for what is
+put again."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def write_rows(
     tallies: Mapping[str, Tally],
     hot: HotRecords | None = None,
 ) -> dict[CheckpointKey, Contents]:
-    """Write all rows of a batch whose threads are locked. Returns what the checkpoints have, at level 2."""
+    """Write all rows of a batch whose threads are locked. Returns what the checkpoints have, at
+    level 2."""
     _number_namespaces(cursor, batch, threads)
     _drop_replayed_blobs(cursor, batch, threads)
     _load_chains(cursor, batch, threads, tallies)
@@ -64,7 +66,8 @@ def _number_namespaces(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]
 
 
 def _drop_replayed_blobs(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) -> None:
-    """A parked entry that is tried again must not come before a version that was stored meanwhile."""
+    """A parked entry that is tried again must not come before a version that was stored
+    meanwhile."""
     if not batch.replayed:
         return
     replayed = {key for key, _ in batch.blobs if key in batch.replayed}
@@ -96,13 +99,18 @@ def _load_chains(
                 "patchable": patch.MAX_PATCHED,
             },
         )
-        found = chains.load_tips({ns_pk: thread for (ns_pk, _), thread in wanted.items()}, cursor.fetchall())
+        found = chains.load_tips(
+            {ns_pk: thread for (ns_pk, _), thread in wanted.items()}, cursor.fetchall()
+        )
         for thread_id, damage in found:
             tallies[thread_id].replaced += (damage,)
 
 
 def _blob_rows(
-    batch: Batch, threads: Mapping[str, Thread], tallies: Mapping[str, Tally], numbers: dict[BlobKey, int]
+    batch: Batch,
+    threads: Mapping[str, Thread],
+    tallies: Mapping[str, Tally],
+    numbers: dict[BlobKey, int],
 ) -> Iterator[tuple[Any, ...]]:
     for key, (type_, data) in batch.blobs:
         thread_id, ns, channel, version = key
@@ -133,12 +141,18 @@ def _store_checkpoints(
             new.append((key, at[0], record))
         elif key not in batch.replayed:
             codec, body, numbers = _packed(record, found.get(key))
-            shown = [Jsonb(part, dumps=bytes) for part in (record.metadata_json, record.scalars_json)]
+            shown = [
+                Jsonb(part, dumps=bytes) for part in (record.metadata_json, record.scalars_json)
+            ]
             told = Jsonb(numbers, dumps=bytes) if numbers is not None else None
-            cursor.execute(SQL["replace_checkpoint"], (record.parent_id, codec, body, *shown, told, *at))
+            cursor.execute(
+                SQL["replace_checkpoint"], (record.parent_id, codec, body, *shown, told, *at)
+            )
             tallies[key[0]].count(len(body))
     if new:
-        copy_rows(cursor, SQL["copy_checkpoints"], CHECKPOINTS, _checkpoint_rows(new, tallies, found))
+        copy_rows(
+            cursor, SQL["copy_checkpoints"], CHECKPOINTS, _checkpoint_rows(new, tallies, found)
+        )
 
 
 def _checkpoint_rows(
@@ -195,7 +209,8 @@ def _store_writes(
             at = (threads[key[0]].ns_pks[key[1]], *key[2:])
             codec, data = compress(record.data)
             cursor.execute(
-                SQL["replace_write"], (record.task_path, record.channel, codec, record.type, data, *at)
+                SQL["replace_write"],
+                (record.task_path, record.channel, codec, record.type, data, *at),
             )
             tallies[key[0]].count(len(data))
 
@@ -212,10 +227,16 @@ def _stored_writes(cursor: Rows, batch: Batch, threads: Mapping[str, Thread]) ->
     return stored
 
 
-def _stale_pairs(threads: Mapping[str, Thread], keys: Iterable[Sequence[Any]]) -> set[tuple[int, str]]:
+def _stale_pairs(
+    threads: Mapping[str, Thread], keys: Iterable[Sequence[Any]]
+) -> set[tuple[int, str]]:
     """Checkpoints in namespaces that had rows before this transaction."""
     pairs = ((threads[key[0]], threads[key[0]].ns_pks[key[1]], key[2]) for key in keys)
-    return {(ns_pk, checkpoint_id) for thread, ns_pk, checkpoint_id in pairs if ns_pk not in thread.fresh}
+    return {
+        (ns_pk, checkpoint_id)
+        for thread, ns_pk, checkpoint_id in pairs
+        if ns_pk not in thread.fresh
+    }
 
 
 def _existing(cursor: Rows, query: str, pairs: set[tuple[int, str]]) -> list[dict[str, Any]]:

@@ -38,7 +38,11 @@ class Tally:
     def after(self) -> Mark | None:
         """The thread's mark after the transaction; None when it is not there or was not touched."""
         thread = self.thread
-        return Mark(thread.incarnation, thread.revision, thread.checkpoint_id or "") if thread else None
+        return (
+            Mark(thread.incarnation, thread.revision, thread.checkpoint_id or "")
+            if thread
+            else None
+        )
 
     def count(self, size: int) -> None:
         """One more row."""

@@ -1,7 +1,8 @@
 """Looks now and then whether copies still show what the database has, and removes those that don't.
 
-A thread that another buffer wrote to, pruned or deleted has a copy here that nobody may have looked at since. One that
-is newer than the database is kept: a database that went back gets it put back (`restore_lost`).
+A thread that another buffer wrote to, pruned or deleted has a copy here that nobody may have looked
+at since. One that is newer than the database is kept: a database that went back gets it put back
+(`restore_lost`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _PAGES = 20  # in one look, at most: the rest has its turn next time
 
 
 def is_stale(copied: bytes, current: bytes | None, *, deleted: bool) -> bool:
-    """Whether a copy shows something that is no longer so. `current` is the thread's mark, None when it isn't there."""
+    """Whether a copy shows something that is no longer so. `current` is the thread's mark, None
+    when it isn't there."""
     if current is None:
         return deleted
     mine, theirs = Mark.unpack(copied), Mark.unpack(current)
@@ -39,7 +41,8 @@ class CopyCheck:
         self._after = ""
 
     def run_if_due(self) -> int:
-        """Look, if it is time; returns how many copies were removed. Raises what the database raises."""
+        """Look, if it is time; returns how many copies were removed. Raises what the database
+        raises."""
         if 0 <= self._clock() - self._checked_at < _EVERY_S:
             return 0
         return self.run()

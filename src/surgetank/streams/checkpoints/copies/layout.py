@@ -1,7 +1,8 @@
-"""How the copy of a thread is laid out in the buffer (`buffer.copies`): a body per namespace, large values beside it.
+"""How the copy of a thread is laid out in the buffer (`buffer.copies`): a body per namespace, large
+values beside it.
 
-The body has the newest checkpoint, what its DeltaChannels are rebuilt from, pending writes and small values. A value
-that did not change is stored once, however often the body is written.
+The body has the newest checkpoint, what its DeltaChannels are rebuilt from, pending writes and
+small values. A value that did not change is stored once, however often the body is written.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _COUNTERS = b"counters_since_delta_snapshot"
 class Mark(NamedTuple):
     """Which state of a thread in the database something shows.
 
-    `incarnation` tells a thread from an earlier one with its id (when it was made, in microseconds), `revision` grows
-    with each transaction that writes to it, `head` is its newest checkpoint in the root namespace.
+    `incarnation` tells a thread from an earlier one with its id (when it was made, in
+    microseconds), `revision` grows with each transaction that writes to it, `head` is its newest
+    checkpoint in the root namespace.
     """
 
     incarnation: int
@@ -44,8 +46,8 @@ class Mark(NamedTuple):
 
 @dataclass(slots=True)
 class Body:
-    """One namespace of a thread: packed checkpoints by id (oldest first), packed writes by key, small values by channel
-    and version, and the bytes of those values that are parts of their own.
+    """One namespace of a thread: packed checkpoints by id (oldest first), packed writes by key,
+    small values by channel and version, and the bytes of those values that are parts of their own.
     """
 
     checkpoints: dict[str, bytes] = field(default_factory=dict)
@@ -92,7 +94,8 @@ def namespace_of(key: bytes) -> str:
 
 
 def delta_channels(record: CheckpointRecord) -> set[str]:
-    """The channels that are to be rebuilt from the checkpoint's ancestors: LangGraph counts since their last value."""
+    """The channels that are to be rebuilt from the checkpoint's ancestors: LangGraph counts since
+    their last value."""
     if _COUNTERS not in record.metadata_json:
         return set()
     counters = orjson.loads(record.metadata_json).get(_COUNTERS.decode()) or {}

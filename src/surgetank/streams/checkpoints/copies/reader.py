@@ -1,7 +1,8 @@
-"""Copies of recently used threads (`buffer.copies`): read when the database is away, or says that nothing changed.
+"""Copies of recently used threads (`buffer.copies`): read when the database is away, or says that
+nothing changed.
 
-A copy knows the newest checkpoint of each namespace and what its DeltaChannels are rebuilt from. What it can't answer
-is only in the database.
+A copy knows the newest checkpoint of each namespace and what its DeltaChannels are rebuilt from.
+What it can't answer is only in the database.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from surgetank.flush.doubts import Found
 from surgetank.model import CopyChange, Record
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.copies.check import is_stale
-from surgetank.streams.checkpoints.copies.layout import BODY, SMALL, Body, Version, body_key, namespace_of
+from surgetank.streams.checkpoints.copies.layout import (
+    BODY,
+    SMALL,
+    Body,
+    Version,
+    body_key,
+    namespace_of,
+)
 from surgetank.streams.checkpoints.envelope import STREAM, CheckpointRecord, WriteRecord
 from surgetank.streams.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.telemetry import log
@@ -40,9 +48,11 @@ class CopiedThread:
     def find(
         self, ns: str, checkpoint_id: str | None, channels: Sequence[str] | None = None
     ) -> RawCheckpoint | None:
-        """A checkpoint (the newest, if none is named) with these values and its writes; None when it isn't here whole.
+        """A checkpoint (the newest, if none is named) with these values and its writes; None when
+        it isn't here whole.
 
-        Of an ancestor only the values are here that DeltaChannels are rebuilt from, so `channels` has to name them.
+        Of an ancestor only the values are here that DeltaChannels are rebuilt from, so `channels`
+        has to name them.
         """
         body = self._body(ns)
         if body is None or not body.checkpoints:
@@ -67,20 +77,30 @@ class CopiedThread:
     def writes(self, ns: str, checkpoint_id: str) -> list[RawWrite] | None:
         """The writes of a checkpoint that is itself hot; None when they may be elsewhere."""
         body = self._body(ns)
-        return _writes(body, checkpoint_id) if body is not None and checkpoint_id >= body.newest else None
+        return (
+            _writes(body, checkpoint_id)
+            if body is not None and checkpoint_id >= body.newest
+            else None
+        )
 
     def is_current(self, ns: str) -> bool:
-        """Whether it has all that this buffer knows to be in the database: a version of this program that knows no
-        copies may have flushed since.
+        """Whether it has all that this buffer knows to be in the database: a version of this
+        program that knows no copies may have flushed since.
         """
         key = envelope.head_note(ns)
         head = self._snapshot.notes(STREAM, self._thread_id, key).get(key, b"").decode()
         body = self._body(ns)
-        return body is not None and head == max((body.newest, *(_id_of(write) for write in body.writes)))
+        return body is not None and head == max(
+            (body.newest, *(_id_of(write) for write in body.writes))
+        )
 
-    def _values(self, ns: str, body: Body, versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
+    def _values(
+        self, ns: str, body: Body, versions: Mapping[str, str]
+    ) -> dict[str, tuple[str, bytes]]:
         found = {c: body.small[c, v] for c, v in versions.items() if (c, v) in body.small}
-        large = {envelope.blob_key(ns, c, v): c for c, v in versions.items() if (c, v) in body.large}
+        large = {
+            envelope.blob_key(ns, c, v): c for c, v in versions.items() if (c, v) in body.large
+        }
         if large:
             parts = self._snapshot.copied(STREAM, self._thread_id, list(large))
             found |= {large[key]: value for key, value in parts.items()}
@@ -107,10 +127,13 @@ class Copies:
         self._buffer = buffer
 
     def keep(self, raw: RawCheckpoint, seen: Glance) -> None:
-        """Keep the newest checkpoint of a namespace, read whole. `seen` is what the reader saw before."""
+        """Keep the newest checkpoint of a namespace, read whole. `seen` is what the reader saw
+        before."""
         if raw.mark is None or not self._buffer.recent.max_bytes:
             return
-        if seen.mark not in (None, raw.mark) and not is_stale(seen.mark or b"", raw.mark, deleted=False):
+        if seen.mark not in (None, raw.mark) and not is_stale(
+            seen.mark or b"", raw.mark, deleted=False
+        ):
             return  # the database went back: the copy is what it lost
         ns = raw.checkpoint_ns
         body, put = _body_of(raw)
@@ -121,13 +144,15 @@ class Copies:
         change = CopyChange(raw.mark, weight(put), put, (), clear)
         kept = self._buffer.keep_copy(STREAM, raw.thread_id, seen, change, notes=notes)
         if not kept and clear and seen.mark is not None:
-            self._buffer.drop_copies(STREAM, {raw.thread_id: seen.mark})  # it is known to be of yesterday
+            self._buffer.drop_copies(
+                STREAM, {raw.thread_id: seen.mark}
+            )  # it is known to be of yesterday
 
     def keep_ancestors(
         self, thread_id: str, ns: str, ancestors: Sequence[RawCheckpoint], seen: Glance
     ) -> None:
-        """Add what the DeltaChannels of the newest checkpoint were rebuilt from (nearest first), if that is what these
-        are and all was read in one state.
+        """Add what the DeltaChannels of the newest checkpoint were rebuilt from (nearest first), if
+        that is what these are and all was read in one state.
         """
         with self._buffer.snapshot() as snapshot:
             key = body_key(ns)
@@ -136,7 +161,10 @@ class Copies:
             return
         body = Body.unpack(packed)
         newest = body.checkpoints.get(body.newest)
-        if newest is None or CheckpointRecord.unpack(newest).parent_id != ancestors[0].checkpoint_id:
+        if (
+            newest is None
+            or CheckpointRecord.unpack(newest).parent_id != ancestors[0].checkpoint_id
+        ):
             return
         put: dict[bytes, bytes] = {}
         for raw in ancestors:
@@ -152,10 +180,12 @@ class Copies:
         self._buffer.keep_copy(STREAM, thread_id, seen, CopyChange(seen.mark, grown, put), notes={})
 
     def entries(self, thread_id: str) -> list[list[Record]]:
-        """The copy of a thread as entries that put it back whole, wherever the database has less: for each namespace
-        its checkpoints (oldest first) with the values and writes that the copy has. Empty without a copy.
+        """The copy of a thread as entries that put it back whole, wherever the database has less:
+        for each namespace its checkpoints (oldest first) with the values and writes that the copy
+        has. Empty without a copy.
 
-        What a reader brought has no projections for SQL. Of ancestors, only what DeltaChannels need is here.
+        What a reader brought has no projections for SQL. Of ancestors, only what DeltaChannels need
+        is here.
         """
         entries: list[list[Record]] = []
         with self._buffer.snapshot() as snapshot:
@@ -167,7 +197,10 @@ class Copies:
                 large = {envelope.blob_key(ns, *version): version for version in body.large}
                 parts = snapshot.copied(STREAM, thread_id, list(large))
                 values = body.small | {large[part]: value for part, value in parts.items()}
-                entries += [_entry(ns, cid, record, values, body) for cid, record in body.checkpoints.items()]
+                entries += [
+                    _entry(ns, cid, record, values, body)
+                    for cid, record in body.checkpoints.items()
+                ]
         return entries
 
 
@@ -176,7 +209,9 @@ def _entry(
 ) -> list[Record]:
     record = CheckpointRecord.unpack(packed)
     shown = replace(
-        record, metadata_json=record.metadata_json or b"{}", scalars_json=record.scalars_json or b"{}"
+        record,
+        metadata_json=record.metadata_json or b"{}",
+        scalars_json=record.scalars_json or b"{}",
     )
     records = [Record(envelope.checkpoint_key(ns, checkpoint_id), shown.pack())]
     records += [
@@ -184,7 +219,9 @@ def _entry(
         for version in envelope.present_versions(record, checkpoint_id).items()
         if version in values
     ]
-    records += [Record(key, value) for key, value in body.writes.items() if _id_of(key) == checkpoint_id]
+    records += [
+        Record(key, value) for key, value in body.writes.items() if _id_of(key) == checkpoint_id
+    ]
     return records
 
 
@@ -215,8 +252,8 @@ def _body_of(raw: RawCheckpoint) -> tuple[Body, dict[bytes, bytes]]:
 def restore_lost(buffer: Buffer, findings: Sequence[Found]) -> list[Found]:
     """Put the newest states of threads back whose database lost entries that nobody keeps any more.
 
-    Only what the buffer has a copy of; the findings with what was restored. What can't be appended just now (a full
-    buffer) is not.
+    Only what the buffer has a copy of; the findings with what was restored. What can't be appended
+    just now (a full buffer) is not.
     """
     copies, told = Copies(buffer), []
     for found in findings:

@@ -1,7 +1,8 @@
 """What becomes of the copy of a thread (`buffer.copies`) when a flush has written to it. Pure.
 
-Everything is made of what the flush has in hand and of the copy as it was; nothing is read from the database. A
-namespace whose newest checkpoint can't be put together from that has no copy until a reader brings it.
+Everything is made of what the flush has in hand and of the copy as it was; nothing is read from the
+database. A namespace whose newest checkpoint can't be put together from that has no copy until a
+reader brings it.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def _by_thread(batch: Batch) -> dict[str, dict[str, Wrote]]:
 
 
 class ThreadKeeper:
-    """A `Keeper` for one thread. `before` and `after` are its marks around the transaction; None: it did not exist."""
+    """A `Keeper` for one thread. `before` and `after` are its marks around the transaction; None:
+    it did not exist."""
 
     def __init__(
         self, thread_id: str, steps: Sequence[Step], before: Mark | None, after: Mark | None
@@ -143,7 +145,9 @@ class _Draft:
         after = Body()
         lineage = _lineage(record, records, body) if (missing := delta_channels(record)) else []
         for checkpoint_id, ancestor in reversed(lineage):
-            after.checkpoints[checkpoint_id] = body.checkpoints.get(checkpoint_id) or ancestor.pack()
+            after.checkpoints[checkpoint_id] = (
+                body.checkpoints.get(checkpoint_id) or ancestor.pack()
+            )
         after.checkpoints[newest] = record.pack() if newest in records else body.checkpoints[newest]
         after.writes = _writes(body, wrote, after.checkpoints.keys(), newest)
         known = wrote.batch.versions.get((self._thread_id, ns, newest))
@@ -152,11 +156,16 @@ class _Draft:
             ns, body, after, wrote, [*wanted, *_seeds(missing, lineage)] if missing else wanted
         )
         if body.large:
-            self._forget(ns, [v for v in body.large.items() if not whole or v[0] not in after.large])
+            self._forget(
+                ns, [v for v in body.large.items() if not whole or v[0] not in after.large]
+            )
         self._bodies[ns] = after if whole else Body()
 
-    def _values(self, ns: str, body: Body, after: Body, wrote: Wrote, wanted: Iterable[Version]) -> bool:
-        """Bring the wanted values into `after`; False when one is neither in hand nor in the copy."""
+    def _values(
+        self, ns: str, body: Body, after: Body, wrote: Wrote, wanted: Iterable[Version]
+    ) -> bool:
+        """Bring the wanted values into `after`; False when one is neither in hand nor in the
+        copy."""
         for version in wanted:
             key = (self._thread_id, ns, *version)
             blob = wrote.values.get(key)
@@ -193,7 +202,9 @@ class _Draft:
             self._forget(ns, body.large.items())
             self._bodies[ns] = Body()
             return
-        body.writes = {k: v for k, v in body.writes.items() if envelope.split_write_key(k)[1] not in ids}
+        body.writes = {
+            k: v for k, v in body.writes.items() if envelope.split_write_key(k)[1] not in ids
+        }
         for checkpoint_id, packed in list(body.checkpoints.items()):
             if checkpoint_id in ids:
                 del body.checkpoints[checkpoint_id]
@@ -219,7 +230,8 @@ class _Draft:
         return CopyChange(mark, self._grown, self._put, drop, self._clear)
 
     def _thin_out(self) -> None:
-        """Drop the namespaces that were written longest ago, down to three quarters; never the root."""
+        """Drop the namespaces that were written longest ago, down to three quarters; never the
+        root."""
         there = [] if self._empty else [namespace_of(key) for key in self._old.keys(BODY)]
         names = {*there, *self._bodies} - {""}
         if len(names) > NAMESPACES:
@@ -232,7 +244,8 @@ class _Draft:
 def _lineage(
     record: CheckpointRecord, records: Mapping[str, CheckpointRecord], body: Body
 ) -> list[tuple[str, CheckpointRecord]]:
-    """The ancestors that the DeltaChannels of the newest checkpoint are rebuilt from, nearest first."""
+    """The ancestors that the DeltaChannels of the newest checkpoint are rebuilt from, nearest
+    first."""
     found: list[tuple[str, CheckpointRecord]] = []
     missing = delta_channels(record)
     parent = record.parent_id
@@ -260,8 +273,8 @@ def _seeds(missing: set[str], lineage: Sequence[tuple[str, CheckpointRecord]]) -
 
 
 def _writes(body: Body, wrote: Wrote, kept: Iterable[str], newest: str) -> dict[bytes, bytes]:
-    """Writes of what is kept, and of checkpoints that are still to come. Of ordinary writes with one key the first
-    counts, of special ones the last.
+    """Writes of what is kept, and of checkpoints that are still to come. Of ordinary writes with
+    one key the first counts, of special ones the last.
     """
     merged = {
         key: value

@@ -1,4 +1,5 @@
-"""What is stored of a thread, hot and cold: the contents that retention and the storage report judge.
+"""What is stored of a thread, hot and cold: the contents that retention and the storage report
+judge.
 
 The buffer is looked at first and the database second, like every reader does.
 """
@@ -37,8 +38,8 @@ class Inventory:
     def load(self, thread_id: str, *, values: bool) -> Contents | None:
         """A thread's contents; None when all of it is about to be deleted.
 
-        Without `values` nothing is loaded that only sizes need. Raises `StateCorrupt` for a checkpoint that can't be
-        read: the sink could not prune beside it either.
+        Without `values` nothing is loaded that only sizes need. Raises `StateCorrupt` for a
+        checkpoint that can't be read: the sink could not prune beside it either.
         """
         with self._buffer.snapshot() as snapshot:
             hot = HotThread(snapshot, thread_id)
@@ -90,11 +91,17 @@ class Inventory:
         places: dict[tuple[int, str, int], int] = {}
         numbers: dict[BlobKey, int] = {}
         blobs: list[StoredBlob] = []
-        for row in self._cursor.execute(SQL["blobs"], arguments):  # in the order of n: bases come first
+        for row in self._cursor.execute(
+            SQL["blobs"], arguments
+        ):  # in the order of n: bases come first
             ns_pk, channel = row["ns_pk"], row["channel"]
-            base = places.get((ns_pk, channel, row["base_n"])) if row["base_n"] is not None else None
+            base = (
+                places.get((ns_pk, channel, row["base_n"])) if row["base_n"] is not None else None
+            )
             places[ns_pk, channel, row["n"]] = len(blobs)
-            numbers[ns_pk, channel, row["version"]] = len(blobs)  # of a version stored twice the later counts
+            numbers[ns_pk, channel, row["version"]] = len(
+                blobs
+            )  # of a version stored twice the later counts
             blobs.append(StoredBlob(channel, base, row["raw_bytes"], row["size"]))
         writes = {
             (row["ns_pk"], row["checkpoint_id"]): row["size"]
@@ -113,7 +120,9 @@ def _hot_checkpoints(hot: HotThread, thread_id: str) -> list[RawCheckpoint]:
     return found
 
 
-def _numbers(numbers: Mapping[BlobKey, int], ns_pk: int, raw: RawCheckpoint | None) -> tuple[int, ...]:
+def _numbers(
+    numbers: Mapping[BlobKey, int], ns_pk: int, raw: RawCheckpoint | None
+) -> tuple[int, ...]:
     if raw is None or not numbers:
         return ()
     referred = envelope.referred_versions(raw.structure, raw.record.present, raw.checkpoint_id)

@@ -1,7 +1,9 @@
-"""What of a thread goes by age, count and size. Pure: a thread's contents and limits in, a plan out.
+"""What of a thread goes by age, count and size. Pure: a thread's contents and limits in, a plan
+out.
 
-A checkpoint goes when any limit says so, but never: the newest of its namespace, what a kept checkpoint's
-DeltaChannels are rebuilt from, and what the buffer still holds something for or descends from.
+A checkpoint goes when any limit says so, but never: the newest of its namespace, what a kept
+checkpoint's DeltaChannels are rebuilt from, and what the buffer still holds something for or
+descends from.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A checkpoint as retention sees it. `hot` ones are still in the buffer, `size` counts its writes as well.
+    """A checkpoint as retention sees it. `hot` ones are still in the buffer, `size` counts its
+    writes as well.
 
     `blobs` are the numbers (places in `Contents.blobs`) of the channel versions that it refers to.
     """
@@ -65,7 +68,8 @@ class StoredBlob:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All that is stored of a thread, hot ones included; `pinned` are checkpoints that the buffer has writes for.
+    """All that is stored of a thread, hot ones included; `pinned` are checkpoints that the buffer
+    has writes for.
 
     Without `values` only the outline was loaded: then nothing can be said about sizes.
     """
@@ -86,8 +90,9 @@ class Contents:
 class ThreadPlan:
     """What goes of one thread: ids by namespace, oldest first, and how many because of which limit.
 
-    `freed_bytes` is exact for checkpoints and writes, and an estimate for values: patches whose base goes are made
-    anew, and how large they become shows only then. None when nobody looked (the background doesn't, without need).
+    `freed_bytes` is exact for checkpoints and writes, and an estimate for values: patches whose
+    base goes are made anew, and how large they become shows only then. None when nobody looked (the
+    background doesn't, without need).
     """
 
     thread_id: str
@@ -148,8 +153,8 @@ def _fixed(contents: Contents, known: Mapping[Key, Stored]) -> set[Key]:
 
 
 def closure(known: Mapping[Key, Stored], wanted: Iterable[Key]) -> set[Key]:
-    """The wanted checkpoints and the ancestors that their DeltaChannels are rebuilt from: up to the nearest one
-    with a stored value."""
+    """The wanted checkpoints and the ancestors that their DeltaChannels are rebuilt from: up to the
+    nearest one with a stored value."""
     kept = set(wanted)
     followed: dict[Key, set[str]] = {}
     for key in list(kept):
@@ -167,7 +172,11 @@ def closure(known: Mapping[Key, Stored], wanted: Iterable[Key]) -> set[Key]:
 
 
 def _shrunk(
-    contents: Contents, known: Mapping[Key, Stored], wanted: set[Key], removable: Sequence[Key], limit: int
+    contents: Contents,
+    known: Mapping[Key, Stored],
+    wanted: set[Key],
+    removable: Sequence[Key],
+    limit: int,
 ) -> set[Key]:
     """The kept ones when as few as possible of the oldest go to come under the limit."""
     low, high = 1, len(removable)
@@ -192,8 +201,9 @@ def remaining_bytes(contents: Contents, kept: set[Key]) -> int:
 
 
 def _size_then(blobs: Sequence[StoredBlob], living: set[int], number: int) -> int:
-    """About what a living version weighs once the dead ones are gone: its patch swallows those of its dead bases;
-    without a living one it is stored whole, about as well compressed as the whole version below it."""
+    """About what a living version weighs once the dead ones are gone: its patch swallows those of
+    its dead bases; without a living one it is stored whole, about as well compressed as the whole
+    version below it."""
     blob = blobs[number]
     size, base = blob.size, blob.base
     while base is not None:

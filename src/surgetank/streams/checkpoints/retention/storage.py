@@ -1,7 +1,9 @@
-"""Who uses the space: bytes by kind, channel and thread, how the largest threads grow, and what pruning would free.
+"""Who uses the space: bytes by kind, channel and thread, how the largest threads grow, and what
+pruning would free.
 
-On tables of more than `SAMPLE_BYTES` the totals are estimates from a sample of pages, so that asking stays cheap; the
-threads that are shown are always counted exactly. Without the database the hot part is still told.
+On tables of more than `SAMPLE_BYTES` the totals are estimates from a sample of pages, so that
+asking stays cheap; the threads that are shown are always counted exactly. Without the database the
+hot part is still told.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ _DAY_S = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Rows and bytes of one kind: `checkpoints`, `whole` blobs, `patches`, `writes`, for one channel or all.
+    """Rows and bytes of one kind: `checkpoints`, `whole` blobs, `patches`, `writes`, for one
+    channel or all.
 
     `raw_bytes` is what blobs weigh decoded.
     """
@@ -62,7 +65,8 @@ class GrowthStep:
 
 @dataclass(frozen=True, slots=True)
 class Prunable:
-    """What pruning would delete and free. `freed_bytes` is an estimate: patches whose base goes are made anew."""
+    """What pruning would delete and free. `freed_bytes` is an estimate: patches whose base goes are
+    made anew."""
 
     checkpoints: int
     freed_bytes: int
@@ -70,9 +74,11 @@ class Prunable:
 
 @dataclass(frozen=True, slots=True)
 class ThreadUsage:
-    """One thread, counted exactly. `growth` and what follows are None for threads of very many rows or in doubt.
+    """One thread, counted exactly. `growth` and what follows are None for threads of very many rows
+    or in doubt.
 
-    `to_latest` is what `surgetank prune THREAD` would do, `to_limits` what the limits in the settings say.
+    `to_latest` is what `surgetank prune THREAD` would do, `to_limits` what the limits in the
+    settings say.
     """
 
     thread_id: str
@@ -115,7 +121,8 @@ class TableSize:
 
 @dataclass(frozen=True, slots=True)
 class RetentionPass:
-    """The last pass of background retention through one buffer. `finished_at` is that of the last complete one."""
+    """The last pass of background retention through one buffer. `finished_at` is that of the last
+    complete one."""
 
     buffer_id: str
     under_way: bool
@@ -128,8 +135,9 @@ class RetentionPass:
 
 @dataclass(frozen=True, slots=True)
 class StorageReport:
-    """The whole picture. `share` is the part of the tables that was read for `kinds` and `channels`: below 1 they
-    are estimates. `problem` says why there is nothing of the database; `format` is the storage format's level.
+    """The whole picture. `share` is the part of the tables that was read for `kinds` and
+    `channels`: below 1 they are estimates. `problem` says why there is nothing of the database;
+    `format` is the storage format's level.
     """
 
     database: str
@@ -160,9 +168,12 @@ def storage(
     top: int = 10,
     sample_bytes: int = SAMPLE_BYTES,
 ) -> StorageReport:
-    """Look. Raises `ConfigurationError` for a `top` below 1; a database that is down is told in the report."""
+    """Look. Raises `ConfigurationError` for a `top` below 1; a database that is down is told in the
+    report."""
     if top < 1:
-        raise ConfigurationError(f"The number of rows {top} can't be used.", remedy="give --top 1 or more.")
+        raise ConfigurationError(
+            f"The number of rows {top} can't be used.", remedy="give --top 1 or more."
+        )
     hot_bytes, hot = _hot(buffer, thread, top)
     try:
         with database.asking(patient=True) as connection, connection.cursor(
@@ -176,10 +187,11 @@ def storage(
 
 
 def raise_format(database: Database) -> bool:
-    """Raise the storage format to the newest level; False when it is there already. It can't be lowered.
+    """Raise the storage format to the newest level; False when it is there already. It can't be
+    lowered.
 
-    Only when no process of an older version writes to or reads from the database any more: it fails to read what is
-    written from then on. Raises `DatabaseUnavailable`.
+    Only when no process of an older version writes to or reads from the database any more: it fails
+    to read what is written from then on. Raises `DatabaseUnavailable`.
     """
     with database.asking(patient=True) as connection:
         return connection.execute(SQL["raise_format"]).rowcount > 0
@@ -257,7 +269,9 @@ class _Look:
             r["thread_id"]: r
             for r in self._cursor.execute(SQL["thread_rows"], {"threads": list(names)}).fetchall()
         }
-        threads = [self._thread(name, usages[name], rows.get(name)) for name in names if name in usages]
+        threads = [
+            self._thread(name, usages[name], rows.get(name)) for name in names if name in usages
+        ]
         return tuple(sorted(threads, key=lambda t: t.bytes, reverse=True))
 
     def _thread(self, name: str, usages: list[Usage], row: dict[str, Any] | None) -> ThreadUsage:
@@ -295,7 +309,9 @@ class _Look:
 
 
 def _usage(row: dict[str, Any]) -> Usage:
-    return Usage(row["kind"], row["channel"], round(row["rows"]), round(row["size"]), round(row["raw_bytes"]))
+    return Usage(
+        row["kind"], row["channel"], round(row["rows"]), round(row["size"]), round(row["raw_bytes"])
+    )
 
 
 def _prunable(contents: Contents, limits: Limits) -> Prunable:
@@ -304,7 +320,8 @@ def _prunable(contents: Contents, limits: Limits) -> Prunable:
 
 
 def _brought(contents: Contents) -> list[tuple[float, int]]:
-    """Age of each cold checkpoint, oldest first, with its bytes and those of the values that came with it."""
+    """Age of each cold checkpoint, oldest first, with its bytes and those of the values that came
+    with it."""
     seen: set[int] = set()
     brought = []
     for c in sorted(

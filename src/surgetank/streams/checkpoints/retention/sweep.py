@@ -1,8 +1,9 @@
 """Retention at work: by hand over all threads, or in the background, a bounded bit at a time.
 
-What is decided travels as operations through the buffer, like every deletion: hot and cold agree at once, and the
-flush carries it out. The background part has a thread and a transaction of its own, so flushing never waits for it;
-the lock on its progress row lets one process work per buffer, also behind PgBouncer, and is gone when that dies.
+What is decided travels as operations through the buffer, like every deletion: hot and cold agree at
+once, and the flush carries it out. The background part has a thread and a transaction of its own,
+so flushing never waits for it; the lock on its progress row lets one process work per buffer, also
+behind PgBouncer, and is gone when that dies.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from surgetank.database.queries import queries
 from surgetank.exceptions import ConfigurationError, StateCorrupt
 from surgetank.model import FlushJob, JobStatus
 from surgetank.streams.checkpoints.envelope import STREAM
-from surgetank.streams.checkpoints.maintenance import append_deletion, append_thread_deletion, no_events
+from surgetank.streams.checkpoints.maintenance import (
+    append_deletion,
+    append_thread_deletion,
+    no_events,
+)
 from surgetank.streams.checkpoints.retention.inventory import Inventory, Rows
 from surgetank.streams.checkpoints.retention.plan import Limits, ThreadPlan, plan
 from surgetank.telemetry import log
@@ -35,8 +40,8 @@ LONGEST_PAUSE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Most that one tick does: it ends after so many threads, deleted checkpoints or seconds, whichever comes first
-    (the thread at hand is finished)."""
+    """Most that one tick does: it ends after so many threads, deleted checkpoints or seconds,
+    whichever comes first (the thread at hand is finished)."""
 
     threads: int = _SLICE
     checkpoints: int = 5000
@@ -93,9 +98,11 @@ class Retention:
     def apply(
         self, limits: Limits, threads: Sequence[str] | None = None, *, dry_run: bool = False
     ) -> RetentionReport:
-        """Look through the threads (all by default) and delete what the limits say. With `dry_run` nothing happens.
+        """Look through the threads (all by default) and delete what the limits say. With `dry_run`
+        nothing happens.
 
-        Raises `DatabaseUnavailable`, `BufferFull`, `ConfigurationError` for limits that make no sense.
+        Raises `DatabaseUnavailable`, `BufferFull`, `ConfigurationError` for limits that make no
+        sense.
         """
         check(limits)
         plans: list[ThreadPlan] = []
@@ -116,9 +123,12 @@ class Retention:
     def delete_idle_threads(
         self, older_than_s: float, threads: Sequence[str] | None = None, *, dry_run: bool = False
     ) -> RetentionReport:
-        """Delete whole threads whose newest checkpoint is older than that and of which nothing waits in the buffer."""
+        """Delete whole threads whose newest checkpoint is older than that and of which nothing
+        waits in the buffer."""
         if older_than_s <= 0:
-            raise ConfigurationError("An age of 0 would delete every thread.", remedy="give a longer age.")
+            raise ConfigurationError(
+                "An age of 0 would delete every thread.", remedy="give a longer age."
+            )
         idle: list[str] = []
         seen = 0
         for row in self._rows("idle_threads"):
@@ -132,7 +142,9 @@ class Retention:
             ):
                 idle.append(row["thread_id"])
                 if not dry_run:
-                    append_thread_deletion(self._buffer, row["thread_id"], forget_events=self._forget_events)
+                    append_thread_deletion(
+                        self._buffer, row["thread_id"], forget_events=self._forget_events
+                    )
         report = RetentionReport(dry_run, seen, deleted_threads=tuple(idle))
         if not dry_run:
             self._record("manual", report, Limits(age_s=older_than_s))
@@ -143,7 +155,8 @@ class Retention:
             return snapshot.last(STREAM, thread_id, b"") is not None
 
     def _judged(self, limits: Limits, threads: Sequence[str] | None) -> Iterator[tuple[str, bool]]:
-        """Threads, and whether they may have something to delete. Of those that are hot SQL doesn't know enough."""
+        """Threads, and whether they may have something to delete. Of those that are hot SQL doesn't
+        know enough."""
         if threads is not None:
             yield from ((thread_id, True) for thread_id in threads)
             return
@@ -165,7 +178,9 @@ class Retention:
             with self._database.asking(patient=True) as connection, connection.cursor(
                 binary=True, row_factory=dict_row
             ) as cursor:  # fmt: skip
-                rows = cursor.execute(SQL[query], {"after": after, "limit": _SLICE, **arguments}).fetchall()
+                rows = cursor.execute(
+                    SQL[query], {"after": after, "limit": _SLICE, **arguments}
+                ).fetchall()
             if not rows:
                 return
             yield from rows
@@ -202,7 +217,8 @@ class Retention:
             return
         now = self._clock()
         result = {
-            "message": f"Retention ({limits}) deleted {report.checkpoints} checkpoints of {len(report.plans)} threads"
+            "message": f"Retention ({limits}) deleted {report.checkpoints} checkpoints of "
+            f"{len(report.plans)} threads"
             f" and {len(report.deleted_threads)} whole threads.",
             "threads_pruned": len(report.plans), "checkpoints_deleted": report.checkpoints,
             "threads_deleted": len(report.deleted_threads), "freed_bytes_estimate": report.freed_bytes,
@@ -220,12 +236,15 @@ class Retention:
             result=result,
         )
         self._buffer.save_job(job)
-        log.info("retention_done", job=job.id, **{k: v for k, v in result.items() if type(v) is int})
+        log.info(
+            "retention_done", job=job.id, **{k: v for k, v in result.items() if type(v) is int}
+        )
 
     # -- in the background
 
     def tick(self, limits: Limits, *, interval_s: float, budget: Budget = Budget()) -> float:
-        """Look through the next threads; returns how long to wait before the next tick, in seconds."""
+        """Look through the next threads; returns how long to wait before the next tick, in
+        seconds."""
         with self._database.asking(patient=True) as connection, connection.cursor(
             binary=True, row_factory=dict_row
         ) as cursor:  # fmt: skip
@@ -239,7 +258,12 @@ class Retention:
                 if not changed and progress["wait_s"] > 0:
                     return min(float(progress["wait_s"]), LONGEST_PAUSE_S)
                 cursor.execute(SQL["begin"], {**whose, "limits": str(limits)})
-                progress = {**progress, "last_thread_id": "", "threads_pruned": 0, "checkpoints_deleted": 0}
+                progress = {
+                    **progress,
+                    "last_thread_id": "",
+                    "threads_pruned": 0,
+                    "checkpoints_deleted": 0,
+                }
             since = None if changed else progress["checked_since"]
             slice_ = _Slice(progress["last_thread_id"], since)
             done = self._sweep(cursor, limits, slice_, budget)
@@ -268,7 +292,9 @@ class Retention:
             if left <= 0 or time.monotonic() > until:
                 break
             found = (
-                self._plan(cursor, row["thread_id"], limits, skipped, values=limits.max_bytes is not None)
+                self._plan(
+                    cursor, row["thread_id"], limits, skipped, values=limits.max_bytes is not None
+                )
                 if row["candidate"]
                 else None
             )
@@ -281,7 +307,9 @@ class Retention:
                     break
             last, seen = row["thread_id"], seen + 1
         complete = seen == len(rows) < budget.threads
-        report = RetentionReport(dry_run=False, threads_seen=seen, plans=tuple(plans), skipped=tuple(skipped))
+        report = RetentionReport(
+            dry_run=False, threads_seen=seen, plans=tuple(plans), skipped=tuple(skipped)
+        )
         return _Swept(report, last, complete)
 
 
@@ -303,21 +331,23 @@ def check(limits: Limits) -> None:
     if not limits:
         raise ConfigurationError(
             "No limit is given.",
-            remedy="give an age, a number of checkpoints or a size (--retain-age, --keep, --max-bytes).",
+            remedy="give an age, a number of checkpoints or a size (--retain-age, --keep, "
+            "--max-bytes).",
         )
     if (limits.keep is not None and limits.keep < 1) or (limits.age_s is not None and limits.age_s < 0) or (
         limits.max_bytes is not None and limits.max_bytes < 0
     ):  # fmt: skip
         raise ConfigurationError(
             f"The limits {limits} can't be used.",
-            remedy="keep at least 1 checkpoint; ages and sizes are not negative. To delete whole threads, use "
+            remedy="keep at least 1 checkpoint; ages and sizes are not negative. To delete whole "
+            "threads, use "
             "`surgetank prune --strategy delete` or `--delete-threads-older-than`.",
         )
 
 
 def _oldest(found: ThreadPlan, most: int) -> ThreadPlan:
-    """The part of a plan that one tick carries out: only the oldest go, so that what remains is a thread that was
-    pruned to an earlier moment."""
+    """The part of a plan that one tick carries out: only the oldest go, so that what remains is a
+    thread that was pruned to an earlier moment."""
     if found.count <= most or found.indivisible:
         return found
     ordered = sorted((cid, ns) for ns, ids in found.doomed.items() for cid in ids)[:most]

@@ -1,4 +1,5 @@
-"""The thread that retention runs on in the background: it ticks, waits, and outlives what goes wrong."""
+"""The thread that retention runs on in the background: it ticks, waits, and outlives what goes
+wrong."""
 
 from __future__ import annotations
 

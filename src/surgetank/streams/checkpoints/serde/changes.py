@@ -1,7 +1,8 @@
-"""What the serializer noticed of classes that are not what they were: collected while values are read or written.
+"""What the serializer noticed of classes that are not what they were: collected while values are
+read or written.
 
-The serializer knows no thread and tells nobody; who calls it opens `noticing()` and gets what there was to notice. One
-thread's calls don't see those of another.
+The serializer knows no thread and tells nobody; who calls it opens `noticing()` and gets what there
+was to notice. One thread's calls don't see those of another.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _MOST_NOTICED = 100  # in one call
 
 @dataclass(frozen=True, slots=True)
 class ClassChange:
-    """One class, and what became of its objects. `level` is a log level: `info` where nothing is missing."""
+    """One class, and what became of its objects. `level` is a log level: `info` where nothing is
+    missing."""
 
     class_name: str
     what: str
@@ -38,7 +40,8 @@ _open = _Open()
 
 
 def notice(class_name: str, what: str, level: str = "warning") -> None:
-    """Say that objects of a class did not come back, or will not, as they are. Nobody has to listen."""
+    """Say that objects of a class did not come back, or will not, as they are. Nobody has to
+    listen."""
     if _open.noticed is not None and len(_open.noticed) < _MOST_NOTICED:
         change = ClassChange(class_name, what, level)
         if change not in _open.noticed:
@@ -57,13 +60,17 @@ class noticing:  # noqa: N801 - used as a `with` statement reads
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         _open.noticed = self._before
 
 
 class OncePerClass:
-    """Passes changes on to a thread's log, each once per thread and class, as long as it is remembered."""
+    """Passes changes on to a thread's log, each once per thread and class, as long as it is
+    remembered."""
 
     def __init__(self, tell: Tell | None) -> None:
         self._tell = tell

@@ -1,8 +1,8 @@
 """Containers and their subclasses out of stored content, without their constructors.
 
-Stored data says which class it was, but never what is called: a class that is no container of the kind it was stored
-as is not touched (whoever can write to the database could name `subprocess.Popen`), and the factory of a
-`defaultdict` is one of a few built-in types.
+Stored data says which class it was, but never what is called: a class that is no container of the
+kind it was stored as is not touched (whoever can write to the database could name
+`subprocess.Popen`), and the factory of a `defaultdict` is one of a few built-in types.
 """
 
 from __future__ import annotations
@@ -15,11 +15,32 @@ from surgetank.streams.checkpoints.serde.changes import notice
 from surgetank.streams.checkpoints.serde.objects import BASES, hashable, mapping_of, with_attributes
 from surgetank.streams.checkpoints.serde.rebuild import complete
 
-CONTAINERS: dict[str, type] = {**BASES, "deque": collections.deque, "defaultdict": collections.defaultdict}
-OWN_EXTRA = ("deque", "defaultdict")  # what stands beside their content is theirs, not an object's attributes
+CONTAINERS: dict[str, type] = {
+    **BASES,
+    "deque": collections.deque,
+    "defaultdict": collections.defaultdict,
+}
+OWN_EXTRA = (
+    "deque",
+    "defaultdict",
+)  # what stands beside their content is theirs, not an object's attributes
 FACTORIES: dict[str, type] = {
     t.__name__: t
-    for t in (list, dict, set, frozenset, tuple, str, bytes, bytearray, int, float, complex, bool, object)
+    for t in (
+        list,
+        dict,
+        set,
+        frozenset,
+        tuple,
+        str,
+        bytes,
+        bytearray,
+        int,
+        float,
+        complex,
+        bool,
+        object,
+    )
 }
 
 
@@ -57,6 +78,7 @@ def _factory(label: str, stored: Any) -> type | None:
     if factory is None:
         notice(
             label,
-            f"its factory {str(module)[:100]}.{str(name)[:100]} is none that stored data may name; it has none.",
+            f"its factory {str(module)[:100]}.{str(name)[:100]} is none that stored data may name; "
+            f"it has none.",
         )
     return factory

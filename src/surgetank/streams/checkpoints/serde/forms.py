@@ -1,4 +1,5 @@
-"""What msgpack itself would change or refuse in plain lists and dicts: marked before it is encoded, or named.
+"""What msgpack itself would change or refuse in plain lists and dicts: marked before it is encoded,
+or named.
 
 Pure; the serializer calls it only when a value is not plain.
 """
@@ -19,7 +20,8 @@ PLAIN = frozenset((dict, list, str, int, float, bool, bytes, bytearray, memoryvi
 
 
 class ValueRefused(SurgetankError):
-    """A value that would not come back as it was put. `path` is relative to the value that was given."""
+    """A value that would not come back as it was put. `path` is relative to the value that was
+    given."""
 
     def __init__(self, path: str, reason: str, remedy: str = "") -> None:
         super().__init__(f"{path or 'the value'}: {reason}.", remedy=remedy)
@@ -62,7 +64,8 @@ def _encodable(text: str) -> bool:
 
 
 def wrap(value: Any) -> Any:
-    """`value` with its lists and dicts copied and what msgpack would change marked. Other types are left alone."""
+    """`value` with its lists and dicts copied and what msgpack would change marked. Other types are
+    left alone."""
     kind = type(value)
     if kind is list:
         return [wrap(item) for item in value]
@@ -80,7 +83,8 @@ def wrap(value: Any) -> Any:
 
 
 def has_mutable_bytes(value: Any) -> bool:
-    """Whether a bytearray or memoryview is in the lists and dicts of a value, at the speed of one JSON encode."""
+    """Whether a bytearray or memoryview is in the lists and dicts of a value, at the speed of one
+    JSON encode."""
     spotted = False
 
     def spot(item: Any) -> None:
@@ -94,7 +98,11 @@ def has_mutable_bytes(value: Any) -> bool:
     return spotted
 
 
-_SPOT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_SPOT = (
+    orjson.OPT_PASSTHROUGH_SUBCLASS
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+)
 
 
 # -- finding the place of a refusal
@@ -104,7 +112,10 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
     """The parts of a value with the step that leads to each."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield (f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{_shown(key)}]"), item
+            yield (
+                (f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{_shown(key)}]"),
+                item,
+            )
     elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
         for index, item in enumerate(value):
             yield f"[{index}]", item
@@ -129,5 +140,11 @@ def reason(value: Any, error: Exception) -> tuple[str, str]:
         return error.reason, error.remedy
     text = str(error)
     if "ecursion" in text:
-        return "nested too deeply for msgpack, or a cycle", "flatten it, or store ids instead of references"
-    return f"{type(value).__name__} can't be serialized ({text})", "store a type that the serializer knows"
+        return (
+            "nested too deeply for msgpack, or a cycle",
+            "flatten it, or store ids instead of references",
+        )
+    return (
+        f"{type(value).__name__} can't be serialized ({text})",
+        "store a type that the serializer knows",
+    )

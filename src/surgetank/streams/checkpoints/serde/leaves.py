@@ -1,4 +1,5 @@
-"""Types whose values are taken apart the same way whoever uses them: dates, numbers, sets, NumPy's arrays.
+"""Types whose values are taken apart the same way whoever uses them: dates, numbers, sets, NumPy's
+arrays.
 
 `APART` says for each type which extension code it gets and what is encoded under it.
 """
@@ -56,13 +57,24 @@ def _zone(obj: ZoneInfo) -> tuple[int, Any]:
     return codes.LG_SINGLE, ["zoneinfo", "ZoneInfo", obj.key]
 
 
-def _single(module: str, name: str, text: Callable[[Any], Any] = str) -> Callable[[Any], tuple[int, Any]]:
+def _single(
+    module: str, name: str, text: Callable[[Any], Any] = str
+) -> Callable[[Any], tuple[int, Any]]:
     return lambda obj: (codes.LG_SINGLE, [module, name, text(obj)])
 
 
 def _time(obj: dt.time) -> tuple[int, Any]:
-    parts = {"hour": obj.hour, "minute": obj.minute, "second": obj.second, "microsecond": obj.microsecond}
-    return codes.LG_KEYWORDS, ["datetime", "time", {**parts, "tzinfo": obj.tzinfo, "fold": obj.fold}]
+    parts = {
+        "hour": obj.hour,
+        "minute": obj.minute,
+        "second": obj.second,
+        "microsecond": obj.microsecond,
+    }
+    return codes.LG_KEYWORDS, [
+        "datetime",
+        "time",
+        {**parts, "tzinfo": obj.tzinfo, "fold": obj.fold},
+    ]
 
 
 _IP = ("IPv4Address", "IPv4Interface", "IPv4Network", "IPv6Address", "IPv6Interface", "IPv6Network")
@@ -75,7 +87,10 @@ APART: dict[type, Callable[[Any], tuple[int, Any]]] = {
     complex: lambda o: (codes.COMPLEX, [o.real, o.imag]),
     set: lambda o: (codes.COLLECTION, ["builtins", "set", "set", list(o), None]),
     frozenset: lambda o: (codes.COLLECTION, ["builtins", "frozenset", "frozenset", list(o), None]),
-    collections.deque: lambda o: (codes.COLLECTION, ["collections", "deque", "deque", list(o), o.maxlen]),
+    collections.deque: lambda o: (
+        codes.COLLECTION,
+        ["collections", "deque", "deque", list(o), o.maxlen],
+    ),
     _DeltaSnapshot: lambda o: (codes.LG_DELTA, o.value),
     dt.datetime: _datetime,
     dt.date: lambda o: (codes.LG_POSITIONAL, ["datetime", "date", [o.year, o.month, o.day]]),
@@ -84,7 +99,10 @@ APART: dict[type, Callable[[Any], tuple[int, Any]]] = {
         codes.LG_POSITIONAL,
         ["datetime", "timedelta", [o.days, o.seconds, o.microseconds]],
     ),
-    dt.timezone: lambda o: (codes.LG_POSITIONAL, ["datetime", "timezone", list(o.__getinitargs__())]),
+    dt.timezone: lambda o: (
+        codes.LG_POSITIONAL,
+        ["datetime", "timezone", list(o.__getinitargs__())],
+    ),
     ZoneInfo: _zone,
     uuid.UUID: _single("uuid", "UUID", lambda o: o.hex),
     decimal.Decimal: _single("decimal", "Decimal"),
@@ -107,7 +125,9 @@ def numpy_apart(numpy: types.ModuleType, obj: Any) -> tuple[int, Any]:
             bytes(obj) if isinstance(obj, bytes) else obj.tobytes(),
         ]
     if kind is not numpy.ndarray:
-        raise ValueRefused("", f"an array of the type {kind.__name__}", "store numpy.asarray(...) of it")
+        raise ValueRefused(
+            "", f"an array of the type {kind.__name__}", "store numpy.asarray(...) of it"
+        )
     if obj.dtype.kind in _SIMPLE_NUMPY - {"V"} and not obj.dtype.metadata:
         order = "F" if obj.flags.f_contiguous and not obj.flags.c_contiguous else "C"
         return codes.LG_NUMPY, [
@@ -125,10 +145,14 @@ def numpy_apart(numpy: types.ModuleType, obj: Any) -> tuple[int, Any]:
 
 def _descr(dtype: Any) -> list[Any]:
     described = [
-        [name, kind] for name, kind, *rest in dtype.descr if not rest and isinstance(kind, str) and name
+        [name, kind]
+        for name, kind, *rest in dtype.descr
+        if not rest and isinstance(kind, str) and name
     ]
     if sys.modules["numpy"].dtype([tuple(d) for d in described]) != dtype:
-        raise ValueRefused("", f"an array of dtype {dtype}", "store its fields as arrays of their own")
+        raise ValueRefused(
+            "", f"an array of dtype {dtype}", "store its fields as arrays of their own"
+        )
     return described
 
 
@@ -144,7 +168,11 @@ def numpy_together(code: int, made: Any) -> Any:
         if dtype.kind == "U":
             order = "be" if dtype.str[0] == ">" else "le"
             return numpy.str_(made[1].decode(f"utf-32-{order}", "surrogatepass"))
-        return numpy.bytes_(made[1]) if dtype.kind == "S" else numpy.frombuffer(made[1], dtype=dtype)[0]
+        return (
+            numpy.bytes_(made[1])
+            if dtype.kind == "S"
+            else numpy.frombuffer(made[1], dtype=dtype)[0]
+        )
     descr, shape, items = made
     if descr != "O":
         dtype = numpy.dtype([tuple(d) for d in descr])

@@ -1,7 +1,9 @@
-"""A mark of a class's fields: stored with its objects, it tells whether the fields' types are what they were.
+"""A mark of a class's fields: stored with its objects, it tells whether the fields' types are what
+they were.
 
-Only names and types of the fields count, so that a mark is the same in every process. It stands among the names of the
-fields that were set (or, for a pydantic dataclass, among the attributes), where versions that don't know it ignore it.
+Only names and types of the fields count, so that a mark is the same in every process. It stands
+among the names of the fields that were set (or, for a pydantic dataclass, among the attributes),
+where versions that don't know it ignore it.
 """
 
 from __future__ import annotations
@@ -22,8 +24,15 @@ def mark_of(kind: Any) -> str:
     """The mark of a pydantic class (model or dataclass) as it is now."""
     mark = _marks.get(kind)
     if mark is None:
-        text = ";".join(sorted(f"{name}:{_text(annotation)}" for name, annotation in _annotations(kind)))
-        mark = MARK + base64.b85encode(zlib.crc32(text.encode(errors="replace")).to_bytes(4, "big")).decode()
+        text = ";".join(
+            sorted(f"{name}:{_text(annotation)}" for name, annotation in _annotations(kind))
+        )
+        mark = (
+            MARK
+            + base64.b85encode(
+                zlib.crc32(text.encode(errors="replace")).to_bytes(4, "big")
+            ).decode()
+        )
         if getattr(kind, "__pydantic_complete__", True):
             if len(_marks) >= _MOST_CLASSES:
                 _marks.clear()
@@ -35,7 +44,9 @@ def split_mark(names: list[str]) -> tuple[str | None, list[str]]:
     """The mark among names of fields, and the names."""
     if names and names[0][:1] == MARK:
         return names[0], names[1:]
-    marks = [name for name in names if name[:1] == MARK]  # sorted in by a version that doesn't know marks
+    marks = [
+        name for name in names if name[:1] == MARK
+    ]  # sorted in by a version that doesn't know marks
     return (marks[0], [n for n in names if n[:1] != MARK]) if marks else (None, names)
 
 

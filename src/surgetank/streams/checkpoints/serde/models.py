@@ -1,4 +1,5 @@
-"""Pydantic models whose class changed since they were stored. The rules are those of serde_rebuild.py."""
+"""Pydantic models whose class changed since they were stored. The rules are those of
+serde_rebuild.py."""
 
 from __future__ import annotations
 
@@ -10,13 +11,17 @@ from surgetank.streams.checkpoints.serde.changes import notice
 from surgetank.streams.checkpoints.serde.marks import MARK, mark_of, split_mark
 from surgetank.streams.checkpoints.serde.objects import with_attributes
 
-FAILS = (Exception, SystemExit)  # what a constructor of the user's may raise; Ctrl-C is not its affair
+FAILS = (
+    Exception,
+    SystemExit,
+)  # what a constructor of the user's may raise; Ctrl-C is not its affair
 NOTHING: Any = object()
 
 
 @dataclasses.dataclass(slots=True)
 class Stored:
-    """What was stored of an object. `extra` and `private` are pydantic's, `more` else hung on the object."""
+    """What was stored of an object. `extra` and `private` are pydantic's, `more` else hung on the
+    object."""
 
     label: str
     values: dict[str, Any]
@@ -43,7 +48,8 @@ def is_model1(kind: Any) -> bool:
 
 
 def model_as_it_was(kind: Any, known: Mapping[str, Any], fields: dict[str, Any], state: Any) -> Any:
-    """A pydantic model out of what `ModelShape` stored, without its constructor; None if its class has changed."""
+    """A pydantic model out of what `ModelShape` stored, without its constructor; None if its class
+    has changed."""
     was_set, extra, private = state if state and type(state[0]) is not str else (state, None, None)
     if was_set and (mark := was_set[0])[:1] == MARK:
         if mark != mark_of(kind):
@@ -81,17 +87,25 @@ def changed_model(kind: Any, stored: Stored) -> Any:
     _set_private(made, kind, stored, new_one=new_one)
     lost = [name for name in removed if not hasattr(made, name)]
     if lost:
-        notice(stored.label, f"its class has no {listed(lost)} any more; what was stored there is left out.")
+        notice(
+            stored.label,
+            f"its class has no {listed(lost)} any more; what was stored there is left out.",
+        )
     else:
-        notice(stored.label, "it changed since objects were stored; its constructor took them.", "info")
+        notice(
+            stored.label, "it changed since objects were stored; its constructor took them.", "info"
+        )
     return made
 
 
 def _constructed(kind: Any, stored: Stored, known: Mapping[str, Any], removed: list[str]) -> Any:
-    """What the class makes of the stored values; None when it refuses, or gives back something half-built."""
+    """What the class makes of the stored values; None when it refuses, or gives back something
+    half-built."""
     everything = {**stored.values, **(stored.extra or {})}
     for left_out in ((), removed) if removed else ((),):
-        arguments = {_argument(kind, k, known): v for k, v in everything.items() if k not in left_out}
+        arguments = {
+            _argument(kind, k, known): v for k, v in everything.items() if k not in left_out
+        }
         try:
             made = kind(**arguments)
         except FAILS:
@@ -111,8 +125,11 @@ def _argument(kind: Any, name: str, known: Mapping[str, Any]) -> str:
     return alias if isinstance(alias, str) else name
 
 
-def _model_as_stored(kind: Any, stored: Stored, known: Mapping[str, Any], removed: list[str]) -> Any:
-    """The values as they were stored, whatever the class says of them; defaults for what is new, else None."""
+def _model_as_stored(
+    kind: Any, stored: Stored, known: Mapping[str, Any], removed: list[str]
+) -> Any:
+    """The values as they were stored, whatever the class says of them; defaults for what is new,
+    else None."""
     values, unknown = {}, []
     for name, field in known.items():
         value = stored.values[name] if name in stored.values else default_of(field)
@@ -152,7 +169,9 @@ def _allows_extra(kind: Any) -> bool:
 
 def default_of(field: Any) -> Any:
     """The default of a pydantic field; `NOTHING` if it is required."""
-    required = field.is_required() if callable(getattr(field, "is_required", None)) else field.required
+    required = (
+        field.is_required() if callable(getattr(field, "is_required", None)) else field.required
+    )
     if required:
         return NOTHING
     try:
@@ -188,7 +207,8 @@ def _set_private(made: Any, kind: Any, stored: Stored, *, new_one: bool) -> None
 
 
 def filled(made: Any) -> Any:
-    """A model that LangGraph's serializer made: when the class refuses what was stored, it lacks what is new."""
+    """A model that LangGraph's serializer made: when the class refuses what was stored, it lacks
+    what is new."""
     known = (
         getattr(made, "__pydantic_fields__", None)
         if is_model(type(made))
@@ -197,7 +217,9 @@ def filled(made: Any) -> Any:
     if not known or made.__dict__.keys() >= known.keys():
         return made
     kind = type(made)
-    stored = Stored(f"{kind.__module__}.{kind.__qualname__}", dict(made.__dict__), was_set=set(made.__dict__))
+    stored = Stored(
+        f"{kind.__module__}.{kind.__qualname__}", dict(made.__dict__), was_set=set(made.__dict__)
+    )
     return _model_as_stored(kind, stored, known, [])
 
 

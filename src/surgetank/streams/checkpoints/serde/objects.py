@@ -1,7 +1,8 @@
-"""Objects of classes: what of them is stored, and how they are put together again without their constructors.
+"""Objects of classes: what of them is stored, and how they are put together again without their
+constructors.
 
-Models, dataclasses and subclasses of containers. Finding the class, and whether it may be used, is the registry's
-(serde_types.py).
+Models, dataclasses and subclasses of containers. Finding the class, and whether it may be used, is
+the registry's (serde_types.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import ormsgpack
 
 from surgetank.streams.checkpoints.serde.marks import MARK, mark_of
 
-BASES: dict[str, type] = {b.__name__: b for b in (dict, list, tuple, set, frozenset, str, int, float, bytes)}
+BASES: dict[str, type] = {
+    b.__name__: b for b in (dict, list, tuple, set, frozenset, str, int, float, bytes)
+}
 # A dataclass may be one of these too, and then has content beside its fields.
 WITH_CONTENT = (*BASES.values(), bytearray, collections.deque)
 
@@ -35,7 +38,8 @@ _MOST_ABSENT = 4096
 
 
 def find(module: str, name: str) -> Any:
-    """What a module has under a qualified name now; None when there is none. Imports the module if need be."""
+    """What a module has under a qualified name now; None when there is none. Imports the module if
+    need be."""
     loaded = sys.modules.get(module)
     try:
         if loaded is not None:
@@ -52,11 +56,14 @@ def find(module: str, name: str) -> Any:
 
 def mapping_of(kind: type) -> Any:
     """The built-in mapping whose plain methods serve a class, whatever the class overrides."""
-    return next((c for c in (collections.OrderedDict, collections.defaultdict) if issubclass(kind, c)), dict)
+    return next(
+        (c for c in (collections.OrderedDict, collections.defaultdict) if issubclass(kind, c)), dict
+    )
 
 
 def attributes(obj: Any) -> dict[str, Any] | None:
-    """What an object has of its own beside its content: its `__dict__` and the slots of its classes."""
+    """What an object has of its own beside its content: its `__dict__` and the slots of its
+    classes."""
     found, kind = dict(getattr(obj, "__dict__", ())), cast("Any", type(obj))
     for name in _slots(kind):
         if hasattr(obj, name):
@@ -83,7 +90,8 @@ def with_attributes(made: Any, attributes: dict[str, Any] | None) -> Any:
 
 
 def content(obj: Any, base: Any) -> Any:
-    """The content of an object that derives from a built-in type, read past what its class overrides."""
+    """The content of an object that derives from a built-in type, read past what its class
+    overrides."""
     if base is dict:
         return [list(pair) for pair in mapping_of(type(obj)).items(obj)]
     if base in (str, int, float, bytes):
@@ -95,11 +103,16 @@ def content(obj: Any, base: Any) -> Any:
 
 
 def model_state(obj: Any, names: tuple[str, ...], mark: str) -> tuple[dict[str, Any], Any]:
-    """A pydantic model's fields, and what else belongs to it: which were set, extra and private values."""
+    """A pydantic model's fields, and what else belongs to it: which were set, extra and private
+    values."""
     values = obj.__dict__
     if len(values) != len(names):  # cached properties also live there
         values = {name: values[name] for name in names if name in values}
-    extra, private, was_set = obj.__pydantic_extra__, obj.__pydantic_private__, obj.__pydantic_fields_set__
+    extra, private, was_set = (
+        obj.__pydantic_extra__,
+        obj.__pydantic_private__,
+        obj.__pydantic_fields_set__,
+    )
     set_names = [mark, *(name for name in names if name in was_set)]
     if len(set_names) != len(was_set) + 1:  # extra values count as set too
         set_names += sorted(was_set.difference(names))
@@ -109,7 +122,8 @@ def model_state(obj: Any, names: tuple[str, ...], mark: str) -> tuple[dict[str, 
 
 
 class ModelShape:
-    """What all objects of one pydantic class have in common, encoded once: the class and which fields were set."""
+    """What all objects of one pydantic class have in common, encoded once: the class and which
+    fields were set."""
 
     __slots__ = ("_count", "_head", "_mark", "_names", "_tail")
 
@@ -117,8 +131,11 @@ class ModelShape:
         self._names = names
         self._mark = mark
         self._count = len(names)
-        self._head = b"\x95" + b"".join(map(ormsgpack.packb, (module, name, "model")))  # an array of five
-        # Of the object before: its fields that were set, whether it can't have others, and their bytes.
+        self._head = b"\x95" + b"".join(
+            map(ormsgpack.packb, (module, name, "model"))
+        )  # an array of five
+        # Of the object before: its fields that were set, whether it can't have others, and their
+        # bytes.
         self._tail: tuple[set[str], bool, bytes] = (set(), False, b"")
 
     def pack(self, obj: Any, encode: Callable[[Any], bytes]) -> bytes:
@@ -136,7 +153,9 @@ class ModelShape:
 
 def model1_state(obj: Any, mark: str) -> list[Any]:
     """Which fields of a pydantic 1 model were set, and its private values if it has any."""
-    private = {name: getattr(obj, name) for name in obj.__private_attributes__ if hasattr(obj, name)}
+    private = {
+        name: getattr(obj, name) for name in obj.__private_attributes__ if hasattr(obj, name)
+    }
     was_set = [mark, *sorted(obj.__fields_set__)]
     return [was_set, private] if private else was_set
 
@@ -147,7 +166,8 @@ def named_state(obj: Any) -> dict[str, list[Any]]:
 
 
 def dataclass_state(obj: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The fields of a dataclass, and what else hangs on the object; of a pydantic one also its mark."""
+    """The fields of a dataclass, and what else hangs on the object; of a pydantic one also its
+    mark."""
     names = [f.name for f in dataclasses.fields(obj)]
     fields = {name: getattr(obj, name) for name in names if hasattr(obj, name)}
     more = {k: v for k, v in (attributes(obj) or {}).items() if k not in fields and k != MARK}

@@ -1,9 +1,10 @@
-"""Objects whose class is not what it was when they were stored: what comes back instead, as usable as can be.
+"""Objects whose class is not what it was when they were stored: what comes back instead, as usable
+as can be.
 
-The rules, for a class that is still there: its own constructor decides, as LangGraph lets it; when it refuses, the
-stored values are kept as they are and new fields get their defaults. An object that is given back has every attribute
-that its class has. What can't be made that way comes back as a dict of its fields, and so does what has no class any
-more. Each case is noticed (serde_changes.py).
+The rules, for a class that is still there: its own constructor decides, as LangGraph lets it; when
+it refuses, the stored values are kept as they are and new fields get their defaults. An object that
+is given back has every attribute that its class has. What can't be made that way comes back as a
+dict of its fields, and so does what has no class any more. Each case is noticed (serde_changes.py).
 """
 
 from __future__ import annotations
@@ -51,12 +52,14 @@ def stored_of(label: str, form: str, fields: dict[str, Any], extra: Any) -> Stor
 def as_it_was(kind: Any, form: str, stored: Stored) -> Any:
     """The object, without its constructor, if the class is still what it was; else None.
 
-    Only classes of the kind that the form says are made this way: stored data must not choose any class.
+    Only classes of the kind that the form says are made this way: stored data must not choose any
+    class.
     """
     if form == "named":
         names = named_fields(kind)
         if names is None or (
-            tuple(stored.values) != names and not (stored.positional and len(stored.values) == len(names))
+            tuple(stored.values) != names
+            and not (stored.positional and len(stored.values) == len(names))
         ):
             return None
         return with_attributes(tuple.__new__(kind, stored.values.values()), stored.more)
@@ -100,7 +103,8 @@ def named_fields(kind: Any) -> tuple[str, ...] | None:
 
 
 def is_dataclass(kind: Any) -> bool:
-    """Whether a class is a dataclass. (The standard library's own answer narrows the type to something useless.)"""
+    """Whether a class is a dataclass. (The standard library's own answer narrows the type to
+    something useless.)"""
     return hasattr(kind, "__dataclass_fields__")
 
 
@@ -111,7 +115,8 @@ def fields_of(kind: Any) -> frozenset[str]:
 
 
 def without_class(stored: Stored, form: str) -> Any:
-    """What stands for an object whose class can't be had. Models within models become dicts, as in `model_dump()`."""
+    """What stands for an object whose class can't be had. Models within models become dicts, as in
+    `model_dump()`."""
     data = stored.data()
     if stored.positional:
         return tuple(data.values())
@@ -132,24 +137,33 @@ def without_class(stored: Stored, form: str) -> Any:
 def _named(kind: Any, stored: Stored) -> Any:
     if stored.positional:  # new fields stand at the end
         if len(stored.values) > len(kind._fields):
-            notice(stored.label, "it has fewer fields than were stored; it comes back as a plain tuple.")
+            notice(
+                stored.label,
+                "it has fewer fields than were stored; it comes back as a plain tuple.",
+            )
             return tuple(stored.values.values())
         stored.values = dict(zip(kind._fields, stored.values.values(), strict=False))
     defaults: Mapping[str, Any] = getattr(kind, "_field_defaults", {})
     missing = [n for n in kind._fields if n not in stored.values and n not in defaults]
     if missing:
         notice(
-            stored.label, f"it requires {listed(missing)} now, which was not stored; it comes back as a dict."
+            stored.label,
+            f"it requires {listed(missing)} now, which was not stored; it comes back as a dict.",
         )
         return stored.data()
     values = [stored.values[n] if n in stored.values else defaults[n] for n in kind._fields]
     removed = [name for name in stored.values if name not in kind._fields]
     if removed:
         notice(
-            stored.label, f"its class has no {listed(removed)} any more; what was stored there is left out."
+            stored.label,
+            f"its class has no {listed(removed)} any more; what was stored there is left out.",
         )
     else:
-        notice(stored.label, "it changed since objects were stored; new fields have their defaults.", "info")
+        notice(
+            stored.label,
+            "it changed since objects were stored; new fields have their defaults.",
+            "info",
+        )
     return with_attributes(tuple.__new__(kind, values), stored.more)
 
 
@@ -157,7 +171,9 @@ def _dataclass(kind: Any, stored: Stored) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     try:
         made = kind(**{n: v for n, v in stored.values.items() if n in fields and fields[n].init})
-        with_attributes(made, {n: v for n, v in stored.values.items() if n in fields and not fields[n].init})
+        with_attributes(
+            made, {n: v for n, v in stored.values.items() if n in fields and not fields[n].init}
+        )
     except FAILS:
         made = object.__new__(kind)
         with_attributes(made, {n: v for n, v in stored.values.items() if n in fields})
@@ -167,14 +183,24 @@ def _dataclass(kind: Any, stored: Stored) -> Any:
     missing = [name for name in fields if not hasattr(made, name)]
     if missing:
         notice(
-            stored.label, f"it requires {listed(missing)} now, which was not stored; it comes back as a dict."
+            stored.label,
+            f"it requires {listed(missing)} now, which was not stored; it comes back as a dict.",
         )
         return stored.data()
-    lost = _attach(made, {n: v for n, v in stored.values.items() if n not in fields} | (stored.more or {}))
+    lost = _attach(
+        made, {n: v for n, v in stored.values.items() if n not in fields} | (stored.more or {})
+    )
     if lost:
-        notice(stored.label, f"its class has no {listed(lost)} any more; what was stored there is left out.")
+        notice(
+            stored.label,
+            f"its class has no {listed(lost)} any more; what was stored there is left out.",
+        )
     else:
-        notice(stored.label, "it changed since objects were stored; new fields have their defaults.", "info")
+        notice(
+            stored.label,
+            "it changed since objects were stored; new fields have their defaults.",
+            "info",
+        )
     return made
 
 
@@ -194,11 +220,15 @@ def _dataclass_default(name: str, field: dataclasses.Field[Any]) -> dict[str, An
 
 
 def complete(made: Any, label: str) -> Any:
-    """A dataclass that is a container too: new fields get their defaults. None for what has none."""
+    """A dataclass that is a container too: new fields get their defaults. None for what has
+    none."""
     for field in dataclasses.fields(made):
         if not hasattr(made, field.name):
             with_attributes(made, _dataclass_default(field.name, field) or {field.name: None})
-            notice(label, f"it has a new field {field.name!r}, which was not stored: its default, or None.")
+            notice(
+                label,
+                f"it has a new field {field.name!r}, which was not stored: its default, or None.",
+            )
     return made
 
 
@@ -214,8 +244,8 @@ def _attach(made: Any, values: Mapping[str, Any]) -> list[str]:
 
 
 def _other(kind: Any, stored: Stored) -> Any:
-    """A class that is none of those now. One of attrs is made by its constructor; what others do when they are
-    called stored data must not find out.
+    """A class that is none of those now. One of attrs is made by its constructor; what others do
+    when they are called stored data must not find out.
     """
     if hasattr(kind, "__attrs_attrs__"):
         try:
@@ -223,7 +253,14 @@ def _other(kind: Any, stored: Stored) -> Any:
         except FAILS:
             made = None
         if isinstance(made, kind):
-            notice(stored.label, "it is a class of attrs now; its constructor took what was stored.", "info")
+            notice(
+                stored.label,
+                "it is a class of attrs now; its constructor took what was stored.",
+                "info",
+            )
             return made
-    notice(stored.label, "it is another kind of class now; its objects come back as dicts of their fields.")
+    notice(
+        stored.label,
+        "it is another kind of class now; its objects come back as dicts of their fields.",
+    )
     return stored.data()

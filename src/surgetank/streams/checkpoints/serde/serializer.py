@@ -1,12 +1,13 @@
 """The serializer: what is put comes back equal in value and type, or is refused with its place.
 
-LangGraph's `JsonPlusSerializer` silently turns tuples into lists, lone surrogates into `?`, NumPy object arrays into
-None, subclasses into their bases. This one keeps LangGraph's format for what it carries, adds extension codes
-(encode/codes.py) for the rest, and refuses what is left. Plain data is encoded in one go by ormsgpack and never
-walked in Python; a walk happens only to name the place of what was refused.
+LangGraph's `JsonPlusSerializer` silently turns tuples into lists, lone surrogates into `?`, NumPy
+object arrays into None, subclasses into their bases. This one keeps LangGraph's format for what it
+carries, adds extension codes (encode/codes.py) for the rest, and refuses what is left. Plain data
+is encoded in one go by ormsgpack and never walked in Python; a walk happens only to name the place
+of what was refused.
 
-Objects (pydantic models, dataclasses) are stored field by field and put together again without running their
-constructors: nothing is validated or coerced on the way, so nothing changes.
+Objects (pydantic models, dataclasses) are stored field by field and put together again without
+running their constructors: nothing is validated or coerced on the way, so nothing changes.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ class FaithfulSerializer(JsonPlusSerializer):
     def __init__(self, **options: Any) -> None:
         if options.pop("pickle_fallback", False):
             raise ConfigurationError(
-                "Surgetank does not unpickle: whoever can write to the database could run code here.",
-                remedy="leave pickle_fallback out and store what msgpack carries (to_dict() of a DataFrame, ...).",
+                "Surgetank does not unpickle: whoever can write to the database could run code "
+                "here.",
+                remedy="leave pickle_fallback out and store what msgpack carries (to_dict() of a "
+                "DataFrame, ...).",
             )
         super().__init__(**options)
         self._lg_hook = self._unpack_ext_hook
@@ -70,7 +73,8 @@ class FaithfulSerializer(JsonPlusSerializer):
     # -- writing
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """Serialize. Raises `ValueRefused` naming the place of what would not come back as it is."""
+        """Serialize. Raises `ValueRefused` naming the place of what would not come back as it
+        is."""
         if obj is None:
             return "null", b""
         kind = type(obj)
@@ -95,7 +99,8 @@ class FaithfulSerializer(JsonPlusSerializer):
             if not _may_be_wrapped(error):
                 raise
             return ormsgpack.packb(forms.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
-        # ormsgpack writes bytearray and memoryview as bytes without asking; where no binary header is, there is none.
+        # ormsgpack writes bytearray and memoryview as bytes without asking; where no binary header
+        # is, there is none.
         if (0xC4 in data or 0xC5 in data or 0xC6 in data) and forms.has_mutable_bytes(obj):
             return ormsgpack.packb(forms.wrap(obj), default=self._default, option=_PLAIN | _KEYS)
         return data
@@ -124,7 +129,9 @@ class FaithfulSerializer(JsonPlusSerializer):
             if "surrogate" not in str(error):
                 raise
             kind = type(obj).__name__
-            raise ValueRefused("", f"a {kind} with a lone surrogate in it", "store its text") from error
+            raise ValueRefused(
+                "", f"a {kind} with a lone surrogate in it", "store its text"
+            ) from error
 
     def _locate(self, value: Any, error: Exception) -> ValueRefused:
         """Walk to the innermost part that can't be encoded and say where it is."""
@@ -136,10 +143,14 @@ class FaithfulSerializer(JsonPlusSerializer):
             step, value, error = failing
             path += step
             if id(value) in seen and isinstance(value, (dict, list, tuple)):
-                return ValueRefused(path, "a cycle", "store ids instead of references that lead back")
+                return ValueRefused(
+                    path, "a cycle", "store ids instead of references that lead back"
+                )
             seen.add(id(value))
         return ValueRefused(
-            path, "nested too deeply for msgpack (about 120 levels)", "store it as text, or flatten it"
+            path,
+            "nested too deeply for msgpack (about 120 levels)",
+            "store it as text, or flatten it",
         )
 
     def _why(self, value: Any, error: Exception) -> tuple[str, str]:
@@ -174,8 +185,10 @@ class FaithfulSerializer(JsonPlusSerializer):
             raise
         except Exception as error:
             raise StateCorrupt(
-                f"A stored value of {len(raw)} bytes can't be read ({type(error).__name__}: {str(error)[:500]}).",
-                remedy="if a class of the state refuses it, mend the class; damaged bytes come back from a backup "
+                f"A stored value of {len(raw)} bytes can't be read ({type(error).__name__}: "
+                f"{str(error)[:500]}).",
+                remedy="if a class of the state refuses it, mend the class; damaged bytes come "
+                "back from a backup "
                 "of the database only.",
             ) from error
 
@@ -229,14 +242,16 @@ def _may_be_wrapped(error: Exception) -> bool:
 
 def is_faithful(serde: SerializerProtocol) -> bool:
     """Whether the promise of an equal value holds with this serializer."""
-    return isinstance(serde.serde if isinstance(serde, EncryptedSerializer) else serde, FaithfulSerializer)
+    return isinstance(
+        serde.serde if isinstance(serde, EncryptedSerializer) else serde, FaithfulSerializer
+    )
 
 
 def faithful(serde: SerializerProtocol | None) -> SerializerProtocol:
     """The faithful counterpart of what a user configured.
 
-    LangGraph's default serializer (also inside an `EncryptedSerializer`) is replaced with the same allowlists;
-    any other serializer is used as it is, and what it loses is its own affair.
+    LangGraph's default serializer (also inside an `EncryptedSerializer`) is replaced with the same
+    allowlists; any other serializer is used as it is, and what it loses is its own affair.
     """
     if serde is None:
         return FaithfulSerializer()

@@ -1,7 +1,8 @@
 """How the serializer takes single types apart and puts them together again.
 
-Classes are named by module and qualified name and found again by import, under LangGraph's allowlist rules; a class
-that could not be found again, or would be blocked, is refused when it is written.
+Classes are named by module and qualified name and found again by import, under LangGraph's
+allowlist rules; a class that could not be found again, or would be blocked, is refused when it is
+written.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from langgraph.store.base import Item
 from surgetank.encode import codes
 from surgetank.exceptions import StateCorrupt
 from surgetank.streams.checkpoints.serde.changes import notice
-from surgetank.streams.checkpoints.serde.containers import CONTAINERS, FACTORIES, OWN_EXTRA, collection
+from surgetank.streams.checkpoints.serde.containers import (
+    CONTAINERS,
+    FACTORIES,
+    OWN_EXTRA,
+    collection,
+)
 from surgetank.streams.checkpoints.serde.forms import ValueRefused
 from surgetank.streams.checkpoints.serde.leaves import APART, numpy_apart, numpy_together, send
 from surgetank.streams.checkpoints.serde.marks import mark_of
@@ -49,7 +55,8 @@ _OWN_SAFE = {
     ("langgraph.store.base", "Item"), ("langgraph.checkpoint.serde.types", "_DeltaSnapshot"),
 }  # fmt: skip
 _MOST_CLASSES = 4096
-# Classes that no import finds, as they were when objects of them were last written: the newest of each name.
+# Classes that no import finds, as they were when objects of them were last written: the newest of
+# each name.
 _unfindable: dict[tuple[str, str], type] = {}
 
 
@@ -73,7 +80,9 @@ class Registry:
     def _choose(self, obj: Any, kind: type) -> Callable[[Any], tuple[int, Any]]:
         """How objects of a class are taken apart."""
         fields = getattr(kind, "__pydantic_fields__", None)
-        if fields is not None and hasattr(kind, "model_construct"):  # pydantic's dataclasses have fields too
+        if fields is not None and hasattr(
+            kind, "model_construct"
+        ):  # pydantic's dataclasses have fields too
             module, name = self.name(kind)
             names, mark = tuple(fields), mark_of(kind)
             self.shapes[kind] = ModelShape(module, name, names, mark)
@@ -110,19 +119,36 @@ class Registry:
         if isinstance(obj, pathlib.PurePath):
             return lambda o: (codes.LG_POSITIONAL, [*self.name(kind), list(o.parts)])
         if callable(getattr(obj, "get_secret_value", None)):
-            return lambda o: (codes.COLLECTION, [*self.name(kind), "call", [o.get_secret_value()], None])
+            return lambda o: (
+                codes.COLLECTION,
+                [*self.name(kind), "call", [o.get_secret_value()], None],
+            )
         raise ValueRefused(
             "", f"the type {kind.__module__}.{kind.__qualname__} can't be stored",
             "store a dict, a dataclass or a pydantic model",
         )  # fmt: skip
 
     def _subclass_apart(self, kind: type, base: type, obj: Any) -> tuple[int, Any]:
-        return codes.COLLECTION, [*self.name(kind), base.__name__, content(obj, base), attributes(obj)]
+        return codes.COLLECTION, [
+            *self.name(kind),
+            base.__name__,
+            content(obj, base),
+            attributes(obj),
+        ]
 
-    def _defaultdict_apart(self, kind: type, obj: collections.defaultdict[Any, Any]) -> tuple[int, Any]:
+    def _defaultdict_apart(
+        self, kind: type, obj: collections.defaultdict[Any, Any]
+    ) -> tuple[int, Any]:
         if kind is not collections.defaultdict and attributes(obj):
-            raise ValueRefused("", "a defaultdict with attributes of its own", "store dict(...) of it")
-        return codes.COLLECTION, [*self.name(kind), "defaultdict", content(obj, dict), self._factory(obj)]
+            raise ValueRefused(
+                "", "a defaultdict with attributes of its own", "store dict(...) of it"
+            )
+        return codes.COLLECTION, [
+            *self.name(kind),
+            "defaultdict",
+            content(obj, dict),
+            self._factory(obj),
+        ]
 
     def _factory(self, obj: collections.defaultdict[Any, Any]) -> tuple[str, str] | None:
         factory = obj.default_factory
@@ -138,15 +164,17 @@ class Registry:
     def name(self, kind: type) -> tuple[str, str]:
         """Module and qualified name of a class. Raises `ValueRefused` for one that is not allowed.
 
-        A class that can't be found under its name (it was defined inside a function, or made by a call) is accepted as
-        LangGraph accepts it: this process finds it again, another one gets the fields as a dict.
+        A class that can't be found under its name (it was defined inside a function, or made by a
+        call) is accepted as LangGraph accepts it: this process finds it again, another one gets the
+        fields as a dict.
         """
         known = self._names.get(kind)
         if known is None:
             known = (kind.__module__, kind.__qualname__)
             if not self._permitted(*known):
                 raise ValueRefused(
-                    "", f"the class {known[0]}.{known[1]} is not on the msgpack allowlist and would not come back",
+                    "", f"the class {known[0]}.{known[1]} is not on the msgpack allowlist and "
+                    f"would not come back",
                     "declare it in the graph's state schema, or add it to allowed_msgpack_modules",
                 )  # fmt: skip
             if len(self._names) >= _MOST_CLASSES:  # classes that are made anew by each call
@@ -160,7 +188,8 @@ class Registry:
                     _unfindable.clear()
                 _unfindable[known] = kind
             notice(
-                f"{known[0]}.{known[1]}", "it can't be imported under that name, so another process gets a dict of its "
+                f"{known[0]}.{known[1]}", "it can't be imported under that name, so another "
+                "process gets a dict of its "
                 "fields, as with LangGraph's savers. Define it at the top level of a module.",
             )  # fmt: skip
         return known
@@ -179,7 +208,8 @@ class Registry:
         if self._allowed is not True and not self._permitted(module, name):
             notice(
                 f"{module}.{name}",
-                "it is not on the msgpack allowlist; its objects come back as plain data. Declare it in the graph's "
+                "it is not on the msgpack allowlist; its objects come back as plain data. Declare "
+                "it in the graph's "
                 "state schema, or add it to allowed_msgpack_modules.",
             )
             return None
@@ -189,17 +219,25 @@ class Registry:
         if found is None:
             notice(
                 f"{module}.{name}",
-                "it can't be imported any more; its objects come back as plain data. Keep an alias under the old "
+                "it can't be imported any more; its objects come back as plain data. Keep an alias "
+                "under the old "
                 "name, or install the package that has it.",
             )
         return found
 
     # -- reading
 
-    def build_object(self, module: str, name: str, form: str, fields: dict[str, Any], extra: Any) -> Any:
-        """An object out of its fields: without its constructor if its class is what it was when it was stored."""
+    def build_object(
+        self, module: str, name: str, form: str, fields: dict[str, Any], extra: Any
+    ) -> Any:
+        """An object out of its fields: without its constructor if its class is what it was when it
+        was stored."""
         kind: Any = self._class(module, name)
-        if form == "model" and kind is not None and (known := getattr(kind, "__pydantic_fields__", None)):
+        if (
+            form == "model"
+            and kind is not None
+            and (known := getattr(kind, "__pydantic_fields__", None))
+        ):
             made = model_as_it_was(kind, known, fields, extra)
             if made is not None:
                 return made
@@ -250,7 +288,8 @@ class Registry:
             return kind(value)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - `_missing_` is the user's code
             notice(
-                f"{module}.{name}", f"it has no member {member!r} any more ({type(error).__name__}); the plain value "
+                f"{module}.{name}", f"it has no member {member!r} any more "
+                f"({type(error).__name__}); the plain value "
                 "comes back. Keep the member, or give the class a `_missing_`.",
             )  # fmt: skip
             return value
@@ -262,12 +301,21 @@ class Registry:
             if kind is not None and hasattr(kind, "get_secret_value"):
                 return kind(*content)
             if kind is not None:
-                notice(f"{module}.{name}", "it keeps no secret any more; the plain value comes back.")
+                notice(
+                    f"{module}.{name}", "it keeps no secret any more; the plain value comes back."
+                )
             return content[0]
         if kind is not None and issubclass(kind, CONTAINERS[base]):
             return collection(kind, f"{module}.{name}", base, content, extra)
         if kind is not None:
-            notice(f"{module}.{name}", f"it is no {base} any more; its objects come back as plain ones.")
+            notice(
+                f"{module}.{name}",
+                f"it is no {base} any more; its objects come back as plain ones.",
+            )
         return collection(
-            CONTAINERS[base], f"{module}.{name}", base, content, extra if base in OWN_EXTRA else None
+            CONTAINERS[base],
+            f"{module}.{name}",
+            base,
+            content,
+            extra if base in OWN_EXTRA else None,
         )

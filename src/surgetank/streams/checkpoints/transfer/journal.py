@@ -1,8 +1,10 @@
-"""What an interrupted import or export had finished and verified: one line a thread, in a file beside the buffer.
+"""What an interrupted import or export had finished and verified: one line a thread, in a file
+beside the buffer.
 
-The truth of what was moved is the target itself: a checkpoint that is there is there as a whole. The journal only
-spares comparing finished threads again, and shows that what lies in the target is this export's own. It is written
-after a thread was verified, so it never promises too much; it is removed when a run reaches its end.
+The truth of what was moved is the target itself: a checkpoint that is there is there as a whole.
+The journal only spares comparing finished threads again, and shows that what lies in the target is
+this export's own. It is written after a thread was verified, so it never promises too much; it is
+removed when a run reaches its end.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ class Journal:
         self._done: dict[str, str] = {}
         self.resumed = self.path.exists()
         if self.resumed:
-            for line in self.path.read_bytes().split(b"\n")[:-1]:  # a torn last line was never finished
+            for line in self.path.read_bytes().split(b"\n")[
+                :-1
+            ]:  # a torn last line was never finished
                 entry = orjson.loads(line)
                 self._done[entry["thread"]] = entry["state"]
         self._file = None if not self.resumed else self._open()
@@ -63,7 +67,10 @@ class Journal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._file is not None:
             os.close(self._file)

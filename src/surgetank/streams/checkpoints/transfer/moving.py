@@ -1,4 +1,5 @@
-"""What imports and exports share: wishes, report, Surgetank's own side, and when two checkpoints are the same."""
+"""What imports and exports share: wishes, report, Surgetank's own side, and when two checkpoints
+are the same."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ Place = tuple[str, str]  # namespace, checkpoint id
 
 @dataclass(slots=True)
 class Report:
-    """What a move did. `already_there` were found equal in the target; `skipped` says which and why."""
+    """What a move did. `already_there` were found equal in the target; `skipped` says which and
+    why."""
 
     kind: str
     source: str
@@ -59,7 +61,12 @@ class Report:
         if len(self.skipped) < PLACES_SHOWN:
             thread_id, ns, checkpoint_id = error.place
             self.skipped.append(
-                {"thread": thread_id, "namespace": ns, "checkpoint": checkpoint_id, "reason": error.reason}
+                {
+                    "thread": thread_id,
+                    "namespace": ns,
+                    "checkpoint": checkpoint_id,
+                    "reason": error.reason,
+                }
             )
 
 
@@ -103,23 +110,28 @@ class OurStore:
         return run(self.reader.read(thread_id, ns, checkpoint_id))
 
     def must_flush(self, threads: Collection[str]) -> None:
-        """Flush what waits. Raises `TransferStopped` when something of these threads is refused or fails."""
+        """Flush what waits. Raises `TransferStopped` when something of these threads is refused or
+        fails."""
         last = self.buffer.last_seq(STREAM)
         job = self.flush()
         if job.ok:
             return
-        left = set(self.buffer.waiting(STREAM, up_to_seq=last)) | {p.partition for p in self.buffer.parked()}
+        left = set(self.buffer.waiting(STREAM, up_to_seq=last)) | {
+            p.partition for p in self.buffer.parked()
+        }
         if left.isdisjoint(threads):
             return  # it is about somebody else's threads
         told = "; ".join(job.warnings) or str(job.result.get("message", job.status.value))
         raise TransferStopped(
             f"The flush failed: {told[:600]}",
-            remedy="what was imported is safe in the buffer; mend the cause (`surgetank doctor`) and start again.",
+            remedy="what was imported is safe in the buffer; mend the cause (`surgetank doctor`) "
+            "and start again.",
         )
 
 
 class Move:
-    """What both directions share: which threads, what to do about what can't be moved, and the journal."""
+    """What both directions share: which threads, what to do about what can't be moved, and the
+    journal."""
 
     def __init__(self, report: Report, wishes: Wishes, journal: Journal) -> None:
         self.report = report
@@ -149,7 +161,8 @@ class Move:
                 raise TransferStopped(
                     error.what,
                     remedy=error.remedy
-                    or "--on-error skip lists such checkpoints and goes on; what was moved stays moved.",
+                    or "--on-error skip lists such checkpoints and goes on; what was moved stays "
+                    "moved.",
                 ) from error
             self.report.skip(error)
 
@@ -185,7 +198,9 @@ def compare(expected: RawCheckpoint, found: RawCheckpoint | None) -> str | None:
     if told is not None:
         return told
     for channel, typed in expected.blobs.items():
-        if (told := _differ(typed, found.blobs[channel], f"$.channel_values.{channel}")) is not None:
+        if (
+            told := _differ(typed, found.blobs[channel], f"$.channel_values.{channel}")
+        ) is not None:
             return told
     for a, b in zip(each_write(expected), each_write(found), strict=True):
         if (told := _differ((a[4], a[5]), (b[4], b[5]), f"$.writes.{a[3]}")) is not None:
@@ -207,6 +222,9 @@ def _differ(expected: tuple[str, bytes], found: tuple[str, bytes], path: str) ->
 
 
 def state_of(places: Sequence[tuple[str, str, str | None]], writes: int) -> str:
-    """What a thread looks like from outside: its places and the number of its writes, as a digest."""
-    text = "\n".join(f"{ns}\0{cid}" for ns, cid, _ in sorted((ns, cid, None) for ns, cid, _ in places))
+    """What a thread looks like from outside: its places and the number of its writes, as a
+    digest."""
+    text = "\n".join(
+        f"{ns}\0{cid}" for ns, cid, _ in sorted((ns, cid, None) for ns, cid, _ in places)
+    )
     return hashlib.blake2b(f"{writes}\n{text}".encode(), digest_size=16).hexdigest()

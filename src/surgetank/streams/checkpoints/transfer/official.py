@@ -1,7 +1,9 @@
-"""The tables of LangGraph's own PostgreSQL and SQLite savers, read row by row, values as the bytes that they are.
+"""The tables of LangGraph's own PostgreSQL and SQLite savers, read row by row, values as the bytes
+that they are.
 
-Nothing is deserialized on the way, so the application's classes needn't be importable, and what is equal in bytes is
-equal in value and type. Rows that can't be carried raise `BrokenRow`; nothing is ever written here.
+Nothing is deserialized on the way, so the application's classes needn't be importable, and what is
+equal in bytes is equal in value and type. Rows that can't be carried raise `BrokenRow`; nothing is
+ever written here.
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ class Official(Protocol):
         ...
 
     def counts(self, thread_id: str) -> tuple[int, int]:
-        """How many writes the thread has, and how many of them belong to no checkpoint (nobody can see those)."""
+        """How many writes the thread has, and how many of them belong to no checkpoint (nobody can
+        see those)."""
         ...
 
     def close(self) -> None:
@@ -76,7 +79,8 @@ class Official(Protocol):
 def open_official(address: str) -> Official:
     """The database behind a PostgreSQL URL, a `sqlite:///path` or a path.
 
-    Raises `ConfigurationError` (no such file, not a checkpoint database, an older schema), `DatabaseUnavailable`.
+    Raises `ConfigurationError` (no such file, not a checkpoint database, an older schema),
+    `DatabaseUnavailable`.
     """
     if is_postgres(address):
         return PostgresTables(address)
@@ -89,7 +93,8 @@ def is_postgres(address: str) -> bool:
 
 
 def sqlite_path(address: str) -> Path:
-    """The file behind `sqlite:///path` or a plain path. Raises `ConfigurationError` for other URLs."""
+    """The file behind `sqlite:///path` or a plain path. Raises `ConfigurationError` for other
+    URLs."""
     scheme, separator, rest = address.partition("://")
     if separator and scheme != "sqlite":
         raise ConfigurationError(
@@ -98,7 +103,9 @@ def sqlite_path(address: str) -> Path:
         )
     if not separator:
         return Path(address).expanduser()
-    return Path(rest).expanduser()  # sqlite:///data/x.db is the absolute path that most people mean by it
+    return Path(
+        rest
+    ).expanduser()  # sqlite:///data/x.db is the absolute path that most people mean by it
 
 
 class PostgresTables:
@@ -136,18 +143,27 @@ class PostgresTables:
             list(_PG_TABLES),
         )
         refuse_schema(
-            self.address, {t for t, _ in found}, _PG_TABLES, ("checkpoint_writes", "task_path") in found
+            self.address,
+            {t for t, _ in found},
+            _PG_TABLES,
+            ("checkpoint_writes", "task_path") in found,
         )
 
     def threads(self) -> list[str]:
         """All thread ids, in order."""
-        return [t for (t,) in self._rows('SELECT DISTINCT thread_id COLLATE "C" FROM checkpoints ORDER BY 1')]
+        return [
+            t
+            for (t,) in self._rows(
+                'SELECT DISTINCT thread_id COLLATE "C" FROM checkpoints ORDER BY 1'
+            )
+        ]
 
     def places(self, thread_id: str) -> list[SourcePlace]:
         """The checkpoints of a thread, parents before their children."""
         return parents_first(
             self._rows(
-                "SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id FROM checkpoints WHERE thread_id = %s",
+                "SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id FROM checkpoints WHERE "
+                "thread_id = %s",
                 thread_id,
             )
         )
@@ -155,7 +171,8 @@ class PostgresTables:
     def counts(self, thread_id: str) -> tuple[int, int]:
         """How many writes the thread has, and how many of them belong to no checkpoint."""
         (row,) = self._rows(
-            f"SELECT count(*), count(*) FILTER (WHERE {_ORPHAN}) FROM checkpoint_writes w WHERE thread_id = %s",
+            f"SELECT count(*), count(*) FILTER (WHERE {_ORPHAN}) FROM checkpoint_writes w WHERE "
+            f"thread_id = %s",
             thread_id,
         )
         return row[0], row[1]
@@ -170,18 +187,25 @@ class PostgresTables:
         if not rows:
             raise BrokenRow(place, "it is gone")
         parent, checkpoint, metadata = rows[0]
-        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("channel_versions"), dict):
+        if not isinstance(checkpoint, dict) or not isinstance(
+            checkpoint.get("channel_versions"), dict
+        ):
             raise BrokenRow(place, "the column `checkpoint` is not a checkpoint")
         versions = checkpoint["channel_versions"]
-        values = {c: _serde.dumps_typed(v) for c, v in (checkpoint.get("channel_values") or {}).items()}
+        values = {
+            c: _serde.dumps_typed(v) for c, v in (checkpoint.get("channel_values") or {}).items()
+        }
         scalars = dict(checkpoint.get("channel_values") or {})
         for channel, type_, data in self._rows(
-            "SELECT channel, type, blob FROM checkpoint_blobs WHERE thread_id = %s AND checkpoint_ns = %s"
+            "SELECT channel, type, blob FROM checkpoint_blobs WHERE thread_id = %s AND "
+            "checkpoint_ns = %s"
             " AND (channel, version) IN (SELECT * FROM unnest(%s::text[], %s::text[]))",
             thread_id, ns, list(versions), [version_text(v) for v in versions.values()],
         ):  # fmt: skip
             is_snapshot = (
-                type_ == "msgpack" and extension_of((type_, data)) == LG_DELTA and channel not in scalars
+                type_ == "msgpack"
+                and extension_of((type_, data)) == LG_DELTA
+                and channel not in scalars
             )
             version = version_text(versions[channel])
             if is_snapshot and parent and self._version(thread_id, ns, parent, channel) == version:
@@ -190,7 +214,8 @@ class PostgresTables:
                 values[channel] = check(place, f"$.channel_values.{channel}", type_, data)
                 scalars.pop(channel, None)
         writes = self._rows(
-            f"SELECT task_id, idx, task_path, channel, type, blob FROM checkpoint_writes {where}", *place
+            f"SELECT task_id, idx, task_path, channel, type, blob FROM checkpoint_writes {where}",
+            *place,
         )
         if checkpoint.get("v", 4) < 4 and parent:
             self._add_sends(place, parent, versions, values)
@@ -206,11 +231,17 @@ class PostgresTables:
         return rows[0][0] if rows else None
 
     def _add_sends(
-        self, place: tuple[str, str, str], parent: str, versions: dict[str, Any], values: dict[str, Typed]
+        self,
+        place: tuple[str, str, str],
+        parent: str,
+        versions: dict[str, Any],
+        values: dict[str, Typed],
     ) -> None:
-        """What `PostgresSaver` shows of checkpoints older than version 4: their parent's sends as a channel."""
+        """What `PostgresSaver` shows of checkpoints older than version 4: their parent's sends as a
+        channel."""
         sends = self._rows(
-            "SELECT type, blob FROM checkpoint_writes WHERE thread_id = %s AND checkpoint_id = %s AND channel = %s"
+            "SELECT type, blob FROM checkpoint_writes WHERE thread_id = %s AND checkpoint_id = %s "
+            "AND channel = %s"
             " ORDER BY task_path, task_id, idx",
             place[0], parent, TASKS,
         )  # fmt: skip
@@ -236,13 +267,16 @@ class SqliteTables:
         try:
             self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
             found = self._connection.execute(
-                "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
+                "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE "
+                "m.type = 'table'"
             ).fetchall()
         except sqlite3.DatabaseError as error:
             raise ConfigurationError(
                 f"{path} can't be read as a SQLite database ({error}).", remedy="check the path."
             ) from error
-        refuse_schema(self.address, {t for t, _ in found}, _SQLITE_TABLES, ("writes", "task_path") in found)
+        refuse_schema(
+            self.address, {t for t, _ in found}, _SQLITE_TABLES, ("writes", "task_path") in found
+        )
 
     def _rows(self, query: str, *arguments: Any) -> list[Any]:
         try:
@@ -259,7 +293,8 @@ class SqliteTables:
         """The checkpoints of a thread, parents before their children."""
         return parents_first(
             self._rows(
-                "SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id FROM checkpoints WHERE thread_id = ?",
+                "SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id FROM checkpoints WHERE "
+                "thread_id = ?",
                 thread_id,
             )
         )
@@ -278,7 +313,8 @@ class SqliteTables:
         where = "WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
         try:
             rows = self._rows(
-                f"SELECT parent_checkpoint_id, type, checkpoint, metadata FROM checkpoints {where}", *place
+                f"SELECT parent_checkpoint_id, type, checkpoint, metadata FROM checkpoints {where}",
+                *place,
             )
             writes = self._rows(
                 f"SELECT task_id, idx, task_path, channel, type, value FROM writes {where}", *place
@@ -289,9 +325,13 @@ class SqliteTables:
             raise BrokenRow(place, "it is gone")
         parent, type_, data, metadata = rows[0]
         if "+" in (type_ or ""):
-            raise BrokenRow(place, "it is encrypted as a whole, so its channels can't be told apart")
+            raise BrokenRow(
+                place, "it is encrypted as a whole, so its channels can't be told apart"
+            )
         checkpoint = unpack_tree(check(place, "$", type_, data))
-        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("channel_versions"), dict):
+        if not isinstance(checkpoint, dict) or not isinstance(
+            checkpoint.get("channel_versions"), dict
+        ):
             raise BrokenRow(place, "the column `checkpoint` is not a checkpoint")
         found = checkpoint.get("channel_values") or {}
         values = {channel: typed_of(value) for channel, value in found.items()}

@@ -1,4 +1,5 @@
-"""From rows of LangGraph's own savers to checkpoints as Surgetank keeps them; what can be wrong with the rows. Pure."""
+"""From rows of LangGraph's own savers to checkpoints as Surgetank keeps them; what can be wrong
+with the rows. Pure."""
 
 from __future__ import annotations
 
@@ -87,12 +88,14 @@ def refuse_schema(address: str, tables: set[str], wanted: set[str], current: boo
     if not wanted <= tables:
         raise ConfigurationError(
             f"{address} is no checkpoint database: {', '.join(sorted(wanted - tables))} missing.",
-            remedy="give the database of a PostgresSaver or SqliteSaver (PostgreSQL: its schema in the search_path).",
+            remedy="give the database of a PostgresSaver or SqliteSaver (PostgreSQL: its schema in "
+            "the search_path).",
         )
     if not current:
         raise ConfigurationError(
             f"{address} has an older schema (no column task_path).",
-            remedy="open it once with a current langgraph-checkpoint-postgres or -sqlite and call saver.setup().",
+            remedy="open it once with a current langgraph-checkpoint-postgres or -sqlite and call "
+            "saver.setup().",
         )
 
 
@@ -101,7 +104,8 @@ def unreachable(address: str, error: Exception) -> DatabaseUnavailable:
     told = " ".join(str(error).split())
     return DatabaseUnavailable(
         f"{address} can't be read or written ({told[:300]}).",
-        remedy="check that it runs, and address, user and password; then start the same command again.",
+        remedy="check that it runs, and address, user and password; then start the same command "
+        "again.",
     )
 
 

@@ -1,8 +1,10 @@
-"""Writing into LangGraph's own savers, through their own `put` and `put_writes`, values as the bytes that they are.
+"""Writing into LangGraph's own savers, through their own `put` and `put_writes`, values as the
+bytes that they are.
 
-A checkpoint is put after its writes, so that a checkpoint that is there is there with its writes: an interrupted
-export sees by it where to go on. What LangGraph's serializer can't read is deserialized and serialized again by it;
-where that would alter a value, it is refused with its place, or (lossy) done and told.
+A checkpoint is put after its writes, so that a checkpoint that is there is there with its writes:
+an interrupted export sees by it where to go on. What LangGraph's serializer can't read is
+deserialized and serialized again by it; where that would alter a value, it is refused with its
+place, or (lossy) done and told.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Packed:
 
 
 class PackedSerializer(JsonPlusSerializer):
-    """Gives packed values out as they are, alone or inside a checkpoint (`SqliteSaver` serializes those whole)."""
+    """Gives packed values out as they are, alone or inside a checkpoint (`SqliteSaver` serializes
+    those whole)."""
 
     def dumps_typed(self, obj: Any) -> Typed:
         if isinstance(obj, Packed):
@@ -77,7 +80,8 @@ def _tree(value: Any) -> Any:
 class OfficialTarget:
     """One of LangGraph's savers as the place that threads are exported to.
 
-    For a dry run, a target that isn't there yet is neither made nor prepared: an empty one stands in for it.
+    For a dry run, a target that isn't there yet is neither made nor prepared: an empty one stands
+    in for it.
     """
 
     def __init__(self, address: str, *, lossy: bool = False, dry_run: bool = False) -> None:
@@ -130,7 +134,9 @@ class OfficialTarget:
         self._close.append(tables.close)
         return saver, tables
 
-    def _sqlite(self, address: str) -> tuple[BaseCheckpointSaver[Any], PostgresTables | SqliteTables]:
+    def _sqlite(
+        self, address: str
+    ) -> tuple[BaseCheckpointSaver[Any], PostgresTables | SqliteTables]:
         try:
             from langgraph.checkpoint.sqlite import SqliteSaver  # noqa: PLC0415 - optional
         except ModuleNotFoundError as error:
@@ -148,15 +154,20 @@ class OfficialTarget:
         except sqlite3.OperationalError as error:
             raise unreachable(str(path), error) from error
         except sqlite3.DatabaseError as error:
-            raise ConfigurationError(f"{path} is no SQLite database.", remedy="give another path.") from error
+            raise ConfigurationError(
+                f"{path} is no SQLite database.", remedy="give another path."
+            ) from error
         tables = SqliteTables(path)
         self._close.append(tables.close)
         return saver, tables
 
     def fit(self, raw: RawCheckpoint) -> RawCheckpoint:
-        """The checkpoint as the saver can hold it. Raises `BrokenRow` for what it would alter, unless lossy."""
+        """The checkpoint as the saver can hold it. Raises `BrokenRow` for what it would alter,
+        unless lossy."""
         where = (raw.thread_id, raw.checkpoint_ns, raw.checkpoint_id)
-        blobs = {c: self._fit(where, f"$.channel_values.{c}", typed) for c, typed in raw.blobs.items()}
+        blobs = {
+            c: self._fit(where, f"$.channel_values.{c}", typed) for c, typed in raw.blobs.items()
+        }
         writes: list[RawWrite] = []
         for w in raw.writes:
             # LangGraph writes its interrupts as a tuple and reads a list as well.
@@ -175,7 +186,9 @@ class OfficialTarget:
         record = replace(raw.record, metadata_type=metadata_type, metadata=packed)
         return replace(raw, record=record, blobs=blobs, writes=writes)
 
-    def _fit(self, where: tuple[str, str, str], path: str, typed: Typed, *, loose: bool = False) -> Typed:
+    def _fit(
+        self, where: tuple[str, str, str], path: str, typed: Typed, *, loose: bool = False
+    ) -> Typed:
         if not is_foreign(typed):
             return typed
         try:
@@ -183,7 +196,9 @@ class OfficialTarget:
             again = _official.dumps_typed(value)
         except Exception as error:
             told = " ".join(str(error).split())[:300]
-            raise BrokenRow(where, f"{path} can't be read or written ({told})", remedy=_LOSSY) from error
+            raise BrokenRow(
+                where, f"{path} can't be read or written ({told})", remedy=_LOSSY
+            ) from error
         expected = list(value) if loose and type(value) is tuple else value
         self._judge(where, difference(expected, _faithful.loads_typed(again), path))
         return again
@@ -196,16 +211,22 @@ class OfficialTarget:
         self.altered.append(f"{where[0]} {where[2]} {told}")
 
     def put(self, raw: RawCheckpoint, new: dict[str, str | int | float]) -> None:
-        """Write a checkpoint that `fit` gave, its writes first. `new` are the channels whose values aren't there yet.
+        """Write a checkpoint that `fit` gave, its writes first. `new` are the channels whose values
+        aren't there yet.
 
         Raises `BrokenRow` for what the saver refuses, `DatabaseUnavailable`.
         """
         where = (raw.thread_id, raw.checkpoint_ns, raw.checkpoint_id)
         try:
-            for task_id, task_path, writes in calls_of((w.task_id, w.idx, w.record) for w in raw.writes):
+            for task_id, task_path, writes in calls_of(
+                (w.task_id, w.idx, w.record) for w in raw.writes
+            ):
                 values = [(w.channel, Packed((w.type, w.data))) for w in writes]
                 self._saver.put_writes(cast("Any", place(*where)), values, task_id, task_path)
-            checkpoint = {**raw.structure, "channel_values": {c: _handed(t) for c, t in raw.blobs.items()}}
+            checkpoint = {
+                **raw.structure,
+                "channel_values": {c: _handed(t) for c, t in raw.blobs.items()},
+            }
             if raw.record.extra is not None:
                 checkpoint["pending_sends"] = (
                     _faithful.loads_typed(raw.record.extra) if raw.record.extra[0] else []
@@ -236,7 +257,8 @@ class OfficialTarget:
 
 
 def _handed(typed: Typed) -> Any:
-    """A value as a saver is to see it: scalars plain, as `PostgresSaver` keeps them in JSON; all else packed."""
+    """A value as a saver is to see it: scalars plain, as `PostgresSaver` keeps them in JSON; all
+    else packed."""
     tree = unpack_tree(typed) if typed[0] in ("msgpack", "null") else Packed(typed)
     if tree is None or type(tree) in (str, int, float, bool):
         return tree

@@ -1,7 +1,9 @@
-"""Serialized values without deserializing them: taken apart into msgpack's own types and put together again. Pure.
+"""Serialized values without deserializing them: taken apart into msgpack's own types and put
+together again. Pure.
 
-What LangGraph's serializer writes as an extension (an object, a set, a date ...) stays an `ormsgpack.Ext`, its bytes
-untouched. Values that carry Surgetank's own extensions (`encode/codes.py`) are the ones that LangGraph can't read.
+What LangGraph's serializer writes as an extension (an object, a set, a date ...) stays an
+`ormsgpack.Ext`, its bytes untouched. Values that carry Surgetank's own extensions
+(`encode/codes.py`) are the ones that LangGraph can't read.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ _NESTED = {*range(8), *(c for c in range(codes.TUPLE, codes.SEND + 1) if c not i
 
 
 def check(place: tuple[str, str, str], path: str, type_: str | None, data: bytes | None) -> Typed:
-    """Type and bytes if they can be carried. Raises `BrokenRow` for damaged, pickled and unknown values."""
+    """Type and bytes if they can be carried. Raises `BrokenRow` for damaged, pickled and unknown
+    values."""
     kind, raw = type_ or "null", bytes(data or b"")
     if kind == "pickle":
         raise BrokenRow(place, f"{path} is pickled, and Surgetank does not unpickle")
@@ -61,7 +64,8 @@ def typed_of(tree: Any) -> Typed:
 
 
 def extensions(data: bytes) -> set[int]:
-    """The codes of all extensions in msgpack, nested ones too. Raises `ValueError` for what is no msgpack."""
+    """The codes of all extensions in msgpack, nested ones too. Raises `ValueError` for what is no
+    msgpack."""
     found: set[int] = set()
 
     def hook(code: int, payload: bytes) -> Any:
@@ -80,7 +84,10 @@ def is_foreign(typed: Typed) -> bool:
 
 
 def extension_of(typed: Typed) -> int | None:
-    """The code of the extension that the value as a whole is (msgpack specification, ext format family)."""
+    """The code of the extension that the value as a whole is (msgpack specification, ext format
+    family)."""
     kind, data = typed
-    at = {0xC7: 2, 0xC8: 3, 0xC9: 5, **dict.fromkeys(range(0xD4, 0xD9), 1)}.get(data[0] if data else 0)
+    at = {0xC7: 2, 0xC8: 3, 0xC9: 5, **dict.fromkeys(range(0xD4, 0xD9), 1)}.get(
+        data[0] if data else 0
+    )
     return data[at] if kind == "msgpack" and at is not None else None

@@ -1,8 +1,10 @@
-"""Moving threads between Surgetank and LangGraph's own savers: resumable, and verified value by value.
+"""Moving threads between Surgetank and LangGraph's own savers: resumable, and verified value by
+value.
 
-Both directions know what is done by looking at the target, where a checkpoint is there as a whole (with its writes) or
-not at all: so a move that was killed anywhere goes on where it stopped, moves nothing twice and misses nothing. An
-import goes through the buffer and is flushed in portions; accepted means kept.
+Both directions know what is done by looking at the target, where a checkpoint is there as a whole
+(with its writes) or not at all: so a move that was killed anywhere goes on where it stopped, moves
+nothing twice and misses nothing. An import goes through the buffer and is flushed in portions;
+accepted means kept.
 """
 
 from __future__ import annotations
@@ -11,7 +13,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from surgetank.encode import limits
-from surgetank.exceptions import BrokenRow, BufferFull, ConfigurationError, EntryRejected, TransferStopped
+from surgetank.exceptions import (
+    BrokenRow,
+    BufferFull,
+    ConfigurationError,
+    EntryRejected,
+    TransferStopped,
+)
 from surgetank.model import Record
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.any_saver.calls import place
@@ -115,7 +123,8 @@ class Importer(Move):
     def _known(
         self, thread_id: str, versions: dict[Place, dict[str, str]], ns: str, parent: str | None
     ) -> Mapping[str, str]:
-        """The channel versions that are stored with the parent already. After an interruption it is asked for."""
+        """The channel versions that are stored with the parent already. After an interruption it is
+        asked for."""
         if parent is None:
             return {}
         if (ns, parent) not in versions:
@@ -137,7 +146,8 @@ class Importer(Move):
                 blob = envelope.pack_blob(*typed)
                 records.append(envelope.blob_record(ns, channel, versions[channel], blob))
         records += [
-            Record(envelope.write_key(ns, cid, w.task_id, w.idx), w.record.pack()) for w in raw.writes
+            Record(envelope.write_key(ns, cid, w.task_id, w.idx), w.record.pack())
+            for w in raw.writes
         ]
         try:
             _check_names(raw, versions)
@@ -157,14 +167,19 @@ class Importer(Move):
         told = compare(raw, ours)
         if told is not None:
             raise BrokenRow(
-                (raw.thread_id, raw.checkpoint_ns, raw.checkpoint_id), f"it is here already, but different: {told}",
-                remedy="--force replaces threads that are here; --on-error skip leaves what is here.",
+                (raw.thread_id, raw.checkpoint_ns, raw.checkpoint_id), f"it is here already, but "
+                f"different: {told}",
+                remedy="--force replaces threads that are here; --on-error skip leaves what is "
+                "here.",
             )  # fmt: skip
         self.report.verified += 1
 
     def _settle(self) -> None:
-        """Flush what waits, read every moved checkpoint back, compare it, and note its thread as done."""
-        if self._waiting and self._ours.buffer.last_seq(STREAM):  # of this run, or of one that was killed
+        """Flush what waits, read every moved checkpoint back, compare it, and note its thread as
+        done."""
+        if self._waiting and self._ours.buffer.last_seq(
+            STREAM
+        ):  # of this run, or of one that was killed
             self._ours.must_flush(self._portion | {thread_id for thread_id, _, _ in self._waiting})
         elif self._entries:
             self._ours.must_flush(self._portion)
@@ -195,11 +210,13 @@ class Exporter(Move):
         self._target = target
 
     def run(self, *, merge: bool) -> Report:
-        """Write and verify. Raises `ConfigurationError` for a target that isn't empty, `TransferStopped`."""
+        """Write and verify. Raises `ConfigurationError` for a target that isn't empty,
+        `TransferStopped`."""
         if not (merge or self.wishes.replace or self.journal.resumed or self._target.is_empty()):
             raise ConfigurationError(
                 f"{self.report.target} already has threads.",
-                remedy="--merge adds to them (equal checkpoints are left as they are), --force replaces those threads "
+                remedy="--merge adds to them (equal checkpoints are left as they are), --force "
+                "replaces those threads "
                 "that are in both; or give an empty database.",
             )
         threads = self.chosen(self._ours.threads())
@@ -248,7 +265,9 @@ class Exporter(Move):
         if new and not self.wishes.dry_run:
             known = versions.get((raw.checkpoint_ns, raw.parent_id or ""), {})
             named = raw.structure["channel_versions"]
-            fresh = {c: named[c] for c, v in raw.versions().items() if c in named and known.get(c) != v}
+            fresh = {
+                c: named[c] for c, v in raw.versions().items() if c in named and known.get(c) != v
+            }
             self._target.put(raw, fresh)
         remember(versions, place, raw.versions())
         if new and self.wishes.dry_run:
