@@ -48,9 +48,8 @@ def run(scene: Scene) -> Recorder:
     ):
         label = f"{threads} {what}, {steps} steps"
         for number, _ in scene.turns([OURS]):
-            with reservoir(
-                scene
-            ) as store:  # emptied, the database would have gone back, and would be told so
+            # emptied, the database would have gone back, and would be told so
+            with reservoir(scene) as store:
                 rates, megabytes = _round(store, [values(steps, seed) for seed in range(threads)])
             recorder.add(
                 number, OURS, f"{key} bytes", megabytes, label=label, unit="MB/s as accepted"

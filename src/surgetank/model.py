@@ -302,7 +302,6 @@ class BufferDepth:
     max_bytes: int
     streams: tuple[StreamDepth, ...]
     file_bytes: int = 0
-    disk_free: int | None = (
-        None  # bytes, without what is kept for flushing; None: the disk isn't watched
-    )
+    # bytes, without what is kept for flushing; None: the disk isn't watched
+    disk_free: int | None = None
     disk_full: bool = False  # nothing new is accepted until there is space

@@ -29,9 +29,8 @@ def make_folder(folder: Path) -> None:
     """Make a folder of the owner's alone. One that exists stays as it is. Raises `OSError`."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(
-            FileExistsError
-        ):  # another process was quicker; or it is no folder, which mkdir below tells
+        # another process was quicker; or it is no folder, which mkdir below tells
+        with suppress(FileExistsError):
             folder.mkdir(mode=_FOLDER)
         folder.mkdir(exist_ok=True)
 

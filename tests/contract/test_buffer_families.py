@@ -194,9 +194,8 @@ def test_an_append_that_failed_leaves_nothing_that_others_build_on(house: Buffer
             writer.append("s", "p", [Record(b"v%04d" % n, versions[n], FAMILY)], guard=fails)
         refused = [Record(b"v%04d" % n, versions[n], FAMILY)]
         assert writer.append("s", "p", refused, guard=lambda view: {}) == 0
-        other.append(
-            "s", "q", [Record(b"x", NOISE[:9000], FAMILY)]
-        )  # takes the number that was given back
+        # takes the number that was given back
+        other.append("s", "q", [Record(b"x", NOISE[:9000], FAMILY)])
     put_versions(writer, versions[3:], start=3)
 
     assert hot(house.open()) == by_key(versions)

@@ -120,9 +120,8 @@ def test_what_a_reader_brings_is_not_kept_when_something_came_in_between(buffer)
     assert not buffer.keep_copy("s", "p", new, change, notes={})
     lease = take(buffer).lease
     buffer.ack([Ack(lease, read_all(buffer, lease), release=True)])
-    assert not buffer.keep_copy(
-        "s", "p", new, change, notes={}
-    )  # nothing waits, but it was flushed since
+    # nothing waits, but it was flushed since
+    assert not buffer.keep_copy("s", "p", new, change, notes={})
     seen = copy(buffer)
     assert buffer.keep_copy("s", "p", seen, change, notes={})
     assert not buffer.keep_copy("s", "p", seen, change, notes={})  # another reader was first

@@ -93,9 +93,8 @@ def test_a_writer_that_is_killed_loses_nothing_that_was_accepted(
     entries = tank.status().buffer.entries
     assert entries == occurrence - (point == "before_append")
     names = []
-    for number, name in enumerate(
-        workload.steps(tank.checkpointer())
-    ):  # the same history again, over what is there
+    # the same history again, over what is there
+    for number, name in enumerate(workload.steps(tank.checkpointer())):
         names.append(name)
         if number == occurrence:
             assert tank.flush().ok

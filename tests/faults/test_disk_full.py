@@ -132,9 +132,8 @@ def test_a_write_that_meets_a_full_disk_is_refused_by_name_and_tried_again(tmp_p
         put(buffer, "p", b"%d" % i * 1000)
     assert buffer._writer is not None
     (pages,) = buffer._writer.execute("PRAGMA page_count").fetchone()
-    buffer._writer.execute(
-        f"PRAGMA max_page_count = {pages + 2}"
-    )  # SQLITE_FULL, whatever the disk has
+    # SQLITE_FULL, whatever the disk has
+    buffer._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(BufferUnavailable, match="full") as caught:
         put(buffer, "p", bytes(100_000))
     assert "free some space" in caught.value.remedy

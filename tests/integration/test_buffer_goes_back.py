@@ -193,9 +193,8 @@ def test_a_flush_interrupted_between_commit_and_acknowledgement_is_not_doubled_a
         life.step(tank, str(n))
     buffer = tank.parts.buffer
     ack = buffer.ack
-    monkeypatch.setattr(
-        buffer, "ack", lambda acks: [a.lease for a in acks]
-    )  # the lease ran out meanwhile
+    # the lease ran out meanwhile
+    monkeypatch.setattr(buffer, "ack", lambda acks: [a.lease for a in acks])
     for stream in tank.parts.flushers:
         tank.flush(stream)
     monkeypatch.setattr(buffer, "ack", ack)

@@ -126,9 +126,8 @@ def test_each_entry_is_recovered_once_however_often_and_wherever_it_was_interrup
     for thread in threads:
         thread.join()
     recover(tank, lost)
-    shutil.copytree(
-        copies, fallback, dirs_exist_ok=True
-    )  # a backup of the location is brought back
+    # a backup of the location is brought back
+    shutil.copytree(copies, fallback, dirs_exist_ok=True)
 
     again = recover(tank, lost)
 

@@ -258,9 +258,8 @@ def test_keep_latest_leaves_the_newest_of_each_namespace_readable(saver, warm_ta
         assert found.parent_config is None
     assert len(listed(saver, "t")) == 2
     assert warm_tank.flush().ok
-    assert (
-        rows(warm_tank, "checkpoint_blobs", "t") == 2
-    )  # small values lie in their checkpoints' own rows
+    # small values lie in their checkpoints' own rows
+    assert rows(warm_tank, "checkpoint_blobs", "t") == 2
     assert saver.get_tuple(config("t")).checkpoint == expected[0].checkpoint
     put(saver, "t", {"items": ["more"]}, parent=configs[-1], step=20)
     assert warm_tank.flush().ok

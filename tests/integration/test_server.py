@@ -89,9 +89,8 @@ def test_values_that_can_t_be_read_here_are_marked(server):
     body = server.admin.get("/threads/t/state").json()
     assert body["values"]["x"] == {"$encrypted": "aes"}
     assert server.as_role("viewer", "ada").get("/threads/t/state").status_code == 404
-    assert (
-        server.as_role("operator", "ada").get("/threads/t/state").status_code == 200
-    )  # without owner
+    # without owner
+    assert server.as_role("operator", "ada").get("/threads/t/state").status_code == 200
 
 
 def test_messages_are_shown_as_the_dicts_of_their_fields(server):

@@ -318,9 +318,8 @@ def test_when_a_token_was_used_is_noted_at_most_once_a_minute(make_tank):
         assert client.get("/me").status_code == 200
         again = server.services.tokens.find(token_id=token_id)
         assert again is not None
-        assert (
-            again.last_used_at == first.last_used_at
-        )  # by the database's clock no minute has passed
+        # by the database's clock no minute has passed
+        assert again.last_used_at == first.last_used_at
 
 
 @pytest.mark.parametrize(
@@ -413,9 +412,8 @@ def test_a_ticket_is_good_for_one_connection_within_its_time(make_tank):
         clock.advance(31)
         assert by_ticket.get("/sse/events", params={"ticket": late}).json()["code"] == "bad-ticket"
         fresh = client.post("/ws/ticket").json()["ticket"]
-        assert (
-            by_ticket.post("/ws/ticket", params={"ticket": fresh}).status_code == 401
-        )  # for reading only
+        # for reading only
+        assert by_ticket.post("/ws/ticket", params={"ticket": fresh}).status_code == 401
 
 
 def test_a_ticket_is_good_for_live_routes_only_and_is_not_used_up_elsewhere(live):

@@ -151,9 +151,8 @@ def test_what_is_gone_is_told_as_a_gap(make_tank):
             [21, 22, 23],
             23,
         )
-        with socket(
-            server, "/ws/threads/t?after=999", ADMIN_TOKEN
-        ) as ws:  # a number of another life of the log
+        # a number of another life of the log
+        with socket(server, "/ws/threads/t?after=999", ADMIN_TOKEN) as ws:
             assert [e["type"] for e in receive(ws, 2)] == ["subscribed", "gap"]
             tank.broadcast_run_event("n", thread_id="t", i=30)
             assert [e["i"] for e in receive(ws, 1)] == [30]

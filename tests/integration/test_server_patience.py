@@ -106,9 +106,8 @@ def test_a_second_request_on_a_connection_has_its_own_time(
 def test_more_half_open_requests_than_there_are_connections_block_nobody(
     make_tank: MakeTank, open_sockets: ExitStack
 ) -> None:
-    tank = make_tank(
-        admin_token=ADMIN_TOKEN, server_connections=20
-    )  # with the usual time for a request
+    # with the usual time for a request
+    tank = make_tank(admin_token=ADMIN_TOKEN, server_connections=20)
     with running(tank) as server:
         half = [dial(server, open_sockets, b"GET /me HTTP/1.1\r\n") for _ in range(30)]
         assert [server.admin.get("/me").status_code for _ in range(5)] == [200] * 5

@@ -165,9 +165,8 @@ def test_the_demo_touches_no_configured_database_and_leaves_nothing(folder, data
 
     with psycopg.connect(database_url) as connection:
         before = connection.execute("SELECT count(*) FROM surgetank.threads").fetchone()
-    temporary = Path(
-        tempfile.mkdtemp(prefix="stk-")
-    )  # short, and open to the user that PostgreSQL runs as
+    # short, and open to the user that PostgreSQL runs as
+    temporary = Path(tempfile.mkdtemp(prefix="stk-"))
     temporary.chmod(0o755)
     (folder / "surgetank.toml").write_text(
         f'database_url = "{database_url}"\nbuffer_max_entries = 1\n'

@@ -207,9 +207,8 @@ def test_a_thread_begun_at_level_1_goes_on_at_level_2(tank):
     check(tank, configs)
     tank.checkpointer().prune(["t"], strategy="keep_latest")
     assert tank.flush().ok
-    assert (
-        len(sql(tank, "SELECT FROM surgetank.checkpoint_blobs")) == 3
-    )  # those of level 1 that did not change
+    # those of level 1 that did not change
+    assert len(sql(tank, "SELECT FROM surgetank.checkpoint_blobs")) == 3
     assert tank.checkpointer().get_tuple(configs[-1]).checkpoint["channel_values"]["limit"] == 7
 
 

@@ -193,9 +193,8 @@ def test_history_that_is_gone_is_told_as_a_gap(make_tank: MakeTank):
     assert tank.events.thread_events("t", after_seq=15)[0] is None
     gap, _ = tank.events.tail(1)
     assert gap is not None
-    gap, events = tank.events.thread_events(
-        "t", after_seq=99
-    )  # a number of another life of the log
+    # a number of another life of the log
+    gap, events = tank.events.thread_events("t", after_seq=99)
     assert gap is not None
     assert events == []
 

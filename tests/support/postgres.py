@@ -90,9 +90,8 @@ class PostgresServer:
         pid = self.pid
         assert pid is not None, "the server does not run"
         postmaster = psutil.Process(pid)
-        postmaster.send_signal(
-            signal.SIGSTOP
-        )  # or it would replace its children while they are killed
+        # or it would replace its children while they are killed
+        postmaster.send_signal(signal.SIGSTOP)
         family = [*postmaster.children(recursive=True), postmaster]
         for process in family:
             with suppress(psutil.NoSuchProcess):

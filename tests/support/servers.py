@@ -52,9 +52,8 @@ def give_to_server_user(path: Path) -> None:
 def run(*command: str | Path) -> str:
     """Run a program as the server's user; its output. Fails with the output when the program
     fails."""
-    with tempfile.TemporaryFile(
-        "w+"
-    ) as output:  # not a pipe: a server that is left running would keep it open
+    # not a pipe: a server that is left running would keep it open
+    with tempfile.TemporaryFile("w+") as output:
         done = subprocess.run(
             [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             user=server_user(), cwd="/", start_new_session=True, check=False, env={**os.environ, "LC_ALL": "C"},

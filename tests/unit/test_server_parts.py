@@ -125,9 +125,8 @@ def test_what_is_shown_is_json_whatever_the_bytes_are():
 
 def test_answers_are_not_held_back_by_nagle():
     with listen("127.0.0.1", 0) as listening:
-        assert (
-            listening.proto == socket.IPPROTO_TCP
-        )  # what asyncio looks at before it sets TCP_NODELAY
+        # what asyncio looks at before it sets TCP_NODELAY
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 @pytest.mark.parametrize(

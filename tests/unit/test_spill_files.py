@@ -189,9 +189,8 @@ def test_values_are_read_from_their_places_and_their_neighbours_with_them(url):
             assert files.value(address, "b/1.spill", place) == record.value
     files.store().delete("b/1.spill")
     first = placed[0]
-    assert (
-        files.value(address, "b/1.spill", first.places[0]) == first.entry.records[0].value
-    )  # remembered
+    # remembered
+    assert files.value(address, "b/1.spill", first.places[0]) == first.entry.records[0].value
 
 
 def test_a_value_that_was_changed_is_never_returned(url):

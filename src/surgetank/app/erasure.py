@@ -117,9 +117,8 @@ class Erasure:
         unfinished: list[str] = []
         for _ in range(_ROUNDS):
             unfinished = self._remove(user, progress)
-            if unfinished or not self._find(
-                user
-            ):  # what was written meanwhile is removed in another round
+            # what was written meanwhile is removed in another round
+            if unfinished or not self._find(user):
                 break
         unfinished += self._rewrite()
         if not unfinished:
@@ -266,9 +265,8 @@ class Erasure:
             if row["by_buffer"]:
                 named += sql.SQL(" AND buffer_id = %(buffer_id)s")
             change = sql.SQL("DELETE FROM {}").format(table)
-            if (
-                row["column_name"] == "last_thread_id"
-            ):  # how far retention has looked: it begins again
+            # how far retention has looked: it begins again
+            if row["column_name"] == "last_thread_id":
                 change = sql.SQL("UPDATE {} SET {} = NULL").format(table, column)
             arguments = {"threads": threads, "buffer_id": self._buffer.id}
             progress.count("rows that name threads", self._execute(change + named, arguments))
@@ -304,9 +302,8 @@ class Erasure:
                 f"spill files hold what waits for the database: {', '.join(left[:10])}"
             )
         if self._server_log is not None and self._server_log.exists():
-            with self._server_log.open(
-                "r+b"
-            ) as file:  # the server appends: it goes on at the new end
+            # the server appends: it goes on at the new end
+            with self._server_log.open("r+b") as file:
                 file.truncate(0)
         for row in self._run("tables"):
             problem = self._rewrite_table(row["table_name"])
@@ -316,9 +313,8 @@ class Erasure:
     def _rewrite_table(self, name: str) -> str | None:
         table = sql.Identifier("surgetank", name)
         try:
-            with self._database.asking(
-                patient=True
-            ) as connection:  # not to wait for ever for somebody who holds it
+            # not to wait for ever for somebody who holds it
+            with self._database.asking(patient=True) as connection:
                 connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_S}s'".encode())
                 connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
             with self._database.long_statements() as connection:

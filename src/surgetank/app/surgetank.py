@@ -157,9 +157,8 @@ class Surgetank(Speaks):
         What could not be drained stays in the buffer and is flushed by the next process that opens
         it. Used afterwards, the engine raises `EngineClosed`.
         """
-        if (
-            self._parts is not None and self._pid != os.getpid()
-        ):  # a forked child: they are its parent's
+        # a forked child: they are its parent's
+        if self._parts is not None and self._pid != os.getpid():
             self._parts, self._closed = None, True
             return
         with self._lock:

@@ -60,9 +60,8 @@ def demo(
             f"The folder {home} is not empty, and the demo touches nothing but what it made.",
             remedy="name a new folder, or none.",
         )
-    with (
-        isolated()
-    ):  # whatever database or buffer is configured here is none of the demo's business
+    # whatever database or buffer is configured here is none of the demo's business
+    with isolated():
         if home is not None:
             summary = _play(home, threads)
         else:
@@ -77,9 +76,8 @@ def demo(
 
 def _play(home: Path, threads: int) -> dict[str, Any]:
     started = time.monotonic()
-    logging.getLogger("surgetank").setLevel(
-        logging.CRITICAL
-    )  # what the log would say is shown below
+    # what the log would say is shown below
+    logging.getLogger("surgetank").setLevel(logging.CRITICAL)
     _title("1. Start: buffer and embedded PostgreSQL")
     settings: dict[str, Any] = {
         "flush_age": 3600.0,

@@ -90,9 +90,8 @@ def reachable(programs: Path, user: Account, state: Path = _STATE) -> Path:
 def _copy(install: Path, copy: Path) -> None:
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.parent.chmod(0o755)
-    aside = copy.with_name(
-        f".{copy.name}.{uuid4().hex}"
-    )  # moved into place whole, whoever else makes one
+    # moved into place whole, whoever else makes one
+    aside = copy.with_name(f".{copy.name}.{uuid4().hex}")
     try:
         shutil.copytree(install, aside, symlinks=True, ignore=_NOT_NEEDED)
         for path in (aside, *aside.rglob("*")):

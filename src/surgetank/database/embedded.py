@@ -34,9 +34,8 @@ from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, Missin
 from surgetank.private import close_file, make_home, open_file
 
 _SOCKET_BYTES = 100  # a Unix socket's path may have 107
-_PLAIN = re.compile(
-    r"[\w./+-]+", re.ASCII
-)  # what needs no quoting in PostgreSQL's settings and in a shell
+# what needs no quoting in PostgreSQL's settings and in a shell
+_PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 _UNQUOTABLE = '"$`\\\n'  # pg_ctl puts the folder between double quotes into a shell's command
 _DEAD = str(2**31 - 1)  # a number that no process has
 _START_S = 60

@@ -216,9 +216,8 @@ class MigratedDatabase(Database):
     """A database whose schema is brought up to date before its first use, whenever it can first be
     reached."""
 
-    def __init__(
-        self, url: str, *, migrations: Sequence[Traversable] = (), **options: Any
-    ) -> None:  # those of `Database`
+    # those of `Database`
+    def __init__(self, url: str, *, migrations: Sequence[Traversable] = (), **options: Any) -> None:
         """`migrations`: folders beside the package's own, those of streams."""
         super().__init__(url, **options)
         self.migrations = tuple(migrations)

@@ -45,12 +45,10 @@ _NOTICE_DEAD_PEERS = {
     "tcp_user_timeout": "30000",
 }
 _SLOWEST = 1_000_000  # bytes a second; what is faster is not given up, or large values would be tried for ever
-_SERVER_FIRST_S = (
-    0.5  # the server's own deadline comes first: it says more, and leaves the connection whole
-)
-_SLOW_S = (
-    1.0  # a failure that took longer is one that callers shall not wait for one after the other
-)
+# the server's own deadline comes first: it says more, and leaves the connection whole
+_SERVER_FIRST_S = 0.5
+# a failure that took longer is one that callers shall not wait for one after the other
+_SLOW_S = 1.0
 _LOCKS_S = 10.0
 _LONG_S = 600.0  # for the statements of a migration
 _STALE = (

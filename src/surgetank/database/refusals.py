@@ -46,9 +46,8 @@ def refused_connection(error: psycopg.Error, address: str) -> DatabaseUnavailabl
             f"The database of {address} does not exist.",
             remedy="create it (createdb) or correct the name in the database URL.",
         )
-    if state is not None and state.startswith(
-        _ASK_OPERATOR
-    ):  # to what every new connection is asked first
+    # to what every new connection is asked first
+    if state is not None and state.startswith(_ASK_OPERATOR):
         return failed_statement(error, address)
     return DatabaseUnavailable(
         f"PostgreSQL at {address} can't be reached: {text}.",

@@ -28,9 +28,8 @@ _PLAIN = (str, int, bool, type(None))
 
 def thread_name(given: object) -> str:
     """A thread's name as a string. Raises `EntryRejected` for None."""
-    if (
-        given is None
-    ):  # `str` would make it a thread called "None", which everybody without an id would share
+    # `str` would make it a thread called "None", which everybody without an id would share
+    if given is None:
         raise EntryRejected(
             partition="", path="$.configurable.thread_id", reason="no thread id",
             remedy='give one: config={"configurable": {"thread_id": "..."}}.',

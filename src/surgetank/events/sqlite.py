@@ -250,9 +250,8 @@ class SQLiteEventLog:
                 "UPDATE threads SET dropped_seq = last_seq WHERE thread_id = ?", (thread_id,)
             )
             writer.execute("DELETE FROM originals WHERE partition = ?", (thread_id,))
-            writer.execute(
-                "DELETE FROM incidents WHERE key = ?", (f"fork:{thread_id}",)
-            )  # told to operators only
+            # told to operators only
+            writer.execute("DELETE FROM incidents WHERE key = ?", (f"fork:{thread_id}",))
             writer.execute(
                 "DELETE FROM public_causes WHERE key IN (SELECT key FROM incidents WHERE thread_id "
                 "= ?)",

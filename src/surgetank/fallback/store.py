@@ -156,9 +156,8 @@ class FolderStore:
                 if any(self._folder.rglob(f"*{SUFFIX}")):
                     raise _unmarked(self.address)
                 self._write(mark, [_MARK_TEXT])
-            for folder in (
-                self._folder.iterdir()
-            ):  # one per buffer; an older version left them as the umask said
+            # one per buffer; an older version left them as the umask said
+            for folder in self._folder.iterdir():
                 if folder.is_dir() and any(folder.glob(f"*{SUFFIX}")):
                     close_file(folder)
 
@@ -172,9 +171,8 @@ class FolderStore:
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
         with self._named():
             path = self._folder / name
-            path.parent.mkdir(
-                mode=0o700, exist_ok=True
-            )  # not the location itself: it may be a mount that is away
+            # not the location itself: it may be a mount that is away
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             self._write(path, pieces)
 
     @staticmethod

@@ -112,9 +112,8 @@ def _kind(error: BaseException, sqlstate: str | None) -> FailureKind:
         return FailureKind.TRANSIENT
     if sqlstate is not None:
         return meaning_of(sqlstate).kind
-    if isinstance(
-        error, (OSError, MemoryError, SinkError)
-    ):  # OSError: connection, timeout, full disk
+    # OSError: connection, timeout, full disk
+    if isinstance(error, (OSError, MemoryError, SinkError)):
         return FailureKind.TRANSIENT
     drivers = {c.__name__ for c in type(error).__mro__ if c.__module__.startswith("psycopg")}
     if drivers & {"OperationalError", "InterfaceError", "PoolTimeout", "PoolClosed"}:

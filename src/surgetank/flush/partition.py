@@ -38,9 +38,8 @@ from surgetank.sinks.standing import Finding, ProgressDoubtful
 
 _REPLACEMENTS_KEPT = 50
 _DOUBTS = 8  # of one partition in one job: each is dealt with once, so this is never reached
-_UNCLEAR_ATTEMPTS = (
-    2  # so often an entry waits for a failure that may be anybody's, before it is parked for it
-)
+# so often an entry waits for a failure that may be anybody's, before it is parked for it
+_UNCLEAR_ATTEMPTS = 2
 
 
 @dataclass(slots=True)
@@ -125,9 +124,8 @@ class _Trial:
     probed: bool = False
     refusals: int = 0
     ask_at: int = 2
-    parked: list[tuple[Run, ParkedEntry]] = field(
-        default_factory=list
-    )  # since it last took something
+    # since it last took something
+    parked: list[tuple[Run, ParkedEntry]] = field(default_factory=list)
     broken: Failure | None = None
 
     def accepted(self) -> None:
@@ -375,9 +373,8 @@ class Delivery:
         trial = self._trial
         trial.refusals += 1
         alone = len(slices) == 1 and len(slices[0].entries) == 1 and scope is not Scope.PARTITION
-        asked_for_all = (
-            self._breaker.state() is not BreakerState.CLOSED
-        )  # this was a probe: it must have an answer
+        # this was a probe: it must have an answer
+        asked_for_all = self._breaker.state() is not BreakerState.CLOSED
         proven = not alone or trial.proves(scope)
         if trial.refusals < trial.ask_at and proven and not asked_for_all:
             return True

@@ -104,9 +104,8 @@ class Scheduler:
         while self._ended and not self._stop.is_set():
             stream, partition = self._ended.popleft()
             flusher = next(flusher for flusher in self._flushers if flusher.stream == stream)
-            down = (
-                flusher.breaker.state() is not BreakerState.CLOSED
-            )  # then it waits its turn like all others
+            # then it waits its turn like all others
+            down = flusher.breaker.state() is not BreakerState.CLOSED
             if not down and self._buffer.state(stream, partition) is not None:
                 flusher.run("run_end", partition=partition, stop=self._stop)
 

@@ -122,15 +122,13 @@ class Notifier:
         self._critical_after_s = critical_after_s
         self._keep_originals = keep_originals
         self._context = context
-        self._quote_reference = (
-            quote_reference  # in the banner, when there is no address to click at
-        )
+        # in the banner, when there is no address to click at
+        self._quote_reference = quote_reference
         self._heal = heal
         self.failures: deque[tuple[float, str, str]] = deque(maxlen=100)
         self._deliveries: dict[tuple[str, bool], int] = {}
-        self._counting = (
-            threading.Lock()
-        )  # flushes, alerts and callers of their own tell from several threads
+        # flushes, alerts and callers of their own tell from several threads
+        self._counting = threading.Lock()
 
     @property
     def channels(self) -> list[str]:
@@ -156,9 +154,8 @@ class Notifier:
     def _channel_failed(self, channel: Channel, error: Exception, told: Sequence[Channel]) -> None:
         self.failures.append((self._clock(), channel.name, f"{type(error).__name__}: {error}"))
         others = [other for other in told if other is not channel]
-        if len(told) == len(
-            self._channels
-        ):  # what fails while it tells of a failure is only recorded
+        # what fails while it tells of a failure is only recorded
+        if len(told) == len(self._channels):
             news = News(
                 f"The notification channel {channel.name!r} failed: {error}",
                 Severity.ERROR,
@@ -304,9 +301,8 @@ class Notifier:
         for incident in self._events.incidents():
             if incident.key.startswith(ENDED_ELSEWHERE):
                 continue
-            if incident.key.startswith(
-                FORKED
-            ):  # it happened, and nothing mends it: it is shown for a while
+            # it happened, and nothing mends it: it is shown for a while
+            if incident.key.startswith(FORKED):
                 if not 0 <= now - incident.since < FORK_SHOWN_S:
                     self._events.clear_incident(incident.key)
                 continue

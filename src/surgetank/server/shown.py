@@ -19,9 +19,8 @@ from surgetank.streams.checkpoints.raw import RawCheckpoint
 DECODED_BYTES = 8 * 1024 * 1024  # larger values are not decoded
 ANSWER_BYTES = 4 * 1024 * 1024  # of all values in one answer
 _NOTES = 100
-_UUID_EPOCH = (
-    0x01B21DD213814000  # 100 ns steps between 1582-10-15 and 1970-01-01 (RFC 9562 section 5.1)
-)
+# 100 ns steps between 1582-10-15 and 1970-01-01 (RFC 9562 section 5.1)
+_UUID_EPOCH = 0x01B21DD213814000
 
 
 @dataclass(slots=True)

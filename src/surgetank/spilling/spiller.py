@@ -162,9 +162,8 @@ class Spiller:
         try:
             self._buffer.files.store().write(header.name, self._pieces(writer, batch))
         except BaseException:
-            self._buffer.keep_spill(
-                header, 0
-            )  # nothing refers to it: what was written of it is deleted
+            # nothing refers to it: what was written of it is deleted
+            self._buffer.keep_spill(header, 0)
             raise
         try:
             entries = sum(self._put_places(header, lease, placed) for lease, placed in batch.placed)

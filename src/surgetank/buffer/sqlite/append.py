@@ -85,9 +85,8 @@ class Request:
     guard: Guard | None
     start_guarding: bool = False
     ask_guards: bool = False
-    links: list[tuple[int, Family, Link]] = field(
-        default_factory=list
-    )  # position in the entry, and what it becomes
+    # position in the entry, and what it becomes
+    links: list[tuple[int, Family, Link]] = field(default_factory=list)
     size: int = 0  # as it is stored
     seq: int = 0
     full: bool = False

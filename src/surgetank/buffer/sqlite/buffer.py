@@ -286,9 +286,8 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
                     request.full = True
                 else:
                     self._inserter.insert(connection, request, self._clock())
-            if (
-                self._destination is not None
-            ):  # what is accepted first says where all of it is meant to go
+            # what is accepted first says where all of it is meant to go
+            if self._destination is not None:
                 note_destination(connection, self._destination, len(group), self._clock())
             connection.execute("COMMIT")
             self._destination = None
@@ -464,9 +463,8 @@ def _request(
     records: Sequence[Record],
     guard: Guard | None,
 ) -> Request:
-    if (
-        not 0 < len(records) < SLOTS
-    ):  # no row to be found by, or rows that take the next entry's places
+    # no row to be found by, or rows that take the next entry's places
+    if not 0 < len(records) < SLOTS:
         raise EntryRejected(
             partition=partition, path="$", reason=f"an entry of {len(records)} records",
             remedy=f"write between 1 and {SLOTS - 1} values at once",

@@ -22,9 +22,8 @@ from zlib import crc32
 from surgetank.exceptions import BufferCorrupt
 
 SLOT_BITS = 16
-_PARKED = (
-    1 << 32
-)  # what a checksum grows by when its record is parked; twice that when it is replayed
+# what a checksum grows by when its record is parked; twice that when it is replayed
+_PARKED = 1 << 32
 _COUNT_BITS = 46
 MASK = (1 << _COUNT_BITS) - 1
 _NEXT_PARTITION = (

@@ -58,9 +58,8 @@ class SQLiteLeaseSide(SQLiteKeptSide):
     def lease(self, stream: str, due: Due, *, owner: str, ttl_s: float) -> list[Leased]:
         now = self._clock()
         chosen, parameters = _due_sql(stream, due, now)
-        with (
-            self._read() as connection
-        ):  # a look without the write lock: idle polling costs writers nothing
+        # a look without the write lock: idle polling costs writers nothing
+        with self._read() as connection:
             if (
                 connection.execute(
                     f"SELECT 1 FROM partitions WHERE {chosen} LIMIT 1", parameters
@@ -248,9 +247,8 @@ class SQLiteLeaseSide(SQLiteKeptSide):
         records = entries = size = 0
         spilled = connection.execute("SELECT 1 FROM spills LIMIT 1").fetchone() is not None
         short = self.reserve.is_short()
-        if (
-            short != self._economical
-        ):  # many builds of SQLite write zeros over what is deleted, to the log
+        # many builds of SQLite write zeros over what is deleted, to the log
+        if short != self._economical:
             connection.execute(f"PRAGMA secure_delete = {'OFF' if short else self._secure_delete}")
             self._economical = short
         for partition_id, ack in held:
@@ -268,9 +266,8 @@ class SQLiteLeaseSide(SQLiteKeptSide):
             )
             if not keep:
                 free(connection, self._checker, *place)
-            (taken,) = connection.execute(
-                _STORED, place
-            ).fetchone()  # may be less than what was read
+            # may be less than what was read
+            (taken,) = connection.execute(_STORED, place).fetchone()
             if taken is None:
                 raise self._checker.damaged(
                     ack.lease.stream,

@@ -185,6 +185,5 @@ ALTER TABLE partitions ADD COLUMN gone_seq INTEGER NOT NULL DEFAULT 0;
     + _CHECKED,
 }
 
-BUFFER = Kind(
-    "buffer", application_id=0x53544B31, version=4, schema=_SCHEMA, upgrades=_UPGRADES
-)  # "STK1"
+# "STK1"
+BUFFER = Kind("buffer", application_id=0x53544B31, version=4, schema=_SCHEMA, upgrades=_UPGRADES)

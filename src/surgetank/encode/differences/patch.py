@@ -28,9 +28,8 @@ from surgetank.encode.differences import splice
 from surgetank.exceptions import StateCorrupt
 
 RAW, WHOLE, PATCH, SPLICE, KNOWN = 0, 1, 2, 3, 4
-TOO_LONG = (
-    -1
-)  # of a row whose data was left out, because it is longer than the value that it declares
+# of a row whose data was left out, because it is longer than the value that it declares
+TOO_LONG = -1
 LEVEL = 3
 SMALL = 96  # bytes below which compression costs more than it saves
 RADIX = 8

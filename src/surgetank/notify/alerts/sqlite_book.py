@@ -92,9 +92,8 @@ class SQLiteAlertBook:
         *,
         throttle_s: float,
     ) -> list[Alert]:
-        with (
-            self._readers.borrow() as reader
-        ):  # mostly there is nothing new: then nothing is locked
+        # mostly there is nothing new: then nothing is locked
+        with self._readers.borrow() as reader:
             if not any(self._new(reader, alert, throttle_s) for alert in alerts):
                 return []
         with self._write() as writer:

@@ -119,9 +119,8 @@ class AlertWatch:
                     maintained_at = now
                     self.book.maintain()
             except Exception as error:  # noqa: BLE001 - told to the operator; the thread must outlive it
-                if (
-                    not self._stop.is_set()
-                ):  # else only the file was closed under a send that took too long
+                # else only the file was closed under a send that took too long
+                if not self._stop.is_set():
                     self._problem(error)
             self._stop.wait(min(_POLL_S, self._settings.alert_every))
 
@@ -134,9 +133,8 @@ class AlertWatch:
         found = rules.find(facts, self._limits)
         found += rules.recovered(self._well_again(found, facts.now), facts)
         day = rules.digest_day(facts.now, self._settings.alert_digest_hour)
-        if (
-            day is not None and day != self._digested
-        ):  # the book knows whether another process has sent it
+        # the book knows whether another process has sent it
+        if day is not None and day != self._digested:
             found.append(self.digest(day, facts))
         compose = partial(rules.compose, node=self._settings.node, problem=facts.problem)
         claimed = self.book.post(

@@ -21,9 +21,8 @@ class Asked:
     caller: Caller | None = None
     refusal: Problem | None = None
     body: bytes = b""
-    keep_instead: bytes | None = (
-        None  # the body to keep for an Idempotency-Key, without what is shown once only
-    )
+    # the body to keep for an Idempotency-Key, without what is shown once only
+    keep_instead: bytes | None = None
 
 
 async def identify(scope: Scope, services: Services) -> Caller:

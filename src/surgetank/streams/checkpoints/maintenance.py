@@ -190,9 +190,8 @@ class Maintenance:
             if raw is None:
                 continue
             versions = raw.versions()
-            record = replace(
-                raw.record, parent_id=raw.parent_id
-            )  # without parents that are being deleted
+            # without parents that are being deleted
+            record = replace(raw.record, parent_id=raw.parent_id)
             if not record.metadata_json:  # a cold one is read without its projections
                 projections = yield partial(self._cold.projections, source, ns, checkpoint_id)
                 record = replace(record, metadata_json=projections[0], scalars_json=projections[1])

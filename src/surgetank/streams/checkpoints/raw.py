@@ -37,9 +37,8 @@ class RawCheckpoint:
     parent_id: str | None
     blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     writes: list[RawWrite] = field(default_factory=list)
-    mark: bytes | None = (
-        None  # which state of the thread in the database it shows (encode.copies.Mark)
-    )
+    # which state of the thread in the database it shows (encode.copies.Mark)
+    mark: bytes | None = None
     copied: bool = False  # it comes from the copy in the buffer
     _structure: dict[str, Any] | None = None
 

@@ -20,9 +20,8 @@ from surgetank.events.types import Severity, timestamp
 
 STREAM = "system_errors"
 KEY = b"e"
-FORGET_THREAD = (
-    "forget_thread"  # the thread in `notes` was deleted: nothing may refer to it any more
-)
+# the thread in `notes` was deleted: nothing may refer to it any more
+FORGET_THREAD = "forget_thread"
 UNREADABLE = "unreadable_record"
 MAX_STACK = 64 * 1024
 MAX_CONTEXT = 256 * 1024

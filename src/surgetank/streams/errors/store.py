@@ -405,9 +405,8 @@ class SystemErrors:
                 for name in snapshot.partitions(STREAM)
             }
             for tally in snapshot.tallies(STREAM):
-                found = Found(
-                    KEY, 0, tally.value, parked=True
-                )  # as a parked one it is in no database
+                # as a parked one it is in no database
+                found = Found(KEY, 0, tally.value, parked=True)
                 item = unpack_or_show(tally.partition, _counted(tally).value)
                 hot.setdefault(tally.partition, []).append((found, item))
             return hot

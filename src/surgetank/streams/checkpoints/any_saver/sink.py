@@ -111,9 +111,8 @@ class SaverSink:
             at, {**empty_checkpoint(), "id": _PROBE_ID}, {"source": "input", "step": -1}, {}
         )
         saver.put_writes(new, [("probe", "probe")], _PROBE)
-        with suppress(
-            NotImplementedError
-        ):  # then its one checkpoint stays, and is put again the next time
+        # then its one checkpoint stays, and is put again the next time
+        with suppress(NotImplementedError):
             saver.delete_thread(_PROBE)
 
     def ping(self) -> str:

@@ -37,9 +37,8 @@ class Thread:
     incarnation: int = 0  # tells it from an earlier thread with its id
     writer: str | None = None  # the buffer that wrote `checkpoint_id` before this transaction
     ns_pks: dict[str, int] = field(default_factory=dict)
-    fresh: set[int] = field(
-        default_factory=set
-    )  # namespaces made by this transaction: nothing is stored there yet
+    # namespaces made by this transaction: nothing is stored there yet
+    fresh: set[int] = field(default_factory=set)
     channels: dict[tuple[int, str], Channel] = field(default_factory=dict)
     # The checkpoint written last in each namespace, and what it has
     # (`streams/checkpoints/cold/small.py`), packed.

@@ -36,9 +36,8 @@ class Batch:
     blobs: list[tuple[BlobKey, tuple[str, bytes]]] = field(default_factory=list)
     replayed: set[tuple[str, ...]] = field(default_factory=set)
     in_row: bool = False  # level 2 of the storage format
-    seqs: dict[CheckpointKey, int] = field(
-        default_factory=dict
-    )  # the entry that each checkpoint came with
+    # the entry that each checkpoint came with
+    seqs: dict[CheckpointKey, int] = field(default_factory=dict)
     # Of level 2 (small.py): values that are in their checkpoint's row, and each checkpoint's
     # channel versions.
     small: dict[BlobKey, tuple[str, bytes]] = field(default_factory=dict)
@@ -69,18 +68,15 @@ class Batch:
 class Plan:
     """All that a transaction has to do: first the batch, then steps in order."""
 
-    in_row: bool = (
-        False  # small values are kept in their checkpoint's row: level 2 of the storage format
-    )
+    # small values are kept in their checkpoint's row: level 2 of the storage format
+    in_row: bool = False
     first: Batch = field(default_factory=Batch)
     steps: list[tuple[str, Operation | Batch]] = field(default_factory=list)
     replaced: dict[str, list[Replacement]] = field(default_factory=dict)
-    heads: dict[str, dict[str, str]] = field(
-        default_factory=dict
-    )  # thread -> namespace -> largest id
-    revived: dict[str, list[bytes]] = field(
-        default_factory=dict
-    )  # grave notes of ids that were put again
+    # thread -> namespace -> largest id
+    heads: dict[str, dict[str, str]] = field(default_factory=dict)
+    # grave notes of ids that were put again
+    revived: dict[str, list[bytes]] = field(default_factory=dict)
 
     def batches(self) -> Iterable[Batch]:
         """Every batch, in order."""

@@ -35,12 +35,10 @@ from surgetank.streams.checkpoints.envelope import Operation
 
 SQL = queries("streams/checkpoints/cold/flush.sql")
 _REPLACEMENTS_KEPT = 50
-_PRUNED_NOTED = (
-    100  # of the checkpoints that an operation deletes, the newest: a run may be at one of them
-)
-_IN_ROW = (
-    2  # the level of the storage format from which on small values lie in their checkpoint's row
-)
+# of the checkpoints that an operation deletes, the newest: a run may be at one of them
+_PRUNED_NOTED = 100
+# the level of the storage format from which on small values lie in their checkpoint's row
+_IN_ROW = 2
 
 Rows = Cursor[dict[str, Any]]
 

@@ -118,9 +118,8 @@ def _complete(
         strange = {
             c for c in own.missing() if parent is None or parent.versions.get(c) != own.versions[c]
         }
-        for (
-            channel
-        ) in own.missing():  # their rows have no numbers: written at level 1, or by a retry
+        # their rows have no numbers: written at level 1, or by a retry
+        for channel in own.missing():
             arguments = {"ns_pk": ns_pk, "channel": channel, "version": own.versions[channel]}
             row = cursor.execute(SQL["stored_version"], arguments).fetchone()
             if row is not None:

@@ -144,9 +144,8 @@ class Copies:
         change = CopyChange(raw.mark, weight(put), put, (), clear)
         kept = self._buffer.keep_copy(STREAM, raw.thread_id, seen, change, notes=notes)
         if not kept and clear and seen.mark is not None:
-            self._buffer.drop_copies(
-                STREAM, {raw.thread_id: seen.mark}
-            )  # it is known to be of yesterday
+            # it is known to be of yesterday
+            self._buffer.drop_copies(STREAM, {raw.thread_id: seen.mark})
 
     def keep_ancestors(
         self, thread_id: str, ns: str, ancestors: Sequence[RawCheckpoint], seen: Glance

@@ -91,17 +91,15 @@ class Inventory:
         places: dict[tuple[int, str, int], int] = {}
         numbers: dict[BlobKey, int] = {}
         blobs: list[StoredBlob] = []
-        for row in self._cursor.execute(
-            SQL["blobs"], arguments
-        ):  # in the order of n: bases come first
+        # in the order of n: bases come first
+        for row in self._cursor.execute(SQL["blobs"], arguments):
             ns_pk, channel = row["ns_pk"], row["channel"]
             base = (
                 places.get((ns_pk, channel, row["base_n"])) if row["base_n"] is not None else None
             )
             places[ns_pk, channel, row["n"]] = len(blobs)
-            numbers[ns_pk, channel, row["version"]] = len(
-                blobs
-            )  # of a version stored twice the later counts
+            # of a version stored twice the later counts
+            numbers[ns_pk, channel, row["version"]] = len(blobs)
             blobs.append(StoredBlob(channel, base, row["raw_bytes"], row["size"]))
         writes = {
             (row["ns_pk"], row["checkpoint_id"]): row["size"]

@@ -131,9 +131,8 @@ class ModelShape:
         self._names = names
         self._mark = mark
         self._count = len(names)
-        self._head = b"\x95" + b"".join(
-            map(ormsgpack.packb, (module, name, "model"))
-        )  # an array of five
+        # an array of five
+        self._head = b"\x95" + b"".join(map(ormsgpack.packb, (module, name, "model")))
         # Of the object before: its fields that were set, whether it can't have others, and their
         # bytes.
         self._tail: tuple[set[str], bool, bytes] = (set(), False, b"")

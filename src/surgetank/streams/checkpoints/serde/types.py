@@ -80,9 +80,8 @@ class Registry:
     def _choose(self, obj: Any, kind: type) -> Callable[[Any], tuple[int, Any]]:
         """How objects of a class are taken apart."""
         fields = getattr(kind, "__pydantic_fields__", None)
-        if fields is not None and hasattr(
-            kind, "model_construct"
-        ):  # pydantic's dataclasses have fields too
+        # pydantic's dataclasses have fields too
+        if fields is not None and hasattr(kind, "model_construct"):
             module, name = self.name(kind)
             names, mark = tuple(fields), mark_of(kind)
             self.shapes[kind] = ModelShape(module, name, names, mark)

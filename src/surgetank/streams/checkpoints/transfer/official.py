@@ -103,9 +103,8 @@ def sqlite_path(address: str) -> Path:
         )
     if not separator:
         return Path(address).expanduser()
-    return Path(
-        rest
-    ).expanduser()  # sqlite:///data/x.db is the absolute path that most people mean by it
+    # sqlite:///data/x.db is the absolute path that most people mean by it
+    return Path(rest).expanduser()
 
 
 class PostgresTables:

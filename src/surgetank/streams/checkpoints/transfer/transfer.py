@@ -177,9 +177,8 @@ class Importer(Move):
     def _settle(self) -> None:
         """Flush what waits, read every moved checkpoint back, compare it, and note its thread as
         done."""
-        if self._waiting and self._ours.buffer.last_seq(
-            STREAM
-        ):  # of this run, or of one that was killed
+        # of this run, or of one that was killed
+        if self._waiting and self._ours.buffer.last_seq(STREAM):
             self._ours.must_flush(self._portion | {thread_id for thread_id, _, _ in self._waiting})
         elif self._entries:
             self._ours.must_flush(self._portion)
