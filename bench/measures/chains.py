@@ -15,7 +15,7 @@ from surgetank.encode.differences.patch import Blob, Tip
 
 TITLE = "Patch chains"
 CHAIN = "patch chain"
-WHOLE = "whole versions"
+FULL = "whole versions"
 
 
 def run(scene: Scene) -> Recorder:
@@ -39,7 +39,7 @@ def run(scene: Scene) -> Recorder:
     )
     label = f"{steps} versions of a growing value"
     recorder.add(1, CHAIN, "bytes", stored / 1e6, label=label, unit="MB")
-    recorder.add(1, WHOLE, "bytes", whole / 1e6, label=label, unit="MB")
+    recorder.add(1, FULL, "bytes", whole / 1e6, label=label, unit="MB")
     recorder.add(1, CHAIN, "encode", encode, label="encode a version")
     recorder.add(1, CHAIN, "decode", decode, label="decode a version of the later half")
     recorder.add(

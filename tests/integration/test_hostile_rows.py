@@ -13,7 +13,7 @@ import zstandard
 from support.savers import checkpoint, config, put, put_chain
 from surgetank import StateCorrupt
 from surgetank.encode.differences import patch
-from surgetank.encode.differences.patch import PATCH, RAW, WHOLE, Blob
+from surgetank.encode.differences.patch import FULL, PATCH, RAW, Blob
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_body_that_is_no_body_is_state_corrupt(tank):
         b"\x95\x01\x01\x01\x01\x01",
         zstandard.compress(b"x" * 5000)[:-3],
     ):
-        for codec in (RAW, WHOLE, PATCH, 77):
+        for codec in (RAW, FULL, PATCH, 77):
             damage(tank, "UPDATE surgetank.checkpoints SET codec = %s, body = %s", codec, body)
             with pytest.raises(StateCorrupt, match="'t'"):
                 tank.checkpointer().get_tuple(configs[-1])
@@ -151,7 +151,7 @@ def test_a_zstd_bomb_takes_no_more_than_what_was_declared(declared):
     packed = bomb(300_000_000)
     base = Blob(1, None, 0, RAW, 100, b"a" * 100)
     blobs = {
-        "whole": [Blob(1, None, 0, WHOLE, declared, packed)],
+        "whole": [Blob(1, None, 0, FULL, declared, packed)],
         "patch": [base, Blob(2, 1, 1, PATCH, declared, packed)],
     }
     tracemalloc.start()
@@ -174,13 +174,13 @@ def test_a_frame_that_lies_about_its_size_is_state_corrupt():
     packed[at : at + 4] = (1000).to_bytes(4, "little")
     assert zstandard.frame_content_size(bytes(packed)) == 1000
     with pytest.raises(StateCorrupt):
-        patch.decode_all([Blob(1, None, 0, WHOLE, 1000, bytes(packed))], {1})
+        patch.decode_all([Blob(1, None, 0, FULL, 1000, bytes(packed))], {1})
 
 
 def test_a_huge_frame_of_a_value_without_declared_size_is_refused_by_its_header():
     header = b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little")
     with pytest.raises(StateCorrupt, match="1099511627776 bytes"):
-        patch.decompress(WHOLE, header + b"\x01\x00\x00")
+        patch.decompress(FULL, header + b"\x01\x00\x00")
 
 
 def test_parents_that_lead_in_a_circle_end_the_walk_of_a_delta_history(tank):

@@ -56,7 +56,7 @@ def states(reports: Any) -> list[str]:
 
 def recover(tank: Surgetank, *lost: str) -> Any:
     recovery = tank.recovery(lost=lost)
-    reports = recovery.take_over(recovery.look())
+    reports = recovery.take_over(recovery.reports())
     job = tank.flush()
     assert job.ok, job.result
     tank.parts.spills.clean()
@@ -89,7 +89,7 @@ def test_what_is_recovered_is_read_hot_before_it_is_flushed(make_tank, tmp_path,
     lost = lose(old, tmp_path / "old")
     tank = make_tank(fallback_url=str(fallback))
     recovery = tank.recovery(lost=[lost])
-    recovery.take_over(recovery.look())
+    recovery.take_over(recovery.reports())
     assert listed(tank.checkpointer(), "t") == before
     assert tank.status().fallback.entries == 5
 
@@ -118,9 +118,9 @@ def test_each_entry_is_recovered_once_however_often_and_wherever_it_was_interrup
     tank.parts.buffer.take_over = interrupted
     recovery = tank.recovery(lost=[lost])
     with pytest.raises(KeyboardInterrupt):
-        recovery.take_over(recovery.look())
+        recovery.take_over(recovery.reports())
     racing = [make_tank(fallback_url=str(fallback)).recovery(lost=[lost]) for _ in range(2)]
-    threads = [threading.Thread(target=lambda r=r: r.take_over(r.look())) for r in racing]
+    threads = [threading.Thread(target=lambda r=r: r.take_over(r.reports())) for r in racing]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -170,7 +170,7 @@ def test_a_thread_that_was_deleted_meanwhile_stays_deleted(make_tank, tmp_path, 
 
     reports = recover(tank, lost)
 
-    assert sum(r.recovered.buried for r in reports) == 6
+    assert sum(r.recovered.deleted for r in reports) == 6
     assert [len(listed(saver, t)) for t in ("deleted", "pending", "kept")] == [0, 0, 3]
 
 
@@ -182,12 +182,12 @@ def test_copies_stand_in_for_a_location_that_is_gone_but_not_for_one_that_is_the
     spill(tank)
     copies = tmp_path / "copies"
     shutil.copytree(fallback, copies)
-    assert states(tank.recovery(str(copies)).look()) == ["referred"]
+    assert states(tank.recovery(str(copies)).reports()) == ["referred"]
     shutil.rmtree(fallback)
     tank = make_tank(fallback_url=str(fallback))
 
     recovery = tank.recovery(str(copies))
-    reports = recovery.look()
+    reports = recovery.reports()
     assert states(reports) == ["copy"]
     assert states(recovery.take_over(reports)) == ["recovered"]
 
@@ -248,11 +248,11 @@ def test_recovering_from_a_lost_buffer_waits_for_the_database_that_knows_what_wa
     )
     private_postgres.kill()
     recovery = tank.recovery(lost=[lost])
-    reports = recovery.look()
+    reports = recovery.reports()
     with pytest.raises(DatabaseUnavailable):
         recovery.take_over(reports)
     assert tank.status().buffer.entries == 0
-    assert states(recovery.look()) == ["unknown"]
+    assert states(recovery.reports()) == ["unknown"]
 
 
 def test_an_application_goes_on_in_an_outage_beyond_the_limit_of_its_buffer(

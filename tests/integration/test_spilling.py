@@ -107,9 +107,10 @@ def digest_elsewhere(place: SpillPlace) -> str:
 
 
 def flusher(place: SpillPlace, buffer: SQLiteBuffer, sink: MemorySink, told: Told) -> StreamFlusher:
-    works = Clockwork(place.clock, random=lambda: 1.0)
+    clockwork = Clockwork(place.clock, random=lambda: 1.0)
     return StreamFlusher(
-        "s", buffer, sink, policy=StreamPolicy(entries=1, age_s=0.0, batch_entries=50), works=works, node="flusher",
+        "s", buffer, sink, policy=StreamPolicy(entries=1, age_s=0.0, batch_entries=50),
+        clockwork=clockwork, node="flusher",
         retry=RetryPolicy(base_s=1.0, max_s=60.0), breaker=CircuitBreaker(place.clock), listener=told.on_flush,
     )  # fmt: skip
 

@@ -84,10 +84,12 @@ class Plant:
         **options: Any,  # whatever else `StreamFlusher` takes
     ) -> StreamFlusher:
         """A new flusher: nothing in it knows of the ones before."""
-        works = Clockwork(self.clock, random=lambda: 1.0, new_id=lambda: f"job-{next(self._ids)}")
+        clockwork = Clockwork(
+            self.clock, random=lambda: 1.0, new_id=lambda: f"job-{next(self._ids)}"
+        )
         options = {
             "retry": RetryPolicy(base_s=1.0, max_s=60.0, fatal_s=300.0),
-            "works": works,
+            "clockwork": clockwork,
             **options,
         }
         return StreamFlusher(

@@ -139,7 +139,7 @@ def test_damage_is_found_and_named():
         patch.decode_all(blobs[1:], {10})
     with pytest.raises(StateCorrupt, match="missing"):
         patch.decode_path(path(blobs, 10)[1:])
-    broken = Blob(1, None, 0, patch.WHOLE, blobs[0].raw_bytes, blobs[0].data[:-6] + b"\x00" * 6)
+    broken = Blob(1, None, 0, patch.FULL, blobs[0].raw_bytes, blobs[0].data[:-6] + b"\x00" * 6)
     with pytest.raises(StateCorrupt, match="decompress"):
         patch.decode_path([broken])
     spliced = blobs[9]

@@ -208,7 +208,7 @@ class Parts:
             retry=RetryPolicy(base_s=settings.retry_base, max_s=settings.retry_max),
             breaker=CircuitBreaker(clock, max_s=settings.breaker_max),
             listener=self.listeners,
-            works=Clockwork(clock),
+            clockwork=Clockwork(clock),
             node=settings.node,
             lease_ttl_s=settings.lease_ttl,
             on_findings=self._found,

@@ -59,12 +59,12 @@ class SpillFile:
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
     """What is known of a stream's partitions outside the buffer: up to which entry of the file's
-    buffer they were `written`, by partition and epoch, and when they were deleted (`graves`).
+    buffer they were `written`, by partition and epoch, and when they were deleted (`tombstones`).
     `keyed`: entries may reach the sink twice, if marked as replayed.
     """
 
     written: Mapping[tuple[str, int], int]
-    graves: Mapping[str, float]
+    tombstones: Mapping[str, float]
     keyed: bool
 
 
@@ -75,11 +75,11 @@ class Recovered:
 
     entries: int = 0
     known: int = 0
-    buried: int = 0
+    deleted: int = 0
 
     def __add__(self, other: Recovered) -> Recovered:
         return Recovered(
-            self.entries + other.entries, self.known + other.known, self.buried + other.buried
+            self.entries + other.entries, self.known + other.known, self.deleted + other.deleted
         )
 
 

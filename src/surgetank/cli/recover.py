@@ -25,6 +25,7 @@ from surgetank.cli.output import (
     when,
 )
 from surgetank.model import FlushJob
+from surgetank.notify.report import to_plain_data
 from surgetank.spilling.recovery import FileReport, FileState
 
 _MEANING = {
@@ -70,7 +71,7 @@ def recover(
     """
     with engine(home, database_url, start_database=not dry_run) as tank:
         recovery = tank.recovery(from_, lost=lost or (), progress=_progress)
-        reports = recovery.look()
+        reports = recovery.reports()
         job: FlushJob | None = None
         if not dry_run:
             reports = recovery.take_over(reports)
@@ -98,7 +99,9 @@ def _flush(tank: Surgetank) -> FlushJob | None:
 def _show(reports: Sequence[FileReport], job: FlushJob | None, *, json: bool) -> None:
     total = sum((report.recovered for report in reports), Recovered())
     if json:
-        print_json({"files": reports, "recovered": total, "job": job})
+        # `buried` is the name that `deleted` had at first
+        recovered = {**to_plain_data(total), "buried": total.deleted}
+        print_json({"files": reports, "recovered": recovered, "job": job})
         return
     table(
         ("file", "entries", "size", "written", "by", "state"),
@@ -119,7 +122,7 @@ def _show(reports: Sequence[FileReport], job: FlushJob | None, *, json: bool) ->
         f"{len(reports)} files"
         + "".join(f", {count} {state.value}" for state, count in sorted(counts.items()))
         + (
-            f"; {total.entries} entries recovered, {total.known} known already, {total.buried} of "
+            f"; {total.entries} entries recovered, {total.known} known already, {total.deleted} of "
             f"threads that were"
             " deleted meanwhile"
             if total != Recovered()

@@ -245,10 +245,10 @@ class Database:
         try:
             connection = self._log_in()
         except psycopg.Error as error:
-            told = refused_connection(error, self.address)
-            if time.monotonic() - started > _SLOW_S and not isinstance(told, DatabaseRefused):
-                self._reach.lost(told)
-            raise told from error
+            refusal = refused_connection(error, self.address)
+            if time.monotonic() - started > _SLOW_S and not isinstance(refusal, DatabaseRefused):
+                self._reach.lost(refusal)
+            raise refusal from error
         self.connects += 1
         set_json_loads(jsontext.loads, connection)  # what we wrote, we can read
         encoding = connection.info.parameter_status("server_encoding")

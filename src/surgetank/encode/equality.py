@@ -83,11 +83,11 @@ def _mapping(
         if _key(key) not in keys:
             return f"{at}: missing"
         if (
-            told := difference(
+            found_difference := difference(
                 value, found[keys.pop(_key(key))], at, json_like=json_like, by_meaning=by_meaning
             )
         ) is not None:
-            return told
+            return found_difference
     return f"{path}.{next(iter(keys.values()))}: was not there before" if keys else None
 
 
@@ -102,9 +102,11 @@ def _items(
         return f"{path}: {len(found)} items instead of {len(expected)}"
     for index, (a, b) in enumerate(zip(expected, found, strict=True)):
         if (
-            told := difference(a, b, f"{path}[{index}]", json_like=json_like, by_meaning=by_meaning)
+            found_difference := difference(
+                a, b, f"{path}[{index}]", json_like=json_like, by_meaning=by_meaning
+            )
         ) is not None:
-            return told
+            return found_difference
     return None
 
 
@@ -118,8 +120,12 @@ def _object(expected: Any, found: Any, path: str, *, by_meaning: bool) -> str | 
     elif hasattr(
         expected, "model_fields_set"
     ):  # pydantic, whose equality doesn't ask which fields were set
-        told = difference(expected.__dict__, found.__dict__, path, by_meaning=by_meaning)
-        return told or difference(_extra(expected), _extra(found), path, by_meaning=by_meaning)
+        found_difference = difference(
+            expected.__dict__, found.__dict__, path, by_meaning=by_meaning
+        )
+        return found_difference or difference(
+            _extra(expected), _extra(found), path, by_meaning=by_meaning
+        )
     elif dataclasses.is_dataclass(expected):
         names = [f.name for f in dataclasses.fields(expected)]
         return difference(

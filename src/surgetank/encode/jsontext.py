@@ -35,9 +35,9 @@ def dumps_object(value: Mapping[Any, Any]) -> tuple[bytes, tuple[Replacement, ..
         return b'{"value":' + text + b"}", replaced
     if not replaced:
         return text, ()
-    told = dumps_jsonb([f"{r.path}: {r.reason}" for r in replaced[:20]])[0]
+    listed = dumps_jsonb([f"{r.path}: {r.reason}" for r in replaced[:20]])[0]
     head = b"{" if text == b"{}" else text[:-1] + b","
-    return head + b'"replaced":' + told + b"}", replaced
+    return head + b'"replaced":' + listed + b"}", replaced
 
 
 def dumps_clean(value: Any) -> bytes:

@@ -1,7 +1,7 @@
 """One flush job: lease what is due, read a bounded group, deliver it, record the honest outcome.
 
 Memory is bounded by the group (`batch_bytes` plus about one entry), however much waits. Partitions
-take turns (`turns.py`), and what becomes due while a job runs has its turn next, so that a huge one
+take turns (`rotation.py`), and what becomes due while a job runs has its turn next, so that a huge one
 can't starve a small one.
 """
 
@@ -23,7 +23,7 @@ from surgetank.flush.doubts import Found
 from surgetank.flush.events import FlushListener, JobFinished, outcome_events
 from surgetank.flush.partition import Delivery, Run
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
-from surgetank.flush.turns import Turns
+from surgetank.flush.rotation import Rotation
 from surgetank.model import Failure, FailureKind, FlushJob, JobStatus, Lease, PartitionOutcome
 from surgetank.sinks.protocol import Sink
 
@@ -52,7 +52,7 @@ class StreamFlusher:
         retry: RetryPolicy,
         breaker: CircuitBreaker,
         listener: FlushListener,
-        works: Clockwork,
+        clockwork: Clockwork,
         node: str,
         lease_ttl_s: float = 15.0,
         on_findings: Callable[[Sequence[Found]], None] = lambda _: None,
@@ -64,7 +64,7 @@ class StreamFlusher:
         self.node = node
         self._buffer = buffer
         self._listener = listener
-        self._works = works
+        self._clockwork = clockwork
         self._ttl_s = lease_ttl_s
         breaker.on_recovered = self._recovered
         self.on_recovered: Callable[[str], None] = lambda _: None
@@ -72,7 +72,7 @@ class StreamFlusher:
         # the sink for itself.
         self._new_delivery = partial(
             Delivery, buffer, sink, breaker, retry,
-            clock=works.clock, random=works.random, on_findings=on_findings,
+            clock=clockwork.clock, random=clockwork.random, on_findings=on_findings,
         )  # fmt: skip
 
     def run_if_due(self, stop: threading.Event) -> FlushJob | None:
@@ -122,12 +122,12 @@ class StreamFlusher:
 
         def again(done: set[str]) -> list[Leased]:
             """Lease what is left; wait for partitions that another worker is flushing."""
-            deadline = self._works.clock() + 2 * self._ttl_s
+            deadline = self._clockwork.clock() + 2 * self._ttl_s
             while up_to_seq is None or self._left(up_to_seq, partition) - done:
                 leased = self._lease(due)
                 self._buffer.release([x.lease for x in leased if x.lease.partition in done])
                 fresh = [x for x in leased if x.lease.partition not in done]
-                late = not self._works.clock() < deadline
+                late = not self._clockwork.clock() < deadline
                 if fresh or up_to_seq is None or late or stop.wait(0.02):
                     return fresh
             return []
@@ -156,9 +156,9 @@ class StreamFlusher:
     ) -> FlushJob:
         """`again` leases what is left when all turns were taken, `join` what became due
         meanwhile."""
-        now = self._works.clock()
+        now = self._clockwork.clock()
         job = FlushJob(
-            id=self._works.new_id(), stream=self.stream, trigger=trigger, status=JobStatus.RUNNING, created_at=now,
+            id=self._clockwork.new_id(), stream=self.stream, trigger=trigger, status=JobStatus.RUNNING, created_at=now,
             started_at=now, node=self.node, partition=partition, retry_of=retry_of, result={"heartbeat_at": now},
         )  # fmt: skip
         outcomes: list[PartitionOutcome] = []
@@ -223,38 +223,38 @@ class StreamFlusher:
         """Flush what was leased; adds what became of each partition, also when the buffer fails on
         the way."""
         delivery = self._new_delivery()
-        turns = Turns(self._buffer, self.policy, leased, delivery.unreadable)
-        deadline = self._works.clock() + self.policy.job_s
+        rotation = Rotation(self._buffer, self.policy, leased, delivery.unreadable)
+        deadline = self._clockwork.clock() + self.policy.job_s
         try:
-            while turns and not stop.is_set():
-                for run in self._take_turn(turns, held, delivery):
+            while rotation and not stop.is_set():
+                for run in self._take_turn(rotation, held, delivery):
                     held.drop(run.lease)
                     self._report(job, run, outcomes)
                 if self.breaker.state() is BreakerState.OPEN:
                     break
                 if join is not None:
-                    if self._works.clock() >= deadline and turns.all_served:
+                    if self._clockwork.clock() >= deadline and rotation.all_served:
                         break
                     joined = join()
                     held.add([x.lease for x in joined])
-                    turns.join(joined)
+                    rotation.join(joined)
         finally:
-            held.unfinished = held.unfinished or bool(turns)
-            for run in turns.runs.values():
+            held.unfinished = held.unfinished or bool(rotation)
+            for run in rotation.runs.values():
                 self._report(job, run, outcomes)
 
     @staticmethod
-    def _take_turn(turns: Turns, held: _Held, delivery: Delivery) -> list[Run]:
+    def _take_turn(rotation: Rotation, held: _Held, delivery: Delivery) -> list[Run]:
         """Bring the next group to the sink; returns the partitions that are done with.
 
         A function of its own, so that one group's entries are let go before the next one's are
         read.
         """
-        group, members = turns.next_group()
+        group, members = rotation.next_group()
         if group:
-            delivery.deliver(turns.runs, group)
+            delivery.deliver(rotation.runs, group)
             held.add([run.lease for run in members if run.raised])
-        return turns.settle(members)
+        return rotation.requeue(members)
 
     def _report(self, job: FlushJob, run: Run, outcomes: list[PartitionOutcome]) -> None:
         """Add what became of a partition to the job, and report it."""
@@ -272,7 +272,7 @@ class StreamFlusher:
         self, job: FlushJob, outcomes: list[PartitionOutcome], held: _Held, *, stopped: bool
     ) -> FlushJob:
         status, result = combine(_merged(outcomes))
-        now = self._works.clock()
+        now = self._clockwork.clock()
         result["seconds"] = round(now - (job.started_at or now), 6)
         if stopped:
             result["stopped"] = True
@@ -297,7 +297,7 @@ class StreamFlusher:
                 try:
                     self._buffer.renew(held.all(), ttl_s=self._ttl_s)
                     self._buffer.save_job(
-                        replace(job, result={"heartbeat_at": self._works.clock()})
+                        replace(job, result={"heartbeat_at": self._clockwork.clock()})
                     )
                 except BufferProblem as error:
                     # The flushing thread meets the same problem at its next step and records it

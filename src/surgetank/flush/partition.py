@@ -259,9 +259,9 @@ class Delivery:
                 run.mark = None
             run.read_again(found.again)
             self._stale.add(part.lease.partition)
-        told = [found for found in findings if found.finding is not Finding.INTERRUPTED]
-        if told:
-            self._on_findings(told)
+        reported = [found for found in findings if found.finding is not Finding.INTERRUPTED]
+        if reported:
+            self._on_findings(reported)
         return [again] if again else []
 
     def _acknowledge(

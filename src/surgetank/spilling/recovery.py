@@ -84,17 +84,17 @@ class Recovery:
         self._lost = lost
         self._progress = progress
 
-    def look(self) -> list[FileReport]:
+    def reports(self) -> list[FileReport]:
         """All files of the location, each read whole. Changes nothing. Raises
         `FallbackUnavailable`."""
         names = self._store.names()
         reports = []
         for number, name in enumerate(names, start=1):
             self._progress(number, len(names), name)
-            reports.append(self._look_at(name))
+            reports.append(self._report(name))
         return reports
 
-    def _look_at(self, name: str) -> FileReport:
+    def _report(self, name: str) -> FileReport:
         known = {
             file.name: file
             for file in self._buffer.spill_files()

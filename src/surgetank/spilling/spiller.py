@@ -74,7 +74,7 @@ class Spiller:
         self._ttl_s = ttl_s
         self._on_problem = on_problem
         self._relieving = self._prepared = False
-        self._paused_at = self._looked_at = float("-inf")
+        self._paused_at = self._checked_at = float("-inf")
 
     def step(self, down: Collection[str]) -> Spilled:
         """Spill what is due, for a while; delete files that were drained. `down`: streams whose
@@ -105,9 +105,9 @@ class Spiller:
     def _due(self, down: Collection[str], now: float) -> Iterator[tuple[str, SpillDue, str]]:
         if self._buffer.files.address is None:
             return
-        look_s = min(5.0, self._policy.after_s / 4)
-        if not 0 <= now - self._looked_at < look_s:
-            self._looked_at = now
+        interval_s = min(5.0, self._policy.after_s / 4)
+        if not 0 <= now - self._checked_at < interval_s:
+            self._checked_at = now
             for stream in self._streams:
                 yield stream, SpillDue(now - self._policy.after_s, stream in down), "failing"
         for stream in self._streams:

@@ -251,7 +251,7 @@ class SQLiteSpillSide:
     def take_over(
         self, number: int, header: FileHeader, entries: Sequence[SpilledEntry], elsewhere: Elsewhere
     ) -> Recovered:
-        taken = known = buried = 0
+        taken = known = deleted = 0
         with self._write() as connection:
             for spilled in entries:
                 entry = spilled.entry
@@ -266,12 +266,12 @@ class SQLiteSpillSide:
                 here = header.buffer_id == self._id and _is_here(connection, spilled)
                 if not new or here or (written and not elsewhere.keyed):
                     known += 1
-                elif entry.accepted_at < elsewhere.graves.get(entry.partition, float("-inf")):
-                    buried += 1
+                elif entry.accepted_at < elsewhere.tombstones.get(entry.partition, float("-inf")):
+                    deleted += 1
                 else:
                     self._take_in(connection, number, spilled, replayed=written or entry.replayed)
                     taken += 1
-        return Recovered(taken, known, buried)
+        return Recovered(taken, known, deleted)
 
     def pending(self, stream: str, partition: str, key: bytes) -> list[tuple[float, bytes]]:
         with self._read() as connection:

@@ -48,15 +48,15 @@ def diff(old: bytes, new: bytes) -> bytes | None:
     return _COUNT.pack(len(ops)) + table + b"".join(own for own, _, _ in ops)
 
 
-def apply(whole: bytes, differences: Sequence[bytes]) -> bytes:
-    """The newest value of a chain: `whole` with the differences applied in order. Copies each byte
+def apply(full: bytes, differences: Sequence[bytes]) -> bytes:
+    """The newest value of a chain: `full` with the differences applied in order. Copies each byte
     once."""
     levels = [_read(d) for d in differences]
     if not levels:
-        return whole
+        return full
     size = sum(len(own) + count for own, _, count in levels[-1])
     parts: list[memoryview] = []
-    _gather(memoryview(whole), levels, len(levels) - 1, 0, size, parts)
+    _gather(memoryview(full), levels, len(levels) - 1, 0, size, parts)
     return b"".join(parts)
 
 
@@ -75,7 +75,7 @@ def _read(difference: bytes) -> Level:
 
 
 def _gather(
-    whole: memoryview,
+    full: memoryview,
     levels: Sequence[Level],
     level: int,
     start: int,
@@ -83,9 +83,9 @@ def _gather(
     parts: list[memoryview],
 ) -> None:
     """Add the bytes from `start` to `stop` of the value at a level; below the first level lies
-    `whole`."""
+    `full`."""
     if level < 0:
-        parts.append(whole[start:stop])
+        parts.append(full[start:stop])
         return
     at = 0
     for own, source, copied in levels[level]:
@@ -97,7 +97,7 @@ def _gather(
         at, end = end, end + copied
         low, high = max(start, at), min(stop, end)
         if low < high:
-            _gather(whole, levels, level - 1, source + low - at, source + high - at, parts)
+            _gather(full, levels, level - 1, source + low - at, source + high - at, parts)
         at = end
 
 

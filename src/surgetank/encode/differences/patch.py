@@ -27,7 +27,7 @@ from surgetank.encode.differences import dictionary as known
 from surgetank.encode.differences import splice
 from surgetank.exceptions import StateCorrupt
 
-RAW, WHOLE, PATCH, SPLICE, KNOWN = 0, 1, 2, 3, 4
+RAW, FULL, PATCH, SPLICE, KNOWN = 0, 1, 2, 3, 4
 # of a row whose data was left out, because it is longer than the value that it declares
 TOO_LONG = -1
 LEVEL = 3
@@ -90,12 +90,12 @@ class Tip:
     """The newest version of a chain and the older ones that a later patch can need, decoded; oldest
     first.
 
-    `whole_ratio` is what is left of the chain's values when they are compressed whole, as far as it
+    `full_ratio` is what is left of the chain's values when they are compressed whole, as far as it
     is known.
     """
 
     path: tuple[_Node, ...]
-    whole_ratio: float = 1.0
+    full_ratio: float = 1.0
 
     @property
     def n(self) -> int:
@@ -117,7 +117,7 @@ class Tip:
         nodes = tuple(
             (node.n, node.position, node.raw, node.patch_bytes, node.decoded) for node in self.path
         )
-        return self.whole_ratio, nodes
+        return self.full_ratio, nodes
 
     @classmethod
     def unpack(cls, packed: tuple[Any, ...]) -> Tip:
@@ -133,7 +133,7 @@ _compressors: list[zstandard.ZstdCompressor] = []
 _decompressors: list[zstandard.ZstdDecompressor] = []
 
 
-def _compress_whole(data: bytes | memoryview) -> bytes:
+def _compress_full(data: bytes | memoryview) -> bytes:
     try:
         context = _compressors.pop()
     except IndexError:
@@ -143,7 +143,7 @@ def _compress_whole(data: bytes | memoryview) -> bytes:
     return packed
 
 
-def _decompress_whole(data: bytes, size: int | None) -> bytes:
+def _decompress_full(data: bytes, size: int | None) -> bytes:
     _check_frame(data, size)
     try:
         context = _decompressors.pop()
@@ -168,8 +168,8 @@ def compress(data: bytes) -> tuple[int, bytes]:
     """`data` (a view will do) as it is or compressed, whichever is smaller, with its codec."""
     if len(data) < SMALL or (len(data) > MAX_PATCHED and not _compressible(data)):
         return RAW, data
-    packed = _compress_whole(data)
-    return (WHOLE, packed) if len(packed) < len(data) else (RAW, data)
+    packed = _compress_full(data)
+    return (FULL, packed) if len(packed) < len(data) else (RAW, data)
 
 
 def compress_words(data: bytes) -> tuple[int, bytes]:
@@ -189,7 +189,7 @@ def _compressible(data: bytes) -> bool:
     nothing."""
     view, step = memoryview(data), len(data) // _PROBES
     samples = (view[at : at + _PROBE_BYTES] for at in range(0, len(data) - _PROBE_BYTES, step))
-    return any(len(_compress_whole(sample)) < len(sample) * _WORTH_IT for sample in samples)
+    return any(len(_compress_full(sample)) < len(sample) * _WORTH_IT for sample in samples)
 
 
 def decompress(
@@ -213,8 +213,8 @@ def _decompress(codec: int, data: bytes, base: bytes | None, size: int | None) -
         raise ValueError("longer than the value that they stand for")
     if codec == RAW:
         raw = data
-    elif codec == WHOLE:
-        raw = _decompress_whole(data, size)
+    elif codec == FULL:
+        raw = _decompress_full(data, size)
     elif codec == KNOWN:
         _check_frame(data, size)
         raw = known.unpack(data)
@@ -284,19 +284,19 @@ def extend(
     if not patchable or len(data) > MAX_PATCHED or len(data) < SMALL:
         codec, packed = compress(data) if patchable else (RAW, data)
         return Blob(n, None, 0, codec, len(data), packed), None
-    whole: tuple[int, bytes] | None = None
+    full: tuple[int, bytes] | None = None
     if tip is not None and (base := _base(tip)) is not None and _worth_trying(base, data):
         codec, packed = make_patch(base.raw, data)
-        spent, ratio = base.patch_bytes + len(packed), tip.whole_ratio
+        spent, ratio = base.patch_bytes + len(packed), tip.full_ratio
         # A whole blob is tried when it may be smaller than the patches on the path.
         if spent > len(data) * ratio * 3 / 4:
-            whole = compress(data)
-            ratio = len(whole[1]) / len(data)
-        if whole is None or spent < len(whole[1]):
+            full = compress(data)
+            ratio = len(full[1]) / len(data)
+        if full is None or spent < len(full[1]):
             node = _Node(n, tip.path[-1].position + 1, data, spent, base.decoded + len(data))
             blob = Blob(n, base.n, node.position, codec, len(data), packed)
             return blob, Tip(_needed((*tip.path, node)), ratio)
-    codec, packed = whole or compress(data)
+    codec, packed = full or compress(data)
     return Blob(n, None, 0, codec, len(data), packed), Tip(
         (_Node(n, 0, data, 0, len(data)),), len(packed) / len(data)
     )

@@ -116,8 +116,8 @@ class EntryMaker:
                 envelope.blob_record(ns, channel, envelope.unversioned(checkpoint_id), blob)
             )
         root = _root(ns, metadata)
-        whole = values.keys() <= new_versions.keys() | (values.keys() - versions.keys())
-        guard = guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root, whole=whole)
+        complete = values.keys() <= new_versions.keys() | (values.keys() - versions.keys())
+        guard = guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root, complete=complete)
         return NewEntry(thread_id, records, guard)
 
     def _record(

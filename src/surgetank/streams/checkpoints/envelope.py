@@ -22,7 +22,7 @@ OPERATION_KEY = b"!"
 UNVERSIONED = "~"
 KNOWN_HEAD = "surgetank_head"  # in a checkpoint's structure
 HEAD = b"h" + _SEP
-GRAVE = b"g" + _SEP
+TOMBSTONE = b"g" + _SEP
 PRUNED = b"p" + _SEP
 
 
@@ -252,6 +252,6 @@ def pruned_note(ns: str, checkpoint_id: str) -> bytes:
     return PRUNED + ns.encode() + _SEP + checkpoint_id.encode()
 
 
-def grave_note(ns: str, checkpoint_id: str) -> bytes:
+def tombstone_note(ns: str, checkpoint_id: str) -> bytes:
     """The note of a checkpoint that was deleted with its thread a short while ago."""
-    return GRAVE + ns.encode() + _SEP + checkpoint_id.encode()
+    return TOMBSTONE + ns.encode() + _SEP + checkpoint_id.encode()

@@ -17,7 +17,7 @@ from surgetank.streams.errors.groups import ErrorAction, ErrorReport
 from surgetank.streams.logs import line as logline
 
 
-def append_told_deletion(buffer: Buffer, thread_id: str) -> None:
+def append_deletion_and_forget(buffer: Buffer, thread_id: str) -> None:
     """Accept the deletion of a thread's log and of the references to it in errors that wait in the
     buffer.
 

@@ -185,12 +185,12 @@ def guard_put(
     parent_id: str | None,
     root: tuple[str, str] | None,
     *,
-    whole: bool = True,
+    complete: bool = True,
 ) -> Guard:
     """Refuses a checkpoint that descends from one that was deleted with its thread, or was pruned.
 
     `root` is namespace and id of the parent graph's checkpoint that a subgraph's one belongs to.
-    `whole` tells that the entry has all values of the checkpoint, so that nothing of it can be
+    `complete` tells that the entry has all values of the checkpoint, so that nothing of it can be
     pruned away; what is not is refused by `EntryRejected`, because nobody asked for its end.
     """
 
@@ -199,11 +199,15 @@ def guard_put(
         # LangGraph saves a checkpoint after its parent: while the deletion is pending, a parent
         # that isn't here lies before it.
         orphaned = parent_id is not None and hot.cold_is_deleted and hot.find(ns, parent_id) is None
-        buried = parent_id is not None and _buried(snapshot, hot, thread_id, ns, parent_id)
-        astray = root is not None and _buried(snapshot, hot, thread_id, *root)
-        if orphaned or buried or astray:
-            return {envelope.grave_note(ns, checkpoint_id): b""}
-        if parent_id is not None and not whole and _pruned(snapshot, hot, thread_id, ns, parent_id):
+        orphan = parent_id is not None and _has_tombstone(snapshot, hot, thread_id, ns, parent_id)
+        astray = root is not None and _has_tombstone(snapshot, hot, thread_id, *root)
+        if orphaned or orphan or astray:
+            return {envelope.tombstone_note(ns, checkpoint_id): b""}
+        if (
+            parent_id is not None
+            and not complete
+            and _pruned(snapshot, hot, thread_id, ns, parent_id)
+        ):
             raise EntryRejected(
                 partition=thread_id, path="$.checkpoint", reason=f"its parent {parent_id} was "
                 f"pruned meanwhile, and"
@@ -220,7 +224,7 @@ def guard_writes(thread_id: str, ns: str, checkpoint_id: str) -> Guard:
 
     def guard(snapshot: Snapshot) -> Mapping[bytes, bytes] | None:
         hot = HotThread(snapshot, thread_id)
-        gone = _buried(snapshot, hot, thread_id, ns, checkpoint_id)
+        gone = _has_tombstone(snapshot, hot, thread_id, ns, checkpoint_id)
         return {} if gone or _pruned(snapshot, hot, thread_id, ns, checkpoint_id) else None
 
     return guard
@@ -235,13 +239,13 @@ def _pruned(
     return deleted and hot.find(ns, checkpoint_id) is None
 
 
-def _buried(
+def _has_tombstone(
     snapshot: Snapshot, hot: HotThread, thread_id: str, ns: str, checkpoint_id: str
 ) -> bool:
     if hot.find(ns, checkpoint_id) is not None:
         return False
-    grave = envelope.grave_note(ns, checkpoint_id)
-    if grave in snapshot.notes(STREAM, thread_id, grave):
+    note = envelope.tombstone_note(ns, checkpoint_id)
+    if note in snapshot.notes(STREAM, thread_id, note):
         return True
     key = envelope.checkpoint_key(ns, checkpoint_id)
     # Still in the buffer, but accepted before the deletion.

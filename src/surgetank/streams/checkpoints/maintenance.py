@@ -22,7 +22,7 @@ from surgetank.model import Record
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.cold.reader import Cold, Place
 from surgetank.streams.checkpoints.envelope import STREAM, CheckpointRecord, Operation
-from surgetank.streams.checkpoints.forgetting import append_told_deletion
+from surgetank.streams.checkpoints.forgetting import append_deletion_and_forget
 from surgetank.streams.checkpoints.raw import RawCheckpoint
 from surgetank.streams.checkpoints.reader import Reader
 from surgetank.streams.checkpoints.steps import Steps
@@ -55,7 +55,7 @@ def append_thread_deletion(
     repeated."""
     limits.check_names(thread_id, [("$.thread_id", thread_id)])
     forget_events(thread_id)
-    append_told_deletion(buffer, thread_id)
+    append_deletion_and_forget(buffer, thread_id)
     operation = Operation(uuid.uuid4().hex, "delete_thread")
     buffer.append(
         STREAM, thread_id, [Record(envelope.OPERATION_KEY, operation.pack())], start_guarding=True

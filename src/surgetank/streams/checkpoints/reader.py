@@ -32,7 +32,7 @@ _TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _View:
     """What one snapshot said about a thread, apart from the checkpoint itself."""
 
     thread_id: str
@@ -56,7 +56,7 @@ class _Look:
         checkpoint_id: str | None,
         *,
         parked: bool = False,
-    ) -> _Look:
+    ) -> _View:
         partly_hot = hot.has_records()
         return cls(
             thread_id,
@@ -100,19 +100,19 @@ class Reader:
         wanted = checkpoint_id
         incomplete = False
         for _ in range(_TRIES):
-            look, raw = self._hot(thread_id, ns, wanted, channels)
+            view, raw = self._hot(thread_id, ns, wanted, channels)
             if raw is not None:
-                newer = (yield from self._newer_cold(look, raw)) if wanted is None else None
+                newer = (yield from self._newer_cold(view, raw)) if wanted is None else None
                 if newer is not None:
                     wanted = newer
                     continue
                 again = (
-                    (yield from self._find_cold(look, raw.checkpoint_id, ()))
-                    if look.parked
+                    (yield from self._find_cold(view, raw.checkpoint_id, ()))
+                    if view.parked
                     else None
                 )
-                if again is None or look.deleted:
-                    yield from self._complete_hot(look, raw, channels)
+                if again is None or view.deleted:
+                    yield from self._complete_hot(view, raw, channels)
                     if not (missing := _missing(raw, channels)):
                         return raw
                     if incomplete:  # it is so at a second look, too
@@ -120,20 +120,20 @@ class Reader:
                     incomplete = True
                     continue
                 # Put again after it was refused, and stored: that is what counts now.
-                look = replace(look, writes=raw.writes)
-                if (yield from self._complete_cold(look, again, channels)):
+                view = replace(view, writes=raw.writes)
+                if (yield from self._complete_cold(view, again, channels)):
                     return again
                 continue
-            if look.deleted or wanted in look.hidden:
+            if view.deleted or wanted in view.hidden:
                 return None
-            raw = yield from self._find_cold(look, wanted, channels)
+            raw = yield from self._find_cold(view, wanted, channels)
             if raw is None:
                 return None
-            if wanted is None and look.partly_hot:
+            if wanted is None and view.partly_hot:
                 wanted = raw.checkpoint_id  # look again, now also for its hot writes
                 continue
-            if (yield from self._complete_cold(look, raw, channels)):
-                yield from self._keep(look, raw, newest=checkpoint_id is None and channels is None)
+            if (yield from self._complete_cold(view, raw, channels)):
+                yield from self._keep(view, raw, newest=checkpoint_id is None and channels is None)
                 return raw
             wanted = checkpoint_id  # deleted while it was being read: look again
         raise StateCorrupt(
@@ -145,20 +145,20 @@ class Reader:
 
     def _hot(
         self, thread_id: str, ns: str, wanted: str | None, channels: Sequence[str] | None
-    ) -> tuple[_Look, RawCheckpoint | None]:
+    ) -> tuple[_View, RawCheckpoint | None]:
         with self._buffer.snapshot() as snapshot:
             hot = HotThread(snapshot, thread_id)
             found = hot.find(ns, wanted)
             if found is None:
-                return _Look.at(hot, thread_id, ns, wanted), None
-            look = _Look.at(hot, thread_id, ns, None, parked=found.parked)
-            return look, hot.load(ns, found, channels)
+                return _View.at(hot, thread_id, ns, wanted), None
+            view = _View.at(hot, thread_id, ns, None, parked=found.parked)
+            return view, hot.load(ns, found, channels)
 
-    def _newer_cold(self, look: _Look, raw: RawCheckpoint) -> Steps[str | None]:
+    def _newer_cold(self, view: _View, raw: RawCheckpoint) -> Steps[str | None]:
         """The id of a cold checkpoint that is newer than the newest hot one."""
-        if look.deleted or raw.checkpoint_id >= look.head:
+        if view.deleted or raw.checkpoint_id >= view.head:
             return None
-        cold = yield from self._find_cold(look, None, ())
+        cold = yield from self._find_cold(view, None, ())
         return (
             cold.checkpoint_id
             if cold is not None and cold.checkpoint_id > raw.checkpoint_id
@@ -166,143 +166,143 @@ class Reader:
         )
 
     def _find_cold(
-        self, look: _Look, checkpoint_id: str | None, channels: Sequence[str] | None
+        self, view: _View, checkpoint_id: str | None, channels: Sequence[str] | None
     ) -> Steps[RawCheckpoint | None]:
-        copied, is_current = self._find_copied(look, checkpoint_id, channels)
+        copied, is_current = self._find_copied(view, checkpoint_id, channels)
         if copied is not None:
             try:
-                mark: bytes | None = yield partial(self._cold.mark, look.thread_id)
+                mark: bytes | None = yield partial(self._cold.mark, view.thread_id)
             except DatabaseUnavailable as error:
                 if not is_current:
-                    raise _unavailable(look.thread_id) from error
+                    raise _unavailable(view.thread_id) from error
                 return copied
             if mark == copied.mark:
                 return copied
         values = channels is None
         if checkpoint_id is None:
-            find = partial(self._cold.latest, look.thread_id, look.ns, look.hidden, values=values)
+            find = partial(self._cold.latest, view.thread_id, view.ns, view.hidden, values=values)
         else:
             find = partial(
-                self._cold.checkpoint, look.thread_id, look.ns, checkpoint_id, values=values
+                self._cold.checkpoint, view.thread_id, view.ns, checkpoint_id, values=values
             )
         try:
             raw: RawCheckpoint | None = yield find
         except DatabaseUnavailable as error:
             # A thread that this buffer never flushed is taken for new, so that new runs start in an
             # outage.
-            if look.known_cold:
-                raise _unavailable(look.thread_id) from error
-            if self._refuse_unknown and not look.known:
-                raise _unknown(look.thread_id) from error
+            if view.known_cold:
+                raise _unavailable(view.thread_id) from error
+            if self._refuse_unknown and not view.known:
+                raise _unknown(view.thread_id) from error
             return None
         if raw is None and copied is not None:
-            gone: set[str] = yield partial(self._cold.deleted, [look.thread_id])
+            gone: set[str] = yield partial(self._cold.deleted, [view.thread_id])
             if gone:  # elsewhere
-                yield partial(self._buffer.drop_copies, STREAM, {look.thread_id: copied.mark})
+                yield partial(self._buffer.drop_copies, STREAM, {view.thread_id: copied.mark})
         return raw
 
     def _find_copied(
-        self, look: _Look, checkpoint_id: str | None, channels: Sequence[str] | None
+        self, view: _View, checkpoint_id: str | None, channels: Sequence[str] | None
     ) -> tuple[RawCheckpoint | None, bool]:
-        if look.glance.mark is None:
+        if view.glance.mark is None:
             return None, False
         with self._buffer.snapshot() as snapshot:
-            thread = CopiedThread(snapshot, look.thread_id)
-            raw = thread.find(look.ns, checkpoint_id, channels)
-            is_current = raw is not None and thread.is_current(look.ns)
+            thread = CopiedThread(snapshot, view.thread_id)
+            raw = thread.find(view.ns, checkpoint_id, channels)
+            is_current = raw is not None and thread.is_current(view.ns)
         return (
             (raw, is_current)
-            if raw is not None and raw.checkpoint_id not in look.hidden
+            if raw is not None and raw.checkpoint_id not in view.hidden
             else (None, False)
         )
 
-    def _keep(self, look: _Look, raw: RawCheckpoint, *, newest: bool) -> Steps[None]:
+    def _keep(self, view: _View, raw: RawCheckpoint, *, newest: bool) -> Steps[None]:
         """Keep what came from the database for when it is away; forget what it says is no longer
         so."""
         if raw.mark is not None:
-            self.heads.learn(look.thread_id, Mark.unpack(raw.mark).head)
+            self.heads.learn(view.thread_id, Mark.unpack(raw.mark).head)
         if raw.copied:
-            if look.glance.stale_use:
-                yield partial(self._buffer.use_copy, STREAM, look.thread_id)
-        elif look.partly_hot or raw.mark is None:
+            if view.glance.stale_use:
+                yield partial(self._buffer.use_copy, STREAM, view.thread_id)
+        elif view.partly_hot or raw.mark is None:
             return
         elif newest:
-            yield partial(self._copies.keep, raw, look.glance)
-        elif look.glance.mark is not None and is_stale(look.glance.mark, raw.mark, deleted=False):
-            yield partial(self._buffer.drop_copies, STREAM, {look.thread_id: look.glance.mark})
+            yield partial(self._copies.keep, raw, view.glance)
+        elif view.glance.mark is not None and is_stale(view.glance.mark, raw.mark, deleted=False):
+            yield partial(self._buffer.drop_copies, STREAM, {view.thread_id: view.glance.mark})
 
-    def _needed(self, look: _Look, find: Callable[[], T]) -> Steps[T]:
+    def _needed(self, view: _View, find: Callable[[], T]) -> Steps[T]:
         """Something that is only in the database and without which the answer would be wrong."""
         try:
             result: T = yield find
         except DatabaseUnavailable as error:
-            raise _unavailable(look.thread_id) from error
+            raise _unavailable(view.thread_id) from error
         return result
 
     def _cold_blobs(
-        self, look: _Look, versions: dict[str, str]
+        self, view: _View, versions: dict[str, str]
     ) -> Steps[dict[str, tuple[str, bytes]]]:
         try:
             found: dict[str, tuple[str, bytes]] = yield partial(
-                self._cold.blobs, look.thread_id, look.ns, versions
+                self._cold.blobs, view.thread_id, view.ns, versions
             )
         except DatabaseUnavailable as error:
             with self._buffer.snapshot() as snapshot:
-                found = CopiedThread(snapshot, look.thread_id).blobs(look.ns, versions)
+                found = CopiedThread(snapshot, view.thread_id).blobs(view.ns, versions)
             if len(found) < len(versions):
-                raise _unavailable(look.thread_id) from error
+                raise _unavailable(view.thread_id) from error
         return found
 
-    def _cold_writes(self, look: _Look, checkpoint_id: str) -> Steps[list[RawWrite]]:
+    def _cold_writes(self, view: _View, checkpoint_id: str) -> Steps[list[RawWrite]]:
         try:
             found: list[RawWrite] = yield partial(
-                self._cold.writes, look.thread_id, look.ns, checkpoint_id
+                self._cold.writes, view.thread_id, view.ns, checkpoint_id
             )
         except DatabaseUnavailable as error:
             with self._buffer.snapshot() as snapshot:
-                thread = CopiedThread(snapshot, look.thread_id)
+                thread = CopiedThread(snapshot, view.thread_id)
                 copied = (
-                    thread.writes(look.ns, checkpoint_id) if thread.is_current(look.ns) else None
+                    thread.writes(view.ns, checkpoint_id) if thread.is_current(view.ns) else None
                 )
             if copied is None:
-                raise _unavailable(look.thread_id) from error
+                raise _unavailable(view.thread_id) from error
             return copied
         return found
 
     def _complete_hot(
-        self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None
+        self, view: _View, raw: RawCheckpoint, channels: Sequence[str] | None
     ) -> Steps[None]:
         """Add what a hot checkpoint has in the database: values that did not change lately, early
         writes."""
         cold_writes: list[RawWrite] = []
-        if not look.deleted:
+        if not view.deleted:
             missing = _missing(raw, channels)
             if missing:
-                raw.blobs |= yield from self._cold_blobs(look, missing)
-            if raw.checkpoint_id <= look.head:
-                cold_writes = yield from self._cold_writes(look, raw.checkpoint_id)
+                raw.blobs |= yield from self._cold_blobs(view, missing)
+            if raw.checkpoint_id <= view.head:
+                cold_writes = yield from self._cold_writes(view, raw.checkpoint_id)
         raw.writes = merge_writes(cold_writes, raw.writes)
 
     def _complete_cold(
-        self, look: _Look, raw: RawCheckpoint, channels: Sequence[str] | None
+        self, view: _View, raw: RawCheckpoint, channels: Sequence[str] | None
     ) -> Steps[bool]:
         """Add values and hot writes to a cold checkpoint. False when it was deleted meanwhile."""
-        if raw.parent_id in look.hidden:
+        if raw.parent_id in view.hidden:
             raw.parent_id = None
-        if look.partly_hot:
+        if view.partly_hot:
             with self._buffer.snapshot() as snapshot:  # values of parked entries
-                raw.blobs |= HotThread(snapshot, look.thread_id).blobs(
-                    look.ns, _missing(raw, channels)
+                raw.blobs |= HotThread(snapshot, view.thread_id).blobs(
+                    view.ns, _missing(raw, channels)
                 )
-        place = (look.thread_id, look.ns, raw.checkpoint_id)
+        place = (view.thread_id, view.ns, raw.checkpoint_id)
         missing = _missing(raw, channels)
         if missing:
-            raw.blobs |= yield from self._cold_blobs(look, missing)
+            raw.blobs |= yield from self._cold_blobs(view, missing)
             if missing := _missing(raw, channels):
-                if not (yield from self._needed(look, partial(self._cold.still_there, *place))):
+                if not (yield from self._needed(view, partial(self._cold.still_there, *place))):
                     return False
                 raise _damaged(raw, missing)
-        raw.writes = merge_writes(raw.writes, look.writes)
+        raw.writes = merge_writes(raw.writes, view.writes)
         return True
 
     def keep_ancestors(self, ancestors: Sequence[RawCheckpoint], seen: Glance) -> Steps[None]:

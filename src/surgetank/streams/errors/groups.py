@@ -149,17 +149,17 @@ class ErrorGroup:
 
     def to_dict(self, *, full: bool = True) -> dict[str, Any]:
         """The group as people get it; without stack trace and context unless `full`."""
-        told: dict[str, Any] = {
+        body: dict[str, Any] = {
             name: getattr(self, name)
             for name in self.__slots__
             if full or name not in ("stack_trace", "error_context")
         }
         for name in ("created_at", "last_seen", "resolved_at", "regressed_at", "snoozed_until"):
-            told[name] = timestamp(told[name]) if told[name] is not None else None
+            body[name] = timestamp(body[name]) if body[name] is not None else None
         return {
-            **told,
+            **body,
             "severity": self.severity.value,
-            "first_seen": told["created_at"],
+            "first_seen": body["created_at"],
             "resolved": self.resolved,
         }
 

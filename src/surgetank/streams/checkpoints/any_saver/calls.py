@@ -67,10 +67,10 @@ class SaverCalls:
                 if page:
                     yield page
                 return
-            whole = [t for t in page if t.checkpoint["id"] != page[-1].checkpoint["id"]]
-            if whole:
-                yield whole
-                before = whole[-1].checkpoint["id"]
+            complete = [t for t in page if t.checkpoint["id"] != page[-1].checkpoint["id"]]
+            if complete:
+                yield complete
+                before = complete[-1].checkpoint["id"]
                 size = max(size, min(2 * size, _LAST_PAGE))
             else:
                 size *= 2
@@ -173,7 +173,7 @@ def calls_of(
     return calls
 
 
-def raise_told(error: Exception, thread_id: str, entry: Entry) -> NoReturn:
+def raise_refused(error: Exception, thread_id: str, entry: Entry) -> NoReturn:
     """Raise what a saver's failure means: the saver can't be reached, or it refuses this entry's
     data."""
     if isinstance(error, (SurgetankError, OSError, MemoryError)):

@@ -51,7 +51,7 @@ class SaverCold:
         values: bool = False,  # noqa: ARG002 - a saver gives them anyway
     ) -> RawCheckpoint | None:
         """One checkpoint with its values and writes."""
-        with _told():
+        with _named_errors():
             found = self._calls.get(thread_id, ns, checkpoint_id)
         return self._raw(thread_id, ns, found) if found is not None else None
 
@@ -64,7 +64,7 @@ class SaverCold:
         values: bool = False,  # noqa: ARG002 - a saver gives them anyway
     ) -> RawCheckpoint | None:
         """The newest checkpoint of the namespace that is not among the hidden ones."""
-        with _told():
+        with _named_errors():
             found = self._calls.get(thread_id, ns, None)
             if found is not None and found.checkpoint["id"] in hidden:
                 rest = (t for page in self._calls.pages(thread_id, ns) for t in page)
@@ -85,7 +85,7 @@ class SaverCold:
 
     def writes(self, thread_id: str, ns: str, checkpoint_id: str) -> list[RawWrite]:
         """The writes of a checkpoint; none when the saver doesn't have it."""
-        with _told():
+        with _named_errors():
             found = self._calls.get(thread_id, ns, checkpoint_id)
         return self._writes(found) if found is not None else []
 
@@ -94,7 +94,7 @@ class SaverCold:
     ) -> dict[str, tuple[str, bytes]]:
         """The values of channel versions, looked for from the newest checkpoint on."""
         values: dict[str, tuple[str, bytes]] = {}
-        with _told():
+        with _named_errors():
             for page in self._calls.pages(thread_id, ns) if versions else ():
                 for found in page:
                     for channel in versions.keys() - values.keys():
@@ -117,7 +117,7 @@ class SaverCold:
 
     def still_there(self, thread_id: str, ns: str, checkpoint_id: str) -> bool:
         """Whether the checkpoint was not deleted meanwhile."""
-        with _told():
+        with _named_errors():
             return self._calls.get(thread_id, ns, checkpoint_id) is not None
 
     def page(
@@ -140,7 +140,7 @@ class SaverCold:
         } or None
         places: list[Place] = []
         cursor = last[2] if last is not None else before
-        with _told():
+        with _named_errors():
             for found in self._calls.pages(
                 thread_id, ns, before=cursor, metadata=metadata, size=limit + 1
             ):
@@ -156,7 +156,7 @@ class SaverCold:
 
     def run_checkpoints(self, run_ids: Sequence[str]) -> list[Place]:
         """Places of the checkpoints that belong to runs."""
-        with _told():
+        with _named_errors():
             return [
                 place_of(found.config)
                 for run_id in run_ids
@@ -184,14 +184,14 @@ class SaverCold:
             if idx is None:
                 idx = counts[task_id] = counts.get(task_id, -1) + 1
             # LangGraph's savers give back as a list what it wrote as a tuple.
-            whole = tuple(value) if channel == INTERRUPT and type(value) is list else value
-            type_, data = self._calls.serde.dumps_typed(whole)
+            full = tuple(value) if channel == INTERRUPT and type(value) is list else value
+            type_, data = self._calls.serde.dumps_typed(full)
             writes.append(RawWrite(task_id, idx, WriteRecord(channel, f"{order:08}", type_, data)))
         return writes
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _named_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:

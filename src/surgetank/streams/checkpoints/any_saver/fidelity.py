@@ -52,25 +52,27 @@ class Fidelity:
         read = {k: v for k, v in found.checkpoint.items() if k in checkpoint} | {
             "channel_values": values
         }
-        told = difference(checkpoint, read, by_meaning=True) or difference(
+        deviation = difference(checkpoint, read, by_meaning=True) or difference(
             metadata, found.metadata, "$.metadata", json_like=True, by_meaning=True
         )
-        if told is None and parent != (
+        if deviation is None and parent != (
             place_of(found.parent_config)[2] if found.parent_config else None
         ):
-            told = "$.parent: another one"
-        if told is not None:
-            self._altered(told, thread_id, entry)
+            deviation = "$.parent: another one"
+        if deviation is not None:
+            self._altered(deviation, thread_id, entry)
 
     def check(self, path: str, value: Any, thread_id: str, entry: Entry) -> None:
         """Refuse a value that the saver's serializer would alter, before anything is written."""
         serde = self._calls.saver.serde
-        told = difference(value, serde.loads_typed(serde.dumps_typed(value)), path, by_meaning=True)
-        if told is not None:
-            self._altered(told, thread_id, entry)
+        deviation = difference(
+            value, serde.loads_typed(serde.dumps_typed(value)), path, by_meaning=True
+        )
+        if deviation is not None:
+            self._altered(deviation, thread_id, entry)
 
-    def _altered(self, told: str, thread_id: str, entry: Entry) -> NoReturn:
-        path, _, reason = told.partition(": ")
+    def _altered(self, deviation: str, thread_id: str, entry: Entry) -> NoReturn:
+        path, _, reason = deviation.partition(": ")
         raise EntryRejected(
             partition=thread_id, path=path, seq=entry.seq, remedy=_FAITHFUL,
             reason=f"{type(self._calls.saver).__name__} does not keep it as it is: it gives back "

@@ -43,7 +43,7 @@ from surgetank.streams.checkpoints.any_saver.calls import (
     SaverCalls,
     ValueCache,
     place,
-    raise_told,
+    raise_refused,
     unavailable,
     writes_in_order,
 )
@@ -98,7 +98,7 @@ class SaverSink:
         self._values = ValueCache(cache_bytes)
         self._tokens: dict[str, int] = {}
         self._put: dict[str, set[Place]] = {}  # checkpoints that are known to be in the saver
-        self._buried: dict[str, set[Place]] = {}  # and those that were deleted with their thread
+        self._deleted: dict[str, set[Place]] = {}  # and those that were deleted with their thread
         self._lock = threading.Lock()
 
     @property
@@ -133,7 +133,7 @@ class SaverSink:
 
     def _fence(self, part: Slice, buffer_id: str) -> None:
         key = f"{buffer_id}/{part.lease.partition}"
-        for known in (self._tokens, self._put, self._buried):
+        for known in (self._tokens, self._put, self._deleted):
             while len(known) > _THREADS_KNOWN:
                 known.pop(next(iter(known)))
         if part.lease.token < self._tokens.get(key, 0):
@@ -150,7 +150,7 @@ class SaverSink:
                 try:
                     self._entry(work, entry)
                 except Exception as error:  # noqa: BLE001 - told by kind, with the entry that it is about
-                    raise_told(error, work.thread_id, entry)
+                    raise_refused(error, work.thread_id, entry)
         except BaseException:
             self._values.forget(work.thread_id)
             raise
@@ -182,13 +182,13 @@ class SaverSink:
         record = next(r for r in entry.records if r.key[:1] == b"c")
         ns, checkpoint_id = envelope.split_key(record.key)
         stored = CheckpointRecord.unpack(record.value)
-        buried = self._buried.get(work.thread_id, set())
-        if stored.parent_id is not None and (ns, stored.parent_id) in buried:
-            buried.add((ns, checkpoint_id))  # a late arrival of a run whose thread was deleted
+        deleted = self._deleted.get(work.thread_id, set())
+        if stored.parent_id is not None and (ns, stored.parent_id) in deleted:
+            deleted.add((ns, checkpoint_id))  # a late arrival of a run whose thread was deleted
             return
-        if (ns, checkpoint_id) in buried:
-            buried.discard((ns, checkpoint_id))
-            work.forget.append(envelope.grave_note(ns, checkpoint_id))
+        if (ns, checkpoint_id) in deleted:
+            deleted.discard((ns, checkpoint_id))
+            work.forget.append(envelope.tombstone_note(ns, checkpoint_id))
         for blob in entry.records:
             if blob.key[:1] == b"b":
                 _, channel, version = envelope.split_blob_key(blob.key)
@@ -206,7 +206,7 @@ class SaverSink:
             try:
                 self._writes(work, waiting)
             except Exception as error:  # noqa: BLE001 - told as this entry's, not as the checkpoint's
-                raise_told(error, work.thread_id, waiting)
+                raise_refused(error, work.thread_id, waiting)
 
     def _put_checkpoint(
         self, work: _Work, entry: Entry, at: Place, stored: CheckpointRecord
@@ -278,7 +278,7 @@ class SaverSink:
         record = next(r for r in entry.records if r.key[:1] == b"w")
         ns, checkpoint_id, _, _ = envelope.split_write_key(record.key)
         at = (ns, checkpoint_id)
-        if at in self._buried.get(work.thread_id, ()):
+        if at in self._deleted.get(work.thread_id, ()):
             return
         if at not in self._put.get(work.thread_id, ()) and work.coming.get(at, 0) > entry.seq:
             work.held.setdefault(at, []).append(entry)  # until its checkpoint is there
@@ -349,8 +349,8 @@ class SaverSink:
             newest[ns] = max(checkpoint_id, newest.get(ns, ""))
         self._calls.saver.delete_thread(thread_id)
         self._put.pop(thread_id, None)
-        self._buried[thread_id] = set(newest.items())
-        work.passing |= {envelope.grave_note(ns, cid): b"" for ns, cid in newest.items()}
+        self._deleted[thread_id] = set(newest.items())
+        work.passing |= {envelope.tombstone_note(ns, cid): b"" for ns, cid in newest.items()}
         work.forget.append(envelope.HEAD)
         work.heads.clear()
 

@@ -53,7 +53,7 @@ class Draft:
             self.shown[channel] = projection.project(channel, *value)
         return self.shown[channel]
 
-    def whole(self) -> bytes:
+    def full_body(self) -> bytes:
         """The state of a thread that has nothing else."""
         shown = [(c, self.show(c, value)[0]) for c, value in self.values.items() if _is_shown(c)]
         return projection.join(shown)
@@ -118,7 +118,7 @@ def _first_item(thread_id: str, draft: Draft | None, writer: str | None) -> byte
     return b"[%b,%b,%b,%b]" % (
         orjson.dumps(thread_id),
         orjson.dumps(draft.checkpoint_id),
-        orjson.dumps(draft.versions) + b"," + draft.whole(),
+        orjson.dumps(draft.versions) + b"," + draft.full_body(),
         orjson.dumps(writer),
     )
 

@@ -78,18 +78,20 @@ def _shown_tail(count: int, newest_first: list[bytes]) -> bytes:
 def _newest(channel: str, data: bytes, items: Sequence[tuple[int, int]]) -> Shown:
     """A list of which only the end is shown: what comes before is not even decoded."""
     kept: list[bytes] = []
-    told: list[Replacement] = []
+    replacements: list[Replacement] = []
     size = 0
     for index in range(len(items) - 1, -1, -1):
         start, end = items[index]
         encoded, replaced = dumps_jsonb(to_plain("msgpack", data[start:end]))
         size += len(encoded)
         if size > CHANNEL_BYTES:
-            return _shown_tail(len(items), kept), tuple(told)
+            return _shown_tail(len(items), kept), tuple(replacements)
         kept.append(encoded)
-        told += _located(channel, f"[{index}]", replaced)
+        replacements += _located(channel, f"[{index}]", replaced)
     encoded = b"[" + b",".join(reversed(kept)) + b"]"
-    return encoded if len(encoded) <= CHANNEL_BYTES else _shown_tail(len(items), kept), tuple(told)
+    return encoded if len(encoded) <= CHANNEL_BYTES else _shown_tail(len(items), kept), tuple(
+        replacements
+    )
 
 
 def join(parts: Sequence[tuple[str, bytes]]) -> bytes:

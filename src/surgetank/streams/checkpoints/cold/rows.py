@@ -58,9 +58,9 @@ class Batch:
         found.update(key[:2] for key, _ in self.blobs)
         return found
 
-    def drop_late_writes(self, buried: set[CheckpointKey]) -> None:
+    def drop_late_writes(self, deleted: set[CheckpointKey]) -> None:
         """Leave out writes that came after the deletion of the checkpoint that they belong to."""
-        for key in [k for k in self.writes if k[:3] in buried and k[:3] not in self.checkpoints]:
+        for key in [k for k in self.writes if k[:3] in deleted and k[:3] not in self.checkpoints]:
             del self.writes[key]
 
 
@@ -92,21 +92,21 @@ def plan(
     """What the entries of several threads ask for. `dead` are checkpoints deleted with their thread
     before; `in_row` asks for level 2 of the storage format (`streams/checkpoints/cold/small.py`).
     """
-    whole = Plan(in_row, Batch(in_row=in_row))
+    work = Plan(in_row, Batch(in_row=in_row))
     for thread, entries in parts:
-        batch = whole.first
+        batch = work.first
         for entry in entries:
             operation = _operation(entry)
             if operation is None:
-                _add_entry(whole, batch, thread, entry, dead)
+                _add_entry(work, batch, thread, entry, dead)
                 continue
-            whole.steps.append((thread, operation))
+            work.steps.append((thread, operation))
             if operation.kind == "delete_thread":
-                whole.heads.pop(thread, None)
+                work.heads.pop(thread, None)
             batch = Batch(in_row=in_row)
-            whole.steps.append((thread, batch))
-    whole.steps = [(t, s) for t, s in whole.steps if isinstance(s, Operation) or s]
-    return whole
+            work.steps.append((thread, batch))
+    work.steps = [(t, s) for t, s in work.steps if isinstance(s, Operation) or s]
+    return work
 
 
 def _operation(entry: Entry) -> Operation | None:
@@ -116,7 +116,7 @@ def _operation(entry: Entry) -> Operation | None:
 
 
 def _add_entry(
-    whole: Plan, batch: Batch, thread: str, entry: Entry, dead: set[CheckpointKey]
+    work: Plan, batch: Batch, thread: str, entry: Entry, dead: set[CheckpointKey]
 ) -> None:
     blobs: list[tuple[BlobKey, tuple[str, bytes]]] = []
     dropped = False
@@ -130,12 +130,12 @@ def _add_entry(
             blobs.append(((thread, ns, channel, version), _blob(record.value)))
         elif kind == b"c":
             versions, dropped = _add_checkpoint(
-                whole, batch, thread, entry, record.key, record.value, dead
+                work, batch, thread, entry, record.key, record.value, dead
             )
             ns, checkpoint_id = envelope.split_key(record.key)
             at = (thread, ns, checkpoint_id)
         elif kind == b"w":
-            _add_write(whole, batch, thread, record.key, record.value, dead, writes)
+            _add_write(work, batch, thread, record.key, record.value, dead, writes)
         else:
             raise EntryRejected(
                 partition=thread, path="$", seq=entry.seq, reason=f"an unknown kind of record "
@@ -168,7 +168,7 @@ def _blob(value: bytes) -> tuple[str, bytes]:
 
 
 def _add_checkpoint(
-    whole: Plan,
+    work: Plan,
     batch: Batch,
     thread: str,
     entry: Entry,
@@ -186,7 +186,7 @@ def _add_checkpoint(
         return {}, True
     if key in dead:
         dead.discard(key)
-        whole.revived.setdefault(thread, []).append(envelope.grave_note(ns, checkpoint_id))
+        work.revived.setdefault(thread, []).append(envelope.tombstone_note(ns, checkpoint_id))
     if entry.replayed:
         if key in batch.checkpoints:
             return {}, False
@@ -194,16 +194,16 @@ def _add_checkpoint(
     batch.checkpoints[key] = record
     batch.seqs[key] = entry.seq
     versions: Mapping[str, str] = {}
-    if whole.in_row:
+    if work.in_row:
         versions = batch.versions[key] = envelope.present_versions(record, checkpoint_id)
     if record.replaced:
-        whole.replaced.setdefault(thread, []).extend(record.replaced)
-    _note_head(whole, thread, ns, checkpoint_id)
+        work.replaced.setdefault(thread, []).extend(record.replaced)
+    _note_head(work, thread, ns, checkpoint_id)
     return versions, False
 
 
 def _add_write(
-    whole: Plan,
+    work: Plan,
     batch: Batch,
     thread: str,
     raw_key: bytes,
@@ -219,7 +219,7 @@ def _add_write(
         batch.writes[key] = WriteRecord.unpack(value)
         if idx >= 0:
             added.append(key)
-    _note_head(whole, thread, ns, checkpoint_id)
+    _note_head(work, thread, ns, checkpoint_id)
 
 
 def _share_row(batch: Batch, writes: Sequence[WriteKey]) -> None:
@@ -235,7 +235,7 @@ def _share_row(batch: Batch, writes: Sequence[WriteKey]) -> None:
                 batch.host_of[key] = host
 
 
-def _note_head(whole: Plan, thread: str, ns: str, checkpoint_id: str) -> None:
-    heads = whole.heads.setdefault(thread, {})
+def _note_head(work: Plan, thread: str, ns: str, checkpoint_id: str) -> None:
+    heads = work.heads.setdefault(thread, {})
     if checkpoint_id > heads.get(ns, ""):
         heads[ns] = checkpoint_id

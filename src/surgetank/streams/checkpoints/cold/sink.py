@@ -121,13 +121,13 @@ class PostgresCheckpointSink:
         dead = {(r["thread_id"], r["ns"], r["id"]) for r in cursor.fetchall()}
         work = plan(parts, dead, in_row=self._level(cursor) >= _IN_ROW)
         self._write_batch(cursor, work.first, threads, tallies, buffer_id)
-        buried: set[CheckpointKey] = set()
+        gone: set[CheckpointKey] = set()
         for thread_id, step in work.steps:
             if isinstance(step, Batch):
-                step.drop_late_writes(buried)
+                step.drop_late_writes(gone)
                 self._write_batch(cursor, step, threads, tallies, buffer_id)
             else:
-                buried |= self._operate(cursor, thread_id, step, threads, tallies)
+                gone |= self._operate(cursor, thread_id, step, threads, tallies)
         deleted = {t for t, step in work.steps if getattr(step, "kind", "") == "delete_thread"}
         for thread_id, replaced in work.replaced.items():
             if thread_id not in deleted:  # what was replaced in it is nobody's any more
@@ -211,18 +211,18 @@ class PostgresCheckpointSink:
         self._touch(cursor, [thread_id], {}, tallies, {})
         tally.rows += 1
         if operation.kind == "delete_thread":
-            buried = deletion.delete_thread(cursor, thread_id, operation)
+            gone = deletion.delete_thread(cursor, thread_id, operation)
             tally.forget, tally.replaced = (envelope.HEAD,), ()
             tally.thread = None
-            tally.buried = {
-                **tally.buried,
-                **{envelope.grave_note(ns, cid): b"" for ns, cid in buried},
+            tally.deletion_notes = {
+                **tally.deletion_notes,
+                **{envelope.tombstone_note(ns, cid): b"" for ns, cid in gone},
             }
-            return {(thread_id, ns, cid) for ns, cid in buried}
+            return {(thread_id, ns, cid) for ns, cid in gone}
         tally.replaced += tuple(deletion.delete_checkpoints(cursor, thread_id, operation))
         newest = sorted(operation.checkpoint_ids)[-_PRUNED_NOTED:]
         notes = {envelope.pruned_note(operation.checkpoint_ns, cid): b"" for cid in newest}
-        tally.buried = {**tally.buried, **notes}
+        tally.deletion_notes = {**tally.deletion_notes, **notes}
         return set()
 
 
@@ -237,10 +237,10 @@ def _note_before(cursor: Rows, part: Passed, work: Plan, tally: Tally) -> None:
     for _, step in before.steps:
         if isinstance(step, Operation) and step.kind == "delete_thread":
             tally.forget = (envelope.HEAD,)
-            graves = deletion.deleted_with(cursor, step) or ()
-            tally.buried = {
-                **{envelope.grave_note(ns, cid): b"" for ns, cid in graves},
-                **tally.buried,
+            tombstones = deletion.deleted_with(cursor, step) or ()
+            tally.deletion_notes = {
+                **{envelope.tombstone_note(ns, cid): b"" for ns, cid in tombstones},
+                **tally.deletion_notes,
             }
 
 
@@ -253,7 +253,7 @@ def _written(part: Passed, tally: Tally, work: Plan, steps: Sequence[Step]) -> W
         values_replaced=len(tally.replaced),
         forget=(*tally.forget, *work.revived.get(part.partition, ())),
         maxima={envelope.head_note(ns): cid.encode() for ns, cid in heads.items()},
-        passing=tally.buried,
+        passing=tally.deletion_notes,
         fork=tally.fork,
         keep=ThreadKeeper(part.partition, steps, tally.before, tally.after),
         skipped=len(part.written_before),

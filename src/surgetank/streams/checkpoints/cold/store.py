@@ -144,9 +144,9 @@ def _store_checkpoints(
             shown = [
                 Jsonb(part, dumps=bytes) for part in (record.metadata_json, record.scalars_json)
             ]
-            told = Jsonb(numbers, dumps=bytes) if numbers is not None else None
+            numbered = Jsonb(numbers, dumps=bytes) if numbers is not None else None
             cursor.execute(
-                SQL["replace_checkpoint"], (record.parent_id, codec, body, *shown, told, *at)
+                SQL["replace_checkpoint"], (record.parent_id, codec, body, *shown, numbered, *at)
             )
             tallies[key[0]].count(len(body))
     if new:

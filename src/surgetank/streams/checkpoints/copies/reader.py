@@ -254,7 +254,7 @@ def restore_lost(buffer: Buffer, findings: Sequence[Found]) -> list[Found]:
     Only what the buffer has a copy of; the findings with what was restored. What can't be appended
     just now (a full buffer) is not.
     """
-    copies, told = Copies(buffer), []
+    copies, reported = Copies(buffer), []
     for found in findings:
         if found.stream == STREAM and found.gone is not None:
             try:
@@ -265,5 +265,5 @@ def restore_lost(buffer: Buffer, findings: Sequence[Found]) -> list[Found]:
                 log.error("state_not_restored", thread=found.partition, error=error.what)
             else:
                 found = replace(found, restored=bool(entries))  # noqa: PLW2901
-        told.append(found)
-    return told
+        reported.append(found)
+    return reported

@@ -152,14 +152,14 @@ class _Draft:
         after.writes = _writes(body, wrote, after.checkpoints.keys(), newest)
         known = wrote.batch.versions.get((self._thread_id, ns, newest))
         wanted = (known if known is not None else envelope.present_versions(record, newest)).items()
-        whole = self._values(
+        complete = self._values(
             ns, body, after, wrote, [*wanted, *_seeds(missing, lineage)] if missing else wanted
         )
         if body.large:
             self._forget(
-                ns, [v for v in body.large.items() if not whole or v[0] not in after.large]
+                ns, [v for v in body.large.items() if not complete or v[0] not in after.large]
             )
-        self._bodies[ns] = after if whole else Body()
+        self._bodies[ns] = after if complete else Body()
 
     def _values(
         self, ns: str, body: Body, after: Body, wrote: Wrote, wanted: Iterable[Version]

@@ -127,15 +127,17 @@ def plan(contents: Contents, limits: Limits) -> ThreadPlan:
         removable = sorted((k for k in wanted - fixed), key=lambda k: (k[1], k[0]))
         kept = _shrunk(contents, known, wanted, removable, limits.max_bytes)
     doomed: dict[str, list[str]] = {}
-    told: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for ns, checkpoint_id in sorted(known.keys() - kept, key=lambda k: (k[1], k[0])):
         doomed.setdefault(ns, []).append(checkpoint_id)
         reason = reasons.get((ns, checkpoint_id), "size")
-        told[reason] = told.get(reason, 0) + 1
+        counts[reason] = counts.get(reason, 0) + 1
     size = contents.size
     freed = max(0, size - remaining_bytes(contents, kept)) if contents.values else None
     delta = any(known[key].delta_channels for key in known.keys() - kept)
-    return ThreadPlan(contents.thread_id, len(known), size, doomed, told, freed, indivisible=delta)
+    return ThreadPlan(
+        contents.thread_id, len(known), size, doomed, counts, freed, indivisible=delta
+    )
 
 
 def _fixed(contents: Contents, known: Mapping[Key, Stored]) -> set[Key]:

@@ -179,7 +179,7 @@ def storage(
         with database.asking(patient=True) as connection, connection.cursor(
             binary=True, row_factory=dict_row
         ) as cursor:  # fmt: skip
-            return _Look(buffer, cursor, limits, now, hot_bytes).report(
+            return _Survey(buffer, cursor, limits, now, hot_bytes).report(
                 database.address, hot, thread, top, sample_bytes
             )
     except (DatabaseUnavailable, ConfigurationError) as error:
@@ -212,7 +212,7 @@ def _hot(buffer: Buffer, thread: str | None, top: int) -> tuple[dict[str, int], 
     )
 
 
-class _Look:
+class _Survey:
     """One look at the database."""
 
     def __init__(

@@ -121,9 +121,9 @@ class OurStore:
         }
         if left.isdisjoint(threads):
             return  # it is about somebody else's threads
-        told = "; ".join(job.warnings) or str(job.result.get("message", job.status.value))
+        deviation = "; ".join(job.warnings) or str(job.result.get("message", job.status.value))
         raise TransferStopped(
-            f"The flush failed: {told[:600]}",
+            f"The flush failed: {deviation[:600]}",
             remedy="what was imported is safe in the buffer; mend the cause (`surgetank doctor`) "
             "and start again.",
         )
@@ -189,22 +189,26 @@ def compare(expected: RawCheckpoint, found: RawCheckpoint | None) -> str | None:
         return "it is missing"
     if expected.parent_id != found.parent_id:
         return "$.parent: another one"
-    told = difference(expected.structure, found.structure)
-    told = told or difference(_metadata(expected), _metadata(found), "$.metadata", json_like=True)
-    told = told or difference(sorted(expected.blobs), sorted(found.blobs), "$.channel_values")
-    told = told or difference(
+    deviation = difference(expected.structure, found.structure)
+    deviation = deviation or difference(
+        _metadata(expected), _metadata(found), "$.metadata", json_like=True
+    )
+    deviation = deviation or difference(
+        sorted(expected.blobs), sorted(found.blobs), "$.channel_values"
+    )
+    deviation = deviation or difference(
         [w[:4] for w in each_write(expected)], [w[:4] for w in each_write(found)], "$.writes"
     )
-    if told is not None:
-        return told
+    if deviation is not None:
+        return deviation
     for channel, typed in expected.blobs.items():
         if (
-            told := _differ(typed, found.blobs[channel], f"$.channel_values.{channel}")
+            deviation := _differ(typed, found.blobs[channel], f"$.channel_values.{channel}")
         ) is not None:
-            return told
+            return deviation
     for a, b in zip(each_write(expected), each_write(found), strict=True):
-        if (told := _differ((a[4], a[5]), (b[4], b[5]), f"$.writes.{a[3]}")) is not None:
-            return told
+        if (deviation := _differ((a[4], a[5]), (b[4], b[5]), f"$.writes.{a[3]}")) is not None:
+            return deviation
     return None
 
 

@@ -101,9 +101,9 @@ def refuse_schema(address: str, tables: set[str], wanted: set[str], current: boo
 
 def unreachable(address: str, error: Exception) -> DatabaseUnavailable:
     """The family's error for a connection that failed."""
-    told = " ".join(str(error).split())
+    text = " ".join(str(error).split())
     return DatabaseUnavailable(
-        f"{address} can't be read or written ({told[:300]}).",
+        f"{address} can't be read or written ({text[:300]}).",
         remedy="check that it runs, and address, user and password; then start the same command "
         "again.",
     )

@@ -195,20 +195,20 @@ class OfficialTarget:
             value = _faithful.loads_typed(typed)
             again = _official.dumps_typed(value)
         except Exception as error:
-            told = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300]
             raise BrokenRow(
-                where, f"{path} can't be read or written ({told})", remedy=_LOSSY
+                where, f"{path} can't be read or written ({reason})", remedy=_LOSSY
             ) from error
         expected = list(value) if loose and type(value) is tuple else value
         self._judge(where, difference(expected, _faithful.loads_typed(again), path))
         return again
 
-    def _judge(self, where: tuple[str, str, str], told: str | None) -> None:
-        if told is None:
+    def _judge(self, where: tuple[str, str, str], reason: str | None) -> None:
+        if reason is None:
             return
         if not self._lossy:
-            raise BrokenRow(where, f"LangGraph's own saver would alter it: {told}", remedy=_LOSSY)
-        self.altered.append(f"{where[0]} {where[2]} {told}")
+            raise BrokenRow(where, f"LangGraph's own saver would alter it: {reason}", remedy=_LOSSY)
+        self.altered.append(f"{where[0]} {where[2]} {reason}")
 
     def put(self, raw: RawCheckpoint, new: dict[str, str | int | float]) -> None:
         """Write a checkpoint that `fit` gave, its writes first. `new` are the channels whose values
@@ -237,9 +237,9 @@ class OfficialTarget:
         except (psycopg.OperationalError, sqlite3.OperationalError) as error:
             raise unreachable(self.tables.address, error) from error
         except Exception as error:
-            told = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300]
             raise BrokenRow(
-                where, f"the saver refuses it ({type(error).__name__}: {told})", remedy=_LOSSY
+                where, f"the saver refuses it ({type(error).__name__}: {reason})", remedy=_LOSSY
             ) from error
 
     def delete(self, thread_id: str) -> None:

@@ -70,7 +70,7 @@ class Importer(Move):
             for number, thread_id in enumerate(threads):
                 self.tell(number, len(threads))
                 self._thread(thread_id)
-            self._settle()
+            self._confirm()
         except TransferStopped:
             self._ours.flush()  # what was accepted before; its job says what became of it
             raise
@@ -108,12 +108,12 @@ class Importer(Move):
                     self._count(raw)
                 remember(versions, (ns, checkpoint_id), raw.versions())
             if self._bytes >= _PORTION_BYTES or self._entries >= _PORTION_ENTRIES:
-                self._settle()
+                self._confirm()
             self.tell()
         if not self.wishes.dry_run:
             self._waiting.append((thread_id, state, digests))
             if len(self._waiting) > _PORTION_THREADS:
-                self._settle()
+                self._confirm()
 
     def _count(self, raw: RawCheckpoint) -> None:
         self.report.checkpoints += 1
@@ -164,17 +164,17 @@ class Importer(Move):
 
     def _same_as_ours(self, raw: RawCheckpoint) -> None:
         ours = self._ours.read(raw.thread_id, raw.checkpoint_ns, raw.checkpoint_id)
-        told = compare(raw, ours)
-        if told is not None:
+        deviation = compare(raw, ours)
+        if deviation is not None:
             raise BrokenRow(
                 (raw.thread_id, raw.checkpoint_ns, raw.checkpoint_id), f"it is here already, but "
-                f"different: {told}",
+                f"different: {deviation}",
                 remedy="--force replaces threads that are here; --on-error skip leaves what is "
                 "here.",
             )  # fmt: skip
         self.report.verified += 1
 
-    def _settle(self) -> None:
+    def _confirm(self) -> None:
         """Flush what waits, read every moved checkpoint back, compare it, and note its thread as
         done."""
         # of this run, or of one that was killed
@@ -271,11 +271,13 @@ class Exporter(Move):
         remember(versions, place, raw.versions())
         if new and self.wishes.dry_run:
             return
-        told = compare(raw, self._target.tables.read(raw.thread_id, *place))
-        if told is not None:
+        deviation = compare(raw, self._target.tables.read(raw.thread_id, *place))
+        if deviation is not None:
             reason = "it came back different" if new else "it is there already, but different"
             raise BrokenRow(
-                (raw.thread_id, *place), f"{reason}: {told}", remedy="--force replaces the thread."
+                (raw.thread_id, *place),
+                f"{reason}: {deviation}",
+                remedy="--force replaces the thread.",
             )
         self.report.verified += 1
         self.report.already_there += not new

@@ -14,7 +14,7 @@ from surgetank.buffer.protocol import Due
 from surgetank.exceptions import EntryUnreadable
 from surgetank.flush.partition import Run
 from surgetank.flush.policy import StreamPolicy
-from surgetank.flush.turns import Turns
+from surgetank.flush.rotation import Rotation
 from surgetank.model import JobStatus
 from surgetank.sinks.protocol import Slice
 
@@ -87,7 +87,7 @@ def test_what_room_is_left_goes_to_those_that_have_more(plant: Plant) -> None:
         plant.put("huge", key=b"%d" % i)
     plant.put("small")
     leased = plant.buffer.lease("s", SHARED_DUE, owner="w", ttl_s=15.0)
-    group, _ = Turns(plant.buffer, SHARED, leased, none_unreadable).next_group()
+    group, _ = Rotation(plant.buffer, SHARED, leased, none_unreadable).next_group()
     assert {s.lease.partition: len(s.entries) for s in group} == {"huge": 19, "small": 1}
     assert [e.seq for e in group[0].entries] == sorted(e.seq for e in group[0].entries)
 

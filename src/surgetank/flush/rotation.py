@@ -19,7 +19,7 @@ from surgetank.model import Entry
 from surgetank.sinks.protocol import Slice
 
 
-class Turns:
+class Rotation:
     """The partitions of one job that still have entries. `runs` has them by name, until they are
     settled."""
 
@@ -129,7 +129,7 @@ class Turns:
             taken.setdefault(run.lease.partition, []).extend(batch)
         return taken
 
-    def settle(self, members: Sequence[Run]) -> list[Run]:
+    def requeue(self, members: Sequence[Run]) -> list[Run]:
         """Let those that have more wait for their next turn; returns the others, which leave."""
         done = []
         for run in members:
