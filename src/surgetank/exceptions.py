@@ -338,13 +338,13 @@ class BrokenRow(SurgetankError):
     `place` is thread, namespace and checkpoint id.
     """
 
-    def __init__(self, place: tuple[str, str, str], reason: str, *, remedy: str = "") -> None:
-        thread_id, ns, checkpoint_id = place
+    def __init__(self, checkpoint: tuple[str, str, str], reason: str, *, remedy: str = "") -> None:
+        thread_id, ns, checkpoint_id = checkpoint
         within = f" in {ns!r}" if ns else ""
         super().__init__(
             f"Checkpoint {checkpoint_id} of {thread_id!r}{within}: {reason}.", remedy=remedy
         )
-        self.place = place
+        self.checkpoint = checkpoint
         self.reason = reason
 
 

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from surgetank.exceptions import ConfigurationError, FallbackDamaged, FallbackUnavailable
-from surgetank.fallback.codec import FileHeader, FileReader, FileWriter, Place, SpilledEntry
+from surgetank.fallback.codec import FileHeader, FileReader, FileWriter, SpilledEntry, ValueRef
 from surgetank.fallback.files import SpillFiles
 from surgetank.fallback.store import MARK, FallbackStore, address_of, open_store
 from surgetank.model import Entry, Record
@@ -47,9 +47,9 @@ def test_a_file_comes_back_as_it_was_written_and_says_where_each_value_lies():
     header, found = read(data)
     assert (header, found) == (HEADER, placed)
     for spilled in found:
-        for record, place in zip(spilled.entry.records, spilled.places, strict=True):
+        for record, place in zip(spilled.entry.records, spilled.refs, strict=True):
             assert place.value(data[place.offset : place.offset + place.length]) == record.value
-            assert Place.unpack(place.pack()) == place
+            assert ValueRef.unpack(place.pack()) == place
 
 
 def test_values_that_compress_are_stored_compressed():
@@ -185,17 +185,17 @@ def test_values_are_read_from_their_places_and_their_neighbours_with_them(url):
     address = files.address
     assert address is not None
     for spilled in placed:
-        for record, place in zip(spilled.entry.records, spilled.places, strict=True):
+        for record, place in zip(spilled.entry.records, spilled.refs, strict=True):
             assert files.value(address, "b/1.spill", place) == record.value
     files.store().delete("b/1.spill")
     first = placed[0]
     # remembered
-    assert files.value(address, "b/1.spill", first.places[0]) == first.entry.records[0].value
+    assert files.value(address, "b/1.spill", first.refs[0]) == first.entry.records[0].value
 
 
 def test_a_value_that_was_changed_is_never_returned(url):
     data, placed = written(ENTRIES[:2])
-    place = placed[1].places[0]
+    place = placed[1].refs[0]
     changed = bytearray(data)
     changed[place.offset + 3] ^= 1
     files = SpillFiles(url)

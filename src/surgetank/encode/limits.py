@@ -94,13 +94,13 @@ def check_pair(thread_id: str, path: str, *names: str) -> None:
         )  # fmt: skip
 
 
-def check_all(thread_id: str, place: str, names: Sequence[str]) -> None:
-    """`check_names` for many short names at once. `place` is the path of what has them."""
+def check_all(thread_id: str, path: str, names: Sequence[str]) -> None:
+    """`check_names` for many short names at once. `path` is the path of what has them."""
     if all(type(name) is str for name in names):
         joined = "".join(names)
         if len(joined) <= MAX_NAME_BYTES and joined.isascii() and "\x00" not in joined:
             return
-    check_names(thread_id, [(f"{place}.{name_or_type(name)}", name) for name in names])
+    check_names(thread_id, [(f"{path}.{name_or_type(name)}", name) for name in names])
 
 
 def name_or_type(name: Any) -> str:

@@ -287,7 +287,7 @@ class _Walk:
                 open_now.discard(frame.identity)
                 continue
             frame.key, item = step
-            self._place(frame, self._open(convert(item, self._note), open_now))
+            self._put(frame, self._open(convert(item, self._note), open_now))
         return Sanitized(root[0], tuple(self.found), self.count)
 
     def _next(self, frame: _Frame) -> tuple[Any, Any] | None:
@@ -322,7 +322,7 @@ class _Walk:
         open_now.add(made.identity)
         return _Frame(iter(made.items), {} if made.is_object else [], made.identity)
 
-    def _place(self, parent: _Frame, made: Any) -> None:
+    def _put(self, parent: _Frame, made: Any) -> None:
         value = made.out if isinstance(made, _Frame) else made
         if isinstance(parent.out, list):
             parent.out.append(value)

@@ -28,12 +28,12 @@ MAGIC = b"STKSPIL1"
 SUFFIX = ".spill"
 _FRAME = struct.Struct("<cQI")
 _META = struct.Struct("<I")
-_PLACE = struct.Struct("<QQIB")
+_REF = struct.Struct("<QQIB")
 _HEADER, _ENTRY, _FOOTER = b"H", b"E", b"F"
 _MAX_JSON = 64 * 1024**2
 
 
-class Place(NamedTuple):
+class ValueRef(NamedTuple):
     """Where in a file a value is, the checksum of what is there, and how it is compressed
     (differences/patch.py)."""
 
@@ -44,12 +44,12 @@ class Place(NamedTuple):
 
     def pack(self) -> bytes:
         """As the buffer keeps it in the value's stead."""
-        return _PLACE.pack(*self)
+        return _REF.pack(*self)
 
     @classmethod
-    def unpack(cls, data: bytes) -> Place:
+    def unpack(cls, data: bytes) -> ValueRef:
         """The place that `pack` made."""
-        return cls(*_PLACE.unpack(data))
+        return cls(*_REF.unpack(data))
 
     def value(self, stored: bytes) -> bytes | None:
         """The value out of what lies there; None when the checksum does not fit."""
@@ -79,7 +79,7 @@ class SpilledEntry(NamedTuple):
     """An entry with the places of its values."""
 
     entry: Entry
-    places: tuple[Place, ...]
+    refs: tuple[ValueRef, ...]
 
 
 class FileWriter:
@@ -91,7 +91,7 @@ class FileWriter:
         self.entries = 0
         self.start = self._counted(MAGIC, *_frame(_HEADER, orjson.dumps(asdict(header))))
 
-    def entry(self, entry: Entry) -> tuple[list[bytes], tuple[Place, ...]]:
+    def entry(self, entry: Entry) -> tuple[list[bytes], tuple[ValueRef, ...]]:
         """The pieces of one entry's frame, and where its values will lie."""
         packed = [(record.key, *compress(record.value)) for record in entry.records]
         meta = orjson.dumps(
@@ -107,13 +107,13 @@ class FileWriter:
             *(part for key, _, data in packed for part in (key, data)),
         ]
         offset = self.offset + _FRAME.size + _META.size + len(meta)
-        places = []
+        refs = []
         for key, codec, data in packed:
             offset += len(key)
-            places.append(Place(offset, len(data), zlib.crc32(data), codec))
+            refs.append(ValueRef(offset, len(data), zlib.crc32(data), codec))
             offset += len(data)
         self.entries += 1
-        return self._counted(*_frame(_ENTRY, *body)), tuple(places)
+        return self._counted(*_frame(_ENTRY, *body)), tuple(refs)
 
     def end(self) -> list[bytes]:
         """The footer."""
@@ -185,13 +185,13 @@ class FileReader:
             (length,) = _META.unpack_from(body)
             meta: dict[str, Any] = orjson.loads(body[_META.size : _META.size + length])
             offset = _META.size + length
-            records, places = [], []
+            records, refs = [], []
             for key_bytes, value_bytes, codec in meta["sizes"]:
                 key = body[offset : offset + key_bytes]
                 offset += key_bytes
                 stored = body[offset : offset + value_bytes]
                 records.append(Record(key, decompress(codec, stored)))
-                places.append(Place(start + offset, value_bytes, zlib.crc32(stored), codec))
+                refs.append(ValueRef(start + offset, value_bytes, zlib.crc32(stored), codec))
                 offset += value_bytes
             stream, partition, seq = self.header.stream, meta["partition"], meta["seq"]
             epoch = meta.get("epoch", 0)  # the first release wrote none
@@ -209,7 +209,7 @@ class FileReader:
             raise self._damaged(f"the entry at byte {start} is of an unknown form") from error
         if offset != len(body):
             raise self._damaged(f"the entry at byte {start} has another length than it says")
-        return SpilledEntry(entry, tuple(places))
+        return SpilledEntry(entry, tuple(refs))
 
     def _check_end(self, body: bytes, start: int, digest: str) -> None:
         try:

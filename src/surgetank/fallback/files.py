@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 
 from surgetank.exceptions import FallbackDamaged
-from surgetank.fallback.codec import Place
+from surgetank.fallback.codec import ValueRef
 from surgetank.fallback.store import FallbackStore, address_of, open_store
 
 _BLOCK = 1024**2
@@ -61,34 +61,34 @@ class SpillFiles:
             self._stores[store.address] = store
         return store
 
-    def value(self, address: str, name: str, place: Place) -> bytes:
+    def value(self, address: str, name: str, ref: ValueRef) -> bytes:
         """A value from its place. Raises `FallbackUnavailable`, `FallbackDamaged`."""
-        stored = self._remembered(address, name, place)
+        stored = self._remembered(address, name, ref)
         if stored is None:
-            block = self.store(address).read(name, place.offset, max(place.length, _BLOCK))
-            stored = block[: place.length]
+            block = self.store(address).read(name, ref.offset, max(ref.length, _BLOCK))
+            stored = block[: ref.length]
             if len(block) <= _BLOCK:
-                self._remember((address, name, place.offset), block)
-        value = place.value(stored)
+                self._remember((address, name, ref.offset), block)
+        value = ref.value(stored)
         if value is None:
             self._forget(address, name)
             raise FallbackDamaged(
                 f"The spill file {name} in {address} is damaged: the checksum of the "
-                f"{place.length} bytes at"
-                f" {place.offset} does not fit.",
+                f"{ref.length} bytes at"
+                f" {ref.offset} does not fit.",
                 remedy="put an undamaged copy in its place (from a backup or a former version of "
                 "the object), then run"
                 " `surgetank recover`.",
             )
         return value
 
-    def _remembered(self, address: str, name: str, place: Place) -> bytes | None:
+    def _remembered(self, address: str, name: str, ref: ValueRef) -> bytes | None:
         with self._lock:
             for key, block in reversed(self._blocks.items()):
-                start = place.offset - key[2]
-                if key[:2] == (address, name) and start >= 0 and start + place.length <= len(block):
+                start = ref.offset - key[2]
+                if key[:2] == (address, name) and start >= 0 and start + ref.length <= len(block):
                     self._blocks.move_to_end(key)
-                    return block[start : start + place.length]
+                    return block[start : start + ref.length]
         return None
 
     def _remember(self, key: _Key, block: bytes) -> None:

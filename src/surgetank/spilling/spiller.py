@@ -166,7 +166,7 @@ class Spiller:
             self._buffer.keep_spill(header, 0)
             raise
         try:
-            entries = sum(self._put_places(header, lease, placed) for lease, placed in batch.placed)
+            entries = sum(self._put_refs(header, lease, placed) for lease, placed in batch.placed)
             self._buffer.keep_spill(header, writer.offset)
         except LeaseLost:  # given up meanwhile, and perhaps deleted before it was complete
             if header.number not in {file.number for file in self._buffer.spill_files()}:
@@ -182,16 +182,16 @@ class Spiller:
             placed: list[SpilledEntry] = []
             batch.placed.append((lease, placed))
             for entry in entries:
-                pieces, places = writer.entry(entry)
+                pieces, refs = writer.entry(entry)
                 yield from pieces
-                placed.append(SpilledEntry(entry, places))
+                placed.append(SpilledEntry(entry, refs))
                 if self._clock() - renewed_at > self._ttl_s / 3:
                     self._buffer.renew(batch.leases, ttl_s=self._ttl_s)
                     renewed_at = self._clock()
         yield from writer.end()
         self._buffer.renew(batch.leases, ttl_s=self._ttl_s)
 
-    def _put_places(self, header: FileHeader, lease: Lease, placed: Sequence[SpilledEntry]) -> int:
+    def _put_refs(self, header: FileHeader, lease: Lease, placed: Sequence[SpilledEntry]) -> int:
         """How many entries were moved: all, or those up to where the lease was lost."""
         for start in range(0, len(placed), _STUBBED_AT_ONCE):
             if not self._buffer.stub(header, lease, placed[start : start + _STUBBED_AT_ONCE]):

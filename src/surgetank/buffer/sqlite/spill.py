@@ -28,7 +28,7 @@ from surgetank.buffer.sqlite.checks import (
 from surgetank.buffer.sqlite.reserve import DiskReserve
 from surgetank.buffer.sqlite.rows import SLOT_BITS
 from surgetank.exceptions import BufferCorrupt, BufferFull, LeaseLost
-from surgetank.fallback.codec import FileHeader, Place, SpilledEntry
+from surgetank.fallback.codec import FileHeader, SpilledEntry, ValueRef
 from surgetank.fallback.files import SpillFiles
 from surgetank.model import Lease
 
@@ -64,7 +64,7 @@ class SQLiteSpillSide:
     _held: Callable[[sqlite3.Connection, Lease], int | None]
     _made_space: Callable[[], None]
 
-    def _load(self, connection: sqlite3.Connection, base: int, place: bytes) -> bytes:
+    def _load(self, connection: sqlite3.Connection, base: int, ref: bytes) -> bytes:
         """A spilled value. Raises `FallbackUnavailable`, `FallbackDamaged`."""
         row = connection.execute(
             "SELECT address, name FROM spills WHERE id = ?", (-base,)
@@ -75,7 +75,7 @@ class SQLiteSpillSide:
                 f"not know.",
                 remedy="copy the buffer to a safe place, then run `surgetank recover --dry-run`.",
             )
-        return self.files.value(row[0], row[1], Place.unpack(place))
+        return self.files.value(row[0], row[1], ValueRef.unpack(ref))
 
     def fill(self) -> float:
         with self._read() as connection:
@@ -139,17 +139,17 @@ class SQLiteSpillSide:
             if partition_id is None:
                 return False
             free(connection, self._checker, partition_id, low, high)
-            whole = (partition_id, low, high)
-            before = connection.execute(_VALUES, whole).fetchone()[0]
+            key_range = (partition_id, low, high)
+            before = connection.execute(_VALUES, key_range).fetchone()[0]
             names = names_sum(lease.stream, lease.partition)
             stubs = []
             for spilled in entries:
                 seeded = seed(names, spilled.entry.accepted_at)
-                for i, (record, place) in enumerate(
-                    zip(spilled.entry.records, spilled.places, strict=True)
+                for i, (record, ref) in enumerate(
+                    zip(spilled.entry.records, spilled.refs, strict=True)
                 ):
                     if len(record.value) > INLINE and record.key not in self.inline_keys:
-                        id_, packed = (spilled.entry.seq << SLOT_BITS) + i, place.pack()
+                        id_, packed = (spilled.entry.seq << SLOT_BITS) + i, ref.pack()
                         kept = (-header.number, record.key, packed, len(spilled.entry.records))
                         stubs.append(
                             (
@@ -167,7 +167,7 @@ class SQLiteSpillSide:
                 "0)",
                 stubs,
             ).rowcount
-            relieved = before - connection.execute(_VALUES, whole).fetchone()[0]
+            relieved = before - connection.execute(_VALUES, key_range).fetchone()[0]
             connection.execute(
                 "UPDATE spills SET records = records + ? WHERE id = ?",
                 (max(0, done), header.number),
@@ -300,10 +300,10 @@ class SQLiteSpillSide:
         entry, size, stubs = spilled.entry, 0, 0
         seeded = seed(names_sum(entry.stream, entry.partition), entry.accepted_at)
         rows: list[tuple[int | None, bytes, bytes]] = []
-        for record, place in zip(entry.records, spilled.places, strict=True):
+        for record, ref in zip(entry.records, spilled.refs, strict=True):
             inline = len(record.value) <= INLINE or record.key in self.inline_keys
             rows.append(
-                (None if inline else -number, record.key, record.value if inline else place.pack())
+                (None if inline else -number, record.key, record.value if inline else ref.pack())
             )
             size += len(record.key) + len(rows[-1][2])
             stubs += not inline

@@ -89,11 +89,11 @@ class EntryMaker:
         limits.check_names(thread_id, [("$.checkpoint.id", checkpoint_id)])
         limits.check_pair(thread_id, "$.thread_id with $.checkpoint.id", thread_id, checkpoint_id)
         versions: Mapping[str, str | int | float] = checkpoint["channel_versions"]
-        for place, names in (
+        for path, names in (
             ("$.channel_values", values),
             ("$.channel_versions", {**versions, **new_versions}),
         ):
-            limits.check_all(thread_id, place, list(names))
+            limits.check_all(thread_id, path, list(names))
         texts = [
             _version(thread_id, channel, v)
             for known in (versions, new_versions)

@@ -50,7 +50,7 @@ class HotThread:
         """Cold checkpoints of a namespace that are about to be deleted."""
         return list(self._hidden.get(ns, ()))
 
-    def hidden_places(self) -> frozenset[tuple[str, str]]:
+    def hidden_refs(self) -> frozenset[tuple[str, str]]:
         """Namespace and id of all cold checkpoints that are about to be deleted one by one."""
         return frozenset((ns, cid) for ns, ids in self._hidden.items() for cid in ids)
 
@@ -94,11 +94,9 @@ class HotThread:
         found = self._snapshot.scan(
             STREAM, self._thread_id, prefix, keys_only=True, after_seq=self.deleted_seq
         )
-        places = {
-            (place[0], place[1]): f.seq for f in found for place in (envelope.split_key(f.key),)
-        }
-        visible = [(n, cid) for (n, cid), seq in places.items() if self._visible(n, cid, seq)]
-        return sorted(visible, key=lambda place: (place[1], place[0]), reverse=True)
+        refs = {(ref[0], ref[1]): f.seq for f in found for ref in (envelope.split_key(f.key),)}
+        visible = [(n, cid) for (n, cid), seq in refs.items() if self._visible(n, cid, seq)]
+        return sorted(visible, key=lambda ref: (ref[1], ref[0]), reverse=True)
 
     def namespaces(self) -> set[str]:
         """Namespaces that have hot checkpoints."""

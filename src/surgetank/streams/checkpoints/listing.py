@@ -1,16 +1,16 @@
-"""The places of a listing: hot ones and pages of cold ones, merged, newest first. Pure."""
+"""The checkpoints of a listing: hot ones and pages of cold ones, merged, newest first. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-Place = tuple[str, str, str]  # thread, namespace, checkpoint id
+from surgetank.streams.checkpoints.refs import CheckpointRef
 
 
 @dataclass(slots=True)
 class Listing:
-    """Places of checkpoints, newest first, out of the hot ones and pages of cold ones."""
+    """References of checkpoints, newest first, out of the hot ones and pages of cold ones."""
 
     thread_id: str | None
     ns: str | None
@@ -18,7 +18,7 @@ class Listing:
     known_cold: bool
     hot: list[tuple[str, str, str]] = field(default_factory=list)  # id, thread, namespace
     deleted: set[str] = field(default_factory=set)
-    last_cold: Place | None = None
+    last_cold: CheckpointRef | None = None
     is_hot: bool = False
     _cold: list[tuple[str, str, str]] = field(default_factory=list)
     _hot_at: int = 0
@@ -30,7 +30,7 @@ class Listing:
         """True when the next place can't be told without another cold page."""
         return not self._complete and self._cold_at >= len(self._cold)
 
-    def take(self, page: Sequence[Place], *, last: bool) -> None:
+    def take(self, page: Sequence[CheckpointRef], *, last: bool) -> None:
         """Add a cold page."""
         self._cold = [(cid, thread, ns) for thread, ns, cid in page if thread not in self.deleted]
         self._cold_at = 0
@@ -43,7 +43,7 @@ class Listing:
         ahead = self._cold[self._cold_at : self._cold_at + count]
         return [cid for cid, *where in ahead if where == [thread_id, ns]]
 
-    def pop(self) -> Place | None:
+    def pop(self) -> CheckpointRef | None:
         """The next place, and `is_hot` says of which kind it is; None at the end."""
         hot = self.hot[self._hot_at] if self._hot_at < len(self.hot) else None
         cold = self._cold[self._cold_at] if self._cold_at < len(self._cold) else None
@@ -59,4 +59,4 @@ class Listing:
         assert chosen is not None
         checkpoint_id, thread, ns = chosen
         self.is_hot = chosen is hot
-        return thread, ns, checkpoint_id
+        return CheckpointRef(thread, ns, checkpoint_id)

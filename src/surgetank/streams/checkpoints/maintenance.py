@@ -20,11 +20,12 @@ from surgetank.encode import jsontext, limits
 from surgetank.exceptions import EntryRejected
 from surgetank.model import Record
 from surgetank.streams.checkpoints import envelope
-from surgetank.streams.checkpoints.cold.reader import Cold, Place
+from surgetank.streams.checkpoints.cold.reader import Cold
 from surgetank.streams.checkpoints.envelope import STREAM, CheckpointRecord, Operation
 from surgetank.streams.checkpoints.forgetting import append_deletion_and_forget
 from surgetank.streams.checkpoints.raw import RawCheckpoint
 from surgetank.streams.checkpoints.reader import Reader
+from surgetank.streams.checkpoints.refs import CheckpointRef
 from surgetank.streams.checkpoints.steps import Steps
 
 STRATEGIES = ("keep_latest", "delete")
@@ -113,11 +114,11 @@ class Maintenance:
         limits.check_all("", "$.run_ids", sorted(wanted))
         if not wanted:
             return
-        places = set(self._hot_of_runs(wanted))
-        cold: list[Place] = yield partial(self._cold.run_checkpoints, sorted(wanted))
-        places |= set(cold)
+        refs = set(self._hot_of_runs(wanted))
+        cold: list[CheckpointRef] = yield partial(self._cold.run_checkpoints, sorted(wanted))
+        refs |= set(cold)
         groups: dict[tuple[str, str], set[str]] = {}
-        for thread_id, ns, checkpoint_id in places:
+        for thread_id, ns, checkpoint_id in refs:
             groups.setdefault((thread_id, ns), set()).add(checkpoint_id)
         for (thread_id, ns), ids in groups.items():
             briefs = yield from self._briefs(thread_id, ns, metadata)
@@ -137,14 +138,14 @@ class Maintenance:
         for (thread_id, ns), ids in groups.items():
             yield partial(append_deletion, self._buffer, thread_id, ns, sorted(ids))
 
-    def _hot_of_runs(self, wanted: set[str]) -> Iterable[Place]:
+    def _hot_of_runs(self, wanted: set[str]) -> Iterable[CheckpointRef]:
         with self._buffer.snapshot() as snapshot:
             for thread_id in snapshot.partitions(STREAM):
                 for found in snapshot.scan(STREAM, thread_id, b"c\x00"):
                     metadata = jsontext.loads(CheckpointRecord.unpack(found.value).metadata_json)
                     if str(metadata.get("run_id")) in wanted:
                         ns, checkpoint_id = envelope.split_key(found.key)
-                        yield thread_id, ns, checkpoint_id
+                        yield CheckpointRef(thread_id, ns, checkpoint_id)
 
     def prune(self, thread_ids: Sequence[str], strategy: str, metadata: Metadata) -> Steps[None]:
         """`keep_latest` keeps the newest checkpoint of each namespace and what its DeltaChannels
@@ -165,9 +166,9 @@ class Maintenance:
     def plan_prune(self, thread_id: str, metadata: Metadata) -> Steps[dict[str, list[str]]]:
         """What `keep_latest` would delete: checkpoint ids by namespace."""
         limits.check_names(thread_id, [("$.thread_id", thread_id)])
-        places = yield from self.places(thread_id, None)
+        refs = yield from self.refs(thread_id, None)
         doomed: dict[str, list[str]] = {}
-        for ns in sorted({ns for _, ns, _ in places}):
+        for ns in sorted({ns for _, ns, _ in refs}):
             briefs = yield from self._briefs(thread_id, ns, metadata)
             if not briefs:
                 continue
@@ -183,9 +184,9 @@ class Maintenance:
         completes it."""
         for name in (source, target):
             limits.check_names(name, [("$.thread_id", name)])
-        places = yield from self.places(source, None)
+        refs = yield from self.refs(source, None)
         copied: dict[tuple[str, str, str], bytes] = {}  # digests: two values may have one version
-        for _, ns, checkpoint_id in reversed(places):
+        for _, ns, checkpoint_id in reversed(refs):
             raw = yield from self._reader.read(source, ns, checkpoint_id)
             if raw is None:
                 continue
@@ -198,9 +199,9 @@ class Maintenance:
             records = [Record(envelope.checkpoint_key(ns, checkpoint_id), record.pack())]
             for channel, (type_, data) in raw.blobs.items():
                 blob = envelope.pack_blob(type_, data)
-                place, digest = (ns, channel, versions[channel]), hashlib.sha256(blob).digest()
-                if copied.get(place) != digest:
-                    copied[place] = digest
+                ref, digest = (ns, channel, versions[channel]), hashlib.sha256(blob).digest()
+                if copied.get(ref) != digest:
+                    copied[ref] = digest
                     records.append(envelope.blob_record(ns, channel, versions[channel], blob))
             for write in raw.writes:
                 key = envelope.write_key(ns, checkpoint_id, write.task_id, write.idx)
@@ -209,22 +210,22 @@ class Maintenance:
 
     # -- looking
 
-    def places(self, thread_id: str, ns: str | None = None) -> Steps[list[Place]]:
+    def refs(self, thread_id: str, ns: str | None = None) -> Steps[list[CheckpointRef]]:
         """All checkpoints of a thread, newest first."""
         listing = self._reader.start_listing(thread_id, ns, None)
-        places: list[Place] = []
+        refs: list[CheckpointRef] = []
         while True:
             if listing.needs_page:
                 yield from self._reader.add_page(listing, None)
-            place = listing.pop()
-            if place is not None:
-                places.append(place)
+            ref = listing.pop()
+            if ref is not None:
+                refs.append(ref)
             elif not listing.needs_page:
-                return places
+                return refs
 
     def _briefs(self, thread_id: str, ns: str, metadata: Metadata) -> Steps[dict[str, _Brief]]:
         briefs: dict[str, _Brief] = {}
-        for _, _, checkpoint_id in (yield from self.places(thread_id, ns)):
+        for _, _, checkpoint_id in (yield from self.refs(thread_id, ns)):
             raw = yield from self._reader.read(thread_id, ns, checkpoint_id, ())
             if raw is not None:
                 delta = frozenset(metadata(raw).get(_COUNTERS) or ())

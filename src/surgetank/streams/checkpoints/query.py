@@ -18,9 +18,10 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from surgetank.encode import limits
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.streams.checkpoints.entries import OPEN_METADATA
-from surgetank.streams.checkpoints.listing import Listing, Place
+from surgetank.streams.checkpoints.listing import Listing
 from surgetank.streams.checkpoints.raw import RawCheckpoint
 from surgetank.streams.checkpoints.reader import Reader
+from surgetank.streams.checkpoints.refs import CheckpointRef
 from surgetank.streams.checkpoints.steps import Steps
 
 _FIRST_BATCH, _LARGEST_BATCH = 8, 100
@@ -58,7 +59,7 @@ class Query:
         self._config = config
         self._filter = filter_ or {}
         self._narrowed, self._exact = narrowed(self._filter, saver.serde)
-        self._batch: dict[Place, RawCheckpoint] = {}
+        self._batch: dict[CheckpointRef, RawCheckpoint] = {}
         self._batch_size = _FIRST_BATCH
         self._singly: str | None = None  # the thread that can't be read in batches
         self._left = limit
@@ -85,32 +86,32 @@ class Query:
 
     def next_raw(self) -> Steps[RawCheckpoint | None] | None:
         """The steps that read the next checkpoint; None when this place is none, or at the end."""
-        place = self.listing.pop()
-        if place is None:
+        ref = self.listing.pop()
+        if ref is None:
             self.done = True
             return None
-        if self._only and place[2] != self._only:
+        if self._only and ref[2] != self._only:
             return None
-        return self._read(place, is_hot=self.listing.is_hot)
+        return self._read(ref, is_hot=self.listing.is_hot)
 
-    def _read(self, place: Place, *, is_hot: bool) -> Steps[RawCheckpoint | None]:
+    def _read(self, ref: CheckpointRef, *, is_hot: bool) -> Steps[RawCheckpoint | None]:
         reader = self._saver.reader
         if self._filter and (is_hot or not self._exact):
-            raw = yield from reader.read(*place, ())
+            raw = yield from reader.read(*ref, ())
             if raw is None or not self._passes(raw):
                 return None
         if not is_hot and not self._only:
-            ahead = yield from self._ahead(place)
+            ahead = yield from self._ahead(ref)
             if ahead is not None:
                 return ahead
-        return (yield from reader.read(*place))
+        return (yield from reader.read(*ref))
 
-    def _ahead(self, place: Place) -> Steps[RawCheckpoint | None]:
+    def _ahead(self, ref: CheckpointRef) -> Steps[RawCheckpoint | None]:
         """The checkpoint out of a batch, which is fetched if need be."""
-        raw = self._batch.pop(place, None)
+        raw = self._batch.pop(ref, None)
         if raw is not None:
             return raw
-        thread_id, ns, checkpoint_id = place
+        thread_id, ns, checkpoint_id = ref
         # Where the filter is not exact, the next ones may not be wanted.
         most = self._batch_size if self._exact and self._singly != thread_id else 1
         ids = [
@@ -120,7 +121,7 @@ class Query:
         if len(ids) == 1:
             return None
         found = yield from self._saver.reader.read_ahead(thread_id, ns, ids)
-        self._batch = {(thread_id, ns, cid): raw for cid, raw in found.items()}
+        self._batch = {CheckpointRef(thread_id, ns, cid): raw for cid, raw in found.items()}
         if found:
             size = max(1, sum(raw.size for raw in found.values()) // len(found))
             self._batch_size = max(
@@ -128,7 +129,7 @@ class Query:
             )
         else:
             self._singly = thread_id
-        return self._batch.pop(place, None)
+        return self._batch.pop(ref, None)
 
     def accept(self, raw: RawCheckpoint | None) -> CheckpointTuple | None:
         """The checkpoint as a tuple if it passes the filter; counts the limit."""

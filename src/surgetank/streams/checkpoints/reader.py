@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from surgetank.buffer.copies import Glance
 from surgetank.buffer.protocol import Buffer
 from surgetank.exceptions import ColdStateUnavailable, DatabaseUnavailable, StateCorrupt
-from surgetank.streams.checkpoints.cold.reader import Cold, Place
+from surgetank.streams.checkpoints.cold.reader import Cold
 from surgetank.streams.checkpoints.copies.check import is_stale
 from surgetank.streams.checkpoints.copies.layout import Mark
 from surgetank.streams.checkpoints.copies.reader import CopiedThread, Copies
@@ -25,6 +25,7 @@ from surgetank.streams.checkpoints.envelope import STREAM
 from surgetank.streams.checkpoints.hot import HotThread
 from surgetank.streams.checkpoints.listing import Listing
 from surgetank.streams.checkpoints.raw import RawCheckpoint, RawWrite, merge_writes
+from surgetank.streams.checkpoints.refs import CheckpointRef
 from surgetank.streams.checkpoints.steps import Steps
 
 T = TypeVar("T")
@@ -294,12 +295,12 @@ class Reader:
                 raw.blobs |= HotThread(snapshot, view.thread_id).blobs(
                     view.ns, _missing(raw, channels)
                 )
-        place = (view.thread_id, view.ns, raw.checkpoint_id)
+        ref = (view.thread_id, view.ns, raw.checkpoint_id)
         missing = _missing(raw, channels)
         if missing:
             raw.blobs |= yield from self._cold_blobs(view, missing)
             if missing := _missing(raw, channels):
-                if not (yield from self._needed(view, partial(self._cold.still_there, *place))):
+                if not (yield from self._needed(view, partial(self._cold.still_there, *ref))):
                     return False
                 raise _damaged(raw, missing)
         raw.writes = merge_writes(raw.writes, view.writes)
@@ -372,7 +373,7 @@ class Reader:
             limit=self._cold.page_size,
         )
         try:
-            page: list[Place] = yield fetch
+            page: list[CheckpointRef] = yield fetch
         except DatabaseUnavailable as error:
             if listing.known_cold:
                 raise _unavailable(listing.thread_id or "all threads") from error

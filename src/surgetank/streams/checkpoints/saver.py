@@ -183,9 +183,11 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
             await self._aappend(self._writes_entry(config, writes, task_id, task_path))
 
     def _checkpoint_entry(self, config: RunnableConfig, *given: Any) -> NewEntry:
-        place = config.get("configurable", {})
-        of_root = place.get("thread_id") is not None and not place.get("checkpoint_ns")
-        head = self.reader.heads.take(str(place["thread_id"])) if of_root else None
+        configurable = config.get("configurable", {})
+        of_root = configurable.get("thread_id") is not None and not configurable.get(
+            "checkpoint_ns"
+        )
+        head = self.reader.heads.take(str(configurable["thread_id"])) if of_root else None
         with noticing() as noticed:
             entry = self._entries.checkpoint(config, *given, known_head=head)
         self._changes.pass_on(entry.thread_id, noticed.changes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
@@ -15,6 +15,7 @@ from surgetank.exceptions import DatabaseUnavailable, EntryRejected, SurgetankEr
 from surgetank.model import Entry
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.envelope import WriteRecord
+from surgetank.streams.checkpoints.refs import CheckpointRef, LocalRef, config_of
 
 ValueKey = tuple[str, str, str, str]  # thread, namespace, channel, version
 _UNAVAILABLE = {
@@ -36,9 +37,7 @@ class SaverCalls:
 
     def get(self, thread_id: str, ns: str, checkpoint_id: str | None) -> CheckpointTuple | None:
         """One checkpoint, or the newest of the namespace."""
-        return self.saver.get_tuple(
-            {"configurable": place(thread_id, ns, checkpoint_id)["configurable"]}
-        )
+        return self.saver.get_tuple(cast("RunnableConfig", config_of(thread_id, ns, checkpoint_id)))
 
     def pages(
         self,
@@ -75,9 +74,11 @@ class SaverCalls:
             else:
                 size *= 2
 
-    def places(self, thread_id: str) -> set[tuple[str, str]]:
+    def refs(self, thread_id: str) -> set[LocalRef]:
         """Namespace and id of all checkpoints of a thread."""
-        return {place_of(t.config)[1:] for page in self.pages(thread_id, None) for t in page}
+        return {
+            CheckpointRef.of(t.config).local for page in self.pages(thread_id, None) for t in page
+        }
 
     def value(
         self, thread_id: str, ns: str, channel: str, version: str, near: str | None
@@ -106,24 +107,6 @@ def value_in(found: CheckpointTuple, channel: str, version: str) -> tuple[Any] |
     ):
         return (values[channel],)
     return None
-
-
-def place(thread_id: str, ns: str, checkpoint_id: str | None) -> dict[str, Any]:
-    """A LangGraph config."""
-    configurable = {"thread_id": thread_id, "checkpoint_ns": ns}
-    return {
-        "configurable": configurable | ({"checkpoint_id": checkpoint_id} if checkpoint_id else {})
-    }
-
-
-def place_of(config: RunnableConfig) -> tuple[str, str, str]:
-    """Thread, namespace and checkpoint id of a checkpoint's config."""
-    configurable = config.get("configurable", {})
-    return (
-        str(configurable["thread_id"]),
-        configurable["checkpoint_ns"],
-        configurable["checkpoint_id"],
-    )
 
 
 def writes_in_order(thread_id: str, entry: Entry) -> Iterator[tuple[str, str, list[WriteRecord]]]:

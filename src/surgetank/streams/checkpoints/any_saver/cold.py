@@ -19,15 +19,13 @@ from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.any_saver.calls import (
     SaverCalls,
     is_unavailable,
-    place,
-    place_of,
     unavailable,
     value_in,
 )
-from surgetank.streams.checkpoints.cold.reader import Place
 from surgetank.streams.checkpoints.entries import EntryMaker
 from surgetank.streams.checkpoints.envelope import CheckpointRecord, WriteRecord
 from surgetank.streams.checkpoints.raw import RawCheckpoint, RawWrite
+from surgetank.streams.checkpoints.refs import CheckpointRef, config_of
 
 _NO_LIMIT = 1 << 62
 
@@ -127,9 +125,9 @@ class SaverCold:
         *,
         before: str | None,
         metadata: Mapping[str, Any] | None,
-        last: Place | None,
+        last: CheckpointRef | None,
         limit: int,
-    ) -> list[Place]:
+    ) -> list[CheckpointRef]:
         """Places, newest first, after `last`; a whole group of equal ids at the end, so that none
         is torn apart."""
         # Savers differ in what a filter means beyond these.
@@ -138,35 +136,35 @@ class SaverCold:
             for k, v in (metadata or {}).items()
             if k in ("source", "run_id") and type(v) is str and v.isprintable()
         } or None
-        places: list[Place] = []
+        refs: list[CheckpointRef] = []
         cursor = last[2] if last is not None else before
         with _named_errors():
             for found in self._calls.pages(
                 thread_id, ns, before=cursor, metadata=metadata, size=limit + 1
             ):
-                of_page = [place_of(t.config) for t in found]
-                places += sorted(of_page, key=lambda p: (p[2], p[0], p[1]), reverse=True)
-                if len(places) >= limit:
+                of_page = [CheckpointRef.of(t.config) for t in found]
+                refs += sorted(of_page, key=lambda p: (p[2], p[0], p[1]), reverse=True)
+                if len(refs) >= limit:
                     break
-        return places
+        return refs
 
     def many(self, thread_id: str, ns: str, ids: Sequence[str]) -> dict[str, RawCheckpoint]:  # noqa: ARG002
         """A saver reads one by one."""
         return {}
 
-    def run_checkpoints(self, run_ids: Sequence[str]) -> list[Place]:
+    def run_checkpoints(self, run_ids: Sequence[str]) -> list[CheckpointRef]:
         """Places of the checkpoints that belong to runs."""
         with _named_errors():
             return [
-                place_of(found.config)
+                CheckpointRef.of(found.config)
                 for run_id in run_ids
                 for page in self._calls.pages(None, None, metadata={"run_id": run_id})
                 for found in page
             ]
 
     def _raw(self, thread_id: str, ns: str, found: CheckpointTuple) -> RawCheckpoint:
-        parent = place_of(found.parent_config)[2] if found.parent_config else None
-        config: Any = place(thread_id, ns, parent)
+        parent = CheckpointRef.of(found.parent_config)[2] if found.parent_config else None
+        config: Any = config_of(thread_id, ns, parent)
         versions = found.checkpoint["channel_versions"]
         entry = self._maker.checkpoint(config, found.checkpoint, found.metadata, versions)
         record = CheckpointRecord.unpack(entry.records[0].value)

@@ -14,7 +14,8 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from surgetank.encode.equality import difference
 from surgetank.exceptions import EntryRejected
 from surgetank.model import Entry
-from surgetank.streams.checkpoints.any_saver.calls import SaverCalls, place_of
+from surgetank.streams.checkpoints.any_saver.calls import SaverCalls
+from surgetank.streams.checkpoints.refs import CheckpointRef
 
 _FAITHFUL = (
     "make the saver with serde=surgetank.streams.checkpoints.serde.FaithfulSerializer(), "
@@ -56,7 +57,7 @@ class Fidelity:
             metadata, found.metadata, "$.metadata", json_like=True, by_meaning=True
         )
         if deviation is None and parent != (
-            place_of(found.parent_config)[2] if found.parent_config else None
+            CheckpointRef.of(found.parent_config)[2] if found.parent_config else None
         ):
             deviation = "$.parent: another one"
         if deviation is not None:

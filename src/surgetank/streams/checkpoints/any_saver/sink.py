@@ -42,15 +42,14 @@ from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.any_saver.calls import (
     SaverCalls,
     ValueCache,
-    place,
     raise_refused,
     unavailable,
     writes_in_order,
 )
 from surgetank.streams.checkpoints.any_saver.fidelity import Fidelity
 from surgetank.streams.checkpoints.envelope import CheckpointRecord, Operation, WriteRecord
+from surgetank.streams.checkpoints.refs import LocalRef, config_of
 
-Place = tuple[str, str]  # namespace, checkpoint id
 _WAIT_FOR_CHECKPOINT_S = 60.0
 _THREADS_KNOWN = 10_000
 _PROBE, _PROBE_ID = "surgetank-probe", "1ef00000-0000-6000-8000-000000000000"
@@ -65,8 +64,8 @@ class _Work:
     """One slice on its way: what is still to come, and what is to be told afterwards."""
 
     thread_id: str
-    coming: dict[Place, int]
-    held: dict[Place, list[Entry]] = field(default_factory=dict)
+    coming: dict[LocalRef, int]
+    held: dict[LocalRef, list[Entry]] = field(default_factory=dict)
     heads: dict[str, str] = field(default_factory=dict)
     forget: list[bytes] = field(default_factory=list)
     passing: dict[bytes, bytes] = field(default_factory=dict)
@@ -97,8 +96,10 @@ class SaverSink:
         self._clock = clock
         self._values = ValueCache(cache_bytes)
         self._tokens: dict[str, int] = {}
-        self._put: dict[str, set[Place]] = {}  # checkpoints that are known to be in the saver
-        self._deleted: dict[str, set[Place]] = {}  # and those that were deleted with their thread
+        self._put: dict[str, set[LocalRef]] = {}  # checkpoints that are known to be in the saver
+        self._deleted: dict[
+            str, set[LocalRef]
+        ] = {}  # and those that were deleted with their thread
         self._lock = threading.Lock()
 
     @property
@@ -106,7 +107,7 @@ class SaverSink:
         return type(self._calls.saver).__name__
 
     def probe(self, *, buffer_id: str) -> None:  # noqa: ARG002 - a saver knows no buffers
-        saver, at = self._calls.saver, cast("RunnableConfig", place(_PROBE, "", None))
+        saver, at = self._calls.saver, cast("RunnableConfig", config_of(_PROBE, "", None))
         new = saver.put(
             at, {**empty_checkpoint(), "id": _PROBE_ID}, {"source": "input", "step": -1}, {}
         )
@@ -209,7 +210,7 @@ class SaverSink:
                 raise_refused(error, work.thread_id, waiting)
 
     def _put_checkpoint(
-        self, work: _Work, entry: Entry, at: Place, stored: CheckpointRecord
+        self, work: _Work, entry: Entry, at: LocalRef, stored: CheckpointRecord
     ) -> None:
         thread_id, (ns, checkpoint_id), calls = work.thread_id, at, self._calls
         structure = envelope.read_structure(stored.structure)
@@ -234,7 +235,7 @@ class SaverSink:
             checkpoint["pending_sends"] = calls.serde.loads_typed((type_, data)) if type_ else []
         metadata = calls.serde.loads_typed((stored.metadata_type, stored.metadata))
         calls.saver.put(
-            cast("RunnableConfig", place(thread_id, ns, stored.parent_id)),
+            cast("RunnableConfig", config_of(thread_id, ns, stored.parent_id)),
             cast("Checkpoint", checkpoint),
             cast("CheckpointMetadata", metadata),
             {channel: versions[channel] for channel in new if channel in versions},
@@ -288,7 +289,7 @@ class SaverSink:
             self._put_writes(work.thread_id, at, task_id, task_path, writes, entry)
         self._note(work, ns, checkpoint_id, entry)
 
-    def _await_checkpoint(self, thread_id: str, at: Place, entry: Entry) -> None:
+    def _await_checkpoint(self, thread_id: str, at: LocalRef, entry: Entry) -> None:
         """A saver shows writes with their checkpoint only: they must not leave the buffer before it
         does."""
         put = self._put.setdefault(thread_id, set())
@@ -315,7 +316,7 @@ class SaverSink:
     def _put_writes(
         self,
         thread_id: str,
-        at: Place,
+        at: LocalRef,
         task_id: str,
         task_path: str,
         writes: Sequence[WriteRecord],
@@ -328,7 +329,7 @@ class SaverSink:
             plain = list(value) if channel == INTERRUPT and type(value) is tuple else value
             self._fidelity.check(f"$.writes.{channel}", plain, thread_id, entry)
         self._calls.saver.put_writes(
-            cast("RunnableConfig", place(thread_id, *at)), values, task_id, task_path
+            cast("RunnableConfig", config_of(thread_id, *at)), values, task_id, task_path
         )
 
     def _note(self, work: _Work, ns: str, checkpoint_id: str, entry: Entry) -> None:
@@ -355,17 +356,17 @@ class SaverSink:
         work.heads.clear()
 
     def _delete_checkpoints(self, thread_id: str, operation: Operation, entry: Entry) -> None:
-        places = self._calls.places(thread_id)
+        refs = self._calls.refs(thread_id)
         doomed = {(operation.checkpoint_ns, cid) for cid in operation.checkpoint_ids}
-        left = places - doomed
-        if left == places:
+        left = refs - doomed
+        if left == refs:
             return
         # The saver's own prune keeps the newest checkpoint of each namespace, and may take
         # subgraphs' ones along.
-        if left == {max(places)} and {ns for ns, _ in places} == {""}:
+        if left == {max(refs)} and {ns for ns, _ in refs} == {""}:
             with suppress(NotImplementedError):
                 self._calls.saver.prune([thread_id], strategy="keep_latest")
-            if self._calls.places(thread_id) == left:
+            if self._calls.refs(thread_id) == left:
                 self._put[thread_id] = left
                 return
         raise EntryRejected(
@@ -376,7 +377,7 @@ class SaverSink:
         )  # fmt: skip
 
 
-def _checkpoints_of(entries: Sequence[Entry]) -> dict[Place, int]:
+def _checkpoints_of(entries: Sequence[Entry]) -> dict[LocalRef, int]:
     """The checkpoints that the entries put, with the seq of the last one each."""
     return {
         (found[0], found[1]): entry.seq

@@ -19,8 +19,9 @@ from surgetank.exceptions import EntryRejected
 from surgetank.sinks.protocol import HotRecords
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.cold.chains import Thread
-from surgetank.streams.checkpoints.cold.rows import Batch, CheckpointKey
+from surgetank.streams.checkpoints.cold.rows import Batch
 from surgetank.streams.checkpoints.cold.small import Contents
+from surgetank.streams.checkpoints.refs import CheckpointRef
 
 SQL = queries("streams/checkpoints/cold/flush.sql")
 
@@ -31,7 +32,7 @@ def check(
     cursor: Rows,
     batch: Batch,
     threads: Mapping[str, Thread],
-    found: Mapping[CheckpointKey, Contents],
+    found: Mapping[CheckpointRef, Contents],
     hot: HotRecords | None,
 ) -> None:
     """Raise `EntryRejected` for a checkpoint of the batch that has lost values. `found` is what is
@@ -60,7 +61,7 @@ def check(
 
 def _looked_up(
     cursor: Rows, batch: Batch, threads: Mapping[str, Thread]
-) -> Iterator[tuple[CheckpointKey, dict[str, str]]]:
+) -> Iterator[tuple[CheckpointRef, dict[str, str]]]:
     """At level 1: checkpoints whose parent is gone, with those of their values that are stored
     nowhere."""
     written = {key for key, _ in batch.blobs}

@@ -22,10 +22,11 @@ from surgetank.model import Replacement
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.cold import deletion, projection
 from surgetank.streams.checkpoints.cold.chains import Thread, damaged
-from surgetank.streams.checkpoints.cold.rows import Batch, CheckpointKey
+from surgetank.streams.checkpoints.cold.rows import Batch
 from surgetank.streams.checkpoints.cold.small import Contents
 from surgetank.streams.checkpoints.cold.tally import Tally
 from surgetank.streams.checkpoints.envelope import CheckpointRecord
+from surgetank.streams.checkpoints.refs import CheckpointRef
 
 SQL = queries("streams/checkpoints/cold/flush.sql")
 _STATEMENT_BYTES = 4 * 1024**2  # of JSON in one statement, about
@@ -128,7 +129,7 @@ def save(
     threads: Mapping[str, Thread],
     found: Mapping[str, Draft],
     tallies: Mapping[str, Tally],
-    contents: Mapping[CheckpointKey, Contents],
+    contents: Mapping[CheckpointRef, Contents],
 ) -> None:
     """Write what the drafts change in threads that were there."""
     for statement in _statements(_changes(cursor, threads, found, tallies, contents)):
@@ -140,11 +141,11 @@ def _changes(
     threads: Mapping[str, Thread],
     found: Mapping[str, Draft],
     tallies: Mapping[str, Tally],
-    contents: Mapping[CheckpointKey, Contents],
+    contents: Mapping[CheckpointRef, Contents],
 ) -> Iterator[bytes]:
     for thread_id, draft in found.items():
         thread = threads[thread_id]
-        has = contents.get((thread_id, "", draft.checkpoint_id))
+        has = contents.get(CheckpointRef(thread_id, "", draft.checkpoint_id))
         if draft.checkpoint_id < (thread.checkpoint_id or ""):
             continue
         parts: list[tuple[str, bytes]] = []

@@ -23,10 +23,10 @@ from surgetank.streams.checkpoints.cold.bodies import unpack_body
 from surgetank.streams.checkpoints.cold.many import read_many, writes_of_row
 from surgetank.streams.checkpoints.envelope import CheckpointRecord
 from surgetank.streams.checkpoints.raw import RawCheckpoint, RawWrite
+from surgetank.streams.checkpoints.refs import CheckpointRef
 
 SQL = queries("streams/checkpoints/cold/read.sql")
 _WRITE, _MARK = 1, 3  # kinds of rows: 0 the checkpoint, 1 a write, 2 a blob, 3 the thread's mark
-Place = tuple[str, str, str]  # thread, namespace, checkpoint id
 
 
 class Cold(Protocol):
@@ -87,9 +87,9 @@ class Cold(Protocol):
         *,
         before: str | None,
         metadata: Mapping[str, Any] | None,
-        last: Place | None,
+        last: CheckpointRef | None,
         limit: int,
-    ) -> list[Place]:
+    ) -> list[CheckpointRef]:
         """Places, newest first, after `last`. Fewer than `limit` only at the end."""
         ...
 
@@ -98,8 +98,8 @@ class Cold(Protocol):
         read singly."""
         ...
 
-    def run_checkpoints(self, run_ids: Sequence[str]) -> list[Place]:
-        """Places of the checkpoints that belong to runs."""
+    def run_checkpoints(self, run_ids: Sequence[str]) -> list[CheckpointRef]:
+        """References of the checkpoints that belong to runs."""
         ...
 
 
@@ -246,10 +246,10 @@ class ColdReader:
         *,
         before: str | None,
         metadata: Mapping[str, Any] | None,
-        last: Place | None,
+        last: CheckpointRef | None,
         limit: int,
-    ) -> list[Place]:
-        """Places of checkpoints, newest first, after `last`. `metadata` narrows them where SQL can
+    ) -> list[CheckpointRef]:
+        """References of checkpoints, newest first, after `last`. `metadata` narrows them where SQL can
         tell."""
         last_thread, last_ns, last_id = last or (None, None, None)
         rows = self._query(
@@ -260,7 +260,10 @@ class ColdReader:
                 "last_id": last_id, "last_thread": last_thread, "last_ns": last_ns,
             },
         )  # fmt: skip
-        return [(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"]) for row in rows]
+        return [
+            CheckpointRef(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"])
+            for row in rows
+        ]
 
     def many(self, thread_id: str, ns: str, ids: Sequence[str]) -> dict[str, RawCheckpoint]:
         """Several checkpoints at once, where that is cheaper than one by one; what is missing is
@@ -271,10 +274,13 @@ class ColdReader:
         """All thread ids, in order."""
         return [row["thread_id"] for row in self._query("threads", {})]
 
-    def run_checkpoints(self, run_ids: Sequence[str]) -> list[Place]:
-        """Places of the checkpoints that belong to runs."""
+    def run_checkpoints(self, run_ids: Sequence[str]) -> list[CheckpointRef]:
+        """References of the checkpoints that belong to runs."""
         rows = self._query("run_checkpoints", {"run_ids": list(run_ids)})
-        return [(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"]) for row in rows]
+        return [
+            CheckpointRef(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"])
+            for row in rows
+        ]
 
 
 def _json(value: Any) -> bytes:

@@ -18,8 +18,8 @@ from surgetank.exceptions import EntryRejected
 from surgetank.model import Entry, Replacement
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.envelope import CheckpointRecord, Operation, WriteRecord
+from surgetank.streams.checkpoints.refs import CheckpointRef
 
-CheckpointKey = tuple[str, str, str]  # thread, namespace, checkpoint id
 WriteKey = tuple[str, str, str, str, int]  # ... task id, index
 BlobKey = tuple[str, str, str, str]  # thread, namespace, channel, version
 SMALL_BYTES = 32  # values up to here lie in their checkpoint's row
@@ -29,7 +29,7 @@ SMALL_BYTES = 32  # values up to here lie in their checkpoint's row
 class Batch:
     """Rows to be written, folded by key."""
 
-    checkpoints: dict[CheckpointKey, CheckpointRecord] = field(default_factory=dict)
+    checkpoints: dict[CheckpointRef, CheckpointRecord] = field(default_factory=dict)
     writes: dict[WriteKey, WriteRecord] = field(default_factory=dict)
     # Not folded: how blobs are numbered must not depend on how entries are grouped into
     # transactions.
@@ -37,13 +37,13 @@ class Batch:
     replayed: set[tuple[str, ...]] = field(default_factory=set)
     in_row: bool = False  # level 2 of the storage format
     # the entry that each checkpoint came with
-    seqs: dict[CheckpointKey, int] = field(default_factory=dict)
+    seqs: dict[CheckpointRef, int] = field(default_factory=dict)
     # Of level 2 (small.py): values that are in their checkpoint's row, and each checkpoint's
     # channel versions.
     small: dict[BlobKey, tuple[str, bytes]] = field(default_factory=dict)
     # The same by checkpoint: a version that was put with two values is what it is in each.
-    own: dict[CheckpointKey, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
-    versions: dict[CheckpointKey, dict[str, str]] = field(default_factory=dict)
+    own: dict[CheckpointRef, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
+    versions: dict[CheckpointRef, dict[str, str]] = field(default_factory=dict)
     # And small writes with the write of the same call in whose row they lie.
     host_of: dict[WriteKey, WriteKey] = field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class Batch:
         found.update(key[:2] for key, _ in self.blobs)
         return found
 
-    def drop_late_writes(self, deleted: set[CheckpointKey]) -> None:
+    def drop_late_writes(self, deleted: set[CheckpointRef]) -> None:
         """Leave out writes that came after the deletion of the checkpoint that they belong to."""
         for key in [k for k in self.writes if k[:3] in deleted and k[:3] not in self.checkpoints]:
             del self.writes[key]
@@ -87,7 +87,7 @@ class Plan:
 
 
 def plan(
-    parts: Sequence[tuple[str, Sequence[Entry]]], dead: set[CheckpointKey], *, in_row: bool = False
+    parts: Sequence[tuple[str, Sequence[Entry]]], dead: set[CheckpointRef], *, in_row: bool = False
 ) -> Plan:
     """What the entries of several threads ask for. `dead` are checkpoints deleted with their thread
     before; `in_row` asks for level 2 of the storage format (`streams/checkpoints/cold/small.py`).
@@ -116,12 +116,12 @@ def _operation(entry: Entry) -> Operation | None:
 
 
 def _add_entry(
-    work: Plan, batch: Batch, thread: str, entry: Entry, dead: set[CheckpointKey]
+    work: Plan, batch: Batch, thread: str, entry: Entry, dead: set[CheckpointRef]
 ) -> None:
     blobs: list[tuple[BlobKey, tuple[str, bytes]]] = []
     dropped = False
     versions: Mapping[str, str] = {}
-    at = (thread, "", "")
+    at = CheckpointRef(thread, "", "")
     writes: list[WriteKey] = []
     for record in entry.records:
         kind = record.key[:1]
@@ -133,7 +133,7 @@ def _add_entry(
                 work, batch, thread, entry, record.key, record.value, dead
             )
             ns, checkpoint_id = envelope.split_key(record.key)
-            at = (thread, ns, checkpoint_id)
+            at = CheckpointRef(thread, ns, checkpoint_id)
         elif kind == b"w":
             _add_write(work, batch, thread, record.key, record.value, dead, writes)
         else:
@@ -174,12 +174,12 @@ def _add_checkpoint(
     entry: Entry,
     raw_key: bytes,
     value: bytes,
-    dead: set[CheckpointKey],
+    dead: set[CheckpointRef],
 ) -> tuple[Mapping[str, str], bool]:
     """The channel versions of a checkpoint that is written at level 2, and whether it is left
     out."""
     ns, checkpoint_id = envelope.split_key(raw_key)
-    key = (thread, ns, checkpoint_id)
+    key = CheckpointRef(thread, ns, checkpoint_id)
     record = CheckpointRecord.unpack(value)
     if record.parent_id is not None and (thread, ns, record.parent_id) in dead:
         dead.add(key)
@@ -208,7 +208,7 @@ def _add_write(
     thread: str,
     raw_key: bytes,
     value: bytes,
-    dead: set[CheckpointKey],
+    dead: set[CheckpointRef],
     added: list[WriteKey],
 ) -> None:
     ns, checkpoint_id, task_id, idx = envelope.split_write_key(raw_key)

@@ -27,11 +27,12 @@ from surgetank.streams.checkpoints.cold import deletion, forks, latest
 from surgetank.streams.checkpoints.cold.chains import Thread, ThreadCache
 from surgetank.streams.checkpoints.cold.latest import Draft
 from surgetank.streams.checkpoints.cold.probe import probe
-from surgetank.streams.checkpoints.cold.rows import Batch, CheckpointKey, Plan, plan
+from surgetank.streams.checkpoints.cold.rows import Batch, Plan, plan
 from surgetank.streams.checkpoints.cold.store import write_rows
 from surgetank.streams.checkpoints.cold.tally import Tally
 from surgetank.streams.checkpoints.copies.upkeep import Step, ThreadKeeper, steps_of
 from surgetank.streams.checkpoints.envelope import Operation
+from surgetank.streams.checkpoints.refs import CheckpointRef
 
 SQL = queries("streams/checkpoints/cold/flush.sql")
 _REPLACEMENTS_KEPT = 50
@@ -118,10 +119,10 @@ class PostgresCheckpointSink:
         parts = [(part.partition, part.entries) for part in passed]
         names = [name for name, entries in parts if entries]
         cursor.execute(SQL["deletions"], {"threads": names})
-        dead = {(r["thread_id"], r["ns"], r["id"]) for r in cursor.fetchall()}
+        dead = {CheckpointRef(r["thread_id"], r["ns"], r["id"]) for r in cursor.fetchall()}
         work = plan(parts, dead, in_row=self._level(cursor) >= _IN_ROW)
         self._write_batch(cursor, work.first, threads, tallies, buffer_id)
-        gone: set[CheckpointKey] = set()
+        gone: set[CheckpointRef] = set()
         for thread_id, step in work.steps:
             if isinstance(step, Batch):
                 step.drop_late_writes(gone)
@@ -202,7 +203,7 @@ class PostgresCheckpointSink:
         operation: Operation,
         threads: dict[str, Thread],
         tallies: dict[str, Tally],
-    ) -> set[CheckpointKey]:
+    ) -> set[CheckpointRef]:
         """Carry out an operation; returns the checkpoints that were deleted with their thread."""
         tally = tallies[thread_id]
         # Whatever is remembered of the thread is no longer true.
@@ -218,7 +219,7 @@ class PostgresCheckpointSink:
                 **tally.deletion_notes,
                 **{envelope.tombstone_note(ns, cid): b"" for ns, cid in gone},
             }
-            return {(thread_id, ns, cid) for ns, cid in gone}
+            return {CheckpointRef(thread_id, ns, cid) for ns, cid in gone}
         tally.replaced += tuple(deletion.delete_checkpoints(cursor, thread_id, operation))
         newest = sorted(operation.checkpoint_ids)[-_PRUNED_NOTED:]
         notes = {envelope.pruned_note(operation.checkpoint_ns, cid): b"" for cid in newest}

@@ -21,7 +21,8 @@ from surgetank.database.queries import queries
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.cold.bodies import unpack_body
 from surgetank.streams.checkpoints.cold.chains import Thread
-from surgetank.streams.checkpoints.cold.rows import Batch, BlobKey, CheckpointKey
+from surgetank.streams.checkpoints.cold.rows import Batch, BlobKey
+from surgetank.streams.checkpoints.refs import CheckpointRef
 
 SQL = queries("streams/checkpoints/cold/flush.sql")
 _PAGE = 200
@@ -70,11 +71,11 @@ class Contents:
 
 def contents(
     cursor: Rows, batch: Batch, threads: Mapping[str, Thread], numbers: Mapping[BlobKey, int]
-) -> dict[CheckpointKey, Contents]:
+) -> dict[CheckpointRef, Contents]:
     """What each checkpoint of the batch has. `numbers` are those of the blobs that the batch
     writes."""
-    found: dict[CheckpointKey, Contents] = {}
-    incomplete: list[CheckpointKey] = []
+    found: dict[CheckpointRef, Contents] = {}
+    incomplete: list[CheckpointRef] = []
     for key, versions in batch.versions.items():
         thread_id, ns, _ = key
         own = found[key] = Contents(versions)
@@ -99,8 +100,8 @@ def _complete(
     cursor: Rows,
     batch: Batch,
     threads: Mapping[str, Thread],
-    found: Mapping[CheckpointKey, Contents],
-    incomplete: list[CheckpointKey],
+    found: Mapping[CheckpointRef, Contents],
+    incomplete: list[CheckpointRef],
 ) -> None:
     """Take over what did not change, in order: a parent comes before its children."""
     stored = _stored_parents(cursor, batch, threads, found, incomplete)
@@ -110,7 +111,9 @@ def _complete(
         ns_pk = thread.ns_pks[key[1]]
         parent = None
         if parent_id is not None:
-            parent = found.get((key[0], key[1], parent_id)) or stored.get((ns_pk, parent_id))
+            parent = found.get(CheckpointRef(key[0], key[1], parent_id)) or stored.get(
+                (ns_pk, parent_id)
+            )
         if parent is not None:
             own.take_over(parent)
         if ns_pk in thread.fresh:
@@ -131,8 +134,8 @@ def _stored_parents(
     cursor: Rows,
     batch: Batch,
     threads: Mapping[str, Thread],
-    found: Mapping[CheckpointKey, Contents],
-    incomplete: list[CheckpointKey],
+    found: Mapping[CheckpointRef, Contents],
+    incomplete: list[CheckpointRef],
 ) -> dict[tuple[int, str], Contents]:
     """The parents that are not in the batch: as they are remembered, else as the database has
     them."""

@@ -18,10 +18,11 @@ from surgetank.streams.checkpoints.cold import chains, completeness, small
 from surgetank.streams.checkpoints.cold.bodies import pack_body, pack_others, unpack_others
 from surgetank.streams.checkpoints.cold.chains import Thread
 from surgetank.streams.checkpoints.cold.copying import BLOBS, CHECKPOINTS, WRITES, copy_rows, jsonb
-from surgetank.streams.checkpoints.cold.rows import Batch, BlobKey, CheckpointKey, WriteKey
+from surgetank.streams.checkpoints.cold.rows import Batch, BlobKey, WriteKey
 from surgetank.streams.checkpoints.cold.small import Contents
 from surgetank.streams.checkpoints.cold.tally import Tally
 from surgetank.streams.checkpoints.envelope import CheckpointRecord
+from surgetank.streams.checkpoints.refs import CheckpointRef
 
 SQL = queries("streams/checkpoints/cold/flush.sql")
 
@@ -34,7 +35,7 @@ def write_rows(
     threads: Mapping[str, Thread],
     tallies: Mapping[str, Tally],
     hot: HotRecords | None = None,
-) -> dict[CheckpointKey, Contents]:
+) -> dict[CheckpointRef, Contents]:
     """Write all rows of a batch whose threads are locked. Returns what the checkpoints have, at
     level 2."""
     _number_namespaces(cursor, batch, threads)
@@ -130,9 +131,9 @@ def _store_checkpoints(
     batch: Batch,
     threads: Mapping[str, Thread],
     tallies: Mapping[str, Tally],
-    found: Mapping[CheckpointKey, Contents],
+    found: Mapping[CheckpointRef, Contents],
 ) -> None:
-    new: list[tuple[CheckpointKey, int, CheckpointRecord]] = []
+    new: list[tuple[CheckpointRef, int, CheckpointRecord]] = []
     there = _existing(cursor, "existing_checkpoints", _stale_pairs(threads, batch.checkpoints))
     stored = {(row["ns_pk"], row["checkpoint_id"]) for row in there}
     for key, record in batch.checkpoints.items():
@@ -156,9 +157,9 @@ def _store_checkpoints(
 
 
 def _checkpoint_rows(
-    new: Sequence[tuple[CheckpointKey, int, CheckpointRecord]],
+    new: Sequence[tuple[CheckpointRef, int, CheckpointRecord]],
     tallies: Mapping[str, Tally],
-    found: Mapping[CheckpointKey, Contents],
+    found: Mapping[CheckpointRef, Contents],
 ) -> Iterator[tuple[Any, ...]]:
     for key, ns_pk, record in new:
         codec, body, numbers = _packed(record, found.get(key))

@@ -24,6 +24,7 @@ from surgetank.streams.checkpoints.copies.layout import (
     namespace_of,
 )
 from surgetank.streams.checkpoints.envelope import CheckpointRecord, Operation
+from surgetank.streams.checkpoints.refs import CheckpointRef
 
 NAMESPACES = 100  # of a thread, at most: each call of a subgraph makes a new one
 _HISTORY = 5000  # checkpoints that a DeltaChannel is rebuilt from, at most
@@ -150,7 +151,7 @@ class _Draft:
             )
         after.checkpoints[newest] = record.pack() if newest in records else body.checkpoints[newest]
         after.writes = _writes(body, wrote, after.checkpoints.keys(), newest)
-        known = wrote.batch.versions.get((self._thread_id, ns, newest))
+        known = wrote.batch.versions.get(CheckpointRef(self._thread_id, ns, newest))
         wanted = (known if known is not None else envelope.present_versions(record, newest)).items()
         complete = self._values(
             ns, body, after, wrote, [*wanted, *_seeds(missing, lineage)] if missing else wanted
@@ -281,9 +282,9 @@ def _writes(body: Body, wrote: Wrote, kept: Iterable[str], newest: str) -> dict[
         for key, value in body.writes.items()
         if (of := envelope.split_write_key(key)[1]) in kept or of > newest
     }
-    for place in wrote.writes:
-        if place[2] in kept or place[2] > newest:
-            key = envelope.write_key(*place[1:])
-            if place[4] < 0 or key not in merged:
-                merged[key] = wrote.batch.writes[place].pack()
+    for key_of_write in wrote.writes:
+        if key_of_write[2] in kept or key_of_write[2] > newest:
+            key = envelope.write_key(*key_of_write[1:])
+            if key_of_write[4] < 0 or key not in merged:
+                merged[key] = wrote.batch.writes[key_of_write].pack()
     return merged

@@ -19,7 +19,8 @@ from surgetank.streams.checkpoints.cold.bodies import unpack_body
 from surgetank.streams.checkpoints.envelope import STREAM, CheckpointRecord
 from surgetank.streams.checkpoints.hot import HotThread
 from surgetank.streams.checkpoints.raw import RawCheckpoint
-from surgetank.streams.checkpoints.retention.plan import Contents, Key, Stored, StoredBlob
+from surgetank.streams.checkpoints.refs import LocalRef
+from surgetank.streams.checkpoints.retention.plan import Contents, Stored, StoredBlob
 
 SQL = queries("streams/checkpoints/retention/retention.sql")
 COUNTERS = "counters_since_delta_snapshot"
@@ -50,21 +51,21 @@ class Inventory:
                 envelope.split_write_key(f.key)[:2]
                 for f in snapshot.scan(STREAM, thread_id, b"w\x00", keys_only=True)
             }
-            hidden = hot.hidden_places()
+            hidden = hot.hidden_refs()
         arguments = {"thread_id": thread_id}
         outline = self._cursor.execute(SQL["outline"], arguments).fetchall()
         bodies = self._bodies(arguments)
         blobs, numbers, writes = self._values(arguments) if values else ([], {}, {})
         ns_pks = {row["checkpoint_ns"]: row["ns_pk"] for row in outline}
-        found: dict[Key, Stored] = {}
+        found: dict[LocalRef, Stored] = {}
         for row in outline:
-            place = (row["ns_pk"], row["checkpoint_id"])
+            row_key = (row["ns_pk"], row["checkpoint_id"])
             key = (row["checkpoint_ns"], row["checkpoint_id"])
             if key in hidden:
                 continue
-            raw = bodies.get(place)
+            raw = bodies.get(row_key)
             found[key] = Stored(
-                *key, row["parent_id"], row["age_s"], row["size"] + writes.get(place, 0),
+                *key, row["parent_id"], row["age_s"], row["size"] + writes.get(row_key, 0),
                 frozenset(row["delta"] or ()), frozenset(raw.record.present) if raw else frozenset(),
                 _numbers(numbers, row["ns_pk"], raw),
             )  # fmt: skip
@@ -88,16 +89,18 @@ class Inventory:
     def _values(
         self, arguments: Mapping[str, Any]
     ) -> tuple[list[StoredBlob], dict[BlobKey, int], dict[tuple[int, str], int]]:
-        places: dict[tuple[int, str, int], int] = {}
+        positions: dict[tuple[int, str, int], int] = {}
         numbers: dict[BlobKey, int] = {}
         blobs: list[StoredBlob] = []
         # in the order of n: bases come first
         for row in self._cursor.execute(SQL["blobs"], arguments):
             ns_pk, channel = row["ns_pk"], row["channel"]
             base = (
-                places.get((ns_pk, channel, row["base_n"])) if row["base_n"] is not None else None
+                positions.get((ns_pk, channel, row["base_n"]))
+                if row["base_n"] is not None
+                else None
             )
-            places[ns_pk, channel, row["n"]] = len(blobs)
+            positions[ns_pk, channel, row["n"]] = len(blobs)
             # of a version stored twice the later counts
             numbers[ns_pk, channel, row["version"]] = len(blobs)
             blobs.append(StoredBlob(channel, base, row["raw_bytes"], row["size"]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-Key = tuple[str, str]  # namespace, checkpoint id
+from surgetank.streams.checkpoints.refs import LocalRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Stored:
     hot: bool = False
 
     @property
-    def key(self) -> Key:
+    def key(self) -> LocalRef:
         """Namespace and id."""
         return self.ns, self.checkpoint_id
 
@@ -77,7 +77,7 @@ class Contents:
     thread_id: str
     checkpoints: Sequence[Stored] = ()
     blobs: Sequence[StoredBlob] = ()
-    pinned: frozenset[Key] = frozenset()
+    pinned: frozenset[LocalRef] = frozenset()
     values: bool = True
 
     @property
@@ -113,7 +113,7 @@ def plan(contents: Contents, limits: Limits) -> ThreadPlan:
     """Decide what goes."""
     known = {c.key: c for c in contents.checkpoints}
     fixed = _fixed(contents, known)
-    reasons: dict[Key, str] = {}
+    reasons: dict[LocalRef, str] = {}
     ranks: dict[str, int] = {}
     for key in sorted(known, key=lambda k: k[1], reverse=True):
         rank = ranks[key[0]] = ranks.get(key[0], 0) + 1
@@ -140,7 +140,7 @@ def plan(contents: Contents, limits: Limits) -> ThreadPlan:
     )
 
 
-def _fixed(contents: Contents, known: Mapping[Key, Stored]) -> set[Key]:
+def _fixed(contents: Contents, known: Mapping[LocalRef, Stored]) -> set[LocalRef]:
     """What no limit can touch, apart from what it needs in turn."""
     newest: dict[str, str] = {}
     fixed = {key for key in contents.pinned if key in known}
@@ -154,11 +154,11 @@ def _fixed(contents: Contents, known: Mapping[Key, Stored]) -> set[Key]:
     return fixed | set(newest.items())
 
 
-def closure(known: Mapping[Key, Stored], wanted: Iterable[Key]) -> set[Key]:
+def closure(known: Mapping[LocalRef, Stored], wanted: Iterable[LocalRef]) -> set[LocalRef]:
     """The wanted checkpoints and the ancestors that their DeltaChannels are rebuilt from: up to the
     nearest one with a stored value."""
     kept = set(wanted)
-    followed: dict[Key, set[str]] = {}
+    followed: dict[LocalRef, set[str]] = {}
     for key in list(kept):
         current = known[key]
         open_channels = set(current.delta_channels - current.present)
@@ -175,11 +175,11 @@ def closure(known: Mapping[Key, Stored], wanted: Iterable[Key]) -> set[Key]:
 
 def _shrunk(
     contents: Contents,
-    known: Mapping[Key, Stored],
-    wanted: set[Key],
-    removable: Sequence[Key],
+    known: Mapping[LocalRef, Stored],
+    wanted: set[LocalRef],
+    removable: Sequence[LocalRef],
     limit: int,
-) -> set[Key]:
+) -> set[LocalRef]:
     """The kept ones when as few as possible of the oldest go to come under the limit."""
     low, high = 1, len(removable)
     while low < high:
@@ -191,7 +191,7 @@ def _shrunk(
     return closure(known, wanted - set(removable[:high]))
 
 
-def remaining_bytes(contents: Contents, kept: set[Key]) -> int:
+def remaining_bytes(contents: Contents, kept: set[LocalRef]) -> int:
     """About what the database holds when only the kept checkpoints stay."""
     total = 0
     living: set[int] = set()

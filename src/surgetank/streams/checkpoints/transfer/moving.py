@@ -21,15 +21,15 @@ from surgetank.streams.checkpoints.envelope import STREAM
 from surgetank.streams.checkpoints.maintenance import Maintenance
 from surgetank.streams.checkpoints.raw import RawCheckpoint
 from surgetank.streams.checkpoints.reader import Reader
+from surgetank.streams.checkpoints.refs import LocalRef, ParentedRef
 from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer
 from surgetank.streams.checkpoints.steps import run
 from surgetank.streams.checkpoints.transfer.journal import Journal
 from surgetank.streams.checkpoints.transfer.official_rows import each_write
 
-PLACES_SHOWN = 1000
+REFS_SHOWN = 1000
 _serde = FaithfulSerializer()
 OnError = Literal["stop", "skip"]
-Place = tuple[str, str]  # namespace, checkpoint id
 
 
 @dataclass(slots=True)
@@ -58,8 +58,8 @@ class Report:
     def skip(self, error: BrokenRow) -> None:
         """Note what could not be moved."""
         self.skipped_count += 1
-        if len(self.skipped) < PLACES_SHOWN:
-            thread_id, ns, checkpoint_id = error.place
+        if len(self.skipped) < REFS_SHOWN:
+            thread_id, ns, checkpoint_id = error.checkpoint
             self.skipped.append(
                 {
                     "thread": thread_id,
@@ -101,9 +101,9 @@ class OurStore:
             hot = snapshot.partitions(STREAM)
         return sorted({*hot, *self.cold.threads()})
 
-    def places(self, thread_id: str) -> list[Place]:
+    def refs(self, thread_id: str) -> list[LocalRef]:
         """Namespace and id of a thread's checkpoints."""
-        return [(ns, cid) for _, ns, cid in run(self.maintenance.places(thread_id))]
+        return [(ns, cid) for _, ns, cid in run(self.maintenance.refs(thread_id))]
 
     def read(self, thread_id: str, ns: str, checkpoint_id: str) -> RawCheckpoint | None:
         """One checkpoint with values and writes."""
@@ -225,10 +225,10 @@ def _differ(expected: tuple[str, bytes], found: tuple[str, bytes], path: str) ->
     return difference(_serde.loads_typed(expected), _serde.loads_typed(found), path)
 
 
-def state_of(places: Sequence[tuple[str, str, str | None]], writes: int) -> str:
+def state_of(refs: Sequence[ParentedRef], writes: int) -> str:
     """What a thread looks like from outside: its places and the number of its writes, as a
     digest."""
     text = "\n".join(
-        f"{ns}\0{cid}" for ns, cid, _ in sorted((ns, cid, None) for ns, cid, _ in places)
+        f"{ns}\0{cid}" for ns, cid, _ in sorted((ns, cid, None) for ns, cid, _ in refs)
     )
     return hashlib.blake2b(f"{writes}\n{text}".encode(), digest_size=16).hexdigest()

@@ -22,9 +22,9 @@ from surgetank.encode.codes import LG_DELTA
 from surgetank.exceptions import BrokenRow, ConfigurationError
 from surgetank.streams.checkpoints.envelope import version_text
 from surgetank.streams.checkpoints.raw import RawCheckpoint
+from surgetank.streams.checkpoints.refs import CheckpointRef, ParentedRef
 from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer
 from surgetank.streams.checkpoints.transfer.official_rows import (
-    SourcePlace,
     json_of,
     make_raw,
     parents_first,
@@ -58,7 +58,7 @@ class Official(Protocol):
         """All thread ids, in order."""
         ...
 
-    def places(self, thread_id: str) -> list[SourcePlace]:
+    def refs(self, thread_id: str) -> list[ParentedRef]:
         """The checkpoints of a thread, parents before their children."""
         ...
 
@@ -157,7 +157,7 @@ class PostgresTables:
             )
         ]
 
-    def places(self, thread_id: str) -> list[SourcePlace]:
+    def refs(self, thread_id: str) -> list[ParentedRef]:
         """The checkpoints of a thread, parents before their children."""
         return parents_first(
             self._rows(
@@ -178,18 +178,18 @@ class PostgresTables:
 
     def read(self, thread_id: str, ns: str, checkpoint_id: str) -> RawCheckpoint:
         """One checkpoint with values and writes. Raises `BrokenRow`."""
-        place = (thread_id, ns, checkpoint_id)
+        ref = CheckpointRef(thread_id, ns, checkpoint_id)
         where = "WHERE thread_id = %s AND checkpoint_ns = %s AND checkpoint_id = %s"
         rows = self._rows(
-            f"SELECT parent_checkpoint_id, checkpoint, metadata FROM checkpoints {where}", *place
+            f"SELECT parent_checkpoint_id, checkpoint, metadata FROM checkpoints {where}", *ref
         )
         if not rows:
-            raise BrokenRow(place, "it is gone")
+            raise BrokenRow(ref, "it is gone")
         parent, checkpoint, metadata = rows[0]
         if not isinstance(checkpoint, dict) or not isinstance(
             checkpoint.get("channel_versions"), dict
         ):
-            raise BrokenRow(place, "the column `checkpoint` is not a checkpoint")
+            raise BrokenRow(ref, "the column `checkpoint` is not a checkpoint")
         versions = checkpoint["channel_versions"]
         values = {
             c: _serde.dumps_typed(v) for c, v in (checkpoint.get("channel_values") or {}).items()
@@ -210,15 +210,15 @@ class PostgresTables:
             if is_snapshot and parent and self._version(thread_id, ns, parent, channel) == version:
                 continue  # it was put with an ancestor, and is found here because the version is the same
             if type_ != "empty":
-                values[channel] = check(place, f"$.channel_values.{channel}", type_, data)
+                values[channel] = check(ref, f"$.channel_values.{channel}", type_, data)
                 scalars.pop(channel, None)
         writes = self._rows(
             f"SELECT task_id, idx, task_path, channel, type, blob FROM checkpoint_writes {where}",
-            *place,
+            *ref,
         )
         if checkpoint.get("v", 4) < 4 and parent:
-            self._add_sends(place, parent, versions, values)
-        return make_raw(place, parent, checkpoint, metadata, values, scalars, writes)
+            self._add_sends(ref, parent, versions, values)
+        return make_raw(ref, parent, checkpoint, metadata, values, scalars, writes)
 
     def _version(self, thread_id: str, ns: str, checkpoint_id: str, channel: str) -> str | None:
         """A channel's version in another checkpoint."""
@@ -231,7 +231,7 @@ class PostgresTables:
 
     def _add_sends(
         self,
-        place: tuple[str, str, str],
+        ref: CheckpointRef,
         parent: str,
         versions: dict[str, Any],
         values: dict[str, Typed],
@@ -242,10 +242,10 @@ class PostgresTables:
             "SELECT type, blob FROM checkpoint_writes WHERE thread_id = %s AND checkpoint_id = %s "
             "AND channel = %s"
             " ORDER BY task_path, task_id, idx",
-            place[0], parent, TASKS,
+            ref[0], parent, TASKS,
         )  # fmt: skip
         if sends:
-            trees = [unpack_tree(check(place, "$.pending_sends", t, d)) for t, d in sends]
+            trees = [unpack_tree(check(ref, "$.pending_sends", t, d)) for t, d in sends]
             values[TASKS] = ("msgpack", pack_tree(trees))
             versions[TASKS] = max(versions.values()) if versions else f"{1:032}.0"
 
@@ -288,7 +288,7 @@ class SqliteTables:
         """All thread ids, in order."""
         return [t for (t,) in self._rows("SELECT DISTINCT thread_id FROM checkpoints ORDER BY 1")]
 
-    def places(self, thread_id: str) -> list[SourcePlace]:
+    def refs(self, thread_id: str) -> list[ParentedRef]:
         """The checkpoints of a thread, parents before their children."""
         return parents_first(
             self._rows(
@@ -308,33 +308,31 @@ class SqliteTables:
 
     def read(self, thread_id: str, ns: str, checkpoint_id: str) -> RawCheckpoint:
         """One checkpoint with values and writes. Raises `BrokenRow`."""
-        place = (thread_id, ns, checkpoint_id)
+        ref = CheckpointRef(thread_id, ns, checkpoint_id)
         where = "WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
         try:
             rows = self._rows(
                 f"SELECT parent_checkpoint_id, type, checkpoint, metadata FROM checkpoints {where}",
-                *place,
+                *ref,
             )
             writes = self._rows(
-                f"SELECT task_id, idx, task_path, channel, type, value FROM writes {where}", *place
+                f"SELECT task_id, idx, task_path, channel, type, value FROM writes {where}", *ref
             )
         except sqlite3.DatabaseError as error:
-            raise BrokenRow(place, f"SQLite can't read it ({error})") from error
+            raise BrokenRow(ref, f"SQLite can't read it ({error})") from error
         if not rows:
-            raise BrokenRow(place, "it is gone")
+            raise BrokenRow(ref, "it is gone")
         parent, type_, data, metadata = rows[0]
         if "+" in (type_ or ""):
-            raise BrokenRow(
-                place, "it is encrypted as a whole, so its channels can't be told apart"
-            )
-        checkpoint = unpack_tree(check(place, "$", type_, data))
+            raise BrokenRow(ref, "it is encrypted as a whole, so its channels can't be told apart")
+        checkpoint = unpack_tree(check(ref, "$", type_, data))
         if not isinstance(checkpoint, dict) or not isinstance(
             checkpoint.get("channel_versions"), dict
         ):
-            raise BrokenRow(place, "the column `checkpoint` is not a checkpoint")
+            raise BrokenRow(ref, "the column `checkpoint` is not a checkpoint")
         found = checkpoint.get("channel_values") or {}
         values = {channel: typed_of(value) for channel, value in found.items()}
-        return make_raw(place, parent, checkpoint, json_of(place, metadata), values, found, writes)
+        return make_raw(ref, parent, checkpoint, json_of(ref, metadata), values, found, writes)
 
     def close(self) -> None:
         """Close the file."""

@@ -13,15 +13,15 @@ from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.entries import scalars_of
 from surgetank.streams.checkpoints.envelope import CheckpointRecord, WriteRecord
 from surgetank.streams.checkpoints.raw import RawCheckpoint, RawWrite
+from surgetank.streams.checkpoints.refs import CheckpointRef, ParentedRef
 from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer
 from surgetank.streams.checkpoints.transfer.packed import Typed, check
 
-SourcePlace = tuple[str, str, str | None]  # namespace, checkpoint id, parent's id
 _serde = FaithfulSerializer()
 
 
 def make_raw(
-    place: tuple[str, str, str],
+    ref: CheckpointRef,
     parent: str | None,
     checkpoint: dict[str, Any],
     metadata: Any,
@@ -31,9 +31,9 @@ def make_raw(
 ) -> RawCheckpoint:
     """A checkpoint as Surgetank keeps it, from what a row holds."""
     if not isinstance(metadata, dict):
-        raise BrokenRow(place, "the column `metadata` is not an object")
-    if checkpoint.get("id") != place[2]:
-        raise BrokenRow(place, "it holds another checkpoint's data")
+        raise BrokenRow(ref, "the column `metadata` is not an object")
+    if checkpoint.get("id") != ref[2]:
+        raise BrokenRow(ref, "it holds another checkpoint's data")
     metadata_type, packed = _serde.dumps_typed(metadata)
     metadata_json, replaced = dumps_jsonb(metadata)
     scalars_json, _ = dumps_jsonb(scalars_of(scalars))
@@ -49,18 +49,18 @@ def make_raw(
         None,
         replaced,
     )
-    raw = RawCheckpoint(*place, record, parent or None, blobs=values)
+    raw = RawCheckpoint(*ref, record, parent or None, blobs=values)
     for task_id, idx, task_path, channel, type_, data in writes:
-        typed = check(place, f"$.writes.{channel}", type_, data)
+        typed = check(ref, f"$.writes.{channel}", type_, data)
         raw.writes.append(RawWrite(task_id, idx, WriteRecord(channel, task_path, *typed)))
     raw.writes.sort(key=lambda w: w.order)
     return raw
 
 
-def parents_first(rows: Sequence[SourcePlace]) -> list[SourcePlace]:
+def parents_first(rows: Sequence[ParentedRef]) -> list[ParentedRef]:
     """By namespace and id, but never a child before its parent."""
     by_key = {(ns, cid): (ns, cid, parent) for ns, cid, parent in rows}
-    ordered: dict[tuple[str, str], SourcePlace] = {}
+    ordered: dict[tuple[str, str], ParentedRef] = {}
     for key in sorted(by_key):
         branch: list[tuple[str, str]] = []
         seen: set[tuple[str, str]] = set()
@@ -75,12 +75,12 @@ def parents_first(rows: Sequence[SourcePlace]) -> list[SourcePlace]:
     return list(ordered.values())
 
 
-def json_of(place: tuple[str, str, str], data: bytes | str | None) -> Any:
+def json_of(ref: CheckpointRef, data: bytes | str | None) -> Any:
     """Metadata as `SqliteSaver` reads it (with NaN, which is not JSON)."""
     try:
         return json.loads(data) if data is not None else {}
     except ValueError as error:
-        raise BrokenRow(place, f"its metadata is not JSON ({error})") from error
+        raise BrokenRow(ref, f"its metadata is not JSON ({error})") from error
 
 
 def refuse_schema(address: str, tables: set[str], wanted: set[str], current: bool) -> None:

@@ -26,8 +26,9 @@ from psycopg.rows import DictRow, dict_row
 from surgetank.encode.codes import LG_DELTA
 from surgetank.encode.equality import difference
 from surgetank.exceptions import BrokenRow, ConfigurationError
-from surgetank.streams.checkpoints.any_saver.calls import calls_of, place
+from surgetank.streams.checkpoints.any_saver.calls import calls_of
 from surgetank.streams.checkpoints.raw import RawCheckpoint, RawWrite
+from surgetank.streams.checkpoints.refs import config_of
 from surgetank.streams.checkpoints.serde.serializer import FaithfulSerializer
 from surgetank.streams.checkpoints.transfer.official import (
     PostgresTables,
@@ -222,7 +223,7 @@ class OfficialTarget:
                 (w.task_id, w.idx, w.record) for w in raw.writes
             ):
                 values = [(w.channel, Packed((w.type, w.data))) for w in writes]
-                self._saver.put_writes(cast("Any", place(*where)), values, task_id, task_path)
+                self._saver.put_writes(cast("Any", config_of(*where)), values, task_id, task_path)
             checkpoint = {
                 **raw.structure,
                 "channel_values": {c: _handed(t) for c, t in raw.blobs.items()},
@@ -232,7 +233,7 @@ class OfficialTarget:
                     _faithful.loads_typed(raw.record.extra) if raw.record.extra[0] else []
                 )
             metadata = _faithful.loads_typed((raw.record.metadata_type, raw.record.metadata))
-            config: Any = place(raw.thread_id, raw.checkpoint_ns, raw.parent_id)
+            config: Any = config_of(raw.thread_id, raw.checkpoint_ns, raw.parent_id)
             self._saver.put(config, cast("Any", checkpoint), metadata, new)
         except (psycopg.OperationalError, sqlite3.OperationalError) as error:
             raise unreachable(self.tables.address, error) from error

@@ -14,28 +14,29 @@ import ormsgpack
 
 from surgetank.encode import codes
 from surgetank.exceptions import BrokenRow
+from surgetank.streams.checkpoints.refs import CheckpointRef
 
 Typed = tuple[str, bytes]
 _PLAIN_TYPES = {"null", "bytes", "bytearray"}
 _NESTED = {*range(8), *(c for c in range(codes.TUPLE, codes.SEND + 1) if c not in codes.RAW)}
 
 
-def check(place: tuple[str, str, str], path: str, type_: str | None, data: bytes | None) -> Typed:
+def check(ref: CheckpointRef, path: str, type_: str | None, data: bytes | None) -> Typed:
     """Type and bytes if they can be carried. Raises `BrokenRow` for damaged, pickled and unknown
     values."""
     kind, raw = type_ or "null", bytes(data or b"")
     if kind == "pickle":
-        raise BrokenRow(place, f"{path} is pickled, and Surgetank does not unpickle")
+        raise BrokenRow(ref, f"{path} is pickled, and Surgetank does not unpickle")
     if kind in _PLAIN_TYPES or "+" in kind:  # with a plus: encrypted, and carried as it is
         return kind, raw
     if kind == "json":
         return kind, raw
     if kind != "msgpack":
-        raise BrokenRow(place, f"{path} has an unknown type {kind!r}")
+        raise BrokenRow(ref, f"{path} has an unknown type {kind!r}")
     try:
         extensions(raw)
     except ValueError as error:
-        raise BrokenRow(place, f"{path} is damaged ({error})") from error
+        raise BrokenRow(ref, f"{path} is damaged ({error})") from error
     return kind, raw
 
 

@@ -22,16 +22,15 @@ from surgetank.exceptions import (
 )
 from surgetank.model import Record
 from surgetank.streams.checkpoints import envelope
-from surgetank.streams.checkpoints.any_saver.calls import place
 from surgetank.streams.checkpoints.entries import Target
 from surgetank.streams.checkpoints.envelope import STREAM
 from surgetank.streams.checkpoints.raw import RawCheckpoint
+from surgetank.streams.checkpoints.refs import LocalRef, config_of
 from surgetank.streams.checkpoints.transfer.journal import Journal
 from surgetank.streams.checkpoints.transfer.moving import (
-    PLACES_SHOWN,
+    REFS_SHOWN,
     Move,
     OurStore,
-    Place,
     Report,
     Wishes,
     compare,
@@ -57,7 +56,7 @@ class Importer(Move):
         super().__init__(Report("import", source.address, target), wishes, journal)
         self._source = source
         self._ours = ours
-        self._waiting: list[tuple[str, str, dict[Place, bytes]]] = []
+        self._waiting: list[tuple[str, str, dict[LocalRef, bytes]]] = []
         self._portion: set[str] = set()
         self._bytes = self._entries = 0
 
@@ -80,22 +79,22 @@ class Importer(Move):
         return self.report
 
     def _thread(self, thread_id: str) -> None:
-        places = self._source.places(thread_id)
+        refs = self._source.refs(thread_id)
         writes, orphans = self._source.counts(thread_id)
-        state = state_of(places, writes)
-        there = set(self._ours.places(thread_id))
+        state = state_of(refs, writes)
+        there = set(self._ours.refs(thread_id))
         self.report.threads += 1
         self.report.orphan_writes += orphans
-        if self.journal.is_done(thread_id, state) and there >= {(ns, cid) for ns, cid, _ in places}:
+        if self.journal.is_done(thread_id, state) and there >= {(ns, cid) for ns, cid, _ in refs}:
             self.report.threads_done_before += 1
             return
         if there and self.wishes.replace and not self.wishes.dry_run:
             self._ours.maintenance.delete_thread(thread_id)
             self._ours.must_flush([thread_id])
             there = set()
-        digests: dict[Place, bytes] = {}
-        versions: dict[Place, dict[str, str]] = {}
-        for ns, checkpoint_id, parent in places:
+        digests: dict[LocalRef, bytes] = {}
+        versions: dict[LocalRef, dict[str, str]] = {}
+        for ns, checkpoint_id, parent in refs:
             with self.tolerant():
                 raw = self._source.read(thread_id, ns, checkpoint_id)
                 if (ns, checkpoint_id) in there:
@@ -121,7 +120,7 @@ class Importer(Move):
         self.report.bytes += raw.size
 
     def _known(
-        self, thread_id: str, versions: dict[Place, dict[str, str]], ns: str, parent: str | None
+        self, thread_id: str, versions: dict[LocalRef, dict[str, str]], ns: str, parent: str | None
     ) -> Mapping[str, str]:
         """The channel versions that are stored with the parent already. After an interruption it is
         asked for."""
@@ -225,14 +224,14 @@ class Exporter(Move):
             self.tell(number, len(threads))
             self._thread(thread_id)
         self.tell(len(threads), len(threads))
-        self.report.altered = list(dict.fromkeys(self._target.altered))[:PLACES_SHOWN]
+        self.report.altered = list(dict.fromkeys(self._target.altered))[:REFS_SHOWN]
         if not self.wishes.dry_run:
             self.journal.finish()
         return self.report
 
     def _thread(self, thread_id: str) -> None:
-        ids = self._ours.places(thread_id)
-        there = {(ns, cid) for ns, cid, _ in self._target.tables.places(thread_id)}
+        ids = self._ours.refs(thread_id)
+        there = {(ns, cid) for ns, cid, _ in self._target.tables.refs(thread_id)}
         state = state_of([(ns, cid, None) for ns, cid in sorted(ids)], 0)
         self.report.threads += 1
         if self.journal.is_done(thread_id, state) and there >= set(ids):
@@ -242,7 +241,7 @@ class Exporter(Move):
             self._target.delete(thread_id)
             there = set()
         skipped = self.report.skipped_count
-        versions: dict[Place, dict[str, str]] = {}
+        versions: dict[LocalRef, dict[str, str]] = {}
         for ns, checkpoint_id, _ in parents_first([(ns, cid, None) for ns, cid in ids]):
             with self.tolerant():
                 raw = self._ours.read(thread_id, ns, checkpoint_id)
@@ -253,10 +252,10 @@ class Exporter(Move):
             self.journal.done(thread_id, state)
 
     def _checkpoint(
-        self, raw: RawCheckpoint, versions: dict[Place, dict[str, str]], there: set[Place]
+        self, raw: RawCheckpoint, versions: dict[LocalRef, dict[str, str]], there: set[LocalRef]
     ) -> None:
-        place = (raw.checkpoint_ns, raw.checkpoint_id)
-        new = place not in there
+        ref = (raw.checkpoint_ns, raw.checkpoint_id)
+        new = ref not in there
         if new:
             self.report.checkpoints += 1
             self.report.writes += len(raw.writes)
@@ -268,14 +267,14 @@ class Exporter(Move):
                 c: named[c] for c, v in raw.versions().items() if c in named and known.get(c) != v
             }
             self._target.put(raw, fresh)
-        remember(versions, place, raw.versions())
+        remember(versions, ref, raw.versions())
         if new and self.wishes.dry_run:
             return
-        deviation = compare(raw, self._target.tables.read(raw.thread_id, *place))
+        deviation = compare(raw, self._target.tables.read(raw.thread_id, *ref))
         if deviation is not None:
             reason = "it came back different" if new else "it is there already, but different"
             raise BrokenRow(
-                (raw.thread_id, *place),
+                (raw.thread_id, *ref),
                 f"{reason}: {deviation}",
                 remedy="--force replaces the thread.",
             )
@@ -283,9 +282,11 @@ class Exporter(Move):
         self.report.already_there += not new
 
 
-def remember(versions: dict[Place, dict[str, str]], place: Place, known: dict[str, str]) -> None:
+def remember(
+    versions: dict[LocalRef, dict[str, str]], ref: LocalRef, known: dict[str, str]
+) -> None:
     """Keep the versions of the last checkpoints: the next one's parent is mostly among them."""
-    versions[place] = known
+    versions[ref] = known
     if len(versions) > _VERSIONS_KNOWN:
         versions.pop(next(iter(versions)))
 
@@ -293,7 +294,7 @@ def remember(versions: dict[Place, dict[str, str]], place: Place, known: dict[st
 def _check_names(raw: RawCheckpoint, versions: Mapping[str, str]) -> None:
     """Refuse the names that `put` refuses. Raises `EntryRejected`."""
     thread_id = raw.thread_id
-    Target.of(cast("Any", place(thread_id, raw.checkpoint_ns, raw.checkpoint_id)))
+    Target.of(cast("Any", config_of(thread_id, raw.checkpoint_ns, raw.checkpoint_id)))
     limits.check_pair(thread_id, "$.thread_id with $.checkpoint.id", thread_id, raw.checkpoint_id)
     limits.check_all(thread_id, "$.channel_values", list(versions))
     limits.check_all(thread_id, "$.channel_versions", list(versions.values()))
