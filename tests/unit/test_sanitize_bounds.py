@@ -67,6 +67,29 @@ def test_shared_values_that_unfold_are_cut_and_told(name):
 
 
 @pytest.mark.usefixtures("small_budget")
+@pytest.mark.parametrize("holder", [lambda v: {"v": v}, lambda v: {"v": {"in": v}}, lambda v: (v,)])
+def test_tuples_that_the_garbage_collector_does_not_track_are_counted_too(holder):
+    unfolding = laughs("tuple")
+    value = holder(unfolding)
+    for _ in range(20):  # takes tuples of scalars off its list, then tuples of these
+        gc.collect()
+    assert not gc.is_tracked(unfolding)
+    clean, replaced = dumps_jsonb(value)
+    assert len(clean) < 200_000
+    assert "more than 5000 values" in " ".join(r.reason for r in replaced)
+
+
+def test_a_value_is_shown_without_writing_all_of_it():
+    assert jsonable.show(laughs("tuple")).startswith("((((((((((")
+    assert jsonable.show([1, (2,), {"a": {3}}, set(), "x"]) == "[1, (2,), {'a': {3}}, set(), 'x']"
+    cycle: list[Any] = [1]
+    cycle.append(cycle)
+    assert jsonable.show(cycle).startswith("[1, [1, [1, ")
+    assert jsonable.show([10**5000]) == "[<int of 16610 bits>]"
+    assert jsonable.show("x" * 10**6) == "'" + "x" * 199
+
+
+@pytest.mark.usefixtures("small_budget")
 def test_what_is_shared_and_unfolds_to_little_is_not_touched():
     value = {"a": doubled(6), "b": [{"x": [1, 2]}] * 50}
     assert sanitize_for_json(value) is value

@@ -54,22 +54,54 @@ def hostile(error: BaseException) -> BaseException:
 
 
 def show(value: Any) -> str:
-    """A bounded `repr` without anything that JSON or a log could stumble over. Never raises."""
+    """The first 200 characters of `repr(value)`, without anything that JSON or a log could stumble
+    over. Never raises.
+
+    A large container is not written as a whole to be cut: its `repr` may not fit into memory.
+    """
     try:
-        text = repr(value) if not _huge(value) else f"<int of {value.bit_length()} bits>"
+        text = ""
+        for piece in _pieces(value, 0):
+            text += piece
+            if len(text) >= _REPR:
+                break
     except BaseException as raised:  # noqa: BLE001 - a hostile __repr__ is shown by what it raised
         error = hostile(raised)
         text = f"<{name_of(value)} whose repr raises {name_of(error)}>"
-    return _BAD_TEXT.sub("�", text[:_REPR])
+    return _BAD_TEXT.sub("\ufffd", text[:_REPR])
+
+
+_BRACKETS = {list: "[]", tuple: "()", set: "{}", dict: "{}"}
+_SHOWN_DEPTH = 20
+
+
+def _pieces(value: Any, depth: int) -> Iterator[str]:
+    """The `repr` of a value in pieces, of which as many are made as are asked for."""
+    kind = type(value)
+    if kind is int and _too_long(value):
+        yield f"<int of {value.bit_length()} bits>"
+    elif kind in (str, bytes) and len(value) > _REPR:
+        yield repr(value[:_REPR])
+    elif kind not in _BRACKETS or (kind is set and not value):
+        yield repr(value)
+    elif depth > _SHOWN_DEPTH:
+        yield "..."
+    else:
+        opening, closing = _BRACKETS[kind]
+        yield opening
+        for number, item in enumerate(value):
+            if number:
+                yield ", "
+            yield from _pieces(item, depth + 1)
+            if kind is dict:
+                yield ": "
+                yield from _pieces(value[item], depth + 1)
+        yield "," * (kind is tuple and len(value) == 1) + closing
 
 
 def name_of(value: Any) -> str:
     """The name of a value's class, whatever its metaclass makes of `__name__`."""
     return str(_CLASS_NAME.__get__(type(value)))
-
-
-def _huge(value: Any) -> bool:
-    return type(value) is int and _too_long(value)
 
 
 def _too_long(value: int) -> bool:

@@ -138,10 +138,13 @@ def _unfolds(value: Any) -> bool:
     met, so forty lists of two become a million millions. What they would write is counted here,
     container by container, up to a limit.
     """
-    # What the garbage collector doesn't track has nothing but scalars in it.
     if type(value) is dict and len(value) < _SMALL:
         for item in value.values():
-            if type(item) in _CONTAINERS and item and (is_tracked(item) or len(item) > _SMALL):
+            if (
+                type(item) in _CONTAINERS
+                and item
+                and (len(item) > _SMALL or _holds_containers(item))
+            ):
                 break
         else:
             return False
@@ -159,6 +162,16 @@ def _unfolds(value: Any) -> bool:
         return depth > _DEEP or _unfolded(value, {}) > MAX_NODES
     except RecursionError:  # a cycle
         return True
+
+
+def _holds_containers(container: Any) -> bool:
+    """Whether anything in it can unfold. The garbage collector knows it of most: what it tracks may;
+    what it does not track holds scalars, or tuples that it tracks no more because they do.
+    """
+    if is_tracked(container):
+        return True
+    items = container.values() if type(container) is dict else container
+    return not _CONTAINERS.isdisjoint(map(type, items))
 
 
 def _only_numbers(container: Any) -> bool:
