@@ -186,9 +186,9 @@ def test_its_migrations_are_ordered_with_all_others(tmp_path: Path, fresh_databa
         tank.parts.database.prepare()  # unless a thread of the engine has done so already
         with tank.parts.database.connection() as connection:
             applied = connection.execute(
-                "SELECT name FROM surgetank.schema_migrations ORDER BY version"
+                "SELECT version, name FROM surgetank.schema_migrations ORDER BY version"
             ).fetchall()
-            assert applied[-1][0] == "9001_visits"
+            assert applied[-1] == (9001, "visits")
             rows = connection.execute(
                 "SELECT table_name FROM information_schema.tables WHERE table_schema = 'surgetank'"
             ).fetchall()
