@@ -71,7 +71,9 @@ def show(value: Any) -> str:
     return _BAD_TEXT.sub("\ufffd", text[:_REPR])
 
 
-_BRACKETS = {list: "[]", tuple: "()", set: "{}", dict: "{}"}
+_BRACKETS: dict[type[Any], tuple[str, str]] = {
+    list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}"), dict: ("{", "}"),
+}  # fmt: skip
 _SHOWN_DEPTH = 20
 
 
