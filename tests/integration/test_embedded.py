@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -518,3 +519,24 @@ def test_a_forked_child_that_closes_the_engine_closes_nothing_of_its_parents(
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['before', 'after']"
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_hangs_holds_up_nobody_who_leaves_and_its_owner_stops_it_later(
+    home: Path,
+) -> None:
+    tank = Surgetank(home, shutdown_timeout=2.0, flush_in_process=False).open()
+    tank.emit_log("accepted", thread_id="t")
+    server = EmbeddedPostgres(home)
+    hung = psutil.Process(server.pid)
+    hung.suspend()
+    try:
+        started = time.monotonic()
+        tank.close()
+        assert time.monotonic() - started < 10.0, "shutdown_timeout, and pg_ctl's whole seconds"
+        assert server.is_running()
+    finally:
+        hung.resume()
+    wait_until(lambda: not server.is_running(), "the owner to stop it")
+    with Surgetank(home, flush_in_process=False) as again:
+        assert again.flush().ok
+        assert [line.message for line in again.logs("t")] == ["accepted"]

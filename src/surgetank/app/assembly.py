@@ -412,13 +412,13 @@ class Parts:
             timer.cancel()
             self.database.interrupt()  # whoever still waits for it, waits in vain
             self.desk.close(_left(limit))
-            self._let_go()
+            self._let_go(_left(limit))
 
-    def _let_go(self) -> None:
+    def _let_go(self, within_s: float = 60.0) -> None:
         self.buffer.close()
         self.database.close()
         if self.embedded is not None:
-            self.embedded.stop()
+            self.embedded.stop(within_s)
 
     def _drain(self, over: threading.Event) -> None:
         for flusher in self.flushers.values():

@@ -32,6 +32,7 @@ from surgetank.database.as_root import HERE, Account, account, reachable
 from surgetank.database.embedded_owner import appoint
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, MissingExtra
 from surgetank.private import close_file, make_home, open_file
+from surgetank.telemetry import log
 
 _SOCKET_BYTES = 100  # a Unix socket's path may have 107
 # what needs no quoting in PostgreSQL's settings and in a shell
@@ -39,6 +40,7 @@ _PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 _UNQUOTABLE = '"$`\\\n'  # pg_ctl puts the folder between double quotes into a shell's command
 _DEAD = str(2**31 - 1)  # a number that no process has
 _START_S = 60
+_OWNER_S = 20.0
 GRACE_S = 10.0  # a server whose users were all killed waits so long for the next one
 _CONFIG = """
 # Written by Surgetank when it made this folder.
@@ -139,8 +141,8 @@ class EmbeddedPostgres:
             self._shared.close()
             self._shared = None
 
-    def stop(self) -> None:
-        """Leave the server; the last one to leave stops it. Idempotent."""
+    def stop(self, within_s: float = 60.0) -> None:
+        """Leave the server; the last one to leave stops it, or tries to for so long. Idempotent."""
         if self._shared is None:
             return
         atexit.unregister(self.stop)
@@ -152,22 +154,30 @@ class EmbeddedPostgres:
                 last = False
             try:
                 if last:
-                    self.shut_down()
+                    self.shut_down(within_s=within_s)
             finally:
                 self._shared.close()
                 self._shared = None
 
-    def shut_down(self, mode: str = "fast") -> None:
-        """Stop the server whoever uses it. Its other users start it again when they need it."""
+    def shut_down(self, mode: str = "fast", *, within_s: float = 60.0) -> None:
+        """Stop the server whoever uses it. Its other users start it again when they need it.
+
+        One that hangs is given up after `within_s`, and its owner process goes on trying.
+        """
         self._stopped_by_us = True
         socket_dir = self._socket_dir
-        try:
-            if self.is_running():
-                self._run("pg_ctl", "stop", "-m", mode, "-w", "-t", "30", data=self.data)
-        except DatabaseUnavailable:
-            # Too slow or hung. Nothing is lost: PostgreSQL replays its log at the next start.
-            if self.is_running():
-                self._run("pg_ctl", "stop", "-m", "immediate", "-w", "-t", "30", data=self.data)
+        limit = time.monotonic() + within_s
+        # The second is for one that is too slow. Nothing is lost: PostgreSQL replays its log at the
+        # next start.
+        for how, share in ((mode, 0.5), ("immediate", 1.0)):
+            if not self.is_running():
+                break
+            seconds = max(1, round(share * (limit - time.monotonic())))
+            with suppress(DatabaseUnavailable):
+                self._run("pg_ctl", "stop", "-m", how, "-w", "-t", str(seconds), data=self.data)
+        if self.is_running():
+            log.warning("embedded_postgres_hangs", data=str(self.data), waited_s=round(within_s, 1))
+            return
         if socket_dir != self.data:
             with suppress(OSError):  # not empty, or not there
                 socket_dir.rmdir()
@@ -362,8 +372,8 @@ def stop_unused(home: str | Path) -> bool:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        server.shut_down()
-    return True
+        server.shut_down(within_s=_OWNER_S)
+    return not server.is_running()
 
 
 _used: weakref.WeakSet[EmbeddedPostgres] = weakref.WeakSet()
