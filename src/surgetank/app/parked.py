@@ -4,18 +4,20 @@ again."""
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from surgetank.buffer.protocol import Buffer
 from surgetank.exceptions import ParkedNotFound
 from surgetank.model import Entry, FlushJob, ParkedEntry
+from surgetank.streams.stream import Streams
 
 
 class Parked:
     """The parked entries of a buffer; `flush` tries what was put back into it."""
 
-    def __init__(self, buffer: Buffer, flush: Callable[[], FlushJob]) -> None:
+    def __init__(self, buffer: Buffer, streams: Streams, flush: Callable[[], FlushJob]) -> None:
         self._buffer = buffer
+        self._streams = streams
         self._flush = flush
 
     def __call__(self) -> builtins.list[ParkedEntry]:
@@ -45,4 +47,20 @@ class Parked:
         chosen = (
             builtins.list(ids) if ids is not None else [entry.id for entry in self._buffer.parked()]
         )
-        return self._flush() if self._buffer.unpark(chosen) else None
+        wanted = set(chosen)
+        entries = [
+            (parked, self._buffer.parked_entry(parked.id))
+            for parked in self._buffer.parked()
+            if parked.id in wanted and self._on_unpark(parked.stream) is not None
+        ]
+        if not self._buffer.unpark(chosen):
+            return None
+        for parked, entry in entries:
+            on_unpark = self._on_unpark(parked.stream)
+            if on_unpark is not None and entry is not None:
+                on_unpark(self._buffer, parked.partition, [entry])
+        return self._flush()
+
+    def _on_unpark(self, stream: str) -> Callable[[Buffer, str, Sequence[Entry]], None] | None:
+        known = self._streams.get(stream)
+        return known.on_unpark if known is not None else None

@@ -325,7 +325,7 @@ class Surgetank(Speaks):
     @property
     def parked(self) -> Parked:
         """Entries that the database refused: list, get, retry."""
-        return Parked(self.parts.buffer, lambda: self.flush(trigger="retry"))
+        return Parked(self.parts.buffer, self.parts.streams, lambda: self.flush(trigger="retry"))
 
     def storage(self, *, thread: str | None = None, top: int = 10) -> StorageReport:
         """Bytes by kind, channel and thread, the growth of the `top` largest threads (or of one),

@@ -95,6 +95,10 @@ class HotRecords(Protocol):
         """The newest hot record of a key, and whether it is parked."""
         ...
 
+    def parked(self, partition: str, keys: Sequence[bytes]) -> Sequence[bytes]:
+        """Those of the keys whose newest hot record is parked."""
+        ...
+
     def heads(self, thread_id: str) -> dict[str, str]:
         """The largest checkpoint id of each namespace that is known to be in the sink."""
         ...

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from surgetank.buffer.protocol import Buffer
 from surgetank.database.pool import Database
 from surgetank.flush.policy import StreamPolicy
+from surgetank.model import Entry
 from surgetank.settings import Settings
 from surgetank.sinks.protocol import Sink
 
@@ -47,6 +48,8 @@ class Stream:
     - `policy`: when it is flushed; None means by the settings.
     - `urgent`: its few entries must be seen whatever is away: a full buffer accepts them, and they are not spilled.
     - `migrations` is a folder of `NNNN_name.sql`; one number orders those of all streams.
+    - `on_unpark` is called with the buffer, a partition and those of its parked entries that have
+      just been put back, to append what happened to them while they were parked.
     - `relations`: the tables and views, in the schema `surgetank`, that it owns.
     """
 
@@ -61,6 +64,7 @@ class Stream:
     inline_keys: frozenset[bytes] = frozenset()
     migrations: Traversable | None = None
     relations: tuple[str, ...] = ()
+    on_unpark: Callable[[Buffer, str, Sequence[Entry]], None] | None = None
 
     def __post_init__(self) -> None:
         for word in (self.name, self.subject):

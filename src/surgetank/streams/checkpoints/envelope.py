@@ -23,6 +23,7 @@ UNVERSIONED = "~"
 KNOWN_HEAD = "surgetank_head"  # in a checkpoint's structure
 HEAD = b"h" + _SEP
 TOMBSTONE = b"g" + _SEP
+HIDDEN = b"q" + _SEP
 PRUNED = b"p" + _SEP
 
 
@@ -250,6 +251,12 @@ def head_note(ns: str) -> bytes:
 def pruned_note(ns: str, checkpoint_id: str) -> bytes:
     """The note of a checkpoint that was deleted a short while ago, its thread not."""
     return PRUNED + ns.encode() + _SEP + checkpoint_id.encode()
+
+
+def hidden_note(ns: str, checkpoint_id: str) -> bytes:
+    """The note of a checkpoint that was pruned while it was parked: it stays hidden as long as it
+    is."""
+    return HIDDEN + ns.encode() + _SEP + checkpoint_id.encode()
 
 
 def tombstone_note(ns: str, checkpoint_id: str) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from surgetank.buffer.copies import Glance
 from surgetank.buffer.protocol import Buffer, Found, Guard, Snapshot
 from surgetank.exceptions import EntryRejected
+from surgetank.model import Entry
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.envelope import STREAM, CheckpointRecord, Operation, WriteRecord
 from surgetank.streams.checkpoints.raw import RawCheckpoint, RawWrite
@@ -54,8 +55,24 @@ class HotThread:
         """Namespace and id of all cold checkpoints that are about to be deleted one by one."""
         return frozenset((ns, cid) for ns, ids in self._hidden.items() for cid in ids)
 
-    def _visible(self, ns: str, checkpoint_id: str, seq: int) -> bool:
-        return seq > self.deleted_seq and seq > self._hidden.get(ns, {}).get(checkpoint_id, 0)
+    def _visible(self, ns: str, checkpoint_id: str, found: Found) -> bool:
+        deleted = max(self.deleted_seq, self._hidden.get(ns, {}).get(checkpoint_id, 0))
+        return found.seq > deleted and not (found.parked and self._pruned(ns, checkpoint_id))
+
+    def _pruned(self, ns: str, checkpoint_id: str) -> bool:
+        """Whether a parked checkpoint was pruned, and the deletion has been flushed."""
+        note = envelope.hidden_note(ns, checkpoint_id)
+        return note in self._snapshot.notes(STREAM, self._thread_id, note)
+
+    def pruned(self, entry: Entry) -> dict[str, list[str]]:
+        """The checkpoints of a parked entry that were pruned since, by namespace."""
+        found: dict[str, list[str]] = {}
+        for record in entry.records:
+            if record.key[:1] == b"c":
+                ns, checkpoint_id = envelope.split_key(record.key)
+                if self._pruned(ns, checkpoint_id):
+                    found.setdefault(ns, []).append(checkpoint_id)
+        return found
 
     def head(self, ns: str) -> str:
         """The largest checkpoint id of the namespace with data in the database, as far as this
@@ -78,12 +95,10 @@ class HotThread:
         if checkpoint_id is not None:
             key = envelope.checkpoint_key(ns, checkpoint_id)
             found = self._snapshot.latest(STREAM, self._thread_id, [key]).get(key)
-            return (
-                found if found is not None and self._visible(ns, checkpoint_id, found.seq) else None
-            )
+            return found if found is not None and self._visible(ns, checkpoint_id, found) else None
         prefix = envelope.checkpoint_prefix(ns)
         found = self._snapshot.last(STREAM, self._thread_id, prefix, after_seq=self.deleted_seq)
-        if found is None or self._visible(ns, found.key[len(prefix) :].decode(), found.seq):
+        if found is None or self._visible(ns, found.key[len(prefix) :].decode(), found):
             return found
         newest = next(iter(self.ids(ns)), None)
         return self.find(ns, newest[1]) if newest else None
@@ -94,8 +109,8 @@ class HotThread:
         found = self._snapshot.scan(
             STREAM, self._thread_id, prefix, keys_only=True, after_seq=self.deleted_seq
         )
-        refs = {(ref[0], ref[1]): f.seq for f in found for ref in (envelope.split_key(f.key),)}
-        visible = [(n, cid) for (n, cid), seq in refs.items() if self._visible(n, cid, seq)]
+        refs = {(ref[0], ref[1]): f for f in found for ref in (envelope.split_key(f.key),)}
+        visible = [(n, cid) for (n, cid), f in refs.items() if self._visible(n, cid, f)]
         return sorted(visible, key=lambda ref: (ref[1], ref[0]), reverse=True)
 
     def namespaces(self) -> set[str]:
@@ -168,6 +183,12 @@ class HotLookup:
         with self._buffer.snapshot() as snapshot:
             found = snapshot.latest(STREAM, thread_id, [key]).get(key)
         return (found.value, found.parked) if found is not None else None
+
+    def parked(self, thread_id: str, keys: Sequence[bytes]) -> list[bytes]:
+        """Those of the keys whose newest hot record is parked."""
+        with self._buffer.snapshot() as snapshot:
+            found = snapshot.latest(STREAM, thread_id, keys)
+        return [key for key, record in found.items() if record.parked]
 
     def heads(self, thread_id: str) -> dict[str, str]:
         """The largest checkpoint id of each namespace that has been flushed."""

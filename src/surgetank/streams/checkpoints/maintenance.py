@@ -18,11 +18,12 @@ from typing import Any
 from surgetank.buffer.protocol import Buffer
 from surgetank.encode import jsontext, limits
 from surgetank.exceptions import EntryRejected
-from surgetank.model import Record
+from surgetank.model import Entry, Record
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.cold.reader import Cold
 from surgetank.streams.checkpoints.envelope import STREAM, CheckpointRecord, Operation
 from surgetank.streams.checkpoints.forgetting import append_deletion_and_forget
+from surgetank.streams.checkpoints.hot import HotThread
 from surgetank.streams.checkpoints.raw import RawCheckpoint
 from surgetank.streams.checkpoints.reader import Reader
 from surgetank.streams.checkpoints.refs import CheckpointRef
@@ -77,6 +78,17 @@ def append_deletion(
         )
         record = Record(envelope.OPERATION_KEY, operation.pack())
         buffer.append(STREAM, thread_id, [record], ask_guards=True, wait=wait)
+
+
+def delete_again(buffer: Buffer, thread_id: str, entries: Sequence[Entry]) -> None:
+    """Accept once more the deletion of checkpoints that were pruned while they were parked, and are
+    tried again now: they come after their deletion."""
+    with buffer.snapshot() as snapshot:
+        thread = HotThread(snapshot, thread_id)
+        pruned = [thread.pruned(entry) for entry in entries]
+    for found in pruned:
+        for ns, ids in found.items():
+            append_deletion(buffer, thread_id, ns, ids)
 
 
 class Maintenance:

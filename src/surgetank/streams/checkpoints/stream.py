@@ -9,6 +9,7 @@ from surgetank.sinks.protocol import Sink
 from surgetank.streams.checkpoints.cold.sink import PostgresCheckpointSink
 from surgetank.streams.checkpoints.envelope import OPERATION_KEY, STREAM
 from surgetank.streams.checkpoints.hot import HotLookup
+from surgetank.streams.checkpoints.maintenance import delete_again
 from surgetank.streams.stream import THREAD, Backends, Stream
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ CHECKPOINTS = Stream(
     entries="steps",
     make_sink=_database_sink,
     inline_keys=frozenset((OPERATION_KEY,)),
+    on_unpark=delete_again,
     relations=(
         "threads", "checkpoint_namespaces", "checkpoints", "checkpoint_blobs", "checkpoint_writes",
         "checkpoint_history", "thread_deletions",

@@ -224,6 +224,12 @@ class PostgresCheckpointSink:
         newest = sorted(operation.checkpoint_ids)[-_PRUNED_NOTED:]
         notes = {envelope.pruned_note(operation.checkpoint_ns, cid): b"" for cid in newest}
         tally.deletion_notes = {**tally.deletion_notes, **notes}
+        if self._hot is not None:
+            ns = operation.checkpoint_ns
+            keys = [envelope.checkpoint_key(ns, cid) for cid in operation.checkpoint_ids]
+            for key in self._hot.parked(thread_id, keys):
+                note = envelope.hidden_note(*envelope.split_key(key))
+                tally.hidden = {**tally.hidden, note: b""}
         return set()
 
 
@@ -253,7 +259,10 @@ def _written(part: Passed, tally: Tally, work: Plan, steps: Sequence[Step]) -> W
         replaced=tally.replaced[:_REPLACEMENTS_KEPT],
         values_replaced=len(tally.replaced),
         forget=(*tally.forget, *work.revived.get(part.partition, ())),
-        maxima={envelope.head_note(ns): cid.encode() for ns, cid in heads.items()},
+        maxima={
+            **{envelope.head_note(ns): cid.encode() for ns, cid in heads.items()},
+            **tally.hidden,
+        },
         passing=tally.deletion_notes,
         fork=tally.fork,
         keep=ThreadKeeper(part.partition, steps, tally.before, tally.after),

@@ -22,6 +22,7 @@ class Tally:
     replaced: tuple[Replacement, ...] = ()
     forget: tuple[bytes, ...] = ()
     deletion_notes: Mapping[bytes, bytes] = field(default_factory=lambda: _NOTHING)
+    hidden: Mapping[bytes, bytes] = field(default_factory=lambda: _NOTHING)
     before: Mark | None = None  # of the thread, when it was first touched; None: it was not there
     thread: Thread | None = None  # as it was touched last; None: untouched, or deleted since
     fork: Fork | None = None
