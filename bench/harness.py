@@ -1,8 +1,9 @@
 """Rounds, samples and figures: how every measure counts.
 
 All contestants take a turn in each round, and each round begins with another of them, so that a
-machine that gets slower or a disk that gets busy meets all alike. Ratios are taken within a round
-and the median of them counts.
+machine that gets slower or a disk that gets busy meets all alike. What takes less than a
+millisecond takes turns step by step (`together`): a virtual machine may be twice as slow a second
+later. Ratios are taken within a round and the median of them counts.
 """
 
 from __future__ import annotations
@@ -77,6 +78,14 @@ class Scene:
             for contestant in (*contestants[shift:], *contestants[:shift]):
                 gc.collect()
                 yield number, contestant
+
+    def together(self, contestants: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
+        """All contestants at once in each round, another one first each time. Round 0 is the
+        rehearsal."""
+        for number in range(0 if self.scale.rehearse else 1, self.scale.rounds + 1):
+            shift = (number - 1) % len(contestants)
+            gc.collect()
+            yield number, (*contestants[shift:], *contestants[:shift])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from bench import plot, report
 from bench.__main__ import PAGE, arguments, checked, scale_of
 from bench.bars import BARS, Bar, judge, unjudged
-from bench.chat import Thread, growing, messages, text
+from bench.chat import Thread, growing, text
 from bench.harness import SMOKE, BenchError, Figure, Recorder, Scale, Scene
 from bench.measures import MEASURES, calls, graph
 from bench.peers import MEMORY, OURS, POSTGRES, Contestant, contestants
@@ -61,21 +61,22 @@ def test_each_round_begins_with_another_contestant(tmp_path):
 
 
 def test_a_ratio_is_taken_within_a_round_so_that_a_slow_round_changes_nothing():
-    figures = recorded("calls", "put", ours=[[1.2], [12.0], [1.2]], memory=[[1.0], [10.0], [1.0]])
+    rounds = [[1.5], [15.0], [1.5]]
+    figures = recorded("graph", "async", ours=rounds, memory=[[1.0], [10.0], [1.0]])
     (verdict,) = judge(figures)
-    assert verdict.value == pytest.approx(1.2)
+    assert verdict.value == pytest.approx(1.5)
     assert verdict.met
 
 
-@pytest.mark.parametrize(("ratio", "met"), [(1.2, True), (1.21, False)])
+@pytest.mark.parametrize(("ratio", "met"), [(1.5, True), (1.51, False)])
 def test_the_bar_itself_is_met(ratio, met):
-    (verdict,) = judge(recorded("calls", "put", ours=[[ratio]], memory=[[1.0]]))
+    (verdict,) = judge(recorded("graph", "async", ours=[[ratio]], memory=[[1.0]]))
     assert verdict.met is met
 
 
 def test_a_bar_without_a_peer_is_about_the_figure():
-    (verdict,) = judge(recorded("calls", "put_writes", ours=[[0.06]]))
-    assert (verdict.value, verdict.met, verdict.bar.text) == (0.06, False, "at most 0.05")
+    (verdict,) = judge(recorded("loop", "held", ours=[[20.5]]))
+    assert (verdict.value, verdict.met, verdict.bar.text) == (20.5, False, "at most 20")
 
 
 def test_more_is_better_where_the_bar_says_at_least():
@@ -89,26 +90,26 @@ def test_a_bar_whose_peer_was_not_measured_is_not_judged():
 
 
 def test_a_bar_that_nothing_measures_any_more_is_noticed():
-    figures = recorded("calls", "put", ours=[[1.0]], memory=[[1.0]])
+    figures = recorded("calls", "get_tuple hot", ours=[[1.0]], memory=[[1.0]])
     left = [bar.key for bar in unjudged(figures, ["calls"], Scale())]
-    assert left == ["put_writes", "get_tuple hot", "get_tuple cold"]
+    assert left == ["put", "put_writes", "get_tuple newest", "get_tuple cold"]
     assert set(unjudged([], MEASURES, Scale())) == set(BARS)
     assert "storage" not in {bar.measure for bar in unjudged([], MEASURES, SMOKE)}
 
 
 def test_a_result_comes_back_from_its_file(tmp_path):
-    result = result_of(recorded("calls", "put", ours=[[1.0], [2.0]], memory=[[1.0], [1.0]]))
+    result = result_of(recorded("graph", "async", ours=[[1.0], [3.0]], memory=[[1.0], [1.0]]))
     result.write(tmp_path / "results/latest.json")
     assert Result.read(tmp_path / "results/latest.json") == result
     told = json.loads((tmp_path / "results/latest.json").read_text())
-    assert told["bars"][0]["value"] == 1.5
+    assert told["bars"][0]["value"] == 2
     assert told["bars"][0]["met"] is False
 
 
 def test_the_page_keeps_its_words_and_gets_the_tables(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"# Words\n\n{report.BEGIN}\nof yesterday\n{report.END}\n\nafter\n")
-    result = result_of(recorded("calls", "put", ours=[[2.0]], memory=[[1.0]]))
+    result = result_of(recorded("graph", "async", ours=[[2.0]], memory=[[1.0]]))
     report.rewrite(page, result)
     report.rewrite(page, result)
     text_ = page.read_text()
@@ -116,10 +117,12 @@ def test_the_page_keeps_its_words_and_gets_the_tables(tmp_path):
     assert text_.endswith("after\n")
     assert "yesterday" not in text_
     assert (
-        text_.count("| Direct calls: put, ms | 2 | 1 | 2 | at most 1.2 x InMemorySaver | missed |")
+        text_.count(
+            "| A real graph: async, ms | 2 | 1 | 2 | at most 1.5 x InMemorySaver | missed |"
+        )
         == 1
     )
-    assert "- put, ms: InMemorySaver 1 (2.0 x); Surgetank 2." in text_
+    assert "- async, ms: InMemorySaver 1 (2.0 x); Surgetank 2." in text_
 
 
 def test_a_page_without_markers_is_refused(tmp_path):
@@ -176,8 +179,10 @@ class Forgetful(InMemorySaver):
 
 def test_a_saver_that_gives_back_something_else_is_not_measured():
     forgetful = Contestant("Forgetful", Forgetful(), lambda: 0)
+    course = calls._Course(forgetful, Thread(forgetful.saver, "t"))
+    (state,) = growing(1, seed=1)
     with pytest.raises(BenchError, match="another state"):
-        calls._write(Recorder("calls"), 1, forgetful, growing(2, seed=1))
+        calls._write(course, 0, state)
     graph_ = graph.build(messages(2, seed=1))
     with pytest.raises(BenchError, match="lost steps"):
         graph._play(graph_, forgetful, 2, "sync")
