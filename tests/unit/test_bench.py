@@ -10,7 +10,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from bench import plot, report
 from bench.__main__ import PAGE, arguments, checked, scale_of
 from bench.bars import BARS, Bar, judge, unjudged
-from bench.chat import Thread, growing, text
+from bench.chat import Thread, growing, messages, text
 from bench.harness import SMOKE, BenchError, Figure, Recorder, Scale, Scene
 from bench.measures import MEASURES, calls, graph
 from bench.peers import MEMORY, OURS, POSTGRES, Contestant, contestants
