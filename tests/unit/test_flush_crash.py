@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.errors import CheckViolation
 
 from support.buffers import FakeClock
 from support.flushing import Plant
@@ -17,7 +18,9 @@ from surgetank.flush.scheduler import reap
 from surgetank.model import FlushJob, JobStatus
 
 POLICY = StreamPolicy(entries=1, batch_entries=4)
-JOINTS = ("lease", "read_many", "ack", "park", "postpone", "release", "save_job", "write")
+JOINTS = (
+    "lease", "read_many", "ack", "park", "unpark", "postpone", "release", "save_job", "write", "probe",
+)  # fmt: skip
 
 
 class Crash(BaseException):
@@ -124,6 +127,37 @@ def test_a_flush_that_died_at_any_joint_leaves_the_same_rows_after_the_next_one(
             assert what_is_there(plant) == expected, (
                 f"died {'after' if after else 'before'} joint {die_at}"
             )
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_flush_that_died_while_it_took_back_what_it_had_parked_loses_nothing(
+    tmp_path: Path, after: bool
+) -> None:
+    """The sink refuses every row as if it were the row's fault, and then the probe too."""
+
+    def refusing(plant: Plant) -> Switch:
+        fault = Switch(lambda: CheckViolation("refused, whatever it is"))
+        plant.sink.faults = [fault]
+        for name in "abc":
+            plant.put(name, name.encode())
+        return fault
+
+    with Plant(tmp_path / "counted") as plant:
+        refusing(plant)
+        joints = flush_in_a_process(plant, None, after=False)
+        assert plant.buffer.parked() == [], "it took back what it had parked"
+    assert joints > 8
+    for die_at in range(1, joints + 1):
+        with Plant(tmp_path / str(die_at)) as plant:
+            fault = refusing(plant)
+            flush_in_a_process(plant, die_at, after=after)
+            left = plant.buffer.parked()
+            assert len(left) <= 1, "set aside before the sink was asked, and told of"
+            fault.on = False
+            plant.buffer.unpark([entry.id for entry in left])
+            finish(plant)
+            assert sorted(plant.sink.arrivals) == ["a", "b", "c"]
+            assert plant.buffer.parked() == []
 
 
 def test_a_flush_that_dies_again_and_again_gets_through(

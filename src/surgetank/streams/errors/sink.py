@@ -70,8 +70,9 @@ class PostgresErrorSink:
             )
 
     def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
+        size = sum(entry.size for part in slices for entry in part.entries)
         with (
-            self._database.connection() as connection,
+            self._database.connection(size=size) as connection,
             connection.cursor(binary=True, row_factory=dict_row) as cursor,
         ):
             return _write(cursor, slices, buffer_id, self._database.claim(cursor.connection))
