@@ -8,13 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
+from langgraph.checkpoint.sqlite import SqliteSaver
 
-from support.savers import put_chain
+from support.postgres import PostgresServer
+from support.savers import put, put_chain
 from support.waiting import wait_until
 from surgetank import Surgetank
 
@@ -112,3 +116,65 @@ def test_a_port_that_is_taken_is_told_before_a_buffer_is_made(
     assert process.returncode == 2
     assert "can't listen on 127.0.0.1" in said
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("worker", "--json"), ("serve", "--port", "0", "--no-auth"), ("export",), ("import",)],
+)
+def test_sigterm_ends_what_a_frozen_database_holds_up(
+    tmp_path: Path, private_postgres: PostgresServer, command: tuple[str, ...]
+) -> None:
+    """Long-running ones end in order with 0; what is cut off in the middle says so."""
+    environment = {
+        **os.environ,
+        "SURGETANK_HOME": str(tmp_path / "home"),
+        "SURGETANK_DATABASE_URL": private_postgres.url,
+        "SURGETANK_FLUSH_AGE": "0",
+        "SURGETANK_SHUTDOWN_TIMEOUT": "2",
+        "SURGETANK_STATEMENT_TIMEOUT": "300",
+        "SURGETANK_READ_TIMEOUT": "300",
+        "SURGETANK_CONNECT_TIMEOUT": "300",
+    }
+    other = tmp_path / "other.db"
+    with Surgetank(
+        environment["SURGETANK_HOME"], database_url=private_postgres.url, flush_in_process=False
+    ) as tank:
+        put_chain(tank.checkpointer(), "t", 2)
+        assert tank.flush().ok
+        name, *more = command
+        if name == "export":
+            more = ["--to", str(other)]
+        if name == "import":
+            with SqliteSaver.from_conn_string(str(other)) as source:
+                put_chain(source, "imported", 2)  # type: ignore[arg-type]
+            more = ["--from", str(other)]
+        with private_postgres.frozen():
+            process = start(environment, name, *more)
+            try:
+                if name in ("worker", "serve"):
+                    put(tank.checkpointer(), "waits", {"n": 1})
+                    wait_until(lambda: leased(tank), "it to flush")
+                else:
+                    wait_until(lambda: connects(process), "it to wait for the database")
+                process.send_signal(signal.SIGTERM)
+                began = time.monotonic()
+                _, said = process.communicate(timeout=30)
+                took = time.monotonic() - began
+            finally:
+                process.kill()
+    assert took < 2.0 + 4.0, "shutdown_timeout, and the time to end an interpreter"
+    assert "Traceback" not in said
+    if name in ("worker", "serve"):
+        assert process.returncode == 0, said
+    else:
+        assert process.returncode in (143, -signal.SIGTERM), said
+
+
+def leased(tank: Surgetank) -> bool:
+    (state,) = tank.parts.buffer.states("checkpoints") or (None,)
+    return state is not None and state.leased_by is not None
+
+
+def connects(process: subprocess.Popen[str]) -> bool:
+    return bool(psutil.Process(process.pid).net_connections("unix"))
