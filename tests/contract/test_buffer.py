@@ -24,7 +24,9 @@ from support.buffers import (
     wait_until,
 )
 from support.holder import held
-from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Buffer, Due, Place, Snapshot
+from surgetank.buffer.coordination import NOTE_TTL_S, Ack, Due, ReadFrom
+from surgetank.buffer.log import Snapshot
+from surgetank.buffer.protocol import Buffer
 from surgetank.exceptions import BufferFull, BufferUnavailable, EntryRejected, LeaseLost
 from surgetank.model import FlushJob, JobStatus, Record
 
@@ -542,10 +544,10 @@ def test_several_partitions_are_read_in_turn_each_up_to_its_share(buffer: Buffer
     }
     leased = {name: take(buffer, name).lease for name in seqs}
     places = [
-        Place(leased["a"]),
-        Place(leased["b"], seqs["b"][7]),
-        Place(leased["c"]),
-        Place(leased["d"]),
+        ReadFrom(leased["a"]),
+        ReadFrom(leased["b"], seqs["b"][7]),
+        ReadFrom(leased["c"]),
+        ReadFrom(leased["d"]),
     ]
     limits = {"share_bytes": 10**6, "max_bytes": 10**6}
     got = buffer.read_many(places, share_entries=4, max_entries=9, **limits)
@@ -563,7 +565,7 @@ def test_reading_several_partitions_keeps_the_limits_but_for_one_entry(buffer: B
     for name in ("a", "b", "c"):
         for _ in range(5):
             put(buffer, name, b"x" * 100, key=b"")
-    places = [Place(take(buffer, name).lease) for name in ("a", "b", "c")]
+    places = [ReadFrom(take(buffer, name).lease) for name in ("a", "b", "c")]
     for share_bytes, max_bytes, expected in (
         (150, 10_000, [2, 2, 2]),
         (1, 10_000, [1, 1, 1]),
@@ -581,7 +583,11 @@ def test_a_partition_with_nothing_to_read_has_its_turn_too(buffer: Buffer) -> No
     first, second = put(buffer, "a"), put(buffer, "b")
     a, b = take(buffer, "a").lease, take(buffer, "b").lease
     got = buffer.read_many(
-        [Place(a, first), Place(b)], share_entries=5, share_bytes=100, max_entries=5, max_bytes=100
+        [ReadFrom(a, first), ReadFrom(b)],
+        share_entries=5,
+        share_bytes=100,
+        max_entries=5,
+        max_bytes=100,
     )
     assert [[e.seq for e in batch] for batch in got] == [[], [second]]
 
@@ -607,7 +613,7 @@ def test_many_partitions_are_acknowledged_at_once_but_for_those_whose_lease_was_
     assert len({x.lease.token for x in leased}) == 20
     assert [x.state.entries for x in leased] == [2] * 20
     batches = buffer.read_many(
-        [Place(x.lease) for x in leased],
+        [ReadFrom(x.lease) for x in leased],
         share_entries=1,
         share_bytes=100,
         max_entries=100,

@@ -4,7 +4,8 @@ everybody else's stays."""
 from __future__ import annotations
 
 from support.buffers import BAD, BufferHouse, drain, put, read_all, take, values
-from surgetank.buffer.protocol import Ack, Buffer
+from surgetank.buffer.coordination import Ack
+from surgetank.buffer.protocol import Buffer
 from surgetank.model import FlushJob, JobStatus
 
 

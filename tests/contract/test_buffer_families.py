@@ -17,7 +17,8 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 from test_buffer_machine import PARTITIONS, BufferMachine, Item, partitions
 
 from support.buffers import BAD, KINDS, BufferHouse, drain, read_all, take, values
-from surgetank.buffer.protocol import Ack, Buffer
+from surgetank.buffer.coordination import Ack
+from surgetank.buffer.protocol import Buffer
 from surgetank.model import Record
 
 FAMILY = b"f"

@@ -23,7 +23,8 @@ from hypothesis.stateful import (
 )
 
 from support.buffers import BAD, DOWN, KINDS, BufferHouse, read_all
-from surgetank.buffer.protocol import Ack, Buffer, Due
+from surgetank.buffer.coordination import Ack, Due
+from surgetank.buffer.protocol import Buffer
 from surgetank.exceptions import LeaseLost
 from surgetank.model import Entry, Lease, Record
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from support.buffers import KINDS, BufferHouse, put, read_all, take
+from surgetank.buffer.coordination import Ack
 from surgetank.buffer.copies import Glance, RecentLimits
-from surgetank.buffer.protocol import Ack, Buffer
+from surgetank.buffer.protocol import Buffer
 from surgetank.model import CopyChange, Keeper, OldCopy, Record
 
 

@@ -21,7 +21,7 @@ import pytest
 from support import workload
 from support.buffers import DOWN, child_env, put, read_all, take
 from support.tanks import MakeTank
-from surgetank.buffer.protocol import Ack, Due
+from surgetank.buffer.coordination import Ack, Due
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.buffer.sqlite.salvage import Salvaged, salvage
 from surgetank.events.types import Severity

@@ -19,7 +19,7 @@ import pytest
 from support import workload
 from support.waiting import wait_until
 from surgetank import LeaseLost
-from surgetank.buffer.protocol import Due
+from surgetank.buffer.coordination import Due
 from surgetank.model import JobStatus
 from surgetank.sinks.protocol import Slice
 

@@ -19,7 +19,7 @@ from support.travel import (
     told,
 )
 from surgetank import Surgetank
-from surgetank.buffer.protocol import Due
+from surgetank.buffer.coordination import Due
 from surgetank.buffer.sqlite import buffer as sqlite
 
 MakeTank = Callable[..., Surgetank]

@@ -236,7 +236,7 @@ def test_jobs_and_reasons_with_any_text_are_stored_and_read(tank):
     tank.parts.buffer.save_job(job)
     assert tank.jobs.get(job.id).result["n"] == 10**400
     put(tank.checkpointer(), "t", {"n": 1})
-    from surgetank.buffer.protocol import Due
+    from surgetank.buffer.coordination import Due
 
     leased = tank.parts.buffer.lease("checkpoints", Due(force=True), owner="me", ttl_s=5.0)
     tank.parts.buffer.postpone(leased[0].lease, attempts=1, next_attempt_at=0.0, failure=failure)

@@ -24,7 +24,7 @@ from support.savers import config, ids, listed, put, put_chain
 from support.transfer import Official, postgres_official, sqlite_official
 from support.waiting import wait_until
 from surgetank import ConfigurationError, Surgetank
-from surgetank.buffer.protocol import Due
+from surgetank.buffer.coordination import Due
 from surgetank.encode.equality import difference
 from surgetank.model import JobStatus
 from surgetank.sinks.protocol import Slice

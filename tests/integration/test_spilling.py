@@ -20,7 +20,7 @@ from support.flushing import Told
 from support.memory_sink import MemorySink
 from support.spilling import ALL, SpillPlace
 from support.waiting import wait_until
-from surgetank.buffer.protocol import Ack, Due
+from surgetank.buffer.coordination import Ack, Due
 from surgetank.buffer.spilling import SpillDue
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import (

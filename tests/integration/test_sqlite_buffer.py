@@ -30,7 +30,7 @@ from support.buffers import (
     values,
     wait_until,
 )
-from surgetank.buffer.protocol import Ack, Due
+from surgetank.buffer.coordination import Ack, Due
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import BufferCorrupt, BufferUnavailable, ConfigurationError
 from surgetank.model import Record

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from support.buffers import child_env, drain, read_all, take
-from surgetank.buffer.protocol import Ack
+from surgetank.buffer.coordination import Ack
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import BufferCorrupt
 from surgetank.model import Record

@@ -19,7 +19,7 @@ from langchain_core.messages import HumanMessage
 from support.buffers import DOWN, FakeClock, child_env
 from support.graphs import agent
 from support.homes import AT, FIXTURES, LEASE_S, TALKS, open_home, picture, talks, told, unpack
-from surgetank.buffer.protocol import Due
+from surgetank.buffer.coordination import Due
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.buffer.sqlite.schema import BUFFER
 from surgetank.events.sqlite import EVENTS, SQLiteEventLog

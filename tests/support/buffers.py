@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from surgetank.buffer.protocol import Ack, Buffer, Due, Leased
+from surgetank.buffer.coordination import Ack, Due, Leased
+from surgetank.buffer.protocol import Buffer
 from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
 from surgetank.model import Entry, Failure, FailureKind, Lease, Record
 

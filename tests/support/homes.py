@@ -26,7 +26,7 @@ from support.graphs import agent
 from support.spilling import spill
 from support.workload import config, put
 from surgetank import Surgetank
-from surgetank.buffer.protocol import Ack, Due
+from surgetank.buffer.coordination import Ack, Due
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.events.sqlite import SQLiteEventLog
 from surgetank.events.types import Incident, NewEvent, Original, Severity

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from surgetank.buffer.protocol import Binding
+from surgetank.buffer.binding import Binding
 from surgetank.database.identity import Identity, destination_of
 from surgetank.flush.belonging import Bond, judge_bond
 

@@ -12,7 +12,7 @@ from psycopg import errors as pg
 from support.buffers import read_all, take
 from support.flushing import Plant
 from support.memory_sink import MemorySink, Switch, name_hostile, refuse_hostile
-from surgetank.buffer.protocol import Ack
+from surgetank.buffer.coordination import Ack
 from surgetank.exceptions import EntryRejected, LeaseLost
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.policy import StreamPolicy

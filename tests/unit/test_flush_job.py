@@ -13,7 +13,7 @@ import pytest
 from support.buffers import FakeClock, read_all, take, wait_until
 from support.flushing import Plant, Told
 from support.memory_sink import Switch, refuse_hostile
-from surgetank.buffer.protocol import Ack
+from surgetank.buffer.coordination import Ack
 from surgetank.flush.events import EntryParked, FlushEvent, JobFinished, Listeners, PartitionFailed
 from surgetank.flush.policy import StreamPolicy
 from surgetank.model import FlushJob, JobStatus, Lease

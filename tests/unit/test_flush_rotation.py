@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.flushing import Plant
-from surgetank.buffer.protocol import Due
+from surgetank.buffer.coordination import Due
 from surgetank.exceptions import EntryUnreadable
 from surgetank.flush.partition import Run
 from surgetank.flush.policy import StreamPolicy

@@ -19,7 +19,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from surgetank.buffer.protocol import Snapshot
+from surgetank.buffer.log import Snapshot
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries

@@ -4,12 +4,15 @@ telling of both."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 
 from surgetank.app.homes import FoundHome, default_home, homes_beside
-from surgetank.buffer.protocol import Binding, Buffer
+from surgetank.buffer.binding import Bindable, Binding, Fence
+from surgetank.buffer.coordination import Backlog
+from surgetank.buffer.copies import CopyStore
+from surgetank.buffer.log import Log
 from surgetank.database.identity import EMBEDDED, destination_of, read_identity
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.events.types import Severity
@@ -47,12 +50,16 @@ def engine_settings(**given: Any) -> Settings:
     return settings.model_copy(update={"home": default_home(settings.home, destination(settings))})
 
 
+class Guarded(Log, CopyStore, Bindable, Fence, Backlog, Protocol):
+    """What is compared with the database."""
+
+
 class Guards:
     """`restores`: threads are written into the database."""
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: Guarded,
         database: MigratedDatabase,
         desk: Desk,
         settings: Settings,

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping
+from typing import Protocol
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.coordination import Attempts, Backlog
+from surgetank.buffer.jobs import JobLog
 from surgetank.encode.limits import check_names
 from surgetank.exceptions import JobNotFound, JobNotRetryable
 from surgetank.flush.job import StreamFlusher
 from surgetank.model import FlushJob
 
 
+class JobsAndBacklog(JobLog, Attempts, Backlog, Protocol):
+    """What jobs are started and found by."""
+
+
 class Jobs:
     """The jobs of a buffer; `flushers` are those that can repeat one, `kept` how many jobs are
     remembered."""
 
-    def __init__(self, buffer: Buffer, flushers: Mapping[str, StreamFlusher], kept: int) -> None:
+    def __init__(
+        self, buffer: JobsAndBacklog, flushers: Mapping[str, StreamFlusher], kept: int
+    ) -> None:
         self._buffer = buffer
         self._flushers = flushers
         self._kept = kept

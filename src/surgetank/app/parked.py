@@ -6,7 +6,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterable, Sequence
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.coordination import Parking
 from surgetank.exceptions import ParkedNotFound
 from surgetank.model import Entry, FlushJob, ParkedEntry
 from surgetank.streams.stream import Streams
@@ -15,7 +15,7 @@ from surgetank.streams.stream import Streams
 class Parked:
     """The parked entries of a buffer; `flush` tries what was put back into it."""
 
-    def __init__(self, buffer: Buffer, streams: Streams, flush: Callable[[], FlushJob]) -> None:
+    def __init__(self, buffer: Parking, streams: Streams, flush: Callable[[], FlushJob]) -> None:
         self._buffer = buffer
         self._streams = streams
         self._flush = flush

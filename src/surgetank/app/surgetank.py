@@ -24,7 +24,7 @@ from surgetank.app.guards import destination, engine_settings
 from surgetank.app.jobs import Jobs
 from surgetank.app.parked import Parked
 from surgetank.app.speaking import Speaks
-from surgetank.buffer.protocol import Binding
+from surgetank.buffer.binding import Binding
 from surgetank.encode.limits import check_names
 from surgetank.events.protocol import EventLog
 from surgetank.exceptions import (

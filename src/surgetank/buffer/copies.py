@@ -49,7 +49,7 @@ class CopiesHeld(NamedTuple):
     bytes: int
 
 
-class RecentSide(Protocol):
+class CopyStore(Protocol):
     """A buffer that keeps copies. Reading them is part of `Snapshot`: `copy` and `copied`."""
 
     recent: RecentLimits

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from surgetank.buffer.protocol import Buffer, Leased
+from surgetank.buffer.coordination import Leased
+from surgetank.buffer.identity import Identified
 from surgetank.fallback.codec import FileHeader, SpilledEntry
 from surgetank.fallback.files import SpillFiles
 from surgetank.model import Lease
@@ -83,8 +84,8 @@ class Recovered:
         )
 
 
-class SpillSide(Buffer, Protocol):
-    """A buffer whose values can be spilled."""
+class Spilling(Identified, Protocol):
+    """A buffer whose values can be spilled. A capability: not every buffer has it."""
 
     files: SpillFiles
 

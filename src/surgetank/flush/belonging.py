@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Protocol
 
-from surgetank.buffer.protocol import Binding, Buffer
+from surgetank.buffer.binding import Bindable, Binding
+from surgetank.buffer.coordination import Backlog
 from surgetank.database.identity import Identity
 from surgetank.exceptions import WrongDatabase
 
@@ -46,12 +48,16 @@ def judge_bond(
     return Bond.SAME if same_system and found.oid == binding.database_oid else Bond.MOVED
 
 
+class Belongs(Bindable, Backlog, Protocol):
+    """A buffer that knows its database, and whether anything waits for it."""
+
+
 class Belonging:
     """The bond between one buffer and the database at `destination`. `on_moved` is told when it was
     bound again."""
 
     def __init__(
-        self, buffer: Buffer, destination: str, *, on_moved: Callable[[Binding, Binding], None]
+        self, buffer: Belongs, destination: str, *, on_moved: Callable[[Binding, Binding], None]
     ) -> None:
         self.destination = destination
         self.problem: WrongDatabase | None = None

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.binding import Fence
+from surgetank.buffer.coordination import Leases
 from surgetank.encode.digest import mark_of
 from surgetank.exceptions import EntryUnreadable
 from surgetank.model import Mark
@@ -38,10 +40,14 @@ class Found:
     restored: bool = False
 
 
+class FencedLeases(Leases, Fence, Protocol):
+    """Leases of partitions that may have gone back in time."""
+
+
 class Doubts:
     """Clears up what a partition's progress means, and brings the buffer in line with it."""
 
-    def __init__(self, buffer: Buffer) -> None:
+    def __init__(self, buffer: FencedLeases) -> None:
         self._buffer = buffer
 
     def judge(self, part: Slice, mark: Mark | None, doubt: Doubt) -> Found:

@@ -14,8 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from typing import Protocol
 
-from surgetank.buffer.protocol import Buffer, Due, Leased
+from surgetank.buffer.binding import Fence
+from surgetank.buffer.coordination import Coordination, Due, Leased
+from surgetank.buffer.jobs import JobLog
 from surgetank.exceptions import BufferProblem
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.classify import classify, combine
@@ -39,13 +42,17 @@ class Clockwork:
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex
 
 
+class FlushedBuffer(Coordination, Fence, JobLog, Protocol):
+    """What a flush needs: coordination, a fence, and the record of its jobs."""
+
+
 class StreamFlusher:
     """Flushes one stream of a buffer into one sink. Several may work on the same buffer at once."""
 
     def __init__(
         self,
         stream: str,
-        buffer: Buffer,
+        buffer: FlushedBuffer,
         sink: Sink,
         *,
         policy: StreamPolicy,

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from surgetank.buffer.protocol import Ack, Buffer
+from surgetank.buffer.binding import Fence
+from surgetank.buffer.coordination import Ack, Coordination
 from surgetank.encode.digest import mark_of
 from surgetank.exceptions import BufferCorrupt, EntryRejected, EntryUnreadable, LeaseLost
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
@@ -139,12 +141,16 @@ class _Trial:
         return self.probed or (self.took and scope is Scope.ENTRY)
 
 
+class Delivered(Coordination, Fence, Protocol):
+    """What a delivery takes entries out of."""
+
+
 class Delivery:
     """Brings slices to the sink and records the result in the buffer."""
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: Delivered,
         sink: Sink,
         breaker: CircuitBreaker,
         retry: RetryPolicy,

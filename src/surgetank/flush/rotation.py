@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from surgetank.buffer.protocol import Buffer, Leased, Place
+from surgetank.buffer.coordination import Leased, Leases, ReadFrom
 from surgetank.exceptions import EntryUnreadable
 from surgetank.flush.partition import Run
 from surgetank.flush.policy import StreamPolicy
@@ -25,7 +25,7 @@ class Rotation:
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: Leases,
         policy: StreamPolicy,
         leased: Sequence[Leased],
         unreadable: Callable[[Run, EntryUnreadable], None],
@@ -112,7 +112,7 @@ class Rotation:
         places = []
         for run in runs:
             known = taken.get(run.lease.partition)
-            places.append(Place(run.lease, known[-1].seq if known else run.after_seq))
+            places.append(ReadFrom(run.lease, known[-1].seq if known else run.after_seq))
         try:
             batches = self._buffer.read_many(
                 places,

@@ -10,8 +10,11 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.coordination import Backlog
+from surgetank.buffer.jobs import JobLog
+from surgetank.buffer.upkeep import Upkeep
 from surgetank.exceptions import SurgetankError
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
@@ -21,12 +24,16 @@ _LONGEST_PAUSE_S = 5.0
 _THOROUGH_S = 30.0  # looking for what can be forgotten reads all partitions
 
 
+class Scheduled(JobLog, Upkeep, Backlog, Protocol):
+    """What is looked after between flushes."""
+
+
 class Scheduler:
     """Runs the flushers of all streams, one after the other, until it is stopped."""
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: Scheduled,
         flushers: Sequence[StreamFlusher],
         *,
         clock: Callable[[], float],
@@ -120,7 +127,7 @@ class Scheduler:
         return busy
 
 
-def reap(buffer: Buffer, now: float, *, silent_s: float = 120.0) -> list[FlushJob]:
+def reap(buffer: Scheduled, now: float, *, silent_s: float = 120.0) -> list[FlushJob]:
     """Mark jobs whose worker went silent as failed; their entries were never acknowledged and are
     retried."""
     reaped: list[FlushJob] = []

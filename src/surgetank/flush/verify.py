@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from surgetank.buffer.protocol import Buffer, Marked
+from surgetank.buffer.binding import Fence, Marked
 from surgetank.database.pool import Database
 from surgetank.flush.doubts import Found
 from surgetank.model import Mark
@@ -27,7 +27,7 @@ class ProgressCheck:
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: Fence,
         database: Database,
         streams: Collection[str],
         *,

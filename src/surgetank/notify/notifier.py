@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, assert_never
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.coordination import Backlog, Parking
+from surgetank.buffer.upkeep import Damages
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import EventType, Incident, Original, PublicCause, Severity
 from surgetank.exceptions import SurgetankError
@@ -97,6 +98,10 @@ class Channel(Protocol):
         ...
 
 
+class Watched(Backlog, Parking, Damages, Protocol):
+    """What the notifier looks at."""
+
+
 class Notifier:
     """Listens to flushes and tells all channels, in the order they were given."""
 
@@ -104,7 +109,7 @@ class Notifier:
         self,
         channels: Sequence[Channel],
         events: EventLog,
-        buffer: Buffer,
+        buffer: Watched,
         *,
         streams: Streams,
         clock: Callable[[], float],

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from surgetank.buffer.spilling import SpillFile, SpillSide
+from surgetank.buffer.spilling import SpillFile, Spilling
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import Incident, Severity
 from surgetank.exceptions import SurgetankError
@@ -23,7 +23,7 @@ class SpillWatch:
     def __init__(
         self,
         spiller: Spiller,
-        buffer: SpillSide,
+        buffer: Spilling,
         notifier: Notifier,
         events: EventLog,
         *,

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from psycopg.rows import dict_row
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.coordination import Backlog
+from surgetank.buffer.log import Log
 from surgetank.database.queries import queries
 from surgetank.exceptions import ConfigurationError, SinkError
 from surgetank.server.access.visibility import ThreadOwners
@@ -50,12 +51,16 @@ class ThreadPage:
     complete: bool
 
 
+class HotThreads(Log, Backlog, Protocol):
+    """What listing threads needs of the buffer."""
+
+
 class ThreadList:
     """Lists threads. The hot ones are looked through anew only when something in the buffer
     changed."""
 
     def __init__(
-        self, buffer: Buffer, database: Connections, owners: ThreadOwners, *, key: str
+        self, buffer: HotThreads, database: Connections, owners: ThreadOwners, *, key: str
     ) -> None:
         self._buffer = buffer
         self._database = database

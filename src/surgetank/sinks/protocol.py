@@ -39,7 +39,7 @@ class Slice:
 @dataclass(frozen=True, slots=True)
 class Written:
     """What became of one slice, and what the buffer is to note with the partition (see
-    `buffer.protocol.Ack`).
+    `buffer.coordination.Ack`).
 
     `skipped` entries were in the sink already. `mark` is the slice's last entry, if the sink keeps
     progress.

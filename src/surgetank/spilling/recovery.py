@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from surgetank.buffer.spilling import Elsewhere, Recovered, SpillFile, SpillSide
+from surgetank.buffer.spilling import Elsewhere, Recovered, SpillFile, Spilling
 from surgetank.database.pool import Database
 from surgetank.exceptions import FallbackDamaged, FallbackUnavailable
 from surgetank.fallback.codec import FileHeader, FileReader, SpilledEntry
@@ -69,7 +69,7 @@ class Recovery:
 
     def __init__(
         self,
-        buffer: SpillSide,
+        buffer: Spilling,
         store: FallbackStore,
         database: Database,
         deleted_at: Mapping[str, DeletedAt],

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from surgetank.buffer.protocol import Place
-from surgetank.buffer.spilling import SpillDue, SpillSide, ToSpill
+from surgetank.buffer.coordination import Leases, ReadFrom
+from surgetank.buffer.spilling import SpillDue, Spilling, ToSpill
 from surgetank.exceptions import EntryUnreadable, LeaseLost, SurgetankError
 from surgetank.fallback.codec import FileHeader, FileWriter, SpilledEntry
 from surgetank.flush.policy import SpillPolicy, is_relieving
@@ -51,13 +52,17 @@ class _Batch:
         return [lease for lease, _ in self.parts]
 
 
+class SpillingBuffer(Spilling, Leases, Protocol):
+    """A buffer whose values can be spilled, under leases."""
+
+
 class Spiller:
     """Spills a buffer's streams by a policy. `on_problem` is told what could not be done; it is
     tried again."""
 
     def __init__(
         self,
-        buffer: SpillSide,
+        buffer: SpillingBuffer,
         streams: Sequence[str],
         policy: SpillPolicy,
         *,
@@ -144,7 +149,7 @@ class Spiller:
             most = _ENTRIES_PER_FILE - count
             try:
                 (entries,) = self._buffer.read_many(
-                    [Place(leased.lease, after_seq)],
+                    [ReadFrom(leased.lease, after_seq)],
                     share_entries=most, share_bytes=room, max_entries=most, max_bytes=room,
                 )  # fmt: skip
             except EntryUnreadable:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from surgetank.buffer.protocol import Guard
+from surgetank.buffer.log import Guard
 from surgetank.buffer.sqlite.chain import MIN_BYTES, Family, Link, Memory, shorten
 from surgetank.buffer.sqlite.checks import (
     MASK,

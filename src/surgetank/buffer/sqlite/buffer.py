@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from surgetank.buffer.copies import RecentLimits
-from surgetank.buffer.protocol import Guard
+from surgetank.buffer.log import Guard
 from surgetank.buffer.sqlite.append import SLOTS, BufferLimits, Inserter, Request
 from surgetank.buffer.sqlite.audit import Auditor
 from surgetank.buffer.sqlite.checks import Checker
@@ -144,6 +144,10 @@ class SQLiteBuffer(SQLiteUpkeepSide, SQLiteTallySide, SQLiteSpillSide):
     @property
     def id(self) -> str:
         return str(self._id)
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
 
     def append(
         self,

@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
+from surgetank.buffer.coordination import Ack
 from surgetank.buffer.copies import CopiesHeld, Glance, RecentLimits
-from surgetank.buffer.protocol import Ack
 from surgetank.buffer.sqlite.append import BufferLimits
 from surgetank.buffer.sqlite.read import part_keys, read_parts
 from surgetank.model import CopyChange

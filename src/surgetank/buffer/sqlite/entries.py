@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from surgetank.buffer.protocol import Place
+from surgetank.buffer.coordination import ReadFrom
 from surgetank.buffer.sqlite.chain import MIN_BYTES, Load, whole
 from surgetank.buffer.sqlite.checks import SLOT_BITS, Checker, names_sum
 from surgetank.exceptions import BufferCorrupt, EntryUnreadable, FallbackUnavailable
@@ -24,7 +24,7 @@ class Gathering:
     """Reads on from one place, up to a number of entries and bytes."""
 
     def __init__(
-        self, connection: sqlite3.Connection, load: Load, checker: Checker, place: Place
+        self, connection: sqlite3.Connection, load: Load, checker: Checker, place: ReadFrom
     ) -> None:
         self._connection = connection
         self._load = load

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from surgetank.buffer.protocol import Binding, Marked, Rewound
+from surgetank.buffer.binding import Binding, Marked, Rewound
 from surgetank.buffer.sqlite.append import Inserter
 from surgetank.buffer.sqlite.chain import free, isolate, let_go, make_whole
 from surgetank.buffer.sqlite.checks import Checker

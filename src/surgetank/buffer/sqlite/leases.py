@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from surgetank.buffer.protocol import NOTE_TTL_S, Ack, Due, Leased, Place
+from surgetank.buffer.coordination import NOTE_TTL_S, Ack, Due, Leased, ReadFrom
 from surgetank.buffer.sqlite.audit import Auditor, note_damage, settle_ledgers
 from surgetank.buffer.sqlite.chain import Load, free, let_go
 from surgetank.buffer.sqlite.checks import REMEDY, Checker
@@ -151,9 +151,8 @@ class SQLiteLeaseSide(SQLiteKeptSide):
     def read(
         self, lease: Lease, *, after_seq: int = 0, max_entries: int, max_bytes: int
     ) -> list[Entry]:
-        place = Place(lease, after_seq)
         (entries,) = self.read_many(
-            [place],
+            [ReadFrom(lease, after_seq)],
             share_entries=max_entries,
             share_bytes=max_bytes,
             max_entries=max_entries,
@@ -163,7 +162,7 @@ class SQLiteLeaseSide(SQLiteKeptSide):
 
     def read_many(
         self,
-        places: Sequence[Place],
+        starts: Sequence[ReadFrom],
         *,
         share_entries: int,
         share_bytes: int,
@@ -173,14 +172,14 @@ class SQLiteLeaseSide(SQLiteKeptSide):
         batches: list[list[Entry]] = []
         entries = size = 0
         with self._read() as connection:
-            for place in places:
+            for start in starts:
                 if batches and (entries >= max_entries or size >= max_bytes):
                     break
                 room = (
                     min(share_entries, max_entries - entries),
                     min(share_bytes, max_bytes - size),
                 )
-                gathering = Gathering(connection, self._load, self._checker, place)
+                gathering = Gathering(connection, self._load, self._checker, start)
                 try:
                     gathering.read(*room)
                 except EntryUnreadable as error:

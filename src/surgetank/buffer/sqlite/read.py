@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from surgetank.buffer.copies import Glance
-from surgetank.buffer.protocol import Found, Tally
+from surgetank.buffer.log import Found
 from surgetank.buffer.sqlite.chain import Load, Recall, whole
 from surgetank.buffer.sqlite.checks import STORED, Checker, names_sum
+from surgetank.buffer.tallies import Tally
 from surgetank.exceptions import BufferCorrupt
 from surgetank.model import BufferDepth, StreamDepth
 

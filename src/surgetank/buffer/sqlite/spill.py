@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from surgetank.buffer.protocol import Leased
+from surgetank.buffer.coordination import Leased
 from surgetank.buffer.spilling import Elsewhere, Recovered, SpillDue, SpillFile, ToSpill
 from surgetank.buffer.sqlite.append import BufferLimits, Inserter
 from surgetank.buffer.sqlite.chain import free

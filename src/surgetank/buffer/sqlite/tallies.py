@@ -12,8 +12,8 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from surgetank.buffer.protocol import Tally
 from surgetank.buffer.sqlite.append import Inserter, Request
+from surgetank.buffer.tallies import Tally
 from surgetank.exceptions import BufferFull
 from surgetank.model import Record
 

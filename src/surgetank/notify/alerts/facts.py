@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from psycopg.rows import dict_row
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.coordination import Backlog, Parking
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.events.types import Severity
@@ -31,6 +31,10 @@ def _wanted(now: float) -> ErrorFilter:
     )
 
 
+class Waiting(Backlog, Parking, Protocol):
+    """What the rules look at in the buffer."""
+
+
 class FactFinder:
     """Looks around, from one thread. Remembers who was snoozed, for the time when the database
     can't be asked.
@@ -43,7 +47,7 @@ class FactFinder:
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: Waiting,
         database: Database,
         errors: SystemErrors,
         *,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from psycopg.rows import dict_row
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.log import Log
 from surgetank.database.queries import queries
 from surgetank.encode import jsontext
 from surgetank.exceptions import ConfigurationError, SinkError
@@ -59,7 +59,7 @@ class ThreadOwners:
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: Log,
         database: Connections,
         *,
         key: str,

@@ -15,7 +15,7 @@ from langgraph.checkpoint.base import EXCLUDED_METADATA_KEYS, WRITES_IDX_MAP
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import ERROR
 
-from surgetank.buffer.protocol import Guard
+from surgetank.buffer.log import Guard
 from surgetank.encode import limits
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.exceptions import EntryRejected, SurgetankError

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 
-from surgetank.buffer.protocol import Buffer, Snapshot
+from surgetank.buffer.log import Log, Snapshot
 from surgetank.model import Record
 from surgetank.streams.checkpoints.envelope import OPERATION_KEY, Operation
 from surgetank.streams.errors import groups
@@ -17,7 +17,7 @@ from surgetank.streams.errors.groups import ErrorAction, ErrorReport
 from surgetank.streams.logs import line as logline
 
 
-def append_deletion_and_forget(buffer: Buffer, thread_id: str) -> None:
+def append_deletion_and_forget(buffer: Log, thread_id: str) -> None:
     """Accept the deletion of a thread's log and of the references to it in errors that wait in the
     buffer.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from surgetank.buffer.copies import Glance
-from surgetank.buffer.protocol import Buffer, Found, Guard, Snapshot
+from surgetank.buffer.log import Found, Guard, Log, Snapshot
 from surgetank.exceptions import EntryRejected
 from surgetank.model import Entry
 from surgetank.streams.checkpoints import envelope
@@ -175,7 +175,7 @@ class HotLookup:
     """Single hot records, for a sink that has to put together what was accepted in parts
     (any_saver/sink.py)."""
 
-    def __init__(self, buffer: Buffer) -> None:
+    def __init__(self, buffer: Log) -> None:
         self._buffer = buffer
 
     def latest(self, thread_id: str, key: bytes) -> tuple[bytes, bool] | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.log import Log
 from surgetank.encode import jsontext, limits
 from surgetank.exceptions import EntryRejected
 from surgetank.model import Entry, Record
@@ -51,7 +51,7 @@ def no_events(thread_id: str) -> None:
 
 
 def append_thread_deletion(
-    buffer: Buffer, thread_id: str, *, forget_events: Callable[[str], None] = no_events
+    buffer: Log, thread_id: str, *, forget_events: Callable[[str], None] = no_events
 ) -> None:
     """Accept the deletion of a thread, with what was told of it. Killed on the way, it is to be
     repeated."""
@@ -65,7 +65,7 @@ def append_thread_deletion(
 
 
 def append_deletion(
-    buffer: Buffer, thread_id: str, ns: str, ids: Sequence[str], *, wait: bool = True
+    buffer: Log, thread_id: str, ns: str, ids: Sequence[str], *, wait: bool = True
 ) -> None:
     """Accept the deletion of checkpoints of one namespace. With `wait` false a full buffer raises
     `BufferFull`."""
@@ -96,7 +96,7 @@ class Maintenance:
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: Log,
         cold: Cold,
         reader: Reader,
         *,

@@ -12,10 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
-from surgetank.buffer.copies import Glance
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.copies import CopyStore, Glance
+from surgetank.buffer.log import Log
 from surgetank.exceptions import ColdStateUnavailable, DatabaseUnavailable, StateCorrupt
 from surgetank.streams.checkpoints.cold.reader import Cold
 from surgetank.streams.checkpoints.copies.check import is_stale
@@ -74,11 +74,19 @@ class _View:
         )
 
 
+class HotCheckpoints(Log, CopyStore, Protocol):
+    """What waits of a thread, and the copy of what was flushed."""
+
+
 class Reader:
     """Reads raw checkpoints from a buffer and a database."""
 
     def __init__(
-        self, buffer: Buffer, cold: Cold, *, unknown_threads: Literal["accept", "refuse"] = "accept"
+        self,
+        buffer: HotCheckpoints,
+        cold: Cold,
+        *,
+        unknown_threads: Literal["accept", "refuse"] = "accept",
     ) -> None:
         self._buffer = buffer
         self._cold = cold

@@ -25,7 +25,6 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from surgetank.buffer.protocol import Buffer
 from surgetank.encode import limits
 from surgetank.exceptions import BufferFull, SinkError, StateCorrupt, SurgetankError
 from surgetank.offloop import LARGE, is_large, off_loop
@@ -36,7 +35,7 @@ from surgetank.streams.checkpoints.envelope import STREAM
 from surgetank.streams.checkpoints.maintenance import Maintenance, no_events
 from surgetank.streams.checkpoints.query import Query
 from surgetank.streams.checkpoints.raw import RawCheckpoint, RawWrite
-from surgetank.streams.checkpoints.reader import Reader
+from surgetank.streams.checkpoints.reader import HotCheckpoints, Reader
 from surgetank.streams.checkpoints.serde import faithful
 from surgetank.streams.checkpoints.serde.changes import OncePerClass, Tell, noticing
 from surgetank.streams.checkpoints.steps import Steps, arun, run
@@ -63,7 +62,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: HotCheckpoints,
         cold: Cold,
         *,
         serde: SerializerProtocol | None = None,
@@ -82,7 +81,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         self._prepare = prepare
 
     def __repr__(self) -> str:
-        return f"<SurgetankSaver on {getattr(self._buffer, 'path', 'a buffer')}>"
+        return f"<SurgetankSaver on {self._buffer.name}>"
 
     def setup(self) -> None:
         """Bring the schema up to date now: for code that moves here from LangGraph's own savers.

@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from psycopg.rows import dict_row
 
-from surgetank.buffer.protocol import Buffer, Found, Tally
+from surgetank.buffer.log import Found, Log
+from surgetank.buffer.tallies import Tallies, Tally
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import limits
@@ -119,10 +120,16 @@ class HotGroup:
     threads: Mapping[str, float]
 
 
+class CountingLog(Log, Tallies, Protocol):
+    """A log that counts what comes too often."""
+
+
 class SystemErrors:
     """Reports, finds and resolves system errors. Safe to use from several threads."""
 
-    def __init__(self, buffer: Buffer, database: Database, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, buffer: CountingLog, database: Database, *, clock: Callable[[], float]
+    ) -> None:
         self._buffer = buffer
         self._database = database
         self._clock = clock

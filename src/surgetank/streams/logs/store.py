@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from psycopg.rows import dict_row
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.log import Log
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import limits
@@ -43,7 +43,7 @@ class ThreadLogs:
     """Writes and reads the logs of threads. Safe to use from several threads."""
 
     def __init__(
-        self, buffer: Buffer, database: Database, events: EventLog, *, clock: Callable[[], float]
+        self, buffer: Log, database: Database, events: EventLog, *, clock: Callable[[], float]
     ) -> None:
         self._buffer = buffer
         self._database = database

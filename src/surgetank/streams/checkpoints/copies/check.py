@@ -8,8 +8,10 @@ at since. One that is newer than the database is kept: a database that went back
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.coordination import Backlog
+from surgetank.buffer.copies import CopyStore
 from surgetank.streams.checkpoints.cold.reader import Cold
 from surgetank.streams.checkpoints.copies.layout import Mark
 from surgetank.streams.checkpoints.envelope import STREAM
@@ -30,10 +32,14 @@ def is_stale(copied: bytes, current: bytes | None, *, deleted: bool) -> bool:
     return mine != theirs
 
 
+class CheckedCopies(CopyStore, Backlog, Protocol):
+    """Copies, and whether something of their partition waits."""
+
+
 class CopyCheck:
     """Goes through all copies, some at a time."""
 
-    def __init__(self, buffer: Buffer, cold: Cold, *, clock: Callable[[], float]) -> None:
+    def __init__(self, buffer: CheckedCopies, cold: Cold, *, clock: Callable[[], float]) -> None:
         self._buffer = buffer
         self._cold = cold
         self._clock = clock

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from surgetank.buffer.copies import Glance
-from surgetank.buffer.protocol import Buffer, Snapshot
+from surgetank.buffer.copies import CopyStore, Glance
+from surgetank.buffer.log import Log, Snapshot
 from surgetank.exceptions import BufferProblem
 from surgetank.flush.doubts import Found
 from surgetank.model import CopyChange, Record
@@ -120,10 +121,14 @@ def _id_of(write_key: bytes) -> str:
     return envelope.split_write_key(write_key)[1]
 
 
+class LogWithCopies(Log, CopyStore, Protocol):
+    """A log that keeps copies of what was flushed."""
+
+
 class Copies:
     """Keeps copies of what was read from the database."""
 
-    def __init__(self, buffer: Buffer) -> None:
+    def __init__(self, buffer: LogWithCopies) -> None:
         self._buffer = buffer
 
     def keep(self, raw: RawCheckpoint, seen: Glance) -> None:
@@ -248,7 +253,7 @@ def _body_of(raw: RawCheckpoint) -> tuple[Body, dict[bytes, bytes]]:
     return body, large
 
 
-def restore_lost(buffer: Buffer, findings: Sequence[Found]) -> list[Found]:
+def restore_lost(buffer: LogWithCopies, findings: Sequence[Found]) -> list[Found]:
     """Put the newest states of threads back whose database lost entries that nobody keeps any more.
 
     Only what the buffer has a copy of; the findings with what was restored. What can't be appended

@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg import Cursor
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.log import Log
 from surgetank.database.queries import queries
 from surgetank.encode import jsontext
 from surgetank.streams.checkpoints import envelope
@@ -32,7 +32,7 @@ BlobKey = tuple[int, str, str]  # namespace number, channel, version
 class Inventory:
     """Loads threads with one buffer and one cursor."""
 
-    def __init__(self, buffer: Buffer, cursor: Rows) -> None:
+    def __init__(self, buffer: Log, cursor: Rows) -> None:
         self._buffer = buffer
         self._cursor = cursor
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from psycopg.rows import dict_row
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.coordination import Backlog
+from surgetank.buffer.log import Log
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, StateCorrupt
@@ -158,8 +159,12 @@ class StorageReport:
         return self.share < 1
 
 
+class HotStorage(Backlog, Log, Protocol):
+    """What is measured of the buffer."""
+
+
 def storage(
-    buffer: Buffer,
+    buffer: HotStorage,
     database: Database,
     *,
     limits: Limits,
@@ -197,7 +202,7 @@ def raise_format(database: Database) -> bool:
         return connection.execute(SQL["raise_format"]).rowcount > 0
 
 
-def _hot(buffer: Buffer, thread: str | None, top: int) -> tuple[dict[str, int], HotUsage]:
+def _hot(buffer: HotStorage, thread: str | None, top: int) -> tuple[dict[str, int], HotUsage]:
     depth = buffer.depth()
     waiting = [s for s in depth.streams if s.stream == STREAM]
     if thread is not None:
@@ -216,7 +221,12 @@ class _Survey:
     """One look at the database."""
 
     def __init__(
-        self, buffer: Buffer, cursor: Rows, limits: Limits, now: float, hot_bytes: dict[str, int]
+        self,
+        buffer: HotStorage,
+        cursor: Rows,
+        limits: Limits,
+        now: float,
+        hot_bytes: dict[str, int],
     ) -> None:
         self._buffer = buffer
         self._cursor = cursor

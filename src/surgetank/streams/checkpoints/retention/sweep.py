@@ -12,11 +12,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from psycopg.rows import dict_row
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.jobs import JobLog
+from surgetank.buffer.log import Log
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.exceptions import ConfigurationError, StateCorrupt
@@ -75,12 +76,16 @@ class RetentionReport:
         return sum(known) if len(known) == len(self.plans) else None
 
 
+class SweptBuffer(Log, JobLog, Protocol):
+    """A log that deletions travel through, and a record of each sweep."""
+
+
 class Retention:
     """Plans and carries out retention on one buffer and its database."""
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: SweptBuffer,
         database: Database,
         *,
         clock: Callable[[], float],

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import ormsgpack
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.coordination import Backlog, Parking
+from surgetank.buffer.copies import CopyStore
+from surgetank.buffer.log import Log
 from surgetank.encode.equality import difference
 from surgetank.exceptions import BrokenRow, ConfigurationError, TransferStopped
 from surgetank.model import FlushJob
@@ -30,6 +32,10 @@ from surgetank.streams.checkpoints.transfer.official_rows import each_write
 REFS_SHOWN = 1000
 _serde = FaithfulSerializer()
 OnError = Literal["stop", "skip"]
+
+
+class MovedThrough(Log, CopyStore, Backlog, Parking, Protocol):
+    """What threads are moved through, and watched while they are flushed."""
 
 
 @dataclass(slots=True)
@@ -85,7 +91,7 @@ class Wishes:
 class OurStore:
     """Surgetank's own side."""
 
-    buffer: Buffer
+    buffer: MovedThrough
     cold: ColdReader
     flush: Callable[[], FlushJob]
     reader: Reader = field(init=False)
