@@ -1,7 +1,7 @@
 """Opening buffers of every kind for the contract suite, also from another process, and building
 their data.
 
-A new kind of buffer joins the suite by a line in `KINDS` and a branch in `BufferHouse`.
+A new kind of buffer joins the suite by a class of three functions in `KINDS`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+from support.holder import held
 from surgetank.buffer.coordination import Ack, Due, Leased
 from surgetank.buffer.protocol import Buffer
 from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
-from surgetank.model import Entry, Failure, FailureKind, Lease, Record
+from surgetank.model import Entry, Failure, FailureKind, FlushJob, JobStatus, Lease, Record
 
-KINDS = ("sqlite",)
 NOW = 1_700_000_000.0
 DOWN = Failure(FailureKind.TRANSIENT, "the database is down", "OperationalError", sqlstate="08006")
 BAD = Failure(
@@ -43,9 +44,42 @@ class FakeClock:
         self.now += seconds
 
 
+class Kind(Protocol):
+    """How the suite makes a buffer of one kind; all that it keeps is in or named after `folder`."""
+
+    def open(
+        self,
+        folder: Path,
+        limits: BufferLimits,
+        *,
+        clock: Callable[[], float],
+        jobs_kept: int,
+    ) -> Buffer:
+        """A buffer object on the contents."""
+        ...
+
+    def held(self, folder: Path) -> AbstractContextManager[object]:
+        """Another process keeps writers waiting."""
+        ...
+
+
+class SQLiteKind:
+    """Buffers in a SQLite file."""
+
+    def open(
+        self, folder: Path, limits: BufferLimits, *, clock: Callable[[], float], jobs_kept: int
+    ) -> Buffer:
+        return SQLiteBuffer(folder / "buffer.db", limits=limits, clock=clock, jobs_kept=jobs_kept)
+
+    def held(self, folder: Path) -> AbstractContextManager[object]:
+        return held(folder / "buffer.db")
+
+
+KINDS: dict[str, Kind] = {"sqlite": SQLiteKind()}
+
+
 class BufferHouse:
-    """One place that keeps a buffer's contents; `open` gives a new buffer object on it each
-    time."""
+    """One home of a buffer's contents; `open` gives a new buffer object on it each time."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
@@ -65,11 +99,15 @@ class BufferHouse:
     ) -> Buffer:
         """A buffer object on the contents."""
         limits = BufferLimits(max_bytes, max_entries, when_full, block_timeout_s)
-        buffer = SQLiteBuffer(
-            self.folder / "buffer.db", limits=limits, clock=clock or self.clock, jobs_kept=jobs_kept
+        buffer = KINDS[self.kind].open(
+            self.folder, limits, clock=clock or self.clock, jobs_kept=jobs_kept
         )
         self._opened.append(buffer)
         return buffer
+
+    def held(self) -> AbstractContextManager[object]:
+        """Another process holds the buffer, so that nobody else can write."""
+        return KINDS[self.kind].held(self.folder)
 
     def in_another_process(self, code: str) -> Any:
         """Run `code` in a new process, where `buffer` is open on the contents; returns its JSON
@@ -136,6 +174,40 @@ def read_all(buffer: Buffer, lease: Lease) -> list[Entry]:
 def values(entries: Sequence[Entry]) -> list[bytes]:
     """The values of all records, in order."""
     return [record.value for entry in entries for record in entry.records]
+
+
+def note(buffer: Buffer, **what: object) -> None:
+    """Acknowledge one entry of `p`, and leave this with the partition."""
+    put(buffer)
+    lease = take(buffer).lease
+    buffer.ack([Ack(lease, read_all(buffer, lease), release=True, **what)])  # type: ignore[arg-type]
+
+
+def notes(buffer: Buffer, prefix: bytes = b"") -> Mapping[bytes, bytes]:
+    """What is noted with `p`."""
+    with buffer.snapshot() as view:
+        return view.notes("s", "p", prefix)
+
+
+def due_now(buffer: Buffer, due: Due) -> list[str]:
+    """Names of the partitions that are due; they are given back at once."""
+    leased = buffer.lease("s", due, owner="w", ttl_s=15)
+    buffer.release([x.lease for x in leased])
+    return names(leased)
+
+
+def never(**thresholds: object) -> Due:
+    """What makes nothing due but by the thresholds that are given."""
+    return Due(**{"entries": 10**9, "bytes": 10**12, "age_s": 1e9, **thresholds})  # type: ignore[arg-type]
+
+
+def job(
+    id_: str, at: float, status: JobStatus = JobStatus.COMPLETED, stream: str = "s"
+) -> FlushJob:
+    """A flush job."""
+    return FlushJob(
+        id_, stream, "manual", status, at, "node", result={"rows_flushed": 1, "warnings": []}
+    )
 
 
 def drain(buffer: Buffer, *, stream: str = "s") -> list[Entry]:
