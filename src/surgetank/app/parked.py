@@ -5,17 +5,25 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from surgetank.buffer.coordination import Parking
+from surgetank.buffer.log import Log
 from surgetank.exceptions import ParkedNotFound
 from surgetank.model import Entry, FlushJob, ParkedEntry
 from surgetank.streams.stream import Streams
 
 
+class LogWithParking(Log, Parking, Protocol):
+    """Parked entries, and the log to which they go back."""
+
+
 class Parked:
     """The parked entries of a buffer; `flush` tries what was put back into it."""
 
-    def __init__(self, buffer: Parking, streams: Streams, flush: Callable[[], FlushJob]) -> None:
+    def __init__(
+        self, buffer: LogWithParking, streams: Streams, flush: Callable[[], FlushJob]
+    ) -> None:
         self._buffer = buffer
         self._streams = streams
         self._flush = flush
@@ -61,6 +69,6 @@ class Parked:
                 on_unpark(self._buffer, parked.partition, [entry])
         return self._flush()
 
-    def _on_unpark(self, stream: str) -> Callable[[Buffer, str, Sequence[Entry]], None] | None:
+    def _on_unpark(self, stream: str) -> Callable[[Log, str, Sequence[Entry]], None] | None:
         known = self._streams.get(stream)
         return known.on_unpark if known is not None else None

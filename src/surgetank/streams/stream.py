@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import NamedTuple
 
+from surgetank.buffer.log import Log
 from surgetank.buffer.protocol import Buffer
 from surgetank.database.pool import Database
 from surgetank.flush.policy import StreamPolicy
@@ -64,7 +65,7 @@ class Stream:
     inline_keys: frozenset[bytes] = frozenset()
     migrations: Traversable | None = None
     relations: tuple[str, ...] = ()
-    on_unpark: Callable[[Buffer, str, Sequence[Entry]], None] | None = None
+    on_unpark: Callable[[Log, str, Sequence[Entry]], None] | None = None
 
     def __post_init__(self) -> None:
         for word in (self.name, self.subject):

@@ -80,7 +80,7 @@ def append_deletion(
         buffer.append(STREAM, thread_id, [record], ask_guards=True, wait=wait)
 
 
-def delete_again(buffer: Buffer, thread_id: str, entries: Sequence[Entry]) -> None:
+def delete_again(buffer: Log, thread_id: str, entries: Sequence[Entry]) -> None:
     """Accept once more the deletion of checkpoints that were pruned while they were parked, and are
     tried again now: they come after their deletion."""
     with buffer.snapshot() as snapshot:
