@@ -110,7 +110,7 @@ def test_the_list_names_every_command() -> None:
 def test_no_command_lets_stored_text_command_the_terminal(
     hostile: dict[str, str], tmp_path: Path
 ) -> None:
-    wrong, shown = [], ""
+    wrong, shown, for_people = [], "", ""
     for name, command in commands():
         arguments = COMMANDS[name]
         if arguments is None:
@@ -130,8 +130,10 @@ def test_no_command_lets_stored_text_command_the_terminal(
             ):
                 wrong.append(f"{name}: a line is forged")
             shown += text
+            for_people += "" if extra else text
     assert wrong == []
     assert shown.count("[red]x[/red]") > 10, "markup is shown as it is"
+    assert for_people.count("[red]x[/red]") > 5, "not in JSON only"
     assert "\\x1b[2J" in shown
     assert "\\u202eevil" in shown
     assert ":smile:" in shown

@@ -55,6 +55,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # a paragraph is filled, whatever the width of the terminal
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(coded(demo.demo))

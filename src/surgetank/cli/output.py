@@ -41,7 +41,7 @@ class Terminal:
 
     def __init__(self, *, stderr: bool = False) -> None:
         # Without emoji: a thread called "a:smile:b" is shown as it is called.
-        self._console = Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
+        self._console = Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
 
     @property
     def console(self) -> Console:
@@ -260,7 +260,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     for row in rows:
         shown.add_row(*("" if cell is None else inline(str(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 240
-    Console(highlight=False, emoji=False, width=width).print(shown)
+    Console(highlight=False, emoji=False, markup=False, width=width).print(shown)
 
 
 def when(at: float | None) -> str:
