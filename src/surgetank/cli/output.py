@@ -41,7 +41,9 @@ class Terminal:
 
     def __init__(self, *, stderr: bool = False) -> None:
         # Without emoji: a thread called "a:smile:b" is shown as it is called.
-        self._console = Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
+        self._console = Console(
+            stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False
+        )
 
     @property
     def console(self) -> Console:

@@ -77,7 +77,7 @@ class BoundedConnection(Connection[Any]):
         raise self._give_up(silence_s)
 
     def _give_up(self, silence_s: float) -> ServerSilent:
-        error = ServerSilent(f"no answer within {silence_s:g} s")
+        error = ServerSilent(f"no answer within {silence_s:.3g} s")
         if capabilities.has_cancel_safe():  # an older libpq would wait for the answer without end
             with suppress(psycopg.Error):
                 self.cancel_safe(timeout=_CANCEL_S)
