@@ -13,10 +13,12 @@ from surgetank.buffer.protocol import Buffer
 
 @pytest.fixture(params=KINDS)
 def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BufferHouse]:
-    """A place for a buffer's contents; what was opened in it is closed at the end."""
+    """A home for a buffer's contents. At the end what was opened in it is closed, and all that the
+    buffer counts is counted again."""
     house = BufferHouse(request.param, tmp_path)
     yield house
     house.close()
+    assert house.miscounted() == []
 
 
 @pytest.fixture

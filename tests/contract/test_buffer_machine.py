@@ -82,6 +82,7 @@ class BufferMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.house.close()
+        assert self.house.miscounted() == []
         self._folder.cleanup()
 
     # -- what people and programs do

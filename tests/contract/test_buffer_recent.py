@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from support.buffers import KINDS, BufferHouse, put, read_all, take
+from support.buffers import put, read_all, take
 from surgetank.buffer.coordination import Ack
 from surgetank.buffer.copies import Glance, RecentLimits
 from surgetank.buffer.protocol import Buffer
 from surgetank.model import CopyChange, Keeper, OldCopy, Record
-
-
-@pytest.fixture(params=KINDS)
-def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BufferHouse]:
-    house = BufferHouse(request.param, tmp_path)
-    yield house
-    house.close()
-
-
-@pytest.fixture
-def buffer(house: BufferHouse) -> Buffer:
-    return house.open()
 
 
 def weight(parts: dict[bytes, bytes]) -> int:
@@ -130,8 +113,7 @@ def test_what_a_reader_brings_is_not_kept_when_something_came_in_between(buffer)
 
 
 def test_copies_that_were_of_use_longest_ago_make_room(house):
-    buffer = house.open()
-    buffer.recent = RecentLimits(max_bytes=1000)
+    buffer = house.open(recent=RecentLimits(max_bytes=1000))
     for name in ("old", "used", "new"):
         flush(buffer, name, keeping(a=bytes(240)))
         house.clock.advance(10)
@@ -146,8 +128,7 @@ def test_copies_that_were_of_use_longest_ago_make_room(house):
 
 
 def test_one_copy_never_takes_more_than_its_share(house):
-    buffer = house.open()
-    buffer.recent = RecentLimits(max_bytes=1000)
+    buffer = house.open(recent=RecentLimits(max_bytes=1000))
     flush(buffer, "small", keeping(a=b"1"))
     flush(buffer, "large", keeping(a=bytes(900)))
     assert not buffer.keep_copy(
@@ -178,8 +159,7 @@ def test_copies_make_room_for_what_waits(house):
 
 
 def test_a_buffer_without_room_for_copies_keeps_none(house):
-    buffer = house.open()
-    buffer.recent = RecentLimits(max_bytes=0)
+    buffer = house.open(recent=RecentLimits(max_bytes=0))
     flush(buffer, "p", keeping(a=b"1"))
     assert not buffer.keep_copy(
         "s", "x", copy(buffer, "x"), CopyChange(b"m", 2, {b"a": b"1"}), notes={}

@@ -22,8 +22,9 @@ from support import workload
 from support.buffers import child_env, drain, put, values, wait_until
 from support.tanks import MakeTank
 from surgetank import BufferFull, Surgetank
+from surgetank.buffer.limits import BufferLimits
 from surgetank.buffer.sqlite import reserve
-from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import BufferProblem, BufferUnavailable
 
 MIB = 1024**2
@@ -59,7 +60,7 @@ def test_appends_are_refused_by_name_while_flushing_goes_on_and_space_ends_it(
 ) -> None:
     buffer = open_buffer(tmp_path)
     buffer.maintain()
-    assert buffer.reserve.path.stat().st_blocks * 512 >= 8 * MIB, "really allocated"
+    assert buffer.file.reserve.path.stat().st_blocks * 512 >= 8 * MIB, "really allocated"
     put(buffer, "p", b"before")
     disk.free = MIB
     with pytest.raises(BufferFull, match=r"disk that holds the buffer .* is full") as caught:
@@ -87,7 +88,7 @@ def test_the_reserve_is_given_up_piece_by_piece_and_made_again(
     buffer = open_buffer(tmp_path)
     put(buffer, "p", b"v")
     buffer.maintain()
-    path = buffer.reserve.path
+    path = buffer.file.reserve.path
     sizes = [path.stat().st_size]
     disk.free = 0
     for _ in range(20):
@@ -119,10 +120,10 @@ def test_acknowledged_entries_and_copies_go_first_when_space_is_short(
     for i in range(200):
         put(buffer, "p", bytes([i]) * 20_000)
     buffer.maintain()
-    before = buffer.file_bytes()
+    before = buffer.depth().file_bytes
     disk.free = MIB
     assert len(drain(buffer)) == 200
-    assert buffer.file_bytes() < before / 4
+    assert buffer.depth().file_bytes < before / 4
     buffer.close()
 
 
@@ -130,18 +131,18 @@ def test_a_write_that_meets_a_full_disk_is_refused_by_name_and_tried_again(tmp_p
     buffer = open_buffer(tmp_path)
     for i in range(10):
         put(buffer, "p", b"%d" % i * 1000)
-    assert buffer._writer is not None
-    (pages,) = buffer._writer.execute("PRAGMA page_count").fetchone()
+    assert buffer.file.writer is not None
+    (pages,) = buffer.file.writer.execute("PRAGMA page_count").fetchone()
     # SQLITE_FULL, whatever the disk has
-    buffer._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    buffer.file.writer.execute(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(BufferUnavailable, match="full") as caught:
         put(buffer, "p", bytes(100_000))
     assert "free some space" in caught.value.remedy
-    assert buffer.reserve.is_short() or buffer.reserve.free() > 0
+    assert buffer.file.reserve.is_short() or buffer.file.reserve.free() > 0
     assert len(drain(buffer)) == 10
     put(buffer, "p", b"fits")
     assert values(drain(buffer)) == [b"fits"]
-    buffer._writer.execute("PRAGMA max_page_count = 1000000")
+    buffer.file.writer.execute("PRAGMA max_page_count = 1000000")
     put(buffer, "p", bytes(100_000))
     buffer.close()
 
@@ -255,7 +256,7 @@ def test_on_a_full_disk_everything_accepted_is_flushed_and_it_goes_on(
     assert all(found is not None for found in there)
     for number in range(50):
         workload.put(saver, f"new-{number}", 1, None, [os.urandom(40_000).hex()])
-    wait_until(lambda: tank.parts.buffer.reserve.held() == 4 * MIB)
+    wait_until(lambda: tank.parts.buffer.file.reserve.held() == 4 * MIB)
     tank.close()
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from support.buffers import child_env
 from support.tanks import MakeTank
-from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
+from surgetank.buffer.limits import BufferLimits
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.buffer.tallies import Tally
 from surgetank.exceptions import BufferFull
 from surgetank.model import Record

@@ -22,7 +22,8 @@ from support.transfer import Official, cli_in_process, postgres_official, sqlite
 from surgetank import Surgetank
 
 TESTS = str(Path(__file__).parents[1])
-BUFFER = "surgetank.buffer.sqlite.buffer:SQLiteBuffer"
+LOG = "surgetank.buffer.sqlite.log:SQLiteLog"
+ACKS = "surgetank.buffer.sqlite.acks:SQLiteAcks"
 SINK = "surgetank.streams.checkpoints.cold.sink:PostgresCheckpointSink"
 JOURNAL = "surgetank.streams.checkpoints.transfer.journal:Journal"
 SAVERS = {
@@ -79,9 +80,9 @@ def ours(tank: Surgetank) -> dict[str, list[Any]]:
 @pytest.mark.parametrize(
     ("when", "point", "occurrence"),
     [
-        ("before", f"{BUFFER}.append", 1),
-        ("after", f"{BUFFER}.append", 4),
-        ("before", f"{BUFFER}.append", 9),
+        ("before", f"{LOG}.append", 1),
+        ("after", f"{LOG}.append", 4),
+        ("before", f"{LOG}.append", 9),
         ("before", f"{SINK}.write", 1),
         ("after", f"{SINK}.write", 2),
         (
@@ -89,7 +90,7 @@ def ours(tank: Surgetank) -> dict[str, list[Any]]:
             f"{SINK}.write",
             6,
         ),  # the last one: nothing is left to be read then, but to be flushed
-        ("after", f"{BUFFER}.ack", 2),
+        ("after", f"{ACKS}.ack", 2),
         ("before", f"{JOURNAL}.done", 1),
         ("after", f"{JOURNAL}.done", 2),
         ("before", f"{JOURNAL}.finish", 1),

@@ -21,7 +21,6 @@ from support.savers import put, put_chain
 from support.tanks import MakeTank
 from support.webhook import SECRET, running_webhook
 from surgetank import MissingExtra, Surgetank
-from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import BufferUnavailable
 from surgetank.observability.metrics import METRICS, TankCollector, render
 
@@ -187,10 +186,10 @@ def test_every_metric_is_told_and_none_has_an_unbounded_label(tank: Surgetank):
 def test_a_part_that_cannot_be_read_is_told_and_the_rest_still_comes(
     tank: Surgetank, monkeypatch: pytest.MonkeyPatch
 ):
-    def broken(self: SQLiteBuffer) -> None:
+    def broken() -> None:
         raise BufferUnavailable("The disk is gone.")
 
-    monkeypatch.setattr(SQLiteBuffer, "depth", broken)
+    monkeypatch.setattr(tank.parts.buffer, "depth", broken)
     samples = scrape(tank)
     assert value(samples, "surgetank_scrape_problem", part="buffer") == 1
     assert value(samples, "surgetank_scrape_problem", part="events") == 0

@@ -334,7 +334,7 @@ def test_on_a_full_disk_nothing_accepted_is_lost_and_work_goes_on_when_there_is_
 def test_an_append_that_found_the_disk_full_leaves_no_trace_in_later_ones(
     buffer: SQLiteBuffer,
 ) -> None:
-    writer = buffer._writer
+    writer = buffer.file.writer
     assert writer is not None
     (pages,) = writer.execute("PRAGMA page_count").fetchone()
     writer.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall()
@@ -392,11 +392,11 @@ def test_the_file_is_small_again_after_a_hundred_megabytes_went_through(
 ) -> None:
     for i in range(100):
         put(buffer, f"p{i % 10}", bytes(1_000_000))
-    assert buffer.file_bytes() > 100_000_000
+    assert buffer.depth().file_bytes > 100_000_000
     assert len(drain(buffer)) == 100
     for _ in range(3):
         buffer.maintain()
-    assert buffer.file_bytes() < 2_000_000
+    assert buffer.depth().file_bytes < 2_000_000
 
 
 def test_the_file_stays_bounded_while_data_goes_through(buffer: SQLiteBuffer) -> None:
@@ -406,7 +406,7 @@ def test_the_file_stays_bounded_while_data_goes_through(buffer: SQLiteBuffer) ->
             put(buffer, f"p{i}", bytes(100_000))
         drain(buffer)
         buffer.maintain()
-        largest = max(largest, buffer.file_bytes())
+        largest = max(largest, buffer.depth().file_bytes)
     assert largest < 40_000_000
 
 
@@ -415,9 +415,9 @@ def test_durability_decides_whether_every_commit_is_synced(
     path: Path, durability: str, level: int
 ) -> None:
     buffer = SQLiteBuffer(path, durability=durability)  # type: ignore[arg-type]
-    assert buffer._writer is not None
-    assert buffer._writer.execute("PRAGMA synchronous").fetchone() == (level,)
-    assert buffer._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert buffer.file.writer is not None
+    assert buffer.file.writer.execute("PRAGMA synchronous").fetchone() == (level,)
+    assert buffer.file.writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert put(buffer) > 0
     buffer.close()
 
@@ -439,7 +439,7 @@ lease = take(buffer).lease
 if {held}:
     locked = threading.Event()
     def hold():
-        with buffer._lock: locked.set(); threading.Event().wait()
+        with buffer.file.lock: locked.set(); threading.Event().wait()
     threading.Thread(target=hold, daemon=True).start(); locked.wait()
 child = os.fork()
 if child == 0:
@@ -506,9 +506,11 @@ def test_appends_that_wait_are_committed_together(buffer: SQLiteBuffer) -> None:
     others = [threading.Thread(target=put, args=(buffer, f"p{i}")) for i in range(12)]
     for thread in others:
         thread.start()
-    wait_until(lambda: len(buffer._waiting) == 12)
-    assert buffer._writer is not None
-    buffer._writer.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    wait_until(lambda: len(buffer.log.waiting) == 12)
+    assert buffer.file.writer is not None
+    buffer.file.writer.set_trace_callback(
+        lambda sql: commits.append(sql) if sql == "COMMIT" else None
+    )
     go.set()
     for thread in [first, *others]:
         thread.join(20)
@@ -567,15 +569,15 @@ class _Interrupting:
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_an_interrupt_in_one_thread_tells_the_others_of_its_group_the_truth(tmp_path, moment):
     buffer = SQLiteBuffer(tmp_path / "buffer.db")
-    writer: Any = buffer._writer
+    writer: Any = buffer.file.writer
     with ThreadPoolExecutor(1) as pool:
-        with buffer._lock:
+        with buffer.file.lock:
             neighbour = pool.submit(put, buffer, "neighbour")
-            wait_until(lambda: len(buffer._waiting) == 1)
-            buffer._writer = _Interrupting(writer, moment)  # type: ignore[assignment]
+            wait_until(lambda: len(buffer.log.waiting) == 1)
+            buffer.file.writer = _Interrupting(writer, moment)  # type: ignore[assignment]
             with pytest.raises(KeyboardInterrupt):
                 put(buffer, "mine")
-            buffer._writer = writer
+            buffer.file.writer = writer
         if moment == "before":
             with pytest.raises(BufferUnavailable, match="not accepted"):
                 neighbour.result(timeout=20)
@@ -598,11 +600,11 @@ def test_an_append_that_was_interrupted_while_it_waited_is_not_accepted_later(tm
         def __exit__(self, *exc: object) -> None:
             """Never entered."""
 
-    lock: Any = buffer._lock
-    buffer._lock = Interrupted()  # type: ignore[assignment]
+    lock: Any = buffer.file.lock
+    buffer.file.lock = Interrupted()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         put(buffer, "mine")
-    buffer._lock = lock
+    buffer.file.lock = lock
     put(buffer, "next")
     assert [s.partition for s in buffer.states()] == ["next"]
     buffer.close()
@@ -611,7 +613,7 @@ def test_an_append_that_was_interrupted_while_it_waited_is_not_accepted_later(tm
 def test_a_damaged_name_is_a_damaged_file_and_no_decoding_error(path):
     buffer = SQLiteBuffer(path)
     put(buffer, "a-name-to-be-damaged")
-    buffer._move_wal(truncate=True)
+    buffer.space.move_wal(truncate=True)
     buffer.close()
     path.write_bytes(path.read_bytes().replace(b"to-be-damaged", b"to-be-d\xffmaged"))
     damaged = SQLiteBuffer(path)

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from support.holder import held
 from surgetank.buffer.coordination import Ack, Due, Leased
+from surgetank.buffer.copies import RecentLimits
+from surgetank.buffer.limits import BufferLimits
 from surgetank.buffer.protocol import Buffer
-from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
+from surgetank.buffer.sqlite import ledger
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.model import Entry, Failure, FailureKind, FlushJob, JobStatus, Lease, Record
 
 NOW = 1_700_000_000.0
@@ -54,6 +58,7 @@ class Kind(Protocol):
         *,
         clock: Callable[[], float],
         jobs_kept: int,
+        recent: RecentLimits,
     ) -> Buffer:
         """A buffer object on the contents."""
         ...
@@ -62,17 +67,33 @@ class Kind(Protocol):
         """Another process keeps writers waiting."""
         ...
 
+    def miscounted(self, folder: Path) -> list[str]:
+        """What the buffer counts that is not so, as sentences."""
+        ...
+
 
 class SQLiteKind:
     """Buffers in a SQLite file."""
 
     def open(
-        self, folder: Path, limits: BufferLimits, *, clock: Callable[[], float], jobs_kept: int
+        self,
+        folder: Path,
+        limits: BufferLimits,
+        *,
+        clock: Callable[[], float],
+        jobs_kept: int,
+        recent: RecentLimits,
     ) -> Buffer:
-        return SQLiteBuffer(folder / "buffer.db", limits=limits, clock=clock, jobs_kept=jobs_kept)
+        return SQLiteBuffer(
+            folder / "buffer.db", limits=limits, clock=clock, jobs_kept=jobs_kept, recent=recent
+        )
 
     def held(self, folder: Path) -> AbstractContextManager[object]:
         return held(folder / "buffer.db")
+
+    def miscounted(self, folder: Path) -> list[str]:
+        with closing(sqlite3.connect(folder / "buffer.db")) as connection:
+            return ledger.verify(connection)
 
 
 KINDS: dict[str, Kind] = {"sqlite": SQLiteKind()}
@@ -95,12 +116,17 @@ class BufferHouse:
         when_full: Literal["block", "reject"] = "reject",
         block_timeout_s: float = 10.0,
         jobs_kept: int = 10_000,
+        recent: RecentLimits | None = None,
         clock: Callable[[], float] | None = None,
     ) -> Buffer:
         """A buffer object on the contents."""
         limits = BufferLimits(max_bytes, max_entries, when_full, block_timeout_s)
         buffer = KINDS[self.kind].open(
-            self.folder, limits, clock=clock or self.clock, jobs_kept=jobs_kept
+            self.folder,
+            limits,
+            clock=clock or self.clock,
+            jobs_kept=jobs_kept,
+            recent=recent or RecentLimits(),
         )
         self._opened.append(buffer)
         return buffer
@@ -126,6 +152,10 @@ class BufferHouse:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def miscounted(self) -> list[str]:
+        """What the buffer counts that is not so, as sentences; nothing where none was opened."""
+        return KINDS[self.kind].miscounted(self.folder) if self._opened else []
 
     def close(self) -> None:
         """Close every buffer that was opened here."""

@@ -14,8 +14,9 @@ from typing import Any
 
 from support.buffers import FakeClock
 from surgetank import Surgetank, SurgetankError
+from surgetank.buffer.limits import BufferLimits
 from surgetank.buffer.spilling import SpillDue
-from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.fallback.files import SpillFiles
 from surgetank.flush.policy import SpillPolicy
 from surgetank.spilling.spiller import Spiller

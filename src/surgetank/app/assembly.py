@@ -34,7 +34,8 @@ from surgetank.app.homes import ensure_home
 from surgetank.app.housekeeping import Housekeeping
 from surgetank.app.sink_watch import SinkWatch
 from surgetank.buffer.copies import RecentLimits
-from surgetank.buffer.sqlite.buffer import BufferLimits, SQLiteBuffer
+from surgetank.buffer.limits import BufferLimits
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.database.embedded import EmbeddedPostgres
 from surgetank.database.embedded_pool import EmbeddedDatabase
 from surgetank.database.migrate import MigratedDatabase
@@ -127,7 +128,7 @@ class Parts:
                 streams=self.streams,
                 addresses=addresses,
                 clock=clock,
-                before_write=self.buffer.reserve.before_write,
+                before_write=self.buffer.file.reserve.before_write,
             )
         except BaseException:
             self._let_go()
@@ -336,7 +337,7 @@ class Parts:
         ]
 
     def _check_buffer(self, _: threading.Event) -> None:
-        lost = self.buffer.place.problem(now=True)
+        lost = self.buffer.file.place.problem(now=True)
         if lost is not None:
             self._tell("buffer", lost, "")
         self.desk.alerts.keep_running()
@@ -428,7 +429,7 @@ class Parts:
             job = flusher.run("shutdown", up_to_seq=last, stop=over)
             if not job.ok:
                 left = self.buffer.depth().entries
-                log.warning("left_in_buffer", entries=left, path=str(self.buffer.path), job=job.id)
+                log.warning("left_in_buffer", entries=left, path=self.buffer.name, job=job.id)
             if self.database.is_known_away:
                 break  # the other streams would wait for it one after the other
         self.buffer.maintain()

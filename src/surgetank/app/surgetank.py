@@ -458,7 +458,7 @@ class Surgetank(Speaks):
             at=now,
             node=self.settings.node,
             home=str(self.settings.home),
-            buffer_path=str(parts.buffer.path),
+            buffer_path=parts.buffer.name,
             durability=parts.buffer.durability,
             buffer=depth,
             lag_s=lag_s,

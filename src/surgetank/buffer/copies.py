@@ -52,7 +52,10 @@ class CopiesHeld(NamedTuple):
 class CopyStore(Protocol):
     """A buffer that keeps copies. Reading them is part of `Snapshot`: `copy` and `copied`."""
 
-    recent: RecentLimits
+    @property
+    def recent(self) -> RecentLimits:
+        """How much copies may take."""
+        ...
 
     def keep_copy(
         self,

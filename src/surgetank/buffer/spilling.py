@@ -87,7 +87,10 @@ class Recovered:
 class Spilling(Identified, Protocol):
     """A buffer whose values can be spilled. A capability: not every buffer has it."""
 
-    files: SpillFiles
+    @property
+    def files(self) -> SpillFiles:
+        """Where values may be spilled to."""
+        ...
 
     def fill(self) -> float:
         """How full the buffer is by its bytes, 1.0 being its limit. Cheap."""

@@ -115,9 +115,9 @@ def _extras() -> list[Finding]:
 
 
 def _home(tank: Surgetank) -> Finding:
-    folder = tank.parts.buffer.path.parent
+    folder = tank.settings.buffer_path.parent
     free = shutil.disk_usage(folder).free
-    if tank.parts.buffer.reserve.is_short():
+    if tank.parts.buffer.depth().disk_full:
         return Finding(
             "home", "problem", f"{folder}: the disk is full, {size(free)} free; nothing new is "
             f"accepted",

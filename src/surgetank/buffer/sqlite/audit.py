@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 
+from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.checks import REMEDY, Checker, file_problems, ledger_problem
 from surgetank.exceptions import BufferCorrupt
 from surgetank.model import Damage
@@ -109,7 +110,7 @@ def note_damage(
     )
 
 
-def settle_ledgers(connection: sqlite3.Connection, now: float, ids: Sequence[int]) -> None:
+def correct_ledgers(connection: sqlite3.Connection, now: float, ids: Sequence[int]) -> None:
     """Compare the ledgers of partitions that were just acknowledged: what they still count is
     there, or is missing."""
     wrong = connection.execute(
@@ -129,13 +130,7 @@ def settle_ledgers(connection: sqlite3.Connection, now: float, ids: Sequence[int
         else:
             what = f"{entries} accepted entries are missing from the buffer; they were not written"
         note_damage(connection, now, stream, name, what)
-        connection.execute(
-            "UPDATE partitions SET entries = ?, bytes = ? WHERE id = ?", (there, there_bytes, id_)
-        )
-        connection.execute(
-            "UPDATE totals SET entries = entries + ?, bytes = bytes + ?",
-            (there - entries, there_bytes - size),
-        )
+        ledger.correct(connection, id_, entries=(entries, there), size=(size, there_bytes or 0))
 
 
 def read_damage(connection: sqlite3.Connection, *, new: bool) -> list[Damage]:

@@ -6,7 +6,7 @@ whatever takes records away (an acknowledgement) or sets them aside (parking) fi
 whole that build on them, in the same transaction. A chain is short, and its differences together
 are smaller than one whole value.
 
-A negative base tells that the value was spilled to a file (sqlite_spill.py). Nothing builds on such
+A negative base tells that the value was spilled to a file (spill.py). Nothing builds on such
 a record.
 """
 
@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.checks import (
     REMEDY,
     STORED,
@@ -59,18 +60,36 @@ class Link(NamedTuple):
 
 
 class Memory:
-    """The newest value of each family, as far as this process wrote it lately. Changed only under
-    the write lock."""
+    """What this process knows of the file without reading it: ids of partitions, and the newest
+    value of each family, as far as it wrote it lately. Changed only under the write lock.
+    """
 
     def __init__(self, limit: int = _REMEMBERED_BYTES) -> None:
         self._limit = limit
         self._bytes = 0
         self._links: OrderedDict[Family, Link] = OrderedDict()
         self._values: dict[int, bytes] = {}
+        self._fresh: dict[Family, Link] = {}
+        self.ids: dict[tuple[str, str], int] = {}  # by stream and partition
+
+    def write(self, family: Family, link: Link) -> None:
+        """A record was inserted; it is remembered once that is committed."""
+        self._fresh[family] = link
+
+    def committed(self) -> None:
+        """What was written since the last call is in the file."""
+        if self._fresh:
+            self.keep(self._fresh)
+            self._fresh = {}
+
+    def rolled_back(self) -> None:
+        """What was written is not in the file: its ids will be given to others."""
+        self.ids.clear()
+        self._fresh = {}
 
     def newest(self, family: Family) -> Link | None:
         """What the next record of the family is compared with."""
-        return self._links.get(family)
+        return self._fresh.get(family) or self._links.get(family)
 
     def recall(self, record_id: int) -> bytes | None:
         """The whole value of a record, if it is remembered. Safe from any thread."""
@@ -180,10 +199,7 @@ def _make_whole(
 ) -> None:
     added = make_whole(connection, checker, partition_id, which, parameters)
     if added:
-        connection.execute("UPDATE totals SET bytes = bytes + ?", (added,))
-        connection.execute(
-            "UPDATE partitions SET bytes = bytes + ? WHERE id = ?", (added, partition_id)
-        )
+        ledger.grow(connection, partition_id, added)
 
 
 def make_whole(

@@ -1,4 +1,4 @@
-"""Copies of what was acknowledged lately, in the SQLite buffer (promises: `recent.py`).
+"""Copies of what was acknowledged lately, in the SQLite buffer (promises: `buffer/copies.py`).
 
 Two tables: `copies` has a row per partition (mark, bytes, when it was of use), `copied` its parts
 with checksums. What the copies weigh together is counted in `totals.copied`.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 
 from surgetank.buffer.coordination import Ack
 from surgetank.buffer.copies import CopiesHeld, Glance, RecentLimits
-from surgetank.buffer.sqlite.append import BufferLimits
+from surgetank.buffer.limits import BufferLimits
+from surgetank.buffer.sqlite import ledger
+from surgetank.buffer.sqlite.buffer_file import BufferFile
+from surgetank.buffer.sqlite.notes import replace_notes
 from surgetank.buffer.sqlite.read import part_keys, read_parts
 from surgetank.model import CopyChange
 
@@ -47,19 +49,22 @@ class StoredCopy:
         )
 
 
-class SQLiteRecentSide:
-    """Keeping copies. Mixed into `SQLiteBuffer`, which owns the connections."""
+class CopyTables:
+    """Copies, in transactions of the caller's."""
 
-    recent: RecentLimits
-    limits: BufferLimits
-    _clock: Callable[[], float]
-    _write: Callable[[], AbstractContextManager[sqlite3.Connection]]
-    _read: Callable[[], AbstractContextManager[sqlite3.Connection]]
+    def __init__(self, recent: RecentLimits, limits: BufferLimits) -> None:
+        self.recent = recent
+        self._limits = limits
 
-    # -- inside the transactions of others
+    def held_and_limit(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """How many bytes copies take, and how many they may take beside what waits."""
+        there = ledger.totals(connection)
+        return there.copied, max(
+            0, min(self.recent.max_bytes, self._limits.max_bytes - there.bytes)
+        )
 
-    def _change_copies(
-        self, connection: sqlite3.Connection, held: Sequence[tuple[int, Ack]]
+    def change(
+        self, connection: sqlite3.Connection, held: Sequence[tuple[int, Ack]], now: float
     ) -> None:
         """Ask the keepers of acknowledged entries; a partition without a keeper has no copy from
         now on."""
@@ -79,27 +84,29 @@ class SQLiteRecentSide:
                 if ack.keep is not None
                 else None
             )
-            if change is not None and self.recent.max_bytes and not self._too_large(change):
+            if change is not None and self.recent.max_bytes and not self.too_large(change):
                 changes.append((partition_id, change))
             elif mark is not None:
                 gone.append(partition_id)
-        self._remove_copies(connection, gone)
-        self._store_copies(connection, changes, marks)
+        self.remove(connection, gone)
+        self.store(connection, changes, marks, now)
         if changes:
-            self._make_room(connection)
+            self.make_room(connection)
 
-    def _too_large(self, change: CopyChange) -> bool:
+    def too_large(self, change: CopyChange) -> bool:
+        """Whether a copy would take too much of the space for all."""
         return change.grown > self.recent.max_bytes // _SHARE
 
-    def _store_copies(
+    def store(
         self,
         connection: sqlite3.Connection,
         changes: Sequence[tuple[int, CopyChange]],
         marks: Mapping[int, bytes],
+        now: float,
     ) -> None:
-        now = self._clock()
+        """Keep these changes; `marks` are those of the copies that there are."""
         cleared = [id_ for id_, change in changes if change.clear and id_ in marks]
-        self._remove_copies(connection, cleared)
+        self.remove(connection, cleared)
         known = marks.keys() - cleared
         connection.executemany(
             "DELETE FROM copied WHERE partition_id = ? AND key = ?",
@@ -121,25 +128,23 @@ class SQLiteRecentSide:
         )
         if changes:
             grown = sum(change.grown for _, change in changes)
-            connection.execute("UPDATE totals SET copied = copied + ?", (grown,))
+            ledger.copied(connection, grown)
 
     @staticmethod
-    def _remove_copies(connection: sqlite3.Connection, partition_ids: Iterable[int]) -> None:
+    def remove(connection: sqlite3.Connection, partition_ids: Iterable[int]) -> None:
+        """Remove the copies of these partitions."""
         ids = list(partition_ids)
         if not ids:
             return
-        connection.execute(
-            "UPDATE totals SET copied = copied - ?", (_bytes_of(connection, json.dumps(ids)),)
-        )
+        ledger.copied(connection, -_bytes_of(connection, json.dumps(ids)))
         for table in ("copied", "copies"):
             connection.executemany(
                 f"DELETE FROM {table} WHERE partition_id = ?", [(id_,) for id_ in ids]
             )
 
-    def _make_room(self, connection: sqlite3.Connection) -> None:
+    def make_room(self, connection: sqlite3.Connection) -> None:
         """Remove the copies that were of use longest ago while they take more than they may."""
-        waiting, copied = connection.execute("SELECT bytes, copied FROM totals").fetchone()
-        limit = max(0, min(self.recent.max_bytes, self.limits.max_bytes - waiting))
+        copied, limit = self.held_and_limit(connection)
         if copied <= limit:
             return
         over = copied - int(limit * _TRIMMED)
@@ -151,9 +156,15 @@ class SQLiteRecentSide:
             over -= size
             if over <= 0:
                 break
-        self._remove_copies(connection, ids)
+        self.remove(connection, ids)
 
-    # -- on its own
+
+class SQLiteCopies:
+    """The role `CopyStore`."""
+
+    def __init__(self, file: BufferFile, tables: CopyTables) -> None:
+        self._file = file
+        self._tables = tables
 
     def keep_copy(
         self,
@@ -164,10 +175,10 @@ class SQLiteRecentSide:
         *,
         notes: Mapping[bytes, bytes],
     ) -> bool:
-        if self._too_large(change):
+        if self._tables.too_large(change):
             return False
-        now = self._clock()
-        with self._write() as connection:
+        now = self._file.clock()
+        with self._file.write() as connection:
             connection.execute(
                 "INSERT INTO partitions (stream, name, entries, bytes) VALUES (?, ?, 0, 0)"
                 " ON CONFLICT (stream, name) DO NOTHING",
@@ -182,31 +193,24 @@ class SQLiteRecentSide:
             ).fetchone()
             if busy or token != seen.version or mark != seen.mark:
                 return False
-            self._store_copies(
-                connection,
-                [(partition_id, change)],
-                {partition_id: mark} if mark is not None else {},
-            )
-            connection.executemany(
-                "INSERT OR REPLACE INTO notes (partition_id, key, value, noted_at) VALUES (?, ?, "
-                "?, ?)",
-                [(partition_id, key, value, now) for key, value in notes.items()],
-            )
-            self._make_room(connection)
+            known = {partition_id: mark} if mark is not None else {}
+            self._tables.store(connection, [(partition_id, change)], known, now)
+            replace_notes(connection, partition_id, notes, now)
+            self._tables.make_room(connection)
         return True
 
     def use_copy(self, stream: str, partition: str) -> None:
-        with self._write() as connection:
+        with self._file.write() as connection:
             connection.execute(
                 "UPDATE copies SET used_at = ? WHERE partition_id ="
                 " (SELECT id FROM partitions WHERE stream = ? AND name = ?)",
-                (self._clock(), stream, partition),
+                (self._file.clock(), stream, partition),
             )
 
     def drop_copies(self, stream: str, stale: Mapping[str, bytes | None]) -> int:
         if not stale:
             return 0
-        with self._write() as connection:
+        with self._file.write() as connection:
             ids = [
                 id_
                 for partition, mark in stale.items()
@@ -216,11 +220,11 @@ class SQLiteRecentSide:
                     (stream, partition, mark),
                 )
             ]
-            self._remove_copies(connection, ids)
+            self._tables.remove(connection, ids)
         return len(ids)
 
     def copies(self, stream: str, *, after: str = "", limit: int = 1000) -> list[tuple[str, bytes]]:
-        with self._read() as connection:
+        with self._file.read() as connection:
             return connection.execute(
                 "SELECT p.name, c.mark FROM partitions p JOIN copies c ON c.partition_id = p.id"
                 " WHERE p.stream = ? AND p.name > ? ORDER BY p.name LIMIT ?",
@@ -228,37 +232,36 @@ class SQLiteRecentSide:
             ).fetchall()
 
     def copies_held(self) -> CopiesHeld:
-        with self._read() as connection:
+        with self._file.read() as connection:
             (count,) = connection.execute("SELECT count(*) FROM copies").fetchone()
-            (size,) = connection.execute("SELECT copied FROM totals").fetchone()
+            size = ledger.totals(connection).copied
         return CopiesHeld(count, size)
 
     def trim_copies(self) -> None:
-        now = self._clock()
+        now = self._file.clock()
         # Also what was used in the future: the clock was set back since.
         old = "SELECT partition_id FROM copies WHERE used_at < ? OR used_at > ? LIMIT ?"
-        outside = (now - self.recent.max_age_s, now + self.recent.max_age_s, _MANY)
+        outside = (now - self._tables.recent.max_age_s, now + self._tables.recent.max_age_s, _MANY)
         while True:
-            with self._read() as connection:
-                waiting, copied = connection.execute("SELECT bytes, copied FROM totals").fetchone()
+            with self._file.read() as connection:
+                copied, limit = self._tables.held_and_limit(connection)
                 aged = connection.execute(old, outside).fetchone() is not None
-            limit = max(0, min(self.recent.max_bytes, self.limits.max_bytes - waiting))
             if not copied or not (aged or copied > limit):
                 return
-            with self._write() as connection:
-                self._remove_copies(
+            with self._file.write() as connection:
+                self._tables.remove(
                     connection, [id_ for (id_,) in connection.execute(old, outside)]
                 )
-                self._make_room(connection)
+                self._tables.make_room(connection)
 
     def shed_copies(self) -> bool:
-        with self._read() as connection:
+        with self._file.read() as connection:
             if connection.execute("SELECT 1 FROM copies LIMIT 1").fetchone() is None:
                 return False
-        with self._write() as connection:
+        with self._file.write() as connection:
             connection.execute("DELETE FROM copied")
             connection.execute("DELETE FROM copies")
-            connection.execute("UPDATE totals SET copied = 0")
+            ledger.no_copies(connection)
         return True
 
 

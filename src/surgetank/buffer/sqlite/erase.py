@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.chain import let_go
-from surgetank.buffer.sqlite.rows import SLOT_BITS
+from surgetank.buffer.sqlite.copies import CopyTables
+from surgetank.buffer.sqlite.discard import discard_all_parked
 from surgetank.sqlite.scrub import forms
 
 _ERASED = "(erased)"
@@ -23,7 +25,7 @@ _ERASED = "(erased)"
 def erase_partitions(
     connection: sqlite3.Connection,
     names: Iterable[str],
-    remove_copies: Callable[[sqlite3.Connection, Iterable[int]], None],
+    copies: CopyTables,
 ) -> tuple[int, list[str]]:
     """Remove partitions of which nothing waits, whatever the stream, with all that is kept of them.
 
@@ -38,41 +40,20 @@ def erase_partitions(
             waiting.append(name)
             continue
         for id_, _ in rows:
+            discard_all_parked(connection, id_)
             let_go(connection, "partition_id = ?", [(id_,)])
-            parked = connection.execute(
-                "SELECT count(*), coalesce(sum(bytes), 0) FROM parked WHERE partition_id = ?",
-                (id_,),
+            (kept,) = connection.execute(
+                "SELECT coalesce(sum(bytes), 0) FROM kept WHERE partition_id = ?", (id_,)
             ).fetchone()
-            connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", parked)
-            connection.execute(
-                "UPDATE totals SET kept_bytes = max(0, kept_bytes - coalesce("
-                "(SELECT sum(bytes) FROM kept WHERE partition_id = ?), 0))",
-                (id_,),
-            )
-            remove_copies(connection, [id_])
+            copies.remove(connection, [id_])
             for table in _with_column(connection, "partition_id"):
                 connection.execute(f"DELETE FROM {table} WHERE partition_id = ?", (id_,))
+            ledger.forget_kept(connection, kept)
             connection.execute("DELETE FROM partitions WHERE id = ?", (id_,))
             gone += 1
         for table in _with_column(connection, "partition"):
             connection.execute(f"DELETE FROM {table} WHERE partition = ?", (name,))
     return gone, sorted(set(waiting))
-
-
-def erase_parked(connection: sqlite3.Connection, parked_ids: Iterable[int]) -> None:
-    """Remove parked entries for good, in a transaction of the caller's."""
-    for parked_id in parked_ids:
-        row = connection.execute(
-            "DELETE FROM parked WHERE id = ? RETURNING partition_id, seq, bytes", (parked_id,)
-        ).fetchone()
-        if row is None:
-            continue
-        partition_id, seq, size = row
-        bounds = (partition_id, seq << SLOT_BITS, (seq + 1) << SLOT_BITS)
-        which = "partition_id = ? AND parked = 1 AND id >= ? AND id < ?"
-        let_go(connection, which, [bounds])
-        connection.execute(f"DELETE FROM records WHERE {which}", bounds)
-        connection.execute("UPDATE totals SET entries = entries - 1, bytes = bytes - ?", (size,))
 
 
 def erase_words(connection: sqlite3.Connection, words: Sequence[str]) -> int:

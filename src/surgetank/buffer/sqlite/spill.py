@@ -1,7 +1,7 @@
 """Spilling in the SQLite buffer: a record's value becomes its place in a file, its `base` the
 file's number, negated.
 
-No other record builds on such a record (see sqlite_chain.py): in the transaction that takes a value
+No other record builds on such a record (see chain.py): in the transaction that takes a value
 away, those that build on it are made whole. Whatever deletes records counts them out of their files
 (`let_go`).
 """
@@ -10,28 +10,28 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 
-from surgetank.buffer.coordination import Leased
 from surgetank.buffer.spilling import Elsewhere, Recovered, SpillDue, SpillFile, ToSpill
-from surgetank.buffer.sqlite.append import BufferLimits, Inserter
+from surgetank.buffer.sqlite import ledger
+from surgetank.buffer.sqlite.append import Inserter
+from surgetank.buffer.sqlite.buffer_file import BufferFile
 from surgetank.buffer.sqlite.chain import free
 from surgetank.buffer.sqlite.checks import (
-    Checker,
     checksum,
     moved_sql,
     names_sum,
     seed,
     variable_sql,
 )
-from surgetank.buffer.sqlite.reserve import DiskReserve
-from surgetank.buffer.sqlite.rows import SLOT_BITS
+from surgetank.buffer.sqlite.ids import first_id, id_range, seq_of, seq_sql
+from surgetank.buffer.sqlite.leases import SQLiteLeases, held
 from surgetank.exceptions import BufferCorrupt, BufferFull, LeaseLost
 from surgetank.fallback.codec import FileHeader, SpilledEntry, ValueRef
 from surgetank.fallback.files import SpillFiles
 from surgetank.model import Lease
 
+_ANY_SIZE = 1 << 62
 INLINE = 64  # values up to this size stay in the buffer
 _NOT_LEASED = "(lease_until <= :now OR leased_at > :now + 60)"
 _FIRST = (  # the partition's oldest record that is not spilled. Index records_waiting
@@ -46,25 +46,13 @@ _VALUES = (
 _FILES = "SELECT id, file_id, stream, address, name, state, records, bytes, created_at FROM spills"
 
 
-class SQLiteSpillSide:
-    """What whoever spills does with the buffer. Mixed into `SQLiteBuffer`, which owns the
-    connections."""
+class SpilledValues:
+    """Values that were spilled, read from their files."""
 
-    files: SpillFiles
-    limits: BufferLimits
-    reserve: DiskReserve
-    inline_keys: frozenset[bytes]
-    _inserter: Inserter
-    _checker: Checker
-    _id: str
-    _clock: Callable[[], float]
-    _write: Callable[[], AbstractContextManager[sqlite3.Connection]]
-    _read: Callable[[], AbstractContextManager[sqlite3.Connection]]
-    _take: Callable[[sqlite3.Connection, str, Sequence[int], float, str, float], list[Leased]]
-    _held: Callable[[sqlite3.Connection, Lease], int | None]
-    _made_space: Callable[[], None]
+    def __init__(self, files: SpillFiles) -> None:
+        self._files = files
 
-    def _load(self, connection: sqlite3.Connection, base: int, ref: bytes) -> bytes:
+    def load(self, connection: sqlite3.Connection, base: int, ref: bytes) -> bytes:
         """A spilled value. Raises `FallbackUnavailable`, `FallbackDamaged`."""
         row = connection.execute(
             "SELECT address, name FROM spills WHERE id = ?", (-base,)
@@ -75,19 +63,34 @@ class SQLiteSpillSide:
                 f"not know.",
                 remedy="copy the buffer to a safe place, then run `surgetank recover --dry-run`.",
             )
-        return self.files.value(row[0], row[1], ValueRef.unpack(ref))
+        return self._files.value(row[0], row[1], ValueRef.unpack(ref))
 
-    def fill(self) -> float:
-        with self._read() as connection:
-            (size,) = connection.execute("SELECT bytes FROM totals").fetchone()
-        return float(size / max(1, min(self.limits.max_bytes, size + self.reserve.room())))
+
+class SQLiteSpilling:
+    """The role `Spilling`. Values with one of `inline_keys` are never spilled (guards look into
+    them)."""
+
+    def __init__(
+        self,
+        file: BufferFile,
+        leases: SQLiteLeases,
+        inserter: Inserter,
+        *,
+        files: SpillFiles,
+        inline_keys: frozenset[bytes],
+    ) -> None:
+        self._file = file
+        self._leases = leases
+        self._inserter = inserter
+        self._inline_keys = inline_keys
+        self.files = files
 
     # -- spilling
 
     def lease_to_spill(
         self, stream: str, due: SpillDue, *, owner: str, ttl_s: float
     ) -> list[ToSpill]:
-        now = self._clock()
+        now = self._file.clock()
         chosen = f"SELECT p.id FROM partitions p WHERE stream = :stream AND oldest_at IS NOT NULL AND {_NOT_LEASED}"
         if due.before is not None:
             chosen += (
@@ -100,13 +103,14 @@ class SQLiteSpillSide:
         parameters = {
             "stream": stream, "now": now, "before": due.before, "down": due.down, "limit": due.limit,
         }  # fmt: skip
-        with self._read() as connection:  # a look without the write lock
+        with self._file.read() as connection:  # a look without the write lock
             if connection.execute(chosen, parameters).fetchone() is None:
                 return []
-        with self._write() as connection:
+        with self._file.write() as connection:
             ids = [id_ for (id_,) in connection.execute(chosen, parameters)]
             leased = {
-                x.lease.partition: x for x in self._take(connection, stream, ids, now, owner, ttl_s)
+                x.lease.partition: x
+                for x in self._leases.take(connection, stream, ids, now, owner, ttl_s)
             }
             found = [
                 connection.execute(
@@ -114,12 +118,12 @@ class SQLiteSpillSide:
                 ).fetchone()
                 for id_ in ids
             ]
-        return [ToSpill(leased[name], (first >> SLOT_BITS) - 1) for name, first in found]
+        return [ToSpill(leased[name], seq_of(first) - 1) for name, first in found]
 
     def begin_spill(self, stream: str, *, node: str) -> FileHeader:
-        address, now = self.files.address, self._clock()
+        address, now = self.files.address, self._file.clock()
         assert address is not None, "no fallback location is configured"
-        with self._write() as connection:
+        with self._file.write() as connection:
             number = connection.execute(
                 "INSERT INTO spills (file_id, stream, address, name, state, records, bytes, "
                 "created_at, touched_at)"
@@ -127,18 +131,18 @@ class SQLiteSpillSide:
                 (file_id := uuid.uuid4().hex, stream, address, now, now),
             ).lastrowid
             assert number is not None
-            header = FileHeader(file_id, self._id, number, stream, node, now)
+            header = FileHeader(file_id, self._file.id, number, stream, node, now)
             connection.execute("UPDATE spills SET name = ? WHERE id = ?", (header.name, number))
         return header
 
     def stub(self, header: FileHeader, lease: Lease, entries: Sequence[SpilledEntry]) -> bool:
-        low, high = entries[0].entry.seq << SLOT_BITS, (entries[-1].entry.seq + 1) << SLOT_BITS
-        with self._write() as connection:
+        low, high = id_range(entries[0].entry.seq, entries[-1].entry.seq)
+        with self._file.write() as connection:
             self._touch(connection, header)
-            partition_id = self._held(connection, lease)
+            partition_id = held(connection, lease)
             if partition_id is None:
                 return False
-            free(connection, self._checker, partition_id, low, high)
+            free(connection, self._file.checker, partition_id, low, high)
             key_range = (partition_id, low, high)
             before = connection.execute(_VALUES, key_range).fetchone()[0]
             names = names_sum(lease.stream, lease.partition)
@@ -148,8 +152,8 @@ class SQLiteSpillSide:
                 for i, (record, ref) in enumerate(
                     zip(spilled.entry.records, spilled.refs, strict=True)
                 ):
-                    if len(record.value) > INLINE and record.key not in self.inline_keys:
-                        id_, packed = (spilled.entry.seq << SLOT_BITS) + i, ref.pack()
+                    if len(record.value) > INLINE and record.key not in self._inline_keys:
+                        id_, packed = first_id(spilled.entry.seq) + i, ref.pack()
                         kept = (-header.number, record.key, packed, len(spilled.entry.records))
                         stubs.append(
                             (
@@ -173,15 +177,14 @@ class SQLiteSpillSide:
                 (max(0, done), header.number),
             )
             connection.execute(
-                "UPDATE partitions SET bytes = bytes - ?, spilled_to = ? WHERE id = ?",
-                (relieved, high, partition_id),
+                "UPDATE partitions SET spilled_to = ? WHERE id = ?", (high, partition_id)
             )
-            connection.execute("UPDATE totals SET bytes = bytes - ?", (relieved,))
-        self._made_space()
+            ledger.grow(connection, partition_id, -relieved)
+        self._file.made_space()
         return True
 
     def keep_spill(self, header: FileHeader, size: int) -> None:
-        with self._write() as connection:
+        with self._file.write() as connection:
             self._touch(connection, header)
             connection.execute(
                 "UPDATE spills SET state = 'kept', bytes = ? WHERE id = ?", (size, header.number)
@@ -190,7 +193,7 @@ class SQLiteSpillSide:
     def _touch(self, connection: sqlite3.Connection, header: FileHeader) -> None:
         touched = connection.execute(
             "UPDATE spills SET touched_at = ? WHERE id = ? AND state = 'writing'",
-            (self._clock(), header.number),
+            (self._file.clock(), header.number),
         ).rowcount
         if not touched:
             raise LeaseLost(
@@ -201,32 +204,32 @@ class SQLiteSpillSide:
     # -- files
 
     def spill_files(self) -> list[SpillFile]:
-        with self._read() as connection:
+        with self._file.read() as connection:
             return [SpillFile(*row) for row in connection.execute(f"{_FILES} ORDER BY id")]
 
     def spilled_entries(self) -> int:
-        with self._read() as connection:  # index records_spilled, which holds the id as well
+        with self._file.read() as connection:  # index records_spilled, which holds the id as well
             (count,) = connection.execute(
-                "SELECT count(DISTINCT id >> 16) FROM records WHERE base < 0"
+                f"SELECT count(DISTINCT {seq_sql('id')}) FROM records WHERE base < 0"
             ).fetchone()
         return int(count)
 
     def drained_spills(self, *, silent_s: float) -> list[SpillFile]:
         drained = f"{_FILES} WHERE state = 'kept' AND records = 0"
         given_up = "state = 'writing' AND touched_at < ?"
-        before = (self._clock() - silent_s,)
-        with self._read() as connection:
+        before = (self._file.clock() - silent_s,)
+        with self._file.read() as connection:
             if (
                 connection.execute(f"SELECT 1 FROM spills WHERE {given_up}", before).fetchone()
                 is None
             ):
                 return [SpillFile(*row) for row in connection.execute(drained)]
-        with self._write() as connection:
+        with self._file.write() as connection:
             connection.execute(f"UPDATE spills SET state = 'kept' WHERE {given_up}", before)
             return [SpillFile(*row) for row in connection.execute(drained)]
 
     def forget_spill(self, number: int) -> None:
-        with self._write() as connection:
+        with self._file.write() as connection:
             connection.execute(
                 "DELETE FROM spills WHERE id = ? AND state = 'kept' AND records = 0", (number,)
             )
@@ -234,8 +237,8 @@ class SQLiteSpillSide:
     # -- recovering
 
     def begin_recovery(self, header: FileHeader, address: str, name: str, size: int) -> int | None:
-        now = self._clock()
-        with self._write() as connection:
+        now = self._file.clock()
+        with self._file.write() as connection:
             known = connection.execute(
                 "SELECT id, state FROM spills WHERE file_id = ?", (header.id,)
             ).fetchone()
@@ -252,7 +255,7 @@ class SQLiteSpillSide:
         self, number: int, header: FileHeader, entries: Sequence[SpilledEntry], elsewhere: Elsewhere
     ) -> Recovered:
         taken = known = deleted = 0
-        with self._write() as connection:
+        with self._file.write() as connection:
             for spilled in entries:
                 entry = spilled.entry
                 new = connection.execute(
@@ -263,7 +266,7 @@ class SQLiteSpillSide:
                     ),
                 ).rowcount
                 written = entry.seq <= elsewhere.written.get((entry.partition, entry.epoch), 0)
-                here = header.buffer_id == self._id and _is_here(connection, spilled)
+                here = header.buffer_id == self._file.id and _is_here(connection, spilled)
                 if not new or here or (written and not elsewhere.keyed):
                     known += 1
                 elif entry.accepted_at < elsewhere.tombstones.get(entry.partition, float("-inf")):
@@ -274,7 +277,7 @@ class SQLiteSpillSide:
         return Recovered(taken, known, deleted)
 
     def pending(self, stream: str, partition: str, key: bytes) -> list[tuple[float, bytes]]:
-        with self._read() as connection:
+        with self._file.read() as connection:
             return connection.execute(
                 "SELECT r.accepted_at, r.value FROM records r JOIN partitions p ON p.id = "
                 "r.partition_id"
@@ -283,14 +286,14 @@ class SQLiteSpillSide:
             ).fetchall()
 
     def relocate_spill(self, file_id: str, address: str, name: str) -> None:
-        with self._write() as connection:
+        with self._file.write() as connection:
             connection.execute(
                 "UPDATE spills SET address = ?, name = ? WHERE file_id = ?",
                 (address, name, file_id),
             )
 
     def end_recovery(self, number: int) -> None:
-        with self._write() as connection:
+        with self._file.write() as connection:
             connection.execute("UPDATE spills SET state = 'kept' WHERE id = ?", (number,))
 
     def _take_in(
@@ -301,36 +304,22 @@ class SQLiteSpillSide:
         seeded = seed(names_sum(entry.stream, entry.partition), entry.accepted_at)
         rows: list[tuple[int | None, bytes, bytes]] = []
         for record, ref in zip(entry.records, spilled.refs, strict=True):
-            inline = len(record.value) <= INLINE or record.key in self.inline_keys
+            inline = len(record.value) <= INLINE or record.key in self._inline_keys
             rows.append(
                 (None if inline else -number, record.key, record.value if inline else ref.pack())
             )
             size += len(record.key) + len(rows[-1][2])
             stubs += not inline
-        counted = connection.execute(
-            "UPDATE totals SET next_seq = next_seq + 1, entries = entries + 1, bytes = bytes + ? "
-            "WHERE entries < ?",
-            (size, self.limits.max_entries),
-        )
-        if not counted.rowcount:
+        # Bytes don't count: what comes is small, and the values are not here.
+        if not ledger.accept(connection, size, _ANY_SIZE, self._inserter.limits.max_entries):
             raise BufferFull(
-                f"The buffer holds {self.limits.max_entries} entries, its limit; the file is not "
+                f"The buffer holds {self._inserter.limits.max_entries} entries, its limit; the file is not "
                 f"recovered whole.",
                 remedy="flush, then recover again: it goes on where it ended.",
             )
-        (seq,) = connection.execute("SELECT next_seq - 1 FROM totals").fetchone()
-        connection.execute(
-            "INSERT INTO partitions (stream, name, entries, bytes, oldest_at, last_seq) VALUES (?, "
-            "?, 1, ?, ?, ?)"
-            " ON CONFLICT (stream, name) DO UPDATE SET entries = entries + 1, bytes = bytes + "
-            "excluded.bytes,"
-            " oldest_at = coalesce(oldest_at, excluded.oldest_at), last_seq = excluded.last_seq",
-            (entry.stream, entry.partition, size, entry.accepted_at, seq),
-        )
-        (partition_id,) = connection.execute(
-            "SELECT id FROM partitions WHERE stream = ? AND name = ?",
-            (entry.stream, entry.partition),
-        ).fetchone()
+        seq = ledger.last_seq(connection)
+        name = (entry.stream, entry.partition)
+        partition_id, _ = ledger.accept_into_any(connection, name, size, entry.accepted_at)
         connection.executemany(
             "INSERT INTO records (id, partition_id, parked, replays, epoch, accepted_at, base, "
             "key, value, checksum)"
@@ -346,7 +335,7 @@ class SQLiteSpillSide:
                     *row,
                     checksum(seeded, id_, *row, len(rows)),
                 )
-                for id_, row in enumerate(rows, start=seq << SLOT_BITS)
+                for id_, row in enumerate(rows, start=first_id(seq))
             ],
         )
         connection.execute("UPDATE spills SET records = records + ? WHERE id = ?", (stubs, number))
@@ -360,6 +349,6 @@ def _is_here(connection: sqlite3.Connection, spilled: SpilledEntry) -> bool:
         "SELECT 1 FROM records r JOIN partitions p ON p.id = r.partition_id WHERE r.id = ? AND "
         "p.stream = ?"
         " AND p.name = ? AND r.key = ? AND r.epoch = ?",
-        (entry.seq << SLOT_BITS, entry.stream, entry.partition, entry.records[0].key, entry.epoch),
+        (first_id(entry.seq), entry.stream, entry.partition, entry.records[0].key, entry.epoch),
     ).fetchone()
     return row is not None

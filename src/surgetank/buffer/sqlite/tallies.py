@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from surgetank.buffer.sqlite.append import Inserter, Request
+from surgetank.buffer.sqlite.buffer_file import BufferFile
+from surgetank.buffer.sqlite.chain import Memory
 from surgetank.buffer.tallies import Tally
 from surgetank.exceptions import BufferFull
 from surgetank.model import Record
@@ -20,37 +21,36 @@ from surgetank.model import Record
 _AT_ONCE = 500
 
 
-class SQLiteTallySide:
-    """Counting. Mixed into `SQLiteBuffer`, which owns the connections."""
+class SQLiteTallies:
+    """The role `Tallies`."""
 
-    _clock: Callable[[], float]
-    _inserter: Inserter
-    _write: Callable[[], AbstractContextManager[sqlite3.Connection]]
-    _read: Callable[[], AbstractContextManager[sqlite3.Connection]]
-    _unless_held: Callable[[Callable[[], None]], bool]
+    def __init__(self, file: BufferFile, inserter: Inserter, memory: Memory) -> None:
+        self._file = file
+        self._inserter = inserter
+        self._memory = memory
 
     def tally(
         self, stream: str, partition: str, key: bytes, value: bytes, *, count: int = 1
     ) -> None:
-        with self._write() as connection:
+        with self._file.write() as connection:
             connection.execute(
                 "INSERT INTO tallies (stream, partition, key, value, count, since) VALUES (?, ?, "
                 "?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET value = excluded.value, count = count + excluded.count",
-                (stream, partition, key, value, count, self._clock()),
+                (stream, partition, key, value, count, self._file.clock()),
             )
 
     def try_tally(self, stream: str, partition: str, key: bytes, value: bytes) -> bool:
-        return self._unless_held(lambda: self.tally(stream, partition, key, value))
+        return self._file.unless_held(lambda: self.tally(stream, partition, key, value))
 
     def send_tallies(
         self, stream: str, entry_of: Callable[[Tally], Record], *, older_s: float
     ) -> int:
-        now = self._clock()
+        now = self._file.clock()
         # In the future: by a clock that was set back since.
         due = "stream = ? AND NOT since BETWEEN ? AND ?"
         limits = (stream, now - older_s + 1e-9, now + older_s)
-        with self._read() as connection:
+        with self._file.read() as connection:
             if (
                 connection.execute(f"SELECT 1 FROM tallies WHERE {due} LIMIT 1", limits).fetchone()
                 is None
@@ -58,7 +58,7 @@ class SQLiteTallySide:
                 return 0
         sent = 0
         while True:
-            with self._write() as connection:
+            with self._file.write() as connection:
                 chosen = [
                     Tally(*row)
                     for row in connection.execute(
@@ -69,7 +69,7 @@ class SQLiteTallySide:
                 ]
                 for tally in chosen:
                     self._send(connection, stream, tally, entry_of(tally), now)
-            self._inserter.committed()
+            self._memory.committed()
             sent += len(chosen)
             if len(chosen) < _AT_ONCE:
                 return sent

@@ -1,79 +1,77 @@
-"""Upkeep of the SQLite buffer's file: its log moved into it, free pages given back, damage looked
-for."""
+"""Upkeep of the SQLite buffer: what is old is forgotten, damage is looked for, space is given back."""
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-from surgetank.buffer.sqlite.append import BufferLimits
-from surgetank.buffer.sqlite.audit import note_damage
-from surgetank.buffer.sqlite.coordination import SQLiteFlushSide
-from surgetank.buffer.sqlite.copies import SQLiteRecentSide
-from surgetank.buffer.sqlite.read import read_depth
+from surgetank.buffer.sqlite import ledger
+from surgetank.buffer.sqlite.audit import announce_damage, note_damage, read_damage
+from surgetank.buffer.sqlite.buffer_file import BufferFile
+from surgetank.buffer.sqlite.copies import CopyTables, SQLiteCopies
+from surgetank.buffer.sqlite.erase import erase_partitions, erase_words
+from surgetank.buffer.sqlite.fence import oldest_mark
+from surgetank.buffer.sqlite.kept import KeptEntries
 from surgetank.buffer.sqlite.schema import BUFFER
-from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
-from surgetank.model import BufferDepth
-from surgetank.sqlite import file
-from surgetank.sqlite.place import FilePlace
-
-_FREE_PAGES_KEPT = 256
-_WAL_WORTH_MOVING = 1 << 20
-_SMALL_STEP = 128
-_WAL_LARGE = 32 << 20
+from surgetank.buffer.sqlite.space import Space
+from surgetank.exceptions import BufferCorrupt, BufferProblem
+from surgetank.model import Damage
+from surgetank.sqlite.scrub import scrub
 
 
-class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
-    """Upkeep. Mixed into `SQLiteBuffer`, which owns the connections."""
+class SQLiteErasing:
+    """The role `Erasing`."""
 
-    path: Path
-    durability: str
-    place: FilePlace
-    _lock: threading.RLock
-    _pid: int
-    _readers: file.ReadPool
-    _wal_moved_at: int
-    _writer: sqlite3.Connection | None
-    limits: BufferLimits
+    def __init__(self, file: BufferFile, tables: CopyTables) -> None:
+        self._file = file
+        self._tables = tables
 
-    def depth(self) -> BufferDepth:
-        with self._readers.borrow() as connection:
-            depth = read_depth(
-                connection, self.limits.max_entries, self.limits.max_bytes, self.file_bytes()
-            )
-        if not self.reserve.size:
-            return depth
-        return replace(
-            depth,
-            max_bytes=max(1, min(depth.max_bytes, depth.bytes + self.reserve.room())),
-            disk_free=self.reserve.free(), disk_full=self.reserve.is_short(),
-        )  # fmt: skip
+    def erase(self, partitions: Iterable[str], words: Sequence[str]) -> tuple[int, list[str]]:
+        with self._file.write() as connection:
+            gone, waiting = erase_partitions(connection, partitions, self._tables)
+            erase_words(connection, words)
+        return gone, waiting
 
-    def file_bytes(self) -> int:
-        """Bytes on disk of the file and its write-ahead log."""
-        total = 0
-        for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                total += self.path.with_name(self.path.name + suffix).stat().st_size
-        return total
+    def scrub(self) -> bool:
+        return scrub(self._file.path, kind=BUFFER)
 
-    @staticmethod
-    def _nothing_waits(connection: sqlite3.Connection) -> bool:
-        with suppress(sqlite3.Error):
-            (entries,) = connection.execute("SELECT entries FROM totals").fetchone()
-            return not entries
-        return False
+
+class SQLiteUpkeep:
+    """The role `Upkeep`, but for erasing. So many notes and jobs are kept."""
+
+    def __init__(
+        self,
+        file: BufferFile,
+        space: Space,
+        *,
+        kept: KeptEntries,
+        copies: SQLiteCopies,
+        jobs_kept: int,
+        notes_kept: int,
+    ) -> None:
+        self._file = file
+        self._space = space
+        self._kept = kept
+        self._copies = copies
+        self._jobs_kept = jobs_kept
+        self._notes_kept = notes_kept
+
+    # -- damage
+
+    def damage(self, *, new: bool = False) -> list[Damage]:
+        with self._file.read() as connection:
+            return read_damage(connection, new=new)
+
+    def damage_announced(self, ids: Sequence[int]) -> None:
+        with self._file.write() as connection:
+            announce_damage(connection, self._file.clock(), ids)
 
     def check(self) -> None:
         """Read the whole file and raise `BufferCorrupt` if any page of it is damaged."""
-        with self._readers.borrow() as connection:
+        with self._file.read() as connection:
             problems = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
         if problems != ["ok"]:
             raise BufferCorrupt(
-                f"The buffer file {self.path} is damaged: {'; '.join(problems)}. It was left as it "
+                f"The buffer file {self._file.path} is damaged: {'; '.join(problems)}. It was left as it "
                 f"is.",
                 remedy="copy it to a safe place and start with another SURGETANK_HOME.",
             )
@@ -81,123 +79,98 @@ class SQLiteUpkeepSide(SQLiteFlushSide, SQLiteRecentSide):
     def maintain(self, *, thorough: bool = True) -> None:
         """Move the WAL into the file, give free pages back; if `thorough`, forget old notes, jobs
         and partitions."""
-        file.refuse_fork(self._pid, self.path)
-        self.trim_copies()
-        self.forget_kept()
+        self._file.refuse_fork()
+        self._copies.trim_copies()
+        self._kept.forget_kept()
         if thorough:
             self._look_for_damage()
             self._forget()
-        if self.place.missing(now=True) is not None:
+        if self._file.place.missing(now=True) is not None:
             return  # what it would do to the path would be done to another file
-        if self.reserve.is_short():
-            self.relieve()
-            return
-        self.reserve.refill()
-        while self._vacuum_step():
-            pass
-        wal = self.path.with_name(self.path.name + "-wal")
-        with suppress(FileNotFoundError):
-            now = wal.stat()
-            worth_it = now.st_size > _WAL_WORTH_MOVING and now.st_mtime_ns != self._wal_moved_at
-            if worth_it and self._move_wal(
-                truncate=now.st_size > _WAL_LARGE or self.depth().entries == 0
-            ):
-                self._wal_moved_at = wal.stat().st_mtime_ns
+        if self._file.reserve.is_short():
+            self._space.relieve()
+        else:
+            self._space.give_back(nothing_waits=not self._totals().entries)
 
-    def relieve(self) -> None:
-        """The disk is full: give it back what was flushed, in steps that need little room
-        themselves."""
-        if self.place.missing(now=True) is not None:
-            return
-        try:
-            self.forget_kept(all_=True)
-            self.shed_copies()
-            while self._may_relieve():
-                self.reserve.before_write()
-                if not self._vacuum_step(_SMALL_STEP):
-                    self._move_wal(truncate=True)
-                    return
-        except BufferUnavailable:
-            # Not now: what was acknowledged is, the disk is told to be full, and the next group
-            # tries again.
-            return
-
-    def _may_relieve(self) -> bool:
-        """Move the log into the file if that need not grow much for it. False: it would have to,
-        and cutting off free pages first would cost more room than there is; acknowledging needs far
-        less.
-        """
-        with self._read() as connection:
-            (pages,) = connection.execute("PRAGMA page_count").fetchone()
-            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-            (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
-        if pages * page_bytes - self.path.stat().st_size <= self.reserve.free() // 2:
-            self._move_wal(truncate=True)
-            return True
-        return bool(2 * (pages - free) * page_bytes <= self.reserve.free() + self.reserve.held())
+    def _totals(self) -> ledger.Totals:
+        with self._file.read() as connection:
+            return ledger.totals(connection)
 
     def _look_for_damage(self) -> None:
-        auditor = self._auditor
-        with self._readers.borrow() as connection:
+        auditor = self._file.auditor
+        with self._file.read() as connection:
             auditor.look(connection)
         if not (auditor.problems or auditor.suspect):
             return
-        with self._write() as connection:
+        with self._file.write() as connection:
             for problem in auditor.problems:
-                note_damage(connection, self._clock(), "", "", problem)
+                note_damage(connection, self._file.clock(), "", "", problem)
         try:
-            with self._write() as connection:
+            with self._file.write() as connection:
                 auditor.rebuild(connection)
         except BufferProblem as error:
             # what can't be rebuilt is told as it is; records are read one by one
-            with self._write() as connection:
+            with self._file.write() as connection:
                 note_damage(
-                    connection, self._clock(), "", "", f"an index can't be made anew: {error.what}"
+                    connection,
+                    self._file.clock(),
+                    "",
+                    "",
+                    f"an index can't be made anew: {error.what}",
                 )
-        with self._readers.borrow() as connection:
+        with self._file.read() as connection:
             auditor.look(connection)
 
-    def _vacuum_step(self, step: int = 2048) -> bool:
-        """Give up to 8 MiB (`step` pages) back, holding up writers only that long. True if more is
-        to do."""
-        with self._lock, file.named_errors(self.path):
-            if self._writer is None:
-                return False
-            (free,) = self._writer.execute("PRAGMA freelist_count").fetchone()
-            if free <= _FREE_PAGES_KEPT:
-                return False
-            # `execute` would step once and free one page; `executescript` steps to the end.
-            self._writer.executescript(f"PRAGMA incremental_vacuum({min(free, step)})")
-            return bool(free > _FREE_PAGES_KEPT + step)
-
-    def _move_wal(self, *, truncate: bool) -> bool:
-        """Move the WAL's pages into the file; True if all were moved, which readers may prevent."""
-        # On a connection of its own: writers go on meanwhile.
-        connection = file.connect(self.path, durability=self.durability, kind=BUFFER)
-        try:
-            with file.named_errors(self.path):
-                connection.execute("PRAGMA busy_timeout = 20")
-                busy, frames, moved = connection.execute(
-                    "PRAGMA wal_checkpoint(PASSIVE)"
-                ).fetchone()
-                if truncate:
-                    busy, frames, moved = connection.execute(
-                        "PRAGMA wal_checkpoint(TRUNCATE)"
-                    ).fetchone()
-                if busy or frames != moved:
-                    return False
-                self._start_wal_anew(connection)
-                return True
-        finally:
-            connection.close()
-
-    def _start_wal_anew(self, connection: sqlite3.Connection) -> None:
-        """Whoever writes first after all was moved starts the log anew, with an fsync: let it not
-        be a caller."""
-        try:
-            with self._lock:
-                connection.execute("UPDATE totals SET next_token = next_token + 1")
-        except sqlite3.OperationalError as error:
-            # Busy: another process writes just now, and has done it.
-            if error.sqlite_errorname != "SQLITE_BUSY":
-                raise
+    def _forget(self) -> None:
+        """Forget expired notes, the oldest notes and jobs over their limits, and empty
+        partitions."""
+        now = self._file.clock()
+        with self._file.read() as connection:
+            (notes,) = connection.execute("SELECT count(*) FROM notes").fetchone()
+            (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
+            marked = oldest_mark(connection, now)
+            (expired,) = connection.execute(
+                "SELECT count(*) FROM notes WHERE expires_at IS NOT NULL AND expires_at <= ?",
+                (now,),
+            ).fetchone()
+            idle = connection.execute(
+                "SELECT 1 FROM partitions p WHERE oldest_at IS NULL AND lease_until < ? AND "
+                "mark_at < ? AND NOT EXISTS"
+                " (SELECT 1 FROM notes n WHERE n.partition_id = p.id) AND NOT EXISTS"
+                " (SELECT 1 FROM kept k WHERE k.partition_id = p.id) AND NOT EXISTS"
+                " (SELECT 1 FROM parked k WHERE k.partition_id = p.id) AND NOT EXISTS"
+                " (SELECT 1 FROM copies c WHERE c.partition_id = p.id) LIMIT 1",
+                (now, marked),
+            ).fetchone()
+        over_notes, over_jobs = notes - self._notes_kept, jobs - self._jobs_kept
+        if not (expired or idle or over_notes > 0 or over_jobs > self._jobs_kept // 100):
+            return
+        with self._file.write() as connection:
+            connection.execute(
+                "DELETE FROM notes WHERE expires_at IS NOT NULL AND expires_at <= ?", (now,)
+            )
+            if over_notes > 0:
+                connection.execute(
+                    "DELETE FROM notes WHERE (partition_id, key) IN"
+                    " (SELECT partition_id, key FROM notes ORDER BY noted_at LIMIT ?)",
+                    (over_notes,),
+                )
+            if over_jobs > 0:
+                connection.execute(
+                    "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE status <> 'running'"
+                    " ORDER BY created_at LIMIT ?)",
+                    (over_jobs,),
+                )
+            connection.execute(
+                "UPDATE partitions SET guarded = 0 WHERE guarded = 1 AND oldest_at IS NULL AND NOT "
+                "EXISTS (SELECT 1"
+                " FROM notes n WHERE n.partition_id = partitions.id AND n.expires_at IS NOT NULL)"
+            )
+            connection.execute(
+                "DELETE FROM partitions WHERE oldest_at IS NULL AND lease_until < ? AND mark_at < ?"
+                " AND id NOT IN (SELECT partition_id FROM notes) AND id NOT IN (SELECT "
+                "partition_id FROM parked)"
+                " AND id NOT IN (SELECT partition_id FROM kept) AND id NOT IN (SELECT partition_id "
+                "FROM copies)",
+                (now, marked),
+            )
