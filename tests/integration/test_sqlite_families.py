@@ -10,12 +10,13 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from support.buffers import child_env, drain, read_all, take
+from support.buffers import child_env, drain, miscounted, read_all, take
 from surgetank.buffer.coordination import Ack
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.exceptions import BufferCorrupt
@@ -34,6 +35,7 @@ def buffer(path: Path) -> Iterator[SQLiteBuffer]:
     buffer = SQLiteBuffer(path)
     yield buffer
     buffer.close()
+    assert miscounted(path) == []
 
 
 def bases(path: Path) -> dict[int, int | None]:
@@ -70,10 +72,9 @@ def test_a_version_never_stands_on_more_than_32_others(buffer: SQLiteBuffer, pat
     assert sum(base is None for base in standing.values()) == 4
 
 
-def test_a_chain_without_its_beginning_is_damage_and_said_to_be(
-    buffer: SQLiteBuffer, path: Path
-) -> None:
-    grown(buffer, 3)
+def test_a_chain_without_its_beginning_is_damage_and_said_to_be(path: Path) -> None:
+    with closing(SQLiteBuffer(path)) as buffer:
+        grown(buffer, 3)
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM records WHERE base IS NULL")
     with (

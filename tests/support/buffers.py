@@ -72,6 +72,12 @@ class Kind(Protocol):
         ...
 
 
+def miscounted(path: Path) -> list[str]:
+    """What the SQLite buffer at `path` counts that is not so, as sentences."""
+    with closing(sqlite3.connect(path)) as connection:
+        return ledger.verify(connection)
+
+
 class SQLiteKind:
     """Buffers in a SQLite file."""
 
@@ -92,8 +98,7 @@ class SQLiteKind:
         return held(folder / "buffer.db")
 
     def miscounted(self, folder: Path) -> list[str]:
-        with closing(sqlite3.connect(folder / "buffer.db")) as connection:
-            return ledger.verify(connection)
+        return miscounted(folder / "buffer.db")
 
 
 KINDS: dict[str, Kind] = {"sqlite": SQLiteKind()}

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from support.buffers import FakeClock
+from support.buffers import FakeClock, miscounted
 from surgetank import Surgetank, SurgetankError
 from surgetank.buffer.limits import BufferLimits
 from surgetank.buffer.spilling import SpillDue
@@ -62,8 +62,12 @@ class SpillPlace:
         return sorted(self.location.rglob("*.spill"))
 
     def close(self) -> None:
+        """Close what was opened; all that is counted is counted again."""
         for buffer in self._opened:
             buffer.close()
+        for path in {buffer.path for buffer in self._opened}:
+            if path.exists():
+                assert miscounted(path) == []
 
 
 def spill(tank: Surgetank, file_bytes: int = 1 << 20) -> int:

@@ -55,7 +55,7 @@ def test_what_is_counted_right_is_found_right(file: sqlite3.Connection) -> None:
         ("UPDATE totals SET entries = 9", "sum  counts 9 entries"),
         ("UPDATE totals SET bytes = 9", "sum  counts 3 entries and 9 bytes"),
         ("UPDATE totals SET copied = 9", "counts 9 bytes of copies; 2 are there"),
-        ("DELETE FROM kept", "0 acknowledgements are"),
+        ("DELETE FROM kept", "bytes that are kept; 0 are"),
         (
             "INSERT INTO spills VALUES (1, 'f', 's', 'a', 'file', 'kept', 5, 0, 0, 0)",
             "file file counts 5 records; 0 refer to it",

@@ -13,14 +13,17 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from surgetank.buffer.log import Snapshot
-from surgetank.buffer.sqlite.buffer import SQLiteBuffer
+from surgetank.buffer.binding import Fence
+from surgetank.buffer.coordination import Parking
+from surgetank.buffer.log import Log, Snapshot
+from surgetank.buffer.spilling import Spilling
+from surgetank.buffer.upkeep import Erasing
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import jsontext, limits
@@ -79,13 +82,17 @@ class _Progress:
             self.removed[kind] = self.removed.get(kind, 0) + number
 
 
+class ErasedBuffer(Log, Parking, Fence, Erasing, Spilling, Protocol):
+    """What an erasure goes through: what waits, is parked, is kept, or was spilled."""
+
+
 class Erasure:
     """Erases users on one buffer and its database. `flush` flushes everything and returns the job
     that went worst."""
 
     def __init__(
         self,
-        buffer: SQLiteBuffer,
+        buffer: ErasedBuffer,
         events: SQLiteEventLog,
         database: Database,
         *,

@@ -40,7 +40,7 @@ def adopt(
                 told = (
                     f"{before.address} (id {before.database_id or 'unknown: it was never reached'})"
                 )
-            out.print(f"buffer    {buffer.path}", markup=False)
+            out.print(f"buffer    {buffer.name}", markup=False)
             out.print(f"belongs   to {told}", markup=False)
             out.print(f"adopts    {where}: {waiting} entries that wait go there", markup=False)
         if not yes:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.checks import REMEDY, Checker, file_problems, ledger_problem
+from surgetank.buffer.sqlite.ids import position_sql, seq_sql
 from surgetank.exceptions import BufferCorrupt
 from surgetank.model import Damage
 
@@ -54,7 +55,7 @@ class Auditor:
             "p.entries <>"
             " (SELECT count(*) FROM records r INDEXED BY records_waiting WHERE r.partition_id = "
             "p.id"
-            " AND r.parked = 0 AND r.id & 65535 = 0) LIMIT 1",
+            f" AND r.parked = 0 AND {position_sql('r.id')} = 0) LIMIT 1",
             (json.dumps(ids),),
         ).fetchone()
         if wrong is not None:
@@ -122,7 +123,7 @@ def correct_ledgers(connection: sqlite3.Connection, now: float, ids: Sequence[in
         there = there_bytes = 0
         if oldest_at is not None:
             there, there_bytes = connection.execute(
-                "SELECT count(DISTINCT id >> 16), sum(length(key) + length(value)) FROM records"
+                f"SELECT count(DISTINCT {seq_sql('id')}), sum(length(key) + length(value)) FROM records"
                 " WHERE partition_id = ? AND parked = 0",
                 (id_,),
             ).fetchone()

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from surgetank.buffer.sqlite.ids import first_id, position_of, position_sql, seq_of, seq_sql
 from surgetank.exceptions import BufferCorrupt
 
-SLOT_BITS = 16
 # what a checksum grows by when its record is parked; twice that when it is replayed
 _PARKED = 1 << 32
 _COUNT_BITS = 46
@@ -67,7 +67,7 @@ def checksum(
     """What is stored with a record that was never replayed, is not parked and has no epoch, of an
     entry of so many."""
     low = (id_ + record_sum(seeded, base, key, value)) & MASK
-    return low if id_ & 0xFFFF else low + counted(records)
+    return low if position_of(id_) else low + counted(records)
 
 
 def moved(stored: int, by: int) -> int:
@@ -102,7 +102,7 @@ class Checker:
 
     def __init__(self, path: Path, checked_from: int) -> None:
         self.path = path
-        self._unchecked = checked_from << SLOT_BITS
+        self._unchecked = first_id(checked_from)
 
     def count(self, names: int, row: Sequence[Any]) -> int | None:
         """How many records the entry has that this first one begins, 0 for one that is not the
@@ -121,7 +121,7 @@ class Checker:
             known += id_ + (2 * replays + parked) * _PARKED
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"it has a field of a wrong kind ({error})") from error
-        if low != known & MASK or (count > 0) is (id_ & 0xFFFF > 0):
+        if low != known & MASK or (count > 0) is (position_of(id_) > 0):
             raise ValueError("its checksum differs")
         return int(count)
 
@@ -130,9 +130,7 @@ class Checker:
         try:
             return self.count(names, row)
         except ValueError as error:
-            raise self.damaged(
-                stream, partition, row[0] >> SLOT_BITS, str(error), row[6]
-            ) from error
+            raise self.damaged(stream, partition, seq_of(row[0]), str(error), row[6]) from error
 
     def require_entry(
         self, stream: str, partition: str, seq: int, rows: Sequence[Sequence[Any]]
@@ -161,12 +159,12 @@ def ledger_problem(connection: sqlite3.Connection, partition_id: int) -> str | N
         (partition_id,),
     ).fetchone()
     if loose is not None:
-        return f"entry {loose[0] >> SLOT_BITS} builds on the record {loose[1]}, which is not there"
+        return f"entry {seq_of(loose[0])} builds on the record {loose[1]}, which is not there"
     row = connection.execute(
         "SELECT p.entries, p.last_seq,"
-        " (SELECT count(DISTINCT r.id >> 16) FROM records r WHERE r.partition_id = p.id AND "
+        f" (SELECT count(DISTINCT {seq_sql('r.id')}) FROM records r WHERE r.partition_id = p.id AND "
         "r.parked = 0),"
-        " (SELECT coalesce(max(r.id), 0) >> 16 FROM records r WHERE r.partition_id = p.id AND "
+        f" (SELECT {seq_sql('coalesce(max(r.id), 0)')} FROM records r WHERE r.partition_id = p.id AND "
         "r.parked = 0)"
         " FROM partitions p WHERE p.id = ?",
         (partition_id,),
@@ -175,9 +173,9 @@ def ledger_problem(connection: sqlite3.Connection, partition_id: int) -> str | N
         return None
     entries, last, there, newest = row
     torn = connection.execute(
-        "SELECT r.id >> 16 FROM records r WHERE r.partition_id = ? AND r.parked = 0 GROUP BY r.id "
-        ">> 16"
-        f" HAVING min(r.id & 65535) > 0 OR (max(r.checksum) > {MASK} AND max(r.checksum) >> "
+        f"SELECT {seq_sql('r.id')} AS seq FROM records r"
+        " WHERE r.partition_id = ? AND r.parked = 0 GROUP BY seq"
+        f" HAVING min({position_sql('r.id')}) > 0 OR (max(r.checksum) > {MASK} AND max(r.checksum) >> "
         f"{_COUNT_BITS} <> count(*))"
         " LIMIT 1",
         (partition_id,),
@@ -196,7 +194,7 @@ def ledger_problem(connection: sqlite3.Connection, partition_id: int) -> str | N
         " AND k.key = r.key AND k.id = r.id AND k.kept = 0) LIMIT 1",
         (partition_id,),
     ).fetchone()
-    return f"entry {lost[0] >> SLOT_BITS} can't be found by its key" if lost is not None else None
+    return f"entry {seq_of(lost[0])} can't be found by its key" if lost is not None else None
 
 
 def file_problems(connection: sqlite3.Connection) -> list[str]:
@@ -224,7 +222,9 @@ def file_problems(connection: sqlite3.Connection) -> list[str]:
     next_seq, last = connection.execute(
         "SELECT next_seq, (SELECT coalesce(max(last_seq), 0) FROM partitions) FROM totals"
     ).fetchone()
-    (newest,) = connection.execute("SELECT coalesce(max(id), 0) >> 16 FROM records").fetchone()
+    (newest,) = connection.execute(
+        f"SELECT {seq_sql('coalesce(max(id), 0)')} FROM records"
+    ).fetchone()
     if not isinstance(next_seq, int) or next_seq <= max(last, newest):
         problems.append(f"the next number is {next_seq}, but {max(last, newest)} was given already")
     return problems

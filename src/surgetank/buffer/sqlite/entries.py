@@ -10,27 +10,28 @@ from typing import Any
 
 from surgetank.buffer.coordination import ReadFrom
 from surgetank.buffer.sqlite.chain import MIN_BYTES, Load, whole
-from surgetank.buffer.sqlite.checks import SLOT_BITS, Checker, names_sum
+from surgetank.buffer.sqlite.checks import Checker, names_sum
+from surgetank.buffer.sqlite.ids import first_id, seq_of
 from surgetank.exceptions import BufferCorrupt, EntryUnreadable, FallbackUnavailable
 from surgetank.model import Entry, Record
 from surgetank.sqlite.file import translate
 
-# Larger values are read piece by piece into their final place: SQLite would make a copy of its own
+# Larger values are read piece by piece into what they become: SQLite would make a copy of its own
 # of the whole.
 _LARGE = 1024**2
 
 
 class Gathering:
-    """Reads on from one place, up to a number of entries and bytes."""
+    """Reads on from one entry, up to a number of entries and bytes."""
 
     def __init__(
-        self, connection: sqlite3.Connection, load: Load, checker: Checker, place: ReadFrom
+        self, connection: sqlite3.Connection, load: Load, checker: Checker, start: ReadFrom
     ) -> None:
         self._connection = connection
         self._load = load
         self._checker = checker
-        self._place = place
-        stream, partition = place.lease.stream, place.lease.partition
+        self._start = start
+        stream, partition = start.lease.stream, start.lease.partition
         self._check = partial(checker.require, stream, partition, names_sum(stream, partition))
         self.entries: list[Entry] = []
         self.bytes = 0
@@ -46,7 +47,7 @@ class Gathering:
         first entry."""
         try:
             for row in self._rows():
-                seq = row[0] >> SLOT_BITS
+                seq = seq_of(row[0])
                 if seq != self._seq:
                     self._end_entry()
                     if self.entries and (
@@ -65,13 +66,13 @@ class Gathering:
             self._unreadable(problem)
 
     def _rows(self) -> Iterable[tuple[Any, ...]]:
-        lease = self._place.lease
+        lease = self._start.lease
         return self._connection.execute(
             "SELECT r.id, 0, r.replays, r.epoch, r.accepted_at, r.base, r.key,"
             " CASE WHEN length(r.value) <= ? THEN r.value END, r.checksum"
             " FROM partitions p JOIN records r ON r.partition_id = p.id"
             " WHERE p.stream = ? AND p.name = ? AND r.parked = 0 AND r.id >= ? ORDER BY r.id",
-            (_LARGE, lease.stream, lease.partition, (self._place.after_seq + 1) << SLOT_BITS),
+            (_LARGE, lease.stream, lease.partition, first_id(self._start.after_seq + 1)),
         )
 
     def _take(self, row: tuple[Any, ...]) -> None:
@@ -102,15 +103,15 @@ class Gathering:
             raise self._incomplete(
                 f"it has {len(records)} records and was accepted with {self._expected}"
             )
-        lease = self._place.lease
+        lease = self._start.lease
         entry = Entry(lease.stream, lease.partition, self._seq, tuple(records), *self._begun)
         self.entries.append(entry)
         self.bytes += entry.size
 
     def _incomplete(self, why: str) -> BufferCorrupt:
-        lease = self._place.lease
+        lease = self._start.lease
         return self._checker.damaged(lease.stream, lease.partition, self._seq, why)
 
     def _unreadable(self, error: FallbackUnavailable | BufferCorrupt) -> None:
         if not self.entries:
-            raise EntryUnreadable(self._place.lease.partition, max(self._seq, 0), error) from error
+            raise EntryUnreadable(self._start.lease.partition, max(self._seq, 0), error) from error

@@ -141,9 +141,11 @@ class KeptEntries:
         connection.execute(f"UPDATE records SET parked = 0, kept = 0 WHERE {which}", found)
         connection.execute("DELETE FROM kept WHERE partition_id = ? AND low >= ?", found)
         connection.execute(
-            "UPDATE kept SET high = ?2, bytes = 0, epoch = coalesce((SELECT epoch FROM records "
-            "WHERE partition_id = ?1"
-            " AND kept = 1 ORDER BY id DESC LIMIT 1), epoch) WHERE partition_id = ?1 AND high > ?2",
+            "UPDATE kept SET high = ?2, bytes = (SELECT coalesce(sum(length(r.key)"
+            " + length(r.value)), 0) FROM records r WHERE r.partition_id = ?1 AND r.kept = 1"
+            " AND r.id >= kept.low AND r.id < ?2), epoch = coalesce((SELECT epoch FROM records"
+            " WHERE partition_id = ?1 AND kept = 1 ORDER BY id DESC LIMIT 1), epoch)"
+            " WHERE partition_id = ?1 AND high > ?2",
             found,
         )
         ledger.rewind(connection, partition_id, entries, size, oldest_at=oldest_at, newest=last)

@@ -11,11 +11,11 @@ from surgetank.buffer.copies import Glance
 from surgetank.buffer.log import Found
 from surgetank.buffer.sqlite.chain import Load, Recall, whole
 from surgetank.buffer.sqlite.checks import STORED, Checker, names_sum
+from surgetank.buffer.sqlite.ids import first_id, seq_of
 from surgetank.buffer.tallies import Tally
 from surgetank.exceptions import BufferCorrupt
 from surgetank.model import BufferDepth, StreamDepth
 
-_SLOT_BITS = 16
 _OTHERS = STORED.removeprefix("id, ")
 _CHUNK = 500  # keys per statement
 _USE_EVERY_S = 600.0  # that a copy is of use is noted again after so long
@@ -95,13 +95,13 @@ class SQLiteSnapshot:
         if partition_id is None:
             return []
         where = "WHERE partition_id = ? AND key >= ? AND key < ? AND id >= ? AND kept = 0 ORDER BY key, id"
-        which = (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS)
+        which = (partition_id, prefix, after(prefix), first_id(after_seq + 1))
         if keys_only:  # whoever reads such a record then is told if it is damaged
             rows = self._connection.execute(
                 f"SELECT key, id, parked, epoch FROM records {where}", which
             )
             return [
-                Found(key, id_ >> _SLOT_BITS, b"", bool(parked), epoch)
+                Found(key, seq_of(id_), b"", bool(parked), epoch)
                 for key, id_, parked, epoch in rows
                 if not parked or self._is_sound(id_)
             ]
@@ -128,7 +128,7 @@ class SQLiteSnapshot:
         rows = self._connection.execute(
             f"SELECT {STORED} FROM records WHERE partition_id = ? AND key >= ? AND key < ?"
             " AND id >= ? AND kept = 0 ORDER BY key DESC, id DESC",
-            (partition_id, prefix, after(prefix), (after_seq + 1) << _SLOT_BITS),
+            (partition_id, prefix, after(prefix), first_id(after_seq + 1)),
         )
         try:
             return next(self._sound(rows), None)
@@ -159,7 +159,7 @@ class SQLiteSnapshot:
                     if base < 0
                     else whole(self._connection, base, value, self._recall, self._check)
                 )
-        return Found(key, id_ >> _SLOT_BITS, value, bool(parked), epoch)
+        return Found(key, seq_of(id_), value, bool(parked), epoch)
 
     def _check(self, row: Sequence[Any]) -> None:
         assert self._id is not None

@@ -17,7 +17,6 @@ from surgetank.model import (
     PartitionState,
 )
 
-SLOT_BITS = 16
 STATE = (
     "stream, name, entries, bytes, oldest_at, attempts, next_attempt_at, failing_since, failure, "
     "owner,"

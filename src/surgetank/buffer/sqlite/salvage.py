@@ -17,15 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.checks import (
     MASK,
-    SLOT_BITS,
     Checker,
     checksum,
     moved,
     names_sum,
     seed,
 )
+from surgetank.buffer.sqlite.ids import position_of, seq_of
 from surgetank.buffer.sqlite.pages import rows
 from surgetank.buffer.sqlite.rows import failure_json
 from surgetank.buffer.sqlite.schema import BUFFER
@@ -58,7 +59,7 @@ class _Record(NamedTuple):
     kept: int = 0
 
     def stored(self) -> tuple[Any, ...]:
-        """As `sqlite_checks.STORED` has it."""
+        """As `checks.STORED` has it."""
         return (
             self.id, int(self.parked > self.kept), self.replays, self.epoch, self.accepted_at, self.base, self.key,
             self.value, self.checksum,
@@ -160,7 +161,7 @@ class _Salvage:
             self._records[record.id] = record
         except (TypeError, ValueError):
             if record.id not in self._records:
-                self._broken.add((record.partition_id, record.id >> SLOT_BITS))
+                self._broken.add((record.partition_id, seq_of(record.id)))
 
     def _copy_tables(self, old: sqlite3.Connection) -> None:
         for table in _AS_THEY_ARE:
@@ -184,23 +185,21 @@ class _Salvage:
                 " VALUES (?, ?, ?, 0, 0, ?, ?)",
                 (id_, stream, name, token, guarded.get(id_, 0)),
             )
-        newest = max((id_ >> SLOT_BITS for id_ in self._records), default=0)
+        newest = max(map(seq_of, self._records), default=0)
         tokens = max((token for _, _, token in self._names.values()), default=0)
-        self._new.execute(
-            "UPDATE totals SET next_seq = ?, next_token = ?",
-            (max(next_seq, newest + 1), max(next_token, tokens + 1)),
-        )
+        ledger.take_seqs(self._new, 0, beyond=max(next_seq - 1, newest))
+        ledger.take_tokens(self._new, 0, beyond=max(next_token - 1, tokens))
 
     def _write_entries(self) -> None:
         entries: dict[tuple[int, int], list[_Record]] = defaultdict(list)
         for id_ in sorted(self._records):
             record = self._records[id_]
             if not record.kept:  # what is kept was acknowledged; others may build on it
-                entries[record.partition_id, id_ >> SLOT_BITS].append(record)
+                entries[record.partition_id, seq_of(id_)].append(record)
         for (partition_id, seq), records in entries.items():
             values = [self._whole(record) for record in records]
             expected = self._counts[records[0].id]
-            complete = records[0].id & 0xFFFF == 0 and expected in (None, len(records))
+            complete = position_of(records[0].id) == 0 and expected in (None, len(records))
             if not complete or any(value is None for value in values):
                 self._broken.add((partition_id, seq))
             else:
@@ -245,7 +244,7 @@ class _Salvage:
                 ),
             )  # fmt: skip
             size += len(record.key) + len(value)
-        self._new.execute("UPDATE totals SET entries = entries + 1, bytes = bytes + ?", (size,))
+        ledger.discard(self._new, -1, -size)
         self._found.entries += 1
         if first.parked:
             self._found.parked += 1
@@ -257,9 +256,4 @@ class _Salvage:
                 (partition_id, seq, size, first.accepted_at, at, why, first.replays),
             )
             return
-        self._new.execute(
-            "UPDATE partitions SET entries = entries + 1, bytes = bytes + ?, oldest_at = "
-            "coalesce(oldest_at, ?),"
-            " last_seq = max(last_seq, ?) WHERE id = ?",
-            (size, first.accepted_at, seq, partition_id),
-        )
+        ledger.take_in(self._new, partition_id, size, accepted_at=first.accepted_at, seq=seq)

@@ -16,7 +16,7 @@ _MOVED = (
     f" - ({variable_sql('old.parked', 'old.replays', 'old.epoch')})"
 )
 _CHECKED = f"""
--- What changes a record without reading its value changes its checksum alike (sqlite_checks.py); a process of format 3,
+-- What changes a record without reading its value changes its checksum alike (checks.py); a process of format 3,
 -- which knows of no checksums and writes a value anew, leaves ones.
 CREATE TRIGGER records_moved AFTER UPDATE OF id, parked, replays, epoch ON records WHEN new.kept = old.kept BEGIN
     UPDATE records SET checksum = CASE
@@ -39,7 +39,7 @@ CREATE TABLE damage (
 ) STRICT;
 -- The ids that entries which are tried again had while they were parked, by their new numbers.
 CREATE TABLE unparked (seq INTEGER PRIMARY KEY, parked_id INTEGER NOT NULL) STRICT;
--- Reports that were folded instead of accepted as entries (sqlite_tallies.py).
+-- Reports that were folded instead of accepted as entries (tallies.py).
 CREATE TABLE tallies (
     stream TEXT NOT NULL, partition TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, count INTEGER NOT NULL,
     since REAL NOT NULL, PRIMARY KEY (stream, partition, key)
@@ -57,7 +57,7 @@ CREATE TABLE totals (
     next_seq INTEGER NOT NULL, next_token INTEGER NOT NULL,
     entries INTEGER NOT NULL, bytes INTEGER NOT NULL,
     copied INTEGER NOT NULL DEFAULT 0,  -- bytes of all copies
-    kept_bytes INTEGER NOT NULL DEFAULT 0  -- of acknowledged records that are kept a while (sqlite_kept.py)
+    kept_bytes INTEGER NOT NULL DEFAULT 0  -- of acknowledged records that are kept a while (kept.py)
 ) STRICT;
 INSERT INTO totals (id, next_seq, next_token, entries, bytes) VALUES (1, 1, 1, 0, 0);
 -- AUTOINCREMENT: processes remember ids, so an id must never be given to another partition.
@@ -83,8 +83,8 @@ CREATE INDEX partitions_waiting ON partitions (stream, oldest_at) WHERE oldest_a
 CREATE TABLE records (
     id INTEGER PRIMARY KEY, partition_id INTEGER NOT NULL, parked INTEGER NOT NULL,
     replays INTEGER NOT NULL, accepted_at REAL NOT NULL,
-    -- value is the difference from the value of the record with this id (sqlite_chain.py); negative: value is the
-    -- place of the value in the spill file of that number (sqlite_spill.py)
+    -- value is the difference from the value of the record with this id (chain.py); negative: value is the
+    -- place of the value in the spill file of that number (spill.py)
     base INTEGER,
     key BLOB NOT NULL, value BLOB NOT NULL,
     checksum INTEGER,
@@ -131,7 +131,7 @@ CREATE TABLE jobs (
     body TEXT NOT NULL
 ) STRICT;
 CREATE INDEX jobs_by_age ON jobs (created_at);
--- Copies of what the sink has, by partition, and their parts (sqlite_recent.py).
+-- Copies of what the sink has, by partition, and their parts (copies.py).
 CREATE TABLE copies (
     partition_id INTEGER PRIMARY KEY, mark BLOB NOT NULL, bytes INTEGER NOT NULL, used_at REAL NOT NULL
 ) STRICT;
