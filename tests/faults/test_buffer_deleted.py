@@ -84,7 +84,7 @@ def test_a_file_that_only_grows_is_never_taken_for_another(buffer: SQLiteBuffer)
         other.close()
         drain(buffer)
         buffer.maintain()
-    assert buffer.file.place.problem(now=True) is None
+    assert buffer.file.identity.problem(now=True) is None
 
 
 def test_it_is_told_and_what_was_accepted_before_reaches_the_database(make_tank: MakeTank) -> None:

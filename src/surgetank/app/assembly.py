@@ -337,7 +337,7 @@ class Parts:
         ]
 
     def _check_buffer(self, _: threading.Event) -> None:
-        lost = self.buffer.file.place.problem(now=True)
+        lost = self.buffer.taken_away()
         if lost is not None:
             self._tell("buffer", lost, "")
         self.desk.alerts.keep_running()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from surgetank.exceptions import BufferUnavailable
 from surgetank.model import Damage
 
 
@@ -44,6 +45,12 @@ class Upkeep(Damages, Erasing, Protocol):
     def maintain(self, *, thorough: bool = True) -> None:
         """Housekeeping off the callers' path: give space back, forget kept entries that are old
         enough; if `thorough`, also forget old notes and jobs.
+        """
+        ...
+
+    def taken_away(self) -> BufferUnavailable | None:
+        """Why nothing more is accepted: what the buffer is stored in was taken away under this
+        process. None while it is there. Asks now.
         """
         ...
 

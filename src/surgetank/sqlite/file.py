@@ -19,8 +19,8 @@ from pathlib import Path
 
 from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
 from surgetank.private import close_file, make_file, make_folder
+from surgetank.sqlite.identity import FileIdentity
 from surgetank.sqlite.kind import Kind
-from surgetank.sqlite.place import FilePlace
 
 _MAGIC = b"SQLite format 3\x00"
 _SCHEMA_LOST = re.compile(r"no such (table|column|index)|has no column named")
@@ -281,10 +281,10 @@ def _format_of(connection: sqlite3.Connection, path: Path, kind: Kind) -> int | 
 class ReadPool:
     """Read connections, borrowed by one caller at a time and kept for the next."""
 
-    def __init__(self, path: Path, place: FilePlace | None = None) -> None:
+    def __init__(self, path: Path, identity: FileIdentity | None = None) -> None:
         self._path = path
         self._pid = os.getpid()
-        self._place = place
+        self._identity = identity
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Condition()
         self._closed = False
@@ -311,12 +311,16 @@ class ReadPool:
                     f"The buffer {self._path} is closed.",
                     remedy="open Surgetank again before you use its saver.",
                 )
-            if not self._idle and self._place is not None and self._place.missing() is not None:
+            if (
+                not self._idle
+                and self._identity is not None
+                and self._identity.missing() is not None
+            ):
                 # Another connection would be one on another file: there are only those that are
                 # open.
                 self._lock.wait_for(lambda: bool(self._idle or self._closed), _WAIT_S)
                 if not self._idle:
-                    problem = self._place.problem()
+                    problem = self._identity.problem()
                     assert problem is not None
                     raise problem
             if self._idle:

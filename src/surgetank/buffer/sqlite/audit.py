@@ -26,7 +26,7 @@ _WRONG = "(entries > 0) <> (oldest_at IS NOT NULL)"
 
 
 class Auditor:
-    """Looks at a partition's ledger when it is read for the first time, and again after some
+    """Inspects a partition's ledger when it is read for the first time, and again after some
     minutes."""
 
     def __init__(self, checker: Checker) -> None:
@@ -36,8 +36,8 @@ class Auditor:
         self.suspect = False  # something made no sense that an index may be the cause of
         self._rebuilt_at = float("-inf")
 
-    def look(self, connection: sqlite3.Connection) -> None:
-        """Look at the file as a whole; a malformed one is a problem too."""
+    def inspect(self, connection: sqlite3.Connection) -> None:
+        """Inspect the file; a malformed one is a problem too."""
         try:
             self.problems = file_problems(connection)
         except sqlite3.OperationalError:

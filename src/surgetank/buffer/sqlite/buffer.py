@@ -157,6 +157,7 @@ class SQLiteBuffer:
         self.damage_announced = upkeep.damage_announced
         self.maintain = upkeep.maintain
         self.check = upkeep.check
+        self.taken_away = upkeep.taken_away
         erasing = SQLiteErasing(file, tables)
         self.erase = erasing.erase
         self.scrub = erasing.scrub

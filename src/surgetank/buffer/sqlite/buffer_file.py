@@ -18,7 +18,7 @@ from surgetank.buffer.sqlite.reserve import DiskReserve
 from surgetank.buffer.sqlite.schema import BUFFER
 from surgetank.exceptions import BufferCorrupt, BufferUnavailable, ConfigurationError
 from surgetank.sqlite import file
-from surgetank.sqlite.place import FilePlace
+from surgetank.sqlite.identity import FileIdentity
 
 _TRY_S = 0.002  # how long a write that must not wait waits for another thread or process
 _HURRIED = f"PRAGMA busy_timeout = {int(1000 * _TRY_S)}"
@@ -58,17 +58,17 @@ class BufferFile:
         self.writer: sqlite3.Connection | None = file.connect(
             self.path, durability=durability, kind=BUFFER
         )
-        self.place = FilePlace(self.path)
-        self._readers = file.ReadPool(self.path, self.place)
-        self.id, checked_from = self._identity()
+        self.identity = FileIdentity(self.path)
+        self._readers = file.ReadPool(self.path, self.identity)
+        self.id, checked_from = self._read_identity()
         with file.named_errors(self.path):
             (self.secure_delete,) = self.writer.execute("PRAGMA secure_delete").fetchone()
         self.checker = Checker(self.path, checked_from)
         self.auditor = Auditor(self.checker)
         with self.read() as connection:
-            self.auditor.look(connection)
+            self.auditor.inspect(connection)
 
-    def _identity(self) -> tuple[str, int]:
+    def _read_identity(self) -> tuple[str, int]:
         assert self.writer is not None
         with file.named_errors(self.path):
             found = self.writer.execute("SELECT buffer_id, checked_from FROM identity").fetchone()

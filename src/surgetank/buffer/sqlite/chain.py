@@ -129,7 +129,7 @@ def shorten(connection: sqlite3.Connection, link: Link, value: bytes) -> bytes |
     return difference if there else None
 
 
-def whole(
+def full_value(
     connection: sqlite3.Connection, base: int, difference: bytes, recall: Recall, check: Check
 ) -> bytes:
     """The value of a record that is kept as a difference. `recall` knows some whole values by id;
@@ -172,7 +172,7 @@ def free(
 ) -> None:
     """Make the records whole that build on those with ids from `low` up to `high`, and stand after
     them."""
-    _make_whole(
+    _make_full(
         connection,
         checker,
         partition_id,
@@ -186,23 +186,23 @@ def isolate(
 ) -> None:
     """Make the records with ids from `low` up to `high` whole, and those that build on them."""
     which = "partition_id = ? AND parked = 0 AND id >= ? AND id < ? AND base >= 0"
-    _make_whole(connection, checker, partition_id, which, (partition_id, low, high))
+    _make_full(connection, checker, partition_id, which, (partition_id, low, high))
     free(connection, checker, partition_id, low, high)
 
 
-def _make_whole(
+def _make_full(
     connection: sqlite3.Connection,
     checker: Checker,
     partition_id: int,
     which: str,
     parameters: tuple[int, ...],
 ) -> None:
-    added = make_whole(connection, checker, partition_id, which, parameters)
+    added = make_full(connection, checker, partition_id, which, parameters)
     if added:
         ledger.grow(connection, partition_id, added)
 
 
-def make_whole(
+def make_full(
     connection: sqlite3.Connection,
     checker: Checker,
     partition_id: int,
@@ -228,7 +228,7 @@ def make_whole(
         _, _, _, _, accepted_at, base, key, difference, checksum = row
         try:
             checked = checker.require(stream, name, names, row) is not None
-            value = whole(
+            value = full_value(
                 connection,
                 base,
                 difference,

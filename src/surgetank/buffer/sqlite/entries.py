@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from surgetank.buffer.coordination import ReadFrom
-from surgetank.buffer.sqlite.chain import MIN_BYTES, Load, whole
+from surgetank.buffer.sqlite.chain import MIN_BYTES, Load, full_value
 from surgetank.buffer.sqlite.checks import Checker, names_sum
 from surgetank.buffer.sqlite.ids import first_id, seq_of
 from surgetank.exceptions import BufferCorrupt, EntryUnreadable, FallbackUnavailable
@@ -90,7 +90,7 @@ class Gathering:
             if base < 0:
                 value = self._load(self._connection, base, value)
             else:
-                value = whole(self._connection, base, value, self._made.get, self._check)
+                value = full_value(self._connection, base, value, self._made.get, self._check)
         if len(value) >= MIN_BYTES:
             self._made[id_] = value
         self._records.append(Record(key, value))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.buffer_file import BufferFile
-from surgetank.buffer.sqlite.chain import free, let_go, make_whole
+from surgetank.buffer.sqlite.chain import free, let_go, make_full
 from surgetank.buffer.sqlite.ids import first_id, seq_of, seq_sql
 from surgetank.model import Mark
 
@@ -63,7 +63,7 @@ class KeptEntries:
             merged[partition_id] = (merged.get(partition_id, (low, 0))[0], high)
         for partition_id, (low, high) in merged.items():
             free(connection, self._file.checker, partition_id, low, high)
-            added = make_whole(
+            added = make_full(
                 connection,
                 self._file.checker,
                 partition_id,

@@ -177,7 +177,7 @@ class SQLiteLog:
     def _commit(self, group: Sequence[Request]) -> None:
         file = self._file
         try:
-            if file.place.missing() is not None:
+            if file.identity.missing() is not None:
                 self._refuse_lost(group)
             connection = file.begin()
             self._begun = True
@@ -203,7 +203,7 @@ class SQLiteLog:
 
     def _refuse_lost(self, group: Sequence[Request]) -> None:
         """Raise unless all of it is about to be flushed by this very process."""
-        problem = self._file.place.problem()
+        problem = self._file.identity.problem()
         if problem is not None and any(request.stream not in self._last_words for request in group):
             raise problem
 

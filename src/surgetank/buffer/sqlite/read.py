@@ -9,7 +9,7 @@ from typing import Any
 
 from surgetank.buffer.copies import Glance
 from surgetank.buffer.log import Found
-from surgetank.buffer.sqlite.chain import Load, Recall, whole
+from surgetank.buffer.sqlite.chain import Load, Recall, full_value
 from surgetank.buffer.sqlite.checks import STORED, Checker, names_sum
 from surgetank.buffer.sqlite.ids import first_id, seq_of
 from surgetank.buffer.tallies import Tally
@@ -157,7 +157,7 @@ class SQLiteSnapshot:
                 value = (
                     self._load(self._connection, base, value)
                     if base < 0
-                    else whole(self._connection, base, value, self._recall, self._check)
+                    else full_value(self._connection, base, value, self._recall, self._check)
                 )
         return Found(key, seq_of(id_), value, bool(parked), epoch)
 

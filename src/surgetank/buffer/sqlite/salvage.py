@@ -197,7 +197,7 @@ class _Salvage:
             if not record.kept:  # what is kept was acknowledged; others may build on it
                 entries[record.partition_id, seq_of(id_)].append(record)
         for (partition_id, seq), records in entries.items():
-            values = [self._whole(record) for record in records]
+            values = [self._full_value(record) for record in records]
             expected = self._counts[records[0].id]
             complete = position_of(records[0].id) == 0 and expected in (None, len(records))
             if not complete or any(value is None for value in values):
@@ -209,7 +209,7 @@ class _Salvage:
             stream, name, _ = self._names.get(partition_id, ("?", "?", 0))
             self._found.lost.append((stream, name, seq))
 
-    def _whole(self, record: _Record) -> bytes | None:
+    def _full_value(self, record: _Record) -> bytes | None:
         """The value, or the place of a spilled one; None when something that it builds on is
         lost."""
         differences: list[bytes] = []

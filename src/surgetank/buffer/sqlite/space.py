@@ -42,7 +42,7 @@ class Space:
     def relieve(self) -> None:
         """The disk is full: give it back what was flushed, in steps that need little room
         themselves."""
-        if self._file.place.missing(now=True) is not None:
+        if self._file.identity.missing(now=True) is not None:
             return
         try:
             self._kept.forget_kept(all_=True)

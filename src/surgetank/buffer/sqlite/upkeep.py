@@ -13,7 +13,7 @@ from surgetank.buffer.sqlite.fence import oldest_mark
 from surgetank.buffer.sqlite.kept import KeptEntries
 from surgetank.buffer.sqlite.schema import BUFFER
 from surgetank.buffer.sqlite.space import Space
-from surgetank.exceptions import BufferCorrupt, BufferProblem
+from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
 from surgetank.model import Damage
 from surgetank.sqlite.scrub import scrub
 
@@ -55,6 +55,9 @@ class SQLiteUpkeep:
         self._jobs_kept = jobs_kept
         self._notes_kept = notes_kept
 
+    def taken_away(self) -> BufferUnavailable | None:
+        return self._file.identity.problem(now=True)
+
     # -- damage
 
     def damage(self, *, new: bool = False) -> list[Damage]:
@@ -85,7 +88,7 @@ class SQLiteUpkeep:
         if thorough:
             self._look_for_damage()
             self._forget()
-        if self._file.place.missing(now=True) is not None:
+        if self._file.identity.missing(now=True) is not None:
             return  # what it would do to the path would be done to another file
         if self._file.reserve.is_short():
             self._space.relieve()
@@ -99,7 +102,7 @@ class SQLiteUpkeep:
     def _look_for_damage(self) -> None:
         auditor = self._file.auditor
         with self._file.read() as connection:
-            auditor.look(connection)
+            auditor.inspect(connection)
         if not (auditor.problems or auditor.suspect):
             return
         with self._file.write() as connection:
@@ -119,7 +122,7 @@ class SQLiteUpkeep:
                     f"an index can't be made anew: {error.what}",
                 )
         with self._file.read() as connection:
-            auditor.look(connection)
+            auditor.inspect(connection)
 
     def _forget(self) -> None:
         """Forget expired notes, the oldest notes and jobs over their limits, and empty

@@ -19,7 +19,7 @@ _PARTS = ("", "-wal", "-shm")
 _Identity = tuple[int, int]
 
 
-class FilePlace:
+class FileIdentity:
     """Knows the files by device and inode, as they were when the first connection was open."""
 
     def __init__(self, path: Path) -> None:
