@@ -16,12 +16,12 @@ from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.events.types import Severity
 from surgetank.exceptions import BufferUnavailable
 from surgetank.model import Record
-from surgetank.sqlite import place
+from surgetank.sqlite import identity
 
 
 @pytest.fixture(autouse=True)
 def _look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "_EVERY_S", 0.0)
+    monkeypatch.setattr(identity, "_EVERY_S", 0.0)
 
 
 @pytest.fixture
