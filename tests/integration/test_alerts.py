@@ -58,7 +58,7 @@ def watch(tank: Surgetank) -> AlertWatch:
 
 
 def look_and_deliver(tank: Surgetank) -> list[str]:
-    claimed = [alert.rule for alert in watch(tank).look()]
+    claimed = [alert.rule for alert in watch(tank).check()]
     watch(tank).deliver()
     return claimed
 
@@ -102,13 +102,13 @@ def test_snoozed_and_resolved_errors_do_not_alert_also_while_the_database_is_dow
     assert tank.flush().ok
     tank.errors.act(hot, "snooze", "ada", until=clock.now + 600)
     tank.errors.act(resolved, "resolve", "ada")
-    assert watch(tank).look() == []
+    assert watch(tank).check() == []
     private_postgres.kill()
     critical(tank, "cold")
-    assert watch(tank).look() == []
+    assert watch(tank).check() == []
     clock.now += 3600
     critical(tank, "hot")
-    assert [alert.subject for alert in watch(tank).look()] == [hot]
+    assert [alert.subject for alert in watch(tank).check()] == [hot]
 
 
 @pytest.mark.parametrize("flushed", ["hot", "cold", "half"])
@@ -269,7 +269,7 @@ def test_what_was_not_delivered_is_delivered_after_a_restart_and_not_alerted_aga
 ):
     tank = make_tank(alert_urls=[webhook.url], clock=clock)
     critical(tank)
-    assert len(watch(tank).look()) == 1
+    assert len(watch(tank).check()) == 1
     tank.close()
     tank = make_tank(alert_urls=[webhook.url], clock=clock)
     assert look_and_deliver(tank) == []
@@ -281,13 +281,13 @@ def test_a_message_whose_sender_died_is_taken_over(
 ):
     dying, other = (make_tank(alert_urls=[webhook.url], clock=clock) for _ in range(2))
     critical(dying)
-    watch(dying).look()
+    watch(dying).check()
     held = watch(dying).book.take(webhook.name, hold_s=300)
     assert held is not None
     assert watch(other).deliver() == 0
     clock.now += 301
     assert watch(other).deliver() == 1
-    watch(dying).book.settle(held, "too late", retry_at=clock.now)
+    watch(dying).book.record(held, "too late", retry_at=clock.now)
     assert watch(other).book.waiting() == {}
 
 
@@ -432,7 +432,7 @@ def test_log_and_outbox_are_bounded_and_what_is_dropped_is_told(
     assert {a.outcome for a in dropped} == {Outcome.DROPPED}
     book.maintain()
     assert len(book.attempts()) == 10
-    assert 20 <= len(book.told()) <= 21
+    assert 20 <= len(book.sent()) <= 21
     clock.now += 3 * 86_400
     book.maintain()
     assert book.waiting() == {}

@@ -55,7 +55,7 @@ def facts(tank: Surgetank) -> Any:
     parts = tank.parts
     return FactFinder(
         parts.buffer, parts.database, tank.errors, clock=tank.now, sinks={}, thread_errors=2
-    ).look()
+    ).gather()
 
 
 def readers(tank: Surgetank, server: Server) -> dict[str, Callable[[], Any]]:

@@ -56,12 +56,12 @@ def test_operators_who_were_alerted_hear_of_the_end(
         private_postgres.stop()
         put(tank.checkpointer(), "t", {"n": 1})
         tank.flush(STREAM)
-        assert "failing_partitions" in [alert.rule for alert in watch.look()]
-        assert "recovered" not in [alert.rule for alert in watch.look()], "not while it lasts"
+        assert "failing_partitions" in [alert.rule for alert in watch.check()]
+        assert "recovered" not in [alert.rule for alert in watch.check()], "not while it lasts"
         private_postgres.start()
         assert tank.flush(STREAM).ok
-        assert [alert.rule for alert in watch.look()] == ["recovered"]
-        assert [alert.rule for alert in watch.look()] == [], "once"
+        assert [alert.rule for alert in watch.check()] == ["recovered"]
+        assert [alert.rule for alert in watch.check()] == [], "once"
         watch.deliver()
         assert any("Recovered" in str(received) for received in webhook.received)
 

@@ -118,7 +118,7 @@ def told(events: SQLiteEventLog, alerts: SQLiteAlertBook) -> dict[str, Any]:
                 [i.key, i.stream, i.severity.value, i.since, i.message] for i in events.incidents()
             ],
             "originals": [[o.partition, o.path, o.original] for o in events.originals()],
-            "told": [[t.rule, t.subject, t.at] for t in alerts.told()],
+            "told": [[t.rule, t.subject, t.at] for t in alerts.sent()],
             "attempts": [
                 [a.id, a.channel, a.title, a.outcome.value, a.error] for a in alerts.attempts()
             ],

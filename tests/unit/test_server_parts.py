@@ -17,9 +17,9 @@ from surgetank.encode.sanitize import encode_clean
 from surgetank.exceptions import ConfigurationError, DatabaseUnavailable
 from surgetank.server.access.auth import FailedLogins, Tickets
 from surgetank.server.access.roles import Caller, Role
-from surgetank.server.access.tokens import looks_like_token, parse_span
+from surgetank.server.access.tokens import is_token_shaped, parse_span
 from surgetank.server.http.outage import PatientDatabase
-from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import Problem
 from surgetank.server.serve import is_loopback, listen
 from surgetank.server.shown import Shown, moment_of
@@ -154,9 +154,9 @@ def test_spans_that_make_no_sense_are_refused(text):
 
 
 def test_what_can_be_no_token_is_known_without_a_database():
-    assert looks_like_token("stk_" + "x" * 43)
+    assert is_token_shaped("stk_" + "x" * 43)
     for text in ("", "stk_", "stk_" + "x" * 42, "abc_" + "x" * 43, "stk_" + "\u00e9" * 43):
-        assert not looks_like_token(text)
+        assert not is_token_shaped(text)
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,9 @@ def test_what_can_be_no_token_is_known_without_a_database():
     ["", "!", "e30", cursor("a"), cursor("a", 1.5, "b"), cursor("a\x00", 1), "x" * 4000, "\u00e9"],
 )
 def test_a_cursor_that_is_not_ours_is_refused(text):
-    assert place(cursor("a", 1), str, int) == ["a", 1]
+    assert position(cursor("a", 1), str, int) == ["a", 1]
     with pytest.raises(Problem) as refused:
-        place(text, str, int)
+        position(text, str, int)
     assert refused.value.code == "bad-cursor"
 
 

@@ -97,7 +97,7 @@ class Erasure:
         database: Database,
         *,
         owner_key: str,
-        forget_told: Callable[[str], None],
+        forget_events: Callable[[str], None],
         flush: Callable[[], FlushJob],
         clean_spills: Callable[[], object],
         server_log: Path | None,
@@ -107,7 +107,7 @@ class Erasure:
         self._events = events
         self._database = database
         self._key = owner_key
-        self._forget_told = forget_told
+        self._forget_events = forget_events
         self._flush = flush
         self._clean_spills = clean_spills
         self._server_log = server_log
@@ -208,7 +208,7 @@ class Erasure:
 
     def _remove(self, user: str, progress: _Progress) -> list[str]:
         """One round; what is not finished."""
-        self._forget_told("")  # errors that were only counted become entries
+        self._forget_events("")  # errors that were only counted become entries
         job = self._flush()  # what waits is in the database then, where it is found by what it says
         progress.threads |= self._find(user)
         threads = sorted(progress.threads)
@@ -224,7 +224,7 @@ class Erasure:
         }
         progress.count("texts of errors", self._execute(SQL["errors"], arguments))
         for thread in threads:
-            append_thread_deletion(self._buffer, thread, forget_events=self._forget_told)
+            append_thread_deletion(self._buffer, thread, forget_events=self._forget_events)
         self._forget_parked_errors(set(threads), user)
         self._remove_rows(user, progress, threads)
         job = self._flush()
@@ -371,7 +371,7 @@ def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool
         parts.desk.events,
         parts.database,
         owner_key=parts.settings.owner_key,
-        forget_told=parts.desk.forget_thread,
+        forget_events=parts.desk.forget_thread,
         flush=flush,
         clean_spills=parts.spills.clean,
         server_log=parts.embedded.log_path if parts.embedded is not None else None,

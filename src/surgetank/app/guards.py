@@ -106,11 +106,11 @@ class Guards:
 
     def notices(self) -> list[Notice]:
         """Banners: what happened lately, and a database that the buffer does not belong to."""
-        told = self.travels.notices()
+        notices = self.travels.notices()
         problem = self.belonging.problem
         if problem is not None:
-            told.append(Notice("critical", None, problem.what, None, problem.remedy))
-        told += [
+            notices.append(Notice("critical", None, problem.what, None, problem.remedy))
+        notices += [
             Notice(
                 "warning", None,
                 f"{found.entries} entries wait for this database in another home, {found.path}. "
@@ -119,7 +119,7 @@ class Guards:
             )
             for found in self.waiting_beside()
         ]  # fmt: skip
-        return told
+        return notices
 
     def waiting_beside(self) -> list[FoundHome]:
         """Default homes beside ours with entries for the same database."""

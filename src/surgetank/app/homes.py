@@ -38,7 +38,7 @@ def default_home(root: Path, destination: str | None) -> Path:
     if destination is None:
         return root
     own = root / _FOLDER / _name(destination)
-    old = None if (own / "buffer.db").exists() else look_into(root)
+    old = None if (own / "buffer.db").exists() else inspect_home(root)
     if old is None:
         return own
     unbound = old.address is None and not (root / "postgres").exists()
@@ -48,11 +48,11 @@ def default_home(root: Path, destination: str | None) -> Path:
 def homes_beside(root: Path, home: Path) -> Iterator[FoundHome]:
     """The other default homes that there are."""
     for path in (root, *sorted((root / _FOLDER).glob("*"))):
-        if path != home and (found := look_into(path)) is not None:
+        if path != home and (found := inspect_home(path)) is not None:
             yield found
 
 
-def look_into(home: Path) -> FoundHome | None:
+def inspect_home(home: Path) -> FoundHome | None:
     """What a home's buffer says of itself, without opening it for writing; None when there is none
     to be read."""
     file = home / "buffer.db"

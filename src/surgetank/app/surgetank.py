@@ -434,11 +434,11 @@ class Surgetank(Speaks):
         parked = parts.buffer.parked()
         oldest = [s.oldest_at for s in depth.streams if s.oldest_at is not None and s.entries]
         fallback = parts.spills.status(ping=ping)
-        told = notices(
+        found = notices(
             depth, failing, parked, sinks, streams=parts.streams, now=now, fallback=fallback,
             critical_after_s=self.settings.critical_after, forks=parts.desk.notifier.forks(),
         )  # fmt: skip
-        told = (*told, *parts.guards.notices())
+        found = (*found, *parts.guards.notices())
         problems = (
             *parts.problems, *(f"{f.listener}: {f.event}: {f.error}" for f in parts.listeners.failures[-5:]),
             *parts.desk.problems(),
@@ -447,7 +447,7 @@ class Surgetank(Speaks):
         health = judge(
             depth,
             [sink.facts for sink in sinks],
-            [notice.severity for notice in told],
+            [notice.severity for notice in found],
             lag_s=lag_s,
             flushes=parts.scheduler.running if self.settings.flush_in_process else None,
             problems=len(problems),
@@ -466,7 +466,7 @@ class Surgetank(Speaks):
             failing=failing,
             parked=len(parked),
             jobs=tuple(parts.buffer.jobs(limit=jobs)),
-            notices=told,
+            notices=found,
             health=health,
             flushing=parts.scheduler.running,
             fallback=fallback,

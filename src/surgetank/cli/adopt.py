@@ -35,13 +35,13 @@ def adopt(
         before, waiting = buffer.binding(), buffer.depth().entries
         where = destination(tank.settings)
         if not json:
-            told = "no database yet"
+            known = "no database yet"
             if before is not None:
-                told = (
+                known = (
                     f"{before.address} (id {before.database_id or 'unknown: it was never reached'})"
                 )
             out.print(f"buffer    {buffer.name}", markup=False)
-            out.print(f"belongs   to {told}", markup=False)
+            out.print(f"belongs   to {known}", markup=False)
             out.print(f"adopts    {where}: {waiting} entries that wait go there", markup=False)
         if not yes:
             if json:

@@ -75,7 +75,7 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
         for state in states:
             mark = "ALERT" if state.alerts else "ok"
             out.print(
-                f"{mark:5}  {state.rule}: {state.about}; last sent {when(state.last_told_at)}"
+                f"{mark:5}  {state.rule}: {state.about}; last sent {when(state.last_sent_at)}"
             )
             for alert in state.alerts[:10]:
                 out.print(f"       {alert.severity.value}: {alert.title}. {alert.text}")

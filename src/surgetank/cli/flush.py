@@ -56,8 +56,8 @@ def flush(
             except NotSaved as error:
                 missing = error
     if json:
-        told = {"what": missing.what, "remedy": missing.remedy} if missing is not None else None
-        print_json({**to_plain_data(job), "not_saved": told} if thread is not None else job)
+        shown = {"what": missing.what, "remedy": missing.remedy} if missing is not None else None
+        print_json({**to_plain_data(job), "not_saved": shown} if thread is not None else job)
     else:
         print_job(job)
         if missing is not None:

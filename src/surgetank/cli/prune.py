@@ -108,16 +108,16 @@ def prune(
     with engine(home, database_url) as tank:
         require_threads(tank.parts, *(wish.threads or ()))
         if wish.limited or wish.idle_s is not None:
-            told = _by_limits(tank, wish, dry_run=dry_run, json=json)
+            shown = _by_limits(tank, wish, dry_run=dry_run, json=json)
         else:
-            told = _by_strategy(tank, wish, dry_run=dry_run, json=json)
+            shown = _by_strategy(tank, wish, dry_run=dry_run, json=json)
         if dry_run:
             if json:
-                print_json(told)
+                print_json(shown)
             return 0
         job = tank.flush()
     if json:
-        print_json({"deleted": told, "job": job})
+        print_json({"deleted": shown, "job": job})
     else:
         print_job(job)
     return exit_code(job)
@@ -177,12 +177,12 @@ def _by_strategy(tank: Surgetank, wish: _Wish, *, dry_run: bool, json: bool) -> 
 
 
 def _by_limits(tank: Surgetank, wish: _Wish, *, dry_run: bool, json: bool) -> Mapping[str, Any]:
-    told: dict[str, Any] = {"dry_run": dry_run}
+    shown: dict[str, Any] = {"dry_run": dry_run}
     idle: tuple[str, ...] = ()
     if wish.idle_s is not None:
         report = tank.delete_idle_threads(wish.idle_s, threads=wish.threads, dry_run=dry_run)
         idle = report.deleted_threads
-        told["threads"] = list(idle)
+        shown["threads"] = list(idle)
     if wish.limited:
         pruned = tank.retain(
             age=wish.age_s,
@@ -192,15 +192,15 @@ def _by_limits(tank: Surgetank, wish: _Wish, *, dry_run: bool, json: bool) -> Ma
             dry_run=dry_run,
         )
         pruned = pruned.without(idle)
-        told["checkpoints"] = {p.thread_id: p.doomed for p in pruned.plans}
-        told["freed_bytes_estimate"] = pruned.freed_bytes
-        told["left_alone"] = list(pruned.skipped)
+        shown["checkpoints"] = {p.thread_id: p.doomed for p in pruned.plans}
+        shown["freed_bytes_estimate"] = pruned.freed_bytes
+        shown["left_alone"] = list(pruned.skipped)
         if not json:
             _show(pruned)
     if not json:
         for thread in idle:
             out.print(f"{thread}: the whole thread {'would be' if dry_run else 'is'} deleted")
-    return told
+    return shown
 
 
 def _show(report: RetentionReport) -> None:

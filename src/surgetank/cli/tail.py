@@ -11,7 +11,7 @@ from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import DatabaseUrl, Home, StopSignals, engine, out, print_json, when
 from surgetank.events.types import EventType, Gap, RunEvent
 
-_LOOK_S = 0.1
+_POLL_S = 0.1
 
 
 def tail(
@@ -50,7 +50,7 @@ def tail(
             at, found = _show_next(
                 tank, thread, at, json=json, quiet=after is None and at == max(0, newest - lines)
             )
-            if not found and (not follow or stop.event.wait(_LOOK_S)):
+            if not found and (not follow or stop.event.wait(_POLL_S)):
                 break
     return stop.exit_code
 

@@ -26,7 +26,7 @@ from surgetank.cli.output import (
 )
 from surgetank.exceptions import ConfigurationError, MissingExtra, SurgetankError
 
-_TOLD_EVERY_S = 2.0
+_LINE_EVERY_S = 2.0
 
 
 class OnError(StrEnum):
@@ -178,7 +178,7 @@ def _progress() -> Callable[[Any, int, int], None]:
     def tell(report: Any, at: int, of: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < (0.1 if terminal else _TOLD_EVERY_S):
+        if now - last < (0.1 if terminal else _LINE_EVERY_S):
             return
         last = now
         line = (
@@ -209,12 +209,12 @@ def _moved(report: Any, move: Callable[[], Any], *, json: bool) -> int:
 
 def _print(report: Any, *, json: bool, stopped: SurgetankError | None) -> None:
     if json:
-        told = (
+        problem = (
             {"type": type(stopped).__name__, "what": stopped.what, "remedy": stopped.remedy}
             if stopped
             else None
         )
-        print_json({**_fields(report), "stopped": stopped is not None, "error": told})
+        print_json({**_fields(report), "stopped": stopped is not None, "error": problem})
         return
     verb = (
         {"import": "imported", "export": "exported"}[report.kind]

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from surgetank.sqlite.scrub import forms
 
 
-def erase_told(connection: sqlite3.Connection, threads: Iterable[str], words: Sequence[str]) -> int:
+def erase_words_of(
+    connection: sqlite3.Connection, threads: Iterable[str], words: Sequence[str]
+) -> int:
     """Remove threads from the event log's file, and from it and the alert book whatever holds one
     of the words."""
     for thread in threads:

@@ -18,7 +18,7 @@ from typing import Any
 
 from surgetank.encode import jsontext
 from surgetank.encode.sanitize import dumps_jsonb
-from surgetank.events.erase import erase_told
+from surgetank.events.erase import erase_words_of
 from surgetank.events.types import (
     Gap,
     Incident,
@@ -107,7 +107,7 @@ class SQLiteEventLog:
 
     def publish(self, events: Sequence[NewEvent]) -> list[RunEvent]:
         bodies = [dumps_jsonb(dict(event.data))[0] for event in events]
-        told: list[RunEvent] = []
+        found: list[RunEvent] = []
         with self._write() as writer:
             now = self._clock()
             for event, body in zip(events, bodies, strict=True):
@@ -124,10 +124,10 @@ class SQLiteEventLog:
                     "RETURNING id",
                     (thread, seq, str(event.type), now, body),
                 ).fetchone()
-                told.append(
+                found.append(
                     RunEvent(id_, str(event.type), event.thread_id, seq, now, dict(event.data))
                 )
-        return told
+        return found
 
     def tail(
         self, after_id: int, *, limit: int = 1000, max_bytes: int | None = None
@@ -269,7 +269,7 @@ class SQLiteEventLog:
 
     def erase(self, threads: Iterable[str], words: Sequence[str]) -> None:
         with self._write() as writer:
-            erase_told(writer, threads, words)
+            erase_words_of(writer, threads, words)
 
     def scrub(self) -> bool:
         return scrub(self.path, kind=EVENTS)

@@ -23,7 +23,7 @@ _KINDS = (EventType.FLUSH_ERROR, EventType.FLUSH_CRITICAL, EventType.FLUSH_RECOV
 class _Kind:
     newest: News
     more: int
-    told_at: float
+    reported_at: float
     seen_at: float
 
 
@@ -50,15 +50,15 @@ class Folding:
 
     def due(self, *, all_: bool = False) -> list[News]:
         """Lines about those that were counted."""
-        now, told = self._clock(), []
+        now, folded = self._clock(), []
         with self._lock:
             for key, kind in list(self._kinds.items()):
-                if kind.more and (all_ or not 0 <= now - kind.told_at < EVERY_S):
+                if kind.more and (all_ or not 0 <= now - kind.reported_at < EVERY_S):
                     message = f"{kind.more} more threads alike, {kind.newest.thread_id!r} the last of them: "
-                    told.append(
+                    folded.append(
                         replace(kind.newest, message=message + kind.newest.message, thread_id=None)
                     )
-                    kind.more, kind.told_at = 0, now
+                    kind.more, kind.reported_at = 0, now
                 elif not kind.more and not 0 <= now - kind.seen_at < FORGOTTEN_S:
                     del self._kinds[key]
-        return told
+        return folded

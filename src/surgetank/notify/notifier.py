@@ -156,11 +156,13 @@ class Notifier:
                 self._count(channel.name, ok=False)
                 self._channel_failed(channel, error, channels)
 
-    def _channel_failed(self, channel: Channel, error: Exception, told: Sequence[Channel]) -> None:
+    def _channel_failed(
+        self, channel: Channel, error: Exception, delivered: Sequence[Channel]
+    ) -> None:
         self.failures.append((self._clock(), channel.name, f"{type(error).__name__}: {error}"))
-        others = [other for other in told if other is not channel]
+        others = [other for other in delivered if other is not channel]
         # what fails while it tells of a failure is only recorded
-        if len(told) == len(self._channels):
+        if len(delivered) == len(self._channels):
             news = News(
                 f"The notification channel {channel.name!r} failed: {error}",
                 Severity.ERROR,
@@ -190,7 +192,7 @@ class Notifier:
                 if failure.error_type not in _NO_TROUBLE:
                     self._partition_failed(job, outcome, failure)
             case PartitionRecovered(outcome=outcome):
-                self._settle(outcome.stream, outcome.partition)
+                self._end_incident(outcome.stream, outcome.partition)
             case EntryParked(job=job, entry=entry):
                 self._entry_parked(job, entry)
             case ValuesReplaced(job=job, outcome=outcome):
@@ -319,7 +321,7 @@ class Notifier:
                 continue
             alive = self._worst(incident, partition, down)
             if alive is None:
-                self._settle(incident.stream, partition)
+                self._end_incident(incident.stream, partition)
             elif (
                 incident.severity is not Severity.CRITICAL
                 and now - incident.since > self._critical_after_s
@@ -386,7 +388,7 @@ class Notifier:
         }  # fmt: skip
         self.tell(_flush_news(message, severity, thread, failure, context))
 
-    def _settle(self, stream: str, partition: str) -> None:
+    def _end_incident(self, stream: str, partition: str) -> None:
         """End the incident of a partition that is well again, unless another stream of its thread
         still fails."""
         if self._streams.by_partition(stream) and any(
@@ -484,12 +486,12 @@ def _flush_news(
     context: Mapping[str, Any],
 ) -> News:
     type_ = EventType.FLUSH_CRITICAL if severity is Severity.CRITICAL else EventType.FLUSH_ERROR
-    told = {
+    delivered = {
         **context, "failure_kind": failure.kind.value, "exception": failure.error_type, "sqlstate": failure.sqlstate,
         "remedy": failure.remedy,
     }  # fmt: skip
     group = flush_group(failure.kind.value, failure.error_type, failure.sqlstate)
     return News(
-        message, severity, thread, type_, type_.value, failure.message, failure.stack_trace, told, group,
+        message, severity, thread, type_, type_.value, failure.message, failure.stack_trace, delivered, group,
         wording.public(failure),
     )  # fmt: skip

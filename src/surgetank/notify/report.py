@@ -133,17 +133,17 @@ def notices(
     forks: Sequence[Incident] = (),
 ) -> tuple[Notice, ...]:
     """The banners that users should see now; empty when all is well."""
-    told = _of_sinks(depth, failing, sinks, now, critical_after_s)
-    told += [
+    made = _of_sinks(depth, failing, sinks, now, critical_after_s)
+    made += [
         _of_partition(state, streams, now, critical_after_s)
         for state in _gravest(failing, streams)
         if streams.by_partition(state.stream)
         or _rank(state)
-        or not told  # one notice tells of a database that is away
+        or not made  # one notice tells of a database that is away
     ]
-    told += [_of_parked(entry, streams) for entry in parked]
+    made += [_of_parked(entry, streams) for entry in parked]
     if depth.disk_full:
-        told.append(
+        made.append(
             Notice(
                 "critical", None,
                 f"The disk that holds the buffer is full: nothing new is accepted. {SAFE} and is "
@@ -154,7 +154,7 @@ def notices(
         )  # fmt: skip
     elif depth.bytes > 0.8 * depth.max_bytes or depth.entries > 0.8 * depth.max_entries:
         share = max(depth.bytes / depth.max_bytes, depth.entries / depth.max_entries)
-        told.append(
+        made.append(
             Notice(
                 "critical",
                 None,
@@ -162,11 +162,11 @@ def notices(
             )
         )
     if fallback is not None:
-        told += _of_fallback(fallback)
-    told += [
+        made += _of_fallback(fallback)
+    made += [
         Notice(fork.severity.value, None, fork.message, fork.since, fork.detail) for fork in forks
     ]
-    return tuple(told)
+    return tuple(made)
 
 
 def _of_sinks(
@@ -250,13 +250,13 @@ def _reference(failure: Failure) -> str:
 
 
 def _of_fallback(fallback: FallbackStatus) -> list[Notice]:
-    places, told = ", ".join(fallback.addresses), []
+    locations, made = ", ".join(fallback.addresses), []
     if fallback.entries:
-        told.append(
+        made.append(
             Notice(
                 "critical",
                 None,
-                f"{fallback.entries} entries lie in the fallback location {places}. Nothing is "
+                f"{fallback.entries} entries lie in the fallback location {locations}. Nothing is "
                 f"lost: they are read from"
                 " there and saved by themselves when the database takes them. Keep the location.",
                 fallback.since,
@@ -268,12 +268,16 @@ def _of_fallback(fallback: FallbackStatus) -> list[Notice]:
             if fallback.entries
             else "nothing could be spilled there"
         )
-        told.append(
+        made.append(
             Notice(
-                "critical", None, f"The fallback location {places} can't be used: {what}.", None, fallback.error or ""
+                "critical",
+                None,
+                f"The fallback location {locations} can't be used: {what}.",
+                None,
+                fallback.error or "",
             )
-        )  # fmt: skip
-    return told
+        )
+    return made
 
 
 def _of_parked(entry: ParkedEntry, streams: Streams) -> Notice:

@@ -87,11 +87,11 @@ class RunReporter:
         self.failures.append((self._clock(), f"a line of a thread's log was not accepted: {error}"))
 
     def _tell_live(self, line: LogLine) -> None:
-        told = line.to_dict()
+        shown = line.to_dict()
         data = {
-            "level": told["level"], "logger": told["logger"], "message": _cut(told["message"]), "log_seq": line.seq
+            "level": shown["level"], "logger": shown["logger"], "message": _cut(shown["message"]), "log_seq": line.seq
         }  # fmt: skip
-        fields = sanitize_for_json(told["fields"])
+        fields = sanitize_for_json(shown["fields"])
         if fields and len(str(fields)) < 8 * 1024:
             data["fields"] = fields
         try:

@@ -42,17 +42,17 @@ class SpillWatch:
         if spilled.entries:
             self._tell(spilled)
         elif not _needed(self._buffer.spill_files()):
-            self.settle()
+            self.report()
 
     def clean(self) -> int:
         """Delete the files that were drained, at once; returns how many. Raises
         `FallbackUnavailable`."""
         cleaned = self._spiller.clean()
         if not _needed(self._buffer.spill_files()):
-            self.settle()
+            self.report()
         return cleaned
 
-    def settle(self) -> None:
+    def report(self) -> None:
         """Say that nothing lies outside the buffer any more, if that had been told."""
         if not any(incident.key == INCIDENT for incident in self._events.incidents()):
             return

@@ -222,13 +222,13 @@ def _alerts(tank: Surgetank) -> dict[str, Sequence[Value]]:
             ((name,), float(name in failing)) for name in watch.channels
         ],
         "surgetank_alerts_total": _from_zero(
-            rules, {(rule,): n for rule, n in dict(watch.told).items()}
+            rules, {(rule,): n for rule, n in dict(watch.sent).items()}
         ),
         "surgetank_alert_deliveries_total": _outcomes(watch.channels, dict(watch.courier.counts)),
     }
 
 
-def _told(tank: Surgetank) -> dict[str, Sequence[Value]]:
+def _notified(tank: Surgetank) -> dict[str, Sequence[Value]]:
     notifier = tank.parts.desk.notifier
     return {"surgetank_notifications_total": _outcomes(notifier.channels, notifier.deliveries)}
 
@@ -257,7 +257,7 @@ _PARTS: Mapping[str, Callable[[Surgetank], dict[str, Sequence[Any]]]] = {
     "events": _events,
     "breakers": _breakers,
     "alerts": _alerts,
-    "notifier": _told,
+    "notifier": _notified,
     "meters": _meters,
 }
 
@@ -271,9 +271,10 @@ def _from_zero(
 
 
 def _outcomes(names: Iterable[str], counts: Mapping[tuple[str, bool], int]) -> list[Value]:
-    told = {True: "ok", False: "failed"}
+    outcomes = {True: "ok", False: "failed"}
     return _from_zero(
-        product(names, told.values()), {(name, told[ok]): n for (name, ok), n in counts.items()}
+        product(names, outcomes.values()),
+        {(name, outcomes[ok]): n for (name, ok), n in counts.items()},
     )
 
 

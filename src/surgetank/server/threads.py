@@ -22,7 +22,7 @@ from surgetank.streams.checkpoints.hot import HotThread
 _SQL = queries("server/access/threads.sql")
 _ROUNDS = 50
 
-Place = tuple[str, str]  # newest checkpoint id, thread id
+Position = tuple[str, str]  # newest checkpoint id, thread id
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class ThreadEntry:
     waiting: bool
 
     @property
-    def place(self) -> Place:
+    def position(self) -> Position:
         """Where it stands in the order."""
         return (self.checkpoint_id, self.thread_id)
 
@@ -66,9 +66,9 @@ class ThreadList:
         self._database = database
         self._owners = owners
         self._key = key
-        self._seen: tuple[object, list[Place], list[str]] | None = None
+        self._seen: tuple[object, list[Position], list[str]] | None = None
 
-    def page(self, *, owner: str | None, after: Place | None, limit: int) -> ThreadPage:
+    def page(self, *, owner: str | None, after: Position | None, limit: int) -> ThreadPage:
         """Threads after a place, of one owner or of all. May ask the database."""
         hot, hidden = self._hot()
         waiting = {thread_id: newest for newest, thread_id in hot}
@@ -78,7 +78,7 @@ class ThreadList:
         except (SinkError, ConfigurationError):
             cold, complete = [], False
         found: list[ThreadEntry] = []
-        last_cold = cold[-1].place if len(cold) > limit else None
+        last_cold = cold[-1].position if len(cold) > limit else None
         # Beyond the last cold thread that was fetched, hot ones have to wait for the next page.
         for start in range(0, len(candidates), 500):
             part = [
@@ -93,10 +93,10 @@ class ThreadList:
             ]
             if len(found) > limit:
                 break
-        merged = sorted([*found, *cold], key=lambda entry: entry.place, reverse=True)
+        merged = sorted([*found, *cold], key=lambda entry: entry.position, reverse=True)
         return ThreadPage(tuple(merged[:limit]), len(merged) > limit, complete)
 
-    def _hot(self) -> tuple[list[Place], list[str]]:
+    def _hot(self) -> tuple[list[Position], list[str]]:
         """Newest checkpoint and name of the hot threads; and the names that the database is not to
         be asked for."""
         # Asked for before the look: what comes in between is looked for again next time.
@@ -105,22 +105,22 @@ class ThreadList:
         seen = self._seen
         if seen is not None and seen[0] == state:
             return seen[1], seen[2]
-        places: list[Place] = []
+        positions: list[Position] = []
         hidden: list[str] = []
         with self._buffer.snapshot() as snapshot:
             for name in snapshot.partitions(STREAM):
                 thread = HotThread(snapshot, name)
                 newest = thread.find("", None)
-                place = split_key(newest.key) if newest else next(iter(thread.ids(None)), None)
-                if place is not None:
-                    places.append((place[1], name))
-                if place is not None or thread.cold_is_deleted:
+                position = split_key(newest.key) if newest else next(iter(thread.ids(None)), None)
+                if position is not None:
+                    positions.append((position[1], name))
+                if position is not None or thread.cold_is_deleted:
                     hidden.append(name)
-        self._seen = (state, places, hidden)
-        return places, hidden
+        self._seen = (state, positions, hidden)
+        return positions, hidden
 
     def _cold(
-        self, owner: str | None, after: Place | None, limit: int, hidden: Sequence[str]
+        self, owner: str | None, after: Position | None, limit: int, hidden: Sequence[str]
     ) -> list[ThreadEntry]:
         found: list[ThreadEntry] = []
         for _ in range(_ROUNDS):
@@ -140,7 +140,7 @@ class ThreadList:
         return found[:limit]
 
     def _rows(
-        self, owner: str | None, after: Place | None, limit: int, hidden: Sequence[str]
+        self, owner: str | None, after: Position | None, limit: int, hidden: Sequence[str]
     ) -> list[Mapping[str, Any]]:
         last_newest, last_thread = after or (None, None)
         arguments = {

@@ -98,7 +98,7 @@ class ChannelHealth:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Sent:
     """When a rule last alerted a subject."""
 
     rule: str
@@ -132,7 +132,7 @@ class AlertBook(Protocol):
         """The channel's next message that is due, held for `hold_s`."""
         ...
 
-    def settle(
+    def record(
         self, delivery: Delivery, error: str | None, *, retry_at: float | None = None
     ) -> None:
         """Record an attempt. Without an error it arrived; with one it is tried again at `retry_at`,
@@ -143,7 +143,7 @@ class AlertBook(Protocol):
         """Record an attempt that did not come from the outbox (a test)."""
         ...
 
-    def told(self) -> list[Told]:
+    def sent(self) -> list[Sent]:
         """What was alerted, newest first."""
         ...
 

@@ -209,7 +209,7 @@ class Courier:
             self._random,
         )  # fmt: skip
         last = decision.next_at - delivery.posted_at > self._give_up_s
-        self._book.settle(delivery, error, retry_at=None if last else decision.next_at)
+        self._book.record(delivery, error, retry_at=None if last else decision.next_at)
         if error is not None and (last or delivery.attempt == 1):
             self._on_failed(delivery, error, last)
         return error is None

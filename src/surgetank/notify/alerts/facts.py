@@ -65,7 +65,7 @@ class FactFinder:
         self._asking: threading.Thread | None = None
         self._answered: _Answer | Exception | None = None
 
-    def look(self) -> Facts:
+    def gather(self) -> Facts:
         """How things are now. Waits for the database for `patience_s` at most; raises for the
         buffer only."""
         now = self._clock()
@@ -106,7 +106,7 @@ class FactFinder:
             except SurgetankError as error:  # told in the message: the picture is incomplete
                 hot, _ = self._errors.hot_groups(ask=False)
                 self._answered = self._of_hot(now, hot, str(error))
-        except Exception as error:  # noqa: BLE001 - raised again by `look`
+        except Exception as error:  # noqa: BLE001 - raised again by `gather`
             self._answered = error
 
     @property

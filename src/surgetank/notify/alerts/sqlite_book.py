@@ -26,7 +26,7 @@ from surgetank.notify.alerts.book import (
     Delivery,
     Message,
     Outcome,
-    Told,
+    Sent,
 )
 from surgetank.sqlite import file
 
@@ -169,7 +169,7 @@ class SQLiteAlertBook:
             id_, channel, Message(rule, Severity.of(severity), title, body), posted_at, attempt
         )
 
-    def settle(
+    def record(
         self, delivery: Delivery, error: str | None, *, retry_at: float | None = None
     ) -> None:
         again = error is not None and retry_at is not None
@@ -238,9 +238,9 @@ class SQLiteAlertBook:
 
     # -- reading
 
-    def told(self) -> list[Told]:
+    def sent(self) -> list[Sent]:
         return [
-            Told(*row)
+            Sent(*row)
             for row in self._read("SELECT rule, subject, at FROM alert_claims ORDER BY at DESC")
         ]
 

@@ -28,7 +28,7 @@ from surgetank.streams.errors.store import SystemErrors
 
 _LONGEST_RETRY_S = 300.0
 _FAILING = rules.failing_partitions.__name__
-_RECOVERY_TOLD_S = 7 * 86_400.0
+_RECOVERY_SENT_S = 7 * 86_400.0
 _POLL_S = 1.0
 _MAINTAIN_S = 600.0
 
@@ -40,11 +40,11 @@ class RuleState:
     rule: str
     about: str
     alerts: tuple[Alert, ...]
-    last_told_at: float | None
+    last_sent_at: float | None
 
 
 class AlertWatch:
-    """Rules, digest and deliveries over one buffer. `look` and `deliver` are what its thread does,
+    """Rules, digest and deliveries over one buffer. `check` and `deliver` are what its thread does,
     again and again.
 
     `tell` takes news of failed deliveries; `problem` what should not happen.
@@ -64,7 +64,7 @@ class AlertWatch:
     ) -> None:
         self.book = book
         self.channels = [channel.name for channel in channels]
-        self.told: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
         self._facts = facts
         self._errors = errors
         self._settings = settings
@@ -113,7 +113,7 @@ class AlertWatch:
                 now = self._clock()
                 if not 0 <= now - looked_at < self._settings.alert_every:
                     looked_at = now
-                    self.look()
+                    self.check()
                 self.courier.deliver_due(self._stop)
                 if not 0 <= now - maintained_at < _MAINTAIN_S:
                     maintained_at = now
@@ -126,10 +126,10 @@ class AlertWatch:
 
     # -- what it does
 
-    def look(self) -> list[Alert]:
+    def check(self) -> list[Alert]:
         """Ask the rules, and put what is new into the outbox; returns that. The digest too, when it
         is due."""
-        facts = self._facts.look()
+        facts = self._facts.gather()
         found = rules.find(facts, self._limits)
         found += rules.recovered(self._well_again(found, facts.now), facts)
         day = rules.digest_day(facts.now, self._settings.alert_digest_hour)
@@ -141,7 +141,7 @@ class AlertWatch:
             found, self.channels, compose, throttle_s=self._settings.alert_throttle
         )
         self._digested = day
-        self.told.update(alert.rule for alert in claimed)
+        self.sent.update(alert.rule for alert in claimed)
         return claimed
 
     def _well_again(self, found: Sequence[Alert], now: float) -> set[str]:
@@ -150,14 +150,14 @@ class AlertWatch:
         """
         failing = {alert.subject for alert in found if alert.rule == _FAILING}
         open_, ended = dict[str, float](), dict[str, float]()
-        for told in self.book.told():
-            if told.rule in (_FAILING, rules.RECOVERED):
-                of = open_ if told.rule == _FAILING else ended
-                of[told.subject] = max(told.at, of.get(told.subject, 0.0))
+        for sent in self.book.sent():
+            if sent.rule in (_FAILING, rules.RECOVERED):
+                of = open_ if sent.rule == _FAILING else ended
+                of[sent.subject] = max(sent.at, of.get(sent.subject, 0.0))
         lately = {
             name
             for name, at in open_.items()
-            if at > ended.get(name, 0.0) and now - at < _RECOVERY_TOLD_S
+            if at > ended.get(name, 0.0) and now - at < _RECOVERY_SENT_S
         }
         return lately - failing
 
@@ -190,10 +190,10 @@ class AlertWatch:
 
     def states(self) -> tuple[list[RuleState], str | None]:
         """Every rule with what it finds now, and why the picture may be incomplete."""
-        facts = self._facts.look()
+        facts = self._facts.gather()
         last: dict[str, float] = {}
-        for told in self.book.told():
-            last.setdefault(told.rule, told.at)
+        for sent in self.book.sent():
+            last.setdefault(sent.rule, sent.at)
         states = [
             RuleState(
                 rule.name, rule.about, tuple(rule.find(facts, self._limits)), last.get(rule.name)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from surgetank.exceptions import ConfigurationError, SinkError
 from surgetank.server.access.roles import ENVIRONMENT_ADMIN, LOCAL_ADMIN, Caller
-from surgetank.server.access.tokens import Token, TokenStore, digest, looks_like_token
+from surgetank.server.access.tokens import Token, TokenStore, digest, is_token_shaped
 from surgetank.server.http.problems import Problem
 from surgetank.telemetry import log
 
@@ -184,7 +184,7 @@ class Authenticator:
         address: str,
     ) -> Caller:
         try:
-            found = self._store.find(secret_digest=secret) if looks_like_token(token) else None
+            found = self._store.find(secret_digest=secret) if is_token_shaped(token) else None
         except (SinkError, ConfigurationError) as error:
             if known is not None and self._young(known, OUTAGE_S):
                 return known.token.caller

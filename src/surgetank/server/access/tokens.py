@@ -58,7 +58,7 @@ def digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def looks_like_token(text: str) -> bool:
+def is_token_shaped(text: str) -> bool:
     """Whether it can be one of ours at all."""
     return text.startswith(PREFIX) and len(text) == len(PREFIX) + 43 and text.isascii()
 

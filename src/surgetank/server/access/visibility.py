@@ -88,7 +88,7 @@ class ThreadOwners:
                 if remembered is not None:
                     found[name] = remembered
                 else:
-                    hot[name] = self._look(thread, mark)
+                    hot[name] = self._check(thread, mark)
         ask = [name for name, part in hot.items() if not part.deleted_seq]
         cold: dict[str, tuple[bool, str | None]] | None
         try:
@@ -123,11 +123,11 @@ class ThreadOwners:
         # This buffer has flushed nothing of it: its first part is here.
         return Ownership(hot.exists, hot.owner)
 
-    def _look(self, thread: HotThread, mark: int) -> _Hot:
-        places = sorted(thread.ids(None), key=lambda place: (bool(place[0]), place[1]))
-        owners = (self._owner(thread, ns, cid) for ns, cid in places[:_LOOKED_AT])
+    def _check(self, thread: HotThread, mark: int) -> _Hot:
+        refs = sorted(thread.ids(None), key=lambda ref: (bool(ref[0]), ref[1]))
+        owners = (self._owner(thread, ns, cid) for ns, cid in refs[:_LOOKED_AT])
         owner = next((found for found in owners if found is not None), None)
-        return _Hot(bool(places), owner, thread.deleted_seq, thread.known_cold(None), mark)
+        return _Hot(bool(refs), owner, thread.deleted_seq, thread.known_cold(None), mark)
 
     def _owner(self, thread: HotThread, ns: str, checkpoint_id: str) -> str | None:
         found = thread.find(ns, checkpoint_id)

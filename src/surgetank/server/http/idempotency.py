@@ -72,8 +72,8 @@ class KeptAnswers:
     def forget(self, scopes: Collection[str]) -> None:
         """Drop the answers that are kept in memory for these callers."""
         with self._lock:
-            for place in [place for place in self._memory if place[0] in scopes]:
-                del self._memory[place]
+            for slot in [slot for slot in self._memory if slot[0] in scopes]:
+                del self._memory[slot]
 
     def claim(self, scope: str, key: str, fingerprint: bytes) -> Claim | Answer:
         """The right to carry out the request, or the answer that it got before.
@@ -139,19 +139,19 @@ class KeptAnswers:
             log.info("idempotency_key_not_released", error=error.what)
 
     def _claim_in_database(self, wanted: Claim) -> Claim | Answer:
-        place = {"scope": wanted.scope, "key": wanted.key}
+        slot = {"scope": wanted.scope, "key": wanted.key}
         with (
             self._database.connection() as connection,
             connection.cursor(binary=True, row_factory=dict_row) as cursor,
         ):
             got = cursor.execute(
                 _SQL["claim_key"],
-                {**place, "fingerprint": wanted.fingerprint, "claim": wanted.id, "kept_s": KEPT_S,
+                {**slot, "fingerprint": wanted.fingerprint, "claim": wanted.id, "kept_s": KEPT_S,
                  "abandoned_s": ABANDONED_S},
             ).fetchone()  # fmt: skip
             if got is not None:
                 return wanted
-            row = cursor.execute(_SQL["kept_answer"], place).fetchone()
+            row = cursor.execute(_SQL["kept_answer"], slot).fetchone()
         if row is None:  # given back between the two looks
             return _judge(wanted.fingerprint, wanted.fingerprint, None)
         answer = None

@@ -12,12 +12,12 @@ import orjson
 from surgetank.server.http.problems import Problem
 
 
-def cursor(*place: str | float) -> str:
+def cursor(*position: str | float) -> str:
     """A cursor for a place in an order."""
-    return base64.urlsafe_b64encode(orjson.dumps(place)).decode().rstrip("=")
+    return base64.urlsafe_b64encode(orjson.dumps(position)).decode().rstrip("=")
 
 
-def place(text: str | None, *kinds: type[Any]) -> Sequence[Any] | None:
+def position(text: str | None, *kinds: type[Any]) -> Sequence[Any] | None:
     """The place behind a cursor, whose parts are of these types. Raises `Problem` 400 for what is
     no cursor of ours."""
     if text is None:

@@ -98,7 +98,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def documented_text(*statuses: int) -> dict[str, dict[str, Any]]:
     """The same for a finished OpenAPI document, whose statuses are text."""
-    return {str(status): told for status, told in documented(*statuses).items()}
+    return {str(status): shown for status, shown in documented(*statuses).items()}
 
 
 def not_found(noun: str, name: str, *, remedy: str = "") -> Problem:
@@ -161,23 +161,23 @@ def of_http(error: HTTPException) -> Problem:
 
 def of_validation(errors: Sequence[Any]) -> Problem:
     """A request whose parts can't be used, without what they were."""
-    told = [
+    shown = [
         {"place": ".".join(str(p) for p in e["loc"]), "message": e["msg"], "type": e["type"]}
         for e in errors
     ]
     return Problem(
         422, "invalid-request", "Parts of the request can't be used.", remedy="mend the parts that "
         "`errors` names.",
-        errors=told[:50],
+        errors=shown[:50],
     )  # fmt: skip
 
 
 def of_family(error: family.SurgetankError, caller: Caller | None) -> Problem:
     """One of our own errors. What it says of addresses and paths, and what the database said, is
     for operators only."""
-    told = reads_technical(caller)
+    shown = reads_technical(caller)
     if error.http_status != HTTPStatus.INTERNAL_SERVER_ERROR:
-        hidden = error.public_message and not told
+        hidden = error.public_message and not shown
         if error.public_message:
             log.warning("request_not_possible", problem=error.problem, error=error.what)
         unavailable = error.http_status == HTTPStatus.SERVICE_UNAVAILABLE
@@ -188,7 +188,7 @@ def of_family(error: family.SurgetankError, caller: Caller | None) -> Problem:
             remedy=_PATIENCE if hidden else error.remedy,
             headers={"Retry-After": str(RETRY_AFTER_S)} if unavailable else None,
         )
-    if told:
+    if shown:
         log.error("request_failed", error=error.what, stack_trace=_trace(error))
         return Problem(500, "internal-error", error.what, remedy=error.remedy)
     reference = new_reference()

@@ -26,7 +26,7 @@ from surgetank.server.access.visibility import Visibility
 from surgetank.server.http.problems import Problem
 from surgetank.telemetry import log
 
-_LOOK_S = 0.025
+_POLL_S = 0.025
 _BATCHES = 200
 _BATCHES_BYTES = 16 * 1024 * 1024  # of all batches
 _REMEMBERED = 10_000
@@ -38,7 +38,7 @@ _IN_THE_LOG = -1  # a place in a thread that is not yet one in the shared batche
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Line:
     """An event as it is sent: encoded once for all followers."""
 
     id: int
@@ -52,27 +52,27 @@ class Told:
 class _Batch:
     """Events that were read together, in order."""
 
-    events: Sequence[Told]
+    events: Sequence[Line]
     bytes: int = 0
-    by_thread: dict[str | None, list[Told]] = field(default_factory=dict)
+    by_thread: dict[str | None, list[Line]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, events: Sequence[RunEvent]) -> _Batch:
-        encoded = [told(event) for event in events]
+        encoded = [line_of(event) for event in events]
         batch = cls(encoded, sum(len(event.data) for event in encoded))
         for event in batch.events:
             batch.by_thread.setdefault(event.thread_id, []).append(event)
         return batch
 
 
-def told(event: RunEvent) -> Told:
+def line_of(event: RunEvent) -> Line:
     """The event encoded."""
-    return Told(event.id, event.seq, event.type, event.thread_id, dumps_clean(event.to_dict()))
+    return Line(event.id, event.seq, event.type, event.thread_id, dumps_clean(event.to_dict()))
 
 
-def told_gap(gap: Gap) -> Told:
+def line_of_gap(gap: Gap) -> Line:
     """The gap encoded; who goes on after it does so where history begins again."""
-    return Told(
+    return Line(
         gap.missed_to, gap.missed_to, EventType.GAP.value, gap.thread_id, dumps_clean(gap.to_dict())
     )
 
@@ -100,7 +100,7 @@ class Hub:
         self._wake()
 
     @contextmanager
-    def place_for(self, caller: Caller) -> Iterator[None]:
+    def slot_for(self, caller: Caller) -> Iterator[None]:
         """One of the connections that a caller may have. Raises `Problem` (429) when they are all
         taken."""
         if self._following[caller.user] >= self._per_caller:
@@ -162,7 +162,7 @@ class Hub:
                 if self.problem is None:
                     log.error("event_log_unreadable", error=error.what)
                 self.problem, read = error.what, False
-            await asyncio.sleep(0 if read else _LOOK_S)
+            await asyncio.sleep(0 if read else _POLL_S)
 
     def _read_batch(self) -> bool:
         gap, events = self.events.tail(self._read_to, limit=_PAGE, max_bytes=PAGE_BYTES)
@@ -225,7 +225,7 @@ class Follower:
         self._seq = 0
         self._believed: dict[str, tuple[bool, float]] = {}  # readable, and when that was found out
 
-    async def follow(self, after: int | None, *, idle_s: float = 15.0) -> AsyncIterator[list[Told]]:
+    async def follow(self, after: int | None, *, idle_s: float = 15.0) -> AsyncIterator[list[Line]]:
         """Lists of events, in order. The first tells where it begins; an empty one says that
         nothing happened.
 
@@ -258,23 +258,23 @@ class Follower:
             self._thread_id is None or self._visibility.reads(self._caller, self._thread_id)
         )
 
-    async def _begin(self, after: int | None) -> Told:
+    async def _begin(self, after: int | None) -> Line:
         events = self._hub.events
         if self._thread_id is None:
             self._id = events.last_id() if after is None else after
-            place = self._id
+            start = self._id
         else:
             self._id = self._hub.position() if after is None else _IN_THE_LOG
             self._seq = events.last_seq(self._thread_id) if after is None else after
-            place = self._seq
+            start = self._seq
         incidents = await run_in_threadpool(self._incidents)
         body = {
-            "type": "subscribed", "thread_id": self._thread_id, "after": place,
+            "type": "subscribed", "thread_id": self._thread_id, "after": start,
             "incidents": [
                 incident_for(self._caller, incident, support_url=self._support_url) for incident in incidents
             ],
         }  # fmt: skip
-        return Told(place, place, "subscribed", self._thread_id, dumps_clean(body))
+        return Line(start, start, "subscribed", self._thread_id, dumps_clean(body))
 
     def _incidents(self) -> list[Incident]:
         found = self._hub.events.incidents()
@@ -291,11 +291,11 @@ class Follower:
     def _operates(self) -> bool:
         return reads_technical(self._caller)
 
-    async def _next(self) -> list[Told]:
+    async def _next(self) -> list[Line]:
         batches = self._hub.since(self._id) if self._id != _IN_THE_LOG else None
         if batches is None:
             return await self._from_log()
-        position, found, size = self._id, list[Told](), 0
+        position, found, size = self._id, list[Line](), 0
         for batch in batches:
             if size >= PAGE_BYTES:
                 break
@@ -317,7 +317,7 @@ class Follower:
             self._seq = found[-1].seq
         return await self._readable(found)
 
-    async def _from_log(self) -> list[Told]:
+    async def _from_log(self) -> list[Line]:
         """A page of what the shared batches no longer reach."""
         events, before = self._hub.events, self._hub.position()
         if self._thread_id is None:
@@ -326,7 +326,7 @@ class Follower:
             gap, page = events.thread_events(
                 self._thread_id, self._seq, limit=_PAGE, max_bytes=PAGE_BYTES
             )
-        found = [told(event) for event in page]
+        found = [line_of(event) for event in page]
         last = page[-1].id if page else 0
         if self._thread_id is None:
             self._id = last or (gap.missed_to if gap is not None else self._id)
@@ -336,9 +336,9 @@ class Follower:
             # one.
             full = len(page) == _PAGE or sum(len(event.data) for event in found) >= PAGE_BYTES
             self._id = _IN_THE_LOG if full else max(last, before)
-        return [*([told_gap(gap)] if gap is not None else []), *await self._readable(found)]
+        return [*([line_of_gap(gap)] if gap is not None else []), *await self._readable(found)]
 
-    async def _readable(self, events: list[Told]) -> list[Told]:
+    async def _readable(self, events: list[Line]) -> list[Line]:
         """Without what the caller may not read."""
         if self._thread_id is not None or self._caller.role is Role.ADMIN or not events:
             return events

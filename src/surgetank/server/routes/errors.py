@@ -9,12 +9,12 @@ from fastapi import APIRouter, Path, Query
 
 from surgetank.events.types import Severity
 from surgetank.server.dependencies import Admin, After, Deps, Limit, signed_in
-from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import documented
 from surgetank.server.schemas.telling import (
     Error,
+    ErrorDetail,
     Errors,
-    ErrorWhole,
     Resolution,
     Snooze,
     Stats,
@@ -58,7 +58,7 @@ def errors(
     text: Annotated[str | None, Text(description="With this text in message or type.")] = None,
 ) -> dict[str, Any]:
     """Errors grouped by what they have in common, newest first; also while the database is down."""
-    at = place(after, float, str)
+    at = position(after, float, str)
     wanted = ErrorFilter(
         error_type,
         severity.value if severity else None,
@@ -116,7 +116,7 @@ def threads(
     return {"threads": services.tank.errors.troubled_threads(at_least=at_least, limit=limit)}
 
 
-@router.get("/{error_id}", response_model=ErrorWhole, responses=documented(404))
+@router.get("/{error_id}", response_model=ErrorDetail, responses=documented(404))
 def error(_: Admin, error_id: ErrorId, services: Deps) -> dict[str, Any]:
     """One error with its stack trace, its threads and what was done about it."""
     detail = services.tank.errors.detail(error_id.lower())
@@ -134,7 +134,7 @@ def resolve(
 ) -> dict[str, Any]:
     """Mark an error as resolved. If it comes back, it is reopened as regressed."""
     notes = body.resolution_notes if body is not None else ""
-    return _told(services.tank.errors.act(error_id.lower(), "resolve", who.user, notes=notes))
+    return _shown(services.tank.errors.act(error_id.lower(), "resolve", who.user, notes=notes))
 
 
 @router.post("/{error_id}/reopen", response_model=Error, responses=documented(404, 409))
@@ -143,7 +143,7 @@ def reopen(
 ) -> dict[str, Any]:
     """Open a resolved error again."""
     notes = body.resolution_notes if body is not None else ""
-    return _told(services.tank.errors.act(error_id.lower(), "reopen", who.user, notes=notes))
+    return _shown(services.tank.errors.act(error_id.lower(), "reopen", who.user, notes=notes))
 
 
 @router.post("/{error_id}/snooze", response_model=Error, responses=documented(404, 409))
@@ -153,7 +153,7 @@ def snooze(
     """Send no alerts for an error for some time."""
     wanted = body or Snooze()
     until = services.clock() + wanted.seconds
-    return _told(
+    return _shown(
         services.tank.errors.act(
             error_id.lower(), "snooze", who.user, notes=wanted.notes, until=until
         )
@@ -166,5 +166,5 @@ def delete(who: Admin, error_id: ErrorId, services: Deps) -> None:
     services.tank.errors.act(error_id.lower(), "delete", who.user)
 
 
-def _told(group: ErrorGroup) -> dict[str, Any]:
+def _shown(group: ErrorGroup) -> dict[str, Any]:
     return group.to_dict()

@@ -11,7 +11,7 @@ from surgetank.model import FlushJob, JobStatus
 from surgetank.server.access.disclosure import job_for
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, require, signed_in
-from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import documented
 from surgetank.server.schemas.answers import Job, Jobs
 from surgetank.server.services import Services
@@ -43,7 +43,7 @@ def jobs(
     stream: Annotated[str | None, Query(max_length=100, description="Only of this stream.")] = None,
 ) -> dict[str, Any]:
     """Flush jobs, newest first. Errors with stack traces are in the single job."""
-    at = place(after, float, str, int)
+    at = position(after, float, str, int)
     found = _newest(services, status, stream, limit + 1, at)
     shown = found[:limit]
     seen = (at[2] if at else 0) + len(shown)

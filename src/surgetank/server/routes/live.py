@@ -17,7 +17,7 @@ from starlette.websockets import WebSocketDisconnect
 from surgetank.server.access.roles import Caller
 from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
 from surgetank.server.http.problems import Problem, documented
-from surgetank.server.live.followers import Follower, Hub, Told
+from surgetank.server.live.followers import Follower, Hub, Line
 from surgetank.server.schemas.telling import Events
 from surgetank.server.services import Services
 
@@ -75,7 +75,7 @@ async def follow_thread(
     after: After = None,
 ) -> None:
     """One thread's events. `after` is a thread's `seq`."""
-    with services.hub.place_for(who):
+    with services.hub.slot_for(who):
         follower = _follower(services, who, thread_id, "websocket")
         await _send_all(socket, follower, after, services.settings.server_write_timeout)
 
@@ -85,7 +85,7 @@ async def follow_all(
     socket: WebSocket, who: CurrentCaller, services: Deps, after: After = None
 ) -> None:
     """The events of all threads that the caller may read. `after` is an event's `id`."""
-    with services.hub.place_for(who):
+    with services.hub.slot_for(who):
         follower = _follower(services, who, None, "websocket")
         await _send_all(socket, follower, after, services.settings.server_write_timeout)
 
@@ -162,7 +162,7 @@ async def _send(
     return 1001, "the server stops, or the token is no longer good"
 
 
-def _messages(events: Sequence[Told]) -> Iterator[str]:
+def _messages(events: Sequence[Line]) -> Iterator[str]:
     """Events as lines of messages that clients with the usual limit of 1 MiB take."""
     lines, size = list[bytes](), 0
     for event in events:
@@ -192,7 +192,7 @@ class _Stream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with self._hub.place_for(self._who):
+            with self._hub.slot_for(self._who):
                 await super().__call__(scope, receive, send)
         except Problem as problem:
             await problem.response(scope["path"])(scope, receive, send)
@@ -213,6 +213,6 @@ async def _lines(follower: Follower, after: int | None) -> AsyncIterator[bytes]:
             yield b"".join(piece)
 
 
-def _line(event: Told) -> bytes:
+def _line(event: Line) -> bytes:
     number = event.seq if event.thread_id is not None and event.type != "gap" else event.id
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, event.type.encode(), event.data)

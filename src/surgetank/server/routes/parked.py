@@ -13,7 +13,7 @@ from surgetank.notify.report import to_plain_data
 from surgetank.server.access.disclosure import job_for
 from surgetank.server.access.roles import Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, require, signed_in
-from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import documented, not_found
 from surgetank.server.schemas.answers import Job, ParkedDetail, ParkedList
 from surgetank.server.services import Services
@@ -37,7 +37,7 @@ def _body(entry: ParkedEntry, *, details: bool = False) -> dict[str, Any]:
 @router.get("", response_model=ParkedList)
 def parked(services: Deps, limit: Limit = 50, after: After = None) -> dict[str, Any]:
     """Parked entries, oldest first."""
-    at = place(after, int)
+    at = position(after, int)
     entries = sorted(services.tank.parked(), key=lambda entry: entry.id)
     found = [entry for entry in entries if at is None or entry.id > at[0]]
     more = len(found) > limit

@@ -19,7 +19,7 @@ from surgetank.server.dependencies import (
     VisibleThread,
     signed_in,
 )
-from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import Problem, documented, not_found
 from surgetank.server.schemas.answers import History, State, Threads
 from surgetank.server.shown import Shown, head_of, values_of, writes_of
@@ -53,7 +53,7 @@ def threads(
     """Threads, newest checkpoint first. Viewers and reviewers get their own ones, whatever `owner`
     says."""
     whose = owner if who.role.covers(Role.OPERATOR) else who.user
-    at = place(after, str, str)
+    at = position(after, str, str)
     page = services.threads.page(owner=whose, after=(at[0], at[1]) if at else None, limit=limit)
     return {
         "threads": [
@@ -62,7 +62,7 @@ def threads(
             for t in page.threads
         ],
         "complete": page.complete,
-        "next": cursor(*page.threads[-1].place) if page.more else None,
+        "next": cursor(*page.threads[-1].position) if page.more else None,
     }  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def history(
     value_bytes: ValueBytes = 16 * 1024,
 ) -> Response:
     """The thread's checkpoints, newest first, without their values unless channels are named."""
-    at = place(after, str)
+    at = position(after, str)
     reader = services.reader
     listing = reader.start_listing(thread_id, ns, at[0] if at else None)
     shown, checkpoints, more = Shown(value_bytes), list[dict[str, Any]](), False

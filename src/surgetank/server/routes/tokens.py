@@ -13,7 +13,7 @@ from surgetank.server.access.identify import Asked
 from surgetank.server.access.roles import Role
 from surgetank.server.access.tokens import Token, parse_span
 from surgetank.server.dependencies import Admin, After, Deps, Limit, asked_of, require, signed_in
-from surgetank.server.http.paging import cursor, place
+from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import Problem, documented
 from surgetank.server.schemas.answers import CreatedToken, NewToken, TokenInfo, Tokens
 
@@ -36,7 +36,7 @@ def _body(token: Token) -> dict[str, Any]:
 @router.get("", response_model=Tokens)
 def tokens(services: Deps, limit: Limit = 100, after: After = None) -> dict[str, Any]:
     """Tokens, newest first; expired and revoked ones included."""
-    at = place(after, str)
+    at = position(after, str)
     found = services.tokens.page(last_id=at[0] if at else None, limit=limit + 1)
     return {
         "tokens": [_body(token) for token in found[:limit]],

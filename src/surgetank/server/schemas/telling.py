@@ -141,7 +141,7 @@ class ErrorChange(BaseModel):
     detail: dict[str, Any]
 
 
-class ErrorWhole(Error):
+class ErrorDetail(Error):
     """An error with the threads it touched and its audit trail."""
 
     threads: list[ErrorThread]
