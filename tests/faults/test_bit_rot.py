@@ -357,7 +357,7 @@ def test_damage_is_told_to_operators_and_keeps_nobody_else(make_tank: MakeTank) 
     job = tank.flush()
     assert not job.ok
     assert [p.seq for p in tank.parked()] == [third["rotten"]]
-    tank.parts.desk.tell_all(tank.parts.flushers)
+    tank.parts.reporting.tell_all(tank.parts.flushers)
     for thread, known in {"well": 4, "rotten": 3, "holed": 3}.items():
         found = list(saver.list({"configurable": {"thread_id": thread}}))
         assert len(found) == known, thread
@@ -365,7 +365,7 @@ def test_damage_is_told_to_operators_and_keeps_nobody_else(make_tank: MakeTank) 
     assert groups["buffer_damaged"].severity is Severity.CRITICAL
     assert "holed" in groups["buffer_damaged"].error_message
     assert "damaged on the disk" in groups["checkpoint_flush_critical_error"].error_message
-    tank.parts.desk.tell_all(tank.parts.flushers)
+    tank.parts.reporting.tell_all(tank.parts.flushers)
     assert {g.error_type: g.occurrences for g in tank.errors.find().errors}["buffer_damaged"] == 1
 
 

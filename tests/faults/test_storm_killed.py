@@ -57,10 +57,10 @@ def test_every_error_that_was_accepted_is_there_after_kill_9(
     assert accepted <= group.occurrences <= accepted + 2, "and what was under way at each kill"
     assert tank.parts.buffer.depth().entries < 100
     assert sum(t["occurrences"] for t in tank.errors.detail(group.id).threads) == group.occurrences
-    tank.parts.desk.errors.send_counts(all_=True)
+    tank.parts.reporting.errors.send_counts(all_=True)
     assert tank.errors.get(group.id).occurrences == group.occurrences
     assert tank.flush().ok
-    tank.parts.desk.errors.send_counts(all_=True)
+    tank.parts.reporting.errors.send_counts(all_=True)
     assert tank.errors.get(group.id).occurrences == group.occurrences
     assert tank.status().buffer.entries == 0
 

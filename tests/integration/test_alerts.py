@@ -54,7 +54,7 @@ def webhook() -> Iterator[Webhook]:
 
 
 def watch(tank: Surgetank) -> AlertWatch:
-    return tank.parts.desk.alerts
+    return tank.parts.reporting.alerts
 
 
 def look_and_deliver(tank: Surgetank) -> list[str]:

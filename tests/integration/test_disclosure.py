@@ -178,7 +178,7 @@ def test_whatever_is_told_of_a_thread_has_a_reference_and_none_of_its_details(
     make_tank: MakeTank,
 ) -> None:
     tank = make_tank()
-    tank.parts.desk.notifier.tell(
+    tank.parts.reporting.notifier.tell(
         News(
             "A part of it is lost.", Severity.CRITICAL, "own", EventType.FLUSH_CRITICAL, "buffer_damaged", SECRET,
             context={"stream": "checkpoints", "path": SECRET}, group=("checkpoints", "own"),

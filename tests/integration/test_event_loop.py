@@ -78,8 +78,8 @@ async def test_lines_of_a_loop_whose_buffer_is_held_are_written_in_order_when_it
             assert tank.emit_log("fourth", thread_id="t") == 0
             assert [line.message for line in tank.logs("t")] == ["first"]
             holder.let_go()
-        assert await asyncio.to_thread(tank.parts.desk.runs.hand_over.wait, 20)
-        assert await asyncio.to_thread(tank.parts.desk.errors.hand_over.wait, 20)
+        assert await asyncio.to_thread(tank.parts.reporting.runs.hand_over.wait, 20)
+        assert await asyncio.to_thread(tank.parts.reporting.errors.hand_over.wait, 20)
         assert [line.message for line in tank.logs("t")] == ["first", "second", "third", "fourth"]
         assert [e.error_message for e in tank.errors.find().errors] == ["an error"]
         assert tank.emit_log("fifth", thread_id="t") > 0
@@ -104,7 +104,7 @@ async def test_what_could_not_be_written_later_is_told_in_the_status(tank: Surge
     with held(tank.parts.buffer.path):
         monkeypatch.setattr(tank.parts.buffer, "append", refuse)
         assert tank.emit_log("lost", thread_id="t") == 0
-        await asyncio.to_thread(tank.parts.desk.runs.hand_over.wait, 20)
+        await asyncio.to_thread(tank.parts.reporting.runs.hand_over.wait, 20)
     assert any("not accepted: full" in problem for problem in tank.status().problems)
 
 

@@ -157,8 +157,8 @@ def test_alerts_are_counted_by_rule_and_redacted_channel(make_tank: MakeTank):
         webhook.status = 500
         tank = make_tank(alert_urls=[webhook.url])
         tank.log_system_error("hot", "hot", severity="critical")
-        tank.parts.desk.alerts.check()
-        tank.parts.desk.alerts.deliver()
+        tank.parts.reporting.alerts.check()
+        tank.parts.reporting.alerts.deliver()
         samples = scrape(tank)
         assert value(samples, "surgetank_alerts_total", rule="critical_errors") == 1
         assert value(samples, "surgetank_alerts_waiting", channel=webhook.name) == 1

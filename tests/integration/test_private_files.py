@@ -59,7 +59,7 @@ def test_home_buffer_events_alerts_spill_files_and_journals_are_their_owners_alo
 ) -> None:
     home, fallback = tmp_path / "home", tmp_path / "fallback"
     tank = make_tank(fallback_url=str(fallback), debug_originals=True)
-    tank.parts.desk.alerts.keep_running()
+    tank.parts.reporting.alerts.keep_running()
     saver = tank.checkpointer()
     for number in range(30):
         put(saver, "t", {"x": "é" * 3000 + str(number)}, step=number, score=float("nan"))

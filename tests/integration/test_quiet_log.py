@@ -30,7 +30,7 @@ def test_an_outage_of_300_threads_is_a_handful_of_lines(
     assert not tank.flush().ok
 
     def all_critical() -> bool:
-        tank.parts.desk.sweep(tank.parts.flushers)
+        tank.parts.reporting.sweep(tank.parts.flushers)
         found = [i for i in tank.events.incidents() if i.thread_id is not None]
         return len(found) == THREADS and all(i.severity == "critical" for i in found)
 

@@ -52,7 +52,7 @@ def test_operators_who_were_alerted_hear_of_the_end(
             alert_failing_after=0.0,
             critical_after=3600.0,
         )
-        watch = tank.parts.desk.alerts
+        watch = tank.parts.reporting.alerts
         private_postgres.stop()
         put(tank.checkpointer(), "t", {"n": 1})
         tank.flush(STREAM)
@@ -77,11 +77,11 @@ def test_an_error_that_healed_by_itself_is_marked_so_and_no_longer_open(
     put(tank.checkpointer(), "u", {"n": 2})
     for _ in range(3):
         tank.flush(STREAM)
-    tank.parts.desk.tell_all(tank.parts.flushers)
+    tank.parts.reporting.tell_all(tank.parts.flushers)
     assert [error.error_type for error in tank.errors.find(ErrorFilter(resolved=False)).errors]
     private_postgres.start()
     assert tank.flush(STREAM).ok
-    tank.parts.desk.tell_all(tank.parts.flushers)
+    tank.parts.reporting.tell_all(tank.parts.flushers)
     assert tank.flush().ok
     assert tank.errors.find(ErrorFilter(resolved=False)).errors == ()
     healed = tank.errors.find(ErrorFilter(resolved=True)).errors

@@ -119,7 +119,7 @@ def test_no_error_of_the_driver_reaches_a_caller(
         tank.flush,
         tank.parts.database.prepare,
         tank.parts.database.ping,
-        tank.parts.desk.alerts.states,
+        tank.parts.reporting.alerts.states,
     ]
     for call in calls:
         with suppress(DatabaseUnavailable, ColdStateUnavailable):

@@ -438,11 +438,11 @@ def test_nan_completes_is_counted_told_and_comes_back(tank: Surgetank):
 def test_a_channel_that_fails_stops_no_other_and_is_told(
     tank: Surgetank, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tank.parts.desk.runs, "log", lambda *a, **k: 1 / 0)
-    tank.parts.desk.problem(RuntimeError("odd"), where="test")
+    monkeypatch.setattr(tank.parts.reporting.runs, "log", lambda *a, **k: 1 / 0)
+    tank.parts.reporting.problem(RuntimeError("odd"), where="test")
     from surgetank.notify.notifier import News
 
-    tank.parts.desk.notifier.tell(
+    tank.parts.reporting.notifier.tell(
         News(
             "trouble",
             Severity.CRITICAL,
@@ -463,7 +463,7 @@ def test_a_storm_of_one_error_is_counted_and_does_not_fill_the_buffer(tank: Surg
         id_ = tank.log_system_error(
             "storm", "the same again", thread_id=f"t{i % 3}", context={"pad": "x" * 1000}
         )
-    tank.parts.desk.errors.send_counts(all_=True)
+    tank.parts.reporting.errors.send_counts(all_=True)
     assert tank.parts.buffer.depth().entries < 200
     assert tank.errors.get(id_).occurrences == total
     assert tank.flush("system_errors").ok
@@ -502,7 +502,7 @@ def test_old_lines_and_resolved_errors_are_forgotten_the_rest_stays(make_tank: M
     tank.emit_log("new", thread_id="t")
     assert tank.flush("thread_logs").ok
     assert tank.flush("system_errors").ok
-    assert tank.parts.desk.retention.run(now[0])["forget_logs"] == 1
+    assert tank.parts.reporting.retention.run(now[0])["forget_logs"] == 1
     assert messages(tank, "t") == ["new"]
     with pytest.raises(ErrorNotFound):
         tank.errors.get(resolved)

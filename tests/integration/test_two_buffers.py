@@ -121,10 +121,10 @@ def test_a_fork_is_shown_for_a_day(make_tank, tmp_path):
     turn(other, 2)
     put(tank.checkpointer(), "t", {"n": 3}, parent=first)
     assert tank.flush().ok
-    tank.parts.desk.sweep(tank.parts.flushers)
+    tank.parts.reporting.sweep(tank.parts.flushers)
     assert len(forks(tank)) == 1
     clock[0] += FORK_SHOWN_S + 1
-    tank.parts.desk.sweep(tank.parts.flushers)
+    tank.parts.reporting.sweep(tank.parts.flushers)
     assert forks(tank) == []
 
 

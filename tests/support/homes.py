@@ -196,7 +196,7 @@ def fill(tank: Surgetank, clock: FakeClock) -> None:
         )
     tank.broadcast_run_event("progress", thread_id="talk-2", percent=50)
     assert tank.flush().ok is False
-    events = tank.parts.desk.events
+    events = tank.parts.reporting.events
     events.publish([NewEvent("custom", "talk-1", {"n": i}) for i in range(20)])
     events.raise_incident(
         Incident("k", "checkpoints", "talk-1", Severity.CRITICAL, clock.now, "it is down", "why")
@@ -239,7 +239,8 @@ def main() -> None:
             "thread_logs", Due(force=True), owner="killed worker", ttl_s=LEASE_S
         )
         expected = {
-            "picture": picture(tank.parts.buffer), "told": told(tank.parts.desk.events, book), "talks": talks(tank),
+            "picture": picture(tank.parts.buffer), "told": told(tank.parts.reporting.events, book),
+            "talks": talks(tank),
         }  # fmt: skip
         copy = Path(folder, "copy")
         shutil.copytree(home.parent, copy, ignore=shutil.ignore_patterns("*-shm"))

@@ -23,37 +23,37 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from surgetank.app.backends import (
+    embedded_of,
+    open_alert_book,
+    open_buffer,
+    open_database,
+    open_events,
+)
 from surgetank.app.flush_log import FlushLog
 from surgetank.app.guards import Guards, destination
 from surgetank.app.homes import ensure_home
 from surgetank.app.housekeeping import Housekeeping
 from surgetank.app.sink_watch import SinkWatch
-from surgetank.buffer.copies import RecentLimits
-from surgetank.buffer.limits import BufferLimits
-from surgetank.buffer.sqlite.buffer import SQLiteBuffer
-from surgetank.database.embedded import EmbeddedPostgres
-from surgetank.database.embedded_pool import EmbeddedDatabase
-from surgetank.database.migrate import MigratedDatabase
-from surgetank.database.password import password_source
+from surgetank.buffer.binding import Binding
+from surgetank.buffer.protocol import Buffer
 from surgetank.exceptions import (
     FallbackUnavailable,
     SurgetankError,
 )
-from surgetank.fallback.files import SpillFiles
+from surgetank.flush.belonging import Belonging
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
-from surgetank.flush.doubts import Found
 from surgetank.flush.events import FlushListener, Listeners
 from surgetank.flush.job import Clockwork, StreamFlusher
 from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.model import PartitionState
-from surgetank.notify.desk import Desk
 from surgetank.notify.report import SinkStatus
+from surgetank.notify.reporting import Reporting
 from surgetank.notify.spills import SpillWatch
 from surgetank.service import Service
 from surgetank.settings import Settings
@@ -95,7 +95,6 @@ class Parts:
         streams: Sequence[Stream] = (),
     ) -> None:
         self.settings = settings
-        self._password = password
         self.clock = clock
         self._saver, self._serde = saver, serde
         checkpoints = CHECKPOINTS if saver is None else into_saver(saver, serde)
@@ -103,13 +102,21 @@ class Parts:
             [*(checkpoints if s is CHECKPOINTS else s for s in STREAMS), *streams]
         )
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
-        self.listeners = Listeners(FlushLog().on_flush, *listeners)
-        self.embedded: EmbeddedPostgres | None = None
         if settings.buffer_url is None:
             ensure_home(settings.home)
-        self.buffer = _open_buffer(settings, clock, self.streams)
+        self.buffer = open_buffer(settings, clock, self.streams)
         try:
-            self.database = self._open_database(settings, start=start_database)
+            belonging = Belonging(self.buffer, destination(settings), on_moved=self._database_moved)
+            self.embedded = embedded_of(settings)
+            if self.embedded is not None and start_database:
+                self.embedded.start()
+            self.database = open_database(
+                settings,
+                self.embedded,
+                gate=belonging,
+                migrations=[s.migrations for s in self.streams.values() if s.migrations],
+                password=password,
+            )
         except BaseException:
             self.buffer.close()
             raise
@@ -121,19 +128,33 @@ class Parts:
                 for name, sink in sinks.items()
             }
             self._addresses = addresses
-            self.desk = Desk(
+            before_write = self.buffer.file.reserve.before_write
+            self.reporting = Reporting(
                 self.buffer,
                 self.database,
+                open_events(settings, clock, before_write),
+                open_alert_book(settings, clock, before_write),
                 settings,
                 streams=self.streams,
                 addresses=addresses,
                 clock=clock,
-                before_write=self.buffer.file.reserve.before_write,
             )
         except BaseException:
             self._let_go()
             raise
-        self.listeners.add(self.desk.notifier.on_flush)
+        self.listeners = Listeners(
+            FlushLog().on_flush, *listeners, self.reporting.notifier.on_flush
+        )
+        self.guards = Guards(
+            self.buffer,
+            self.database,
+            self.reporting,
+            belonging,
+            settings,
+            streams=self.streams,
+            clock=clock,
+            restores=checkpoints.in_database,
+        )
         self.flushers = {
             stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()
         }
@@ -141,21 +162,15 @@ class Parts:
         self._sinks = SinkWatch(
             self.flushers, addresses, self.embedded, elsewhere=elsewhere, clock=clock
         )
-        for flusher in self.flushers.values():
-            flusher.on_recovered = self._sink_recovered
         self.scheduler = Scheduler(
             self.buffer,
             list(self.flushers.values()),
             clock=clock,
             tick_s=settings.flush_tick,
             on_problem=self._problem,
-            on_lost=self.desk.notifier.worker_lost,
+            on_lost=self.reporting.notifier.worker_lost,
         )
         self.spills = self._spill_watch()
-        self.guards = Guards(
-            self.buffer, self.database, self.desk, settings, streams=self.streams, clock=clock,
-            restores=checkpoints.in_database,
-        )  # fmt: skip
         self.copies = CopyCheck(self.buffer, ColdReader(self.database), clock=clock)
         # Two, because a database that hangs must not hold up spilling and telling.
         self.housekeeping = Housekeeping(
@@ -173,7 +188,7 @@ class Parts:
             self.database,
             clock=clock,
             node=settings.node,
-            forget_events=self.desk.forget_thread,
+            forget_events=self.reporting.forget_thread,
         )
         self.sweeper = (
             Sweeper(
@@ -191,7 +206,7 @@ class Parts:
         stream: str,
         sink: Sink,
         clock: Callable[[], float],
-        buffer: SQLiteBuffer | None = None,
+        buffer: Buffer | None = None,
     ) -> StreamFlusher:
         settings = self.settings
         return StreamFlusher(
@@ -212,7 +227,8 @@ class Parts:
             clockwork=Clockwork(clock),
             node=settings.node,
             lease_ttl_s=settings.lease_ttl,
-            on_findings=self._found,
+            on_findings=self.guards.tell,
+            on_recovered=self._sink_recovered,
         )
 
     def flush_beside(self, stop: threading.Event) -> None:
@@ -220,7 +236,7 @@ class Parts:
         for a while."""
         for found in self.guards.due_beside() if self._saver is None and not self._away() else ():
             with closing(
-                _open_buffer(
+                open_buffer(
                     self.settings, self.clock, self.streams, found.path / self.buffer.path.name
                 )
             ) as other:
@@ -228,8 +244,8 @@ class Parts:
                     self._flusher(stream, flusher.sink, self.clock, other).run_if_due(stop)
                 other.maintain()
 
-    def _found(self, findings: Sequence[Found]) -> None:
-        self.guards.tell(findings)  # which are made after the flushers
+    def _database_moved(self, before: Binding, now: Binding) -> None:
+        self.guards.moved(before, now)
 
     def check_copies(self) -> None:
         """Look whether copies of threads still show what the database has, if that is due."""
@@ -254,7 +270,7 @@ class Parts:
             on_problem=self._spill_problem,
         )
         return SpillWatch(
-            spiller, self.buffer, self.desk.notifier, self.desk.events, clock=self.clock
+            spiller, self.buffer, self.reporting.notifier, self.reporting.events, clock=self.clock
         )
 
     def start(self) -> None:
@@ -277,37 +293,6 @@ class Parts:
 
         return SaverCold(self._saver, faithful(self._serde))
 
-    def _open_database(self, settings: Settings, *, start: bool) -> MigratedDatabase:
-        migrations = [s.migrations for s in self.streams.values() if s.migrations is not None]
-        if settings.database_url is not None:
-            url = settings.database_url.get_secret_value()
-        else:
-            self.embedded = EmbeddedPostgres(settings.home, on_gone=_embedded_went)
-            if start:
-                self.embedded.start()
-            return EmbeddedDatabase(
-                self.embedded,
-                max_size=settings.database_connections,
-                connect_timeout_s=settings.connect_timeout,
-                statement_timeout_s=settings.statement_timeout,
-                read_timeout_s=settings.read_timeout,
-                migrations=migrations,
-            )
-        command = settings.database_password_command
-        return MigratedDatabase(
-            url,
-            max_size=settings.database_connections,
-            connect_timeout_s=settings.connect_timeout,
-            statement_timeout_s=settings.statement_timeout,
-            read_timeout_s=settings.read_timeout,
-            migrations=migrations,
-            password=password_source(
-                self._password,
-                settings.database_password_file,
-                command.get_secret_value() if command is not None else None,
-            ),
-        )
-
     def _problem(self, error: BaseException, trace: str) -> None:
         """Something in the flush thread that is no flush failure (the disk, a bug): told and shown
         in status."""
@@ -323,7 +308,7 @@ class Parts:
         message = problem_of(error)
         if not self.problems or self.problems[-1] != message:
             self.problems.append(message)
-        self.desk.problem(error, where=where, trace=trace)
+        self.reporting.problem(error, where=where, trace=trace)
 
     def _housekeeping_problem(self, error: BaseException, trace: str) -> None:
         self._tell("housekeeping", error, trace)
@@ -340,7 +325,7 @@ class Parts:
         lost = self.buffer.taken_away()
         if lost is not None:
             self._tell("buffer", lost, "")
-        self.desk.alerts.keep_running()
+        self.reporting.alerts.keep_running()
 
     def _spill(self, _: threading.Event) -> None:
         # Before telling: what telling has to append needs room as well.
@@ -348,7 +333,7 @@ class Parts:
 
     def _announce(self, _: threading.Event) -> None:
         self.guards.travels.end_old()
-        self.desk.tell_all(self.flushers)
+        self.reporting.tell_all(self.flushers)
 
     def _check_progress(self, _: threading.Event) -> None:
         if not self._away():
@@ -359,7 +344,7 @@ class Parts:
             self.check_copies()
 
     def _forget_old(self, _: threading.Event) -> None:
-        self.desk.forget_old(self.flushers)
+        self.reporting.forget_old(self.flushers)
 
     def housekeep(self) -> None:
         """All that is done about once a second in the background, once and now."""
@@ -402,7 +387,7 @@ class Parts:
         timer.start()
         started = self.scheduler.running
         try:
-            self.desk.alerts.stop(0.0)  # it may end while the rest does
+            self.reporting.alerts.stop(0.0)  # it may end while the rest does
             for service in self._services():  # all are asked before one is waited for
                 service.stop(0.0)
             for service in self._services():
@@ -412,7 +397,7 @@ class Parts:
         finally:
             timer.cancel()
             self.database.interrupt()  # whoever still waits for it, waits in vain
-            self.desk.close(_left(limit))
+            self.reporting.close(_left(limit))
             self._let_go(_left(limit))
 
     def _let_go(self, within_s: float = 60.0) -> None:
@@ -447,36 +432,3 @@ def _left(limit: float) -> float:
 def limits_of(settings: Settings) -> Limits:
     """The limits of retention; all off by default."""
     return Limits(settings.retain_age, settings.retain_keep, settings.retain_bytes)
-
-
-def _open_buffer(
-    settings: Settings, clock: Callable[[], float], streams: Streams, path: Path | None = None
-) -> SQLiteBuffer:
-    return SQLiteBuffer(
-        path or settings.buffer_path,
-        durability=settings.durability,
-        limits=BufferLimits(
-            max_bytes=settings.buffer_max_bytes,
-            max_entries=settings.buffer_max_entries,
-            when_full=settings.buffer_when_full,
-            block_timeout_s=settings.buffer_block_timeout,
-        ),
-        clock=clock,
-        jobs_kept=settings.jobs_kept,
-        recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
-        files=SpillFiles(
-            url.get_secret_value() if (url := settings.fallback_url) is not None else None
-        ),
-        inline_keys=frozenset().union(*(stream.inline_keys for stream in streams.values())),
-        last_words=frozenset(name for name, stream in streams.items() if stream.urgent),
-        reserve_bytes=settings.disk_reserve,
-        keep_s=settings.keep_acknowledged,
-        keep_bytes=settings.keep_acknowledged_bytes,
-        destination=destination(settings),
-    )
-
-
-def _embedded_went(*, crashed: bool, log_path: Path) -> None:
-    log.error(
-        "embedded_postgres_went", crashed=crashed, log=str(log_path), remedy="it is started again"
-    )

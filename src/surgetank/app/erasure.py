@@ -27,7 +27,7 @@ from surgetank.buffer.upkeep import Erasing
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import jsontext, limits
-from surgetank.events.sqlite import SQLiteEventLog
+from surgetank.events.protocol import EventLog
 from surgetank.exceptions import SurgetankError
 from surgetank.model import FlushJob
 from surgetank.streams.checkpoints import envelope
@@ -93,7 +93,7 @@ class Erasure:
     def __init__(
         self,
         buffer: ErasedBuffer,
-        events: SQLiteEventLog,
+        events: EventLog,
         database: Database,
         *,
         owner_key: str,
@@ -368,10 +368,10 @@ def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool
     """The erasure on an open engine's parts."""
     return Erasure(
         parts.buffer,
-        parts.desk.events,
+        parts.reporting.events,
         parts.database,
         owner_key=parts.settings.owner_key,
-        forget_events=parts.desk.forget_thread,
+        forget_events=parts.reporting.forget_thread,
         flush=flush,
         clean_spills=parts.spills.clean,
         server_log=parts.embedded.log_path if parts.embedded is not None else None,

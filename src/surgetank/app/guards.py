@@ -20,9 +20,9 @@ from surgetank.exceptions import SurgetankError
 from surgetank.flush.belonging import Belonging
 from surgetank.flush.doubts import Found
 from surgetank.flush.verify import ProgressCheck
-from surgetank.notify.desk import Desk
 from surgetank.notify.notifier import News
 from surgetank.notify.report import Notice
+from surgetank.notify.reporting import Reporting
 from surgetank.notify.travels import TimeTravels
 from surgetank.settings import Settings, default_root, load_settings
 from surgetank.streams.stream import Streams
@@ -61,7 +61,8 @@ class Guards:
         self,
         buffer: Guarded,
         database: MigratedDatabase,
-        desk: Desk,
+        reporting: Reporting,
+        belonging: Belonging,
         settings: Settings,
         *,
         streams: Streams,
@@ -70,18 +71,17 @@ class Guards:
     ) -> None:
         self._buffer = buffer
         self._database = database
-        self._desk = desk
+        self._reporting = reporting
         self._restores = restores
         self._home = settings.home
         self._clock = clock
         self._looked_beside_at = float("-inf")
-        self.travels = TimeTravels(desk.notifier, desk.events, streams, clock=clock)
+        self.travels = TimeTravels(reporting.notifier, reporting.events, streams, clock=clock)
         in_database = [name for name, stream in streams.items() if stream.in_database]
         self.check = ProgressCheck(
             buffer, database, in_database, clock=clock, on_findings=self.tell
         )
-        self.belonging = Belonging(buffer, destination(settings), on_moved=self._moved)
-        database.gate = self.belonging
+        self.belonging = belonging
 
     def tell(self, findings: Sequence[Found]) -> None:
         """Buffer or database went back in time: put back what copies of recent threads have, and
@@ -156,7 +156,7 @@ class Guards:
         log.warning("buffer_adopted", destination=now.address, database_id=now.database_id)
         return now
 
-    def _moved(self, before: Binding, now: Binding) -> None:
+    def moved(self, before: Binding, now: Binding) -> None:
         """The same id with other evidence: moved, restored elsewhere, or a copy."""
         message = (
             f"The database was moved or is a copy: {before.address} is now {now.address}, on "
@@ -165,7 +165,7 @@ class Guards:
             "now."
         )
         context = {"before": list(before), "now": list(now)}
-        self._desk.notifier.tell(
+        self._reporting.notifier.tell(
             News(
                 message, Severity.WARNING, error_type="database_moved", context=context, group=(str(now.database_id),)
             )

@@ -18,9 +18,11 @@ def known_thread(parts: Parts, thread_id: str) -> bool | None:
     buffer = parts.buffer
     if any(buffer.state(stream, thread_id) is not None for stream in parts.flushers):
         return True
-    if buffer.parked(partition=thread_id) or parts.desk.events.last_seq(thread_id):
+    if buffer.parked(partition=thread_id) or parts.reporting.events.last_seq(thread_id):
         return True
-    if any(thread_id in touched.threads for touched in parts.desk.errors.hot_groups(ask=False)[0]):
+    if any(
+        thread_id in touched.threads for touched in parts.reporting.errors.hot_groups(ask=False)[0]
+    ):
         return True
     try:
         with parts.database.connection() as connection:

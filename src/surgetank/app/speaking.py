@@ -56,7 +56,7 @@ class Speaks:
         """
         if fields is not None:
             check_mapping(str(thread_id), "$.fields", fields)
-        line = self.parts.desk.runs.log(
+        line = self.parts.reporting.runs.log(
             message, thread_id=thread_id, level=level, logger=logger, user_id=user_id, wait=wait,
             fields={**(fields or {}), **more},
         )  # fmt: skip
@@ -76,7 +76,7 @@ class Speaks:
         `event` is its type, or a mapping with `type` and fields. Raises `ConfigurationError`
         without a thread, `EntryRejected` above 256 KB, `BufferUnavailable`.
         """
-        return self.parts.desk.runs.event(event, thread_id=thread_id, fields=fields)
+        return self.parts.reporting.runs.event(event, thread_id=thread_id, fields=fields)
 
     async def abroadcast_run_event(self, event: str | Mapping[str, Any], **given: Any) -> RunEvent:
         """`broadcast_run_event` off the event loop."""
@@ -120,7 +120,7 @@ class Speaks:
                 remedy=f"severities: {', '.join(Severity)}.",
             )
         thread_id = thread_id or origin(self.settings.owner_key).thread_id
-        return self.parts.desk.errors.report(
+        return self.parts.reporting.errors.report(
             ErrorReport(
                 error_type, str(message), Severity(severity), str(thread_id) if thread_id is not None else None,
                 str(stack_trace), context if context is not None else {},
@@ -136,7 +136,7 @@ class Speaks:
     def logs(self, thread_id: str, **wanted: Any) -> LogPage:
         """Lines of a thread's log, hot and cold (`after`, `before`, `limit`, `levels` as in
         `ThreadLogs.read`)."""
-        return self.parts.desk.logs.read(thread_id, **wanted)
+        return self.parts.reporting.logs.read(thread_id, **wanted)
 
     def log_handler(self, level: int = logging.NOTSET) -> ThreadLogHandler:
         """A handler for `logging` that copies records into the log of the thread they were made

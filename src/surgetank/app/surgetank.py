@@ -146,7 +146,7 @@ class Surgetank(Speaks):
                 )
                 if self.settings.flush_in_process:
                     self._parts.start()
-                    self._parts.desk.alerts.keep_running()
+                    self._parts.reporting.alerts.keep_running()
                 ambient.enter(self)
         return self
 
@@ -166,7 +166,7 @@ class Surgetank(Speaks):
             parts, self._parts = self._parts, None
         if parts is not None:
             ambient.leave(self)
-            parts.desk.finish_writing(self.settings.shutdown_timeout)
+            parts.reporting.finish_writing(self.settings.shutdown_timeout)
             parts.close(drain=self.settings.flush_in_process and self.settings.flush_on_close)
 
     def __enter__(self) -> Surgetank:
@@ -237,8 +237,8 @@ class Surgetank(Speaks):
             serde=serde or self._serde,
             max_value_bytes=self.settings.max_value_bytes,
             unknown_threads=self.settings.unknown_threads,
-            tell=self.parts.desk.state_class,
-            forget_events=self.parts.desk.forget_thread,
+            tell=self.parts.reporting.state_class,
+            forget_events=self.parts.reporting.forget_thread,
             prepare=self.parts.database.prepare,
         )
 
@@ -301,12 +301,12 @@ class Surgetank(Speaks):
     @property
     def errors(self) -> SystemErrors:
         """The system errors: find, look at, resolve."""
-        return self.parts.desk.errors
+        return self.parts.reporting.errors
 
     @property
     def events(self) -> EventLog:
         """The run events of this buffer."""
-        return self.parts.desk.events
+        return self.parts.reporting.events
 
     def _flusher(self, stream: str) -> StreamFlusher:
         flusher = self.parts.flushers.get(stream)
@@ -436,12 +436,12 @@ class Surgetank(Speaks):
         fallback = parts.spills.status(ping=ping)
         found = notices(
             depth, failing, parked, sinks, streams=parts.streams, now=now, fallback=fallback,
-            critical_after_s=self.settings.critical_after, forks=parts.desk.notifier.forks(),
+            critical_after_s=self.settings.critical_after, forks=parts.reporting.notifier.forks(),
         )  # fmt: skip
         found = (*found, *parts.guards.notices())
         problems = (
             *parts.problems, *(f"{f.listener}: {f.event}: {f.error}" for f in parts.listeners.failures[-5:]),
-            *parts.desk.problems(),
+            *parts.reporting.problems(),
         )  # fmt: skip
         lag_s = max(0.0, now - min(oldest)) if oldest else 0.0
         health = judge(

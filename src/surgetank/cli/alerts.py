@@ -36,7 +36,7 @@ def send_test(home: Home = None, database_url: DatabaseUrl = None, json: Json = 
     Exit code 0 when every channel took it, 1 when one did not, 2 when no channel is set.
     """
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
-        outcome = tank.parts.desk.alerts.test()
+        outcome = tank.parts.reporting.alerts.test()
     if json:
         print_json(
             [{"channel": name, "ok": error is None, "error": error} for name, error in outcome]
@@ -55,7 +55,7 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
     Exit code 1 when a rule finds something or a channel fails.
     """
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
-        watch = tank.parts.desk.alerts
+        watch = tank.parts.reporting.alerts
         states, problem = watch.states()
         health = {channel.channel: channel for channel in watch.book.health()}
         waiting = watch.book.waiting()
@@ -106,7 +106,7 @@ def log(
     """Show every attempt to deliver an alert, newest first: when, where to, and what became of
     it."""
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
-        attempts = tank.parts.desk.alerts.book.attempts(limit=limit)
+        attempts = tank.parts.reporting.alerts.book.attempts(limit=limit)
     if json:
         print_json([{"id": a.id, "at": a.at, "channel": a.channel, "rule": a.rule, "title": a.title,
                      "attempt": a.attempt, "ok": a.ok, "outcome": a.outcome.value, "error": a.error}

@@ -217,23 +217,31 @@ class MigratedDatabase(Database):
     reached."""
 
     # those of `Database`
-    def __init__(self, url: str, *, migrations: Sequence[Traversable] = (), **options: Any) -> None:
-        """`migrations`: folders beside the package's own, those of streams."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        migrations: Sequence[Traversable] = (),
+        gate: Gate | None = None,
+        **options: Any,
+    ) -> None:
+        """`migrations`: folders beside the package's own, those of streams. `gate` judges each new
+        connection, and each before it is written into."""
         super().__init__(url, **options)
         self.migrations = tuple(migrations)
         self._ready = False
         self._own = threading.local()  # whether this thread is the one that prepares it
-        self.gate: Gate | None = None
+        self._gate = gate
         self._claimed: WeakSet[Connection[Any]] = WeakSet()
         self._bound_to: str | None = None
 
     def _admit(self, connection: Connection[Any]) -> None:
-        if self.gate is not None:
-            self.gate.admit(read_identity(connection))
+        if self._gate is not None:
+            self._gate.admit(read_identity(connection))
 
     def claim(self, connection: Connection[Any]) -> str | None:
-        if self.gate is not None and connection not in self._claimed:
-            self._bound_to = self.gate.claim(read_identity(connection))
+        if self._gate is not None and connection not in self._claimed:
+            self._bound_to = self._gate.claim(read_identity(connection))
             self._claimed.add(connection)
         return self._bound_to
 

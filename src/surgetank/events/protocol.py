@@ -90,6 +90,10 @@ class EventLog(Protocol):
         words."""
         ...
 
+    def size_bytes(self) -> int:
+        """What it takes where it is stored."""
+        ...
+
     def scrub(self) -> bool:
         """Leave no byte of what was removed in the files; false when others always were in the
         way."""

@@ -271,6 +271,10 @@ class SQLiteEventLog:
         with self._write() as writer:
             erase_words_of(writer, threads, words)
 
+    def size_bytes(self) -> int:
+        files = [self.path.with_name(self.path.name + end) for end in ("", "-wal")]
+        return sum(file.stat().st_size for file in files if file.exists())
+
     def scrub(self) -> bool:
         return scrub(self.path, kind=EVENTS)
 

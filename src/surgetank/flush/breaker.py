@@ -55,7 +55,6 @@ class CircuitBreaker:
         self._retry_at = 0.0
         self._failed_at = 0.0
         self._last_error: str | None = None
-        self.on_recovered: Callable[[], None] = lambda: None
 
     def state(self) -> BreakerState:
         """Where the breaker stands now."""
@@ -70,13 +69,12 @@ class CircuitBreaker:
         waiting = now < self._retry_at <= now + 2 * self._max_s
         return BreakerState.OPEN if waiting else BreakerState.HALF_OPEN
 
-    def success(self) -> None:
-        """The sink took something: close, and say so (`on_recovered`) if it had failed before."""
+    def success(self) -> bool:
+        """The sink took something: close. Whether it had failed before, and so has recovered."""
         with self._lock:
             had_failed = self._failures > 0
             self._failures, self._opened_at, self._last_error = 0, None, None
-        if had_failed:
-            self.on_recovered()
+        return had_failed
 
     def is_suspect(self) -> bool:
         """Whether it is closed although the last write failed, long enough ago to try one again:

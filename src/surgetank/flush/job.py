@@ -63,6 +63,7 @@ class StreamFlusher:
         node: str,
         lease_ttl_s: float = 15.0,
         on_findings: Callable[[Sequence[Found]], None] = lambda _: None,
+        on_recovered: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.stream = stream
         self.sink = sink
@@ -73,13 +74,13 @@ class StreamFlusher:
         self._listener = listener
         self._clockwork = clockwork
         self._ttl_s = lease_ttl_s
-        breaker.on_recovered = self._recovered
-        self.on_recovered: Callable[[str], None] = lambda _: None
+        self._on_recovered = on_recovered
         # One for each call: flushes by hand and in the background run at once, and each learns of
         # the sink for itself.
         self._new_delivery = partial(
             Delivery, buffer, sink, breaker, retry,
             clock=clockwork.clock, random=clockwork.random, on_findings=on_findings,
+            on_recovered=self._recovered,
         )  # fmt: skip
 
     def run_if_due(self, stop: threading.Event) -> FlushJob | None:
@@ -108,7 +109,7 @@ class StreamFlusher:
         """The sink takes things again: all that waited for it is due, whatever its own next attempt
         was."""
         self._buffer.retry_now(self.stream, spread_s=_SPREAD_S)
-        self.on_recovered(self.stream)
+        self._on_recovered(self.stream)
 
     def run(
         self,

@@ -158,9 +158,11 @@ class Delivery:
         clock: Callable[[], float],
         random: Callable[[], float],
         on_findings: Callable[[Sequence[Found]], None] = lambda _: None,
+        on_recovered: Callable[[], None] = lambda: None,
     ) -> None:
         self._doubts = Doubts(buffer)
         self._on_findings = on_findings
+        self._on_recovered = on_recovered
         self._stale: set[str] = set()  # partitions whose entries were read before they changed
         self._buffer = buffer
         self._sink = sink
@@ -227,7 +229,7 @@ class Delivery:
             return self._doubtful(runs, slices, error)
         except Exception as error:  # noqa: BLE001 - classified, recorded in the buffer and told by the job
             return self._failed(runs, slices, error)
-        self._breaker.success()
+        self._sink_took()
         self._trial.accepted()
         self._acknowledge(runs, slices, written)
         return []
@@ -236,7 +238,7 @@ class Delivery:
         self, runs: dict[str, Run], slices: Sequence[Slice], error: ProgressDoubtful
     ) -> list[Sequence[Slice]]:
         """Find out what became of the partitions in doubt; the others of the group go on."""
-        self._breaker.success()  # the sink answered
+        self._sink_took()  # the sink answered
         doubts = {doubt.partition: doubt for doubt in error.doubts}
         again = [part for part in slices if part.lease.partition not in doubts]
         findings: list[Found] = []
@@ -344,7 +346,7 @@ class Delivery:
             self._postpone_all(runs, slices, failure)
             return []
         if (named := _named_entry(slices, error)) is not None:
-            self._breaker.success()  # the sink answered
+            self._sink_took()  # the sink answered
             index, seq = named
             self._park(runs[slices[index].lease.partition], slices[index].lease, seq, failure)
             return [_without(slices, index, seq)]
@@ -395,7 +397,7 @@ class Delivery:
         trial.ask_at *= 2
         trial.probed = True
         trial.accepted()
-        self._breaker.success()
+        self._sink_took()
         return True
 
     def _take_back(self, failure: Failure) -> None:
@@ -406,6 +408,11 @@ class Delivery:
             run.parked.remove(entry)
             self._postpone(run, failure)
         self._trial.parked.clear()
+
+    def _sink_took(self) -> None:
+        """The sink took something, or refused it as one that answers."""
+        if self._breaker.success():
+            self._on_recovered()
 
     def _postpone_all(
         self, runs: dict[str, Run], slices: Sequence[Slice], failure: Failure

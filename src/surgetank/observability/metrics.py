@@ -189,15 +189,11 @@ def _buffer(tank: Surgetank) -> dict[str, Sequence[Value]]:
 
 def _events(tank: Surgetank) -> dict[str, Sequence[Value]]:
     lasting = Counter(incident.severity for incident in tank.events.incidents())
-    path = tank.parts.desk.events.path
-    files = [path.with_name(path.name + end) for end in ("", "-wal")]
     return {
         "surgetank_incidents": [
             ((s.value,), lasting[s]) for s in (Severity.WARNING, Severity.CRITICAL)
         ],
-        "surgetank_event_log_bytes": [
-            ((), sum(file.stat().st_size for file in files if file.exists()))
-        ],
+        "surgetank_event_log_bytes": [((), tank.events.size_bytes())],
         "surgetank_event_log_last_id": [((), tank.events.last_id())],
     }
 
@@ -212,7 +208,7 @@ def _breakers(tank: Surgetank) -> dict[str, Sequence[Value]]:
 
 
 def _alerts(tank: Surgetank) -> dict[str, Sequence[Value]]:
-    watch = tank.parts.desk.alerts
+    watch = tank.parts.reporting.alerts
     waiting = watch.book.waiting()
     failing = {c.channel for c in watch.book.health() if c.failing_since is not None}
     rules = [(rule.name,) for rule in RULES] + [(DIGEST,)]
@@ -229,7 +225,7 @@ def _alerts(tank: Surgetank) -> dict[str, Sequence[Value]]:
 
 
 def _notified(tank: Surgetank) -> dict[str, Sequence[Value]]:
-    notifier = tank.parts.desk.notifier
+    notifier = tank.parts.reporting.notifier
     return {"surgetank_notifications_total": _outcomes(notifier.channels, notifier.deliveries)}
 
 

@@ -1,5 +1,5 @@
-"""The telling side put together: event log, thread logs, system errors and the notifier with its
-channels."""
+"""All that reports to people, around one event log: thread logs, system errors, the notifier with
+its channels, alerts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from surgetank.buffer.protocol import Buffer
 from surgetank.database.pool import Database
-from surgetank.events.sqlite import SQLiteEventLog
+from surgetank.events.protocol import EventLog
 from surgetank.exceptions import (
     DatabaseUnavailable,
     ErrorNotFound,
@@ -18,9 +18,9 @@ from surgetank.exceptions import (
 )
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
+from surgetank.notify.alerts.book import AlertBook
 from surgetank.notify.alerts.delivery import open_channels
 from surgetank.notify.alerts.facts import FactFinder
-from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
 from surgetank.notify.alerts.watch import AlertWatch
 from surgetank.notify.channels import ConsoleChannel, ErrorChannel, EventChannel, ThreadLogChannel
 from surgetank.notify.notifier import Channel, Notifier
@@ -39,34 +39,25 @@ _HEALED = "healed by itself: what waited is saved"
 _FORGET_S = 600.0
 
 
-class Desk:
-    """Everything that tells people something, on one buffer and one database."""
+class Reporting:
+    """Everything that reports to people, on one buffer and one database."""
 
     def __init__(
         self,
         buffer: Buffer,
         database: Database,
+        events: EventLog,
+        alert_book: AlertBook,
         settings: Settings,
         *,
         streams: Streams,
         addresses: Mapping[str, str],
         clock: Callable[[], float],
         channels: Sequence[Channel] = (),
-        before_write: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
         alert_channels = open_channels([url.get_secret_value() for url in settings.alert_urls])
-        path = settings.buffer_path.with_name(
-            f"{settings.buffer_path.stem}-events{settings.buffer_path.suffix}"
-        )
-        self.events = SQLiteEventLog(
-            path,
-            max_events=settings.events_kept,
-            max_age_s=settings.events_max_age,
-            originals_max_age_s=settings.debug_originals_max_age,
-            clock=clock,
-            before_write=before_write,
-        )
+        self.events = events
         self.logs = ThreadLogs(buffer, database, self.events, clock=clock)
         self.errors = SystemErrors(buffer, database, clock=clock)
         self.runs = RunReporter(self.logs, self.events, clock=clock, owner_key=settings.owner_key)
@@ -96,10 +87,10 @@ class Desk:
         self.retention = Retention(
             database, logs_keep_s=settings.logs_keep, errors_keep_s=settings.errors_keep
         )
-        self._told_problems: dict[str, float] = {}
+        self._reported_problems: dict[str, float] = {}
         self._maintained_at = self._forgot_at = float("-inf")
         self.alerts = AlertWatch(
-            SQLiteAlertBook(path, clock=clock, before_write=before_write),
+            alert_book,
             FactFinder(
                 buffer, database, self.errors, clock=clock, thread_errors=settings.alert_thread_errors,
                 sinks=addresses,
@@ -155,13 +146,13 @@ class Desk:
     def problem(self, error: BaseException, *, where: str, trace: str | None = None) -> None:
         """Tell of something unexpected; the same problem not more than once in five minutes."""
         key, now = f"{where}:{type(error).__name__}:{error}", self._clock()
-        if 0 <= now - self._told_problems.get(key, float("-inf")) < _SAME_PROBLEM_S:
+        if 0 <= now - self._reported_problems.get(key, float("-inf")) < _SAME_PROBLEM_S:
             return
-        if len(self._told_problems) > 1000:
-            self._told_problems.clear()
-        self._told_problems[key] = now
-        told = trace if trace is not None else "".join(traceback.format_exception(error))
-        self.notifier.problem(error, told, where=where)
+        if len(self._reported_problems) > 1000:
+            self._reported_problems.clear()
+        self._reported_problems[key] = now
+        stack = trace if trace is not None else "".join(traceback.format_exception(error))
+        self.notifier.problem(error, stack, where=where)
 
     def state_class(self, thread_id: str, level: str, what: str) -> None:
         """A line in a thread's log about a class of its state that is not what it was. Never
@@ -178,8 +169,8 @@ class Desk:
         failed = [
             f"notification channel {name}: {message}" for _, name, message in self.notifier.failures
         ]
-        told = [*failed[-5:], *self.alerts.problems()]
-        return [*told, *(message for _, message in [*self.runs.failures, *self.errors.lost][-5:])]
+        lines = [*failed[-5:], *self.alerts.problems()]
+        return [*lines, *(message for _, message in [*self.runs.failures, *self.errors.lost][-5:])]
 
     def finish_writing(self, timeout_s: float) -> None:
         """Wait for what event loops handed over while another process held the buffer."""

@@ -1,0 +1,129 @@
+"""The only module that names concrete classes: which buffer, event log, alert book and database the
+settings ask for. A further kind is one more branch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from surgetank.app.guards import destination
+from surgetank.buffer.copies import RecentLimits
+from surgetank.buffer.limits import BufferLimits
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
+from surgetank.database.embedded import EmbeddedPostgres
+from surgetank.database.embedded_pool import EmbeddedDatabase
+from surgetank.database.migrate import Gate, MigratedDatabase
+from surgetank.database.password import password_source
+from surgetank.events.protocol import EventLog
+from surgetank.events.sqlite import SQLiteEventLog
+from surgetank.fallback.files import SpillFiles
+from surgetank.notify.alerts.book import AlertBook
+from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
+from surgetank.settings import Settings
+from surgetank.streams.stream import Streams
+from surgetank.telemetry import log
+
+
+def open_buffer(
+    settings: Settings, clock: Callable[[], float], streams: Streams, path: Path | None = None
+) -> SQLiteBuffer:
+    """The buffer of the settings, or one beside it at `path`."""
+    return SQLiteBuffer(
+        path or settings.buffer_path,
+        durability=settings.durability,
+        limits=BufferLimits(
+            max_bytes=settings.buffer_max_bytes,
+            max_entries=settings.buffer_max_entries,
+            when_full=settings.buffer_when_full,
+            block_timeout_s=settings.buffer_block_timeout,
+        ),
+        clock=clock,
+        jobs_kept=settings.jobs_kept,
+        recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
+        files=SpillFiles(
+            url.get_secret_value() if (url := settings.fallback_url) is not None else None
+        ),
+        inline_keys=frozenset().union(*(stream.inline_keys for stream in streams.values())),
+        last_words=frozenset(name for name, stream in streams.items() if stream.urgent),
+        reserve_bytes=settings.disk_reserve,
+        keep_s=settings.keep_acknowledged,
+        keep_bytes=settings.keep_acknowledged_bytes,
+        destination=destination(settings),
+    )
+
+
+def open_events(
+    settings: Settings, clock: Callable[[], float], before_write: Callable[[], None]
+) -> EventLog:
+    """The event log beside the buffer."""
+    return SQLiteEventLog(
+        _beside_buffer(settings),
+        max_events=settings.events_kept,
+        max_age_s=settings.events_max_age,
+        originals_max_age_s=settings.debug_originals_max_age,
+        clock=clock,
+        before_write=before_write,
+    )
+
+
+def open_alert_book(
+    settings: Settings, clock: Callable[[], float], before_write: Callable[[], None]
+) -> AlertBook:
+    """The alert book, in the file of the event log."""
+    return SQLiteAlertBook(_beside_buffer(settings), clock=clock, before_write=before_write)
+
+
+def _beside_buffer(settings: Settings) -> Path:
+    path = settings.buffer_path
+    return path.with_name(f"{path.stem}-events{path.suffix}")
+
+
+def embedded_of(settings: Settings) -> EmbeddedPostgres | None:
+    """The embedded server, if no other database is configured."""
+    if settings.database_url is not None:
+        return None
+    return EmbeddedPostgres(settings.home, on_gone=_embedded_went)
+
+
+def open_database(
+    settings: Settings,
+    embedded: EmbeddedPostgres | None,
+    *,
+    gate: Gate,
+    migrations: Sequence[Traversable],
+    password: Callable[[], str] | None,
+) -> MigratedDatabase:
+    """The pool of connections, to the embedded server or to the configured database."""
+    if embedded is not None:
+        return EmbeddedDatabase(
+            embedded,
+            gate=gate,
+            max_size=settings.database_connections,
+            connect_timeout_s=settings.connect_timeout,
+            statement_timeout_s=settings.statement_timeout,
+            read_timeout_s=settings.read_timeout,
+            migrations=migrations,
+        )
+    assert settings.database_url is not None
+    command = settings.database_password_command
+    return MigratedDatabase(
+        settings.database_url.get_secret_value(),
+        gate=gate,
+        max_size=settings.database_connections,
+        connect_timeout_s=settings.connect_timeout,
+        statement_timeout_s=settings.statement_timeout,
+        read_timeout_s=settings.read_timeout,
+        migrations=migrations,
+        password=password_source(
+            password,
+            settings.database_password_file,
+            command.get_secret_value() if command is not None else None,
+        ),
+    )
+
+
+def _embedded_went(*, crashed: bool, log_path: Path) -> None:
+    log.error(
+        "embedded_postgres_went", crashed=crashed, log=str(log_path), remedy="it is started again"
+    )
