@@ -102,9 +102,16 @@ def log_system_error(
 ) -> str:
     """Report an error of your own; returns its group's id. See `Surgetank.log_system_error`."""
     return current().log_system_error(
-        error_type, message, severity=severity, thread_id=thread_id, error=error, stack_trace=stack_trace,
-        context=context, error_message=error_message, error_context=error_context,
-    )  # fmt: skip
+        error_type,
+        message,
+        severity=severity,
+        thread_id=thread_id,
+        error=error,
+        stack_trace=stack_trace,
+        context=context,
+        error_message=error_message,
+        error_context=error_context,
+    )
 
 
 async def aemit_log(message: str, **given: Any) -> int:

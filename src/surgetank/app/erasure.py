@@ -151,9 +151,12 @@ class Erasure:
 
     def _note(self, progress: _Progress) -> None:
         self._run(
-            "note", subject=progress.subject, threads=sorted(progress.threads), words=sorted(progress.words),
+            "note",
+            subject=progress.subject,
+            threads=sorted(progress.threads),
+            words=sorted(progress.words),
             removed=Jsonb(progress.removed),
-        )  # fmt: skip
+        )
 
     def _finish(self, progress: _Progress) -> None:
         self._run("finish", subject=progress.subject, removed=Jsonb(progress.removed))

@@ -167,6 +167,10 @@ class Guards:
         context = {"before": list(before), "now": list(now)}
         self._reporting.notifier.tell(
             News(
-                message, Severity.WARNING, error_type="database_moved", context=context, group=(str(now.database_id),)
+                message,
+                Severity.WARNING,
+                error_type="database_moved",
+                context=context,
+                group=(str(now.database_id),),
             )
-        )  # fmt: skip
+        )

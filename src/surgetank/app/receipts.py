@@ -55,10 +55,13 @@ class _Receipt:
                 f"{len(ids)} of the entries of {self._thread!r} were refused by the database and "
                 f"set aside"
                 f" (parked: {shown}): {parked[0].failure.message}",
-                thread_id=self._thread, parked=ids, failure=parked[0].failure, since=parked[0].parked_at,
+                thread_id=self._thread,
+                parked=ids,
+                failure=parked[0].failure,
+                since=parked[0].parked_at,
                 remedy=f"see `surgetank parked show {ids[0]}`, mend the reason, then `surgetank "
                 f"parked retry`.",
-            )  # fmt: skip
+            )
         if not waiting:
             return None
         left = self._deadline - time.monotonic()

@@ -44,14 +44,30 @@ class SinkWatch:
             at = self._addresses[stream]
             if at not in answers:
                 answers[at] = (
-                    self._ask(stream) if ping else SinkStatus(stream, "", at, "", None, None)
+                    self._ask(stream)
+                    if ping
+                    else SinkStatus(
+                        stream=stream,
+                        name="",
+                        address=at,
+                        breaker="",
+                        retry_at=None,
+                        last_error=None,
+                    )
                 )
             found.append(self._with_breaker(stream, answers[at], failing, flushes=flushes))
         return found
 
     def _ask(self, stream: str) -> SinkStatus:
         """Whether the stream's sink answers."""
-        unknown = SinkStatus(stream, "", self._addresses[stream], "", None, None)
+        unknown = SinkStatus(
+            stream=stream,
+            name="",
+            address=self._addresses[stream],
+            breaker="",
+            retry_at=None,
+            last_error=None,
+        )
         embedded = self._embedded if stream not in self._elsewhere else None
         if embedded is not None and not embedded.is_running():
             error = "the embedded PostgreSQL is not running (applications and `surgetank flush` start it)"

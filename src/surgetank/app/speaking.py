@@ -122,10 +122,14 @@ class Speaks:
         thread_id = thread_id or origin(self.settings.owner_key).thread_id
         return self.parts.reporting.errors.report(
             ErrorReport(
-                error_type, str(message), Severity(severity), str(thread_id) if thread_id is not None else None,
-                str(stack_trace), context if context is not None else {},
+                error_type=error_type,
+                message=str(message),
+                severity=Severity(severity),
+                thread_id=str(thread_id) if thread_id is not None else None,
+                stack_trace=str(stack_trace),
+                context=context if context is not None else {},
             )
-        )  # fmt: skip
+        )
 
     async def alog_system_error(
         self, error_type: str, message: str | None = None, **given: Any

@@ -440,9 +440,10 @@ class Surgetank(Speaks):
         )  # fmt: skip
         found = (*found, *parts.guards.notices())
         problems = (
-            *parts.problems, *(f"{f.listener}: {f.event}: {f.error}" for f in parts.listeners.failures[-5:]),
+            *parts.problems,
+            *(f"{f.listener}: {f.event}: {f.error}" for f in parts.listeners.failures[-5:]),
             *parts.reporting.problems(),
-        )  # fmt: skip
+        )
         lag_s = max(0.0, now - min(oldest)) if oldest else 0.0
         health = judge(
             depth,

@@ -31,8 +31,11 @@ def scripted_agent(
         raise MissingExtra("langgraph", "langgraph", "The demo") from error
 
     fields: dict[str, Any] = {
-        "messages": Annotated[list[Any], add_messages], "turn": int, "measured": dict[str, Any], "note": str,
-    }  # fmt: skip
+        "messages": Annotated[list[Any], add_messages],
+        "turn": int,
+        "measured": dict[str, Any],
+        "note": str,
+    }
     state: Any = TypedDict("state", fields)  # type: ignore[misc]
 
     def model(values: dict[str, Any]) -> dict[str, Any]:

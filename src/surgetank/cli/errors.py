@@ -81,9 +81,14 @@ def list_(
     older ones.
     """
     wanted = ErrorFilter(
-        error_type, severity.value if severity else None, thread, None if all_ else resolved,
-        time.time() - span(since) if since else None, None, text,
-    )  # fmt: skip
+        error_type=error_type,
+        severity=severity.value if severity else None,
+        thread_id=thread,
+        resolved=None if all_ else resolved,
+        since=time.time() - span(since) if since else None,
+        until=None,
+        text=text,
+    )
     with reading_engine(home, database_url) as tank:
         if thread is not None:
             require_threads(tank.parts, thread)

@@ -43,16 +43,34 @@ def list_(
         print_json(jobs)
         return
     table(
-        ("id", "stream", "trigger", "status", "finished", "entries", "rows", "failed", "parked", "replaced"),
+        (
+            "id",
+            "stream",
+            "trigger",
+            "status",
+            "finished",
+            "entries",
+            "rows",
+            "failed",
+            "parked",
+            "replaced",
+        ),
         [
             (
-                j.id[:12], j.stream, j.trigger, "warnings" if j.warnings else j.status.value, when(j.finished_at),
-                j.result.get("entries_flushed"), j.result.get("rows_flushed"), j.result.get("partitions_failed"),
-                j.result.get("entries_parked"), j.result.get("values_replaced"),
+                j.id[:12],
+                j.stream,
+                j.trigger,
+                "warnings" if j.warnings else j.status.value,
+                when(j.finished_at),
+                j.result.get("entries_flushed"),
+                j.result.get("rows_flushed"),
+                j.result.get("partitions_failed"),
+                j.result.get("entries_parked"),
+                j.result.get("values_replaced"),
             )
             for j in jobs
         ],
-    )  # fmt: skip
+    )
 
 
 @app.command()

@@ -148,10 +148,15 @@ def export(
                 for r in (entry.records if entry else ())
             ]
             body = {
-                "id": parked.id, "stream": parked.stream, "partition": parked.partition, "seq": parked.seq,
-                "accepted_at": parked.accepted_at, "parked_at": parked.parked_at, "reason": parked.failure.message,
+                "id": parked.id,
+                "stream": parked.stream,
+                "partition": parked.partition,
+                "seq": parked.seq,
+                "accepted_at": parked.accepted_at,
+                "parked_at": parked.parked_at,
+                "reason": parked.failure.message,
                 "records": records,
-            }  # fmt: skip
+            }
             target.write(orjson.dumps(body) + b"\n")
     if json:
         print_json({"file": str(file), "entries": len(entries)})

@@ -101,9 +101,13 @@ def prune(
     the ids are listed.
     """
     wish = _Wish(
-        threads or None, strategy, _seconds("--retain-age", retain_age), keep, max_bytes,
-        _seconds("--delete-threads-older-than", delete_threads_older_than),
-    )  # fmt: skip
+        threads=threads or None,
+        strategy=strategy,
+        age_s=_seconds("--retain-age", retain_age),
+        keep=keep,
+        max_bytes=max_bytes,
+        idle_s=_seconds("--delete-threads-older-than", delete_threads_older_than),
+    )
     _check(wish)
     with engine(home, database_url) as tank:
         require_threads(tank.parts, *(wish.threads or ()))

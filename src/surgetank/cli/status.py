@@ -99,9 +99,14 @@ def show(picture: Status) -> None:
             ("  id", "trigger", "status", "finished", "rows", "failed", "parked"),
             [
                 (
-                    f"  {j.id[:12]}", j.trigger, "warnings" if j.warnings else j.status.value, when(j.finished_at),
-                    j.result.get("rows_flushed"), j.result.get("partitions_failed"), j.result.get("entries_parked"),
+                    f"  {j.id[:12]}",
+                    j.trigger,
+                    "warnings" if j.warnings else j.status.value,
+                    when(j.finished_at),
+                    j.result.get("rows_flushed"),
+                    j.result.get("partitions_failed"),
+                    j.result.get("entries_parked"),
                 )
                 for j in picture.jobs
             ],
-        )  # fmt: skip
+        )

@@ -127,18 +127,38 @@ def _show_threads(threads: tuple[ThreadUsage, ...]) -> None:
         return
     out.print()
     table(
-        ("thread", "bytes", "hot", "checkpoints", "each", "first tenth", "last tenth", "in 7 days", "to latest frees"),
+        (
+            "thread",
+            "bytes",
+            "hot",
+            "checkpoints",
+            "each",
+            "first tenth",
+            "last tenth",
+            "in 7 days",
+            "to latest frees",
+        ),
         [
             (
-                t.thread_id, size(t.bytes), size(t.hot_bytes), t.checkpoints, size(t.bytes_per_checkpoint),
-                *((size(t.growth[0].bytes_per_checkpoint), size(t.growth[-1].bytes_per_checkpoint))
-                  if t.growth else ("", "")),
+                t.thread_id,
+                size(t.bytes),
+                size(t.hot_bytes),
+                t.checkpoints,
+                size(t.bytes_per_checkpoint),
+                *(
+                    (
+                        size(t.growth[0].bytes_per_checkpoint),
+                        size(t.growth[-1].bytes_per_checkpoint),
+                    )
+                    if t.growth
+                    else ("", "")
+                ),
                 f"+{size(t.last_week_bytes)}" if t.last_week_bytes is not None else "",
                 f"about {size(t.to_latest.freed_bytes)}" if t.to_latest else "",
             )
             for t in threads
         ],
-    )  # fmt: skip
+    )
     latest = sum(t.to_latest.freed_bytes for t in threads if t.to_latest)
     out.print(
         f"Pruned to their latest checkpoints, these threads would free about {size(latest)} "

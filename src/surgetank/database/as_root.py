@@ -112,9 +112,16 @@ def _is_roots(copy: Path) -> bool:
 def _runs(programs: Path, user: Account) -> bool:
     try:
         done = subprocess.run(  # noqa: S603 - PostgreSQL's own program
-            [str(programs / "postgres"), "--version"], user=user.uid, group=user.gid, extra_groups=[], cwd="/",
-            stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60,
-        )  # fmt: skip
+            [str(programs / "postgres"), "--version"],
+            user=user.uid,
+            group=user.gid,
+            extra_groups=[],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
     except OSError:
         return False
     return done.returncode == 0

@@ -246,9 +246,14 @@ class EmbeddedPostgres:
         aside.mkdir(mode=0o700)
         self._hand_over(aside)
         self._run(
-            "initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "--username=postgres", "--no-instructions",
+            "initdb",
+            "--auth=trust",
+            "--encoding=utf8",
+            "--locale=C",
+            "--username=postgres",
+            "--no-instructions",
             data=aside,
-        )  # fmt: skip
+        )
         with (aside / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.write(_CONFIG)
         try:
@@ -343,9 +348,15 @@ class EmbeddedPostgres:
         with tempfile.TemporaryFile() as said:
             done = subprocess.run(  # noqa: S603 - the wheel's programs, arguments of our own
                 [str(self._bin / program), *arguments, *(() if data is None else ("-D", where))],
-                stdin=subprocess.DEVNULL, stdout=output or said, stderr=subprocess.STDOUT, cwd=folder,
-                start_new_session=True, check=False, env={**os.environ, "LC_ALL": "C"}, **as_user,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=output or said,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                start_new_session=True,
+                check=False,
+                env={**os.environ, "LC_ALL": "C"},
+                **as_user,
+            )
             said.seek(0)
             text = said.read().decode(errors="replace")
         if done.returncode:

@@ -61,6 +61,11 @@ def appoint(home: Path, grace_s: float) -> None:
         *filter(None, sys.path),
     ]
     subprocess.run(  # noqa: S603 - our own code; it puts itself into the background
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", check=False,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        check=False,
         start_new_session=True,
-    )  # fmt: skip
+    )

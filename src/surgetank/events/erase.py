@@ -20,10 +20,14 @@ def erase_words_of(
         connection.execute("DELETE FROM incidents WHERE thread_id = ?", (thread,))
     gone = 0
     texts = {
-        "events": ("CASE thread_id WHEN '' THEN CAST(body AS TEXT) ELSE '' END",),  # other threads' are theirs
-        "incidents": ("message", "detail", "key"), "alert_claims": ("subject",),
-        "alert_outbox": ("title", "body"), "alert_log": ("title", "error"),
-    }  # fmt: skip
+        "events": (
+            "CASE thread_id WHEN '' THEN CAST(body AS TEXT) ELSE '' END",
+        ),  # other threads' are theirs
+        "incidents": ("message", "detail", "key"),
+        "alert_claims": ("subject",),
+        "alert_outbox": ("title", "body"),
+        "alert_log": ("title", "error"),
+    }
     there = {
         name
         for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")

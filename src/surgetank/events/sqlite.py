@@ -125,7 +125,14 @@ class SQLiteEventLog:
                     (thread, seq, str(event.type), now, body),
                 ).fetchone()
                 found.append(
-                    RunEvent(id_, str(event.type), event.thread_id, seq, now, dict(event.data))
+                    RunEvent(
+                        id=id_,
+                        type=str(event.type),
+                        thread_id=event.thread_id,
+                        seq=seq,
+                        at=now,
+                        data=dict(event.data),
+                    )
                 )
         return found
 
@@ -198,10 +205,15 @@ class SQLiteEventLog:
                 " severity = excluded.severity, message = excluded.message, detail = "
                 "excluded.detail",
                 (
-                    incident.key, incident.stream, incident.thread_id, incident.severity.value, incident.since,
-                    incident.message, incident.detail,
+                    incident.key,
+                    incident.stream,
+                    incident.thread_id,
+                    incident.severity.value,
+                    incident.since,
+                    incident.message,
+                    incident.detail,
                 ),
-            )  # fmt: skip
+            )
             public = incident.public
             writer.execute(
                 "INSERT OR REPLACE INTO public_causes (key, error, reference) VALUES (?, ?, ?)",
@@ -362,10 +374,19 @@ def _event(row: tuple[Any, ...]) -> RunEvent:
         data = dict(jsontext.loads(body))
     except (TypeError, ValueError) as error:  # shown as such: its neighbours are read
         data = {"unreadable": f"{len(body)} bytes ({error})", "begins": jsontext.preview(body)}
-    return RunEvent(id_, type_, thread or None, seq, at, data)
+    return RunEvent(id=id_, type=type_, thread_id=thread or None, seq=seq, at=at, data=data)
 
 
 def _incident(row: tuple[Any, ...]) -> Incident:
     key, stream, thread_id, severity, since, message, detail, error, reference = row
     public = PublicCause(error, reference)
-    return Incident(key, stream, thread_id, Severity.of(severity), since, message, detail, public)
+    return Incident(
+        key=key,
+        stream=stream,
+        thread_id=thread_id,
+        severity=Severity.of(severity),
+        since=since,
+        message=message,
+        detail=detail,
+        public=public,
+    )

@@ -196,7 +196,13 @@ class FileReader:
             stream, partition, seq = self.header.stream, meta["partition"], meta["seq"]
             epoch = meta.get("epoch", 0)  # the first release wrote none
             entry = Entry(
-                stream, partition, seq, tuple(records), meta["accepted_at"], meta["replayed"], epoch
+                stream=stream,
+                partition=partition,
+                seq=seq,
+                records=tuple(records),
+                accepted_at=meta["accepted_at"],
+                replayed=meta["replayed"],
+                epoch=epoch,
             )
         except (
             struct.error,

@@ -66,7 +66,14 @@ class Doubts:
         if finding is Finding.WENT_BACK:
             rewound = self._buffer.rewind(stream, partition, verdict.trusted, lease=part.lease)
             assert rewound is not None, "a partition under lease"
-            return Found(stream, partition, finding, rewound.entries, rewound.entries, rewound.gone)
+            return Found(
+                stream=stream,
+                partition=partition,
+                finding=finding,
+                entries=rewound.entries,
+                again=rewound.entries,
+                gone=rewound.gone,
+            )
         if finding in (Finding.DIVERGED, Finding.OVERTAKEN):
             seqs = [w.seq for w in waiting if covers(standing, w.epoch, w.seq)]
             diverged = finding is Finding.DIVERGED

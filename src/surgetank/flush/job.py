@@ -166,9 +166,17 @@ class StreamFlusher:
         meanwhile."""
         now = self._clockwork.clock()
         job = FlushJob(
-            id=self._clockwork.new_id(), stream=self.stream, trigger=trigger, status=JobStatus.RUNNING, created_at=now,
-            started_at=now, node=self.node, partition=partition, retry_of=retry_of, result={"heartbeat_at": now},
-        )  # fmt: skip
+            id=self._clockwork.new_id(),
+            stream=self.stream,
+            trigger=trigger,
+            status=JobStatus.RUNNING,
+            created_at=now,
+            started_at=now,
+            node=self.node,
+            partition=partition,
+            retry_of=retry_of,
+            result={"heartbeat_at": now},
+        )
         outcomes: list[PartitionOutcome] = []
         held = _Held([x.lease for x in leased])
         try:

@@ -63,10 +63,14 @@ class ProgressCheck:
             if rewound is not None:  # else somebody flushes it just now, and sees for himself
                 findings.append(
                     Found(
-                        marked.stream, marked.partition, Finding.WENT_BACK, rewound.entries, rewound.entries,
-                        rewound.gone,
+                        stream=marked.stream,
+                        partition=marked.partition,
+                        finding=Finding.WENT_BACK,
+                        entries=rewound.entries,
+                        again=rewound.entries,
+                        gone=rewound.gone,
                     )
-                )  # fmt: skip
+                )
         if findings:
             self._on_findings(findings)
         return findings

@@ -62,9 +62,13 @@ class ThreadLogChannel:
     def tell(self, news: News) -> None:
         if news.thread_id is not None:
             self._runs.log(
-                news.message, thread_id=news.thread_id, level=news.severity.value, logger="surgetank",
-                fields={**news.for_everybody.to_dict(), **_flat(news, _HARMLESS)}, wait=False,
-            )  # fmt: skip
+                news.message,
+                thread_id=news.thread_id,
+                level=news.severity.value,
+                logger="surgetank",
+                fields={**news.for_everybody.to_dict(), **_flat(news, _HARMLESS)},
+                wait=False,
+            )
 
 
 class EventChannel:
@@ -106,10 +110,17 @@ class ErrorChannel:
         message = f"{news.message} Reason: {news.detail}" if news.detail else news.message
         self._errors.report(
             ErrorReport(
-                news.error_type, message, news.severity, news.thread_id, news.stack_trace, news.context,
-                fingerprint("", message, key=news.group) if news.group is not None else "",
+                error_type=news.error_type,
+                message=message,
+                severity=news.severity,
+                thread_id=news.thread_id,
+                stack_trace=news.stack_trace,
+                context=news.context,
+                fingerprint=fingerprint("", message, key=news.group)
+                if news.group is not None
+                else "",
             )
-        )  # fmt: skip
+        )
 
 
 def _flat(

@@ -224,12 +224,25 @@ class Notifier:
         if self._quote_reference:
             message = wording.quoting(message, entry.failure)
         incident = Incident(
-            f"parked:{entry.id}", entry.stream, thread, Severity.CRITICAL, entry.parked_at, message,
-            entry.failure.message, wording.public(entry.failure),
-        )  # fmt: skip
+            key=f"parked:{entry.id}",
+            stream=entry.stream,
+            thread_id=thread,
+            severity=Severity.CRITICAL,
+            since=entry.parked_at,
+            message=message,
+            detail=entry.failure.message,
+            public=wording.public(entry.failure),
+        )
         if self._events.raise_incident(incident):
-            context = {**self._of_job(job), "partition": entry.partition, "seq": entry.seq, "parked_id": entry.id,
-                       "bytes": entry.bytes, "entries": 1, "retries": entry.retries}  # fmt: skip
+            context = {
+                **self._of_job(job),
+                "partition": entry.partition,
+                "seq": entry.seq,
+                "parked_id": entry.id,
+                "bytes": entry.bytes,
+                "entries": 1,
+                "retries": entry.retries,
+            }
             self.tell(_flush_news(message, Severity.CRITICAL, thread, entry.failure, context))
 
     def _values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
@@ -240,13 +253,13 @@ class Notifier:
             self._events.keep_originals(
                 [
                     Original(
-                        outcome.stream,
-                        outcome.partition,
-                        job.id,
-                        r.path,
-                        r.reason,
-                        r.original,
-                        self._clock(),
+                        stream=outcome.stream,
+                        partition=outcome.partition,
+                        job=job.id,
+                        path=r.path,
+                        reason=r.reason,
+                        original=r.original,
+                        at=self._clock(),
                     )
                     for r in outcome.replaced
                 ]
@@ -261,16 +274,26 @@ class Notifier:
         """Two buffers wrote to one thread: an incident of its own, for operators."""
         now, message = self._clock(), wording.forked(fork)
         incident = Incident(
-            f"{FORKED}{fork.thread_id}", job.stream, None, Severity.CRITICAL, now, message
+            key=f"{FORKED}{fork.thread_id}",
+            stream=job.stream,
+            thread_id=None,
+            severity=Severity.CRITICAL,
+            since=now,
+            message=message,
         )
         if self._events.raise_incident(incident):
             context = {**self._of_job(job), **fork._asdict(), "remedy": wording.FORK_REMEDY}
             self.tell(
                 News(
-                    message, Severity.CRITICAL, fork.thread_id, error_type="thread_forked",
-                    detail=wording.FORK_REMEDY, context=context, group=("thread_forked", fork.thread_id),
+                    message,
+                    Severity.CRITICAL,
+                    fork.thread_id,
+                    error_type="thread_forked",
+                    detail=wording.FORK_REMEDY,
+                    context=context,
+                    group=("thread_forked", fork.thread_id),
                 )
-            )  # fmt: skip
+            )
 
     def worker_lost(self, job: FlushJob) -> None:
         """A worker went silent in the middle of a job."""
@@ -370,22 +393,26 @@ class Notifier:
             message = wording.quoting(message, failure)
         if not self._events.raise_incident(
             Incident(
-                key,
-                stream,
-                thread,
-                severity,
-                since,
-                message,
-                failure.message,
-                wording.public(failure),
+                key=key,
+                stream=stream,
+                thread_id=thread,
+                severity=severity,
+                since=since,
+                message=message,
+                detail=failure.message,
+                public=wording.public(failure),
             )
         ):
             return
         context = {
             **(self._of_job(job) if job is not None else self._context()),
-            "stream": stream, "partition": partition, "attempts": attempts or (state.attempts if state else 0),
-            "entries": state.entries if state else 0, "bytes": state.bytes if state else 0, "failing_since": since,
-        }  # fmt: skip
+            "stream": stream,
+            "partition": partition,
+            "attempts": attempts or (state.attempts if state else 0),
+            "entries": state.entries if state else 0,
+            "bytes": state.bytes if state else 0,
+            "failing_since": since,
+        }
         self.tell(_flush_news(message, severity, thread, failure, context))
 
     def _end_incident(self, stream: str, partition: str) -> None:
@@ -437,10 +464,16 @@ class Notifier:
             }
             self.tell(
                 News(
-                    wording.damaged(damage), Severity.CRITICAL, thread or None, EventType.FLUSH_CRITICAL,
-                    "buffer_damaged", damage.what, context=context, group=(damage.stream, damage.partition),
+                    message=wording.damaged(damage),
+                    severity=Severity.CRITICAL,
+                    thread_id=thread or None,
+                    event=EventType.FLUSH_CRITICAL,
+                    error_type="buffer_damaged",
+                    detail=damage.what,
+                    context=context,
+                    group=(damage.stream, damage.partition),
                 )
-            )  # fmt: skip
+            )
         if found:
             self._buffer.damage_announced([damage.id for damage in found])
 
@@ -472,10 +505,15 @@ class Notifier:
         remedy = error.remedy if isinstance(error, SurgetankError) else ""
         self.tell(
             News(
-                message, Severity.CRITICAL, error_type=f"{where}_problem", detail=remedy, stack_trace=trace,
-                context={**self._context(), "remedy": remedy}, group=(where, type(error).__name__),
+                message,
+                Severity.CRITICAL,
+                error_type=f"{where}_problem",
+                detail=remedy,
+                stack_trace=trace,
+                context={**self._context(), "remedy": remedy},
+                group=(where, type(error).__name__),
             )
-        )  # fmt: skip
+        )
 
 
 def _flush_news(
@@ -487,11 +525,22 @@ def _flush_news(
 ) -> News:
     type_ = EventType.FLUSH_CRITICAL if severity is Severity.CRITICAL else EventType.FLUSH_ERROR
     delivered = {
-        **context, "failure_kind": failure.kind.value, "exception": failure.error_type, "sqlstate": failure.sqlstate,
+        **context,
+        "failure_kind": failure.kind.value,
+        "exception": failure.error_type,
+        "sqlstate": failure.sqlstate,
         "remedy": failure.remedy,
-    }  # fmt: skip
+    }
     group = flush_group(failure.kind.value, failure.error_type, failure.sqlstate)
     return News(
-        message, severity, thread, type_, type_.value, failure.message, failure.stack_trace, delivered, group,
-        wording.public(failure),
-    )  # fmt: skip
+        message=message,
+        severity=severity,
+        thread_id=thread,
+        event=type_,
+        error_type=type_.value,
+        detail=failure.message,
+        stack_trace=failure.stack_trace,
+        context=delivered,
+        group=group,
+        public=wording.public(failure),
+    )

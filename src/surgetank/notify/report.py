@@ -191,14 +191,14 @@ def _of_sinks(
     reasons = (away[d.stream].last_error for d in waiting)
     return [
         Notice(
-            "critical" if long else "warning",
-            None,
-            f"Saving is delayed: the database can't be reached. {SAFE} "
+            severity="critical" if long else "warning",
+            thread_id=None,
+            message=f"Saving is delayed: the database can't be reached. {SAFE} "
             f"({sum(d.entries for d in waiting)} entries) and"
             " is saved by itself when the database is back; you can go on working.",
-            since,
-            next((reason for reason in reasons if reason), ""),
-            flush_reference(FailureKind.TRANSIENT.value, "", None),
+            since=since,
+            detail=next((reason for reason in reasons if reason), ""),
+            reference=flush_reference(FailureKind.TRANSIENT.value, "", None),
         )
     ]
 
@@ -236,12 +236,12 @@ def _of_partition(
         )
     concern = streams.concern(state.stream, state.partition)
     return Notice(
-        "critical" if critical else "warning",
-        concern.thread_id,
-        f"{concern.label} {what}. {SAFE} ({state.entries} entries). {action}",
-        since,
-        failure.message,
-        _reference(failure),
+        severity="critical" if critical else "warning",
+        thread_id=concern.thread_id,
+        message=f"{concern.label} {what}. {SAFE} ({state.entries} entries). {action}",
+        since=since,
+        detail=failure.message,
+        reference=_reference(failure),
     )
 
 
@@ -284,11 +284,11 @@ def _of_parked(entry: ParkedEntry, streams: Streams) -> Notice:
     concern = streams.concern(entry.stream, entry.partition)
     about = concern.label[0].lower() + concern.label[1:]
     return Notice(
-        "critical",
-        concern.thread_id,
-        f"One entry of {about} was refused by the database and set aside. It is kept and stays"
+        severity="critical",
+        thread_id=concern.thread_id,
+        message=f"One entry of {about} was refused by the database and set aside. It is kept and stays"
         f" readable; see `surgetank parked show {entry.id}`.",
-        entry.parked_at,
-        entry.failure.message,
-        _reference(entry.failure),
+        since=entry.parked_at,
+        detail=entry.failure.message,
+        reference=_reference(entry.failure),
     )

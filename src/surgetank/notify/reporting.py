@@ -92,12 +92,20 @@ class Reporting:
         self.alerts = AlertWatch(
             alert_book,
             FactFinder(
-                buffer, database, self.errors, clock=clock, thread_errors=settings.alert_thread_errors,
+                buffer,
+                database,
+                self.errors,
+                clock=clock,
+                thread_errors=settings.alert_thread_errors,
                 sinks=addresses,
             ),
-            self.errors, alert_channels, settings, clock=clock, tell=self.notifier.tell,
+            self.errors,
+            alert_channels,
+            settings,
+            clock=clock,
+            tell=self.notifier.tell,
             problem=lambda error: self.problem(error, where="alerts"),
-        )  # fmt: skip
+        )
 
     def tell_all(self, flushers: Mapping[str, StreamFlusher]) -> None:
         """Tell what has happened since the last call, and what passes with time. About once a

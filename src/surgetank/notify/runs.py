@@ -66,9 +66,14 @@ class RunReporter:
         """
         thread_id, user_id = self._whose(thread_id, user_id, "The log line")
         line = LogLine(
-            thread_id, str(message), level_name(level), at if at is not None else self._clock(), logger, user_id,
-            fields or {},
-        )  # fmt: skip
+            thread_id=thread_id,
+            message=str(message),
+            level=level_name(level),
+            at=at if at is not None else self._clock(),
+            logger=logger,
+            user_id=user_id,
+            fields=fields or {},
+        )
         if on_loop():
             written = None if self.hand_over.busy else self._logs.try_write(line)
             if written is None:
@@ -89,8 +94,11 @@ class RunReporter:
     def _tell_live(self, line: LogLine) -> None:
         shown = line.to_dict()
         data = {
-            "level": shown["level"], "logger": shown["logger"], "message": _cut(shown["message"]), "log_seq": line.seq
-        }  # fmt: skip
+            "level": shown["level"],
+            "logger": shown["logger"],
+            "message": _cut(shown["message"]),
+            "log_seq": line.seq,
+        }
         fields = sanitize_for_json(shown["fields"])
         if fields and len(str(fields)) < 8 * 1024:
             data["fields"] = fields

@@ -72,14 +72,24 @@ class SpillWatch:
             f"lost: they are read from"
             " there, and saved by themselves when the database takes them."
         )
-        incident = Incident(INCIDENT, "", None, Severity.CRITICAL, self._clock(), message)
+        incident = Incident(
+            key=INCIDENT,
+            stream="",
+            thread_id=None,
+            severity=Severity.CRITICAL,
+            since=self._clock(),
+            message=message,
+        )
         if self._events.raise_incident(incident):
             context = {
-                "location": address, "entries": spilled.entries, "bytes": spilled.bytes, "files": spilled.files,
+                "location": address,
+                "entries": spilled.entries,
+                "bytes": spilled.bytes,
+                "files": spilled.files,
                 "reasons": sorted(spilled.reasons),
                 "remedy": "mend what keeps the database from taking them (see `surgetank status`); "
                 "keep the location.",
-            }  # fmt: skip
+            }
             self._notifier.tell(
                 News(
                     message, Severity.CRITICAL, error_type="fallback_spilled", context=context,
@@ -100,10 +110,14 @@ class SpillWatch:
         if not reachable and not files:
             reachable = None  # nothing was spilled yet: whoever flushes makes the location, or tells that it can't
         return FallbackStatus(
-            addresses=tuple(addresses), files=len(needed), entries=self._buffer.spilled_entries() if needed else 0,
-            bytes=sum(file.bytes for file in needed), since=min((f.created_at for f in needed), default=None),
-            reachable=reachable, error=error,
-        )  # fmt: skip
+            addresses=tuple(addresses),
+            files=len(needed),
+            entries=self._buffer.spilled_entries() if needed else 0,
+            bytes=sum(file.bytes for file in needed),
+            since=min((f.created_at for f in needed), default=None),
+            reachable=reachable,
+            error=error,
+        )
 
     def _reachable(self, addresses: Sequence[str]) -> tuple[bool, str | None]:
         try:

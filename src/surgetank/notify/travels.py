@@ -118,7 +118,14 @@ class TimeTravels:
         self, key: str, message: str, severity: Severity, error_type: str, found: Sequence[Found]
     ) -> None:
         self._events.raise_incident(
-            Incident(TIME + key, "", None, severity, self._clock(), message)
+            Incident(
+                key=TIME + key,
+                stream="",
+                thread_id=None,
+                severity=severity,
+                since=self._clock(),
+                message=message,
+            )
         )
         self._notifier.tell(
             News(

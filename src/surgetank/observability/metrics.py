@@ -42,31 +42,47 @@ METRICS: Mapping[str, Spec] = {
     "surgetank_info": Spec("gauge", "1, with the version.", ("version",)),
     "surgetank_buffer_entries": Spec("gauge", "Entries that wait to be flushed.", ("stream",)),
     "surgetank_buffer_bytes": Spec("gauge", "Bytes that wait to be flushed.", ("stream",)),
-    "surgetank_buffer_oldest_age_seconds": Spec("gauge", "Age of the oldest entry that waits.", ("stream",)),
-    "surgetank_buffer_partitions": Spec("gauge", "Partitions that have entries waiting.", ("stream",)),
+    "surgetank_buffer_oldest_age_seconds": Spec(
+        "gauge", "Age of the oldest entry that waits.", ("stream",)
+    ),
+    "surgetank_buffer_partitions": Spec(
+        "gauge", "Partitions that have entries waiting.", ("stream",)
+    ),
     "surgetank_buffer_failing_partitions": Spec(
         "gauge", "Partitions whose last flush failed.", ("stream",)
     ),
-    "surgetank_parked_entries": Spec("gauge", "Entries that the sink refused and that are kept.", ("stream",)),
-    "surgetank_buffer_used_bytes": Spec("gauge", "Bytes in the buffer that count against its "
-    "limit."),
-    "surgetank_buffer_used_entries": Spec("gauge", "Entries in the buffer that count against its "
-    "limit."),
+    "surgetank_parked_entries": Spec(
+        "gauge", "Entries that the sink refused and that are kept.", ("stream",)
+    ),
+    "surgetank_buffer_used_bytes": Spec(
+        "gauge", "Bytes in the buffer that count against its limit."
+    ),
+    "surgetank_buffer_used_entries": Spec(
+        "gauge", "Entries in the buffer that count against its limit."
+    ),
     "surgetank_buffer_limit_bytes": Spec("gauge", "Most bytes that may wait in the buffer."),
     "surgetank_buffer_limit_entries": Spec("gauge", "Most entries that may wait in the buffer."),
     "surgetank_buffer_file_bytes": Spec("gauge", "Size of the buffer's file."),
     "surgetank_breaker_state": Spec(
-        "gauge", "1 for the state that the sink's breaker is in, in this process.", ("stream", "state")
+        "gauge",
+        "1 for the state that the sink's breaker is in, in this process.",
+        ("stream", "state"),
     ),
-    "surgetank_incidents": Spec("gauge", "Incidents that users have been told of and that last.", ("severity",)),
+    "surgetank_incidents": Spec(
+        "gauge", "Incidents that users have been told of and that last.", ("severity",)
+    ),
     "surgetank_event_log_bytes": Spec("gauge", "Size of the event log's file."),
     "surgetank_event_log_last_id": Spec("gauge", "Number of the newest run event."),
     "surgetank_event_subscribers": Spec(
         "gauge", "Who follows live events of this process now.", ("transport",)
     ),
     "surgetank_alerts_waiting": Spec("gauge", "Alerts that wait to be delivered.", ("channel",)),
-    "surgetank_alert_channel_failing": Spec("gauge", "1 when the last delivery failed.", ("channel",)),
-    "surgetank_scrape_problem": Spec("gauge", "1 when a part could not be read for this scrape.", ("part",)),
+    "surgetank_alert_channel_failing": Spec(
+        "gauge", "1 when the last delivery failed.", ("channel",)
+    ),
+    "surgetank_scrape_problem": Spec(
+        "gauge", "1 when a part could not be read for this scrape.", ("part",)
+    ),
     "surgetank_flush_jobs_total": Spec("counter", "Flush jobs that ended.", ("stream", "status")),
     "surgetank_flush_seconds": Spec("histogram", "How long flush jobs took.", ("stream",)),
     "surgetank_flushed_entries_total": Spec("counter", "Entries that were flushed.", ("stream",)),
@@ -79,13 +95,17 @@ METRICS: Mapping[str, Spec] = {
         "counter", "Flushes of a partition that had failed before.", ("stream", "outcome")
     ),
     "surgetank_entries_parked_total": Spec("counter", "Entries that were set aside.", ("stream",)),
-    "surgetank_values_replaced_total": Spec("counter", "Values replaced in JSON projections.", ("stream",)),
-    "surgetank_notifications_total": Spec("counter", "News told, by channel.", ("channel", "outcome")),
+    "surgetank_values_replaced_total": Spec(
+        "counter", "Values replaced in JSON projections.", ("stream",)
+    ),
+    "surgetank_notifications_total": Spec(
+        "counter", "News told, by channel.", ("channel", "outcome")
+    ),
     "surgetank_alerts_total": Spec("counter", "Alerts raised by this process.", ("rule",)),
     "surgetank_alert_deliveries_total": Spec(
         "counter", "Attempts of this process to deliver an alert.", ("channel", "outcome")
     ),
-}  # fmt: skip
+}
 
 Value = tuple[tuple[str, ...], float]  # label values, and the number
 # What `Meters` counts, the metric it becomes, and the values that its label beside `stream` can
@@ -202,9 +222,11 @@ def _breakers(tank: Surgetank) -> dict[str, Sequence[Value]]:
     states = {stream: flusher.breaker.state() for stream, flusher in tank.parts.flushers.items()}
     return {
         "surgetank_breaker_state": [
-            ((stream, state.value), float(now is state)) for stream, now in states.items() for state in BreakerState
+            ((stream, state.value), float(now is state))
+            for stream, now in states.items()
+            for state in BreakerState
         ]
-    }  # fmt: skip
+    }
 
 
 def _alerts(tank: Surgetank) -> dict[str, Sequence[Value]]:

@@ -65,9 +65,15 @@ def create_app(
         yield
 
     app = FastAPI(
-        title="Surgetank", version=version("surgetank"), description=_DESCRIPTION, docs_url=None, redoc_url=None,
-        redirect_slashes=False, lifespan=lifespan, middleware=_layers(services),
-    )  # fmt: skip
+        title="Surgetank",
+        version=version("surgetank"),
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        middleware=_layers(services),
+    )
     app.state.services = services
     problems.install(app)
     for router in ROUTERS:
@@ -81,9 +87,12 @@ def _layers(services: Services) -> list[Middleware]:
     sent."""
     settings = services.settings
     cors = Middleware(
-        CORSMiddleware, allow_origins=settings.allowed_origins, allow_headers=_CORS_HEADERS,
-        allow_methods=["GET", "POST", "DELETE"], expose_headers=["ETag", "Retry-After", "Idempotency-Replayed"],
-    )  # fmt: skip
+        CORSMiddleware,
+        allow_origins=settings.allowed_origins,
+        allow_headers=_CORS_HEADERS,
+        allow_methods=["GET", "POST", "DELETE"],
+        expose_headers=["ETag", "Retry-After", "Idempotency-Replayed"],
+    )
     return [
         Middleware(Edge, no_auth=services.no_auth, allowed_origins=settings.allowed_origins),
         *([cors] if settings.allowed_origins else []),

@@ -120,13 +120,13 @@ class Recovery:
         else:
             state = self._state(header)
         return FileReport(
-            name,
-            state,
-            reader.entries,
-            size,
-            header.buffer_id,
-            header.node,
-            header.created_at,
+            name=name,
+            state=state,
+            entries=reader.entries,
+            bytes=size,
+            buffer_id=header.buffer_id,
+            node=header.node,
+            created_at=header.created_at,
             file_id=header.id,
         )
 

@@ -146,7 +146,15 @@ class Inserter:
                     base, stored = link.id, short
                     request.links.append((i, family, link.extended(key, value, len(short))))
                 else:
-                    request.links.append((i, family, Link(0, 0, key, value, 0, 0)))
+                    request.links.append(
+                        (
+                            i,
+                            family,
+                            Link(
+                                id=0, partition_id=0, key=key, value=value, depth=0, chain_bytes=0
+                            ),
+                        )
+                    )
             try:
                 rows.append((base, key, stored, record_sum(seeded, base, key, stored) + of_epoch))
             except TypeError as error:

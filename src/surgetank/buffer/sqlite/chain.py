@@ -56,7 +56,14 @@ class Link(NamedTuple):
 
     def extended(self, key: bytes, value: bytes, size: int) -> Link:
         """The next one, kept as a difference of that size; where it lies is not known yet."""
-        return Link(0, 0, key, value, self.depth + 1, self.chain_bytes + size)
+        return Link(
+            id=0,
+            partition_id=0,
+            key=key,
+            value=value,
+            depth=self.depth + 1,
+            chain_bytes=self.chain_bytes + size,
+        )
 
 
 class Memory:

@@ -53,14 +53,14 @@ class SQLiteParking:
             ).fetchone()
             ledger.park(connection, partition_id, size)
         return ParkedEntry(
-            id_,
-            lease.stream,
-            lease.partition,
-            seq,
-            size,
-            accepted_at,
-            now,
-            failure,
+            id=id_,
+            stream=lease.stream,
+            partition=lease.partition,
+            seq=seq,
+            bytes=size,
+            accepted_at=accepted_at,
+            parked_at=now,
+            failure=failure,
             retries=replays,
         )
 

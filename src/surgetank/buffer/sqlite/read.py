@@ -259,14 +259,21 @@ def read_depth(
     )
     streams = tuple(
         StreamDepth(
-            stream,
-            int(n or 0),
-            int(size or 0),
-            count,
-            oldest,
-            int(failing or 0),
-            parked.get(stream, 0),
+            stream=stream,
+            entries=int(n or 0),
+            bytes=int(size or 0),
+            partitions=count,
+            oldest_at=oldest,
+            failing=int(failing or 0),
+            parked=parked.get(stream, 0),
         )
         for stream, n, size, count, oldest, failing in rows
     )
-    return BufferDepth(entries, total, max_entries, max_bytes, streams, file_bytes)
+    return BufferDepth(
+        entries=entries,
+        bytes=total,
+        max_entries=max_entries,
+        max_bytes=max_bytes,
+        streams=streams,
+        file_bytes=file_bytes,
+    )

@@ -35,23 +35,33 @@ def state_of(row: Sequence[Any]) -> PartitionState:
         row
     )
     return PartitionState(
-        stream, name, entries, size, oldest or 0.0, attempts, next_at, since,
-        _failure(failure) if failure else None, owner, until, Mark(*mark) if mark[1] else None,
-    )  # fmt: skip
+        stream=stream,
+        partition=name,
+        entries=entries,
+        bytes=size,
+        oldest_at=oldest or 0.0,
+        attempts=attempts,
+        next_attempt_at=next_at,
+        failing_since=since,
+        failure=_failure(failure) if failure else None,
+        leased_by=owner,
+        lease_expires_at=until,
+        mark=Mark(*mark) if mark[1] else None,
+    )
 
 
 def parked_of(row: Sequence[Any]) -> ParkedEntry:
     """A parked entry, from the columns `PARKED`."""
     id_, stream, partition, seq, size, accepted_at, parked_at, failure, replays = row
     return ParkedEntry(
-        id_,
-        stream,
-        partition,
-        seq,
-        size,
-        accepted_at,
-        parked_at,
-        _failure(failure),
+        id=id_,
+        stream=stream,
+        partition=partition,
+        seq=seq,
+        bytes=size,
+        accepted_at=accepted_at,
+        parked_at=parked_at,
+        failure=_failure(failure),
         retries=replays,
     )
 
@@ -89,6 +99,11 @@ def job_of(row: Sequence[Any]) -> FlushJob:
         message = f"the record of this job can't be read ({error})"
         known = status in list(JobStatus)
         return FlushJob(
-            id_, stream, "unknown", JobStatus(status if known else "failed"), created_at, "unknown",
+            id=id_,
+            stream=stream,
+            trigger="unknown",
+            status=JobStatus(status if known else "failed"),
+            created_at=created_at,
+            node="unknown",
             result={"message": message, "begins": jsontext.preview(text.encode())},
-        )  # fmt: skip
+        )

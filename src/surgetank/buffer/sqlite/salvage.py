@@ -61,9 +61,16 @@ class _Record(NamedTuple):
     def stored(self) -> tuple[Any, ...]:
         """As `checks.STORED` has it."""
         return (
-            self.id, int(self.parked > self.kept), self.replays, self.epoch, self.accepted_at, self.base, self.key,
-            self.value, self.checksum,
-        )  # fmt: skip
+            self.id,
+            int(self.parked > self.kept),
+            self.replays,
+            self.epoch,
+            self.accepted_at,
+            self.base,
+            self.key,
+            self.value,
+            self.checksum,
+        )
 
 
 @dataclass(slots=True)
@@ -239,10 +246,18 @@ class _Salvage:
                 "key, value,"
                 " checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    record.id, partition_id, record.parked, record.replays, record.epoch, record.accepted_at, base,
-                    record.key, value, mark,
+                    record.id,
+                    partition_id,
+                    record.parked,
+                    record.replays,
+                    record.epoch,
+                    record.accepted_at,
+                    base,
+                    record.key,
+                    value,
+                    mark,
                 ),
-            )  # fmt: skip
+            )
             size += len(record.key) + len(value)
         ledger.discard(self._new, -1, -size)
         self._found.entries += 1

@@ -101,8 +101,12 @@ class SQLiteSpilling:
         else:
             chosen += f" AND {_FIRST} IS NOT NULL ORDER BY bytes DESC LIMIT :limit"
         parameters = {
-            "stream": stream, "now": now, "before": due.before, "down": due.down, "limit": due.limit,
-        }  # fmt: skip
+            "stream": stream,
+            "now": now,
+            "before": due.before,
+            "down": due.down,
+            "limit": due.limit,
+        }
         with self._file.read() as connection:  # a look without the write lock
             if connection.execute(chosen, parameters).fetchone() is None:
                 return []
@@ -131,7 +135,14 @@ class SQLiteSpilling:
                 (file_id := uuid.uuid4().hex, stream, address, now, now),
             ).lastrowid
             assert number is not None
-            header = FileHeader(file_id, self._file.id, number, stream, node, now)
+            header = FileHeader(
+                id=file_id,
+                buffer_id=self._file.id,
+                number=number,
+                stream=stream,
+                node=node,
+                created_at=now,
+            )
             connection.execute("UPDATE spills SET name = ? WHERE id = ?", (header.name, number))
         return header
 

@@ -72,7 +72,12 @@ def stored(
 ) -> Blob:
     """A blob out of the database; the data of a row that was damaged may have been left out."""
     return Blob(
-        n, base_n, position, codec if data is not None else TOO_LONG, raw_bytes, bytes(data or b"")
+        n=n,
+        base_n=base_n,
+        position=position,
+        codec=codec if data is not None else TOO_LONG,
+        raw_bytes=raw_bytes,
+        data=bytes(data or b""),
     )
 
 
@@ -283,7 +288,9 @@ def extend(
     """
     if not patchable or len(data) > MAX_PATCHED or len(data) < SMALL:
         codec, packed = compress(data) if patchable else (RAW, data)
-        return Blob(n, None, 0, codec, len(data), packed), None
+        return Blob(
+            n=n, base_n=None, position=0, codec=codec, raw_bytes=len(data), data=packed
+        ), None
     full: tuple[int, bytes] | None = None
     if tip is not None and (base := _base(tip)) is not None and _worth_trying(base, data):
         codec, packed = make_patch(base.raw, data)
@@ -294,10 +301,17 @@ def extend(
             ratio = len(full[1]) / len(data)
         if full is None or spent < len(full[1]):
             node = _Node(n, tip.path[-1].position + 1, data, spent, base.decoded + len(data))
-            blob = Blob(n, base.n, node.position, codec, len(data), packed)
+            blob = Blob(
+                n=n,
+                base_n=base.n,
+                position=node.position,
+                codec=codec,
+                raw_bytes=len(data),
+                data=packed,
+            )
             return blob, Tip(_needed((*tip.path, node)), ratio)
     codec, packed = full or compress(data)
-    return Blob(n, None, 0, codec, len(data), packed), Tip(
+    return Blob(n=n, base_n=None, position=0, codec=codec, raw_bytes=len(data), data=packed), Tip(
         (_Node(n, 0, data, 0, len(data)),), len(packed) / len(data)
     )
 

@@ -205,9 +205,12 @@ class Courier:
         self.counts[channel.name, error is None] += 1
         now = self._clock()
         decision = next_attempt(
-            Failure(FailureKind.TRANSIENT, error or "", "AlertDeliveryFailed"), delivery.attempt - 1, now, self._retry,
+            Failure(FailureKind.TRANSIENT, error or "", "AlertDeliveryFailed"),
+            delivery.attempt - 1,
+            now,
+            self._retry,
             self._random,
-        )  # fmt: skip
+        )
         last = decision.next_at - delivery.posted_at > self._give_up_s
         self._book.record(delivery, error, retry_at=None if last else decision.next_at)
         if error is not None and (last or delivery.attempt == 1):

@@ -71,15 +71,15 @@ class FactFinder:
         now = self._clock()
         errors, threads, problem = self._answer(now)
         return Facts(
-            now,
-            self._buffer.depth(),
-            errors,
-            threads,
-            tuple(self._buffer.states(failing=True)),
-            len(self._buffer.parked()),
-            dict(self._snoozed),
-            self._sinks,
-            problem,
+            now=now,
+            depth=self._buffer.depth(),
+            errors=errors,
+            threads=threads,
+            failing=tuple(self._buffer.states(failing=True)),
+            parked=len(self._buffer.parked()),
+            snoozed=dict(self._snoozed),
+            sinks=self._sinks,
+            problem=problem,
         )
 
     def _answer(self, now: float) -> _Answer:
@@ -139,10 +139,14 @@ class FactFinder:
             return cursor.execute(
                 SQL["threads_with_errors"],
                 {
-                    "now": now, "since": now - THREAD_WINDOW_S, "except_ids": closed, "threads": sorted(touched),
-                    "at_least": self._thread_errors, "limit": _MOST + len(touched),
+                    "now": now,
+                    "since": now - THREAD_WINDOW_S,
+                    "except_ids": closed,
+                    "threads": sorted(touched),
+                    "at_least": self._thread_errors,
+                    "limit": _MOST + len(touched),
                 },
-            ).fetchall()  # fmt: skip
+            ).fetchall()
 
     def _threads(
         self, now: float, hot: list[HotGroup], rows: list[dict[str, Any]]

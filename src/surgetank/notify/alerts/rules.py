@@ -127,11 +127,15 @@ def recovered(subjects: Collection[str], facts: Facts) -> list[Alert]:
     """What was alerted as failing and is well again."""
     return [
         Alert(
-            RECOVERED, subject, Severity.INFO, f"Recovered: {subject}",
-            f"{subject} is flushed again; {facts.depth.entries} entries wait just now.", news_at=facts.now,
+            RECOVERED,
+            subject,
+            Severity.INFO,
+            f"Recovered: {subject}",
+            f"{subject} is flushed again; {facts.depth.entries} entries wait just now.",
+            news_at=facts.now,
         )
         for subject in sorted(subjects)
-    ]  # fmt: skip
+    ]
 
 
 def filling_buffer(facts: Facts, limits: Limits) -> list[Alert]:
@@ -143,13 +147,15 @@ def filling_buffer(facts: Facts, limits: Limits) -> list[Alert]:
     full = share >= max(NEARLY_FULL, limits.buffer_share)
     return [
         Alert(
-            "filling_buffer", "nearly full" if full else "filling", Severity.CRITICAL if full else Severity.WARNING,
+            "filling_buffer",
+            "nearly full" if full else "filling",
+            Severity.CRITICAL if full else Severity.WARNING,
             f"The buffer is {share:.0%} full",
             f"{facts.depth.entries} entries, {facts.depth.bytes} bytes wait to be flushed. At 100 "
             f"% new writes wait or"
             " fail: see `surgetank status` for what keeps them from being flushed.",
         )
-    ]  # fmt: skip
+    ]
 
 
 def thread_errors(facts: Facts, limits: Limits) -> list[Alert]:
@@ -261,8 +267,13 @@ def digest(
     )
     text = "\n".join([*(_listed(lines) or ["No errors in the last 24 hours."]), state])
     return Alert(
-        DIGEST, day, Severity.INFO, f"Digest of {day}: {total} errors, {unresolved} unresolved", text, once=True
-    )  # fmt: skip
+        DIGEST,
+        day,
+        Severity.INFO,
+        f"Digest of {day}: {total} errors, {unresolved} unresolved",
+        text,
+        once=True,
+    )
 
 
 # -- words

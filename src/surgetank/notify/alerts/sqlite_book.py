@@ -251,7 +251,16 @@ class SQLiteAlertBook:
             limit,
         )
         return [
-            Attempt(id_, at, channel, rule, title, attempt, Outcome(outcome), error)
+            Attempt(
+                id=id_,
+                at=at,
+                channel=channel,
+                rule=rule,
+                title=title,
+                attempt=attempt,
+                outcome=Outcome(outcome),
+                error=error,
+            )
             for id_, at, channel, rule, title, attempt, outcome, error in rows
         ]
 

@@ -75,9 +75,14 @@ class AlertWatch:
             settings.alert_failing_after, settings.alert_buffer_share, settings.alert_thread_errors
         )
         self.courier = Courier(
-            book, channels, clock=clock, random=random.random, give_up_s=settings.alert_give_up_after,
-            retry=RetryPolicy(settings.alert_retry_base, _LONGEST_RETRY_S), on_failed=self._delivery_failed,
-        )  # fmt: skip
+            book,
+            channels,
+            clock=clock,
+            random=random.random,
+            give_up_s=settings.alert_give_up_after,
+            retry=RetryPolicy(settings.alert_retry_base, _LONGEST_RETRY_S),
+            on_failed=self._delivery_failed,
+        )
         self._digested: str | None = None
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -217,11 +222,17 @@ class AlertWatch:
         self._tell(
             News(
                 f"The alert {delivery.message.title!r} did not reach {delivery.channel}. {end}",
-                Severity.ERROR if last else Severity.WARNING, error_type="alert_delivery_failed", detail=error,
-                context={"channel": delivery.channel, "attempts": delivery.attempt, "rule": delivery.message.rule},
+                Severity.ERROR if last else Severity.WARNING,
+                error_type="alert_delivery_failed",
+                detail=error,
+                context={
+                    "channel": delivery.channel,
+                    "attempts": delivery.attempt,
+                    "rule": delivery.message.rule,
+                },
                 group=("alert_delivery", delivery.channel),
             )
-        )  # fmt: skip
+        )
 
     def close(self, within_s: float) -> None:
         """Stop, then close the book."""

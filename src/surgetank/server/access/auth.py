@@ -194,9 +194,12 @@ class Authenticator:
             failed()
             log.warning("login_failed", client=address, token=found.id if found else None)
             raise Problem(
-                401, "not-authenticated", "The token is unknown, expired or revoked.", headers=_CHALLENGE,
+                401,
+                "not-authenticated",
+                "The token is unknown, expired or revoked.",
+                headers=_CHALLENGE,
                 remedy="ask an administrator for a new one.",
-            )  # fmt: skip
+            )
         self._remember(secret, found)
         return found.caller
 
@@ -260,10 +263,12 @@ def _too_many(wait_s: float) -> Problem:
 
 def _cannot_tell() -> Problem:
     return Problem(
-        503, "login-unavailable", "The database can't be reached, so that this token can't be "
-        "checked now.",
-        remedy="try again in a moment; SURGETANK_ADMIN_TOKEN works without the database.", headers={"Retry-After": "5"},
-    )  # fmt: skip
+        503,
+        "login-unavailable",
+        "The database can't be reached, so that this token can't be checked now.",
+        remedy="try again in a moment; SURGETANK_ADMIN_TOKEN works without the database.",
+        headers={"Retry-After": "5"},
+    )
 
 
 class Tickets:

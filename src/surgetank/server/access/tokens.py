@@ -97,9 +97,15 @@ class TokenStore:
         _check_name("label", label, at_least=0)
         secret = PREFIX + secrets.token_urlsafe(32)
         (row,) = self._query(
-            "create_token", id=secrets.token_hex(6), hash=digest(secret), user=user, role=role.value,
-            label=label, by=by, expires_at=expires_at,
-        )  # fmt: skip
+            "create_token",
+            id=secrets.token_hex(6),
+            hash=digest(secret),
+            user=user,
+            role=role.value,
+            label=label,
+            by=by,
+            expires_at=expires_at,
+        )
         return _token(row), secret
 
     def find(

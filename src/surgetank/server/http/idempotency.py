@@ -109,9 +109,15 @@ class KeptAnswers:
             with self._database.connection() as connection:
                 connection.execute(
                     _SQL["keep_answer"],
-                    {"scope": claim.scope, "key": claim.key, "claim": claim.id, "status": answer.status,
-                     "media_type": answer.media_type, "body": answer.body},
-                )  # fmt: skip
+                    {
+                        "scope": claim.scope,
+                        "key": claim.key,
+                        "claim": claim.id,
+                        "status": answer.status,
+                        "media_type": answer.media_type,
+                        "body": answer.body,
+                    },
+                )
         except (SinkError, ConfigurationError) as error:
             log.info("idempotency_key_in_memory", error=error.what)
             with self._lock:

@@ -202,9 +202,12 @@ class Bodies:
 
     def _too_large(self) -> Problem:
         return Problem(
-            413, "too-large", f"The request's body is larger than {self._max} bytes.",
-            remedy="send less, or raise SURGETANK_SERVER_MAX_BODY.", headers={"Connection": "close"},
-        )  # fmt: skip
+            413,
+            "too-large",
+            f"The request's body is larger than {self._max} bytes.",
+            remedy="send less, or raise SURGETANK_SERVER_MAX_BODY.",
+            headers={"Connection": "close"},
+        )
 
 
 class Answers:

@@ -70,11 +70,22 @@ class Problem(Exception):
 class ProblemBody(BaseModel):
     """An error (RFC 9457)."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{
-        "type": "urn:surgetank:problem:not-found", "title": "Not Found", "status": 404, "code": "not-found",
-        "detail": "There is no thread 't-1'.", "instance": "/threads/t-1/state",
-        "remedy": "see GET /threads for those that you may see.",
-    }]})  # fmt: skip
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:surgetank:problem:not-found",
+                    "title": "Not Found",
+                    "status": 404,
+                    "code": "not-found",
+                    "detail": "There is no thread 't-1'.",
+                    "instance": "/threads/t-1/state",
+                    "remedy": "see GET /threads for those that you may see.",
+                }
+            ]
+        },
+    )
 
     type: str = Field(
         description="Identifies the kind of problem: `urn:surgetank:problem:` and the code."

@@ -105,10 +105,12 @@ class Hub:
         taken."""
         if self._following[caller.user] >= self._per_caller:
             raise Problem(
-                429, "too-many-followers", f"You have {self._per_caller} WebSockets and event "
-                f"streams open already.",
-                remedy="close some of them; /ws/events tells of all threads over one.", headers={"Retry-After": "5"},
-            )  # fmt: skip
+                429,
+                "too-many-followers",
+                f"You have {self._per_caller} WebSockets and event streams open already.",
+                remedy="close some of them; /ws/events tells of all threads over one.",
+                headers={"Retry-After": "5"},
+            )
         self._following[caller.user] += 1
         try:
             yield
@@ -269,11 +271,14 @@ class Follower:
             start = self._seq
         incidents = await run_in_threadpool(self._incidents)
         body = {
-            "type": "subscribed", "thread_id": self._thread_id, "after": start,
+            "type": "subscribed",
+            "thread_id": self._thread_id,
+            "after": start,
             "incidents": [
-                incident_for(self._caller, incident, support_url=self._support_url) for incident in incidents
+                incident_for(self._caller, incident, support_url=self._support_url)
+                for incident in incidents
             ],
-        }  # fmt: skip
+        }
         return Line(start, start, "subscribed", self._thread_id, dumps_clean(body))
 
     def _incidents(self) -> list[Incident]:

@@ -60,13 +60,13 @@ def errors(
     """Errors grouped by what they have in common, newest first; also while the database is down."""
     at = position(after, float, str)
     wanted = ErrorFilter(
-        error_type,
-        severity.value if severity else None,
-        thread_id,
-        resolved,
-        since,
-        until,
-        text or None,
+        error_type=error_type,
+        severity=severity.value if severity else None,
+        thread_id=thread_id,
+        resolved=resolved,
+        since=since,
+        until=until,
+        text=text or None,
     )
     page = services.tank.errors.find(wanted, limit=limit, cursor=(at[0], at[1]) if at else None)
     return {

@@ -13,27 +13,63 @@ _THREAD = {
     "updated_at": 1795230000.0, "waiting": True,
 }  # fmt: skip
 _HEAD = {
-    "checkpoint_id": "1f0c5e1a-7c1e-6b50-8004-5a1b2c3d4e5f", "checkpoint_ns": "",
-    "parent_checkpoint_id": "1f0c5e1a-7c1e-6b50-8003-5a1b2c3d4e5f", "created_at": "2026-11-21T09:00:00+00:00",
-    "metadata": {"source": "loop", "step": 4, "user_id": "ada"}, "channels": ["messages", "score"],
-}  # fmt: skip
+    "checkpoint_id": "1f0c5e1a-7c1e-6b50-8004-5a1b2c3d4e5f",
+    "checkpoint_ns": "",
+    "parent_checkpoint_id": "1f0c5e1a-7c1e-6b50-8003-5a1b2c3d4e5f",
+    "created_at": "2026-11-21T09:00:00+00:00",
+    "metadata": {"source": "loop", "step": 4, "user_id": "ada"},
+    "channels": ["messages", "score"],
+}
 _JOB: dict[str, Any] = {
-    "id": "3f0e9a7d6c5b4a39", "stream": "checkpoints", "trigger": "manual", "status": "completed", "partition": None,
-    "created_at": 1795230000.0, "started_at": 1795230000.0, "finished_at": 1795230000.2, "attempts": 1,
-    "node": "web-1:4711", "retry_of": None, "warnings": [],
-    "result": {"entries_flushed": 5, "rows_flushed": 15, "partitions_processed": 1, "partitions_failed": 0},
-}  # fmt: skip
+    "id": "3f0e9a7d6c5b4a39",
+    "stream": "checkpoints",
+    "trigger": "manual",
+    "status": "completed",
+    "partition": None,
+    "created_at": 1795230000.0,
+    "started_at": 1795230000.0,
+    "finished_at": 1795230000.2,
+    "attempts": 1,
+    "node": "web-1:4711",
+    "retry_of": None,
+    "warnings": [],
+    "result": {
+        "entries_flushed": 5,
+        "rows_flushed": 15,
+        "partitions_processed": 1,
+        "partitions_failed": 0,
+    },
+}
 _TOKEN = {
-    "id": "9c1f0e2d3b4a", "user": "ada", "role": "viewer", "label": "laptop", "created_at": 1795230000.0,
-    "created_by": "admin", "expires_at": 1797822000.0, "revoked_at": None, "revoked_by": None, "last_used_at": None,
-}  # fmt: skip
+    "id": "9c1f0e2d3b4a",
+    "user": "ada",
+    "role": "viewer",
+    "label": "laptop",
+    "created_at": 1795230000.0,
+    "created_by": "admin",
+    "expires_at": 1797822000.0,
+    "revoked_at": None,
+    "revoked_by": None,
+    "last_used_at": None,
+}
 _ME = {"user": "ada", "role": "viewer", "token_id": "9c1f0e2d3b4a"}
 _PARKED = {
-    "id": 1, "stream": "checkpoints", "partition": "chat-7", "seq": 41, "bytes": 2048, "accepted_at": 1795230000.0,
-    "parked_at": 1795230001.0, "retries": 0,
-    "failure": {"kind": "rejected", "message": "a check constraint refuses it", "error_type": "CheckViolation",
-                "sqlstate": "23514", "remedy": ""},
-}  # fmt: skip
+    "id": 1,
+    "stream": "checkpoints",
+    "partition": "chat-7",
+    "seq": 41,
+    "bytes": 2048,
+    "accepted_at": 1795230000.0,
+    "parked_at": 1795230001.0,
+    "retries": 0,
+    "failure": {
+        "kind": "rejected",
+        "message": "a check constraint refuses it",
+        "error_type": "CheckViolation",
+        "sqlstate": "23514",
+        "remedy": "",
+    },
+}
 
 
 def _example(**fields: Any) -> ConfigDict:
@@ -110,9 +146,13 @@ class State(Checkpoint):
     named."""
 
     model_config = _example(
-        thread_id="chat-7", **_HEAD, values={"messages": ["hello"], "score": None}, pending_writes=[], omitted=[],
+        thread_id="chat-7",
+        **_HEAD,
+        values={"messages": ["hello"], "score": None},
+        pending_writes=[],
+        omitted=[],
         replaced=[{"path": "$.values.score", "reason": "NaN", "original": "nan"}],
-    )  # fmt: skip
+    )
 
     thread_id: str
     values: dict[str, Any]
@@ -222,11 +262,31 @@ class ParkedDetail(Parked):
 class Picture(BaseModel):
     """The state of saving: what `surgetank status --json` prints, in full."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{
-        "at": 1795230000.0, "healthy": True, "lag_s": 0.4, "flushing": True, "parked": 0, "durability": "process",
-        "buffer": {"entries": 5, "bytes": 9120, "max_entries": 5000000, "max_bytes": 4294967296},
-        "sinks": [{"stream": "checkpoints", "breaker": "closed"}], "failing": [], "notices": [], "problems": [],
-    }]})  # fmt: skip
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "at": 1795230000.0,
+                    "healthy": True,
+                    "lag_s": 0.4,
+                    "flushing": True,
+                    "parked": 0,
+                    "durability": "process",
+                    "buffer": {
+                        "entries": 5,
+                        "bytes": 9120,
+                        "max_entries": 5000000,
+                        "max_bytes": 4294967296,
+                    },
+                    "sinks": [{"stream": "checkpoints", "breaker": "closed"}],
+                    "failing": [],
+                    "notices": [],
+                    "problems": [],
+                }
+            ]
+        },
+    )
 
     at: float
     healthy: bool

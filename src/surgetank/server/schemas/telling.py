@@ -10,22 +10,46 @@ from surgetank.events.types import Severity
 from surgetank.server.schemas.answers import Page
 
 _EVENT: dict[str, Any] = {
-    "id": 4711, "seq": 12, "type": "checkpoint_flush_error", "thread_id": "chat-7", "severity": "warning",
-    "message": "Saving is delayed: the database is away.", "timestamp": "2026-11-21T09:00:00.000000Z",
-}  # fmt: skip
+    "id": 4711,
+    "seq": 12,
+    "type": "checkpoint_flush_error",
+    "thread_id": "chat-7",
+    "severity": "warning",
+    "message": "Saving is delayed: the database is away.",
+    "timestamp": "2026-11-21T09:00:00.000000Z",
+}
 _LINE: dict[str, Any] = {
-    "thread_id": "chat-7", "seq": 41, "timestamp": "2026-11-21T09:00:00.000000Z", "level": "info", "logger": "app",
-    "message": "looked up 3 documents", "fields": {"documents": 3},
-}  # fmt: skip
+    "thread_id": "chat-7",
+    "seq": 41,
+    "timestamp": "2026-11-21T09:00:00.000000Z",
+    "level": "info",
+    "logger": "app",
+    "message": "looked up 3 documents",
+    "fields": {"documents": 3},
+}
 _ERROR: dict[str, Any] = {
-    "id": "beda816b-b658-5741-9e07-3872d0d074c4", "fingerprint": "0a71f2241e688aa5d50aaf346e892479",
-    "error_type": "checkpoint_flush_error", "severity": "warning", "thread_id": "chat-7",
-    "error_message": "Saving is delayed: ...", "created_at": "2026-11-21T09:00:00.000000Z",
-    "first_seen": "2026-11-21T09:00:00.000000Z", "last_seen": "2026-11-21T09:00:05.000000Z", "occurrences": 3,
-    "resolved": False, "resolved_at": None, "resolved_by": None, "resolution_notes": None, "regressions": 0,
-    "regressed_at": None, "previous_resolution": None, "snoozed_until": None, "snoozed_by": None,
-    "stack_trace": "Traceback (most recent call last): ...", "error_context": {"entries": 4, "sqlstate": "57P01"},
-}  # fmt: skip
+    "id": "beda816b-b658-5741-9e07-3872d0d074c4",
+    "fingerprint": "0a71f2241e688aa5d50aaf346e892479",
+    "error_type": "checkpoint_flush_error",
+    "severity": "warning",
+    "thread_id": "chat-7",
+    "error_message": "Saving is delayed: ...",
+    "created_at": "2026-11-21T09:00:00.000000Z",
+    "first_seen": "2026-11-21T09:00:00.000000Z",
+    "last_seen": "2026-11-21T09:00:05.000000Z",
+    "occurrences": 3,
+    "resolved": False,
+    "resolved_at": None,
+    "resolved_by": None,
+    "resolution_notes": None,
+    "regressions": 0,
+    "regressed_at": None,
+    "previous_resolution": None,
+    "snoozed_until": None,
+    "snoozed_by": None,
+    "stack_trace": "Traceback (most recent call last): ...",
+    "error_context": {"entries": 4, "sqlstate": "57P01"},
+}
 
 
 def _example(**fields: Any) -> ConfigDict:

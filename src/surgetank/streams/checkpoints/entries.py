@@ -155,9 +155,16 @@ class EntryMaker:
         if pending is not None:
             extra = self._dump(at.thread_id, "$.pending_sends", pending) if pending else ("", b"")
         return CheckpointRecord(
-            at.checkpoint_id, structure, tuple(values), metadata_type, metadata_bytes, metadata_json,
-            scalars_json, extra, replaced,
-        )  # fmt: skip
+            parent_id=at.checkpoint_id,
+            structure=structure,
+            present=tuple(values),
+            metadata_type=metadata_type,
+            metadata=metadata_bytes,
+            metadata_json=metadata_json,
+            scalars_json=scalars_json,
+            extra=extra,
+            replaced=replaced,
+        )
 
     def writes(
         self,

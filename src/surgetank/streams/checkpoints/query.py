@@ -70,8 +70,11 @@ class Query:
         # nobody named.
         self._thread = limits.thread_name(thread_id) if "thread_id" in configurable else None
         before_id = before.get("configurable", {}).get("checkpoint_id") if before else None
-        asked = (("$.thread_id", self._thread), ("$.checkpoint_ns", configurable.get("checkpoint_ns")),
-                 ("$.before.checkpoint_id", before_id))  # fmt: skip
+        asked = (
+            ("$.thread_id", self._thread),
+            ("$.checkpoint_ns", configurable.get("checkpoint_ns")),
+            ("$.before.checkpoint_id", before_id),
+        )
         limits.check_names(
             self._thread or "", [(path, name) for path, name in asked if name is not None]
         )

@@ -54,10 +54,17 @@ class ErrorReport:
             context = jsontext.dumps({"cut": f"a context of {len(context)} bytes is not kept"})
         head, _ = dumps_jsonb(
             [
-                "report", self.error_type, self.severity.value, self.thread_id, self.message[:MAX_STACK],
-                self.stack_trace[-MAX_STACK:], self.fingerprint, self.at, self.count,
+                "report",
+                self.error_type,
+                self.severity.value,
+                self.thread_id,
+                self.message[:MAX_STACK],
+                self.stack_trace[-MAX_STACK:],
+                self.fingerprint,
+                self.at,
+                self.count,
             ]
-        )  # fmt: skip
+        )
         return head[:-1] + b"," + context + b"]"
 
 
@@ -91,15 +98,15 @@ def unpack(data: bytes) -> ErrorReport | ErrorAction:
         if not isinstance(context, dict):
             raise TypeError("the context is no object")  # noqa: TRY301
         return ErrorReport(
-            error_type,
-            message,
-            Severity(severity),
-            thread_id,
-            stack_trace,
-            context,
-            mark,
-            float(at),
-            int(count),
+            error_type=error_type,
+            message=message,
+            severity=Severity(severity),
+            thread_id=thread_id,
+            stack_trace=stack_trace,
+            context=context,
+            fingerprint=mark,
+            at=float(at),
+            count=int(count),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"a record that is no system error ({error})") from error
@@ -235,11 +242,20 @@ def _occur(group: ErrorGroup | None, report: ErrorReport) -> tuple[ErrorGroup, A
     if group is None:
         return (
             ErrorGroup(
-                group_id(report.fingerprint), report.fingerprint, report.error_type, report.severity, report.thread_id,
-                report.message, report.stack_trace, report.context, report.at, report.at, report.count,
+                id=group_id(report.fingerprint),
+                fingerprint=report.fingerprint,
+                error_type=report.error_type,
+                severity=report.severity,
+                thread_id=report.thread_id,
+                error_message=report.message,
+                stack_trace=report.stack_trace,
+                error_context=report.context,
+                created_at=report.at,
+                last_seen=report.at,
+                occurrences=report.count,
             ),
             None,
-        )  # fmt: skip
+        )
     # An occurrence older than the resolution only arrived late: it is counted and changes nothing
     # else.
     back = group.resolved_at is not None and report.at > group.resolved_at
@@ -255,9 +271,12 @@ def _occur(group: ErrorGroup | None, report: ErrorReport) -> tuple[ErrorGroup, A
     )
     if newer:
         after = replace(
-            after, thread_id=report.thread_id, error_message=report.message, stack_trace=report.stack_trace,
+            after,
+            thread_id=report.thread_id,
+            error_message=report.message,
+            stack_trace=report.stack_trace,
             error_context=report.context,
-        )  # fmt: skip
+        )
     if not back:
         return after, None
     previous = {
@@ -266,9 +285,16 @@ def _occur(group: ErrorGroup | None, report: ErrorReport) -> tuple[ErrorGroup, A
         "resolution_notes": group.resolution_notes,
     }
     after = replace(
-        after, resolved_at=None, resolved_by=None, resolution_notes=None, regressions=group.regressions + 1,
-        regressed_at=report.at, previous_resolution=previous, snoozed_until=None, snoozed_by=None,
-    )  # fmt: skip
+        after,
+        resolved_at=None,
+        resolved_by=None,
+        resolution_notes=None,
+        regressions=group.regressions + 1,
+        regressed_at=report.at,
+        previous_resolution=previous,
+        snoozed_until=None,
+        snoozed_by=None,
+    )
     return after, Audit("regressed", "surgetank", report.at, "it came back", previous)
 
 
@@ -276,9 +302,13 @@ def _resolve(group: ErrorGroup, action: ErrorAction) -> ErrorGroup:
     if group.resolved:
         return group
     return replace(
-        group, resolved_at=action.at, resolved_by=action.actor, resolution_notes=action.notes, snoozed_until=None,
+        group,
+        resolved_at=action.at,
+        resolved_by=action.actor,
+        resolution_notes=action.notes,
+        snoozed_until=None,
         snoozed_by=None,
-    )  # fmt: skip
+    )
 
 
 def _reopen(group: ErrorGroup, _: ErrorAction) -> ErrorGroup:

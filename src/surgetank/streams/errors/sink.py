@@ -148,10 +148,14 @@ def _write_group(cursor: Rows, part: Passed, group: ErrorGroup | None) -> Writte
         cursor.execute(
             SQL["audit"],
             {
-                "error_id": group_id(name), "at": audit.at, "actor": audit.actor, "action": audit.action,
-                "notes": audit.notes, "detail": _json(audit.detail),
+                "error_id": group_id(name),
+                "at": audit.at,
+                "actor": audit.actor,
+                "action": audit.action,
+                "notes": audit.notes,
+                "detail": _json(audit.detail),
             },
-        )  # fmt: skip
+        )
     size = sum(entry.size for entry in entries)
     return Written(
         rows=bool(entries) + len(audits),
@@ -187,10 +191,13 @@ def _count(cursor: Rows, error_id: str, reports: Sequence[ErrorReport]) -> None:
         cursor.execute(
             SQL["count_threads"],
             {
-                "ids": [ids] * len(names), "threads": names, "counts": [counts[n] for n in names],
-                "firsts": [min(threads[n]) for n in names], "lasts": [max(threads[n]) for n in names],
+                "ids": [ids] * len(names),
+                "threads": names,
+                "counts": [counts[n] for n in names],
+                "firsts": [min(threads[n]) for n in names],
+                "lasts": [max(threads[n]) for n in names],
             },
-        )  # fmt: skip
+        )
     if hours:
         cursor.execute(
             SQL["count_hours"],

@@ -341,9 +341,12 @@ class SystemErrors:
             if group is None:
                 continue
             new = {
-                "error_type": group.error_type, "severity": group.severity.value, "groups": 0, "occurrences": 0,
+                "error_type": group.error_type,
+                "severity": group.severity.value,
+                "groups": 0,
+                "occurrences": 0,
                 "unresolved": 0,
-            }  # fmt: skip
+            }
             row = counted.setdefault((group.error_type, group.severity.value), new)
             row["groups"] += 1
             row["occurrences"] += group.occurrences
@@ -445,11 +448,19 @@ class SystemErrors:
         rows = self._query(
             "find_errors",
             {
-                "error_type": wanted.error_type, "severity": wanted.severity, "resolved": wanted.resolved,
-                "since": wanted.since, "until": wanted.until, "text": wanted.text, "thread_id": wanted.thread_id,
-                "except_ids": list(except_ids), "cursor_at": at, "cursor_id": id_, "limit": limit,
+                "error_type": wanted.error_type,
+                "severity": wanted.severity,
+                "resolved": wanted.resolved,
+                "since": wanted.since,
+                "until": wanted.until,
+                "text": wanted.text,
+                "thread_id": wanted.thread_id,
+                "except_ids": list(except_ids),
+                "cursor_at": at,
+                "cursor_id": id_,
+                "limit": limit,
             },
-        )  # fmt: skip
+        )
         return [group_of(row) for row in rows]
 
     def _threads_of(self, ids: Sequence[str], thread_id: str | None) -> set[str]:

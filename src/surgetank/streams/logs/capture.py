@@ -78,9 +78,14 @@ class ThreadLogHandler(logging.Handler):
             if record.exc_info:
                 fields["exc_info"] = logging.Formatter().formatException(record.exc_info)
             self._emit_log(
-                record.getMessage(), thread_id=str(thread_id), level=record.levelno, logger=record.name,
-                user_id=getattr(record, "user_id", None), wait=False, fields=fields,
-            )  # fmt: skip
+                record.getMessage(),
+                thread_id=str(thread_id),
+                level=record.levelno,
+                logger=record.name,
+                user_id=getattr(record, "user_id", None),
+                wait=False,
+                fields=fields,
+            )
         except Exception:  # noqa: BLE001 - logging's own way of telling that a handler failed
             self.handleError(record)
         finally:
@@ -107,9 +112,13 @@ class ThreadLogProcessor:
                 k: v for k, v in event.items() if k not in _EVENT_KEYS and not k.startswith("_")
             }
             self._emit_log(
-                str(event.get("event", "")), thread_id=str(thread_id), level=str(event.get("level", method)),
-                logger=str(event.get("logger", "")), wait=False, fields=fields,
-            )  # fmt: skip
+                str(event.get("event", "")),
+                thread_id=str(thread_id),
+                level=str(event.get("level", method)),
+                logger=str(event.get("logger", "")),
+                wait=False,
+                fields=fields,
+            )
         finally:
             _busy.here = False
         return event

@@ -75,10 +75,17 @@ def _write(
                     line = _line(thread_id, entry, record, buffer_id)
                     copy.write_row(
                         (
-                            thread_id, line.seq, buffer_id, line.level, datetime.fromtimestamp(line.at, UTC),
-                            line.logger, line.user_id, line.message, Jsonb(line.fields, dumps=jsontext.dumps),
+                            thread_id,
+                            line.seq,
+                            buffer_id,
+                            line.level,
+                            datetime.fromtimestamp(line.at, UTC),
+                            line.logger,
+                            line.user_id,
+                            line.message,
+                            Jsonb(line.fields, dumps=jsontext.dumps),
                         )
-                    )  # fmt: skip
+                    )
                     rows, size = rows + 1, size + len(record.value)
             last = max(deleted.get(thread_id, 0), _deleted_seq(part.written_before))
             noted = {DELETED: last.to_bytes(8)} if last else {}

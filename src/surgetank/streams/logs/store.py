@@ -142,10 +142,17 @@ class ThreadLogs:
                     data = event.data
                     lines.append(
                         LogLine(
-                            thread_id, str(data.get("message", "")), str(data.get("level", "info")), event.at,
-                            str(data.get("logger", "")), None, data.get("fields", {}), number, self._buffer.id,
+                            thread_id=thread_id,
+                            message=str(data.get("message", "")),
+                            level=str(data.get("level", "info")),
+                            at=event.at,
+                            logger=str(data.get("logger", "")),
+                            user_id=None,
+                            fields=data.get("fields", {}),
+                            seq=number,
+                            buffer_id=self._buffer.id,
                         )
-                    )  # fmt: skip
+                    )
         return lines
 
     def _cold(

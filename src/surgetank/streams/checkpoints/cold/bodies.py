@@ -35,16 +35,16 @@ def unpack_body(parent_id: str | None, codec: int, body: bytes) -> CheckpointRec
             {channel: (type_, data) for channel, (type_, data) in rest[0].items()} if rest else None
         )
         return CheckpointRecord(
-            parent_id,
-            structure,
-            tuple(present),
-            mtype,
-            metadata,
-            b"",
-            b"",
-            tuple(extra) if extra else None,
-            (),
-            small,
+            parent_id=parent_id,
+            structure=structure,
+            present=tuple(present),
+            metadata_type=mtype,
+            metadata=metadata,
+            metadata_json=b"",
+            scalars_json=b"",
+            extra=tuple(extra) if extra else None,
+            replaced=(),
+            small=small,
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise StateCorrupt(

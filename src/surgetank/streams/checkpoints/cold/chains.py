@@ -103,8 +103,12 @@ class ThreadCache:
         )
         newest = tuple((ns_pk, *known) for ns_pk, known in thread.newest.items())
         self._threads[thread.thread_id] = (
-            (thread.incarnation, thread.revision), tuple(thread.ns_pks.items()), channels, newest, size
-        )  # fmt: skip
+            (thread.incarnation, thread.revision),
+            tuple(thread.ns_pks.items()),
+            channels,
+            newest,
+            size,
+        )
         self._size += size
         while self._size > self._limit:
             _, (*_, freed) = self._threads.popitem(last=False)
@@ -156,7 +160,12 @@ def load_tips(
         ):
             blobs = [
                 Blob(
-                    r["n"], r["base_n"], r["position"], r["codec"], r["raw_bytes"], bytes(r["data"])
+                    n=r["n"],
+                    base_n=r["base_n"],
+                    position=r["position"],
+                    codec=r["codec"],
+                    raw_bytes=r["raw_bytes"],
+                    data=bytes(r["data"]),
                 )
                 for r in path
             ]

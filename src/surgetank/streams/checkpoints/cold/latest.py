@@ -107,7 +107,14 @@ def touch(
         for statement in _statements(items):
             rows = plain.execute(SQL["touch_threads"], {"items": statement}).fetchall()
             threads += [
-                Thread(thread, revision, latest, versions or {}, incarnation, writer)
+                Thread(
+                    thread_id=thread,
+                    revision=revision,
+                    checkpoint_id=latest,
+                    versions=versions or {},
+                    incarnation=incarnation,
+                    writer=writer,
+                )
                 for thread, revision, latest, versions, incarnation, writer in rows
             ]
     return threads

@@ -17,7 +17,15 @@ def probe() -> Slice:
     """A checkpoint with a value and a pending write: a row for every table that checkpoints are
     written to."""
     structure = envelope.structure_of({"v": 4, "id": _ID, "channel_versions": {"probe": "1"}})
-    record = CheckpointRecord(None, structure, ("probe",), "null", b"", b"{}", b"{}")
+    record = CheckpointRecord(
+        parent_id=None,
+        structure=structure,
+        present=("probe",),
+        metadata_type="null",
+        metadata=b"",
+        metadata_json=b"{}",
+        scalars_json=b"{}",
+    )
     return probe_slice(
         envelope.STREAM,
         probe_name(),

@@ -217,8 +217,11 @@ class ColdReader:
         them."""
         while len(found) < len(versions):
             arguments = {
-                "thread_id": thread_id, "checkpoint_ns": ns, "before": before, "limit": self.page_size,
-            }  # fmt: skip
+                "thread_id": thread_id,
+                "checkpoint_ns": ns,
+                "before": before,
+                "limit": self.page_size,
+            }
             rows = self._query("bodies_before", arguments)
             for row in rows:
                 before = row["checkpoint_id"]

@@ -121,9 +121,17 @@ def _blob_rows(
         numbers[key] = blob.n
         tallies[thread_id].count(len(blob.data))
         yield (
-            ns_pk, blob.n, blob.base_n, blob.raw_bytes, blob.position, blob.codec, channel, version, type_,
+            ns_pk,
+            blob.n,
+            blob.base_n,
+            blob.raw_bytes,
+            blob.position,
+            blob.codec,
+            channel,
+            version,
+            type_,
             blob.data,
-        )  # fmt: skip
+        )
 
 
 def _store_checkpoints(
@@ -165,9 +173,15 @@ def _checkpoint_rows(
         codec, body, numbers = _packed(record, found.get(key))
         tallies[key[0]].count(len(body))
         yield (
-            ns_pk, key[2], record.parent_id, codec, jsonb(record.metadata_json), jsonb(record.scalars_json),
-            jsonb(numbers) if numbers is not None else None, body,
-        )  # fmt: skip
+            ns_pk,
+            key[2],
+            record.parent_id,
+            codec,
+            jsonb(record.metadata_json),
+            jsonb(record.scalars_json),
+            jsonb(numbers) if numbers is not None else None,
+            body,
+        )
 
 
 def _packed(record: CheckpointRecord, has: Contents | None) -> tuple[int, bytes, bytes | None]:
@@ -200,9 +214,17 @@ def _store_writes(
                 more = pack_others((other[4], batch.writes[other]) for other in others[key])
             tallies[key[0]].count(len(data) + len(more or b""))
             yield (
-                threads[key[0]].ns_pks[key[1]], key[4], codec, key[2], key[3], record.task_path, record.channel,
-                record.type, more, data,
-            )  # fmt: skip
+                threads[key[0]].ns_pks[key[1]],
+                key[4],
+                codec,
+                key[2],
+                key[3],
+                record.task_path,
+                record.channel,
+                record.type,
+                more,
+                data,
+            )
 
     copy_rows(cursor, SQL["copy_writes"], WRITES, rows())
     for key, record in batch.writes.items():

@@ -65,10 +65,14 @@ class Inventory:
                 continue
             raw = bodies.get(row_key)
             found[key] = Stored(
-                *key, row["parent_id"], row["age_s"], row["size"] + writes.get(row_key, 0),
-                frozenset(row["delta"] or ()), frozenset(raw.record.present) if raw else frozenset(),
+                *key,
+                row["parent_id"],
+                row["age_s"],
+                row["size"] + writes.get(row_key, 0),
+                frozenset(row["delta"] or ()),
+                frozenset(raw.record.present) if raw else frozenset(),
                 _numbers(numbers, row["ns_pk"], raw),
-            )  # fmt: skip
+            )
         for raw in raws:
             counters = jsontext.loads(raw.record.metadata_json).get(COUNTERS) or {}
             key = (raw.checkpoint_ns, raw.checkpoint_id)

@@ -136,7 +136,13 @@ def plan(contents: Contents, limits: Limits) -> ThreadPlan:
     freed = max(0, size - remaining_bytes(contents, kept)) if contents.values else None
     delta = any(known[key].delta_channels for key in known.keys() - kept)
     return ThreadPlan(
-        contents.thread_id, len(known), size, doomed, counts, freed, indivisible=delta
+        thread_id=contents.thread_id,
+        checkpoints=len(known),
+        bytes=size,
+        doomed=doomed,
+        reasons=counts,
+        freed_bytes=freed,
+        indivisible=delta,
     )
 
 

@@ -256,10 +256,16 @@ class _Survey:
             queries("streams/checkpoints/cold/flush.sql")["storage_level"]
         ).fetchone()
         return StorageReport(
-            address, hot, share=share, tables=tables, kinds=_by_kind(usages),
-            channels=_largest_channels(usages, top), threads=threads,
-            retention=tuple(RetentionPass(**row) for row in passes), format=level["level"] if level else None,
-        )  # fmt: skip
+            address,
+            hot,
+            share=share,
+            tables=tables,
+            kinds=_by_kind(usages),
+            channels=_largest_channels(usages, top),
+            threads=threads,
+            retention=tuple(RetentionPass(**row) for row in passes),
+            format=level["level"] if level else None,
+        )
 
     def _sampled(self, share: float, top: int) -> tuple[list[Usage], list[str]]:
         usages: list[Usage] = []
@@ -287,13 +293,13 @@ class _Survey:
     def _thread(self, name: str, usages: list[Usage], row: dict[str, Any] | None) -> ThreadUsage:
         checkpoints = sum(u.rows for u in usages if u.kind == "checkpoints")
         return ThreadUsage(
-            name,
-            sum(u.bytes for u in usages),
-            checkpoints,
-            self._hot_bytes.get(name, 0),
-            tuple(sorted(usages, key=lambda u: u.bytes, reverse=True)),
-            row["updated_at"] if row else None,
-            row["state_bytes"] if row else 0,
+            thread_id=name,
+            bytes=sum(u.bytes for u in usages),
+            checkpoints=checkpoints,
+            hot_bytes=self._hot_bytes.get(name, 0),
+            usage=tuple(sorted(usages, key=lambda u: u.bytes, reverse=True)),
+            updated_at=row["updated_at"] if row else None,
+            state_bytes=row["state_bytes"] if row else 0,
             **self._outlook(name, sum(u.rows for u in usages)),
         )
 

@@ -212,9 +212,13 @@ class Retention:
         for ns, ids in found.doomed.items():
             append_deletion(self._buffer, found.thread_id, ns, ids, wait=wait)
         log.info(
-            "retention_pruned", thread_id=found.thread_id, checkpoints=found.count, of=found.checkpoints,
-            freed_bytes_estimate=found.freed_bytes, **{f"by_{k}": n for k, n in found.reasons.items()},
-        )  # fmt: skip
+            "retention_pruned",
+            thread_id=found.thread_id,
+            checkpoints=found.count,
+            of=found.checkpoints,
+            freed_bytes_estimate=found.freed_bytes,
+            **{f"by_{k}": n for k, n in found.reasons.items()},
+        )
 
     def _record(self, trigger: str, report: RetentionReport, limits: Limits) -> None:
         """A job that people find in `surgetank jobs`; none when there was nothing to do."""
@@ -225,19 +229,23 @@ class Retention:
             "message": f"Retention ({limits}) deleted {report.checkpoints} checkpoints of "
             f"{len(report.plans)} threads"
             f" and {len(report.deleted_threads)} whole threads.",
-            "threads_pruned": len(report.plans), "checkpoints_deleted": report.checkpoints,
-            "threads_deleted": len(report.deleted_threads), "freed_bytes_estimate": report.freed_bytes,
-            "warnings": [f"The thread {t!r} can't be read and was left alone." for t in report.skipped],
-        }  # fmt: skip
+            "threads_pruned": len(report.plans),
+            "checkpoints_deleted": report.checkpoints,
+            "threads_deleted": len(report.deleted_threads),
+            "freed_bytes_estimate": report.freed_bytes,
+            "warnings": [
+                f"The thread {t!r} can't be read and was left alone." for t in report.skipped
+            ],
+        }
         job = FlushJob(
-            uuid.uuid4().hex,
-            JOB_STREAM,
-            trigger,
-            JobStatus.COMPLETED,
-            now,
-            self._node,
-            now,
-            now,
+            id=uuid.uuid4().hex,
+            stream=JOB_STREAM,
+            trigger=trigger,
+            status=JobStatus.COMPLETED,
+            created_at=now,
+            node=self._node,
+            started_at=now,
+            finished_at=now,
             result=result,
         )
         self._buffer.save_job(job)
@@ -275,10 +283,13 @@ class Retention:
             cursor.execute(
                 SQL["advance"],
                 {
-                    **whose, "last_thread_id": done.last_thread_id, "seen": done.report.threads_seen,
-                    "pruned": len(done.report.plans), "deleted": done.report.checkpoints,
+                    **whose,
+                    "last_thread_id": done.last_thread_id,
+                    "seen": done.report.threads_seen,
+                    "pruned": len(done.report.plans),
+                    "deleted": done.report.checkpoints,
                 },
-            )  # fmt: skip
+            )
             if done.complete:
                 cursor.execute(SQL["finish"], {**whose, "interval_s": interval_s})
         self._record("schedule", done.report, limits)

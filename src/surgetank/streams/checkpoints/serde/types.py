@@ -101,8 +101,9 @@ class Registry:
             )  # fmt: skip
         if hasattr(kind, "__fields__") and hasattr(kind, "construct"):  # pydantic 1
             return lambda o: (
-                codes.OBJECT, [*self.name(kind), "model1", dict(o.__dict__), model1_state(o, mark_of(kind))]
-            )  # fmt: skip
+                codes.OBJECT,
+                [*self.name(kind), "model1", dict(o.__dict__), model1_state(o, mark_of(kind))],
+            )
         if isinstance(obj, Item):
             return lambda o: (codes.OBJECT, [*self.name(kind), "fields", attributes(o) or {}, None])
         if kind.__module__ == "langgraph.types" and kind.__name__ == "Send":

@@ -183,9 +183,14 @@ def digest(raw: RawCheckpoint) -> bytes:
     """Of all that a checkpoint holds, byte by byte: what gives the same is the same."""
     record = raw.record
     parts = (
-        raw.parent_id, record.structure, sorted(record.present), record.metadata_type, record.metadata,
-        sorted((c, t, d) for c, (t, d) in raw.blobs.items()), sorted(each_write(raw)),
-    )  # fmt: skip
+        raw.parent_id,
+        record.structure,
+        sorted(record.present),
+        record.metadata_type,
+        record.metadata,
+        sorted((c, t, d) for c, (t, d) in raw.blobs.items()),
+        sorted(each_write(raw)),
+    )
     return hashlib.blake2b(ormsgpack.packb(parts), digest_size=16).digest()
 
 

@@ -39,15 +39,15 @@ def make_raw(
     scalars_json, _ = dumps_jsonb(scalars_of(scalars))
     structure = envelope.structure_of(checkpoint)
     record = CheckpointRecord(
-        parent or None,
-        structure,
-        tuple(values),
-        metadata_type,
-        packed,
-        metadata_json,
-        scalars_json,
-        None,
-        replaced,
+        parent_id=parent or None,
+        structure=structure,
+        present=tuple(values),
+        metadata_type=metadata_type,
+        metadata=packed,
+        metadata_json=metadata_json,
+        scalars_json=scalars_json,
+        extra=None,
+        replaced=replaced,
     )
     raw = RawCheckpoint(*ref, record, parent or None, blobs=values)
     for task_id, idx, task_path, channel, type_, data in writes:
