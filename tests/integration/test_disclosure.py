@@ -17,7 +17,7 @@ from support.savers import put
 from support.tanks import MakeTank
 from surgetank.events.types import EventType, Severity
 from surgetank.exceptions import ConfigurationError
-from surgetank.notify.notifier import News
+from surgetank.notify.news import News
 from surgetank.server.access.disclosure import UNREADABLE
 
 SECRET = "role app_rw at db-7.internal refuses the row (bob, 4111-1111)"

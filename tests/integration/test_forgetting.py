@@ -46,7 +46,7 @@ def told(tank: Surgetank, error: str, thread: str = "t") -> dict[str, Any]:
 
 
 def load_filter(thread: str) -> Any:
-    from surgetank.streams.errors.store import ErrorFilter
+    from surgetank.streams.errors.answers import ErrorFilter
 
     return ErrorFilter(thread_id=thread)
 

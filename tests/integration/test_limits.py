@@ -16,8 +16,8 @@ import pytest
 
 from support.savers import checkpoint, config, put
 from surgetank import Surgetank, SurgetankError
+from surgetank.streams.errors.answers import ErrorFilter
 from surgetank.streams.errors.groups import ErrorReport
-from surgetank.streams.errors.store import ErrorFilter
 
 LETTERS = random.Random(7)
 

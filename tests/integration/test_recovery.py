@@ -11,7 +11,7 @@ from support.tanks import MakeTank
 from support.waiting import wait_until
 from support.webhook import running_webhook
 from surgetank.streams.checkpoints.envelope import STREAM
-from surgetank.streams.errors.store import ErrorFilter
+from surgetank.streams.errors.answers import ErrorFilter
 
 
 def test_all_streams_are_saved_within_seconds_after_the_database_is_back(

@@ -21,7 +21,7 @@ from surgetank.database.migrate import migrate
 from surgetank.database.pool import Database
 from surgetank.events.types import EventType, Severity
 from surgetank.exceptions import ErrorNotFound, ErrorStateConflict
-from surgetank.streams.errors.store import ErrorFilter
+from surgetank.streams.errors.answers import ErrorFilter
 
 
 class State(TypedDict, total=False):
@@ -440,7 +440,7 @@ def test_a_channel_that_fails_stops_no_other_and_is_told(
 ):
     monkeypatch.setattr(tank.parts.reporting.runs, "log", lambda *a, **k: 1 / 0)
     tank.parts.reporting.problem(RuntimeError("odd"), where="test")
-    from surgetank.notify.notifier import News
+    from surgetank.notify.news import News
 
     tank.parts.reporting.notifier.tell(
         News(

@@ -12,9 +12,9 @@ import pytest
 from support.flushing import Plant
 from surgetank.buffer.coordination import Due
 from surgetank.exceptions import EntryUnreadable
-from surgetank.flush.partition import Run
 from surgetank.flush.policy import StreamPolicy
 from surgetank.flush.rotation import Rotation
+from surgetank.flush.run import Run
 from surgetank.model import JobStatus
 from surgetank.sinks.protocol import Slice
 

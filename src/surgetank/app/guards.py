@@ -20,7 +20,7 @@ from surgetank.exceptions import SurgetankError
 from surgetank.flush.belonging import Belonging
 from surgetank.flush.doubts import Found
 from surgetank.flush.verify import ProgressCheck
-from surgetank.notify.notifier import News
+from surgetank.notify.news import News
 from surgetank.notify.report import Notice
 from surgetank.notify.reporting import Reporting
 from surgetank.notify.travels import TimeTravels

@@ -23,6 +23,7 @@ from surgetank.app.erasure import ErasureReport, erasure_of
 from surgetank.app.guards import destination, engine_settings
 from surgetank.app.jobs import Jobs
 from surgetank.app.parked import Parked
+from surgetank.app.picture import picture_of
 from surgetank.app.speaking import Speaks
 from surgetank.buffer.binding import Binding
 from surgetank.encode.limits import check_names
@@ -37,8 +38,7 @@ from surgetank.flush.events import FlushListener
 from surgetank.flush.job import StreamFlusher
 from surgetank.flush.meters import Meters
 from surgetank.model import FlushJob
-from surgetank.notify.health import judge
-from surgetank.notify.report import Status, notices
+from surgetank.notify.report import Status
 from surgetank.setting_names import SettingNames
 from surgetank.settings import Settings
 from surgetank.spilling.recovery import Progress, Recovery
@@ -427,53 +427,7 @@ class Surgetank(Speaks):
 
         `ping` also asks the database who it is, which takes a moment when it is down.
         """
-        parts, now = self.parts, self._clock()
-        depth = parts.buffer.depth()
-        failing = tuple(parts.buffer.states(failing=True, limit=100))
-        sinks = tuple(parts.sink_statuses(ping=ping, failing=failing))
-        parked = parts.buffer.parked()
-        oldest = [s.oldest_at for s in depth.streams if s.oldest_at is not None and s.entries]
-        fallback = parts.spills.status(ping=ping)
-        found = notices(
-            depth, failing, parked, sinks, streams=parts.streams, now=now, fallback=fallback,
-            critical_after_s=self.settings.critical_after, forks=parts.reporting.notifier.forks(),
-        )  # fmt: skip
-        found = (*found, *parts.guards.notices())
-        problems = (
-            *parts.problems,
-            *(f"{f.listener}: {f.event}: {f.error}" for f in parts.listeners.failures[-5:]),
-            *parts.reporting.problems(),
-        )
-        lag_s = max(0.0, now - min(oldest)) if oldest else 0.0
-        health = judge(
-            depth,
-            [sink.facts for sink in sinks],
-            [notice.severity for notice in found],
-            lag_s=lag_s,
-            flushes=parts.scheduler.running if self.settings.flush_in_process else None,
-            problems=len(problems),
-            patience_s=self.settings.critical_after,
-            fallback_usable=fallback.reachable if fallback is not None else None,
-        )
-        return Status(
-            at=now,
-            node=self.settings.node,
-            home=str(self.settings.home),
-            buffer_path=parts.buffer.name,
-            durability=parts.buffer.durability,
-            buffer=depth,
-            lag_s=lag_s,
-            sinks=sinks,
-            failing=failing,
-            parked=len(parked),
-            jobs=tuple(parts.buffer.jobs(limit=jobs)),
-            notices=found,
-            health=health,
-            flushing=parts.scheduler.running,
-            fallback=fallback,
-            support_url=self.settings.support_url,
-            problems=problems,
-        )
+        return picture_of(self.parts, ping=ping, jobs=jobs)
 
 
 def _check_threads(*names: str | None) -> None:

@@ -25,8 +25,8 @@ from surgetank.cli.output import (
 )
 from surgetank.events.types import Severity
 from surgetank.exceptions import ConfigurationError
+from surgetank.streams.errors.answers import ErrorFilter, ErrorPage
 from surgetank.streams.errors.groups import ErrorGroup
-from surgetank.streams.errors.store import ErrorFilter, ErrorPage
 
 app = typer.Typer(
     help="List, look at, resolve, reopen, snooze and delete system errors.",

@@ -24,9 +24,10 @@ from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.classify import classify, combine
 from surgetank.flush.doubts import Found
 from surgetank.flush.events import FlushListener, JobFinished, outcome_events
-from surgetank.flush.partition import Delivery, Run
+from surgetank.flush.partition import Delivery
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
 from surgetank.flush.rotation import Rotation
+from surgetank.flush.run import Run
 from surgetank.model import Failure, FailureKind, FlushJob, JobStatus, Lease, PartitionOutcome
 from surgetank.sinks.protocol import Sink
 

@@ -12,7 +12,7 @@ takes nothing, everything waits, and what was parked since it last took somethin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 from surgetank.buffer.binding import Fence
@@ -23,17 +23,13 @@ from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.classify import classify, refused_everything, scope_of
 from surgetank.flush.doubts import Doubts, Found
 from surgetank.flush.policy import RetryPolicy, next_attempt
+from surgetank.flush.run import Run, Trial
 from surgetank.flush.sqlstates import Scope
 from surgetank.model import (
     Failure,
     FailureKind,
-    Fork,
     Lease,
-    Mark,
     ParkedEntry,
-    PartitionOutcome,
-    PartitionState,
-    Replacement,
 )
 from surgetank.sinks.protocol import Sink, Slice, Written
 from surgetank.sinks.standing import Finding, ProgressDoubtful
@@ -42,103 +38,6 @@ _REPLACEMENTS_KEPT = 50
 _DOUBTS = 8  # of one partition in one job: each is dealt with once, so this is never reached
 # so often an entry waits for a failure that may be anybody's, before it is parked for it
 _UNCLEAR_ATTEMPTS = 2
-
-
-@dataclass(slots=True)
-class Run:
-    """One leased partition on its way through a job; gathers what becomes of it."""
-
-    lease: Lease
-    state: PartitionState
-    after_seq: int = 0
-    entries: int = 0
-    rows: int = 0
-    bytes: int = 0
-    values_replaced: int = 0
-    replaced: list[Replacement] = field(default_factory=list)
-    parked: list[ParkedEntry] = field(default_factory=list)
-    fork: Fork | None = None
-    failure: Failure | None = None
-    attempts: int = 0
-    next_attempt_at: float | None = None
-    closed: bool = False
-    served: bool = False
-    skipped: int = 0
-    doubts: int = 0
-    raised: bool = False  # the lease has another token than it was taken with
-    mark: Mark | None = None  # the last entry that the sink is known to have
-
-    def __post_init__(self) -> None:
-        self.mark = self.mark or self.state.mark
-
-    def read_again(self, more: int = 0) -> None:
-        """What waits has changed under the lease: it is read from its beginning; `more` entries
-        have joined."""
-        self.after_seq = 0
-        self.state = replace(self.state, entries=self.state.entries + more)
-
-    @property
-    def left(self) -> int:
-        """How many of the entries that waited when the partition was leased have not been dealt
-        with."""
-        return max(0, self.state.entries - self.entries - len(self.parked))
-
-    @property
-    def exhausted(self) -> bool:
-        """True when all that waited when the partition was leased has been dealt with."""
-        return self.left == 0
-
-    @property
-    def touched(self) -> bool:
-        """True when something became of the partition."""
-        return bool(self.entries or self.parked or self.failure is not None)
-
-    def outcome(self) -> PartitionOutcome:
-        """What became of the partition, for the job's record."""
-        return PartitionOutcome(
-            stream=self.state.stream,
-            partition=self.state.partition,
-            entries=self.entries,
-            rows=self.rows,
-            bytes=self.bytes,
-            parked=len(self.parked),
-            replaced=tuple(self.replaced),
-            values_replaced=self.values_replaced,
-            failure=self.failure,
-            attempts=self.attempts,
-            next_attempt_at=self.next_attempt_at,
-            failing_since=self.state.failing_since,
-            recovered=self.failure is None
-            and self.state.failing_since is not None
-            and self.entries > 0,
-            parked_entries=tuple(self.parked),
-            skipped=self.skipped,
-            fork=self.fork,
-        )
-
-
-@dataclass(slots=True)
-class _Trial:
-    """What one delivery has learned about the sink: whether it takes anything, and how often it
-    refused since."""
-
-    took: bool = False
-    probed: bool = False
-    refusals: int = 0
-    ask_at: int = 2
-    # since it last took something
-    parked: list[tuple[Run, ParkedEntry]] = field(default_factory=list)
-    broken: Failure | None = None
-
-    def accepted(self) -> None:
-        """The sink took something."""
-        self.took, self.refusals = True, 0
-        self.parked.clear()
-
-    def proves(self, scope: Scope) -> bool:
-        """Whether it is known that the sink takes something, so that what it refuses is the data's
-        fault."""
-        return self.probed or (self.took and scope is Scope.ENTRY)
 
 
 class Delivered(Coordination, Fence, Protocol):
@@ -171,7 +70,7 @@ class Delivery:
         self._clock = clock
         self._random = random
         self._failure: Failure | None = None
-        self._trial = _Trial()
+        self._trial = Trial()
 
     def deliver(self, runs: dict[str, Run], slices: Sequence[Slice]) -> None:
         """Deal with every entry of the slices: written, parked, or its partition postponed.
@@ -179,7 +78,7 @@ class Delivery:
         `runs` maps partition names to their runs. Raises only what the buffer raises.
         """
         todo: list[Sequence[Slice]] = [slices]
-        self._trial = _Trial()
+        self._trial = Trial()
         self._stale.clear()
         while todo:
             group = [

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from surgetank.buffer.coordination import Leased, Leases, ReadFrom
 from surgetank.exceptions import EntryUnreadable
-from surgetank.flush.partition import Run
 from surgetank.flush.policy import StreamPolicy
+from surgetank.flush.run import Run
 from surgetank.model import Entry
 from surgetank.sinks.protocol import Slice
 

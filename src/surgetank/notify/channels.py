@@ -9,7 +9,7 @@ from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import EventType, NewEvent, Severity
 from surgetank.notify.folding import Folding
-from surgetank.notify.notifier import News
+from surgetank.notify.news import News
 from surgetank.notify.runs import RunReporter
 from surgetank.streams.errors.groups import ErrorReport, fingerprint
 from surgetank.streams.errors.store import SystemErrors

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from surgetank.events.types import EventType
-from surgetank.notify.notifier import News
+from surgetank.notify.news import News
 
 EVERY_S = 10.0  # so often at most is told how many more there were
 FORGOTTEN_S = 60.0  # after so long without any, the next one is a first one again

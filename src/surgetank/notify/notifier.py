@@ -12,13 +12,12 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol, assert_never
 
 from surgetank.buffer.coordination import Backlog, Parking
 from surgetank.buffer.upkeep import Damages
 from surgetank.events.protocol import EventLog
-from surgetank.events.types import EventType, Incident, Original, PublicCause, Severity
+from surgetank.events.types import EventType, Incident, Original, Severity
 from surgetank.exceptions import SurgetankError
 from surgetank.flush.events import (
     EntryParked,
@@ -39,7 +38,8 @@ from surgetank.model import (
     PartitionState,
 )
 from surgetank.notify import wording
-from surgetank.streams.errors.groups import fingerprint, flush_group, flush_reference, group_id
+from surgetank.notify.news import Channel, News
+from surgetank.streams.errors.groups import flush_group, flush_reference
 from surgetank.streams.stream import Streams
 
 _NO_TROUBLE = (
@@ -54,48 +54,6 @@ _SALVAGE = (
 )
 FORKED = "fork:"  # keys of incidents about two buffers on one thread
 FORK_SHOWN_S = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """One thing to tell. `message` and `public` are for everybody, `detail`, `stack_trace` and
-    `context` for operators.
-
-    `event` is the run event's type (None: no event), `error_type` that of the system error (None:
-    none).
-    """
-
-    message: str
-    severity: Severity
-    thread_id: str | None = None
-    event: EventType | None = None
-    error_type: str | None = None
-    detail: str = ""
-    stack_trace: str = ""
-    context: Mapping[str, Any] = field(default_factory=dict)
-    group: tuple[str, ...] | None = None
-    public: PublicCause = field(default_factory=PublicCause)
-
-    @property
-    def for_everybody(self) -> PublicCause:
-        """What everybody may read; of an error that says nothing of its own, that it is one, and
-        its reference."""
-        if self.public.reference or self.error_type is None or self.group is None:
-            return self.public
-        reference = group_id(fingerprint("", "", key=self.group))
-        return PublicCause(
-            self.public.error or "Something is wrong with what was saved.", reference
-        )
-
-
-class Channel(Protocol):
-    """One way of telling. It may raise: the notifier isolates it."""
-
-    name: str
-
-    def tell(self, news: News) -> None:
-        """Tell it, or leave out what this channel is not for."""
-        ...
 
 
 class Watched(Backlog, Parking, Damages, Protocol):

@@ -23,7 +23,8 @@ from surgetank.notify.alerts.delivery import open_channels
 from surgetank.notify.alerts.facts import FactFinder
 from surgetank.notify.alerts.watch import AlertWatch
 from surgetank.notify.channels import ConsoleChannel, ErrorChannel, EventChannel, ThreadLogChannel
-from surgetank.notify.notifier import Channel, Notifier
+from surgetank.notify.news import Channel
+from surgetank.notify.notifier import Notifier
 from surgetank.notify.retention import Retention
 from surgetank.notify.runs import RunReporter
 from surgetank.settings import Settings

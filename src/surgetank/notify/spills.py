@@ -9,7 +9,8 @@ from surgetank.buffer.spilling import SpillFile, Spilling
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import Incident, Severity
 from surgetank.exceptions import SurgetankError
-from surgetank.notify.notifier import News, Notifier
+from surgetank.notify.news import News
+from surgetank.notify.notifier import Notifier
 from surgetank.notify.report import FallbackStatus
 from surgetank.spilling.spiller import Spilled, Spiller
 

@@ -13,7 +13,8 @@ from typing import Any
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import Incident, Severity
 from surgetank.flush.doubts import Found
-from surgetank.notify.notifier import TIME, News, Notifier
+from surgetank.notify.news import News
+from surgetank.notify.notifier import TIME, Notifier
 from surgetank.notify.report import Notice
 from surgetank.sinks.standing import Finding
 from surgetank.streams.stream import Streams

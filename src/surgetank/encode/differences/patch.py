@@ -18,19 +18,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import zstandard
 
 from surgetank.encode.differences import dictionary as known
 from surgetank.encode.differences import splice
+from surgetank.encode.differences.frames import (
+    check_frame,
+    compress_full,
+    compress_with,
+    decompress_full,
+    decompress_with,
+)
 from surgetank.exceptions import StateCorrupt
 
 RAW, FULL, PATCH, SPLICE, KNOWN = 0, 1, 2, 3, 4
 # of a row whose data was left out, because it is longer than the value that it declares
 TOO_LONG = -1
-LEVEL = 3
 SMALL = 96  # bytes below which compression costs more than it saves
 RADIX = 8
 MAX_POSITION = RADIX**3 - 1
@@ -41,7 +46,6 @@ FREE = 64 * 1024
 # `blob_paths` in SQL).
 MAX_PATH = 64
 _SLACK = 2
-_MAX_UNDECLARED = 1 << 30  # bytes of what is stored without its length
 # Larger values are stored whole: a patch holds both versions in memory, and a writer up to four.
 MAX_PATCHED = 16 * 1024**2
 # Values below this size that share none of a few samples with their base are not tried as a patch:
@@ -131,49 +135,11 @@ class Tip:
         return cls(tuple(_Node(*node) for node in nodes), ratio)
 
 
-# zstd's contexts that nobody uses at the moment: making one costs ten times what compressing a
-# small value does, and one serves only one caller at a time. Taking from a list and adding to it
-# are atomic.
-_compressors: list[zstandard.ZstdCompressor] = []
-_decompressors: list[zstandard.ZstdDecompressor] = []
-
-
-def _compress_full(data: bytes | memoryview) -> bytes:
-    try:
-        context = _compressors.pop()
-    except IndexError:
-        context = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
-    packed = context.compress(data)
-    _compressors.append(context)
-    return packed
-
-
-def _decompress_full(data: bytes, size: int | None) -> bytes:
-    _check_frame(data, size)
-    try:
-        context = _decompressors.pop()
-    except IndexError:
-        context = zstandard.ZstdDecompressor()
-    raw = context.decompress(data)
-    _decompressors.append(context)
-    return raw
-
-
-def _check_frame(data: bytes, size: int | None) -> None:
-    """Raise `ValueError` unless a frame says the size that is expected: zstd takes no more memory
-    than it says."""
-    said = zstandard.frame_content_size(data)
-    if not 0 <= said <= _MAX_UNDECLARED or size not in (None, said):
-        raise ValueError(
-            f"its frame says {said} bytes" + (f" instead of {size}" if size is not None else "")
-        )
-
-
 def compress(data: bytes) -> tuple[int, bytes]:
     """`data` (a view will do) as it is or compressed, whichever is smaller, with its codec."""
     if len(data) < SMALL or (len(data) > MAX_PATCHED and not _compressible(data)):
         return RAW, data
-    packed = _compress_full(data)
+    packed = compress_full(data)
     return (FULL, packed) if len(packed) < len(data) else (RAW, data)
 
 
@@ -194,7 +160,7 @@ def _compressible(data: bytes) -> bool:
     nothing."""
     view, step = memoryview(data), len(data) // _PROBES
     samples = (view[at : at + _PROBE_BYTES] for at in range(0, len(data) - _PROBE_BYTES, step))
-    return any(len(_compress_full(sample)) < len(sample) * _WORTH_IT for sample in samples)
+    return any(len(compress_full(sample)) < len(sample) * _WORTH_IT for sample in samples)
 
 
 def decompress(
@@ -219,9 +185,9 @@ def _decompress(codec: int, data: bytes, base: bytes | None, size: int | None) -
     if codec == RAW:
         raw = data
     elif codec == FULL:
-        raw = _decompress_full(data, size)
+        raw = decompress_full(data, size)
     elif codec == KNOWN:
-        _check_frame(data, size)
+        check_frame(data, size)
         raw = known.unpack(data)
     elif codec not in (PATCH, SPLICE):
         raise ValueError(f"unknown codec {codec}")
@@ -232,49 +198,25 @@ def _decompress(codec: int, data: bytes, base: bytes | None, size: int | None) -
         if size is not None and found.size != size:
             raise ValueError(f"a splice of {found.size} bytes instead of {size}")
         if len(middle) != found.middle_bytes:
-            middle = _decompress_with(found.dictionary(base), middle, found.middle_bytes)
+            middle = decompress_with(found.dictionary(base), middle, found.middle_bytes)
         raw = found.join(base, middle)
     else:
-        raw = _decompress_with(base, data, size)
+        raw = decompress_with(base, data, size)
     if size is not None and len(raw) != size:
         raise ValueError(f"{len(raw)} bytes instead of {size}")
     return raw
-
-
-def _decompress_with(dictionary: bytes, data: bytes, size: int | None) -> bytes:
-    _check_frame(data, size)
-    older = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    return zstandard.ZstdDecompressor(dict_data=older, max_window_size=1 << 31).decompress(data)
 
 
 def make_patch(base: bytes, data: bytes) -> tuple[int, bytes]:
     """`data` as a patch against `base`, with its codec."""
     found = splice.find(base, data)
     if found is None or found.new > max(_SPLICED, len(data) // 8):
-        return PATCH, _compress_with(base, data)
+        return PATCH, compress_with(base, data)
     middle = found.middle(data)
     if len(middle) >= SMALL:
-        packed = _compress_with(found.dictionary(base), middle)
+        packed = compress_with(found.dictionary(base), middle)
         middle = packed if len(packed) < len(middle) else middle
     return SPLICE, found.pack(middle)
-
-
-def _compress_with(dictionary: bytes, data: bytes) -> bytes:
-    older = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    parameters = _parameters(len(dictionary).bit_length(), len(data).bit_length())
-    return zstandard.ZstdCompressor(dict_data=older, compression_params=parameters).compress(data)
-
-
-@lru_cache(maxsize=1024)
-def _parameters(base_bits: int, data_bits: int) -> zstandard.ZstdCompressionParameters:
-    """Parameters for sizes below these powers of two; the window holds base and data."""
-    return zstandard.ZstdCompressionParameters.from_level(
-        LEVEL,
-        source_size=1 << data_bits,
-        dict_size=1 << base_bits,
-        window_log=min(max(10, max(base_bits, data_bits) + 1), 27),
-        write_checksum=True,
-    )
 
 
 def extend(

@@ -15,8 +15,9 @@ from surgetank.database.queries import queries
 from surgetank.events.types import Severity
 from surgetank.exceptions import SurgetankError
 from surgetank.notify.alerts.rules import CRITICAL_WINDOW_S, THREAD_WINDOW_S, Facts, TroubledThread
+from surgetank.streams.errors.answers import ErrorFilter, HotGroup
 from surgetank.streams.errors.groups import ErrorGroup
-from surgetank.streams.errors.store import ErrorFilter, HotGroup, SystemErrors
+from surgetank.streams.errors.store import SystemErrors
 
 SQL = queries("notify/alerts/alerts.sql")
 _MOST = 500

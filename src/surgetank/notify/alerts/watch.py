@@ -22,7 +22,7 @@ from surgetank.notify.alerts.book import Alert, AlertBook, Delivery, Message
 from surgetank.notify.alerts.delivery import AlertChannel, Courier, channel_problems
 from surgetank.notify.alerts.facts import FactFinder
 from surgetank.notify.alerts.rules import Facts, Limits
-from surgetank.notify.notifier import News
+from surgetank.notify.news import News
 from surgetank.settings import Settings
 from surgetank.streams.errors.store import SystemErrors
 

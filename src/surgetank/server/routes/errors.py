@@ -21,8 +21,8 @@ from surgetank.server.schemas.telling import (
     Trends,
     TroubledThreads,
 )
+from surgetank.streams.errors.answers import ErrorFilter
 from surgetank.streams.errors.groups import ErrorGroup
-from surgetank.streams.errors.store import ErrorFilter
 
 router = APIRouter(
     prefix="/admin/system-errors",

@@ -7,8 +7,6 @@ looked for again.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +20,7 @@ from surgetank.streams.checkpoints.copies.check import is_stale
 from surgetank.streams.checkpoints.copies.layout import Mark
 from surgetank.streams.checkpoints.copies.reader import CopiedThread, Copies
 from surgetank.streams.checkpoints.envelope import STREAM
+from surgetank.streams.checkpoints.heads import KnownHeads
 from surgetank.streams.checkpoints.hot import HotThread
 from surgetank.streams.checkpoints.listing import Listing
 from surgetank.streams.checkpoints.raw import RawCheckpoint, RawWrite, merge_writes
@@ -398,29 +397,6 @@ def _missing(raw: RawCheckpoint, channels: Sequence[str] | None) -> dict[str, st
         for channel, version in raw.versions().items()
         if channel not in raw.blobs and (channels is None or channel in channels)
     }
-
-
-class KnownHeads:
-    """The newest checkpoints of threads as they were last read from the database, until a put goes
-    on from there."""
-
-    def __init__(self, limit: int = 10_000) -> None:
-        self._limit = limit
-        self._heads: OrderedDict[str, str] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def learn(self, thread_id: str, head: str) -> None:
-        """The thread was read."""
-        with self._lock:
-            self._heads[thread_id] = head
-            self._heads.move_to_end(thread_id)
-            if len(self._heads) > self._limit:
-                self._heads.popitem(last=False)
-
-    def take(self, thread_id: str) -> str | None:
-        """What is known of the thread, for the put that goes on from it."""
-        with self._lock:
-            return self._heads.pop(thread_id, None)
 
 
 def _unknown(thread_id: str) -> ColdStateUnavailable:

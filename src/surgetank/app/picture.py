@@ -1,0 +1,58 @@
+"""The status of an open engine: what its parts say, put together once for all who show it."""
+
+from __future__ import annotations
+
+from surgetank.app.assembly import Parts
+from surgetank.notify.health import judge
+from surgetank.notify.report import Status, notices
+
+
+def picture_of(parts: Parts, *, ping: bool, jobs: int) -> Status:
+    """See `Surgetank.status`."""
+    settings, now = parts.settings, parts.clock()
+    depth = parts.buffer.depth()
+    failing = tuple(parts.buffer.states(failing=True, limit=100))
+    sinks = tuple(parts.sink_statuses(ping=ping, failing=failing))
+    parked = parts.buffer.parked()
+    oldest = [s.oldest_at for s in depth.streams if s.oldest_at is not None and s.entries]
+    fallback = parts.spills.status(ping=ping)
+    found = notices(
+        depth, failing, parked, sinks, streams=parts.streams, now=now, fallback=fallback,
+        critical_after_s=settings.critical_after, forks=parts.reporting.notifier.forks(),
+    )  # fmt: skip
+    found = (*found, *parts.guards.notices())
+    problems = (
+        *parts.problems,
+        *(f"{f.listener}: {f.event}: {f.error}" for f in parts.listeners.failures[-5:]),
+        *parts.reporting.problems(),
+    )
+    lag_s = max(0.0, now - min(oldest)) if oldest else 0.0
+    health = judge(
+        depth,
+        [sink.facts for sink in sinks],
+        [notice.severity for notice in found],
+        lag_s=lag_s,
+        flushes=parts.scheduler.running if settings.flush_in_process else None,
+        problems=len(problems),
+        patience_s=settings.critical_after,
+        fallback_usable=fallback.reachable if fallback is not None else None,
+    )
+    return Status(
+        at=now,
+        node=settings.node,
+        home=str(settings.home),
+        buffer_path=parts.buffer.name,
+        durability=parts.buffer.durability,
+        buffer=depth,
+        lag_s=lag_s,
+        sinks=sinks,
+        failing=failing,
+        parked=len(parked),
+        jobs=tuple(parts.buffer.jobs(limit=jobs)),
+        notices=found,
+        health=health,
+        flushing=parts.scheduler.running,
+        fallback=fallback,
+        support_url=settings.support_url,
+        problems=problems,
+    )
