@@ -121,7 +121,7 @@ Keeper = Callable[[OldCopy], CopyChange | None]  # None: there is to be no copy
 
 
 class FailureKind(StrEnum):
-    """Why a flush failed, which decides what happens next (DESIGN.md section 5)."""
+    """Why a flush failed, which decides what happens next."""
 
     TRANSIENT = "transient"
     REJECTED = "rejected"

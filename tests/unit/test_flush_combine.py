@@ -1,4 +1,4 @@
-"""A job's status from its partitions: the rule of DESIGN.md section 5, in all combinations."""
+"""A job's status from its partitions: in all combinations."""
 
 from __future__ import annotations
 

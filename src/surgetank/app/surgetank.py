@@ -1,4 +1,4 @@
-"""`Surgetank`: what an application holds. Its parts are put together in `parts.py`.
+"""`Surgetank`: what an application holds. Its parts are put together in `assembly.py`.
 
 Without arguments everything is embedded: the buffer is a file in the home folder, PostgreSQL comes
 from a wheel and keeps its data there too. A flush thread runs until the engine is closed.

@@ -1,5 +1,5 @@
 """The event log beside the buffer: what a tail, a replay and a banner are read from.
-`sqlite_events.py` is one.
+`sqlite.py` is one.
 
 It is bounded (by count and age) and says so: whoever asks for what is gone gets a `Gap`, never a
 silent hole.

@@ -1,5 +1,5 @@
 """Run events: what happened to a thread, told live and kept for replay. Types and fields are fixed
-(DESIGN.md 7).
+(docs/reference/events.md).
 
 An event has two numbers: `id` grows over the whole event log, `seq` counts 1, 2, 3 ... within its
 thread. Either one is where a reader goes on after a break. Front ends know these types from here.

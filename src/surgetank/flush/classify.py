@@ -1,6 +1,6 @@
 """What a failure means: try again, isolate the data, or wait for an operator. Pure.
 
-The kinds are those of DESIGN.md section 5. PostgreSQL's errors are told apart by SQLSTATE class
+The kinds are those of `FailureKind`. PostgreSQL's errors are told apart by SQLSTATE class
 (PostgreSQL manual, appendix A); everything else by type. What nobody foresaw counts as rejected:
 the entry that provokes it is isolated and parked with its stack trace, and its neighbours go
 through.
@@ -145,8 +145,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, dict[str, Any]]:
-    """A job's status and result from what became of its partitions (the rule of DESIGN.md section
-    5).
+    """A job's status and result from what became of its partitions.
 
     No partition failed: completed. Some failed or entries were parked: completed, with one warning
     per partition. Every partition that had data failed, or nothing was saved and something was

@@ -109,13 +109,13 @@ class Rotation:
     ) -> dict[str, list[Entry]]:
         """Add the next entries of the runs, in turn, to what was taken."""
         entries, size = _size(taken)
-        places = []
+        starts = []
         for run in runs:
             known = taken.get(run.lease.partition)
-            places.append(ReadFrom(run.lease, known[-1].seq if known else run.after_seq))
+            starts.append(ReadFrom(run.lease, known[-1].seq if known else run.after_seq))
         try:
             batches = self._buffer.read_many(
-                places,
+                starts,
                 share_entries=share_entries,
                 share_bytes=share_bytes,
                 max_entries=self._policy.batch_entries - entries,

@@ -1,1 +1,1 @@
-"""Telling people: thread logs, run events, system errors, alerts (DESIGN.md section 7)."""
+"""Telling people: thread logs, run events, system errors, alerts."""

@@ -18,7 +18,6 @@ from surgetank.buffer.coordination import Backlog, Parking
 from surgetank.buffer.upkeep import Damages
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import EventType, Incident, Original, Severity
-from surgetank.exceptions import SurgetankError
 from surgetank.flush.events import (
     EntryParked,
     FlushEvent,
@@ -38,8 +37,9 @@ from surgetank.model import (
     PartitionState,
 )
 from surgetank.notify import wording
+from surgetank.notify.flush_news import flush_news, news_of_damage, news_of_problem
 from surgetank.notify.news import Channel, News
-from surgetank.streams.errors.groups import flush_group, flush_reference
+from surgetank.streams.errors.groups import flush_reference
 from surgetank.streams.stream import Streams
 
 _NO_TROUBLE = (
@@ -49,9 +49,6 @@ _NO_TROUBLE = (
 _SWEPT = 1000
 TIME = "time:"
 ENDED_ELSEWHERE = ("fallback:", TIME)  # by `SpillWatch` and `TimeTravels`
-_SALVAGE = (
-    "look at the disk; `surgetank doctor --salvage FOLDER` copies all of the buffer that is whole."
-)
 FORKED = "fork:"  # keys of incidents about two buffers on one thread
 FORK_SHOWN_S = 86_400.0
 
@@ -201,7 +198,7 @@ class Notifier:
                 "entries": 1,
                 "retries": entry.retries,
             }
-            self.tell(_flush_news(message, Severity.CRITICAL, thread, entry.failure, context))
+            self.tell(flush_news(message, Severity.CRITICAL, thread, entry.failure, context))
 
     def _values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         """Values that JSON can't carry were replaced in projections: a line at WARNING in the
@@ -371,7 +368,7 @@ class Notifier:
             "bytes": state.bytes if state else 0,
             "failing_since": since,
         }
-        self.tell(_flush_news(message, severity, thread, failure, context))
+        self.tell(flush_news(message, severity, thread, failure, context))
 
     def _end_incident(self, stream: str, partition: str) -> None:
         """End the incident of a partition that is well again, unless another stream of its thread
@@ -414,24 +411,7 @@ class Notifier:
         found = self._buffer.damage(new=True)
         for damage in found:
             thread = self._streams.thread_of(damage.stream, damage.partition)
-            context = {
-                **self._context(),
-                "stream": damage.stream,
-                "partition": damage.partition,
-                "remedy": _SALVAGE,
-            }
-            self.tell(
-                News(
-                    message=wording.damaged(damage),
-                    severity=Severity.CRITICAL,
-                    thread_id=thread or None,
-                    event=EventType.FLUSH_CRITICAL,
-                    error_type="buffer_damaged",
-                    detail=damage.what,
-                    context=context,
-                    group=(damage.stream, damage.partition),
-                )
-            )
+            self.tell(news_of_damage(damage, thread, self._context()))
         if found:
             self._buffer.damage_announced([damage.id for damage in found])
 
@@ -457,48 +437,4 @@ class Notifier:
     def problem(self, error: BaseException, trace: str, *, where: str) -> None:
         """Something unexpected outside a flush (the flush thread, a monitor): an error of its
         own."""
-        message = (
-            error.what if isinstance(error, SurgetankError) else f"{type(error).__name__}: {error}"
-        )
-        remedy = error.remedy if isinstance(error, SurgetankError) else ""
-        self.tell(
-            News(
-                message,
-                Severity.CRITICAL,
-                error_type=f"{where}_problem",
-                detail=remedy,
-                stack_trace=trace,
-                context={**self._context(), "remedy": remedy},
-                group=(where, type(error).__name__),
-            )
-        )
-
-
-def _flush_news(
-    message: str,
-    severity: Severity,
-    thread: str | None,
-    failure: Failure,
-    context: Mapping[str, Any],
-) -> News:
-    type_ = EventType.FLUSH_CRITICAL if severity is Severity.CRITICAL else EventType.FLUSH_ERROR
-    delivered = {
-        **context,
-        "failure_kind": failure.kind.value,
-        "exception": failure.error_type,
-        "sqlstate": failure.sqlstate,
-        "remedy": failure.remedy,
-    }
-    group = flush_group(failure.kind.value, failure.error_type, failure.sqlstate)
-    return News(
-        message=message,
-        severity=severity,
-        thread_id=thread,
-        event=type_,
-        error_type=type_.value,
-        detail=failure.message,
-        stack_trace=failure.stack_trace,
-        context=delivered,
-        group=group,
-        public=wording.public(failure),
-    )
+        self.tell(news_of_problem(error, trace, where=where, context=self._context()))

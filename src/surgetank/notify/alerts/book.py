@@ -2,7 +2,7 @@
 each attempt.
 
 It is shared by all processes on the buffer and needs no database, because the database may be what
-the alert is about. `sqlite_alerts.py` is one.
+the alert is about. `sqlite_book.py` is one.
 """
 
 from __future__ import annotations

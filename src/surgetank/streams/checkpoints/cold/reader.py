@@ -1,6 +1,6 @@
 """The cold part of a thread: what PostgreSQL says about its checkpoints. All methods block.
 
-`Cold` is what reading asks of any durable store; `cold_saver.py` answers it from a LangGraph saver.
+`Cold` is what reading asks of any durable store; `any_saver/cold.py` answers it from a LangGraph saver.
 """
 
 from __future__ import annotations

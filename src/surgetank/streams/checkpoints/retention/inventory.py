@@ -67,19 +67,23 @@ class Inventory:
             found[key] = Stored(
                 *key,
                 row["parent_id"],
-                row["age_s"],
-                row["size"] + writes.get(row_key, 0),
-                frozenset(row["delta"] or ()),
-                frozenset(raw.record.present) if raw else frozenset(),
-                _numbers(numbers, row["ns_pk"], raw),
+                age_s=row["age_s"],
+                size=row["size"] + writes.get(row_key, 0),
+                delta_channels=frozenset(row["delta"] or ()),
+                present=frozenset(raw.record.present) if raw else frozenset(),
+                blobs=_numbers(numbers, row["ns_pk"], raw),
             )
         for raw in raws:
             counters = jsontext.loads(raw.record.metadata_json).get(COUNTERS) or {}
             key = (raw.checkpoint_ns, raw.checkpoint_id)
             found[key] = Stored(
-                *key, raw.parent_id, 0.0, 0, frozenset(counters), frozenset(raw.record.present),
-                _numbers(numbers, ns_pks.get(raw.checkpoint_ns, 0), raw), hot=True,
-            )  # fmt: skip
+                *key,
+                raw.parent_id,
+                delta_channels=frozenset(counters),
+                present=frozenset(raw.record.present),
+                blobs=_numbers(numbers, ns_pks.get(raw.checkpoint_ns, 0), raw),
+                hot=True,
+            )
         return Contents(thread_id, tuple(found.values()), blobs, frozenset(pinned), values)
 
     def _bodies(self, arguments: Mapping[str, Any]) -> dict[tuple[int, str], RawCheckpoint]:

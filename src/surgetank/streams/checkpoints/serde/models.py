@@ -1,5 +1,5 @@
 """Pydantic models whose class changed since they were stored. The rules are those of
-serde_rebuild.py."""
+rebuild.py."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 constructors.
 
 Models, dataclasses and subclasses of containers. Finding the class, and whether it may be used, is
-the registry's (serde_types.py).
+the registry's (types.py).
 """
 
 from __future__ import annotations

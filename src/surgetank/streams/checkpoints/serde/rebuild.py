@@ -4,7 +4,7 @@ as can be.
 The rules, for a class that is still there: its own constructor decides, as LangGraph lets it; when
 it refuses, the stored values are kept as they are and new fields get their defaults. An object that
 is given back has every attribute that its class has. What can't be made that way comes back as a
-dict of its fields, and so does what has no class any more. Each case is noticed (serde_changes.py).
+dict of its fields, and so does what has no class any more. Each case is noticed (changes.py).
 """
 
 from __future__ import annotations
