@@ -173,13 +173,9 @@ def _make_private(path: Path) -> None:
 def _open(path: Path) -> sqlite3.Connection:
     with _opening:
         connection = sqlite3.connect(
-            path,
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=BUSY_TIMEOUT_S,
-            cached_statements=256,
+            path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S, cached_statements=256,
             factory=_Connection,
-        )
+        )  # fmt: skip
         connection.file = _identity(path)
         if connection.file is not None:
             _open_files[connection.file] += 1

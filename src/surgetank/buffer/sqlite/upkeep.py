@@ -86,7 +86,7 @@ class SQLiteUpkeep:
         self._copies.trim_copies()
         self._kept.forget_kept()
         if thorough:
-            self._look_for_damage()
+            self._inspect_for_damage()
             self._forget()
         if self._file.identity.missing(now=True) is not None:
             return  # what it would do to the path would be done to another file
@@ -99,7 +99,7 @@ class SQLiteUpkeep:
         with self._file.read() as connection:
             return ledger.totals(connection)
 
-    def _look_for_damage(self) -> None:
+    def _inspect_for_damage(self) -> None:
         auditor = self._file.auditor
         with self._file.read() as connection:
             auditor.inspect(connection)
