@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from surgetank.app.surgetank import Surgetank
-from surgetank.buffer.sqlite.salvage import salvage as bring_out
+from surgetank.buffer.salvage import salvage as bring_out
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, size
 from surgetank.database.migrate import applied, load, pending
 from surgetank.exceptions import SurgetankError

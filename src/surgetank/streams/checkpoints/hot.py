@@ -184,10 +184,10 @@ class HotLookup:
             found = snapshot.latest(STREAM, thread_id, [key]).get(key)
         return (found.value, found.parked) if found is not None else None
 
-    def parked(self, thread_id: str, keys: Sequence[bytes]) -> list[bytes]:
+    def parked(self, partition: str, keys: Sequence[bytes]) -> list[bytes]:
         """Those of the keys whose newest hot record is parked."""
         with self._buffer.snapshot() as snapshot:
-            found = snapshot.latest(STREAM, thread_id, keys)
+            found = snapshot.latest(STREAM, partition, keys)
         return [key for key, record in found.items() if record.parked]
 
     def heads(self, thread_id: str) -> dict[str, str]:
