@@ -1,4 +1,4 @@
-"""A second kind of buffer is an addition: only the assembly knows which one it has, and all others
+"""A second kind of buffer is an addition: only `app/backends.py` knows which one it has, and all others
 name the roles that they need.
 """
 
@@ -16,12 +16,11 @@ from surgetank.buffer.spilling import Spilling
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 
 SOURCE = Path(surgetank.__file__).parent
-KNOWS_THE_KIND = ("buffer/", "sqlite/", "app/assembly.py")
+KNOWS_THE_KIND = ("buffer/", "sqlite/", "app/backends.py")
 KIND = re.compile(
     r"\bSQLite(Buffer|Log\b|Leases|Spilling)|surgetank\.buffer\.sqlite|buffer\.path\b"
 )
-# What passes a buffer on to streams that are not known yet.
-TAKES_ALL = {"notify/desk.py", "streams/stream.py"}
+TAKES_ALL = {"streams/stream.py"}  # hands a buffer on to streams that are not known yet
 
 
 def above_the_buffer() -> Iterator[tuple[str, str]]:

@@ -40,7 +40,6 @@ from surgetank.app.homes import ensure_home
 from surgetank.app.housekeeping import Housekeeping
 from surgetank.app.sink_watch import SinkWatch
 from surgetank.buffer.binding import Binding
-from surgetank.buffer.protocol import Buffer
 from surgetank.exceptions import (
     FallbackUnavailable,
     SurgetankError,
@@ -48,7 +47,7 @@ from surgetank.exceptions import (
 from surgetank.flush.belonging import Belonging
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.events import FlushListener, Listeners
-from surgetank.flush.job import Clockwork, StreamFlusher
+from surgetank.flush.job import Clockwork, FlushedBuffer, StreamFlusher
 from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.model import PartitionState
@@ -206,7 +205,7 @@ class Parts:
         stream: str,
         sink: Sink,
         clock: Callable[[], float],
-        buffer: Buffer | None = None,
+        buffer: FlushedBuffer | None = None,
     ) -> StreamFlusher:
         settings = self.settings
         return StreamFlusher(
@@ -237,7 +236,10 @@ class Parts:
         for found in self.guards.due_beside() if self._saver is None and not self._away() else ():
             with closing(
                 open_buffer(
-                    self.settings, self.clock, self.streams, found.path / self.buffer.path.name
+                    self.settings,
+                    self.clock,
+                    self.streams,
+                    found.path / self.settings.buffer_path.name,
                 )
             ) as other:
                 for stream, flusher in self.flushers.items():

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.coordination import Backlog, Parking
+from surgetank.buffer.log import Log
+from surgetank.buffer.tallies import Tallies
+from surgetank.buffer.upkeep import Damages
 from surgetank.database.pool import Database
 from surgetank.events.protocol import EventLog
 from surgetank.exceptions import (
@@ -40,12 +43,16 @@ _HEALED = "healed by itself: what waited is saved"
 _FORGET_S = 600.0
 
 
+class ReportingBuffer(Log, Tallies, Backlog, Parking, Damages, Protocol):
+    """What is reported from, and what reports go through."""
+
+
 class Reporting:
     """Everything that reports to people, on one buffer and one database."""
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: ReportingBuffer,
         database: Database,
         events: EventLog,
         alert_book: AlertBook,
