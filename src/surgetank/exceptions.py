@@ -33,7 +33,7 @@ class SurgetankError(Exception):
 
 
 class ConfigurationError(SurgetankError):
-    """A setting, an address or an argument can't be used as given."""
+    """A setting, or what the settings name, can't be used as given."""
 
     http_status = 503
     problem = "misconfigured"
@@ -43,12 +43,16 @@ class ConfigurationError(SurgetankError):
     )
 
 
-class UnknownName(ConfigurationError, ValueError):
-    """A level, a severity, a stream or an action that there is not."""
+class InvalidRequest(SurgetankError, ValueError):
+    """An argument of a call or a command can't be used as given."""
 
     http_status = 422
     problem = "invalid-request"
-    public_message = ""
+    exit_code = 2
+
+
+class UnknownName(InvalidRequest):
+    """A level, a severity, a stream or an action that there is not."""
 
 
 class EngineClosed(SurgetankError):
@@ -189,7 +193,7 @@ class DatabaseUnavailable(SinkError):
     )
 
 
-class DatabaseRefused(DatabaseUnavailable, ConfigurationError):
+class DatabaseRefused(DatabaseUnavailable):
     """PostgreSQL answers, and will not be used like this (wrong password, a missing database,
     schema or right).
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from surgetank.database.embedded import EmbeddedPostgres
-from surgetank.exceptions import ConfigurationError, SurgetankError
+from surgetank.exceptions import ConfigurationError, DatabaseRefused, SurgetankError
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
 from surgetank.model import PartitionState
@@ -75,7 +75,7 @@ class SinkWatch:
         try:
             return replace(unknown, reachable=True, version=self._flushers[stream].sink.ping())
         except SurgetankError as problem:
-            refused = isinstance(problem, ConfigurationError)
+            refused = isinstance(problem, (ConfigurationError, DatabaseRefused))
             return replace(unknown, reachable=False, last_error=problem.what, refused=refused)
 
     def _with_breaker(

@@ -8,7 +8,7 @@ import typer
 
 from surgetank.app.guards import destination
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json
-from surgetank.exceptions import ConfigurationError
+from surgetank.exceptions import InvalidRequest
 
 
 def adopt(
@@ -45,7 +45,7 @@ def adopt(
             out.print(f"adopts    {where}: {waiting} entries that wait go there", markup=False)
         if not yes:
             if json:
-                raise ConfigurationError("Adopting needs a yes.", remedy="add --yes.")
+                raise InvalidRequest("Adopting needs a yes.", remedy="add --yes.")
             typer.confirm("Shall the buffer belong to this database?", abort=True)
         now = tank.adopt()
         if json:

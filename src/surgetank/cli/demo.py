@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.demo_graph import scripted_agent
 from surgetank.cli.output import Json, err, out, print_job, print_json, seconds, size
-from surgetank.exceptions import ConfigurationError, StateCorrupt
+from surgetank.exceptions import InvalidRequest, StateCorrupt
 from surgetank.model import FlushJob
 from surgetank.setting_sources import isolated
 
@@ -56,7 +56,7 @@ def demo(
     if json:
         out.use_stderr()
     if home is not None and home.exists() and any(home.iterdir()):
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"The folder {home} is not empty, and the demo touches nothing but what it made.",
             remedy="name a new folder, or none.",
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, out, print_json
-from surgetank.exceptions import ConfigurationError
+from surgetank.exceptions import InvalidRequest
 
 
 def erase_user(
@@ -25,7 +25,7 @@ def erase_user(
     run again. Run it once for each buffer of the database.
     """
     if not yes:
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"This erases everything that belongs to {user!r}, for ever.",
             remedy="run it again with --yes.",
         )

@@ -24,7 +24,7 @@ from surgetank.cli.output import (
     when,
 )
 from surgetank.events.types import Severity
-from surgetank.exceptions import ConfigurationError
+from surgetank.exceptions import InvalidRequest
 from surgetank.streams.errors.answers import ErrorFilter, ErrorPage
 from surgetank.streams.errors.groups import ErrorGroup
 
@@ -283,7 +283,7 @@ def trends(
 ) -> None:
     """Count occurrences by hour or day."""
     if bucket not in ("hour", "day"):
-        raise ConfigurationError(f"There is no bucket {bucket!r}.", remedy="use hour or day.")
+        raise InvalidRequest(f"There is no bucket {bucket!r}.", remedy="use hour or day.")
     with reading_engine(home, database_url) as tank:
         rows, problem = tank.errors.trends(since=time.time() - span(since), bucket=bucket)
     if json:

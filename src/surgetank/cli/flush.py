@@ -17,7 +17,7 @@ from surgetank.cli.output import (
     print_job,
     print_json,
 )
-from surgetank.exceptions import ConfigurationError, NotSaved
+from surgetank.exceptions import InvalidRequest, NotSaved
 from surgetank.notify.report import to_plain_data
 
 
@@ -41,9 +41,7 @@ def flush(
     not all that was accepted of the THREAD is in the database. What failed stays in the buffer.
     """
     if thread is not None and named not in (None, thread):
-        raise ConfigurationError(
-            "Two threads are named.", remedy="name one, with or without --thread."
-        )
+        raise InvalidRequest("Two threads are named.", remedy="name one, with or without --thread.")
     thread = thread if thread is not None else named
     missing: NotSaved | None = None
     with engine(home, database_url, must_exist=True) as tank:

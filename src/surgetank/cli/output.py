@@ -26,7 +26,12 @@ from surgetank import telemetry
 from surgetank.app.surgetank import Surgetank
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.encode.terminal import block, inline
-from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, SurgetankError
+from surgetank.exceptions import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    InvalidRequest,
+    SurgetankError,
+)
 from surgetank.model import FlushJob
 from surgetank.notify.report import to_plain_data
 from surgetank.settings import Settings
@@ -304,11 +309,11 @@ def span(text: str) -> float:
     try:
         value = float(number) * _UNITS[unit]
     except (ValueError, KeyError):
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"{text!r} is no span of time.", remedy="write 90s, 30m, 12h, 7d or 2w."
         ) from None
     if not 0 < value < 1e10:
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"The span {text!r} can't be used.", remedy="use one between 0 and 300 years."
         )
     return value

@@ -24,7 +24,7 @@ from surgetank.cli.output import (
     table,
     when,
 )
-from surgetank.exceptions import ConfigurationError
+from surgetank.exceptions import InvalidRequest
 from surgetank.model import Entry, ParkedEntry
 from surgetank.private import open_file
 
@@ -68,7 +68,7 @@ def _find(entries: list[ParkedEntry], parked_id: int) -> ParkedEntry:
     for entry in entries:
         if entry.id == parked_id:
             return entry
-    raise ConfigurationError(
+    raise InvalidRequest(
         f"There is no parked entry {parked_id}.", remedy="see `surgetank parked list`."
     )
 
@@ -168,7 +168,7 @@ def _new_file(file: Path) -> BinaryIO:
     try:
         return open_file(file, "xb")
     except OSError as error:
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"The file {file} can't be written ({error.strerror}).",
             remedy="name a file that does not exist yet, in a folder that this user may write.",
         ) from error

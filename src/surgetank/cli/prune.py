@@ -21,7 +21,7 @@ from surgetank.cli.output import (
     print_json,
     size,
 )
-from surgetank.exceptions import ConfigurationError
+from surgetank.exceptions import InvalidRequest
 from surgetank.settings import duration
 from surgetank.streams.checkpoints.maintenance import STRATEGIES
 from surgetank.streams.checkpoints.retention.sweep import RetentionReport
@@ -135,7 +135,7 @@ def _seconds(option: str, text: str | None) -> float | None:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"{option} {text!r} is no age.", remedy="write 30d, 12h, 90m, or seconds."
         )
     return value
@@ -143,15 +143,15 @@ def _seconds(option: str, text: str | None) -> float | None:
 
 def _check(wish: _Wish) -> None:
     if wish.strategy is not None and wish.strategy not in STRATEGIES:
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"Unknown strategy {wish.strategy!r}.", remedy=f"use one of {', '.join(STRATEGIES)}."
         )
     if wish.strategy is not None and (wish.limited or wish.idle_s is not None):
-        raise ConfigurationError(
+        raise InvalidRequest(
             "A strategy and limits exclude each other.", remedy="give one of them."
         )
     if not wish.threads and not wish.limited and wish.idle_s is None:
-        raise ConfigurationError(
+        raise InvalidRequest(
             "No threads are given.",
             remedy="name threads, or give limits (--retain-age, --keep, --max-bytes) to prune all "
             "threads.",

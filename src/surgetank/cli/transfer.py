@@ -24,7 +24,13 @@ from surgetank.cli.output import (
     print_json,
     size,
 )
-from surgetank.exceptions import ConfigurationError, MissingExtra, SurgetankError
+from surgetank.exceptions import (
+    ConfigurationError,
+    DatabaseRefused,
+    InvalidRequest,
+    MissingExtra,
+    SurgetankError,
+)
 
 _LINE_EVERY_S = 2.0
 
@@ -195,7 +201,7 @@ def _moved(report: Any, move: Callable[[], Any], *, json: bool) -> int:
     """Run the move and print its report, also when it stopped."""
     try:
         move()
-    except ConfigurationError:
+    except (ConfigurationError, InvalidRequest, DatabaseRefused):
         raise
     except SurgetankError as error:
         _print(report, json=json, stopped=error)

@@ -17,6 +17,7 @@ from surgetank.exceptions import (
     BufferProblem,
     ColdStateUnavailable,
     ConfigurationError,
+    DatabaseRefused,
     DatabaseUnavailable,
     EntryRejected,
     EntryUnreadable,
@@ -106,7 +107,7 @@ def _sqlstate(error: BaseException) -> str | None:
 def _kind(error: BaseException, sqlstate: str | None) -> FailureKind:
     if isinstance(error, EntryRejected):
         return FailureKind.REJECTED
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, (ConfigurationError, DatabaseRefused)):
         return FailureKind.FATAL
     if isinstance(error, (DatabaseUnavailable, BufferProblem)):
         return FailureKind.TRANSIENT

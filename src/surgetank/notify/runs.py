@@ -12,7 +12,7 @@ from surgetank.encode import limits
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import EventType, NewEvent, RunEvent
-from surgetank.exceptions import ConfigurationError, EntryRejected, SurgetankError
+from surgetank.exceptions import EntryRejected, InvalidRequest, SurgetankError
 from surgetank.handover import HandOver
 from surgetank.offloop import on_loop
 from surgetank.streams.logs.line import LogLine, level_name
@@ -62,7 +62,7 @@ class RunReporter:
         once.
 
         Without `thread_id`, the thread of the running LangGraph graph or of `working_for`. Raises
-        `ConfigurationError` when there is none, `EntryRejected`, `BufferFull`, `BufferUnavailable`.
+        `InvalidRequest` when there is none, `EntryRejected`, `BufferFull`, `BufferUnavailable`.
         """
         thread_id, user_id = self._whose(thread_id, user_id, "The log line")
         line = LogLine(
@@ -118,7 +118,7 @@ class RunReporter:
         """Tell an event of a thread to everybody who follows it; returned with its numbers.
 
         `event` is the type, or a mapping with a `type` and the fields. Values are sanitized. Raises
-        `ConfigurationError` without a thread or type, `EntryRejected` above 256 KB,
+        `InvalidRequest` without a thread or type, `EntryRejected` above 256 KB,
         `BufferUnavailable`.
         """
         body: dict[str, Any] = {
@@ -130,7 +130,7 @@ class RunReporter:
         thread, _ = self._whose(thread_id or named, None, f"The event {kind!r}")
         limits.check_names(thread, [("$.thread_id", thread)])
         if not _TYPE.fullmatch(kind) or kind in _OURS:
-            raise ConfigurationError(
+            raise InvalidRequest(
                 f"{kind[:120]!r} can't be the type of an event.",
                 remedy="use letters, digits and _ . : - (at most 100), and none of gap, log and "
                 "subscribed.",
@@ -150,7 +150,7 @@ class RunReporter:
         here = origin(self._owner_key)
         chosen = thread_id or here.thread_id
         if not chosen:
-            raise ConfigurationError(
+            raise InvalidRequest(
                 f"{what} has no thread.",
                 remedy="give thread_id=..., or call it inside a graph's node or `with "
                 "surgetank.working_for(thread)`.",

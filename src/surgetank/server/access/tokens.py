@@ -16,7 +16,7 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from surgetank.database.queries import queries
-from surgetank.exceptions import ConfigurationError, TokenNotFound
+from surgetank.exceptions import InvalidRequest, TokenNotFound
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.outage import Connections
 
@@ -64,11 +64,11 @@ def is_token_shaped(text: str) -> bool:
 
 
 def parse_span(text: str) -> float:
-    """Seconds of `30d`, `12h`, `45m`, `2w`. Raises `ConfigurationError`."""
+    """Seconds of `30d`, `12h`, `45m`, `2w`. Raises `InvalidRequest`."""
     found = _SPAN.match(text.strip())
     seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
     if not 0 < seconds <= _LONGEST_S:
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"The time {text[:40]!r} can't be used.",
             remedy="use a number and s, m, h, d or w, as in 30d.",
         )
@@ -145,7 +145,7 @@ def _token(row: Mapping[str, Any]) -> Token:
 
 def _check_name(field: str, text: str, *, at_least: int) -> None:
     if not at_least <= len(text) <= MAX_NAME or not text.isprintable():
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"The {field} of a token can't be used.",
             remedy=f"use {at_least} to {MAX_NAME} printable characters.",
         )

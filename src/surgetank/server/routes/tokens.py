@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Path
 
-from surgetank.exceptions import ConfigurationError
+from surgetank.exceptions import InvalidRequest
 from surgetank.notify.report import to_plain_data
 from surgetank.server.access.identify import Asked
 from surgetank.server.access.roles import Role
@@ -61,7 +61,7 @@ def create(
         made, secret = services.tokens.create(
             wanted.user, wanted.role, by=who.user, expires_at=until, label=wanted.label
         )
-    except ConfigurationError as error:
+    except InvalidRequest as error:
         raise Problem(422, "invalid-request", error.what, remedy=error.remedy) from error
     body = _body(made)
     asked.keep_instead = orjson.dumps({**body, "token": None})

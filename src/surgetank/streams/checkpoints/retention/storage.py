@@ -19,7 +19,12 @@ from surgetank.buffer.coordination import Backlog
 from surgetank.buffer.log import Log
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
-from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, StateCorrupt
+from surgetank.exceptions import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    InvalidRequest,
+    StateCorrupt,
+)
 from surgetank.streams.checkpoints.envelope import STREAM
 from surgetank.streams.checkpoints.retention.inventory import Inventory, Rows
 from surgetank.streams.checkpoints.retention.plan import Contents, Limits, plan
@@ -173,10 +178,10 @@ def storage(
     top: int = 10,
     sample_bytes: int = SAMPLE_BYTES,
 ) -> StorageReport:
-    """Look. Raises `ConfigurationError` for a `top` below 1; a database that is down is told in the
+    """Look. Raises `InvalidRequest` for a `top` below 1; a database that is down is told in the
     report."""
     if top < 1:
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"The number of rows {top} can't be used.", remedy="give --top 1 or more."
         )
     hot_bytes, hot = _hot(buffer, thread, top)

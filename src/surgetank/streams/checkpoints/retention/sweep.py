@@ -20,7 +20,7 @@ from surgetank.buffer.jobs import JobLog
 from surgetank.buffer.log import Log
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
-from surgetank.exceptions import ConfigurationError, StateCorrupt
+from surgetank.exceptions import InvalidRequest, StateCorrupt
 from surgetank.model import FlushJob, JobStatus
 from surgetank.streams.checkpoints.envelope import STREAM
 from surgetank.streams.checkpoints.maintenance import (
@@ -106,7 +106,7 @@ class Retention:
         """Look through the threads (all by default) and delete what the limits say. With `dry_run`
         nothing happens.
 
-        Raises `DatabaseUnavailable`, `BufferFull`, `ConfigurationError` for limits that make no
+        Raises `DatabaseUnavailable`, `BufferFull`, `InvalidRequest` for limits that make no
         sense.
         """
         check(limits)
@@ -131,7 +131,7 @@ class Retention:
         """Delete whole threads whose newest checkpoint is older than that and of which nothing
         waits in the buffer."""
         if older_than_s <= 0:
-            raise ConfigurationError(
+            raise InvalidRequest(
                 "An age of 0 would delete every thread.", remedy="give a longer age."
             )
         idle: list[str] = []
@@ -343,9 +343,9 @@ class _Swept:
 
 
 def check(limits: Limits) -> None:
-    """Refuse limits that would say nothing or too much. Raises `ConfigurationError`."""
+    """Refuse limits that would say nothing or too much. Raises `InvalidRequest`."""
     if not limits:
-        raise ConfigurationError(
+        raise InvalidRequest(
             "No limit is given.",
             remedy="give an age, a number of checkpoints or a size (--retain-age, --keep, "
             "--max-bytes).",
@@ -353,7 +353,7 @@ def check(limits: Limits) -> None:
     if (limits.keep is not None and limits.keep < 1) or (limits.age_s is not None and limits.age_s < 0) or (
         limits.max_bytes is not None and limits.max_bytes < 0
     ):  # fmt: skip
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"The limits {limits} can't be used.",
             remedy="keep at least 1 checkpoint; ages and sizes are not negative. To delete whole "
             "threads, use "

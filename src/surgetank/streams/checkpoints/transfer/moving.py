@@ -16,7 +16,7 @@ from surgetank.buffer.coordination import Backlog, Parking
 from surgetank.buffer.copies import CopyStore
 from surgetank.buffer.log import Log
 from surgetank.encode.equality import difference
-from surgetank.exceptions import BrokenRow, ConfigurationError, TransferStopped
+from surgetank.exceptions import BrokenRow, InvalidRequest, TransferStopped
 from surgetank.model import FlushJob
 from surgetank.streams.checkpoints.cold.reader import ColdReader
 from surgetank.streams.checkpoints.envelope import STREAM
@@ -148,10 +148,10 @@ class Move:
         self._started = time.monotonic()
 
     def chosen(self, there: Sequence[str]) -> list[str]:
-        """The wished threads, or all. Raises `ConfigurationError` for one that isn't there."""
+        """The wished threads, or all. Raises `InvalidRequest` for one that isn't there."""
         missing = set(self.wishes.threads) - set(there)
         if missing:
-            raise ConfigurationError(
+            raise InvalidRequest(
                 f"There is no thread {min(missing)!r} in {self.report.source}.",
                 remedy="check the thread's id.",
             )

@@ -19,7 +19,7 @@ from psycopg.rows import tuple_row
 
 from surgetank.database.pool import redact_url
 from surgetank.encode.codes import LG_DELTA
-from surgetank.exceptions import BrokenRow, ConfigurationError
+from surgetank.exceptions import BrokenRow, InvalidRequest
 from surgetank.streams.checkpoints.envelope import version_text
 from surgetank.streams.checkpoints.raw import RawCheckpoint
 from surgetank.streams.checkpoints.refs import CheckpointRef, ParentedRef
@@ -79,7 +79,7 @@ class Official(Protocol):
 def open_official(address: str) -> Official:
     """The database behind a PostgreSQL URL, a `sqlite:///path` or a path.
 
-    Raises `ConfigurationError` (no such file, not a checkpoint database, an older schema),
+    Raises `InvalidRequest` (no such file, not a checkpoint database, an older schema),
     `DatabaseUnavailable`.
     """
     if is_postgres(address):
@@ -93,11 +93,11 @@ def is_postgres(address: str) -> bool:
 
 
 def sqlite_path(address: str) -> Path:
-    """The file behind `sqlite:///path` or a plain path. Raises `ConfigurationError` for other
+    """The file behind `sqlite:///path` or a plain path. Raises `InvalidRequest` for other
     URLs."""
     scheme, separator, rest = address.partition("://")
     if separator and scheme != "sqlite":
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"An address with the scheme {scheme!r} can't be used.",
             remedy="give a postgresql:// URL, sqlite:///path/to/file, or a path.",
         )
@@ -117,7 +117,7 @@ class PostgresTables:
                 url, autocommit=True, prepare_threshold=None, connect_timeout=10
             )
         except psycopg.ProgrammingError as error:
-            raise ConfigurationError(
+            raise InvalidRequest(
                 "The PostgreSQL URL can't be read.", remedy="postgresql://user@host/db"
             ) from error
         except psycopg.OperationalError as error:
@@ -260,7 +260,7 @@ class SqliteTables:
     def __init__(self, path: Path) -> None:
         self.address = str(path)
         if not path.is_file():
-            raise ConfigurationError(
+            raise InvalidRequest(
                 f"There is no file {path}.", remedy="check the path of the SQLite database."
             )
         try:
@@ -270,7 +270,7 @@ class SqliteTables:
                 "m.type = 'table'"
             ).fetchall()
         except sqlite3.DatabaseError as error:
-            raise ConfigurationError(
+            raise InvalidRequest(
                 f"{path} can't be read as a SQLite database ({error}).", remedy="check the path."
             ) from error
         refuse_schema(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from surgetank.encode.sanitize import dumps_jsonb
-from surgetank.exceptions import BrokenRow, ConfigurationError, DatabaseUnavailable
+from surgetank.exceptions import BrokenRow, DatabaseUnavailable, InvalidRequest
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.entries import scalars_of
 from surgetank.streams.checkpoints.envelope import CheckpointRecord, WriteRecord
@@ -86,13 +86,13 @@ def json_of(ref: CheckpointRef, data: bytes | str | None) -> Any:
 def refuse_schema(address: str, tables: set[str], wanted: set[str], current: bool) -> None:
     """Raise when the tables aren't a saver's, or an older version's."""
     if not wanted <= tables:
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"{address} is no checkpoint database: {', '.join(sorted(wanted - tables))} missing.",
             remedy="give the database of a PostgresSaver or SqliteSaver (PostgreSQL: its schema in "
             "the search_path).",
         )
     if not current:
-        raise ConfigurationError(
+        raise InvalidRequest(
             f"{address} has an older schema (no column task_path).",
             remedy="open it once with a current langgraph-checkpoint-postgres or -sqlite and call "
             "saver.setup().",

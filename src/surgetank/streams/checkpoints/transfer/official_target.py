@@ -25,7 +25,7 @@ from psycopg.rows import DictRow, dict_row
 
 from surgetank.encode.codes import LG_DELTA
 from surgetank.encode.equality import difference
-from surgetank.exceptions import BrokenRow, ConfigurationError
+from surgetank.exceptions import BrokenRow, InvalidRequest
 from surgetank.streams.checkpoints.any_saver.calls import calls_of
 from surgetank.streams.checkpoints.raw import RawCheckpoint, RawWrite
 from surgetank.streams.checkpoints.refs import config_of
@@ -144,7 +144,7 @@ class OfficialTarget:
             raise _missing("SQLite", "langgraph-checkpoint-sqlite") from error
         path = sqlite_path(address)
         if not path.parent.is_dir():
-            raise ConfigurationError(
+            raise InvalidRequest(
                 f"There is no folder {path.parent}.", remedy="make it, or give another path."
             )
         try:
@@ -155,7 +155,7 @@ class OfficialTarget:
         except sqlite3.OperationalError as error:
             raise unreachable(str(path), error) from error
         except sqlite3.DatabaseError as error:
-            raise ConfigurationError(
+            raise InvalidRequest(
                 f"{path} is no SQLite database.", remedy="give another path."
             ) from error
         tables = SqliteTables(path)
@@ -266,8 +266,8 @@ def _handed(typed: Typed) -> Any:
     return _DeltaSnapshot(Packed(typed)) if extension_of(typed) == LG_DELTA else Packed(typed)
 
 
-def _missing(what: str, package: str) -> ConfigurationError:
-    return ConfigurationError(
+def _missing(what: str, package: str) -> InvalidRequest:
+    return InvalidRequest(
         f"Exporting to {what} needs the package {package!r}, which is not installed.",
         remedy=f"pip install {package}",
     )

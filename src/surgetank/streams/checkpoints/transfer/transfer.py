@@ -16,8 +16,8 @@ from surgetank.encode import limits
 from surgetank.exceptions import (
     BrokenRow,
     BufferFull,
-    ConfigurationError,
     EntryRejected,
+    InvalidRequest,
     TransferStopped,
 )
 from surgetank.model import Record
@@ -208,10 +208,10 @@ class Exporter(Move):
         self._target = target
 
     def run(self, *, merge: bool) -> Report:
-        """Write and verify. Raises `ConfigurationError` for a target that isn't empty,
+        """Write and verify. Raises `InvalidRequest` for a target that isn't empty,
         `TransferStopped`."""
         if not (merge or self.wishes.replace or self.journal.resumed or self._target.is_empty()):
-            raise ConfigurationError(
+            raise InvalidRequest(
                 f"{self.report.target} already has threads.",
                 remedy="--merge adds to them (equal checkpoints are left as they are), --force "
                 "replaces those threads "
