@@ -241,3 +241,16 @@ def test_metadata_beyond_what_a_jsonb_holds_is_refused(
     assert "$.metadata" in str(caught.value)
     put(saver, "t", {"n": 1}, notes=["x" * 3000])
     everything_arrives(tank)
+
+
+def test_an_error_s_message_and_context_have_two_names_each(tank: Surgetank):
+    tank.log_system_error("one", error_message="said so", error_context={"order": 7})
+    tank.log_system_error("two", "said so", context={"order": 7})
+    tank.log_system_error("three", error=RuntimeError("its own words"))
+    found = {group.error_type: group for group in tank.errors.find().errors}
+    assert found["one"].error_message == found["two"].error_message == "said so"
+    assert found["one"].error_context == found["two"].error_context == {"order": 7}
+    assert "its own words" in found["three"].error_message
+    for both in ({"error_message": "b"}, {"context": {}, "error_context": {}}):
+        with pytest.raises(TypeError, match="not both"):
+            tank.log_system_error("app", "a", **both)
