@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgetank.app.surgetank import Surgetank
+from surgetank.setting_sources import isolated
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -53,8 +54,8 @@ def engine(
 ) -> Iterator[Surgetank]:
     """An open engine of a test's own, with a buffer and without a database.
 
-    `settings` are those of `Surgetank`, without `home` and `database_url`: settings of the
-    environment that name a database are not used. Raises what `Surgetank` raises.
+    `settings` are those of `Surgetank`, without `home` and `database_url`; those of the environment
+    and of files are not used. Raises what `Surgetank` raises.
     """
     with tempfile.TemporaryDirectory(prefix="surgetank-test-") as folder:
         given: SettingNames = {
@@ -63,8 +64,7 @@ def engine(
             "disk_reserve": 0,
             **settings,
         }
-        tank = Surgetank(
-            Path(folder) / "home", database_url=None, start_database=False, clock=clock, **given
-        )
+        with isolated():
+            tank = Surgetank(Path(folder) / "home", start_database=False, clock=clock, **given)
         with tank:
             yield tank
