@@ -86,8 +86,8 @@ class EventLog(Protocol):
         ...
 
     def erase(self, threads: Iterable[str], words: Sequence[str]) -> None:
-        """Remove threads whole, their numbers included, and everything that holds one of the
-        words."""
+        """Remove threads with their numbers, and what concerns no thread and holds one of the
+        words. Other threads' events are their users'."""
         ...
 
     def size_bytes(self) -> int:

@@ -57,6 +57,8 @@ CREATE TABLE incidents (
     message TEXT NOT NULL, detail TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+# Not of `sqlite_sequence` in whole: the alert book is in the same file.
+_LAST_ID = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
 EVENTS = Kind("event log", application_id=0x53544556, version=1, schema=_SCHEMA)  # "STEV"
 # Made when it is missing, so that an older version, which does not know it, can share the file.
 _ADDED = """
@@ -147,7 +149,9 @@ class SQLiteEventLog:
             )
             rows = _page(found, max_bytes)
             (dropped,) = reader.execute("SELECT event_id FROM dropped").fetchone()
-            (last,) = reader.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()
+            (last,) = reader.execute(
+                "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
+            ).fetchone()
         if after_id > last:  # a number of a log that is gone: begin anew rather than wait for it
             return Gap(None, after_id, last), []
         gap = Gap(None, after_id, dropped) if after_id < dropped else None
@@ -184,7 +188,9 @@ class SQLiteEventLog:
 
     def last_id(self) -> int:
         with self._readers.borrow() as reader:
-            (last,) = reader.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()
+            (last,) = reader.execute(
+                "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
+            ).fetchone()
         return int(last)
 
     def last_seq(self, thread_id: str | None) -> int:
