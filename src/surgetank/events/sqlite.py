@@ -7,12 +7,9 @@ buffer.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +25,9 @@ from surgetank.events.types import (
     RunEvent,
     Severity,
 )
-from surgetank.exceptions import BufferUnavailable
-from surgetank.sqlite import file
 from surgetank.sqlite.kind import Kind
 from surgetank.sqlite.scrub import scrub
+from surgetank.sqlite.shared import SharedFile
 
 _THREADS_KEPT = 200_000
 _ORIGINALS_KEPT = 50_000
@@ -95,22 +91,16 @@ class SQLiteEventLog:
         self._max_age_s = max_age_s
         self._originals_max_age_s = originals_max_age_s
         self._clock = clock
-        self._before_write = before_write  # makes room on a full disk
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._writer: sqlite3.Connection | None = file.connect(
-            self.path, durability="process", kind=EVENTS
+        self._file = SharedFile(
+            self.path, kind=EVENTS, name="event log", script=_ADDED, before_write=before_write
         )
-        with file.named_errors(self.path):
-            self._writer.execute(_ADDED)
-        self._readers = file.ReadPool(self.path)
 
     # -- events
 
     def publish(self, events: Sequence[NewEvent]) -> list[RunEvent]:
         bodies = [dumps_jsonb(dict(event.data))[0] for event in events]
         found: list[RunEvent] = []
-        with self._write() as writer:
+        with self._file.write() as writer:
             now = self._clock()
             for event, body in zip(events, bodies, strict=True):
                 thread = event.thread_id or ""
@@ -141,7 +131,7 @@ class SQLiteEventLog:
     def tail(
         self, after_id: int, *, limit: int = 1000, max_bytes: int | None = None
     ) -> tuple[Gap | None, list[RunEvent]]:
-        with self._readers.borrow() as reader:
+        with self._file.read() as reader:
             found = reader.execute(
                 "SELECT id, type, thread_id, seq, at, body FROM events WHERE id > ? ORDER BY id "
                 "LIMIT ?",
@@ -165,7 +155,7 @@ class SQLiteEventLog:
         limit: int = 1000,
         max_bytes: int | None = None,
     ) -> tuple[Gap | None, list[RunEvent]]:
-        with self._readers.borrow() as reader:
+        with self._file.read() as reader:
             found = reader.execute(
                 "SELECT id, type, thread_id, seq, at, body FROM events WHERE thread_id = ? AND seq "
                 "> ?"
@@ -187,20 +177,20 @@ class SQLiteEventLog:
         return row or (0, 0)
 
     def last_id(self) -> int:
-        with self._readers.borrow() as reader:
+        with self._file.read() as reader:
             (last,) = reader.execute(
                 "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
             ).fetchone()
         return int(last)
 
     def last_seq(self, thread_id: str | None) -> int:
-        with self._readers.borrow() as reader:
+        with self._file.read() as reader:
             return self._bounds(reader, thread_id)[0]
 
     # -- incidents
 
     def raise_incident(self, incident: Incident) -> bool:
-        with self._write() as writer:
+        with self._file.write() as writer:
             row = writer.execute(
                 "SELECT severity FROM incidents WHERE key = ?", (incident.key,)
             ).fetchone()
@@ -228,21 +218,21 @@ class SQLiteEventLog:
             return True
 
     def clear_incident(self, key: str) -> Incident | None:
-        with self._write() as writer:
+        with self._file.write() as writer:
             row = writer.execute(f"{_INCIDENTS} WHERE i.key = ?", (key,)).fetchone()
             for table in ("incidents", "public_causes"):
                 writer.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
         return _incident(row) if row else None
 
     def incidents(self) -> list[Incident]:
-        with self._readers.borrow() as reader:
+        with self._file.read() as reader:
             rows = reader.execute(f"{_INCIDENTS} ORDER BY since, i.key").fetchall()
         return [_incident(row) for row in rows]
 
     # -- originals
 
     def keep_originals(self, originals: Sequence[Original]) -> None:
-        with self._write() as writer:
+        with self._file.write() as writer:
             writer.executemany(
                 "INSERT INTO originals (stream, partition, job, path, reason, original, at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -253,7 +243,7 @@ class SQLiteEventLog:
             )
 
     def originals(self, *, thread_id: str | None = None, limit: int = 500) -> list[Original]:
-        with self._readers.borrow() as reader:
+        with self._file.read() as reader:
             rows = reader.execute(
                 "SELECT stream, partition, job, path, reason, original, at FROM originals"
                 " WHERE at >= ? AND (? IS NULL OR partition = ?) ORDER BY id DESC LIMIT ?",
@@ -262,7 +252,7 @@ class SQLiteEventLog:
         return [Original(*row) for row in rows]
 
     def forget_thread(self, thread_id: str) -> None:
-        with self._write() as writer:
+        with self._file.write() as writer:
             writer.execute("DELETE FROM events WHERE thread_id = ?", (thread_id,))
             writer.execute(
                 "UPDATE threads SET dropped_seq = last_seq WHERE thread_id = ?", (thread_id,)
@@ -278,7 +268,7 @@ class SQLiteEventLog:
             writer.execute("DELETE FROM incidents WHERE thread_id = ?", (thread_id,))
 
     def forget_lines(self, thread_id: str, numbers: Sequence[int]) -> None:
-        with self._write() as writer:
+        with self._file.write() as writer:
             writer.executemany(
                 "DELETE FROM events WHERE thread_id = ? AND type = 'log'"
                 " AND json_extract(CAST(body AS TEXT), '$.log_seq') = ?",
@@ -286,12 +276,11 @@ class SQLiteEventLog:
             )
 
     def erase(self, threads: Iterable[str], words: Sequence[str]) -> None:
-        with self._write() as writer:
+        with self._file.write() as writer:
             erase_words_of(writer, threads, words)
 
     def size_bytes(self) -> int:
-        files = [self.path.with_name(self.path.name + end) for end in ("", "-wal")]
-        return sum(file.stat().st_size for file in files if file.exists())
+        return self._file.size_bytes()
 
     def scrub(self) -> bool:
         return scrub(self.path, kind=EVENTS)
@@ -299,16 +288,13 @@ class SQLiteEventLog:
     # -- life
 
     def maintain(self) -> None:
-        with self._write() as writer:
+        with self._file.write() as writer:
             self._drop(writer)
             writer.execute(
                 "DELETE FROM originals WHERE at < ? OR id <= (SELECT max(id) FROM originals) - ?",
                 (self._clock() - self._originals_max_age_s, _ORIGINALS_KEPT),
             )
-        with self._lock, file.named_errors(self.path):
-            if self._writer is not None:
-                self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                self._writer.execute("PRAGMA incremental_vacuum(256)").fetchall()
+        self._file.tidy()
 
     def _drop(self, writer: sqlite3.Connection) -> None:
         (last,) = writer.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
@@ -339,24 +325,7 @@ class SQLiteEventLog:
         )
 
     def close(self) -> None:
-        with self._lock:
-            writer, self._writer = self._writer, None
-            if writer is not None:
-                writer.close()
-        self._readers.close()
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        file.refuse_fork(self._pid, self.path)
-        self._before_write()
-        with self._lock, file.named_errors(self.path):
-            if self._writer is None:
-                raise BufferUnavailable(
-                    f"The event log {self.path} is closed.",
-                    remedy="open Surgetank again before you use it.",
-                )
-            with file.transaction(self._writer):
-                yield self._writer
+        self._file.close()
 
 
 def _page(found: sqlite3.Cursor, max_bytes: int | None) -> list[tuple[Any, ...]]:

@@ -7,18 +7,14 @@ transaction.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from surgetank.events.sqlite import EVENTS
 from surgetank.events.types import Severity
-from surgetank.exceptions import BufferUnavailable
 from surgetank.notify.alerts.book import (
     Alert,
     Attempt,
@@ -28,7 +24,7 @@ from surgetank.notify.alerts.book import (
     Outcome,
     Sent,
 )
-from surgetank.sqlite import file
+from surgetank.sqlite.shared import SharedFile
 
 MAX_LOG = 5000
 MAX_CLAIMS = 20_000
@@ -72,15 +68,9 @@ class SQLiteAlertBook:
     ) -> None:
         self.path = Path(path)
         self._clock = clock
-        self._before_write = before_write  # makes room on a full disk
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._writer: sqlite3.Connection | None = file.connect(
-            self.path, durability="process", kind=EVENTS
+        self._file = SharedFile(
+            self.path, kind=EVENTS, name="alert book", script=_TABLES, before_write=before_write
         )
-        with file.named_errors(self.path):
-            self._writer.executescript(_TABLES)
-        self._readers = file.ReadPool(self.path)
 
     # -- claims and outbox
 
@@ -93,10 +83,10 @@ class SQLiteAlertBook:
         throttle_s: float,
     ) -> list[Alert]:
         # mostly there is nothing new: then nothing is locked
-        with self._readers.borrow() as reader:
+        with self._file.read() as reader:
             if not any(self._new(reader, alert, throttle_s) for alert in alerts):
                 return []
-        with self._write() as writer:
+        with self._file.write() as writer:
             claimed = [alert for alert in alerts if self._new(writer, alert, throttle_s)]
             now = self._clock()
             writer.executemany(
@@ -152,10 +142,10 @@ class SQLiteAlertBook:
             " AND NOT held_until BETWEEN ?2 AND ?3 ORDER BY id LIMIT 1"
         )
         window = (channel, now + 1e-6, now + _HORIZON_S)
-        with self._readers.borrow() as reader:
+        with self._file.read() as reader:
             if reader.execute(due, window).fetchone() is None:
                 return None
-        with self._write() as writer:
+        with self._file.write() as writer:
             row = writer.execute(
                 f"UPDATE alert_outbox SET held_until = ?4, attempts = attempts + 1 WHERE id = "
                 f"({due})"
@@ -180,7 +170,7 @@ class SQLiteAlertBook:
             delivery.id,
             delivery.attempt,
         )  # whoever took it over meanwhile decides what becomes of it
-        with self._write() as writer:
+        with self._file.write() as writer:
             if again:
                 writer.execute(
                     "UPDATE alert_outbox SET due_at = ?3, held_until = 0 WHERE id = ?1 AND "
@@ -195,7 +185,7 @@ class SQLiteAlertBook:
 
     def note(self, channel: str, message: Message, error: str | None) -> None:
         outcome = Outcome.DELIVERED if error is None else Outcome.GAVE_UP
-        with self._write() as writer:
+        with self._file.write() as writer:
             self._record(writer, channel, message, 1, outcome, error)
 
     def _record(
@@ -278,14 +268,14 @@ class SQLiteAlertBook:
         )
 
     def _read(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
-        with self._readers.borrow() as reader:
+        with self._file.read() as reader:
             return reader.execute(sql, arguments).fetchall()
 
     # -- life
 
     def maintain(self) -> None:
         now = self._clock()
-        with self._write() as writer:
+        with self._file.write() as writer:
             orphans = writer.execute(
                 "DELETE FROM alert_outbox WHERE posted_at < ? RETURNING channel, rule, title, "
                 "attempts",
@@ -307,21 +297,4 @@ class SQLiteAlertBook:
             )
 
     def close(self) -> None:
-        with self._lock:
-            writer, self._writer = self._writer, None
-            if writer is not None:
-                writer.close()
-        self._readers.close()
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        file.refuse_fork(self._pid, self.path)
-        self._before_write()
-        with self._lock, file.named_errors(self.path):
-            if self._writer is None:
-                raise BufferUnavailable(
-                    f"The alert book {self.path} is closed.",
-                    remedy="open Surgetank again before you use it.",
-                )
-            with file.transaction(self._writer):
-                yield self._writer
+        self._file.close()

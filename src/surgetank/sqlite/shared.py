@@ -1,0 +1,82 @@
+"""One SQLite file that several objects, threads and processes write into: a connection that writes,
+one at a time, and a pool of those that read."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from surgetank.exceptions import BufferUnavailable
+from surgetank.sqlite import file
+from surgetank.sqlite.kind import Kind
+
+
+class SharedFile:
+    """The file at `path`, open for one user of it, which `name` is for people.
+
+    `script` makes tables that the file may not have yet. `before_write` makes room on a full disk.
+    Raises `BufferUnavailable`, `BufferCorrupt`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        kind: Kind,
+        name: str,
+        script: str,
+        before_write: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path = Path(path)
+        self._name = name
+        self._before_write = before_write
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._writer: sqlite3.Connection | None = file.connect(
+            self.path, durability="process", kind=kind
+        )
+        with file.named_errors(self.path):
+            self._writer.executescript(script)
+        self._readers = file.ReadPool(self.path)
+
+    def read(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A connection that sees one moment. It holds no writer up."""
+        return self._readers.borrow()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction: committed at the end, taken back by what is raised."""
+        file.refuse_fork(self._pid, self.path)
+        self._before_write()
+        with self._lock, file.named_errors(self.path):
+            if self._writer is None:
+                raise BufferUnavailable(
+                    f"The {self._name} {self.path} is closed.",
+                    remedy="open Surgetank again before you use it.",
+                )
+            with file.transaction(self._writer):
+                yield self._writer
+
+    def tidy(self) -> None:
+        """Move what was written from the log into the file, and give some free pages back."""
+        with self._lock, file.named_errors(self.path):
+            if self._writer is not None:
+                self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                self._writer.execute("PRAGMA incremental_vacuum(256)").fetchall()
+
+    def size_bytes(self) -> int:
+        """What file and log take on disk."""
+        files = [self.path.with_name(self.path.name + end) for end in ("", "-wal")]
+        return sum(found.stat().st_size for found in files if found.exists())
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        with self._lock:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+        self._readers.close()
