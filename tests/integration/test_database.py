@@ -19,7 +19,7 @@ from support.postgres import PASSWORD, PASSWORD_ROLE, PostgresServer
 from support.waiting import wait_until
 from surgetank.database.migrate import MigratedDatabase, migrate
 from surgetank.database.pool import Database, redact_url
-from surgetank.exceptions import ConfigurationError, DatabaseUnavailable
+from surgetank.exceptions import ConfigurationError, DatabaseRefused, DatabaseUnavailable
 
 
 @pytest.fixture
@@ -117,11 +117,11 @@ def test_a_url_is_shown_without_its_password() -> None:
         ("postgres", "", "no_such_database", "does not exist"),
     ],
 )
-def test_a_wrong_login_is_a_configuration_error(
+def test_a_wrong_login_is_a_refusal(
     postgres_server: PostgresServer, user: str, password: str, name: str, words: str
 ) -> None:
     database = Database(postgres_server.url_of(name, user=user, password=password))
-    with pytest.raises(ConfigurationError, match=words) as caught:
+    with pytest.raises(DatabaseRefused, match=words) as caught:
         database.ping()
     assert caught.value.remedy
     assert isinstance(caught.value.__cause__, psycopg.OperationalError)
@@ -137,7 +137,7 @@ def test_a_server_that_is_too_old_is_refused(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("surgetank.database.pool.OLDEST_SERVER", 99)
-    with pytest.raises(ConfigurationError, match="too old"):
+    with pytest.raises(DatabaseRefused, match="too old"):
         database.ping()
 
 
@@ -347,7 +347,7 @@ def test_a_database_that_cannot_hold_every_text_is_refused(
         )
     try:
         database = Database(postgres_server.url_of(name))
-        with pytest.raises(ConfigurationError, match=f"encoding {encoding}") as refused:
+        with pytest.raises(DatabaseRefused, match=f"encoding {encoding}") as refused:
             database.ping()
         assert "UTF8" in refused.value.remedy
         database.close()

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -120,7 +121,7 @@ def test_a_port_that_is_taken_is_told_before_a_buffer_is_made(
 
 @pytest.mark.parametrize(
     "command",
-    [("worker", "--json"), ("serve", "--port", "0", "--no-auth"), ("export",), ("import",)],
+    [("worker", "--json"), ("serve", "--no-auth"), ("export",), ("import",)],
 )
 def test_sigterm_ends_what_a_frozen_database_holds_up(
     tmp_path: Path, private_postgres: PostgresServer, command: tuple[str, ...]
@@ -143,6 +144,10 @@ def test_sigterm_ends_what_a_frozen_database_holds_up(
         put_chain(tank.checkpointer(), "t", 2)
         assert tank.flush().ok
         name, *more = command
+        if name == "serve":
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            more += ["--port", str(port)]
         if name == "export":
             more = ["--to", str(other)]
         if name == "import":
@@ -155,7 +160,9 @@ def test_sigterm_ends_what_a_frozen_database_holds_up(
                 if name in ("worker", "serve"):
                     put(tank.checkpointer(), "waits", {"n": 1})
                     wait_until(lambda: leased(tank), "it to flush")
-                else:
+                if name == "serve":
+                    wait_until(lambda: lives(port), "it to serve")
+                if name in ("export", "import"):
                     wait_until(lambda: connects(process), "it to wait for the database")
                 process.send_signal(signal.SIGTERM)
                 began = time.monotonic()
@@ -174,6 +181,13 @@ def test_sigterm_ends_what_a_frozen_database_holds_up(
 def leased(tank: Surgetank) -> bool:
     (state,) = tank.parts.buffer.states("checkpoints") or (None,)
     return state is not None and state.leased_by is not None
+
+
+def lives(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def connects(process: subprocess.Popen[str]) -> bool:

@@ -21,7 +21,11 @@ from surgetank.database import queries as queries_module
 from surgetank.database.migrate import applied, load, migrate, pending
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
-from surgetank.exceptions import ConfigurationError, DatabaseUnavailable, SchemaTooNew
+from surgetank.exceptions import (
+    DatabaseRefused,
+    DatabaseUnavailable,
+    SchemaTooNew,
+)
 
 FIRST = "CREATE TABLE surgetank.one (n int);\nINSERT INTO surgetank.one VALUES (1);\n"
 SECOND = "ALTER TABLE surgetank.one ADD COLUMN m int; -- 100% plain SQL\nINSERT INTO surgetank.one VALUES (2, 2);\n"
@@ -201,7 +205,7 @@ def test_a_migration_changed_after_it_was_applied_is_refused(
 ) -> None:
     migrate(database, folder)
     (folder / "0001_first.sql").write_text(FIRST + "-- changed")
-    with pytest.raises(ConfigurationError, match="0001_first differs"):
+    with pytest.raises(DatabaseRefused, match="0001_first differs"):
         migrate(database, folder)
 
 
@@ -223,19 +227,19 @@ def test_a_missing_permission_names_the_grant(
     if already_there:
         migrate(database, folder)
     other = Database(fresh_database.replace("postgres@", f"{powerless}@"))
-    with pytest.raises(ConfigurationError, match="permission denied") as caught:
+    with pytest.raises(DatabaseRefused, match="permission denied") as caught:
         migrate(other, folder)
     assert "GRANT" in caught.value.remedy
     other.close()
 
 
-def test_a_read_only_database_is_a_configuration_error(
+def test_a_read_only_database_is_a_refusal(
     postgres_server: PostgresServer, fresh_database: str, folder: Path
 ) -> None:
     name = psycopg.conninfo.conninfo_to_dict(fresh_database)["dbname"]
     as_admin(postgres_server, "ALTER DATABASE {} SET default_transaction_read_only = on", str(name))
     database = Database(fresh_database)
-    with pytest.raises(ConfigurationError, match="read-only"):
+    with pytest.raises(DatabaseRefused, match="read-only"):
         migrate(database, folder)
     database.close()
 

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from support.savers import checkpoint, config, ids, listed, put, put_chain
 from support.waiting import wait_until
 from surgetank import Surgetank
-from surgetank.exceptions import ConfigurationError, DatabaseUnavailable
+from surgetank.exceptions import DatabaseUnavailable, InvalidRequest
 from surgetank.streams.checkpoints.retention.plan import Limits
 from surgetank.streams.checkpoints.retention.sweep import Budget
 
@@ -180,9 +180,9 @@ def test_a_value_without_a_version_survives_the_pruning_of_others(tank):
 
 def test_limits_that_make_no_sense_are_refused(tank):
     for limits in ({}, {"keep": 0}, {"age": -1.0}, {"max_bytes": -1}):
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(InvalidRequest):
             tank.retain(**limits)
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidRequest):
         tank.delete_idle_threads(0)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from support.savers import config, ids, listed, put, put_chain
 from surgetank import Surgetank
-from surgetank.exceptions import ConfigurationError
+from surgetank.exceptions import ConfigurationError, InvalidRequest
 from surgetank.streams.checkpoints.retention import storage as reports
 from surgetank.streams.checkpoints.retention.plan import Limits
 
@@ -92,7 +92,7 @@ def test_top_and_thread_choose_what_is_shown(tank):
     assert len({u.channel for u in tank.storage(top=1).channels}) == 1
     assert [t.thread_id for t in tank.storage(thread="small").threads] == ["small"]
     assert tank.storage(thread="nobody").threads == ()
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidRequest):
         tank.storage(top=0)
 
 

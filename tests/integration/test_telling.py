@@ -16,11 +16,11 @@ import surgetank
 from support.postgres import PostgresServer
 from support.tanks import MakeTank
 from support.waiting import wait_until
-from surgetank import ConfigurationError, Surgetank
+from surgetank import Surgetank
 from surgetank.database.migrate import migrate
 from surgetank.database.pool import Database
 from surgetank.events.types import EventType, Severity
-from surgetank.exceptions import ErrorNotFound, ErrorStateConflict
+from surgetank.exceptions import ErrorNotFound, ErrorStateConflict, InvalidRequest
 from surgetank.streams.errors.answers import ErrorFilter
 
 
@@ -145,7 +145,7 @@ def test_logging_inside_a_node_lands_in_the_thread_s_log(tank: Surgetank):
 
 
 def test_a_line_without_a_thread_is_refused_with_the_way_out(tank: Surgetank):
-    with pytest.raises(ConfigurationError, match="working_for"):
+    with pytest.raises(InvalidRequest, match="working_for"):
         tank.emit_log("lost")
     with surgetank.working_for("t", "ada"):
         tank.emit_log("found")
@@ -511,7 +511,7 @@ def test_old_lines_and_resolved_errors_are_forgotten_the_rest_stays(make_tank: M
 
 @pytest.mark.parametrize("kind", ["", "gap", "log", "subscribed", "a\nb", "x" * 101, "öl"])
 def test_types_that_could_be_mistaken_are_refused(tank: Surgetank, kind: str):
-    with pytest.raises(ConfigurationError, match="type of an event"):
+    with pytest.raises(InvalidRequest, match="type of an event"):
         tank.broadcast_run_event(kind, thread_id="t")
 
 

@@ -14,7 +14,7 @@ from langgraph.checkpoint.base.id import uuid6
 
 from support.buffers import FakeClock
 from surgetank.encode.sanitize import encode_clean
-from surgetank.exceptions import ConfigurationError, DatabaseUnavailable
+from surgetank.exceptions import DatabaseUnavailable, InvalidRequest
 from surgetank.server.access.auth import FailedLogins, Tickets
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.access.tokens import is_token_shaped, parse_span
@@ -149,7 +149,7 @@ def test_spans_are_read(text, seconds):
     "text", ["", "30", "d", "-1d", "0d", "1y", "999999999w", "1.5h", "\u0663d"]
 )
 def test_spans_that_make_no_sense_are_refused(text):
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(InvalidRequest):
         parse_span(text)
 
 
