@@ -32,10 +32,10 @@ from surgetank.streams.checkpoints.hot import HotLookup
 from surgetank.streams.checkpoints.serde import faithful
 from surgetank.streams.errors.groups import KEY as ERROR_KEY
 from surgetank.streams.errors.groups import ErrorReport
-from surgetank.streams.errors.sink import PostgresErrorSink
+from surgetank.streams.errors.sink import error_sink
 from surgetank.streams.logs.line import KEY as LINE_KEY
 from surgetank.streams.logs.line import LogLine
-from surgetank.streams.logs.sink import PostgresLogSink
+from surgetank.streams.logs.sink import log_sink
 
 TTL_S = 15.0
 
@@ -94,7 +94,7 @@ KINDS = {
     ),
     "logs": Kind(
         "thread_logs",
-        lambda buffer, database: PostgresLogSink(database),
+        lambda buffer, database: log_sink(database),
         lambda name, n: [Record(LINE_KEY, LogLine(name, f"line {n}", at=float(n)).pack())],
         lambda name: [Record(LINE_KEY, b"\xc1")],
         lambda sink, database: rows(
@@ -103,7 +103,7 @@ KINDS = {
     ),
     "errors": Kind(
         "system_errors",
-        lambda buffer, database: PostgresErrorSink(database),
+        lambda buffer, database: error_sink(database),
         lambda name, n: [
             Record(ERROR_KEY, ErrorReport("app", "m", fingerprint=name, at=float(n)).pack())
         ],

@@ -19,6 +19,7 @@ from surgetank.exceptions import SurgetankError
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
 from surgetank.model import FlushJob, JobStatus
+from surgetank.service import Background
 
 _LONGEST_PAUSE_S = 5.0
 _THOROUGH_S = 30.0  # looking for what can be forgotten reads all partitions
@@ -49,22 +50,18 @@ class Scheduler:
         self._maintain_s = maintain_s
         self._on_problem = on_problem
         self._on_lost = on_lost
-        self._stop = threading.Event()
         self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._background = Background("surgetank-flush", self._run)
         self._ended: deque[tuple[str, str]] = deque()
 
     @property
     def running(self) -> bool:
         """True while the thread lives."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._background.running
 
     def start(self) -> None:
         """Start the thread. Does nothing if it runs."""
-        if not self.running:
-            self._stop.clear()
-            self._thread = threading.Thread(target=self.run, name="surgetank-flush", daemon=True)
-            self._thread.start()
+        self._background.start()
 
     def wake(self) -> None:
         """Look at once instead of at the next tick."""
@@ -78,19 +75,17 @@ class Scheduler:
     def stop(self, within_s: float | None = None) -> bool:
         """Finish the group that is being written, release the rest, end. False if that took too
         long."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(within_s)
-        return not self.running
+        self._background.stop(0.0)
+        self._wake.set()  # it may be waiting for the next tick
+        return self._background.stop(within_s)
 
-    def run(self) -> None:
-        """Work until `stop`. A problem is reported and work goes on after a growing pause."""
+    def _run(self, stop: threading.Event) -> None:
+        """Work until it is stopped. A problem is reported and work goes on after a growing pause."""
         maintained_at = thorough_at = float("-inf")
         pause = self._tick_s
-        while not self._stop.is_set():
+        while not stop.is_set():
             try:
-                busy = self._round()
+                busy = self._round(stop)
                 now = self._clock()
                 if not 0 <= now - maintained_at < self._maintain_s:
                     thorough = not 0 <= now - thorough_at < _THOROUGH_S
@@ -107,22 +102,22 @@ class Scheduler:
                 self._wake.wait(pause)
                 self._wake.clear()
 
-    def _flush_ended(self) -> None:
-        while self._ended and not self._stop.is_set():
+    def _flush_ended(self, stop: threading.Event) -> None:
+        while self._ended and not stop.is_set():
             stream, partition = self._ended.popleft()
             flusher = next(flusher for flusher in self._flushers if flusher.stream == stream)
             # then it waits its turn like all others
             down = flusher.breaker.state() is not BreakerState.CLOSED
             if not down and self._buffer.state(stream, partition) is not None:
-                flusher.run("run_end", partition=partition, stop=self._stop)
+                flusher.run("run_end", partition=partition, stop=stop)
 
-    def _round(self) -> bool:
-        self._flush_ended()
+    def _round(self, stop: threading.Event) -> bool:
+        self._flush_ended(stop)
         busy = False
         for flusher in self._flushers:
-            if self._stop.is_set():
+            if stop.is_set():
                 break
-            job = flusher.run_if_due(self._stop)
+            job = flusher.run_if_due(stop)
             busy = busy or (job is not None and job.status is JobStatus.COMPLETED)
         return busy
 

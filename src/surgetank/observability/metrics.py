@@ -240,9 +240,9 @@ def _alerts(tank: Surgetank) -> dict[str, Sequence[Value]]:
             ((name,), float(name in failing)) for name in watch.channels
         ],
         "surgetank_alerts_total": _from_zero(
-            rules, {(rule,): n for rule, n in dict(watch.sent).items()}
+            rules, {(rule,): n for rule, n in watch.sent().items()}
         ),
-        "surgetank_alert_deliveries_total": _outcomes(watch.channels, dict(watch.courier.counts)),
+        "surgetank_alert_deliveries_total": _outcomes(watch.channels, watch.courier.counts()),
     }
 
 

@@ -184,7 +184,13 @@ class Courier:
         self._retry = retry
         self._give_up_s = give_up_s
         self._on_failed = on_failed
-        self.counts: Counter[tuple[str, bool]] = Counter()
+        self._counts: Counter[tuple[str, bool]] = Counter()
+        self._counting = threading.Lock()
+
+    def counts(self) -> dict[tuple[str, bool], int]:
+        """Attempts of this process, by channel and whether they arrived."""
+        with self._counting:
+            return dict(self._counts)
 
     def deliver_due(self, stop: threading.Event | None = None) -> int:
         """Send what is due; returns how many messages arrived. A channel that fails is left for the
@@ -202,7 +208,8 @@ class Courier:
 
     def _deliver(self, channel: AlertChannel, delivery: Delivery) -> bool:
         error = channel.send(delivery.message)
-        self.counts[channel.name, error is None] += 1
+        with self._counting:
+            self._counts[channel.name, error is None] += 1
         now = self._clock()
         decision = next_attempt(
             Failure(FailureKind.TRANSIENT, error or "", "AlertDeliveryFailed"),

@@ -23,6 +23,7 @@ from surgetank.notify.alerts.delivery import AlertChannel, Courier, channel_prob
 from surgetank.notify.alerts.facts import FactFinder
 from surgetank.notify.alerts.rules import Facts, Limits
 from surgetank.notify.news import News
+from surgetank.service import Background
 from surgetank.settings import Settings
 from surgetank.streams.errors.store import SystemErrors
 
@@ -64,7 +65,7 @@ class AlertWatch:
     ) -> None:
         self.book = book
         self.channels = [channel.name for channel in channels]
-        self.sent: Counter[str] = Counter()
+        self._sent: Counter[str] = Counter()
         self._facts = facts
         self._errors = errors
         self._settings = settings
@@ -84,9 +85,9 @@ class AlertWatch:
             on_failed=self._delivery_failed,
         )
         self._digested: str | None = None
-        self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._ended = False
+        self._background = Background("surgetank-alerts", self._run)
 
     # -- its thread
 
@@ -94,40 +95,38 @@ class AlertWatch:
         """Start the thread if there is somewhere to send alerts to and it doesn't run. Returns at
         once."""
         with self._lock:
-            if not self.channels or self._stop.is_set():
-                return
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._run, name="surgetank-alerts", daemon=True
-                )
-                self._thread.start()
+            if self.channels and not self._ended:
+                self._background.start()
+
+    def sent(self) -> dict[str, int]:
+        """How many alerts this process has claimed, by rule."""
+        with self._lock:
+            return dict(self._sent)
 
     def stop(self, timeout_s: float) -> None:
         """End the thread; what it is sending may be finished. What waits stays in the book for the
         next process."""
         with self._lock:
-            self._stop.set()
-            thread = self._thread
-        if thread is not None:
-            thread.join(timeout_s)
+            self._ended = True
+        self._background.stop(timeout_s)
 
-    def _run(self) -> None:
+    def _run(self, stop: threading.Event) -> None:
         looked_at = maintained_at = float("-inf")
-        while not self._stop.is_set():
+        while not stop.is_set():
             try:
                 now = self._clock()
                 if not 0 <= now - looked_at < self._settings.alert_every:
                     looked_at = now
                     self.check()
-                self.courier.deliver_due(self._stop)
+                self.courier.deliver_due(stop)
                 if not 0 <= now - maintained_at < _MAINTAIN_S:
                     maintained_at = now
                     self.book.maintain()
             except Exception as error:  # noqa: BLE001 - told to the operator; the thread must outlive it
                 # else only the file was closed under a send that took too long
-                if not self._stop.is_set():
+                if not stop.is_set():
                     self._problem(error)
-            self._stop.wait(min(_POLL_S, self._settings.alert_every))
+            stop.wait(min(_POLL_S, self._settings.alert_every))
 
     # -- what it does
 
@@ -146,7 +145,8 @@ class AlertWatch:
             found, self.channels, compose, throttle_s=self._settings.alert_throttle
         )
         self._digested = day
-        self.sent.update(alert.rule for alert in claimed)
+        with self._lock:
+            self._sent.update(alert.rule for alert in claimed)
         return claimed
 
     def _well_again(self, found: Sequence[Alert], now: float) -> set[str]:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from surgetank.database.pool import Database
@@ -22,8 +21,8 @@ from surgetank.encode import jsontext
 from surgetank.events.types import Severity
 from surgetank.model import Entry, Record
 from surgetank.sinks.fence import Passed, Rows, fence, unreadable
-from surgetank.sinks.probe import probe_name, probe_slice, rolled_back
 from surgetank.sinks.protocol import Slice, Written
+from surgetank.sinks.table import TableSink
 from surgetank.streams.errors.groups import (
     FORGET_THREAD,
     KEY,
@@ -42,40 +41,14 @@ SQL = queries("streams/errors/errors.sql")
 _HOUR = 3600.0
 
 
-class PostgresErrorSink:
+def error_sink(database: Database) -> TableSink:
     """The sink of the stream `system_errors`; a partition is a fingerprint."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    @property
-    def name(self) -> str:
-        return "postgresql"
-
-    def ping(self) -> str:
-        return self._database.ping()
-
-    def close(self) -> None:
-        """The database belongs to whoever made it."""
-
-    def probe(self, *, buffer_id: str) -> None:
-        name = probe_name()
+    def probe_record(name: str) -> Record:
         report = ErrorReport("probe", "probe", fingerprint=name, at=time.time())
-        with rolled_back(self._database) as cursor:
-            _write(
-                cursor,
-                [probe_slice(STREAM, name, Record(KEY, report.pack()))],
-                buffer_id,
-                self._database.claim(cursor.connection),
-            )
+        return Record(KEY, report.pack())
 
-    def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
-        size = sum(entry.size for part in slices for entry in part.entries)
-        with (
-            self._database.connection(size=size) as connection,
-            connection.cursor(binary=True, row_factory=dict_row) as cursor,
-        ):
-            return _write(cursor, slices, buffer_id, self._database.claim(cursor.connection))
+    return TableSink(database, STREAM, write=_write, probe_record=probe_record)
 
 
 def _write(

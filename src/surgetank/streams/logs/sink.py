@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from surgetank.database.pool import Database
@@ -14,8 +13,8 @@ from surgetank.database.queries import queries
 from surgetank.encode import jsontext
 from surgetank.model import Entry, Record
 from surgetank.sinks.fence import Rows, fence, unreadable
-from surgetank.sinks.probe import probe_name, probe_slice, rolled_back
 from surgetank.sinks.protocol import Slice, Written
+from surgetank.sinks.table import TableSink
 from surgetank.streams.checkpoints.envelope import OPERATION_KEY
 from surgetank.streams.logs.line import DELETED, KEY, STREAM, LogLine
 
@@ -23,35 +22,13 @@ SQL = queries("streams/logs/logs.sql")
 _TYPES = ["text", "int8", "text", "text", "timestamptz", "text", "text", "text", "jsonb"]
 
 
-class PostgresLogSink:
+def log_sink(database: Database) -> TableSink:
     """The sink of the stream `thread_logs`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def probe_record(name: str) -> Record:
+        return Record(KEY, LogLine(name, "probe", at=time.time()).pack())
 
-    @property
-    def name(self) -> str:
-        return "postgresql"
-
-    def ping(self) -> str:
-        return self._database.ping()
-
-    def close(self) -> None:
-        """The database belongs to whoever made it."""
-
-    def probe(self, *, buffer_id: str) -> None:
-        name = probe_name()
-        line = probe_slice(STREAM, name, Record(KEY, LogLine(name, "probe", at=time.time()).pack()))
-        with rolled_back(self._database) as cursor:
-            _write(cursor, [line], buffer_id, self._database.claim(cursor.connection))
-
-    def write(self, slices: Sequence[Slice], *, buffer_id: str) -> list[Written]:
-        size = sum(entry.size for part in slices for entry in part.entries)
-        with (
-            self._database.connection(size=size) as connection,
-            connection.cursor(binary=True, row_factory=dict_row) as cursor,
-        ):
-            return _write(cursor, slices, buffer_id, self._database.claim(cursor.connection))
+    return TableSink(database, STREAM, write=_write, probe_record=probe_record)
 
 
 def _write(
