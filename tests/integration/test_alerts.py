@@ -329,7 +329,7 @@ def test_a_failing_channel_stops_no_other_is_seen_everywhere_and_retried(
             len([g for g in tank.errors.find().errors if g.error_type == "alert_delivery_failed"])
             == 1
         )
-        assert watch(tank).courier.counts == {
+        assert watch(tank).courier.counts() == {
             (broken.name, True): 1, (broken.name, False): 2, (webhook.name, True): 1,
         }  # fmt: skip
         shown = f"{attempts} {tank.status()} {tank.errors.find()} {caplog.text}"

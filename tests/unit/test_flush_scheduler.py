@@ -106,7 +106,7 @@ def test_a_problem_is_reported_with_its_trace_and_work_goes_on(plant: Plant) -> 
     problems = Problems()
     error = BufferUnavailable("The disk is full.", remedy="free some space")
     flusher = Scripted(error, ValueError("a bug"), None)
-    scheduler(plant, flusher, problems=problems).run()
+    scheduler(plant, flusher, problems=problems).run(threading.Event())
     assert [e for e, _ in problems] == [error, problems[1][0]]
     assert "a bug" in problems[1][1]
     assert "Traceback" in problems[1][1]
@@ -160,7 +160,7 @@ def test_housekeeping_is_done_now_and_then_also_after_the_clock_jumped(
                 plant.clock.advance(jump)
             return super().run_if_due(stop)
 
-    scheduler(plant, Moving(*[None] * 6), maintain_s=2.0).run()
+    scheduler(plant, Moving(*[None] * 6), maintain_s=2.0).run(threading.Event())
     assert maintained == [start, start + jump]
 
 
@@ -168,7 +168,7 @@ def test_jobs_of_workers_that_died_are_reaped_in_the_background(plant: Plant) ->
     plant.buffer.save_job(
         FlushJob("dead", "s", "manual", JobStatus.RUNNING, plant.clock.now - 500, "gone", result={})
     )
-    scheduler(plant, Scripted(None)).run()
+    scheduler(plant, Scripted(None)).run(threading.Event())
     job = plant.buffer.job("dead")
     assert job is not None
     assert job.status is JobStatus.FAILED

@@ -51,7 +51,7 @@ class Scheduler:
         self._on_problem = on_problem
         self._on_lost = on_lost
         self._wake = threading.Event()
-        self._background = Background("surgetank-flush", self._run)
+        self._background = Background("surgetank-flush", self.run)
         self._ended: deque[tuple[str, str]] = deque()
 
     @property
@@ -79,8 +79,8 @@ class Scheduler:
         self._wake.set()  # it may be waiting for the next tick
         return self._background.stop(within_s)
 
-    def _run(self, stop: threading.Event) -> None:
-        """Work until it is stopped. A problem is reported and work goes on after a growing pause."""
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set. A problem is reported and work goes on after a growing pause."""
         maintained_at = thorough_at = float("-inf")
         pause = self._tick_s
         while not stop.is_set():
