@@ -18,7 +18,6 @@ from surgetank.settings import Settings
 from surgetank.streams.errors.groups import ErrorReport
 from surgetank.streams.logs.capture import ThreadLogHandler, ThreadLogProcessor
 from surgetank.streams.logs.origin import origin
-from surgetank.streams.logs.store import LogPage
 
 _T = TypeVar("_T")
 
@@ -136,11 +135,6 @@ class Speaks:
     ) -> str:
         """`log_system_error` off the event loop: the error is accepted when this returns."""
         return await off_loop(self.log_system_error, error_type, message, **given)
-
-    def logs(self, thread_id: str, **wanted: Any) -> LogPage:
-        """Lines of a thread's log, hot and cold (`after`, `before`, `limit`, `levels` as in
-        `ThreadLogs.read`)."""
-        return self.parts.reporting.logs.read(thread_id, **wanted)
 
     def log_handler(self, level: int = logging.NOTSET) -> ThreadLogHandler:
         """A handler for `logging` that copies records into the log of the thread they were made

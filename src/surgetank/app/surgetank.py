@@ -10,24 +10,20 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from surgetank import telemetry
 from surgetank.app import ambient, receipts
-from surgetank.app.assembly import Parts, limits_of
+from surgetank.app.assembly import Parts
 from surgetank.app.erasure import ErasureReport, erasure_of
 from surgetank.app.guards import destination, engine_settings
-from surgetank.app.jobs import Jobs
-from surgetank.app.parked import Parked
+from surgetank.app.nouns import Nouns
 from surgetank.app.picture import picture_of
-from surgetank.app.speaking import Speaks
 from surgetank.buffer.binding import Binding
 from surgetank.encode.limits import check_names
-from surgetank.events.protocol import EventLog
 from surgetank.exceptions import (
     ConfigurationError,
     EngineClosed,
@@ -41,13 +37,9 @@ from surgetank.model import FlushJob
 from surgetank.notify.report import Status
 from surgetank.setting_names import SettingNames
 from surgetank.settings import Settings
-from surgetank.spilling.recovery import Progress, Recovery
-from surgetank.streams.checkpoints.cold.deleted import deleted_at
 from surgetank.streams.checkpoints.envelope import STREAM as CHECKPOINTS
 from surgetank.streams.checkpoints.retention.plan import Limits
-from surgetank.streams.checkpoints.retention.storage import StorageReport, raise_format, storage
 from surgetank.streams.checkpoints.retention.sweep import RetentionReport
-from surgetank.streams.errors.store import SystemErrors
 from surgetank.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -57,7 +49,7 @@ if TYPE_CHECKING:
     from surgetank.streams.checkpoints.saver import SurgetankSaver
 
 
-class Surgetank(Speaks):
+class Surgetank(Nouns):
     """A write-behind store: buffer, flush engine and database.
 
     `home` is the folder of buffer and embedded database, `database_url` a PostgreSQL 14+ (none:
@@ -296,18 +288,6 @@ class Surgetank(Speaks):
         """`wait_saved` for event loops."""
         await receipts.await_saved(self.parts, thread_id, timeout)
 
-    # -- looking
-
-    @property
-    def errors(self) -> SystemErrors:
-        """The system errors: find, look at, resolve."""
-        return self.parts.reporting.errors
-
-    @property
-    def events(self) -> EventLog:
-        """The run events of this buffer."""
-        return self.parts.reporting.events
-
     def _flusher(self, stream: str) -> StreamFlusher:
         flusher = self.parts.flushers.get(stream)
         if flusher is None:
@@ -317,40 +297,9 @@ class Surgetank(Speaks):
             )
         return flusher
 
-    @property
-    def jobs(self) -> Jobs:
-        """The records of flushes and retention: list, get, retry."""
-        return Jobs(self.parts.buffer, self.parts.flushers, self.settings.jobs_kept)
-
-    @property
-    def parked(self) -> Parked:
-        """Entries that the database refused: list, get, retry."""
-        return Parked(self.parts.buffer, self.parts.streams, lambda: self.flush(trigger="retry"))
-
-    def storage(self, *, thread: str | None = None, top: int = 10) -> StorageReport:
-        """Bytes by kind, channel and thread, the growth of the `top` largest threads (or of one),
-        what pruning would free, and what retention did last. Never raises for a database that is
-        down: the report says so.
-        """
-        parts = self.parts
-        _check_threads(thread)
-        return storage(
-            parts.buffer,
-            parts.database,
-            limits=limits_of(self.settings),
-            now=self._clock(),
-            thread=thread,
-            top=top,
-        )
-
     def raise_storage_format(self) -> bool:
-        """Write rows in the newest storage format from now on; False when that is so already.
-
-        Call it once after an upgrade, when no process of the version before runs any more: that one
-        can't read what is written then. A database made by this version needs no call. Raises
-        `DatabaseUnavailable`.
-        """
-        return raise_format(self.parts.database)
+        """`storage.raise_format`: once after an upgrade, when no older process runs any more."""
+        return self.storage.raise_format()
 
     def retain(
         self,
@@ -392,29 +341,6 @@ class Surgetank(Speaks):
             self.parts, lambda: self.flush(trigger="erasure"), other_saver=self._sink is not None
         )
         return erasure.erase(user)
-
-    def recovery(
-        self,
-        url: str | None = None,
-        *,
-        lost: Collection[str] = (),
-        progress: Progress = lambda *_: None,
-    ) -> Recovery:
-        """A look through a fallback location (by default the configured one), to recover what no
-        buffer has any more.
-
-        `lost` are ids of buffers that are gone for good, or "all". Raises `ConfigurationError`
-        without a location, `MissingExtra`.
-        """
-        buffer, database = self.parts.buffer, self.parts.database
-        if url is None and buffer.files.address is None:
-            raise ConfigurationError(
-                "There is no fallback location to recover from.",
-                remedy="name it with `--from`, or set SURGETANK_FALLBACK_URL.",
-            )
-        store = buffer.files.open(url) if url is not None else buffer.files.store()
-        deletions = {CHECKPOINTS: partial(deleted_at, buffer, database)}
-        return Recovery(buffer, store, database, deletions, lost=lost, progress=progress)
 
     def adopt(self) -> Binding:
         """Let the buffer belong to the configured database, whatever it belonged to. Raises

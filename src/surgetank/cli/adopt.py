@@ -31,7 +31,7 @@ def adopt(
     adoption: it is known again by its id.
     """
     with engine(home, database_url) as tank:
-        buffer = tank.parts.buffer
+        buffer = tank.buffer
         before, waiting = buffer.binding(), buffer.depth().entries
         where = destination(tank.settings)
         if not json:

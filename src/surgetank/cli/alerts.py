@@ -3,7 +3,7 @@ there."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -36,7 +36,7 @@ def send_test(home: Home = None, database_url: DatabaseUrl = None, json: Json = 
     Exit code 0 when every channel took it, 1 when one did not, 2 when no channel is set.
     """
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
-        outcome = tank.parts.reporting.alerts.test()
+        outcome = tank.alerts.test()
     if json:
         print_json(
             [{"channel": name, "ok": error is None, "error": error} for name, error in outcome]
@@ -55,22 +55,10 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
     Exit code 1 when a rule finds something or a channel fails.
     """
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
-        watch = tank.parts.reporting.alerts
-        states, problem = watch.states()
-        health = {channel.channel: channel for channel in watch.book.health()}
-        waiting = watch.book.waiting()
-        names = list(dict.fromkeys([*watch.channels, *waiting]))
-    shown: list[dict[str, Any]] = [
-        {
-            "channel": name, "configured": name in watch.channels, "waiting": waiting.get(name, 0),
-            "failing_since": health[name].failing_since if name in health else None,
-            "last_ok_at": health[name].last_ok_at if name in health else None,
-            "last_error": health[name].last_error if name in health else None,
-        }
-        for name in names
-    ]  # fmt: skip
+        states, problem = tank.alerts.states()
+        channels = tank.alerts.channel_states()
     if json:
-        print_json({"rules": states, "channels": shown, "problem": problem})
+        print_json({"rules": states, "channels": channels, "problem": problem})
     else:
         for state in states:
             mark = "ALERT" if state.alerts else "ok"
@@ -81,18 +69,17 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
                 out.print(f"       {alert.severity.value}: {alert.title}. {alert.text}")
             if len(state.alerts) > 10:
                 out.print(f"       ... and {len(state.alerts) - 10} more")
-        for row in shown:
-            state_of = f"fails: {row['last_error']}" if row["failing_since"] else "ok"
-            last = when(row["last_ok_at"]) if row["last_ok_at"] else "never"
+        for c in channels:
+            state_of = f"fails: {c.last_error}" if c.failing_since else "ok"
+            last = when(c.last_ok_at) if c.last_ok_at else "never"
             out.print(
-                f"channel  {row['channel']}: {state_of}; last delivery {last}; {row['waiting']} "
-                f"wait",
+                f"channel  {c.channel}: {state_of}; last delivery {last}; {c.waiting} wait",
             )
-        if not watch.channels:
+        if not any(c.configured for c in channels):
             out.print("no channel is set (SURGETANK_ALERT_URLS): nothing is sent")
         if problem:
             err.print(f"the database can't be asked just now, so this may be incomplete: {problem}")
-    return 1 if any(s.alerts for s in states) or any(row["failing_since"] for row in shown) else 0
+    return 1 if any(s.alerts for s in states) or any(c.failing_since for c in channels) else 0
 
 
 @app.command()
@@ -106,7 +93,7 @@ def log(
     """Show every attempt to deliver an alert, newest first: when, where to, and what became of
     it."""
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
-        attempts = tank.parts.reporting.alerts.book.attempts(limit=limit)
+        attempts = tank.alerts.attempts(limit=limit)
     if json:
         print_json([{"id": a.id, "at": a.at, "channel": a.channel, "rule": a.rule, "title": a.title,
                      "attempt": a.attempt, "ok": a.ok, "outcome": a.outcome.value, "error": a.error}

@@ -28,7 +28,7 @@ from surgetank.model import FlushJob
 from surgetank.setting_sources import isolated
 
 if TYPE_CHECKING:
-    from surgetank.streams.checkpoints.saver import SurgetankSaver
+    from surgetank import SurgetankSaver
 
 _QUESTIONS = (
     "How warm is it in Oslo?",
@@ -88,7 +88,7 @@ def _play(home: Path, threads: int) -> dict[str, Any]:
     }
     with Surgetank(home, **settings) as tank:
         saver = tank.checkpointer()
-        version = tank.parts.database.ping()
+        version = tank.database.ping()
         out.print(f"   {version} in {home}, ready after {seconds(time.monotonic() - started)}")
         _run_agents(saver, threads)
         _show_buffer(tank)
@@ -161,7 +161,7 @@ def _show_flush(tank: Surgetank) -> FlushJob:
             f"   replaced in the SQL projection: {replaced['path']}: {replaced['reason']} "
             f"({replaced['original']})",
         )
-    with tank.parts.database.connection() as connection:
+    with tank.database.connection() as connection:
         out.print("   in PostgreSQL:")
         for name in ("threads", "checkpoints", "checkpoint_blobs", "checkpoint_writes"):
             rows, used = connection.execute(
@@ -212,7 +212,7 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as pool, _at_the_end(enough.set):
         run = pool.submit(long_run)
         _wait(lambda: tank.jobs(limit=1)[0].trigger == "schedule", "the first background flush")
-        embedded = tank.parts.embedded
+        embedded = tank.embedded
         assert embedded is not None
         embedded.shut_down("immediate")
         out.print("   PostgreSQL is stopped.")
@@ -240,7 +240,7 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
         out.print(f"   the run ended by itself after {run.result(_LONGEST_S)} answers.")
     _wait(lambda: tank.status().buffer.entries == 0, "everything to arrive")
     picture = tank.status()
-    with tank.parts.database.connection() as connection:
+    with tank.database.connection() as connection:
         (rows,) = connection.execute(
             "SELECT count(*) FROM surgetank.checkpoint_history WHERE thread_id = 'demo-outage'"
         ).fetchone() or (0,)

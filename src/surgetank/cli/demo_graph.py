@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 from surgetank.exceptions import MissingExtra
 
 if TYPE_CHECKING:
-    from surgetank.streams.checkpoints.saver import SurgetankSaver
+    from surgetank import SurgetankSaver
 
 
 def scripted_agent(

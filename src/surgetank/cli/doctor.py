@@ -16,7 +16,6 @@ import typer
 from surgetank.app.surgetank import Surgetank
 from surgetank.buffer.salvage import salvage as bring_out
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, size
-from surgetank.database.migrate import applied, load, pending
 from surgetank.exceptions import SurgetankError
 from surgetank.notify.health import Level
 from surgetank.settings import load_settings
@@ -117,7 +116,7 @@ def _extras() -> list[Finding]:
 def _home(tank: Surgetank) -> Finding:
     folder = tank.settings.buffer_path.parent
     free = shutil.disk_usage(folder).free
-    if tank.parts.buffer.depth().disk_full:
+    if tank.buffer.depth().disk_full:
         return Finding(
             "home", "problem", f"{folder}: the disk is full, {size(free)} free; nothing new is "
             f"accepted",
@@ -135,27 +134,25 @@ def _home(tank: Surgetank) -> Finding:
 
 
 def _buffer(tank: Surgetank) -> Finding:
-    tank.parts.buffer.check()
-    depth = tank.parts.buffer.depth()
+    tank.buffer.check()
+    depth = tank.buffer.depth()
     return Finding(
         "buffer", "ok", f"sound; {depth.entries} entries wait, {size(depth.file_bytes)} on disk"
     )
 
 
 def _connection(tank: Surgetank) -> Finding:
-    version = tank.parts.database.ping()
-    return Finding("database", "ok", f"{version} at {tank.parts.database.address}")
+    version = tank.database.ping()
+    return Finding("database", "ok", f"{version} at {tank.database.address}")
 
 
 def _schema(tank: Surgetank) -> Finding:
-    missing = pending(tank.parts.database, beside=tank.parts.database.migrations)
+    missing = tank.schema.pending()
     if missing:
         return Finding(
             "schema", "warning", f"{len(missing)} migrations to apply", "run `surgetank migrate`."
         )
-    newest = max((m.version for m in load()), default=0)
-    with tank.parts.database.asking() as connection:
-        there = max(applied(connection), default=0)
+    newest, there = tank.schema.newest, tank.schema.version()
     if there > newest:
         what = f"version {there} of a newer Surgetank, beside which this one (version {newest}) goes on"
         return Finding("schema", "ok", what)
@@ -182,9 +179,8 @@ def migrate(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fa
     """Bring the database's schema up to date. Does nothing when it already is; safe to run from
     many places."""
     with engine(home, database_url) as tank:
-        done = tank.parts.database.prepare()
-        with tank.parts.database.asking() as connection:
-            version = max(applied(connection))
+        done = tank.schema.migrate()
+        version = tank.schema.version()
     if json:
         print_json({"applied": done, "version": version})
     else:

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from surgetank.app.known import require_threads
 from surgetank.cli.output import (
     DatabaseUrl,
     Home,
@@ -91,7 +90,7 @@ def list_(
     )
     with reading_engine(home, database_url) as tank:
         if thread is not None:
-            require_threads(tank.parts, thread)
+            tank.threads.require(thread)
         page = tank.errors.find(wanted, limit=limit)
     if json:
         print_json(

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from surgetank.app.known import require_threads
 from surgetank.cli.output import (
     DatabaseUrl,
     Home,
@@ -46,7 +45,7 @@ def flush(
     missing: NotSaved | None = None
     with engine(home, database_url, must_exist=True) as tank:
         if thread is not None:
-            require_threads(tank.parts, thread)
+            tank.threads.require(thread)
         job = tank.flush(stream, thread)
         if thread is not None and stream is None:
             try:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from surgetank.app.known import require_threads
 from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, print_json, table, when
 
 
@@ -26,7 +25,7 @@ def originals(
     """
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
         if thread is not None:
-            require_threads(tank.parts, thread)
+            tank.threads.require(thread)
         found = tank.events.originals(thread_id=thread, limit=limit)
         debugging = tank.settings.debug_originals
     if json:

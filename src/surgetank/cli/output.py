@@ -197,18 +197,22 @@ def engine(
     *,
     start_database: bool = True,
     must_exist: bool = False,
+    opened: bool = True,
     **settings: Any,
 ) -> Iterator[Surgetank]:
     """An engine for one command: it flushes only what the command asks for.
 
-    `must_exist` is for commands that look: they make no home. Raises `ConfigurationError`.
+    `must_exist` is for commands that look: they make no home. Without `opened` the engine is opened
+    by its first use. Raises `ConfigurationError`.
     """
     settings = {"flush_in_process": False, "flush_on_close": False, **settings}
     tank = Surgetank(home, database_url=database_url, start_database=start_database, **settings)
     if must_exist:
         check_exists(tank)
-    with tank:
-        yield tank
+    try:
+        yield tank.open() if opened else tank
+    finally:
+        tank.close()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from surgetank.app.known import require_threads
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import (
     DatabaseUrl,
@@ -110,7 +109,7 @@ def prune(
     )
     _check(wish)
     with engine(home, database_url) as tank:
-        require_threads(tank.parts, *(wish.threads or ()))
+        tank.threads.require(*(wish.threads or ()))
         if wish.limited or wish.idle_s is not None:
             shown = _by_limits(tank, wish, dry_run=dry_run, json=json)
         else:

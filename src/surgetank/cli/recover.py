@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from surgetank.app.surgetank import Surgetank
 from surgetank.buffer.spilling import Recovered
 from surgetank.cli.output import (
     DatabaseUrl,
@@ -75,8 +74,8 @@ def recover(
         job: FlushJob | None = None
         if not dry_run:
             reports = recovery.take_over(reports)
-            job = _flush(tank)
-            tank.parts.spills.clean()
+            job = tank.recovery.flush()
+            tank.recovery.clean()
     _show(reports, job, json=json)
     if job is not None and not job.ok:
         return exit_code(job)
@@ -86,14 +85,6 @@ def recover(
 
 def _progress(number: int, of: int, name: str) -> None:
     err.print(f"{number}/{of} {name}")
-
-
-def _flush(tank: Surgetank) -> FlushJob | None:
-    """Flush what waits, postponed partitions included."""
-    if not tank.status().buffer.entries:
-        return None
-    tank.parts.buffer.retry_now()
-    return tank.flush(trigger="recover")
 
 
 def _show(reports: Sequence[FileReport], job: FlushJob | None, *, json: bool) -> None:

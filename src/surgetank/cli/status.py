@@ -19,7 +19,6 @@ from surgetank.cli.output import (
     table,
     when,
 )
-from surgetank.flush.breaker import BreakerState
 from surgetank.notify.health import Level
 from surgetank.notify.report import Status
 
@@ -71,7 +70,7 @@ def show(picture: Status) -> None:
     for sink in picture.sinks:
         state = sink.version if sink.reachable else f"not reachable: {sink.last_error}"
         # A closed breaker beside it would say that all is well: nothing was flushed since.
-        known = sink.reachable or sink.breaker != BreakerState.CLOSED
+        known = sink.reachable or sink.breaker != "closed"
         breaker = f"; breaker {sink.breaker}" if known else ""
         out.print(f"sink      {sink.stream} -> {sink.address}: {state}{breaker}")
     if (fallback := picture.fallback) is not None:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from surgetank.app.known import require_threads
 from surgetank.cli.output import (
     DatabaseUrl,
     Home,
@@ -63,7 +62,7 @@ def storage(
         if raise_format:
             tank.raise_storage_format()
         if thread is not None:
-            require_threads(tank.parts, thread)
+            tank.threads.require(thread)
         report = tank.storage(thread=thread, top=top)
     if json:
         print_json(report)

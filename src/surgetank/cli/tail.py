@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from surgetank.app.known import require_threads
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import DatabaseUrl, Home, StopSignals, engine, out, print_json, when
 from surgetank.events.types import EventType, Gap, RunEvent
@@ -42,7 +41,7 @@ def tail(
     stop = StopSignals()
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
         if thread is not None and not follow:  # one that is followed may only begin
-            require_threads(tank.parts, thread)
+            tank.threads.require(thread)
         events = tank.events
         newest = events.last_seq(thread) if thread is not None else events.last_id()
         at = after if after is not None else max(0, newest - lines)

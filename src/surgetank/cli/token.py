@@ -52,7 +52,7 @@ def create(
     """Make a token and print it. This is the only time that it is shown."""
     until = time.time() + parse_span(expires) if expires is not None else None
     with engine(home, database_url) as tank:
-        store = TokenStore(tank.parts.database)
+        store = TokenStore(tank.database)
         made, secret = store.create(user, role, by=_BY, expires_at=until, label=label)
     if json:
         print_json({**to_plain_data(made), "token": secret})
@@ -67,7 +67,7 @@ def create(
 def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
     """List tokens, newest first, with their state and when they were last used."""
     with engine(home, database_url) as tank:
-        store, found, last = TokenStore(tank.parts.database), list[Token](), None
+        store, found, last = TokenStore(tank.database), list[Token](), None
         while page := store.page(last_id=last, limit=500):
             found += page
             last = page[-1].id
@@ -102,7 +102,7 @@ def revoke(
 ) -> None:
     """End a token for good. Running servers notice within 60 seconds."""
     with engine(home, database_url) as tank:
-        revoked = TokenStore(tank.parts.database).revoke(token_id, by=_BY)
+        revoked = TokenStore(tank.database).revoke(token_id, by=_BY)
     if json:
         print_json(revoked)
     else:

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from surgetank.app.known import require_threads
-from surgetank.app.surgetank import Surgetank
+from surgetank.app.transfers import Transfer
 from surgetank.cli.output import (
     DatabaseUrl,
     Home,
@@ -28,9 +27,9 @@ from surgetank.exceptions import (
     ConfigurationError,
     DatabaseRefused,
     InvalidRequest,
-    MissingExtra,
     SurgetankError,
 )
+from surgetank.streams.checkpoints.transfer.report import Report
 
 _LINE_EVERY_S = 2.0
 
@@ -80,19 +79,19 @@ def import_(
     An interrupted import is continued by the same command. Exit code 0 when all is here, 3 when
     checkpoints were skipped, 1 when it stopped.
     """
-    transfer, official = _modules()
-    wishes = transfer.Wishes(thread or (), on_error.value, dry_run, force, _progress())
-    tables = official.open_official(source)
-    try:
-        with engine(home, database_url) as tank:
-            ours = _ours(tank)
-            with _journal(tank, "import", source) as journal:
-                mover = transfer.Importer(
-                    tables, ours, tank.parts.database.address, wishes, journal
-                )
-                return _moved(mover.report, mover.run, json=json)
-    finally:
-        tables.close()
+    # Not open yet: an address that can't be used is found before a home is made.
+    with (
+        engine(home, database_url, opened=False) as tank,
+        tank.transfers.importing(
+            source,
+            threads=thread or (),
+            on_error=on_error.value,
+            dry_run=dry_run,
+            replace=force,
+            progress=_progress(),
+        ) as transfer,
+    ):
+        return _moved(transfer, json=json)
 
 
 def export(
@@ -125,63 +124,28 @@ def export(
     continued by the same command. Exit code 0 when all is there, 3 when something was skipped or
     altered, 1 when it stopped.
     """
-    transfer, _ = _modules()
-    from surgetank.streams.checkpoints.transfer.official_target import OfficialTarget  # noqa: PLC0415 - needs the extra
-
-    wishes = transfer.Wishes(thread or (), on_error.value, dry_run, force, _progress())
-    with engine(home, database_url) as tank:
-        require_threads(tank.parts, *wishes.threads)
-        ours = _ours(tank)
-        opened = OfficialTarget(target, lossy=lossy, dry_run=dry_run)
-        try:
-            with _journal(tank, "export", target) as journal:
-                mover = transfer.Exporter(
-                    ours, opened, tank.parts.database.address, wishes, journal
-                )
-                return _moved(mover.report, lambda: mover.run(merge=merge), json=json)
-        finally:
-            opened.close()
+    with (
+        engine(home, database_url, opened=False) as tank,
+        tank.transfers.exporting(
+            target,
+            merge=merge,
+            lossy=lossy,
+            threads=thread or (),
+            on_error=on_error.value,
+            dry_run=dry_run,
+            replace=force,
+            progress=_progress(),
+        ) as transfer,
+    ):
+        return _moved(transfer, json=json)
 
 
-def _modules() -> tuple[Any, Any]:
-    """The modules that need langgraph. Raises `MissingExtra`."""
-    try:
-        from surgetank.streams.checkpoints.transfer import official, transfer  # noqa: PLC0415 - needs the extra
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("surgetank"):
-            raise
-        raise MissingExtra("langgraph", "langgraph", "Importing and exporting") from error
-    return transfer, official
-
-
-def _ours(tank: Surgetank) -> Any:
-    from surgetank.streams.checkpoints.cold.reader import ColdReader  # noqa: PLC0415 - needs the extra
-    from surgetank.streams.checkpoints.transfer.moving import OurStore  # noqa: PLC0415 - needs the extra
-
-    tank.parts.database.prepare()
-    return OurStore(
-        tank.parts.buffer, ColdReader(tank.parts.database), lambda: tank.flush(trigger="import")
-    )
-
-
-def _journal(tank: Surgetank, kind: str, other: str) -> Any:
-    from surgetank.streams.checkpoints.transfer.journal import Journal  # noqa: PLC0415 - needs the extra
-
-    embedded = tank.settings.database_url is None
-    return Journal(
-        tank.settings.home / "transfers",
-        kind,
-        "embedded" if embedded else tank.parts.database.address,
-        other,
-    )
-
-
-def _progress() -> Callable[[Any, int, int], None]:
+def _progress() -> Callable[[Report, int, int], None]:
     """Says on stderr how far a move is: in place on a terminal, else a line every other second."""
     terminal = sys.stderr.isatty()
     last = time.monotonic()
 
-    def tell(report: Any, at: int, of: int) -> None:
+    def tell(report: Report, at: int, of: int) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last < (0.1 if terminal else _LINE_EVERY_S):
@@ -197,10 +161,11 @@ def _progress() -> Callable[[Any, int, int], None]:
     return tell
 
 
-def _moved(report: Any, move: Callable[[], Any], *, json: bool) -> int:
+def _moved(transfer: Transfer, *, json: bool) -> int:
     """Run the move and print its report, also when it stopped."""
+    report = transfer.report
     try:
-        move()
+        transfer.run()
     except (ConfigurationError, InvalidRequest, DatabaseRefused):
         raise
     except SurgetankError as error:
@@ -213,7 +178,7 @@ def _moved(report: Any, move: Callable[[], Any], *, json: bool) -> int:
     return 3 if report.skipped_count or report.altered else 0
 
 
-def _print(report: Any, *, json: bool, stopped: SurgetankError | None) -> None:
+def _print(report: Report, *, json: bool, stopped: SurgetankError | None) -> None:
     if json:
         problem = (
             {"type": type(stopped).__name__, "what": stopped.what, "remedy": stopped.remedy}
@@ -248,5 +213,5 @@ def _print(report: Any, *, json: bool, stopped: SurgetankError | None) -> None:
         out.print("  stopped; the same command goes on from here")
 
 
-def _fields(report: Any) -> dict[str, Any]:
+def _fields(report: Report) -> dict[str, Any]:
     return {name: getattr(report, name) for name in report.__dataclass_fields__}

@@ -73,7 +73,7 @@ def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
         lines.say("started", node=engine.settings.node, buffer=str(engine.settings.buffer_path))
     with engine as tank:
         while not stop.event.wait(1.0):
-            if not tank.parts.scheduler.running:
+            if not tank.flushing:
                 announce("the flush thread ended unexpectedly; see the log", "flush_thread_ended")
                 return 1
         announce("stopping: finishing what is being written", "worker_stopping")

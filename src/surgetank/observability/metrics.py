@@ -21,7 +21,6 @@ from surgetank.exceptions import MissingExtra, SurgetankError
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.meters import SECONDS, Durations
 from surgetank.model import FailureKind
-from surgetank.notify.alerts.rules import DIGEST, RULES
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -183,9 +182,9 @@ def _read(tank: Surgetank) -> tuple[dict[str, Sequence[Any]], set[str]]:
 
 
 def _buffer(tank: Surgetank) -> dict[str, Sequence[Value]]:
-    depth, now = tank.parts.buffer.depth(), tank.now()
+    depth, now = tank.buffer.depth(), tank.now()
     found = {stream.stream: stream for stream in depth.streams}
-    names = list(dict.fromkeys([*tank.parts.flushers, *found]))
+    names = list(dict.fromkeys([*tank.streams, *found]))
 
     def of(pick: Callable[[Any], float]) -> list[Value]:
         return [((name,), float(pick(found[name])) if name in found else 0.0) for name in names]
@@ -219,48 +218,45 @@ def _events(tank: Surgetank) -> dict[str, Sequence[Value]]:
 
 
 def _breakers(tank: Surgetank) -> dict[str, Sequence[Value]]:
-    states = {stream: flusher.breaker.state() for stream, flusher in tank.parts.flushers.items()}
     return {
         "surgetank_breaker_state": [
             ((stream, state.value), float(now is state))
-            for stream, now in states.items()
+            for stream, now in tank.breakers().items()
             for state in BreakerState
         ]
     }
 
 
 def _alerts(tank: Surgetank) -> dict[str, Sequence[Value]]:
-    watch = tank.parts.reporting.alerts
-    waiting = watch.book.waiting()
-    failing = {c.channel for c in watch.book.health() if c.failing_since is not None}
-    rules = [(rule.name,) for rule in RULES] + [(DIGEST,)]
+    alerts = tank.alerts
+    channels = [state for state in alerts.channel_states() if state.configured]
     return {
-        "surgetank_alerts_waiting": [((name,), waiting.get(name, 0)) for name in watch.channels],
+        "surgetank_alerts_waiting": [((c.channel,), c.waiting) for c in channels],
         "surgetank_alert_channel_failing": [
-            ((name,), float(name in failing)) for name in watch.channels
+            ((c.channel,), float(c.failing_since is not None)) for c in channels
         ],
         "surgetank_alerts_total": _from_zero(
-            rules, {(rule,): n for rule, n in watch.sent().items()}
+            [(rule,) for rule in alerts.rules], {(rule,): n for rule, n in alerts.sent().items()}
         ),
-        "surgetank_alert_deliveries_total": _outcomes(watch.channels, watch.courier.counts()),
+        "surgetank_alert_deliveries_total": _outcomes(alerts.channels, alerts.deliveries()),
     }
 
 
 def _notified(tank: Surgetank) -> dict[str, Sequence[Value]]:
-    notifier = tank.parts.reporting.notifier
-    return {"surgetank_notifications_total": _outcomes(notifier.channels, notifier.deliveries)}
+    to = tank.notifications
+    return {"surgetank_notifications_total": _outcomes(to.channels, to.deliveries())}
 
 
 def _meters(tank: Surgetank) -> dict[str, Sequence[Any]]:
     counts, durations, subscribers = tank.meters.snapshot()
     values: dict[str, Sequence[Any]] = {
         "surgetank_flush_seconds": sorted(
-            {**{s: Durations() for s in tank.parts.flushers}, **durations}.items()
+            {**{s: Durations() for s in tank.streams}, **durations}.items()
         ),
         "surgetank_event_subscribers": [((name,), n) for name, n in subscribers.items()],
     }
     for what, (name, seconds) in _COUNTS.items():
-        expected = [(stream, *more) for stream in tank.parts.flushers for more in product(*seconds)]
+        expected = [(stream, *more) for stream in tank.streams for more in product(*seconds)]
         found = {
             labels: n
             for (kind, *rest), n in counts.items()

@@ -18,7 +18,6 @@ from surgetank.server.http.outage import PatientDatabase
 from surgetank.server.live.followers import Hub
 from surgetank.server.threads import ThreadList
 from surgetank.settings import Settings
-from surgetank.streams.checkpoints.cold.reader import ColdReader
 from surgetank.streams.checkpoints.reader import Reader
 
 _FLUSHES_AT_ONCE = 2
@@ -68,18 +67,16 @@ def make_services(
 ) -> Services:
     """The parts for an open engine."""
     settings = tank.settings
-    database = PatientDatabase(tank.parts.database)
-    tokens, cold = TokenStore(database), tank.parts.cold
-    owners = ThreadOwners(tank.parts.buffer, database, key=settings.owner_key, clock=clock)
+    database = PatientDatabase(tank.database)
+    tokens, hot = TokenStore(database), tank.threads.hot()
+    owners = ThreadOwners(hot, database, key=settings.owner_key, clock=clock)
     admin = settings.admin_token.get_secret_value() if settings.admin_token is not None else None
     return Services(
         tank=tank,
         settings=settings,
         database=database,
-        reader=Reader(
-            tank.parts.buffer, ColdReader(database) if isinstance(cold, ColdReader) else cold
-        ),
-        threads=ThreadList(tank.parts.buffer, database, owners, key=settings.owner_key),
+        reader=tank.threads.reader(database),
+        threads=ThreadList(hot, database, owners, key=settings.owner_key),
         tokens=tokens,
         login=Authenticator(
             tokens,

@@ -5,24 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from psycopg.rows import dict_row
 
-from surgetank.buffer.coordination import Backlog
-from surgetank.buffer.log import Log
+from surgetank.app.hot_threads import HotThreads, Position
 from surgetank.database.queries import queries
 from surgetank.exceptions import ConfigurationError, SinkError
 from surgetank.server.access.visibility import ThreadOwners
 from surgetank.server.http.outage import Connections
 from surgetank.server.shown import moment_of
-from surgetank.streams.checkpoints.envelope import STREAM, split_key
-from surgetank.streams.checkpoints.hot import HotThread
 
 _SQL = queries("server/access/threads.sql")
 _ROUNDS = 50
-
-Position = tuple[str, str]  # newest checkpoint id, thread id
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +46,24 @@ class ThreadPage:
     complete: bool
 
 
-class HotThreads(Log, Backlog, Protocol):
-    """What listing threads needs of the buffer."""
-
-
 class ThreadList:
-    """Lists threads. The hot ones are looked through anew only when something in the buffer
-    changed."""
+    """Lists threads, the hot ones from `hot` and the others from the database."""
 
     def __init__(
-        self, buffer: HotThreads, database: Connections, owners: ThreadOwners, *, key: str
+        self, hot: HotThreads, database: Connections, owners: ThreadOwners, *, key: str
     ) -> None:
-        self._buffer = buffer
+        self._hot = hot
         self._database = database
         self._owners = owners
         self._key = key
-        self._seen: tuple[object, list[Position], list[str]] | None = None
 
     def page(self, *, owner: str | None, after: Position | None, limit: int) -> ThreadPage:
         """Threads after a place, of one owner or of all. May ask the database."""
-        hot, hidden = self._hot()
-        waiting = {thread_id: newest for newest, thread_id in hot}
-        candidates = sorted((p for p in hot if after is None or p < after), reverse=True)
+        hot = self._hot.newest()
+        waiting = {thread_id for _, thread_id in hot.newest}
+        candidates = sorted((p for p in hot.newest if after is None or p < after), reverse=True)
         try:
-            cold, complete = self._cold(owner, after, limit + 1, hidden), True
+            cold, complete = self._cold(owner, after, limit + 1, hot.hidden), True
         except (SinkError, ConfigurationError):
             cold, complete = [], False
         found: list[ThreadEntry] = []
@@ -95,29 +84,6 @@ class ThreadList:
                 break
         merged = sorted([*found, *cold], key=lambda entry: entry.position, reverse=True)
         return ThreadPage(tuple(merged[:limit]), len(merged) > limit, complete)
-
-    def _hot(self) -> tuple[list[Position], list[str]]:
-        """Newest checkpoint and name of the hot threads; and the names that the database is not to
-        be asked for."""
-        # Asked for before the look: what comes in between is looked for again next time.
-        depth = next((d for d in self._buffer.depth().streams if d.stream == STREAM), None)
-        state = (depth, self._buffer.last_seq(STREAM))
-        seen = self._seen
-        if seen is not None and seen[0] == state:
-            return seen[1], seen[2]
-        positions: list[Position] = []
-        hidden: list[str] = []
-        with self._buffer.snapshot() as snapshot:
-            for name in snapshot.partitions(STREAM):
-                thread = HotThread(snapshot, name)
-                newest = thread.find("", None)
-                position = split_key(newest.key) if newest else next(iter(thread.ids(None)), None)
-                if position is not None:
-                    positions.append((position[1], name))
-                if position is not None or thread.cold_is_deleted:
-                    hidden.append(name)
-        self._seen = (state, positions, hidden)
-        return positions, hidden
 
     def _cold(
         self, owner: str | None, after: Position | None, limit: int, hidden: Sequence[str]

@@ -15,22 +15,17 @@ from dataclasses import dataclass
 
 from psycopg.rows import dict_row
 
-from surgetank.buffer.log import Log
+from surgetank.app.hot_threads import HotPart, HotThreads
 from surgetank.database.queries import queries
-from surgetank.encode import jsontext
 from surgetank.exceptions import ConfigurationError, SinkError
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.outage import Connections
 from surgetank.server.http.problems import Problem, not_found
-from surgetank.streams.checkpoints.envelope import CheckpointRecord
-from surgetank.streams.checkpoints.forgetting import deletion_mark
-from surgetank.streams.checkpoints.hot import HotThread
 
 FRESH_S = 60.0
 OWNERLESS_S = 5.0
 OUTAGE_S = 15 * 60.0
 _REMEMBERED = 50_000
-_LOOKED_AT = 100  # hot checkpoints of a thread in which an owner is looked for
 _SQL = queries("server/access/threads.sql")
 
 
@@ -43,29 +38,18 @@ class Ownership:
     known: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Hot:
-    """The hot part of a thread."""
-
-    exists: bool
-    owner: str | None
-    deleted_seq: int
-    known_cold: bool
-    mark: int  # which deletion came last: what was known before it is no longer believed
-
-
 class ThreadOwners:
     """The owners of threads, remembered for a while."""
 
     def __init__(
         self,
-        buffer: Log,
+        hot: HotThreads,
         database: Connections,
         *,
         key: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._buffer = buffer
+        self._hot = hot
         self._database = database
         self._key = key
         self._clock = clock
@@ -79,17 +63,16 @@ class ThreadOwners:
     def of_all(self, thread_ids: Iterable[str]) -> dict[str, Ownership]:
         """What is known of several threads, with one query at most."""
         found: dict[str, Ownership] = {}
-        hot: dict[str, _Hot] = {}
-        with self._buffer.snapshot() as snapshot:
+        hot: dict[str, HotPart] = {}
+        with self._hot.at_one_moment() as thread_of:
             for name in dict.fromkeys(thread_ids):
-                thread = HotThread(snapshot, name)
-                mark = max(thread.deleted_seq, deletion_mark(snapshot, name))
-                remembered = self._recall(name, mark, fresh=True)
+                thread = thread_of(name)
+                remembered = self._recall(name, thread.mark, fresh=True)
                 if remembered is not None:
                     found[name] = remembered
                 else:
-                    hot[name] = self._check(thread, mark)
-        ask = [name for name, part in hot.items() if not part.deleted_seq]
+                    hot[name] = thread.part()
+        ask = [name for name, part in hot.items() if not part.cold_is_deleted]
         cold: dict[str, tuple[bool, str | None]] | None
         try:
             cold = self._ask(ask) if ask else {}
@@ -106,9 +89,9 @@ class ThreadOwners:
                 del self._known[name]
 
     def _judge(
-        self, name: str, hot: _Hot, cold: dict[str, tuple[bool, str | None]] | None
+        self, name: str, hot: HotPart, cold: dict[str, tuple[bool, str | None]] | None
     ) -> Ownership:
-        if hot.deleted_seq:  # all that the database has of it is about to go
+        if hot.cold_is_deleted:  # all that the database has of it is about to go
             return self._keep(name, hot, Ownership(hot.exists, hot.owner))
         if cold is not None:
             there, owner = cold.get(name, (False, None))
@@ -122,24 +105,6 @@ class ThreadOwners:
             return Ownership(hot.exists, None, known=False)
         # This buffer has flushed nothing of it: its first part is here.
         return Ownership(hot.exists, hot.owner)
-
-    def _check(self, thread: HotThread, mark: int) -> _Hot:
-        refs = sorted(thread.ids(None), key=lambda ref: (bool(ref[0]), ref[1]))
-        owners = (self._owner(thread, ns, cid) for ns, cid in refs[:_LOOKED_AT])
-        owner = next((found for found in owners if found is not None), None)
-        return _Hot(bool(refs), owner, thread.deleted_seq, thread.known_cold(None), mark)
-
-    def _owner(self, thread: HotThread, ns: str, checkpoint_id: str) -> str | None:
-        found = thread.find(ns, checkpoint_id)
-        metadata = (
-            jsontext.loads(CheckpointRecord.unpack(found.value).metadata_json or b"{}")
-            if found
-            else {}
-        )
-        value = metadata.get(self._key)
-        if value is None or isinstance(value, str):
-            return value
-        return jsontext.dumps_clean(value).decode()  # as PostgreSQL's ->> writes it
 
     def _ask(self, names: Sequence[str]) -> dict[str, tuple[bool, str | None]]:
         with (
@@ -159,7 +124,7 @@ class ThreadOwners:
         limit = OUTAGE_S if not fresh else FRESH_S if ownership.owner is not None else OWNERLESS_S
         return ownership if self._clock() - at < limit else None
 
-    def _keep(self, name: str, hot: _Hot, ownership: Ownership) -> Ownership:
+    def _keep(self, name: str, hot: HotPart, ownership: Ownership) -> Ownership:
         if ownership.exists:
             with self._lock:
                 self._known[name] = (ownership, self._clock(), hot.mark)

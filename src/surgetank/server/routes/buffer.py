@@ -39,7 +39,7 @@ async def flush(
     that of the checkpoints.
     """
     wanted = wanted or FlushRequest.model_validate({})
-    streams = services.tank.parts.flushers
+    streams = services.tank.streams
     if wanted.stream is not None and wanted.stream not in streams:
         raise Problem(
             422,

@@ -28,10 +28,8 @@ from surgetank.streams.checkpoints.raw import RawCheckpoint
 from surgetank.streams.checkpoints.refs import LocalRef, config_of
 from surgetank.streams.checkpoints.transfer.journal import Journal
 from surgetank.streams.checkpoints.transfer.moving import (
-    REFS_SHOWN,
     Move,
     OurStore,
-    Report,
     Wishes,
     compare,
     digest,
@@ -40,6 +38,7 @@ from surgetank.streams.checkpoints.transfer.moving import (
 from surgetank.streams.checkpoints.transfer.official import Official
 from surgetank.streams.checkpoints.transfer.official_rows import parents_first
 from surgetank.streams.checkpoints.transfer.official_target import OfficialTarget
+from surgetank.streams.checkpoints.transfer.report import REFS_SHOWN, Report
 
 _PORTION_BYTES = 16 * 1024**2
 _PORTION_ENTRIES = 2000

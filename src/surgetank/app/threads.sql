@@ -1,4 +1,4 @@
--- Whether the database has anything of a thread (app/known.py).
+-- Whether the database has anything of a thread (app/threads.py).
 
 -- name: thread_is_known
 -- By primary keys and system_error_threads_thread_idx.

@@ -1,0 +1,157 @@
+"""What is found on an engine: one small object for each noun. Commands, routes and metrics use
+these, and nothing of what an engine consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from surgetank.app.alerts import Alerts
+from surgetank.app.assembly import limits_of
+from surgetank.app.buffer import BufferState
+from surgetank.app.jobs import Jobs
+from surgetank.app.logs import Logs
+from surgetank.app.notifications import Notifications
+from surgetank.app.parked import Parked
+from surgetank.app.recovery import Recoveries
+from surgetank.app.schema import Schema
+from surgetank.app.speaking import Speaks
+from surgetank.app.storage import Storage
+from surgetank.app.threads import Threads
+from surgetank.app.transfers import Transfers
+from surgetank.database.pool import Database
+from surgetank.events.protocol import EventLog
+from surgetank.flush.breaker import BreakerState
+from surgetank.model import FlushJob
+from surgetank.streams.errors.store import SystemErrors
+
+
+class EmbeddedServer(Protocol):
+    """The embedded PostgreSQL, which several engines may share."""
+
+    def start(self) -> None:
+        """Start it if it doesn't run. Raises `DatabaseUnavailable`."""
+        ...
+
+    def shut_down(self, mode: str = "fast", *, within_s: float = 60.0) -> None:
+        """End it for all who use it, as `pg_ctl stop -m MODE` does."""
+        ...
+
+
+class Nouns(Speaks):
+    """The objects of a `Surgetank`. Each opens the engine, unless it says otherwise, and raises
+    `EngineClosed` when that was closed."""
+
+    def flush(
+        self, stream: str | None = None, partition: str | None = None, *, trigger: str = "manual"
+    ) -> FlushJob:
+        """Flush what waits now."""
+        raise NotImplementedError
+
+    def now(self) -> float:
+        """The engine's clock."""
+        raise NotImplementedError
+
+    def _flush_as(self, trigger: str) -> Callable[[], FlushJob]:
+        return lambda: self.flush(trigger=trigger)
+
+    # -- what is kept
+
+    @property
+    def buffer(self) -> BufferState:
+        """The buffer: how full it is, whether it is sound, to which database it belongs."""
+        return BufferState(self.parts.buffer)
+
+    @property
+    def threads(self) -> Threads:
+        """Whether anything is known of a thread, and reading threads as they are stored."""
+        return Threads(self.parts)
+
+    @property
+    def logs(self) -> Logs:
+        """The threads' logs: `tank.logs(thread_id)`."""
+        return Logs(self.parts.reporting.logs)
+
+    @property
+    def errors(self) -> SystemErrors:
+        """The system errors: find, read, resolve."""
+        return self.parts.reporting.errors
+
+    @property
+    def events(self) -> EventLog:
+        """The run events of this buffer."""
+        return self.parts.reporting.events
+
+    @property
+    def storage(self) -> Storage:
+        """Who uses the space: `tank.storage()`."""
+        parts = self.parts
+        return Storage(parts.buffer, parts.database, limits_of(self.settings), clock=self.now)
+
+    # -- what is done
+
+    @property
+    def jobs(self) -> Jobs:
+        """The records of flushes and retention: list, get, retry."""
+        return Jobs(self.parts.buffer, self.parts.flushers, self.settings.jobs_kept)
+
+    @property
+    def parked(self) -> Parked:
+        """Entries that the database refused: list, get, retry."""
+        return Parked(self.parts.buffer, self.parts.streams, self._flush_as("retry"))
+
+    @property
+    def recovery(self) -> Recoveries:
+        """What was spilled and no buffer has any more comes back: `tank.recovery(url)`."""
+        return Recoveries(self.parts, self._flush_as("recover"))
+
+    @property
+    def transfers(self) -> Transfers:
+        """Imports from LangGraph's own savers, and exports to them. The engine is opened by the
+        first of them."""
+        return Transfers(lambda: self.parts, self._flush_as("import"), self.settings)
+
+    # -- who is told
+
+    @property
+    def alerts(self) -> Alerts:
+        """What operators are alerted of, and whether it reaches them."""
+        return Alerts(self.parts.reporting.alerts)
+
+    @property
+    def notifications(self) -> Notifications:
+        """Whom news reach in this process."""
+        return Notifications(self.parts.reporting.notifier)
+
+    # -- what runs
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The names of the streams that are flushed."""
+        return tuple(self.parts.flushers)
+
+    @property
+    def flushing(self) -> bool:
+        """Whether the flush thread of this process runs."""
+        return self.parts.scheduler.running
+
+    def breakers(self) -> dict[str, BreakerState]:
+        """The state of each stream's circuit breaker, in this process."""
+        return {stream: flusher.breaker.state() for stream, flusher in self.parts.flushers.items()}
+
+    # -- the database
+
+    @property
+    def database(self) -> Database:
+        """Connections to the database, its address, and whether it answers (`ping`)."""
+        return self.parts.database
+
+    @property
+    def schema(self) -> Schema:
+        """The version of the database's tables, and bringing them up to date."""
+        return Schema(lambda: self.parts.database)
+
+    @property
+    def embedded(self) -> EmbeddedServer | None:
+        """The embedded PostgreSQL; None with another database."""
+        return self.parts.embedded

@@ -1,0 +1,67 @@
+"""`tank.threads`: whether anything is known of a thread, so that a misspelt name is an error and no
+empty answer; and reading threads as they are stored."""
+
+from __future__ import annotations
+
+from surgetank.app.assembly import Parts
+from surgetank.app.hot_threads import HotThreads
+from surgetank.database.pool import Database
+from surgetank.database.queries import queries
+from surgetank.encode.limits import check_names
+from surgetank.exceptions import SurgetankError, ThreadNotFound
+from surgetank.streams.checkpoints.cold.reader import ColdReader
+from surgetank.streams.checkpoints.reader import Reader
+
+SQL = queries("app/threads.sql")
+
+
+class Threads:
+    """The threads of an engine."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def is_known(self, thread_id: str) -> bool | None:
+        """Whether buffer, events or database know the thread; None when only a database that is
+        away could tell."""
+        check_names(thread_id, [("$.thread_id", thread_id)])
+        parts = self._parts
+        buffer, reporting = parts.buffer, parts.reporting
+        if any(buffer.state(stream, thread_id) is not None for stream in parts.flushers):
+            return True
+        if buffer.parked(partition=thread_id) or reporting.events.last_seq(thread_id):
+            return True
+        if any(
+            thread_id in touched.threads for touched in reporting.errors.hot_groups(ask=False)[0]
+        ):
+            return True
+        try:
+            with parts.database.connection() as connection:
+                row = connection.execute(
+                    SQL["thread_is_known"], {"thread_id": thread_id}
+                ).fetchone()
+        except SurgetankError:
+            return None
+        return bool(row and row[0])
+
+    def require(self, *thread_ids: str) -> None:
+        """Raise `ThreadNotFound` for one of which nothing is known anywhere."""
+        for thread_id in thread_ids:
+            if self.is_known(thread_id) is False:
+                raise ThreadNotFound(
+                    f"There is no thread {thread_id!r}.",
+                    remedy="check its name and --home: `surgetank storage` lists the largest "
+                    "threads.",
+                )
+
+    def reader(self, database: Database | None = None) -> Reader:
+        """Reads checkpoints as they are stored, without deserializing them. What is cold comes
+        through `database`, if it is in the database at all."""
+        cold = self._parts.cold
+        if database is not None and isinstance(cold, ColdReader):
+            cold = ColdReader(database)
+        return Reader(self._parts.buffer, cold)
+
+    def hot(self) -> HotThreads:
+        """What the buffer alone knows of threads: who owns them, and which are the newest."""
+        return HotThreads(self._parts.buffer, owner_key=self._parts.settings.owner_key)
