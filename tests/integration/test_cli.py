@@ -180,6 +180,18 @@ def test_migrate_is_idempotent_and_doctor_checks_everything(cli, fresh_database)
     assert "way out" in down.stdout
 
 
+def test_migrate_without_a_database_leaves_no_home_behind(cli, tmp_path):
+    home = tmp_path / "new" / "home"
+    done = cli(
+        "migrate",
+        SURGETANK_HOME=str(home),
+        SURGETANK_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing",
+    )
+    assert done.returncode == 1
+    assert "way out" in done.stderr
+    assert not home.parent.exists()
+
+
 def test_wrong_usage_and_settings_exit_with_two_and_no_traceback(cli):
     for done in (
         cli("frobnicate"),

@@ -9,7 +9,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 
 from support.savers import listed, put, put_chain
 from surgetank import Surgetank
-from surgetank.exceptions import InvalidRequest, ThreadNotFound
+from surgetank.exceptions import DatabaseUnavailable, EngineClosed, InvalidRequest, ThreadNotFound
 
 
 def test_a_thread_that_nobody_knows_is_an_error(tank):
@@ -87,4 +87,29 @@ def test_a_source_that_is_not_there_makes_no_home(tmp_path):
     tank = Surgetank(tmp_path / "home", database_url="postgresql://nobody@127.0.0.1:1/nothing")
     with pytest.raises(InvalidRequest):
         tank.transfers.import_from(str(tmp_path / "missing.sqlite"))
+    assert not (tmp_path / "home").exists()
+
+
+def test_migrating_a_database_that_is_away_leaves_no_home_behind(tmp_path):
+    home = tmp_path / "home"
+    tank = Surgetank(home, database_url="postgresql://nobody@127.0.0.1:1/nothing")
+    with pytest.raises(DatabaseUnavailable):
+        tank.schema.migrate()
+    assert not home.exists()
+
+
+def test_migrating_makes_a_home_that_belongs_to_the_database(tmp_path, fresh_database):
+    tank = Surgetank(tmp_path / "other", database_url=fresh_database, flush_in_process=False)
+    applied = tank.schema.migrate()
+    assert applied[0].startswith("0001_")
+    assert (tmp_path / "other" / "buffer.db").exists()
+    assert tank.schema.migrate() == []
+    tank.close()
+
+
+def test_a_closed_engine_migrates_nothing(tmp_path, fresh_database):
+    tank = Surgetank(tmp_path / "home", database_url=fresh_database, flush_in_process=False)
+    tank.close()
+    with pytest.raises(EngineClosed):
+        tank.schema.migrate()
     assert not (tmp_path / "home").exists()

@@ -65,7 +65,7 @@ from surgetank.streams.checkpoints.retention.sweep import Retention
 from surgetank.streams.checkpoints.retention.sweeper import Sweeper
 from surgetank.streams.checkpoints.stream import CHECKPOINTS, into_saver
 from surgetank.streams.installed import STREAMS
-from surgetank.streams.stream import Backends, Stream, Streams
+from surgetank.streams.stream import Backends, Stream, Streams, migrations_of
 from surgetank.telemetry import log
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Parts:
                 settings,
                 self.embedded,
                 gate=belonging,
-                migrations=[s.migrations for s in self.streams.values() if s.migrations],
+                migrations=migrations_of(self.streams.values()),
                 password=password,
             )
         except BaseException:

@@ -90,7 +90,7 @@ def open_database(
     settings: Settings,
     embedded: EmbeddedPostgres | None,
     *,
-    gate: Gate,
+    gate: Gate | None,
     migrations: Sequence[Traversable],
     password: Callable[[], str] | None,
 ) -> MigratedDatabase:

@@ -52,6 +52,10 @@ class Nouns(Speaks):
         """The engine's clock."""
         raise NotImplementedError
 
+    def _migrate_alone(self) -> list[str]:
+        """Migrate before the first opening."""
+        raise NotImplementedError
+
     def _flush_as(self, trigger: str) -> Callable[[], FlushJob]:
         return lambda: self.flush(trigger=trigger)
 
@@ -149,7 +153,7 @@ class Nouns(Speaks):
     @property
     def schema(self) -> Schema:
         """The version of the database's tables, and bringing them up to date."""
-        return Schema(lambda: self.parts.database)
+        return Schema(lambda: self.parts.database, self._migrate_alone)
 
     @property
     def embedded(self) -> EmbeddedServer | None:

@@ -22,6 +22,7 @@ from surgetank.app.erasure import ErasureReport, erasure_of
 from surgetank.app.guards import destination, engine_settings
 from surgetank.app.nouns import Nouns
 from surgetank.app.picture import picture_of
+from surgetank.app.schema import migrate_alone
 from surgetank.buffer.binding import Binding
 from surgetank.encode.limits import check_names
 from surgetank.exceptions import (
@@ -40,6 +41,7 @@ from surgetank.settings import Settings
 from surgetank.streams.checkpoints.envelope import STREAM as CHECKPOINTS
 from surgetank.streams.checkpoints.retention.plan import Limits
 from surgetank.streams.checkpoints.retention.sweep import RetentionReport
+from surgetank.streams.installed import STREAMS
 from surgetank.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -196,6 +198,17 @@ class Surgetank(Nouns):
             self.open()
             assert self._parts is not None
             return self._parts
+
+    def _migrate_alone(self) -> list[str]:
+        settings = self.settings
+        if (
+            self._parts is not None
+            or self._closed
+            or settings.database_url is None
+            or settings.buffer_path.exists()
+        ):
+            return []
+        return migrate_alone(settings, [*STREAMS, *self._streams_beside], self._password)
 
     def add_observer(self, observer: FlushListener) -> None:
         """Call this with every `FlushEvent`, on the flushing thread: it must be quick."""

@@ -177,8 +177,8 @@ def _flow(tank: Surgetank) -> Finding:
 
 def migrate(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
     """Bring the database's schema up to date. Does nothing when it already is; safe to run from
-    many places."""
-    with engine(home, database_url) as tank:
+    many places. When that fails and there is no buffer yet, none is made."""
+    with engine(home, database_url, opened=False) as tank:
         done = tank.schema.migrate()
         version = tank.schema.version()
     if json:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import NamedTuple
@@ -134,3 +134,8 @@ class Streams(Mapping[str, Stream]):
             self.thread_of(name, partition),
             f"The {subject} {partition!r}",
         )
+
+
+def migrations_of(streams: Iterable[Stream]) -> list[Traversable]:
+    """The folders of migrations that streams bring along."""
+    return [stream.migrations for stream in streams if stream.migrations is not None]
