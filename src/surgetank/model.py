@@ -159,6 +159,24 @@ class PartitionState:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Partitions of one stream that wait and whose last attempt failed alike, counted.
+
+    `partition` is one of them, `attempts` the most of one, `next_attempt_at` the earliest.
+    """
+
+    stream: str
+    failure: Failure
+    partitions: int
+    entries: int
+    bytes: int
+    since: float
+    attempts: int
+    next_attempt_at: float
+    partition: str
+
+
+@dataclass(frozen=True, slots=True)
 class ParkedEntry:
     """An entry that the sink refused. It stays readable, is never dropped, and can be retried."""
 
@@ -305,3 +323,8 @@ class BufferDepth:
     # bytes, without what is kept for flushing; None: the disk isn't watched
     disk_free: int | None = None
     disk_full: bool = False  # nothing new is accepted until there is space
+
+    @property
+    def fullness(self) -> float:
+        """How full it is, 1.0 being its limit: of entries or of bytes, whichever is nearer."""
+        return max(self.bytes / self.max_bytes, self.entries / self.max_entries)

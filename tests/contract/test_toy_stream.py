@@ -14,7 +14,7 @@ import pytest
 from support.memory_sink import MemorySink
 from support.waiting import wait_until
 from surgetank import Surgetank
-from surgetank.exceptions import ConfigurationError
+from surgetank.exceptions import ConfigurationError, SinkError
 from surgetank.flush.policy import StreamPolicy
 from surgetank.model import Record
 from surgetank.streams.installed import STREAMS
@@ -82,7 +82,7 @@ def test_it_is_flushed_in_the_background(flushing: Users) -> None:
 
 
 def test_a_failing_partition_is_a_banner_that_calls_it_by_its_subject(users: Users) -> None:
-    users.fail(ConnectionError("the shop is closed"), "anna")
+    users.fail(SinkError("anna's shelf is in use"), "anna")
     visit(users.tank, "anna", "/")
     assert not users.tank.flush(VISITS.name).ok
     status = users.tank.status(ping=False)
@@ -101,14 +101,19 @@ def test_a_sink_that_is_away_is_told_of_and_the_recovery_too(flushing: Users) ->
 
     def banner() -> bool:
         return any(
-            "can't be reached" in notice.message for notice in tank.status(ping=False).notices
+            "the sink of visits can't be reached" in notice.message
+            for notice in tank.status(ping=False).notices
         )
 
+    def is_open() -> bool:
+        sinks = tank.status(ping=False).sinks
+        return next(s for s in sinks if s.stream == VISITS.name).breaker != "closed"
+
     wait_until(banner, "the banner")
-    assert (
-        next(s for s in tank.status(ping=False).sinks if s.stream == VISITS.name).breaker
-        != "closed"
-    )
+    wait_until(is_open, "the breaker")
+    wait_until(tank.incidents, "the incident")
+    (incident,) = tank.incidents()
+    assert (incident.thread_id, incident.affected) == (None, 1)
     flushing.sink.faults = []
     wait_until(lambda: ("anna", KEY) in flushing.sink.rows, "the flush")
     wait_until(lambda: not banner(), "the end of the banner")
@@ -118,13 +123,12 @@ def test_what_needs_an_operator_is_a_system_error(users: Users) -> None:
     users.fail(ConfigurationError("The shop has no shelf.", remedy="build one."), "anna")
     visit(users.tank, "anna", "/")
     users.tank.flush(VISITS.name)
-    assert any(
-        notice.severity == "critical" and "The user 'anna' can't be saved" in notice.message
-        for notice in users.tank.status(ping=False).notices
-    )
-    assert any(
-        "The user 'anna'" in found.error_message for found in users.tank.errors.find().errors
-    )
+    (notice,) = users.tank.status(ping=False).notices
+    assert notice.severity == "critical"
+    assert "the sink of visits refuses it" in notice.message
+    assert "build one." in notice.message
+    (found,) = users.tank.errors.find().errors
+    assert (found.error_context["stream"], found.error_context["affected"]) == (VISITS.name, 1)
 
 
 def test_a_refused_entry_is_parked_and_told_with_the_subject(users: Users) -> None:

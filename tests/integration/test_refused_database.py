@@ -85,7 +85,7 @@ def test_a_refusal_is_an_outage_for_the_caller_and_critical_for_the_operator(
     (state,) = tank.parts.buffer.states(STREAM, failing=True)
     assert state.failure is not None
     assert state.failure.kind is FailureKind.FATAL
-    (incident,) = [i for i in tank.events.incidents() if i.thread_id == "new"]
+    (incident,) = tank.incidents("new")
     assert incident.severity == "critical"
     assert tank.parked() == []
     assert graph.invoke(None, config("new")) is not None

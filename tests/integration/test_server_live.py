@@ -197,8 +197,9 @@ def test_a_follower_of_an_outage_is_told_what_is_going_on_when_it_comes(
             )
             assert page["status"] == "partial"
             assert "Traceback" in page["errors"][0]["stack_trace"]
-            logs = server.admin.get("/threads/t/logs").json()
-            assert any("Saving is delayed" in line["message"] for line in logs["lines"])
+            (banner,) = server.admin.get("/threads/t/logs").json()["incidents"]
+            assert "Saving is delayed" in banner["message"]
+            assert banner["thread_id"] == "t"
             private_postgres.start()
             events = list[dict[str, Any]]()
             while not any(e["type"] == "checkpoint_flush_recovered" for e in events):

@@ -320,20 +320,15 @@ def test_an_outage_is_seen_by_user_and_operator_while_it_lasts_and_clears_after_
     wait_until(lambda: tank.jobs(status="completed"), "a first flush")
     private_postgres.kill()
 
-    def told() -> list[Any]:
-        return [
-            e
-            for e in tank.events.thread_events("live", limit=10_000)[1]
-            if e.type == EventType.FLUSH_ERROR
-        ]
+    def told(kind: EventType) -> list[Any]:
+        return [e for e in tank.events.thread_events(None, limit=9999)[1] if e.type == kind]
 
-    (event,) = wait_until(told, "the banner")
+    (event,) = wait_until(lambda: told(EventType.FLUSH_ERROR), "the event")
     assert event.data["severity"] == "warning"
+    assert event.data["affected"] == 1
     assert "you can go on working" in event.data["message"]
-    wait_until(
-        lambda: any("Saving is delayed" in m for m in messages(tank, "live", limit=9999)),
-        "the log line",
-    )
+    (banner,) = wait_until(lambda: tank.incidents("live"), "the banner")
+    assert "Saving is delayed" in banner.message
     page = wait_until(lambda: p if (p := tank.errors.find()).errors else None, "the error")
     assert page.problem is not None
     (error,) = page.errors
@@ -341,7 +336,7 @@ def test_an_outage_is_seen_by_user_and_operator_while_it_lasts_and_clears_after_
     assert "Traceback" in error.stack_trace
     assert {
         "stream",
-        "partition",
+        "affected",
         "attempts",
         "entries",
         "bytes",
@@ -355,7 +350,7 @@ def test_an_outage_is_seen_by_user_and_operator_while_it_lasts_and_clears_after_
     )
     # A new run, in the middle of it, works and is told too.
     graph_of(tank, lambda state: {"n": 1}).invoke({"n": 0}, config("new"))
-    wait_until(lambda: tank.events.thread_events("new")[1], "the new thread's banner")
+    wait_until(lambda: tank.incidents("new"), "the new thread's banner")
     go_on.set()
     run.join()
     lines = messages(tank, "live", limit=10_000)
@@ -363,17 +358,10 @@ def test_an_outage_is_seen_by_user_and_operator_while_it_lasts_and_clears_after_
 
     private_postgres.start()
 
-    def recovered(thread: str) -> list[Any]:
-        return [
-            e
-            for e in tank.events.thread_events(thread, limit=9999)[1]
-            if e.type == EventType.FLUSH_RECOVERED
-        ]
-
-    wait_until(lambda: recovered("live") and recovered("new"), "the banners to clear")
+    wait_until(lambda: told(EventType.FLUSH_RECOVERED), "the incident to end")
     wait_until(lambda: tank.parts.buffer.depth().entries == 0, "everything to arrive")
-    assert len(told()) == len(recovered("live")) == 1
-    assert tank.events.incidents() == []
+    assert len(told(EventType.FLUSH_ERROR)) == len(told(EventType.FLUSH_RECOVERED)) == 1
+    assert tank.incidents() == tank.incidents("live") == tank.incidents("new") == []
     assert messages(tank, "live", limit=10_000)[: len(lines)] == lines
     with psycopg.connect(private_url) as connection:
         rows = connection.execute(
@@ -402,12 +390,12 @@ def test_an_outage_that_lasts_becomes_critical(
     graph_of(tank, lambda state: {"n": 1}).invoke({"n": 0}, config("t"))
 
     def critical() -> list[Any]:
-        return [e for e in tank.events.thread_events("t")[1] if e.type == EventType.FLUSH_CRITICAL]
+        return [e for e in tank.events.tail(0)[1] if e.type == EventType.FLUSH_CRITICAL]
 
-    (event,) = wait_until(critical, "the red banner")
+    (event,) = wait_until(critical, "the event")
     assert event.data["error_details"]["error"]
-    (incident,) = [i for i in tank.events.incidents() if i.thread_id == "t"]
-    assert incident.severity is Severity.CRITICAL
+    (banner,) = tank.incidents("t")
+    assert (banner.thread_id, banner.severity) == ("t", Severity.CRITICAL)
     wait_until(
         lambda: (
             [e.error_type for e in tank.errors.find().errors] == ["checkpoint_flush_critical_error"]

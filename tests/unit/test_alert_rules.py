@@ -10,13 +10,17 @@ import pytest
 
 from surgetank.events.types import Severity
 from surgetank.exceptions import ConfigurationError, MissingExtra
-from surgetank.model import BufferDepth, Failure, FailureKind, PartitionState
+from surgetank.model import BufferDepth, Failure, FailureGroup, FailureKind, PartitionState
 from surgetank.notify.alerts import delivery, rules
 from surgetank.notify.alerts.book import Alert
 from surgetank.notify.alerts.delivery import channel_names, open_channels
 from surgetank.notify.alerts.rules import Facts, Limits, TroubledThread
+from surgetank.notify.incidents import Facts as Failing
+from surgetank.notify.incidents import Trouble, judge
 from surgetank.settings import load_settings
 from surgetank.streams.errors.groups import ErrorGroup
+from surgetank.streams.installed import STREAMS
+from surgetank.streams.stream import Streams
 
 NOW = 1_750_000_000.0
 EMPTY = BufferDepth(0, 0, 100, 1000, ())
@@ -39,11 +43,20 @@ def error(id_: str = "e1", **more: Any) -> ErrorGroup:
     return replace(group, **more)
 
 
-def failing(
-    partition: str, *, since: float, kind: FailureKind = FailureKind.TRANSIENT
-) -> PartitionState:
-    failure = Failure(kind, "connection refused", "OperationalError", remedy="start it.")
+def troubles(*states: PartitionState, away: FailureGroup | None = None) -> tuple[Trouble, ...]:
+    groups = [away] if away is not None else []
+    facts = Failing(now=NOW, critical_after_s=60.0, groups=groups, states=states)
+    return tuple(judge(facts, Streams(STREAMS)))
+
+
+def failing(partition: str, *, since: float) -> PartitionState:
+    failure = Failure(FailureKind.FATAL, "its chain is broken", "StateCorrupt", remedy="see it.")
     return PartitionState("checkpoints", partition, 3, 300, since, 5, NOW + 5, since, failure)
+
+
+def away(partitions: int, *, since: float) -> FailureGroup:
+    failure = Failure(FailureKind.TRANSIENT, "connection refused", "OperationalError")
+    return FailureGroup("checkpoints", failure, partitions, 6, 600, since, 5, NOW + 5, "a")  # fmt: skip
 
 
 def subjects(found: list[Alert]) -> list[tuple[str, str]]:
@@ -77,18 +90,18 @@ def test_unresolved_unsnoozed_criticals_of_the_last_five_minutes_are_alerted(
 def test_a_sink_that_is_away_is_one_alert_and_a_partition_s_own_trouble_another():
     facts = replace(
         FACTS,
-        failing=(
-            failing("a", since=NOW - 400),
-            failing("b", since=NOW - 500),
+        troubles=troubles(
             failing("new", since=NOW - 300),
-            failing("c", since=NOW - 301, kind=FailureKind.FATAL),
+            failing("c", since=NOW - 301),
+            away=away(2, since=NOW - 500),
         ),
         sinks={"checkpoints": "postgresql://db/app"},
     )
-    away, own = rules.find(facts, Limits(failing_after_s=300))
-    assert (away.subject, own.subject) == ("postgresql://db/app", "checkpoints/c")
-    assert "2 partitions have failed, the longest for 8 min; 6 entries wait" in away.text
-    assert "connection refused start it." in own.text
+    sink, own = rules.find(facts, Limits(failing_after_s=300))
+    assert (sink.subject, own.subject) == ("postgresql://db/app", "checkpoints/c")
+    assert "2 threads wait, the longest for 8 min; 6 entries are kept" in sink.text
+    assert "connection refused" in sink.text
+    assert "its chain is broken see it." in own.text
 
 
 @pytest.mark.parametrize(
@@ -97,7 +110,8 @@ def test_a_sink_that_is_away_is_one_alert_and_a_partition_s_own_trouble_another(
         (69, 0, None),
         (0, 700, "filling"),
         (70, 0, "filling"),
-        (0, 900, "nearly full"),
+        (0, 800, "nearly full"),
+        (79, 0, "filling"),
         (100, 1000, "nearly full"),
     ],
 )

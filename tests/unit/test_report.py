@@ -12,7 +12,8 @@ from surgetank.model import (
     PartitionState,
     StreamDepth,
 )
-from surgetank.notify.report import SinkStatus, notices, to_plain_data
+from surgetank.notify.incidents import Facts
+from surgetank.notify.report import notices, to_plain_data
 from surgetank.streams.installed import STREAMS
 from surgetank.streams.stream import Streams
 
@@ -20,18 +21,20 @@ QUIET = BufferDepth(0, 0, 100, 1000, ())
 
 
 def state(kind: FailureKind, since: float, remedy: str = "") -> PartitionState:
-    failure = Failure(kind, "technical words", "Error", remedy=remedy)
+    failure = Failure(kind, "technical words", "SinkError", remedy=remedy)
     return PartitionState("checkpoints", "thread-1", 3, 100, since, 2, 1010.0, since, failure)
 
 
-def told(depth=QUIET, failing=(), parked=(), sinks=()):
-    return notices(
-        depth, failing, parked, sinks, streams=Streams(STREAMS), now=1000.0, critical_after_s=60.0
-    )
+def told(depth=QUIET, failing=(), parked=(), down=None):
+    facts = Facts(
+        now=1000.0, critical_after_s=60.0, waiting=depth.streams, down=down or {}, states=failing,
+        parked=parked,
+    )  # fmt: skip
+    return notices(facts, depth, streams=Streams(STREAMS))
 
 
 def test_nothing_is_told_when_all_is_well():
-    assert told(sinks=[SinkStatus("checkpoints", "postgresql", "x", "closed", None, None)]) == ()
+    assert told() == ()
 
 
 def test_a_delay_is_a_warning_and_a_long_one_is_critical():
@@ -59,12 +62,12 @@ def test_a_parked_entry_is_critical_and_says_where_to_look():
 
 
 def test_a_dead_database_is_told_once_while_something_waits():
-    dead = SinkStatus("checkpoints", "postgresql", "x", "open", 1001.0, "connection refused")
+    down = {"checkpoints": "connection refused"}
     waiting = StreamDepth("checkpoints", 5, 50, 2, 995.0, 0, 0)
-    assert told(sinks=[dead]) == ()
-    (notice,) = told(depth=BufferDepth(5, 50, 100, 1000, (waiting,)), sinks=[dead])
+    assert told(down=down) == ()
+    (notice,) = told(depth=BufferDepth(5, 50, 100, 1000, (waiting,)), down=down)
     assert (notice.severity, notice.thread_id) == ("warning", None)
-    assert "5 entries" in notice.message
+    assert "5 entries of 2 threads" in notice.message
 
 
 def test_a_buffer_that_fills_up_is_told_before_it_is_full():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from surgetank.app.assembly import Parts
+from surgetank.flush.breaker import BreakerState
 from surgetank.notify.health import judge
+from surgetank.notify.incidents import Facts
 from surgetank.notify.report import Status, notices
 
 
@@ -16,9 +18,18 @@ def picture_of(parts: Parts, *, ping: bool, jobs: int) -> Status:
     parked = parts.buffer.parked()
     oldest = [s.oldest_at for s in depth.streams if s.oldest_at is not None and s.entries]
     fallback = parts.spills.status(ping=ping)
+    facts = Facts(
+        now=now,
+        critical_after_s=settings.critical_after,
+        groups=parts.buffer.failures() if any(s.failing for s in depth.streams) else (),
+        waiting=depth.streams,
+        down={s.stream: s.last_error or "" for s in sinks if s.breaker != BreakerState.CLOSED},
+        states=failing,
+        parked=parked,
+    )
     found = notices(
-        depth, failing, parked, sinks, streams=parts.streams, now=now, fallback=fallback,
-        critical_after_s=settings.critical_after, forks=parts.reporting.notifier.forks(),
+        facts, depth, streams=parts.streams, fallback=fallback,
+        forks=parts.reporting.notifier.forks(),
     )  # fmt: skip
     found = (*found, *parts.guards.notices())
     problems = (

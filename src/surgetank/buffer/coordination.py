@@ -14,6 +14,7 @@ from surgetank.model import (
     BufferDepth,
     Entry,
     Failure,
+    FailureGroup,
     Keeper,
     Lease,
     Mark,
@@ -203,6 +204,13 @@ class Backlog(Protocol):
 
     def state(self, stream: str, partition: str) -> PartitionState | None:
         """One partition's state, or None when nothing of it waits."""
+        ...
+
+    def failures(self, *, limit: int = 1000) -> list[FailureGroup]:
+        """What waits and failed last time, counted by stream and failure; the largest groups first.
+
+        It costs a scan of what waits, not one answer for each partition.
+        """
         ...
 
     def last_seq(self, stream: str, partition: str | None = None) -> int:

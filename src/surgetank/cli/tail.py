@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
 
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import DatabaseUrl, Home, StopSignals, engine, out, print_json, when
-from surgetank.events.types import EventType, Gap, RunEvent
+from surgetank.events.types import EventType, Gap, Incident, RunEvent, Severity, timestamp
 
 _POLL_S = 0.1
 
@@ -45,13 +46,49 @@ def tail(
         events = tank.events
         newest = events.last_seq(thread) if thread is not None else events.last_id()
         at = after if after is not None else max(0, newest - lines)
+        banners = _Banners(tank, thread) if thread is not None else None
         while not stop.event.is_set():
             at, found = _show_next(
                 tank, thread, at, json=json, quiet=after is None and at == max(0, newest - lines)
             )
+            if banners is not None and not found:
+                banners.show(json=json)
             if not found and (not follow or stop.event.wait(_POLL_S)):
                 break
     return stop.exit_code
+
+
+class _Banners:
+    """The banners of a thread that come from a sink's trouble: they are no events of the thread."""
+
+    def __init__(self, tank: Surgetank, thread: str) -> None:
+        self._tank = tank
+        self._thread = thread
+        self._shown: dict[str, Severity] = {}
+        self._asked_at = float("-inf")
+
+    def show(self, *, json: bool) -> None:
+        """Print those that are new or graver, once a second at most."""
+        if time.monotonic() - self._asked_at < 1.0:
+            return
+        self._asked_at = time.monotonic()
+        found = {i.key: i for i in self._tank.incidents(self._thread) if i.is_of_sink}
+        for key, incident in found.items():
+            if self._shown.get(key) != incident.severity:
+                self._print(incident, json=json)
+        self._shown = {key: incident.severity for key, incident in found.items()}
+
+    def _print(self, incident: Incident, *, json: bool) -> None:
+        if json:
+            body = {"type": "banner", "severity": incident.severity.value}
+            at = timestamp(incident.since)
+            more = {"thread_id": self._thread, "message": incident.message, "timestamp": at}
+            print_json({**body, **more}, one_line=True)
+        else:
+            out.print(
+                f"{when(incident.since)}  {self._thread}  [{incident.severity.value}]"
+                f" {incident.message}"
+            )
 
 
 def _show_next(

@@ -36,6 +36,6 @@ def erase_words_of(
         found = " OR ".join(f"instr({column}, ?1) > 0" for column in columns)
         for form in forms(words) if table in there else ():
             gone += connection.execute(f"DELETE FROM {table} WHERE {found}", (form,)).rowcount
-    if "public_causes" in there:
-        connection.execute("DELETE FROM public_causes WHERE key NOT IN (SELECT key FROM incidents)")
+    for table in {"public_causes", "affected"} & there:
+        connection.execute(f"DELETE FROM {table} WHERE key NOT IN (SELECT key FROM incidents)")
     return gone

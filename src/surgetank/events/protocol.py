@@ -57,7 +57,7 @@ class EventLog(Protocol):
 
     def raise_incident(self, incident: Incident) -> bool:
         """True when this is new, or graver than what was told before; False when it has been told
-        already."""
+        already. How many threads it concerns is kept in either case."""
         ...
 
     def clear_incident(self, key: str) -> Incident | None:

@@ -61,11 +61,14 @@ _ADDED = """
 CREATE TABLE IF NOT EXISTS public_causes (
     key TEXT PRIMARY KEY, error TEXT NOT NULL, reference TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS affected (
+    key TEXT PRIMARY KEY, partitions INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 _INCIDENTS = (
     "SELECT i.key, stream, thread_id, severity, since, message, detail, coalesce(error, ''), "
-    "coalesce(reference, '')"
-    " FROM incidents i LEFT JOIN public_causes c USING (key)"
+    "coalesce(reference, ''), coalesce(partitions, 1)"
+    " FROM incidents i LEFT JOIN public_causes c USING (key) LEFT JOIN affected a USING (key)"
 )
 
 
@@ -194,33 +197,43 @@ class SQLiteEventLog:
             row = writer.execute(
                 "SELECT severity FROM incidents WHERE key = ?", (incident.key,)
             ).fetchone()
-            if row is not None and Severity.of(row[0]).rank >= incident.severity.rank:
-                return False
+            if row is None or Severity.of(row[0]).rank < incident.severity.rank:
+                self._tell_incident(writer, incident)
+                new = True
+            else:
+                new = False
             writer.execute(
-                "INSERT INTO incidents VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
-                " severity = excluded.severity, message = excluded.message, detail = "
-                "excluded.detail",
-                (
-                    incident.key,
-                    incident.stream,
-                    incident.thread_id,
-                    incident.severity.value,
-                    incident.since,
-                    incident.message,
-                    incident.detail,
-                ),
+                "INSERT OR REPLACE INTO affected (key, partitions) VALUES (?, ?)",
+                (incident.key, incident.affected),
             )
-            public = incident.public
-            writer.execute(
-                "INSERT OR REPLACE INTO public_causes (key, error, reference) VALUES (?, ?, ?)",
-                (incident.key, public.error, public.reference),
-            )
-            return True
+            return new
+
+    @staticmethod
+    def _tell_incident(writer: sqlite3.Connection, incident: Incident) -> None:
+        writer.execute(
+            "INSERT INTO incidents VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+            " severity = excluded.severity, message = excluded.message, detail = "
+            "excluded.detail",
+            (
+                incident.key,
+                incident.stream,
+                incident.thread_id,
+                incident.severity.value,
+                incident.since,
+                incident.message,
+                incident.detail,
+            ),
+        )
+        public = incident.public
+        writer.execute(
+            "INSERT OR REPLACE INTO public_causes (key, error, reference) VALUES (?, ?, ?)",
+            (incident.key, public.error, public.reference),
+        )
 
     def clear_incident(self, key: str) -> Incident | None:
         with self._file.write() as writer:
             row = writer.execute(f"{_INCIDENTS} WHERE i.key = ?", (key,)).fetchone()
-            for table in ("incidents", "public_causes"):
+            for table in ("incidents", "public_causes", "affected"):
                 writer.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
         return _incident(row) if row else None
 
@@ -260,11 +273,12 @@ class SQLiteEventLog:
             writer.execute("DELETE FROM originals WHERE partition = ?", (thread_id,))
             # told to operators only
             writer.execute("DELETE FROM incidents WHERE key = ?", (f"fork:{thread_id}",))
-            writer.execute(
-                "DELETE FROM public_causes WHERE key IN (SELECT key FROM incidents WHERE thread_id "
-                "= ?)",
-                (thread_id,),
-            )
+            for table in ("public_causes", "affected"):
+                writer.execute(
+                    f"DELETE FROM {table} WHERE key IN"
+                    " (SELECT key FROM incidents WHERE thread_id = ?)",
+                    (thread_id,),
+                )
             writer.execute("DELETE FROM incidents WHERE thread_id = ?", (thread_id,))
 
     def forget_lines(self, thread_id: str, numbers: Sequence[int]) -> None:
@@ -353,7 +367,7 @@ def _event(row: tuple[Any, ...]) -> RunEvent:
 
 
 def _incident(row: tuple[Any, ...]) -> Incident:
-    key, stream, thread_id, severity, since, message, detail, error, reference = row
+    key, stream, thread_id, severity, since, message, detail, error, reference, affected = row
     public = PublicCause(error, reference)
     return Incident(
         key=key,
@@ -364,4 +378,5 @@ def _incident(row: tuple[Any, ...]) -> Incident:
         message=message,
         detail=detail,
         public=public,
+        affected=affected,
     )

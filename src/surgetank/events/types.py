@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+SINK, REFUSED = "sink:", "refused:"  # keys of incidents about a sink: it is away, it refuses
+
 
 class EventType(StrEnum):
     """The event types that Surgetank itself sends. Applications may send others of their own."""
@@ -124,6 +126,7 @@ class Incident:
     one banner.
 
     `message` and `public` are for everybody, `detail` (the technical reason) for operators.
+    `affected` is how many threads it concerns; a sink's trouble concerns all that wait for it.
     """
 
     key: str
@@ -134,6 +137,12 @@ class Incident:
     message: str
     detail: str = ""
     public: PublicCause = field(default_factory=PublicCause)
+    affected: int = 1
+
+    @property
+    def is_of_sink(self) -> bool:
+        """Whether it is about a sink, so that threads that wait for that have a banner too."""
+        return self.key.startswith((SINK, REFUSED))
 
 
 @dataclass(frozen=True, slots=True)

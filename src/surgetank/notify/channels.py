@@ -3,12 +3,12 @@ system errors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import EventType, NewEvent, Severity
-from surgetank.notify.folding import Folding
 from surgetank.notify.news import News
 from surgetank.notify.runs import RunReporter
 from surgetank.streams.errors.groups import ErrorReport, fingerprint
@@ -19,25 +19,11 @@ _HARMLESS = ("stream", "job", "attempts", "parked_id")
 
 
 class ConsoleChannel:
-    """The program's own log. What many threads have in common is one line with a count
-    (`folding.py`)."""
+    """The program's own log."""
 
     name = "console"
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._folding = Folding(clock)
-
     def tell(self, news: News) -> None:
-        if self._folding.first(news):
-            self._write(news)
-
-    def tell_folded(self, *, all_: bool = False) -> None:
-        """Tell how many more there were: to be called about once a second, and with `all_` at the
-        end."""
-        for news in self._folding.due(all_=all_):
-            self._write(news)
-
-    def _write(self, news: News) -> None:
         write = {
             "info": log.info,
             "warning": log.warning,
@@ -86,7 +72,9 @@ class EventChannel:
     def tell(self, news: News) -> None:
         if news.event is None:
             return
-        data = {"severity": news.severity.value, "message": news.message}
+        data: dict[str, Any] = {"severity": news.severity.value, "message": news.message}
+        if "affected" in news.context:
+            data["affected"] = news.context["affected"]
         if news.event is EventType.FLUSH_CRITICAL:
             if news.thread_id is not None:
                 details = {**news.for_everybody.to_dict(), **_flat(news, _HARMLESS)}
@@ -124,6 +112,6 @@ class ErrorChannel:
 
 
 def _flat(
-    news: News, names: Sequence[str] = (*_HARMLESS, "exception", "sqlstate")
+    news: News, names: Sequence[str] = (*_HARMLESS, "exception", "sqlstate", "affected")
 ) -> dict[str, object]:
     return {key: news.context[key] for key in names if news.context.get(key) not in (None, "")}

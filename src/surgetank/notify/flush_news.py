@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from surgetank.events.types import EventType, Severity
+from surgetank.events.types import EventType, Incident, Severity
 from surgetank.exceptions import SurgetankError
-from surgetank.model import Damage, Failure
+from surgetank.model import Damage, Failure, ParkedEntry
 from surgetank.notify import wording
+from surgetank.notify.incidents import Subject, Trouble
 from surgetank.notify.news import News
 from surgetank.streams.errors.groups import flush_group
 
@@ -17,14 +18,31 @@ _SALVAGE = (
 )
 
 
-def flush_news(
-    message: str,
-    severity: Severity,
-    thread: str | None,
-    failure: Failure,
-    context: Mapping[str, Any],
-) -> News:
-    type_ = EventType.FLUSH_CRITICAL if severity is Severity.CRITICAL else EventType.FLUSH_ERROR
+def news_context(trouble: Trouble) -> dict[str, Any]:
+    """What operators are told of trouble beside its message. A sink's names no partition: which
+    one was the first to fail says nothing."""
+    return {
+        "stream": trouble.stream,
+        **({"partition": trouble.partition} if trouble.partition is not None else {}),
+        **({"affected": trouble.affected} if trouble.subject is Subject.SINK else {}),
+        **_of_parked(trouble.parked),
+        "attempts": trouble.attempts,
+        "entries": trouble.entries,
+        "bytes": trouble.bytes,
+        "failing_since": trouble.since,
+    }
+
+
+def _of_parked(entry: ParkedEntry | None) -> dict[str, Any]:
+    if entry is None:
+        return {}
+    return {"seq": entry.seq, "parked_id": entry.id, "retries": entry.retries}
+
+
+def flush_news(incident: Incident, failure: Failure, context: Mapping[str, Any]) -> News:
+    """News of trouble with saving."""
+    critical = incident.severity is Severity.CRITICAL
+    type_ = EventType.FLUSH_CRITICAL if critical else EventType.FLUSH_ERROR
     delivered = {
         **context,
         "failure_kind": failure.kind.value,
@@ -32,18 +50,17 @@ def flush_news(
         "sqlstate": failure.sqlstate,
         "remedy": failure.remedy,
     }
-    group = flush_group(failure.kind.value, failure.error_type, failure.sqlstate)
     return News(
-        message=message,
-        severity=severity,
-        thread_id=thread,
+        message=incident.message,
+        severity=incident.severity,
+        thread_id=incident.thread_id,
         event=type_,
         error_type=type_.value,
         detail=failure.message,
         stack_trace=failure.stack_trace,
         context=delivered,
-        group=group,
-        public=wording.public(failure),
+        group=flush_group(failure.kind.value, failure.error_type, failure.sqlstate),
+        public=incident.public,
     )
 
 

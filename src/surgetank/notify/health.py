@@ -13,8 +13,7 @@ from enum import StrEnum
 
 from surgetank.flush.classify import is_of_the_sink
 from surgetank.model import BufferDepth, FailureKind, PartitionState
-
-NEARLY_FULL = 0.8
+from surgetank.notify.incidents import NEARLY_FULL
 
 
 class Level(StrEnum):
@@ -141,11 +140,9 @@ def _of_database(sinks: Sequence[SinkFacts], waiting: int) -> Finding:
 
 
 def _of_buffer(depth: BufferDepth) -> Finding:
-    share = max(depth.bytes / depth.max_bytes, depth.entries / depth.max_entries)
-    if share >= NEARLY_FULL:
-        return Finding(
-            "buffer", Level.CRITICAL, f"{share:.0%} full; at 100 % new writes wait or fail"
-        )
+    if depth.fullness >= NEARLY_FULL:
+        what = f"{depth.fullness:.0%} full; at 100 % new writes wait or fail"
+        return Finding("buffer", Level.CRITICAL, what)
     return Finding("buffer", Level.OK, "accepts and serves")
 
 

@@ -1,23 +1,23 @@
-"""The notifier: what a flush did, told to the people it concerns, once per incident and through
-every channel.
+"""The notifier: what a flush did, told to the people it concerns, once per incident.
 
-Which incidents are going on is kept beside the buffer (`EventLog`), so that a restart or a second
-worker doesn't tell the same thing twice. Channels are told one after the other; one that fails
-never stops the next, and its own failure is recorded and told by the others.
+What is wrong is judged in `incidents.py`, said in `wording.py`, and told through `telling.py`. Which
+incidents are going on is kept beside the buffer (`EventLog`), so that a restart or a second worker
+doesn't tell the same thing twice.
 """
 
 from __future__ import annotations
 
 import threading
-import traceback
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, assert_never
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol, TypedDict, assert_never
 
 from surgetank.buffer.coordination import Backlog, Parking
 from surgetank.buffer.upkeep import Damages
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import EventType, Incident, Original, Severity
+from surgetank.flush.classify import is_of_the_sink
 from surgetank.flush.events import (
     EntryParked,
     FlushEvent,
@@ -29,16 +29,31 @@ from surgetank.flush.events import (
 )
 from surgetank.model import (
     Failure,
+    FailureGroup,
     FailureKind,
     FlushJob,
     Fork,
-    ParkedEntry,
     PartitionOutcome,
     PartitionState,
 )
 from surgetank.notify import wording
-from surgetank.notify.flush_news import flush_news, news_of_damage, news_of_problem
+from surgetank.notify.banners import Banners
+from surgetank.notify.flush_news import flush_news, news_context, news_of_damage, news_of_problem
+from surgetank.notify.incidents import (
+    ALONE,
+    FORKED,
+    PARKED,
+    Alike,
+    Facts,
+    Trouble,
+    alike,
+    diff,
+    is_judged,
+    judge,
+    wide_of,
+)
 from surgetank.notify.news import Channel, News
+from surgetank.notify.telling import Telling
 from surgetank.streams.errors.groups import flush_reference
 from surgetank.streams.stream import Streams
 
@@ -46,11 +61,27 @@ _NO_TROUBLE = (
     "LeaseLost",
     "StillWaiting",
 )  # another worker has the partition: it tells what becomes of it
-_SWEPT = 1000
-TIME = "time:"
-ENDED_ELSEWHERE = ("fallback:", TIME)  # by `SpillWatch` and `TimeTravels`
-FORKED = "fork:"  # keys of incidents about two buffers on one thread
 FORK_SHOWN_S = 86_400.0
+# After so long it is asked again whether a sink's trouble was told: another process may have ended it
+_REMEMBERED_S = 5.0
+
+
+class _Moment(TypedDict):
+    now: float
+    critical_after_s: float
+
+
+class _KnownSink(NamedTuple):
+    severity: Severity
+    at: float
+
+
+@dataclass(slots=True)
+class _Job:
+    """What a job under way has reported."""
+
+    recovered: bool = False
+    alikes: Counter[Alike] = field(default_factory=Counter)
 
 
 class Watched(Backlog, Parking, Damages, Protocol):
@@ -74,7 +105,7 @@ class Notifier:
         quote_reference: bool = True,
         heal: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._channels = tuple(channels)
+        self.telling = Telling(channels, clock)
         self._events = events
         self._buffer = buffer
         self._streams = streams
@@ -85,120 +116,105 @@ class Notifier:
         # in the banner, when there is no address to click at
         self._quote_reference = quote_reference
         self._heal = heal
-        self.failures: deque[tuple[float, str, str]] = deque(maxlen=100)
-        self._deliveries: dict[tuple[str, bool], int] = {}
-        # flushes, alerts and callers of their own tell from several threads
-        self._counting = threading.Lock()
-
-    @property
-    def channels(self) -> list[str]:
-        """Names of the channels, in the order in which they are told."""
-        return [channel.name for channel in self._channels]
-
-    # -- telling
+        self._banners = Banners(events, buffer, streams, clock=clock)
+        self._jobs: dict[str, _Job] = {}
+        self._sinks: dict[str, _KnownSink] = {}
+        self._down: dict[str, str] = {}
+        self._wide: set[Alike] = set()  # what was about sinks when it was last judged
+        # guards what is counted and remembered: flushes, alerts and callers tell from several threads
+        self._lock = threading.Lock()
 
     def tell(self, news: News) -> None:
-        """Tell every channel. Never raises for a channel's failure: that is recorded, and told in
-        its turn."""
-        self._tell(news, self._channels)
-
-    def _tell(self, news: News, channels: Sequence[Channel]) -> None:
-        for channel in channels:
-            try:
-                channel.tell(news)
-                self._count(channel.name, ok=True)
-            except Exception as error:  # noqa: BLE001 - isolation is the promise; the failure is kept and told
-                self._count(channel.name, ok=False)
-                self._channel_failed(channel, error, channels)
-
-    def _channel_failed(
-        self, channel: Channel, error: Exception, delivered: Sequence[Channel]
-    ) -> None:
-        self.failures.append((self._clock(), channel.name, f"{type(error).__name__}: {error}"))
-        others = [other for other in delivered if other is not channel]
-        # what fails while it tells of a failure is only recorded
-        if len(delivered) == len(self._channels):
-            news = News(
-                f"The notification channel {channel.name!r} failed: {error}",
-                Severity.ERROR,
-                error_type="notification_failed",
-                detail=str(error),
-                stack_trace="".join(traceback.format_exception(error)),
-                group=(channel.name, type(error).__name__),
-            )
-            self._tell(news, others)
-
-    def _count(self, channel: str, *, ok: bool) -> None:
-        with self._counting:
-            self._deliveries[channel, ok] = self._deliveries.get((channel, ok), 0) + 1
-
-    @property
-    def deliveries(self) -> dict[tuple[str, bool], int]:
-        """How often each channel was told, by whether it took it."""
-        with self._counting:
-            return dict(self._deliveries)
+        """Tell every channel. Never raises for a channel's failure."""
+        self.telling.tell(news)
 
     # -- what flushing reports
 
     def on_flush(self, event: FlushEvent) -> None:
-        """Tell what a flush did, as far as it concerns people."""
+        """Tell what a flush did, as far as it concerns people.
+
+        It is called for each partition, on the flushing thread: of what concerns a whole sink only
+        the first one costs more than a comparison.
+        """
         match event:
             case PartitionFailed(job=job, outcome=outcome, failure=failure):
                 if failure.error_type not in _NO_TROUBLE:
                     self._partition_failed(job, outcome, failure)
-            case PartitionRecovered(outcome=outcome):
-                self._end_incident(outcome.stream, outcome.partition)
+            case PartitionRecovered(job=job):
+                with self._lock:
+                    self._jobs.setdefault(job.id, _Job()).recovered = True
             case EntryParked(job=job, entry=entry):
-                self._entry_parked(job, entry)
+                self._judge(Facts(**self._now(), parked=[entry]), job)
             case ValuesReplaced(job=job, outcome=outcome):
                 self._values_replaced(job, outcome)
             case PartitionForked(job=job, fork=fork):
                 self._forked(job, fork)
-            case JobFinished():
-                pass  # the job's record tells it
+            case JobFinished(job=job):
+                self._job_finished(job)
             case _:
                 assert_never(event)
 
     def _partition_failed(self, job: FlushJob, outcome: PartitionOutcome, failure: Failure) -> None:
-        since = outcome.failing_since or self._clock()
-        state = self._buffer.state(outcome.stream, outcome.partition)
-        self._trouble(
-            outcome.stream,
-            outcome.partition,
-            failure,
-            since,
-            state,
-            job=job,
+        group = FailureGroup(
+            stream=outcome.stream,
+            failure=failure,
+            partitions=1,
+            entries=0,
+            bytes=0,
+            since=outcome.failing_since or self._clock(),
             attempts=outcome.attempts,
+            next_attempt_at=outcome.next_attempt_at or 0.0,
+            partition=outcome.partition,
         )
+        if self._is_wide(job, outcome.stream, failure):
+            self._sink_failed(job, group)
+            return
+        state = self._buffer.state(outcome.stream, outcome.partition) or PartitionState(
+            outcome.stream, outcome.partition, 0, 0, group.since, attempts=outcome.attempts
+        )
+        failed = replace(state, failure=failure, failing_since=group.since)
+        self._judge(Facts(**self._now(), states=[failed]), job)
 
-    def _entry_parked(self, job: FlushJob, entry: ParkedEntry) -> None:
-        """An entry was set aside: always critical, and news of its own."""
-        thread = self._streams.thread_of(entry.stream, entry.partition)
-        message = wording.parked(entry)
-        if self._quote_reference:
-            message = wording.quoting(message, entry.failure)
-        incident = Incident(
-            key=f"parked:{entry.id}",
-            stream=entry.stream,
-            thread_id=thread,
-            severity=Severity.CRITICAL,
-            since=entry.parked_at,
-            message=message,
-            detail=entry.failure.message,
-            public=wording.public(entry.failure),
+    def _is_wide(self, job: FlushJob, stream: str, failure: Failure) -> bool:
+        """Whether a failure is about the sink: by what it says, or because so many partitions of
+        the job have failed like this."""
+        if is_of_the_sink(failure):
+            return True
+        with self._lock:
+            alikes = self._jobs.setdefault(job.id, _Job()).alikes
+            alikes[alike(stream, failure)] += 1
+            count = alikes[alike(stream, failure)]
+            return count > ALONE or alike(stream, failure) in self._wide
+
+    def _sink_failed(self, job: FlushJob, group: FailureGroup) -> None:
+        facts = Facts(
+            **self._now(),
+            # as many as make it the sink's, if its words don't
+            groups=[replace(group, partitions=ALONE + 1)],
+            down={group.stream: group.failure.message},
         )
-        if self._events.raise_incident(incident):
-            context = {
-                **self._of_job(job),
-                "partition": entry.partition,
-                "seq": entry.seq,
-                "parked_id": entry.id,
-                "bytes": entry.bytes,
-                "entries": 1,
-                "retries": entry.retries,
-            }
-            self.tell(flush_news(message, Severity.CRITICAL, thread, entry.failure, context))
+        (trouble,) = judge(facts, self._streams)
+        with self._lock:
+            known = self._sinks.get(trouble.key)
+            if (
+                known is not None
+                and known.severity.rank >= trouble.severity.rank
+                and 0 <= facts.now - known.at < _REMEMBERED_S
+            ):
+                return
+            self._sinks[trouble.key] = _KnownSink(trouble.severity, facts.now)
+        self._judge(replace(facts, waiting=self._buffer.depth().streams), job)
+
+    def _job_finished(self, job: FlushJob) -> None:
+        with self._lock:
+            ended = self._jobs.pop(job.id, None)
+            mine = self._streams.sink_of(job.stream)
+            down = {s: why for s, why in self._down.items() if self._streams.sink_of(s) != mine}
+        if ended is not None and ended.recovered:
+            self.review(down)
+
+    def _now(self) -> _Moment:
+        return {"now": self._clock(), "critical_after_s": self._critical_after_s}
 
     def _values_replaced(self, job: FlushJob, outcome: PartitionOutcome) -> None:
         """Values that JSON can't carry were replaced in projections: a line at WARNING in the
@@ -276,129 +292,115 @@ class Notifier:
         `down` maps the streams whose sink can't be reached just now to the reason. To be called
         about once a second.
         """
+        with self._lock:
+            self._down = dict(down)
+        self.review(down)
         now = self._clock()
-        for stream, reason in down.items():
-            for state in self._buffer.states(stream, limit=_SWEPT):
-                if state.failure is None and now - state.oldest_at > 1.0:
-                    failure = Failure(FailureKind.TRANSIENT, reason, "DatabaseUnavailable")
-                    self._trouble(stream, state.partition, failure, state.oldest_at, state)
-        parked: set[int] | None = None
-        for incident in self._events.incidents():
-            if incident.key.startswith(ENDED_ELSEWHERE):
-                continue
-            # it happened, and nothing mends it: it is shown for a while
-            if incident.key.startswith(FORKED):
-                if not 0 <= now - incident.since < FORK_SHOWN_S:
-                    self._events.clear_incident(incident.key)
+        for incident in self.forks():  # it happened, and nothing mends it: it is shown for a while
+            if not 0 <= now - incident.since < FORK_SHOWN_S:
+                self._events.clear_incident(incident.key)
+
+    def review(self, down: Mapping[str, str]) -> None:
+        """Judge all that is known, and tell what has changed."""
+        before = [incident for incident in self._events.incidents() if is_judged(incident)]
+        groups = self._buffer.failures()
+        if not (before or groups or down):
+            with self._lock:
+                self._wide = set()
+            return
+        depth = self._buffer.depth()
+        facts = Facts(
+            **self._now(),
+            groups=groups,
+            waiting=depth.streams,
+            down=down,
+            states=self._states(before, groups),
+            parked=self._buffer.parked() if any(d.parked for d in depth.streams) else (),
+            known=[incident.key for incident in before],
+        )
+        with self._lock:
+            self._wide = wide_of(facts)
+        changes = diff(before, judge(facts, self._streams), facts, self._streams)
+        for trouble in changes.raised:
+            self._raise(trouble, None)
+        for trouble in changes.counted:
+            self._events.raise_incident(self._incident(trouble))
+        for incident in changes.absorbed:
+            self._events.clear_incident(incident.key)
+        for incident in changes.ended:
+            if self._events.clear_incident(incident.key) is not None:
+                self._recovered(incident)
+        with self._lock:
+            for incident in changes.ended:
+                self._sinks.pop(incident.key, None)
+
+    def _states(
+        self, before: Sequence[Incident], groups: Sequence[FailureGroup]
+    ) -> list[PartitionState]:
+        """The partitions that incidents are about, and one of each group of a few that fail."""
+        wanted: dict[tuple[str, str], None] = {}
+        for incident in before:
+            if incident.is_of_sink or incident.key.startswith(PARKED):
                 continue
             partition = incident.key.partition(":")[2]
-            if incident.key.startswith("parked:"):
-                if parked is None:
-                    parked = {entry.id for entry in self._buffer.parked()}
-                self._end_parked(incident, is_over=int(partition) not in parked)
+            if not self._streams.by_partition(incident.stream):
+                failing = self._buffer.states(incident.stream, failing=True, limit=1)
+                wanted.update(dict.fromkeys((s.stream, s.partition) for s in failing))
                 continue
-            alive = self._worst(incident, partition, down)
-            if alive is None:
-                self._end_incident(incident.stream, partition)
-            elif (
-                incident.severity is not Severity.CRITICAL
-                and now - incident.since > self._critical_after_s
-            ):
-                failure = alive.failure or Failure(
-                    FailureKind.TRANSIENT, incident.detail, "DatabaseUnavailable"
-                )
-                self._trouble(alive.stream, partition, failure, incident.since, alive)
-
-    def _worst(
-        self, incident: Incident, partition: str, down: Mapping[str, str]
-    ) -> PartitionState | None:
-        """The state that keeps an incident alive: something waits and failed, or its sink is
-        down."""
-        states: list[PartitionState] = []
-        if not self._streams.by_partition(incident.stream):
-            states = self._buffer.states(incident.stream, failing=True, limit=1)
-        else:
             for stream in self._streams.sharing(incident.stream):
-                state = self._buffer.state(stream, partition)
-                states += [state] if state is not None else []
-        alive = (s for s in states if s.failure is not None or (s.stream in down and s.entries))
-        return next(alive, None)
+                wanted[stream, partition] = None
+        for group in groups:
+            if group.partitions <= ALONE and not is_of_the_sink(group.failure):
+                wanted[group.stream, group.partition] = None
+        found = (self._buffer.state(stream, partition) for stream, partition in wanted)
+        return [state for state in found if state is not None]
 
     # -- incidents
 
-    def _trouble(
-        self,
-        stream: str,
-        partition: str,
-        failure: Failure,
-        since: float,
-        state: PartitionState | None,
-        *,
-        job: FlushJob | None = None,
-        attempts: int = 0,
-    ) -> None:
-        key, thread, label = self._streams.concern(stream, partition)
-        lasting = self._clock() - since > self._critical_after_s
-        hard = failure.kind is not FailureKind.TRANSIENT or lasting
-        if not self._streams.by_partition(stream) and not hard:
-            return  # a passing outage is told by the partitions that it concerns, not once more of the stream
-        severity = Severity.CRITICAL if hard else Severity.WARNING
-        message = wording.trouble(thread, label, failure, state, lasting=lasting)
-        if hard and self._quote_reference:
-            message = wording.quoting(message, failure)
-        if not self._events.raise_incident(
-            Incident(
-                key=key,
-                stream=stream,
-                thread_id=thread,
-                severity=severity,
-                since=since,
-                message=message,
-                detail=failure.message,
-                public=wording.public(failure),
-            )
-        ):
-            return
-        context = {
-            **(self._of_job(job) if job is not None else self._context()),
-            "stream": stream,
-            "partition": partition,
-            "attempts": attempts or (state.attempts if state else 0),
-            "entries": state.entries if state else 0,
-            "bytes": state.bytes if state else 0,
-            "failing_since": since,
-        }
-        self.tell(flush_news(message, severity, thread, failure, context))
+    def _judge(self, facts: Facts, job: FlushJob) -> None:
+        for trouble in judge(facts, self._streams):
+            self._raise(trouble, job)
 
-    def _end_incident(self, stream: str, partition: str) -> None:
-        """End the incident of a partition that is well again, unless another stream of its thread
-        still fails."""
-        if self._streams.by_partition(stream) and any(
-            state is not None and state.failure is not None
-            for state in (
-                self._buffer.state(other, partition) for other in self._streams.sharing(stream)
-            )
-        ):
-            return
-        concern = self._streams.concern(stream, partition)
-        incident = self._events.clear_incident(concern.key)
-        if incident is not None:
-            self._recovered(incident, concern.label)
+    def _incident(self, trouble: Trouble) -> Incident:
+        message = wording.trouble(trouble)
+        if trouble.severity is Severity.CRITICAL and self._quote_reference:
+            message = wording.quoting(message, trouble.failure)
+        return Incident(
+            key=trouble.key,
+            stream=trouble.stream,
+            thread_id=trouble.thread_id,
+            severity=trouble.severity,
+            since=trouble.since,
+            message=message,
+            detail=trouble.failure.message,
+            public=wording.public(trouble.failure),
+            affected=trouble.affected,
+        )
 
-    def _end_parked(self, incident: Incident, *, is_over: bool) -> None:
-        if is_over and self._events.clear_incident(incident.key) is not None:
-            self._recovered(incident, "What was set aside")
+    def _raise(self, trouble: Trouble, job: FlushJob | None) -> None:
+        """Tell of trouble, unless it has been told already."""
+        incident = self._incident(trouble)
+        if self._events.raise_incident(incident):
+            context = {
+                **(self._of_job(job) if job is not None else self._context()),
+                **news_context(trouble),
+            }
+            self.tell(flush_news(incident, trouble.failure, context))
 
-    def _recovered(self, incident: Incident, label: str) -> None:
+    def _recovered(self, incident: Incident) -> None:
         self._heal_errors(incident)
-        if incident.thread_id is not None and any(
-            other.thread_id == incident.thread_id for other in self._events.incidents()
-        ):
+        if incident.thread_id is not None and self._banners.of_thread(incident.thread_id):
             return  # its banner stands for something else that is not over
         lasted = max(0.0, self._clock() - incident.since)
+        if incident.key.startswith(PARKED):
+            message = wording.parked_over(lasted)
+        else:
+            partition = incident.key.partition(":")[2]
+            label = self._streams.concern(incident.stream, partition).label
+            message = wording.recovered(incident, label, lasted)
         self.tell(
             News(
-                wording.recovered(incident, label, lasted),
+                message,
                 Severity.INFO,
                 incident.thread_id,
                 EventType.FLUSH_RECOVERED,

@@ -25,6 +25,7 @@ from surgetank.notify.alerts.book import AlertBook
 from surgetank.notify.alerts.delivery import open_channels
 from surgetank.notify.alerts.facts import FactFinder
 from surgetank.notify.alerts.watch import AlertWatch
+from surgetank.notify.banners import Banners
 from surgetank.notify.channels import ConsoleChannel, ErrorChannel, EventChannel, ThreadLogChannel
 from surgetank.notify.news import Channel
 from surgetank.notify.notifier import Notifier
@@ -73,10 +74,9 @@ class Reporting:
             "sink": "postgresql", "database": database.address, "node": settings.node,
             "database_configured": settings.database_url is not None,
         }  # fmt: skip
-        self._console = ConsoleChannel(clock)
         self.notifier = Notifier(
             [
-                self._console,
+                ConsoleChannel(),
                 ThreadLogChannel(self.runs),
                 EventChannel(self.events, support_url=settings.support_url),
                 ErrorChannel(self.errors),
@@ -92,6 +92,7 @@ class Reporting:
             quote_reference=settings.support_url is None,
             heal=self._heal,
         )
+        self.banners = Banners(events, buffer, streams, clock=clock)
         self.retention = Retention(
             database, logs_keep_s=settings.logs_keep, errors_keep_s=settings.errors_keep
         )
@@ -106,6 +107,8 @@ class Reporting:
                 clock=clock,
                 thread_errors=settings.alert_thread_errors,
                 sinks=addresses,
+                streams=streams,
+                critical_after_s=settings.critical_after,
             ),
             self.errors,
             alert_channels,
@@ -157,7 +160,6 @@ class Reporting:
             if flusher.breaker.state() is not BreakerState.CLOSED:
                 down[stream] = flusher.breaker.view().last_error or "the database can't be reached"
         self.notifier.sweep(down)
-        self._console.tell_folded()
 
     def problem(self, error: BaseException, *, where: str, trace: str | None = None) -> None:
         """Tell of something unexpected; the same problem not more than once in five minutes."""
@@ -183,7 +185,8 @@ class Reporting:
     def problems(self) -> list[str]:
         """What could not be told, newest last: shown in the status."""
         failed = [
-            f"notification channel {name}: {message}" for _, name, message in self.notifier.failures
+            f"notification channel {name}: {message}"
+            for _, name, message in self.notifier.telling.failures
         ]
         lines = [*failed[-5:], *self.alerts.problems()]
         return [*lines, *(message for _, message in [*self.runs.failures, *self.errors.lost][-5:])]
@@ -205,6 +208,5 @@ class Reporting:
         """Stop alerting, send what is counted, close the event log. An alert that is being sent has
         `within_s`."""
         self.alerts.close(within_s)
-        self._console.tell_folded(all_=True)
         self.errors.send_counts(all_=True)
         self.events.close()

@@ -9,12 +9,13 @@ from surgetank.buffer.spilling import SpillFile, Spilling
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import Incident, Severity
 from surgetank.exceptions import SurgetankError
+from surgetank.notify.incidents import FALLBACK
 from surgetank.notify.news import News
 from surgetank.notify.notifier import Notifier
 from surgetank.notify.report import FallbackStatus
 from surgetank.spilling.spiller import Spilled, Spiller
 
-INCIDENT = "fallback:spilled"
+INCIDENT = f"{FALLBACK}spilled"
 _WHY = {"failing": "saving has failed for long", "full": "the buffer was filling up"}
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import Incident, Severity
 from surgetank.flush.doubts import Found
+from surgetank.notify.incidents import TIME
 from surgetank.notify.news import News
-from surgetank.notify.notifier import TIME, Notifier
+from surgetank.notify.notifier import Notifier
 from surgetank.notify.report import Notice
 from surgetank.sinks.standing import Finding
 from surgetank.streams.stream import Streams

@@ -5,42 +5,103 @@ from __future__ import annotations
 from surgetank.events.types import Incident, PublicCause
 from surgetank.exceptions import EntryUnreadable
 from surgetank.model import (
+    BufferDepth,
     Damage,
     Failure,
     FailureKind,
     Fork,
     ParkedEntry,
     PartitionOutcome,
-    PartitionState,
 )
+from surgetank.notify.incidents import Subject, Trouble
 from surgetank.streams.errors.groups import flush_reference
 
 SAFE = "Everything is kept in the buffer"
 
 
-def trouble(
-    thread: str | None, label: str, failure: Failure, state: PartitionState | None, *, lasting: bool
-) -> str:
-    """A partition that can't be flushed."""
-    what = "This conversation" if thread is not None else label
-    waiting = f" ({state.entries} entries)" if state is not None and state.entries else ""
-    if failure.kind is FailureKind.FATAL:
+def trouble(found: Trouble) -> str:
+    """Trouble as everybody may read it, the user whose thread it concerns first of all."""
+    if found.parked is not None:
+        return parked(found.parked)
+    if found.subject is Subject.SINK:
+        what, kept = "Saving", SAFE
+    else:
+        what = "This conversation" if found.thread_id is not None else found.label
+        kept = f"{SAFE} ({found.entries} entries)" if found.entries else SAFE
+    if found.failure.kind is FailureKind.FATAL:
+        can = "is stopped" if found.subject is Subject.SINK else "can't be saved"
         return (
-            f"{what} can't be saved before an operator has acted. {SAFE}{waiting}; you can go on "
-            f"working."
+            f"{what} {can} before an operator has acted. {kept}; you can go on working."
             " Tell your operator: see `surgetank errors`."
         )
-    if lasting:
+    if found.lasting:
+        could = "has failed" if found.subject is Subject.SINK else "could not be saved"
         return (
-            f"{what} could not be saved for some time: the database can't take it. {SAFE}{waiting} "
-            f"and is saved by"
-            " itself when the database is back. If this lasts, tell your operator."
+            f"{what} {could} for some time: {_sink(found)} can't take it. {kept} and is saved by"
+            f" itself when {_sink(found)} is back. If this lasts, tell your operator."
         )
     return (
-        f"Saving is delayed: the database could not take it just now. {SAFE}{waiting} and is saved "
-        f"by itself; you can"
-        " go on working."
+        f"Saving is delayed: {_sink(found)} could not take it just now. {kept} and is saved by"
+        " itself; you can go on working."
     )
+
+
+def _sink(found: Trouble) -> str:
+    return found.label if found.subject is Subject.SINK else "the database"
+
+
+def for_operators(found: Trouble, now: float) -> str:
+    """Trouble as the status shows it: which part, how much waits, and what to do."""
+    if found.parked is not None:
+        about = found.label[0].lower() + found.label[1:]
+        return (
+            f"One entry of {about} was refused by the database and set aside. It is kept and stays"
+            f" readable; see `surgetank parked show {found.parked.id}`."
+        )
+    fatal = found.failure.kind is FailureKind.FATAL
+    if found.subject is Subject.SINK:
+        whose = f" of {found.affected} {found.unit}{'s' if found.affected != 1 else ''}"
+        kept = f"{SAFE} ({found.entries} entries{whose if found.affected else ''})"
+        if fatal:
+            action = found.failure.remedy or "see the detail, then `surgetank flush`."
+            return f"Saving is stopped: {found.label} refuses it. {kept}. To go on: {action}"
+        return (
+            f"Saving is delayed: {found.label} can't be reached. {kept} and is saved by itself when"
+            f" {found.label} is back; you can go on working."
+        )
+    if fatal:
+        what = "can't be saved before an operator has acted"
+        action = found.failure.remedy or "see the detail, then `surgetank flush`."
+    else:
+        what = "is saved later: the database could not take it just now"
+        wait = max(0.0, found.next_attempt_at - now)
+        action = f"The next attempt follows by itself in {wait:.0f} s."
+    return f"{found.label} {what}. {SAFE} ({found.entries} entries). {action}"
+
+
+def filling(depth: BufferDepth) -> str:
+    """A buffer that is nearly full."""
+    return f"The buffer is {depth.fullness:.0%} full; at 100 % new writes wait or fail."
+
+
+DISK_FULL = (
+    f"The disk that holds the buffer is full: nothing new is accepted. {SAFE} and is flushed"
+    " meanwhile. Free some space on that disk, or move SURGETANK_HOME to a larger one."
+)
+
+
+def spilled(entries: int, locations: str) -> str:
+    """Entries that lie outside the buffer."""
+    return (
+        f"{entries} entries lie in the fallback location {locations}. Nothing is lost: they are"
+        " read from there and saved by themselves when the database takes them. Keep the location."
+    )
+
+
+def fallback_unusable(locations: str, *, holds_some: bool) -> str:
+    """A fallback location that can't be used."""
+    what = "what lies there can't be read now" if holds_some else "nothing could be spilled there"
+    return f"The fallback location {locations} can't be used: {what}."
 
 
 FORK_REMEDY = (
@@ -118,8 +179,14 @@ def replaced(outcome: PartitionOutcome) -> str:
 
 def recovered(incident: Incident, label: str, lasted_s: float) -> str:
     """The end of an incident."""
-    what = "Saving has caught up" if incident.thread_id is not None else f"{label} is saved again"
+    caught_up = incident.thread_id is not None or incident.is_of_sink
+    what = "Saving has caught up" if caught_up else f"{label} is saved again"
     return f"{what}: everything that waited is in the database (after {_span(lasted_s)})."
+
+
+def parked_over(lasted_s: float) -> str:
+    """The end of an entry that was set aside: it was put back, or somebody discarded it."""
+    return f"Nothing of this is set aside any more (after {_span(lasted_s)})."
 
 
 def _span(seconds: float) -> str:

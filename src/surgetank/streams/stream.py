@@ -23,6 +23,9 @@ from surgetank.settings import Settings
 from surgetank.sinks.protocol import Sink
 
 THREAD = "thread"
+DATABASE = "database"  # the sink that streams share
+# a subject begins the keys of incidents, and these are the beginnings of others
+_RESERVED = ("sink", "refused", "parked", "fallback", "time", "fork", "stream")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -71,6 +74,8 @@ class Stream:
         for word in (self.name, self.subject):
             if not _NAME.fullmatch(word):
                 raise ValueError(f"a stream's name and subject are lower-case words, not {word!r}")
+        if self.subject in _RESERVED or self.name == DATABASE:
+            raise ValueError(f"{self.name}: {self.subject!r} is a word of Surgetank's own")
 
 
 class Concern(NamedTuple):
@@ -123,6 +128,15 @@ class Streams(Mapping[str, Stream]):
             return (name,)
         subject = self._streams[name].subject
         return tuple(other for other, stream in self._streams.items() if stream.subject == subject)
+
+    def sink_of(self, name: str) -> str:
+        """What it waits for: streams that are flushed into the database wait for one sink."""
+        stream = self.get(name)
+        return DATABASE if stream is not None and stream.in_database else name
+
+    def label_of_sink(self, name: str) -> str:
+        """What people call the sink of a stream."""
+        return "the database" if self.sink_of(name) == DATABASE else f"the sink of {name}"
 
     def concern(self, name: str, partition: str) -> Concern:
         """What trouble with this partition is about."""

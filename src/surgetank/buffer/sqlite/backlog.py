@@ -9,8 +9,8 @@ from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.buffer_file import BufferFile
 from surgetank.buffer.sqlite.ids import first_id, seq_of
 from surgetank.buffer.sqlite.read import read_depth
-from surgetank.buffer.sqlite.rows import STATE, state_of
-from surgetank.model import BufferDepth, PartitionState
+from surgetank.buffer.sqlite.rows import FAILURE_GROUP, STATE, failure_group_of, state_of
+from surgetank.model import BufferDepth, FailureGroup, PartitionState
 
 
 class SQLiteBacklog:
@@ -31,6 +31,16 @@ class SQLiteBacklog:
                 (stream, failing, limit),
             ).fetchall()
         return [state_of(row) for row in rows]
+
+    def failures(self, *, limit: int = 1000) -> list[FailureGroup]:
+        with self._file.read() as connection:
+            rows = connection.execute(
+                f"SELECT {FAILURE_GROUP} FROM partitions WHERE oldest_at IS NOT NULL"
+                " AND failing_since IS NOT NULL AND failure IS NOT NULL"
+                " GROUP BY stream, failure ORDER BY count(*) DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return [failure_group_of(row) for row in rows]
 
     def state(self, stream: str, partition: str) -> PartitionState | None:
         with self._file.read() as connection:

@@ -119,6 +119,7 @@ class SQLiteBuffer:
         self.discard_parked = parking.discard_parked
 
         self.states = backlog.states
+        self.failures = backlog.failures
         self.state = backlog.state
         self.last_seq = backlog.last_seq
         self.waiting = backlog.waiting

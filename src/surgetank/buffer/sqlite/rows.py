@@ -9,6 +9,7 @@ from typing import Any
 from surgetank.encode import jsontext
 from surgetank.model import (
     Failure,
+    FailureGroup,
     FailureKind,
     FlushJob,
     JobStatus,
@@ -21,6 +22,10 @@ STATE = (
     "stream, name, entries, bytes, oldest_at, attempts, next_attempt_at, failing_since, failure, "
     "owner,"
     " lease_until, mark_epoch, mark_seq, mark_digest"
+)
+FAILURE_GROUP = (
+    "stream, failure, count(*), sum(entries), sum(bytes), min(failing_since), max(attempts),"
+    " min(next_attempt_at), min(name)"
 )
 JOB = "id, created_at, stream, status, body"
 PARKED = (
@@ -47,6 +52,22 @@ def state_of(row: Sequence[Any]) -> PartitionState:
         leased_by=owner,
         lease_expires_at=until,
         mark=Mark(*mark) if mark[1] else None,
+    )
+
+
+def failure_group_of(row: Sequence[Any]) -> FailureGroup:
+    """Partitions that failed alike, from the columns `FAILURE_GROUP`."""
+    stream, failure, count, entries, size, since, attempts, next_at, name = row
+    return FailureGroup(
+        stream=stream,
+        failure=_failure(failure),
+        partitions=count,
+        entries=entries,
+        bytes=size,
+        since=since,
+        attempts=attempts,
+        next_attempt_at=next_at,
+        partition=name,
     )
 
 

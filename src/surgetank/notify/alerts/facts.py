@@ -15,9 +15,12 @@ from surgetank.database.queries import queries
 from surgetank.events.types import Severity
 from surgetank.exceptions import SurgetankError
 from surgetank.notify.alerts.rules import CRITICAL_WINDOW_S, THREAD_WINDOW_S, Facts, TroubledThread
+from surgetank.notify.incidents import Facts as Failing
+from surgetank.notify.incidents import Trouble, judge
 from surgetank.streams.errors.answers import ErrorFilter, HotGroup
 from surgetank.streams.errors.groups import ErrorGroup
 from surgetank.streams.errors.store import SystemErrors
+from surgetank.streams.stream import Streams
 
 SQL = queries("notify/alerts/alerts.sql")
 _MOST = 500
@@ -55,6 +58,8 @@ class FactFinder:
         clock: Callable[[], float],
         sinks: Mapping[str, str],
         thread_errors: int,
+        streams: Streams,
+        critical_after_s: float,
     ) -> None:
         self._buffer = buffer
         self._database = database
@@ -62,6 +67,8 @@ class FactFinder:
         self._clock = clock
         self._sinks = sinks
         self._thread_errors = thread_errors
+        self._streams = streams
+        self._critical_after_s = critical_after_s
         self._snoozed: dict[str, float] = {}
         self._asking: threading.Thread | None = None
         self._answered: _Answer | Exception | None = None
@@ -71,17 +78,32 @@ class FactFinder:
         buffer only."""
         now = self._clock()
         errors, threads, problem = self._answer(now)
+        depth = self._buffer.depth()
         return Facts(
             now=now,
-            depth=self._buffer.depth(),
+            depth=depth,
             errors=errors,
             threads=threads,
-            failing=tuple(self._buffer.states(failing=True)),
+            troubles=self._troubles(now),
+            failing=sum(stream.failing for stream in depth.streams),
             parked=len(self._buffer.parked()),
             snoozed=dict(self._snoozed),
             sinks=self._sinks,
             problem=problem,
         )
+
+    def _troubles(self, now: float) -> tuple[Trouble, ...]:
+        """What fails, by the judgement that notifier and status use."""
+        groups = self._buffer.failures()
+        if not groups:
+            return ()
+        facts = Failing(
+            now=now,
+            critical_after_s=self._critical_after_s,
+            groups=groups,
+            states=self._buffer.states(failing=True, limit=_MOST),
+        )
+        return tuple(judge(facts, self._streams))
 
     def _answer(self, now: float) -> _Answer:
         """What the database and the buffer know of errors, or the buffer alone when the database

@@ -12,13 +12,13 @@ from datetime import datetime, tzinfo
 from typing import Any
 
 from surgetank.events.types import Severity, timestamp
-from surgetank.model import BufferDepth, FailureKind, PartitionState
+from surgetank.model import BufferDepth
 from surgetank.notify.alerts.book import Alert, Message
+from surgetank.notify.incidents import NEARLY_FULL, Subject, Trouble, lasts
 from surgetank.streams.errors.groups import ErrorGroup
 
 CRITICAL_WINDOW_S = 300.0
 THREAD_WINDOW_S = 86_400.0
-NEARLY_FULL = 0.9
 DIGEST = "digest"
 RECOVERED = "recovered"
 _LISTED = 20
@@ -35,16 +35,17 @@ class TroubledThread:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rules look at. `errors` are unresolved critical ones; `snoozed` maps an error's id
-    to the end of its snooze; `sinks` a stream to where it is flushed; `problem` says why the
-    picture may be incomplete.
+    """What the rules look at. `errors` are unresolved critical ones; `failing` counts partitions;
+    `snoozed` maps an error's id to the end of its snooze; `sinks` a stream to where it is flushed;
+    `problem` says why the picture may be incomplete.
     """
 
     now: float
     depth: BufferDepth
     errors: tuple[ErrorGroup, ...] = ()
     threads: tuple[TroubledThread, ...] = ()
-    failing: tuple[PartitionState, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
+    failing: int = 0
     parked: int = 0
     snoozed: Mapping[str, float] = field(default_factory=dict)
     sinks: Mapping[str, str] = field(default_factory=dict)
@@ -87,39 +88,40 @@ def critical_errors(facts: Facts, _: Limits) -> list[Alert]:
 
 
 def failing_partitions(facts: Facts, limits: Limits) -> list[Alert]:
-    """Partitions that have failed for longer than the limit. A sink that is away is one subject,
-    not one a thread."""
-    found: list[Alert] = []
-    away: dict[str, list[PartitionState]] = {}
-    for state in facts.failing:
-        since = state.failing_since
-        if state.failure is None or since is None or facts.now - since <= limits.failing_after_s:
-            continue
-        if state.failure.kind is FailureKind.TRANSIENT:
-            away.setdefault(facts.sinks.get(state.stream, state.stream), []).append(state)
-            continue
-        name = f"{state.stream}/{_short(state.partition, 200)}"
-        found.append(
-            Alert(
-                "failing_partitions", name, Severity.CRITICAL, f"{name} can't be flushed",
-                f"{name} has failed for {span(facts.now - since)} ({state.entries} entries wait, "
-                f"all are kept):"
-                f" {_short(state.failure.message)} {state.failure.remedy}".strip(),
-            )
-        )  # fmt: skip
-    return [*(_away(sink, states, facts.now) for sink, states in sorted(away.items())), *found]
+    """What has failed for longer than the limit. A sink that is away is one subject, not one a
+    thread."""
+    return [
+        _of_sink(trouble, facts)
+        if trouble.subject is Subject.SINK
+        else _of_partition(trouble, facts)
+        for trouble in facts.troubles
+        if lasts(trouble.since, facts.now, limits.failing_after_s)
+    ]
 
 
-def _away(sink: str, states: Sequence[PartitionState], now: float) -> Alert:
-    longest = min(states, key=lambda state: state.failing_since or now)
-    failure, since = longest.failure, longest.failing_since or now
-    entries = sum(state.entries for state in states)
+def _of_partition(trouble: Trouble, facts: Facts) -> Alert:
+    name = f"{trouble.stream}/{_short(trouble.partition or '', 200)}"
+    failure = trouble.failure
+    text = (
+        f"{name} has failed for {span(facts.now - trouble.since)} ({trouble.entries} entries wait,"
+        f" all are kept): {_short(failure.message)} {failure.remedy}"
+    )
+    return Alert(
+        "failing_partitions", name, Severity.CRITICAL, f"{name} can't be flushed", text.strip()
+    )
+
+
+def _of_sink(trouble: Trouble, facts: Facts) -> Alert:
+    sink, failure = facts.sinks.get(trouble.stream, trouble.stream), trouble.failure
+    what = f"{trouble.affected} {trouble.unit}{'s wait' if trouble.affected != 1 else ' waits'}"
+    text = (
+        f"{what}, the longest for {span(facts.now - trouble.since)}; {trouble.entries} entries are"
+        f" kept and are flushed by themselves when it is back. {_short(failure.message)}"
+        f" {failure.remedy}"
+    )
     return Alert(
         "failing_partitions", sink, Severity.CRITICAL, f"Nothing can be flushed to {sink}",
-        f"{len(states)} partitions have failed, the longest for {span(now - since)}; {entries} "
-        f"entries wait, all are"
-        f" kept and are flushed by themselves when it is back. "
-        f"{_short(failure.message) if failure else ''}".strip(),
+        text.strip(),
     )  # fmt: skip
 
 
@@ -141,7 +143,7 @@ def recovered(subjects: Collection[str], facts: Facts) -> list[Alert]:
 def filling_buffer(facts: Facts, limits: Limits) -> list[Alert]:
     """The buffer is filling up: what flows in is not flushed. Nearly full is told anew, and is
     critical."""
-    share = fullness(facts.depth)
+    share = facts.depth.fullness
     if share < limits.buffer_share:
         return []
     full = share >= max(NEARLY_FULL, limits.buffer_share)
@@ -261,8 +263,8 @@ def digest(
     total = sum(occurred for occurred, _ in seen.values())
     unresolved = sum(open_ for _, open_ in seen.values())
     state = (
-        f"Buffer: {fullness(facts.depth):.0%} full, {facts.depth.entries} entries wait; "
-        f"{len(facts.failing)} partitions"
+        f"Buffer: {facts.depth.fullness:.0%} full, {facts.depth.entries} entries wait; "
+        f"{facts.failing} partitions"
         f" fail; {facts.parked} entries are parked."
     )
     text = "\n".join([*(_listed(lines) or ["No errors in the last 24 hours."]), state])
@@ -277,11 +279,6 @@ def digest(
 
 
 # -- words
-
-
-def fullness(depth: BufferDepth) -> float:
-    """How full the buffer is, 0 to 1."""
-    return max(depth.bytes / depth.max_bytes, depth.entries / depth.max_entries)
 
 
 def span(seconds: float) -> str:

@@ -52,6 +52,8 @@ def incident_for(who: Caller, incident: Incident, *, support_url: str | None) ->
         "type": kind.value, "severity": incident.severity.value, "thread_id": incident.thread_id,
         "message": incident.message, "timestamp": timestamp(incident.since),
     }  # fmt: skip
+    if incident.thread_id is None and reads_technical(who):
+        body["affected"] = incident.affected
     if kind is EventType.FLUSH_CRITICAL:
         details = incident.public.to_dict()
         if incident.detail and reads_technical(who):

@@ -13,17 +13,21 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from surgetank.encode.jsontext import dumps_clean
 from surgetank.events.protocol import EventLog
-from surgetank.events.types import EventType, Gap, Incident, RunEvent
+from surgetank.events.types import EventType, Gap, Incident, RunEvent, Severity, timestamp
 from surgetank.exceptions import SurgetankError
+from surgetank.notify import wording
+from surgetank.notify.banners import Banners
 from surgetank.server.access.disclosure import incident_for, reads_technical
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.access.visibility import Visibility
 from surgetank.server.http.problems import Problem
+from surgetank.server.live.banners import REFRESH_S, LiveBanners
 from surgetank.telemetry import log
 
 _POLL_S = 0.025
@@ -34,6 +38,7 @@ _PAGE = 500
 PAGE_BYTES = 256 * 1024  # what a follower holds at most, and one event
 _RECHECK_S = 60.0
 _BELIEVED_S = 5.0
+_OF_SINKS = (EventType.FLUSH_ERROR, EventType.FLUSH_CRITICAL, EventType.FLUSH_RECOVERED)
 _IN_THE_LOG = -1  # a place in a thread that is not yet one in the shared batches
 
 
@@ -80,8 +85,10 @@ def line_of_gap(gap: Gap) -> Line:
 class Hub:
     """Reads the event log while anybody follows, and wakes the followers. For one event loop."""
 
-    def __init__(self, events: EventLog, *, per_caller: int = 200) -> None:
+    def __init__(self, events: EventLog, banners: Banners, *, per_caller: int = 200) -> None:
         self.events = events
+        self.banners = LiveBanners(banners)
+        self.banners_of = banners.of_thread
         self.subscribers = 0
         self.closing = False
         self._per_caller = per_caller
@@ -93,6 +100,7 @@ class Hub:
         self._news = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self.problem: str | None = None
+        self._is_changed = False  # the trouble of a sink, by what was read last
 
     def close(self) -> None:
         """Let every follower end. May be called from a signal handler of the loop's thread."""
@@ -119,17 +127,19 @@ class Hub:
             if not self._following[caller.user]:
                 del self._following[caller.user]
 
-    def join(self) -> None:
-        """One more follower."""
+    def join(self, thread_id: str | None) -> None:
+        """One more follower, of this thread or of all."""
         self.subscribers += 1
+        self.banners.follow(thread_id)
         if self._reader is None or self._reader.done():
             self._read_to = self._first = self.events.last_id()
             self._forget()
             self._reader = asyncio.create_task(self._read())
 
-    def leave(self) -> None:
+    def leave(self, thread_id: str | None) -> None:
         """One follower less."""
         self.subscribers -= 1
+        self.banners.leave(thread_id)
 
     def position(self) -> int:
         """The number up to which the shared batches reach."""
@@ -156,9 +166,15 @@ class Hub:
             return
 
     async def _read(self) -> None:
+        refreshed_at = float("-inf")
         while self.subscribers and not self.closing:
             try:
                 read = self._read_batch()
+                now = asyncio.get_running_loop().time()
+                if self._is_changed or now - refreshed_at >= REFRESH_S:
+                    refreshed_at, self._is_changed = now, False
+                    if await self.banners.refresh():
+                        self._wake()
                 self.problem = None
             except SurgetankError as error:
                 if self.problem is None:
@@ -177,6 +193,7 @@ class Hub:
             batch = _Batch.of(events)
             full = full or batch.bytes >= PAGE_BYTES
             self._keep(batch)
+            self._is_changed = any(e.type in _OF_SINKS for e in batch.by_thread.get(None, ()))
             self._read_to = events[-1].id
         if events or gap is not None:
             self._wake()
@@ -225,6 +242,8 @@ class Follower:
         self._support_url = support_url
         self._id = 0
         self._seq = 0
+        self._banner: Incident | None = None  # of a sink, as the follower knows it
+        self._banner_version = 0
         self._believed: dict[str, tuple[bool, float]] = {}  # readable, and when that was found out
 
     async def follow(self, after: int | None, *, idle_s: float = 15.0) -> AsyncIterator[list[Line]]:
@@ -233,13 +252,13 @@ class Follower:
 
         Ends when the hub closes, or when the caller may no longer read.
         """
-        self._hub.join()
+        self._hub.join(self._thread_id)
         self._counted(1)
         try:
             checked = asyncio.get_running_loop().time()
             yield [await self._begin(after)]
             while not self._hub.closing:
-                found = await self._next()
+                found = [*await self._next(), *self._banner_lines()]
                 if found:
                     yield found
                 else:
@@ -252,7 +271,7 @@ class Follower:
                     if not await run_in_threadpool(self._may_go_on):
                         return
         finally:
-            self._hub.leave()
+            self._hub.leave(self._thread_id)
             self._counted(-1)
 
     def _may_go_on(self) -> bool:
@@ -269,7 +288,10 @@ class Follower:
             self._id = self._hub.position() if after is None else _IN_THE_LOG
             self._seq = events.last_seq(self._thread_id) if after is None else after
             start = self._seq
+        self._banner_version = self._hub.banners.version
         incidents = await run_in_threadpool(self._incidents)
+        derived = [incident for incident in incidents if incident.is_of_sink]
+        self._banner = max(derived, key=lambda incident: incident.severity.rank, default=None)
         body = {
             "type": "subscribed",
             "thread_id": self._thread_id,
@@ -282,15 +304,56 @@ class Follower:
         return Line(start, start, "subscribed", self._thread_id, dumps_clean(body))
 
     def _incidents(self) -> list[Incident]:
-        found = self._hub.events.incidents()
         if self._thread_id is not None:
-            return [i for i in found if i.thread_id == self._thread_id]
+            return self._hub.banners_of(self._thread_id)
+        found = self._hub.events.incidents()
         threads = self._visibility.readable(
             self._caller, {i.thread_id for i in found if i.thread_id is not None}
         )
         return [
-            i for i in found if i.thread_id in threads or (i.thread_id is None and self._operates)
+            i
+            for i in found
+            if i.thread_id in threads or (i.thread_id is None and (self._operates or i.is_of_sink))
         ]
+
+    def _banner_lines(self) -> list[Line]:
+        """The banner that a sink's trouble gives this follower, or its end, when that has changed.
+
+        Operators who follow everything read the sink's own events.
+        """
+        seen = self._hub.banners.of(self._thread_id)
+        if seen is None or seen.version <= self._banner_version:
+            return []
+        if self._thread_id is None and self._operates:
+            return []
+        self._banner_version = seen.version
+        before, now = self._banner, seen.derived
+        if now is not None and (before is None or before.severity.rank < now.severity.rank):
+            self._banner = now
+            body = incident_for(self._caller, now, support_url=self._support_url)
+            return [self._derived(body)]
+        if now is None and before is not None:
+            self._banner = None
+            if seen.is_clear:
+                return [self._derived(self._end_of(before))]
+        return []
+
+    def _end_of(self, incident: Incident) -> dict[str, Any]:
+        now = self._hub.banners.now()
+        return {
+            "type": EventType.FLUSH_RECOVERED.value,
+            "severity": Severity.INFO.value,
+            "thread_id": self._thread_id,
+            "message": wording.recovered(incident, "", max(0.0, now - incident.since)),
+            "timestamp": timestamp(now),
+        }
+
+    def _derived(self, body: dict[str, Any]) -> Line:
+        """A line that the event log doesn't have: who goes on after it does so where they were."""
+        id_, seq = max(0, self._id), self._seq
+        data = dumps_clean({**body, "id": id_, "seq": seq, "derived": True})
+        at = id_ if self._thread_id is None else seq
+        return Line(at, at, str(body["type"]), self._thread_id, data)
 
     @property
     def _operates(self) -> bool:

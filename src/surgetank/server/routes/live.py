@@ -17,6 +17,7 @@ from starlette.websockets import WebSocketDisconnect
 from surgetank.server.access.roles import Caller
 from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
 from surgetank.server.http.problems import Problem, documented
+from surgetank.server.live.banners import incidents_of
 from surgetank.server.live.followers import Follower, Hub, Line
 from surgetank.server.schemas.telling import Events
 from surgetank.server.services import Services
@@ -48,6 +49,7 @@ _STREAM: dict[str, Any] = {
 def events(
     thread_id: VisibleThread,
     services: Deps,
+    who: CurrentCaller,
     after: Annotated[int, Query(ge=0, le=_MOST, description="Events after this number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most events in one answer.")] = 100,
 ) -> dict[str, Any]:
@@ -62,6 +64,7 @@ def events(
         "thread_id": thread_id,
         "events": [event.to_dict() for event in found],
         "gap": gap.to_dict() if gap is not None else None,
+        "incidents": incidents_of(services, who, thread_id),
         "next": found[-1].seq if found else gap.missed_to if gap is not None else after,
     }
 

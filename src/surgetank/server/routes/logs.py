@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from surgetank.server.access.disclosure import log_problem_for
 from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
 from surgetank.server.http.problems import documented
+from surgetank.server.live.banners import incidents_of
 from surgetank.server.schemas.telling import Lines
 
 router = APIRouter(
@@ -41,6 +42,7 @@ def logs(
     return {
         "thread_id": thread_id,
         "lines": [line.to_dict() for line in lines],
+        "incidents": incidents_of(services, who, thread_id),
         "problem": log_problem_for(who, page.problem),
         "next": lines[-1].seq if lines else after,
         "previous": lines[0].seq if lines else before,

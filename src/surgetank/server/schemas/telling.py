@@ -78,6 +78,9 @@ class Events(BaseModel):
     gap: dict[str, Any] | None = Field(
         description="What is missing before these events, because it is gone."
     )
+    incidents: list[dict[str, Any]] = Field(
+        default=[], description="The banners of the thread that are up, as events."
+    )
     next: int = Field(description="Pass it as `after` for what comes next.")
 
 
@@ -102,6 +105,9 @@ class Lines(BaseModel):
     lines: list[Line]
     problem: str | None = Field(
         description="Why older lines may be missing: the database can't be asked just now."
+    )
+    incidents: list[dict[str, Any]] = Field(
+        default=[], description="The banners of the thread that are up, as events."
     )
     next: int = Field(description="Pass it as `after` for newer lines.")
     previous: int | None = Field(description="Pass it as `before` for older lines.")
