@@ -95,6 +95,8 @@ BARS = (
     Bar("loop", "held", at_most=20),
     Bar("loop", "text", loop.PEER, at_most=2),
     Bar("loop", "objects", loop.PEER, at_most=2),
+    Bar("telling", "added", at_most=1),
+    Bar("telling", "held", at_most=50),
 )
 
 

@@ -15,6 +15,7 @@ from bench.measures import (
     partitions,
     sanitizer,
     storage,
+    telling,
     threads,
 )
 
@@ -30,4 +31,5 @@ MEASURES: dict[str, ModuleType] = {
     "chains": chains,
     "memory": memory,
     "loop": loop,
+    "telling": telling,
 }

@@ -88,3 +88,34 @@ def test_depth_counts_entries_bytes_partitions_and_parked_by_stream(
     assert (s.stream, s.entries, s.bytes, s.partitions, s.failing, s.parked) == ("s", 2, 4, 2, 1, 1)
     assert s.oldest_at == start
     assert (t.stream, t.entries, t.bytes, t.partitions, t.failing, t.parked) == ("t", 1, 2, 1, 0, 0)
+
+
+def test_failures_are_counted_by_stream_and_reason(buffer: Buffer, clock: FakeClock) -> None:
+    assert buffer.failures() == []
+    start = clock.now
+    for name in ("a", "b", "c", "well"):
+        put(buffer, name, b"12")
+    put(buffer, "a", stream="t")
+    for number, (name, failure) in enumerate([("a", DOWN), ("b", DOWN), ("c", BAD)], start=1):
+        buffer.postpone(
+            take(buffer, name).lease,
+            attempts=number,
+            next_attempt_at=start + number,
+            failure=failure,
+        )
+        clock.advance(1)
+    buffer.postpone(
+        take(buffer, "a", stream="t").lease, attempts=1, next_attempt_at=start, failure=DOWN
+    )
+    found = {(group.stream, group.failure.message): group for group in buffer.failures()}
+    assert set(found) == {("s", DOWN.message), ("s", BAD.message), ("t", DOWN.message)}
+    group = found["s", DOWN.message]
+    assert group.failure == DOWN
+    assert (group.partitions, group.entries, group.attempts, group.since) == (2, 2, 2, start)
+    assert (group.bytes, group.next_attempt_at) == (6, start + 1)
+    assert group.partition in ("a", "b")
+    assert [g.partitions for g in buffer.failures(limit=1)] == [2], "the largest first"
+
+    lease = take(buffer, "a").lease
+    buffer.ack([Ack(lease, read_all(buffer, lease), release=True)])
+    assert {g.partition for g in buffer.failures() if g.stream == "s"} == {"b", "c"}

@@ -294,3 +294,16 @@ def test_a_lease_taken_before_the_clock_was_set_back_can_still_acknowledge(
     lease = take(buffer).lease
     clock.advance(-86400)
     assert buffer.ack([Ack(lease, read_all(buffer, lease))]) == []
+
+
+def test_what_has_just_failed_is_leased_after_what_was_not_tried(
+    buffer: Buffer, clock: FakeClock
+) -> None:
+    for name in ("oldest", "older", "new"):
+        put(buffer, name)
+        clock.advance(1)
+    lease = take(buffer, "oldest").lease
+    buffer.postpone(lease, attempts=1, next_attempt_at=clock.now + 60, failure=DOWN)
+    leased = buffer.lease("s", Due(force=True, limit=2), owner="w", ttl_s=15)
+    assert names(leased) == ["older", "new"]
+    assert take(buffer).lease.partition == "oldest"

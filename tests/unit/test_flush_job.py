@@ -97,6 +97,26 @@ def test_more_partitions_than_one_lease_call_takes_are_all_flushed(plant: Plant)
     assert (job.ok, job.result["partitions_processed"]) == (True, 23)
 
 
+def test_a_flush_of_more_partitions_than_one_lease_takes_ends_when_the_sink_is_down(
+    plant: Plant,
+) -> None:
+    """It leased those that had just failed again and again, for twice the time of a lease."""
+    for i in range(7):
+        plant.put(f"p{i}")
+
+    def down(call: int, slices: Sequence[Slice]) -> None:
+        raise ConnectionError("down")
+
+    plant.sink.faults = [down]
+    stop = TickingStop(plant.clock)
+    job = plant.flusher(policy=StreamPolicy(entries=1, batch_partitions=2)).run(
+        "manual", up_to_seq=plant.buffer.last_seq("s"), stop=stop
+    )
+    assert (job.status, job.result["partitions_failed"]) == (JobStatus.FAILED, 7)
+    assert stop.ticks == 0, "nothing was waited for"
+    assert plant.sink.calls == 2, "the breaker opens at the second"
+
+
 def test_what_is_accepted_during_a_flush_is_neither_lost_nor_waited_for(plant: Plant) -> None:
     late: list[int] = []
 

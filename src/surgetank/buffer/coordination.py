@@ -93,7 +93,8 @@ class Leases(Identified, Protocol):
     """
 
     def lease(self, stream: str, due: Due, *, owner: str, ttl_s: float) -> list[Leased]:
-        """Lease the due partitions of a stream that nobody else holds, oldest first."""
+        """Lease the due partitions of a stream that nobody else holds, oldest first; those that
+        only `force` takes, because their next attempt is not due, come last."""
         ...
 
     def renew(self, leases: Sequence[Lease], *, ttl_s: float) -> list[Lease]:

@@ -1,6 +1,6 @@
 """The notifier: what a flush did, told to the people it concerns, once per incident.
 
-What is wrong is judged in `incidents.py`, said in `wording.py`, and told through `telling.py`. Which
+What is wrong is judged in `incidents.py`, said in `wording.py`, and told through `channels.py`. Which
 incidents are going on is kept beside the buffer (`EventLog`), so that a restart or a second worker
 doesn't tell the same thing twice.
 """
@@ -38,6 +38,7 @@ from surgetank.model import (
 )
 from surgetank.notify import wording
 from surgetank.notify.banners import Banners
+from surgetank.notify.channels import Telling
 from surgetank.notify.flush_news import flush_news, news_context, news_of_damage, news_of_problem
 from surgetank.notify.incidents import (
     ALONE,
@@ -53,7 +54,6 @@ from surgetank.notify.incidents import (
     wide_of,
 )
 from surgetank.notify.news import Channel, News
-from surgetank.notify.telling import Telling
 from surgetank.streams.errors.groups import flush_reference
 from surgetank.streams.stream import Streams
 
@@ -81,6 +81,7 @@ class _Job:
     """What a job under way has reported."""
 
     recovered: bool = False
+    covered: tuple[Failure, float] | None = None  # told of as its sink's, with since when
     alikes: Counter[Alike] = field(default_factory=Counter)
 
 
@@ -155,19 +156,27 @@ class Notifier:
                 assert_never(event)
 
     def _partition_failed(self, job: FlushJob, outcome: PartitionOutcome, failure: Failure) -> None:
+        since = outcome.failing_since or self._clock()
+        with self._lock:
+            mine = self._jobs.setdefault(job.id, _Job())
+            covered = mine.covered
+        # thousands of partitions that failed in one transaction have one failure
+        if covered is not None and covered[0] is failure and since >= covered[1]:
+            return
         group = FailureGroup(
             stream=outcome.stream,
             failure=failure,
             partitions=1,
             entries=0,
             bytes=0,
-            since=outcome.failing_since or self._clock(),
+            since=since,
             attempts=outcome.attempts,
             next_attempt_at=outcome.next_attempt_at or 0.0,
             partition=outcome.partition,
         )
-        if self._is_wide(job, outcome.stream, failure):
+        if self._is_wide(mine, outcome.stream, failure):
             self._sink_failed(job, group)
+            mine.covered = (failure, since)
             return
         state = self._buffer.state(outcome.stream, outcome.partition) or PartitionState(
             outcome.stream, outcome.partition, 0, 0, group.since, attempts=outcome.attempts
@@ -175,13 +184,13 @@ class Notifier:
         failed = replace(state, failure=failure, failing_since=group.since)
         self._judge(Facts(**self._now(), states=[failed]), job)
 
-    def _is_wide(self, job: FlushJob, stream: str, failure: Failure) -> bool:
+    def _is_wide(self, job: _Job, stream: str, failure: Failure) -> bool:
         """Whether a failure is about the sink: by what it says, or because so many partitions of
         the job have failed like this."""
         if is_of_the_sink(failure):
             return True
         with self._lock:
-            alikes = self._jobs.setdefault(job.id, _Job()).alikes
+            alikes = job.alikes
             alikes[alike(stream, failure)] += 1
             count = alikes[alike(stream, failure)]
             return count > ALONE or alike(stream, failure) in self._wide

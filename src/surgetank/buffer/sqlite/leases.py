@@ -44,7 +44,8 @@ class SQLiteLeases:
                 return []
         with self._file.write() as connection:
             ids = connection.execute(
-                f"SELECT id FROM partitions WHERE {chosen} ORDER BY oldest_at LIMIT :limit",
+                f"SELECT id FROM partitions WHERE {chosen}"
+                " ORDER BY next_attempt_at > :now, oldest_at LIMIT :limit",
                 parameters,
             ).fetchall()
             return self.take(connection, stream, [id_ for (id_,) in ids], now, owner, ttl_s)
