@@ -23,7 +23,6 @@ from surgetank.notify.incidents import (
     Trouble,
     diff,
     is_judged,
-    is_of_sink,
     judge,
     streams_of,
 )
@@ -190,8 +189,8 @@ def test_a_partition_s_incident_is_part_of_the_sink_s_when_that_goes_away() -> N
 def test_which_streams_wait_for_a_sink_is_known_of_its_incident() -> None:
     assert streams_of(incident("sink:database"), STREAM_MAP) == list(STREAM_MAP)
     assert streams_of(incident("sink:elsewhere"), STREAM_MAP) == []
-    assert is_of_sink(incident("refused:database"))
-    assert not is_of_sink(incident("thread:sink"))
+    assert incident("refused:database").is_of_sink
+    assert not incident("thread:sink").is_of_sink
     assert [is_judged(incident(key)) for key in ("fork:t", "time:buffer", "thread:t")] == [
         False, False, True,
     ]  # fmt: skip

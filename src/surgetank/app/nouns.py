@@ -9,6 +9,7 @@ from typing import Protocol
 from surgetank.app.alerts import Alerts
 from surgetank.app.assembly import limits_of
 from surgetank.app.buffer import BufferState
+from surgetank.app.incidents import Incidents
 from surgetank.app.jobs import Jobs
 from surgetank.app.logs import Logs
 from surgetank.app.notifications import Notifications
@@ -123,9 +124,15 @@ class Nouns(Speaks):
         return Alerts(self.parts.reporting.alerts)
 
     @property
+    def incidents(self) -> Incidents:
+        """What people were told of and is not over: `tank.incidents(thread_id)`."""
+        reporting = self.parts.reporting
+        return Incidents(reporting.events, reporting.banners, clock=self.now)
+
+    @property
     def notifications(self) -> Notifications:
         """Whom news reach in this process."""
-        return Notifications(self.parts.reporting.notifier)
+        return Notifications(self.parts.reporting.notifier.telling)
 
     # -- what runs
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from surgetank.app.assembly import Parts
 from surgetank.encode.jsonable import show
 from surgetank.encode.limits import check_mapping
-from surgetank.events.types import Incident, RunEvent, Severity
+from surgetank.events.types import RunEvent, Severity
 from surgetank.exceptions import UnknownName
 from surgetank.offloop import off_loop
 from surgetank.settings import Settings
@@ -135,19 +135,6 @@ class Speaks:
     ) -> str:
         """`log_system_error` off the event loop: the error is accepted when this returns."""
         return await off_loop(self.log_system_error, error_type, message, **given)
-
-    def incidents(self, thread_id: str | None = None) -> list[Incident]:
-        """Trouble that people were told of and that is not over, the oldest first; of a thread, all
-        that is a banner for its user.
-
-        A sink that takes nothing is one incident, with the number of threads that wait for it in
-        `affected`; asked for one of these threads, it is among that one's. Raises
-        `BufferUnavailable`.
-        """
-        reporting = self.parts.reporting
-        if thread_id is None:
-            return reporting.events.incidents()
-        return reporting.banners.of_thread(thread_id)
 
     def log_handler(self, level: int = logging.NOTSET) -> ThreadLogHandler:
         """A handler for `logging` that copies records into the log of the thread they were made

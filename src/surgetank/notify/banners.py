@@ -34,20 +34,8 @@ class Banners:
         self._streams = streams
         self._clock = clock
 
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return self._clock()
-
-    def of_sinks(self) -> list[Incident]:
-        """The incidents that the banners of threads are derived from."""
-        return [incident for incident in self._events.incidents() if incident.is_of_sink]
-
-    def of_thread(self, thread_id: str) -> list[Incident]:
-        """What the user of a thread sees, the oldest first."""
-        return self.of_threads([thread_id])[thread_id]
-
     def of_threads(self, threads: Collection[str]) -> dict[str, list[Incident]]:
-        """The same of several threads at once."""
+        """What the users of threads see, the oldest first."""
         found: dict[str, list[Incident]] = {thread: [] for thread in threads}
         for incident in self._events.incidents():
             if incident.is_of_sink:

@@ -7,7 +7,7 @@ from typing import Any
 
 from surgetank.events.types import EventType, Incident, Severity
 from surgetank.exceptions import SurgetankError
-from surgetank.model import Damage, Failure, ParkedEntry
+from surgetank.model import Damage, Failure, Fork, ParkedEntry
 from surgetank.notify import wording
 from surgetank.notify.incidents import Subject, Trouble
 from surgetank.notify.news import News
@@ -61,6 +61,19 @@ def flush_news(incident: Incident, failure: Failure, context: Mapping[str, Any])
         context=delivered,
         group=flush_group(failure.kind.value, failure.error_type, failure.sqlstate),
         public=incident.public,
+    )
+
+
+def news_of_fork(fork: Fork, message: str, context: Mapping[str, Any]) -> News:
+    """Two buffers wrote to one thread."""
+    return News(
+        message,
+        Severity.CRITICAL,
+        fork.thread_id,
+        error_type="thread_forked",
+        detail=wording.FORK_REMEDY,
+        context={**context, **fork._asdict(), "remedy": wording.FORK_REMEDY},
+        group=("thread_forked", fork.thread_id),
     )
 
 

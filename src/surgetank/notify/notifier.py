@@ -39,7 +39,13 @@ from surgetank.model import (
 from surgetank.notify import wording
 from surgetank.notify.banners import Banners
 from surgetank.notify.channels import Telling
-from surgetank.notify.flush_news import flush_news, news_context, news_of_damage, news_of_problem
+from surgetank.notify.flush_news import (
+    flush_news,
+    news_context,
+    news_of_damage,
+    news_of_fork,
+    news_of_problem,
+)
 from surgetank.notify.incidents import (
     ALONE,
     FORKED,
@@ -262,18 +268,7 @@ class Notifier:
             message=message,
         )
         if self._events.raise_incident(incident):
-            context = {**self._of_job(job), **fork._asdict(), "remedy": wording.FORK_REMEDY}
-            self.tell(
-                News(
-                    message,
-                    Severity.CRITICAL,
-                    fork.thread_id,
-                    error_type="thread_forked",
-                    detail=wording.FORK_REMEDY,
-                    context=context,
-                    group=("thread_forked", fork.thread_id),
-                )
-            )
+            self.tell(news_of_fork(fork, message, self._of_job(job)))
 
     def worker_lost(self, job: FlushJob) -> None:
         """A worker went silent in the middle of a job."""
@@ -398,7 +393,8 @@ class Notifier:
 
     def _recovered(self, incident: Incident) -> None:
         self._heal_errors(incident)
-        if incident.thread_id is not None and self._banners.of_thread(incident.thread_id):
+        thread = incident.thread_id
+        if thread is not None and self._banners.of_threads([thread])[thread]:
             return  # its banner stands for something else that is not over
         lasted = max(0.0, self._clock() - incident.since)
         if incident.key.startswith(PARKED):

@@ -88,7 +88,7 @@ def make_services(
         tickets=Tickets(clock),
         visibility=Visibility(owners),
         kept_answers=KeptAnswers(database, clock),
-        hub=Hub(tank.events, tank.parts.reporting.banners, per_caller=settings.server_followers),
+        hub=Hub(tank.events, tank.incidents, per_caller=settings.server_followers),
         flushing=CapacityLimiter(_FLUSHES_AT_ONCE),
         clock=clock,
         no_auth=no_auth,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 
+from surgetank.app.incidents import Incidents
 from surgetank.events.types import Incident
-from surgetank.notify.banners import Banners
 from surgetank.server.access.disclosure import incident_for
 from surgetank.server.access.roles import Caller
 
@@ -34,8 +34,8 @@ class Seen:
 class LiveBanners:
     """For one event loop. Raises what the buffer raises."""
 
-    def __init__(self, banners: Banners) -> None:
-        self._banners = banners
+    def __init__(self, incidents: Incidents) -> None:
+        self._incidents = incidents
         self._followed: Counter[str | None] = Counter()
         self._seen: dict[str | None, Seen] = {}
         self._trouble = False
@@ -56,18 +56,14 @@ class LiveBanners:
         """What was found last, if anything was."""
         return self._seen.get(thread_id)
 
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return self._banners.now()
-
     async def refresh(self) -> bool:
         """Ask again; whether something has changed for a follower."""
-        sinks = self._banners.of_sinks()
+        sinks = [incident for incident in self._incidents() if incident.is_of_sink]
         if not sinks and not self._trouble:
             return False
         self._trouble = bool(sinks)
         threads = [thread for thread in self._followed if thread is not None]
-        found = await run_in_threadpool(self._banners.of_threads, threads)
+        found = await run_in_threadpool(self._incidents.of_threads, threads)
         self.version += 1
         seen: dict[str | None, Seen] = {
             thread: Seen(self.version, _gravest(incidents), not incidents)

@@ -17,12 +17,11 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from surgetank.app.incidents import Incidents
 from surgetank.encode.jsontext import dumps_clean
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import EventType, Gap, Incident, RunEvent, Severity, timestamp
 from surgetank.exceptions import SurgetankError
-from surgetank.notify import wording
-from surgetank.notify.banners import Banners
 from surgetank.server.access.disclosure import incident_for, reads_technical
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.access.visibility import Visibility
@@ -85,10 +84,10 @@ def line_of_gap(gap: Gap) -> Line:
 class Hub:
     """Reads the event log while anybody follows, and wakes the followers. For one event loop."""
 
-    def __init__(self, events: EventLog, banners: Banners, *, per_caller: int = 200) -> None:
+    def __init__(self, events: EventLog, incidents: Incidents, *, per_caller: int = 200) -> None:
         self.events = events
-        self.banners = LiveBanners(banners)
-        self.banners_of = banners.of_thread
+        self.incidents = incidents
+        self.banners = LiveBanners(incidents)
         self.subscribers = 0
         self.closing = False
         self._per_caller = per_caller
@@ -305,8 +304,8 @@ class Follower:
 
     def _incidents(self) -> list[Incident]:
         if self._thread_id is not None:
-            return self._hub.banners_of(self._thread_id)
-        found = self._hub.events.incidents()
+            return self._hub.incidents(self._thread_id)
+        found = self._hub.incidents()
         threads = self._visibility.readable(
             self._caller, {i.thread_id for i in found if i.thread_id is not None}
         )
@@ -339,13 +338,12 @@ class Follower:
         return []
 
     def _end_of(self, incident: Incident) -> dict[str, Any]:
-        now = self._hub.banners.now()
         return {
             "type": EventType.FLUSH_RECOVERED.value,
             "severity": Severity.INFO.value,
             "thread_id": self._thread_id,
-            "message": wording.recovered(incident, "", max(0.0, now - incident.since)),
-            "timestamp": timestamp(now),
+            "message": self._hub.incidents.ended(incident),
+            "timestamp": timestamp(self._hub.incidents.now()),
         }
 
     def _derived(self, body: dict[str, Any]) -> Line:
