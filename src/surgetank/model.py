@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
+
+from surgetank.job_result import JobResult
 
 
 class Record(NamedTuple):
@@ -274,12 +276,12 @@ class FlushJob:
     attempts: int = 1
     partition: str | None = None
     retry_of: str | None = None
-    result: Mapping[str, Any] = field(default_factory=dict)
+    result: JobResult = field(default_factory=JobResult)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """One message per partition that failed or had entries parked. Empty for a clean job."""
-        return tuple(self.result.get("warnings", ()))
+        return self.result.warnings or ()
 
     @property
     def ok(self) -> bool:
@@ -288,10 +290,10 @@ class FlushJob:
 
     def __repr__(self) -> str:
         what = f"{self.stream}/{self.partition}" if self.partition is not None else self.stream
-        counts = f"{self.result.get('entries_flushed', 0)} entries, {len(self.warnings)} warnings"
+        counts = f"{self.result.entries_flushed or 0} entries, {len(self.warnings)} warnings"
         return f"<FlushJob {self.id} of {what}: {self.status.value}, {counts}>"
 
-    def finished(self, status: JobStatus, at: float, result: Mapping[str, Any]) -> FlushJob:
+    def finished(self, status: JobStatus, at: float, result: JobResult) -> FlushJob:
         """This job with its outcome."""
         return replace(self, status=status, finished_at=at, result=result)
 

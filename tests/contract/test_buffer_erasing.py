@@ -6,12 +6,19 @@ from __future__ import annotations
 from support.buffers import BAD, BufferHouse, drain, put, read_all, take, values
 from surgetank.buffer.coordination import Ack
 from surgetank.buffer.protocol import Buffer
+from surgetank.job_result import JobResult
 from surgetank.model import FlushJob, JobStatus
 
 
 def job(id_: str, **result: object) -> FlushJob:
     return FlushJob(
-        id_, "s", "manual", JobStatus.COMPLETED, created_at=1.0, node="n", result=result
+        id_,
+        "s",
+        "manual",
+        JobStatus.COMPLETED,
+        created_at=1.0,
+        node="n",
+        result=JobResult.of(result),
     )
 
 

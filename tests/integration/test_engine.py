@@ -16,6 +16,7 @@ from support.waiting import wait_until
 from surgetank import EngineClosed, JobNotFound, JobNotRetryable, Surgetank
 from surgetank.flush.events import JobFinished
 from surgetank.flush.scheduler import reap
+from surgetank.job_result import JobResult
 from surgetank.model import FlushJob, JobStatus
 
 
@@ -114,7 +115,7 @@ def test_a_job_whose_worker_was_killed_is_marked_as_failed(tank):
         JobStatus.RUNNING,
         1.0,
         "dead",
-        result={"heartbeat_at": 1.0},
+        result=JobResult(heartbeat_at=1.0),
     )
     alive = FlushJob(
         "alive",
@@ -123,7 +124,7 @@ def test_a_job_whose_worker_was_killed_is_marked_as_failed(tank):
         JobStatus.RUNNING,
         990.0,
         "me",
-        result={"heartbeat_at": 990.0},
+        result=JobResult(heartbeat_at=990.0),
     )
     for job in (lost, alive):
         buffer.save_job(job)

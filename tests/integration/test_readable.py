@@ -21,6 +21,7 @@ from surgetank import Surgetank
 from surgetank.cli.app import app
 from surgetank.encode import jsontext
 from surgetank.exceptions import EntryRejected
+from surgetank.job_result import JobResult
 from surgetank.model import Failure, FailureKind, FlushJob, JobStatus, Record
 from surgetank.notify.alerts.facts import FactFinder
 from surgetank.streams.errors import groups
@@ -231,7 +232,7 @@ def test_jobs_and_reasons_with_any_text_are_stored_and_read(tank):
     failure = Failure(FailureKind.REJECTED, "a \ud800 b \x00", "Odd", stack_trace="\udfff")
     job = FlushJob(
         uuid.uuid4().hex, "checkpoints", "manual", JobStatus.FAILED, 1.0, "n",
-        result={"message": "\ud800", "n": 10**400, "odd": object()},
+        result=JobResult.of({"message": "\ud800", "n": 10**400, "odd": object()}),
     )  # fmt: skip
     tank.parts.buffer.save_job(job)
     assert tank.jobs.get(job.id).result["n"] == 10**400

@@ -24,6 +24,7 @@ from surgetank.buffer.limits import BufferLimits
 from surgetank.buffer.protocol import Buffer
 from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
+from surgetank.job_result import JobResult
 from surgetank.model import Entry, Failure, FailureKind, FlushJob, JobStatus, Lease, Record
 
 NOW = 1_700_000_000.0
@@ -241,7 +242,7 @@ def job(
 ) -> FlushJob:
     """A flush job."""
     return FlushJob(
-        id_, stream, "manual", status, at, "node", result={"rows_flushed": 1, "warnings": []}
+        id_, stream, "manual", status, at, "node", result=JobResult(rows_flushed=1, warnings=())
     )
 
 

@@ -15,6 +15,7 @@ from support.flushing import Plant
 from support.memory_sink import MemorySink, Switch, refuse_hostile
 from surgetank.flush.policy import StreamPolicy
 from surgetank.flush.scheduler import reap
+from surgetank.job_result import JobResult
 from surgetank.model import FlushJob, JobStatus
 
 POLICY = StreamPolicy(entries=1, batch_entries=4)
@@ -191,7 +192,13 @@ def test_reaping_leaves_finished_jobs_and_living_ones_alone(tmp_path: Path) -> N
         done = plant.flusher().run("manual")
         heartbeat = {"heartbeat_at": plant.clock() + 1000}
         running = FlushJob(
-            "r", "s", "manual", JobStatus.RUNNING, plant.clock(), "n", result=heartbeat
+            "r",
+            "s",
+            "manual",
+            JobStatus.RUNNING,
+            plant.clock(),
+            "n",
+            result=JobResult.of(heartbeat),
         )
         plant.buffer.save_job(running)
         assert reap(plant.buffer, plant.clock() + 1100) == []

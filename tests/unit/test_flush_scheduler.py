@@ -166,7 +166,7 @@ def test_housekeeping_is_done_now_and_then_also_after_the_clock_jumped(
 
 def test_jobs_of_workers_that_died_are_reaped_in_the_background(plant: Plant) -> None:
     plant.buffer.save_job(
-        FlushJob("dead", "s", "manual", JobStatus.RUNNING, plant.clock.now - 500, "gone", result={})
+        FlushJob("dead", "s", "manual", JobStatus.RUNNING, plant.clock.now - 500, "gone")
     )
     scheduler(plant, Scripted(None)).run(threading.Event())
     job = plant.buffer.job("dead")

@@ -236,9 +236,7 @@ class Erasure:
         progress.count("partitions of the buffer", partitions)
         self._events.erase(threads, sorted(progress.words | progress.threads))
         if waiting:
-            said = (
-                job.result.get("message") or "; ".join(job.warnings) or "another worker holds them"
-            )
+            said = job.result.message or "; ".join(job.warnings) or "another worker holds them"
             return [
                 (
                     f"{len(waiting)} threads could not be deleted in the database yet: "

@@ -23,13 +23,13 @@ class FlushLog:
                 )  # fmt: skip
             case JobFinished(job=job) if job.status is JobStatus.FAILED:
                 # Each attempt of an outage fails; the notifier tells of it once, and louder.
-                reason = job.result.get("message")
+                reason = job.result.message
                 write = log.debug if self._failing.get(job.stream, self) == reason else log.info
                 self._failing[job.stream] = reason
                 write("flush_job_failed", job=job.id, stream=job.stream, error=reason)
             case JobFinished(job=job):
                 self._failing.pop(job.stream, None)
-                rows = job.result.get("rows_flushed")
+                rows = job.result.rows_flushed
                 log.debug("flush_job_completed", job=job.id, stream=job.stream, rows=rows)
             case _:
                 pass  # the notifier's

@@ -156,7 +156,7 @@ def _show_flush(tank: Surgetank) -> FlushJob:
     _title("4. Flush")
     job = tank.flush()
     print_job(job)
-    for replaced in job.result["replacements"][:4]:
+    for replaced in (job.result.replacements or ())[:4]:
         out.print(
             f"   replaced in the SQL projection: {replaced['path']}: {replaced['reason']} "
             f"({replaced['original']})",
@@ -177,8 +177,7 @@ def _show_flush(tank: Surgetank) -> FlushJob:
     out.print("   flush jobs:")
     for one in tank.jobs(limit=3):
         out.print(
-            f"     {one.id[:12]} {one.trigger:9} {one.status.value} {one.result['rows_flushed']} "
-            f"rows",
+            f"     {one.id[:12]} {one.trigger:9} {one.status.value} {one.result.rows_flushed} rows",
         )
     return job
 
@@ -232,7 +231,7 @@ def _outage(tank: Surgetank) -> dict[str, Any]:
         last = tank.jobs(limit=1)[0]
         out.print(
             f"   the run {state}: {tank.status().buffer.entries} entries wait; the last flush job:"
-            f" {last.status.value}, {last.result.get('rows_flushed', 0)} rows",
+            f" {last.status.value}, {last.result.rows_flushed or 0} rows",
         )
         embedded.start()
         out.print("   PostgreSQL is started again.")

@@ -62,11 +62,11 @@ def list_(
                 j.trigger,
                 "warnings" if j.warnings else j.status.value,
                 when(j.finished_at),
-                j.result.get("entries_flushed"),
-                j.result.get("rows_flushed"),
-                j.result.get("partitions_failed"),
-                j.result.get("entries_parked"),
-                j.result.get("values_replaced"),
+                j.result.entries_flushed,
+                j.result.rows_flushed,
+                j.result.partitions_failed,
+                j.result.entries_parked,
+                j.result.values_replaced,
             )
             for j in jobs
         ],
@@ -85,9 +85,9 @@ def show(
         print_json(job)
         return
     print_job(job)
-    for replaced in job.result.get("replacements", ()):
+    for replaced in job.result.replacements or ():
         out.print(f"  replaced {replaced['path']}: {replaced['reason']} ({replaced['original']})")
-    for error in job.result.get("errors", ()):
+    for error in job.result.errors or ():
         out.print()
         out.print(
             f"{error['stream']}/{error['partition']} ({error['kind']}, SQLSTATE "

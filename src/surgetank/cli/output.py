@@ -333,23 +333,21 @@ def exit_code(job: FlushJob) -> int:
 def print_job(job: FlushJob) -> None:
     """One job for a person, its errors and what to do included."""
     result = job.result
-    took = f" in {result['seconds']:.2f} s" if "seconds" in result else ""
+    took = f" in {result.seconds:.2f} s" if result.seconds is not None else ""
     mark = "completed with warnings" if job.warnings else job.status.value
     out.print(f"job {job.id}  {mark}{took}")
     if job.stream == "retention":
-        out.print(f"  {result.get('message', '')}")
+        out.print(f"  {result.message or ''}")
         for warning in job.warnings:
             out.print(f"  ! {warning}")
         return
     out.print(
-        f"  {result.get('entries_flushed', 0)} entries, {result.get('rows_flushed', 0)} rows,"
-        f" {size(result.get('bytes', 0))} written; {result.get('partitions_processed', 0)} "
-        f"partitions,"
-        f" {result.get('partitions_failed', 0)} failed; {result.get('entries_parked', 0)} entries "
-        f"parked;"
-        f" {result.get('values_replaced', 0)} values replaced in projections",
+        f"  {result.entries_flushed or 0} entries, {result.rows_flushed or 0} rows,"
+        f" {size(result.bytes or 0)} written; {result.partitions_processed or 0} partitions,"
+        f" {result.partitions_failed or 0} failed; {result.entries_parked or 0} entries parked;"
+        f" {result.values_replaced or 0} values replaced in projections",
     )
-    for message in [*job.warnings, *([result["message"]] if result.get("message") else [])]:
+    for message in [*job.warnings, *([result.message] if result.message else [])]:
         out.print(f"  ! {message}")
-    for remedy in dict.fromkeys(e["remedy"] for e in result.get("errors", ()) if e.get("remedy")):
+    for remedy in dict.fromkeys(e["remedy"] for e in result.errors or () if e.get("remedy")):
         out.print(f"  way out: {remedy}")

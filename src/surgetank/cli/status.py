@@ -102,9 +102,9 @@ def show(picture: Status) -> None:
                     j.trigger,
                     "warnings" if j.warnings else j.status.value,
                     when(j.finished_at),
-                    j.result.get("rows_flushed"),
-                    j.result.get("partitions_failed"),
-                    j.result.get("entries_parked"),
+                    j.result.rows_flushed,
+                    j.result.partitions_failed,
+                    j.result.entries_parked,
                 )
                 for j in picture.jobs
             ],

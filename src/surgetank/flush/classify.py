@@ -11,7 +11,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from surgetank.exceptions import (
     BufferProblem,
@@ -26,6 +25,7 @@ from surgetank.exceptions import (
     SurgetankError,
 )
 from surgetank.flush.sqlstates import Scope, meaning_of
+from surgetank.job_result import JobError, JobResult, ReplacedValue
 from surgetank.model import Failure, FailureKind, JobStatus, PartitionOutcome
 
 _OF_ONE_PARTITION = {
@@ -145,7 +145,7 @@ def _one_line(error: BaseException) -> str:
     return " ".join(text.split())[:2000] or type(error).__name__
 
 
-def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, dict[str, Any]]:
+def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, JobResult]:
     """A job's status and result from what became of its partitions.
 
     No partition failed: completed. Some failed or entries were parked: completed, with one warning
@@ -159,24 +159,24 @@ def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, dict[str, 
     all_failed = bool(outcomes) and len(failed) == len(outcomes)
     status = JobStatus.FAILED if all_failed or saved_nothing else JobStatus.COMPLETED
     replaced = [r for o in outcomes for r in o.replaced][:_REPLACEMENTS_SHOWN]
-    result: dict[str, Any] = {
-        "entries_flushed": sum(o.entries for o in outcomes),
-        "rows_flushed": sum(o.rows for o in outcomes),
-        "bytes": sum(o.bytes for o in outcomes),
-        "partitions_processed": len(outcomes),
-        "partitions_failed": len(failed),
-        "entries_parked": sum(o.parked for o in outcomes),
-        "entries_skipped": sum(o.skipped for o in outcomes),
-        "notes": _shorten(note for o in outcomes for note in _notes(o)),
-        "values_replaced": sum(o.values_replaced for o in outcomes),
-        "replacements": [
-            {"path": r.path, "reason": r.reason, "original": r.original} for r in replaced
-        ],
-        "errors": [_error(o) for o in troubled if o.failure is not None][:_MESSAGES_SHOWN],
-        "warnings": messages if status is JobStatus.COMPLETED else [],
-    }
-    if status is JobStatus.FAILED:
-        result["message"] = "; ".join(messages)
+    errors = [_error(o, o.failure) for o in troubled if o.failure is not None]
+    result = JobResult(
+        entries_flushed=sum(o.entries for o in outcomes),
+        rows_flushed=sum(o.rows for o in outcomes),
+        bytes=sum(o.bytes for o in outcomes),
+        partitions_processed=len(outcomes),
+        partitions_failed=len(failed),
+        entries_parked=sum(o.parked for o in outcomes),
+        entries_skipped=sum(o.skipped for o in outcomes),
+        notes=_shorten(note for o in outcomes for note in _notes(o)),
+        values_replaced=sum(o.values_replaced for o in outcomes),
+        replacements=tuple(
+            ReplacedValue(path=r.path, reason=r.reason, original=r.original) for r in replaced
+        ),
+        errors=tuple(errors[:_MESSAGES_SHOWN]),
+        warnings=messages if status is JobStatus.COMPLETED else (),
+        message="; ".join(messages) if status is JobStatus.FAILED else None,
+    )
     return status, result
 
 
@@ -203,19 +203,23 @@ def _notes(outcome: PartitionOutcome) -> Iterable[str]:
         )
 
 
-def _error(outcome: PartitionOutcome) -> dict[str, Any]:
-    failure = outcome.failure
-    assert failure is not None
-    return {
-        "stream": outcome.stream, "partition": outcome.partition, "kind": failure.kind.value,
-        "error_type": failure.error_type, "sqlstate": failure.sqlstate, "message": failure.message,
-        "remedy": failure.remedy, "stack_trace": failure.stack_trace, "attempts": outcome.attempts,
-        "next_attempt_at": outcome.next_attempt_at,
-    }  # fmt: skip
+def _error(outcome: PartitionOutcome, failure: Failure) -> JobError:
+    return JobError(
+        stream=outcome.stream,
+        partition=outcome.partition,
+        kind=failure.kind.value,
+        error_type=failure.error_type,
+        sqlstate=failure.sqlstate,
+        message=failure.message,
+        remedy=failure.remedy,
+        stack_trace=failure.stack_trace,
+        attempts=outcome.attempts,
+        next_attempt_at=outcome.next_attempt_at,
+    )
 
 
-def _shorten(messages: Iterable[str]) -> list[str]:
-    everything = list(messages)
+def _shorten(messages: Iterable[str]) -> tuple[str, ...]:
+    everything = tuple(messages)
     if len(everything) <= _MESSAGES_SHOWN:
         return everything
-    return [*everything[:_MESSAGES_SHOWN], f"... and {len(everything) - _MESSAGES_SHOWN} more"]
+    return (*everything[:_MESSAGES_SHOWN], f"... and {len(everything) - _MESSAGES_SHOWN} more")

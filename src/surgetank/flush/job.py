@@ -28,10 +28,12 @@ from surgetank.flush.partition import Delivery
 from surgetank.flush.policy import RetryPolicy, StreamPolicy
 from surgetank.flush.rotation import Rotation
 from surgetank.flush.run import Run
+from surgetank.job_result import JobResult
 from surgetank.model import Failure, FailureKind, FlushJob, JobStatus, Lease, PartitionOutcome
 from surgetank.sinks.protocol import Sink
 
 _SPREAD_S = 2.0  # thousands of partitions that waited for a sink come back within this time
+_UNFINISHED = "stopped before everything was written; the rest stays in the buffer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ class StreamFlusher:
             node=self.node,
             partition=partition,
             retry_of=retry_of,
-            result={"heartbeat_at": now},
+            result=JobResult(heartbeat_at=now),
         )
         outcomes: list[PartitionOutcome] = []
         held = _Held([x.lease for x in leased])
@@ -290,15 +292,14 @@ class StreamFlusher:
     ) -> FlushJob:
         status, result = combine(_merged(outcomes))
         now = self._clockwork.clock()
-        result["seconds"] = round(now - (job.started_at or now), 6)
-        if stopped:
-            result["stopped"] = True
-        if stopped and held.unfinished and status is JobStatus.COMPLETED:
-            result["warnings"].append(
-                "stopped before everything was written; the rest stays in the buffer"
-            )
-        if held.problem is not None:
-            result["heartbeat_problem"] = str(held.problem)
+        unfinished = stopped and held.unfinished and status is JobStatus.COMPLETED
+        result = replace(
+            result,
+            warnings=(*(result.warnings or ()), *([_UNFINISHED] if unfinished else [])),
+            seconds=round(now - (job.started_at or now), 6),
+            stopped=True if stopped else None,
+            heartbeat_problem=str(held.problem) if held.problem is not None else None,
+        )
         job = job.finished(status, now, result)
         self._buffer.save_job(job)
         self._listener(JobFinished(job))
@@ -314,7 +315,7 @@ class StreamFlusher:
                 try:
                     self._buffer.renew(held.all(), ttl_s=self._ttl_s)
                     self._buffer.save_job(
-                        replace(job, result={"heartbeat_at": self._clockwork.clock()})
+                        replace(job, result=JobResult(heartbeat_at=self._clockwork.clock()))
                     )
                 except BufferProblem as error:
                     # The flushing thread meets the same problem at its next step and records it

@@ -75,10 +75,10 @@ class Meters:
             "warnings" if job.warnings and job.status is JobStatus.COMPLETED else job.status.value
         )
         self._counts["jobs", stream, status] += 1
-        self._counts["entries", stream] += int(result.get("entries_flushed", 0))
-        self._counts["rows", stream] += int(result.get("rows_flushed", 0))
-        self._counts["bytes", stream] += int(result.get("bytes", 0))
-        self._durations.setdefault(stream, Durations()).add(float(result.get("seconds", 0.0)))
+        self._counts["entries", stream] += result.entries_flushed or 0
+        self._counts["rows", stream] += result.rows_flushed or 0
+        self._counts["bytes", stream] += result.bytes or 0
+        self._durations.setdefault(stream, Durations()).add(result.seconds or 0.0)
 
     def subscribers(self, transport: str, change: int) -> None:
         """Somebody began (+1) or ended (-1) following live events; `transport` is one of

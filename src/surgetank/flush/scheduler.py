@@ -18,6 +18,7 @@ from surgetank.buffer.upkeep import Upkeep
 from surgetank.exceptions import SurgetankError
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
+from surgetank.job_result import JobResult
 from surgetank.model import FlushJob, JobStatus
 from surgetank.service import Background
 
@@ -127,14 +128,16 @@ def reap(buffer: Scheduled, now: float, *, silent_s: float = 120.0) -> list[Flus
     retried."""
     reaped: list[FlushJob] = []
     for job in buffer.jobs(status=JobStatus.RUNNING.value, limit=200):
-        heartbeat = float(job.result.get("heartbeat_at", job.created_at))
+        heartbeat = job.result.heartbeat_at
+        heartbeat = heartbeat if heartbeat is not None else job.created_at
         if abs(now - heartbeat) < silent_s:  # a clock may be set back a little
             continue
         message = (
             f"The worker {job.node} stopped without finishing this job (killed?). "
             "Its entries stayed in the buffer and are flushed by another job."
         )
-        result = {**job.result, "message": message, "errors": [], "warnings": [], "rows_flushed": 0}
+        ended = {"message": message, "errors": [], "warnings": [], "rows_flushed": 0}
+        result = JobResult.of({**job.result, **ended})
         lost = job.finished(JobStatus.FAILED, now, result)
         buffer.save_job(lost)
         reaped.append(lost)

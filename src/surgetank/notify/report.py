@@ -4,7 +4,7 @@ nothing is remembered."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -109,12 +109,12 @@ class Status:
 
 def to_plain_data(value: Any) -> Any:
     """Dataclasses, enums, tuples and mappings as plain values for JSON."""
-    if hasattr(value, "__dataclass_fields__"):
-        return to_plain_data(asdict(value))
-    if isinstance(value, Enum):
-        return value.value
     if isinstance(value, Mapping):
         return {str(k): to_plain_data(v) for k, v in value.items()}
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: to_plain_data(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Enum):
+        return value.value
     if isinstance(value, (list, tuple)):
         return [to_plain_data(v) for v in value]
     return value

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from surgetank.encode import jsontext
+from surgetank.job_result import JobResult
 from surgetank.model import (
     Failure,
     FailureGroup,
@@ -107,7 +108,8 @@ def _failure(text: str) -> Failure:
 
 def job_json(job: FlushJob) -> str:
     """A job as it is stored."""
-    return jsontext.dumps({**asdict(job), "result": dict(job.result)}).decode()
+    body = {f.name: getattr(job, f.name) for f in fields(job)}
+    return jsontext.dumps({**body, "result": dict(job.result)}).decode()
 
 
 def job_of(row: Sequence[Any]) -> FlushJob:
@@ -115,7 +117,8 @@ def job_of(row: Sequence[Any]) -> FlushJob:
     id_, created_at, stream, status, text = row
     try:
         body = jsontext.loads(text)
-        return FlushJob(**{**body, "status": JobStatus(body["status"])})
+        result = JobResult.of(body.get("result", {}))
+        return FlushJob(**{**body, "status": JobStatus(body["status"]), "result": result})
     except (TypeError, ValueError, KeyError) as error:  # its neighbours are read
         message = f"the record of this job can't be read ({error})"
         known = status in list(JobStatus)
@@ -126,5 +129,5 @@ def job_of(row: Sequence[Any]) -> FlushJob:
             status=JobStatus(status if known else "failed"),
             created_at=created_at,
             node="unknown",
-            result={"message": message, "begins": jsontext.preview(text.encode())},
+            result=JobResult(message=message, more={"begins": jsontext.preview(text.encode())}),
         )

@@ -21,6 +21,7 @@ from surgetank.buffer.log import Log
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.exceptions import InvalidRequest, StateCorrupt
+from surgetank.job_result import JobResult
 from surgetank.model import FlushJob, JobStatus
 from surgetank.streams.checkpoints.envelope import STREAM
 from surgetank.streams.checkpoints.maintenance import (
@@ -225,18 +226,20 @@ class Retention:
         if not (report.plans or report.deleted_threads or report.skipped):
             return
         now = self._clock()
-        result = {
-            "message": f"Retention ({limits}) deleted {report.checkpoints} checkpoints of "
-            f"{len(report.plans)} threads"
-            f" and {len(report.deleted_threads)} whole threads.",
-            "threads_pruned": len(report.plans),
-            "checkpoints_deleted": report.checkpoints,
-            "threads_deleted": len(report.deleted_threads),
-            "freed_bytes_estimate": report.freed_bytes,
-            "warnings": [
-                f"The thread {t!r} can't be read and was left alone." for t in report.skipped
-            ],
-        }
+        result = JobResult.of(
+            {
+                "message": f"Retention ({limits}) deleted {report.checkpoints} checkpoints of "
+                f"{len(report.plans)} threads"
+                f" and {len(report.deleted_threads)} whole threads.",
+                "threads_pruned": len(report.plans),
+                "checkpoints_deleted": report.checkpoints,
+                "threads_deleted": len(report.deleted_threads),
+                "freed_bytes_estimate": report.freed_bytes,
+                "warnings": [
+                    f"The thread {t!r} can't be read and was left alone." for t in report.skipped
+                ],
+            }
+        )
         job = FlushJob(
             id=uuid.uuid4().hex,
             stream=JOB_STREAM,

@@ -89,7 +89,7 @@ class OurStore:
         }
         if left.isdisjoint(threads):
             return  # it is about somebody else's threads
-        deviation = "; ".join(job.warnings) or str(job.result.get("message", job.status.value))
+        deviation = "; ".join(job.warnings) or job.result.message or job.status.value
         raise TransferStopped(
             f"The flush failed: {deviation[:600]}",
             remedy="what was imported is safe in the buffer; mend the cause (`surgetank doctor`) "
