@@ -91,8 +91,10 @@ def test_a_wrong_password_is_no_outage_and_what_was_accepted_waits(
     assert error["kind"] == "fatal"
     assert "password" in error["message"]
     assert "hunter2" not in str(job)
-    (notice,) = [n for n in tank.status().notices if n.thread_id == "t"]
+    (notice,) = tank.status().notices
     assert notice.severity == "critical"
+    (banner,) = tank.incidents("t")
+    assert banner.severity == "critical"
     (depth,) = [d for d in tank.status().buffer.streams if d.stream == "checkpoints"]
     assert depth.entries == 2
 
@@ -244,7 +246,7 @@ def test_a_dead_database_is_probed_not_hammered(make_tank, private_postgres):
         "the breaker spared the other partitions"
     )
     (notice,) = [n for n in tank.status().notices if n.thread_id is None]
-    counted = re.search(r"\((\d+) entries\)", notice.message)
+    counted = re.search(r"\((\d+) entries of 50 threads\)", notice.message)
     assert counted is not None
     assert int(counted[1]) >= 50
 

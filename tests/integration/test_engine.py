@@ -15,7 +15,7 @@ from support.savers import config, listed, put, put_chain
 from support.waiting import wait_until
 from surgetank import EngineClosed, JobNotFound, JobNotRetryable, Surgetank
 from surgetank.flush.events import JobFinished
-from surgetank.flush.scheduler import reap
+from surgetank.flush.tidying import reap
 from surgetank.job_result import JobResult
 from surgetank.model import FlushJob, JobStatus
 

@@ -249,8 +249,8 @@ def test_a_flush_runs_into_its_deadline_as_a_transient_failure_that_is_told(
     (state,) = frozen_tank.parts.buffer.states(STREAM, failing=True)
     assert state.failure is not None
     assert state.failure.kind is FailureKind.TRANSIENT
-    _, events = frozen_tank.events.thread_events("waits")
-    assert "checkpoint_flush_error" in [event.type for event in events]
+    (banner,) = frozen_tank.incidents("waits")
+    assert "Saving is delayed" in banner.message
 
 
 def test_closing_ends_in_time_and_what_is_left_stays(

@@ -55,8 +55,9 @@ def test_an_integer_comes_back_as_it_was_however_many_digits_it_has():
 def facts(tank: Surgetank) -> Any:
     parts = tank.parts
     return FactFinder(
-        parts.buffer, parts.database, tank.errors, clock=tank.now, sinks={}, thread_errors=2
-    ).gather()
+        parts.buffer, parts.database, tank.errors, clock=tank.now, sinks={}, thread_errors=2,
+        streams=parts.streams, critical_after_s=60.0,
+    ).gather()  # fmt: skip
 
 
 def readers(tank: Surgetank, server: Server) -> dict[str, Callable[[], Any]]:

@@ -18,7 +18,7 @@ from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 SOURCE = Path(surgetank.__file__).parent
 KNOWS_THE_KIND = ("buffer/", "sqlite/", "app/backends.py")
 KIND = re.compile(
-    r"\bSQLite(Buffer|Log\b|Leases|Spilling)|surgetank\.buffer\.sqlite|buffer\.path\b"
+    r"\bSQLite(Buffer|Log\b|Leases|Spilling)|surgetank\.buffer\.sqlite|buffer\.(path|file)\b"
 )
 TAKES_ALL = {"streams/stream.py"}  # hands a buffer on to streams that are not known yet
 
@@ -38,6 +38,27 @@ def test_nobody_above_the_buffer_knows_its_kind_or_asks_for_its_path() -> None:
         for name, text in sources.items()
         for line in text.splitlines()
         if KIND.search(line)
+    ]
+    assert found == []
+
+
+# other concrete classes that one module alone chooses between, with where they are made of each other
+CHOSEN = {
+    "SQLiteEventLog": ("events/",),
+    "SQLiteAlertBook": ("notify/alerts/",),
+    "EmbeddedPostgres": ("database/",),
+    "EmbeddedDatabase": ("database/",),
+    "SaverCold": ("streams/checkpoints/any_saver/",),
+    "ColdReader": ("streams/",),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_one_module_of_the_application_names_concrete_classes(name: str) -> None:
+    found = [
+        path
+        for path, text in above_the_buffer()
+        if not path.startswith(CHOSEN[name]) and re.search(rf"\b{name}\b", text)
     ]
     assert found == []
 

@@ -14,7 +14,7 @@ from support.buffers import FakeClock
 from support.flushing import Plant
 from support.memory_sink import MemorySink, Switch, refuse_hostile
 from surgetank.flush.policy import StreamPolicy
-from surgetank.flush.scheduler import reap
+from surgetank.flush.tidying import reap
 from surgetank.job_result import JobResult
 from surgetank.model import FlushJob, JobStatus
 

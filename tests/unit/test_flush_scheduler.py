@@ -53,7 +53,6 @@ def scheduler(
     return Scheduler(
         plant.buffer,
         flushers,  # type: ignore[arg-type]
-        clock=plant.clock,
         tick_s=options.pop("tick_s", 0.001),
         on_problem=problems if problems is not None else Problems(),
         **options,
@@ -142,33 +141,3 @@ def test_a_failing_stream_does_not_hinder_the_next(plant: Plant) -> None:
     background.start()
     wait_until(lambda: plant.waiting() == {"bad": 1})
     assert background.stop(20)
-
-
-@pytest.mark.parametrize("jump", [10.0, -3600.0])
-def test_housekeeping_is_done_now_and_then_also_after_the_clock_jumped(
-    plant: Plant, monkeypatch: pytest.MonkeyPatch, jump: float
-) -> None:
-    maintained: list[float] = []
-    monkeypatch.setattr(
-        plant.buffer, "maintain", lambda thorough: maintained.append(plant.clock.now)
-    )
-    start = plant.clock.now
-
-    class Moving(Scripted):
-        def run_if_due(self, stop: threading.Event) -> FlushJob | None:
-            if self.seen == 3:
-                plant.clock.advance(jump)
-            return super().run_if_due(stop)
-
-    scheduler(plant, Moving(*[None] * 6), maintain_s=2.0).run(threading.Event())
-    assert maintained == [start, start + jump]
-
-
-def test_jobs_of_workers_that_died_are_reaped_in_the_background(plant: Plant) -> None:
-    plant.buffer.save_job(
-        FlushJob("dead", "s", "manual", JobStatus.RUNNING, plant.clock.now - 500, "gone")
-    )
-    scheduler(plant, Scripted(None)).run(threading.Event())
-    job = plant.buffer.job("dead")
-    assert job is not None
-    assert job.status is JobStatus.FAILED

@@ -8,8 +8,12 @@ stands beside it.
   outcomes and its `Delivery` (what it has learned of the sink) belong to the thread that runs it; flushers, sinks and
   `CircuitBreaker` (its lock) are shared by all of them. `surgetank-heartbeat` shares a job's leases
   (`_Held`, its lock).
-- `surgetank-housekeeping` checks the buffer's file, spills, and announces, in this order. Spilling waits for no sink
-  and no database; resolving a system error whose cause is over asks the database, for as long as a read may take.
+- `surgetank-housekeeping` checks the buffer's file, spills, announces, and tidies the buffer, in this order. Spilling
+  waits for no sink and no database; resolving a system error whose cause is over asks the database, for as long as a
+  read may take. A sink that is frozen holds up none of it.
+- Short threads: `surgetank-revive` starts an embedded server that went, `surgetank-reach` connects,
+  `surgetank-alerts-ask` asks the database what alerts are about, `surgetank-handover` writes what event loops handed
+  over. Who needs their result waits for so long as it may, and goes on without it.
 - `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to be deleted.
 - `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends.
 - Counters (`Meters`, the notifier's deliveries) are copied under their locks by whoever asks for metrics.
@@ -31,6 +35,7 @@ from surgetank.app.backends import (
     embedded_of,
     open_alert_book,
     open_buffer,
+    open_cold,
     open_database,
     open_events,
 )
@@ -40,6 +45,7 @@ from surgetank.app.homes import ensure_home
 from surgetank.app.housekeeping import Housekeeping
 from surgetank.app.sink_watch import SinkWatch
 from surgetank.buffer.binding import Binding
+from surgetank.database.pool import Database
 from surgetank.exceptions import (
     FallbackUnavailable,
     SurgetankError,
@@ -50,6 +56,7 @@ from surgetank.flush.events import FlushListener, Listeners
 from surgetank.flush.job import Clockwork, FlushedBuffer, StreamFlusher
 from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
+from surgetank.flush.tidying import Tidying
 from surgetank.model import PartitionState
 from surgetank.notify.report import SinkStatus
 from surgetank.notify.reporting import Reporting
@@ -58,7 +65,6 @@ from surgetank.service import Service
 from surgetank.settings import Settings
 from surgetank.sinks.protocol import Sink
 from surgetank.spilling.spiller import Spiller
-from surgetank.streams.checkpoints.cold.reader import ColdReader
 from surgetank.streams.checkpoints.copies.check import CopyCheck
 from surgetank.streams.checkpoints.retention.plan import Limits
 from surgetank.streams.checkpoints.retention.sweep import Retention
@@ -127,12 +133,11 @@ class Parts:
                 for name, sink in sinks.items()
             }
             self._addresses = addresses
-            before_write = self.buffer.file.reserve.before_write
             self.reporting = Reporting(
                 self.buffer,
                 self.database,
-                open_events(settings, clock, before_write),
-                open_alert_book(settings, clock, before_write),
+                open_events(settings, clock, self.buffer),
+                open_alert_book(settings, clock, self.buffer),
                 settings,
                 streams=self.streams,
                 addresses=addresses,
@@ -164,17 +169,16 @@ class Parts:
         self.scheduler = Scheduler(
             self.buffer,
             list(self.flushers.values()),
-            clock=clock,
             tick_s=settings.flush_tick,
             on_problem=self._problem,
-            on_lost=self.reporting.notifier.worker_lost,
         )
+        tidying = Tidying(self.buffer, clock=clock, on_lost=self.reporting.notifier.worker_lost)
         self.spills = self._spill_watch()
-        self.copies = CopyCheck(self.buffer, ColdReader(self.database), clock=clock)
+        self.copies = CopyCheck(self.buffer, open_cold(self.database), clock=clock)
         # Two, because a database that hangs must not hold up spilling and telling.
         self.housekeeping = Housekeeping(
             "surgetank-housekeeping",
-            [self._check_buffer, self._spill, self._announce],
+            [self._check_buffer, self._spill, self._announce, tidying.step],
             on_problem=self._housekeeping_problem,
         )
         self.upkeep = Housekeeping(
@@ -288,12 +292,11 @@ class Parts:
     @property
     def cold(self) -> Cold:
         """What is read beside the buffer."""
-        if self._saver is None:
-            return ColdReader(self.database)
-        from surgetank.streams.checkpoints.any_saver.cold import SaverCold  # noqa: PLC0415 - needs the extra
-        from surgetank.streams.checkpoints.serde import faithful  # noqa: PLC0415 - needs the extra
+        return self.cold_through(None)
 
-        return SaverCold(self._saver, faithful(self._serde))
+    def cold_through(self, database: Database | None) -> Cold:
+        """The same, by other connections if it is in the database."""
+        return open_cold(database or self.database, self._saver, self._serde)
 
     def _problem(self, error: BaseException, trace: str) -> None:
         """Something in the flush thread that is no flush failure (the disk, a bug): told and shown

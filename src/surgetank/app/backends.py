@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from surgetank.app.guards import destination
 from surgetank.buffer.copies import RecentLimits
@@ -15,14 +16,22 @@ from surgetank.database.embedded import EmbeddedPostgres
 from surgetank.database.embedded_pool import EmbeddedDatabase
 from surgetank.database.migrate import Gate, MigratedDatabase
 from surgetank.database.password import password_source
+from surgetank.database.pool import Database
 from surgetank.events.protocol import EventLog
 from surgetank.events.sqlite import SQLiteEventLog
 from surgetank.fallback.files import SpillFiles
 from surgetank.notify.alerts.book import AlertBook
 from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
 from surgetank.settings import Settings
+from surgetank.streams.checkpoints.cold.reader import ColdReader
 from surgetank.streams.stream import Streams
 from surgetank.telemetry import log
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+
+    from surgetank.streams.checkpoints.cold.reader import Cold
 
 
 def open_buffer(
@@ -53,25 +62,25 @@ def open_buffer(
     )
 
 
-def open_events(
-    settings: Settings, clock: Callable[[], float], before_write: Callable[[], None]
-) -> EventLog:
-    """The event log beside the buffer."""
+def open_events(settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer) -> EventLog:
+    """The event log beside the buffer, on the disk that the buffer watches."""
     return SQLiteEventLog(
         _beside_buffer(settings),
         max_events=settings.events_kept,
         max_age_s=settings.events_max_age,
         originals_max_age_s=settings.debug_originals_max_age,
         clock=clock,
-        before_write=before_write,
+        before_write=buffer.file.reserve.before_write,
     )
 
 
 def open_alert_book(
-    settings: Settings, clock: Callable[[], float], before_write: Callable[[], None]
+    settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer
 ) -> AlertBook:
     """The alert book, in the file of the event log."""
-    return SQLiteAlertBook(_beside_buffer(settings), clock=clock, before_write=before_write)
+    return SQLiteAlertBook(
+        _beside_buffer(settings), clock=clock, before_write=buffer.file.reserve.before_write
+    )
 
 
 def _beside_buffer(settings: Settings) -> Path:
@@ -121,6 +130,20 @@ def open_database(
             command.get_secret_value() if command is not None else None,
         ),
     )
+
+
+def open_cold(
+    database: Database,
+    saver: BaseCheckpointSaver[Any] | None = None,
+    serde: SerializerProtocol | None = None,
+) -> Cold:
+    """The reader of what was flushed: from the database, or from another saver."""
+    if saver is None:
+        return ColdReader(database)
+    from surgetank.streams.checkpoints.any_saver.cold import SaverCold  # noqa: PLC0415 - needs the extra
+    from surgetank.streams.checkpoints.serde import faithful  # noqa: PLC0415 - needs the extra
+
+    return SaverCold(saver, faithful(serde))
 
 
 def _embedded_went(*, crashed: bool, log_path: Path) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from surgetank.buffer.binding import Binding
-from surgetank.buffer.protocol import Buffer
+from typing import Protocol
+
+from surgetank.buffer.binding import Bindable, Binding
+from surgetank.buffer.coordination import Backlog
+from surgetank.buffer.identity import Identified
+from surgetank.buffer.upkeep import Upkeep
 from surgetank.model import BufferDepth
+
+
+class Shown(Identified, Bindable, Backlog, Upkeep, Protocol):
+    """What is shown of a buffer."""
 
 
 class BufferState:
     """The buffer of an engine, from outside. Methods raise `BufferUnavailable`."""
 
-    def __init__(self, buffer: Buffer) -> None:
+    def __init__(self, buffer: Shown) -> None:
         self._buffer = buffer
 
     @property

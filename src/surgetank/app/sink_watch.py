@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from surgetank.database.embedded import EmbeddedPostgres
 from surgetank.exceptions import ConfigurationError, DatabaseRefused, SurgetankError
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
 from surgetank.model import PartitionState
 from surgetank.notify.health import observed_breaker
 from surgetank.notify.report import SinkStatus
+
+
+class Startable(Protocol):
+    """A server that may not run."""
+
+    def is_running(self) -> bool:
+        """Whether it does."""
+        ...
 
 
 class SinkWatch:
@@ -22,7 +30,7 @@ class SinkWatch:
         self,
         flushers: Mapping[str, StreamFlusher],
         addresses: Mapping[str, str],
-        embedded: EmbeddedPostgres | None,
+        embedded: Startable | None,
         *,
         elsewhere: Collection[str],
         clock: Callable[[], float],

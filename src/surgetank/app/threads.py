@@ -9,7 +9,6 @@ from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode.limits import check_names
 from surgetank.exceptions import SurgetankError, ThreadNotFound
-from surgetank.streams.checkpoints.cold.reader import ColdReader
 from surgetank.streams.checkpoints.reader import Reader
 
 SQL = queries("app/threads.sql")
@@ -57,10 +56,7 @@ class Threads:
     def reader(self, database: Database | None = None) -> Reader:
         """Reads checkpoints as they are stored, without deserializing them. What is cold comes
         through `database`, if it is in the database at all."""
-        cold = self._parts.cold
-        if database is not None and isinstance(cold, ColdReader):
-            cold = ColdReader(database)
-        return Reader(self._parts.buffer, cold)
+        return Reader(self._parts.buffer, self._parts.cold_through(database))
 
     def hot(self) -> HotThreads:
         """What the buffer alone knows of threads: who owns them, and which are the newest."""

@@ -125,12 +125,11 @@ class Transfers:
             yield Transfer(mover.report, lambda: mover.run(merge=merge))
 
     def _ours(self) -> OurStore:
-        from surgetank.streams.checkpoints.cold.reader import ColdReader  # noqa: PLC0415 - needs the extra
         from surgetank.streams.checkpoints.transfer.moving import OurStore  # noqa: PLC0415 - needs the extra
 
         parts = self._parts()
         parts.database.prepare()
-        return OurStore(parts.buffer, ColdReader(parts.database), self._flush)
+        return OurStore(parts.buffer, parts.database, self._flush)
 
     def _journal(self, kind: str, other: str) -> Journal:
         from surgetank.streams.checkpoints.transfer.journal import Journal  # noqa: PLC0415 - beside the others

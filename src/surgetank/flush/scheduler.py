@@ -1,4 +1,4 @@
-"""The thread that flushes in the background: looks what is due, runs jobs, keeps the buffer tidy.
+"""The thread that flushes in the background: looks what is due, runs jobs.
 
 It runs inside an application (`Surgetank` starts it) and in `surgetank worker`. Stopping it lets
 the group that is being written finish and gives everything else back.
@@ -10,24 +10,15 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from surgetank.buffer.coordination import Backlog
-from surgetank.buffer.jobs import JobLog
-from surgetank.buffer.upkeep import Upkeep
 from surgetank.exceptions import SurgetankError
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.job import StreamFlusher
-from surgetank.job_result import JobResult
-from surgetank.model import FlushJob, JobStatus
+from surgetank.model import JobStatus
 from surgetank.service import Background
 
 _LONGEST_PAUSE_S = 5.0
-_THOROUGH_S = 30.0  # looking for what can be forgotten reads all partitions
-
-
-class Scheduled(JobLog, Upkeep, Backlog, Protocol):
-    """What is looked after between flushes."""
 
 
 class Scheduler:
@@ -35,22 +26,16 @@ class Scheduler:
 
     def __init__(
         self,
-        buffer: Scheduled,
+        buffer: Backlog,
         flushers: Sequence[StreamFlusher],
         *,
-        clock: Callable[[], float],
         tick_s: float = 0.2,
-        maintain_s: float = 2.0,
         on_problem: Callable[[BaseException, str], None],
-        on_lost: Callable[[FlushJob], None] = lambda _: None,
     ) -> None:
         self._buffer = buffer
         self._flushers = list(flushers)
-        self._clock = clock
         self._tick_s = tick_s
-        self._maintain_s = maintain_s
         self._on_problem = on_problem
-        self._on_lost = on_lost
         self._wake = threading.Event()
         self._background = Background("surgetank-flush", self.run)
         self._ended: deque[tuple[str, str]] = deque()
@@ -82,20 +67,10 @@ class Scheduler:
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set. A problem is reported and work goes on after a growing pause."""
-        maintained_at = thorough_at = float("-inf")
         pause = self._tick_s
         while not stop.is_set():
             try:
-                busy = self._round(stop)
-                now = self._clock()
-                if not 0 <= now - maintained_at < self._maintain_s:
-                    thorough = not 0 <= now - thorough_at < _THOROUGH_S
-                    self._buffer.maintain(thorough=thorough)
-                    for lost in reap(self._buffer, now):
-                        self._on_lost(lost)
-                    thorough_at = now if thorough else thorough_at
-                    maintained_at = now
-                pause = 0.0 if busy else self._tick_s
+                pause = 0.0 if self._round(stop) else self._tick_s
             except Exception as error:  # noqa: BLE001 - reported to the operator; the thread must outlive it
                 self._on_problem(error, traceback.format_exc())
                 pause = min(_LONGEST_PAUSE_S, max(pause, self._tick_s) * 2)
@@ -121,27 +96,6 @@ class Scheduler:
             job = flusher.run_if_due(stop)
             busy = busy or (job is not None and job.status is JobStatus.COMPLETED)
         return busy
-
-
-def reap(buffer: Scheduled, now: float, *, silent_s: float = 120.0) -> list[FlushJob]:
-    """Mark jobs whose worker went silent as failed; their entries were never acknowledged and are
-    retried."""
-    reaped: list[FlushJob] = []
-    for job in buffer.jobs(status=JobStatus.RUNNING.value, limit=200):
-        heartbeat = job.result.heartbeat_at
-        heartbeat = heartbeat if heartbeat is not None else job.created_at
-        if abs(now - heartbeat) < silent_s:  # a clock may be set back a little
-            continue
-        message = (
-            f"The worker {job.node} stopped without finishing this job (killed?). "
-            "Its entries stayed in the buffer and are flushed by another job."
-        )
-        ended = {"message": message, "errors": [], "warnings": [], "rows_flushed": 0}
-        result = JobResult.of({**job.result, **ended})
-        lost = job.finished(JobStatus.FAILED, now, result)
-        buffer.save_job(lost)
-        reaped.append(lost)
-    return reaped
 
 
 def problem_of(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import ormsgpack
 from surgetank.buffer.coordination import Backlog, Parking
 from surgetank.buffer.copies import CopyStore
 from surgetank.buffer.log import Log
+from surgetank.database.pool import Database
 from surgetank.encode.equality import difference
 from surgetank.exceptions import BrokenRow, InvalidRequest, TransferStopped
 from surgetank.model import FlushJob
@@ -54,12 +55,14 @@ class OurStore:
     """Surgetank's own side."""
 
     buffer: MovedThrough
-    cold: ColdReader
+    database: Database
     flush: Callable[[], FlushJob]
+    cold: ColdReader = field(init=False)
     reader: Reader = field(init=False)
     maintenance: Maintenance = field(init=False)
 
     def __post_init__(self) -> None:
+        self.cold = ColdReader(self.database)
         self.reader = Reader(self.buffer, self.cold)
         self.maintenance = Maintenance(self.buffer, self.cold, self.reader)
 
