@@ -129,16 +129,34 @@ def test_an_error_tells_all_that_is_known_of_it() -> None:
 
 
 def test_messages_and_replacements_are_bounded_and_say_so() -> None:
-    many = [
-        replace(outcome("failed", f"p{i}"), replaced=(Replacement("$.x", "NaN", "nan"),))
-        for i in range(80)
-    ]
+    many = []
+    for i in range(80):
+        failed = outcome("failed", f"p{i}")
+        assert failed.failure is not None
+        failure = replace(failed.failure, message=f"down for the {i}th time")
+        replaced = (Replacement("$.x", "NaN", "nan"),)
+        many.append(replace(failed, failure=failure, replaced=replaced))
     many.append(outcome("ok", "last"))
     _, result = combine(many)
     assert len(result["warnings"]) == 51
     assert result["warnings"][-1] == "... and 30 more"
     assert len(result["errors"]) == len(result["replacements"]) == 50
     assert result["partitions_failed"] == 80
+
+
+def test_partitions_that_failed_alike_are_one_message_and_have_their_trace_once() -> None:
+    few = [outcome("failed", f"p{i}") for i in range(3)]
+    assert [w.partition(":")[0] for w in combine([*few, outcome("ok", "x")])[1]["warnings"]] == [
+        "s/p0", "s/p1", "s/p2",
+    ]  # fmt: skip
+    many = [outcome("failed", f"p{i}") for i in range(10_000)]
+    _, result = combine([outcome("parked", "odd"), *many])
+    assert result["warnings"] == [
+        "s/odd: 1 entry was parked: a bad value",
+        "s: 10000 partitions (p0, p1, p2 and 9997 more): transient: the database is down",
+    ]
+    assert [e["partition"] for e in result["errors"]] == [f"p{i}" for i in range(50)]
+    assert [e["stack_trace"] for e in result["errors"]] == ["trace", *[""] * 49]
 
 
 def test_a_warning_about_parked_entries_counts_them_and_gives_each_reason_once() -> None:

@@ -38,6 +38,7 @@ _OF_ONE_PARTITION = {
 }
 _REPLACEMENTS_SHOWN = 50
 _MESSAGES_SHOWN = 50
+_ALIKE_SHOWN = 3  # partitions that failed alike and are named
 
 
 def classify(error: BaseException) -> Failure:
@@ -154,12 +155,12 @@ def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, JobResult]
     """
     failed = [o for o in outcomes if o.failure is not None]
     troubled = [o for o in outcomes if o.failure is not None or o.parked]
-    messages = _shorten(message for o in troubled for message in _messages(o))
+    messages = _shorten(_messages(troubled))
     saved_nothing = bool(troubled) and not any(o.entries for o in outcomes)
     all_failed = bool(outcomes) and len(failed) == len(outcomes)
     status = JobStatus.FAILED if all_failed or saved_nothing else JobStatus.COMPLETED
     replaced = [r for o in outcomes for r in o.replaced][:_REPLACEMENTS_SHOWN]
-    errors = [_error(o, o.failure) for o in troubled if o.failure is not None]
+    errors = _errors(troubled)
     result = JobResult(
         entries_flushed=sum(o.entries for o in outcomes),
         rows_flushed=sum(o.rows for o in outcomes),
@@ -173,21 +174,37 @@ def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, JobResult]
         replacements=tuple(
             ReplacedValue(path=r.path, reason=r.reason, original=r.original) for r in replaced
         ),
-        errors=tuple(errors[:_MESSAGES_SHOWN]),
+        errors=tuple(errors),
         warnings=messages if status is JobStatus.COMPLETED else (),
         message="; ".join(messages) if status is JobStatus.FAILED else None,
     )
     return status, result
 
 
-def _messages(outcome: PartitionOutcome) -> Iterable[str]:
-    name = f"{outcome.stream}/{outcome.partition}"
-    if outcome.parked:
-        reasons = "; ".join(dict.fromkeys(p.failure.message for p in outcome.parked_entries[:5]))
-        noun = "entry was" if outcome.parked == 1 else "entries were"
-        yield f"{name}: {outcome.parked} {noun} parked: {reasons}"
-    if outcome.failure is not None:
-        yield f"{name}: {outcome.failure.kind.value}: {outcome.failure.message}"
+def _messages(outcomes: Sequence[PartitionOutcome]) -> Iterable[str]:
+    """One for each partition with trouble; many that failed alike have one together."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for outcome in outcomes:
+        if outcome.failure is not None:
+            said = f"{outcome.failure.kind.value}: {outcome.failure.message}"
+            alike.setdefault((outcome.stream, said), []).append(outcome.partition)
+    for outcome in outcomes:
+        name = f"{outcome.stream}/{outcome.partition}"
+        if outcome.parked:
+            reasons = dict.fromkeys(p.failure.message for p in outcome.parked_entries[:5])
+            noun = "entry was" if outcome.parked == 1 else "entries were"
+            yield f"{name}: {outcome.parked} {noun} parked: {'; '.join(reasons)}"
+        if outcome.failure is None:
+            continue
+        said = f"{outcome.failure.kind.value}: {outcome.failure.message}"
+        names = alike.get((outcome.stream, said), [])
+        if 0 < len(names) <= _ALIKE_SHOWN:
+            yield f"{name}: {said}"
+        elif names:
+            some = ", ".join(names[:_ALIKE_SHOWN])
+            more = f"{some} and {len(names) - _ALIKE_SHOWN} more"
+            yield f"{outcome.stream}: {len(names)} partitions ({more}): {said}"
+            names.clear()
 
 
 def _notes(outcome: PartitionOutcome) -> Iterable[str]:
@@ -201,6 +218,19 @@ def _notes(outcome: PartitionOutcome) -> Iterable[str]:
             f"{name}: {outcome.entries} entries wrote no rows: what they belong to was deleted, or "
             f"was there already"
         )
+
+
+def _errors(outcomes: Sequence[PartitionOutcome]) -> list[JobError]:
+    """The first ones. A stack trace that many have is given once."""
+    failed = [o for o in outcomes if o.failure is not None][:_MESSAGES_SHOWN]
+    seen: set[str] = set()
+    errors = []
+    for outcome in failed:
+        assert outcome.failure is not None
+        error = _error(outcome, outcome.failure)
+        errors.append(replace(error, stack_trace="") if error.stack_trace in seen else error)
+        seen.add(error.stack_trace)
+    return errors
 
 
 def _error(outcome: PartitionOutcome, failure: Failure) -> JobError:
