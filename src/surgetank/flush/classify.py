@@ -228,8 +228,10 @@ def _errors(outcomes: Sequence[PartitionOutcome]) -> list[JobError]:
     for outcome in failed:
         assert outcome.failure is not None
         error = _error(outcome, outcome.failure)
-        errors.append(replace(error, stack_trace="") if error.stack_trace in seen else error)
-        seen.add(error.stack_trace)
+        if error["stack_trace"] in seen:
+            error["stack_trace"] = ""
+        seen.add(error["stack_trace"])
+        errors.append(error)
     return errors
 
 
