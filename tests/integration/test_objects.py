@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from support.savers import listed, put, put_chain
+from support.savers import ids, listed, put, put_chain
 from surgetank import Surgetank
 from surgetank.exceptions import DatabaseUnavailable, EngineClosed, InvalidRequest, ThreadNotFound
 
@@ -113,3 +113,30 @@ def test_a_closed_engine_migrates_nothing(tmp_path, fresh_database):
     with pytest.raises(EngineClosed):
         tank.schema.migrate()
     assert not (tmp_path / "home").exists()
+
+
+def test_threads_are_read_as_they_are_stored_page_by_page(tank):
+    saver = tank.checkpointer()
+    configs = put_chain(saver, "t", 3)
+    assert tank.flush().ok
+    configs += [put(saver, "t", {"late": 1}, parent=configs[-1], step=3)]
+    made = ids(configs)
+    stored = tank.threads.stored()
+    assert stored.read("t").checkpoint_id == made[-1]
+    assert stored.read("unknown") is None
+    first = stored.history("t", limit=2)
+    assert [raw.checkpoint_id for raw in first] == [made[3], made[2]]
+    assert first.more
+    rest = stored.history("t", before=made[2], limit=2)
+    assert [raw.checkpoint_id for raw in rest] == [made[1], made[0]]
+    assert not rest.more
+
+
+def test_pruning_says_what_would_go_and_does_it(tank):
+    put_chain(tank.checkpointer(), "t", 3)
+    assert tank.pruning.plan(["t"]) == {"t": {"": 2}}
+    assert tank.pruning.plan(["t"], strategy="delete") == {"t": {"": 3}}
+    with pytest.raises(ValueError, match="unknown strategy"):
+        tank.pruning.plan(["t"], strategy="all")
+    tank.pruning(["t"])
+    assert len(listed(tank.checkpointer(), "t")) == 1

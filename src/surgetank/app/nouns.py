@@ -4,7 +4,7 @@ these, and nothing of what an engine consists of."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from surgetank.app.alerts import Alerts
 from surgetank.app.assembly import limits_of
@@ -14,6 +14,7 @@ from surgetank.app.jobs import Jobs
 from surgetank.app.logs import Logs
 from surgetank.app.notifications import Notifications
 from surgetank.app.parked import Parked
+from surgetank.app.pruning import Pruning
 from surgetank.app.recovery import Recoveries
 from surgetank.app.schema import Schema
 from surgetank.app.speaking import Speaks
@@ -25,6 +26,9 @@ from surgetank.events.protocol import EventLog
 from surgetank.flush.breaker import BreakerState
 from surgetank.model import FlushJob
 from surgetank.streams.errors.store import SystemErrors
+
+if TYPE_CHECKING:
+    from surgetank.streams.checkpoints.saver import SurgetankSaver
 
 
 class EmbeddedServer(Protocol):
@@ -51,6 +55,10 @@ class Nouns(Speaks):
 
     def now(self) -> float:
         """The engine's clock."""
+        raise NotImplementedError
+
+    def checkpointer(self) -> SurgetankSaver:
+        """A LangGraph checkpointer on this store."""
         raise NotImplementedError
 
     def _migrate_alone(self) -> list[str]:
@@ -99,6 +107,11 @@ class Nouns(Speaks):
     def jobs(self) -> Jobs:
         """The records of flushes and retention: list, get, retry."""
         return Jobs(self.parts.buffer, self.parts.flushers, self.settings.jobs_kept)
+
+    @property
+    def pruning(self) -> Pruning:
+        """Deleting checkpoints of named threads by a strategy. Raises `MissingExtra`."""
+        return Pruning(self.checkpointer())
 
     @property
     def parked(self) -> Parked:

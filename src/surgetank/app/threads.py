@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from surgetank.app.assembly import Parts
 from surgetank.app.hot_threads import HotThreads
+from surgetank.app.stored_threads import StoredThreads
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode.limits import check_names
@@ -53,10 +54,10 @@ class Threads:
                     "threads.",
                 )
 
-    def reader(self, database: Database | None = None) -> Reader:
-        """Reads checkpoints as they are stored, without deserializing them. What is cold comes
-        through `database`, if it is in the database at all."""
-        return Reader(self._parts.buffer, self._parts.cold_through(database))
+    def stored(self, database: Database | None = None) -> StoredThreads:
+        """Threads as they are stored. What is cold comes through `database`, if it is in the
+        database at all."""
+        return StoredThreads(Reader(self._parts.buffer, self._parts.cold_through(database)))
 
     def hot(self) -> HotThreads:
         """What the buffer alone knows of threads: who owns them, and which are the newest."""

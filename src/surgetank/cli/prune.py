@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from surgetank.app.pruning import STRATEGIES
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import (
     DatabaseUrl,
@@ -22,9 +23,7 @@ from surgetank.cli.output import (
 )
 from surgetank.exceptions import InvalidRequest
 from surgetank.settings import duration
-from surgetank.streams.checkpoints.maintenance import STRATEGIES
 from surgetank.streams.checkpoints.retention.sweep import RetentionReport
-from surgetank.streams.checkpoints.steps import run
 
 _SHOWN = 50
 
@@ -158,24 +157,18 @@ def _check(wish: _Wish) -> None:
 
 
 def _by_strategy(tank: Surgetank, wish: _Wish, *, dry_run: bool, json: bool) -> Mapping[str, Any]:
-    saver = tank.checkpointer()
     threads, strategy = wish.threads or [], wish.strategy or "keep_latest"
+    plan = tank.pruning.plan(threads, strategy=strategy)
     if strategy == "keep_latest":
-        plan = {t: run(saver.maintenance.plan_prune(t, saver.metadata_of)) for t in threads}
-        doomed = {
-            t: {ns or "(root)": len(ids) for ns, ids in by_ns.items()} for t, by_ns in plan.items()
-        }
+        doomed = {t: {ns or "(root)": n for ns, n in by_ns.items()} for t, by_ns in plan.items()}
     else:
-        doomed = {
-            t: {"(all)": sum(1 for _ in saver.list({"configurable": {"thread_id": t}}))}
-            for t in threads
-        }
+        doomed = {t: {"(all)": sum(by_ns.values())} for t, by_ns in plan.items()}
     if not json:
         for thread, counts in doomed.items():
             total = sum(counts.values())
             out.print(f"{thread}: {total} checkpoints {_verb(dry_run=dry_run)} deleted")
     if not dry_run:
-        saver.prune(threads, strategy=strategy)
+        tank.pruning(threads, strategy=strategy)
     return doomed
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from anyio import CapacityLimiter
 
+from surgetank.app.stored_threads import StoredThreads
 from surgetank.app.surgetank import Surgetank
 from surgetank.server.access.auth import Authenticator, Tickets
 from surgetank.server.access.tokens import TokenStore
@@ -18,7 +19,6 @@ from surgetank.server.http.outage import PatientDatabase
 from surgetank.server.live.followers import Hub
 from surgetank.server.threads import ThreadList
 from surgetank.settings import Settings
-from surgetank.streams.checkpoints.reader import Reader
 
 _FLUSHES_AT_ONCE = 2
 
@@ -27,7 +27,7 @@ _FLUSHES_AT_ONCE = 2
 class Services:
     """The parts of one server.
 
-    `reader` reads checkpoints without deserializing them, `flushing` bounds how many flushes are
+    `stored` reads checkpoints without deserializing them, `flushing` bounds how many flushes are
     carried out for requests at once, and `stopping` is set when the server is told to stop: streams
     that would go on for ever end then.
     """
@@ -35,7 +35,7 @@ class Services:
     tank: Surgetank
     settings: Settings
     database: PatientDatabase
-    reader: Reader
+    stored: StoredThreads
     threads: ThreadList
     tokens: TokenStore
     login: Authenticator
@@ -75,7 +75,7 @@ def make_services(
         tank=tank,
         settings=settings,
         database=database,
-        reader=tank.threads.reader(database),
+        stored=tank.threads.stored(database),
         threads=ThreadList(hot, database, owners, key=settings.owner_key),
         tokens=tokens,
         login=Authenticator(

@@ -23,7 +23,6 @@ from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import Problem, documented, not_found
 from surgetank.server.schemas.answers import History, State, Threads
 from surgetank.server.shown import Shown, head_of, values_of, writes_of
-from surgetank.streams.checkpoints.steps import run
 
 router = APIRouter(
     prefix="/threads",
@@ -81,7 +80,7 @@ def state(
     Values are JSON: what JSON can't carry is replaced, what is too large is left out or cut to its
     tail, and both are named beside it. Nothing is changed in what is stored.
     """
-    raw = run(services.reader.read(thread_id, ns, checkpoint_id or None))
+    raw = services.stored.read(thread_id, ns, checkpoint_id or None)
     if raw is None:
         raise not_found(
             "checkpoint of the thread", thread_id, remedy="see GET /threads/{thread_id}/history."
@@ -114,23 +113,13 @@ def history(
 ) -> Response:
     """The thread's checkpoints, newest first, without their values unless channels are named."""
     at = position(after, str)
-    reader = services.reader
-    listing = reader.start_listing(thread_id, ns, at[0] if at else None)
-    shown, checkpoints, more = Shown(value_bytes), list[dict[str, Any]](), False
-    while True:
-        if listing.needs_page:
-            run(reader.add_page(listing, None))
-            continue
-        found = listing.pop()
-        if found is None:
-            break
-        if len(checkpoints) == limit:
-            more = True
-            break
-        raw = run(reader.read(*found, channel))
-        if raw is not None:  # not deleted meanwhile
-            values = values_of(raw, channel, shown) if channel else None
-            checkpoints.append({**head_of(raw, shown), "values": values})
+    found = services.stored.history(
+        thread_id, ns, before=at[0] if at else None, limit=limit, channels=channel
+    )
+    shown, checkpoints = Shown(value_bytes), list[dict[str, Any]]()
+    for raw in found:
+        values = values_of(raw, channel, shown) if channel else None
+        checkpoints.append({**head_of(raw, shown), "values": values})
     if not checkpoints and at is None:
         raise not_found("thread", thread_id, remedy="see GET /threads for those that you may see.")
     return _json(
@@ -139,7 +128,9 @@ def history(
             "checkpoints": checkpoints,
             "omitted": shown.omitted,
             "replaced": shown.replaced,
-            "next": cursor(checkpoints[-1]["checkpoint_id"]) if more and checkpoints else None,
+            "next": cursor(checkpoints[-1]["checkpoint_id"])
+            if found.more and checkpoints
+            else None,
         }
     )
 
