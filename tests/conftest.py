@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support import workload
 from support.pgbouncer import find_pgbouncer, running_pgbouncer
 from support.postgres import PostgresServer, make_template, running_server
 
@@ -58,4 +59,17 @@ def pgbouncer(postgres_server: PostgresServer) -> Iterator[str]:
     name = postgres_server.create_database()
     with running_pgbouncer(program, postgres_server, name) as url:
         yield url
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def undisturbed(make_tank, postgres_server, migrated_template, tmp_path):
+    """What is in the database after the workload ran undisturbed and was flushed in one go."""
+    name = postgres_server.create_database(migrated_template)
+    tank = make_tank(home=tmp_path / "undisturbed", database_url=postgres_server.url_of(name))
+    for _ in workload.steps(tank.checkpointer()):
+        pass
+    assert tank.flush().ok
+    yield workload.picture(tank)
+    tank.close()
     postgres_server.drop_database(name)

@@ -26,19 +26,6 @@ from surgetank.sinks.protocol import Slice
 TESTS = str(Path(__file__).parents[1])
 
 
-@pytest.fixture
-def undisturbed(make_tank, postgres_server, migrated_template, tmp_path) -> Any:
-    """The picture after an undisturbed run, flushed in one go."""
-    name = postgres_server.create_database(migrated_template)
-    tank = make_tank(home=tmp_path / "undisturbed", database_url=postgres_server.url_of(name))
-    for _ in workload.steps(tank.checkpointer()):
-        pass
-    assert tank.flush().ok
-    yield workload.picture(tank)
-    tank.close()
-    postgres_server.drop_database(name)
-
-
 def run_program(mode: str, home: Path, database_url: str, point: str, occurrence: int) -> list[str]:
     """Run the workload in a process that kills itself; returns the names of the steps that it
     reported."""

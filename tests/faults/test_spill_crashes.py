@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,19 +14,6 @@ from support import workload
 from support.spilling import spill
 
 TESTS = str(Path(__file__).parents[1])
-
-
-@pytest.fixture
-def undisturbed(make_tank, postgres_server, migrated_template, tmp_path) -> Any:
-    """The picture after an undisturbed run, flushed in one go."""
-    name = postgres_server.create_database(migrated_template)
-    tank = make_tank(home=tmp_path / "undisturbed", database_url=postgres_server.url_of(name))
-    for _ in workload.steps(tank.checkpointer()):
-        pass
-    assert tank.flush().ok
-    yield workload.picture(tank)
-    tank.close()
-    postgres_server.drop_database(name)
 
 
 def run_program(home: Path, database_url: str, fallback: Path, point: str, occurrence: int) -> None:

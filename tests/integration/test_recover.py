@@ -29,19 +29,6 @@ def fallback(tmp_path: Path) -> Path:
     return tmp_path / "fallback"
 
 
-@pytest.fixture
-def undisturbed(make_tank, postgres_server, migrated_template, tmp_path) -> Any:
-    """The picture after an undisturbed run, flushed in one go."""
-    name = postgres_server.create_database(migrated_template)
-    tank = make_tank(home=tmp_path / "undisturbed", database_url=postgres_server.url_of(name))
-    for _ in workload.steps(tank.checkpointer()):
-        pass
-    assert tank.flush().ok
-    yield workload.picture(tank)
-    tank.close()
-    postgres_server.drop_database(name)
-
-
 def lose(tank: Surgetank, home: Path) -> str:
     """Lose an engine's buffer; returns its id."""
     lost = tank.parts.buffer.id

@@ -11,15 +11,9 @@ import signal
 import sys
 from typing import Any
 
-from surgetank.cli import main
-from surgetank.streams.checkpoints.transfer import transfer
 
-
-def die_at(when: str, target: str, occurrence: int) -> None:
-    """Wrap the method so that its nth call is the last thing that this process does."""
-    module, _, name = target.partition(":")
-    owner_name, _, method = name.partition(".")
-    owner = getattr(importlib.import_module(module), owner_name)
+def die_in(owner: Any, method: str, when: str, occurrence: int) -> None:
+    """Wrap the method so that just before or after its nth call this process is killed."""
     plain = getattr(owner, method)
     count = 0
 
@@ -36,7 +30,17 @@ def die_at(when: str, target: str, occurrence: int) -> None:
     setattr(owner, method, wrapped)
 
 
+def die_at(when: str, target: str, occurrence: int) -> None:
+    """`die_in` for a target `MODULE:CLASS.METHOD`."""
+    module, _, name = target.partition(":")
+    owner, _, method = name.partition(".")
+    die_in(getattr(importlib.import_module(module), owner), method, when, occurrence)
+
+
 if __name__ == "__main__":
+    from surgetank.cli import main
+    from surgetank.streams.checkpoints.transfer import transfer
+
     die_at(sys.argv[1], sys.argv[2], int(sys.argv[3]))
     transfer._PORTION_ENTRIES = 5  # several flushes, in a small test too
     sys.argv = ["surgetank", *sys.argv[4:]]

@@ -6,13 +6,12 @@ python -m support.spilling HOME DATABASE_URL FALLBACK POINT OCCURRENCE
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from support.buffers import FakeClock, miscounted
+from support.killed import die_in
 from surgetank import Surgetank, SurgetankError
 from surgetank.buffer.limits import BufferLimits
 from surgetank.buffer.spilling import SpillDue
@@ -83,20 +82,7 @@ def _die_at(tank: Surgetank, point: str, occurrence: int) -> None:
     when, _, method = point.partition("_")
     buffer = tank.parts.buffer
     owner: Any = buffer.files.store() if method in ("write", "delete") else buffer
-    plain = getattr(owner, method)
-    count = 0
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        count += 1
-        if when == "before" and count == occurrence:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = plain(*args, **kwargs)
-        if when == "after" and count == occurrence:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, method, wrapped)
+    die_in(owner, method, when, occurrence)
 
 
 def main() -> None:

@@ -8,14 +8,13 @@ Run as a program it plays the history or flushes it, killing itself (`kill -9`) 
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from langgraph.checkpoint.base import Checkpoint
 
+from support.killed import die_in
 from surgetank import Surgetank, SurgetankSaver
 
 THREADS = ("alpha", "beta", "gamma")
@@ -122,20 +121,7 @@ def _die_at(tank: Surgetank, point: str, occurrence: int) -> None:
     """Kill this process at the nth time that `before_x` or `after_x` is reached."""
     when, _, method = point.partition("_")
     owner: Any = tank.parts.flushers["checkpoints"].sink if method == "write" else tank.parts.buffer
-    plain = getattr(owner, method)
-    count = 0
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        count += 1
-        if when == "before" and count == occurrence:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = plain(*args, **kwargs)
-        if when == "after" and count == occurrence:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, method, wrapped)
+    die_in(owner, method, when, occurrence)
 
 
 def main() -> None:

@@ -88,6 +88,7 @@ def broadcast_run_event(
     return current().broadcast_run_event(event, thread_id=thread_id, **fields)
 
 
+# The signature is the method's, so that editors and type checkers know it.
 def log_system_error(
     error_type: str,
     message: str | None = None,

@@ -192,6 +192,7 @@ def _act(
         _print_head(group)
 
 
+# Each command below names all its options itself: that is how typer reads them.
 Notes = Annotated[str, typer.Option("--notes", help="What was found out and done.")]
 
 
