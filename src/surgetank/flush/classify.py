@@ -9,6 +9,7 @@ through.
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -221,16 +222,16 @@ def _notes(outcome: PartitionOutcome) -> Iterable[str]:
 
 
 def _errors(outcomes: Sequence[PartitionOutcome]) -> list[JobError]:
-    """The first ones. A stack trace that many have is given once."""
+    """The first ones. A stack trace that many have is given a few times."""
     failed = [o for o in outcomes if o.failure is not None][:_MESSAGES_SHOWN]
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
     errors = []
     for outcome in failed:
         assert outcome.failure is not None
         error = _error(outcome, outcome.failure)
-        if error["stack_trace"] in seen:
+        seen[error["stack_trace"]] += 1
+        if seen[error["stack_trace"]] > _ALIKE_SHOWN:
             error["stack_trace"] = ""
-        seen.add(error["stack_trace"])
         errors.append(error)
     return errors
 
