@@ -124,7 +124,14 @@ def test_the_history_comes_in_pages_without_gap_or_double(server, flushed):
 
 
 def test_ids_may_hold_slashes_and_anything_else_that_can_be_encoded(server):
-    for name in ("user/1", "a/state", "50 %? #\u00e9\U0001f600", "x" * 500):
+    for name in (
+        "user/1",
+        "a/state",
+        "two\nlines",
+        "ends so\n",
+        "50 %? #\u00e9\U0001f600",
+        "x" * 500,
+    ):
         put(server.tank.checkpointer(), name, {"name": name}, user_id="ada")
         state = server.as_role("viewer", "ada").get(f"/threads/{quote(name, safe='')}/state")
         assert state.status_code == 200, state.text

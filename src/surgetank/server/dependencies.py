@@ -1,9 +1,9 @@
 """What a route asks for: the services, the caller, a role, a thread that the caller may read.
 
-    @router.get("/threads/{thread_id:path}/logs")      # ids may hold slashes
+    @router.get("/threads/{thread_id:name}/logs")      # any text, slashes too
     def logs(thread_id: VisibleThread, services: Deps) -> ...
 
-    @router.websocket("/ws/threads/{thread_id:path}")   # denied before it is opened: 401, 403, 404
+    @router.websocket("/ws/threads/{thread_id:name}")   # denied before it is opened: 401, 403, 404
     async def live(socket: WebSocket, thread_id: VisibleThread, who: CurrentCaller, services: Deps) -> ...
 
 Each route needs a caller unless it is public by being listed so;
@@ -22,8 +22,11 @@ from starlette.requests import HTTPConnection
 
 from surgetank.server.access.identify import Asked, identify
 from surgetank.server.access.roles import Caller, Role
+from surgetank.server.http.names import accept_names
 from surgetank.server.http.problems import Problem
 from surgetank.server.services import Services
+
+accept_names()  # each module with routes imports this one
 
 BEARER = HTTPBearer(
     auto_error=False, scheme_name="token", description="A token of `surgetank token create`."

@@ -45,7 +45,7 @@ _STREAM: dict[str, Any] = {
 }
 
 
-@router.get("/threads/{thread_id:path}/events", response_model=Events, dependencies=signed_in())
+@router.get("/threads/{thread_id:name}/events", response_model=Events, dependencies=signed_in())
 def events(
     thread_id: VisibleThread,
     services: Deps,
@@ -69,7 +69,7 @@ def events(
     }
 
 
-@router.websocket("/ws/threads/{thread_id:path}")
+@router.websocket("/ws/threads/{thread_id:name}")
 async def follow_thread(
     socket: WebSocket,
     thread_id: VisibleThread,
@@ -93,7 +93,7 @@ async def follow_all(
         await _send_all(socket, follower, after, services.settings.server_write_timeout)
 
 
-@router.get("/sse/threads/{thread_id:path}", dependencies=signed_in(), **_STREAM)
+@router.get("/sse/threads/{thread_id:name}", dependencies=signed_in(), **_STREAM)
 async def stream_thread(
     thread_id: VisibleThread,
     who: CurrentCaller,

@@ -22,7 +22,7 @@ Level = Literal["debug", "info", "warning", "error", "critical"]
 _MOST = 2**53
 
 
-@router.get("/{thread_id:path}/logs", response_model=Lines)
+@router.get("/{thread_id:name}/logs", response_model=Lines)
 def logs(
     thread_id: VisibleThread,
     services: Deps,

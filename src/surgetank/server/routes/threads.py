@@ -65,7 +65,7 @@ def threads(
     }  # fmt: skip
 
 
-@router.get("/{thread_id:path}/state", response_model=State)
+@router.get("/{thread_id:name}/state", response_model=State)
 def state(
     thread_id: VisibleThread,
     services: Deps,
@@ -97,7 +97,7 @@ def state(
     return _json(body)
 
 
-@router.get("/{thread_id:path}/history", response_model=History)
+@router.get("/{thread_id:name}/history", response_model=History)
 def history(
     thread_id: VisibleThread,
     services: Deps,

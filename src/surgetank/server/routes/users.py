@@ -30,7 +30,7 @@ User = Annotated[
 
 
 @router.delete(
-    "/{user:path}",
+    "/{user:name}",
     response_model=Erased,
     responses={
         202: {"model": Erased, "description": "Not finished: `unfinished` says why; ask again."}

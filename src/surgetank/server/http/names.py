@@ -1,0 +1,26 @@
+"""Names in paths: `{thread_id:name}` takes whatever a thread or user may be called, slashes and line
+breaks among it. Starlette's own `path` stops at a line break.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from starlette.convertors import Convertor, register_url_convertor
+
+
+class NameConvertor(Convertor[str]):
+    """Any text."""
+
+    regex: ClassVar[str] = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+def accept_names() -> None:
+    """Make `:name` known. Called before routes are declared."""
+    register_url_convertor("name", NameConvertor())
