@@ -65,14 +65,14 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
         role: 201 if status == 200 else status for role, status in SIGNED_IN.items()
     },
     ("GET", "/threads", ""): SIGNED_IN,
-    **_of_threads("GET", "/threads/{thread_id:path}/state"),
-    **_of_threads("GET", "/threads/{thread_id:path}/history"),
+    **_of_threads("GET", "/threads/{thread_id:name}/state"),
+    **_of_threads("GET", "/threads/{thread_id:name}/history"),
     # A thread without a checkpoint may have a log already: administrators are shown what there is,
     # nothing included.
-    **_of_threads("GET", "/threads/{thread_id:path}/logs", missing=LOGLESS),
-    **_of_threads("GET", "/threads/{thread_id:path}/events", missing=LOGLESS),
-    **_of_threads("GET", "/sse/threads/{thread_id:path}", missing=LOGLESS),
-    **_opens(_of_threads("WEBSOCKET", "/ws/threads/{thread_id:path}", missing=LOGLESS)),
+    **_of_threads("GET", "/threads/{thread_id:name}/logs", missing=LOGLESS),
+    **_of_threads("GET", "/threads/{thread_id:name}/events", missing=LOGLESS),
+    **_of_threads("GET", "/sse/threads/{thread_id:name}", missing=LOGLESS),
+    **_opens(_of_threads("WEBSOCKET", "/ws/threads/{thread_id:name}", missing=LOGLESS)),
     ("GET", "/sse/events", ""): SIGNED_IN,
     **_opens({("WEBSOCKET", "/ws/events", ""): SIGNED_IN}),
     ("GET", "/metrics", ""): OPERATORS,
@@ -101,7 +101,7 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("GET", "/admin/tokens", ""): ADMINS,
     ("POST", "/admin/tokens", ""): {r: 201 if s == 200 else s for r, s in ADMINS.items()},
     ("DELETE", "/admin/tokens/{token_id}", ""): ADMINS,
-    ("DELETE", "/admin/users/{user:path}", ""): ADMINS,
+    ("DELETE", "/admin/users/{user:name}", ""): ADMINS,
 }
 BODIES: dict[tuple[str, str], Any] = {("POST", "/admin/tokens"): {"user": "new", "role": "viewer"}}
 
@@ -168,7 +168,7 @@ def test_every_route_answers_every_role_as_the_matrix_says(server):
     wrong = []
     for (method, path, variant), expected in MATRIX.items():
         for role, status in expected.items():
-            url = path.replace(":path", "").format(**parameters, thread_id=variant)
+            url = path.replace(":name", "").format(**parameters, thread_id=variant)
             answer, kind = ask(clients[role], method, url, BODIES.get((method, path)))
             if answer != status:
                 wrong.append(f"{role}: {method} {url} {answer} instead of {status}")
@@ -470,7 +470,7 @@ def live(server) -> Server:
             raise RuntimeError("broken")
         await socket.close()
 
-    server.app.add_api_websocket_route("/ws/test/{thread_id:path}", greet)
+    server.app.add_api_websocket_route("/ws/test/{thread_id:name}", greet)
     furnish(server)
     return server
 
