@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     )
     from surgetank.app.surgetank import Surgetank
     from surgetank.encode.sanitize import Sanitized, sanitize, sanitize_for_json
+    from surgetank.events.types import Incident
+    from surgetank.job_result import JobResult
     from surgetank.model import FlushJob
     from surgetank.streams.checkpoints.saver import SurgetankSaver
     from surgetank.streams.logs.origin import working_for
@@ -72,9 +74,11 @@ __all__ = [
     "FallbackDamaged",
     "FallbackUnavailable",
     "FlushJob",
+    "Incident",
     "InvalidRequest",
     "JobNotFound",
     "JobNotRetryable",
+    "JobResult",
     "LeaseLost",
     "MissingExtra",
     "NotFound",
@@ -104,6 +108,8 @@ _LAZY = {
     "Surgetank": "surgetank.app.surgetank",
     "SurgetankSaver": "surgetank.streams.checkpoints.saver",
     "FlushJob": "surgetank.model",
+    "Incident": "surgetank.events.types",
+    "JobResult": "surgetank.job_result",
     "Sanitized": "surgetank.encode.sanitize",
     "sanitize": "surgetank.encode.sanitize",
     "sanitize_for_json": "surgetank.encode.sanitize",

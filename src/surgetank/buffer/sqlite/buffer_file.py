@@ -1,5 +1,8 @@
 """The buffer's SQLite file as one process has it: one connection that writes, under a lock, a pool of
 those that read, and the disk around them. All roles of the buffer share it.
+
+It stands beside `sqlite.shared.SharedFile`, on the same ground (`sqlite/file.py`): its writes may be
+told to hurry or to wait for space, compare what is counted, and undo what is remembered.
 """
 
 from __future__ import annotations
