@@ -7,7 +7,7 @@ what the server answers (`http_status`, `problem`) and how a command ends (`exit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 
@@ -330,6 +330,29 @@ class JobNotRetryable(Conflict):
     have."""
 
     exit_code = 2
+
+
+class InvalidTransition(Conflict):
+    """A run or a workflow can't take this step from where it stands."""
+
+    def __init__(self, what: str, before: str, after: str, allowed: Sequence[str]) -> None:
+        ways = (
+            f"from {before} it can become {' or '.join(allowed)}"
+            if allowed
+            else (f"{before} is an end")
+        )
+        super().__init__(
+            f"{what} is {before} and can't become {after}: {ways}.",
+            remedy="look at its state, which may have changed meanwhile.",
+        )
+
+
+class RunNotFound(NotFound):
+    """No run has this id."""
+
+
+class ThreadBusy(Conflict):
+    """A thread has a run that is not over, and the new one was not to wait for it."""
 
 
 class ErrorStateConflict(Conflict):

@@ -1,0 +1,201 @@
+"""The queue of runs, which is the table of runs itself: one state, not two.
+
+Each call is one round trip and one transaction (`0022_runs.sql`). Accepting is a commit; a claim
+locks threads, so that of one thread only one run is under way, in the order of acceptance; whoever
+lost a run can't write it any more, by its fence.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from surgetank.database.pool import Database
+from surgetank.database.queries import queries
+from surgetank.encode.sanitize import dumps_jsonb
+from surgetank.exceptions import (
+    InvalidTransition,
+    LeaseLost,
+    RunNotFound,
+    ThreadBusy,
+    ThreadNotFound,
+)
+from surgetank.workflows.runs import CancelAction, NewRun, Run
+from surgetank.workflows.status import RUN_TRANSITIONS, Status, check_transition
+
+SQL = queries("workflows/runs.sql")
+_LEASE_S = 30.0
+
+
+class RunQueue:
+    """Runs in PostgreSQL. Safe to use from several threads; any number of processes may share it.
+
+    Everything raises `DatabaseUnavailable`. `lease_s` is how long a worker may be silent.
+    """
+
+    def __init__(self, database: Database, *, lease_s: float = _LEASE_S) -> None:
+        self._database = database
+        self._lease_s = lease_s
+
+    # -- who asks for runs
+
+    def accept(self, new: NewRun, *, actor: str) -> Run:
+        """Accept a run: it is safe when this returns. One that is known already is returned.
+
+        Raises `ThreadBusy` (strategy `reject`), `ThreadNotFound`, `InvalidTransition` for a
+        workflow that waits for nothing.
+        """
+        (result,) = self._call(
+            "accept",
+            {
+                "run_id": new.run_id, "workflow_id": new.workflow_id, "thread_id": new.thread_id,
+                "assistant_id": new.assistant_id, "owner": new.owner,
+                "strategy": new.strategy.value, "priority": new.priority,
+                "after_s": new.after_s, "kwargs": _jsonb(new.kwargs),
+                "metadata": _jsonb(new.metadata), "max_attempts": new.max_attempts,
+                "timeout_s": new.timeout_s, "make_thread": new.make_thread, "actor": actor,
+            },
+        )  # fmt: skip
+        match result:
+            case "missing" | "foreign":  # whose it is, is not said to others
+                raise ThreadNotFound(
+                    f"There is no thread {new.thread_id!r}.",
+                    remedy="create it first, or let the run create it (if_not_exists).",
+                )
+            case "busy":
+                raise ThreadBusy(
+                    f"The thread {new.thread_id!r} has a run that is not over.",
+                    remedy="wait for it or cancel it, or use another strategy than `reject`.",
+                )
+            case "state":
+                raise InvalidTransition(
+                    f"The workflow {new.workflow_id}", "not waiting", "pending", []
+                )
+        return self.get(new.run_id)
+
+    def cancel(self, run_id: uuid.UUID, action: CancelAction, *, actor: str) -> bool:
+        """Ask a run to end; True when it has ended by that, False when its worker must do so.
+
+        Raises `RunNotFound`, `InvalidTransition` when it ended before.
+        """
+        (result,) = self._call("cancel", {"run_id": run_id, "action": action.value, "actor": actor})
+        if result == "missing":
+            raise _missing(run_id)
+        if result == "ended":
+            run = self.get(run_id)
+            check_transition(run.status, Status.CANCELLED, RUN_TRANSITIONS, f"The run {run_id}")
+        return bool(result == "cancelled")
+
+    # -- who runs them
+
+    def claim(self, worker: str, most: int) -> list[Run]:
+        """Take up to `most` due runs, each thread's next one, the most urgent first."""
+        arguments = {"worker": worker, "most": most, "lease_s": self._lease_s}
+        return [Run.of(row) for row in self._rows("claim", arguments)]
+
+    def renew(self, runs: Sequence[Run]) -> dict[uuid.UUID, CancelAction | None]:
+        """Keep runs; of each that is still held, what its end was asked for. Others are lost."""
+        rows = self._rows(
+            "renew",
+            {
+                "runs": [run.run_id for run in runs],
+                "fences": [run.fence for run in runs],
+                "lease_s": self._lease_s,
+            },
+        )
+        return {
+            row["run_id"]: CancelAction(row["cancel_action"]) if row["cancel_action"] else None
+            for row in rows
+        }
+
+    def end(
+        self,
+        run: Run,
+        status: Status,
+        *,
+        error: str | None = None,
+        interrupts: Sequence[Mapping[str, Any]] = (),
+        timed_out: bool = False,
+        retry_s: float = 0.0,
+        actor: str,
+    ) -> str:
+        """Record how a run ended, or give it back (`pending`, due in `retry_s`): the state of its
+        thread now. Raises `LeaseLost` when somebody else has it, or it ended before.
+        """
+        check_transition(Status.RUNNING, status, RUN_TRANSITIONS, f"The run {run.run_id}")
+        (rest,) = self._call(
+            "end",
+            {
+                "run_id": run.run_id, "fence": run.fence, "status": status.value, "error": error,
+                "interrupts": Jsonb([dict(each) for each in interrupts], dumps=_dumps),
+                "timed_out": timed_out, "retry_s": retry_s, "actor": actor,
+            },
+        )  # fmt: skip
+        if rest is None:
+            raise LeaseLost(
+                f"The run {run.run_id} is not this worker's any more.",
+                remedy="nothing to do: whoever has it now records how it ends.",
+            )
+        return str(rest)
+
+    def reap(self, *, actor: str, most: int = 100) -> dict[uuid.UUID, Status]:
+        """Deal with runs whose worker went silent: each is cancelled, pending again, or failed."""
+        rows = self._rows("reap", {"most": most, "actor": actor})
+        return {row["run_id"]: Status(row["ended"]) for row in rows}
+
+    # -- who looks
+
+    def get(self, run_id: uuid.UUID) -> Run:
+        """One run. Raises `RunNotFound`."""
+        rows = self._rows("get", {"run_id": run_id})
+        if not rows:
+            raise _missing(run_id)
+        return Run.of(rows[0])
+
+    def of_thread(
+        self, thread_id: str, *, status: Status | None = None, limit: int = 100, offset: int = 0
+    ) -> list[Run]:
+        """Runs of a thread, newest first."""
+        state = status.value if status is not None else None
+        arguments = {"thread_id": thread_id, "status": state, "limit": limit, "offset": offset}
+        return [Run.of(row) for row in self._rows("of_thread", arguments)]
+
+    def audit(self, workflow_id: uuid.UUID) -> list[dict[str, Any]]:
+        """What was done with a workflow, by whom, in order."""
+        return self._rows("audit_of_workflow", {"workflow_id": workflow_id})
+
+    def counts(self) -> dict[Status, tuple[int, float]]:
+        """How many runs are pending and running, and how long the oldest has been due."""
+        rows = self._rows("counts", {})
+        return {Status(r["status"]): (r["runs"], float(r["oldest_s"])) for r in rows}
+
+    # -- the database
+
+    def _call(self, name: str, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+        with self._database.reading() as connection:
+            row = connection.execute(SQL[name], arguments).fetchone()
+        assert row is not None
+        return tuple(row)
+
+    def _rows(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        with (
+            self._database.reading() as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            return cursor.execute(SQL[name], arguments).fetchall()
+
+
+def _missing(run_id: uuid.UUID) -> RunNotFound:
+    return RunNotFound(f"There is no run {run_id}.", remedy="list the runs of the thread.")
+
+
+def _dumps(value: object) -> bytes:
+    return dumps_jsonb(value)[0]
+
+
+def _jsonb(value: Mapping[str, Any]) -> Jsonb:
+    return Jsonb(dict(value), dumps=_dumps)

@@ -1,0 +1,95 @@
+"""Runs: what is accepted, and what is stored of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from surgetank.workflows.status import Status
+
+
+class Strategy(StrEnum):
+    """What a new run does about one of its thread that is not over (`multitask_strategy`)."""
+
+    REJECT = "reject"  # it is refused
+    ENQUEUE = "enqueue"  # it waits
+    INTERRUPT = "interrupt"  # the others end, their steps stay
+    ROLLBACK = "rollback"  # the others end, their steps go
+
+
+class CancelAction(StrEnum):
+    """How a run ends that was asked to end."""
+
+    INTERRUPT = "interrupt"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """A run to be accepted. With a `workflow_id` that exists it goes on with that workflow.
+
+    `after_s`: not before so many seconds. `make_thread`: a thread that isn't there is made.
+    """
+
+    thread_id: str
+    assistant_id: str
+    owner: str | None = None
+    run_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    workflow_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    strategy: Strategy = Strategy.ENQUEUE
+    priority: int = 0
+    after_s: float = 0.0
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    max_attempts: int = 3
+    timeout_s: float | None = None
+    make_thread: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as it is stored. `fence` grows with each claim: who has an older one can't write."""
+
+    run_id: uuid.UUID
+    seq: int
+    workflow_id: uuid.UUID
+    thread_id: str
+    assistant_id: str
+    owner: str | None
+    status: Status
+    multitask_strategy: Strategy
+    priority: int
+    kwargs: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    timeout_s: float | None
+    attempts: int
+    max_attempts: int
+    fence: int
+    worker: str | None
+    lease_until: datetime | None
+    cancel_action: CancelAction | None
+    cancel_actor: str | None
+    timed_out: bool
+    error: str | None
+    created_at: datetime
+    due_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Run:
+        """From a row of the table."""
+        action = row["cancel_action"]
+        return cls(
+            **{
+                **row,
+                "status": Status(row["status"]),
+                "multitask_strategy": Strategy(row["multitask_strategy"]),
+                "cancel_action": CancelAction(action) if action is not None else None,
+            }
+        )

@@ -1,0 +1,46 @@
+-- name: accept
+-- Accept a run; what became of it (0022_runs.sql, as all functions here). Primary keys.
+SELECT surgetank.accept_run(
+    %(run_id)s, %(workflow_id)s, %(thread_id)s, %(assistant_id)s, %(owner)s, %(strategy)s, %(priority)s, %(after_s)s,
+    %(kwargs)s, %(metadata)s, %(max_attempts)s, %(timeout_s)s, %(make_thread)s, %(actor)s
+)
+
+-- name: cancel
+-- Ask a run to end. Primary keys.
+SELECT surgetank.cancel_run(%(run_id)s, %(action)s, %(actor)s)
+
+-- name: claim
+-- Claim the next runs. Index runs_pending, then runs_of_thread.
+SELECT * FROM surgetank.claim_runs(%(worker)s, %(most)s, %(lease_s)s)
+
+-- name: renew
+-- Renew leases. Primary key.
+SELECT run_id, cancel_action FROM surgetank.renew_runs(%(runs)s::uuid[], %(fences)s::bigint[], %(lease_s)s)
+
+-- name: end
+-- End a run or give it back. Primary keys.
+SELECT surgetank.end_run(
+    %(run_id)s, %(fence)s, %(status)s, %(error)s, %(interrupts)s, %(timed_out)s, %(retry_s)s, %(actor)s
+)
+
+-- name: reap
+-- End or give back what silent workers hold. Index runs_leased.
+SELECT run_id, ended FROM surgetank.reap_runs(%(most)s, %(actor)s)
+
+-- name: get
+-- One run. Primary key.
+SELECT * FROM surgetank.runs WHERE run_id = %(run_id)s
+
+-- name: of_thread
+-- Runs of a thread, newest first. Index runs_of_thread.
+SELECT * FROM surgetank.runs WHERE thread_id = %(thread_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
+ORDER BY seq DESC LIMIT %(limit)s OFFSET %(offset)s
+
+-- name: audit_of_workflow
+-- What was done with a workflow, in order. Index audit_of_workflow.
+SELECT * FROM surgetank.audit_log WHERE workflow_id = %(workflow_id)s ORDER BY id
+
+-- name: counts
+-- How many runs there are in each state that is not an end. Indexes runs_pending, runs_running.
+SELECT status, count(*) AS runs, extract(epoch FROM now() - min(due_at)) AS oldest_s FROM surgetank.runs
+WHERE status IN ('pending', 'running') GROUP BY status
