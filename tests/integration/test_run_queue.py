@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from surgetank import Surgetank
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.exceptions import (
     InvalidTransition,
@@ -308,6 +309,32 @@ def test_a_run_that_is_given_back_is_due_when_it_says(queue: RunQueue) -> None:
     assert end(queue, mine, Status.PENDING, retry_s=3600) == "busy"
     assert claim(queue) == []
     assert queue.get(run.run_id).due_at.timestamp() > time.time() + 3000
+
+
+# -- whose data it is
+
+
+def test_erasing_a_user_removes_runs_and_names_and_leaves_the_audit(
+    tank: Surgetank, database_url: str
+) -> None:
+    queue = RunQueue(tank.parts.database)
+    accept(queue, "of-ada", owner=ADA, kwargs={"input": "marker-of-ada"})
+    (mine,) = claim(queue)
+    end(queue, mine, Status.FAILED, error="marker-of-ada")
+    other = queue.accept(NewRun(thread_id="of-bob", assistant_id="agent", owner="bob"), actor="bob")
+    queue.cancel(other.run_id, CancelAction.INTERRUPT, actor=ADA)
+    report = tank.erase_user(ADA)
+    assert report.state == "completed", report
+    with psycopg.connect(database_url) as connection:
+        for table in ("runs", "workflows", "thread_status", "audit", "audit_names"):
+            rows = connection.execute(
+                f"SELECT t::text FROM surgetank.{table} t".encode()
+            ).fetchall()
+            assert rows, f"{table}: bob's stay"
+            assert not [row for (row,) in rows if ADA in row], table
+        audit = connection.execute("SELECT count(*) FROM surgetank.audit").fetchone()
+    assert audit == (5,)
+    assert [row["actor"] for row in queue.audit(other.workflow_id)] == ["bob", None]
 
 
 # -- what the database itself refuses

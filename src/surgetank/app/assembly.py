@@ -315,6 +315,10 @@ class Parts:
             self.problems.append(message)
         self.reporting.problem(error, where=where, trace=trace)
 
+    def tell_of_runs(self, error: BaseException, trace: str) -> None:
+        """Something a worker of runs met beside its runs: told and shown in the status."""
+        self._tell("runs", error, trace)
+
     def _housekeeping_problem(self, error: BaseException, trace: str) -> None:
         self._tell("housekeeping", error, trace)
 

@@ -258,6 +258,8 @@ class Erasure:
         for name, kind in (
             ("error_people", "names in errors"), ("answers", "kept answers"),
             ("tokens", "tokens"), ("token_people", "names in tokens"),
+            ("run_people", "names in runs"), ("audit_people", "names in the audit"),
+            ("audit_threads", "names in the audit"),
         ):  # fmt: skip
             progress.count(kind, self._execute(SQL[name], arguments))
 

@@ -28,6 +28,8 @@ SELECT l.thread_id FROM (
     ORDER BY thread_id, seq) l
 WHERE l.user_id = %(user)s
     AND NOT EXISTS (SELECT FROM surgetank.checkpoint_namespaces s WHERE s.thread_id = l.thread_id)
+UNION
+SELECT t.thread_id FROM surgetank.thread_status t WHERE t.owner = %(user)s
 
 -- name: lines
 -- Lines that the user wrote in threads of others.
@@ -68,6 +70,18 @@ UPDATE surgetank.api_tokens SET
     created_by = CASE WHEN created_by = %(user)s THEN '(erased)' ELSE created_by END,
     revoked_by = CASE WHEN revoked_by = %(user)s THEN '(erased)' ELSE revoked_by END
 WHERE %(user)s IN (created_by, revoked_by)
+
+-- name: run_people
+-- Runs of others that the user cancelled.
+UPDATE surgetank.runs SET cancel_actor = '(erased)' WHERE cancel_actor = %(user)s
+
+-- name: audit_people
+-- The rows of the audit stay, and name nobody any more. Index audit_names_by_name.
+DELETE FROM surgetank.audit_names WHERE kind = 'actor' AND name = %(user)s
+
+-- name: audit_threads
+-- Index audit_names_by_name.
+DELETE FROM surgetank.audit_names WHERE kind = 'thread' AND name = ANY (%(threads)s)
 
 -- name: naming_threads
 -- The tables that name threads, whatever they are for. What other buffers have there is theirs: they would take a progress

@@ -16,6 +16,7 @@ from surgetank.app.notifications import Notifications
 from surgetank.app.parked import Parked
 from surgetank.app.pruning import Pruning
 from surgetank.app.recovery import Recoveries
+from surgetank.app.runs import Runs
 from surgetank.app.schema import Schema
 from surgetank.app.speaking import Speaks
 from surgetank.app.storage import Storage
@@ -112,6 +113,17 @@ class Nouns(Speaks):
     def pruning(self) -> Pruning:
         """Deleting checkpoints of named threads by a strategy. Raises `MissingExtra`."""
         return Pruning(self.checkpointer())
+
+    @property
+    def runs(self) -> Runs:
+        """Runs of graphs: accept, claim, cancel, who did what."""
+        parts = self.parts
+        return Runs(
+            parts.database,
+            node=self.settings.node,
+            owner_key=self.settings.owner_key,
+            tell=parts.tell_of_runs,
+        )
 
     @property
     def parked(self) -> Parked:

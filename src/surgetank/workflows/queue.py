@@ -39,7 +39,7 @@ class RunQueue:
 
     def __init__(self, database: Database, *, lease_s: float = _LEASE_S) -> None:
         self._database = database
-        self._lease_s = lease_s
+        self.lease_s = lease_s
 
     # -- who asks for runs
 
@@ -94,7 +94,7 @@ class RunQueue:
 
     def claim(self, worker: str, most: int) -> list[Run]:
         """Take up to `most` due runs, each thread's next one, the most urgent first."""
-        arguments = {"worker": worker, "most": most, "lease_s": self._lease_s}
+        arguments = {"worker": worker, "most": most, "lease_s": self.lease_s}
         return [Run.of(row) for row in self._rows("claim", arguments)]
 
     def renew(self, runs: Sequence[Run]) -> dict[uuid.UUID, CancelAction | None]:
@@ -104,7 +104,7 @@ class RunQueue:
             {
                 "runs": [run.run_id for run in runs],
                 "fences": [run.fence for run in runs],
-                "lease_s": self._lease_s,
+                "lease_s": self.lease_s,
             },
         )
         return {

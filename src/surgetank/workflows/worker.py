@@ -66,6 +66,7 @@ class RunWorker:
         self._under_way: dict[str, _UnderWay] = {}
         self._woken = asyncio.Event()
         self._over = threading.Event()
+        self._in_contact_since: float | None = None
         self._statuses = WorkflowStatusManager(
             queue, actor=name, wait=lambda seconds: not self._over.wait(seconds)
         )
@@ -113,18 +114,29 @@ class RunWorker:
         while True:
             await asyncio.sleep(self._renew_s)
             mine = list(self._under_way.values())
-            if not mine:
-                continue
             try:
                 held = await off_loop(self._queue.renew, [each.run for each in mine])
-            except DatabaseUnavailable:
-                continue  # nobody else can claim it either: leases run by the database's clock
+                await self._reap()
+            except SurgetankError as error:
+                self._in_contact_since = None
+                if not isinstance(error, DatabaseUnavailable):
+                    self._tell(error, traceback.format_exc())
+                continue  # nobody else could claim ours meanwhile
             for each in mine:
                 action = held.get(each.run.run_id, CancelAction.INTERRUPT)
                 each.lost = each.run.run_id not in held
                 each.cancelled = action is not None and not each.lost
                 if action is not None:
                     each.task.cancel()
+
+    async def _reap(self) -> None:
+        """Deal with runs of workers that went silent. After a gap in our own contact with the
+        database all others get the time of a lease: they had the same gap."""
+        now = asyncio.get_running_loop().time()
+        if self._in_contact_since is None:
+            self._in_contact_since = now
+        if now - self._in_contact_since >= self._queue.lease_s:
+            await off_loop(lambda: self._queue.reap(actor=self._name))
 
     # -- one run
 

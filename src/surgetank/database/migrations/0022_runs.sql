@@ -16,7 +16,7 @@ CREATE TABLE surgetank.thread_status (
 
 CREATE TABLE surgetank.workflows (
     workflow_id uuid PRIMARY KEY,
-    thread_id text NOT NULL REFERENCES surgetank.thread_status,
+    thread_id text NOT NULL REFERENCES surgetank.thread_status ON DELETE CASCADE,
     assistant_id text NOT NULL,
     owner text,
     status text NOT NULL,
@@ -26,13 +26,14 @@ CREATE TABLE surgetank.workflows (
     ended_at timestamptz
 );
 CREATE INDEX workflows_by_thread ON surgetank.workflows (thread_id, created_at);
+CREATE INDEX thread_status_by_owner ON surgetank.thread_status (owner);
 CREATE INDEX workflows_by_status ON surgetank.workflows (status, created_at);
 
 CREATE TABLE surgetank.runs (
     run_id uuid PRIMARY KEY,
     seq bigint GENERATED ALWAYS AS IDENTITY,
-    workflow_id uuid NOT NULL REFERENCES surgetank.workflows,
-    thread_id text NOT NULL REFERENCES surgetank.thread_status,
+    workflow_id uuid NOT NULL REFERENCES surgetank.workflows ON DELETE CASCADE,
+    thread_id text NOT NULL REFERENCES surgetank.thread_status ON DELETE CASCADE,
     assistant_id text NOT NULL,
     owner text,
     status text NOT NULL,
@@ -97,8 +98,8 @@ CREATE TRIGGER transition BEFORE INSERT OR UPDATE OF status ON surgetank.runs
 CREATE TRIGGER transition BEFORE INSERT OR UPDATE OF status ON surgetank.workflows
     FOR EACH ROW EXECUTE FUNCTION surgetank.check_transition();
 
--- Who did what. Rows are only added. People and threads stand in them by a number, so that an erasure removes their names and
--- leaves the rows.
+-- Who did what. Rows are only added. People and threads stand in them by a number, and texts by a digest, so that an erasure
+-- removes names and leaves the rows.
 CREATE TABLE surgetank.audit_names (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind text NOT NULL CHECK (kind IN ('actor', 'thread')),
@@ -324,7 +325,7 @@ BEGIN
     UPDATE surgetank.thread_status t SET running_run = NULL, status = rest, interrupts = its_interrupts, error = the_error,
         updated_at = now() WHERE t.thread_id = run.thread_id;
     PERFORM surgetank.note('run_' || ended, actor, run.thread_id, run.workflow_id, the_run,
-        jsonb_strip_nulls(jsonb_build_object('error', left(the_error, 500), 'attempt', run.attempts)));
+        jsonb_strip_nulls(jsonb_build_object('error_digest', md5(the_error), 'attempt', run.attempts)));
     IF rest = 'busy' THEN NOTIFY surgetank_runs; END IF;
     RETURN rest;
 END
