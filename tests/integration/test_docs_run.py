@@ -19,6 +19,7 @@ import logging, operator
 from typing import Annotated, TypedDict
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.types import interrupt
 import surgetank
 from surgetank import Surgetank
 class _State(TypedDict):
@@ -42,7 +43,28 @@ search({"query": "boats"})
 assert [line.message for line in _engine.logs("t")][:1] == ["searching"]
 assert _engine.errors.find().errors[0].error_type == "payment_failed"
 _engine.close()
-"""
+""",
+    "docs/how-to/runs.md": """
+async def _ends(tank, run):
+    graph = builder.compile(checkpointer=tank.checkpointer())
+    worker, stop = tank.runs.worker({"agent": graph}), asyncio.Event()
+    working = asyncio.create_task(worker.work(stop))
+    while (found := tank.runs.get(run.run_id)).status in ("pending", "running"):
+        await asyncio.sleep(0.1)
+    stop.set()
+    await working
+    return found
+builder = StateGraph(_State)
+builder.add_node("ask", lambda s: {"messages": [("assistant", interrupt("really?"))]})
+builder.add_edge(START, "ask")
+builder.add_edge("ask", END)
+_first = asyncio.run(serve(_engine, builder.compile(checkpointer=_engine.checkpointer())))
+assert _first.status == "awaiting_checkpoint"
+_second = asyncio.run(_ends(_engine, answer(_engine, _first)))
+assert _second.status == "completed"
+assert [row["actor"] for row in _engine.runs.audit(_first.workflow_id)][0] == "ada"
+_engine.close()
+""",
 }
 OWN_TEST = {"docs/how-to/fastapi.md"}  # test_fastapi_recipe.py
 
