@@ -8,8 +8,8 @@ value.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 
+from surgetank.bounded import BoundedMap
 from surgetank.exceptions import FallbackDamaged
 from surgetank.fallback.codec import ValueRef
 from surgetank.fallback.store import FallbackStore, address_of, open_store
@@ -31,8 +31,7 @@ class SpillFiles:
         self._url = url
         self._address = address_of(url) if url is not None else None
         self._stores: dict[str, FallbackStore] = {}
-        self._blocks: OrderedDict[_Key, bytes] = OrderedDict()
-        self._bytes = 0
+        self._blocks = BoundedMap[_Key, bytes](most_weight=_REMEMBERED_BYTES, weigh=len)
         self._lock = threading.Lock()
 
     @property
@@ -84,21 +83,19 @@ class SpillFiles:
 
     def _remembered(self, address: str, name: str, ref: ValueRef) -> bytes | None:
         with self._lock:
-            for key, block in reversed(self._blocks.items()):
+            for key in reversed(self._blocks):
+                block = self._blocks[key]
                 start = ref.offset - key[2]
                 if key[:2] == (address, name) and start >= 0 and start + ref.length <= len(block):
-                    self._blocks.move_to_end(key)
+                    self._blocks.use(key)
                     return block[start : start + ref.length]
         return None
 
     def _remember(self, key: _Key, block: bytes) -> None:
         with self._lock:
-            self._bytes += len(block) - len(self._blocks.pop(key, b""))
             self._blocks[key] = block
-            while self._bytes > _REMEMBERED_BYTES:
-                self._bytes -= len(self._blocks.popitem(last=False)[1])
 
     def _forget(self, address: str, name: str) -> None:
         with self._lock:
             for key in [key for key in self._blocks if key[:2] == (address, name)]:
-                self._bytes -= len(self._blocks.pop(key))
+                del self._blocks[key]

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from surgetank.bounded import BoundedMap
 from surgetank.buffer.coordination import Backlog, Parking
 from surgetank.buffer.log import Log
 from surgetank.buffer.tallies import Tallies
@@ -96,7 +97,7 @@ class Reporting:
         self.retention = Retention(
             database, logs_keep_s=settings.logs_keep, errors_keep_s=settings.errors_keep
         )
-        self._reported_problems: dict[str, float] = {}
+        self._reported_problems = BoundedMap[str, float](1000)
         self._maintained_at = self._forgot_at = float("-inf")
         self.alerts = AlertWatch(
             alert_book,
@@ -166,8 +167,6 @@ class Reporting:
         key, now = f"{where}:{type(error).__name__}:{error}", self._clock()
         if 0 <= now - self._reported_problems.get(key, float("-inf")) < _SAME_PROBLEM_S:
             return
-        if len(self._reported_problems) > 1000:
-            self._reported_problems.clear()
         self._reported_problems[key] = now
         stack = trace if trace is not None else "".join(traceback.format_exception(error))
         self.notifier.problem(error, stack, where=where)

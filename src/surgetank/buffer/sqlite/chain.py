@@ -13,12 +13,12 @@ a record.
 from __future__ import annotations
 
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from surgetank.bounded import BoundedMap
 from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.checks import (
     REMEDY,
@@ -72,9 +72,9 @@ class Memory:
     """
 
     def __init__(self, limit: int = _REMEMBERED_BYTES) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._links: OrderedDict[Family, Link] = OrderedDict()
+        self._links = BoundedMap[Family, Link](
+            most_weight=limit, weigh=lambda link: len(link.value), on_evict=self._forget
+        )
         self._values: dict[int, bytes] = {}
         self._fresh: dict[Family, Link] = {}
         self.ids: dict[tuple[str, str], int] = {}  # by stream and partition
@@ -106,18 +106,14 @@ class Memory:
         """Remember committed records; the least recently written families are forgotten over the
         limit."""
         for family, link in links.items():
-            self._drop(self._links.pop(family, None))
-            if len(link.value) <= self._limit:
-                self._links[family] = link
-                self._values[link.id] = link.value
-                self._bytes += len(link.value)
-        while self._bytes > self._limit and self._links:
-            self._drop(self._links.popitem(last=False)[1])
+            before = self._links.get(family)
+            if before is not None:
+                self._forget(family, before)
+            self._values[link.id] = link.value
+            self._links[family] = link
 
-    def _drop(self, link: Link | None) -> None:
-        if link is not None:
-            self._values.pop(link.id, None)  # an interrupt may have come between
-            self._bytes -= len(link.value)
+    def _forget(self, _: Family, link: Link) -> None:
+        self._values.pop(link.id, None)  # an interrupt may have come between
 
 
 def shorten(connection: sqlite3.Connection, link: Link, value: bytes) -> bytes | None:

@@ -13,11 +13,12 @@ import math
 import secrets
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from surgetank.bounded import BoundedMap
 from surgetank.exceptions import ConfigurationError, SinkError
 from surgetank.server.access.roles import ENVIRONMENT_ADMIN, LOCAL_ADMIN, Caller
 from surgetank.server.access.tokens import Token, TokenStore, digest, is_token_shaped
@@ -45,7 +46,7 @@ class FailedLogins:
         self._clock = clock
         self._lock = threading.Lock()
         self._outcome = threading.Condition(self._lock)
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._left = BoundedMap[str, tuple[float, float]](_REMEMBERED)
         self._under_way: Counter[str] = Counter()
 
     @contextmanager
@@ -93,9 +94,6 @@ class FailedLogins:
 
     def _count(self, name: str) -> None:
         self._left[name] = (self._now(name) - 1, self._clock())
-        self._left.move_to_end(name)
-        while len(self._left) > _REMEMBERED:
-            self._left.popitem(last=False)
 
     def _until_next(self, left: float) -> float:
         return 0.0 if left >= 1 else (1 - left) * 60 / self._burst
@@ -139,7 +137,7 @@ class Authenticator:
         self._no_auth = no_auth
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._known = BoundedMap[bytes, _Known](_REMEMBERED)
         self.failures = FailedLogins(burst, clock)
 
     def remembered(self, token: str | None) -> Caller | None:
@@ -242,9 +240,6 @@ class Authenticator:
     def _remember(self, secret: bytes, token: Token) -> None:
         with self._lock:
             self._known[secret] = _Known(token, self._clock())
-            self._known.move_to_end(secret)
-            while len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
         used = token.last_used_at
         if used is None or self._clock() - used > FRESH_S:
             try:
@@ -281,15 +276,13 @@ class Tickets:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._open: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        self._open = BoundedMap[bytes, tuple[Caller, float]](_REMEMBERED)
 
     def issue(self, caller: Caller) -> tuple[str, float]:
         """A ticket for this caller, and when it ends."""
         ticket, until = secrets.token_urlsafe(32), self._clock() + TICKET_S
         with self._lock:
             self._open[digest(ticket)] = (caller, until)
-            while len(self._open) > _REMEMBERED:
-                self._open.popitem(last=False)
         return ticket, until
 
     def forget(self, token_id: str) -> None:

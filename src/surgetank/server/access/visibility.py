@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from psycopg.rows import dict_row
 
 from surgetank.app.hot_threads import HotPart, HotThreads
+from surgetank.bounded import BoundedMap
 from surgetank.database.queries import queries
 from surgetank.exceptions import ConfigurationError, SinkError
 from surgetank.server.access.roles import Caller, Role
@@ -54,7 +54,7 @@ class ThreadOwners:
         self._key = key
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[Ownership, float, int]] = OrderedDict()
+        self._known = BoundedMap[str, tuple[Ownership, float, int]](_REMEMBERED)
 
     def of(self, thread_id: str) -> Ownership:
         """What is known of one thread. May ask the database."""
@@ -128,9 +128,6 @@ class ThreadOwners:
         if ownership.exists:
             with self._lock:
                 self._known[name] = (ownership, self._clock(), hot.mark)
-                self._known.move_to_end(name)
-                while len(self._known) > _REMEMBERED:
-                    self._known.popitem(last=False)
         return ownership
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg.rows import dict_row
 
+from surgetank.bounded import BoundedMap
 from surgetank.database.queries import queries
 from surgetank.exceptions import ConfigurationError, SinkError
 from surgetank.server.http.outage import Connections
@@ -59,6 +59,10 @@ class _Row:
     answer: Answer | None = None
 
 
+def _weight(row: _Row) -> int:
+    return len(row.answer.body) if row.answer is not None else 0
+
+
 class KeptAnswers:
     """Claims of keys and the answers behind them. Methods block."""
 
@@ -66,7 +70,9 @@ class KeptAnswers:
         self._database = database
         self._clock = clock
         self._lock = threading.Lock()
-        self._memory: OrderedDict[tuple[str, str], _Row] = OrderedDict()
+        self._memory = BoundedMap[tuple[str, str], _Row](
+            _MAX_KEYS, most_weight=_MAX_BYTES, weigh=_weight
+        )
         self._forgot_at = float("-inf")
 
     def forget(self, scopes: Collection[str]) -> None:
@@ -102,8 +108,7 @@ class KeptAnswers:
             with self._lock:
                 row = self._memory.get((claim.scope, claim.key))
                 if row is not None and row.claim == claim.id:
-                    row.answer = answer
-                self._bound()
+                    self._memory[claim.scope, claim.key] = replace(row, answer=answer)
             return
         try:
             with self._database.connection() as connection:
@@ -122,8 +127,7 @@ class KeptAnswers:
             log.info("idempotency_key_in_memory", error=error.what)
             with self._lock:
                 row = _Row(claim.fingerprint, claim.id, self._clock(), answer)
-                self._memory[(claim.scope, claim.key)] = row
-                self._bound()
+                self._memory[claim.scope, claim.key] = row
 
     def release(self, claim: Claim) -> None:
         """Give the key back: the request failed, and may be tried again with it."""
@@ -174,14 +178,7 @@ class KeptAnswers:
             self._memory[(claim.scope, claim.key)] = _Row(
                 claim.fingerprint, claim.id, self._clock()
             )
-            self._bound()
         return claim
-
-    def _bound(self) -> None:
-        size = sum(len(r.answer.body) for r in self._memory.values() if r.answer)
-        while self._memory and (len(self._memory) > _MAX_KEYS or size > _MAX_BYTES):
-            _, row = self._memory.popitem(last=False)
-            size -= len(row.answer.body) if row.answer else 0
 
     def _forget(self) -> None:
         if self._clock() - self._forgot_at < _FORGET_EVERY_S:

@@ -18,6 +18,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from surgetank.app.incidents import Incidents
+from surgetank.bounded import BoundedMap
 from surgetank.encode.jsontext import dumps_clean
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import EventType, Gap, Incident, RunEvent, Severity, timestamp
@@ -243,7 +244,8 @@ class Follower:
         self._seq = 0
         self._banner: Incident | None = None  # of a sink, as the follower knows it
         self._banner_version = 0
-        self._believed: dict[str, tuple[bool, float]] = {}  # readable, and when that was found out
+        # readable, and when that was found out
+        self._believed = BoundedMap[str, tuple[bool, float]](_REMEMBERED)
 
     async def follow(self, after: int | None, *, idle_s: float = 15.0) -> AsyncIterator[list[Line]]:
         """Lists of events, in order. The first tells where it begins; an empty one says that
@@ -415,9 +417,7 @@ class Follower:
         }
         if unsure:
             readable = await run_in_threadpool(self._visibility.readable, self._caller, unsure)
-            if len(self._believed) > _REMEMBERED:
-                self._believed.clear()
-            self._believed |= {name: (name in readable, now) for name in names & unsure}
+            self._believed.update({n: (n in readable, now) for n in names & unsure})
         allowed = {n for n in names if self._believed.get(n, (False, 0.0))[0]}
         return [
             e for e in events if e.thread_id in allowed or (e.thread_id is None and self._operates)

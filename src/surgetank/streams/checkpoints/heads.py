@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+
+from surgetank.bounded import BoundedMap
 
 
 class KnownHeads:
@@ -11,17 +12,13 @@ class KnownHeads:
     on from there."""
 
     def __init__(self, limit: int = 10_000) -> None:
-        self._limit = limit
-        self._heads: OrderedDict[str, str] = OrderedDict()
+        self._heads = BoundedMap[str, str](limit)
         self._lock = threading.Lock()
 
     def learn(self, thread_id: str, head: str) -> None:
         """The thread was read."""
         with self._lock:
             self._heads[thread_id] = head
-            self._heads.move_to_end(thread_id)
-            if len(self._heads) > self._limit:
-                self._heads.popitem(last=False)
 
     def take(self, thread_id: str) -> str | None:
         """What is known of the thread, for the put that goes on from it."""

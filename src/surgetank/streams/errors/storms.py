@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from surgetank.bounded import BoundedMap
+
 CALM = 20  # occurrences within a window that go through one by one
 WINDOW_S = 10.0
 SEND_S = 1.0
@@ -24,13 +26,13 @@ class Storms:
     """Knows which errors storm just now. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, _Seen] = {}
+        self._seen = BoundedMap[str, _Seen](_REMEMBERED)
 
     def is_calm(self, fingerprint: str, at: float) -> bool:
         """Whether this occurrence goes through whole."""
-        if len(self._seen) > _REMEMBERED:
-            self._seen.clear()
-        seen = self._seen.setdefault(fingerprint, _Seen(at))
+        seen = self._seen.use(fingerprint)
+        if seen is None:
+            seen = self._seen[fingerprint] = _Seen(at)
         if not 0 <= at - seen.began < WINDOW_S:
             seen.began, seen.count = at, 0
         seen.count += 1

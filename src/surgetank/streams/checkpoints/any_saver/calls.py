@@ -3,7 +3,6 @@ and cold reader."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn, cast
 
@@ -11,6 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from surgetank.bounded import BoundedMap
 from surgetank.exceptions import DatabaseUnavailable, EntryRejected, SurgetankError
 from surgetank.model import Entry
 from surgetank.streams.checkpoints import envelope
@@ -216,30 +216,19 @@ class ValueCache:
     unchanged."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max = max_bytes
-        self._size = 0
-        self._values: OrderedDict[ValueKey, tuple[str, bytes]] = OrderedDict()
+        self._values = BoundedMap[ValueKey, tuple[str, bytes]](
+            most_weight=max_bytes, weigh=lambda raw: len(raw[1])
+        )
 
     def get(self, key: ValueKey) -> tuple[str, bytes] | None:
         """The value's type and bytes, if remembered."""
-        if key in self._values:
-            self._values.move_to_end(key)
-            return self._values[key]
-        return None
+        return self._values.use(key)
 
     def add(self, key: ValueKey, raw: tuple[str, bytes]) -> None:
         """Remember a value; the ones unused for longest are forgotten."""
-        self._drop(key)
         self._values[key] = raw
-        self._size += len(raw[1])
-        while self._size > self._max:
-            self._drop(next(iter(self._values)))
 
     def forget(self, thread_id: str) -> None:
         """Forget all values of a thread."""
         for key in [k for k in self._values if k[0] == thread_id]:
-            self._drop(key)
-
-    def _drop(self, key: ValueKey) -> None:
-        raw = self._values.pop(key, None)
-        self._size -= len(raw[1]) if raw is not None else 0
+            del self._values[key]

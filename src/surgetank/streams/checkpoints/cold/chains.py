@@ -7,11 +7,11 @@ memory: the next flush of the same thread then reads nothing from the database.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgetank.bounded import BoundedMap
 from surgetank.encode.differences import patch
 from surgetank.encode.differences.patch import Blob, Tip
 from surgetank.exceptions import StateCorrupt
@@ -71,8 +71,7 @@ class ThreadCache:
 
     def __init__(self, limit: int = 48 * 1024**2) -> None:
         self._limit = limit
-        self._threads: OrderedDict[str, _Known] = OrderedDict()
-        self._size = 0
+        self._threads = BoundedMap[str, _Known](most_weight=limit, weigh=lambda known: known[-1])
 
     def knows(self, thread_id: str) -> bool:
         """Whether the thread was written lately, so that it is in the database."""
@@ -109,21 +108,14 @@ class ThreadCache:
             newest,
             size,
         )
-        self._size += size
-        while self._size > self._limit:
-            _, (*_, freed) = self._threads.popitem(last=False)
-            self._size -= freed
 
     def clear(self) -> None:
         """Drop all threads: the database is no longer what it was."""
         self._threads.clear()
-        self._size = 0
 
     def forget(self, thread_id: str) -> None:
         """Drop a thread (it was deleted, pruned, or its transaction failed)."""
-        known = self._threads.pop(thread_id, None)
-        if known is not None:
-            self._size -= known[4]
+        self._threads.pop(thread_id, None)
 
 
 def damaged(channel: str, error: StateCorrupt) -> Replacement:

@@ -8,10 +8,11 @@ was to notice. One thread's calls don't see those of another.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+
+from surgetank.bounded import BoundedMap
 
 # Thread, level of the log line, and the sentence.
 Tell = Callable[[str, str, str], None]
@@ -74,7 +75,7 @@ class OncePerClass:
 
     def __init__(self, tell: Tell | None) -> None:
         self._tell = tell
-        self._known: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._known = BoundedMap[tuple[str, str, str], None](_MOST_KEPT)
         self._lock = threading.Lock()
 
     def pass_on(self, thread_id: str, changes: list[ClassChange]) -> None:
@@ -85,7 +86,5 @@ class OncePerClass:
                 if key in self._known:
                     continue
                 self._known[key] = None
-                if len(self._known) > _MOST_KEPT:
-                    self._known.popitem(last=False)
             if self._tell is not None:
                 self._tell(thread_id, change.level, str(change))
