@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from surgetank import setting_sources
+from surgetank.durations import UNITS, seconds_of
 from surgetank.exceptions import ConfigurationError
 
 
@@ -33,14 +34,11 @@ def default_root() -> Path:
     return Path(platformdirs.user_data_dir("surgetank", appauthor=False))
 
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-
 def duration(value: object) -> object:
     """Seconds out of `30d`, `12h`, `90m`, `2w`; anything else is left to pydantic. Raises
     `ValueError`."""
-    if isinstance(value, str) and value[-1:] in _UNITS:
-        return float(value[:-1]) * _UNITS[value[-1]]
+    if isinstance(value, str) and value[-1:] in UNITS:
+        return seconds_of(value)
     return value
 
 

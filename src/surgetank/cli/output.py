@@ -24,6 +24,7 @@ from rich.table import Table
 
 from surgetank import telemetry
 from surgetank.app.surgetank import Surgetank
+from surgetank.durations import seconds_of
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.encode.terminal import block, inline
 from surgetank.exceptions import (
@@ -304,15 +305,11 @@ def seconds(value: float) -> str:
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
-
-
 def span(text: str) -> float:
     """The seconds that 90s, 30m, 12h, 7d or 2w mean. Raises `ConfigurationError`."""
-    number, unit = text.strip()[:-1], text.strip()[-1:]
     try:
-        value = float(number) * _UNITS[unit]
-    except (ValueError, KeyError):
+        value = seconds_of(text)
+    except ValueError:
         raise InvalidRequest(
             f"{text!r} is no span of time.", remedy="write 90s, 30m, 12h, 7d or 2w."
         ) from None

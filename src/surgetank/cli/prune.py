@@ -21,8 +21,8 @@ from surgetank.cli.output import (
     print_json,
     size,
 )
+from surgetank.durations import seconds_of
 from surgetank.exceptions import InvalidRequest
-from surgetank.settings import duration
 from surgetank.streams.checkpoints.retention.sweep import RetentionReport
 
 _SHOWN = 50
@@ -129,14 +129,11 @@ def _seconds(option: str, text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        value = float(str(duration(text)))
+        return seconds_of(text, bare=True)
     except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
         raise InvalidRequest(
             f"{option} {text!r} is no age.", remedy="write 30d, 12h, 90m, or seconds."
-        )
-    return value
+        ) from None
 
 
 def _check(wish: _Wish) -> None:

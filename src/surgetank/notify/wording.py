@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from surgetank.durations import shown
 from surgetank.events.types import Incident, PublicCause
 from surgetank.exceptions import EntryUnreadable
 from surgetank.model import (
@@ -181,15 +182,9 @@ def recovered(incident: Incident, label: str, lasted_s: float) -> str:
     """The end of an incident."""
     caught_up = incident.thread_id is not None or incident.is_of_sink
     what = "Saving has caught up" if caught_up else f"{label} is saved again"
-    return f"{what}: everything that waited is in the database (after {_span(lasted_s)})."
+    return f"{what}: everything that waited is in the database (after {shown(lasted_s)})."
 
 
 def parked_over(lasted_s: float) -> str:
     """The end of an entry that was set aside: it was put back, or somebody discarded it."""
-    return f"Nothing of this is set aside any more (after {_span(lasted_s)})."
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"Nothing of this is set aside any more (after {shown(lasted_s)})."

@@ -12,13 +12,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from surgetank.encode.differences.common import same_beginning, same_end
+
 _COUNT = struct.Struct("<B")
 _OP = struct.Struct("<III")  # bytes of its own, then from where and how many bytes are copied
 _HOLE = 8  # bytes that may differ between two parts that are the same: the length of a container
 _SHIFT = 8  # how many bytes such a length may grow or shrink by
 _PROBE = 32  # bytes by which the next part that is the same is recognized
 _MOST_OPS = 8
-_NEAR = 32  # a difference this near is looked for first
 
 Op = tuple[bytes, int, int]
 
@@ -32,7 +33,7 @@ def diff(old: bytes, new: bytes) -> bytes | None:
     ops: list[Op] = []
     i = at = j = 0
     while True:
-        count = _same_beginning(new, at, old, j)
+        count = same_beginning(new, at, old, j)
         ops.append((new[i:at], j, count))
         i, j = at + count, j + count + _HOLE
         probe = old[j : j + _PROBE]
@@ -40,7 +41,7 @@ def diff(old: bytes, new: bytes) -> bytes | None:
         if at < 0 or len(ops) == _MOST_OPS:
             break
     j -= _HOLE
-    count = _same_end(new, i, old, j)
+    count = same_end(new, i, old, j)
     ops.append((new[i : len(new) - count], len(old) - count, count))
     if 2 * sum(len(own) + _OP.size for own, _, _ in ops) > len(new):
         return None
@@ -99,38 +100,3 @@ def _gather(
         if low < high:
             _gather(full, levels, level - 1, source + low - at, source + high - at, parts)
         at = end
-
-
-def _same_beginning(new: bytes, i: int, old: bytes, j: int) -> int:
-    """How many bytes are the same from `i` and from `j` on, by halving: each step is one
-    `memcmp`."""
-    view = memoryview(old)
-    same, most = 0, min(len(new) - i, len(old) - j)
-    if most > _NEAR and not new.startswith(view[j : j + _NEAR], i):
-        most = _NEAR
-    elif new.startswith(view[j : j + most], i):
-        return most
-    while most - same > 1:
-        middle = (same + most) // 2
-        if new.startswith(view[j + same : j + middle], i + same):
-            same = middle
-        else:
-            most = middle
-    return same
-
-
-def _same_end(new: bytes, i: int, old: bytes, j: int) -> int:
-    """How many bytes at the ends are the same, not reaching back over `i` and `j`."""
-    view = memoryview(old)
-    same, most = 0, min(len(new) - i, len(old) - j)
-    if most > _NEAR and not new.endswith(view[len(old) - _NEAR :]):
-        most = _NEAR
-    elif new.endswith(view[len(old) - most :]):
-        return most
-    while most - same > 1:
-        middle = (same + most) // 2
-        if new.endswith(view[len(old) - middle : len(old) - same], 0, len(new) - same):
-            same = middle
-        else:
-            most = middle
-    return same

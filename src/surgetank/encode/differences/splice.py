@@ -13,6 +13,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from surgetank.encode.differences.common import same_beginning, same_end
+
 _FRAME = struct.Struct("!IIIBI")
 _CHECK = struct.Struct("!I")
 _ANCHOR_AT, _ANCHOR_BYTES = (
@@ -20,7 +22,6 @@ _ANCHOR_AT, _ANCHOR_BYTES = (
     32,
 )  # what identifies the run; before it lengths and counters may differ
 _HEAD_BYTES = 255
-_CHUNK = 32 * 1024
 _DICTIONARY_BYTES = 8 * 1024
 
 
@@ -93,34 +94,7 @@ def find(older: bytes, value: bytes) -> Splice | None:
     start, begin = _ANCHOR_AT, at
     while start and begin and older[start - 1] == value[begin - 1]:
         start, begin = start - 1, begin - 1
-    count = _alike(older, start, value, begin)
+    count = same_beginning(value, begin, older, start)
     end = begin + count
-    suffix = _alike_backwards(older, start + count, value, end)
+    suffix = same_end(value, end, older, start + count)
     return Splice(value[:begin], start, count, suffix, len(value) - suffix - end)
-
-
-def _alike(older: bytes, start: int, value: bytes, begin: int) -> int:
-    """How many bytes from the two places on are the same."""
-    most = min(len(older) - start, len(value) - begin)
-    same, step = 0, _CHUNK
-    while same < most and step:
-        size = min(step, most - same)
-        if older[start + same : start + same + size] == value[begin + same : begin + same + size]:
-            same += size
-        else:
-            step = size // 2
-    return same
-
-
-def _alike_backwards(older: bytes, start: int, value: bytes, begin: int) -> int:
-    """How many bytes at the ends are the same, before the two places are reached."""
-    most = min(len(older) - start, len(value) - begin)
-    same, step = 0, _CHUNK
-    while same < most and step:
-        size = min(step, most - same)
-        old_end, new_end = len(older) - same, len(value) - same
-        if older[old_end - size : old_end] == value[new_end - size : new_end]:
-            same += size
-        else:
-            step = size // 2
-    return same

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import Any
 
+from surgetank.durations import shown
 from surgetank.events.types import Severity, timestamp
 from surgetank.model import BufferDepth
 from surgetank.notify.alerts.book import Alert, Message
@@ -103,7 +104,7 @@ def _of_partition(trouble: Trouble, facts: Facts) -> Alert:
     name = f"{trouble.stream}/{_short(trouble.partition or '', 200)}"
     failure = trouble.failure
     text = (
-        f"{name} has failed for {span(facts.now - trouble.since)} ({trouble.entries} entries wait,"
+        f"{name} has failed for {shown(facts.now - trouble.since)} ({trouble.entries} entries wait,"
         f" all are kept): {_short(failure.message)} {failure.remedy}"
     )
     return Alert(
@@ -115,7 +116,7 @@ def _of_sink(trouble: Trouble, facts: Facts) -> Alert:
     sink, failure = facts.sinks.get(trouble.stream, trouble.stream), trouble.failure
     what = f"{trouble.affected} {trouble.unit}{'s wait' if trouble.affected != 1 else ' waits'}"
     text = (
-        f"{what}, the longest for {span(facts.now - trouble.since)}; {trouble.entries} entries are"
+        f"{what}, the longest for {shown(facts.now - trouble.since)}; {trouble.entries} entries are"
         f" kept and are flushed by themselves when it is back. {_short(failure.message)}"
         f" {failure.remedy}"
     )
@@ -279,13 +280,6 @@ def digest(
 
 
 # -- words
-
-
-def span(seconds: float) -> str:
-    """A time for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _sentence(error: ErrorGroup) -> str:

@@ -7,7 +7,6 @@ Only the SHA-256 of a token is stored. That is enough, without salt and slow has
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from surgetank.database.queries import queries
+from surgetank.durations import seconds_of
 from surgetank.exceptions import InvalidRequest, TokenNotFound
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.outage import Connections
 
 PREFIX = "stk_"
 _SQL = queries("server/access/tokens.sql")
-_SPAN = re.compile(r"([0-9]{1,9}) ?([smhdw])\Z")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _LONGEST_S = 100 * 366 * 86_400
 MAX_NAME = 200
 
@@ -65,14 +63,16 @@ def is_token_shaped(text: str) -> bool:
 
 def parse_span(text: str) -> float:
     """Seconds of `30d`, `12h`, `45m`, `2w`. Raises `InvalidRequest`."""
-    found = _SPAN.match(text.strip())
-    seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
-    if not 0 < seconds <= _LONGEST_S:
+    try:
+        seconds = seconds_of(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST_S or "." in text:
         raise InvalidRequest(
             f"The time {text[:40]!r} can't be used.",
             remedy="use a number and s, m, h, d or w, as in 30d.",
         )
-    return float(seconds)
+    return seconds
 
 
 class TokenStore:
