@@ -206,6 +206,45 @@ def test_a_follower_of_an_outage_is_told_what_is_going_on_when_it_comes(
                 events += receive(ws, 1)
 
 
+def test_banners_of_a_sink_s_trouble_reach_those_whose_threads_wait_and_no_others(
+    make_tank, private_postgres
+):
+    tank = make_tank(
+        admin_token=ADMIN_TOKEN, database_url=private_postgres.url, flush_in_process=True, flush_age=0.1,
+        flush_tick=0.05,
+    )  # fmt: skip
+    put(tank.checkpointer(), "idle", {"x": 1}, user_id="ada")
+    put(tank.checkpointer(), "busy", {"x": 1}, user_id="ada")
+    wait_until(lambda: tank.parts.buffer.depth().entries == 0, "both to be saved")
+    with running(tank) as server:
+        token = server.token("viewer", "ada")
+        assert server.client(token).get("/threads/busy/logs").json()["incidents"] == []
+        with (
+            socket(server, "/ws/threads/idle", token) as idle,
+            socket(server, "/ws/threads/busy", token) as busy,
+            socket(server, "/ws/events", token) as everything,
+        ):
+            for ws in (idle, busy, everything):
+                assert receive(ws, 1)[0]["incidents"] == []
+            private_postgres.stop()
+            put(tank.checkpointer(), "busy", {"x": 2}, user_id="ada")
+            (event,) = receive(busy, 1)
+            assert (event["type"], event["thread_id"], event["derived"]) == (
+                "checkpoint_flush_error", "busy", True,
+            )  # fmt: skip
+            assert "affected" not in event, "how many others wait is not theirs to know"
+            (event,) = receive(everything, 1)
+            assert (event["type"], event["thread_id"]) == ("checkpoint_flush_error", None)
+            put(tank.checkpointer(), "idle", {"x": 2}, user_id="ada")
+            (event,) = receive(idle, 1)
+            assert (event["type"], event["thread_id"]) == ("checkpoint_flush_error", "idle")
+            private_postgres.start()
+            for ws in (idle, busy, everything):
+                (event,) = receive(ws, 1)
+                assert (event["type"], event["derived"]) == ("checkpoint_flush_recovered", True)
+            assert server.client(token).get("/threads/idle/logs").json()["incidents"] == []
+
+
 def test_the_server_stops_although_followers_are_there(make_tank):
     tank: Surgetank = make_tank(admin_token=ADMIN_TOKEN)
     with ExitStack() as open_until_the_end, running(tank) as server:

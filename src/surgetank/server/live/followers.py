@@ -101,6 +101,7 @@ class Hub:
         self._reader: asyncio.Task[None] | None = None
         self.problem: str | None = None
         self._is_changed = False  # the trouble of a sink, by what was read last
+        self._refreshing: asyncio.Task[None] | None = None
 
     def close(self) -> None:
         """Let every follower end. May be called from a signal handler of the loop's thread."""
@@ -171,16 +172,25 @@ class Hub:
             try:
                 read = self._read_batch()
                 now = asyncio.get_running_loop().time()
-                if self._is_changed or now - refreshed_at >= REFRESH_S:
+                due = self._is_changed or now - refreshed_at >= REFRESH_S
+                if due and (self._refreshing is None or self._refreshing.done()):
                     refreshed_at, self._is_changed = now, False
-                    if await self.banners.refresh():
-                        self._wake()
+                    self._refreshing = asyncio.create_task(self._refresh())
                 self.problem = None
             except SurgetankError as error:
                 if self.problem is None:
                     log.error("event_log_unreadable", error=error.what)
                 self.problem, read = error.what, False
             await asyncio.sleep(0 if read else _POLL_S)
+
+    async def _refresh(self) -> None:
+        """Ask for banners, beside the reading of events: with many followed threads it takes a
+        while."""
+        try:
+            if await self.banners.refresh():
+                self._wake()
+        except SurgetankError as error:  # the next round asks again
+            log.warning("banners_unreadable", error=error.what)
 
     def _read_batch(self) -> bool:
         gap, events = self.events.tail(self._read_to, limit=_PAGE, max_bytes=PAGE_BYTES)
