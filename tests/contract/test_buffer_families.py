@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
-from test_buffer_machine import PARTITIONS, BufferMachine, Item, partitions
+from test_buffer_machine import PARTITIONS, BufferMachine, Item, partitions  # type: ignore[import-not-found]
 
 from support.buffers import BAD, KINDS, BufferHouse, drain, read_all, take, values
 from surgetank.buffer.coordination import Ack
@@ -231,7 +232,7 @@ class FamilyMachine(BufferMachine):
         stored = (Record(b"k", value, FAMILY), Record(b"\xff", b"%d" % at))
         buffer = self._second if second else self.buffer
         seq = buffer.append(*where, stored, start_guarding=deletes == 0)
-        assert seq > self.last_seq
+        assert seq > int(self.last_seq)  # type: ignore[has-type]
         self.last_seq = seq
         self.births.add(seq)
         self.parts[where].waiting.append(
@@ -250,7 +251,7 @@ class FamilyMachine(BufferMachine):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_buffer_with_families_does_what_its_model_does(kind: str) -> None:
     run_state_machine_as_test(
-        lambda: FamilyMachine(kind),
+        cast("Any", lambda: FamilyMachine(kind)),
         settings=settings(
             max_examples=60, stateful_step_count=40, derandomize=True, deadline=None, database=None,
             suppress_health_check=list(HealthCheck),

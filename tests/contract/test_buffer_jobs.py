@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from support.buffers import BufferHouse, job
 from surgetank.buffer.protocol import Buffer
+from surgetank.job_result import JobResult
 from surgetank.model import FlushJob, JobStatus
 
 
@@ -28,7 +29,7 @@ def test_a_job_saved_again_has_its_new_state(buffer: Buffer) -> None:
     )
     buffer.save_job(running)
     done = running.finished(
-        JobStatus.FAILED, 12.0, {"message": "down", "errors": [{"sqlstate": None}]}
+        JobStatus.FAILED, 12.0, JobResult.of({"message": "down", "errors": [{"sqlstate": None}]})
     )
     buffer.save_job(done)
     assert buffer.job("1") == done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from surgetank.model import Record
 @pytest.mark.parametrize("limit", [{"max_entries": 3}, {"max_bytes": 30}])
 @pytest.mark.parametrize("how", ["reject", "no wait"])
 def test_at_the_limit_an_append_raises_at_once_and_nothing_is_accepted(
-    house: BufferHouse, limit: dict[str, int], how: str
+    house: BufferHouse, limit: dict[str, Any], how: str
 ) -> None:
     buffer = house.open(
         when_full="reject" if how == "reject" else "block", block_timeout_s=60, **limit

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -361,7 +362,7 @@ class BufferMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_buffer_does_what_its_model_does_whatever_the_order_of_steps(kind: str) -> None:
     run_state_machine_as_test(
-        lambda: BufferMachine(kind),
+        cast("Any", lambda: BufferMachine(kind)),
         settings=settings(
             max_examples=120, stateful_step_count=40, derandomize=True, deadline=None, database=None,
             suppress_health_check=list(HealthCheck),

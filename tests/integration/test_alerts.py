@@ -3,6 +3,7 @@ restart."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ from support.webhook import SECRET, Webhook, running_webhook
 from surgetank import MissingExtra, Surgetank
 from surgetank.events.sqlite import SQLiteEventLog
 from surgetank.events.types import Severity
-from surgetank.notify.alerts import delivery, sqlite_book
+from surgetank.notify.alerts import sqlite_book
 from surgetank.notify.alerts.book import Alert, Message, Outcome
 from surgetank.notify.alerts.facts import FactFinder
 from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
@@ -386,7 +387,7 @@ def test_an_engine_with_channels_and_without_apprise_names_the_extra(
     make_tank: MakeTank, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as patched:
-        patched.setattr(delivery.importlib.util, "find_spec", lambda name: None)
+        patched.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(MissingExtra, match=r"surgetank\[alerts\]"):
             make_tank(alert_urls=[webhook.url])
         critical(make_tank())
@@ -463,7 +464,8 @@ def test_the_command_line_tests_lists_and_logs(
     def cli(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "surgetank", "alerts", *arguments],
-            capture_output=True, text=True, check=False, env={**environment, **more}, timeout=60,
+            capture_output=True, text=True, check=False, timeout=60,
+            env={name: str(value) for name, value in {**environment, **more}.items()},
         )  # fmt: skip
         assert SECRET not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr

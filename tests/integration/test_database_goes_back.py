@@ -9,8 +9,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from support.postgres import PostgresServer, base_backup, programs, restore, run, standby_of
+from support.postgres import PostgresServer, base_backup, programs, restore, standby_of
 from support.savers import config
+from support.servers import run
 from support.travel import Life, checkpoints, flush_all, lines, occurrences, told
 from support.waiting import wait_until
 from surgetank import Surgetank

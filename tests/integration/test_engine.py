@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -135,7 +136,7 @@ def test_a_job_whose_worker_was_killed_is_marked_as_failed(tank):
 
 
 def test_listeners_hear_of_flushes_and_one_that_fails_stops_nobody(tank):
-    heard = []
+    heard: list[Any] = []
 
     class Broken:
         def __call__(self, event):
@@ -184,7 +185,7 @@ def test_an_embedded_database_that_crashed_is_started_again(tmp_path):
         put_chain(saver, "t", 2)
         wait_until(lambda: tank.status().buffer.entries == 0, "the first flush")
         before = tank.parts.embedded.pid
-        os.kill(before, signal.SIGKILL)
+        os.kill(int(before or 0), signal.SIGKILL)
         put(saver, "t", {"after": "the crash"})
         wait_until(lambda: tank.status().buffer.entries == 0, "the database to come back by itself")
         assert tank.parts.embedded.pid not in (None, before)

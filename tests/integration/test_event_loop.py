@@ -197,7 +197,17 @@ def test_the_estimate_knows_large_from_small():
     for large in ("x" * LARGE * 2, b"x" * LARGE * 2, ["x" * 600] * 1000, dict.fromkeys(range(1000), "x" * 600),
                   Holder("x" * LARGE * 2), [Holder({"a": "x" * 600})] * 1000, Array(), [1] * LARGE):  # fmt: skip
         assert is_large([large])
-    for small in ("x" * 600, ["x" * 600] * 100, {}, None, Holder("x"), cycle, {1, 2}, 10**400):
+    smalls: list[Any] = [
+        "x" * 600,
+        ["x" * 600] * 100,
+        {},
+        None,
+        Holder("x"),
+        cycle,
+        {1, 2},
+        10**400,
+    ]
+    for small in smalls:
         assert not is_large([small])
 
 

@@ -51,7 +51,7 @@ def load_filter(thread: str) -> Any:
     return ErrorFilter(thread_id=thread)
 
 
-NOTHING = {
+NOTHING: dict[str, Any] = {
     "lines": [],
     "events": [],
     "originals": [],

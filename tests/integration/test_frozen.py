@@ -25,7 +25,7 @@ from surgetank.database.pool import Database
 from surgetank.model import FailureKind
 from surgetank.streams.checkpoints.envelope import STREAM
 
-QUICK = {"connect_timeout": 2.0, "read_timeout": 1.0, "statement_timeout": 1.0}
+QUICK: dict[str, Any] = {"connect_timeout": 2.0, "read_timeout": 1.0, "statement_timeout": 1.0}
 BOUND_S = 8.0  # deadline, cancel and connection one after the other are 5 s; the rest is for a busy machine
 
 
@@ -197,7 +197,9 @@ def frozen_tank(
     tmp_path: Path, private_postgres: PostgresServer, request: pytest.FixtureRequest
 ) -> Iterator[Surgetank]:
     """An engine with a cold thread, whose database freezes as long as the test lasts."""
-    copies = {} if getattr(request, "param", None) == "with copies" else {"recent_max_bytes": 0}
+    copies: dict[str, Any] = (
+        {} if getattr(request, "param", None) == "with copies" else {"recent_max_bytes": 0}
+    )
     tank = Surgetank(
         tmp_path / "home",
         database_url=private_postgres.url,

@@ -251,6 +251,7 @@ def test_an_error_s_message_and_context_have_two_names_each(tank: Surgetank):
     assert found["one"].error_message == found["two"].error_message == "said so"
     assert found["one"].error_context == found["two"].error_context == {"order": 7}
     assert "its own words" in found["three"].error_message
-    for both in ({"error_message": "b"}, {"context": {}, "error_context": {}}):
+    pairs: list[dict[str, Any]] = [{"error_message": "b"}, {"context": {}, "error_context": {}}]
+    for both in pairs:
         with pytest.raises(TypeError, match="not both"):
             tank.log_system_error("app", "a", **both)

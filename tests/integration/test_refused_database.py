@@ -19,7 +19,7 @@ from support.postgres import PASSWORD, PASSWORD_ROLE, PostgresServer
 from support.savers import config, put, put_chain
 from support.tanks import MakeTank
 from surgetank import ColdStateUnavailable, ConfigurationError, DatabaseUnavailable, Surgetank
-from surgetank.database.password import Called, InFile, OfCommand
+from surgetank.database.password import Called, InFile, OfCommand, PasswordSource
 from surgetank.database.pool import Database
 from surgetank.exceptions import DatabaseRefused, SchemaTooNew
 from surgetank.model import FailureKind
@@ -143,7 +143,7 @@ def test_a_database_that_is_read_only_for_a_while_costs_waiting_only(
     saver = tank.checkpointer()
     put(saver, "a", {"n": 1})
     assert tank.flush().ok
-    name = sql.Identifier(psycopg.conninfo.conninfo_to_dict(database_url)["dbname"])
+    name = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]))
     with postgres_server.admin() as admin:
         admin.execute(
             sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name)
@@ -210,11 +210,12 @@ def test_a_password_that_is_rotated_while_it_runs_is_asked_for_again(
     file = tmp_path / "password"
     file.write_text(PASSWORD + "\n")
     program = f"import pathlib; print(pathlib.Path({str(file)!r}).read_text().strip())"
-    source = {
+    sources: dict[str, PasswordSource] = {
         "callable": Called(lambda: file.read_text().strip()),
         "file": InFile(file),
         "command": OfCommand(shlex.join([sys.executable, "-c", program])),
-    }[kind]
+    }
+    source = sources[kind]
     database = Database(private_postgres.url_of("postgres", user=PASSWORD_ROLE), password=source)
     assert database.ping()
     rotate(private_postgres, "tr0ub4dor")
@@ -240,9 +241,10 @@ def test_an_engine_takes_its_password_from_a_callable_or_a_setting(
     url = private_postgres.url_of("postgres", user=PASSWORD_ROLE)
     file = tmp_path / "password"
     file.write_text(PASSWORD)
-    for number, options in enumerate(
-        ({"database_password": lambda: PASSWORD}, {"database_password_file": file})
-    ):
+    ways: list[dict[str, Any]] = [
+        {"database_password": lambda: PASSWORD}, {"database_password_file": file},
+    ]  # fmt: skip
+    for number, options in enumerate(ways):
         with Surgetank(
             tmp_path / f"home {number}", database_url=url, flush_in_process=False, **options
         ) as tank:
@@ -257,7 +259,7 @@ def test_an_engine_takes_its_password_from_a_callable_or_a_setting(
 @pytest.mark.parametrize(
     "source",
     [
-        Called(lambda: 1 / 0),
+        Called(lambda: str(1 / 0)),
         InFile(Path("/nowhere")),
         OfCommand("false"),
         OfCommand("no-such-program"),

@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, cast
 
 import psycopg
 import pytest
@@ -41,7 +41,7 @@ class State(TypedDict, total=False):
 def graph_of(tank: Surgetank, *nodes: Callable[[State], Any]) -> Any:
     builder = StateGraph(State)
     for number, node in enumerate(nodes):
-        builder.add_node(f"n{number}", node)
+        builder.add_node(f"n{number}", cast("Any", node))
         builder.add_edge(f"n{number - 1}" if number else START, f"n{number}")
     builder.add_edge(f"n{len(nodes) - 1}", END)
     return builder.compile(checkpointer=tank.checkpointer())
@@ -215,7 +215,7 @@ async def test_what_clients_may_not_set_is_ours(tank: Surgetank) -> None:
         return {}
 
     builder = StateGraph(State)
-    builder.add_node("look", look)
+    builder.add_node("look", cast("Any", look))
     builder.add_edge(START, "look")
     graph: Any = builder.compile(checkpointer=tank.checkpointer())
     hostile = {

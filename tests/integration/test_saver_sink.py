@@ -8,7 +8,7 @@ import enum
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -321,7 +321,7 @@ def test_a_saver_that_is_gone_for_a_while_loses_nothing(into, private_postgres):
         timeout=1.0,
         kwargs={"autocommit": True, "row_factory": dict_row, "prepare_threshold": 0},
     ) as pool:
-        saver = PostgresSaver(pool)
+        saver = PostgresSaver(cast("Any", pool))
         saver.setup()
         tank = into(saver)
         put_chain(tank.checkpointer(), "old", 2)

@@ -329,8 +329,8 @@ def test_everything_is_exported_and_every_value_is_the_same(cli, tank, official)
             for o in ours
         ]
         assert difference(ours, theirs, json_like=True) is None, thread
-    thread = {"configurable": {"thread_id": "delta"}}
-    assert delta_graph(official.saver).get_state(thread).values == delta.get_state(thread).values
+    there: Any = {"configurable": {"thread_id": "delta"}}
+    assert delta_graph(official.saver).get_state(there).values == delta.get_state(there).values
     assert agent(official.saver).get_state(on).interrupts
 
 

@@ -12,7 +12,7 @@ import math
 import re
 import uuid
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -151,7 +151,7 @@ KEPT: dict[str, Any] = {
     "pydantic of all kinds": [
         Old(x=(1, 2)),
         Checked(1, (2,)),
-        Private(a=2, more=(1,)),
+        cast("Any", Private)(a=2, more=(1,)),
         SecretStr("s"),
     ],
     "messages": [

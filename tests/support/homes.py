@@ -28,7 +28,7 @@ from support.workload import config, put
 from surgetank import Surgetank
 from surgetank.buffer.coordination import Ack, Due
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
-from surgetank.events.sqlite import SQLiteEventLog
+from surgetank.events.protocol import EventLog
 from surgetank.events.types import Incident, NewEvent, Original, Severity
 from surgetank.model import Failure, Record
 from surgetank.notify.alerts.book import Alert, Message
@@ -108,7 +108,7 @@ def _message(failure: Failure | None) -> str | None:
     return failure.message if failure is not None else None
 
 
-def told(events: SQLiteEventLog, alerts: SQLiteAlertBook) -> dict[str, Any]:
+def told(events: EventLog, alerts: SQLiteAlertBook) -> dict[str, Any]:
     """All that an event log and the alert book in its file hold."""
     _, tail = events.tail(0)
     return _plain(
@@ -218,8 +218,8 @@ def tell(book: SQLiteAlertBook) -> None:
     first, second = book.take("a", hold_s=5), book.take("b", hold_s=5)
     assert first is not None
     assert second is not None
-    book.settle(first, None)
-    book.settle(second, "refused")
+    book.record(first, None)
+    book.record(second, "refused")
 
 
 def _composed(alerts: Sequence[Alert]) -> list[Message]:

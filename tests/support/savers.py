@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from langgraph.checkpoint.base import Checkpoint, CheckpointTuple
+from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointTuple
 from langgraph.checkpoint.base.id import uuid6
 
 from surgetank import Surgetank, SurgetankSaver
@@ -107,7 +107,7 @@ def checkpoint(values: dict[str, Any], versions: dict[str, Any] | None = None) -
 
 
 def put(
-    saver: SurgetankSaver,
+    saver: BaseCheckpointSaver[Any],
     thread: str,
     values: dict[str, Any],
     *,
@@ -142,6 +142,6 @@ def ids(configs: Sequence[Any]) -> list[str]:
     return [c["configurable"]["checkpoint_id"] for c in configs]
 
 
-def listed(saver: SurgetankSaver, thread: str, **options: Any) -> list[CheckpointTuple]:
+def listed(saver: BaseCheckpointSaver[Any], thread: str, **options: Any) -> list[CheckpointTuple]:
     """All checkpoints of a thread, newest first."""
     return list(saver.list({"configurable": {"thread_id": thread}}, **options))

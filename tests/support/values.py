@@ -15,7 +15,7 @@ import pathlib
 import re
 import typing
 import uuid
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -222,7 +222,7 @@ def _containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         | st.builds(lambda a, b: with_attributes(Pair(a, b), more=a), inner, inner)
         | st.builds(lambda d, x: with_attributes(_filled(Output(loss=x), d)), named, inner)
         | st.builds(lambda x, y: with_attributes(Slotted(x), inherited=y), inner, inner) | st.builds(Particular, inner)
-        | st.builds(lambda x, p: with_attributes(Model(x=x, more=p), _private=p), inner, inner)
+        | st.builds(lambda x, p: with_attributes(cast("Any", Model)(x=x, more=p), _private=p), inner, inner)
         | st.builds(Several, items) | st.builds(old, inner, inner) | items.map(object_array)
         | inner.map(lambda x: Item(value={"x": x}, key="k", namespace=("a",), created_at=MOMENT, updated_at=MOMENT))
         | inner.map(lambda x: SearchItem(("a",), "k", {"x": x}, MOMENT, MOMENT, score=0.5))
@@ -309,7 +309,9 @@ def _same_attributes(a: Any, b: Any) -> bool:
     if isinstance(a, (enum.Enum, np.ndarray, np.generic, uuid.UUID, pathlib.PurePath)):
         return True
     own = [dict(getattr(x, "__dict__", {})) for x in (a, b)]
-    slots = [{n: getattr(x, n) for n in _names(type(a)) if hasattr(x, n)} for x in (a, b)]
+    slots = [
+        {n: getattr(x, n) for n in _names(cast("Any", type(a))) if hasattr(x, n)} for x in (a, b)
+    ]
     was_set = [
         getattr(x, "model_fields_set", None) or getattr(x, "__fields_set__", None) for x in (a, b)
     ]

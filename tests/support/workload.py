@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from langgraph.checkpoint.base import Checkpoint
+from langgraph.checkpoint.base import ChannelVersions, Checkpoint
 
 from support.killed import die_in
 from surgetank import Surgetank, SurgetankSaver
@@ -36,7 +36,11 @@ def put(
     saver: SurgetankSaver, thread: str, number: int, parent: int | None, value: Any, ns: str = ""
 ) -> None:
     values = {"items": value, "n": number, "same": "unchanged"}
-    versions = {"items": f"{number:032}.0", "n": f"{number:032}.0", "same": f"{1:032}.0"}
+    versions: ChannelVersions = {
+        "items": f"{number:032}.0",
+        "n": f"{number:032}.0",
+        "same": f"{1:032}.0",
+    }
     made = Checkpoint(
         v=4, id=cid(number), ts=f"2026-01-01T00:00:{number % 60:02}+00:00", channel_values=values,
         channel_versions=versions, versions_seen={"node": {"items": versions["items"]}}, updated_channels=["items"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from datetime import UTC, timedelta, timezone
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from surgetank.events.types import Severity
 from surgetank.exceptions import ConfigurationError, MissingExtra
 from surgetank.model import BufferDepth, Failure, FailureGroup, FailureKind, PartitionState
-from surgetank.notify.alerts import delivery, rules
+from surgetank.notify.alerts import rules
 from surgetank.notify.alerts.book import Alert
 from surgetank.notify.alerts.delivery import channel_names, open_channels
 from surgetank.notify.alerts.rules import Facts, Limits, TroubledThread
@@ -217,7 +218,7 @@ def test_alert_urls_come_as_one_string_or_a_list_and_are_never_shown(
 
 
 def test_urls_without_apprise_name_the_extra(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(delivery.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert open_channels([]) == []
     with pytest.raises(MissingExtra, match=r"surgetank\[alerts\]"):
         open_channels(["json://a"])

@@ -26,7 +26,7 @@ def test_every_setting_is_documented():
     text = (ROOT / "docs/reference/settings.md").read_text()
     for name, field in Settings.model_fields.items():
         assert f"`{name}` | `SURGETANK_{name.upper()}`" in text
-        assert field.description in text
+        assert str(field.description) in text
 
 
 def test_every_command_is_documented():

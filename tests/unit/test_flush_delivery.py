@@ -52,7 +52,7 @@ def test_everything_that_waits_arrives_in_order_and_the_buffer_is_empty(plant: P
     assert (job.result["partitions_processed"], job.result["partitions_failed"]) == (3, 0)
     assert plant.buffer.job(job.id) == job
     assert plant.told.jobs == [job]
-    assert plant.told.failed == plant.told.parked == plant.told.recovered == []
+    assert (plant.told.failed, plant.told.parked, plant.told.recovered) == ([], [], [])
 
 
 def test_a_flush_of_nothing_is_completed_with_zeros(plant: Plant) -> None:

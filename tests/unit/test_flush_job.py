@@ -169,7 +169,11 @@ def test_a_partition_that_does_not_come_free_is_reported(plant: Plant, others: b
     if others:
         seq = plant.put("mine")
     lease = take(plant.buffer, "held", owner="other", ttl_s=TTL_S).lease
-    stop = TickingStop(plant.clock, lambda tick: plant.buffer.renew([lease], ttl_s=TTL_S) and None)
+
+    def renew(_: int) -> None:
+        plant.buffer.renew([lease], ttl_s=TTL_S)
+
+    stop = TickingStop(plant.clock, renew)
     started = plant.clock.now
 
     job = plant.flusher(lease_ttl_s=TTL_S).run("manual", up_to_seq=seq, stop=stop)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -149,7 +149,7 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "a key of no text": lambda: {Strange(2026, 1, 1): 1},
     "a date of odd text": lambda: [Day(2026, 1, 1), Strange(2026, 1, 1)],
     "a span of NaN": lambda: Span(1),
-    "a zone that fails": lambda: {dt.datetime(2026, 1, 1, tzinfo=BadZone()): 1},
+    "a zone that fails": lambda: {dt.datetime(2026, 1, 1, tzinfo=cast("Any", BadZone)()): 1},
     "a class without a name": lambda: [Nobody(), {Nobody(): 1}],
     "items that are no pairs": lambda: [Threes(a=1), Triples()],
     "a list without an end": lambda: Endless([1]),
