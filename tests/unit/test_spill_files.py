@@ -7,13 +7,12 @@ import io
 import os
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from surgetank.exceptions import ConfigurationError, FallbackDamaged, FallbackUnavailable
 from surgetank.fallback.codec import FileHeader, FileReader, FileWriter, SpilledEntry, ValueRef
 from surgetank.fallback.files import SpillFiles
-from surgetank.fallback.store import MARK, FallbackStore, address_of, open_store
+from surgetank.fallback.store import address_of, open_store
 from surgetank.model import Entry, Record
 
 HEADER = FileHeader("f" * 32, "b" * 32, 7, "s", "node", 12.5)
@@ -83,61 +82,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "memory":
         return f"memory://{tmp_path.name}/spill"
     return f"file://{tmp_path}/spill" if request.param == "file" else str(tmp_path / "spill")
-
-
-@pytest.fixture
-def store(url: str) -> FallbackStore:
-    return open_store(url)
-
-
-def remove(url: str, name: str) -> None:
-    fs, root = fsspec.core.url_to_fs(url)
-    fs.rm(f"{root}/{name}")
-
-
-def test_a_store_gives_back_lists_and_deletes_what_was_written(store):
-    store.prepare()
-    store.prepare()
-    store.check()
-    assert store.names() == []
-    store.write("b/2.spill", [b"two"])
-    store.write("b/1.spill", iter([b"on", b"e"]))
-    assert store.names() == ["b/1.spill", "b/2.spill"]
-    assert store.read("b/1.spill", 1, 100) == b"ne"
-    with store.open("b/2.spill") as (file, size):
-        assert (file.read(100), size) == (b"two", 3)
-    store.delete("b/1.spill")
-    store.delete("b/1.spill")
-    assert store.names() == ["b/2.spill"]
-
-
-def test_a_missing_file_is_damage_in_a_location_that_is_there(store, url):
-    store.prepare()
-    store.write("b/1.spill", [b"one"])
-    store.delete("b/1.spill")
-    with pytest.raises(FallbackDamaged, match=r"b/1\.spill is missing"):
-        store.read("b/1.spill", 0, 1)
-
-
-def test_a_location_without_its_mark_is_not_written_to_nor_believed(store, url):
-    store.prepare()
-    store.write("b/1.spill", [b"one"])
-    remove(url, MARK)
-    for use in (store.check, store.prepare, store.names, lambda: store.read("b/2.spill", 0, 1)):
-        with pytest.raises(FallbackUnavailable, match="mark"):
-            use()
-
-
-def test_what_a_failed_write_left_can_be_deleted(store):
-    def pieces():
-        yield b"half"
-        raise OSError(28, "No space left on device")
-
-    store.prepare()
-    with pytest.raises(FallbackUnavailable, match="No space left"):
-        store.write("b/1.spill", pieces())
-    store.delete("b/1.spill")
-    assert store.names() == []
 
 
 def test_a_folder_never_shows_a_file_that_is_not_complete(tmp_path):
