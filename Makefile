@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 TEST_WORKERS ?= 4
 BENCH_ARGS ?=
 
-.PHONY: demo test lint types imports format bench bench-smoke docs strict clean
+.PHONY: demo test torture lint types imports format bench bench-smoke docs strict clean
 
 .venv/pyvenv.cfg:
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(USABLE)' || { \
@@ -39,6 +39,11 @@ STRICT := tests/unit/test_hostile_state.py tests/unit/test_serde_property.py tes
 
 strict: .venv/.test ## saver and serializer as LangGraph's strict mode has them: only allowed classes are built
 	LANGGRAPH_STRICT_MSGPACK=true $(BIN)/python -m pytest -q -n $(TEST_WORKERS) $(STRICT)
+
+TORTURE_SEEDS ?= 20
+
+torture: .venv/.test ## the proofs by chance at their whole length, with their figures; TORTURE_SEEDS=100 for more
+	SURGETANK_TORTURE_SEEDS=$(TORTURE_SEEDS) $(BIN)/python -m pytest -s -q tests/faults/test_chaos.py tests/faults/test_runs_killed.py
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ import pytest
 
 from support.postgres import PostgresServer
 from support.savers import listed
+from support.torture import SEEDS
 from surgetank import Surgetank
 
 TESTS = str(Path(__file__).parents[1])
@@ -45,7 +46,7 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_accepted_is_lost_when_everything_is_killed_at_random(
     tmp_path: Path, private_postgres: PostgresServer, seed: int
 ) -> None:
@@ -59,6 +60,7 @@ def test_nothing_accepted_is_lost_when_everything_is_killed_at_random(
         "SURGETANK_FLUSH_BATCH_ENTRIES": str(chance.choice((1, 7, 2000))),
     }  # fmt: skip
     accepted: dict[str, int] = {}
+    kills = 0
     workers = [start("-m", "surgetank", "worker", **settings) for _ in range(2)]
     try:
         for round_ in range(4):
@@ -70,6 +72,8 @@ def test_nothing_accepted_is_lost_when_everything_is_killed_at_random(
             time.sleep(chance.uniform(0.05, 0.4))
             if chance.random() < 0.5:
                 private_postgres.kill()
+                kills += 1
+            kills += 1 + len(writers)
             victim = chance.randrange(2)
             workers[victim].kill()
             time.sleep(chance.uniform(0.0, 0.2))
@@ -108,3 +112,5 @@ def test_nothing_accepted_is_lost_when_everything_is_killed_at_random(
             assert job.ok, (seed, job.result)
         assert tank.parked() == []
         tank.parts.buffer.check()
+    puts = sum(accepted.values())
+    print(f"seed {seed}: {kills} kills, {puts} checkpoints accepted, 0 lost")
