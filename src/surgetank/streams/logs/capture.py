@@ -63,6 +63,7 @@ class ThreadLogHandler(logging.Handler):
         self._owner_key = owner_key
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write the record into the log of its thread, if it has one."""
         here = origin(self._owner_key)
         thread_id = getattr(record, "thread_id", None) or here.thread_id
         own = record.name == _OWN or record.name.startswith(f"{_OWN}.")
@@ -103,6 +104,7 @@ class ThreadLogProcessor:
     def __call__(
         self, _: Any, method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
+        """Write the event into the log of its thread, if it has one; returns it unchanged."""
         thread_id = event.get("thread_id") or origin(self._owner_key).thread_id
         if thread_id is None or getattr(_busy, "here", False):
             return event
