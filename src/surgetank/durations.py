@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import re
-
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_WRITTEN = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?) ?([smhdw])?", re.ASCII)
 
 
 def seconds_of(text: str, *, bare: bool = False) -> float:
     """The seconds of `90s`, `30m`, `1.5h`, `7d` or `2w`; with `bare` also of a number alone.
 
-    Raises `ValueError`.
+    The number is what `float` reads. Which ones make sense the caller knows: a negative or an
+    endless time is not refused here. Raises `ValueError` when there is no number, or no unit.
     """
-    found = _WRITTEN.fullmatch(text.strip())
-    if found is None or (found[2] is None and not bare):
-        raise ValueError(f"{text!r} is no span of time")
-    return float(found[1]) * UNITS[found[2] or "s"]
+    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")
+    if bare or number != text:
+        try:
+            return float(number) * UNITS[unit]
+        except ValueError:
+            pass
+    raise ValueError(f"{text!r} is no span of time")
 
 
-def shown(seconds: float) -> str:
-    """A time for people, in the unit that suits it."""
+def shown(seconds: float, *, digits: int = 0) -> str:
+    """A time for people, in the unit that suits it; seconds with so many `digits` of a fraction."""
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.{digits}f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from surgetank import telemetry
 from surgetank.app.surgetank import Surgetank
-from surgetank.durations import seconds_of
+from surgetank.durations import seconds_of, shown
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.encode.terminal import block, inline
 from surgetank.exceptions import (
@@ -300,15 +300,13 @@ def size(count: float) -> str:
 
 def seconds(value: float) -> str:
     """A span for people."""
-    if value < 120:
-        return f"{value:.1f} s"
-    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+    return shown(value, digits=1)
 
 
 def span(text: str) -> float:
     """The seconds that 90s, 30m, 12h, 7d or 2w mean. Raises `ConfigurationError`."""
     try:
-        value = seconds_of(text)
+        value = seconds_of(text.strip())
     except ValueError:
         raise InvalidRequest(
             f"{text!r} is no span of time.", remedy="write 90s, 30m, 12h, 7d or 2w."

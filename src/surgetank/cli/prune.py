@@ -129,11 +129,14 @@ def _seconds(option: str, text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return seconds_of(text, bare=True)
+        value = seconds_of(text, bare=True)
     except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
         raise InvalidRequest(
             f"{option} {text!r} is no age.", remedy="write 30d, 12h, 90m, or seconds."
-        ) from None
+        )
+    return value
 
 
 def _check(wish: _Wish) -> None:

@@ -7,6 +7,7 @@ Only the SHA-256 of a token is stored. That is enough, without salt and slow has
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from surgetank.server.http.outage import Connections
 
 PREFIX = "stk_"
 _SQL = queries("server/access/tokens.sql")
+_WRITTEN = re.compile("[0-9]{1,9} ?[smhdw]")  # nothing but a count
 _LONGEST_S = 100 * 366 * 86_400
 MAX_NAME = 200
 
@@ -63,11 +65,9 @@ def is_token_shaped(text: str) -> bool:
 
 def parse_span(text: str) -> float:
     """Seconds of `30d`, `12h`, `45m`, `2w`. Raises `InvalidRequest`."""
-    try:
-        seconds = seconds_of(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= _LONGEST_S or "." in text:
+    written = text.strip()
+    seconds = seconds_of(written) if _WRITTEN.fullmatch(written) else 0.0
+    if not 0 < seconds <= _LONGEST_S:
         raise InvalidRequest(
             f"The time {text[:40]!r} can't be used.",
             remedy="use a number and s, m, h, d or w, as in 30d.",
