@@ -3,16 +3,25 @@ command."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from starlette.routing import Route, WebSocketRoute
 
+from surgetank import exceptions
 from surgetank.cli.app import app
 from surgetank.database.pool import OLDEST_SERVER
+from surgetank.events.types import EventType
+from surgetank.server.routes import ROUTERS
 from surgetank.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "surgetank"
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 
 
@@ -29,12 +38,63 @@ def test_every_setting_is_documented():
         assert str(field.description) in text
 
 
-def test_every_command_is_documented():
+def commands(command: Any, name: str = "surgetank") -> Iterator[tuple[str, Any]]:
+    """Every command with its full name, groups and what is in them."""
+    yield name, command
+    for word, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, f"{name} {word}")
+
+
+def test_every_command_and_option_is_documented():
     text = (ROOT / "docs/reference/cli.md").read_text()
-    for command in app.registered_commands:
-        assert f"surgetank {command.name}" in text
-    for group in app.registered_groups:
-        assert f"surgetank {group.name}" in text
+    for name, command in commands(typer.main.get_command(app)):
+        assert f"`{name}" in text
+        options = {option for given in command.params for option in given.opts}
+        hidden = {"--install-completion", "--show-completion"}
+        for option in {o for o in options if o.startswith("--")} - hidden:
+            assert f"{option}" in text, f"{name} {option}"
+
+
+def test_every_route_is_documented_and_no_other():
+    text = (ROOT / "docs/reference/http.md").read_text().split("\n## ", 1)[0]
+    there = set()
+    for route in (route for router in ROUTERS for route in router.routes):
+        assert isinstance(route, Route | WebSocketRoute)
+        for method in getattr(route, "methods", None) or ("GET",):  # a WebSocket begins as a GET
+            there.add(f"{method} {re.sub(r':[a-z]+}', '}', route.path)}")
+    assert set(re.findall(r"`([A-Z]+ /[^`]*)`", text)) - {"GET /openapi.json"} == there
+
+
+def codes_in(path: Path) -> Iterator[str]:
+    """The codes of the problems that a module makes."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Call(func=ast.Name(id="Problem"), args=[_, ast.Constant(value=str(code)), *_]):
+                yield code
+
+
+def test_every_problem_code_is_documented_and_no_other():
+    section = (ROOT / "docs/reference/http.md").read_text().split("| status | codes |", 1)[1]
+    documented = set(re.findall(r"`([a-z]+(?:-[a-z]+)+|[a-z]+)`", section.split("\n\n", 1)[0]))
+    made = {code for path in (SOURCE / "server").rglob("*.py") for code in codes_in(path)}
+    made |= {kind.problem for kind in vars(exceptions).values() if hasattr(kind, "problem")}
+    framework = {"bad-request", "method-not-allowed"}  # by the status: `problems.of_http`
+    assert documented - {"reference"} == made | framework
+
+
+def test_every_type_of_event_is_documented():
+    text = (ROOT / "docs/reference/events.md").read_text()
+    assert [kind for kind in EventType if f"`{kind}`" not in text] == []
+
+
+def test_every_table_is_documented():
+    text = (ROOT / "docs/reference/tables.md").read_text()
+    made = re.compile(r"CREATE (?:TABLE|VIEW)(?: IF NOT EXISTS)? surgetank\.(\w+)", re.IGNORECASE)
+    gone = re.compile(r"DROP (?:TABLE|VIEW)(?: IF EXISTS)? surgetank\.(\w+)", re.IGNORECASE)
+    scripts = [path.read_text() for path in sorted(SOURCE.rglob("migrations/*.sql"))]
+    last = {name: script for script in scripts for name in made.findall(script)}
+    dropped = {n for script in scripts for n in gone.findall(script) if script is not last.get(n)}
+    assert sorted(name for name in last if f"`{name}`" not in text and name not in dropped) == []
 
 
 def test_every_page_is_in_the_navigation_once():
