@@ -3,6 +3,9 @@ family."""
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 from surgetank.buffer.sqlite.chain import Link, Memory
 
 
@@ -46,3 +49,15 @@ def test_a_value_larger_than_the_limit_is_not_remembered_and_replaces_what_was()
     assert memory.recall(1) is None
     memory.keep({family("b"): link(3, 100)})
     assert memory.recall(3) == b"x" * 100
+
+
+def test_what_is_remembered_goes_with_its_buffer_and_waits_for_no_collector() -> None:
+    memory = Memory()
+    memory.keep({family("a"): link(1, 10)})
+    gone = weakref.ref(memory)
+    gc.disable()
+    try:
+        del memory
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -72,10 +72,16 @@ class Memory:
     """
 
     def __init__(self, limit: int = _REMEMBERED_BYTES) -> None:
+        values: dict[int, bytes] = {}
+
+        # Not a method: a reference to itself would keep all this until the garbage collector runs.
+        def forget(_: Family, link: Link) -> None:
+            values.pop(link.id, None)  # an interrupt may have come between
+
         self._links = BoundedMap[Family, Link](
-            most_weight=limit, weigh=lambda link: len(link.value), on_evict=self._forget
+            most_weight=limit, weigh=lambda link: len(link.value), on_evict=forget
         )
-        self._values: dict[int, bytes] = {}
+        self._values = values
         self._fresh: dict[Family, Link] = {}
         self.ids: dict[tuple[str, str], int] = {}  # by stream and partition
 
@@ -108,12 +114,9 @@ class Memory:
         for family, link in links.items():
             before = self._links.get(family)
             if before is not None:
-                self._forget(family, before)
+                self._values.pop(before.id, None)
             self._values[link.id] = link.value
             self._links[family] = link
-
-    def _forget(self, _: Family, link: Link) -> None:
-        self._values.pop(link.id, None)  # an interrupt may have come between
 
 
 def shorten(connection: sqlite3.Connection, link: Link, value: bytes) -> bytes | None:
