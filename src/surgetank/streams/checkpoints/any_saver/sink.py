@@ -35,6 +35,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import INTERRUPT
 
+from surgetank.bounded import BoundedMap
 from surgetank.exceptions import EntryRejected, LeaseLost, SinkError
 from surgetank.model import Entry
 from surgetank.sinks.protocol import HotRecords, Slice, Written
@@ -95,11 +96,10 @@ class SaverSink:
         self._hot = hot
         self._clock = clock
         self._values = ValueCache(cache_bytes)
-        self._tokens: dict[str, int] = {}
-        self._put: dict[str, set[LocalRef]] = {}  # checkpoints that are known to be in the saver
-        self._deleted: dict[
-            str, set[LocalRef]
-        ] = {}  # and those that were deleted with their thread
+        self._tokens = BoundedMap[str, int](_THREADS_KNOWN)
+        # Checkpoints that are known to be in the saver, and those deleted with their thread.
+        self._put = BoundedMap[str, set[LocalRef]](_THREADS_KNOWN)
+        self._deleted = BoundedMap[str, set[LocalRef]](_THREADS_KNOWN)
         self._lock = threading.Lock()
 
     @property
@@ -134,9 +134,6 @@ class SaverSink:
 
     def _fence(self, part: Slice, buffer_id: str) -> None:
         key = f"{buffer_id}/{part.lease.partition}"
-        for known in (self._tokens, self._put, self._deleted):
-            while len(known) > _THREADS_KNOWN:
-                known.pop(next(iter(known)))
         if part.lease.token < self._tokens.get(key, 0):
             raise LeaseLost(
                 f"A newer lease of {part.lease.partition!r} has written to the saver.",

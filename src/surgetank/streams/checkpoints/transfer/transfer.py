@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from surgetank.bounded import BoundedMap
 from surgetank.encode import limits
 from surgetank.exceptions import (
     BrokenRow,
@@ -44,6 +45,8 @@ _PORTION_BYTES = 16 * 1024**2
 _PORTION_ENTRIES = 2000
 _PORTION_THREADS = 500
 _VERSIONS_KNOWN = 256
+# Of the last checkpoints: the next one's parent is mostly among them.
+_Versions = BoundedMap[LocalRef, dict[str, str]]
 
 
 class Importer(Move):
@@ -92,7 +95,7 @@ class Importer(Move):
             self._ours.must_flush([thread_id])
             there = set()
         digests: dict[LocalRef, bytes] = {}
-        versions: dict[LocalRef, dict[str, str]] = {}
+        versions = _Versions(_VERSIONS_KNOWN)
         for ns, checkpoint_id, parent in refs:
             with self.tolerant():
                 raw = self._source.read(thread_id, ns, checkpoint_id)
@@ -104,7 +107,7 @@ class Importer(Move):
                         self._append(raw, self._known(thread_id, versions, ns, parent))
                         digests[ns, checkpoint_id] = digest(raw)
                     self._count(raw)
-                remember(versions, (ns, checkpoint_id), raw.versions())
+                versions[ns, checkpoint_id] = raw.versions()
             if self._bytes >= _PORTION_BYTES or self._entries >= _PORTION_ENTRIES:
                 self._confirm()
             self.tell()
@@ -119,7 +122,7 @@ class Importer(Move):
         self.report.bytes += raw.size
 
     def _known(
-        self, thread_id: str, versions: dict[LocalRef, dict[str, str]], ns: str, parent: str | None
+        self, thread_id: str, versions: _Versions, ns: str, parent: str | None
     ) -> Mapping[str, str]:
         """The channel versions that are stored with the parent already. After an interruption it is
         asked for."""
@@ -127,7 +130,7 @@ class Importer(Move):
             return {}
         if (ns, parent) not in versions:
             raw = self._ours.read(thread_id, ns, parent)
-            remember(versions, (ns, parent), raw.versions() if raw is not None else {})
+            versions[ns, parent] = raw.versions() if raw is not None else {}
         return versions[ns, parent]
 
     def _append(self, raw: RawCheckpoint, known: Mapping[str, str]) -> None:
@@ -240,7 +243,7 @@ class Exporter(Move):
             self._target.delete(thread_id)
             there = set()
         skipped = self.report.skipped_count
-        versions: dict[LocalRef, dict[str, str]] = {}
+        versions = _Versions(_VERSIONS_KNOWN)
         for ns, checkpoint_id, _ in parents_first([(ns, cid, None) for ns, cid in ids]):
             with self.tolerant():
                 raw = self._ours.read(thread_id, ns, checkpoint_id)
@@ -250,9 +253,7 @@ class Exporter(Move):
         if not self.wishes.dry_run and self.report.skipped_count == skipped:
             self.journal.done(thread_id, state)
 
-    def _checkpoint(
-        self, raw: RawCheckpoint, versions: dict[LocalRef, dict[str, str]], there: set[LocalRef]
-    ) -> None:
+    def _checkpoint(self, raw: RawCheckpoint, versions: _Versions, there: set[LocalRef]) -> None:
         ref = (raw.checkpoint_ns, raw.checkpoint_id)
         new = ref not in there
         if new:
@@ -266,7 +267,7 @@ class Exporter(Move):
                 c: named[c] for c, v in raw.versions().items() if c in named and known.get(c) != v
             }
             self._target.put(raw, fresh)
-        remember(versions, ref, raw.versions())
+        versions[ref] = raw.versions()
         if new and self.wishes.dry_run:
             return
         deviation = compare(raw, self._target.tables.read(raw.thread_id, *ref))
@@ -279,15 +280,6 @@ class Exporter(Move):
             )
         self.report.verified += 1
         self.report.already_there += not new
-
-
-def remember(
-    versions: dict[LocalRef, dict[str, str]], ref: LocalRef, known: dict[str, str]
-) -> None:
-    """Keep the versions of the last checkpoints: the next one's parent is mostly among them."""
-    versions[ref] = known
-    if len(versions) > _VERSIONS_KNOWN:
-        versions.pop(next(iter(versions)))
 
 
 def _check_names(raw: RawCheckpoint, versions: Mapping[str, str]) -> None:
