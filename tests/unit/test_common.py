@@ -1,0 +1,33 @@
+"""How far two values are the same, against counting byte by byte."""
+
+from __future__ import annotations
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from surgetank.encode.differences.common import same_beginning, same_end
+
+PIECE = st.binary(max_size=90)
+FEW = st.lists(st.sampled_from(b"ab"), max_size=6).map(bytes)
+
+
+def counted(a: bytes, b: bytes) -> int:
+    count = 0
+    while count < min(len(a), len(b)) and a[count] == b[count]:
+        count += 1
+    return count
+
+
+@given(PIECE, PIECE | FEW, PIECE | FEW, PIECE, FEW, FEW)
+@example(b"", b"", b"", b"", b"", b"")
+@example(b"x" * 32, b"1", b"2", b"x" * 32, b"", b"")  # just where the near search ends
+@example(b"x" * 31, b"1", b"2", b"x" * 31, b"a", b"")
+@settings(derandomize=True, database=None, deadline=None)
+def test_as_much_is_the_same_as_counting_finds(
+    first: bytes, own: bytes, other: bytes, last: bytes, before_new: bytes, before_old: bytes
+) -> None:
+    new, old = before_new + first + own + last, before_old + first + other + last
+    i, j = len(before_new), len(before_old)
+
+    assert same_beginning(new, i, old, j) == counted(new[i:], old[j:])
+    assert same_end(new, i, old, j) == counted(new[i:][::-1], old[j:][::-1])
