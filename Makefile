@@ -30,7 +30,7 @@ BENCH_ARGS ?=
 demo: .venv/.demo ## run an agent, kill the database under it, see everything arrive
 	$(BIN)/surgetank demo
 
-test: lint types imports bench-smoke strict ## everything that CI runs, apart from the browser
+test: lint types imports bench-smoke strict ## everything that CI runs, apart from `make docs`
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 STRICT := tests/unit/test_hostile_state.py tests/unit/test_serde_property.py tests/unit/test_state_classes.py \

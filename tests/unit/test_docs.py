@@ -14,6 +14,7 @@ import typer
 from starlette.routing import Route, WebSocketRoute
 
 from surgetank import exceptions
+from surgetank.app import assembly
 from surgetank.cli.app import app
 from surgetank.database.pool import OLDEST_SERVER
 from surgetank.events.types import EventType
@@ -112,3 +113,28 @@ def test_versions_on_the_page_are_those_of_the_project():
     assert re.search(r'"langgraph>=1.0", "langgraph-checkpoint>=4.3"', project)
     assert "| LangGraph | 1.0 and newer, `langgraph-checkpoint` 4.3 and newer" in page
     assert f"| PostgreSQL | {OLDEST_SERVER} and newer" in page
+
+
+def test_every_room_is_in_the_table_of_rooms_and_no_other():
+    section = (ROOT / "CONTRIBUTING.md").read_text().split("## Where things live", 1)[1]
+    cells = re.findall(r"^\| (`.*?) \|", section.split("\n## ", 1)[0], re.MULTILINE)
+    named = {name for cell in cells for name in re.findall(r"`([\w.]+)/?`", cell)}
+    there = {
+        path.name
+        for path in SOURCE.iterdir()
+        if (path.is_dir() and path.name != "__pycache__") or path.suffix == ".py"
+    }
+    assert named == there - {"__init__.py"}
+
+
+def test_every_thread_is_in_the_table_of_threads_with_the_module_that_makes_it():
+    text = (ROOT / "docs/architecture.md").read_text()
+    rows = dict(re.findall(r"^\| `(surgetank-[a-z-]+)` \| `([\w/]+\.py)` \|", text, re.MULTILINE))
+    docstring = assembly.__doc__ or ""
+    for name, module in rows.items():
+        assert (SOURCE / module).is_file()
+        assert f"`{name}`" in docstring
+    # Also the names of what is no thread: a mark that a probe writes and takes back.
+    quoted = re.compile(r'"(surgetank-[a-z-]+[a-z])"')
+    used = {name for path in SOURCE.rglob("*.py") for name in quoted.findall(path.read_text())}
+    assert used - rows.keys() == {"surgetank-ping", "surgetank-probe"}

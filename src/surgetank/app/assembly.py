@@ -13,7 +13,8 @@ stands beside it.
   read may take. A sink that is frozen holds up none of it.
 - Short threads: `surgetank-revive` starts an embedded server that went, `surgetank-reach` connects,
   `surgetank-alerts-ask` asks the database what alerts are about, `surgetank-handover` writes what event loops handed
-  over. Who needs their result waits for so long as it may, and goes on without it.
+  over, `surgetank-append` (a pool) what is too large for them. Who needs their result waits for so long as it may, and
+  goes on without it.
 - `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to be deleted.
 - `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends.
 - Counters (`Meters`, the notifier's deliveries) are copied under their locks by whoever asks for metrics.
