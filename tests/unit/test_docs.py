@@ -138,3 +138,19 @@ def test_every_thread_is_in_the_table_of_threads_with_the_module_that_makes_it()
     quoted = re.compile(r'"(surgetank-[a-z-]+[a-z])"')
     used = {name for path in SOURCE.rglob("*.py") for name in quoted.findall(path.read_text())}
     assert used - rows.keys() == {"surgetank-ping", "surgetank-probe"}
+
+
+def test_every_type_of_system_error_is_documented_and_no_other():
+    section = (
+        (ROOT / "docs/reference/errors.md").read_text().split("## Types of system errors", 1)[1]
+    )
+    documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) - {"error_type"}
+    source = "\n".join(
+        p.read_text() for room in ("app", "notify") for p in (SOURCE / room).rglob("*.py")
+    )
+    made = {EventType.FLUSH_ERROR.value, EventType.FLUSH_CRITICAL.value}
+    made |= set(re.findall(r'error_type="(\w+)"', source))
+    made |= set(re.findall(r'"(\w+_went_back)"', source))
+    where = set(re.findall(r'self\._tell\("(\w+)", (?:error|lost), ', source))
+    made |= {f"{one}_problem" for one in where | set(re.findall(r'where="(\w+)"', source))}
+    assert documented == made
