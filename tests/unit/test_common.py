@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from surgetank.encode.differences.common import same_beginning, same_end
+from surgetank.encode.differences.common import _PIECE, same_beginning, same_end
 
 PIECE = st.binary(max_size=90)
 FEW = st.lists(st.sampled_from(b"ab"), max_size=6).map(bytes)
@@ -31,3 +34,15 @@ def test_as_much_is_the_same_as_counting_finds(
 
     assert same_beginning(new, i, old, j) == counted(new[i:], old[j:])
     assert same_end(new, i, old, j) == counted(new[i:][::-1], old[j:][::-1])
+
+
+@pytest.mark.parametrize("size", [_PIECE - 1, _PIECE, _PIECE + 1, 2 * _PIECE, 3 * _PIECE + 7])
+def test_a_difference_is_found_in_any_piece_of_a_large_value(size: int) -> None:
+    old = random.Random(7).randbytes(size)
+    spots = {0, 40, _PIECE - 2, _PIECE - 1, _PIECE, 2 * _PIECE, size - 41, size - 1}
+    for at in sorted(spot for spot in spots if spot < size):
+        new = old[:at] + bytes([old[at] ^ 1]) + old[at + 1 :]
+
+        assert same_beginning(new, 0, old, 0) == at
+        assert same_end(new, 0, old, 0) == size - at - 1
+    assert same_beginning(old, 0, old, 0) == same_end(old, 0, old, 0) == size
