@@ -90,10 +90,11 @@ class RunWorker:
                 self._woken.clear()
         finally:
             self._over.set()
-            tasks = [under_way.task for under_way in self._under_way.values()]
-            for task in [*tasks, renewing, stopping]:
+            tasks: list[asyncio.Task[Any]] = [each.task for each in self._under_way.values()]
+            tasks += [renewing, stopping]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, renewing, stopping, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _claim(self) -> int:
         room = self._most - len(self._under_way)
