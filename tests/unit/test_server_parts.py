@@ -22,6 +22,7 @@ from surgetank.server.access.tokens import is_token_shaped, parse_span
 from surgetank.server.http.outage import PatientDatabase
 from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import Problem
+from surgetank.server.live import followers
 from surgetank.server.serve import is_loopback, listen
 from surgetank.server.shown import Shown, moment_of
 
@@ -192,3 +193,25 @@ def test_the_token_commands_need_no_web_framework():
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "fine", done.stderr
+
+
+async def test_a_page_of_events_is_filtered_by_what_is_known_although_others_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """What a follower knew of a thread was forgotten for another thread of the same page."""
+    monkeypatch.setattr(followers, "_REMEMBERED", 2)
+
+    class Everybodys:
+        def readable(self, caller: Caller, threads: set[str]) -> set[str]:
+            return threads
+
+    follower = followers.Follower(
+        cast("Any", None), cast("Any", Everybodys()), Caller("ada", Role.VIEWER, "1"),
+        thread_id=None, still_good=lambda _: True, counted=lambda _: None,
+    )  # fmt: skip
+
+    def line(thread: str) -> followers.Line:
+        return followers.Line(1, 1, "x", thread, b"{}")
+
+    assert len(await follower._readable([line("a"), line("b")])) == 2
+    assert len(await follower._readable([line("a"), line("b"), line("c"), line("d")])) == 4

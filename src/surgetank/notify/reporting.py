@@ -3,6 +3,7 @@ its channels, alerts."""
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -97,6 +98,7 @@ class Reporting:
         self.retention = Retention(
             database, logs_keep_s=settings.logs_keep, errors_keep_s=settings.errors_keep
         )
+        self._lock = threading.Lock()  # several threads meet problems
         self._reported_problems = BoundedMap[str, float](1000)
         self._maintained_at = self._forgot_at = float("-inf")
         self.alerts = AlertWatch(
@@ -165,9 +167,10 @@ class Reporting:
     def problem(self, error: BaseException, *, where: str, trace: str | None = None) -> None:
         """Tell of something unexpected; the same problem not more than once in five minutes."""
         key, now = f"{where}:{type(error).__name__}:{error}", self._clock()
-        if 0 <= now - self._reported_problems.get(key, float("-inf")) < _SAME_PROBLEM_S:
-            return
-        self._reported_problems[key] = now
+        with self._lock:
+            if 0 <= now - self._reported_problems.get(key, float("-inf")) < _SAME_PROBLEM_S:
+                return
+            self._reported_problems[key] = now
         stack = trace if trace is not None else "".join(traceback.format_exception(error))
         self.notifier.problem(error, stack, where=where)
 

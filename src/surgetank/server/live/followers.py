@@ -425,10 +425,12 @@ class Follower:
         unsure = {
             n for n in names if now - self._believed.get(n, (False, -_BELIEVED_S))[1] >= _BELIEVED_S
         }
+        # before others are remembered, for which some of these may have to go
+        allowed = {n for n in names - unsure if self._believed.get(n, (False, 0.0))[0]}
         if unsure:
             readable = await run_in_threadpool(self._visibility.readable, self._caller, unsure)
-            self._believed.update({n: (n in readable, now) for n in names & unsure})
-        allowed = {n for n in names if self._believed.get(n, (False, 0.0))[0]}
+            self._believed.update({n: (n in readable, now) for n in unsure})
+            allowed |= unsure & set(readable)
         return [
             e for e in events if e.thread_id in allowed or (e.thread_id is None and self._operates)
         ]
