@@ -323,6 +323,31 @@ def test_a_location_that_can_not_be_used_is_told_and_tried_again_later(place, bu
     assert spiller.step(("s",)).entries == 1
 
 
+def test_files_in_a_location_that_is_away_are_not_believed_deleted_and_hold_nothing_back(
+    place, buffer
+):
+    put(buffer, "p", b"value " * 100)
+    place.spill_all(buffer)
+    assert flusher(place, buffer, MemorySink(), Told()).run("manual").ok
+    (drained,) = buffer.spill_files()
+    place.location.rename(place.folder / "away")
+    former, place.location = place.location, place.folder / "another"
+    there = place.open()
+    put(there, "q", b"value " * 100)
+    place.clock.advance(11)
+
+    assert place.spiller(there, after_s=10.0).step(("s",)).entries == 1
+
+    assert [type(p) for p in place.problems] == [FallbackUnavailable]
+    assert drained in there.spill_files()
+    with pytest.raises(FallbackUnavailable, match="no such folder"):
+        place.spiller(there).clean()
+    (place.folder / "away").rename(former)
+    assert place.spiller(there).clean() == 1
+    assert list(former.rglob("*.spill")) == []
+    assert [file.number for file in there.spill_files()] == [drained.number + 1]
+
+
 # -- what can't be read
 
 

@@ -12,7 +12,7 @@ import pytest
 from surgetank.exceptions import ConfigurationError, FallbackDamaged, FallbackUnavailable
 from surgetank.fallback.codec import FileHeader, FileReader, FileWriter, SpilledEntry, ValueRef
 from surgetank.fallback.files import SpillFiles
-from surgetank.fallback.store import address_of, open_store
+from surgetank.fallback.store import open_store
 from surgetank.model import Entry, Record
 
 HEADER = FileHeader("f" * 32, "b" * 32, 7, "s", "node", 12.5)
@@ -106,11 +106,6 @@ def test_a_folder_that_is_away_is_unavailable_and_is_not_made_anew(tmp_path):
     with pytest.raises(FallbackUnavailable):
         store.write("b/1.spill", [b"x"])
     assert not (tmp_path / "mount").exists()
-
-
-def test_addresses_show_no_passwords():
-    assert address_of("sftp://me:secret@host:22/a") == "sftp://me:***@host:22/a"
-    assert address_of("s3://bucket/a") == "s3://bucket/a"
 
 
 def test_an_unknown_scheme_is_refused_with_a_way_out():

@@ -66,7 +66,8 @@ class FallbackStore(Protocol):
         ...
 
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Write a file whole: it is there, complete and durable, when this returns."""
+        """Write a file whole into a prepared location: it is there, complete and durable, when this
+        returns. When it raises, nothing is left of it, unless the location went away meanwhile."""
         ...
 
     def read(self, name: str, offset: int, length: int) -> bytes:
@@ -83,7 +84,7 @@ class FallbackStore(Protocol):
 
     def delete(self, name: str) -> None:
         """Delete a file and what an interrupted write left of it. One that is not there is no
-        error."""
+        error, where the location is."""
         ...
 
 
@@ -223,6 +224,7 @@ class FolderStore:
 
     def delete(self, name: str) -> None:
         with self._named():
+            self.check()
             path = self._folder / name
             path.unlink(missing_ok=True)
             path.with_name(path.name + _PART).unlink(missing_ok=True)
@@ -276,20 +278,40 @@ class FsspecStore:
 
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
         with self._named():
-            path, size = self._path(name), 0
+            path = self._path(name)
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            with self._fs.open(path, "wb") as file:
-                for piece in pieces:
-                    file.write(piece)
-                    size += len(piece)
-            self._fs.invalidate_cache()
-            stored = self._fs.size(path)
-            if stored != size:
-                raise OSError(f"{stored} of {size} bytes of {name} were stored")
+            try:
+                self._write(path, pieces)
+            except BaseException:
+                # closing an unfinished file uploads what there is of it
+                with suppress(Exception):  # what is raised is why it could not be written
+                    self._fs.rm_file(path)
+                raise
+
+    def _write(self, path: str, pieces: Iterable[bytes]) -> None:
+        size = 0
+        with self._fs.open(path, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+                size += len(piece)
+        self._fs.invalidate_cache()
+        stored = self._fs.size(path)
+        if stored != size:
+            raise OSError(f"{stored} of {size} bytes of {path} were stored")
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         with self._named(name):
-            return bytes(self._fs.cat_file(self._path(name), start=offset, end=offset + length))
+            path = self._path(name)
+            try:
+                return bytes(self._fs.cat_file(path, start=offset, end=offset + length))
+            except FileNotFoundError:
+                raise
+            except Exception:
+                # a store of objects refuses a range that begins after the end
+                self._fs.invalidate_cache()
+                if offset < self._fs.size(path):
+                    raise
+                return b""
 
     @contextmanager
     def open(self, name: str) -> Iterator[tuple[Readable, int]]:
@@ -314,8 +336,10 @@ class FsspecStore:
         )
 
     def delete(self, name: str) -> None:
-        with self._named(), suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(name))
+        with self._named():
+            self.check()
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._path(name))
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -14,7 +14,13 @@ from typing import Protocol
 
 from surgetank.buffer.coordination import Leases, ReadFrom
 from surgetank.buffer.spilling import SpillDue, Spilling, ToSpill
-from surgetank.exceptions import EntryUnreadable, LeaseLost, SurgetankError
+from surgetank.exceptions import (
+    ConfigurationError,
+    EntryUnreadable,
+    FallbackUnavailable,
+    LeaseLost,
+    SurgetankError,
+)
 from surgetank.fallback.codec import FileHeader, FileWriter, SpilledEntry
 from surgetank.flush.policy import SpillPolicy, is_relieving
 from surgetank.model import Entry, Lease
@@ -79,7 +85,7 @@ class Spiller:
         self._ttl_s = ttl_s
         self._on_problem = on_problem
         self._relieving = self._prepared = False
-        self._paused_at = self._checked_at = float("-inf")
+        self._paused_at = self._checked_at = self._left_at = float("-inf")
 
     def step(self, down: Collection[str]) -> Spilled:
         """Spill what is due, for a while; delete files that were drained. `down`: streams whose
@@ -95,7 +101,7 @@ class Spiller:
             if not self._prepared and self._buffer.files.address is not None:
                 self._buffer.files.store().prepare()  # a wrong location is told now, not in the outage
                 self._prepared = True
-            self.clean()
+            self._clean(now)
             for stream, due, reason in self._due(down, now):
                 while self._wanted(reason) and 0 <= self._clock() - now < self._policy.step_s:
                     spilled = self.spill(stream, due)
@@ -203,11 +209,30 @@ class Spiller:
                 return start
         return len(placed)
 
+    def _clean(self, now: float) -> None:
+        """A former location that is away holds nothing back: its files wait until it is there."""
+        if 0 <= now - self._left_at < self._policy.pause_s:
+            return
+        try:
+            self.clean()
+        except SurgetankError as error:
+            self._left_at = self._clock()
+            self._on_problem(error)
+
     def clean(self) -> int:
         """Delete the files that nothing refers to; returns how many. Raises
-        `FallbackUnavailable`."""
+        `FallbackUnavailable`, after those that could be deleted."""
         drained = self._buffer.drained_spills(silent_s=self._policy.silent_s)
+        away: dict[str, SurgetankError] = {}
         for file in drained:
-            self._buffer.files.store(file.address).delete(file.name)
-            self._buffer.forget_spill(file.number)
+            if file.address in away:
+                continue
+            try:
+                self._buffer.files.store(file.address).delete(file.name)
+            except (FallbackUnavailable, ConfigurationError) as error:
+                away[file.address] = error
+            else:
+                self._buffer.forget_spill(file.number)
+        if away:
+            raise next(iter(away.values()))
         return len(drained)
