@@ -8,6 +8,7 @@ from typing import Any, NoReturn, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from surgetank.bounded import BoundedMap
@@ -61,18 +62,25 @@ class SaverCalls:
                 {"configurable": {"checkpoint_id": before}} if before is not None else None
             )
             filter_ = dict(metadata) if metadata else None
-            page = list(self.saver.list(config, filter=filter_, before=cursor, limit=size))
+            page = self._newest(config, filter_, cursor, size)
             if len(page) < size:
                 if page:
-                    yield page
+                    yield _within(page, ns)
                 return
             complete = [t for t in page if t.checkpoint["id"] != page[-1].checkpoint["id"]]
             if complete:
-                yield complete
+                yield _within(complete, ns)
                 before = complete[-1].checkpoint["id"]
                 size = max(size, min(2 * size, _LAST_PAGE))
             else:
                 size *= 2
+
+    def _newest(self, config: Any, filter_: Any, before: Any, size: int) -> list[CheckpointTuple]:
+        if not isinstance(self.saver, InMemorySaver):
+            return list(self.saver.list(config, filter=filter_, before=before, limit=size))
+        # It lists thread after thread, namespace after namespace: its limit leaves out newer ones.
+        found = list(self.saver.list(config, filter=filter_, before=before))
+        return sorted(found, key=lambda t: t.checkpoint["id"], reverse=True)[:size]
 
     def refs(self, thread_id: str) -> set[LocalRef]:
         """Namespace and id of all checkpoints of a thread."""
@@ -94,6 +102,11 @@ class SaverCalls:
                 if (value := value_in(found, channel, version)) is not None:
                     return value
         return None
+
+
+def _within(page: list[CheckpointTuple], ns: str | None) -> list[CheckpointTuple]:
+    """Those of the namespace: a saver's `list` takes none without a thread."""
+    return page if ns is None else [t for t in page if CheckpointRef.of(t.config)[1] == ns]
 
 
 def value_in(found: CheckpointTuple, channel: str, version: str) -> tuple[Any] | None:
