@@ -52,7 +52,7 @@ class InvalidRequest(SurgetankError, ValueError):
 
 
 class UnknownName(InvalidRequest):
-    """A level, a severity, a stream or an action that there is not."""
+    """A level, a severity, a stream, a graph or an action that there is not."""
 
 
 class EngineClosed(SurgetankError):
@@ -75,6 +75,24 @@ class MissingExtra(ConfigurationError):
             remedy=f"pip install 'surgetank[{extra}]'",
         )
         self.extra = extra
+
+
+class GraphNotLoaded(ConfigurationError):
+    """A graph that `langgraph.json` names can't be loaded, or what it names is no graph.
+
+    `graph` is its name, `why` the cause. `frames` are the last calls of the project's own code,
+    outermost first, where that failed.
+    """
+
+    exit_code = 1
+    public_message = "This graph can't be run just now: the server could not load it."
+
+    def __init__(self, graph: str, why: str, *, remedy: str, frames: Sequence[str] = ()) -> None:
+        at = f" At {', then '.join(frames)}." if frames else ""
+        super().__init__(f"The graph {graph!r} can't be loaded: {why}.{at}", remedy=remedy)
+        self.graph = graph
+        self.why = why
+        self.frames = tuple(frames)
 
 
 class EntryRejected(SurgetankError):
