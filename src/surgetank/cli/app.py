@@ -20,6 +20,7 @@ from surgetank.cli import (
     erase,
     errors,
     flush,
+    graphs,
     jobs,
     metrics,
     originals,
@@ -75,6 +76,7 @@ app.command("import")(coded(transfer.import_))
 app.command("export")(coded(transfer.export))
 app.command("erase-user")(coded(erase.erase_user))
 app.command("recover")(coded(recover.recover))
+app.command("graphs")(coded(graphs.graphs))
 app.command("worker")(coded(worker.worker))
 app.command("serve")(coded(serve.serve))
 app.add_typer(token.app, name="token")
