@@ -220,7 +220,7 @@ class FamilyMachine(BufferMachine):
         self._newest = dict.fromkeys(PARTITIONS, NOISE[:3000])
 
     @rule(where=partitions, change=edits, deletes=st.integers(0, 9), second=st.booleans())
-    def append(  # type: ignore[override]
+    def append(
         self, where: tuple[str, str], change: tuple[int, int, int], deletes: int, second: bool
     ) -> None:
         at, gone, added = change

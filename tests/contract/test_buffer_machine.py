@@ -328,7 +328,7 @@ class BufferMachine(RuleBasedStateMachine):
 
     # -- helping hands
 
-    def _hot(self, where: tuple[str, str]) -> list:  # type: ignore[type-arg]
+    def _hot(self, where: tuple[str, str]) -> list:
         with self.buffer.snapshot() as view:
             return view.scan(*where, b"")
 

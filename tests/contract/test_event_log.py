@@ -205,10 +205,14 @@ def test_alerts_in_the_same_file_do_not_move_its_numbers(tmp_path: Path) -> None
     book = SQLiteAlertBook(tmp_path / "events.db")
     try:
         log.publish([event()])
+        message = Message("rule", Severity.CRITICAL, "title", "body")
+
+        def said(_: object) -> list[Message]:
+            return [message]
+
         for n in range(5):
             alert = Alert("rule", str(n), Severity.CRITICAL, "title", "text")
-            message = Message("rule", Severity.CRITICAL, "title", "body")
-            book.post([alert], ["channel"], lambda _, m=message: [m], throttle_s=0.0)
+            book.post([alert], ["channel"], said, throttle_s=0.0)
         assert log.last_id() == 1
         gap, events = log.tail(3)
         assert (gap, events) == (Gap(None, 3, 1), [])

@@ -257,7 +257,7 @@ def test_a_probe_fails_where_a_write_would(place: Place, database_url: str) -> N
     }
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
-            f"ALTER TABLE surgetank.{table[place.kind.stream]} ADD CONSTRAINT nothing CHECK (false) NOT VALID"  # type: ignore[arg-type]
+            f"ALTER TABLE surgetank.{table[place.kind.stream]} ADD CONSTRAINT nothing CHECK (false) NOT VALID"
         )
     with pytest.raises(psycopg.errors.CheckViolation):
         place.sink.probe(buffer_id=place.buffer.id)

@@ -101,7 +101,7 @@ def test_nothing_accepted_is_lost_when_everything_is_killed_at_random(
                         step + 1
                     )
                     if step < count - 1:
-                        assert [w[2] for w in checkpoint.pending_writes] == [step], (
+                        assert [w[2] for w in checkpoint.pending_writes or ()] == [step], (
                             seed,
                             temperature,
                             name,

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -165,7 +166,7 @@ def test_nobody_is_left_blind_and_nothing_is_lost(
         private_postgres.kill()
         killed = time.monotonic()
         for name, subscriber in (("ada", ada), ("admin", admin)):
-            wait_until(lambda s=subscriber: s.of("checkpoint_flush_error"), "the banner")
+            wait_until(partial(subscriber.of, "checkpoint_flush_error"), "the banner")
             print(
                 f"{name}: the banner after "
                 f"{subscriber.came['checkpoint_flush_error'] - killed:.2f} s"
@@ -199,7 +200,7 @@ def test_nobody_is_left_blind_and_nothing_is_lost(
         private_postgres.start()
         for subscriber in (ada, admin):
             wait_until(
-                lambda s=subscriber: s.of("checkpoint_flush_recovered"),
+                partial(subscriber.of, "checkpoint_flush_recovered"),
                 "the banner to go",
                 timeout_s=60,
             )

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,9 +229,13 @@ def test_workers_in_processes_of_their_own_send_each_alert_once(
         for worker in workers:
             assert worker.stderr is not None
             assert "flushes" in worker.stderr.readline()
+
+        def arrived(n: int) -> bool:
+            return len(webhook.received) > n
+
         for n in range(8):
             critical(tank, f"reactor_{n}")
-            wait_until(lambda n=n: len(webhook.received) > n, f"alert {n}")
+            wait_until(partial(arrived, n), f"alert {n}")
     finally:
         for worker in workers:
             worker.terminate()

@@ -41,7 +41,7 @@ def entered(act: Callable[[], object]) -> set[str]:
         act()
     finally:
         sys.setprofile(before)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     return seen
 
 

@@ -309,6 +309,7 @@ def test_tail_follows_until_it_is_stopped(cli, tank):
         [sys.executable, "-m", "surgetank", "tail", "t", "--json"],
         env=cli.environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
+    assert process.stdout is not None
     try:
         assert json.loads(process.stdout.readline())["type"] == "first"
         tank.broadcast_run_event("second", thread_id="t")

@@ -481,8 +481,10 @@ def test_a_server_that_somebody_else_stopped_is_started_again_by_who_needs_it(ho
         put(saver, "t", {"n": 2})
         tank.flush()  # a connection that was open may break first
         assert tank.flush().ok, "a flush needs it"
-        tank.parts.embedded.shut_down()
-        assert not tank.parts.embedded.revive(), "what it stopped itself stays down"
+        embedded = tank.parts.embedded
+        assert embedded is not None
+        embedded.shut_down()
+        assert not embedded.revive(), "what it stopped itself stays down"
     finally:
         tank.close()
 

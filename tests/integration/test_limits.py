@@ -10,6 +10,7 @@ import random
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -183,18 +184,24 @@ def test_log_system_error_accepts_only_what_arrives(tank: Surgetank):
 
 
 def test_readers_answer_or_refuse_by_name(tank: Surgetank):
-    tried(tank, "logs", tank.logs)
-    for name in ("error_type", "severity", "thread_id", "since", "until", "text"):
-        tried(tank, name, lambda v, name=name: tank.errors.find(ErrorFilter(**{name: v})))
     asked = {"thread_id": "t", "checkpoint_ns": ""}
     saver = tank.checkpointer()
+
+    def found_by(name: str, value: Any) -> object:
+        return tank.errors.find(ErrorFilter(**{name: value}))
+
+    def got_by(name: str, value: Any) -> object:
+        return saver.get_tuple({"configurable": {**asked, name: value}})
+
+    def listed_by(name: str, value: Any) -> object:
+        return list(saver.list({"configurable": {**asked, name: value}}))
+
+    tried(tank, "logs", tank.logs)
+    for name in ("error_type", "severity", "thread_id", "since", "until", "text"):
+        tried(tank, name, partial(found_by, name))
     for name in ("thread_id", "checkpoint_ns", "checkpoint_id"):
-        tried(
-            tank, name, lambda v, name=name: saver.get_tuple({"configurable": {**asked, name: v}})
-        )
-        tried(
-            tank, name, lambda v, name=name: list(saver.list({"configurable": {**asked, name: v}}))
-        )
+        tried(tank, name, partial(got_by, name))
+        tried(tank, name, partial(listed_by, name))
     tried(tank, "before", lambda v: list(saver.list(config("t"), before=config("t", "", v))))
     tried(tank, "filter", lambda v: list(saver.list(config("t"), filter={"source": v})))
     tried(tank, "filter", lambda v: list(saver.list(config("t"), filter={v: 1})), also=(TypeError,))

@@ -9,7 +9,7 @@ import pytest
 
 from support import postgres
 from support.postgres import PostgresServer, make_template, running_server
-from support.savers import config, listed, put_chain
+from support.savers import config, listed, put_chain, stored
 from surgetank import Surgetank
 
 
@@ -42,7 +42,7 @@ def test_an_older_postgresql_is_migrated_written_and_read(
         assert [t.config for t in listed(saver, "t")] == configs[::-1]
         saver.prune(["t"])
         assert tank.flush().ok
-        assert len(saver.get_tuple(config("t")).checkpoint["channel_values"]["items"]) == 20
+        assert len(stored(saver, config("t")).checkpoint["channel_values"]["items"]) == 20
         saver.delete_thread("t")
         assert tank.flush().ok
         assert saver.get_tuple(config("t")) is None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.savers import config, ids, listed, put_chain
+from support.savers import config, ids, listed, put_chain, stored
 from support.tanks import MakeTank
 from surgetank import EntryRejected, StateCorrupt, Surgetank
 
@@ -52,7 +52,7 @@ def waiting(tank: Surgetank) -> int:
 def test_a_put_on_a_pruned_checkpoint_is_refused_by_name(tank, flushed):
     saver = tank.checkpointer()
     first = grow(saver, "t")
-    old = saver.get_tuple(first).checkpoint
+    old = stored(saver, first).checkpoint
     grow(saver, "t", first, text=TEXT + "!", n=1)
     assert tank.flush().ok
     saver.prune(["t"])
@@ -70,7 +70,7 @@ def test_a_put_on_a_pruned_checkpoint_is_refused_by_name(tank, flushed):
 def test_a_put_that_changes_everything_needs_nothing_of_a_pruned_checkpoint(tank):
     saver = tank.checkpointer()
     first = grow(saver, "t")
-    old = saver.get_tuple(first).checkpoint
+    old = stored(saver, first).checkpoint
     grow(saver, "t", first, text="other", n=1)
     saver.prune(["t"])
     assert tank.flush().ok
@@ -88,7 +88,7 @@ def test_what_another_buffer_pruned_is_noticed_at_the_flush_and_parked(
 ):
     saver, other = tank.checkpointer(), make_tank(home=tmp_path / "another home")
     first = grow(saver, "t")
-    old = saver.get_tuple(first).checkpoint
+    old = stored(saver, first).checkpoint
     assert tank.flush().ok
     theirs = other.checkpointer()
     grow(theirs, "t", first, text="theirs", n=1)
@@ -103,7 +103,7 @@ def test_what_another_buffer_pruned_is_noticed_at_the_flush_and_parked(
     with pytest.raises(StateCorrupt) as error:
         saver.get_tuple(config("t"))
     assert (error.value.thread_id, error.value.channel) == ("t", "text")
-    assert theirs.get_tuple(config("t")).checkpoint["channel_values"] == {"text": "theirs", "n": 1}
+    assert stored(theirs, config("t")).checkpoint["channel_values"] == {"text": "theirs", "n": 1}
 
 
 @pytest.mark.usefixtures("level")
@@ -118,7 +118,7 @@ def test_a_value_that_the_database_lost_is_never_left_out(make_tank: MakeTank, t
     with pytest.raises(StateCorrupt, match="text") as error:
         saver.get_tuple(lost)
     assert (error.value.thread_id, error.value.channel) == ("t", "text")
-    assert saver.get_tuple(configs[-1]).checkpoint["id"] == ids(configs)[-1]
+    assert stored(saver, configs[-1]).checkpoint["id"] == ids(configs)[-1]
 
 
 def test_a_first_checkpoint_is_kept_whole_whatever_it_says_is_new(tank):

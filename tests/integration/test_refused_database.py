@@ -263,7 +263,7 @@ def test_an_engine_takes_its_password_from_a_callable_or_a_setting(
         InFile(Path("/nowhere")),
         OfCommand("false"),
         OfCommand("no-such-program"),
-    ],  # type: ignore[arg-type,return-value]
+    ],
 )
 def test_a_source_that_gives_no_password_says_so_and_no_more(
     source: Any, postgres_server: PostgresServer

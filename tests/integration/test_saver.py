@@ -29,6 +29,7 @@ from support.savers import (
     put,
     put_chain,
     settings_for,
+    stored,
     tempered,
 )
 from surgetank import EntryRejected, SurgetankSaver
@@ -358,7 +359,7 @@ def test_an_allowlisted_copy_of_the_saver_shares_its_storage(warm_tank, temperat
     with pytest.raises(EntryRejected, match=r"\$\.channel_values\.note"):
         put(saver, "t", {"note": Note(text="x")})
     c = put(clone, "t", {"note": Note(text="x", inner=Note(text="y"))})
-    assert clone.get_tuple(c).checkpoint["channel_values"]["note"] == Note(
+    assert stored(clone, c).checkpoint["channel_values"]["note"] == Note(
         text="x", inner=Note(text="y")
     )
     assert clone.get_tuple(c) == clone.get_tuple(config("t"))
@@ -371,10 +372,10 @@ def test_encrypted_values_come_back_and_are_nowhere_in_clear(warm_tank, temperat
     saver = tempered(warm_tank, temperature, serde=serde)
     c = put(saver, "t", {"secret": secret, "box": (1, secret)}, customer=secret, run_id="r1")
     saver.put_writes(c, [("secret", secret)], "task")
-    found = saver.get_tuple(c)
+    found = stored(saver, c)
     assert found.checkpoint["channel_values"] == {"secret": secret, "box": (1, secret)}
-    assert found.metadata["customer"] == secret
-    assert found.pending_writes[0][2] == secret
+    assert dict(found.metadata)["customer"] == secret
+    assert found.pending_writes == [("task", "secret", secret)]
     assert len(listed(saver, "t", filter={"customer": secret})) == 1
     assert warm_tank.flush().ok
     assert saver.get_tuple(c) == found

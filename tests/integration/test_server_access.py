@@ -14,6 +14,7 @@ from fastapi import WebSocket
 from fastapi.routing import iter_route_contexts
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from support.buffers import FakeClock
 from support.http import ADMIN_TOKEN, Server, running
@@ -117,7 +118,9 @@ def routes(app: Any) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for context in iter_route_contexts(app.routes):
         methods = getattr(context, "methods", None) or {"WEBSOCKET"}
-        found |= {(method, context.path) for method in methods if method != "HEAD"}
+        path = context.path
+        assert path is not None
+        found |= {(method, path) for method in methods if method != "HEAD"}
     return found
 
 
@@ -645,10 +648,13 @@ def test_without_authentication_only_pages_of_this_very_server_change_something(
         ):
             assert server.client(**headers).post("/flush").status_code == 200, headers
         url = server.url.replace("http", "ws") + "/ws/events"
-        with pytest.raises(InvalidStatus) as denied, connect(url, origin="http://localhost:3000"):
+        with (
+            pytest.raises(InvalidStatus) as denied,
+            connect(url, origin=Origin("http://localhost:3000")),
+        ):
             pass
         assert denied.value.response.status_code == 403
-        with connect(url, origin=server.url) as socket:
+        with connect(url, origin=Origin(server.url)) as socket:
             assert "subscribed" in socket.recv()
 
 

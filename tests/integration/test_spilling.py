@@ -455,7 +455,7 @@ def test_a_file_that_was_given_up_is_not_referred_to(place, buffer):
         assert place.spiller(buffer).clean() == 1  # somebody tidies up
         plain(name, pieces)
 
-    buffer.files.store().write = slow  # type: ignore[method-assign]
+    buffer.files.store().write = slow
     with pytest.raises(LeaseLost, match="given up"):
         spiller._move("s", batch)
     assert (buffer.spilled_entries(), place.files()) == (0, [])

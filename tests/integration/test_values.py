@@ -62,11 +62,11 @@ class Point:
     y: Any = dataclasses.field(default=0, init=False)
 
 
-class MyList(list):  # type: ignore[type-arg]
+class MyList(list):
     pass
 
 
-class MyOrder(collections.OrderedDict):  # type: ignore[type-arg]
+class MyOrder(collections.OrderedDict):
     pass
 
 

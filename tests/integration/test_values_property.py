@@ -39,8 +39,8 @@ def test_what_is_put_comes_back_the_same_hot_and_cold_or_is_refused_by_name(
         name = f"v{number}"
         try:
             put(saver, f"{thread}-alone", {name: value}, about=value)
-        except EntryRejected as refused:
-            refusals.append((name, refused))
+        except EntryRejected as error:
+            refusals.append((name, error))
         else:
             kept[name] = value
     for name, refused in refusals:

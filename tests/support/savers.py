@@ -142,6 +142,13 @@ def ids(configs: Sequence[Any]) -> list[str]:
     return [c["configurable"]["checkpoint_id"] for c in configs]
 
 
+def stored(saver: BaseCheckpointSaver[Any], config: Any) -> CheckpointTuple:
+    """The checkpoint at a config, which is there."""
+    found = saver.get_tuple(config)
+    assert found is not None, f"nothing at {config}"
+    return found
+
+
 def listed(saver: BaseCheckpointSaver[Any], thread: str, **options: Any) -> list[CheckpointTuple]:
     """All checkpoints of a thread, newest first."""
     return list(saver.list({"configurable": {"thread_id": thread}}, **options))

@@ -140,7 +140,7 @@ def with_attributes(made: Any, **attributes: Any) -> Any:
 
 def old(x: Any, private: Any) -> Old:
     """A pydantic 1 model with a private value."""
-    return with_attributes(Old(x=x), _private=private)  # type: ignore[no-any-return]
+    return with_attributes(Old(x=x), _private=private)
 
 
 def object_array(items: list[Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 20.0) -> T:
+def wait_until(condition: Callable[[], T | None], what: str, timeout_s: float = 20.0) -> T:
     """What `condition` returns as soon as it is true. Fails naming `what` when the time is over."""
     deadline = time.monotonic() + timeout_s
     while True:

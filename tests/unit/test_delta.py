@@ -32,7 +32,7 @@ def test_a_difference_gives_the_value_back(old: bytes, new: bytes) -> None:
 
 @given(st.binary(min_size=60, max_size=400), st.lists(edits, min_size=1, max_size=8))
 @settings(max_examples=300, derandomize=True, database=None)
-def test_a_chain_of_differences_gives_every_value_back(first: bytes, history: list[list]) -> None:  # type: ignore[type-arg]
+def test_a_chain_of_differences_gives_every_value_back(first: bytes, history: list[list]) -> None:
     values, chain = [first], []
     for changes in history:
         new = edited(values[-1], changes)

@@ -79,7 +79,7 @@ def fill(plant: Plant) -> None:
 def flush_in_a_process(plant: Plant, die_at: int | None, *, after: bool) -> int:
     mortal = Mortal(die_at, after=after)
     flusher = plant.flusher(
-        buffer=Watched(plant.buffer, mortal), sink=Watched(plant.sink, mortal), policy=POLICY  # type: ignore[arg-type]
+        buffer=Watched(plant.buffer, mortal), sink=Watched(plant.sink, mortal), policy=POLICY
     )  # fmt: skip
     try:
         flusher.run("manual", up_to_seq=plant.buffer.last_seq("s"))

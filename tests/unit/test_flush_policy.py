@@ -42,7 +42,8 @@ def test_the_wait_doubles_until_its_limit_and_never_shrinks() -> None:
 
 def test_partitions_that_failed_together_come_back_apart() -> None:
     down = failure(FailureKind.TRANSIENT)
-    times = {next_attempt(down, 5, NOW, POLICY, lambda c=c: c / 100).next_at for c in range(100)}
+    chances = (iter([c / 100]) for c in range(100))
+    times = {next_attempt(down, 5, NOW, POLICY, chance.__next__).next_at for chance in chances}
     assert len(times) == 100
 
 

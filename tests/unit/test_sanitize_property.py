@@ -91,7 +91,7 @@ class Mute(uuid.UUID):
 
 class Nameless(type):
     @property
-    def __name__(cls) -> str:
+    def __name__(cls) -> str:  # type: ignore[override]
         raise RuntimeError
 
 

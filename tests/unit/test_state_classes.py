@@ -493,9 +493,9 @@ def test_ctrl_c_while_an_object_is_read_or_written_is_no_error_of_the_data(deep)
     with pytest.raises(KeyboardInterrupt):
         ours().loads_typed(stored)
 
-    class Interrupting(list):  # type: ignore[type-arg]
+    class Interrupting(list):
         @property
-        def __dict__(self) -> Any:
+        def __dict__(self) -> Any:  # type: ignore[override]
             raise KeyboardInterrupt
 
     value = Interrupting([1])
