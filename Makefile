@@ -41,9 +41,11 @@ strict: .venv/.test ## saver and serializer as LangGraph's strict mode has them:
 	LANGGRAPH_STRICT_MSGPACK=true $(BIN)/python -m pytest -q -n $(TEST_WORKERS) $(STRICT)
 
 TORTURE_SEEDS ?= 20
+TORTURE := tests/faults/test_chaos.py tests/faults/test_runs_killed.py tests/faults/test_killed_at_any_moment.py \
+	tests/faults/test_storm_killed.py
 
 torture: .venv/.test ## the proofs by chance at their whole length, with their figures; TORTURE_SEEDS=100 for more
-	SURGETANK_TORTURE_SEEDS=$(TORTURE_SEEDS) $(BIN)/python -m pytest -s -q tests/faults/test_chaos.py tests/faults/test_runs_killed.py
+	SURGETANK_TORTURE_SEEDS=$(TORTURE_SEEDS) $(BIN)/python -m pytest -s -q $(TORTURE)
 
 lint: .venv/.test
 	$(BIN)/ruff check .
