@@ -28,6 +28,11 @@ def one(project: MakeProject, code: str, **options: Any) -> GraphSet:
     return GraphSet(load(path), **options)
 
 
+def properties(schema: dict[str, Any] | None) -> list[str]:
+    assert schema is not None
+    return list(schema["properties"])
+
+
 async def refused(graphs: GraphSet, name: str = "it") -> GraphNotLoaded:
     with pytest.raises(GraphNotLoaded) as caught:
         await graphs.info(name)
@@ -369,10 +374,10 @@ class TestShape:
             """,
         )
         schemas = schemas_of(graph)
-        assert list(schemas["input_schema"]["properties"]) == ["text"]
-        assert list(schemas["output_schema"]["properties"]) == ["text"]
-        assert list(schemas["state_schema"]["properties"]) == ["text", "count"]
-        assert list(schemas["context_schema"]["properties"]) == ["user"]
+        assert properties(schemas["input_schema"]) == ["text"]
+        assert properties(schemas["output_schema"]) == ["text"]
+        assert properties(schemas["state_schema"]) == ["text", "count"]
+        assert properties(schemas["context_schema"]) == ["user"]
         assert schemas["config_schema"] == schemas["context_schema"]
 
     async def test_what_a_graph_can_not_say_is_none(self, project):
@@ -402,6 +407,8 @@ class TestShape:
             """,
         )
         plain, deep = drawing_of(graph), drawing_of(graph, xray=True)
+        assert plain is not None
+        assert deep is not None
         assert {node["id"] for node in plain["nodes"]} == {"__start__", "inner", "__end__"}
         assert {"inner:x", "inner:y"} <= {node["id"] for node in deep["nodes"]}
         assert nodes_of(graph) == ("inner",)
