@@ -6,6 +6,7 @@ The points that are known are in the suites of each program; `make torture` take
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -93,11 +94,15 @@ def test_a_writer_loses_nothing_that_was_accepted(
     if program.hits:
         # The last step may have been accepted without having been reported.
         assert tank.status().buffer.entries - len(accepted) in (0, 1), (seed, program.hits)
-    names = list(workload.steps(tank.checkpointer()))  # the same history over what is there
-    if program.hits:
-        assert names[: len(accepted)] == accepted
+    names = list(workload.steps(make_tank(home=tmp_path / "all of it").checkpointer()))
+    assert names[: len(accepted)] == accepted
+    entries = tank.status().buffer.entries
+    if entries <= names.index("prune beta"):  # after it its parents are gone
+        list(workload.steps(tank.checkpointer()))  # the same history over what is there
+        entries = len(names)
     assert tank.flush().ok
-    assert workload.picture(tank)["seen"] == undisturbed["seen"], (seed, program.hits)
+    if entries == len(names):
+        assert workload.picture(tank)["seen"] == undisturbed["seen"], (seed, program.hits)
     tank.parts.buffer.check()
     program.report()
 
@@ -157,13 +162,18 @@ def test_a_flusher_into_a_saver_leaves_no_trace(make_tank, official, tmp_path, d
 
 
 def move(program: Program, home: Path, url: str, *arguments: str) -> dict[str, Any]:
-    """Run a transfer until a kill, then again until its end; what it said."""
+    """Run a transfer until a kill, then again until its end; what it said. One that had ended is
+    not begun again."""
     lines = program.run(
         "-m", "support.killed", "moment", "-", "MOMENT", *arguments, "--json", most_ms=MOVE_MS,
         SURGETANK_HOME=str(home), SURGETANK_DATABASE_URL=url, SURGETANK_LEASE_TTL="0.2",
     )  # fmt: skip
-    assert program.hits or lines
-    return cli_in_process(*arguments, "--json", home=home, url=url).report()
+    if not program.hits:
+        return dict(json.loads("".join(lines)))
+    again = cli_in_process(*arguments, "--json", home=home, url=url)
+    if again.returncode and "already has threads" in again.stdout:
+        return {"skipped": []}  # what it has is compared
+    return again.report()
 
 
 def test_an_import_doubles_nothing_and_misses_nothing(
