@@ -8,6 +8,8 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
+import traceback
 from typing import Any
 
 import pytest
@@ -172,6 +174,10 @@ class TestRefusals:
             ("import no_such_package_here", "ModuleNotFoundError"),
             ("raise ValueError('bad setting')", "ValueError: bad setting"),
             ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+            (
+                "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd",
+                "its text can't be made",
+            ),
             ("other = 1", "has no 'graph'"),
             ("graph = {'nodes': []}", "dict, which is no graph"),
             ("graph = State", "the class State, which is no graph"),
@@ -227,7 +233,11 @@ class TestRefusals:
         error = await refused(graphs)
         assert "not done after 0.5 s" in error.why
         assert error.frames[-1].endswith("in wait")
-        assert await refused(graphs) is error  # nobody waits for it a second time
+        began = time.monotonic()
+        again = [await refused(graphs) for _ in range(3)]
+        assert time.monotonic() - began < 0.4  # nobody waits for it a second time
+        assert [(each.why, each.frames) for each in again] == [(error.why, error.frames)] * 3
+        assert len({len(traceback.extract_tb(each.__traceback__)) for each in again}) == 1
         sys.modules["probe_it"].go_on.set()
 
     async def test_a_function_that_never_gives_a_graph_is_refused_in_time(self, project):
@@ -453,7 +463,7 @@ class TestCommand:
         assert str(assistant_id("it")) in line
         assert "dockerfile_lines" in done.stdout
         assert "hello" not in done.stdout
-        assert "'bad' can't be loaded: it ends the process" in done.stderr
+        assert "'bad' can't be loaded: its code ends the process" in done.stderr
         assert "'web' can't be loaded: 'web.ts:graph' is JavaScript" in done.stderr
         assert done.stderr.count("way out:") == 2
         assert "Traceback" not in done.stderr

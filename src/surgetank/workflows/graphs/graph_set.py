@@ -122,7 +122,7 @@ class GraphSet:
     async def _load(self, name: str) -> _Loaded:
         for known in (self.config.refused, self._blocked):
             if name in known:
-                raise known[name]
+                raise _again(known[name])
         if (source := self.config.graphs.get(name)) is None:
             raise UnknownName(
                 f"There is no graph {name!r}.", remedy=f"graphs: {', '.join(self.config.names)}."
@@ -219,6 +219,11 @@ class GraphSet:
                 said.append(f"Its own {type(graph.store).__name__} is replaced.")
         notes.update(dict.fromkeys(said))
         return graph.copy(given)
+
+
+def _again(error: GraphNotLoaded) -> GraphNotLoaded:
+    """The same error without the traceback, which would grow each time that it is raised."""
+    return GraphNotLoaded(error.graph, error.why, remedy=error.remedy, frames=error.frames)
 
 
 def _file_of(source: GraphSource) -> str:

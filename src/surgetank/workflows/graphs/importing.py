@@ -99,7 +99,7 @@ def find(config: GraphsConfig, source: ObjectSource, graph: str) -> Any:
     try:
         return getattr(module, source.attribute)
     except AttributeError:
-        names = [name for name in vars(module) if not name.startswith("_")]
+        names = [name for name in dir(module) if not name.startswith("_")]
         raise GraphNotLoaded(
             graph,
             f"{source.text!r} has no {source.attribute!r}",
@@ -186,12 +186,12 @@ def failure(graph: str, error: BaseException, env: Mapping[str, str]) -> GraphNo
         return GraphNotLoaded(graph, str(error), remedy=remedy, frames=error.frames)
     remedy = "correct the project's code; the same happens with `python -c 'import ...'`."
     if isinstance(error, SystemExit):
-        why, remedy = "it ends the process while it is imported", "call `sys.exit` elsewhere."
+        why, remedy = "its code ends the process", "call `sys.exit` elsewhere."
     elif isinstance(error, SyntaxError):
         file = Path(error.filename or "?").name
         why = f"{file} is no Python: {error.msg} in line {error.lineno}"
     else:
-        text = " ".join(str(error).split())
+        text = " ".join(_text_of(error).split())
         why = f"{type(error).__name__}: {text[:500]}" if text else type(error).__name__
     if isinstance(error, ModuleNotFoundError) and error.name:
         remedy = f"install what provides {error.name!r}, or name its folder in 'dependencies'."
@@ -199,6 +199,13 @@ def failure(graph: str, error: BaseException, env: Mapping[str, str]) -> GraphNo
         if len(value) >= 4:
             why = why.replace(value, "***")
     return GraphNotLoaded(graph, why.rstrip("."), remedy=remedy, frames=_frames_of(error))
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - it is the project's class, and may raise anything
+        return "its text can't be made"
 
 
 def _frames_of(error: BaseException) -> list[str]:
