@@ -373,6 +373,13 @@ class ThreadBusy(Conflict):
     """A thread has a run that is not over, and the new one was not to wait for it."""
 
 
+class QuotaExceeded(SurgetankError):
+    """A user, or all users together, have as many runs as they may."""
+
+    http_status = 429
+    problem = "quota-exceeded"
+
+
 class ErrorStateConflict(Conflict):
     """A system error is not in the state that the action needs (already resolved, not resolved)."""
 

@@ -30,7 +30,9 @@ THREAD = f"t{NASTY}"
 
 
 @pytest.fixture
-def hostile(tank: Surgetank, database_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def hostile(
+    tank: Surgetank, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> dict[str, str]:
     """A home full of it: threads, owners, logs, events, errors, jobs, a parked entry, alerts,
     tokens."""
     saver = tank.checkpointer()
@@ -57,6 +59,9 @@ def hostile(tank: Surgetank, database_url: str, monkeypatch: pytest.MonkeyPatch)
     made = TokenStore(PatientDatabase(tank.parts.database)).create(
         "ada", Role.VIEWER, by=f"by{NASTY}"
     )[0]
+    (tmp_path / "langgraph.json").write_text(
+        json.dumps({"graphs": {f"g{NASTY}": f"./g{NASTY}.py:g", "h": f"nobody{NASTY}:h"}})
+    )
     monkeypatch.setenv("SURGETANK_HOME", str(tank.settings.home))
     monkeypatch.setenv("SURGETANK_DATABASE_URL", database_url)
     monkeypatch.setenv("SURGETANK_NODE", f"node{NASTY}")
@@ -76,7 +81,7 @@ COMMANDS: dict[str, list[str] | None] = {
     "alerts test": [], "alerts list": [], "alerts log": [],
     "token create": ["--user", "eve", "--role", "viewer"], "token list": [], "token revoke": ["{token}"],
     "erase-user": ["--yes", f"nobody{NASTY}"],
-    "adopt": ["--yes"], "config": [],
+    "adopt": ["--yes"], "config": [], "graphs": ["--config", "{folder}/langgraph.json"],
     "demo": None,  # its texts are its own
     "serve": None, "worker": None,  # what they say goes through the same printer, and the log through `SafeFormatter`
 }  # fmt: skip

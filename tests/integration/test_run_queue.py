@@ -221,7 +221,11 @@ def test_interrupt_and_rollback_end_the_others_and_wait_for_the_one_that_runs(
     running, waiting = accept(queue), accept(queue)
     (mine,) = claim(queue)
     new = accept(queue, strategy=strategy)
-    assert queue.get(waiting.run_id).status is Status.CANCELLED
+    if strategy is Strategy.ROLLBACK:
+        with pytest.raises(RunNotFound):  # it is rolled back: nothing of it stays
+            queue.get(waiting.run_id)
+    else:
+        assert queue.get(waiting.run_id).status is Status.CANCELLED
     assert claim(queue) == [], "not before the holder has acknowledged"
     assert queue.renew([mine]) == {running.run_id: CancelAction(strategy.value)}
     assert end(queue, mine, Status.CANCELLED) == "busy"
@@ -246,7 +250,35 @@ def test_what_has_not_begun_is_cancelled_at_once_and_what_runs_by_its_worker(
     assert not queue.cancel(mine.run_id, CancelAction.ROLLBACK, actor=ADA)
     assert not queue.cancel(mine.run_id, CancelAction.INTERRUPT, actor=ADA)
     assert queue.renew([mine]) == {mine.run_id: CancelAction.ROLLBACK}, "the harder one stays"
-    assert end(queue, mine, Status.CANCELLED) == "interrupted"
+    assert end(queue, mine, Status.CANCELLED) == "idle"
+    with pytest.raises(RunNotFound):
+        queue.get(mine.run_id)
+
+
+def test_what_is_rolled_back_is_so_though_its_worker_dies(
+    queue: RunQueue, database_url: str
+) -> None:
+    accept(queue)
+    (mine,) = claim(queue)
+    new = accept(queue, strategy=Strategy.ROLLBACK, priority=5)
+    expire(database_url)
+    assert queue.reap(actor="reaper") == {mine.run_id: Status.PENDING}
+    (again,) = claim(queue)
+    assert (again.run_id, again.cancel_action) == (mine.run_id, CancelAction.ROLLBACK)
+    assert end(queue, again, Status.CANCELLED) == "busy"
+    assert [run.run_id for run in claim(queue)] == [new.run_id]
+
+
+def test_a_worker_takes_only_the_graphs_that_it_has_and_no_more_of_an_assistant_than_it_may(
+    queue: RunQueue,
+) -> None:
+    for number in range(4):
+        accept(queue, f"t{number}", graph_id="a")
+    accept(queue, "other", graph_id="b")
+    assert [run.graph for run in queue.claim("w", 10, graphs=["b"])] == ["b"]
+    assert len(queue.claim("w", 10, graphs=["a", "b"], most_of_assistant=3)) == 2
+    assert queue.claim("w", 10, most_of_assistant=3) == []
+    assert len(queue.claim("w", 10)) == 2
 
 
 # -- workers that go silent

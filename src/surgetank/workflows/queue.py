@@ -8,7 +8,7 @@ lost a run can't write it any more, by its fence.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -20,6 +20,7 @@ from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.exceptions import (
     InvalidTransition,
     LeaseLost,
+    QuotaExceeded,
     RunNotFound,
     ThreadBusy,
     ThreadNotFound,
@@ -46,21 +47,25 @@ class RunQueue:
     def accept(self, new: NewRun, *, actor: str) -> Run:
         """Accept a run: it is safe when this returns. One that is known already is returned.
 
-        Raises `ThreadBusy` (strategy `reject`), `ThreadNotFound`, `InvalidTransition` for a
-        workflow that waits for nothing.
+        Raises `ThreadBusy` (strategy `reject`), `ThreadNotFound`, `QuotaExceeded`,
+        `InvalidTransition` for a workflow that waits for nothing.
         """
-        (result,) = self._call(
+        (row,) = self._rows(
             "accept",
             {
                 "run_id": new.run_id, "workflow_id": new.workflow_id, "thread_id": new.thread_id,
-                "assistant_id": new.assistant_id, "owner": new.owner,
+                "assistant_id": new.assistant_id, "graph_id": new.graph_id, "owner": new.owner,
                 "strategy": new.strategy.value, "priority": new.priority,
                 "after_s": new.after_s, "kwargs": _jsonb(new.kwargs),
                 "metadata": _jsonb(new.metadata), "max_attempts": new.max_attempts,
-                "timeout_s": new.timeout_s, "make_thread": new.make_thread, "actor": actor,
+                "timeout_s": new.timeout_s, "make_thread": new.make_thread,
+                "temporary": new.temporary, "thread_metadata": _jsonb(new.thread_metadata),
+                "actor": actor,
             },
         )  # fmt: skip
-        match result:
+        match row.pop("result"):
+            case "accepted" | "known":
+                return Run.of(row)
             case "missing" | "foreign":  # whose it is, is not said to others
                 raise ThreadNotFound(
                     f"There is no thread {new.thread_id!r}.",
@@ -75,7 +80,10 @@ class RunQueue:
                 raise InvalidTransition(
                     f"The workflow {new.workflow_id}", "not waiting", "pending", []
                 )
-        return self.get(new.run_id)
+            case refusal:
+                raise QuotaExceeded(
+                    str(refusal), remedy="wait until some have ended, or raise the quota."
+                )
 
     def cancel(self, run_id: uuid.UUID, action: CancelAction, *, actor: str) -> bool:
         """Ask a run to end; True when it has ended by that, False when its worker must do so.
@@ -92,9 +100,24 @@ class RunQueue:
 
     # -- who runs them
 
-    def claim(self, worker: str, most: int) -> list[Run]:
-        """Take up to `most` due runs, each thread's next one, the most urgent first."""
-        arguments = {"worker": worker, "most": most, "lease_s": self.lease_s}
+    def claim(
+        self,
+        worker: str,
+        most: int,
+        *,
+        graphs: Collection[str] | None = None,
+        most_of_assistant: int | None = None,
+    ) -> list[Run]:
+        """Take up to `most` due runs, each thread's next one, the most urgent first.
+
+        Only runs of these `graphs` (none: of all), and not more of one assistant than
+        `most_of_assistant` over all workers.
+        """
+        arguments = {
+            "worker": worker, "most": most, "lease_s": self.lease_s,
+            "graphs": list(graphs) if graphs is not None else None,
+            "most_of_assistant": most_of_assistant,
+        }  # fmt: skip
         return [Run.of(row) for row in self._rows("claim", arguments)]
 
     def renew(self, runs: Sequence[Run]) -> dict[uuid.UUID, CancelAction | None]:

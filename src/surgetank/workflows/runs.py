@@ -32,11 +32,14 @@ class CancelAction(StrEnum):
 class NewRun:
     """A run to be accepted. With a `workflow_id` that exists it goes on with that workflow.
 
-    `after_s`: not before so many seconds. `make_thread`: a thread that isn't there is made.
+    `after_s`: not before so many seconds. `make_thread`: a thread that isn't there is made, a
+    `temporary` one for this run only. `thread_metadata` is added to that of the thread. `graph_id`
+    names the graph; without it the assistant is called like its graph.
     """
 
     thread_id: str
     assistant_id: str
+    graph_id: str | None = None
     owner: str | None = None
     run_id: uuid.UUID = field(default_factory=uuid.uuid4)
     workflow_id: uuid.UUID = field(default_factory=uuid.uuid4)
@@ -48,6 +51,8 @@ class NewRun:
     max_attempts: int = 3
     timeout_s: float | None = None
     make_thread: bool = True
+    temporary: bool = False
+    thread_metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,7 @@ class Run:
     workflow_id: uuid.UUID
     thread_id: str
     assistant_id: str
+    graph_id: str | None
     owner: str | None
     status: Status
     multitask_strategy: Strategy
@@ -80,6 +86,11 @@ class Run:
     updated_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+
+    @property
+    def graph(self) -> str:
+        """The name of its graph."""
+        return self.graph_id or self.assistant_id
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Run:

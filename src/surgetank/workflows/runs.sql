@@ -1,9 +1,10 @@
 -- name: accept
--- Accept a run; what became of it (0022_runs.sql, as all functions here). Primary keys.
-SELECT surgetank.accept_run(
-    %(run_id)s, %(workflow_id)s, %(thread_id)s, %(assistant_id)s, %(owner)s, %(strategy)s, %(priority)s, %(after_s)s,
-    %(kwargs)s, %(metadata)s, %(max_attempts)s, %(timeout_s)s, %(make_thread)s, %(actor)s
-)
+-- Accept a run; what became of it, and its row (0022_runs.sql and 0023_serving.sql, as all functions here). Primary keys.
+SELECT a.result, (a.accepted).* FROM surgetank.accept_run(
+    %(run_id)s, %(workflow_id)s, %(thread_id)s, %(assistant_id)s, %(graph_id)s, %(owner)s, %(strategy)s, %(priority)s,
+    %(after_s)s, %(kwargs)s, %(metadata)s, %(max_attempts)s, %(timeout_s)s, %(make_thread)s, %(temporary)s,
+    %(thread_metadata)s, %(actor)s
+) AS a
 
 -- name: cancel
 -- Ask a run to end. Primary keys.
@@ -11,7 +12,7 @@ SELECT surgetank.cancel_run(%(run_id)s, %(action)s, %(actor)s)
 
 -- name: claim
 -- Claim the next runs. Index runs_pending, then runs_of_thread.
-SELECT * FROM surgetank.claim_runs(%(worker)s, %(most)s, %(lease_s)s)
+SELECT * FROM surgetank.claim_runs(%(worker)s, %(most)s, %(lease_s)s, %(graphs)s, %(most_of_assistant)s)
 
 -- name: renew
 -- Renew leases. Primary key.

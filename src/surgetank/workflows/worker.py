@@ -152,7 +152,7 @@ class RunWorker:
             self._under_way.pop(str(run.run_id), None)
 
     async def _execute(self, run: Run) -> None:
-        graph = self._graphs.get(run.assistant_id)
+        graph = self._graphs.get(run.graph)
         if graph is None:
             known = ", ".join(sorted(self._graphs)) or "none"
             await off_loop(
