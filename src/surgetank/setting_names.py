@@ -47,6 +47,13 @@ class SettingNames(TypedDict, total=False):
     critical_after: float | None
     events_kept: int | None
     events_max_age: float | None
+    runs_at_once: int | None
+    runs_at_once_per_assistant: int | None
+    run_timeout: float | None
+    run_lease: float | None
+    database_listen_url: str | None
+    streams_max_age: float | None
+    streams_max_bytes: int | None
     logs_keep: float | None
     errors_keep: float | None
     debug_originals: bool | None

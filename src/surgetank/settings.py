@@ -27,6 +27,7 @@ from pydantic_settings import (
 from surgetank import setting_sources
 from surgetank.durations import UNITS, seconds_of
 from surgetank.exceptions import ConfigurationError
+from surgetank.run_settings import RunSettings
 
 
 def default_root() -> Path:
@@ -71,7 +72,7 @@ def _support_url(value: str) -> str:
 SupportUrl = Annotated[str, Field(max_length=2000), AfterValidator(_support_url)]
 
 
-class Settings(BaseSettings):
+class Settings(RunSettings):
     """All settings. Immutable."""
 
     model_config = SettingsConfigDict(

@@ -31,6 +31,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 from surgetank import Surgetank
 from surgetank.workflows.queue import RunQueue
+from surgetank.workflows.execution import FixedGraphs
 from surgetank.workflows.worker import RunWorker
 
 home, url, marks = sys.argv[1:]
@@ -67,7 +68,7 @@ async def main():
         builder.add_edge(a, b)
     graph = builder.compile(checkpointer=tank.checkpointer())
     queue = RunQueue(tank.parts.database, lease_s=1.0)
-    worker = RunWorker(queue, {"agent": graph}, name=f"worker-{os.getpid()}", renew_s=0.2)
+    worker = RunWorker(queue, FixedGraphs({"agent": graph}), name=f"worker-{os.getpid()}", renew_s=0.2)
     print("works", flush=True)
     await worker.work(asyncio.Event())
 

@@ -4,17 +4,17 @@ they end together.
 Which thread owns what. Everything else is shared: it is immutable, or guarded by the lock that
 stands beside it.
 
-- `surgetank-flush` (`Scheduler`) runs due jobs. A call of `flush()` runs one on its caller's thread. A job's turns, its
-  outcomes and its `Delivery` (what it has learned of the sink) belong to the thread that runs it; flushers, sinks and
-  `CircuitBreaker` (its lock) are shared by all of them. `surgetank-heartbeat` shares a job's leases
-  (`_Held`, its lock).
-- `surgetank-housekeeping` checks the buffer's file, spills, announces, and tidies the buffer, in this order. Spilling
-  waits for no sink and no database; resolving a system error whose cause is over asks the database, for as long as a
-  read may take. A sink that is frozen holds up none of it.
+- `surgetank-flush` (`Scheduler`) runs due jobs. A call of `flush()` runs one on its caller's
+thread. A job's turns, its outcomes and its `Delivery` (what it has learned of the sink) belong to
+the thread that runs it; flushers, sinks and `CircuitBreaker` (its lock) are shared by all of them.
+`surgetank-heartbeat` shares a job's leases (`_Held`, its lock).
+- `surgetank-housekeeping` checks the buffer's file, spills, announces, and tidies the buffer, in
+this order. Spilling waits for no sink and no database; resolving a system error whose cause is over
+asks the database, for as long as a read may take. A sink that is frozen holds up none of it.
 - Short threads: `surgetank-revive` starts an embedded server that went, `surgetank-reach` connects,
-  `surgetank-alerts-ask` asks the database what alerts are about, `surgetank-handover` writes what event loops handed
-  over, `surgetank-append` (a pool) what is too large for them. Who needs their result waits for so long as it may, and
-  goes on without it.
+  `surgetank-alerts-ask` asks the database what alerts are about, `surgetank-handover` writes what
+  event loops handed over, `surgetank-append` (a pool) what is too large for them. Who needs their
+  result waits for so long as it may, and goes on without it.
 - `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to be deleted.
 - `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends.
 - Counters (`Meters`, the notifier's deliveries) are copied under their locks by whoever asks for metrics.
@@ -44,6 +44,7 @@ from surgetank.app.flush_log import FlushLog
 from surgetank.app.guards import Guards, destination
 from surgetank.app.homes import ensure_home
 from surgetank.app.housekeeping import Housekeeping
+from surgetank.app.run_room import RunRoom
 from surgetank.app.sink_watch import SinkWatch
 from surgetank.buffer.binding import Binding
 from surgetank.database.pool import Database
@@ -111,6 +112,7 @@ class Parts:
         if settings.buffer_url is None:
             ensure_home(settings.home)
         self.buffer = open_buffer(settings, clock, self.streams)
+        self.run_room = RunRoom(settings, clock, self.buffer)
         try:
             belonging = Belonging(self.buffer, destination(settings), on_moved=self._database_moved)
             self.embedded = embedded_of(settings)
@@ -147,6 +149,7 @@ class Parts:
         except BaseException:
             self._let_go()
             raise
+        self.reporting.also_forget = self.run_room.forget_thread
         self.listeners = Listeners(
             FlushLog().on_flush, *listeners, self.reporting.notifier.on_flush
         )
@@ -355,6 +358,7 @@ class Parts:
 
     def _forget_old(self, _: threading.Event) -> None:
         self.reporting.forget_old(self.flushers)
+        self.run_room.maintain()
 
     def housekeep(self) -> None:
         """All that is done about once a second in the background, once and now."""
@@ -411,6 +415,7 @@ class Parts:
             self._let_go(_left(limit))
 
     def _let_go(self, within_s: float = 60.0) -> None:
+        self.run_room.close()
         self.buffer.close()
         self.database.close()
         if self.embedded is not None:

@@ -19,6 +19,8 @@ from surgetank.database.password import password_source
 from surgetank.database.pool import Database
 from surgetank.events.protocol import EventLog
 from surgetank.events.sqlite import SQLiteEventLog
+from surgetank.events.sqlite_streams import SQLiteStreamLog
+from surgetank.events.streams import StreamLog
 from surgetank.fallback.files import SpillFiles
 from surgetank.notify.alerts.book import AlertBook
 from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
@@ -72,6 +74,23 @@ def open_events(settings: Settings, clock: Callable[[], float], buffer: SQLiteBu
         clock=clock,
         before_write=buffer.file.reserve.before_write,
     )
+
+
+def open_streams(settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer) -> StreamLog:
+    """The stream log of runs, beside the buffer."""
+    return SQLiteStreamLog(
+        streams_path(settings),
+        keep_s=settings.streams_max_age,
+        max_bytes=settings.streams_max_bytes,
+        clock=clock,
+        before_write=buffer.file.reserve.before_write,
+    )
+
+
+def streams_path(settings: Settings) -> Path:
+    """Where the stream log is, whether it is there or not."""
+    path = settings.buffer_path
+    return path.with_name(f"{path.stem}-streams{path.suffix}")
 
 
 def open_alert_book(

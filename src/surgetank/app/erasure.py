@@ -98,6 +98,7 @@ class Erasure:
         *,
         owner_key: str,
         forget_events: Callable[[str], None],
+        scrub_streams: Callable[[], bool],
         flush: Callable[[], FlushJob],
         clean_spills: Callable[[], object],
         server_log: Path | None,
@@ -108,6 +109,7 @@ class Erasure:
         self._database = database
         self._key = owner_key
         self._forget_events = forget_events
+        self._scrub_streams = scrub_streams
         self._flush = flush
         self._clean_spills = clean_spills
         self._server_log = server_log
@@ -301,6 +303,7 @@ class Erasure:
         for what, rewritten in (
             ("buffer", self._buffer.scrub()),
             ("event log", self._events.scrub()),
+            ("stream log", self._scrub_streams()),
         ):
             if not rewritten:
                 unfinished.append(
@@ -375,6 +378,7 @@ def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool
         parts.database,
         owner_key=parts.settings.owner_key,
         forget_events=parts.reporting.forget_thread,
+        scrub_streams=parts.run_room.scrub,
         flush=flush,
         clean_spills=parts.spills.clean,
         server_log=parts.embedded.log_path if parts.embedded is not None else None,

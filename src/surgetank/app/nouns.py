@@ -118,12 +118,7 @@ class Nouns(Speaks):
     def runs(self) -> Runs:
         """Runs of graphs: accept, claim, cancel, who did what."""
         parts = self.parts
-        return Runs(
-            parts.database,
-            node=self.settings.node,
-            owner_key=self.settings.owner_key,
-            tell=parts.tell_of_runs,
-        )
+        return Runs(parts.database, parts.run_room, self.settings, tell=parts.tell_of_runs)
 
     @property
     def parked(self) -> Parked:

@@ -1,18 +1,26 @@
-"""`tank.runs`: graphs that are run by workers, each run accepted, claimed and ended in the database."""
+"""`tank.runs`: graphs that are run by workers, each run accepted, claimed and ended in the
+database."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from surgetank.app.run_room import RunRoom
 from surgetank.database.pool import Database
+from surgetank.events.streams import StreamLog
 from surgetank.exceptions import MissingExtra
+from surgetank.service import Service
+from surgetank.settings import Settings
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import CancelAction, NewRun, Run
 from surgetank.workflows.status import Status
 
 if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
+    from surgetank.workflows.execution import Graphs
     from surgetank.workflows.worker import Graph, RunWorker
 
 
@@ -22,14 +30,15 @@ class Runs:
     def __init__(
         self,
         database: Database,
+        room: RunRoom,
+        settings: Settings,
         *,
-        node: str,
-        owner_key: str,
         tell: Callable[[BaseException, str], None],
     ) -> None:
-        self._queue = RunQueue(database)
-        self._node = node
-        self._owner_key = owner_key
+        self._queue = RunQueue(database, lease_s=settings.run_lease)
+        self._database = database
+        self._room = room
+        self._settings = settings
         self._tell = tell
 
     def accept(self, new: NewRun, *, actor: str) -> Run:
@@ -37,7 +46,9 @@ class Runs:
 
         Raises `ThreadBusy` (strategy `reject`), `ThreadNotFound`, `InvalidTransition`.
         """
-        return self._queue.accept(new, actor=actor)
+        run = self._queue.accept(new, actor=actor)
+        self._room.wake()
+        return run
 
     def get(self, run_id: uuid.UUID) -> Run:
         """One run. Raises `RunNotFound`."""
@@ -56,11 +67,13 @@ class Runs:
 
         Raises `RunNotFound`, `InvalidTransition` when it ended before.
         """
-        return self._queue.cancel(run_id, action, actor=actor)
+        ended = self._queue.cancel(run_id, action, actor=actor)
+        self._room.wake()
+        return ended
 
     def reap(self) -> dict[uuid.UUID, Status]:
         """Deal with runs whose worker went silent: each is cancelled, pending again, or failed."""
-        return self._queue.reap(actor=self._node)
+        return self._queue.reap(actor=self._settings.node)
 
     def audit(self, workflow_id: uuid.UUID) -> list[dict[str, Any]]:
         """What was done with a workflow, by whom, in order."""
@@ -70,23 +83,69 @@ class Runs:
         """How many runs are pending and running, and for how many seconds the oldest is due."""
         return self._queue.counts()
 
-    def worker(self, graphs: Mapping[str, Graph], *, most: int = 10) -> RunWorker:
+    @property
+    def streams(self) -> StreamLog:
+        """What runs send, kept for readers who come back."""
+        return self._room.streams
+
+    @property
+    def lease_s(self) -> float:
+        """How long a worker may be silent."""
+        return self._queue.lease_s
+
+    def wake(self) -> None:
+        """Let the workers of this process look for runs now."""
+        self._room.wake()
+
+    def worker(
+        self,
+        graphs: Mapping[str, Graph] | Graphs,
+        *,
+        most: int | None = None,
+        saver: BaseCheckpointSaver[Any] | None = None,
+        each_second: Sequence[Callable[[], object]] = (),
+        on_end: Callable[[Run, Status], None] = lambda *_: None,
+    ) -> RunWorker:
         """A worker of runs for the current event loop: `await worker.work(stop)`.
 
-        `graphs` maps the name of an assistant to its compiled graph, with our checkpointer. Raises
+        `graphs` maps the name of an assistant to its compiled graph, with our checkpointer; or it
+        is a `GraphSet`. `saver` deletes checkpoints of runs that are rolled back. Raises
         `MissingExtra` without langgraph.
         """
         try:
-            from surgetank.workflows.worker import RunWorker  # noqa: PLC0415 - needs the extra
+            from surgetank.workflows.execution import FixedGraphs  # noqa: PLC0415 - needs the extra
+            from surgetank.workflows.worker import RunWorker  # noqa: PLC0415
         except ModuleNotFoundError as error:
             if error.name and error.name.startswith("surgetank"):
                 raise
             raise MissingExtra("langgraph", "langgraph", "A worker of runs") from error
+        settings = self._settings
         return RunWorker(
             self._queue,
-            graphs,
-            name=f"{self._node}/{uuid.uuid4().hex[:8]}",
-            most=most,
-            owner_key=self._owner_key,
+            FixedGraphs(graphs) if isinstance(graphs, Mapping) else graphs,
+            name=f"{settings.node}/{uuid.uuid4().hex[:8]}",
+            saver=saver,
+            streams=self._room.streams,
+            most=most or settings.runs_at_once,
+            most_of_assistant=settings.runs_at_once_per_assistant,
+            timeout_s=settings.run_timeout,
+            renew_s=self._queue.lease_s / 3,
+            owner_key=settings.owner_key,
             tell=self._tell,
+            each_second=each_second,
+            on_end=on_end,
         )
+
+    def service(
+        self, graphs: Graphs, *, most: int | None = None, saver: BaseCheckpointSaver[Any] | None = None,
+        each_second: Sequence[Callable[[], object]] = (), on_end: Callable[[Run, Status], None] = lambda *_: None,
+    ) -> Service:  # fmt: skip
+        """A worker on a thread and an event loop of its own, which hears of new runs at once."""
+        from surgetank.app.run_service import RunService  # noqa: PLC0415 - needs the extra
+
+        worker = self.worker(graphs, most=most, saver=saver, each_second=each_second, on_end=on_end)
+        return RunService(worker, self._room, self._listen_database())
+
+    def _listen_database(self) -> Database:
+        url = self._settings.database_listen_url
+        return Database(url.get_secret_value()) if url is not None else self._database

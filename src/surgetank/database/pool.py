@@ -156,6 +156,17 @@ class Database:
             raise failed_statement(error, self.address) from error
 
     @contextmanager
+    def own_connection(self) -> Iterator[BoundedConnection]:
+        """A connection beside the pool, without transactions, for somebody who keeps it long
+        (LISTEN). Closed at the end, and by `interrupt`. Raises as `asking`."""
+        self._before_use()
+        connection = self._connect()
+        try:
+            yield connection
+        finally:
+            self._drop(connection)
+
+    @contextmanager
     def _use(self, deadline_s: float, *, transaction: bool = True) -> Iterator[Connection[Any]]:
         self._before_use()
         self._await_turn()

@@ -67,6 +67,7 @@ class Reporting:
         channels: Sequence[Channel] = (),
     ) -> None:
         self._clock = clock
+        self.also_forget: Callable[[str], None] = lambda _: None  # what rooms above us keep of it
         alert_channels = open_channels([url.get_secret_value() for url in settings.alert_urls])
         self.events = events
         self.logs = ThreadLogs(buffer, database, self.events, clock=clock)
@@ -205,6 +206,7 @@ class Reporting:
         """
         self.errors.send_counts(all_=True)
         self.events.forget_thread(thread_id)
+        self.also_forget(thread_id)
 
     def close(self, within_s: float = 1.0) -> None:
         """Stop alerting, send what is counted, close the event log. An alert that is being sent has

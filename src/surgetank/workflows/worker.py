@@ -1,33 +1,43 @@
-"""A worker of runs: claims them, runs their graphs on its event loop, keeps their leases, ends them.
+"""A worker of runs: claims them, runs their graphs on its event loop, keeps their leases, ends
+them.
 
-A run that was taken over goes on from its last checkpoint: nodes run at least once. Told to stop,
-the worker gives its runs back at once instead of letting their leases run out.
+Leases are renewed on a thread of their own, so that a node that blocks the loop loses no run. Told
+to stop, the worker gives its runs back at once instead of letting their leases run out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from langchain_core.runnables import RunnableConfig
-from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import Command
+from langgraph.checkpoint.base import BaseCheckpointSaver
 
+from surgetank.encode.jsontext import dumps
+from surgetank.events.streams import END, StreamLog
 from surgetank.exceptions import DatabaseUnavailable, LeaseLost, SurgetankError
-from surgetank.offloop import off_loop
+from surgetank.service import Background
+from surgetank.workflows.execution import Graphs, Outcome, Sender, config_of, execute
+from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.manager import WorkflowStatusManager
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import CancelAction, Run
+from surgetank.workflows.status import Status, wire_status
 
-Graph = CompiledStateGraph[Any, Any, Any, Any]
+__all__ = ["Graph", "RunWorker"]
+
+T = TypeVar("T")
 _IDLE_S = 1.0  # how often is looked for runs that others accepted
 _BUSY_S = 0.1
-_RESERVED = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")
+_THREADS = 32
+_RETRY_S, _RETRY_MOST_S = 1.0, 60.0
 
 
 @dataclass(slots=True)
@@ -39,85 +49,148 @@ class _UnderWay:
 
 
 class RunWorker:
-    """Runs up to `most` runs at once. For one event loop.
+    """Runs up to `most` runs at once, of one assistant up to `most_of_assistant` over all workers.
+    For one event loop.
 
-    `graphs` maps an assistant to its compiled graph, which has our checkpointer. `tell` is given
-    what goes wrong beside runs: what a run does wrong is its own end.
+    `streams` is where runs send to. `tell` is given what goes wrong beside runs: what a run does
+    wrong is its own end. `timeout_s` bounds runs that bring no limit of their own. `each_second` is
+    called about once a second, on a thread. `on_end` is called with each run of this worker that
+    ended and how, on a thread.
     """
 
     def __init__(
         self,
         queue: RunQueue,
-        graphs: Mapping[str, Graph],
+        graphs: Graphs,
         *,
         name: str,
+        saver: BaseCheckpointSaver[Any] | None = None,
+        streams: StreamLog | None = None,
         most: int = 10,
+        most_of_assistant: int | None = None,
+        timeout_s: float | None = None,
         renew_s: float = 10.0,
         owner_key: str = "user_id",
         tell: Callable[[BaseException, str], None] = lambda *_: None,
+        each_second: Sequence[Callable[[], object]] = (),
+        on_end: Callable[[Run, Status], None] = lambda *_: None,
     ) -> None:
         self._queue = queue
-        self._graphs = dict(graphs)
-        self._name = name
+        self._graphs = graphs
+        self._saver = saver
+        self._streams = streams
+        self.name = name
         self._most = most
+        self._most_of_assistant = most_of_assistant
+        self._timeout_s = timeout_s
         self._renew_s = renew_s
         self._owner_key = owner_key
         self._tell = tell
+        self._each_second = tuple(each_second)
+        self._on_end = on_end
         self._under_way: dict[str, _UnderWay] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
         self._over = threading.Event()
+        self._look = threading.Event()  # the heartbeat looks at once
         self._in_contact_since: float | None = None
+        # Not the threads that appends use: who waits here for the database would hold up savers.
+        self._threads = ThreadPoolExecutor(
+            min(_THREADS, most + 2), thread_name_prefix="surgetank-runs"
+        )
         self._statuses = WorkflowStatusManager(
             queue, actor=name, wait=lambda seconds: not self._over.wait(seconds)
         )
 
+    @property
+    def under_way(self) -> int:
+        """How many runs it is running."""
+        return len(self._under_way)
+
     def wake(self) -> None:
-        """Look for runs now: one was accepted in this process. For the loop's thread."""
-        self._woken.set()
+        """Look for runs now. May be called on any thread."""
+        self._on_loop(self._woken.set)
+
+    def look_at_cancels(self) -> None:
+        """Look now which runs were asked to end. May be called on any thread."""
+        self._look.set()
+
+    def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(call, *arguments)
 
     async def work(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then give back what is under way."""
-        renewing = asyncio.create_task(self._renew_all())
+        self._loop = asyncio.get_running_loop()
+        services = [
+            Background("surgetank-run-heartbeat", self._beat),
+            Background("surgetank-run-upkeep", self._keep),
+        ]
+        for service in services:
+            service.start()
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
                 claimed = await self._claim()
                 pause = _BUSY_S if claimed or self._under_way else _IDLE_S
                 waking = asyncio.create_task(self._woken.wait())
-                done = [stopping, waking, *(u.task for u in self._under_way.values())]
+                done: list[asyncio.Task[Any]] = [stopping, waking]
+                if len(self._under_way) >= self._most:
+                    done += [each.task for each in self._under_way.values()]
                 await asyncio.wait(done, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
                 self._woken.clear()
         finally:
             self._over.set()
             tasks: list[asyncio.Task[Any]] = [each.task for each in self._under_way.values()]
-            tasks += [renewing, stopping]
-            for task in tasks:
+            for task in [*tasks, stopping]:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+            self._look.set()
+            for service in services:
+                await asyncio.to_thread(service.stop, 10.0)
+            self._threads.shutdown(wait=False)
+            self._loop = None
+
+    async def _thread(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(call, *arguments, **named))
 
     async def _claim(self) -> int:
         room = self._most - len(self._under_way)
         if room <= 0:
             return 0
         try:
-            claimed = await off_loop(self._queue.claim, self._name, room)
+            claimed = await self._thread(
+                self._queue.claim,
+                self.name,
+                room,
+                graphs=self._graphs.names,
+                most_of_assistant=self._most_of_assistant,
+            )
         except SurgetankError as error:
-            self._tell(error, traceback.format_exc())
+            if not isinstance(error, DatabaseUnavailable):
+                self._tell(error, traceback.format_exc())
             return 0
         for run in claimed:
             task = asyncio.create_task(self._run(run), name=f"run-{run.run_id}")
             self._under_way[str(run.run_id)] = _UnderWay(run, task)
         return len(claimed)
 
-    async def _renew_all(self) -> None:
+    # -- beside the loop
+
+    def _beat(self, stop: threading.Event) -> None:
         """Keep what is under way; end what somebody else has, or what was asked to end."""
-        while True:
-            await asyncio.sleep(self._renew_s)
+        while not stop.is_set():
+            self._look.wait(self._renew_s)
+            self._look.clear()
+            if stop.is_set():
+                return
             mine = list(self._under_way.values())
             try:
-                held = await off_loop(self._queue.renew, [each.run for each in mine])
-                await self._reap()
+                held = self._queue.renew([each.run for each in mine]) if mine else {}
+                self._reap()
             except SurgetankError as error:
                 self._in_contact_since = None
                 if not isinstance(error, DatabaseUnavailable):
@@ -125,107 +198,154 @@ class RunWorker:
                 continue  # nobody else could claim ours meanwhile
             for each in mine:
                 action = held.get(each.run.run_id, CancelAction.INTERRUPT)
-                each.lost = each.run.run_id not in held
-                each.cancelled = action is not None and not each.lost
                 if action is not None:
-                    each.task.cancel()
+                    each.lost = each.run.run_id not in held
+                    each.cancelled = not each.lost
+                    self._on_loop(each.task.cancel)
 
-    async def _reap(self) -> None:
+    def _reap(self) -> None:
         """Deal with runs of workers that went silent. After a gap in our own contact with the
         database all others get the time of a lease: they had the same gap."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if self._in_contact_since is None:
             self._in_contact_since = now
-        if now - self._in_contact_since >= self._queue.lease_s:
-            await off_loop(lambda: self._queue.reap(actor=self._name))
+        if now - self._in_contact_since >= self._queue.lease_s and self._queue.reap(
+            actor=self.name
+        ):
+            self.wake()
+
+    def _keep(self, stop: threading.Event) -> None:
+        while not stop.wait(1.0):
+            for step in self._each_second:
+                try:
+                    step()
+                except SurgetankError as error:
+                    if not isinstance(error, DatabaseUnavailable):
+                        self._tell(error, traceback.format_exc())
 
     # -- one run
 
     async def _run(self, run: Run) -> None:
+        sender = Sender(self._streams, run)
         try:
-            await self._execute(run)
+            ended, values = await self._execute(run, sender)
+            if ended is not Status.PENDING:
+                end = {"status": wire_status(ended)} | (
+                    {"values": values} if values is not None else {}
+                )
+                await sender.send(END, dumps(end))
+                await sender.flush()
         except LeaseLost:
             return  # whoever has it records how it ends
         except SurgetankError as error:
             self._tell(error, traceback.format_exc())
         finally:
             self._under_way.pop(str(run.run_id), None)
+            self._woken.set()
 
-    async def _execute(self, run: Run) -> None:
-        graph = self._graphs.get(run.graph)
-        if graph is None:
-            known = ", ".join(sorted(self._graphs)) or "none"
-            await off_loop(
-                self._statuses.mark_failed,
-                run,
-                f"There is no assistant {run.assistant_id!r} here; known: {known}.",
-            )
-            return
-        config = self._config(run)
+    async def _execute(self, run: Run, sender: Sender) -> tuple[Status, Any]:
+        """How the run ended; the values of a run whose thread goes with it."""
+        if run.cancel_action is not None:  # its worker died before it could
+            return await self._cancelled(run), None
+        limit = run.timeout_s if run.timeout_s is not None else self._timeout_s
         try:
-            async with asyncio.timeout(run.timeout_s):
-                await graph.ainvoke(
-                    await self._input(run, graph, config), config, durability="sync"
-                )
-                state = await graph.aget_state(config)
+            async with asyncio.timeout(limit) as deadline:
+                outcome = await self._outcome(run, sender)
         except TimeoutError as error:
-            late = run.timeout_s is not None
-            message = f"It took longer than {run.timeout_s} s." if late else _shown(error)
-            await off_loop(self._statuses.mark_failed, run, message, timed_out=late)
+            late = deadline.expired()
+            message = f"It took longer than {limit} s." if late else _shown(error)
+            return await self._failed(run, sender, error, message, timed_out=late), None
         except asyncio.CancelledError:
-            await self._cancelled(run)
+            await self._stopped(run, sender)
             raise
-        except Exception as error:  # noqa: BLE001 - the graph is the application's: its failure is the run's end
-            await off_loop(self._statuses.mark_failed, run, _shown(error))
-        else:
-            interrupts = [{"id": each.id, "value": each.value} for each in state.interrupts]
-            if interrupts:
-                await off_loop(self._statuses.mark_awaiting_checkpoint, run, interrupts)
-            else:
-                await off_loop(self._statuses.mark_completed, run)
+        except LeaseLost:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the graph is the application's: its failure is the run's end
+            return await self._failed(run, sender, error, _shown(error)), None
+        if outcome.waits:
+            await self._end(
+                run,
+                Status.AWAITING_CHECKPOINT,
+                self._statuses.mark_awaiting_checkpoint,
+                outcome.asked,
+            )
+            return Status.AWAITING_CHECKPOINT, self._kept(run, outcome)
+        await self._end(run, Status.COMPLETED, self._statuses.mark_completed)
+        return Status.COMPLETED, self._kept(run, outcome)
 
-    async def _cancelled(self, run: Run) -> None:
+    @staticmethod
+    def _kept(run: Run, outcome: Outcome) -> Any:
+        return outcome.values if run.kwargs.get("on_completion") == "delete" else None
+
+    async def _outcome(self, run: Run, sender: Sender) -> Outcome:
+        config = config_of(run, owner_key=self._owner_key)
+        user = {"identity": run.owner} if run.owner is not None else None
+        async with self._graphs.open(
+            run.graph, config, context=run.kwargs.get("context"), user=user
+        ) as graph:
+            return await execute(graph, run, config, sender)
+
+    async def _failed(
+        self,
+        run: Run,
+        sender: Sender,
+        error: BaseException,
+        message: str,
+        *,
+        timed_out: bool = False,
+    ) -> Status:
+        """Try it again later if it may be, else it has failed."""
+        retries = run.kwargs.get("retries")
+        if not timed_out and isinstance(retries, int) and run.attempts <= retries:
+            pause = min(_RETRY_MOST_S, _RETRY_S * 2.0 ** min(run.attempts - 1, 10))
+            await self._end(run, Status.PENDING, self._statuses.give_back, retry_s=pause)
+            return Status.PENDING
+        shown = {
+            "error": "TimeoutError" if timed_out else type(error).__name__,
+            "message": str(error) or message,
+        }
+        await sender.send("error", dumps(shown | ({"message": message} if timed_out else {})))
+        await self._end(
+            run, Status.FAILED, self._statuses.mark_failed, message, timed_out=timed_out
+        )
+        return Status.FAILED
+
+    async def _end(
+        self, run: Run, status: Status, mark: Callable[..., str], *arguments: Any, **named: Any
+    ) -> None:
+        await self._thread(mark, run, *arguments, **named)
+        await self._thread(self._on_end, run, status)
+
+    async def _stopped(self, run: Run, sender: Sender) -> None:
         """It was asked to end, somebody else has it, or this worker stops."""
         under_way = self._under_way.get(str(run.run_id))
         if under_way is None or under_way.lost:
             return
-        mark = self._statuses.mark_cancelled if under_way.cancelled else self._statuses.give_back
         with suppress(LeaseLost, DatabaseUnavailable):  # the reaper deals with it
-            await asyncio.shield(off_loop(mark, run))
+            if under_way.cancelled:
+                ending = asyncio.ensure_future(self._say_cancelled(run, sender))
+            else:
+                ending = asyncio.ensure_future(
+                    self._end(run, Status.PENDING, self._statuses.give_back)
+                )
+            await asyncio.shield(ending)
 
-    async def _input(self, run: Run, graph: Graph, config: RunnableConfig) -> Any:
-        """What the graph is given; nothing when the run goes on from a checkpoint of its own."""
-        if run.attempts > 1:
-            state = await graph.aget_state(config)
-            if (state.metadata or {}).get("run_id") == str(run.run_id):
-                return None
-        command = run.kwargs.get("command")
-        if command:
-            return Command(
-                **{name: command[name] for name in ("resume", "update", "goto") if name in command}
-            )
-        return run.kwargs.get("input")
+    async def _say_cancelled(self, run: Run, sender: Sender) -> None:
+        await self._cancelled(run)
+        await sender.send(END, dumps({"status": wire_status(Status.CANCELLED)}))
+        await sender.flush()
 
-    def _config(self, run: Run) -> RunnableConfig:
-        """The run's configuration: what clients may not set is ours."""
-        given = dict((run.kwargs.get("config") or {}).get("configurable") or {})
-        own = {
-            name: value
-            for name, value in given.items()
-            if name not in _RESERVED and not name.startswith("__pregel_")
-        }
-        configurable = {**own, "thread_id": run.thread_id}
-        configurable.pop(self._owner_key, None)
-        if run.owner is not None:
-            configurable[self._owner_key] = run.owner
-        return {
-            "configurable": configurable,
-            "metadata": {
-                **run.metadata,
-                "run_id": str(run.run_id),
-                "assistant_id": run.assistant_id,
-            },
-        }
+    async def _cancelled(self, run: Run) -> Status:
+        current = await self._thread(self._queue.get, run.run_id)
+        if current.cancel_action is CancelAction.ROLLBACK and self._saver is not None:
+            try:
+                await self._saver.adelete_for_runs([str(run.run_id)])
+            except DatabaseUnavailable:
+                raise  # it is tried again by who takes it over
+            except SurgetankError as error:  # what stays is rebuilt from them: told, and kept
+                self._tell(error, traceback.format_exc())
+        await self._end(run, Status.CANCELLED, self._statuses.mark_cancelled)
+        return Status.CANCELLED
 
 
 def _shown(error: BaseException) -> str:

@@ -80,6 +80,11 @@ class GraphSet:
         # One import of a file at a time: two graphs may be objects of one file.
         self._locks = {_file_of(source): threading.Lock() for source in config.graphs.values()}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the graphs, also of those that can't be loaded."""
+        return self.config.names
+
     @asynccontextmanager
     async def open(
         self, name: str, config: RunnableConfig | None = None, *, access: str = EXECUTION,

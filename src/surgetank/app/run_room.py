@@ -1,0 +1,76 @@
+"""What the runs of one engine share: the log that they send to, and who is woken when one is
+accepted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from surgetank.app.backends import open_streams, streams_path
+from surgetank.buffer.sqlite.buffer import SQLiteBuffer
+from surgetank.events.streams import StreamLog
+from surgetank.settings import Settings
+
+
+class RunRoom:
+    """Made with the engine; its log is opened when it is first used, or is there already."""
+
+    def __init__(
+        self, settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._buffer = buffer
+        self._lock = threading.Lock()
+        self._streams: StreamLog | None = None
+        self._wakers: list[Callable[[], None]] = []
+
+    @property
+    def streams(self) -> StreamLog:
+        """The stream log. Raises `BufferUnavailable`, `BufferCorrupt`."""
+        with self._lock:
+            if self._streams is None:
+                self._streams = open_streams(self._settings, self._clock, self._buffer)
+            return self._streams
+
+    def _if_there(self) -> StreamLog | None:
+        return self.streams if self._streams or streams_path(self._settings).exists() else None
+
+    def forget_thread(self, thread_id: str) -> None:
+        """Remove what the runs of a thread sent."""
+        if (log := self._if_there()) is not None:
+            log.forget_thread(thread_id)
+
+    def scrub(self) -> bool:
+        """Leave no byte of what was removed."""
+        return (log := self._if_there()) is None or log.scrub()
+
+    def maintain(self) -> None:
+        """Forget what is too old or too much."""
+        if (log := self._streams) is not None:
+            log.maintain()
+
+    def wake_with(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake` when a run is accepted in this process; gives what ends that."""
+        with self._lock:
+            self._wakers.append(wake)
+
+        def end() -> None:
+            with self._lock:
+                self._wakers.remove(wake)
+
+        return end
+
+    def wake(self) -> None:
+        """Tell the workers of this process that there is something to do."""
+        with self._lock:
+            wakers = list(self._wakers)
+        for wake in wakers:
+            wake()
+
+    def close(self) -> None:
+        """Close the log."""
+        with self._lock:
+            streams, self._streams = self._streams, None
+        if streams is not None:
+            streams.close()

@@ -1,0 +1,109 @@
+"""The stream log: what runs send while they run, kept so that a reader who comes back goes on where
+it was. `sqlite_streams.py` is one.
+
+Numbers count within a thread, without holes, over all its runs. What is gone is said (`gap`), never
+skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+END = "end"  # the event after which a run sends nothing
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """One event of a run: `data` is JSON. `at` is seconds since the epoch."""
+
+    seq: int
+    run_id: str
+    event: str
+    data: bytes
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPage:
+    """Events in order. `gap`: everything up to this number is gone, and the reader had not seen it
+    all.
+
+    `last` is the newest number of the thread.
+    """
+
+    events: tuple[StreamEvent, ...]
+    last: int
+    gap: int | None = None
+
+
+class StreamLog(Protocol):
+    """An ordered log of what runs send, shared by threads and processes.
+
+    What `append` returned for is seen by every reader. Events of a run that has not ended stay;
+    those of an ended one stay for a while, bounded by time and bytes.
+    """
+
+    def append(
+        self,
+        thread_id: str,
+        run_id: str,
+        events: Sequence[tuple[str, bytes]],
+        *,
+        attempt: int,
+    ) -> int | None:
+        """Write events, all or none: the number of the last one; None when a later attempt of the
+        run writes."""
+        ...
+
+    def read(
+        self,
+        thread_id: str,
+        *,
+        run_id: str | None = None,
+        after: int = 0,
+        limit: int = 500,
+        max_bytes: int = 2 * 1024 * 1024,
+    ) -> StreamPage:
+        """Events of a thread, or of one run, after a number. A page ends with the event that
+        reaches `max_bytes`."""
+        ...
+
+    def has_ended(self, run_id: str) -> bool:
+        """Whether the run has sent its `end`."""
+        ...
+
+    def newest(self) -> int:
+        """A number that grows whenever something is written."""
+        ...
+
+    def listen(self, heard: Callable[[str], None]) -> Callable[[], None]:
+        """Call `heard` with the thread's id after each `append` of this process, on its thread;
+        gives what ends it."""
+        ...
+
+    def forget_thread(self, thread_id: str) -> None:
+        """Remove a thread's events. Its numbers are not given again."""
+        ...
+
+    def forget_run(self, run_id: str) -> None:
+        """Remove a run's events, for it is rolled back."""
+        ...
+
+    def size_bytes(self) -> int:
+        """What it takes where it is stored."""
+        ...
+
+    def maintain(self) -> None:
+        """Forget what is too old or too much."""
+        ...
+
+    def scrub(self) -> bool:
+        """Leave no byte of what was removed in the files; false when others always were in the
+        way."""
+        ...
+
+    def close(self) -> None:
+        """Close files and connections. Idempotent."""
+        ...

@@ -1,0 +1,233 @@
+"""One run on its graph: what the graph is given, what it sends, and how it ended. No database.
+
+A run that was taken over goes on from its last checkpoint: nodes run at least once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import Command, Send
+
+from surgetank.encode.jsontext import dumps
+from surgetank.events.streams import StreamLog
+from surgetank.exceptions import LeaseLost
+from surgetank.offloop import off_loop
+from surgetank.workflows.graphs.shape import Graph
+from surgetank.workflows.runs import Run
+from surgetank.workflows.streaming import Events, interrupts_of, modes_of
+
+_RESERVED = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map", "run_id")
+_BATCH = 200  # events that are written at once
+
+
+class Graphs(Protocol):
+    """The graphs that a worker has. `GraphSet` is one."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the graphs."""
+        ...
+
+    def open(
+        self, name: str, config: RunnableConfig | None = None, *, access: str = ..., context: Any = None,
+        user: Any = None,
+    ) -> AbstractAsyncContextManager[Graph]:  # fmt: skip
+        """A compiled graph with our checkpointer."""
+        ...
+
+
+class FixedGraphs:
+    """`Graphs` that are compiled already."""
+
+    def __init__(self, graphs: Mapping[str, Graph]) -> None:
+        self._graphs = dict(graphs)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the graphs."""
+        return sorted(self._graphs)
+
+    @asynccontextmanager
+    async def open(
+        self, name: str, config: RunnableConfig | None = None, *, access: str = "", context: Any = None,  # noqa: ARG002
+        user: Any = None,  # noqa: ARG002
+    ) -> AsyncIterator[Graph]:  # fmt: skip
+        """The graph of this name."""
+        yield self._graphs[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a graph came to its end: it waits for people when it asks something, or has a next
+    node."""
+
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    waits: bool = False
+    values: Any = None
+
+
+class Sender:
+    """Writes what a run sends into the stream log, in groups, beside the run.
+
+    For one event loop. The run waits only when the log falls far behind.
+    """
+
+    def __init__(self, log: StreamLog | None, run: Run) -> None:
+        self._log = log
+        self._run = run
+        self._waiting: list[tuple[str, bytes]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def send(self, event: str, data: bytes) -> None:
+        """Send one event."""
+        if self._log is None:
+            return
+        self._waiting.append((event, data))
+        if self._writing is None or self._writing.done():
+            self._raise_lost()
+            self._writing = asyncio.create_task(self._write())
+        elif len(self._waiting) > _BATCH:
+            await self._writing
+
+    async def flush(self) -> None:
+        """Wait until everything is written. Raises what writing raised."""
+        while self._waiting or self._writing is not None:
+            if self._writing is None:
+                self._writing = asyncio.create_task(self._write())
+            await asyncio.shield(self._writing)
+            self._writing = None
+
+    def _raise_lost(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
+    async def _write(self) -> None:
+        assert self._log is not None
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            written = await off_loop(
+                self._log.append,
+                self._run.thread_id,
+                str(self._run.run_id),
+                group,
+                attempt=self._run.attempts,
+            )
+            if written is None:
+                raise LeaseLost(
+                    f"The run {self._run.run_id} is not this worker's any more.",
+                    remedy="nothing to do: whoever has it now goes on with it.",
+                )
+
+
+async def execute(graph: Graph, run: Run, config: RunnableConfig, sender: Sender) -> Outcome:
+    """Run the graph to its end or to where it waits. Raises what the graph raises."""
+    kwargs = run.kwargs
+    events = Events(modes_of(kwargs), subgraphs=bool(kwargs.get("stream_subgraphs")))
+    begin = {"run_id": str(run.run_id), "attempt": run.attempts}
+    await sender.send("metadata", dumps(begin))
+    graph_input, config = await _beginning(graph, run, config)
+    options: dict[str, Any] = {
+        "durability": kwargs.get("durability") or "sync",
+        **{
+            name: kwargs[name]
+            for name in ("interrupt_before", "interrupt_after", "context")
+            if kwargs.get(name) is not None
+        },
+    }
+    async for event, data in events.of(graph, graph_input, config, **options):
+        await sender.send(event, data)
+    await sender.flush()
+    state = await graph.aget_state(_without_checkpoint(config))
+    asked = interrupts_of(state)
+    return Outcome(asked, bool(asked or state.next), state.values)
+
+
+async def _beginning(graph: Graph, run: Run, config: RunnableConfig) -> tuple[Any, RunnableConfig]:
+    """What the graph is given; nothing, from the newest checkpoint, when the run has some of its
+    own."""
+    if run.attempts > 1:
+        newest = _without_checkpoint(config)
+        state = await graph.aget_state(newest)
+        if (state.metadata or {}).get("run_id") == str(run.run_id):
+            return None, newest
+    command = run.kwargs.get("command")
+    return (command_of(command) if command else run.kwargs.get("input")), config
+
+
+def command_of(given: Mapping[str, Any]) -> Command[Any]:
+    """A command as it came over the wire: `goto` is a node, a list of them, or of `{node,
+    input}`."""
+    parts: dict[str, Any] = {name: given[name] for name in ("resume", "update") if name in given}
+    if isinstance(parts.get("update"), list):
+        parts["update"] = [tuple(pair) for pair in parts["update"]]
+    goto = given.get("goto")
+    if goto:
+        places = goto if isinstance(goto, list) else [goto]
+        parts["goto"] = [
+            Send(place["node"], place.get("input")) if isinstance(place, Mapping) else place
+            for place in places
+        ]
+    return Command(**parts)
+
+
+def config_of(run: Run, *, owner_key: str) -> RunnableConfig:
+    """The run's configuration: what clients may not set is ours."""
+    given = dict(run.kwargs.get("config") or {})
+    configurable = clean_configurable(given.get("configurable"), owner_key=owner_key)
+    configurable |= {
+        "thread_id": run.thread_id, "run_id": str(run.run_id), "assistant_id": run.assistant_id,
+        "graph_id": run.graph,
+    }  # fmt: skip
+    if run.owner is not None:
+        configurable[owner_key] = run.owner
+    checkpoint = run.kwargs.get("checkpoint") or {}
+    checkpoint_id = run.kwargs.get("checkpoint_id") or checkpoint.get("checkpoint_id")
+    if checkpoint_id:
+        configurable |= {
+            "checkpoint_id": checkpoint_id,
+            "checkpoint_ns": checkpoint.get("checkpoint_ns") or "",
+        }
+    config: RunnableConfig = {
+        "configurable": configurable,
+        "metadata": {
+            **(given.get("metadata") or {}),
+            **run.metadata,
+            "run_id": str(run.run_id),
+            "assistant_id": run.assistant_id,
+            "graph_id": run.graph,
+        },
+        "run_id": uuid.UUID(str(run.run_id)),
+    }
+    if given.get("tags"):
+        config["tags"] = list(given["tags"])
+    if given.get("recursion_limit"):
+        config["recursion_limit"] = int(given["recursion_limit"])
+    if run.owner is not None:
+        config["metadata"][owner_key] = run.owner
+    return config
+
+
+def clean_configurable(given: Any, *, owner_key: str) -> dict[str, Any]:
+    """What clients may set in `configurable`: not where a run is, whose it is, or what is
+    LangGraph's own."""
+    return {
+        name: value
+        for name, value in dict(given or {}).items()
+        if name not in _RESERVED and name != owner_key and not name.startswith("__")
+    }
+
+
+def _without_checkpoint(config: RunnableConfig) -> RunnableConfig:
+    own = {
+        name: value
+        for name, value in config["configurable"].items()
+        if name not in ("checkpoint_id", "checkpoint_ns")
+    }
+    return {**config, "configurable": own}
