@@ -227,7 +227,7 @@ def clean_configurable(given: Any, *, owner_key: str) -> dict[str, Any]:
 def _without_checkpoint(config: RunnableConfig) -> RunnableConfig:
     own = {
         name: value
-        for name, value in config["configurable"].items()
+        for name, value in config.get("configurable", {}).items()
         if name not in ("checkpoint_id", "checkpoint_ns")
     }
     return {**config, "configurable": own}

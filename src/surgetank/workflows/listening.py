@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import psycopg
+from psycopg import sql
 
 from surgetank.database.deadline import BoundedConnection
 from surgetank.database.pool import Database
@@ -52,7 +53,7 @@ class Listening:
 
     def _listen(self, connection: BoundedConnection, stop: threading.Event) -> None:
         for channel in (*self._heard, _PROBE):
-            connection.execute(f"LISTEN {channel}")
+            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         tested_at = float("-inf")
         while not stop.is_set():
             if time.monotonic() - tested_at > _ALIVE_S:
@@ -68,7 +69,7 @@ class Listening:
 
     def _hears_itself(self, connection: BoundedConnection, stop: threading.Event) -> bool:
         with self._database.reading() as other:  # as others notify: maybe through a pooler
-            other.execute(f"NOTIFY {_PROBE}")
+            other.execute(sql.SQL("NOTIFY {}").format(sql.Identifier(_PROBE)))
         limit = time.monotonic() + _TEST_S
         while time.monotonic() < limit and not stop.is_set():
             if _PROBE in self._hear(connection, 0.1):

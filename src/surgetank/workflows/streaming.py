@@ -68,7 +68,7 @@ class Events:
             yield "events", dumps(event)
             is_root = str(event.get("run_id")) == str(root)
             if is_root and event.get("event") == "on_chain_stream":
-                for sent in self._of_chunk(event["data"]["chunk"]):
+                for sent in self._of_chunk(event["data"].get("chunk")):
                     yield sent
 
     def _of_chunk(self, chunk: Any) -> Iterator[Sent]:

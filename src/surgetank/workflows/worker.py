@@ -248,8 +248,9 @@ class RunWorker:
         if run.cancel_action is not None:  # its worker died before it could
             return await self._cancelled(run), None
         limit = run.timeout_s if run.timeout_s is not None else self._timeout_s
+        deadline = asyncio.timeout(limit)
         try:
-            async with asyncio.timeout(limit) as deadline:
+            async with deadline:
                 outcome = await self._outcome(run, sender)
         except TimeoutError as error:
             late = deadline.expired()
