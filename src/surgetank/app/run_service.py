@@ -20,7 +20,7 @@ class RunService:
     def __init__(self, worker: RunWorker, room: RunRoom, database: Database) -> None:
         self.worker = worker
         self._room = room
-        self._listening = Listening(database, {RUNS: worker.wake, CANCELS: worker.look_at_cancels})
+        self._listening = Listening(database, {RUNS: worker.wake, CANCELS: worker.check_cancels})
         self._thread = Background("surgetank-run-loop", self._work)
 
     @property
@@ -58,7 +58,7 @@ class RunService:
 
         def wake() -> None:
             self.worker.wake()
-            self.worker.look_at_cancels()
+            self.worker.check_cancels()
 
         waiting = threading.Thread(target=wait, name="surgetank-run-stop", daemon=True)
         waiting.start()

@@ -92,7 +92,7 @@ class RunWorker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
         self._over = threading.Event()
-        self._look = threading.Event()  # the heartbeat looks at once
+        self._hurry = threading.Event()  # the heartbeat looks at once
         self._in_contact_since: float | None = None
         # Not the threads that appends use: who waits here for the database would hold up savers.
         self._threads = ThreadPoolExecutor(
@@ -111,9 +111,9 @@ class RunWorker:
         """Look for runs now. May be called on any thread."""
         self._on_loop(self._woken.set)
 
-    def look_at_cancels(self) -> None:
+    def check_cancels(self) -> None:
         """Look now which runs were asked to end. May be called on any thread."""
-        self._look.set()
+        self._hurry.set()
 
     def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # the loop has ended
@@ -147,7 +147,7 @@ class RunWorker:
             for task in [*tasks, stopping]:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
-            self._look.set()
+            self._hurry.set()
             for service in services:
                 await asyncio.to_thread(service.stop, 10.0)
             self._threads.shutdown(wait=False)
@@ -183,8 +183,8 @@ class RunWorker:
     def _beat(self, stop: threading.Event) -> None:
         """Keep what is under way; end what somebody else has, or what was asked to end."""
         while not stop.is_set():
-            self._look.wait(self._renew_s)
-            self._look.clear()
+            self._hurry.wait(self._renew_s)
+            self._hurry.clear()
             if stop.is_set():
                 return
             mine = list(self._under_way.values())
