@@ -17,6 +17,8 @@ asks the database, for as long as a read may take. A sink that is frozen holds u
   result waits for so long as it may, and goes on without it.
 - `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to be deleted.
 - `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends.
+- Runs: `surgetank-run-loop` (claims, graphs), `surgetank-run-stop`, `surgetank-run-heartbeat`,
+  `surgetank-run-upkeep`, `surgetank-runs` (a pool: what waits for the database), `surgetank-listen`.
 - Counters (`Meters`, the notifier's deliveries) are copied under their locks by whoever asks for metrics.
 """
 
@@ -48,10 +50,7 @@ from surgetank.app.run_room import RunRoom
 from surgetank.app.sink_watch import SinkWatch
 from surgetank.buffer.binding import Binding
 from surgetank.database.pool import Database
-from surgetank.exceptions import (
-    FallbackUnavailable,
-    SurgetankError,
-)
+from surgetank.exceptions import FallbackUnavailable, SurgetankError
 from surgetank.flush.belonging import Belonging
 from surgetank.flush.breaker import BreakerState, CircuitBreaker
 from surgetank.flush.events import FlushListener, Listeners

@@ -169,10 +169,10 @@ def command_of(given: Mapping[str, Any]) -> Command[Any]:
         parts["update"] = [tuple(pair) for pair in parts["update"]]
     goto = given.get("goto")
     if goto:
-        places = goto if isinstance(goto, list) else [goto]
+        targets = goto if isinstance(goto, list) else [goto]
         parts["goto"] = [
-            Send(place["node"], place.get("input")) if isinstance(place, Mapping) else place
-            for place in places
+            Send(target["node"], target.get("input")) if isinstance(target, Mapping) else target
+            for target in targets
         ]
     return Command(**parts)
 

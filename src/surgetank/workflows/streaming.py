@@ -37,7 +37,7 @@ class Events:
         self.modes = list(modes)
         self.subgraphs = subgraphs
         self._parts: dict[str, BaseMessage] = {}  # messages that are not complete, by id
-        self._told: set[str] = set()
+        self._begun: set[str] = set()
 
     def native(self) -> list[Any]:
         """The modes as LangGraph names them. `values` is among them: it tells the last state."""
@@ -92,8 +92,8 @@ class Events:
         """A message as it grows: what it is about, then all of it that is known, at last the
         whole."""
         id_ = str(message.id)
-        if id_ not in self._told:
-            self._told.add(id_)
+        if id_ not in self._begun:
+            self._begun.add(id_)
             yield "messages/metadata", {id_: {"metadata": metadata}}
         if isinstance(message, BaseMessageChunk):
             before = self._parts.get(id_)
