@@ -30,6 +30,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -41,6 +42,8 @@ from surgetank.app.backends import (
     open_cold,
     open_database,
     open_events,
+    open_streams,
+    streams_exist,
 )
 from surgetank.app.flush_log import FlushLog
 from surgetank.app.guards import Guards, destination
@@ -48,6 +51,7 @@ from surgetank.app.homes import ensure_home
 from surgetank.app.housekeeping import Housekeeping
 from surgetank.app.run_room import RunRoom
 from surgetank.app.sink_watch import SinkWatch
+from surgetank.app.storage import limits_of
 from surgetank.buffer.binding import Binding
 from surgetank.database.pool import Database
 from surgetank.exceptions import FallbackUnavailable, SurgetankError
@@ -67,7 +71,6 @@ from surgetank.settings import Settings
 from surgetank.sinks.protocol import Sink
 from surgetank.spilling.spiller import Spiller
 from surgetank.streams.checkpoints.copies.check import CopyCheck
-from surgetank.streams.checkpoints.retention.plan import Limits
 from surgetank.streams.checkpoints.retention.sweep import Retention
 from surgetank.streams.checkpoints.retention.sweeper import Sweeper
 from surgetank.streams.checkpoints.stream import CHECKPOINTS, into_saver
@@ -111,7 +114,9 @@ class Parts:
         if settings.buffer_url is None:
             ensure_home(settings.home)
         self.buffer = open_buffer(settings, clock, self.streams)
-        self.run_room = RunRoom(settings, clock, self.buffer)
+        self.run_room = RunRoom(
+            partial(open_streams, settings, clock, self.buffer), partial(streams_exist, settings)
+        )
         try:
             belonging = Belonging(self.buffer, destination(settings), on_moved=self._database_moved)
             self.embedded = embedded_of(settings)
@@ -441,8 +446,3 @@ class Parts:
 def _left(limit: float) -> float:
     """Seconds until the limit, and a little more: what is interrupted then still has to end."""
     return max(0.0, limit - time.monotonic()) + _AFTER_INTERRUPT_S
-
-
-def limits_of(settings: Settings) -> Limits:
-    """The limits of retention; all off by default."""
-    return Limits(settings.retain_age, settings.retain_keep, settings.retain_bytes)

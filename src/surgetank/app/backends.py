@@ -79,7 +79,7 @@ def open_events(settings: Settings, clock: Callable[[], float], buffer: SQLiteBu
 def open_streams(settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer) -> StreamLog:
     """The stream log of runs, beside the buffer."""
     return SQLiteStreamLog(
-        streams_path(settings),
+        _streams_path(settings),
         keep_s=settings.streams_max_age,
         max_bytes=settings.streams_max_bytes,
         clock=clock,
@@ -87,8 +87,12 @@ def open_streams(settings: Settings, clock: Callable[[], float], buffer: SQLiteB
     )
 
 
-def streams_path(settings: Settings) -> Path:
-    """Where the stream log is, whether it is there or not."""
+def streams_exist(settings: Settings) -> bool:
+    """Whether there is a stream log."""
+    return _streams_path(settings).exists()
+
+
+def _streams_path(settings: Settings) -> Path:
     path = settings.buffer_path
     return path.with_name(f"{path.stem}-streams{path.suffix}")
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from surgetank.app.alerts import Alerts
-from surgetank.app.assembly import limits_of
 from surgetank.app.buffer import BufferState
 from surgetank.app.incidents import Incidents
 from surgetank.app.jobs import Jobs
@@ -19,7 +18,7 @@ from surgetank.app.recovery import Recoveries
 from surgetank.app.runs import Runs
 from surgetank.app.schema import Schema
 from surgetank.app.speaking import Speaks
-from surgetank.app.storage import Storage
+from surgetank.app.storage import Storage, limits_of
 from surgetank.app.threads import Threads
 from surgetank.app.transfers import Transfers
 from surgetank.database.pool import Database

@@ -6,21 +6,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from surgetank.app.backends import open_streams, streams_path
-from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.events.streams import StreamLog
-from surgetank.settings import Settings
 
 
 class RunRoom:
     """Made with the engine; its log is opened when it is first used, or is there already."""
 
-    def __init__(
-        self, settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer
-    ) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._buffer = buffer
+    def __init__(self, open_log: Callable[[], StreamLog], is_there: Callable[[], bool]) -> None:
+        self._open_log = open_log
+        self._is_there = is_there
         self._lock = threading.Lock()
         self._streams: StreamLog | None = None
         self._wakers: list[Callable[[], None]] = []
@@ -30,11 +24,11 @@ class RunRoom:
         """The stream log. Raises `BufferUnavailable`, `BufferCorrupt`."""
         with self._lock:
             if self._streams is None:
-                self._streams = open_streams(self._settings, self._clock, self._buffer)
+                self._streams = self._open_log()
             return self._streams
 
     def _if_there(self) -> StreamLog | None:
-        return self.streams if self._streams or streams_path(self._settings).exists() else None
+        return self.streams if self._streams is not None or self._is_there() else None
 
     def forget_thread(self, thread_id: str) -> None:
         """Remove what the runs of a thread sent."""

@@ -9,6 +9,7 @@ from surgetank.buffer.coordination import Backlog
 from surgetank.buffer.log import Log
 from surgetank.database.pool import Database
 from surgetank.encode.limits import check_names
+from surgetank.settings import Settings
 from surgetank.streams.checkpoints.retention.plan import Limits
 from surgetank.streams.checkpoints.retention.storage import StorageReport, raise_format, storage
 
@@ -52,3 +53,8 @@ class Storage:
         `DatabaseUnavailable`.
         """
         return raise_format(self._database)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits of retention; all off by default."""
+    return Limits(settings.retain_age, settings.retain_keep, settings.retain_bytes)
