@@ -76,9 +76,8 @@ def test_what_is_accepted_is_stored_claimed_and_ended_and_the_audit_tells_it(
     assert run.kwargs == {"input": {"n": 1, "odd": None}}
     assert thread_row(database_url)[0] == "busy"
     (mine,) = claim(queue)
-    assert (mine.run_id, mine.status, mine.fence, mine.attempts) == (
-        run.run_id, Status.RUNNING, 1, 1,
-    )  # fmt: skip
+    assert (mine.run_id, mine.status, mine.attempts) == (run.run_id, Status.RUNNING, 1)
+    assert mine.fence > run.fence
     assert thread_row(database_url)[1] == run.run_id
     assert claim(queue) == []
     assert end(queue, mine) == "idle"
@@ -299,7 +298,8 @@ def test_a_silent_worker_s_run_is_taken_over_and_it_can_write_no_more(
     expire(database_url)
     assert queue.reap(actor="reaper") == {old.run_id: Status.PENDING}
     (new,) = claim(queue, worker="new")
-    assert (new.fence, new.attempts) == (2, 2)
+    assert new.attempts == 2
+    assert new.fence > old.fence
     assert queue.renew([old]) == {}
     with pytest.raises(LeaseLost):
         end(queue, old)
@@ -307,6 +307,38 @@ def test_a_silent_worker_s_run_is_taken_over_and_it_can_write_no_more(
     assert end(queue, new) == "idle"
     with pytest.raises(LeaseLost):
         end(queue, new)
+
+
+def test_each_claim_of_a_thread_has_a_greater_fence_than_all_before(
+    queue: RunQueue, database_url: str
+) -> None:
+    fences = []
+    for urgency in (0, 0, 5):
+        accept(queue, priority=urgency)
+    for _ in range(3):
+        (mine,) = claim(queue)
+        fences.append(mine.fence)
+        end(queue, mine)
+    assert fences == sorted(set(fences)), "also where a later run went first"
+    ahead = fences[-1] + 10**15  # a clock that was years ahead, and was put right
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE surgetank.thread_status SET fence = %s", (ahead,))
+    accept(queue)
+    (mine,) = claim(queue)
+    assert mine.fence == ahead + 1
+
+
+def test_a_thread_that_was_deleted_and_made_again_has_greater_fences(
+    queue: RunQueue, database_url: str
+) -> None:
+    accept(queue)
+    (old,) = claim(queue)
+    end(queue, old)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("SELECT surgetank.delete_thread('t', 'ada')")
+    accept(queue)
+    (new,) = claim(queue)
+    assert new.fence > old.fence
 
 
 def test_a_run_that_kills_its_workers_fails_with_the_reason(

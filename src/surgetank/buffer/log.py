@@ -97,6 +97,10 @@ class Log(Identified, Protocol):
       so until it is acknowledged. Parked entries stay visible.
     - **Limits**: at its limit of bytes or entries `append` waits and then raises, or raises at
       once.
+    - **Fences**: an append may carry the fence of its writer, a number that grows whenever the
+      partition gets another writer. The highest one is kept, as durable as entries are; an append
+      with a lower one is refused with `LeaseLost`, whichever process it comes from and whatever
+      became of the entries. Appends without a fence are never refused for it.
     - **Damage**: a record that the storage changed or lost is found when it is read, and raised as
       `BufferCorrupt` with what is affected. It is never given as if it were what was accepted. Once
       it is parked, `scan` and `last` leave it out; all else can be used.
@@ -114,6 +118,7 @@ class Log(Identified, Protocol):
         start_guarding: bool = False,
         ask_guards: bool = False,
         wait: bool = True,
+        fence: int | None = None,
     ) -> int:
         """Accept one entry, whole or not at all, and return its `seq`.
 
@@ -123,18 +128,34 @@ class Log(Identified, Protocol):
         a guard refused, and what it raises is raised. `ask_guards` only asks guards from then on.
         With `wait` false a full buffer raises at once.
 
-        Raises `BufferFull`, `BufferUnavailable`, `EntryRejected`.
+        Raises `BufferFull`, `BufferUnavailable`, `EntryRejected`, `LeaseLost` for a `fence` that is
+        lower than one seen before.
         """
         ...
 
     def try_append(
-        self, stream: str, partition: str, records: Sequence[Record], *, guard: Guard | None = None
+        self,
+        stream: str,
+        partition: str,
+        records: Sequence[Record],
+        *,
+        guard: Guard | None = None,
+        fence: int | None = None,
     ) -> int | None:
         """`append` for an event loop: None, and nothing accepted, where it would have to wait
         longer than some milliseconds for another thread or process that holds the buffer. Then
         `append` on a thread.
 
-        Raises `BufferFull` at once, `BufferUnavailable`, `EntryRejected`.
+        Raises `BufferFull` at once, `BufferUnavailable`, `EntryRejected`, `LeaseLost`.
+        """
+        ...
+
+    def raise_fence(self, stream: str, partition: str, fence: int) -> None:
+        """Refuse older writers of a partition from now on. What they had written until then is
+        visible to who calls this, and nothing that they write later ever is.
+
+        Fences are kept for 30 days, those of the 200,000 partitions that changed their writer last.
+        Raises `LeaseLost` when the partition has a newer writer, `BufferUnavailable`.
         """
         ...
 

@@ -19,6 +19,7 @@ from surgetank.encode.jsontext import dumps
 from surgetank.events.streams import StreamLog
 from surgetank.exceptions import LeaseLost
 from surgetank.offloop import off_loop
+from surgetank.workflows.fencing import fence_of, take_thread
 from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.runs import Run
 from surgetank.workflows.streaming import Events, interrupts_of, modes_of
@@ -132,6 +133,7 @@ async def execute(graph: Graph, run: Run, config: RunnableConfig, sender: Sender
     events = Events(modes_of(kwargs), subgraphs=bool(kwargs.get("stream_subgraphs")))
     begin = {"run_id": str(run.run_id), "attempt": run.attempts}
     await sender.send("metadata", dumps(begin))
+    await take_thread(graph, run)
     graph_input, config = await _beginning(graph, run, config)
     options: dict[str, Any] = {
         "durability": kwargs.get("durability") or "sync",
@@ -183,7 +185,7 @@ def config_of(run: Run, *, owner_key: str) -> RunnableConfig:
     configurable = clean_configurable(given.get("configurable"), owner_key=owner_key)
     configurable |= {
         "thread_id": run.thread_id, "run_id": str(run.run_id), "assistant_id": run.assistant_id,
-        "graph_id": run.graph,
+        "graph_id": run.graph, **fence_of(run),
     }  # fmt: skip
     if run.owner is not None:
         configurable[owner_key] = run.owner

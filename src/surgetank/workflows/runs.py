@@ -57,7 +57,8 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run as it is stored. `fence` grows with each claim: who has an older one can't write."""
+    """A run as it is stored. `fence` grows with each claim of its thread: who has an older one can't
+    write."""
 
     run_id: uuid.UUID
     seq: int

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from surgetank.buffer.limits import BufferLimits
 from surgetank.buffer.log import Guard
-from surgetank.buffer.sqlite import ledger
+from surgetank.buffer.sqlite import ledger, writers
 from surgetank.buffer.sqlite.chain import MIN_BYTES, Family, Link, Memory, shorten
 from surgetank.buffer.sqlite.checks import (
     MASK,
@@ -59,14 +59,21 @@ class Request:
     guard: Guard | None
     start_guarding: bool = False
     ask_guards: bool = False
+    fence: int | None = None
     # position in the entry, and what it becomes
     links: list[tuple[int, Family, Link]] = field(default_factory=list)
     size: int = 0  # as it is stored
     seq: int = 0
     full: bool = False
+    outdated: bool = False  # its partition has a newer writer
     accepted: bool = False
     done: bool = False
     error: Exception | None = None
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Its stream and partition."""
+        return (self.stream, self.partition)
 
 
 class Inserter:
@@ -91,13 +98,21 @@ class Inserter:
         self._copies = copies
 
     def insert(self, connection: sqlite3.Connection, request: Request, now: float) -> None:
-        """Insert one append, or mark it as `full`; `seq` stays 0 when its guard refuses it."""
+        """Insert one append, or mark it as `full` or `outdated`; `seq` stays 0 when its guard
+        refuses it."""
+        fence = request.fence
+        newest = 0 if fence is None else writers.newest(connection, *request.name)
+        request.outdated = fence is not None and fence < newest
+        if request.outdated:
+            return
         rows = self._rows(connection, request, now)
         size, limits = request.size, self.limits
         if not ledger.accept(connection, size, limits.max_bytes, limits.max_entries):
             request.full = True
             return
         partition_id, guarded = self._count_in(connection, request, now)
+        if fence is not None and fence > newest:
+            writers.keep(connection, partition_id, fence, now)
         if guarded and request.guard is not None:
             refusal = request.guard(
                 SQLiteSnapshot(connection, now, self._checker, self._memory.recall, _left_out)
@@ -170,7 +185,7 @@ class Inserter:
     ) -> tuple[int, int]:
         """Add one entry to its partition's counters, making it if it is new; returns its id and the
         guarded flag."""
-        name = (request.stream, request.partition)
+        name = request.name
         ids = self._memory.ids
         known = ids.get(name)
         if known is not None and ledger.accept_into(connection, known, request.size):

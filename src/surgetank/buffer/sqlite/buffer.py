@@ -31,6 +31,7 @@ from surgetank.buffer.sqlite.space import Space
 from surgetank.buffer.sqlite.spill import SpilledValues, SQLiteSpilling
 from surgetank.buffer.sqlite.tallies import SQLiteTallies
 from surgetank.buffer.sqlite.upkeep import SQLiteErasing, SQLiteUpkeep
+from surgetank.buffer.sqlite.writers import SQLiteWriters
 from surgetank.fallback.files import SpillFiles
 
 
@@ -94,6 +95,7 @@ class SQLiteBuffer:
         self.append = log.append
         self.try_append = log.try_append
         self.snapshot = log.snapshot
+        self.raise_fence = SQLiteWriters(file).raise_fence
 
         tallies = SQLiteTallies(file, inserter, memory)
         self.tally = tallies.tally

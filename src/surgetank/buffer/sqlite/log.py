@@ -22,6 +22,7 @@ from surgetank.buffer.sqlite.buffer_file import BufferFile, is_busy
 from surgetank.buffer.sqlite.chain import Load, Memory
 from surgetank.buffer.sqlite.ids import SLOTS
 from surgetank.buffer.sqlite.read import SQLiteSnapshot
+from surgetank.buffer.sqlite.writers import outdated
 from surgetank.exceptions import BufferFull, BufferProblem, BufferUnavailable, EntryRejected
 from surgetank.model import Record
 from surgetank.sqlite.file import translate
@@ -69,8 +70,9 @@ class SQLiteLog:
         start_guarding: bool = False,
         ask_guards: bool = False,
         wait: bool = True,
+        fence: int | None = None,
     ) -> int:
-        request = _request(stream, partition, records, guard)
+        request = _request(stream, partition, records, guard, fence)
         request.start_guarding, request.ask_guards = start_guarding, ask_guards
         deadline: float | None = None
         while True:
@@ -80,6 +82,8 @@ class SQLiteLog:
             if not request.full:
                 if not request.accepted:
                     raise _interrupted()
+                if request.outdated:
+                    raise outdated(partition)
                 return request.seq
             if deadline is None:
                 self._refuse_hopeless(request, wait=wait)
@@ -87,9 +91,15 @@ class SQLiteLog:
             self._wait_for_space(request, deadline)
 
     def try_append(
-        self, stream: str, partition: str, records: Sequence[Record], *, guard: Guard | None = None
+        self,
+        stream: str,
+        partition: str,
+        records: Sequence[Record],
+        *,
+        guard: Guard | None = None,
+        fence: int | None = None,
     ) -> int | None:
-        request = _request(stream, partition, records, guard)
+        request = _request(stream, partition, records, guard, fence)
         self._file.refuse_fork()
         if not self._file.try_lock():
             return None
@@ -100,6 +110,8 @@ class SQLiteLog:
             self._file.lock.release()
         if request.full:
             raise self._full(request, waited=None)
+        if request.outdated:
+            raise outdated(partition)
         return request.seq
 
     @contextmanager
@@ -275,6 +287,7 @@ def _request(
     partition: str,
     records: Sequence[Record],
     guard: Guard | None,
+    fence: int | None,
 ) -> Request:
     # no row to be found by, or rows that take the next entry's ids
     if not 0 < len(records) < SLOTS:
@@ -282,7 +295,7 @@ def _request(
             partition=partition, path="$", reason=f"an entry of {len(records)} records",
             remedy=f"write between 1 and {SLOTS - 1} values at once",
         )  # fmt: skip
-    return Request(stream, partition, records, guard)
+    return Request(stream, partition, records, guard, fence=fence)
 
 
 def _interrupted() -> BufferUnavailable:

@@ -36,7 +36,7 @@ from surgetank.model import Failure, FailureKind
 from surgetank.sqlite import file
 
 # Small tables that are copied as far as SQLite can read them.
-_AS_THEY_ARE = ("notes", "spills", "recovered", "tallies", "binding")
+_AS_THEY_ARE = ("notes", "spills", "recovered", "tallies", "binding", "writers")
 _PARTITION_COLUMNS = 17
 _UNKNOWN = Failure(
     FailureKind.REJECTED, "why it was parked can't be read any more", "BufferCorrupt"

@@ -44,6 +44,11 @@ CREATE TABLE tallies (
     stream TEXT NOT NULL, partition TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, count INTEGER NOT NULL,
     since REAL NOT NULL, PRIMARY KEY (stream, partition, key)
 ) STRICT, WITHOUT ROWID;
+-- The newest writer of each partition (writers.py).
+CREATE TABLE writers (
+    partition_id INTEGER PRIMARY KEY, fence INTEGER NOT NULL, seen_at REAL NOT NULL
+) STRICT;
+CREATE INDEX writers_by_age ON writers (seen_at);
 """
 
 _SCHEMA = (

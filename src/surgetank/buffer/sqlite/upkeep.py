@@ -13,6 +13,7 @@ from surgetank.buffer.sqlite.fence import oldest_mark
 from surgetank.buffer.sqlite.kept import KeptEntries
 from surgetank.buffer.sqlite.schema import BUFFER
 from surgetank.buffer.sqlite.space import Space
+from surgetank.buffer.sqlite.writers import oldest_kept
 from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
 from surgetank.model import Damage
 from surgetank.sqlite.scrub import scrub
@@ -131,7 +132,10 @@ class SQLiteUpkeep:
         with self._file.read() as connection:
             (notes,) = connection.execute("SELECT count(*) FROM notes").fetchone()
             (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
-            marked = oldest_mark(connection, now)
+            marked, fenced = oldest_mark(connection, now), oldest_kept(connection, now)
+            (unfenced,) = connection.execute(
+                "SELECT count(*) FROM writers WHERE seen_at < ?", (fenced,)
+            ).fetchone()
             (expired,) = connection.execute(
                 "SELECT count(*) FROM notes WHERE expires_at IS NOT NULL AND expires_at <= ?",
                 (now,),
@@ -142,16 +146,20 @@ class SQLiteUpkeep:
                 " (SELECT 1 FROM notes n WHERE n.partition_id = p.id) AND NOT EXISTS"
                 " (SELECT 1 FROM kept k WHERE k.partition_id = p.id) AND NOT EXISTS"
                 " (SELECT 1 FROM parked k WHERE k.partition_id = p.id) AND NOT EXISTS"
-                " (SELECT 1 FROM copies c WHERE c.partition_id = p.id) LIMIT 1",
+                " (SELECT 1 FROM copies c WHERE c.partition_id = p.id) AND NOT EXISTS"
+                " (SELECT 1 FROM writers w WHERE w.partition_id = p.id) LIMIT 1",
                 (now, marked),
             ).fetchone()
         over_notes, over_jobs = notes - self._notes_kept, jobs - self._jobs_kept
-        if not (expired or idle or over_notes > 0 or over_jobs > self._jobs_kept // 100):
+        if not (
+            expired or idle or unfenced or over_notes > 0 or over_jobs > self._jobs_kept // 100
+        ):
             return
         with self._file.write() as connection:
             connection.execute(
                 "DELETE FROM notes WHERE expires_at IS NOT NULL AND expires_at <= ?", (now,)
             )
+            connection.execute("DELETE FROM writers WHERE seen_at < ?", (fenced,))
             if over_notes > 0:
                 connection.execute(
                     "DELETE FROM notes WHERE (partition_id, key) IN"
@@ -174,6 +182,6 @@ class SQLiteUpkeep:
                 " AND id NOT IN (SELECT partition_id FROM notes) AND id NOT IN (SELECT "
                 "partition_id FROM parked)"
                 " AND id NOT IN (SELECT partition_id FROM kept) AND id NOT IN (SELECT partition_id "
-                "FROM copies)",
+                "FROM copies) AND id NOT IN (SELECT partition_id FROM writers)",
                 (now, marked),
             )

@@ -22,6 +22,7 @@ from surgetank.exceptions import EntryRejected, SurgetankError
 from surgetank.model import Record, Replacement
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.envelope import CheckpointRecord
+from surgetank.streams.checkpoints.fencing import fence_in
 from surgetank.streams.checkpoints.hot import guard_put, guard_writes
 from surgetank.streams.checkpoints.serde.serializer import ValueRefused, is_faithful
 
@@ -38,6 +39,7 @@ class NewEntry(NamedTuple):
     thread_id: str
     records: list[Record]
     guard: Guard
+    fence: int | None = None
 
 
 class Target(NamedTuple):
@@ -118,7 +120,7 @@ class EntryMaker:
         root = _root(ns, metadata)
         complete = values.keys() <= new_versions.keys() | (values.keys() - versions.keys())
         guard = guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root, complete=complete)
-        return NewEntry(thread_id, records, guard)
+        return NewEntry(thread_id, records, guard, fence_in(config, thread_id))
 
     def _record(
         self,
@@ -198,7 +200,8 @@ class EntryMaker:
                 at.ns, checkpoint_id, task_id, WRITES_IDX_MAP.get(channel, index)
             )
             records.append(Record(key, envelope.pack_write(channel, task_path, type_, data)))
-        return NewEntry(at.thread_id, records, guard_writes(at.thread_id, at.ns, checkpoint_id))
+        guard = guard_writes(at.thread_id, at.ns, checkpoint_id)
+        return NewEntry(at.thread_id, records, guard, fence_in(config, at.thread_id))
 
     def _blob(self, thread_id: str, channel: str, value: Any) -> bytes:
         return envelope.pack_blob(*self._dump(thread_id, f"$.channel_values.{channel}", value))

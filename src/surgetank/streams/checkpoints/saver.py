@@ -51,7 +51,8 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     serializer.
 
     `put` and `put_writes` raise `EntryRejected` for a value that would not come back as it is,
-    naming its place; `BufferFull` at the buffer's limit; `BufferUnavailable` when the disk refuses.
+    naming its place; `BufferFull` at the buffer's limit; `BufferUnavailable` when the disk refuses;
+    `LeaseLost` in a run whose thread a newer run or worker has.
     Reads raise `ColdStateUnavailable` when what they need is only in a database that can't be
     reached, and `StateCorrupt`, with thread and channel, for what can't be read. `tell` is given a
     thread, a log level and a sentence, once for each class of its state that is not what it was
@@ -199,7 +200,9 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         return entry
 
     def _append(self, entry: NewEntry) -> None:
-        self._buffer.append(STREAM, entry.thread_id, entry.records, guard=entry.guard)
+        self._buffer.append(
+            STREAM, entry.thread_id, entry.records, guard=entry.guard, fence=entry.fence
+        )
 
     async def _aappend(self, entry: NewEntry) -> None:
         # Whatever waits (for another process, for space) or takes long must not hold up the event
@@ -208,12 +211,17 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
             with suppress(BufferFull):
                 if (
                     self._buffer.try_append(
-                        STREAM, entry.thread_id, entry.records, guard=entry.guard
+                        STREAM, entry.thread_id, entry.records, guard=entry.guard, fence=entry.fence
                     )
                     is not None
                 ):
                     return
         await off_loop(self._append, entry)
+
+    def raise_fence(self, thread_id: str, fence: int) -> None:
+        """Refuse what older runs and workers put into a thread from now on. For a worker, before it
+        reads the state. Raises `LeaseLost` when a newer one has it, `BufferUnavailable`."""
+        self._buffer.raise_fence(STREAM, limits.thread_name(thread_id), fence)
 
     # -- reading
 
