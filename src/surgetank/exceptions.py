@@ -369,6 +369,10 @@ class RunNotFound(NotFound):
     """No run has this id."""
 
 
+class GraphChanged(Conflict):
+    """The nodes that a thread waits for are not in its graph any more."""
+
+
 class ThreadBusy(Conflict):
     """A thread has a run that is not over, and the new one was not to wait for it."""
 

@@ -180,11 +180,14 @@ async def test_a_worker_takes_the_thread_before_it_reads_it(tank: Surgetank) -> 
     new = NewRun(thread_id="t", assistant_id="agent")
     tank.runs.accept(new, actor="ada")
     (first,) = queue.claim("one", 1)
-    await take_thread(graph, first)
+    await take_thread(graph.checkpointer, first)
     second = reclaimed(tank, first)
     assert fence_of(second)[FENCE_KEY] > fence_of(first)[FENCE_KEY]
-    await take_thread(graph, second)
-    for late in (lambda: take_thread(graph, first), lambda: graph.ainvoke({}, config(first))):
+    await take_thread(graph.checkpointer, second)
+    for late in (
+        lambda: take_thread(graph.checkpointer, first),
+        lambda: graph.ainvoke({}, config(first)),
+    ):
         with pytest.raises(LeaseLost):
             await late()
     await graph.ainvoke({"steps": []}, config(second))

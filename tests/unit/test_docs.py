@@ -146,7 +146,9 @@ def test_every_type_of_system_error_is_documented_and_no_other():
     )
     documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) - {"error_type"}
     source = "\n".join(
-        p.read_text() for room in ("app", "notify") for p in (SOURCE / room).rglob("*.py")
+        p.read_text()
+        for room in ("app", "notify", "workflows")
+        for p in (SOURCE / room).rglob("*.py")
     )
     made = {EventType.FLUSH_ERROR.value, EventType.FLUSH_CRITICAL.value}
     made |= set(re.findall(r'error_type="(\w+)"', source))

@@ -117,7 +117,10 @@ class Nouns(Speaks):
     def runs(self) -> Runs:
         """Runs of graphs: accept, claim, cancel, who did what."""
         parts = self.parts
-        return Runs(parts.database, parts.run_room, self.settings, tell=parts.tell_of_runs)
+        return Runs(
+            parts.database, parts.run_room, self.settings, tell=parts.tell_of_runs,
+            announce=parts.reporting.notifier.tell,
+        )  # fmt: skip
 
     @property
     def parked(self) -> Parked:

@@ -11,6 +11,7 @@ from surgetank.app.run_room import RunRoom
 from surgetank.database.pool import Database
 from surgetank.events.streams import StreamLog
 from surgetank.exceptions import MissingExtra
+from surgetank.notify.news import News
 from surgetank.service import Service
 from surgetank.settings import Settings
 from surgetank.workflows.queue import RunQueue
@@ -34,12 +35,14 @@ class Runs:
         settings: Settings,
         *,
         tell: Callable[[BaseException, str], None],
+        announce: Callable[[News], None],
     ) -> None:
         self._queue = RunQueue(database, lease_s=settings.run_lease)
         self._database = database
         self._room = room
         self._settings = settings
         self._tell = tell
+        self._announce = announce
 
     def accept(self, new: NewRun, *, actor: str) -> Run:
         """Accept a run for a worker: it is safe when this returns. One that is known is returned.
@@ -114,6 +117,7 @@ class Runs:
         """
         try:
             from surgetank.workflows.execution import FixedGraphs  # noqa: PLC0415 - needs the extra
+            from surgetank.workflows.structure import news_of  # noqa: PLC0415
             from surgetank.workflows.worker import RunWorker  # noqa: PLC0415
         except ModuleNotFoundError as error:
             if error.name and error.name.startswith("surgetank"):
@@ -134,6 +138,7 @@ class Runs:
             tell=self._tell,
             each_second=each_second,
             on_end=on_end,
+            on_change=lambda run, change: self._announce(news_of(run, change)),
         )
 
     def service(

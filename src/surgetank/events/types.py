@@ -25,6 +25,7 @@ class EventType(StrEnum):
     STATUS_UPDATED = "status_updated"
     CHECKPOINT_READY = "checkpoint_ready"
     CHECKPOINT_RESOLVED = "checkpoint_resolved"
+    GRAPH_CHANGED = "graph_changed"
     LOG = "log"
     GAP = "gap"
 

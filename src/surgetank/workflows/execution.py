@@ -19,7 +19,7 @@ from surgetank.encode.jsontext import dumps
 from surgetank.events.streams import StreamLog
 from surgetank.exceptions import LeaseLost
 from surgetank.offloop import off_loop
-from surgetank.workflows.fencing import fence_of, take_thread
+from surgetank.workflows.fencing import fence_of
 from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.runs import Run
 from surgetank.workflows.streaming import Events, interrupts_of, modes_of
@@ -133,7 +133,6 @@ async def execute(graph: Graph, run: Run, config: RunnableConfig, sender: Sender
     events = Events(modes_of(kwargs), subgraphs=bool(kwargs.get("stream_subgraphs")))
     begin = {"run_id": str(run.run_id), "attempt": run.attempts}
     await sender.send("metadata", dumps(begin))
-    await take_thread(graph, run)
     graph_input, config = await _beginning(graph, run, config)
     options: dict[str, Any] = {
         "durability": kwargs.get("durability") or "sync",

@@ -7,7 +7,6 @@ from __future__ import annotations
 from surgetank.offloop import off_loop
 from surgetank.streams.checkpoints.fencing import FENCE_KEY, Fence
 from surgetank.streams.checkpoints.saver import SurgetankSaver
-from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.runs import Run
 
 
@@ -16,11 +15,12 @@ def fence_of(run: Run) -> dict[str, Fence]:
     return {FENCE_KEY: (run.thread_id, run.fence)}
 
 
-async def take_thread(graph: Graph, run: Run) -> None:
+async def take_thread(saver: object, run: Run) -> None:
     """Refuse from now on what older runs and workers write into the run's thread. To be called before
-    its state is read: what they wrote until now is seen then, and nothing comes after.
+    its state is read: what they wrote until now is seen then, and nothing comes after. Only our own
+    saver knows fences.
 
     Raises `LeaseLost` when the thread was claimed by somebody else since.
     """
-    if isinstance(graph.checkpointer, SurgetankSaver):
-        await off_loop(graph.checkpointer.raise_fence, run.thread_id, run.fence)
+    if isinstance(saver, SurgetankSaver):
+        await off_loop(saver.raise_fence, run.thread_id, run.fence)

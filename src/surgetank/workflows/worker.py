@@ -25,11 +25,13 @@ from surgetank.events.streams import END, StreamLog
 from surgetank.exceptions import DatabaseUnavailable, LeaseLost, SurgetankError
 from surgetank.service import Background
 from surgetank.workflows.execution import Graphs, Outcome, Sender, config_of, execute
+from surgetank.workflows.fencing import take_thread
 from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.manager import WorkflowStatusManager
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import CancelAction, Run
 from surgetank.workflows.status import Status, wire_status
+from surgetank.workflows.structure import TellChange, check_structure, marked, refuse_stuck
 
 __all__ = ["Graph", "RunWorker"]
 
@@ -55,7 +57,7 @@ class RunWorker:
     `streams` is where runs send to. `tell` is given what goes wrong beside runs: what a run does
     wrong is its own end. `timeout_s` bounds runs that bring no limit of their own. `each_second` is
     called about once a second, on a thread. `on_end` is called with each run of this worker that
-    ended and how, on a thread.
+    ended and how, on a thread; `on_change` with a run that goes on with a changed graph.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class RunWorker:
         tell: Callable[[BaseException, str], None] = lambda *_: None,
         each_second: Sequence[Callable[[], object]] = (),
         on_end: Callable[[Run, Status], None] = lambda *_: None,
+        on_change: TellChange = lambda *_: None,
     ) -> None:
         self._queue = queue
         self._graphs = graphs
@@ -88,6 +91,7 @@ class RunWorker:
         self._tell = tell
         self._each_second = tuple(each_second)
         self._on_end = on_end
+        self._on_change = on_change
         self._under_way: dict[str, _UnderWay] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
@@ -284,7 +288,12 @@ class RunWorker:
         async with self._graphs.open(
             run.graph, config, context=run.kwargs.get("context"), user=user
         ) as graph:
-            return await execute(graph, run, config, sender)
+            await take_thread(graph.checkpointer, run)
+            change = await check_structure(graph, run, config)
+            if change is not None:
+                await self._thread(self._on_change, run, change)
+                refuse_stuck(run, change)
+            return await execute(graph, run, marked(config, graph), sender)
 
     async def _failed(
         self,
@@ -339,6 +348,7 @@ class RunWorker:
     async def _cancelled(self, run: Run) -> Status:
         current = await self._thread(self._queue.get, run.run_id)
         if current.cancel_action is CancelAction.ROLLBACK and self._saver is not None:
+            await take_thread(self._saver, run)  # nothing comes after what is deleted
             try:
                 await self._saver.adelete_for_runs([str(run.run_id)])
             except DatabaseUnavailable:
