@@ -1,0 +1,1 @@
+"""Webhooks: what is sent to other servers when a run ends."""
