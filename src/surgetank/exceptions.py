@@ -384,6 +384,18 @@ class QuotaExceeded(SurgetankError):
     problem = "quota-exceeded"
 
 
+class WebhookRefused(InvalidRequest):
+    """A webhook's URL can't be used, or leads where none may be sent."""
+
+
+class DeliveryNotFound(NotFound):
+    """No delivery of a webhook has this id."""
+
+
+class DeliveryDone(Conflict):
+    """A webhook was delivered already, and is not sent again."""
+
+
 class ErrorStateConflict(Conflict):
     """A system error is not in the state that the action needs (already resolved, not resolved)."""
 

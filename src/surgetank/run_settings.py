@@ -5,8 +5,33 @@ Times are seconds, sizes bytes.
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings
+import ipaddress
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode
+
+_TARGET = re.compile(r"[A-Za-z0-9._:/-]+")
+
+
+def _split(value: Any) -> Any:
+    """The environment gives a list as one string, separated by white space."""
+    return value.split() if isinstance(value, str) else value
+
+
+def _targets(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Hosts, addresses, networks. Raises `ValueError`."""
+    for each in value:
+        if "/" in each:
+            ipaddress.ip_network(each, strict=False)
+        elif not _TARGET.fullmatch(each):
+            raise ValueError("use host names, addresses, or networks like 10.1.0.0/16")
+    return value
+
+
+Targets = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_targets)]
+WebhookSecrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 
 
 class RunSettings(BaseSettings):
@@ -36,4 +61,25 @@ class RunSettings(BaseSettings):
     )
     streams_max_bytes: int = Field(
         1024 * 1024 * 1024, gt=0, description="Most bytes that are kept of what ended runs sent."
+    )
+    webhook_secret: WebhookSecrets = Field(
+        (),
+        description="Key that webhooks are signed with: whsec_ and base64, or any text; two while "
+        "it is changed, separated by spaces. Secret. None: they are not signed.",
+    )
+    webhook_allow: Targets = Field(
+        (),
+        description="Hosts, addresses and networks that webhooks may be sent to although they are "
+        "not public, separated by spaces.",
+    )
+    webhook_timeout: float = Field(
+        10.0, gt=0, le=60, description="Longest time of one attempt to send a webhook."
+    )
+    webhook_attempts: int = Field(
+        10, gt=0, le=100, description="After so many attempts a webhook has failed."
+    )
+    webhooks_keep: float = Field(
+        7 * 86_400.0,
+        gt=0,
+        description="How long the log has webhooks that were delivered or have failed.",
     )

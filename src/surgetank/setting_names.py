@@ -54,6 +54,11 @@ class SettingNames(TypedDict, total=False):
     database_listen_url: str | None
     streams_max_age: float | None
     streams_max_bytes: int | None
+    webhook_secret: str | Sequence[str] | None
+    webhook_allow: str | Sequence[str] | None
+    webhook_timeout: float | None
+    webhook_attempts: int | None
+    webhooks_keep: float | None
     logs_keep: float | None
     errors_keep: float | None
     debug_originals: bool | None

@@ -21,6 +21,7 @@ from support.http import ADMIN_TOKEN, Server, running
 from support.savers import put
 from surgetank.server.access.roles import Role
 from surgetank.server.dependencies import CurrentCaller, VisibleThread
+from surgetank.workflows.runs import NewRun
 
 ROLES = ("nobody", "viewer", "reviewer", "operator", "admin")
 EVERYBODY = dict.fromkeys(ROLES, 200)
@@ -76,6 +77,8 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     **_opens(_of_threads("WEBSOCKET", "/ws/threads/{thread_id:name}", missing=LOGLESS)),
     ("GET", "/sse/events", ""): SIGNED_IN,
     **_opens({("WEBSOCKET", "/ws/events", ""): SIGNED_IN}),
+    ("GET", "/webhooks/deliveries", ""): SIGNED_IN,
+    ("POST", "/webhooks/deliveries/{delivery_id}/retry", ""): SIGNED_IN,
     ("GET", "/metrics", ""): OPERATORS,
     ("GET", "/admin/originals", ""): ADMINS,
     ("GET", "/admin/system-errors", ""): ADMINS,
@@ -154,7 +157,14 @@ def furnish(server: Server) -> dict[str, str]:
     job = server.tank.flush()
     spare = server.services.tokens.create("spare", Role.VIEWER, by="test")[0]
     error_id = server.tank.log_system_error("odd", "something", thread_id="own")
+    accepted = NewRun(
+        thread_id="own", assistant_id="agent", owner="ada", kwargs={"webhook": "https://hooks.test"}
+    )
+    run = server.tank.runs.accept(accepted, actor="ada")
+    server.tank.runs.cancel(run.run_id, actor="ada")
+    (delivery,) = server.tank.webhooks()
     return {
+        "delivery_id": str(delivery.delivery_id),
         "job_id": job.id, "parked_id": "1", "token_id": spare.id, "error_id": error_id, "user": "some/body",
     }  # fmt: skip
 

@@ -18,7 +18,8 @@ asks the database, for as long as a read may take. A sink that is frozen holds u
 - `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to be deleted.
 - `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends.
 - Runs: `surgetank-run-loop` (claims, graphs), `surgetank-run-stop`, `surgetank-run-heartbeat`,
-  `surgetank-run-upkeep`, `surgetank-runs` (a pool: what waits for the database), `surgetank-listen`.
+  `surgetank-run-upkeep`, `surgetank-runs` (a pool: what waits for the database), `surgetank-listen`;
+  `surgetank-webhooks` and its `surgetank-webhook` (a pool).
 - Counters (`Meters`, the notifier's deliveries) are copied under their locks by whoever asks for metrics.
 """
 

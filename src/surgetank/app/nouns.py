@@ -3,8 +3,8 @@ these, and nothing of what an engine consists of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from surgetank.app.alerts import Alerts
 from surgetank.app.buffer import BufferState
@@ -21,11 +21,13 @@ from surgetank.app.speaking import Speaks
 from surgetank.app.storage import Storage, limits_of
 from surgetank.app.threads import Threads
 from surgetank.app.transfers import Transfers
+from surgetank.app.webhooks import Webhooks
 from surgetank.database.pool import Database
 from surgetank.events.protocol import EventLog
 from surgetank.flush.breaker import BreakerState
 from surgetank.model import FlushJob
 from surgetank.streams.errors.store import SystemErrors
+from surgetank.workflows.meters import RunMeters
 
 if TYPE_CHECKING:
     from surgetank.streams.checkpoints.saver import SurgetankSaver
@@ -46,6 +48,8 @@ class EmbeddedServer(Protocol):
 class Nouns(Speaks):
     """The objects of a `Surgetank`. Each opens the engine, unless it says otherwise, and raises
     `EngineClosed` when that was closed."""
+
+    run_meters: RunMeters
 
     def flush(
         self, stream: str | None = None, partition: str | None = None, *, trigger: str = "manual"
@@ -118,9 +122,29 @@ class Nouns(Speaks):
         """Runs of graphs: accept, claim, cancel, who did what."""
         parts = self.parts
         return Runs(
-            parts.database, parts.run_room, self.settings, tell=parts.tell_of_runs,
+            parts.database,
+            parts.run_room,
+            self.settings,
+            tell=parts.tell_of_runs,
             announce=parts.reporting.notifier.tell,
-        )  # fmt: skip
+            webhooks=lambda: self.webhooks,
+        )
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """What is sent to other servers when a run ends: `tank.webhooks()`, send, try again."""
+        return Webhooks(self.parts, self.run_meters, state_of=self._state_of_run)
+
+    def _state_of_run(self, thread_id: str, run_id: str) -> Mapping[str, Any] | None:
+        found = self.checkpointer().get_tuple({"configurable": {"thread_id": thread_id}})
+        if found is None or found.metadata.get("run_id") != run_id:
+            return None
+        values = found.checkpoint["channel_values"]
+        return {
+            name: value
+            for name, value in values.get("__root__", values).items()
+            if not name.startswith(("__", "branch:"))  # LangGraph's own
+        }
 
     @property
     def parked(self) -> Parked:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 
 from surgetank.app.run_room import RunRoom
 from surgetank.database.pool import Database
-from surgetank.service import Background
+from surgetank.service import Background, Service
 from surgetank.workflows.listening import CANCELS, RUNS, Listening
 from surgetank.workflows.worker import RunWorker
 
@@ -17,9 +18,17 @@ class RunService:
     """Runs the worker between `start` and `stop`. Told to stop it gives its runs back. Starts
     once."""
 
-    def __init__(self, worker: RunWorker, room: RunRoom, database: Database) -> None:
+    def __init__(
+        self,
+        worker: RunWorker,
+        room: RunRoom,
+        database: Database,
+        *,
+        beside: Sequence[Service] = (),
+    ) -> None:
         self.worker = worker
         self._room = room
+        self._beside = tuple(beside)
         self._listening = Listening(database, {RUNS: worker.wake, CANCELS: worker.check_cancels})
         self._thread = Background("surgetank-run-loop", self._work)
 
@@ -37,12 +46,18 @@ class RunService:
         """Start working."""
         self._thread.start()
         self._listening.service.start()
+        for service in self._beside:
+            service.start()
 
     def stop(self, within_s: float | None = None) -> bool:
         """Give runs back and end."""
         self._listening.service.stop(0.0)
+        for service in self._beside:
+            service.stop(0.0)
         ended = self._thread.stop(within_s)
         self._listening.service.stop(within_s)
+        for service in self._beside:
+            ended = service.stop(within_s) and ended
         return ended
 
     def _work(self, stop: threading.Event) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from surgetank.app.run_room import RunRoom
+from surgetank.app.webhooks import Webhooks
 from surgetank.database.pool import Database
 from surgetank.events.streams import StreamLog
 from surgetank.exceptions import MissingExtra
@@ -36,6 +37,7 @@ class Runs:
         *,
         tell: Callable[[BaseException, str], None],
         announce: Callable[[News], None],
+        webhooks: Callable[[], Webhooks],
     ) -> None:
         self._queue = RunQueue(database, lease_s=settings.run_lease)
         self._database = database
@@ -43,12 +45,16 @@ class Runs:
         self._settings = settings
         self._tell = tell
         self._announce = announce
+        self._webhooks = webhooks
 
     def accept(self, new: NewRun, *, actor: str) -> Run:
         """Accept a run for a worker: it is safe when this returns. One that is known is returned.
 
-        Raises `ThreadBusy` (strategy `reject`), `ThreadNotFound`, `InvalidTransition`.
+        Raises `ThreadBusy` (strategy `reject`), `ThreadNotFound`, `InvalidTransition`,
+        `WebhookRefused`.
         """
+        if (webhook := new.kwargs.get("webhook")) is not None:
+            self._webhooks().check_url(str(webhook))
         run = self._queue.accept(new, actor=actor)
         self._room.wake()
         return run
@@ -145,11 +151,19 @@ class Runs:
         self, graphs: Graphs, *, most: int | None = None, saver: BaseCheckpointSaver[Any] | None = None,
         each_second: Sequence[Callable[[], object]] = (), on_end: Callable[[Run, Status], None] = lambda *_: None,
     ) -> Service:  # fmt: skip
-        """A worker on a thread and an event loop of its own, which hears of new runs at once."""
+        """A worker on a thread and an event loop of its own, which hears of new runs at once; and
+        beside it who sends webhooks."""
         from surgetank.app.run_service import RunService  # noqa: PLC0415 - needs the extra
 
-        worker = self.worker(graphs, most=most, saver=saver, each_second=each_second, on_end=on_end)
-        return RunService(worker, self._room, self._listen_database())
+        webhooks = self._webhooks().service()
+
+        def ended(run: Run, status: Status) -> None:
+            on_end(run, status)
+            if run.kwargs.get("webhook"):
+                webhooks.wake()
+
+        worker = self.worker(graphs, most=most, saver=saver, each_second=each_second, on_end=ended)
+        return RunService(worker, self._room, self._listen_database(), beside=[webhooks])
 
     def _listen_database(self) -> Database:
         url = self._settings.database_listen_url

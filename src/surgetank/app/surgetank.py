@@ -43,6 +43,7 @@ from surgetank.streams.checkpoints.retention.plan import Limits
 from surgetank.streams.checkpoints.retention.sweep import RetentionReport
 from surgetank.streams.installed import STREAMS
 from surgetank.streams.stream import Stream
+from surgetank.workflows.meters import RunMeters
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -109,6 +110,7 @@ class Surgetank(Nouns):
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self.meters = Meters()
+        self.run_meters = RunMeters()
         self._listeners: list[FlushListener] = [self.meters.on_flush]
 
     def __repr__(self) -> str:

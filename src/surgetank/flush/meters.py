@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import assert_never
 
 from surgetank.flush.events import (
@@ -26,17 +26,24 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TRANSPORTS: tuple[str, ...] = ("websocket", "sse")
 
 
-@dataclass(slots=True)
 class Durations:
-    """A histogram: how many took up to each of `SECONDS` (the last: longer), and their sum."""
+    """A histogram: how many took up to each of `bounds` (the last: longer), and their sum."""
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
-    total_s: float = 0.0
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total_s = 0.0
 
     def add(self, seconds: float) -> None:
         """One more."""
-        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total_s += seconds
+
+    def copy(self) -> Durations:
+        """What it holds now."""
+        made = Durations(self.bounds)
+        made.counts, made.total_s = list(self.counts), self.total_s
+        return made
 
 
 class Meters:
@@ -89,7 +96,5 @@ class Meters:
     def snapshot(self) -> tuple[dict[tuple[str, ...], int], dict[str, Durations], dict[str, int]]:
         """Counts by what and labels, durations by stream, subscribers by transport."""
         with self._lock:
-            durations = {
-                s: Durations(list(d.counts), d.total_s) for s, d in self._durations.items()
-            }
+            durations = {stream: taken.copy() for stream, taken in self._durations.items()}
             return dict(self._counts), durations, dict(self._subscribers)

@@ -19,7 +19,7 @@ from surgetank.app.surgetank import Surgetank
 from surgetank.events.types import Severity
 from surgetank.exceptions import MissingExtra, SurgetankError
 from surgetank.flush.breaker import BreakerState
-from surgetank.flush.meters import SECONDS, Durations
+from surgetank.flush.meters import Durations
 from surgetank.model import FailureKind
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def _family(name: str, values: Sequence[Any]) -> Metric:
     if spec.kind == "histogram":
         histogram = core.HistogramMetricFamily(name, spec.help, labels=spec.labels)
         for stream, taken in values:
-            bounds = [*map(str, SECONDS), "+Inf"]
+            bounds = [*map(str, taken.bounds), "+Inf"]
             buckets = list(zip(bounds, map(float, accumulate(taken.counts)), strict=True))
             histogram.add_metric((stream,), buckets, taken.total_s)
         return histogram

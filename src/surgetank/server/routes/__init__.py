@@ -17,6 +17,7 @@ from surgetank.server.routes import (
     threads,
     tokens,
     users,
+    webhooks,
 )
 
 ROUTERS = (
@@ -33,4 +34,5 @@ ROUTERS = (
     metrics.router,
     tokens.router,
     users.router,
+    webhooks.router,
 )

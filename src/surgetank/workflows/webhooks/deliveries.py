@@ -118,7 +118,8 @@ class DeliveryLog:
         rows = self._rows("get", {"delivery_id": delivery_id})
         if not rows:
             raise DeliveryNotFound(
-                f"There is no webhook delivery {delivery_id}.", remedy="see GET /webhooks/deliveries."
+                f"There is no webhook delivery {delivery_id}.",
+                remedy="see GET /webhooks/deliveries.",
             )
         return Delivery.of(rows[0])
 

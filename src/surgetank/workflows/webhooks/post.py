@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
-from surgetank.exceptions import ConfigurationError
-from surgetank.workflows.webhooks.targets import AllowedTargets, Target, TargetRefused
+from surgetank.exceptions import ConfigurationError, WebhookRefused
+from surgetank.workflows.webhooks.targets import AllowedTargets, Target
 
 _PREFIX = "whsec_"
 _GONE = 410
@@ -78,20 +78,26 @@ def post(
     try:
         with closing(rules.connect(target, timeout_s)) as plain, _at_most(plain, timeout_s):
             return _exchange(target, body, headers, plain, tls)
-    except TargetRefused as error:
+    except WebhookRefused as error:
         return Answer(error=error.what, final=True)
     except (OSError, http.client.HTTPException) as error:
         return Answer(error=_shown(error))
 
 
 def _exchange(
-    target: Target, body: bytes, headers: Mapping[str, str], plain: socket.socket, tls: ssl.SSLContext
+    target: Target,
+    body: bytes,
+    headers: Mapping[str, str],
+    plain: socket.socket,
+    tls: ssl.SSLContext,
 ) -> Answer:
     connection = http.client.HTTPConnection(target.host, target.port)
     connection.auto_open = 0  # it would resolve the name again
     with closing(connection):
         connection.sock = (
-            tls.wrap_socket(plain, server_hostname=target.host) if target.scheme == "https" else plain
+            tls.wrap_socket(plain, server_hostname=target.host)
+            if target.scheme == "https"
+            else plain
         )
         connection.request("POST", target.path, body, {"Host": target.authority, **headers})
         answer = connection.getresponse()

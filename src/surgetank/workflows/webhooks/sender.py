@@ -7,16 +7,15 @@ At least once: a sender that dies after the other side took it sends it again, w
 from __future__ import annotations
 
 import ssl
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
-from surgetank.exceptions import TargetRefused
+from surgetank.exceptions import WebhookRefused
 from surgetank.telemetry import log
 from surgetank.workflows.webhooks.deliveries import Delivery, DeliveryLog, DeliveryStatus
 from surgetank.workflows.webhooks.payload import body_of
@@ -45,7 +44,8 @@ class WebhookSender:
     """Sends deliveries. Safe to use from several threads and processes.
 
     `values_of` gives the state that a run left, None when it can't be reached. `on_failed` is given
-    what can't be delivered for good, and why.
+    what can't be delivered for good, and why; `count` the outcome of each attempt (`delivered`,
+    `retried`, `failed`).
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class WebhookSender:
         values_of: Callable[[Delivery], Any] = lambda _: None,
         on_failed: Callable[[Delivery, str], None] = lambda *_: None,
         headers_of: Callable[[Delivery], Mapping[str, str]] = lambda _: {},
+        count: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._deliveries = deliveries
@@ -68,15 +69,11 @@ class WebhookSender:
         self._on_failed = on_failed
         self._headers_of = headers_of
         self._clock = clock
-        self._tls = ssl.create_default_context()
-        self._lock = threading.Lock()
-        self._outcomes: Counter[str] = Counter()
+        self._count = count
 
-    @property
-    def outcomes(self) -> Mapping[str, int]:
-        """What came of the attempts of this process: `delivered`, `retried`, `failed`."""
-        with self._lock:
-            return dict(self._outcomes)
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
 
     def step(self) -> int:
         """Send what is due now; how many there were. Raises `DatabaseUnavailable`."""
@@ -113,8 +110,7 @@ class WebhookSender:
         else:
             status, outcome = DeliveryStatus.PENDING, "retried"
             pause = max(answer.pause_s or 0.0, self._policy.pause_s(delivery.attempts))
-        with self._lock:
-            self._outcomes[outcome] += 1
+        self._count(outcome)
         self._deliveries.record(delivery, status, attempt, pause_s=pause)
         log.info(
             "webhook", delivery=str(delivery.delivery_id), run=str(delivery.run_id),
@@ -125,7 +121,7 @@ class WebhookSender:
     def _send(self, delivery: Delivery) -> Answer:
         try:
             target = self._rules.check_url(delivery.url)
-        except TargetRefused as error:
+        except WebhookRefused as error:
             return Answer(error=error.what, final=True)
         now = self._clock()
         sent_at = datetime.fromtimestamp(now, UTC).isoformat()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from surgetank.exceptions import InvalidRequest
+from surgetank.exceptions import WebhookRefused
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -24,13 +24,9 @@ _MAX_URL = 2048
 _PRINTABLE = re.compile(r"[!-~]+")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # the last 32 bits are an IPv4 address
-# Public by their numbers, and answered by the machine's own cloud.
-_METADATA = {ipaddress.ip_address("168.63.129.16")}
+# Public by their numbers for some versions of Python, and answered by the machine's own cloud.
+_METADATA = (ipaddress.IPv4Network("168.63.129.16/32"), ipaddress.IPv4Network("192.0.0.0/24"))
 _ADDRESSES_TRIED = 3
-
-
-class TargetRefused(InvalidRequest):
-    """A webhook's URL can't be used, or leads where none may be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class Target:
 
     @classmethod
     def of(cls, url: str) -> Target:
-        """Take a URL apart. Raises `TargetRefused`."""
+        """Take a URL apart. Raises `WebhookRefused`."""
         if len(url) > _MAX_URL:
             raise _refused(f"it is longer than {_MAX_URL} characters")
         if not _PRINTABLE.fullmatch(url) or "\\" in url:
@@ -93,12 +89,15 @@ class AllowedTargets:
                 self._hosts.add(each.lower().rstrip("."))
 
     def check_url(self, url: str) -> Target:
-        """The target of a URL. Raises `TargetRefused` for what is bad whatever its name points
+        """The target of a URL. Raises `WebhookRefused` for what is bad whatever its name points
         to."""
         target = Target.of(url)
-        with suppress(ValueError):
-            if not self.allows(target.host, ipaddress.ip_address(target.host)):
-                raise _refused("webhooks are not sent to this address")
+        try:
+            literal = ipaddress.ip_address(target.host)
+        except ValueError:
+            literal = None  # a name
+        if literal is not None and not self.allows(target.host, literal):
+            raise _refused("webhooks are not sent to this address")
         if target.host.lower() == "localhost" and not (self._networks or self._hosts):
             raise _refused("webhooks are not sent to this machine")
         return target
@@ -111,7 +110,7 @@ class AllowedTargets:
         return any((plain or address) in network for network in self._networks)
 
     def connect(self, target: Target, timeout_s: float) -> socket.socket:
-        """A connection to an address of the target that was checked. Raises `TargetRefused`,
+        """A connection to an address of the target that was checked. Raises `WebhookRefused`,
         `OSError`."""
         limit = time.monotonic() + timeout_s
         found = self._resolve(target.host, target.port, type=socket.SOCK_STREAM)
@@ -150,7 +149,7 @@ def is_public(address: Address) -> bool:
             address.is_global
             and not address.is_multicast
             and not address.is_reserved
-            and address not in _METADATA
+            and not any(address in network for network in _METADATA)
         )
     if address.scope_id is not None:
         return False
@@ -163,8 +162,8 @@ def is_public(address: Address) -> bool:
     return address in _GLOBAL_UNICAST and address.is_global
 
 
-def _refused(why: str) -> TargetRefused:
-    return TargetRefused(
+def _refused(why: str) -> WebhookRefused:
+    return WebhookRefused(
         f"The webhook's URL can't be used: {why}.",
         remedy="use https://HOST/PATH of a public server; an operator allows others by "
         "SURGETANK_WEBHOOK_ALLOW.",
