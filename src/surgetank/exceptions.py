@@ -396,6 +396,21 @@ class DeliveryDone(Conflict):
     """A webhook was delivered already, and is not sent again."""
 
 
+class NamespaceForbidden(SurgetankError):
+    """A namespace of the store that is another user's."""
+
+    http_status = 403
+    problem = "namespace-forbidden"
+
+
+class VectorSearchUnavailable(ConfigurationError):
+    """A search by meaning where the database has no pgvector. All else of the store works."""
+
+    http_status = 501
+    problem = "no-vector-search"
+    public_message = ""
+
+
 class ErrorStateConflict(Conflict):
     """A system error is not in the state that the action needs (already resolved, not resolved)."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode
@@ -82,4 +82,15 @@ class RunSettings(BaseSettings):
         7 * 86_400.0,
         gt=0,
         description="How long the log has webhooks that were delivered or have failed.",
+    )
+    store_scope: Literal["user", "named", "shared"] = Field(
+        "user",
+        description="What of the store callers who are no administrators reach: a part of their own "
+        "(user), namespaces that have their name as a label (named), or everything (shared).",
+    )
+    store_max_bytes: int = Field(
+        16 * 1024**2,
+        gt=0,
+        le=100 * 1024**2,
+        description="Largest value of an item of the store, as JSON.",
     )

@@ -59,6 +59,8 @@ class SettingNames(TypedDict, total=False):
     webhook_timeout: float | None
     webhook_attempts: int | None
     webhooks_keep: float | None
+    store_scope: Literal["user", "named", "shared"] | None
+    store_max_bytes: int | None
     logs_keep: float | None
     errors_keep: float | None
     debug_originals: bool | None

@@ -28,6 +28,7 @@ EVERYBODY = dict.fromkeys(ROLES, 200)
 SIGNED_IN = EVERYBODY | {"nobody": 401}
 OPERATORS = SIGNED_IN | {"viewer": 403, "reviewer": 403}
 ADMINS = OPERATORS | {"operator": 403}
+NO_CONTENT = {role: 204 if status == 200 else status for role, status in SIGNED_IN.items()}
 # The content of threads of ada, of bob and of nobody, for callers who are all ada.
 OWN = SIGNED_IN
 FOREIGN = SIGNED_IN | {"viewer": 404, "reviewer": 404, "operator": 403}
@@ -92,6 +93,11 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("DELETE", "/admin/system-errors/{error_id}", ""): {
         r: 409 if s == 200 else s for r, s in ADMINS.items()
     },
+    ("PUT", "/store/items", ""): NO_CONTENT,
+    ("GET", "/store/items", ""): SIGNED_IN,
+    ("DELETE", "/store/items", ""): NO_CONTENT,
+    ("POST", "/store/items/search", ""): SIGNED_IN,
+    ("POST", "/store/namespaces", ""): SIGNED_IN,
     ("GET", "/jobs", ""): OPERATORS,
     ("GET", "/jobs/{job_id}", ""): OPERATORS,
     ("POST", "/jobs/{job_id}/retry", ""): OPERATORS,
@@ -107,7 +113,14 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("DELETE", "/admin/tokens/{token_id}", ""): ADMINS,
     ("DELETE", "/admin/users/{user:name}", ""): ADMINS,
 }
-BODIES: dict[tuple[str, str], Any] = {("POST", "/admin/tokens"): {"user": "new", "role": "viewer"}}
+BODIES: dict[tuple[str, str], Any] = {
+    ("POST", "/admin/tokens"): {"user": "new", "role": "viewer"},
+    ("PUT", "/store/items"): {"namespace": ["a"], "key": "k", "value": {}},
+    ("DELETE", "/store/items"): {"namespace": ["a"], "key": "k"},
+    ("POST", "/store/items/search"): {},
+    ("POST", "/store/namespaces"): {},
+}
+QUERIES = {("GET", "/store/items"): "?namespace=a&key=k"}
 
 
 @pytest.fixture
@@ -145,7 +158,7 @@ def ask(client: httpx.Client, method: str, url: str, body: Any) -> tuple[int, st
         except InvalidStatus as denied:
             return denied.response.status_code, denied.response.headers["content-type"]
     with client.stream(method, url, json=body) as answer:
-        return answer.status_code, answer.headers["content-type"]
+        return answer.status_code, answer.headers.get("content-type", "")
 
 
 def furnish(server: Server) -> dict[str, str]:
@@ -182,6 +195,7 @@ def test_every_route_answers_every_role_as_the_matrix_says(server):
     for (method, path, variant), expected in MATRIX.items():
         for role, status in expected.items():
             url = path.replace(":name", "").format(**parameters, thread_id=variant)
+            url += QUERIES.get((method, path), "")
             answer, kind = ask(clients[role], method, url, BODIES.get((method, path)))
             if answer != status:
                 wrong.append(f"{role}: {method} {url} {answer} instead of {status}")

@@ -37,6 +37,7 @@ from surgetank.streams.checkpoints.maintenance import append_thread_deletion
 from surgetank.streams.errors import groups
 from surgetank.streams.errors.groups import ErrorReport
 from surgetank.telemetry import log
+from surgetank.workflows.store.scope import Scope, range_of
 
 if TYPE_CHECKING:
     from surgetank.app.assembly import Parts
@@ -103,6 +104,7 @@ class Erasure:
         clean_spills: Callable[[], object],
         server_log: Path | None,
         other_saver: bool,
+        store_named: bool = False,
     ) -> None:
         self._buffer = buffer
         self._events = events
@@ -114,6 +116,7 @@ class Erasure:
         self._clean_spills = clean_spills
         self._server_log = server_log
         self._other_saver = other_saver
+        self._store_named = store_named
 
     def erase(self, user: str) -> ErasureReport:
         """Erase a user's data. Idempotent; killed on the way, it goes on when it is called again.
@@ -135,7 +138,7 @@ class Erasure:
         log.info("user_erased", threads=len(progress.threads), unfinished=len(unfinished))
         return ErasureReport(
             "running" if unfinished else "completed", len(progress.threads), dict(progress.removed),
-            tuple(unfinished), (*_ALWAYS, *self._elsewhere()),
+            tuple(unfinished), (*_ALWAYS, *self._elsewhere(user)),
         )  # fmt: skip
 
     # -- the row
@@ -264,6 +267,18 @@ class Erasure:
             ("audit_threads", "names in the audit"),
         ):  # fmt: skip
             progress.count(kind, self._execute(SQL[name], arguments))
+        progress.count(
+            "items of the store", self._execute(SQL["store_items"], self._in_store(user))
+        )
+
+    def _in_store(self, user: str) -> dict[str, Any]:
+        """The user's part of the store; with the scope `named` also what has their name."""
+        path = f"{Scope.below(user).root[0]}."
+        return {
+            **range_of(path),
+            **Scope.naming(user).bounds,
+            "named": self._store_named,
+        }
 
     def _remove_names(self, progress: _Progress, threads: list[str]) -> None:
         """Rows of any table that name the threads: how far they were written, that they were
@@ -336,7 +351,7 @@ class Erasure:
             return f"the table {name} could not be rewritten: {error.what}"
         return None
 
-    def _elsewhere(self) -> Iterable[str]:
+    def _elsewhere(self, user: str) -> Iterable[str]:
         for what, query in (
             (
                 "the planner's statistics (pg_statistic), until PostgreSQL rewrites them",
@@ -352,6 +367,8 @@ class Erasure:
         others = [row["buffer_id"] for row in self._run("other_buffers", buffer_id=self._buffer.id)]
         if others:
             yield f"other buffers of this database, where it has to be run as well: {', '.join(others[:20])}"
+        if self._run("store_named", **self._in_store(user)):
+            yield "what graphs keep in the store, in namespaces that name the user: they delete it"
         if self._other_saver:
             yield "checkpoints that another saver keeps, unless they were in this buffer"
 
@@ -383,4 +400,5 @@ def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool
         clean_spills=parts.spills.clean,
         server_log=parts.embedded.log_path if parts.embedded is not None else None,
         other_saver=other_saver,
+        store_named=parts.settings.store_scope == "named",
     )

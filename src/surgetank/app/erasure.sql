@@ -83,6 +83,15 @@ DELETE FROM surgetank.audit_names WHERE kind = 'actor' AND name = %(user)s
 -- Index audit_names_by_name.
 DELETE FROM surgetank.audit_names WHERE kind = 'thread' AND name = ANY (%(threads)s)
 
+-- name: store_items
+-- The user's part of the store, and with the scope `named` what has their name; vectors go along. Primary key.
+DELETE FROM surgetank.store_items
+WHERE (path >= %(low)s AND path < %(high)s) OR (%(named)s AND position(%(label)s::text IN '.' || path) > 0)
+
+-- name: store_named
+-- Whether items are left in namespaces that name the user.
+SELECT FROM surgetank.store_items WHERE position(%(label)s::text IN '.' || path) > 0 LIMIT 1
+
 -- name: naming_threads
 -- The tables that name threads, whatever they are for. What other buffers have there is theirs: they would take a progress
 -- that is gone for a database that went back, and save again what they still keep.

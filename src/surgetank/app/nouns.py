@@ -19,6 +19,7 @@ from surgetank.app.runs import Runs
 from surgetank.app.schema import Schema
 from surgetank.app.speaking import Speaks
 from surgetank.app.storage import Storage, limits_of
+from surgetank.app.store import SurgetankStore
 from surgetank.app.threads import Threads
 from surgetank.app.transfers import Transfers
 from surgetank.app.webhooks import Webhooks
@@ -63,6 +64,10 @@ class Nouns(Speaks):
 
     def checkpointer(self) -> SurgetankSaver:
         """A LangGraph checkpointer on this store."""
+        raise NotImplementedError
+
+    def store(self) -> SurgetankStore:
+        """A LangGraph store in this database."""
         raise NotImplementedError
 
     def _migrate_alone(self) -> list[str]:

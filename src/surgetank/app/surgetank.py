@@ -23,6 +23,7 @@ from surgetank.app.guards import destination, engine_settings
 from surgetank.app.nouns import Nouns
 from surgetank.app.picture import picture_of
 from surgetank.app.schema import migrate_alone
+from surgetank.app.store import StoreOptions, SurgetankStore, open_store
 from surgetank.buffer.binding import Binding
 from surgetank.encode.limits import check_names
 from surgetank.exceptions import (
@@ -48,6 +49,7 @@ from surgetank.workflows.meters import RunMeters
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.checkpoint.serde.base import SerializerProtocol
+    from langgraph.store.base import IndexConfig, TTLConfig
 
     from surgetank.streams.checkpoints.saver import SurgetankSaver
 
@@ -105,6 +107,7 @@ class Surgetank(Nouns):
         self._serde = serde
         self._password = database_password
         self._streams_beside = tuple(streams)
+        self._store_options = StoreOptions()
         self._parts: Parts | None = None
         self._closed = False
         self._pid = os.getpid()
@@ -248,6 +251,23 @@ class Surgetank(Nouns):
             forget_events=self.parts.reporting.forget_thread,
             prepare=self.parts.database.prepare,
         )
+
+    def store(
+        self, *, index: IndexConfig | None = None, ttl: TTLConfig | None = None
+    ) -> SurgetankStore:
+        """A LangGraph store in this database: what graphs remember beside their threads.
+
+        `index` (LangGraph's `IndexConfig`) embeds the texts of items, and `search(query=...)` finds
+        what is near, by pgvector. `ttl` (`TTLConfig`) says how many minutes items live. Raises
+        `MissingExtra`, `ConfigurationError` for an index that can't be used.
+        """
+        options = self._store_options
+        return open_store(self.parts, index or options.index, ttl or options.ttl)
+
+    def set_store(self, *, index: IndexConfig | None = None, ttl: TTLConfig | None = None) -> None:
+        """What `store()` uses from now on where it is given nothing: so the server's routes have
+        the index and the times of the graphs that it runs."""
+        self._store_options = StoreOptions(index, ttl)
 
     def flush(
         self, stream: str | None = None, partition: str | None = None, *, trigger: str = "manual"

@@ -1,7 +1,11 @@
-"""Forgetting old log lines, resolved errors and progress in the database: in small pieces, by one
-process at a time."""
+"""Forgetting old log lines, resolved errors, expired items of the store and progress in the
+database: in small pieces, by one process at a time."""
 
 from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Connection
 
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
@@ -14,6 +18,7 @@ _PROGRESS = (
 )  # kept for 90 days: buffers keep their side for 30
 _PROGRESS_EVERY_S = 86_400.0
 _PIECE = 5000
+_PIECES = 20
 _HOURS_KEEP_S = 400 * 86_400.0
 
 
@@ -40,6 +45,7 @@ class Retention:
                 if limit:
                     cursor = connection.execute(SQL[name], {"before": now - limit, "limit": _PIECE})
                     gone[name] = max(0, cursor.rowcount)
+            gone["forget_store_items"] = self._forget_store_items(connection)
             if not 0 <= now - self._progress_at < _PROGRESS_EVERY_S:
                 for name in _PROGRESS:
                     gone[name] = max(
@@ -49,3 +55,13 @@ class Retention:
         if any(gone.values()):
             log.info("retention", **gone)
         return gone
+
+    def _forget_store_items(self, connection: Connection[Any]) -> int:
+        """Their number isn't known from a limit of ours, so several pieces may go at once."""
+        total = 0
+        for _ in range(_PIECES):
+            gone = max(0, connection.execute(SQL["forget_store_items"], {"limit": _PIECE}).rowcount)
+            total += gone
+            if gone < _PIECE:
+                break
+        return total

@@ -90,7 +90,7 @@ def _layers(services: Services) -> list[Middleware]:
         CORSMiddleware,
         allow_origins=settings.allowed_origins,
         allow_headers=_CORS_HEADERS,
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
         expose_headers=["ETag", "Retry-After", "Idempotency-Replayed"],
     )
     return [
