@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, cast
 
@@ -334,11 +335,32 @@ async def test_a_worker_takes_over_what_a_silent_one_held_but_gives_it_the_time_
     worker = RunWorker(RunQueue(tank.parts.database, lease_s=1.0), FixedGraphs({}), name="w")
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE surgetank.runs SET lease_until = now() - interval '1 second'")
+    began = time.monotonic()
     worker._reap()
     assert tank.runs.get(run.run_id).worker == held.worker, "it may have had the same gap as we"
-    worker._in_contact_since = time.monotonic() - 1.0
-    worker._reap()
-    assert tank.runs.get(run.run_id).status is Status.PENDING
+    while tank.runs.get(run.run_id).status is Status.RUNNING:
+        worker._reap()
+    assert time.monotonic() - began >= 1.0
+
+
+async def test_nobody_is_reaped_by_who_had_a_gap_or_by_a_statement_that_was_late(
+    tank: Surgetank, database_url: str
+) -> None:
+    tank.parts.database.prepare()
+    queue, gap = RunQueue(tank.parts.database, lease_s=10.0), timedelta(seconds=6)
+    run = accept(tank)
+    queue.claim("alive", 1)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE surgetank.runs SET lease_until = now() - interval '1 second'")
+    now, _ = queue.reap_in_contact(None, None, gap, actor="w")
+    long = now - timedelta(seconds=60)
+    for since, last in (
+        (long, now - timedelta(seconds=7)),  # sent seven seconds ago, or after such a gap
+        (now - timedelta(seconds=9), now),
+        (None, now), (long, None),
+    ):  # fmt: skip
+        assert queue.reap_in_contact(since, last, gap, actor="w")[1] == {}
+    assert queue.reap_in_contact(long, now, gap, actor="w")[1] == {run.run_id: Status.PENDING}
 
 
 @pytest.mark.parametrize("most", [1, 8])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -169,6 +170,18 @@ class RunQueue:
         """Deal with runs whose worker went silent: each is cancelled, pending again, or failed."""
         rows = self._rows("reap", {"most": most, "actor": actor})
         return {row["run_id"]: Status(row["ended"]) for row in rows}
+
+    def reap_in_contact(
+        self, since: datetime | None, last: datetime | None, gap: timedelta, *, actor: str, most: int = 100
+    ) -> tuple[datetime, dict[uuid.UUID, Status]]:  # fmt: skip
+        """`reap` for a caller that was in contact `since` then, for a lease at least, and `last` no
+        longer ago than `gap`; else nothing. And the database's time."""
+        arguments = {
+            "since": since, "last": last, "gap": gap, "lease_s": self.lease_s, "most": most, "actor": actor,
+        }  # fmt: skip
+        rows = self._rows("reap_in_contact", arguments)
+        ended = {row["run_id"]: Status(row["ended"]) for row in rows if row["run_id"] is not None}
+        return rows[0]["at"], ended
 
     # -- who looks
 

@@ -28,6 +28,16 @@ SELECT surgetank.end_run(
 -- End or give back what silent workers hold. Index runs_leased.
 SELECT run_id, ended FROM surgetank.reap_runs(%(most)s, %(actor)s)
 
+-- name: reap_in_contact
+-- The same for who was in contact since then and had no gap; the time of this contact. OFFSET 0: the function is not called
+-- where the times don't fit. now() is when the statement was received, which may be long after it was sent.
+SELECT now() AS at, r.run_id, r.ended FROM (VALUES (1)) AS one (n) LEFT JOIN LATERAL (
+    SELECT d.run_id, d.ended FROM (
+        SELECT %(most)s::integer AS most WHERE now() - %(last)s::timestamptz <= %(gap)s
+            AND now() - %(since)s::timestamptz >= make_interval(secs => %(lease_s)s) OFFSET 0
+    ) AS allowed CROSS JOIN LATERAL surgetank.reap_runs(allowed.most, %(actor)s) AS d
+) AS r ON true
+
 -- name: get
 -- One run. Primary key.
 SELECT * FROM surgetank.runs WHERE run_id = %(run_id)s

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from surgetank.workflows.fencing import take_thread
 from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.manager import WorkflowStatusManager
 from surgetank.workflows.queue import RunQueue
+from surgetank.workflows.reaping import Reaper
 from surgetank.workflows.runs import CancelAction, Run
 from surgetank.workflows.status import Status, wire_status
 from surgetank.workflows.structure import TellChange, check_structure, marked, refuse_stuck
@@ -97,7 +97,7 @@ class RunWorker:
         self._woken = asyncio.Event()
         self._over = threading.Event()
         self._hurry = threading.Event()  # the heartbeat looks at once
-        self._in_contact_since: float | None = None
+        self._reaper = Reaper(queue, actor=name)
         # Not the threads that appends use: who waits here for the database would hold up savers.
         self._threads = ThreadPoolExecutor(
             min(_THREADS, most + 2), thread_name_prefix="surgetank-runs"
@@ -196,7 +196,6 @@ class RunWorker:
                 held = self._queue.renew([each.run for each in mine]) if mine else {}
                 self._reap()
             except SurgetankError as error:
-                self._in_contact_since = None
                 if not isinstance(error, DatabaseUnavailable):
                     self._tell(error, traceback.format_exc())
                 continue  # nobody else could claim ours meanwhile
@@ -208,14 +207,8 @@ class RunWorker:
                     self._on_loop(each.task.cancel)
 
     def _reap(self) -> None:
-        """Deal with runs of workers that went silent. After a gap in our own contact with the
-        database all others get the time of a lease: they had the same gap."""
-        now = time.monotonic()
-        if self._in_contact_since is None:
-            self._in_contact_since = now
-        if now - self._in_contact_since >= self._queue.lease_s and self._queue.reap(
-            actor=self.name
-        ):
+        """Deal with runs of workers that went silent."""
+        if self._reaper.step():
             self.wake()
 
     def _keep(self, stop: threading.Event) -> None:
