@@ -27,7 +27,7 @@ from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import CancelAction, NewRun, Run, Strategy
 from surgetank.workflows.status import RUN_TRANSITIONS, WORKFLOW_TRANSITIONS, Status
 
-ADA = "ada"
+ADA = "ada-l"  # no part of a hexadecimal number
 
 
 @pytest.fixture

@@ -76,8 +76,11 @@ WHERE %(user)s IN (created_by, revoked_by)
 UPDATE surgetank.runs SET cancel_actor = '(erased)' WHERE cancel_actor = %(user)s
 
 -- name: audit_people
--- The rows of the audit stay, and name nobody any more. Index audit_names_by_name.
-DELETE FROM surgetank.audit_names WHERE kind = 'actor' AND name = %(user)s
+-- The rows of the audit stay, and name nobody any more, nor from where they acted. Index audit_names_by_name.
+WITH actor AS (
+    DELETE FROM surgetank.audit_names WHERE kind = 'actor' AND name = %(user)s RETURNING number
+)
+DELETE FROM surgetank.audit_names o USING actor a WHERE o.kind = 'origin' AND starts_with(o.name, a.number || '@')
 
 -- name: audit_threads
 -- Index audit_names_by_name.

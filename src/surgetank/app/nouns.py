@@ -28,6 +28,7 @@ from surgetank.events.protocol import EventLog
 from surgetank.flush.breaker import BreakerState
 from surgetank.model import FlushJob
 from surgetank.streams.errors.store import SystemErrors
+from surgetank.workflows.audit import Audit
 from surgetank.workflows.meters import RunMeters
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class Nouns(Speaks):
             tell=parts.tell_of_runs,
             announce=parts.reporting.notifier.tell,
             webhooks=lambda: self.webhooks,
+            buffer_id=parts.buffer.id,
         )
 
     @property
@@ -150,6 +152,11 @@ class Nouns(Speaks):
             for name, value in values.get("__root__", values).items()
             if not name.startswith(("__", "branch:"))  # LangGraph's own
         }
+
+    @property
+    def audit(self) -> Audit:
+        """Who did what: list, export, verify."""
+        return Audit(self.parts.database)
 
     @property
     def parked(self) -> Parked:

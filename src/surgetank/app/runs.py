@@ -38,8 +38,11 @@ class Runs:
         tell: Callable[[BaseException, str], None],
         announce: Callable[[News], None],
         webhooks: Callable[[], Webhooks],
+        buffer_id: str | None = None,
     ) -> None:
-        self._queue = RunQueue(database, lease_s=settings.run_lease)
+        self._queue = RunQueue(
+            database, lease_s=settings.run_lease, node=settings.node, buffer_id=buffer_id
+        )
         self._database = database
         self._room = room
         self._settings = settings

@@ -15,6 +15,7 @@ from typing import Any
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from surgetank.acting import acting_from
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode.sanitize import dumps_jsonb
@@ -36,12 +37,21 @@ _LEASE_S = 30.0
 class RunQueue:
     """Runs in PostgreSQL. Safe to use from several threads; any number of processes may share it.
 
-    Everything raises `DatabaseUnavailable`. `lease_s` is how long a worker may be silent.
+    Everything raises `DatabaseUnavailable`. `lease_s` is how long a worker may be silent. `node`
+    and `buffer_id` say in the audit where something was done, and where its data are.
     """
 
-    def __init__(self, database: Database, *, lease_s: float = _LEASE_S) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        lease_s: float = _LEASE_S,
+        node: str = "",
+        buffer_id: str | None = None,
+    ) -> None:
         self._database = database
         self.lease_s = lease_s
+        self._here = {"node": node, "buffer": buffer_id}
 
     # -- who asks for runs
 
@@ -213,7 +223,7 @@ class RunQueue:
 
     def _call(self, name: str, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
         with self._database.reading() as connection:
-            row = connection.execute(SQL[name], arguments).fetchone()
+            row = connection.execute(SQL[name], self._acting(arguments)).fetchone()
         assert row is not None
         return tuple(row)
 
@@ -222,7 +232,12 @@ class RunQueue:
             self._database.reading() as connection,
             connection.cursor(row_factory=dict_row) as cursor,
         ):
-            return cursor.execute(SQL[name], arguments).fetchall()
+            return cursor.execute(SQL[name], self._acting(arguments)).fetchall()
+
+    def _acting(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """With where it is done."""
+        origin = acting_from.get() or self._here["node"]
+        return {**arguments, "origin": origin, "buffer": self._here["buffer"]}
 
 
 def _missing(run_id: uuid.UUID) -> RunNotFound:

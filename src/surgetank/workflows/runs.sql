@@ -3,16 +3,16 @@
 SELECT a.result, (a.accepted).* FROM surgetank.accept_run(
     %(run_id)s, %(workflow_id)s, %(thread_id)s, %(assistant_id)s, %(graph_id)s, %(owner)s, %(strategy)s, %(priority)s,
     %(after_s)s, %(kwargs)s, %(metadata)s, %(max_attempts)s, %(timeout_s)s, %(make_thread)s, %(temporary)s,
-    %(thread_metadata)s, %(actor)s
+    %(thread_metadata)s, surgetank.acting(%(actor)s, %(origin)s)
 ) AS a
 
 -- name: cancel
 -- Ask a run to end. Primary keys.
-SELECT surgetank.cancel_run(%(run_id)s, %(action)s, %(actor)s)
+SELECT surgetank.cancel_run(%(run_id)s, %(action)s, surgetank.acting(%(actor)s, %(origin)s))
 
 -- name: claim
 -- Claim the next runs. Index runs_pending, then runs_of_thread.
-SELECT * FROM surgetank.claim_runs(%(worker)s, %(most)s, %(lease_s)s, %(graphs)s, %(most_of_assistant)s)
+SELECT * FROM surgetank.claim_runs(surgetank.acting(%(worker)s, %(origin)s), %(most)s, %(lease_s)s, %(graphs)s, %(most_of_assistant)s)
 
 -- name: renew
 -- Renew leases. Primary key.
@@ -21,12 +21,13 @@ SELECT run_id, cancel_action FROM surgetank.renew_runs(%(runs)s::uuid[], %(fence
 -- name: end
 -- End a run or give it back. Primary keys.
 SELECT surgetank.end_run(
-    %(run_id)s, %(fence)s, %(status)s, %(error)s, %(interrupts)s, %(timed_out)s, %(retry_s)s, %(actor)s
+    %(run_id)s, %(fence)s, %(status)s, %(error)s, %(interrupts)s, %(timed_out)s, %(retry_s)s,
+    surgetank.acting(%(actor)s, %(origin)s, %(buffer)s)
 )
 
 -- name: reap
 -- End or give back what silent workers hold. Index runs_leased.
-SELECT run_id, ended FROM surgetank.reap_runs(%(most)s, %(actor)s)
+SELECT run_id, ended FROM surgetank.reap_runs(%(most)s, surgetank.acting(%(actor)s, %(origin)s))
 
 -- name: reap_in_contact
 -- The same for who was in contact since then and had no gap; the time of this contact. OFFSET 0: the function is not called
