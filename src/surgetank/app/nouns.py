@@ -15,6 +15,7 @@ from surgetank.app.notifications import Notifications
 from surgetank.app.parked import Parked
 from surgetank.app.pruning import Pruning
 from surgetank.app.recovery import Recoveries
+from surgetank.app.run_figures import Figures, RunFigures
 from surgetank.app.runs import Runs
 from surgetank.app.schema import Schema
 from surgetank.app.speaking import Speaks
@@ -52,6 +53,7 @@ class Nouns(Speaks):
     `EngineClosed` when that was closed."""
 
     run_meters: RunMeters
+    _run_figures: RunFigures
 
     def flush(
         self, stream: str | None = None, partition: str | None = None, *, trigger: str = "manual"
@@ -135,12 +137,18 @@ class Nouns(Speaks):
             announce=parts.reporting.notifier.tell,
             webhooks=lambda: self.webhooks,
             buffer_id=parts.buffer.id,
+            meters=self.run_meters,
         )
 
     @property
     def webhooks(self) -> Webhooks:
         """What is sent to other servers when a run ends: `tank.webhooks()`, send, try again."""
         return Webhooks(self.parts, self.run_meters, state_of=self._state_of_run)
+
+    def run_figures(self) -> Figures:
+        """How many runs, approvals and webhooks there are, ten seconds old at most. Raises
+        `DatabaseUnavailable`."""
+        return self._run_figures.read(self.parts.database)
 
     def _state_of_run(self, thread_id: str, run_id: str) -> Mapping[str, Any] | None:
         found = self.checkpointer().get_tuple({"configurable": {"thread_id": thread_id}})

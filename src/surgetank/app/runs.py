@@ -15,6 +15,7 @@ from surgetank.exceptions import MissingExtra
 from surgetank.notify.news import News
 from surgetank.service import Service
 from surgetank.settings import Settings
+from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import CancelAction, NewRun, Run
 from surgetank.workflows.status import Status
@@ -38,6 +39,7 @@ class Runs:
         tell: Callable[[BaseException, str], None],
         announce: Callable[[News], None],
         webhooks: Callable[[], Webhooks],
+        meters: RunMeters,
         buffer_id: str | None = None,
     ) -> None:
         self._queue = RunQueue(
@@ -49,6 +51,7 @@ class Runs:
         self._tell = tell
         self._announce = announce
         self._webhooks = webhooks
+        self._meters = meters
 
     def accept(self, new: NewRun, *, actor: str) -> Run:
         """Accept a run for a worker: it is safe when this returns. One that is known is returned.
@@ -148,6 +151,7 @@ class Runs:
             each_second=each_second,
             on_end=on_end,
             on_change=lambda run, change: self._announce(news_of(run, change)),
+            meters=self._meters,
         )
 
     def service(

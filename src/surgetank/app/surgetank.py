@@ -22,6 +22,7 @@ from surgetank.app.erasure import ErasureReport, erasure_of
 from surgetank.app.guards import destination, engine_settings
 from surgetank.app.nouns import Nouns
 from surgetank.app.picture import picture_of
+from surgetank.app.run_figures import RunFigures
 from surgetank.app.schema import migrate_alone
 from surgetank.app.store import StoreOptions, SurgetankStore, open_store
 from surgetank.buffer.binding import Binding
@@ -114,6 +115,7 @@ class Surgetank(Nouns):
         self._lock = threading.RLock()
         self.meters = Meters()
         self.run_meters = RunMeters()
+        self._run_figures = RunFigures()
         self._listeners: list[FlushListener] = [self.meters.on_flush]
 
     def __repr__(self) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate, product
 from typing import TYPE_CHECKING, Any
@@ -21,20 +20,13 @@ from surgetank.exceptions import MissingExtra, SurgetankError
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.meters import Durations
 from surgetank.model import FailureKind
+from surgetank.observability.run_metrics import RUN_METRICS, read_run_meters, read_runs
+from surgetank.observability.specs import Spec, Value, from_zero
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """One metric: its kind (`gauge`, `counter`, `histogram`), what it says, and its labels."""
-
-    kind: str
-    help: str
-    labels: tuple[str, ...] = ()
 
 
 METRICS: Mapping[str, Spec] = {
@@ -104,9 +96,9 @@ METRICS: Mapping[str, Spec] = {
     "surgetank_alert_deliveries_total": Spec(
         "counter", "Attempts of this process to deliver an alert.", ("channel", "outcome")
     ),
+    **RUN_METRICS,
 }
 
-Value = tuple[tuple[str, ...], float]  # label values, and the number
 # What `Meters` counts, the metric it becomes, and the values that its label beside `stream` can
 # have.
 _COUNTS: Mapping[str, tuple[str, Sequence[Sequence[str]]]] = {
@@ -235,7 +227,7 @@ def _alerts(tank: Surgetank) -> dict[str, Sequence[Value]]:
         "surgetank_alert_channel_failing": [
             ((c.channel,), float(c.failing_since is not None)) for c in channels
         ],
-        "surgetank_alerts_total": _from_zero(
+        "surgetank_alerts_total": from_zero(
             [(rule,) for rule in alerts.rules], {(rule,): n for rule, n in alerts.sent().items()}
         ),
         "surgetank_alert_deliveries_total": _outcomes(alerts.channels, alerts.deliveries()),
@@ -250,9 +242,12 @@ def _notified(tank: Surgetank) -> dict[str, Sequence[Value]]:
 def _meters(tank: Surgetank) -> dict[str, Sequence[Any]]:
     counts, durations, subscribers = tank.meters.snapshot()
     values: dict[str, Sequence[Any]] = {
-        "surgetank_flush_seconds": sorted(
-            {**{s: Durations() for s in tank.streams}, **durations}.items()
-        ),
+        "surgetank_flush_seconds": [
+            ((stream,), taken)
+            for stream, taken in sorted(
+                {**{s: Durations() for s in tank.streams}, **durations}.items()
+            )
+        ],
         "surgetank_event_subscribers": [((name,), n) for name, n in subscribers.items()],
     }
     for what, (name, seconds) in _COUNTS.items():
@@ -262,7 +257,7 @@ def _meters(tank: Surgetank) -> dict[str, Sequence[Any]]:
             for (kind, *rest), n in counts.items()
             if kind == what and (labels := tuple(rest))
         }
-        values[name] = _from_zero(expected, found)
+        values[name] = from_zero(expected, found)
     return values
 
 
@@ -273,20 +268,14 @@ _PARTS: Mapping[str, Callable[[Surgetank], dict[str, Sequence[Any]]]] = {
     "alerts": _alerts,
     "notifier": _notified,
     "meters": _meters,
+    "runs": read_runs,
+    "run_meters": read_run_meters,
 }
-
-
-def _from_zero(
-    expected: Iterable[tuple[str, ...]], found: Mapping[tuple[str, ...], float]
-) -> list[Value]:
-    """Counters begin at 0 before the first event: `increase()` misses the first one of a series
-    that begins at 1."""
-    return sorted({**dict.fromkeys(expected, 0), **found}.items())
 
 
 def _outcomes(names: Iterable[str], counts: Mapping[tuple[str, bool], int]) -> list[Value]:
     outcomes = {True: "ok", False: "failed"}
-    return _from_zero(
+    return from_zero(
         product(names, outcomes.values()),
         {(name, outcomes[ok]): n for (name, ok), n in counts.items()},
     )
@@ -298,10 +287,10 @@ def _family(name: str, values: Sequence[Any]) -> Metric:
     spec = METRICS[name]
     if spec.kind == "histogram":
         histogram = core.HistogramMetricFamily(name, spec.help, labels=spec.labels)
-        for stream, taken in values:
+        for labels, taken in values:
             bounds = [*map(str, taken.bounds), "+Inf"]
             buckets = list(zip(bounds, map(float, accumulate(taken.counts)), strict=True))
-            histogram.add_metric((stream,), buckets, taken.total_s)
+            histogram.add_metric(labels, buckets, taken.total_s)
         return histogram
     make = core.CounterMetricFamily if spec.kind == "counter" else core.GaugeMetricFamily
     family = make(name, spec.help, labels=spec.labels)

@@ -27,6 +27,7 @@ from surgetank.workflows.execution import Graphs, Outcome, Sender, config_of, ex
 from surgetank.workflows.fencing import take_thread
 from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.manager import WorkflowStatusManager
+from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.reaping import Reaper
 from surgetank.workflows.runs import CancelAction, Run
@@ -58,6 +59,7 @@ class RunWorker:
     wrong is its own end. `timeout_s` bounds runs that bring no limit of their own. `each_second` is
     called about once a second, on a thread. `on_end` is called with each run of this worker that
     ended and how, on a thread; `on_change` with a run that goes on with a changed graph.
+    `meters` counts.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class RunWorker:
         each_second: Sequence[Callable[[], object]] = (),
         on_end: Callable[[Run, Status], None] = lambda *_: None,
         on_change: TellChange = lambda *_: None,
+        meters: RunMeters | None = None,
     ) -> None:
         self._queue = queue
         self._graphs = graphs
@@ -92,6 +95,7 @@ class RunWorker:
         self._each_second = tuple(each_second)
         self._on_end = on_end
         self._on_change = on_change
+        self._meters = meters or RunMeters()
         self._under_way: dict[str, _UnderWay] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
@@ -178,6 +182,7 @@ class RunWorker:
                 self._tell(error, traceback.format_exc())
             return 0
         for run in claimed:
+            self._meters.started(run)
             task = asyncio.create_task(self._run(run), name=f"run-{run.run_id}")
             self._under_way[str(run.run_id)] = _UnderWay(run, task)
         return len(claimed)
@@ -208,7 +213,8 @@ class RunWorker:
 
     def _reap(self) -> None:
         """Deal with runs of workers that went silent."""
-        if self._reaper.step():
+        if reaped := self._reaper.step():
+            self._meters.taken_over(len(reaped))
             self.wake()
 
     def _keep(self, stop: threading.Event) -> None:
@@ -317,6 +323,7 @@ class RunWorker:
         self, run: Run, status: Status, mark: Callable[..., str], *arguments: Any, **named: Any
     ) -> None:
         await self._thread(mark, run, *arguments, **named)
+        self._meters.ended(run, status)
         await self._thread(self._on_end, run, status)
 
     async def _stopped(self, run: Run, sender: Sender) -> None:
