@@ -4,6 +4,7 @@ nothing any more, and nobody is taken for dead because the database was away.
 
 from __future__ import annotations
 
+import random
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from support.postgres import PostgresServer
 from support.run_worker import GO, NODES, QUICK, WorkerProcess, marks_of
+from support.torture import SEEDS
 from support.waiting import wait_until
 from surgetank import Surgetank
 from surgetank.workflows.runs import NewRun, Run
@@ -152,3 +154,39 @@ def test_no_run_is_taken_from_a_living_worker_because_the_database_was_away(
         after = [accept(tank, thread) for thread in threads]
         for run in after:
             becomes(tank, run, Status.COMPLETED)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_step_is_in_the_state_once_whoever_stands_still_and_goes_on(
+    tmp_path: Path, database_url: str, start: Callable[..., WorkerProcess], seed: int
+) -> None:
+    """Workers are frozen at random for longer than their leases last, so that two have one run again and
+    again. Nodes run more than once by that; the state has each of them once, in order."""
+    chance, lease_s, threads = random.Random(seed), 1.0, [f"t{number}" for number in range(8)]
+    with engine(tmp_path, database_url) as tank:
+        workers = [start(database_url, lease_s=lease_s, pause_s=0.1) for _ in range(3)]
+        runs = [accept(tank, thread, max_attempts=50) for _ in range(4) for thread in threads]
+        freezes = 0
+        while not all(over(tank, run) for run in runs):
+            frozen = chance.choice(workers)
+            frozen.freeze()
+            time.sleep(chance.uniform(0.5, 2.0) * lease_s)
+            frozen.go_on()
+            freezes += 1
+            time.sleep(chance.uniform(0.0, 0.5) * lease_s)
+        ended = [tank.runs.get(run.run_id) for run in runs]
+        begun = sum(
+            line[0] == "+" for thread in threads for line in marks_of(tmp_path / "marks", thread)
+        )
+        print(
+            f"seed {seed}: {freezes} freezes, {len(runs)} runs, {sum(r.attempts for r in ended)} attempts,"
+            f" {begun - len(NODES) * len(runs)} nodes run again"
+        )
+        assert {run.status for run in ended} == {Status.COMPLETED}, seed
+        for thread in threads:
+            nodes = [step.split(":")[1] for step in steps(tank, thread)]
+            assert nodes == list(NODES) * 4, (seed, thread)
+
+
+def over(tank: Surgetank, run: Run) -> bool:
+    return tank.runs.get(run.run_id).status not in (Status.PENDING, Status.RUNNING)
