@@ -51,10 +51,8 @@ FROM visible WHERE surgetank.store_labels_match(labels, %(conditions)s::jsonb)
 ORDER BY 1 LIMIT %(limit)s OFFSET %(offset)s
 
 -- name: lock
--- All that a batch touches and that is there, in one order for all, so that two batches never wait for each other. Primary key.
-SELECT FROM surgetank.store_items i
-JOIN unnest(%(paths)s::text[], %(keys)s::text[]) AS asked(path, key) ON i.path = asked.path AND i.key = asked.key
-ORDER BY i.path, i.key FOR UPDATE OF i
+-- In the order of the numbers, which is the same for all.
+SELECT pg_advisory_xact_lock(%(room)s, number) FROM unnest(%(numbers)s::integer[]) AS number
 
 -- name: delete
 -- Primary key.
@@ -62,19 +60,18 @@ DELETE FROM surgetank.store_items i USING unnest(%(paths)s::text[], %(keys)s::te
 WHERE i.path = asked.path AND i.key = asked.key
 
 -- name: put
--- Primary key, in the order of `lock`. What had expired is a new item.
+-- Primary key. What had expired is a new item.
 INSERT INTO surgetank.store_items AS i (path, key, value, projection, ttl_s, expires_at)
 SELECT path, key, value, projection::jsonb, ttl_s, now() + make_interval(secs => ttl_s)
 FROM unnest(%(paths)s::text[], %(keys)s::text[], %(values)s::bytea[], %(projections)s::text[], %(ttls)s::double precision[])
     AS asked(path, key, value, projection, ttl_s)
-ORDER BY path COLLATE "C", key COLLATE "C"
 ON CONFLICT (path, key) DO UPDATE SET
     value = excluded.value, projection = excluded.projection, ttl_s = excluded.ttl_s, expires_at = excluded.expires_at,
     updated_at = excluded.updated_at, written = excluded.written,
     created_at = CASE WHEN i.expires_at <= now() THEN excluded.created_at ELSE i.created_at END
 
 -- name: forget_vectors
--- Primary key. The items are locked already.
+-- Primary key.
 DELETE FROM surgetank.store_vectors v USING unnest(%(paths)s::text[], %(keys)s::text[]) AS asked(path, key)
 WHERE v.path = asked.path AND v.key = asked.key
 
