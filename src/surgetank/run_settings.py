@@ -62,6 +62,11 @@ class RunSettings(BaseSettings):
     streams_max_bytes: int = Field(
         1024 * 1024 * 1024, gt=0, description="Most bytes that are kept of what ended runs sent."
     )
+    otel: bool = Field(
+        default=False,
+        description="Make OpenTelemetry spans of requests, runs, nodes, puts, flush jobs and "
+        "webhooks.",
+    )
     webhook_secret: WebhookSecrets = Field(
         (),
         description="Key that webhooks are signed with: whsec_ and base64, or any text; two while "

@@ -54,6 +54,7 @@ class SettingNames(TypedDict, total=False):
     database_listen_url: str | None
     streams_max_age: float | None
     streams_max_bytes: int | None
+    otel: bool | None
     webhook_secret: str | Sequence[str] | None
     webhook_allow: str | Sequence[str] | None
     webhook_timeout: float | None

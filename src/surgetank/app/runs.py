@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from surgetank import tracing
 from surgetank.app.run_room import RunRoom
 from surgetank.app.webhooks import Webhooks
 from surgetank.database.pool import Database
@@ -61,6 +63,8 @@ class Runs:
         """
         if (webhook := new.kwargs.get("webhook")) is not None:
             self._webhooks().check_url(str(webhook))
+        if context := tracing.carrier():
+            new = replace(new, kwargs={**new.kwargs, tracing.KEY: context})
         run = self._queue.accept(new, actor=actor)
         self._room.wake()
         return run

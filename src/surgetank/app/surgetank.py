@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
-from surgetank import telemetry
+from surgetank import telemetry, tracing
 from surgetank.app import ambient, receipts
 from surgetank.app.assembly import Parts
 from surgetank.app.erasure import ErasureReport, erasure_of
@@ -36,6 +36,7 @@ from surgetank.exceptions import (
 from surgetank.flush.events import FlushListener
 from surgetank.flush.job import StreamFlusher
 from surgetank.flush.meters import Meters
+from surgetank.flush.spans import trace_job
 from surgetank.model import FlushJob
 from surgetank.notify.report import Status
 from surgetank.setting_names import SettingNames
@@ -117,6 +118,10 @@ class Surgetank(Nouns):
         self.run_meters = RunMeters()
         self._run_figures = RunFigures()
         self._listeners: list[FlushListener] = [self.meters.on_flush]
+        if self.settings.otel:
+            if not tracing.enabled():
+                tracing.enable()
+            self._listeners.append(trace_job)
 
     def __repr__(self) -> str:
         state = "open" if self._parts is not None else "closed"
@@ -237,13 +242,18 @@ class Surgetank(Nouns):
             if error.name and error.name.startswith("surgetank"):
                 raise
             raise MissingExtra("langgraph", "langgraph", "The checkpointer") from error
+        kind: type[SurgetankSaver] = SurgetankSaver
+        if self.settings.otel:
+            from surgetank.streams.checkpoints.traced import TracedSaver  # noqa: PLC0415
+
+            kind = TracedSaver
         if self._sink is not None and serde is not None and serde is not self._serde:
             raise ConfigurationError(
                 "A flush into a saver has to read what checkpointers write, so they all have one "
                 "serializer.",
                 remedy="give it to the engine: Surgetank(sink=..., serde=...).",
             )
-        return SurgetankSaver(
+        return kind(
             self.parts.buffer,
             self.parts.cold,
             serde=serde or self._serde,

@@ -19,10 +19,12 @@ from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from surgetank import tracing
 from surgetank.app.surgetank import Surgetank
 from surgetank.server.http import problems
 from surgetank.server.http.middleware import Answers, Bodies, Edge
 from surgetank.server.http.problems import ProblemBody
+from surgetank.server.http.tracing import Traced
 from surgetank.server.routes import ROUTERS
 from surgetank.server.services import Services, make_services
 
@@ -94,6 +96,7 @@ def _layers(services: Services) -> list[Middleware]:
         expose_headers=["ETag", "Retry-After", "Idempotency-Replayed"],
     )
     return [
+        *([Middleware(Traced)] if tracing.enabled() else []),
         Middleware(Edge, no_auth=services.no_auth, allowed_origins=settings.allowed_origins),
         *([cors] if settings.allowed_origins else []),
         Middleware(

@@ -31,6 +31,7 @@ from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.reaping import Reaper
 from surgetank.workflows.runs import CancelAction, Run
+from surgetank.workflows.spans import callbacks_for, note_end, run_span
 from surgetank.workflows.status import Status, wire_status
 from surgetank.workflows.structure import TellChange, check_structure, marked, refuse_stuck
 
@@ -231,7 +232,8 @@ class RunWorker:
     async def _run(self, run: Run) -> None:
         sender = Sender(self._streams, run)
         try:
-            ended, values = await self._execute(run, sender)
+            with run_span(run):
+                ended, values = await self._execute(run, sender)
             if ended is not Status.PENDING:
                 end = {"status": wire_status(ended)} | (
                     {"values": values} if values is not None else {}
@@ -283,6 +285,8 @@ class RunWorker:
 
     async def _outcome(self, run: Run, sender: Sender) -> Outcome:
         config = config_of(run, owner_key=self._owner_key)
+        if spans := callbacks_for(run):
+            config["callbacks"] = spans
         user = {"identity": run.owner} if run.owner is not None else None
         async with self._graphs.open(
             run.graph, config, context=run.kwargs.get("context"), user=user
@@ -324,6 +328,7 @@ class RunWorker:
     ) -> None:
         await self._thread(mark, run, *arguments, **named)
         self._meters.ended(run, status)
+        note_end(status)
         await self._thread(self._on_end, run, status)
 
     async def _stopped(self, run: Run, sender: Sender) -> None:

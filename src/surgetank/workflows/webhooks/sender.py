@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from surgetank import tracing
 from surgetank.exceptions import WebhookRefused
 from surgetank.telemetry import log
 from surgetank.workflows.webhooks.deliveries import Delivery, DeliveryLog, DeliveryStatus
 from surgetank.workflows.webhooks.payload import body_of
 from surgetank.workflows.webhooks.post import Answer, post, signed
-from surgetank.workflows.webhooks.targets import AllowedTargets
+from surgetank.workflows.webhooks.targets import AllowedTargets, Target
 
 _AT_ONCE, _OF_HOST = 8, 4
 _LEASE_S = 120.0
@@ -57,7 +58,6 @@ class WebhookSender:
         policy: SendingPolicy = SendingPolicy(),
         values_of: Callable[[Delivery], Any] = lambda _: None,
         on_failed: Callable[[Delivery, str], None] = lambda *_: None,
-        headers_of: Callable[[Delivery], Mapping[str, str]] = lambda _: {},
         count: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -67,7 +67,6 @@ class WebhookSender:
         self._policy = policy
         self._values_of = values_of
         self._on_failed = on_failed
-        self._headers_of = headers_of
         self._clock = clock
         self._count = count
 
@@ -126,11 +125,25 @@ class WebhookSender:
         now = self._clock()
         sent_at = datetime.fromtimestamp(now, UTC).isoformat()
         body = body_of(delivery.run or {}, self._values_of(delivery), sent_at=sent_at)
+        context = tracing.clean((delivery.run or {}).get("kwargs", {}).get(tracing.KEY) or {})
+        with tracing.span(
+            "webhook", parent=context, kind="client", thread_id=delivery.thread_id,
+            run_id=str(delivery.run_id), target=target.origin, attempt=delivery.attempts,
+        ) as span:  # fmt: skip
+            answer = self._post(delivery, target, body, int(now), tracing.carrier() or context)
+            span.set("http.status_code", answer.status)
+            if not answer.ok:
+                span.fail("not_delivered")
+            return answer
+
+    def _post(
+        self, delivery: Delivery, target: Target, body: bytes, now: int, context: Mapping[str, str]
+    ) -> Answer:
         headers = {
-            **self._headers_of(delivery),
+            **context,
             "Content-Type": "application/json",
             "User-Agent": "surgetank-webhooks",
-            **signed(f"msg_{delivery.delivery_id}", int(now), body, self._keys),
+            **signed(f"msg_{delivery.delivery_id}", now, body, self._keys),
         }
         return post(
             target,
