@@ -78,6 +78,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.leases: list[Lease] = []
         self.gone: set[int] = set()  # births of entries that were acknowledged or deleted
         self.births: set[int] = set()
+        self.fences: dict[tuple[str, str], int] = {}
         self.last_seq = 0
         self.last_token = 0
 
@@ -99,6 +100,29 @@ class BufferMachine(RuleBasedStateMachine):
         if deletes == 0:
             dropped = [id_ for id_, (place, _) in self.parked.items() if place == where]
             self.gone |= {self.parked.pop(id_)[1].birth for id_ in dropped}
+
+    @rule(where=partitions, fence=st.integers(1, 6))
+    def append_of_a_writer(self, where: tuple[str, str], fence: int) -> None:
+        entry = (Record(b"f", bytes([fence])),)
+        if fence < self.fences.get(where, 0):
+            with pytest.raises(LeaseLost):
+                self.buffer.append(*where, entry, fence=fence)
+            return
+        seq = self.buffer.append(*where, entry, fence=fence)
+        assert seq > self.last_seq
+        self.fences[where] = fence
+        self.last_seq = seq
+        self.births.add(seq)
+        self.parts[where].waiting.append(Item(seq, seq, entry))
+
+    @rule(where=partitions, fence=st.integers(1, 6))
+    def another_writer_comes(self, where: tuple[str, str], fence: int) -> None:
+        if fence < self.fences.get(where, 0):
+            with pytest.raises(LeaseLost):
+                self.buffer.raise_fence(*where, fence)
+        else:
+            self.buffer.raise_fence(*where, fence)
+            self.fences[where] = fence
 
     @rule(where=partitions)
     def append_refused_by_a_guard(self, where: tuple[str, str]) -> None:

@@ -25,7 +25,7 @@ from surgetank.buffer.coordination import Ack, Due
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.buffer.sqlite.salvage import Salvaged, salvage
 from surgetank.events.types import Severity
-from surgetank.exceptions import BufferCorrupt, BufferProblem, EntryUnreadable
+from surgetank.exceptions import BufferCorrupt, BufferProblem, EntryUnreadable, LeaseLost
 from surgetank.model import Entry, Lease, Record
 
 SEED = 20_260_107
@@ -444,6 +444,19 @@ def test_a_salvage_brings_out_what_is_whole_and_nothing_else(
             f"seed {SEED}, trial {trial}"
         )
         assert len(out) > len(accepted) // 4, f"seed {SEED}, trial {trial}"
+
+
+def test_whose_a_partition_is_comes_out_too(tmp_path: Path) -> None:
+    before = SQLiteBuffer(tmp_path / "buffer.db")
+    before.append("s", "p", [Record(b"k", b"v")], fence=8)
+    before.raise_fence("s", "empty", 8)
+    before.close()
+    after = SQLiteBuffer(salvage(tmp_path / "buffer.db", tmp_path / "new").path)
+    for partition in ("p", "empty"):
+        with pytest.raises(LeaseLost):
+            after.append("s", partition, [Record(b"k", b"late")], fence=7)
+        assert after.append("s", partition, [Record(b"k", b"v")], fence=8)
+    after.close()
 
 
 def test_what_the_database_has_is_not_written_again_after_a_salvage(

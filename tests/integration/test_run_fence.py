@@ -11,13 +11,17 @@ import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 
+from support.projects import HEAD, MakeProject
 from support.savers import put
 from support.tanks import MakeTank
 from surgetank import Surgetank
 from surgetank.exceptions import LeaseLost
 from surgetank.streams.checkpoints.fencing import FENCE_KEY
 from surgetank.workflows.fencing import fence_of, take_thread
+from surgetank.workflows.graphs.config import load
+from surgetank.workflows.graphs.graph_set import GraphSet
 from surgetank.workflows.runs import NewRun, Run
+from surgetank.workflows.status import Status
 
 
 class State(TypedDict, total=False):
@@ -192,6 +196,31 @@ async def test_a_worker_takes_the_thread_before_it_reads_it(tank: Surgetank) -> 
             await late()
     await graph.ainvoke({"steps": []}, config(second))
     assert steps(tank) == ["a"]
+
+
+async def test_what_a_worker_runs_is_written_under_its_fence(
+    tank: Surgetank, project: MakeProject
+) -> None:
+    """With graphs as a server has them."""
+    code = HEAD + "graph = builder_of('a').compile()\n"
+    path = project({"probe_fenced.py": code}, {"it": "./probe_fenced.py:graph"})
+    graphs = GraphSet(load(path), checkpointer=tank.checkpointer())
+    worker, stop = tank.runs.worker(graphs), asyncio.Event()
+    working = asyncio.create_task(worker.work(stop))
+    tank.parts.database.prepare()
+    run = tank.runs.accept(
+        NewRun(thread_id="t", assistant_id="it", kwargs={"input": {"text": "a"}}), actor="ada"
+    )
+    async with asyncio.timeout(30):
+        while not tank.runs.get(run.run_id).ended_at:  # noqa: ASYNC110 - its end is in the database
+            await asyncio.sleep(0.02)
+    stop.set()
+    await working
+    run = tank.runs.get(run.run_id)
+    assert (run.status, run.error) == (Status.COMPLETED, None)
+    tank.checkpointer().raise_fence("t", run.fence)
+    with pytest.raises(LeaseLost):
+        tank.checkpointer().raise_fence("t", run.fence - 1)
 
 
 def config(run: Run) -> RunnableConfig:

@@ -31,8 +31,14 @@ from support.buffers import (
     wait_until,
 )
 from surgetank.buffer.coordination import Ack, Due
+from surgetank.buffer.sqlite import writers
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
-from surgetank.exceptions import BufferCorrupt, BufferUnavailable, ConfigurationError
+from surgetank.exceptions import (
+    BufferCorrupt,
+    BufferUnavailable,
+    ConfigurationError,
+    LeaseLost,
+)
 from surgetank.model import Record
 
 SEED = 20_260_101
@@ -647,3 +653,24 @@ def test_a_process_that_opens_the_file_twice_keeps_its_locks(path: Path) -> None
     assert seen == 2
     second.close()
     first.close()
+
+
+def test_only_the_writers_that_came_last_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writers, "_KEPT", 3)
+    clock = FakeClock()
+    buffer = SQLiteBuffer(tmp_path / "buffer.db", clock=clock)
+    for number in range(10):
+        clock.advance(1)
+        buffer.raise_fence("s", f"p{number}", 8)
+    buffer.maintain()
+    with sqlite3.connect(tmp_path / "buffer.db") as connection:
+        rows = connection.execute(
+            "SELECT (SELECT count(*) FROM writers), (SELECT count(*) FROM partitions)"
+        ).fetchone()
+    assert rows == (4, 4), "the bound, and the one at it"
+    with pytest.raises(LeaseLost):
+        buffer.raise_fence("s", "p9", 7)
+    buffer.raise_fence("s", "p0", 7)
+    buffer.close()
