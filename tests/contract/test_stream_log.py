@@ -85,7 +85,7 @@ def test_what_another_object_wrote_is_seen_and_told_to_listeners_of_its_own_proc
 ) -> None:
     other, heard = open_log(), list[str]()
     before = log.newest()
-    end = log.listen(heard.append)
+    end = log.listen(lambda thread, _: heard.append(thread))
     send(other, "a", "one")
     assert names(log) == ["one"]
     assert log.newest() > before

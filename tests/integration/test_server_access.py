@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,9 +19,12 @@ from websockets.typing import Origin
 
 from support.buffers import FakeClock
 from support.http import ADMIN_TOKEN, Server, running
+from support.projects import HEAD, MakeProject
 from support.savers import put
 from surgetank.server.access.roles import Role
 from surgetank.server.dependencies import CurrentCaller, VisibleThread
+from surgetank.workflows.graphs.config import load
+from surgetank.workflows.graphs.graph_set import GraphSet
 from surgetank.workflows.runs import NewRun
 
 ROLES = ("nobody", "viewer", "reviewer", "operator", "admin")
@@ -58,6 +62,27 @@ def _opens(
     }
 
 
+def _without(expected: dict[str, int], instead: int) -> dict[str, int]:
+    """The same where what would be answered with 200 is not there, or has no content."""
+    return {role: instead if status == 200 else status for role, status in expected.items()}
+
+
+def _of_runs(method: str, path: str) -> dict[tuple[str, str, str], dict[str, int]]:
+    """Of a run that is not there, on each kind of thread."""
+    return {(method, path, name): _without(found, 404) for name, found in THREADS.items()}
+
+
+RUNS = "/threads/{thread_id:name}/runs"
+# Whoever may deletes; after that it is not there.
+DELETIONS = {
+    ("DELETE", "/threads/{thread_id:name}", name): {"nobody": 401, **dict(zip(ROLES[1:], found, strict=True))}
+    for name, found in {
+        "own": (204, 404, 404, 404), "foreign": (404, 404, 403, 204), "ownerless": (404, 404, 204, 404),
+        "missing": (404, 404, 404, 404),
+    }.items()
+}  # fmt: skip
+
+
 # (method, path, variant): the status for each role. A route that is not here fails the test.
 MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("GET", "/openapi.json", ""): EVERYBODY,
@@ -70,6 +95,33 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("GET", "/threads", ""): SIGNED_IN,
     **_of_threads("GET", "/threads/{thread_id:name}/state"),
     **_of_threads("GET", "/threads/{thread_id:name}/history"),
+    ("GET", "/ok", ""): EVERYBODY,
+    ("GET", "/info", ""): EVERYBODY,
+    ("POST", "/threads", ""): SIGNED_IN,
+    ("POST", "/threads/search", ""): SIGNED_IN,
+    ("POST", "/threads/count", ""): SIGNED_IN,
+    ("POST", "/threads/prune", ""): SIGNED_IN,
+    **_of_threads("GET", "/threads/{thread_id:name}"),
+    **_of_threads("PATCH", "/threads/{thread_id:name}"),
+    **_of_threads("POST", "/threads/{thread_id:name}/copy"),
+    **_of_threads("POST", "/threads/{thread_id:name}/state"),
+    **_of_threads("GET", "/threads/{thread_id:name}/state/{checkpoint_id}"),
+    **_of_threads("POST", "/threads/{thread_id:name}/state/checkpoint"),
+    **_of_threads("POST", "/threads/{thread_id:name}/history"),
+    **_of_threads("GET", RUNS),
+    **_of_threads("POST", RUNS),
+    **_of_threads("POST", f"{RUNS}/wait"),
+    **_of_threads("POST", f"{RUNS}/stream"),
+    **_of_runs("GET", f"{RUNS}/{{run_id}}"),
+    **_of_runs("DELETE", f"{RUNS}/{{run_id}}"),
+    **_of_runs("POST", f"{RUNS}/{{run_id}}/cancel"),
+    **_of_runs("GET", f"{RUNS}/{{run_id}}/join"),
+    **_of_runs("GET", f"{RUNS}/{{run_id}}/stream"),
+    ("POST", "/runs", ""): SIGNED_IN,
+    ("POST", "/runs/wait", ""): SIGNED_IN,
+    ("POST", "/runs/stream", ""): SIGNED_IN,
+    ("POST", "/runs/batch", ""): SIGNED_IN,
+    ("POST", "/runs/cancel", ""): _without(SIGNED_IN, 204),
     # A thread without a checkpoint may have a log already: administrators are shown what there is,
     # nothing included.
     **_of_threads("GET", "/threads/{thread_id:name}/logs", missing=LOGLESS),
@@ -112,9 +164,23 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("POST", "/admin/tokens", ""): {r: 201 if s == 200 else s for r, s in ADMINS.items()},
     ("DELETE", "/admin/tokens/{token_id}", ""): ADMINS,
     ("DELETE", "/admin/users/{user:name}", ""): ADMINS,
+    **DELETIONS,
 }
+RUN = {"assistant_id": "agent", "input": {"text": "x"}}
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/admin/tokens"): {"user": "new", "role": "viewer"},
+    ("POST", "/threads"): {},
+    ("POST", "/threads/search"): {},
+    ("POST", "/threads/count"): {},
+    ("POST", "/threads/prune"): {"thread_ids": ["nobody's"]},
+    ("PATCH", "/threads/{thread_id:name}"): {"metadata": {"a": 1}},
+    ("POST", "/threads/{thread_id:name}/state"): {"values": {"text": "y"}, "as_node": "a"},
+    ("POST", "/threads/{thread_id:name}/state/checkpoint"): {},
+    ("POST", "/threads/{thread_id:name}/history"): {},
+    **{("POST", f"{RUNS}{tail}"): RUN for tail in ("", "/wait", "/stream")},
+    **{("POST", f"/runs{tail}"): RUN for tail in ("", "/wait", "/stream")},
+    ("POST", "/runs/batch"): [RUN],
+    ("POST", "/runs/cancel"): {},
     ("PUT", "/store/items"): {"namespace": ["a"], "key": "k", "value": {}},
     ("DELETE", "/store/items"): {"namespace": ["a"], "key": "k"},
     ("POST", "/store/items/search"): {},
@@ -124,8 +190,11 @@ QUERIES = {("GET", "/store/items"): "?namespace=a&key=k"}
 
 
 @pytest.fixture
-def server(make_tank) -> Iterator[Server]:
-    with running(make_tank(admin_token=ADMIN_TOKEN)) as started:
+def server(make_tank, project: MakeProject) -> Iterator[Server]:
+    tank = make_tank(admin_token=ADMIN_TOKEN)
+    found = load(project({"a.py": HEAD + 'g = builder_of("a")'}, {"agent": "./a.py:g"}))
+    graphs = GraphSet(found, checkpointer=tank.checkpointer())
+    with running(tank, graphs=graphs) as started:
         yield started
 
 
@@ -164,9 +233,8 @@ def ask(client: httpx.Client, method: str, url: str, body: Any) -> tuple[int, st
 def furnish(server: Server) -> dict[str, str]:
     """One thread of each kind, a job and a token; what stands for the parameters of paths."""
     saver = server.tank.checkpointer()
-    put(saver, "own", {"x": 1}, user_id="ada")
-    put(saver, "foreign", {"x": 1}, user_id="bob")
-    put(saver, "ownerless", {"x": 1})
+    owners = {"own": {"user_id": "ada"}, "foreign": {"user_id": "bob"}, "ownerless": {}}
+    states = {name: put(saver, name, {"x": 1}, **owner) for name, owner in owners.items()}
     job = server.tank.flush()
     spare = server.services.tokens.create("spare", Role.VIEWER, by="test")[0]
     error_id = server.tank.log_system_error("odd", "something", thread_id="own")
@@ -178,6 +246,8 @@ def furnish(server: Server) -> dict[str, str]:
     (delivery,) = server.tank.webhooks()
     return {
         "delivery_id": str(delivery.delivery_id),
+        **{f"state of {name}": at["configurable"]["checkpoint_id"] for name, at in states.items()},
+        "run_id": str(uuid.uuid4()),
         "job_id": job.id, "parked_id": "1", "token_id": spare.id, "error_id": error_id, "user": "some/body",
     }  # fmt: skip
 
@@ -194,7 +264,10 @@ def test_every_route_answers_every_role_as_the_matrix_says(server):
     wrong = []
     for (method, path, variant), expected in MATRIX.items():
         for role, status in expected.items():
-            url = path.replace(":name", "").format(**parameters, thread_id=variant)
+            state = parameters.get(f"state of {variant}", "none")
+            url = path.replace(":name", "").format(
+                **parameters, thread_id=variant, checkpoint_id=state
+            )
             url += QUERIES.get((method, path), "")
             answer, kind = ask(clients[role], method, url, BODIES.get((method, path)))
             if answer != status:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from surgetank.server.access.roles import Role
 from surgetank.server.app import create_app
 from surgetank.server.serve import listen, make_server
 from surgetank.server.services import Services
+from surgetank.workflows.graphs.graph_set import GraphSet
 
 ADMIN_TOKEN = "an-admin-token-of-the-environment"
 
@@ -68,10 +70,14 @@ class Server:
 
 @contextmanager
 def running(
-    tank: Surgetank, *, clock: Callable[[], float] | None = None, no_auth: bool = False
+    tank: Surgetank,
+    *,
+    clock: Callable[[], float] | None = None,
+    no_auth: bool = False,
+    graphs: GraphSet | None = None,
 ) -> Iterator[Server]:
-    """A server for this engine, on a thread of this process."""
-    app = create_app(tank, no_auth=no_auth, **({"clock": clock} if clock else {}))
+    """A server for this engine, on a thread of this process. Nobody works on runs."""
+    app = create_app(tank, graphs=graphs, no_auth=no_auth, clock=clock or time.time)
     with listen("127.0.0.1", 0) as listening:
         server = make_server(app, tank.settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -135,6 +135,7 @@ class Nouns(Speaks):
             self.settings,
             tell=parts.tell_of_runs,
             announce=parts.reporting.notifier.tell,
+            make_saver=self.checkpointer,
             webhooks=lambda: self.webhooks,
             buffer_id=parts.buffer.id,
             meters=self.run_meters,

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from surgetank.events.streams import StreamLog
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
 
 
 class RunRoom:
@@ -18,6 +22,7 @@ class RunRoom:
         self._lock = threading.Lock()
         self._streams: StreamLog | None = None
         self._wakers: list[Callable[[], None]] = []
+        self._emptied: set[str] = set()
 
     @property
     def streams(self) -> StreamLog:
@@ -31,9 +36,17 @@ class RunRoom:
         return self.streams if self._streams is not None or self._is_there() else None
 
     def forget_thread(self, thread_id: str) -> None:
-        """Remove what the runs of a thread sent."""
-        if (log := self._if_there()) is not None:
+        """Remove what the runs of a thread sent, unless only its state goes."""
+        if thread_id not in self._emptied and (log := self._if_there()) is not None:
             log.forget_thread(thread_id)
+
+    async def empty(self, saver: BaseCheckpointSaver[Any], thread_id: str) -> None:
+        """Delete the state of a thread of a run without one. What the run sent stays for readers."""
+        self._emptied.add(thread_id)
+        try:
+            await saver.adelete_thread(thread_id)
+        finally:
+            self._emptied.discard(thread_id)
 
     def scrub(self) -> bool:
         """Leave no byte of what was removed."""

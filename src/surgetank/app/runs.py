@@ -4,7 +4,7 @@ database."""
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from surgetank.workflows.status import Status
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
+    from surgetank.streams.checkpoints.saver import SurgetankSaver
     from surgetank.workflows.execution import Graphs
     from surgetank.workflows.worker import Graph, RunWorker
 
@@ -40,6 +41,7 @@ class Runs:
         *,
         tell: Callable[[BaseException, str], None],
         announce: Callable[[News], None],
+        make_saver: Callable[[], SurgetankSaver],
         webhooks: Callable[[], Webhooks],
         meters: RunMeters,
         buffer_id: str | None = None,
@@ -54,6 +56,7 @@ class Runs:
         self._announce = announce
         self._webhooks = webhooks
         self._meters = meters
+        self._make_saver = make_saver
 
     def accept(self, new: NewRun, *, actor: str) -> Run:
         """Accept a run for a worker: it is safe when this returns. One that is known is returned.
@@ -74,10 +77,25 @@ class Runs:
         return self._queue.get(run_id)
 
     def of_thread(
-        self, thread_id: str, *, status: Status | None = None, limit: int = 100, offset: int = 0
+        self,
+        thread_id: str,
+        *,
+        statuses: Collection[Status] | None = None,
+        limit: int = 100,
+        offset: int = 0,
     ) -> list[Run]:
         """Runs of a thread, newest first."""
-        return self._queue.of_thread(thread_id, status=status, limit=limit, offset=offset)
+        return self._queue.of_thread(thread_id, statuses=statuses, limit=limit, offset=offset)
+
+    def unfinished(
+        self, thread_id: str | None = None, *, owner: str | None = None, limit: int = 1000
+    ) -> list[Run]:
+        """Runs that are not over, the oldest first, of one thread or owner or of all."""
+        return self._queue.unfinished(thread_id, owner=owner, limit=limit)
+
+    def delete(self, run_id: uuid.UUID, *, actor: str) -> None:
+        """Forget a run that has ended. Raises `RunNotFound`, `ThreadBusy` for one that has not."""
+        self._queue.delete(run_id, actor=actor)
 
     def cancel(
         self, run_id: uuid.UUID, *, actor: str, action: CancelAction = CancelAction.INTERRUPT
@@ -128,8 +146,8 @@ class Runs:
         """A worker of runs for the current event loop: `await worker.work(stop)`.
 
         `graphs` maps the name of an assistant to its compiled graph, with our checkpointer; or it
-        is a `GraphSet`. `saver` deletes checkpoints of runs that are rolled back. Raises
-        `MissingExtra` without langgraph.
+        is a `GraphSet`. `saver` deletes what is rolled back, and what is of no thread; ours by
+        default. Raises `MissingExtra` without langgraph.
         """
         try:
             from surgetank.workflows.execution import FixedGraphs  # noqa: PLC0415 - needs the extra
@@ -140,11 +158,12 @@ class Runs:
                 raise
             raise MissingExtra("langgraph", "langgraph", "A worker of runs") from error
         settings = self._settings
+        state = saver if saver is not None else self._make_saver()
         return RunWorker(
             self._queue,
             FixedGraphs(graphs) if isinstance(graphs, Mapping) else graphs,
             name=f"{settings.node}/{uuid.uuid4().hex[:8]}",
-            saver=saver,
+            saver=state,
             streams=self._room.streams,
             most=most or settings.runs_at_once,
             most_of_assistant=settings.runs_at_once_per_assistant,
@@ -154,6 +173,7 @@ class Runs:
             tell=self._tell,
             each_second=each_second,
             on_end=on_end,
+            discard=lambda thread_id: self._room.empty(state, thread_id),
             on_change=lambda run, change: self._announce(news_of(run, change)),
             meters=self._meters,
         )

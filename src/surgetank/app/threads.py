@@ -11,6 +11,7 @@ from surgetank.database.queries import queries
 from surgetank.encode.limits import check_names
 from surgetank.exceptions import SurgetankError, ThreadNotFound
 from surgetank.streams.checkpoints.reader import Reader
+from surgetank.workflows.threads import ThreadRows
 
 SQL = queries("app/threads.sql")
 
@@ -53,6 +54,11 @@ class Threads:
                     remedy="check its name and --home: `surgetank storage` lists the largest "
                     "threads.",
                 )
+
+    @property
+    def rows(self) -> ThreadRows:
+        """Threads as clients of the Agent Server API know them: made, found, deleted."""
+        return ThreadRows(self._parts.database)
 
     def stored(self, database: Database | None = None) -> StoredThreads:
         """Threads as they are stored. What is cold comes through `database`, if it is in the

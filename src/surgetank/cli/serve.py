@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import INTERRUPTED, DatabaseUrl, Home, announce, start_logging
+from surgetank.cli.projects import open_graphs
 from surgetank.exceptions import MissingExtra
+from surgetank.workflows.graphs.config import load
 
 
 def serve(
@@ -24,6 +27,23 @@ def serve(
             min=0, max=65535, help="Port; 8321 by default, 0 for any free one.", show_default=False
         ),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="A langgraph.json: its graphs are served, and run in this process.",
+            show_default=False,
+        ),
+    ] = None,
+    runs: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Most runs at once in this process; 0 leaves them to `surgetank worker --runs N`.",
+            show_default=False,
+        ),
+    ] = None,
     no_auth: Annotated[
         bool,
         typer.Option(
@@ -32,6 +52,10 @@ def serve(
     ] = False,
 ) -> int:
     """Serve threads, jobs, parked entries and tokens over HTTP, and flush in the background.
+
+    With --config it is an agent server: clients of LangGraph's server start runs of the graphs that
+    the file names. Runs that are under way when it is told to stop are given back and go on from
+    their last checkpoint.
 
     It starts and serves what is hot while PostgreSQL is down. Beyond loopback it refuses to start
     without a token or SURGETANK_ADMIN_TOKEN. On SIGTERM it finishes what is under way, drains the
@@ -44,12 +68,14 @@ def serve(
         if error.name and error.name.startswith("surgetank"):
             raise
         raise MissingExtra("fastapi", "server", "The server") from error
+    project = load(config) if config is not None else None
     tank = Surgetank(home, database_url=database_url, server_host=host, server_port=port)
     settings = tank.settings
     start_logging(settings)
     # The port is taken first: where it is another's, no buffer is opened and no PostgreSQL started.
     with serving.bind(settings.server_host, settings.server_port) as bound, tank:
-        app = create_app(tank, no_auth=no_auth)
+        graphs = open_graphs(tank, project) if project is not None else None
+        app = create_app(tank, graphs=graphs, no_auth=no_auth)
         warning = serving.check_access(app.state.services, settings.server_host)
         if warning is not None:
             announce(f"surgetank serve: {warning}", "server_warning", warning=warning)
@@ -63,8 +89,13 @@ def serve(
             node=settings.node,
         )
         server = serving.make_server(app, settings)
+        worker = tank.runs.service(graphs, most=runs) if graphs is not None and runs != 0 else None
+        if worker is not None:
+            worker.start()
         server.run(sockets=[bound])
         announce("surgetank serve: stopping", "server_stopping")
         with serving.end_within(serving.longest_stop_s(settings)):
+            if worker is not None:
+                worker.stop(settings.shutdown_timeout)
             tank.close()
     return INTERRUPTED if server.interrupted else 0

@@ -35,6 +35,7 @@ CREATE TABLE runs (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_by_end ON runs (ended_at) WHERE ended_at IS NOT NULL;
 """
+_NEWEST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
 STREAMS = Kind("stream log", application_id=0x53545354, version=1, schema=_SCHEMA)  # "STST"
 
 
@@ -62,7 +63,7 @@ class SQLiteStreamLog:
             self.path, kind=STREAMS, name="stream log", script="", before_write=before_write
         )
         self._lock = threading.Lock()
-        self._listeners: list[Callable[[str], None]] = []
+        self._listeners: list[Callable[[str, int], None]] = []
 
     def append(
         self, thread_id: str, run_id: str, events: Sequence[tuple[str, bytes]], *, attempt: int
@@ -85,6 +86,7 @@ class SQLiteStreamLog:
                     for number, (event, data) in enumerate(events)
                 ],
             )
+            (newest,) = writer.execute(_NEWEST).fetchone()
             ended = now if any(event == END for event, _ in events) else None
             writer.execute(
                 "INSERT INTO runs VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7) ON CONFLICT (run_id) DO UPDATE SET"
@@ -94,7 +96,7 @@ class SQLiteStreamLog:
         with self._lock:
             listeners = list(self._listeners)
         for heard in listeners:
-            heard(thread_id)
+            heard(thread_id, newest)
         return int(last)
 
     def read(
@@ -144,12 +146,10 @@ class SQLiteStreamLog:
 
     def newest(self) -> int:
         with self._file.read() as reader:
-            (newest,) = reader.execute(
-                "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
-            ).fetchone()
+            (newest,) = reader.execute(_NEWEST).fetchone()
         return int(newest)
 
-    def listen(self, heard: Callable[[str], None]) -> Callable[[], None]:
+    def listen(self, heard: Callable[[str, int], None]) -> Callable[[], None]:
         with self._lock:
             self._listeners.append(heard)
 

@@ -78,7 +78,7 @@ class StreamLog(Protocol):
         """A number that grows whenever something is written."""
         ...
 
-    def listen(self, heard: Callable[[str], None]) -> Callable[[], None]:
+    def listen(self, heard: Callable[[str, int], None]) -> Callable[[], None]:
         """Call `heard` with the thread's id after each `append` of this process, on its thread;
         gives what ends it."""
         ...

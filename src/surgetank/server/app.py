@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -27,6 +27,9 @@ from surgetank.server.http.problems import ProblemBody
 from surgetank.server.http.tracing import Traced
 from surgetank.server.routes import ROUTERS
 from surgetank.server.services import Services, make_services
+
+if TYPE_CHECKING:
+    from surgetank.workflows.graphs.graph_set import GraphSet
 
 _DESCRIPTION = """
 Surgetank's buffer, threads, flush jobs and tokens.
@@ -48,18 +51,28 @@ _CORS_HEADERS = [
     "Idempotency-Key",
     "If-None-Match",
     "Last-Event-ID",
+    "X-Api-Key",
 ]
+_EXPOSED = [
+    "ETag", "Retry-After", "Idempotency-Replayed", "Location", "Content-Location",
+    "X-Pagination-Total", "X-Pagination-Next",
+]  # fmt: skip
 
 
 def create_app(
-    tank: Surgetank, *, no_auth: bool = False, clock: Callable[[], float] = time.time
+    tank: Surgetank,
+    *,
+    graphs: GraphSet | None = None,
+    no_auth: bool = False,
+    clock: Callable[[], float] = time.time,
 ) -> FastAPI:
     """The ASGI application for an open engine.
 
-    `no_auth` takes every caller from this machine for an administrator: for development on loopback
-    only. `clock` gives seconds since the epoch.
+    `graphs` are those that runs can be started of; who works on the runs is another matter
+    (`tank.runs.service`). `no_auth` takes every caller from this machine for an administrator: for
+    development on loopback only. `clock` gives seconds since the epoch.
     """
-    services = make_services(tank, no_auth=no_auth, clock=clock)
+    services = make_services(tank, graphs=graphs, no_auth=no_auth, clock=clock)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -92,8 +105,8 @@ def _layers(services: Services) -> list[Middleware]:
         CORSMiddleware,
         allow_origins=settings.allowed_origins,
         allow_headers=_CORS_HEADERS,
-        allow_methods=["GET", "POST", "PUT", "DELETE"],
-        expose_headers=["ETag", "Retry-After", "Idempotency-Replayed"],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        expose_headers=_EXPOSED,
     )
     return [
         *([Middleware(Traced)] if tracing.enabled() else []),

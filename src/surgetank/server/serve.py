@@ -167,6 +167,7 @@ class StoppableServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._services.stopping.set()  # streams that would go on for ever end now, and don't hold up the rest
         self._services.hub.close()
+        self._services.streams.close()
         await super().shutdown(sockets)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
 
@@ -14,11 +15,15 @@ from surgetank.app.surgetank import Surgetank
 from surgetank.server.access.auth import Authenticator, Tickets
 from surgetank.server.access.tokens import TokenStore
 from surgetank.server.access.visibility import ThreadOwners, Visibility
+from surgetank.server.agent.follow import StreamHub
 from surgetank.server.http.idempotency import KeptAnswers
 from surgetank.server.http.outage import PatientDatabase
 from surgetank.server.live.followers import Hub
 from surgetank.server.threads import ThreadList
 from surgetank.settings import Settings
+
+if TYPE_CHECKING:
+    from surgetank.workflows.graphs.graph_set import GraphSet
 
 _FLUSHES_AT_ONCE = 2
 
@@ -29,7 +34,7 @@ class Services:
 
     `stored` reads checkpoints without deserializing them, `flushing` bounds how many flushes are
     carried out for requests at once, and `stopping` is set when the server is told to stop: streams
-    that would go on for ever end then.
+    that would go on for ever end then. `graphs` are those that runs can be started of, if any.
     """
 
     tank: Surgetank
@@ -46,6 +51,8 @@ class Services:
     flushing: CapacityLimiter
     clock: Callable[[], float]
     no_auth: bool
+    streams: StreamHub
+    graphs: GraphSet | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -63,7 +70,11 @@ class Services:
 
 
 def make_services(
-    tank: Surgetank, *, no_auth: bool = False, clock: Callable[[], float] = time.time
+    tank: Surgetank,
+    *,
+    graphs: GraphSet | None = None,
+    no_auth: bool = False,
+    clock: Callable[[], float] = time.time,
 ) -> Services:
     """The parts for an open engine."""
     settings = tank.settings
@@ -92,4 +103,6 @@ def make_services(
         flushing=CapacityLimiter(_FLUSHES_AT_ONCE),
         clock=clock,
         no_auth=no_auth,
+        streams=StreamHub(lambda: tank.runs.streams),
+        graphs=graphs,
     )

@@ -203,12 +203,30 @@ class RunQueue:
         return Run.of(rows[0])
 
     def of_thread(
-        self, thread_id: str, *, status: Status | None = None, limit: int = 100, offset: int = 0
+        self,
+        thread_id: str,
+        *,
+        statuses: Collection[Status] | None = None,
+        limit: int = 100,
+        offset: int = 0,
     ) -> list[Run]:
         """Runs of a thread, newest first."""
-        state = status.value if status is not None else None
-        arguments = {"thread_id": thread_id, "status": state, "limit": limit, "offset": offset}
+        names = [status.value for status in statuses] if statuses is not None else None
+        arguments = {"thread_id": thread_id, "statuses": names, "limit": limit, "offset": offset}
         return [Run.of(row) for row in self._rows("of_thread", arguments)]
+
+    def unfinished(
+        self, thread_id: str | None = None, *, owner: str | None = None, limit: int = 1000
+    ) -> list[Run]:
+        """Runs that are not over, the oldest first, of one thread or owner or of all."""
+        arguments = {"thread_id": thread_id, "owner": owner, "limit": limit}
+        return [Run.of(row) for row in self._rows("unfinished", arguments)]
+
+    def delete(self, run_id: uuid.UUID, *, actor: str) -> None:
+        """Forget a run that has ended. Raises `RunNotFound`, `ThreadBusy` for one that has not."""
+        if not self._rows("delete", {"run_id": run_id, "actor": actor}):
+            run = self.get(run_id)
+            raise ThreadBusy(f"The run {run_id} is {run.status}.", remedy="cancel it first.")
 
     def audit(self, workflow_id: uuid.UUID) -> list[dict[str, Any]]:
         """What was done with a workflow, by whom, in order."""

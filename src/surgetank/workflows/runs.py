@@ -11,6 +11,12 @@ from typing import Any
 
 from surgetank.workflows.status import Status
 
+# The ways in which a run sends what it does (workflows/streaming.py).
+STREAM_MODES = frozenset(
+    {"values", "updates", "custom", "debug", "tasks", "checkpoints", "events", "messages"}
+    | {"messages-tuple"}
+)
+
 
 class Strategy(StrEnum):
     """What a new run does about one of its thread that is not over (`multitask_strategy`)."""

@@ -45,7 +45,7 @@ SELECT * FROM surgetank.runs WHERE run_id = %(run_id)s
 
 -- name: of_thread
 -- Runs of a thread, newest first. Index runs_of_thread.
-SELECT * FROM surgetank.runs WHERE thread_id = %(thread_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
+SELECT * FROM surgetank.runs WHERE thread_id = %(thread_id)s AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s))
 ORDER BY seq DESC LIMIT %(limit)s OFFSET %(offset)s
 
 -- name: audit_of_workflow
@@ -56,3 +56,14 @@ SELECT * FROM surgetank.audit_log WHERE workflow_id = %(workflow_id)s ORDER BY i
 -- How many runs there are in each state that is not an end. Indexes runs_pending, runs_running.
 SELECT status, count(*) AS runs, extract(epoch FROM now() - min(due_at)) AS oldest_s FROM surgetank.runs
 WHERE status IN ('pending', 'running') GROUP BY status
+
+-- name: unfinished
+-- Runs that are not over, the oldest first, of one thread or of all, of one owner or of all. Indexes runs_pending, runs_running.
+SELECT * FROM surgetank.runs WHERE status IN ('pending', 'running') AND (%(thread_id)s::text IS NULL OR thread_id = %(thread_id)s)
+    AND (%(owner)s::text IS NULL OR owner = %(owner)s)
+ORDER BY seq LIMIT %(limit)s
+
+-- name: delete
+-- Forget a run that has ended. Primary key.
+DELETE FROM surgetank.runs WHERE run_id = %(run_id)s AND status NOT IN ('pending', 'running') RETURNING
+    surgetank.note('run_deleted', %(actor)s, thread_id, workflow_id, run_id, '{}')

@@ -16,10 +16,8 @@ from langchain_core.runnables import RunnableConfig
 
 from surgetank.encode.jsontext import dumps
 from surgetank.workflows.graphs.shape import Graph
+from surgetank.workflows.runs import STREAM_MODES
 
-MODES = frozenset(
-    {"values", "updates", "custom", "debug", "tasks", "checkpoints", "events", "messages", "messages-tuple"}
-)  # fmt: skip
 Sent = tuple[str, bytes]  # the name of an event, and its data as JSON
 
 
@@ -27,7 +25,7 @@ def modes_of(kwargs: Mapping[str, Any]) -> list[str]:
     """The stream modes that a run was asked for; `values` without any."""
     given = kwargs.get("stream_mode") or ["values"]
     named = [given] if isinstance(given, str) else list(given)
-    return list(dict.fromkeys(str(mode) for mode in named if mode in MODES)) or ["values"]
+    return list(dict.fromkeys(str(mode) for mode in named if mode in STREAM_MODES)) or ["values"]
 
 
 class Events:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,6 +79,7 @@ class RunWorker:
         tell: Callable[[BaseException, str], None] = lambda *_: None,
         each_second: Sequence[Callable[[], object]] = (),
         on_end: Callable[[Run, Status], None] = lambda *_: None,
+        discard: Callable[[str], Awaitable[None]] | None = None,
         on_change: TellChange = lambda *_: None,
         meters: RunMeters | None = None,
     ) -> None:
@@ -95,6 +96,7 @@ class RunWorker:
         self._tell = tell
         self._each_second = tuple(each_second)
         self._on_end = on_end
+        self._discard = discard
         self._on_change = on_change
         self._meters = meters or RunMeters()
         self._under_way: dict[str, _UnderWay] = {}
@@ -240,6 +242,7 @@ class RunWorker:
                 )
                 await sender.send(END, dumps(end))
                 await sender.flush()
+                await self._forget(run, ended)
         except LeaseLost:
             return  # whoever has it records how it ends
         except SurgetankError as error:
@@ -247,6 +250,12 @@ class RunWorker:
         finally:
             self._under_way.pop(str(run.run_id), None)
             self._woken.set()
+
+    async def _forget(self, run: Run, ended: Status) -> None:
+        """The state of a run without a thread goes with it, unless it waits for people."""
+        waits = ended is Status.AWAITING_CHECKPOINT
+        if self._discard is not None and run.kwargs.get("on_completion") == "delete" and not waits:
+            await self._discard(run.thread_id)
 
     async def _execute(self, run: Run, sender: Sender) -> tuple[Status, Any]:
         """How the run ended; the values of a run whose thread goes with it."""

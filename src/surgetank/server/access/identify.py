@@ -81,7 +81,9 @@ def host_name(address: str) -> str | None:
 
 def _bearer(headers: Headers) -> str | None:
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return headers.get("x-api-key", "").strip() or None  # as clients of LangGraph's server send it
 
 
 def _check_origin(headers: Headers, allowed: tuple[str, ...]) -> None:

@@ -1,11 +1,14 @@
 -- Owners and lists of threads (server/access/visibility.py, server/threads.py).
 
 -- name: owners
--- Whether threads are there, and the first owner that their checkpoints name, the root graph's before others'.
+-- Whether threads are there, and whose: as recorded when they were made, else the first owner that their checkpoints name, the
+-- root graph's before others'.
 -- Unique (thread_id, checkpoint_ns), primary key of checkpoints.
 SELECT u.thread_id,
-    EXISTS (SELECT FROM surgetank.checkpoint_namespaces s WHERE s.thread_id = u.thread_id) AS there,
+    EXISTS (SELECT FROM surgetank.checkpoint_namespaces s WHERE s.thread_id = u.thread_id)
+        OR EXISTS (SELECT FROM surgetank.thread_status r WHERE r.thread_id = u.thread_id) AS there,
     coalesce(
+        (SELECT r.owner FROM surgetank.thread_status r WHERE r.thread_id = u.thread_id),
         (SELECT c.metadata ->> %(key)s
          FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoints c USING (ns_pk)
          WHERE s.thread_id = u.thread_id AND s.checkpoint_ns = '' AND c.metadata ->> %(key)s IS NOT NULL

@@ -88,6 +88,11 @@ class ThreadOwners:
             ]:
                 del self._known[name]
 
+    def forget_thread(self, thread_id: str) -> None:
+        """Believe nothing about this thread any more: it was made or deleted."""
+        with self._lock:
+            self._known.pop(thread_id, None)
+
     def _judge(
         self, name: str, hot: HotPart, cold: dict[str, tuple[bool, str | None]] | None
     ) -> Ownership:

@@ -14,7 +14,9 @@ from surgetank.server.routes import (
     metrics,
     originals,
     parked,
+    runs,
     store,
+    thread_state,
     threads,
     tokens,
     users,
@@ -23,8 +25,11 @@ from surgetank.server.routes import (
 
 ROUTERS = (
     health.router,
+    health.agent_router,
     me.router,
     threads.router,
+    runs.router,
+    thread_state.router,
     logs.router,
     live.router,
     jobs.router,
@@ -37,4 +42,5 @@ ROUTERS = (
     tokens.router,
     users.router,
     webhooks.router,
+    threads.item_router,  # the last one: a thread's id may be any text, slashes among it
 )

@@ -3,6 +3,7 @@ or data."""
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter
@@ -11,9 +12,11 @@ from starlette.responses import JSONResponse
 from surgetank.exceptions import BufferProblem
 from surgetank.notify.health import Finding, Level
 from surgetank.server.dependencies import Deps
+from surgetank.server.schemas.agent import InfoAnswer, OkAnswer
 from surgetank.server.schemas.answers import Live, Ready
 
 router = APIRouter(prefix="/health", tags=["health"])
+agent_router = APIRouter(tags=["health"])
 _PARTS = ("database", "buffer", "flush")
 
 
@@ -51,3 +54,19 @@ def ready(services: Deps) -> JSONResponse:
 def _component(finding: Finding) -> dict[str, str]:
     status = "down" if finding.down else "ok" if finding.level is Level.OK else "degraded"
     return {"status": status, "detail": finding.detail}
+
+
+@agent_router.get("/ok", response_model=OkAnswer)
+async def ok() -> dict[str, bool]:
+    """The process answers, as clients of LangGraph's server ask it."""
+    return {"ok": True}
+
+
+@agent_router.get("/info", response_model=InfoAnswer)
+async def info(services: Deps) -> dict[str, Any]:
+    """What this server is, for clients that look what it can."""
+    return {
+        "version": version("surgetank"),
+        "flags": {"assistants": services.graphs is not None, "crons": services.graphs is not None},
+        "host": {"kind": "surgetank"},
+    }

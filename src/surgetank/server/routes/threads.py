@@ -1,16 +1,28 @@
-"""Threads: the list, a state, the history. What a caller may not see is not there."""
+"""Threads: made, found, deleted. What a caller may not see is not there."""
 
 from __future__ import annotations
 
+import re
+import uuid
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import StringConstraints
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from surgetank.encode.sanitize import encode_clean
-from surgetank.server.access.roles import Role
+from surgetank.exceptions import Conflict
+from surgetank.server.access.roles import Caller, Role
+from surgetank.server.agent.requests import whose
+from surgetank.server.agent.state import (
+    config_for,
+    graph_needed,
+    graph_of,
+    known_row,
+    read_values,
+)
+from surgetank.server.agent.wire import json_response, thread_json
 from surgetank.server.dependencies import (
     After,
     CurrentCaller,
@@ -20,23 +32,29 @@ from surgetank.server.dependencies import (
     signed_in,
 )
 from surgetank.server.http.paging import cursor, position
-from surgetank.server.http.problems import Problem, documented, not_found
-from surgetank.server.schemas.answers import History, State, Threads
-from surgetank.server.shown import Shown, head_of, values_of, writes_of
-
-router = APIRouter(
-    prefix="/threads",
-    tags=["threads"],
-    dependencies=signed_in(),
-    responses=documented(401, 404, 422, 429, 503),
+from surgetank.server.http.problems import documented
+from surgetank.server.schemas.agent import (
+    PrunedAnswer,
+    ThreadAnswer,
+    ThreadCreate,
+    ThreadPart,
+    ThreadPatch,
+    ThreadPrune,
+    ThreadSearch,
 )
+from surgetank.server.schemas.answers import Threads
+from surgetank.server.services import Services
+from surgetank.workflows.threads import ThreadFilter, ThreadRow
+
+_ROUTER: dict[str, Any] = {
+    "prefix": "/threads",
+    "tags": ["threads"],
+    "dependencies": signed_in(),
+    "responses": documented(401, 404, 409, 422, 429, 503),
+}
+router = APIRouter(**_ROUTER)
+item_router = APIRouter(**_ROUTER)  # after all others: a thread's id may be any text
 Name = partial(Query, max_length=2048, pattern=r"^[^\x00]*$")
-Namespace = Annotated[str, Name(description="The checkpoint namespace; empty for the root graph.")]
-ValueBytes = Annotated[
-    int, Query(ge=64, le=4 * 1024 * 1024, description="Larger values are cut short.")
-]
-Channel = Annotated[str, StringConstraints(min_length=1, max_length=2048, pattern=r"^[^\x00]+$")]
-MAX_HISTORY = 100
 
 
 @router.get("", response_model=Threads)
@@ -65,84 +83,180 @@ def threads(
     }  # fmt: skip
 
 
-@router.get("/{thread_id:name}/state", response_model=State)
-def state(
-    thread_id: VisibleThread,
-    services: Deps,
-    checkpoint_id: Annotated[
-        str | None, Name(description="Which checkpoint; the newest without it.")
-    ] = None,
-    ns: Namespace = "",
-    value_bytes: ValueBytes = 256 * 1024,
-) -> Response:
-    """The thread's newest state, or an older one, with what tasks wrote on top of it.
+@router.post("", response_model=ThreadAnswer)
+async def create_thread(body: ThreadCreate, who: CurrentCaller, services: Deps) -> Response:
+    """Make a thread, which is the caller's. `if_exists: do_nothing` gives one that is there."""
+    thread_id = body.thread_id or str(uuid.uuid4())
+    rows = services.tank.threads.rows
 
-    Values are JSON: what JSON can't carry is replaced, what is too large is left out or cut to its
-    tail, and both are named beside it. Nothing is changed in what is stored.
-    """
-    raw = services.stored.read(thread_id, ns, checkpoint_id or None)
-    if raw is None:
-        raise not_found(
-            "checkpoint of the thread", thread_id, remedy="see GET /threads/{thread_id}/history."
-        )
-    shown = Shown(value_bytes)
-    body = {
-        "thread_id": thread_id,
-        **head_of(raw, shown),
-        "values": values_of(raw, raw.record.present, shown),
-        "pending_writes": writes_of(raw, shown),
-        "omitted": shown.omitted,
-        "replaced": shown.replaced,
-    }
-    return _json(body)
+    def make() -> ThreadRow:
+        ownership = services.owners.of(thread_id)
+        if ownership.exists:
+            there = rows.find(thread_id)
+            if body.if_exists == "do_nothing":
+                services.visibility.check(who, thread_id)
+                # one that only checkpoints know until now
+                return there or rows.create(
+                    thread_id, owner=ownership.owner, metadata=body.metadata
+                )
+            if there is None and services.visibility.reads(who, thread_id):
+                return rows.create(thread_id, owner=ownership.owner, metadata=body.metadata)
+        row = rows.create(thread_id, owner=who.user, metadata=body.metadata)
+        services.owners.forget_thread(thread_id)
+        return row
+
+    row = await run_in_threadpool(make)
+    if body.supersteps:
+        await _write_supersteps(services, row, body.supersteps)
+        return json_response(thread_json(row, await read_values(services, row)))
+    return json_response(thread_json(row))
 
 
-@router.get("/{thread_id:name}/history", response_model=History)
-def history(
-    thread_id: VisibleThread,
-    services: Deps,
-    limit: Annotated[
-        int, Query(ge=1, le=MAX_HISTORY, description="Most checkpoints in one answer.")
-    ] = 20,
-    after: After = None,
-    ns: Namespace = "",
-    channel: Annotated[
-        list[Channel], Query(max_length=50, description="Channels whose values to show.")
-    ] = [],  # noqa: B006
-    value_bytes: ValueBytes = 16 * 1024,
-) -> Response:
-    """The thread's checkpoints, newest first, without their values unless channels are named."""
-    at = position(after, str)
-    found = services.stored.history(
-        thread_id, ns, before=at[0] if at else None, limit=limit, channels=channel
+async def _write_supersteps(
+    services: Services, row: ThreadRow, supersteps: list[dict[str, Any]]
+) -> None:
+    from langgraph.types import StateUpdate  # noqa: PLC0415 - needs the extra
+
+    config = config_for(row.thread_id)
+    async with graph_of(services, row, config) as graph:
+        if graph is None:
+            raise graph_needed()
+        steps = [
+            [
+                StateUpdate(_values_of(update), update.get("as_node"))
+                for update in step.get("updates", ())
+            ]
+            for step in supersteps
+        ]
+        await graph.abulk_update_state({"configurable": config}, steps)
+
+
+def _values_of(update: Mapping[str, Any]) -> Any:
+    from surgetank.workflows.execution import command_of  # noqa: PLC0415 - needs the extra
+
+    return command_of(update["command"]) if update.get("command") else update.get("values")
+
+
+@router.post("/search", response_model=list[ThreadPart])
+async def search_threads(body: ThreadSearch, who: CurrentCaller, services: Deps) -> Response:
+    """Threads of the caller, of all for administrators, newest first. `values` are compared with
+    the state as it was flushed last."""
+    rows = await run_in_threadpool(
+        services.tank.threads.rows.search,
+        _filter(body, who),
+        sort_by=body.sort_by or "created_at",
+        ascending=body.sort_order == "asc",
+        limit=body.limit + 1,
+        offset=body.offset,
     )
-    shown, checkpoints = Shown(value_bytes), list[dict[str, Any]]()
-    for raw in found:
-        values = values_of(raw, channel, shown) if channel else None
-        checkpoints.append({**head_of(raw, shown), "values": values})
-    if not checkpoints and at is None:
-        raise not_found("thread", thread_id, remedy="see GET /threads for those that you may see.")
-    return _json(
-        {
-            "thread_id": thread_id,
-            "checkpoints": checkpoints,
-            "omitted": shown.omitted,
-            "replaced": shown.replaced,
-            "next": cursor(checkpoints[-1]["checkpoint_id"])
-            if found.more and checkpoints
-            else None,
-        }
+    wants_values = (body.select is None or "values" in body.select) or bool(body.extract)
+    found = []
+    for row in rows[: body.limit]:
+        shown = thread_json(row, await read_values(services, row) if wants_values else None)
+        if body.extract:
+            shown["extracted"] = {n: _extract(shown, path) for n, path in body.extract.items()}
+        if body.select is not None:
+            shown = {
+                n: v for n, v in shown.items() if n in {*body.select, "thread_id", "extracted"}
+            }
+        found.append(shown)
+    more = {"X-Pagination-Next": str(body.offset + body.limit)} if len(rows) > body.limit else {}
+    return json_response(found, headers=more)
+
+
+@router.post("/count", response_model=int)
+async def count_threads(body: ThreadSearch, who: CurrentCaller, services: Deps) -> Response:
+    """How many threads there are."""
+    count = await run_in_threadpool(services.tank.threads.rows.count, _filter(body, who))
+    return json_response(count)
+
+
+def _filter(body: ThreadSearch, who: Caller) -> ThreadFilter:
+    return ThreadFilter(
+        owner=whose(who), ids=body.ids, status=body.status, metadata=body.metadata,
+        values=body.values,
+    )  # fmt: skip
+
+
+def _extract(value: Any, path: str) -> Any:
+    """A part of a thread, as `values.messages[-1].content` names it."""
+    for name, index in re.findall(r"([^.\[\]]+)|\[(-?\d+)\]", path):
+        try:
+            value = value[int(index)] if index else value[name]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+@router.post("/prune", response_model=PrunedAnswer)
+async def prune_threads(body: ThreadPrune, who: CurrentCaller, services: Deps) -> Response:
+    """Delete threads, or all their states but the newest. Those that are not the caller's are left
+    out."""
+    mine = await run_in_threadpool(services.visibility.readable, who, body.thread_ids)
+    threads = [name for name in dict.fromkeys(body.thread_ids) if name in mine]
+    for thread_id in threads:
+        if body.strategy == "delete":
+            await run_in_threadpool(_delete, services, who, thread_id)
+        else:
+            await services.tank.checkpointer().aprune([thread_id], strategy="keep_latest")
+    return json_response({"pruned_count": len(threads)})
+
+
+def _delete(services: Services, who: Caller, thread_id: str) -> None:
+    """Rows first: what is under way refuses it. Checkpoints, events and lines go with a flush."""
+    services.tank.threads.rows.delete(thread_id, actor=who.user)
+    services.tank.checkpointer().delete_thread(thread_id)
+    services.owners.forget_thread(thread_id)
+
+
+@item_router.post("/{thread_id:name}/copy", response_model=ThreadAnswer)
+async def copy_thread(thread_id: VisibleThread, who: CurrentCaller, services: Deps) -> Response:
+    """A new thread with all states of this one."""
+    row = await known_row(services, thread_id)
+    new = str(uuid.uuid4())
+    made = await run_in_threadpool(
+        services.tank.threads.rows.create,
+        new,
+        owner=(await run_in_threadpool(services.owners.of, thread_id)).owner or who.user,
+        metadata=row.metadata if row is not None else None,
     )
+    await services.tank.checkpointer().acopy_thread(thread_id, new)
+    return json_response(thread_json(made, await read_values(services, made)))
 
 
-def _json(body: dict[str, Any]) -> Response:
-    """Values may hold integers of any size, which not every encoder takes."""
+@item_router.get("/{thread_id:name}", response_model=ThreadAnswer)
+async def get_thread(thread_id: VisibleThread, services: Deps) -> Response:
+    """A thread with its newest values."""
+    row = await known_row(services, thread_id)
+    if row is None:  # made by a program with a checkpointer: shown as it would be
+        row = await run_in_threadpool(adopted, services, thread_id)
+    return json_response(thread_json(row, await read_values(services, row)))
+
+
+@item_router.patch("/{thread_id:name}", response_model=ThreadAnswer)
+async def patch_thread(thread_id: VisibleThread, body: ThreadPatch, services: Deps) -> Response:
+    """Add to the metadata of a thread."""
+    if await known_row(services, thread_id) is None:
+        await run_in_threadpool(adopted, services, thread_id)
+    row = await run_in_threadpool(services.tank.threads.rows.patch, thread_id, body.metadata or {})
+    return json_response(thread_json(row, await read_values(services, row)))
+
+
+@item_router.delete("/{thread_id:name}", status_code=204)
+async def delete_thread(thread_id: VisibleThread, who: CurrentCaller, services: Deps) -> Response:
+    """Delete a thread with its states, runs, events and lines. 409 while a run is under way."""
+    await known_row(services, thread_id)
+    await run_in_threadpool(_delete, services, who, thread_id)
+    return Response(status_code=204)
+
+
+def adopted(services: Services, thread_id: str) -> ThreadRow:
+    """A row for a thread that only its checkpoints know."""
+    rows = services.tank.threads.rows
+    owner = services.owners.of(thread_id).owner
     try:
-        return Response(encode_clean(body), media_type="application/json")
-    except RecursionError as error:
-        raise Problem(
-            422,
-            "too-deep",
-            "The state is nested too deeply to be shown.",
-            remedy="read it with the checkpointer.",
-        ) from error
+        return rows.create(thread_id, owner=owner)
+    except Conflict:
+        row = rows.find(thread_id)
+        assert row is not None
+        return row

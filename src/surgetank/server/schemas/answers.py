@@ -141,45 +141,6 @@ class PendingWrite(BaseModel):
     value: Any
 
 
-class State(Checkpoint):
-    """A checkpoint with its values as JSON: sanitized, bounded, with what was left out or replaced
-    named."""
-
-    model_config = _example(
-        thread_id="chat-7",
-        **_HEAD,
-        values={"messages": ["hello"], "score": None},
-        pending_writes=[],
-        omitted=[],
-        replaced=[{"path": "$.values.score", "reason": "NaN", "original": "nan"}],
-    )
-
-    thread_id: str
-    values: dict[str, Any]
-    pending_writes: list[PendingWrite]
-    omitted: list[Omitted]
-    replaced: list[Replaced]
-
-
-class HistoryEntry(Checkpoint):
-    """One checkpoint of a history; `values` if they were asked for."""
-
-    values: dict[str, Any] | None = None
-
-
-class History(Page):
-    """Checkpoints of a thread, newest first."""
-
-    model_config = _example(
-        thread_id="chat-7", checkpoints=[_HEAD], omitted=[], replaced=[], next=None
-    )
-
-    thread_id: str
-    checkpoints: list[HistoryEntry]
-    omitted: list[Omitted]
-    replaced: list[Replaced]
-
-
 class Job(BaseModel):
     """A flush job. Its `result` holds counts, warnings and, asked for one job, errors with stack
     traces."""

@@ -1,0 +1,1 @@
+"""The Agent Server API: what its routes share."""

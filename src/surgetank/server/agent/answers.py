@@ -1,0 +1,145 @@
+"""Answers that take as long as a run: its events as they come, or its last values."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from surgetank.encode.jsontext import dumps, loads
+from surgetank.events.streams import END, StreamEvent
+from surgetank.exceptions import InvalidTransition, RunNotFound, SurgetankError
+from surgetank.server.access.roles import Caller
+from surgetank.server.agent.follow import follow_run
+from surgetank.server.agent.requests import headers_of
+from surgetank.server.agent.state import config_for, read_state
+from surgetank.server.http.problems import Problem
+from surgetank.server.services import Services
+from surgetank.telemetry import log
+from surgetank.workflows.runs import CancelAction, Run
+
+_ALWAYS = ("metadata", "error", "gap", END)
+_KEEP_ALIVE_S = 5.0
+
+
+class RunStream(StreamingResponse):
+    """The events of a run as server-sent events."""
+
+    def __init__(
+        self, services: Services, who: Caller, run: Run, *, after: int, modes: list[str] | None,
+        cancel_on_disconnect: bool,
+    ) -> None:  # fmt: skip
+        events = sent_events(services, who, run, after, modes, cancel_on_disconnect)
+        headers = {
+            "Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers_of(run, "stream"),
+        }  # fmt: skip
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._hub, self._who = services.hub, who
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._hub.slot_for(self._who):
+                await super().__call__(scope, receive, send)
+        except Problem as problem:
+            await problem.response(scope["path"])(scope, receive, send)
+
+
+async def sent_events(
+    services: Services, who: Caller, run: Run, after: int, modes: list[str] | None,
+    cancel_on_disconnect: bool,
+) -> AsyncIterator[bytes]:  # fmt: skip
+    """The frames. Whose client goes away before the end has the run cancelled, if that is
+    wanted."""
+    wanted = None if modes is None else {_sent_as(mode) for mode in modes}
+    over = False
+    try:
+        async for events in follow_run(services.streams, run, services.tank.runs.get, after):
+            if not events:
+                yield b": still here\n\n"
+                continue
+            over = any(event.event == END for event in events)
+            shown = [_frame(e) for e in events if wanted is None or _is_wanted(e, wanted)]
+            if shown:
+                yield b"".join(shown)
+    finally:
+        if cancel_on_disconnect and not over and not services.stopping.is_set():
+            await asyncio.shield(run_in_threadpool(_cancel, services, who, run))
+
+
+def _sent_as(mode: str) -> str:
+    return "messages" if mode == "messages-tuple" else mode
+
+
+def _is_wanted(event: StreamEvent, wanted: set[str]) -> bool:
+    name = event.event.split("|", 1)[0]
+    return name in _ALWAYS or name in wanted or name.split("/", 1)[0] in wanted
+
+
+def _frame(event: StreamEvent) -> bytes:
+    data = dumps({"status": loads(event.data).get("status")}) if event.event == END else event.data
+    return b"event: %s\ndata: %s\nid: %d\n\n" % (event.event.encode(), data, event.seq)
+
+
+def _cancel(services: Services, who: Caller, run: Run) -> None:
+    with suppress(RunNotFound, InvalidTransition):
+        services.tank.runs.cancel(run.run_id, actor=who.user, action=CancelAction.INTERRUPT)
+
+
+class RunResult(StreamingResponse):
+    """The last values of a run, when it has ended; line breaks before them keep the connection."""
+
+    def __init__(
+        self, services: Services, who: Caller, run: Run, *, cancel_on_disconnect: bool = False
+    ) -> None:
+        pieces = _result(services, who, run, cancel_on_disconnect=cancel_on_disconnect)
+        super().__init__(
+            pieces, media_type="application/json", headers=dict(headers_of(run, "join"))
+        )
+
+
+async def _result(
+    services: Services, who: Caller, run: Run, *, cancel_on_disconnect: bool
+) -> AsyncIterator[bytes]:
+    waiting = asyncio.ensure_future(result_of(services, run))
+    try:
+        while not waiting.done():
+            await asyncio.wait({waiting}, timeout=_KEEP_ALIVE_S)
+            if not waiting.done():
+                yield b"\n"
+        try:
+            yield dumps(waiting.result())
+        except SurgetankError as error:  # the status line is gone: said as a failed run is
+            log.warning("result_unreadable", run=str(run.run_id), error=error.what)
+            yield dumps({"__error__": {"error": type(error).__name__, "message": error.what}})
+    finally:
+        if not waiting.done():
+            waiting.cancel()
+            if cancel_on_disconnect and not services.stopping.is_set():
+                await asyncio.shield(run_in_threadpool(_cancel, services, who, run))
+
+
+async def result_of(services: Services, run: Run) -> Any:
+    """The last values: with `__interrupt__` when people are asked, `__error__` when it failed."""
+    error: Any = None
+    end: dict[str, Any] = {}
+    async for events in follow_run(services.streams, run, services.tank.runs.get, 0):
+        for event in events:
+            if event.event == "error":
+                error = loads(event.data)
+            elif event.event == END:
+                end = loads(event.data)
+    if end.get("status") in ("error", "timeout"):
+        return {"__error__": error or {"error": "RunFailed", "message": "It failed."}}
+    if "values" in end:
+        return end["values"]
+    row = await run_in_threadpool(services.tank.threads.rows.find, run.thread_id)
+    state = await read_state(services, row, config_for(run.thread_id))
+    values = state["values"]
+    if state["interrupts"] and isinstance(values, dict):
+        values = values | {"__interrupt__": state["interrupts"]}
+    return values

@@ -1,0 +1,162 @@
+"""Following what runs send: one hub for a server wakes those who wait, each of them reads the
+stream log itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from uuid import UUID
+
+from starlette.concurrency import run_in_threadpool
+
+from surgetank.encode.jsontext import dumps
+from surgetank.events.streams import END, StreamEvent, StreamLog
+from surgetank.exceptions import DatabaseUnavailable, RunNotFound
+from surgetank.workflows.runs import Run
+from surgetank.workflows.status import Status, wire_status
+
+_POLL_S = 0.02  # for what other processes write
+_ASK_S = 5.0  # how often the database is asked whether a silent run has ended elsewhere
+_IDLE_S = 15.0
+_OVER = frozenset(Status) - {Status.PENDING, Status.RUNNING}
+
+
+class StreamHub:
+    """Wakes who waits for events of a thread. For one event loop."""
+
+    def __init__(self, log: Callable[[], StreamLog]) -> None:
+        self._log = log
+        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._poller: asyncio.Task[None] | None = None
+        self._own = 0  # the newest number that this process wrote
+        self.closing = False
+
+    @property
+    def log(self) -> StreamLog:
+        """The stream log."""
+        return self._log()
+
+    def close(self) -> None:
+        """Let everybody end."""
+        self.closing = True
+        self._wake_all()
+
+    def join(self, thread_id: str) -> asyncio.Event:
+        """An event that is set at each news of a thread. Give it back to `leave`."""
+        news = asyncio.Event()
+        self._waiting[thread_id].add(news)
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._poll())
+        return news
+
+    def leave(self, thread_id: str, news: asyncio.Event) -> None:
+        """Wait no longer."""
+        self._waiting[thread_id].discard(news)
+        if not self._waiting[thread_id]:
+            del self._waiting[thread_id]
+
+    def _wake(self, thread_id: str) -> None:
+        for news in self._waiting.get(thread_id, ()):
+            news.set()
+
+    def _wake_all(self) -> None:
+        for thread_id in list(self._waiting):
+            self._wake(thread_id)
+
+    async def _poll(self) -> None:
+        loop, log = asyncio.get_running_loop(), self._log()
+
+        def heard(thread_id: str, newest: int) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._heard, thread_id, newest)
+
+        end = log.listen(heard)
+        try:
+            self._own = log.newest()
+            self._wake_all()
+            while self._waiting and not self.closing:
+                newest = log.newest()
+                if newest > self._own:  # written by another process
+                    self._own = newest
+                    self._wake_all()
+                await asyncio.sleep(_POLL_S)
+        finally:
+            end()
+
+    def _heard(self, thread_id: str, newest: int) -> None:
+        self._own = max(self._own, newest)
+        self._wake(thread_id)
+
+
+async def follow_run(
+    hub: StreamHub, run: Run, get: Callable[[UUID], Run], after: int
+) -> AsyncIterator[list[StreamEvent]]:
+    """The events of a run after a number, until its `end`. An empty list says that it is still
+    there.
+
+    A gap is an event of its own. `get` asks the database: a run can end where it can't say so.
+    """
+    run_id = str(run.run_id)
+    news = hub.join(run.thread_id)
+    loop = asyncio.get_running_loop()
+    asked_at = heard_at = loop.time() - (_ASK_S if run.status in _OVER else 0.0)
+    try:
+        while not hub.closing:
+            news.clear()
+            page = hub.log.read(run.thread_id, run_id=run_id, after=after)
+            if page.gap is not None:
+                yield [gap_event(run_id, after, page.gap)]
+                after = page.gap
+                continue
+            if page.events:
+                after, heard_at = page.events[-1].seq, loop.time()
+                yield list(page.events)
+                if any(event.event == END for event in page.events):
+                    return
+                continue
+            now = loop.time()
+            if now - asked_at >= _ASK_S and now - heard_at >= _ASK_S:
+                asked_at = now
+                end = await _ended(run, get, after)
+                if end:
+                    yield end
+                    return
+            if now - heard_at >= _IDLE_S:
+                heard_at = now
+                yield []
+            with suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), _ASK_S)
+    finally:
+        hub.leave(run.thread_id, news)
+
+
+async def _ended(run: Run, get: Callable[[UUID], Run], after: int) -> list[StreamEvent]:
+    try:
+        now = await run_in_threadpool(get, run.run_id)
+    except DatabaseUnavailable:
+        return []
+    except RunNotFound:
+        return [_end_event(run, after, "interrupted")]
+    if now.status not in _OVER:
+        return []
+    end = _end_event(run, after, wire_status(now.status, timed_out=now.timed_out))
+    if now.status is not Status.FAILED:
+        return [end]
+    error = {"error": "RunFailed", "message": now.error or "It failed."}
+    return [StreamEvent(after, str(run.run_id), "error", dumps(error), 0.0), end]
+
+
+def _end_event(run: Run, seq: int, status: str) -> StreamEvent:
+    return StreamEvent(seq, str(run.run_id), END, dumps({"status": status}), 0.0)
+
+
+def gap_event(run_id: str, after: int, missed_to: int) -> StreamEvent:
+    """Says what is missing."""
+    body = {
+        "type": "gap", "after": after, "missed_to": missed_to,
+        "message": "Events are missing here: they are no longer kept. Load the state of the thread "
+        "and go on from it.",
+    }  # fmt: skip
+    return StreamEvent(missed_to, run_id, "gap", dumps(body), 0.0)

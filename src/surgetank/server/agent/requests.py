@@ -1,0 +1,140 @@
+"""From what a client asks for to a run that is accepted."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from surgetank.exceptions import InvalidRequest, RunNotFound
+from surgetank.server.access.roles import Caller, Role
+from surgetank.server.http.problems import Problem, not_found
+from surgetank.server.schemas.agent import RunCreate
+from surgetank.server.services import Services
+from surgetank.workflows.graphs.config import assistant_id
+from surgetank.workflows.runs import NewRun, Run, Strategy
+
+_NAMED_ELSEWHERE = {
+    "assistant_id", "metadata", "multitask_strategy", "if_not_exists", "after_seconds", "priority",
+    "timeout_s", "run_id",
+}  # fmt: skip
+_WEB = re.compile(r"https?://[^\s/@]+(/|$|\?|:)", re.IGNORECASE)
+
+
+def graph_named(services: Services, assistant: str) -> tuple[str, str]:
+    """The id of an assistant and its graph. Raises `Problem` 422 for one that is not here."""
+    graphs = services.graphs
+    names = graphs.names if graphs is not None else ()
+    for name in names:
+        if assistant in (name, str(assistant_id(name))):
+            return str(assistant_id(name)), name
+    known = ", ".join(names) or "none: start the server with --config langgraph.json"
+    raise Problem(
+        422, "unknown-assistant", f"There is no assistant {assistant[:200]!r}.",
+        remedy=f"graphs: {known}.",
+    )  # fmt: skip
+
+
+def accept_run(services: Services, who: Caller, body: RunCreate, thread_id: str | None) -> Run:
+    """Accept a run on a thread, or without one on a temporary thread of its own.
+
+    Raises `Problem`, `ThreadBusy`, `ThreadNotFound`, `QuotaExceeded`.
+    """
+    assistant, graph = graph_named(services, body.assistant_id)
+    temporary = thread_id is None
+    thread = thread_id if thread_id is not None else str(uuid.uuid4())
+    make_thread = temporary or body.if_not_exists == "create"
+    owner: str | None = who.user
+    if not temporary:
+        ownership = services.owners.of(thread)
+        if ownership.exists or not make_thread:
+            services.visibility.check(who, thread)
+            make_thread = ownership.exists  # by its checkpoints only, perhaps
+            # Who may read it without owning it works for its owner.
+            owner = ownership.owner if ownership.exists else owner
+    new = NewRun(
+        thread_id=thread,
+        assistant_id=assistant,
+        graph_id=graph,
+        owner=owner,
+        run_id=_run_id(body.run_id),
+        strategy=Strategy(body.multitask_strategy or "enqueue"),
+        priority=body.priority,
+        after_s=body.after_seconds or 0.0,
+        kwargs=_kwargs(body, temporary=temporary),
+        metadata=dict(body.metadata or {}),
+        max_attempts=max(3, body.retries + 1),
+        timeout_s=body.timeout_s,
+        make_thread=make_thread,
+        temporary=temporary,
+        thread_metadata={"graph_id": graph, "assistant_id": assistant},
+    )
+    return services.tank.runs.accept(new, actor=who.user)
+
+
+def _kwargs(body: RunCreate, *, temporary: bool) -> dict[str, Any]:
+    kwargs = {
+        name: value
+        for name, value in body.model_dump(exclude_unset=True).items()
+        if name not in _NAMED_ELSEWHERE and value is not None
+    }
+    if body.command is not None:
+        kwargs["command"] = body.command.model_dump(exclude_unset=True)
+    if temporary:
+        kwargs.setdefault("on_completion", "delete")
+    else:
+        kwargs.pop("on_completion", None)
+    if body.webhook is not None and not _WEB.match(body.webhook):
+        raise InvalidRequest(
+            "The webhook is no address of the web.", remedy="use http:// or https:// and a host."
+        )
+    return kwargs
+
+
+def _run_id(text: str | None) -> uuid.UUID:
+    return uuid.uuid4() if text is None else uuid_of(text, "run_id")
+
+
+def uuid_of(text: str, what: str) -> uuid.UUID:
+    """An id. Raises `Problem` 422 for text that is none."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise Problem(
+            422, "invalid-request", f"The {what} is no UUID.", remedy="use the id as it was given."
+        ) from None
+
+
+def run_on(services: Services, thread_id: str, run_id: str) -> Run:
+    """A run of a thread. Raises `Problem` 404."""
+    try:
+        run = services.tank.runs.get(uuid_of(run_id, "run_id"))
+    except RunNotFound:
+        run = None
+    if run is None or run.thread_id != thread_id:
+        raise not_found("run of this thread", run_id, remedy="list the runs of the thread.")
+    return run
+
+
+def run_of(services: Services, who: Caller, run_id: str) -> Run:
+    """A run by its id alone, on a thread that the caller may read. Raises `Problem` 404."""
+    try:
+        run = services.tank.runs.get(uuid_of(run_id, "run_id"))
+    except RunNotFound:
+        raise not_found("run", run_id) from None
+    if not services.visibility.reads(who, run.thread_id):
+        raise not_found("run", run_id)
+    return run
+
+
+def whose(who: Caller) -> str | None:
+    """The owner that a caller's lists are limited to; None for administrators, who see all."""
+    return None if who.role is Role.ADMIN else who.user
+
+
+def headers_of(run: Run, ending: str) -> Mapping[str, str]:
+    """Where a client finds the run again."""
+    at = f"/threads/{quote(run.thread_id, safe='')}/runs/{run.run_id}"
+    return {"Location": f"{at}/{ending}", "Content-Location": at}
