@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from surgetank.exceptions import InvalidRequest, RunNotFound
+from surgetank.exceptions import RunNotFound
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.problems import Problem, not_found
 from surgetank.server.schemas.agent import RunCreate
@@ -20,7 +19,6 @@ _NAMED_ELSEWHERE = {
     "assistant_id", "metadata", "multitask_strategy", "if_not_exists", "after_seconds", "priority",
     "timeout_s", "run_id",
 }  # fmt: skip
-_WEB = re.compile(r"https?://[^\s/@]+(/|$|\?|:)", re.IGNORECASE)
 
 
 def graph_named(services: Services, assistant: str) -> tuple[str, str]:
@@ -43,6 +41,8 @@ def accept_run(services: Services, who: Caller, body: RunCreate, thread_id: str 
     Raises `Problem`, `ThreadBusy`, `ThreadNotFound`, `QuotaExceeded`.
     """
     assistant, graph = graph_named(services, body.assistant_id)
+    if body.webhook is not None:
+        services.tank.webhooks.check_url(body.webhook)
     temporary = thread_id is None
     thread = thread_id if thread_id is not None else str(uuid.uuid4())
     make_thread = temporary or body.if_not_exists == "create"
@@ -86,10 +86,6 @@ def _kwargs(body: RunCreate, *, temporary: bool) -> dict[str, Any]:
         kwargs.setdefault("on_completion", "delete")
     else:
         kwargs.pop("on_completion", None)
-    if body.webhook is not None and not _WEB.match(body.webhook):
-        raise InvalidRequest(
-            "The webhook is no address of the web.", remedy="use http:// or https:// and a host."
-        )
     return kwargs
 
 
