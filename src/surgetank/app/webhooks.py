@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from surgetank.workflows.webhooks.targets import AllowedTargets
 
 _EVERY_S = 2.0  # how often is looked for what other processes left
 _FORGET_EVERY_S = 60.0
+_END_WITHIN_S = 2.0
 
 
 class Webhooks:
@@ -102,14 +104,24 @@ class Webhooks:
         thread's state, if no other run has changed it since. None when it can't be reached."""
         run_id, thread_id = str(delivery.run_id), delivery.thread_id
         try:
-            if (delivery.run or {}).get("kwargs", {}).get("on_completion") == "delete":
+            state = self._state_of(thread_id, run_id)
+            if state is None and self._goes_with_its_thread(delivery):
                 return self._sent_at_the_end(thread_id, run_id)
-            return self._state_of(thread_id, run_id)
+            return state
         except SurgetankError as error:
             log.info("webhook_without_values", run=run_id, error=error.what)
             return None
 
+    @staticmethod
+    def _goes_with_its_thread(delivery: Delivery) -> bool:
+        run = delivery.run or {}
+        return bool(run.get("kwargs", {}).get("on_completion") == "delete")
+
     def _sent_at_the_end(self, thread_id: str, run_id: str) -> Any:
+        # Its end is recorded, and sent a moment later; where another machine ran it, not here.
+        limit = time.monotonic() + _END_WITHIN_S
+        while not self._parts.run_room.streams.has_ended(run_id) and time.monotonic() < limit:
+            time.sleep(0.02)
         after, found = 0, None
         while events := self._parts.run_room.streams.read(
             thread_id, run_id=run_id, after=after
