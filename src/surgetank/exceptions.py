@@ -388,11 +388,11 @@ class WebhookRefused(InvalidRequest):
     """A webhook's URL can't be used, or leads where none may be sent."""
 
 
-class DeliveryNotFound(NotFound):
+class WebhookNotFound(NotFound):
     """No delivery of a webhook has this id."""
 
 
-class DeliveryDone(Conflict):
+class WebhookDelivered(Conflict):
     """A webhook was delivered already, and is not sent again."""
 
 

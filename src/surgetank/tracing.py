@@ -73,10 +73,10 @@ def _export(trace: Any) -> None:
     trace.set_tracer_provider(provider)
 
 
-class Mark:
+class TraceSpan:
     """A span that is under way, to be used with `with`. This one does nothing: tracing is off."""
 
-    def __enter__(self) -> Mark:
+    def __enter__(self) -> TraceSpan:
         return self
 
     def __exit__(
@@ -97,11 +97,11 @@ class Mark:
         """A better name that is known only now."""
 
 
-class _SpanMark(Mark):
+class _RealSpan(TraceSpan):
     def __init__(self, span: Span) -> None:
         self._span = span
 
-    def __enter__(self) -> Mark:
+    def __enter__(self) -> TraceSpan:
         from opentelemetry import context, trace  # noqa: PLC0415 - it is there, tracing is on
 
         self._token = context.attach(trace.set_span_in_context(self._span))
@@ -136,7 +136,7 @@ class _SpanMark(Mark):
         self._span.update_name(name)
 
 
-_OFF = Mark()
+_OFF = TraceSpan()
 
 
 def span(
@@ -145,7 +145,7 @@ def span(
     parent: object = None,
     kind: Kind = "internal",
     **attributes: str | float | None,
-) -> Mark:
+) -> TraceSpan:
     """A span around what is done with it: a child of what `parent` names, as headers do, else of
     the current one. Attributes are called `surgetank.NAME`; None is left out."""
     tracer = _state.tracer
@@ -153,7 +153,7 @@ def span(
         return _OFF
     from opentelemetry.trace import SpanKind  # noqa: PLC0415
 
-    return _SpanMark(
+    return _RealSpan(
         tracer.start_span(
             name,
             context=_context_of(headers) if (headers := clean(parent)) else None,
@@ -163,13 +163,13 @@ def span(
     )
 
 
-def current() -> Mark:
+def current() -> TraceSpan:
     """The current span, to say something in it; whoever began it ends it."""
     if _state.tracer is None:
         return _OFF
     from opentelemetry import trace  # noqa: PLC0415
 
-    return _SpanMark(trace.get_current_span())
+    return _RealSpan(trace.get_current_span())
 
 
 def finished(

@@ -22,12 +22,12 @@ from support.receiver import Receiver, receiving
 from support.tanks import MakeTank
 from support.waiting import wait_until
 from surgetank import Surgetank
-from surgetank.exceptions import DeliveryDone, DeliveryNotFound, WebhookRefused
+from surgetank.exceptions import WebhookDelivered, WebhookNotFound, WebhookRefused
 from surgetank.workflows.execution import FixedGraphs
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import CancelAction, NewRun, Run
 from surgetank.workflows.status import Status
-from surgetank.workflows.webhooks.deliveries import Delivery, DeliveryStatus
+from surgetank.workflows.webhooks.log import Webhook, WebhookStatus
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
@@ -62,7 +62,7 @@ def ended_run(
     return run
 
 
-def only(tank: Surgetank) -> Delivery:
+def only(tank: Surgetank) -> Webhook:
     (delivery,) = tank.webhooks()
     return delivery
 
@@ -86,7 +86,7 @@ def test_each_end_of_a_run_is_told_and_signed(
 ) -> None:
     error = {"error": "ValueError: no plan"} if status is Status.FAILED else {}
     run = ended_run(tank, receiver.url, status, **error)
-    assert only(tank).status is DeliveryStatus.PENDING
+    assert only(tank).status is WebhookStatus.PENDING
     assert tank.webhooks.deliver_due() == 1
     (got,) = receiver.received
     assert got.path == "/hooks/s3cr3t?key=s3cr3t"
@@ -101,7 +101,7 @@ def test_each_end_of_a_run_is_told_and_signed(
     expected = base64.b64encode(hmac.digest(b"k" * 32, content, hashlib.sha256)).decode()
     assert got.headers["webhook-signature"] == f"v1,{expected}"
     delivery = only(tank)
-    assert delivery.status is DeliveryStatus.DELIVERED
+    assert delivery.status is WebhookStatus.DELIVERED
     assert delivery.run is None  # nothing of what it said is kept
     assert [attempt["status_code"] for attempt in delivery.tries] == [200]
     assert tank.webhooks.deliver_due() == 0
@@ -161,20 +161,20 @@ def test_what_fails_for_good_is_told_to_operators_and_can_be_sent_again(
         make_due(database_url)
         tank.webhooks.deliver_due()
     delivery = only(tank)
-    assert (delivery.status, delivery.attempts) == (DeliveryStatus.FAILED, 2)
+    assert (delivery.status, delivery.attempts) == (WebhookStatus.FAILED, 2)
     (error,) = tank.errors.find().errors
     assert error.error_type == "webhook_failed"
     assert "it answered 500" in error.error_message
     assert "s3cr3t" not in str(error)
     tank.webhooks.retry(delivery.delivery_id)
     tank.webhooks.deliver_due()  # the third 500: it has more attempts again
-    assert only(tank).status is DeliveryStatus.PENDING
+    assert only(tank).status is WebhookStatus.PENDING
     make_due(database_url)
     tank.webhooks.deliver_due()
-    assert only(tank).status is DeliveryStatus.DELIVERED
-    with pytest.raises(DeliveryDone):
+    assert only(tank).status is WebhookStatus.DELIVERED
+    with pytest.raises(WebhookDelivered):
         tank.webhooks.retry(delivery.delivery_id)
-    with pytest.raises(DeliveryNotFound):
+    with pytest.raises(WebhookNotFound):
         tank.webhooks.retry(delivery.run_id)
 
 
@@ -186,7 +186,7 @@ def test_no_redirect_is_followed(tank: Surgetank, receiver: Receiver, status: in
         tank.webhooks.deliver_due()
         assert inner.received == []
     delivery = only(tank)
-    assert delivery.status is DeliveryStatus.PENDING
+    assert delivery.status is WebhookStatus.PENDING
     assert "redirect" in delivery.tries[0]["error"]
 
 
@@ -194,7 +194,7 @@ def test_gone_is_the_end(tank: Surgetank, receiver: Receiver) -> None:
     receiver.answers = [(410, {})]
     ended_run(tank, receiver.url)
     tank.webhooks.deliver_due()
-    assert only(tank).status is DeliveryStatus.FAILED
+    assert only(tank).status is WebhookStatus.FAILED
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_nothing_is_sent_where_it_may_not_go_however_it_came_into_the_table(
     ended_run(tank, url.format(port=receiver.port))
     tank.webhooks.deliver_due()
     assert receiver.received == []
-    assert only(tank).status is DeliveryStatus.FAILED
+    assert only(tank).status is WebhookStatus.FAILED
     assert [error.error_type for error in tank.errors.find().errors] == ["webhook_failed"]
 
 
@@ -263,15 +263,15 @@ def test_what_a_dead_sender_had_is_sent_by_the_next_and_a_deadly_one_ends(
     assert tank.webhooks.deliver_due() == 0
     make_due(database_url)
     assert tank.webhooks.deliver_due() == 1
-    assert not log.record(held, DeliveryStatus.FAILED, {"error": "too late"})
-    assert only(tank).status is DeliveryStatus.DELIVERED
+    assert not log.record(held, WebhookStatus.FAILED, {"error": "too late"})
+    assert only(tank).status is WebhookStatus.DELIVERED
     ended_run(tank, receiver.url, thread="u")
     for _ in range(10):
         make_due(database_url)
         log.claim(10, most_of_host=10, lease_s=100)
     make_due(database_url)
     tank.webhooks.deliver_due()
-    assert tank.webhooks()[0].status is DeliveryStatus.FAILED
+    assert tank.webhooks()[0].status is WebhookStatus.FAILED
     assert len(receiver.received) == 1
 
 

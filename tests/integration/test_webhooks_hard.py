@@ -26,7 +26,7 @@ from surgetank.workflows.execution import FixedGraphs
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import NewRun
 from surgetank.workflows.status import Status
-from surgetank.workflows.webhooks.deliveries import DeliveryLog, DeliveryStatus
+from surgetank.workflows.webhooks.log import WebhookLog, WebhookStatus
 from surgetank.workflows.webhooks.sender import SendingPolicy, WebhookSender
 from surgetank.workflows.webhooks.targets import AllowedTargets
 
@@ -68,13 +68,13 @@ def test_a_sender_that_is_killed_while_it_sends_loses_nothing(
     sender.communicate()
     receiver.open_.set()
     (delivery,) = tank.webhooks()
-    assert (delivery.status, delivery.attempts) == (DeliveryStatus.PENDING, 1)
+    assert (delivery.status, delivery.attempts) == (WebhookStatus.PENDING, 1)
     with psycopg.connect(database_url, autocommit=True) as connection:  # its lease is over
         connection.execute("UPDATE surgetank.webhook_deliveries SET due_at = now()")
     assert tank.webhooks.deliver_due() == 1
     assert len({got.headers["webhook-id"] for got in receiver.received}) == 1
     (delivery,) = tank.webhooks()
-    assert delivery.status is DeliveryStatus.DELIVERED
+    assert delivery.status is WebhookStatus.DELIVERED
 
 
 def certificate(folder: Path, host: str) -> tuple[Path, Path]:
@@ -104,9 +104,9 @@ def test_tls_goes_to_the_address_that_was_checked_with_the_name_that_was_asked_f
         def resolve(host: str, port: int, **_: Any) -> list[Any]:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
-        def send(url: str, *, trusted: bool) -> DeliveryStatus:
+        def send(url: str, *, trusted: bool) -> WebhookStatus:
             sender = WebhookSender(
-                DeliveryLog(tank.database),
+                WebhookLog(tank.database),
                 rules=AllowedTargets(["hooks.test", "other.test"], resolve=resolve),
                 policy=SendingPolicy(attempts=1),
             )
@@ -117,11 +117,11 @@ def test_tls_goes_to_the_address_that_was_checked_with_the_name_that_was_asked_f
             return tank.webhooks()[0].status
 
         port = receiver.port
-        assert send(f"https://hooks.test:{port}/x", trusted=True) is DeliveryStatus.DELIVERED
+        assert send(f"https://hooks.test:{port}/x", trusted=True) is WebhookStatus.DELIVERED
         assert receiver.received[0].headers["host"] == f"hooks.test:{port}"
         # Another name than the certificate's, and a certificate that nobody trusts.
-        assert send(f"https://other.test:{port}/x", trusted=True) is DeliveryStatus.FAILED
-        assert send(f"https://hooks.test:{port}/x", trusted=False) is DeliveryStatus.FAILED
+        assert send(f"https://other.test:{port}/x", trusted=True) is WebhookStatus.FAILED
+        assert send(f"https://hooks.test:{port}/x", trusted=False) is WebhookStatus.FAILED
         assert len(receiver.received) == 1
     assert names == ["hooks.test", "other.test", "hooks.test"]
 

@@ -16,7 +16,7 @@ from surgetank.exceptions import ConfigurationError, WebhookRefused
 from surgetank.workflows.webhooks.payload import MAX_VALUES, body_of
 from surgetank.workflows.webhooks.post import key_of, signed
 from surgetank.workflows.webhooks.sender import SendingPolicy
-from surgetank.workflows.webhooks.targets import AllowedTargets, Target, is_public
+from surgetank.workflows.webhooks.targets import AllowedTargets, WebhookTarget, is_public
 
 BAD = [
     "", "/hooks", "hooks.example.org", "ftp://hooks.example.org", "file:///etc/passwd", "https://",
@@ -59,10 +59,10 @@ def test_a_public_address_is_taken(text: str) -> None:
 
 
 def test_a_url_is_taken_apart_and_only_its_origin_is_shown() -> None:
-    target = Target.of("https://Hooks.Example.org:8443/a/b?key=1#part")
+    target = WebhookTarget.of("https://Hooks.Example.org:8443/a/b?key=1#part")
     assert (target.host, target.port, target.path) == ("hooks.example.org", 8443, "/a/b?key=1")
     assert target.origin == "https://hooks.example.org:8443"
-    assert Target.of("http://[2606:4700::1]:80/").authority == "[2606:4700::1]"
+    assert WebhookTarget.of("http://[2606:4700::1]:80/").authority == "[2606:4700::1]"
 
 
 def resolving(*addresses: str) -> Any:
@@ -74,7 +74,7 @@ def resolving(*addresses: str) -> Any:
 
 def test_what_a_name_points_to_is_checked_when_it_is_connected_to() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        target = Target.of(f"http://rebinding.example.org:{listening.getsockname()[1]}/")
+        target = WebhookTarget.of(f"http://rebinding.example.org:{listening.getsockname()[1]}/")
         for points_to in ("127.0.0.1", "10.0.0.1", "169.254.169.254"):
             with pytest.raises(WebhookRefused):
                 AllowedTargets(resolve=resolving(points_to)).connect(target, 1.0)
@@ -92,7 +92,9 @@ def test_a_name_is_resolved_once_and_only_allowed_addresses_are_connected_to() -
             return resolving("10.0.0.1", "127.0.0.1")(host, port)
 
         rules = AllowedTargets(["127.0.0.1"], resolve=resolve)
-        with rules.connect(Target.of(f"http://x.test:{listening.getsockname()[1]}/"), 5.0) as made:
+        with rules.connect(
+            WebhookTarget.of(f"http://x.test:{listening.getsockname()[1]}/"), 5.0
+        ) as made:
             assert made.getpeername() == listening.getsockname()
     assert asked == ["x.test"]
 

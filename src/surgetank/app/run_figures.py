@@ -13,7 +13,7 @@ from surgetank.database.queries import queries
 from surgetank.exceptions import DatabaseUnavailable, SurgetankError
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.status import Status
-from surgetank.workflows.webhooks.deliveries import DeliveryLog
+from surgetank.workflows.webhooks.log import WebhookLog
 
 SQL = queries("app/run_figures.sql")
 _FRESH_S = 10.0
@@ -60,7 +60,7 @@ def _ask(database: Database) -> Figures:
     approvals: dict[str, int] = {}
     decision_s: dict[str, float] = {}
     runs = RunQueue(database).counts()
-    waiting, oldest_s = DeliveryLog(database).waiting()
+    waiting, oldest_s = WebhookLog(database).waiting()
     with database.reading() as connection:
         has_approvals = connection.execute(SQL["has_approvals"]).fetchone()
         if has_approvals is not None and has_approvals[0]:

@@ -17,7 +17,7 @@ from surgetank.service import Background
 from surgetank.streams.errors.groups import ErrorReport
 from surgetank.telemetry import log
 from surgetank.workflows.meters import RunMeters
-from surgetank.workflows.webhooks.deliveries import Delivery, DeliveryLog, DeliveryStatus
+from surgetank.workflows.webhooks.log import Webhook, WebhookLog, WebhookStatus
 from surgetank.workflows.webhooks.post import key_of
 from surgetank.workflows.webhooks.sender import SendingPolicy, WebhookSender
 from surgetank.workflows.webhooks.targets import AllowedTargets
@@ -40,29 +40,29 @@ class Webhooks:
         self._parts = parts
         self._meters = meters
         self._state_of = state_of
-        self._deliveries = DeliveryLog(parts.database)
+        self._deliveries = WebhookLog(parts.database)
 
     def __call__(
         self,
         *,
         owner: str | None = None,
-        status: DeliveryStatus | None = None,
+        status: WebhookStatus | None = None,
         run_id: uuid.UUID | None = None,
         before: int | None = None,
         limit: int = 100,
-    ) -> Sequence[Delivery]:
+    ) -> Sequence[Webhook]:
         """Deliveries, newest first: of one owner or of all, of one run, those before a `seq`."""
         return self._deliveries.list(
             owner=owner, status=status, run_id=run_id, before=before, limit=limit
         )
 
-    def get(self, delivery_id: uuid.UUID) -> Delivery:
-        """One delivery. Raises `DeliveryNotFound`."""
+    def get(self, delivery_id: uuid.UUID) -> Webhook:
+        """One delivery. Raises `WebhookNotFound`."""
         return self._deliveries.get(delivery_id)
 
-    def retry(self, delivery_id: uuid.UUID) -> Delivery:
-        """Send one that waits or has failed as soon as a sender looks. Raises `DeliveryNotFound`,
-        `DeliveryDone`."""
+    def retry(self, delivery_id: uuid.UUID) -> Webhook:
+        """Send one that waits or has failed as soon as a sender looks. Raises `WebhookNotFound`,
+        `WebhookDelivered`."""
         return self._deliveries.retry(delivery_id, more=self._parts.settings.webhook_attempts)
 
     def check_url(self, url: str) -> None:
@@ -99,7 +99,7 @@ class Webhooks:
             clock=self._parts.clock,
         )
 
-    def _values_of(self, delivery: Delivery) -> Any:
+    def _values_of(self, delivery: Webhook) -> Any:
         """The state that the run left: from what it sent where its thread went with it, else the
         thread's state, if no other run has changed it since. None when it can't be reached."""
         run_id, thread_id = str(delivery.run_id), delivery.thread_id
@@ -113,7 +113,7 @@ class Webhooks:
             return None
 
     @staticmethod
-    def _goes_with_its_thread(delivery: Delivery) -> bool:
+    def _goes_with_its_thread(delivery: Webhook) -> bool:
         run = delivery.run or {}
         return bool(run.get("kwargs", {}).get("on_completion") == "delete")
 
@@ -130,7 +130,7 @@ class Webhooks:
             found = next((e for e in events if e.event == END), found)
         return jsontext.loads(found.data).get("values") if found is not None else None
 
-    def _failed(self, delivery: Delivery, why: str) -> None:
+    def _failed(self, delivery: Webhook, why: str) -> None:
         """Tell the operators, in one group for each target."""
         try:
             self._parts.reporting.errors.report(

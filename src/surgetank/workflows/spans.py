@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NO_FAILURES = ("GraphInterrupt", "NodeInterrupt", "ParentCommand")
 
 
-def run_span(run: Run) -> tracing.Mark:
+def run_span(run: Run) -> tracing.TraceSpan:
     """The span of an attempt of a run, a child of the request that started it."""
     return tracing.span(
         f"run {run.graph}", parent=run.kwargs.get(tracing.KEY), kind="consumer", attempt=run.attempts, **ids_of(run)

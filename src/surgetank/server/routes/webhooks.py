@@ -12,7 +12,7 @@ from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, sig
 from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import documented, not_found
 from surgetank.server.schemas.webhooks import WebhookDeliveries, WebhookDelivery
-from surgetank.workflows.webhooks.deliveries import Delivery, DeliveryStatus
+from surgetank.workflows.webhooks.log import Webhook, WebhookStatus
 
 router = APIRouter(
     prefix="/webhooks/deliveries",
@@ -32,7 +32,7 @@ def deliveries(
     who: CurrentCaller,
     limit: Limit = 50,
     after: After = None,
-    status: Annotated[DeliveryStatus | None, Query(description="Only these.")] = None,
+    status: Annotated[WebhookStatus | None, Query(description="Only these.")] = None,
     run_id: Annotated[UUID | None, Query(description="Only of this run.")] = None,
 ) -> dict[str, Any]:
     """Webhooks, newest first: each attempt with its status code or error."""
@@ -52,7 +52,7 @@ def deliveries(
 
 
 @router.post("/{delivery_id}/retry", response_model=WebhookDelivery, responses=documented(409))
-def retry(delivery_id: UUID, services: Deps, who: CurrentCaller) -> Delivery:
+def retry(delivery_id: UUID, services: Deps, who: CurrentCaller) -> Webhook:
     """Send one that waits or has failed again, as soon as a worker looks. 409 when it was
     delivered."""
     webhooks = services.tank.webhooks

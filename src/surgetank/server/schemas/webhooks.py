@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from surgetank.workflows.webhooks.deliveries import DeliveryStatus
+from surgetank.workflows.webhooks.log import WebhookStatus
 
 _DELIVERY: dict[str, Any] = {
     "delivery_id": "5f3a0f5c-3d0e-4f0a-9a53-0f5a8f6f3c11",
@@ -50,7 +50,7 @@ class WebhookDelivery(BaseModel):
     run_id: UUID
     thread_id: str
     target: str
-    status: DeliveryStatus
+    status: WebhookStatus
     attempts: int
     tries: list[DeliveryTry] = Field(description="The newest attempts, 20 at most, in order.")
     created_at: datetime

@@ -64,7 +64,7 @@ class TracedSaver(SurgetankSaver):
 
 def _span(
     name: str, config: RunnableConfig, metadata: CheckpointMetadata | None = None
-) -> tracing.Mark:
+) -> tracing.TraceSpan:
     configurable = config.get("configurable", {})
     step = metadata.get("step") if metadata is not None else None
     return tracing.span(

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 from surgetank.exceptions import ConfigurationError, WebhookRefused
-from surgetank.workflows.webhooks.targets import AllowedTargets, Target
+from surgetank.workflows.webhooks.targets import AllowedTargets, WebhookTarget
 
 _PREFIX = "whsec_"
 _GONE = 410
@@ -28,7 +28,7 @@ _MAX_PAUSE_S = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SendResult:
     """What came of it. `final`: trying again is of no use."""
 
     status: int | None = None
@@ -66,31 +66,31 @@ def signed(message_id: str, at: int, body: bytes, keys: Sequence[bytes]) -> dict
 
 
 def post(
-    target: Target,
+    target: WebhookTarget,
     body: bytes,
     headers: Mapping[str, str],
     *,
     rules: AllowedTargets,
     timeout_s: float,
     tls: ssl.SSLContext,
-) -> Answer:
+) -> SendResult:
     """Send it, and say what came of it. Never raises for what the other side does."""
     try:
         with closing(rules.connect(target, timeout_s)) as plain, _at_most(plain, timeout_s):
             return _exchange(target, body, headers, plain, tls)
     except WebhookRefused as error:
-        return Answer(error=error.what, final=True)
+        return SendResult(error=error.what, final=True)
     except (OSError, http.client.HTTPException) as error:
-        return Answer(error=_shown(error))
+        return SendResult(error=_shown(error))
 
 
 def _exchange(
-    target: Target,
+    target: WebhookTarget,
     body: bytes,
     headers: Mapping[str, str],
     plain: socket.socket,
     tls: ssl.SSLContext,
-) -> Answer:
+) -> SendResult:
     connection = http.client.HTTPConnection(target.host, target.port)
     connection.auto_open = 0  # it would resolve the name again
     with closing(connection):
@@ -104,16 +104,16 @@ def _exchange(
         return _judged(answer.status, answer.headers.get("Retry-After", ""))
 
 
-def _judged(status: int, retry_after: str) -> Answer:
+def _judged(status: int, retry_after: str) -> SendResult:
     if 200 <= status < 300:
-        return Answer(status)
+        return SendResult(status)
     error = f"it answered {status}"
     if 300 <= status < 400:
         error += ", a redirect, and none is followed"
     pause = None
     if status in _RETRY_AFTER and retry_after.isdecimal() and len(retry_after) < 8:
         pause = min(float(retry_after), _MAX_PAUSE_S)
-    return Answer(status, error, final=status == _GONE, pause_s=pause)
+    return SendResult(status, error, final=status == _GONE, pause_s=pause)
 
 
 @contextmanager

@@ -18,10 +18,10 @@ from typing import Any
 from surgetank import tracing
 from surgetank.exceptions import WebhookRefused
 from surgetank.telemetry import log
-from surgetank.workflows.webhooks.deliveries import Delivery, DeliveryLog, DeliveryStatus
+from surgetank.workflows.webhooks.log import Webhook, WebhookLog, WebhookStatus
 from surgetank.workflows.webhooks.payload import body_of
-from surgetank.workflows.webhooks.post import Answer, post, signed
-from surgetank.workflows.webhooks.targets import AllowedTargets, Target
+from surgetank.workflows.webhooks.post import SendResult, post, signed
+from surgetank.workflows.webhooks.targets import AllowedTargets, WebhookTarget
 
 _AT_ONCE, _OF_HOST = 8, 4
 _LEASE_S = 120.0
@@ -51,13 +51,13 @@ class WebhookSender:
 
     def __init__(
         self,
-        deliveries: DeliveryLog,
+        deliveries: WebhookLog,
         *,
         rules: AllowedTargets,
         keys: Sequence[bytes] = (),
         policy: SendingPolicy = SendingPolicy(),
-        values_of: Callable[[Delivery], Any] = lambda _: None,
-        on_failed: Callable[[Delivery, str], None] = lambda *_: None,
+        values_of: Callable[[Webhook], Any] = lambda _: None,
+        on_failed: Callable[[Webhook, str], None] = lambda *_: None,
         count: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -87,11 +87,11 @@ class WebhookSender:
         """Delete what has ended long ago. Raises `DatabaseUnavailable`."""
         self._deliveries.forget(self._policy.keep_s)
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: Webhook) -> None:
         most = delivery.max_attempts or self._policy.attempts
         began = time.monotonic()
         if delivery.attempts > most:  # the last one's sender died
-            answer = Answer(error="whoever sent it went away", final=True)
+            answer = SendResult(error="whoever sent it went away", final=True)
         else:
             answer = self._send(delivery)
         attempt = {
@@ -101,13 +101,13 @@ class WebhookSender:
             "error": answer.error,
         }
         if answer.ok:
-            status, outcome, pause = DeliveryStatus.DELIVERED, "delivered", 0.0
+            status, outcome, pause = WebhookStatus.DELIVERED, "delivered", 0.0
         elif answer.final or delivery.attempts >= most:
-            status, outcome, pause = DeliveryStatus.FAILED, "failed", 0.0
+            status, outcome, pause = WebhookStatus.FAILED, "failed", 0.0
             # Before it is recorded: who dies in between says it twice, not never.
             self._on_failed(delivery, answer.error or "")
         else:
-            status, outcome = DeliveryStatus.PENDING, "retried"
+            status, outcome = WebhookStatus.PENDING, "retried"
             pause = max(answer.pause_s or 0.0, self._policy.pause_s(delivery.attempts))
         self._count(outcome)
         self._deliveries.record(delivery, status, attempt, pause_s=pause)
@@ -117,11 +117,11 @@ class WebhookSender:
             error=answer.error,
         )  # fmt: skip
 
-    def _send(self, delivery: Delivery) -> Answer:
+    def _send(self, delivery: Webhook) -> SendResult:
         try:
             target = self._rules.check_url(delivery.url)
         except WebhookRefused as error:
-            return Answer(error=error.what, final=True)
+            return SendResult(error=error.what, final=True)
         now = self._clock()
         sent_at = datetime.fromtimestamp(now, UTC).isoformat()
         body = body_of(delivery.run or {}, self._values_of(delivery), sent_at=sent_at)
@@ -137,8 +137,13 @@ class WebhookSender:
             return answer
 
     def _post(
-        self, delivery: Delivery, target: Target, body: bytes, now: int, context: Mapping[str, str]
-    ) -> Answer:
+        self,
+        delivery: Webhook,
+        target: WebhookTarget,
+        body: bytes,
+        now: int,
+        context: Mapping[str, str],
+    ) -> SendResult:
         headers = {
             **context,
             "Content-Type": "application/json",

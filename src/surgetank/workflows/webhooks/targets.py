@@ -30,7 +30,7 @@ _ADDRESSES_TRIED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class WebhookTarget:
     """A URL in its parts. `path` has the query; it may be a secret, so only `origin` is shown."""
 
     scheme: str
@@ -50,7 +50,7 @@ class Target:
         return f"{self.scheme}://{self.authority}"
 
     @classmethod
-    def of(cls, url: str) -> Target:
+    def of(cls, url: str) -> WebhookTarget:
         """Take a URL apart. Raises `WebhookRefused`."""
         if len(url) > _MAX_URL:
             raise _refused(f"it is longer than {_MAX_URL} characters")
@@ -88,10 +88,10 @@ class AllowedTargets:
             except ValueError:
                 self._hosts.add(each.lower().rstrip("."))
 
-    def check_url(self, url: str) -> Target:
+    def check_url(self, url: str) -> WebhookTarget:
         """The target of a URL. Raises `WebhookRefused` for what is bad whatever its name points
         to."""
-        target = Target.of(url)
+        target = WebhookTarget.of(url)
         try:
             literal = ipaddress.ip_address(target.host)
         except ValueError:
@@ -109,7 +109,7 @@ class AllowedTargets:
         plain = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         return any((plain or address) in network for network in self._networks)
 
-    def connect(self, target: Target, timeout_s: float) -> socket.socket:
+    def connect(self, target: WebhookTarget, timeout_s: float) -> socket.socket:
         """A connection to an address of the target that was checked. Raises `WebhookRefused`,
         `OSError`."""
         limit = time.monotonic() + timeout_s

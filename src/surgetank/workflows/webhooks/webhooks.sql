@@ -1,4 +1,4 @@
--- Deliveries of webhooks (0025_webhooks.sql). Parameters only.
+-- Webhooks of runs (0025_webhooks.sql). Parameters only.
 
 -- name: claim
 -- Take what is due, of one host not too much, so that a slow one holds up no other. It is due again after the lease: whoever

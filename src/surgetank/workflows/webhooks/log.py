@@ -15,15 +15,15 @@ from psycopg.types.json import Jsonb
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode.jsontext import dumps
-from surgetank.exceptions import DeliveryDone, DeliveryNotFound, InvalidRequest
-from surgetank.workflows.webhooks.targets import Target
+from surgetank.exceptions import InvalidRequest, WebhookDelivered, WebhookNotFound
+from surgetank.workflows.webhooks.targets import WebhookTarget
 
-SQL = queries("workflows/webhooks/deliveries.sql")
+SQL = queries("workflows/webhooks/webhooks.sql")
 _TRIES_KEPT = 20
 _FORGOTTEN_AT_ONCE = 1000
 
 
-class DeliveryStatus(StrEnum):
+class WebhookStatus(StrEnum):
     """How far a delivery is."""
 
     PENDING = "pending"
@@ -32,7 +32,7 @@ class DeliveryStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Webhook:
     """One webhook of one run. `tries` are the newest attempts: `at`, `seconds`, `status_code`,
     `error`.
 
@@ -45,7 +45,7 @@ class Delivery:
     thread_id: str
     owner: str | None
     url: str
-    status: DeliveryStatus
+    status: WebhookStatus
     attempts: int
     max_attempts: int | None
     tries: Sequence[Mapping[str, Any]]
@@ -58,33 +58,33 @@ class Delivery:
     def target(self) -> str:
         """Scheme, host and port."""
         try:
-            return Target.of(self.url).origin
+            return WebhookTarget.of(self.url).origin
         except InvalidRequest:
             return "(not a URL)"
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Delivery:
+    def of(cls, row: Mapping[str, Any]) -> Webhook:
         """From a row of the table."""
         known = {name: row[name] for name in cls.__slots__}
-        return cls(**{**known, "status": DeliveryStatus(row["status"])})
+        return cls(**{**known, "status": WebhookStatus(row["status"])})
 
 
-class DeliveryLog:
+class WebhookLog:
     """Deliveries in PostgreSQL; any number of processes may share it. Everything raises
     `DatabaseUnavailable`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, most: int, *, most_of_host: int, lease_s: float) -> list[Delivery]:
+    def claim(self, most: int, *, most_of_host: int, lease_s: float) -> list[Webhook]:
         """Take up to `most` that are due; others get them when `lease_s` is over."""
         arguments = {"most": most, "most_of_host": most_of_host, "lease_s": lease_s}
-        return [Delivery.of(row) for row in self._rows("claim", arguments)]
+        return [Webhook.of(row) for row in self._rows("claim", arguments)]
 
     def record(
         self,
-        delivery: Delivery,
-        status: DeliveryStatus,
+        delivery: Webhook,
+        status: WebhookStatus,
         attempt: Mapping[str, Any],
         *,
         pause_s: float = 0.0,
@@ -101,38 +101,38 @@ class DeliveryLog:
         self,
         *,
         owner: str | None = None,
-        status: DeliveryStatus | None = None,
+        status: WebhookStatus | None = None,
         run_id: uuid.UUID | None = None,
         before: int | None = None,
         limit: int = 100,
-    ) -> Sequence[Delivery]:
+    ) -> Sequence[Webhook]:
         """Deliveries, newest first: of one owner or of all, of one run, those before a `seq`."""
         arguments = {
             "owner": owner, "status": status.value if status is not None else None,
             "run_id": run_id, "before": before, "limit": limit,
         }  # fmt: skip
-        return [Delivery.of(row) for row in self._rows("list", arguments)]
+        return [Webhook.of(row) for row in self._rows("list", arguments)]
 
-    def get(self, delivery_id: uuid.UUID) -> Delivery:
-        """One delivery. Raises `DeliveryNotFound`."""
+    def get(self, delivery_id: uuid.UUID) -> Webhook:
+        """One delivery. Raises `WebhookNotFound`."""
         rows = self._rows("get", {"delivery_id": delivery_id})
         if not rows:
-            raise DeliveryNotFound(
+            raise WebhookNotFound(
                 f"There is no webhook delivery {delivery_id}.",
                 remedy="see GET /webhooks/deliveries.",
             )
-        return Delivery.of(rows[0])
+        return Webhook.of(rows[0])
 
-    def retry(self, delivery_id: uuid.UUID, *, more: int) -> Delivery:
-        """Let it be sent now, and up to `more` times. Raises `DeliveryNotFound`, `DeliveryDone`."""
+    def retry(self, delivery_id: uuid.UUID, *, more: int) -> Webhook:
+        """Let it be sent now, and up to `more` times. Raises `WebhookNotFound`, `WebhookDelivered`."""
         rows = self._rows("retry", {"delivery_id": delivery_id, "more": more})
         if not rows:
             self.get(delivery_id)
-            raise DeliveryDone(
+            raise WebhookDelivered(
                 f"The webhook {delivery_id} was delivered, and what it said is not kept.",
                 remedy="ask for the run itself.",
             )
-        return Delivery.of(rows[0])
+        return Webhook.of(rows[0])
 
     def forget(self, keep_s: float) -> None:
         """Delete some of those that ended longer ago."""
