@@ -103,3 +103,49 @@ def test_the_nearest_of_the_reference_is_the_nearest_here(tank, texts, query):
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
     assert Letters().embed_query(query)
+
+
+ODD = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.sampled_from([1.0, 0.5, "", "a", "ü", "😀", "\ue000", 'q"', [], [1]])
+)
+NAMES = st.sampled_from(["k", 'q"uote', "back\\slash", "v$0", "a b", "😀", ".", "0", "*"])
+
+
+def expected_of(value: dict[str, Any], name: str, op: str, wanted: Any) -> bool:
+    """What a filter says, in words of ours: `PostgresStore`'s rules, with numbers as numbers."""
+    if name not in value:
+        return False
+    found = value[name]
+    equal = seen_as(found) == seen_as(wanted)
+    if op in ("$eq", "$ne"):
+        return equal == (op == "$eq")
+    numbers = all(type(each) in (int, float) for each in (found, wanted))
+    if not numbers and not all(isinstance(each, str) for each in (found, wanted)):
+        return False
+    return {
+        "$gt": found > wanted, "$gte": found >= wanted, "$lt": found < wanted, "$lte": found <= wanted,
+    }[op]  # fmt: skip
+
+
+def seen_as(value: Any) -> Any:
+    """Numbers are equal by their value, and nothing equals something of another kind."""
+    return ("number", float(value)) if type(value) in (int, float) else (type(value), value)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    values=st.lists(st.dictionaries(NAMES, ODD, max_size=3), min_size=1, max_size=6),
+    name=NAMES, op=st.sampled_from(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]), wanted=ODD, deep=st.booleans(),
+)  # fmt: skip
+def test_a_filter_says_what_it_says_of_any_values(tank, values, name, op, wanted, deep):
+    store = tank.store()
+    store.batch([PutOp(i.namespace, i.key, None) for i in store.search((), limit=10_000)])
+    stored = [{"in": value} if deep else value for value in values]
+    store.batch([PutOp(("t",), str(at), value) for at, value in enumerate(stored)])
+    asked: dict[str, Any] = {name: {op: wanted}}
+    found = store.search(("t",), filter={"in": asked} if deep else asked, limit=100)
+    expected = {str(at) for at, value in enumerate(values) if expected_of(value, name, op, wanted)}
+    assert {item.key for item in found} == expected

@@ -103,24 +103,22 @@ def test_a_value_that_is_too_large_is_refused():
 # -- filters
 
 
-def conditions(asked: dict[str, Any]) -> list[tuple[Any, ...]]:
-    text = filter_of(asked)
-    assert text is not None
-    return [(*c["path"], c["op"], c.get("value")) for c in json.loads(text)]
-
-
-def test_a_filter_becomes_a_list_of_conditions():
-    assert filter_of(None) is None
-    assert filter_of({}) is None
-    asked = {"a": 1, "b": {"$gt": 2, "$lte": 9}, "c": {"d": {"e": [1]}, "f": {}}}
-    assert conditions(asked) == [
-        ("a", "$eq", 1), ("b", "$gt", 2), ("b", "$lte", 9), ("c", "d", "e", "$eq", [1]), ("c", "f", "$object", None),
-    ]  # fmt: skip
+def test_a_filter_becomes_a_path_and_what_a_path_cannot_ask():
+    nothing = {"path": None, "values": None, "filter": None}
+    assert filter_of(None) == filter_of({}) == nothing
+    made = filter_of({"a": 1, 'q".': {"$gt": 2, "$ne": 3}, "c": {"d": {"e": [1]}, "f": {}}})
+    assert made["path"] == 'strict ($."a" == $v0) && ($."q\\"." > $v1)'
+    assert json.loads(made["values"] or "") == {"v0": 1, "v1": 2}
+    assert json.loads(made["filter"] or "") == [
+        {"path": ['q".'], "op": "$ne", "value": 3},
+        {"path": ["c", "d", "e"], "op": "$eq", "value": [1]},
+        {"path": ["c", "f"], "op": "$object"},
+    ]
 
 
 @pytest.mark.parametrize(
     "asked", [{"a": {"$in": [1]}}, {"a": {"$gt": 1, "b": 2}}, {"a": math.nan}, {"a": "\x00"},
-              {str(n): 1 for n in range(101)}],
+              {"\x00": 1}, {"\ud800": 1}, {str(n): 1 for n in range(101)}],
 )  # fmt: skip
 def test_a_filter_that_cannot_be_asked_is_refused(asked):
     with pytest.raises(InvalidRequest):

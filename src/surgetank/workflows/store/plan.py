@@ -131,7 +131,7 @@ class Planner:
             **range_of(self._path(op.namespace_prefix, of_item=False)),
             **self._scope.bounds,
             **_page(op.limit, op.offset),
-            "filter": filter_of(op.filter),
+            **filter_of(op.filter),
         }
         query = op.query if op.query and self._index is not None else None
         return Search(arguments, query, op.refresh_ttl)

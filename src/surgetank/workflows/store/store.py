@@ -12,16 +12,26 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC
 from typing import Any
 
-from langgraph.store.base import BaseStore, IndexConfig, Item, Op, Result, SearchItem, TTLConfig
+from langgraph.store.base import (
+    BaseStore,
+    IndexConfig,
+    Item,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    TTLConfig,
+)
 from psycopg import Connection, sql
 from psycopg.rows import dict_row
 
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.exceptions import DatabaseRefused, VectorSearchUnavailable
-from surgetank.offloop import off_loop
+from surgetank.offloop import is_large, off_loop
 from surgetank.workflows.store.index import DISTANCES, Index
 from surgetank.workflows.store.namespaces import labels_of, storable
 from surgetank.workflows.store.plan import Address, Plan, Planner, Put, Search
@@ -100,7 +110,13 @@ class SurgetankStore(BaseStore):
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """`batch` for event loops: the database is waited for on another thread."""
-        plan = await off_loop(self._planner.plan, list(ops))
+        asked_for = list(ops)
+        large = is_large([op.value for op in asked_for if isinstance(op, PutOp)])
+        plan = (
+            await off_loop(self._planner.plan, asked_for)
+            if large
+            else self._planner.plan(asked_for)
+        )
         texts, asked = plan.texts, plan.queries
         vectors: dict[str, str] = {}
         near: dict[str, str] = {}
@@ -131,9 +147,11 @@ class SurgetankStore(BaseStore):
     def _run(self, plan: Plan, vectors: Vectors, near: Vectors) -> list[Result]:
         results: list[Result] = [None] * plan.size
         schema = self._pgvector() if near else ""
+        # One put is one statement, and needs no transaction around it.
+        large = plan.written_bytes > _LARGE
         using = (
-            self._database.asking(patient=plan.written_bytes > _LARGE)
-            if plan.puts
+            self._database.asking(patient=large)
+            if len(plan.puts) > 1 or vectors or large
             else self._database.reading()
         )
         with using as connection:
@@ -171,7 +189,6 @@ class SurgetankStore(BaseStore):
                 "ttls": [put.ttl_s for put in kept.values()],
             },
         )
-        connection.execute(SQL["forget_vectors"], _columns(kept))
         rows = [
             (address, at, vectors[text])
             for address, put in kept.items()
@@ -268,8 +285,8 @@ class _Reading:
             "namespace": self._scope.outward(labels_of(row["path"])),
             "key": row["key"],
             "value": decode(row["value"]),
-            "created_at": row["created_at"],
-            "updated_at": row["updated_at"],
+            "created_at": row["created_at"].astimezone(UTC),
+            "updated_at": row["updated_at"].astimezone(UTC),
         }
 
     def _rows(self, query: Any, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:

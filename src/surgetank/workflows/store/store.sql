@@ -13,21 +13,25 @@ SELECT i.path, i.key, i.value, i.created_at, i.updated_at, i.ttl_s IS NOT NULL A
 FROM surgetank.store_items i
 WHERE i.path >= %(low)s AND (%(high)s::text IS NULL OR i.path < %(high)s) AND (i.expires_at IS NULL OR i.expires_at > now())
     AND (%(label)s::text IS NULL OR position(%(label)s::text IN '.' || i.path) > 0)
+    AND (%(path)s::jsonpath IS NULL OR jsonb_path_match(i.projection, %(path)s::jsonpath, %(values)s::jsonb, true))
     AND (%(filter)s::jsonb IS NULL OR surgetank.store_value_matches(i.projection, %(filter)s::jsonb))
 ORDER BY i.written DESC LIMIT %(limit)s OFFSET %(offset)s
 
 -- name: search_vectors
 -- Every vector of the range is compared, so that none is missed. Primary keys. {vector} is the schema of pgvector.
-WITH near AS (
-    SELECT v.path, v.key, min(coalesce(nullif(
-        v.embedding::{vector}.vector OPERATOR({vector}.{operator}) %(query)s::{vector}.vector, 'NaN'), 1)) AS distance
+-- Distances first, so that vectors are not sorted.
+WITH each AS MATERIALIZED (
+    SELECT v.path, v.key, coalesce(nullif(
+        v.embedding::{vector}.vector OPERATOR({vector}.{operator}) %(query)s::{vector}.vector, 'NaN'), 1) AS distance
     FROM surgetank.store_vectors v
     WHERE v.path >= %(low)s AND (%(high)s::text IS NULL OR v.path < %(high)s) AND cardinality(v.embedding) = %(dims)s
-    GROUP BY v.path, v.key)
+), near AS (
+    SELECT path, key, min(distance) AS distance FROM each GROUP BY path, key)
 SELECT i.path, i.key, i.value, i.created_at, i.updated_at, i.ttl_s IS NOT NULL AS ages, near.distance
 FROM near JOIN surgetank.store_items i USING (path, key)
 WHERE (i.expires_at IS NULL OR i.expires_at > now())
     AND (%(label)s::text IS NULL OR position(%(label)s::text IN '.' || i.path) > 0)
+    AND (%(path)s::jsonpath IS NULL OR jsonb_path_match(i.projection, %(path)s::jsonpath, %(values)s::jsonb, true))
     AND (%(filter)s::jsonb IS NULL OR surgetank.store_value_matches(i.projection, %(filter)s::jsonb))
 ORDER BY near.distance, i.written DESC LIMIT %(limit)s OFFSET %(offset)s
 
@@ -60,7 +64,7 @@ DELETE FROM surgetank.store_items i USING unnest(%(paths)s::text[], %(keys)s::te
 WHERE i.path = asked.path AND i.key = asked.key
 
 -- name: put
--- Primary key. What had expired is a new item.
+-- Primary key. What had expired is a new item. A trigger forgets the vectors of old values.
 INSERT INTO surgetank.store_items AS i (path, key, value, projection, ttl_s, expires_at)
 SELECT path, key, value, projection::jsonb, ttl_s, now() + make_interval(secs => ttl_s)
 FROM unnest(%(paths)s::text[], %(keys)s::text[], %(values)s::bytea[], %(projections)s::text[], %(ttls)s::double precision[])
@@ -69,11 +73,6 @@ ON CONFLICT (path, key) DO UPDATE SET
     value = excluded.value, projection = excluded.projection, ttl_s = excluded.ttl_s, expires_at = excluded.expires_at,
     updated_at = excluded.updated_at, written = excluded.written,
     created_at = CASE WHEN i.expires_at <= now() THEN excluded.created_at ELSE i.created_at END
-
--- name: forget_vectors
--- Primary key.
-DELETE FROM surgetank.store_vectors v USING unnest(%(paths)s::text[], %(keys)s::text[]) AS asked(path, key)
-WHERE v.path = asked.path AND v.key = asked.key
 
 -- name: put_vectors
 INSERT INTO surgetank.store_vectors (path, key, position, embedding)
