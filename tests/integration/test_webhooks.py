@@ -129,7 +129,7 @@ def test_a_rolled_back_run_is_told_although_its_row_is_gone(
     tank.runs.cancel(run.run_id, actor="ada", action=CancelAction.ROLLBACK)
     assert tank.webhooks.deliver_due() == 1
     body = receiver.received[0].body
-    assert (body["status"], body["cancel_reason"]) == ("interrupted", "rollback")
+    assert (body["status"], body["cancel_reason"]) == ("interrupted", "rollback by ada")
 
 
 def test_a_failure_is_tried_again_later_and_each_attempt_is_in_the_log(

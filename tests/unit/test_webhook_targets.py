@@ -8,12 +8,13 @@ import hashlib
 import hmac
 import ipaddress
 import socket
+import uuid
 from typing import Any
 
 import pytest
 
 from surgetank.exceptions import ConfigurationError, WebhookRefused
-from surgetank.workflows.webhooks.payload import MAX_VALUES, body_of
+from surgetank.workflows.webhooks.payload import MAX_VALUES, body_of, run_of
 from surgetank.workflows.webhooks.post import key_of, signed
 from surgetank.workflows.webhooks.sender import SendingPolicy
 from surgetank.workflows.webhooks.targets import AllowedTargets, WebhookTarget, is_public
@@ -133,10 +134,17 @@ def test_pauses_grow_and_are_bounded() -> None:
 
 
 def test_a_state_that_is_too_large_is_left_out_and_it_says_so() -> None:
-    run = {"run_id": "r", "status": "completed", "kwargs": {"__otel": {}, "input": 1}}
+    moment, id_ = "2026-11-21T09:00:00.5+00:00", str(uuid.uuid4())
+    run = run_of(
+        {
+            **dict.fromkeys(("created_at", "due_at", "updated_at", "ended_at"), moment),
+            "run_id": id_, "workflow_id": id_, "thread_id": "t", "assistant_id": "a", "status": "completed",
+            "multitask_strategy": "enqueue", "kwargs": {"__otel": {}, "input": 1}, "metadata": {},
+        }
+    )  # fmt: skip
     small = body_of(run, {"x": 1}, sent_at="now")
     assert b'"values":{"x":1}' in small
     assert b"__otel" not in small
     large = body_of(run, {"x": "y" * MAX_VALUES}, sent_at="now")
-    assert len(large) < 1000
+    assert len(large) < 2000
     assert b'"values_omitted":true' in large

@@ -108,8 +108,8 @@ class Webhooks:
             if state is None and self._goes_with_its_thread(delivery):
                 return self._sent_at_the_end(thread_id, run_id)
             return state
-        except SurgetankError as error:
-            log.info("webhook_without_values", run=run_id, error=error.what)
+        except Exception as error:  # noqa: BLE001 - whatever a state is made of, its end is told
+            log.info("webhook_without_values", run=run_id, error=type(error).__name__)
             return None
 
     @staticmethod

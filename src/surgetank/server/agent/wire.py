@@ -8,8 +8,6 @@ from typing import Any
 from starlette.responses import Response
 
 from surgetank.encode.jsontext import dumps
-from surgetank.workflows.runs import Run
-from surgetank.workflows.status import wire_status
 from surgetank.workflows.threads import ThreadRow
 
 _CONFIG_SHOWN = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")
@@ -45,27 +43,6 @@ def interrupts_by_task(interrupts: Sequence[Mapping[str, Any]]) -> dict[str, lis
         shown = {name: each[name] for name in ("id", "value", "response_schema") if name in each}
         found.setdefault(str(each.get("task_id", "")), []).append(shown)
     return found
-
-
-def run_json(run: Run) -> dict[str, Any]:
-    """A run."""
-    body: dict[str, Any] = {
-        "run_id": str(run.run_id),
-        "thread_id": run.thread_id,
-        "assistant_id": run.assistant_id,
-        "status": wire_status(run.status, timed_out=run.timed_out),
-        "metadata": dict(run.metadata),
-        "kwargs": dict(run.kwargs),
-        "multitask_strategy": run.multitask_strategy.value,
-        "created_at": run.created_at.isoformat(),
-        "updated_at": run.updated_at.isoformat(),
-        "workflow_id": str(run.workflow_id),
-        "attempt": run.attempts,
-        "error": run.error,
-    }
-    if run.cancel_action is not None:
-        body["cancel_reason"] = f"{run.cancel_action.value} by {run.cancel_actor or 'nobody known'}"
-    return body
 
 
 def state_json(state: Any) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from surgetank.server.agent.requests import (
     whose,
 )
 from surgetank.server.agent.state import known_row
-from surgetank.server.agent.wire import json_response, run_json
+from surgetank.server.agent.wire import json_response
 from surgetank.server.dependencies import CurrentCaller, Deps, ThreadId, VisibleThread, signed_in
 from surgetank.server.http.problems import Problem, documented
 from surgetank.server.schemas.agent import RunAnswer, RunCreate, RunPart, RunsCancel
 from surgetank.server.services import Services
 from surgetank.workflows.runs import CancelAction, Run
 from surgetank.workflows.status import Status, wire_status
+from surgetank.workflows.wire import run_json
 
 router = APIRouter(
     tags=["runs"],

@@ -19,7 +19,7 @@ from surgetank import tracing
 from surgetank.exceptions import WebhookRefused
 from surgetank.telemetry import log
 from surgetank.workflows.webhooks.log import Webhook, WebhookLog, WebhookStatus
-from surgetank.workflows.webhooks.payload import body_of
+from surgetank.workflows.webhooks.payload import body_of, run_of
 from surgetank.workflows.webhooks.post import SendResult, post, signed
 from surgetank.workflows.webhooks.targets import AllowedTargets, WebhookTarget
 
@@ -93,7 +93,7 @@ class WebhookSender:
         if delivery.attempts > most:  # the last one's sender died
             answer = SendResult(error="whoever sent it went away", final=True)
         else:
-            answer = self._send(delivery)
+            answer = self._attempt(delivery)
         attempt = {
             "at": datetime.fromtimestamp(self._clock(), UTC).isoformat(),
             "seconds": round(time.monotonic() - began, 3),
@@ -117,6 +117,12 @@ class WebhookSender:
             error=answer.error,
         )  # fmt: skip
 
+    def _attempt(self, delivery: Webhook) -> SendResult:
+        try:
+            return self._send(delivery)
+        except Exception as error:  # noqa: BLE001 - told when it fails for good; the others are still sent
+            return SendResult(error=f"it could not be made: {type(error).__name__}")
+
     def _send(self, delivery: Webhook) -> SendResult:
         try:
             target = self._rules.check_url(delivery.url)
@@ -124,7 +130,7 @@ class WebhookSender:
             return SendResult(error=error.what, final=True)
         now = self._clock()
         sent_at = datetime.fromtimestamp(now, UTC).isoformat()
-        body = body_of(delivery.run or {}, self._values_of(delivery), sent_at=sent_at)
+        body = body_of(run_of(delivery.run or {}), self._values_of(delivery), sent_at=sent_at)
         context = tracing.clean((delivery.run or {}).get("kwargs", {}).get(tracing.KEY) or {})
         with tracing.span(
             "webhook", parent=context, kind="client", thread_id=delivery.thread_id,
