@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support.projects import HEAD
-from surgetank.exceptions import MissingExtra
+from surgetank.exceptions import ConfigurationError, MissingExtra
 from surgetank.workflows.graphs.config import load
 from surgetank.workflows.graphs.graph_set import GraphSet
 
@@ -74,6 +74,48 @@ async def test_nodes_use_it_where_the_graph_is_invoked_on_a_thread(graphs, tank)
         result = await asyncio.to_thread(graph.invoke, {"text": "a"}, config)
     assert result == {"text": "a12."}
     assert len(tank.store().search(("memories", "ada"))) == 3
+
+
+EMBED = (
+    HEAD
+    + """
+graph = builder_of("a")
+
+def embed(texts):
+    return [[float(text.count("a")), float(text.count("b"))] for text in texts]
+"""
+)
+
+
+def test_the_store_of_a_project_is_as_its_langgraph_json_says(project, tank):
+    store = {
+        "index": {"embed": "./embedding.py:embed", "dims": 2, "fields": ["text"]},
+        "ttl": {"default_ttl": 60, "refresh_on_read": False, "sweep_interval_minutes": 5},
+    }
+    path = project({"embedding.py": EMBED}, {"it": "./embedding.py:graph"}, store=store)
+    tank.set_store_of(load(path))
+    tank.store().put(("a",), "a", {"text": "aaa"})
+    tank.store().put(("a",), "b", {"text": "bbb"})
+    assert [item.key for item in tank.store().search((), query="banana")] == ["a", "b"]
+    assert tank.store().ttl_config["default_ttl"] == 60
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        {"index": {"embed": "./embedding.py:none", "dims": 2}}, {"index": {"embed": "./none.py:embed", "dims": 2}},
+        {"index": {"embed": "../else.py:embed", "dims": 2}}, {"index": {"embed": "./embedding.py:embed"}},
+        {"index": {"embed": "no-provider:model", "dims": 2}}, {"index": "openai"}, {"ttl": 5},
+        {"ttl": {"default_ttl": -1}},
+        {"ttl": {"default_ttl": "1h"}}, {"ttl": {"minutes": 5}},
+        {"index": {"embed": "./embedding.py:embed", "dims": 2, "more": 1}},
+    ],
+)  # fmt: skip
+def test_a_store_that_cannot_be_used_is_refused(project, tank, store):
+    path = project({"embedding.py": EMBED}, {"it": "./embedding.py:graph"}, store=store)
+    with pytest.raises(ConfigurationError) as caught:
+        tank.set_store_of(load(path))
+    assert caught.value.remedy
 
 
 def test_without_langgraph_the_store_is_an_extra_and_the_engine_works(tank, monkeypatch):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from surgetank.exceptions import MissingExtra
+from surgetank.exceptions import ConfigurationError, GraphNotLoaded, MissingExtra
+from surgetank.workflows.graphs import importing
+from surgetank.workflows.graphs.config import GraphsConfig
 from surgetank.workflows.store.scope import Scope
 
 if TYPE_CHECKING:
@@ -16,7 +18,14 @@ if TYPE_CHECKING:
 else:
     SurgetankStore = Any  # for annotations that are read at run time, without the extra
 
-__all__ = ["StoreOptions", "SurgetankStore", "invalid_namespace", "open_store", "store_for"]
+__all__ = [
+    "StoreOptions",
+    "SurgetankStore",
+    "invalid_namespace",
+    "open_store",
+    "options_of",
+    "store_for",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,26 @@ def open_store(
             raise
         raise MissingExtra("langgraph", "langgraph", "The store") from error
     return Made(parts.database, index=index, ttl=ttl, max_bytes=parts.settings.store_max_bytes)
+
+
+def options_of(config: GraphsConfig) -> StoreOptions:
+    """What the `store` of a `langgraph.json` asks for. A function of the project that it names is
+    imported. Raises `ConfigurationError`."""
+    index, ttl = config.store.get("index"), config.store.get("ttl")
+    if index is not None and config.embed is not None:
+        try:
+            index = {**index, "embed": importing.find(config, config.embed, "store.index.embed")}
+        except (Exception, SystemExit) as error:
+            why = (
+                error.why
+                if isinstance(error, GraphNotLoaded)
+                else f"{type(error).__name__}: {error}"
+            )
+            raise ConfigurationError(
+                f"{config.path}: 'store.index.embed' can't be loaded: {why}.",
+                remedy="name a function that takes a list of texts and gives a list of vectors.",
+            ) from error
+    return StoreOptions(index, ttl)
 
 
 def store_for(store: SurgetankStore, scope: str, user: str, *, admin: bool) -> SurgetankStore:

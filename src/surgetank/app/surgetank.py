@@ -24,7 +24,7 @@ from surgetank.app.nouns import Nouns
 from surgetank.app.picture import picture_of
 from surgetank.app.run_figures import RunFigures
 from surgetank.app.schema import migrate_alone
-from surgetank.app.store import StoreOptions, SurgetankStore, open_store
+from surgetank.app.store import StoreOptions, SurgetankStore, open_store, options_of
 from surgetank.buffer.binding import Binding
 from surgetank.encode.limits import check_names
 from surgetank.exceptions import (
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from langgraph.store.base import IndexConfig, TTLConfig
 
     from surgetank.streams.checkpoints.saver import SurgetankSaver
+    from surgetank.workflows.graphs.config import GraphsConfig
 
 
 class Surgetank(Nouns):
@@ -280,6 +281,12 @@ class Surgetank(Nouns):
         """What `store()` uses from now on where it is given nothing: so the server's routes have
         the index and the times of the graphs that it runs."""
         self._store_options = StoreOptions(index, ttl)
+
+    def set_store_of(self, config: GraphsConfig) -> None:
+        """`set_store` with what the `store` of a `langgraph.json` says. A function of the project
+        that it names for `embed` is imported. Raises `ConfigurationError`."""
+        self._store_options = options_of(config)
+        self.store()  # what can't be used is refused now
 
     def flush(
         self, stream: str | None = None, partition: str | None = None, *, trigger: str = "manual"

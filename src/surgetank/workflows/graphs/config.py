@@ -81,6 +81,7 @@ class GraphSource:
 class GraphsConfig:
     """What a `langgraph.json` says.
 
+    `embed` is the function that the index of the store names, where it is the project's own.
     `refused` has the graphs that can't be used, each with its error. `import_paths` are put before
     Python's own; `env` are secrets and in no text. `notes` are sentences about what is not used.
     """
@@ -94,6 +95,7 @@ class GraphsConfig:
     checkpointer: Mapping[str, Any]
     http_app: ObjectSource | None = None
     auth: ObjectSource | None = None
+    embed: ObjectSource | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -138,6 +140,7 @@ class _Reading:
             checkpointer=MappingProxyType(sections["checkpointer"]),
             http_app=self._named_object("http.app", sections["http"].get("app")),
             auth=self._named_object("auth.path", sections["auth"].get("path")),
+            embed=self._embed(sections["store"]),
             notes=tuple(self.notes),
         )
 
@@ -248,6 +251,15 @@ class _Reading:
             raise refuse("it has no path", 'write "./agent.py:graph", or {"path": ...}.')
         source = self._source(path, refuse)
         return GraphSource(name, source, description if isinstance(description, str) else None)
+
+    def _embed(self, store: Mapping[str, Any]) -> ObjectSource | None:
+        """The function of the project that embeds texts; None for a model that is named."""
+        for key, section in store.items():
+            if not isinstance(section, dict):
+                raise self.refuse(f"'store.{key}' is no object", f'write "{key}": {{...}}.')
+        text = store.get("index", {}).get("embed")
+        of_project = isinstance(text, str) and (".py:" in text or text.startswith((".", "/")))
+        return self._named_object("store.index.embed", text) if of_project else None
 
     def _named_object(self, key: str, text: Any) -> ObjectSource | None:
         if text is None:

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from langgraph.store.base import GetOp, InvalidNamespaceError, ListNamespacesOp, Op, PutOp, SearchOp
+from langgraph.store.base import (
+    GetOp,
+    InvalidNamespaceError,
+    ListNamespacesOp,
+    Op,
+    PutOp,
+    SearchOp,
+    TTLConfig,
+)
 
 from surgetank.encode.sanitize import dumps_jsonb
-from surgetank.exceptions import EntryRejected, InvalidRequest
+from surgetank.exceptions import ConfigurationError, EntryRejected, InvalidRequest
 from surgetank.workflows.store import namespaces, values
 from surgetank.workflows.store.filters import filter_of
 from surgetank.workflows.store.index import Index
 from surgetank.workflows.store.scope import Namespace, Scope, range_of
 
 _MOST = 2**31 - 1  # of rows that are asked for
+# What has expired is never given, and the engine sweeps: `omit_expired` and the interval are taken.
+_TTL = {"default_ttl", "refresh_on_read", "omit_expired", "sweep_interval_minutes"}
 _LONGEST_S = 100 * 365 * 86_400.0
 Address = tuple[str, str]  # path and key
 
@@ -150,6 +160,25 @@ class Planner:
             "depth": min(op.max_depth, _MOST) if op.max_depth is not None else None,
             "conditions": dumps_jsonb(asked)[0].decode(),
         }
+
+
+def checked(ttl: TTLConfig | None) -> TTLConfig | None:
+    """Times to live as they were given. Raises `ConfigurationError` for what can't be used."""
+    given = dict(ttl or {})
+    unknown = sorted(set(given) - _TTL)
+    if unknown:
+        raise ConfigurationError(
+            f"The `ttl` of the store has no {unknown[0]!r}.",
+            remedy=f"it has {', '.join(sorted(_TTL))}.",
+        )
+    try:
+        _seconds(cast("float | None", given.get("default_ttl")))
+    except (InvalidRequest, TypeError) as error:
+        raise ConfigurationError(
+            f"The `default_ttl` of the store can't be {given['default_ttl']!r}.",
+            remedy="use minutes above 0, or leave it out.",
+        ) from error
+    return ttl
 
 
 def _page(limit: int, offset: int) -> dict[str, int]:

@@ -34,7 +34,7 @@ from surgetank.exceptions import DatabaseRefused, VectorSearchUnavailable
 from surgetank.offloop import is_large, off_loop
 from surgetank.workflows.store.index import DISTANCES, Index
 from surgetank.workflows.store.namespaces import labels_of, storable
-from surgetank.workflows.store.plan import Address, Plan, Planner, Put, Search
+from surgetank.workflows.store.plan import Address, Plan, Planner, Put, Search, checked
 from surgetank.workflows.store.scope import Namespace, Scope
 from surgetank.workflows.store.values import decode
 
@@ -74,7 +74,7 @@ class SurgetankStore(BaseStore):
         self._given = index, ttl, max_bytes
         self._scope = scope or Scope()
         self._index = Index(index) if index else None
-        self.ttl_config = ttl
+        self.ttl_config = checked(ttl)
         self._planner = Planner(self._scope, self._index, max_bytes=max_bytes)
         self._vector_schema: str | None = None
 
