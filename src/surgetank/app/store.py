@@ -52,7 +52,8 @@ def open_store(
 def options_of(config: GraphsConfig) -> StoreOptions:
     """What the `store` of a `langgraph.json` asks for. A function of the project that it names is
     imported. Raises `ConfigurationError`."""
-    index, ttl = config.store.get("index"), config.store.get("ttl")
+    index: Any = config.store.get("index")
+    ttl: Any = config.store.get("ttl")
     if index is not None and config.embed is not None:
         try:
             index = {**index, "embed": importing.find(config, config.embed, "store.index.embed")}
