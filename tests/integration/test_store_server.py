@@ -231,3 +231,13 @@ def test_a_query_uses_the_index_that_the_server_was_given(make_tank, sdk):
         (found,) = admin.search_items(["a"], query="anything")["items"]
         assert found["score"] == pytest.approx(1.0)
         assert all(i["score"] is None for i in admin.search_items(["a"])["items"])
+
+
+def test_a_search_that_would_give_too_much_is_refused(server, sdk, monkeypatch):
+    monkeypatch.setattr("surgetank.app.store.ANSWER_BYTES", 1000)
+    ada = sdk(server, "ada")
+    for n in range(5):
+        ada.put_item(["a"], f"k{n}", {"x": "y" * 400})
+    assert len(ada.search_items(["a"], limit=2)["items"]) == 2
+    with pytest.raises(UnprocessableEntityError):
+        ada.search_items(["a"])

@@ -15,10 +15,12 @@ from typing import Any
 
 from support.savers import put
 from support.spilling import spill
+from support.stores import index_of
 from surgetank import Surgetank
 from surgetank.server.access.roles import Role
 from surgetank.server.access.tokens import TokenStore
 from surgetank.server.http.outage import PatientDatabase
+from surgetank.workflows.store.scope import Scope
 
 MARK = "zq7-trace-of-ada"
 USER = f"ada-{MARK}"
@@ -26,7 +28,7 @@ USER = f"ada-{MARK}"
 
 def leave_traces(tank: Surgetank, user: str = USER, mark: str = MARK) -> None:
     """Threads (cold, hot, spilled, parked, copied), lines, events, originals, errors, jobs, tokens,
-    kept answers."""
+    kept answers, an item of the store."""
     saver = tank.checkpointer()
     for number in range(3):
         thread = f"t{number}-{mark}"
@@ -44,6 +46,8 @@ def leave_traces(tank: Surgetank, user: str = USER, mark: str = MARK) -> None:
     tank.emit_log(f"a guest's line {mark}", thread_id="bobs", user_id=user)
     if tank.settings.fallback_url is not None:
         spill(tank)
+    own = tank.store(index=index_of()).within(Scope.below(user))
+    own.put((f"notes {mark}",), mark, {"text": mark, mark: "x"}, ttl=60)
     tokens = TokenStore(PatientDatabase(tank.parts.database))
     token, _ = tokens.create(user, Role.VIEWER, by="admin", label=mark)
     with tank.parts.database.connection() as connection:

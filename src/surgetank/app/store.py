@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 
+ANSWER_BYTES = 32 * 1024 * 1024  # of a search over HTTP
+
+
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
     """What `tank.store()` without arguments is made with."""
@@ -73,9 +76,10 @@ def options_of(config: GraphsConfig) -> StoreOptions:
 def store_for(store: SurgetankStore, scope: str, user: str, *, admin: bool) -> SurgetankStore:
     """The part of a store that a caller reaches: administrators all of it, others what the setting
     `store_scope` says."""
-    if admin or scope == "shared":
-        return store
-    return store.within(Scope.below(user) if scope == "user" else Scope.naming(user))
+    part = Scope()
+    if not admin and scope != "shared":
+        part = Scope.below(user) if scope == "user" else Scope.naming(user)
+    return store.within(part, answer_bytes=ANSWER_BYTES)
 
 
 def invalid_namespace() -> type[ValueError]:

@@ -30,7 +30,7 @@ from psycopg.rows import dict_row
 
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
-from surgetank.exceptions import DatabaseRefused, VectorSearchUnavailable
+from surgetank.exceptions import DatabaseRefused, InvalidRequest, VectorSearchUnavailable
 from surgetank.offloop import is_large, off_loop
 from surgetank.workflows.store.index import DISTANCES, Index
 from surgetank.workflows.store.namespaces import labels_of, storable
@@ -69,20 +69,28 @@ class SurgetankStore(BaseStore):
         ttl: TTLConfig | None = None,
         max_bytes: int = 16 * 1024 * 1024,
         scope: Scope | None = None,
+        answer_bytes: int | None = None,
     ) -> None:
         self._database = database
         self._given = index, ttl, max_bytes
         self._scope = scope or Scope()
+        self._answer_bytes = answer_bytes
         self._index = Index(index) if index else None
         self.ttl_config = checked(ttl)
         self._planner = Planner(self._scope, self._index, max_bytes=max_bytes)
         self._vector_schema: str | None = None
 
-    def within(self, scope: Scope) -> SurgetankStore:
-        """The same store for a caller who may not reach everything."""
+    def within(self, scope: Scope, *, answer_bytes: int | None = None) -> SurgetankStore:
+        """The same store for a caller who may not reach everything. A search whose values have more
+        than `answer_bytes` together is refused."""
         index, ttl, max_bytes = self._given
         return SurgetankStore(
-            self._database, index=index, ttl=ttl, max_bytes=max_bytes, scope=scope
+            self._database,
+            index=index,
+            ttl=ttl,
+            max_bytes=max_bytes,
+            scope=scope,
+            answer_bytes=answer_bytes,
         )
 
     @staticmethod
@@ -156,6 +164,7 @@ class SurgetankStore(BaseStore):
         )
         with using as connection:
             read = _Reading(connection, self._scope, self._index, schema)
+            read.most_bytes = self._answer_bytes
             if plan.gets:
                 read.gets(plan, results)
             for at, search in plan.searches:
@@ -242,6 +251,7 @@ class _Reading:
         self._scope = scope
         self._index = index
         self._schema = vector_schema
+        self.most_bytes: int | None = None
         self.ageing: set[Address] = set()
 
     def gets(self, plan: Plan, results: list[Result]) -> None:
@@ -255,7 +265,7 @@ class _Reading:
     def search(self, search: Search, near: Vectors) -> list[SearchItem]:
         """What a search finds."""
         query: Any = SQL["search"]
-        arguments = search.arguments
+        arguments = {**search.arguments, "most_bytes": self.most_bytes}
         if search.query is not None and self._index is not None:
             # Names of our own and of the catalogue only.
             query = sql.SQL(SQL["search_vectors"]).format(
@@ -266,6 +276,11 @@ class _Reading:
             arguments = {**arguments, "query": vector, "dims": self._index.dims}
         found = []
         for row in self._rows(query, arguments):
+            if row["value"] is None:
+                raise InvalidRequest(
+                    f"The items have more than {self.most_bytes} bytes together.",
+                    remedy="ask for fewer at once, by `limit`.",
+                )
             distance = row["distance"]
             score = None if distance is None or self._index is None else self._index.score(distance)
             found.append(SearchItem(**self._fields(row), score=score))

@@ -8,14 +8,18 @@ JOIN surgetank.store_items i ON i.path = asked.path AND i.key = asked.key
 WHERE i.expires_at IS NULL OR i.expires_at > now()
 
 -- name: search
--- Primary key, by the range of the namespace.
-SELECT i.path, i.key, i.value, i.created_at, i.updated_at, i.ttl_s IS NOT NULL AS ages, NULL::double precision AS distance
+-- Primary key, by the range of the namespace. Values are left out where all together are more than `most_bytes`.
+WITH found AS (
+SELECT i.path, i.key, i.value, i.created_at, i.updated_at, i.ttl_s IS NOT NULL AS ages, NULL::double precision AS distance, i.written
 FROM surgetank.store_items i
 WHERE i.path >= %(low)s AND (%(high)s::text IS NULL OR i.path < %(high)s) AND (i.expires_at IS NULL OR i.expires_at > now())
     AND (%(label)s::text IS NULL OR position(%(label)s::text IN '.' || i.path) > 0)
     AND (%(path)s::jsonpath IS NULL OR jsonb_path_match(i.projection, %(path)s::jsonpath, %(values)s::jsonb, true))
     AND (%(filter)s::jsonb IS NULL OR surgetank.store_value_matches(i.projection, %(filter)s::jsonb))
-ORDER BY i.written DESC LIMIT %(limit)s OFFSET %(offset)s
+ORDER BY i.written DESC LIMIT %(limit)s OFFSET %(offset)s)
+SELECT path, key, created_at, updated_at, ages, distance,
+    CASE WHEN %(most_bytes)s::bigint IS NULL OR sum(octet_length(value)) OVER () <= %(most_bytes)s::bigint THEN value END AS value
+FROM found ORDER BY written DESC
 
 -- name: search_vectors
 -- Every vector of the range is compared, so that none is missed. Primary keys. {vector} is the schema of pgvector.
@@ -26,14 +30,18 @@ WITH each AS MATERIALIZED (
     FROM surgetank.store_vectors v
     WHERE v.path >= %(low)s AND (%(high)s::text IS NULL OR v.path < %(high)s) AND cardinality(v.embedding) = %(dims)s
 ), near AS (
-    SELECT path, key, min(distance) AS distance FROM each GROUP BY path, key)
-SELECT i.path, i.key, i.value, i.created_at, i.updated_at, i.ttl_s IS NOT NULL AS ages, near.distance
+    SELECT path, key, min(distance) AS distance FROM each GROUP BY path, key
+), found AS (
+SELECT i.path, i.key, i.value, i.created_at, i.updated_at, i.ttl_s IS NOT NULL AS ages, near.distance, i.written
 FROM near JOIN surgetank.store_items i USING (path, key)
 WHERE (i.expires_at IS NULL OR i.expires_at > now())
     AND (%(label)s::text IS NULL OR position(%(label)s::text IN '.' || i.path) > 0)
     AND (%(path)s::jsonpath IS NULL OR jsonb_path_match(i.projection, %(path)s::jsonpath, %(values)s::jsonb, true))
     AND (%(filter)s::jsonb IS NULL OR surgetank.store_value_matches(i.projection, %(filter)s::jsonb))
-ORDER BY near.distance, i.written DESC LIMIT %(limit)s OFFSET %(offset)s
+ORDER BY near.distance, i.written DESC LIMIT %(limit)s OFFSET %(offset)s)
+SELECT path, key, created_at, updated_at, ages, distance,
+    CASE WHEN %(most_bytes)s::bigint IS NULL OR sum(octet_length(value)) OVER () <= %(most_bytes)s::bigint THEN value END AS value
+FROM found ORDER BY distance, written DESC
 
 -- name: namespaces
 -- One step in the primary key for each namespace, however many items it has.
