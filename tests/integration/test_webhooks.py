@@ -302,6 +302,25 @@ def test_the_log_is_kept_for_a_while_and_erasing_a_user_removes_theirs(
     assert list(tank.webhooks()) == []
 
 
+def test_an_erased_user_s_webhooks_and_name_go_from_the_threads_of_others_too(
+    tank: Surgetank, database_url: str
+) -> None:
+    kwargs = {"webhook": "https://hooks.test/"}
+    for thread, owner in (("ownerless", None), ("of-bob", "bob")):
+        new = NewRun(thread_id=thread, assistant_id="a", kwargs=kwargs, owner=owner)
+        run = tank.runs.accept(new, actor="ziggy")
+        tank.runs.cancel(run.run_id, actor="ziggy")
+    run = tank.runs.accept(
+        NewRun(thread_id="ownerless", assistant_id="a", kwargs=kwargs, owner="ziggy"), actor="ziggy"
+    )
+    tank.runs.cancel(run.run_id, actor="bob")
+    tank.erase_user("ziggy")
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute("SELECT d::text FROM surgetank.webhook_deliveries d").fetchall()
+    assert len(rows) == 2
+    assert not any("ziggy" in text for (text,) in rows)
+
+
 async def test_a_worker_s_runs_are_told_at_once_with_the_state_that_they_left(
     tank: Surgetank, receiver: Receiver
 ) -> None:

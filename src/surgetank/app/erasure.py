@@ -264,7 +264,8 @@ class Erasure:
             ("error_people", "names in errors"), ("answers", "kept answers"),
             ("tokens", "tokens"), ("token_people", "names in tokens"),
             ("run_people", "names in runs"), ("audit_people", "names in the audit"),
-            ("audit_threads", "names in the audit"),
+            ("audit_threads", "names in the audit"), ("webhooks", "webhooks"),
+            ("webhook_people", "names in webhooks"),
         ):  # fmt: skip
             progress.count(kind, self._execute(SQL[name], arguments))
         progress.count(

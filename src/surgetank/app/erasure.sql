@@ -75,6 +75,15 @@ WHERE %(user)s IN (created_by, revoked_by)
 -- Runs of others that the user cancelled.
 UPDATE surgetank.runs SET cancel_actor = '(erased)' WHERE cancel_actor = %(user)s
 
+-- name: webhooks
+-- Webhooks of the user's runs, in whosever threads. Index webhook_deliveries_of_owner.
+DELETE FROM surgetank.webhook_deliveries WHERE owner = %(user)s
+
+-- name: webhook_people
+-- Those of others that would say that the user cancelled the run.
+UPDATE surgetank.webhook_deliveries SET run = jsonb_set(run, '{cancel_actor}', '"(erased)"')
+WHERE run ->> 'cancel_actor' = %(user)s
+
 -- name: audit_people
 -- The rows of the audit stay, and name nobody any more, nor from where they acted. Index audit_names_by_name.
 WITH actor AS (

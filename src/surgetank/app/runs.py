@@ -69,6 +69,9 @@ class Runs:
         if context := tracing.carrier():
             new = replace(new, kwargs={**new.kwargs, tracing.KEY: context})
         run = self._queue.accept(new, actor=actor)
+        request = tracing.current()
+        request.set("run_id", str(run.run_id))
+        request.set("thread_id", run.thread_id)
         self._room.wake()
         return run
 
