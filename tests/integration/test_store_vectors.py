@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import psycopg
@@ -12,6 +13,7 @@ from support.stores import index_of
 from surgetank import Surgetank
 from surgetank.exceptions import (
     ConfigurationError,
+    DatabaseRefused,
     VectorSearchUnavailable,
 )
 
@@ -125,3 +127,40 @@ def test_without_pgvector_all_but_a_query_works(make_tank, postgres_server, migr
         connection.execute("CREATE EXTENSION vector SCHEMA far_away")
     assert [i.key for i in store.search((), query="zebra")] == ["k"], "wherever it is installed"
     tank.close()
+
+
+def test_pgvector_that_moved_is_found_again(tank):
+    store = tank.store(index=index_of())
+    store.put(("a",), "k", {"text": "zebra"})
+    assert len(store.search((), query="zebra")) == 1
+    asked(tank, "CREATE SCHEMA elsewhere")
+    asked(tank, "ALTER EXTENSION vector SET SCHEMA elsewhere")
+    with pytest.raises(DatabaseRefused):
+        store.search((), query="zebra")
+    assert len(store.search((), query="zebra")) == 1
+
+
+def test_racing_puts_of_one_item_leave_the_vectors_of_one(make_tank):
+    tank = make_tank(database_connections=6)
+    store = tank.store(index={"dims": 2, "embed": plain, "fields": ["v[*]"]})
+    start = threading.Barrier(6)
+    problems: list[BaseException] = []
+
+    def work(me: int) -> None:
+        start.wait()
+        try:
+            for n in range(25):
+                store.put(("a",), "k", {"v": [f"{me + 1} {part}" for part in range(n % 3 + 1)]})
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(me,)) for me in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    item = store.get(("a",), "k")
+    assert item is not None
+    rows = asked(tank, "SELECT embedding FROM surgetank.store_vectors ORDER BY position")
+    assert [list(row[0]) for row in rows] == plain(item.value["v"])

@@ -133,7 +133,8 @@ class SurgetankStore(BaseStore):
             vectors = self._vectors(texts, await model.aembed_documents(texts) if texts else [])
             found = await asyncio.gather(*(model.aembed_query(text) for text in asked))
             near = self._vectors(asked, found)
-        return await off_loop(self._run, plan, vectors, near)
+        # Not `off_loop`, whose few threads are for the buffer: a database may keep one waiting.
+        return await asyncio.to_thread(self._run, plan, vectors, near)
 
     def sweep_ttl(self) -> int:
         """Delete what has expired, in pieces; how many items went. The engine does it every ten
@@ -153,6 +154,13 @@ class SurgetankStore(BaseStore):
         return {t: self._index.vector(v) for t, v in zip(texts, found, strict=True)}
 
     def _run(self, plan: Plan, vectors: Vectors, near: Vectors) -> list[Result]:
+        try:
+            return self._carry_out(plan, vectors, near)
+        except DatabaseRefused:
+            self._vector_schema = None  # pgvector may have been moved or removed
+            raise
+
+    def _carry_out(self, plan: Plan, vectors: Vectors, near: Vectors) -> list[Result]:
         results: list[Result] = [None] * plan.size
         schema = self._pgvector() if near else ""
         # One put is one statement, and needs no transaction around it.
