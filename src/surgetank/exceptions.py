@@ -377,6 +377,32 @@ class ThreadBusy(Conflict):
     """A thread has a run that is not over, and the new one was not to wait for it."""
 
 
+class WorkflowNotFound(SurgetankError):
+    """There is no such workflow."""
+
+    http_status = 404
+    problem = "not-found"
+    exit_code = 2
+
+
+class CheckpointNotFound(SurgetankError):
+    """There is no such question to people."""
+
+    http_status = 404
+    problem = "not-found"
+    exit_code = 2
+
+
+class CheckpointAnswered(Conflict):
+    """A question to people was decided, has expired, or needs somebody else."""
+
+
+class DecisionRefused(InvalidRequest):
+    """A decision that the interrupt does not allow. Nothing was written."""
+
+    problem = "decision-refused"
+
+
 class QuotaExceeded(SurgetankError):
     """A user, or all users together, have as many runs as they may."""
 

@@ -54,6 +54,9 @@ class RunSettings(BaseSettings):
         description="The database without PgBouncer, where workers LISTEN for runs; by default the "
         "database itself.",
     )
+    approval_escalate_after: float | None = Field(
+        None, gt=0, description="A question to people that waits longer is told to operators."
+    )
     streams_max_age: float = Field(
         3600.0,
         gt=0,

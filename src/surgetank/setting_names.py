@@ -52,6 +52,7 @@ class SettingNames(TypedDict, total=False):
     run_timeout: float | None
     run_lease: float | None
     database_listen_url: str | None
+    approval_escalate_after: float | None
     streams_max_age: float | None
     streams_max_bytes: int | None
     otel: bool | None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from surgetank.app.alerts import Alerts
+from surgetank.app.approvals import Approvals, Workflows
 from surgetank.app.buffer import BufferState
 from surgetank.app.incidents import Incidents
 from surgetank.app.jobs import Jobs
@@ -26,9 +27,12 @@ from surgetank.app.transfers import Transfers
 from surgetank.app.webhooks import Webhooks
 from surgetank.database.pool import Database
 from surgetank.events.protocol import EventLog
+from surgetank.events.types import Severity
 from surgetank.flush.breaker import BreakerState
 from surgetank.model import FlushJob
+from surgetank.notify.news import News
 from surgetank.streams.errors.store import SystemErrors
+from surgetank.workflows.approvals.rows import UserCheckpoint
 from surgetank.workflows.audit import Audit
 from surgetank.workflows.meters import RunMeters
 
@@ -140,6 +144,29 @@ class Nouns(Speaks):
             buffer_id=parts.buffer.id,
             meters=self.run_meters,
         )
+
+    @property
+    def approvals(self) -> Approvals:
+        """What graphs ask people: `tank.approvals(status="pending")`, resolve, assign."""
+        after = self.settings.approval_escalate_after
+        return Approvals(self.parts.database, self.runs, self._escalate, after)
+
+    def _escalate(self, row: UserCheckpoint) -> None:
+        self.parts.reporting.notifier.tell(
+            News(
+                f"A question of the step {row.step_name or 'unknown'} waits for a person since "
+                f"{row.created_at:%Y-%m-%d %H:%M} UTC.",
+                Severity.WARNING,
+                row.thread_id,
+                error_type="approval_waits",
+                context={"checkpoint_id": str(row.checkpoint_id), "assignee": row.assignee},
+            )
+        )
+
+    @property
+    def workflows(self) -> Workflows:
+        """Chains of runs, each resume a new one: `tank.workflows()`, cancel, retry."""
+        return Workflows(self.parts.database, self.runs)
 
     @property
     def webhooks(self) -> Webhooks:

@@ -17,6 +17,7 @@ from surgetank.exceptions import MissingExtra
 from surgetank.notify.news import News
 from surgetank.service import Service
 from surgetank.settings import Settings
+from surgetank.workflows.approvals.manager import CheckpointManager
 from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import CancelAction, NewRun, Run
@@ -50,6 +51,7 @@ class Runs:
             database, lease_s=settings.run_lease, node=settings.node, buffer_id=buffer_id
         )
         self._database = database
+        self._checkpoints = CheckpointManager(database)
         self._room = room
         self._settings = settings
         self._tell = tell
@@ -62,13 +64,16 @@ class Runs:
         """Accept a run for a worker: it is safe when this returns. One that is known is returned.
 
         Raises `ThreadBusy` (strategy `reject`), `ThreadNotFound`, `InvalidTransition`,
-        `WebhookRefused`.
+        `WebhookRefused`; for answers to what the thread asks people `CheckpointNotFound`,
+        `CheckpointAnswered`, `DecisionRefused`.
         """
         if (webhook := new.kwargs.get("webhook")) is not None:
             self._webhooks().check_url(str(webhook))
         if context := tracing.carrier():
             new = replace(new, kwargs={**new.kwargs, tracing.KEY: context})
-        run = self._queue.accept(new, actor=actor)
+        # An answer takes the way of all answers, whoever sends it.
+        run = self._checkpoints.accept(new, actor=actor) if new.kwargs.get("command") else None
+        run = run or self._queue.accept(new, actor=actor)
         request = tracing.current()
         request.set("run_id", str(run.run_id))
         request.set("thread_id", run.thread_id)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.constants import END
 from langgraph.types import Command, Send
 
 from surgetank.encode.jsontext import dumps
@@ -133,6 +134,10 @@ async def execute(graph: Graph, run: Run, config: RunnableConfig, sender: Sender
     events = Events(modes_of(kwargs), subgraphs=bool(kwargs.get("stream_subgraphs")))
     begin = {"run_id": str(run.run_id), "attempt": run.attempts}
     await sender.send("metadata", dumps(begin))
+    if kwargs.get("held"):  # its answers wait for others
+        return await _held(graph, config, events, sender)
+    if (kwargs.get("command") or {}).get("goto") in (END, [END]):
+        return await _ended(graph, config, events, sender)
     graph_input, config = await _beginning(graph, run, config)
     options: dict[str, Any] = {
         "durability": kwargs.get("durability") or "sync",
@@ -150,6 +155,29 @@ async def execute(graph: Graph, run: Run, config: RunnableConfig, sender: Sender
     return Outcome(asked, bool(asked or state.next), state.values)
 
 
+async def _held(graph: Graph, config: RunnableConfig, events: Events, sender: Sender) -> Outcome:
+    """What the thread asks still; nothing is run."""
+    state = await graph.aget_state(_without_checkpoint(config))
+    asked = interrupts_of(state)
+    if "values" in events.modes and isinstance(state.values, Mapping):
+        await sender.send(
+            "values", dumps({**state.values, "__interrupt__": list(state.interrupts)})
+        )
+    await sender.flush()
+    return Outcome(asked, waits=True, values=state.values)
+
+
+async def _ended(graph: Graph, config: RunnableConfig, events: Events, sender: Sender) -> Outcome:
+    """The thread goes to its end without running what it waits for."""
+    newest = _without_checkpoint(config)
+    await graph.aupdate_state(newest, None, as_node=END)
+    state = await graph.aget_state(newest)
+    if "values" in events.modes:
+        await sender.send("values", dumps(state.values))
+    await sender.flush()
+    return Outcome(values=state.values)
+
+
 async def _beginning(graph: Graph, run: Run, config: RunnableConfig) -> tuple[Any, RunnableConfig]:
     """What the graph is given; nothing, from the newest checkpoint, when the run has some of its
     own."""
@@ -157,6 +185,10 @@ async def _beginning(graph: Graph, run: Run, config: RunnableConfig) -> tuple[An
         newest = _without_checkpoint(config)
         state = await graph.aget_state(newest)
         if (state.metadata or {}).get("run_id") == str(run.run_id):
+            return None, newest
+    if run.kwargs.get("goes_on"):  # a failed one is tried again
+        newest = _without_checkpoint(config)
+        if (await graph.aget_state(newest)).next:
             return None, newest
     command = run.kwargs.get("command")
     return (command_of(command) if command else run.kwargs.get("input")), config

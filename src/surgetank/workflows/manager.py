@@ -9,6 +9,7 @@ from typing import Any
 
 from surgetank.exceptions import DatabaseUnavailable
 from surgetank.flush.policy import RetryPolicy
+from surgetank.workflows.approvals.manager import save_created
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import Run
 from surgetank.workflows.status import Status
@@ -45,7 +46,8 @@ class WorkflowStatusManager:
 
     def mark_awaiting_checkpoint(self, run: Run, interrupts: Sequence[Mapping[str, Any]]) -> str:
         """The graph waits for people: `interrupts` are what it asks."""
-        return self._end(run, Status.AWAITING_CHECKPOINT, interrupts=interrupts)
+        asked = save_created(run, interrupts)
+        return self._end(run, Status.AWAITING_CHECKPOINT, interrupts=asked)
 
     def mark_failed(self, run: Run, error: str, *, timed_out: bool = False) -> str:
         """The graph raised, or took longer than it may."""

@@ -1,0 +1,1 @@
+"""What graphs ask people, and the one way in which it is answered."""
