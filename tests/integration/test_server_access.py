@@ -25,7 +25,9 @@ from surgetank.server.access.roles import Role
 from surgetank.server.dependencies import CurrentCaller, VisibleThread
 from surgetank.workflows.graphs.config import load
 from surgetank.workflows.graphs.graph_set import GraphSet
+from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import NewRun
+from surgetank.workflows.status import Status
 
 ROLES = ("nobody", "viewer", "reviewer", "operator", "admin")
 EVERYBODY = dict.fromkeys(ROLES, 200)
@@ -81,6 +83,20 @@ DELETIONS = {
         "missing": (404, 404, 404, 404),
     }.items()
 }  # fmt: skip
+
+
+# Of a question on an own and on a foreign thread, and of a workflow: operators see neither content.
+HIDDEN = {"nobody": 401, "viewer": 404, "reviewer": 404, "operator": 404}
+ASKED = {"own": SIGNED_IN, "foreign": {**HIDDEN, "admin": 200}, "missing": {**HIDDEN, "admin": 404}}
+
+
+def _of_asked(method: str, path: str, *, own: dict[str, int] = SIGNED_IN, admin: int = 200) -> Any:
+    found = ASKED | {"own": own, "foreign": {**HIDDEN, "admin": admin}}
+    return {(method, path, name): expected for name, expected in found.items()}
+
+
+ONCE = {"nobody": 401, "viewer": 200, "reviewer": 409, "operator": 409, "admin": 409}
+QUESTION, FLOW = "/user-checkpoints/{checkpoint_id}", "/workflows/{workflow_id}"
 
 
 # (method, path, variant): the status for each role. A route that is not here fails the test.
@@ -164,6 +180,15 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("POST", "/admin/tokens", ""): {r: 201 if s == 200 else s for r, s in ADMINS.items()},
     ("DELETE", "/admin/tokens/{token_id}", ""): ADMINS,
     ("DELETE", "/admin/users/{user:name}", ""): ADMINS,
+    ("GET", "/user-checkpoints", ""): SIGNED_IN,
+    ("GET", "/user-checkpoints/stats", ""): SIGNED_IN,
+    **_of_asked("GET", QUESTION),
+    **_of_asked("POST", f"{QUESTION}/assign"),
+    **_of_asked("POST", f"{QUESTION}/resolve", own=ONCE),
+    ("GET", "/workflows", ""): SIGNED_IN,
+    **_of_asked("GET", FLOW),
+    **_of_asked("POST", f"{FLOW}/cancel", own=ONCE),
+    **_of_asked("POST", f"{FLOW}/retry", own=_without(SIGNED_IN, 409), admin=409),
     **DELETIONS,
 }
 RUN = {"assistant_id": "agent", "input": {"text": "x"}}
@@ -181,6 +206,8 @@ BODIES: dict[tuple[str, str], Any] = {
     **{("POST", f"/runs{tail}"): RUN for tail in ("", "/wait", "/stream")},
     ("POST", "/runs/batch"): [RUN],
     ("POST", "/runs/cancel"): {},
+    ("POST", f"{QUESTION}/assign"): {},
+    ("POST", f"{QUESTION}/resolve"): {"action": "approve"},
     ("PUT", "/store/items"): {"namespace": ["a"], "key": "k", "value": {}},
     ("DELETE", "/store/items"): {"namespace": ["a"], "key": "k"},
     ("POST", "/store/items/search"): {},
@@ -251,7 +278,19 @@ def furnish(server: Server) -> dict[str, str]:
     run = server.tank.runs.accept(accepted, actor="ada")
     server.tank.runs.cancel(run.run_id, actor="ada")
     (delivery,) = server.tank.webhooks()
+    asked: dict[str, str] = {}
+    queue = RunQueue(server.tank.parts.database)
+    for name, user in (("own", "ada"), ("foreign", "bob")):
+        new = NewRun(thread_id=f"asks {user}", assistant_id="agent", owner=user)
+        server.tank.runs.accept(new, actor=user)
+        (claimed,) = queue.claim("w", 1)
+        question = [{"id": name, "value": "sure?", "task_id": "1", "node": "n"}]
+        queue.end(claimed, Status.AWAITING_CHECKPOINT, interrupts=question, actor="w")
+        (row,) = server.tank.approvals(thread_id=new.thread_id)
+        asked[f"asked {name}"] = str(row.checkpoint_id)
+        asked[f"workflow {name}"] = str(row.workflow_id)
     return {
+        **asked,
         "delivery_id": str(delivery.delivery_id),
         **{f"state of {name}": at["configurable"]["checkpoint_id"] for name, at in states.items()},
         "run_id": str(uuid.uuid4()),
@@ -272,8 +311,11 @@ def test_every_route_answers_every_role_as_the_matrix_says(agents):
     for (method, path, variant), expected in MATRIX.items():
         for role, status in expected.items():
             state = parameters.get(f"state of {variant}", "none")
+            if "/user-checkpoints/" in path or "/workflows/" in path:
+                state = parameters.get(f"asked {variant}", str(uuid.uuid4()))
+            workflow = parameters.get(f"workflow {variant}", str(uuid.uuid4()))
             url = path.replace(":name", "").format(
-                **parameters, thread_id=variant, checkpoint_id=state
+                **parameters, thread_id=variant, checkpoint_id=state, workflow_id=workflow
             )
             url += QUERIES.get((method, path), "")
             answer, kind = ask(clients[role], method, url, BODIES.get((method, path)))

@@ -10,7 +10,7 @@ from surgetank.exceptions import DecisionRefused
 from surgetank.workflows.approvals.decisions import decide, difference, judge
 from surgetank.workflows.approvals.offers import offer_of
 
-BATCH = {
+BATCH: dict[str, Any] = {
     "action_requests": [
         {"name": "send", "args": {"to": "ada"}, "description": "Send mail."},
         {"name": "pay", "args": {"sum": 5}},

@@ -1,4 +1,5 @@
-"""`tank.approvals`: what graphs ask people. `tank.workflows`: the chains of runs that they belong to."""
+"""`tank.approvals`: what graphs ask people. `tank.workflows`: the chains of runs that they belong
+to."""
 
 from __future__ import annotations
 
@@ -49,9 +50,9 @@ class Approvals:
         self, checkpoint_id: uuid.UUID, action: str, *, actor: str, edited: Any = None,
         notes: str | None = None, response: Any = None, partial: bool = False,
     ) -> tuple[UserCheckpoint, Run | None]:  # fmt: skip
-        """Decide one: `approve`, `edit`, `reject`, `respond` or `ignore`. Given back with the run by
-        which the graph goes on; without one while others of its thread are open (unless `partial`),
-        or a second person is needed.
+        """Decide one: `approve`, `edit`, `reject`, `respond` or `ignore`. Given back with the run
+        by which the graph goes on; without one while others of its thread are open (unless
+        `partial`), or a second person is needed.
 
         Raises `CheckpointNotFound`, `CheckpointAnswered`, `DecisionRefused`.
         """
@@ -77,7 +78,8 @@ class Approvals:
     def stats(
         self, *, owner: str | None = None, since_s: float = 30 * 86_400.0
     ) -> list[dict[str, Any]]:
-        """By assistant and step: outcomes, seconds until people decided, the share that was edited."""
+        """By assistant and step: outcomes, seconds until people decided, the share that was
+        edited."""
         return self._manager.stats(owner=owner, since_s=since_s)
 
     def expire_due(self) -> int:

@@ -139,6 +139,7 @@ class Nouns(Speaks):
             self.settings,
             tell=parts.tell_of_runs,
             announce=parts.reporting.notifier.tell,
+            each_second=[self._expire_approvals],
             make_saver=self.checkpointer,
             webhooks=lambda: self.webhooks,
             buffer_id=parts.buffer.id,
@@ -150,6 +151,9 @@ class Nouns(Speaks):
         """What graphs ask people: `tank.approvals(status="pending")`, resolve, assign."""
         after = self.settings.approval_escalate_after
         return Approvals(self.parts.database, self.runs, self._escalate, after)
+
+    def _expire_approvals(self) -> None:
+        self.approvals.expire_due()
 
     def _escalate(self, row: UserCheckpoint) -> None:
         self.parts.reporting.notifier.tell(

@@ -46,6 +46,7 @@ class Runs:
         webhooks: Callable[[], Webhooks],
         meters: RunMeters,
         buffer_id: str | None = None,
+        each_second: Sequence[Callable[[], object]] = (),
     ) -> None:
         self._queue = RunQueue(
             database, lease_s=settings.run_lease, node=settings.node, buffer_id=buffer_id
@@ -59,6 +60,7 @@ class Runs:
         self._webhooks = webhooks
         self._meters = meters
         self._make_saver = make_saver
+        self._each_second = tuple(each_second)
 
     def accept(self, new: NewRun, *, actor: str) -> Run:
         """Accept a run for a worker: it is safe when this returns. One that is known is returned.
@@ -179,7 +181,7 @@ class Runs:
             renew_s=self._queue.lease_s / 3,
             owner_key=settings.owner_key,
             tell=self._tell,
-            each_second=each_second,
+            each_second=(*self._each_second, *each_second),
             on_end=on_end,
             discard=lambda thread_id: self._room.empty(state, thread_id),
             on_change=lambda run, change: self._announce(news_of(run, change)),

@@ -1,5 +1,5 @@
-"""`WorkflowStatusManager`: the only writer of how a run ends. While the database is away it waits and
-tries again; who has lost the run writes nothing.
+"""`WorkflowStatusManager`: the only writer of how a run ends. While the database is away it waits
+and tries again; who has lost the run writes nothing.
 """
 
 from __future__ import annotations

@@ -19,8 +19,10 @@ from surgetank.server.routes import (
     thread_state,
     threads,
     tokens,
+    user_checkpoints,
     users,
     webhooks,
+    workflows,
 )
 
 ROUTERS = (
@@ -42,5 +44,7 @@ ROUTERS = (
     tokens.router,
     users.router,
     webhooks.router,
+    user_checkpoints.router,
+    workflows.router,
     threads.item_router,  # the last one: a thread's id may be any text, slashes among it
 )

@@ -19,7 +19,7 @@ from surgetank.server.agent.state import (
     read_state,
 )
 from surgetank.server.agent.wire import address_of, json_response
-from surgetank.server.dependencies import Deps, VisibleThread, signed_in
+from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
 from surgetank.server.http.problems import documented
 from surgetank.server.schemas.agent import (
     CheckpointAnswer,
@@ -88,7 +88,9 @@ async def state_of_checkpoint(
 
 
 @router.post("/{thread_id:name}/state", response_model=CheckpointAnswer)
-async def update_state(thread_id: VisibleThread, body: StateUpdate, services: Deps) -> Response:
+async def update_state(
+    thread_id: VisibleThread, body: StateUpdate, services: Deps, who: CurrentCaller
+) -> Response:
     """Write values into the state, as if a node had given them. 409 while a run is under way."""
     row = await known_row(services, thread_id)
     if row is not None and row.status == "busy":
@@ -103,6 +105,10 @@ async def update_state(thread_id: VisibleThread, body: StateUpdate, services: De
             raise graph_needed()
         given: Any = {"configurable": config}
         written = await _written(graph, given, body)
+        if body.as_node == "__end__":  # as agent-inbox ignores what a thread asks
+            await run_in_threadpool(
+                services.tank.approvals.close, thread_id, "ignored", actor=who.user
+            )
         newest = await graph.aget_state({"configurable": config_for(thread_id)})
         await _record(services, thread_id, newest)
     checkpoint = address_of(written)

@@ -1,4 +1,4 @@
--- User checkpoints (workflows/approvals/manager.py, 0028_user_checkpoints.sql).
+-- User checkpoints (workflows/approvals/manager.py, 0029_user_checkpoints.sql).
 
 -- name: answer
 -- Answer, and accept the run that carries the answers. Primary keys, index user_checkpoints_open.

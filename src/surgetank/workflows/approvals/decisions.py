@@ -68,7 +68,8 @@ def decide(
 
 
 def judge(offer: Offer, resume: Any) -> Decision:
-    """What a value to resume with decides. Raises `DecisionRefused` for one that was not offered."""
+    """What a value to resume with decides. Raises `DecisionRefused` for one that was not
+    offered."""
     plain = snake(resume) if offer.kind in ("batched", "tool_approval", "agent_inbox") else resume
     if offer.kind == "batched":
         if not _has_decisions(plain):

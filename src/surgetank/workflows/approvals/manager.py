@@ -57,8 +57,8 @@ class CheckpointManager:
         edited: Any = None, notes: str | None = None, response: Any = None, partial: bool = False,
         is_expiry: bool = False,
     ) -> Run | None:  # fmt: skip
-        """Answer one question. The graph goes on when no other of its thread is open (or `partial`):
-        the run that does so, like `last`, is returned; None while others are open.
+        """Answer one question. The graph goes on when no other of its thread is open (or
+        `partial`): the run that does so, like `last`, is returned; None while others are open.
 
         Raises `CheckpointNotFound`, `CheckpointAnswered`, `DecisionRefused`.
         """
@@ -106,8 +106,8 @@ class CheckpointManager:
         close_as: str | None = None, partial: bool = False, if_held: bool = False,
         is_expiry: bool = False,
     ) -> Run | None:  # fmt: skip
-        """Commit answers, with the run that carries them once all are there. With `if_held` a run is
-        accepted in any case: one that ends at once, asking still."""
+        """Commit answers, with the run that carries them once all are there. With `if_held` a run
+        is accepted in any case: one that ends at once, asking still."""
         (row,) = self._rows(
             "answer",
             thread_id=new.thread_id, answers=Jsonb(list(answers), dumps=dumps), close_as=close_as,
@@ -237,7 +237,8 @@ def _ends(command: Mapping[str, Any]) -> bool:
 def _by_interrupt(
     resume: Any, rows: Sequence[UserCheckpoint], waiting: Sequence[UserCheckpoint]
 ) -> dict[str, Any]:
-    """Answers by interrupt. Raises `CheckpointNotFound`, `CheckpointAnswered`, `DecisionRefused`."""
+    """Answers by interrupt. Raises `CheckpointNotFound`, `CheckpointAnswered`,
+    `DecisionRefused`."""
     known = {row.interrupt_id: row for row in rows}
     is_map = isinstance(resume, Mapping) and resume and all(_is_interrupt_id(key) for key in resume)
     if is_map:

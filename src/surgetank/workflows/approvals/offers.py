@@ -1,4 +1,5 @@
-"""What an interrupt offers a person: which kind it is, what may be decided, what may be edited. Pure.
+"""What an interrupt offers a person: which kind it is, what may be decided, what may be edited.
+Pure.
 
 The kinds are those of LangChain's human-in-the-loop middleware (all tool calls of a message in one
 interrupt, or one interrupt for each), of agent-inbox, interrupts with a `response_schema`, and
@@ -186,8 +187,9 @@ def _text(value: Any) -> str | None:
 
 
 def _terms(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Who shall answer until when, as the interrupt (under `surgetank`) or the run's metadata (under
-    `approval`) say it. What can't be used is left out: a run is never refused its question."""
+    """Who shall answer until when, as the interrupt (under `surgetank`) or the run's metadata
+    (under `approval`) say it. What can't be used is left out: a run is never refused its
+    question."""
     found: dict[str, Any] = {}
     for name in ("assignee", "role"):
         if isinstance(given.get(name), str) and given[name]:
