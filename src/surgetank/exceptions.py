@@ -143,14 +143,9 @@ class BufferCorrupt(BufferProblem):
     """
 
     def __init__(
-        self,
-        what: str,
-        *,
-        remedy: str = "",
-        partition: str | None = None,
-        seq: int | None = None,
-        key: bytes | None = None,
-    ) -> None:
+        self, what: str, *, remedy: str = "", partition: str | None = None,
+        seq: int | None = None, key: bytes | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(what, remedy=remedy)
         self.partition = partition
         self.seq = seq
@@ -247,13 +242,9 @@ class StateCorrupt(SinkError):
     """
 
     def __init__(
-        self,
-        what: str,
-        *,
-        remedy: str = "",
-        thread_id: str | None = None,
+        self, what: str, *, remedy: str = "", thread_id: str | None = None,
         channel: str | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(what, remedy=remedy)
         self.thread_id = thread_id
         self.channel = channel
@@ -377,20 +368,12 @@ class ThreadBusy(Conflict):
     """A thread has a run that is not over, and the new one was not to wait for it."""
 
 
-class WorkflowNotFound(SurgetankError):
+class WorkflowNotFound(NotFound):
     """There is no such workflow."""
 
-    http_status = 404
-    problem = "not-found"
-    exit_code = 2
 
-
-class CheckpointNotFound(SurgetankError):
+class CheckpointNotFound(NotFound):
     """There is no such question to people."""
-
-    http_status = 404
-    problem = "not-found"
-    exit_code = 2
 
 
 class CheckpointAnswered(Conflict):

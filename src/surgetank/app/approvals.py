@@ -122,14 +122,14 @@ class Workflows:
         self._manager = CheckpointManager(database)
 
     def __call__(
-        self, *, status: Status | None = None, assistant_id: str | None = None,
+        self, *, status: Status | str | None = None, assistant_id: str | None = None,
         thread_id: str | None = None, owner: str | None = None, since: datetime | None = None,
         before: tuple[datetime, uuid.UUID] | None = None, limit: int = 100,
     ) -> list[Workflow]:  # fmt: skip
         """Workflows, newest first; `before` is creation and id of the last one of a page."""
         at, id_ = before if before is not None else (None, None)
         rows = self._rows(
-            "workflows", status=status.value if status is not None else None, since=since,
+            "workflows", status=Status(status).value if status is not None else None, since=since,
             assistant_id=assistant_id, thread_id=thread_id, owner=owner, limit=limit,
             before_at=at, before_id=id_,
         )  # fmt: skip

@@ -263,7 +263,8 @@ class Erasure:
         for name, kind in (
             ("error_people", "names in errors"), ("answers", "kept answers"),
             ("tokens", "tokens"), ("token_people", "names in tokens"),
-            ("run_people", "names in runs"), ("audit_people", "names in the audit"),
+            ("run_people", "names in runs"),
+            ("approval_people", "names in approvals"), ("audit_people", "names in the audit"),
             ("audit_threads", "names in the audit"), ("webhooks", "webhooks"),
             ("webhook_people", "names in webhooks"),
         ):  # fmt: skip

@@ -84,6 +84,15 @@ DELETE FROM surgetank.webhook_deliveries WHERE owner = %(user)s
 UPDATE surgetank.webhook_deliveries SET run = jsonb_set(run, '{cancel_actor}', '"(erased)"')
 WHERE run ->> 'cancel_actor' = %(user)s
 
+-- name: approval_people
+-- Decisions of the user about what others' graphs asked. Few rows name a person; no index.
+UPDATE surgetank.user_checkpoints SET
+    resolved_by = CASE WHEN resolved_by = %(user)s THEN '(erased)' ELSE resolved_by END,
+    first_approver = CASE WHEN first_approver = %(user)s THEN '(erased)' ELSE first_approver END,
+    assignee = CASE WHEN assignee = %(user)s THEN NULL ELSE assignee END,
+    user_notes = CASE WHEN resolved_by = %(user)s THEN NULL ELSE user_notes END
+WHERE %(user)s IN (resolved_by, first_approver, assignee)
+
 -- name: audit_people
 -- The rows of the audit stay, and name nobody any more, nor from where they acted. Index audit_names_by_name.
 WITH actor AS (
