@@ -117,6 +117,14 @@ def test_a_large_value_is_kept_up_to_the_limit(make_tank):
         store.put(("a",), "k", {"x": "ü" * 1_100_000})
 
 
+def test_a_batch_that_is_too_large_is_refused_as_a_whole(tank, monkeypatch):
+    monkeypatch.setattr("surgetank.workflows.store.plan.MAX_BATCH_BYTES", 2000)
+    store = tank.store()
+    with pytest.raises(InvalidRequest, match="several batches"):
+        store.batch([PutOp(("a",), f"k{n}", {"x": "y" * 300}) for n in range(5)])
+    assert store.search(()) == []
+
+
 @pytest.mark.parametrize(
     "op", [SearchOp((), limit=-1), SearchOp((), offset=-1), ListNamespacesOp(max_depth=-1), "put"]
 )

@@ -149,3 +149,20 @@ def test_a_filter_says_what_it_says_of_any_values(tank, values, name, op, wanted
     found = store.search(("t",), filter={"in": asked} if deep else asked, limit=100)
     expected = {str(at) for at, value in enumerate(values) if expected_of(value, name, op, wanted)}
     assert {item.key for item in found} == expected
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=6)
+ANY_NAME = ANY_TEXT.filter(lambda text: not text.startswith("$"))
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(path=st.lists(ANY_NAME, min_size=1, max_size=4), value=ANY_TEXT | NUMBERS | st.booleans())
+def test_any_name_and_any_value_may_be_asked_for(tank, path, value):
+    store = tank.store()
+    nested: Any = value
+    for name in reversed(path):
+        nested = {name: nested}
+    store.put(("t",), "k", nested)
+    assert len(store.search((), filter=nested)) == 1
+    assert len(store.search((), filter={**nested, "never there": 1})) == 0

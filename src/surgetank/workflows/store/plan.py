@@ -27,6 +27,7 @@ from surgetank.workflows.store.filters import filter_of
 from surgetank.workflows.store.index import Index
 from surgetank.workflows.store.scope import Namespace, Scope, range_of
 
+MAX_BATCH_BYTES = 512 * 1024 * 1024
 _MOST = 2**31 - 1  # of rows that are asked for
 # What has expired is never given, and the engine sweeps: `omit_expired` and the interval are taken.
 _TTL = {"default_ttl", "refresh_on_read", "omit_expired", "sweep_interval_minutes"}
@@ -109,6 +110,12 @@ class Planner:
                     f"A store does not know the operation {type(op).__name__}.",
                     remedy="use GetOp, SearchOp, PutOp or ListNamespacesOp.",
                 )
+        if made.written_bytes > MAX_BATCH_BYTES:  # PostgreSQL takes no message above 1 GB
+            raise InvalidRequest(
+                f"The values of a batch have {made.written_bytes // 2:,} bytes together, the limit is "
+                f"{MAX_BATCH_BYTES // 2:,}.",
+                remedy="put them in several batches.",
+            )
         return made
 
     def _path(self, namespace: Namespace, *, of_item: bool = True) -> str:
