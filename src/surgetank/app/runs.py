@@ -119,7 +119,11 @@ class Runs:
         return ended
 
     def reap(self) -> dict[uuid.UUID, Status]:
-        """Deal with runs whose worker went silent: each is cancelled, pending again, or failed."""
+        """Deal with runs whose worker went silent: each is cancelled, pending again, or failed.
+
+        At once, which is for people: right after the database was away it takes runs from living
+        workers too. Workers do it by themselves, and wait until all had time to come back.
+        """
         return self._queue.reap(actor=self._settings.node)
 
     def audit(self, workflow_id: uuid.UUID) -> list[dict[str, Any]]:
