@@ -5,10 +5,10 @@
 -- root graph's before others'.
 -- Unique (thread_id, checkpoint_ns), primary key of checkpoints.
 SELECT u.thread_id,
-    EXISTS (SELECT FROM surgetank.checkpoint_namespaces s WHERE s.thread_id = u.thread_id)
-        OR EXISTS (SELECT FROM surgetank.thread_status r WHERE r.thread_id = u.thread_id) AS there,
+    r.thread_id IS NOT NULL AS made, r.owner AS made_by,
+    EXISTS (SELECT FROM surgetank.checkpoint_namespaces s WHERE s.thread_id = u.thread_id) AS there,
     coalesce(
-        (SELECT r.owner FROM surgetank.thread_status r WHERE r.thread_id = u.thread_id),
+        r.owner,
         (SELECT c.metadata ->> %(key)s
          FROM surgetank.checkpoint_namespaces s JOIN surgetank.checkpoints c USING (ns_pk)
          WHERE s.thread_id = u.thread_id AND s.checkpoint_ns = '' AND c.metadata ->> %(key)s IS NOT NULL
@@ -18,7 +18,7 @@ SELECT u.thread_id,
          WHERE s.thread_id = u.thread_id AND c.metadata ->> %(key)s IS NOT NULL
          ORDER BY c.checkpoint_id LIMIT 1)
     ) AS owner
-FROM unnest(%(threads)s::text[]) AS u (thread_id)
+FROM unnest(%(threads)s::text[]) AS u (thread_id) LEFT JOIN surgetank.thread_status r USING (thread_id)
 
 -- name: threads_page
 -- Threads, newest checkpoint first, without those that the buffer knows better. Index threads_newest_idx.

@@ -38,6 +38,19 @@ class Ownership:
     known: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Cold:
+    """What the database knows of a thread: by its checkpoints, and as it was made for runs."""
+
+    there: bool = False
+    owner: str | None = None
+    made: bool = False
+    made_by: str | None = None
+
+
+_NOTHING = _Cold()
+
+
 class ThreadOwners:
     """The owners of threads, remembered for a while."""
 
@@ -72,10 +85,9 @@ class ThreadOwners:
                     found[name] = remembered
                 else:
                     hot[name] = thread.part()
-        ask = [name for name, part in hot.items() if not part.cold_is_deleted]
-        cold: dict[str, tuple[bool, str | None]] | None
+        cold: dict[str, _Cold] | None
         try:
-            cold = self._ask(ask) if ask else {}
+            cold = self._ask(list(hot)) if hot else {}
         except (SinkError, ConfigurationError):
             cold = None
         return found | {name: self._judge(name, part, cold) for name, part in hot.items()}
@@ -93,16 +105,18 @@ class ThreadOwners:
         with self._lock:
             self._known.pop(thread_id, None)
 
-    def _judge(
-        self, name: str, hot: HotPart, cold: dict[str, tuple[bool, str | None]] | None
-    ) -> Ownership:
-        if hot.cold_is_deleted:  # all that the database has of it is about to go
-            return self._keep(name, hot, Ownership(hot.exists, hot.owner))
+    def _judge(self, name: str, hot: HotPart, cold: dict[str, _Cold] | None) -> Ownership:
         if cold is not None:
-            there, owner = cold.get(name, (False, None))
-            return self._keep(
-                name, hot, Ownership(there or hot.exists, owner if owner is not None else hot.owner)
+            found = cold.get(name, _NOTHING)
+            # its checkpoints in the database are about to go
+            there, owner = (found.there, found.owner) if not hot.cold_is_deleted else (False, None)
+            owner = found.made_by or owner
+            ownership = Ownership(
+                there or found.made or hot.exists, owner if owner is not None else hot.owner
             )
+            return self._keep(name, hot, ownership)
+        if hot.cold_is_deleted:
+            return self._keep(name, hot, Ownership(hot.exists, hot.owner))
         remembered = self._recall(name, hot.mark, fresh=False)
         if remembered is not None:
             return remembered
@@ -111,7 +125,7 @@ class ThreadOwners:
         # This buffer has flushed nothing of it: its first part is here.
         return Ownership(hot.exists, hot.owner)
 
-    def _ask(self, names: Sequence[str]) -> dict[str, tuple[bool, str | None]]:
+    def _ask(self, names: Sequence[str]) -> dict[str, _Cold]:
         with (
             self._database.connection() as connection,
             connection.cursor(binary=True, row_factory=dict_row) as cursor,
@@ -119,7 +133,10 @@ class ThreadOwners:
             rows = cursor.execute(
                 _SQL["owners"], {"threads": list(names), "key": self._key}
             ).fetchall()
-        return {row["thread_id"]: (row["there"], row["owner"]) for row in rows}
+        return {
+            row["thread_id"]: _Cold(row["there"], row["owner"], row["made"], row["made_by"])
+            for row in rows
+        }
 
     def _recall(self, name: str, mark: int, *, fresh: bool) -> Ownership | None:
         with self._lock:

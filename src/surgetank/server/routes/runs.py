@@ -244,6 +244,6 @@ async def join_stream(
     else:
         after = int(last_event_id) if last_event_id.isdecimal() else 0
     return RunStream(
-        services, who, run, after=after, modes=stream_mode,
+        services, who, run, after=after, modes=[mode for mode in stream_mode or () if mode] or None,
         cancel_on_disconnect=cancel_on_disconnect,
     )  # fmt: skip
