@@ -300,6 +300,44 @@ async def test_workflows_are_listed_cancelled_and_tried_again(tank: Surgetank) -
     assert [w.status for w in tank.workflows(owner="ada")] == ["cancelled", "completed"]
 
 
+@pytest.mark.parametrize("where", ["in the node that asked", "after it"])
+async def test_an_answer_whose_run_failed_is_used_again_when_it_is_tried_again(
+    tank: Surgetank, where: str
+) -> None:
+    failing = True
+
+    def ask(_: State) -> State:
+        answer = interrupt("sure?")
+        if failing and where == "in the node that asked":
+            raise ValueError("not yet")
+        return {"said": [str(answer)]}
+
+    def use(_: State) -> State:
+        if failing:
+            raise ValueError("not yet")
+        return {"said": ["done"]}
+
+    builder = StateGraph(State)
+    builder.add_node("ask", cast("Any", ask))
+    builder.add_node("use", cast("Any", use))
+    builder.add_edge(START, "ask")
+    builder.add_edge("ask", "use")
+    graph = builder.compile(checkpointer=tank.checkpointer())
+    async with working(tank, graph):
+        (row,) = await asked(tank)
+        _, run = tank.approvals.resolve(row.checkpoint_id, "respond", response="yes", actor="eve")
+        assert run is not None
+        for _ in range(2):
+            assert (await ended(tank, run)).status is Status.FAILED
+            run = tank.workflows.retry(row.workflow_id, actor="ada")
+        assert (await ended(tank, run)).status is Status.FAILED
+        failing = False
+        run = tank.workflows.retry(row.workflow_id, actor="ada")
+        assert (await ended(tank, run)).status is Status.COMPLETED
+    assert said(tank) == ["yes", "done"]
+    assert len(tank.approvals()) == 1, "nobody is asked again"
+
+
 @pytest.mark.parametrize("step", ["before", "after"])
 async def test_an_answer_whose_worker_dies_is_delivered_by_the_next(
     tank: Surgetank, database_url: str, step: str

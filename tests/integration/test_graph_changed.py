@@ -137,9 +137,8 @@ def test_an_answer_to_a_node_that_is_gone_fails_and_the_state_is_kept(tank: Surg
     assert saved(tank) == before
     (warning,) = warnings(tank)
     assert warning.error_context["waiting"] == ["ask"]
-    retried = run(
-        tank, chain(tank, "a", "ask", "b"), accept(tank, first, command={"resume": "yes"})
-    )
+    asked = tank.workflows.retry(first.workflow_id, actor="ada")
+    retried = run(tank, chain(tank, "a", "ask", "b"), asked)
     assert retried.status is Status.COMPLETED
     assert values(tank) == ["a", "yes", "b"]
 

@@ -181,13 +181,14 @@ class Workflows:
             raise InvalidTransition(f"The workflow {workflow_id}", flow.status, "pending", [])
         last = runs[-1]
         kwargs: Mapping[str, Any] = last.kwargs
+        tried = [*(kwargs.get("goes_on") or ()), str(last.run_id)]
         new = NewRun(
             thread_id=flow.thread_id, assistant_id=last.assistant_id, graph_id=last.graph_id,
-            owner=flow.owner, workflow_id=workflow_id, kwargs={**kwargs, "goes_on": True},
+            owner=flow.owner, workflow_id=workflow_id, kwargs={**kwargs, "goes_on": tried},
             metadata=last.metadata, max_attempts=last.max_attempts, timeout_s=last.timeout_s,
             priority=last.priority, make_thread=False,
         )  # fmt: skip
-        return self._runs.accept(new, actor=actor)
+        return self._runs.accept_again(new, actor=actor)
 
     def _rows(self, name: str, **arguments: Any) -> list[dict[str, Any]]:
         with (

@@ -69,12 +69,21 @@ class Runs:
         `WebhookRefused`; for answers to what the thread asks people `CheckpointNotFound`,
         `CheckpointAnswered`, `DecisionRefused`.
         """
+        # An answer takes the way of all answers, whoever sends it.
+        answers = self._checkpoints.accept if new.kwargs.get("command") else None
+        return self._accept(new, answers, actor=actor)
+
+    def accept_again(self, new: NewRun, *, actor: str) -> Run:
+        """Accept a run with what one that failed was given: the answers in it were taken before.
+        Raises what `accept` raises."""
+        return self._accept(new, None, actor=actor)
+
+    def _accept(self, new: NewRun, answers: Callable[..., Run | None] | None, *, actor: str) -> Run:
         if (webhook := new.kwargs.get("webhook")) is not None:
             self._webhooks().check_url(str(webhook))
         if context := tracing.carrier():
             new = replace(new, kwargs={**new.kwargs, tracing.KEY: context})
-        # An answer takes the way of all answers, whoever sends it.
-        run = self._checkpoints.accept(new, actor=actor) if new.kwargs.get("command") else None
+        run = answers(new, actor=actor) if answers is not None else None
         run = run or self._queue.accept(new, actor=actor)
         request = tracing.current()
         request.set("run_id", str(run.run_id))

@@ -186,9 +186,11 @@ async def _beginning(graph: Graph, run: Run, config: RunnableConfig) -> tuple[An
         state = await graph.aget_state(newest)
         if (state.metadata or {}).get("run_id") == str(run.run_id):
             return None, newest
-    if run.kwargs.get("goes_on"):  # a failed one is tried again
+    if tried := run.kwargs.get("goes_on"):  # runs that failed are tried again
         newest = _without_checkpoint(config)
-        if (await graph.aget_state(newest)).next:
+        state = await graph.aget_state(newest)
+        # without a checkpoint of theirs nothing of what they were given is saved: it is given again
+        if state.next and (state.metadata or {}).get("run_id") in tried:
             return None, newest
     command = run.kwargs.get("command")
     return (command_of(command) if command else run.kwargs.get("input")), config

@@ -126,9 +126,10 @@ def news_of(run: Run, change: Change) -> News:
 async def _goes_on_from(
     saver: BaseCheckpointSaver[Any], run: Run, config: RunnableConfig
 ) -> CheckpointTuple | None:
-    if run.attempts > 1:
+    own = [*(run.kwargs.get("goes_on") or ()), str(run.run_id)]
+    if run.attempts > 1 or len(own) > 1:
         newest = await saver.aget_tuple({"configurable": {"thread_id": run.thread_id}})
-        if newest is not None and newest.metadata.get("run_id") == str(run.run_id):
+        if newest is not None and newest.metadata.get("run_id") in own:
             return newest
     goes_on = run.kwargs.get("command") or run.kwargs.get("input") is None
     return await saver.aget_tuple(config) if goes_on else None
