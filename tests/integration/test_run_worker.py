@@ -122,8 +122,8 @@ async def test_it_waits_for_people_and_goes_on_with_their_answer(
         assert (resumed.status, resumed.workflow_id) == (Status.COMPLETED, run.workflow_id)
         assert steps(tank) == ["one", "yes"]
         assert [row["action"] for row in tank.runs.audit(run.workflow_id)] == [
-            "run_accepted", "run_claimed", "run_awaiting_checkpoint",
-            "run_accepted", "run_claimed", "run_completed",
+            "run_accepted", "run_claimed", "run_awaiting_checkpoint", "checkpoint_created",
+            "checkpoint_resolved", "run_accepted", "run_claimed", "run_completed",
         ]  # fmt: skip
 
     await working(tank, graph, act)
