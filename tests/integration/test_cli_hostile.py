@@ -83,7 +83,8 @@ COMMANDS: dict[str, list[str] | None] = {
     "erase-user": ["--yes", f"nobody{NASTY}"],
     "adopt": ["--yes"], "config": [], "graphs": ["--config", "{folder}/langgraph.json"],
     "demo": None,  # its texts are its own
-    "serve": None, "worker": None,  # what they say goes through the same printer, and the log through `SafeFormatter`
+    # what they say goes through the same printer, and the log through `SafeFormatter`
+    "serve": None, "worker": None, "dev": None,
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from surgetank.cli import (
     alerts,
     config,
     demo,
+    dev,
     doctor,
     erase,
     errors,
@@ -79,6 +80,7 @@ app.command("recover")(coded(recover.recover))
 app.command("graphs")(coded(graphs.graphs))
 app.command("worker")(coded(worker.worker))
 app.command("serve")(coded(serve.serve))
+app.command("dev")(coded(dev.dev))
 app.add_typer(token.app, name="token")
 app.command("adopt")(coded(adopt.adopt))
 app.command("migrate")(coded(doctor.migrate))

@@ -28,4 +28,5 @@ def open_graphs(tank: Surgetank, project: GraphsConfig) -> GraphSet:
         raise refusal
     for note in project.notes:
         announce(f"{project.path.name}: {note}", "graphs_note", note=note)
-    return GraphSet(project, checkpointer=tank.checkpointer())
+    tank.set_store_of(project)
+    return GraphSet(project, checkpointer=tank.checkpointer(), store=tank.store())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import assert_never
+from pathlib import Path
+from typing import Annotated, assert_never
+
+import typer
 
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import (
@@ -15,6 +18,8 @@ from surgetank.cli.output import (
     print_json,
     start_logging,
 )
+from surgetank.cli.projects import open_graphs
+from surgetank.exceptions import InvalidRequest
 from surgetank.flush.events import (
     EntryParked,
     FlushEvent,
@@ -24,6 +29,7 @@ from surgetank.flush.events import (
     PartitionRecovered,
     ValuesReplaced,
 )
+from surgetank.workflows.graphs.config import load
 
 
 class _Lines:
@@ -51,8 +57,30 @@ class _Lines:
                 assert_never(event)
 
 
-def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> int:
-    """Flush a buffer in the background until SIGTERM or Ctrl-C.
+def worker(
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="A langgraph.json: runs of its graphs are worked on too.",
+            show_default=False,
+        ),
+    ] = None,
+    runs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Most runs at once; 50 by default. Needs --config.", show_default=False
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Flush a buffer in the background until SIGTERM or Ctrl-C; with --config run graphs too.
+
+    Runs that are under way when it is told to stop are given back: another worker goes on with them
+    from their last checkpoint.
 
     Any number of workers and applications may share one buffer. When it is told to stop, a worker
     finishes the group that it is writing, gives the rest back, and ends. Applications that leave
@@ -60,6 +88,12 @@ def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
     job_finished, partition_failed, partition_recovered, entry_parked, stopping, stopped) is one
     line of JSON on stdout.
     """
+    if runs is not None and config is None:
+        raise InvalidRequest(
+            "--runs says how many runs of which graphs?",
+            remedy="add --config langgraph.json.",
+        )
+    project = load(config) if config is not None else None
     stop = StopSignals()
     lines = _Lines() if json else None
     engine = Surgetank(home, database_url=database_url, flush_in_process=True, flush_on_close=False)
@@ -72,13 +106,22 @@ def worker(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fal
         engine.add_observer(lines.on_flush)
         lines.say("started", node=engine.settings.node, buffer=str(engine.settings.buffer_path))
     with engine as tank:
+        graphs = open_graphs(tank, project) if project is not None else None
+        working = tank.runs.service(graphs, most=runs) if graphs is not None else None
+        if working is not None:
+            working.start()
         while not stop.event.wait(1.0):
             if not tank.flushing:
                 announce("the flush thread ended unexpectedly; see the log", "flush_thread_ended")
                 return 1
+            if working is not None and not working.running:
+                announce("the worker of runs ended unexpectedly; see the log", "runs_ended")
+                return 1
         announce("stopping: finishing what is being written", "worker_stopping")
         if lines is not None:
             lines.say("stopping")  # the job that is running ends after this line
+        if working is not None:
+            working.stop(engine.settings.shutdown_timeout)
     if lines is not None:
         lines.say("stopped")
     return stop.exit_code
