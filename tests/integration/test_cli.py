@@ -250,6 +250,8 @@ def test_the_demo_ends_by_itself_with_everything_arrived(cli):
         "PostgreSQL is stopped",
         "the user sees",
         "the run goes on",
+        "kill -9",
+        "edited by you; the run is completed: sent to ada@example.com",
         "everything arrived",
         "nan",
         "replaced",

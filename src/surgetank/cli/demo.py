@@ -21,6 +21,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from surgetank.app.surgetank import Surgetank
+from surgetank.cli.demo_approval import show_approval
 from surgetank.cli.demo_graph import scripted_agent
 from surgetank.cli.output import Json, err, out, print_job, print_json, seconds, size
 from surgetank.exceptions import InvalidRequest, StateCorrupt
@@ -48,8 +49,8 @@ def demo(
     threads: Annotated[int, typer.Option(min=1, max=64, help="Conversations at once.")] = 6,
     json: Json = False,
 ) -> int:
-    """Run an agent graph, flush it, stop PostgreSQL while a run goes on, start it again. Takes
-    about 6 seconds.
+    """Run an agent graph, flush it, stop PostgreSQL while a run goes on, start it again; kill the
+    worker of a run that waits for a person, and answer. Takes about 10 seconds.
 
     With --json what is shown goes to stderr, and a summary to stdout.
     """
@@ -97,6 +98,10 @@ def _play(home: Path, threads: int) -> dict[str, Any]:
     # From here on the background flush works as it does in production.
     with Surgetank(home, flush_age=0.3, breaker_max=1.0, retry_base=0.2, retry_max=1.0) as tank:
         outage = _outage(tank)
+        _title("6. A run waits for a person, and its worker is killed")
+        approval = show_approval(tank, home, _wait)
+        if approval["sent"] != "sent to ada@example.com":
+            raise StateCorrupt("The demo's answer got lost.", remedy="please report this.")
     took = time.monotonic() - started
     _title(f"Done in {seconds(took)}")
     return {
@@ -105,6 +110,7 @@ def _play(home: Path, threads: int) -> dict[str, Any]:
         "threads": threads,
         "flush": job,
         "outage": outage,
+        "approval": approval,
     }
 
 
