@@ -38,7 +38,7 @@ def mail() -> StateGraph[Mail]:
     from langgraph.types import interrupt  # noqa: PLC0415
 
     def send(state: Mail) -> Mail:
-        request = {"name": "send_mail", "args": {"to": state["to"]}}
+        request = {"name": "send_mail", "args": {"to": state.get("to", "nobody")}}
         rules = {"action_name": "send_mail", "allowed_decisions": ["approve", "edit", "reject"]}
         answer = interrupt({"action_requests": [request], "review_configs": [rules]})
         (decision,) = answer["decisions"]
