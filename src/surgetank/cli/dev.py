@@ -18,7 +18,7 @@ from surgetank.workflows.graphs.config import load
 
 _WATCHED = (".py", ".json", ".toml", ".env", ".md", ".txt", ".yaml", ".yml")
 _LEFT_OUT = {"node_modules", "__pycache__", "venv", "site-packages"}
-_LOOK_S = 0.5
+_POLL_S = 0.5
 _FILES = 20_000
 _DEFAULT_ORIGINS = ("http://localhost:3000", "http://localhost:5173")
 
@@ -75,7 +75,7 @@ def dev(
             if not reload or code in (0, INTERRUPTED):
                 return code
             announce("surgetank dev: the server ended; waiting for a change", "dev_waits")
-            while not stop.event.wait(_LOOK_S):
+            while not stop.event.wait(_POLL_S):
                 if _times(folder) != seen:
                     break
             if stop.event.is_set():
@@ -91,7 +91,7 @@ def _wait(
     seen: dict[Path, float] | None,
 ) -> str | None:
     """Until something changes (its name), the server ends, or the command is stopped (None)."""
-    while not stop.event.wait(_LOOK_S):
+    while not stop.event.wait(_POLL_S):
         if server.poll() is not None:
             return None
         if seen is None:
