@@ -16,7 +16,7 @@ asks the database, for as long as a read may take. A sink that is frozen holds u
   event loops handed over, `surgetank-append` (a pool) what is too large for them. Who needs their
   result waits for so long as it may, and goes on without it.
 - `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to be deleted.
-- `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends.
+- `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends; `surgetank-forward` makes events of the audit.
 - Runs: `surgetank-run-loop` (claims, graphs), `surgetank-run-stop`, `surgetank-run-heartbeat`,
   `surgetank-run-upkeep`, `surgetank-runs` (a pool: what waits for the database), `surgetank-listen`;
   `surgetank-webhooks` and its `surgetank-webhook` (a pool).
@@ -47,6 +47,7 @@ from surgetank.app.backends import (
     streams_exist,
 )
 from surgetank.app.flush_log import FlushLog
+from surgetank.app.forwarding import Forwarding
 from surgetank.app.guards import Guards, destination
 from surgetank.app.homes import ensure_home
 from surgetank.app.housekeeping import Housekeeping
@@ -158,16 +159,12 @@ class Parts:
         self.listeners = Listeners(
             FlushLog().on_flush, *listeners, self.reporting.notifier.on_flush
         )
+        self.forwarding = Forwarding(self, self.tell_of_runs)
+        self.listeners.add(self.forwarding.on_flush)
         self.guards = Guards(
-            self.buffer,
-            self.database,
-            self.reporting,
-            belonging,
-            settings,
-            streams=self.streams,
-            clock=clock,
-            restores=checkpoints.in_database,
-        )
+            self.buffer, self.database, self.reporting, belonging, settings, streams=self.streams,
+            clock=clock, restores=checkpoints.in_database,
+        )  # fmt: skip
         self.flushers = {
             stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()
         }
@@ -296,7 +293,7 @@ class Parts:
     def _services(self) -> list[Service]:
         """What runs in the background where this process flushes, in the order in which it ends."""
         sweeper: list[Service] = [self.sweeper] if self.sweeper is not None else []
-        return [*sweeper, self.upkeep, self.housekeeping, self.scheduler]
+        return [*sweeper, self.forwarding, self.upkeep, self.housekeeping, self.scheduler]
 
     @property
     def cold(self) -> Cold:

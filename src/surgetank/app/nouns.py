@@ -133,6 +133,7 @@ class Nouns(Speaks):
     def runs(self) -> Runs:
         """Runs of graphs: accept, claim, cancel, who did what."""
         parts = self.parts
+        parts.forwarding.begin()
         return Runs(
             parts.database,
             parts.run_room,
@@ -144,6 +145,7 @@ class Nouns(Speaks):
             webhooks=lambda: self.webhooks,
             buffer_id=parts.buffer.id,
             meters=self.run_meters,
+            changed=parts.forwarding.wake,
         )
 
     @property

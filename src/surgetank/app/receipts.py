@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from surgetank.app.assembly import Parts
 from surgetank.encode.limits import check_names
 from surgetank.events.types import timestamp
 from surgetank.exceptions import NotSaved
 from surgetank.model import PartitionState
+
+if TYPE_CHECKING:
+    from surgetank.app.assembly import Parts
 
 _SOON_S = 0.005
 _LATER_S = 0.1
@@ -109,6 +113,20 @@ class _Receipt:
             "the flush has not come to it yet",
             "wait longer; see `surgetank status` for how much waits.",
         )
+
+
+def saving(parts: Parts, thread_id: str) -> Callable[[], bool]:
+    """What tells whether all that was accepted of a thread until now is in the database. It is
+    flushed at once where this process flushes."""
+    receipt = _Receipt(parts, thread_id, float("inf"))
+
+    def is_saved() -> bool:
+        try:
+            return receipt.pause_s() is None
+        except NotSaved:  # parked
+            return False
+
+    return is_saved
 
 
 def wait_saved(parts: Parts, thread_id: str, timeout_s: float) -> None:

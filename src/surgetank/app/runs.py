@@ -47,9 +47,14 @@ class Runs:
         meters: RunMeters,
         buffer_id: str | None = None,
         each_second: Sequence[Callable[[], object]] = (),
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._queue = RunQueue(
-            database, lease_s=settings.run_lease, node=settings.node, buffer_id=buffer_id
+            database,
+            lease_s=settings.run_lease,
+            node=settings.node,
+            buffer_id=buffer_id,
+            changed=changed,
         )
         self._database = database
         self._checkpoints = CheckpointManager(database)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from surgetank.events.types import Gap, Incident, NewEvent, Original, RunEvent
+from surgetank.events.types import Forwarded, Gap, Incident, NewEvent, Original, RunEvent
 
 
 class EventLog(Protocol):
@@ -23,6 +23,23 @@ class EventLog(Protocol):
 
     def publish(self, events: Sequence[NewEvent]) -> list[RunEvent]:
         """Write events, all or none. Raises `BufferUnavailable`."""
+        ...
+
+    def forward(self, rows: Sequence[Forwarded], position: str, *, anew: bool = False) -> int:
+        """Write the events of rows of the audit that were not forwarded before, with the position
+        after them, all or none: how many. `anew`: the chains are others now.
+
+        A chain's rows come in their order. Raises `BufferUnavailable`.
+        """
+        ...
+
+    def forward_position(self) -> str | None:
+        """The position of the last `forward`."""
+        ...
+
+    def forwarded(self, chains: Sequence[int]) -> dict[int, int]:
+        """The last row of each of these chains that was forwarded, while it is remembered (two
+        days)."""
         ...
 
     def tail(

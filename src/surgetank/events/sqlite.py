@@ -15,8 +15,10 @@ from typing import Any
 
 from surgetank.encode import jsontext
 from surgetank.encode.sanitize import dumps_jsonb
+from surgetank.events import forwarded
 from surgetank.events.erase import erase_words_of
 from surgetank.events.types import (
+    Forwarded,
     Gap,
     Incident,
     NewEvent,
@@ -57,7 +59,8 @@ CREATE TABLE incidents (
 _LAST_ID = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
 EVENTS = Kind("event log", application_id=0x53544556, version=1, schema=_SCHEMA)  # "STEV"
 # Made when it is missing, so that an older version, which does not know it, can share the file.
-_ADDED = """
+_ADDED = f"""
+{forwarded.SCHEMA}
 CREATE TABLE IF NOT EXISTS public_causes (
     key TEXT PRIMARY KEY, error TEXT NOT NULL, reference TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -102,34 +105,54 @@ class SQLiteEventLog:
 
     def publish(self, events: Sequence[NewEvent]) -> list[RunEvent]:
         bodies = [dumps_jsonb(dict(event.data))[0] for event in events]
-        found: list[RunEvent] = []
         with self._file.write() as writer:
-            now = self._clock()
-            for event, body in zip(events, bodies, strict=True):
-                thread = event.thread_id or ""
-                (seq,) = writer.execute(
-                    "INSERT INTO threads VALUES (?, 1, 0, ?)"
-                    " ON CONFLICT (thread_id) DO UPDATE SET last_seq = last_seq + 1, updated_at = "
-                    "excluded.updated_at"
-                    " RETURNING last_seq",
-                    (thread, now),
-                ).fetchone()
-                (id_,) = writer.execute(
-                    "INSERT INTO events (thread_id, seq, type, at, body) VALUES (?, ?, ?, ?, ?) "
-                    "RETURNING id",
-                    (thread, seq, str(event.type), now, body),
-                ).fetchone()
-                found.append(
-                    RunEvent(
-                        id=id_,
-                        type=str(event.type),
-                        thread_id=event.thread_id,
-                        seq=seq,
-                        at=now,
-                        data=dict(event.data),
-                    )
+            return self._publish(writer, events, bodies)
+
+    def _publish(
+        self, writer: sqlite3.Connection, events: Sequence[NewEvent], bodies: Sequence[bytes]
+    ) -> list[RunEvent]:
+        now = self._clock()
+        found: list[RunEvent] = []
+        for event, body in zip(events, bodies, strict=True):
+            thread = event.thread_id or ""
+            (seq,) = writer.execute(
+                "INSERT INTO threads VALUES (?, 1, 0, ?)"
+                " ON CONFLICT (thread_id) DO UPDATE SET last_seq = last_seq + 1, updated_at = "
+                "excluded.updated_at"
+                " RETURNING last_seq",
+                (thread, now),
+            ).fetchone()
+            (id_,) = writer.execute(
+                "INSERT INTO events (thread_id, seq, type, at, body) VALUES (?, ?, ?, ?, ?) "
+                "RETURNING id",
+                (thread, seq, str(event.type), now, body),
+            ).fetchone()
+            found.append(
+                RunEvent(
+                    id=id_,
+                    type=str(event.type),
+                    thread_id=event.thread_id,
+                    seq=seq,
+                    at=now,
+                    data=dict(event.data),
                 )
+            )
         return found
+
+    def forward(self, rows: Sequence[Forwarded], position: str, *, anew: bool = False) -> int:
+        with self._file.write() as writer:
+            fresh = forwarded.advance(writer, rows, position, anew=anew, now=self._clock())
+            events = [row.event for row in fresh if row.event is not None]
+            bodies = [dumps_jsonb(dict(event.data))[0] for event in events]
+            return len(self._publish(writer, events, bodies))
+
+    def forward_position(self) -> str | None:
+        with self._file.read() as reader:
+            return forwarded.position(reader)
+
+    def forwarded(self, chains: Sequence[int]) -> dict[int, int]:
+        with self._file.read() as reader:
+            return forwarded.chains(reader, chains)
 
     def tail(
         self, after_id: int, *, limit: int = 1000, max_bytes: int | None = None
@@ -304,6 +327,7 @@ class SQLiteEventLog:
     def maintain(self) -> None:
         with self._file.write() as writer:
             self._drop(writer)
+            forwarded.forget_old(writer, self._clock())
             writer.execute(
                 "DELETE FROM originals WHERE at < ? OR id <= (SELECT max(id) FROM originals) - ?",
                 (self._clock() - self._originals_max_age_s, _ORIGINALS_KEPT),

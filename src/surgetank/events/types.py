@@ -61,6 +61,16 @@ class NewEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Forwarded:
+    """A row of the audit, by its place in its chain, and the event that tells of it (None:
+    nothing)."""
+
+    chain: int
+    nth: int
+    event: NewEvent | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunEvent:
     """An event as it was told. `at` is seconds since the epoch."""
 

@@ -8,7 +8,7 @@ lost a run can't write it any more, by its fence.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,13 +32,15 @@ from surgetank.workflows.status import RUN_TRANSITIONS, Status, check_transition
 
 SQL = queries("workflows/runs.sql")
 _LEASE_S = 30.0
+_STEPS = ("accept", "claim", "reap", "reap_in_contact")  # and what `_call` calls
 
 
 class RunQueue:
     """Runs in PostgreSQL. Safe to use from several threads; any number of processes may share it.
 
     Everything raises `DatabaseUnavailable`. `lease_s` is how long a worker may be silent. `node`
-    and `buffer_id` say in the audit where something was done, and where its data are.
+    and `buffer_id` say in the audit where something was done, and where its data are. `changed` is
+    called after each step of a run.
     """
 
     def __init__(
@@ -48,10 +50,12 @@ class RunQueue:
         lease_s: float = _LEASE_S,
         node: str = "",
         buffer_id: str | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self.lease_s = lease_s
         self._here = {"node": node, "buffer": buffer_id}
+        self._changed = changed
 
     # -- who asks for runs
 
@@ -243,6 +247,7 @@ class RunQueue:
         with self._database.reading() as connection:
             row = connection.execute(SQL[name], self._acting(arguments)).fetchone()
         assert row is not None
+        self._changed()
         return tuple(row)
 
     def _rows(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -250,7 +255,10 @@ class RunQueue:
             self._database.reading() as connection,
             connection.cursor(row_factory=dict_row) as cursor,
         ):
-            return cursor.execute(SQL[name], self._acting(arguments)).fetchall()
+            rows = cursor.execute(SQL[name], self._acting(arguments)).fetchall()
+        if rows and name in _STEPS:
+            self._changed()
+        return rows
 
     def _acting(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """With where it is done."""
