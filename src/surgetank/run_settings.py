@@ -43,6 +43,32 @@ class RunSettings(BaseSettings):
     runs_at_once_per_assistant: int | None = Field(
         None, gt=0, description="Most runs of one assistant under way, over all workers."
     )
+    runs_waiting_per_user: int | None = Field(
+        10_000, ge=0, description="Most runs of one user that wait. None or 0: any number."
+    )
+    runs_running_per_user: int | None = Field(
+        None,
+        ge=0,
+        description="Most runs of one user under way; others wait. None or 0: any number.",
+    )
+    runs_per_minute_per_user: int | None = Field(
+        None, ge=0, description="Most runs that one user begins in a minute. None or 0: any number."
+    )
+    runs_keep: float = Field(
+        90 * 86_400.0,
+        ge=0,
+        description="How long workflows that have ended are kept, with their runs. 0: for ever.",
+    )
+    stateless_keep: float = Field(
+        7 * 86_400.0,
+        ge=0,
+        description="How long runs without a thread are kept. 0: for ever.",
+    )
+    audit_keep: float = Field(
+        400 * 86_400.0,
+        ge=0,
+        description="How long rows of the audit are kept, a day at least. 0: for ever.",
+    )
     run_timeout: float | None = Field(
         None, gt=0, description="Longest time of a run that brings no limit of its own."
     )

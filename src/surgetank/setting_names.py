@@ -49,6 +49,12 @@ class SettingNames(TypedDict, total=False):
     events_max_age: float | None
     runs_at_once: int | None
     runs_at_once_per_assistant: int | None
+    runs_waiting_per_user: int | None
+    runs_running_per_user: int | None
+    runs_per_minute_per_user: int | None
+    runs_keep: float | None
+    stateless_keep: float | None
+    audit_keep: float | None
     run_timeout: float | None
     run_lease: float | None
     database_listen_url: str | None

@@ -150,6 +150,8 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("POST", "/webhooks/deliveries/{delivery_id}/retry", ""): SIGNED_IN,
     ("GET", "/metrics", ""): OPERATORS,
     ("GET", "/admin/originals", ""): ADMINS,
+    ("GET", "/audit", ""): OPERATORS,
+    ("GET", "/audit/export", ""): ADMINS,
     ("GET", "/admin/system-errors", ""): ADMINS,
     ("GET", "/admin/system-errors/stats", ""): ADMINS,
     ("GET", "/admin/system-errors/trends", ""): ADMINS,

@@ -79,6 +79,7 @@ from surgetank.streams.checkpoints.stream import CHECKPOINTS, into_saver
 from surgetank.streams.installed import STREAMS
 from surgetank.streams.stream import Backends, Stream, Streams, migrations_of
 from surgetank.telemetry import log
+from surgetank.workflows.retention import retention_of_runs
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -161,6 +162,7 @@ class Parts:
         )
         self.forwarding = Forwarding(self, self.tell_of_runs)
         self.listeners.add(self.forwarding.on_flush)
+        self.run_retention = retention_of_runs(self.database, settings)
         self.guards = Guards(
             self.buffer, self.database, self.reporting, belonging, settings, streams=self.streams,
             clock=clock, restores=checkpoints.in_database,
@@ -361,6 +363,8 @@ class Parts:
     def _forget_old(self, _: threading.Event) -> None:
         self.reporting.forget_old(self.flushers)
         self.run_room.maintain()
+        if not self._away():
+            self.run_retention.run_if_due(self.clock())
 
     def housekeep(self) -> None:
         """All that is done about once a second in the background, once and now."""

@@ -265,7 +265,7 @@ class Erasure:
             ("tokens", "tokens"), ("token_people", "names in tokens"),
             ("run_people", "names in runs"),
             ("approval_people", "names in approvals"), ("audit_people", "names in the audit"),
-            ("audit_threads", "names in the audit"), ("webhooks", "webhooks"),
+            ("audit_threads", "names in the audit"), ("rates", "counts of runs"), ("webhooks", "webhooks"),
             ("webhook_people", "names in webhooks"),
         ):  # fmt: skip
             progress.count(kind, self._execute(SQL[name], arguments))

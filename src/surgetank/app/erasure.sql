@@ -133,3 +133,7 @@ WHERE table_schema = 'surgetank' AND table_type = 'BASE TABLE' AND table_name <>
 -- name: other_buffers
 -- Buffers that wrote to this database and are not the one at hand. Primary key.
 SELECT DISTINCT buffer_id FROM surgetank.partition_progress WHERE buffer_id <> %(buffer_id)s ORDER BY 1
+
+-- name: rates
+-- Primary key.
+DELETE FROM surgetank.run_rates WHERE owner = %(user)s

@@ -19,7 +19,7 @@ from surgetank.service import Service
 from surgetank.settings import Settings
 from surgetank.workflows.approvals.manager import CheckpointManager
 from surgetank.workflows.meters import RunMeters
-from surgetank.workflows.queue import RunQueue
+from surgetank.workflows.queue import QUOTAS, RunQueue
 from surgetank.workflows.runs import CancelAction, NewRun, Run
 from surgetank.workflows.status import Status
 
@@ -55,6 +55,7 @@ class Runs:
             node=settings.node,
             buffer_id=buffer_id,
             changed=changed,
+            quotas={name: getattr(settings, name) for name in QUOTAS},
         )
         self._database = database
         self._checkpoints = CheckpointManager(database)

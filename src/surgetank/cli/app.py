@@ -11,9 +11,11 @@ from typing import Annotated
 
 import typer
 
+from surgetank.acting import acting_from
 from surgetank.cli import (
     adopt,
     alerts,
+    audit,
     config,
     demo,
     dev,
@@ -70,6 +72,7 @@ app.add_typer(errors.app, name="errors")
 app.command("tail")(coded(tail.tail))
 app.command("originals")(coded(originals.originals))
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(audit.app, name="audit")
 app.command("metrics")(coded(metrics.metrics))
 app.command("prune")(coded(prune.prune))
 app.command("storage")(coded(storage.storage))
@@ -103,6 +106,7 @@ def _options(
     ] = False,
 ) -> None:
     """What stands before a command."""
+    acting_from.set("cli")
 
 
 def main() -> None:

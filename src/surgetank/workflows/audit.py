@@ -118,8 +118,11 @@ class Audit:
             },
         )  # fmt: skip
 
-    def seal(self) -> int | None:
-        """Seal what has happened since the last seal: the seal's number, None without news."""
+    def seal(self, *, at_most_every_s: float = 0.0) -> int | None:
+        """Seal what has happened since the last seal: the seal's number, None without news, or when
+        the last one is younger than that."""
+        if at_most_every_s and self._rows("sealed_lately", {"seconds": at_most_every_s}):
+            return None
         (row,) = self._rows("seal", {})
         number: int | None = row["seal_audit"]
         return number

@@ -38,6 +38,11 @@ SELECT surgetank.note(%(action)s, surgetank.acting(%(actor)s, %(origin)s), %(thr
 -- Index audit_by_xid.
 SELECT surgetank.seal_audit()
 
+-- name: sealed_lately
+-- A young seal, if there is one. Primary key.
+SELECT n.number FROM (SELECT s.number, s.at FROM surgetank.audit_seals s ORDER BY s.number DESC LIMIT 1) AS n
+WHERE n.at > now() - make_interval(secs => %(seconds)s)
+
 -- name: prune
 -- Indexes audit_by_time, audit_chain.
 SELECT surgetank.prune_audit(to_timestamp(%(before)s), %(most)s, surgetank.acting(%(actor)s, %(origin)s))

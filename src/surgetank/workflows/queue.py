@@ -32,6 +32,7 @@ from surgetank.workflows.status import RUN_TRANSITIONS, Status, check_transition
 
 SQL = queries("workflows/runs.sql")
 _LEASE_S = 30.0
+QUOTAS = ("runs_waiting_per_user", "runs_running_per_user", "runs_per_minute_per_user")
 _STEPS = ("accept", "claim", "reap", "reap_in_contact")  # and what `_call` calls
 
 
@@ -40,7 +41,7 @@ class RunQueue:
 
     Everything raises `DatabaseUnavailable`. `lease_s` is how long a worker may be silent. `node`
     and `buffer_id` say in the audit where something was done, and where its data are. `changed` is
-    called after each step of a run.
+    called after each step of a run. `quotas` are limits of a user by their names in the settings.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class RunQueue:
         node: str = "",
         buffer_id: str | None = None,
         changed: Callable[[], None] = lambda: None,
+        quotas: Mapping[str, int | None] | None = None,
     ) -> None:
         self._database = database
         self.lease_s = lease_s
         self._here = {"node": node, "buffer": buffer_id}
+        self._quotas = dumps_jsonb({name: most or None for name, most in (quotas or {}).items()})[0]
         self._changed = changed
 
     # -- who asks for runs
@@ -263,7 +266,12 @@ class RunQueue:
     def _acting(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """With where it is done."""
         origin = acting_from.get() or self._here["node"]
-        return {**arguments, "origin": origin, "buffer": self._here["buffer"]}
+        return {
+            **arguments,
+            "origin": origin,
+            "buffer": self._here["buffer"],
+            "quotas": self._quotas.decode(),
+        }
 
 
 def _missing(run_id: uuid.UUID) -> RunNotFound:

@@ -3,7 +3,7 @@
 SELECT a.result, (a.accepted).* FROM surgetank.accept_run(
     %(run_id)s, %(workflow_id)s, %(thread_id)s, %(assistant_id)s, %(graph_id)s, %(owner)s, %(strategy)s, %(priority)s,
     %(after_s)s, %(kwargs)s, %(metadata)s, %(max_attempts)s, %(timeout_s)s, %(make_thread)s, %(temporary)s,
-    %(thread_metadata)s, surgetank.acting(%(actor)s, %(origin)s)
+    %(thread_metadata)s, surgetank.acting(%(actor)s, %(origin)s, NULL, %(quotas)s)
 ) AS a
 
 -- name: cancel
@@ -12,7 +12,7 @@ SELECT surgetank.cancel_run(%(run_id)s, %(action)s, surgetank.acting(%(actor)s, 
 
 -- name: claim
 -- Claim the next runs. Index runs_pending, then runs_of_thread.
-SELECT * FROM surgetank.claim_runs(surgetank.acting(%(worker)s, %(origin)s), %(most)s, %(lease_s)s, %(graphs)s, %(most_of_assistant)s)
+SELECT * FROM surgetank.claim_runs(surgetank.acting(%(worker)s, %(origin)s, NULL, %(quotas)s), %(most)s, %(lease_s)s, %(graphs)s, %(most_of_assistant)s)
 
 -- name: renew
 -- Renew leases. Primary key.

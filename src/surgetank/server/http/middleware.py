@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from surgetank.acting import acting_from
 from surgetank.server.access.identify import Asked, host_name, identify
 from surgetank.server.http.idempotency import Answer, Claim
 from surgetank.server.http.problems import Problem, unexpected
@@ -49,6 +50,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         scope["surgetank.asked"] = Asked()
+        acting_from.set(scope["client"][0] if scope.get("client") else "unknown")
         started, status = time.monotonic(), 0
 
         async def guarded(message: Message) -> None:

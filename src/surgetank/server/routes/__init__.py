@@ -4,6 +4,7 @@ tests."""
 from __future__ import annotations
 
 from surgetank.server.routes import (
+    audit,
     buffer,
     errors,
     health,
@@ -38,6 +39,7 @@ ROUTERS = (
     parked.router,
     buffer.router,
     errors.router,
+    audit.router,
     originals.router,
     metrics.router,
     store.router,
