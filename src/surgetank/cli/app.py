@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from surgetank.acting import acting_from
 from surgetank.cli import (
     adopt,
     alerts,
@@ -106,7 +105,6 @@ def _options(
     ] = False,
 ) -> None:
     """What stands before a command."""
-    acting_from.set("cli")
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from surgetank import telemetry
+from surgetank.acting import acting_from
 from surgetank.app.surgetank import Surgetank
 from surgetank.durations import seconds_of, shown
 from surgetank.encode.sanitize import sanitize_for_json
@@ -210,9 +211,11 @@ def engine(
     tank = Surgetank(home, database_url=database_url, start_database=start_database, **settings)
     if must_exist:
         check_exists(tank)
+    acts = acting_from.set("cli")
     try:
         yield tank.open() if opened else tank
     finally:
+        acting_from.reset(acts)
         tank.close()
 
 
