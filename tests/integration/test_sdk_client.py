@@ -136,6 +136,22 @@ async def test_threads_are_made_found_changed_copied_and_deleted(
         assert await stranger.threads.search() == []
 
 
+async def test_assistants_are_found_and_drawn(client: Any) -> None:
+    found = await client.assistants.search()
+    assert [a["graph_id"] for a in found] == ["agent", "failing"]
+    assert await client.assistants.count(graph_id="agent") == 1
+    assert await client.assistants.search(metadata={"created_by": "nobody"}) == []
+    one = await client.assistants.get("agent")
+    assert one == found[0] == await client.assistants.get(one["assistant_id"])
+    drawn = await client.assistants.get_graph("agent", xray=True)
+    assert {"first", "talk", "ask"} <= {node["id"] for node in drawn["nodes"]}
+    schemas = await client.assistants.get_schemas("agent")
+    assert "said" in schemas["input_schema"]["properties"]
+    assert list(await client.assistants.get_subgraphs("agent", recurse=True)) == ["inner"]
+    with pytest.raises(NotFoundError):
+        await client.assistants.get(str(uuid.uuid4()))
+
+
 async def test_states_are_read_written_and_forked(client: Any) -> None:
     thread = (await client.threads.create())["thread_id"]
     await client.runs.wait(thread, "agent", input={"said": ["one"]})

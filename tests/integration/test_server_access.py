@@ -133,6 +133,13 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     **_of_runs("POST", f"{RUNS}/{{run_id}}/cancel"),
     **_of_runs("GET", f"{RUNS}/{{run_id}}/join"),
     **_of_runs("GET", f"{RUNS}/{{run_id}}/stream"),
+    ("POST", "/assistants/search", ""): SIGNED_IN,
+    ("POST", "/assistants/count", ""): SIGNED_IN,
+    ("GET", "/assistants/{assistant}", ""): SIGNED_IN,
+    ("GET", "/assistants/{assistant}/schemas", ""): SIGNED_IN,
+    ("GET", "/assistants/{assistant}/graph", ""): SIGNED_IN,
+    ("GET", "/assistants/{assistant}/subgraphs", ""): SIGNED_IN,
+    ("GET", "/assistants/{assistant}/subgraphs/{namespace}", ""): SIGNED_IN,
     ("POST", "/runs", ""): SIGNED_IN,
     ("POST", "/runs/wait", ""): SIGNED_IN,
     ("POST", "/runs/stream", ""): SIGNED_IN,
@@ -197,6 +204,8 @@ RUN = {"assistant_id": "agent", "input": {"text": "x"}}
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/admin/tokens"): {"user": "new", "role": "viewer"},
     ("POST", "/threads"): {},
+    ("POST", "/assistants/search"): {},
+    ("POST", "/assistants/count"): {},
     ("POST", "/threads/search"): {},
     ("POST", "/threads/count"): {},
     ("POST", "/threads/prune"): {"thread_ids": ["nobody's"]},
@@ -293,6 +302,7 @@ def furnish(server: Server) -> dict[str, str]:
         asked[f"workflow {name}"] = str(row.workflow_id)
     return {
         **asked,
+        "assistant": "agent", "namespace": "none",
         "delivery_id": str(delivery.delivery_id),
         **{f"state of {name}": at["configurable"]["checkpoint_id"] for name, at in states.items()},
         "run_id": str(uuid.uuid4()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from surgetank.server.routes import (
     audit,
+    assistants,
     buffer,
     errors,
     health,
@@ -31,6 +32,7 @@ ROUTERS = (
     health.agent_router,
     me.router,
     threads.router,
+    assistants.router,
     runs.router,
     thread_state.router,
     logs.router,
