@@ -76,13 +76,13 @@ def _found(services: Services, body: AssistantSearch) -> list[dict[str, Any]]:
     ]
 
 
-def _holds(whole: Any, part: Any) -> bool:
+def _holds(value: Any, part: Any) -> bool:
     """Whether JSON contains other JSON, as PostgreSQL's `@>` has it for objects."""
     if isinstance(part, Mapping):
-        return isinstance(whole, Mapping) and all(
-            name in whole and _holds(whole[name], value) for name, value in part.items()
+        return isinstance(value, Mapping) and all(
+            name in value and _holds(value[name], wanted) for name, wanted in part.items()
         )
-    return bool(whole == part)
+    return bool(value == part)
 
 
 @router.post("/search", response_model=list[AssistantPart])
