@@ -4,8 +4,8 @@ tests."""
 from __future__ import annotations
 
 from surgetank.server.routes import (
-    audit,
     assistants,
+    audit,
     buffer,
     errors,
     health,
