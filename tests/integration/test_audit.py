@@ -6,7 +6,9 @@ import hashlib
 import json
 import threading
 import time
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import LiteralString
 
 import psycopg
@@ -423,3 +425,51 @@ def test_what_concerns_no_thread_has_a_chain_of_its_own(audit: Audit, database_u
     found = audit.verify().broken
     assert found is not None
     assert (found.thread, found.thread_id) == (0, None)
+
+
+def test_tokens_that_are_made_and_revoked_are_in_it(audit: Audit, database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO surgetank.api_tokens (id, hash, user_name, role, label, created_by)"
+            " VALUES ('abc', '\\x00', 'bob', 'viewer', '', 'ada')"
+        )
+        for _ in range(2):
+            connection.execute(
+                "UPDATE surgetank.api_tokens SET revoked_at = coalesce(revoked_at, now()),"
+                " revoked_by = coalesce(revoked_by, 'eve')"
+            )
+    assert [(r["action"], r["actor"], r["detail"]) for r in audit.list()] == [
+        ("token_revoked", "eve", {"token": "abc"}),
+        ("token_created", "ada", {"token": "abc", "role": "viewer"}),
+    ]
+    assert audit.verify().sound
+
+
+def test_the_role_of_the_docs_can_work_and_can_t_change_it(
+    queue: RunQueue, audit: Audit, database_url: str
+) -> None:
+    text = (Path(__file__).parents[2] / "docs/how-to/audit.md").read_text()
+    grants = text.split("```sql\n")[1].split("```")[0]
+    role = f"app_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role}".encode())
+        try:
+            connection.execute(grants.replace(" app;", f" {role};").encode())
+            complete(queue)
+            connection.execute(f"SET ROLE {role}".encode())
+            connection.execute("SELECT surgetank.note('x', 'ada', 't', NULL, NULL, '{}')")
+            connection.execute("SELECT surgetank.seal_audit()")
+            connection.execute("SELECT surgetank.prune_audit(now(), 10, 'ada')")
+            for statement in (
+                "UPDATE surgetank.audit SET action = 'x'", "DELETE FROM surgetank.audit",
+                "TRUNCATE surgetank.audit", "UPDATE surgetank.audit_heads SET nth = 1",
+                "DELETE FROM surgetank.audit_seals", "SET session_replication_role = replica",
+            ):  # fmt: skip
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    connection.execute(statement.encode())
+        finally:
+            connection.execute("RESET ROLE")
+            connection.execute(f"DROP OWNED BY {role}".encode())
+            connection.execute(f"DROP ROLE {role}".encode())
+    assert audit.verify().sound
+    assert audit.verify().rows == 4
