@@ -16,6 +16,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from support.asking import ask
 from support.savers import put
 from surgetank import Surgetank
 from surgetank.cli.app import app
@@ -23,6 +24,7 @@ from surgetank.encode.terminal import block, inline
 from surgetank.server.access.roles import Role
 from surgetank.server.access.tokens import TokenStore
 from surgetank.server.http.outage import PatientDatabase
+from surgetank.workflows.runs import NewRun
 
 NASTY = "\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202eevil\u2066\u200b[red]x[/red][link=http://x]y[/link]:smile:"
 NASTY += "\nforged line"
@@ -65,7 +67,14 @@ def hostile(
     monkeypatch.setenv("SURGETANK_HOME", str(tank.settings.home))
     monkeypatch.setenv("SURGETANK_DATABASE_URL", database_url)
     monkeypatch.setenv("SURGETANK_NODE", f"node{NASTY}")
-    return {"thread": THREAD, "job": job.id, "error": error, "token": made.id}
+    question = ask(tank, f"q{NASTY}", f"asked{NASTY}")
+    run = tank.runs.accept(
+        NewRun(thread_id=THREAD, assistant_id=f"g{NASTY}", metadata={NASTY: NASTY}), actor=NASTY
+    )
+    return {
+        "thread": THREAD, "job": job.id, "error": error, "token": made.id, "run": str(run.run_id),
+        "question": question,
+    }  # fmt: skip
 
 
 # What each command is run with. A command that is not here fails the test; None: said why.
@@ -83,6 +92,9 @@ COMMANDS: dict[str, list[str] | None] = {
     "token create": ["--user", "eve", "--role", "viewer"], "token list": [], "token revoke": ["{token}"],
     "erase-user": ["--yes", f"nobody{NASTY}"],
     "adopt": ["--yes"], "config": [], "graphs": ["--config", "{folder}/langgraph.json"],
+    "runs list": ["--thread", "{thread}"], "runs show": ["{run}"], "cancel": ["{run}"],
+    "inbox": [], "approve": [NASTY], "reject": [NASTY, "--notes", NASTY], "edit": [NASTY],
+    "respond": ["{question}", NASTY], "run": [f"g{NASTY}", "--config", "{folder}/langgraph.json"],
     "demo": None,  # its texts are its own
     # what they say goes through the same printer, and the log through `SafeFormatter`
     "serve": None, "worker": None, "dev": None,

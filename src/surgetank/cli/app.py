@@ -23,12 +23,15 @@ from surgetank.cli import (
     errors,
     flush,
     graphs,
+    inbox,
     jobs,
     metrics,
     originals,
     parked,
     prune,
     recover,
+    run,
+    runs,
     serve,
     status,
     storage,
@@ -80,6 +83,11 @@ app.command("export")(coded(transfer.export))
 app.command("erase-user")(coded(erase.erase_user))
 app.command("recover")(coded(recover.recover))
 app.command("graphs")(coded(graphs.graphs))
+app.command("run")(coded(run.run))
+app.add_typer(runs.app, name="runs")
+app.command("cancel")(coded(runs.cancel))
+for _answer in (inbox.inbox, inbox.approve, inbox.reject, inbox.edit, inbox.respond):
+    app.command(_answer.__name__)(coded(_answer))
 app.command("worker")(coded(worker.worker))
 app.command("serve")(coded(serve.serve))
 app.command("dev")(coded(dev.dev))
