@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NotRequired, TypedDict
 
 SINK, REFUSED = "sink:", "refused:"  # keys of incidents about a sink: it is away, it refuses
 
@@ -48,6 +49,95 @@ class Severity(StrEnum):
         """The severity of this name, for readers: one that only another version knows is taken for
         the gravest."""
         return cls(text) if text in list(cls) else cls.CRITICAL
+
+
+class FlushErrorDetails(TypedDict):
+    """Why saving fails, without the database's own words. `reference` is the id of the system
+    error."""
+
+    error: NotRequired[str]
+    reference: NotRequired[str]
+    support_url: NotRequired[str]
+    stream: NotRequired[str]
+    job: NotRequired[str]
+    attempts: NotRequired[int]
+    parked_id: NotRequired[int]
+
+
+class FlushEventData(TypedDict):
+    """Saving is delayed, fails, or is well again. `affected`: how many threads wait; `derived`: it
+    is not in the log."""
+
+    severity: Severity
+    message: str
+    affected: NotRequired[int]
+    derived: NotRequired[bool]
+    error_details: NotRequired[FlushErrorDetails]
+
+
+class GraphChangedData(TypedDict):
+    """A run goes on with a graph that is not the one it stopped in."""
+
+    severity: Severity
+    message: str
+
+
+class StatusUpdatedData(TypedDict):
+    """A run went on. Show `completed` plain only when `saved` is true."""
+
+    status: str
+    run_id: str | None
+    workflow_id: str | None
+    audit_id: int
+    attempt: NotRequired[int]
+    saved: NotRequired[bool]
+
+
+class UserCheckpointEventData(TypedDict):
+    """People are asked, or have answered."""
+
+    status: str
+    run_id: str | None
+    workflow_id: str | None
+    audit_id: int
+    checkpoint_id: NotRequired[str]
+    step_name: NotRequired[str | None]
+    kind: NotRequired[str]
+
+
+class LogData(TypedDict):
+    """A line of the thread's log. Long messages are cut."""
+
+    level: str
+    logger: str
+    message: str
+    log_seq: int
+    fields: NotRequired[dict[str, Any]]
+
+
+class GapData(TypedDict):
+    """Events between the two numbers are no longer kept: load the current state."""
+
+    thread_id: str | None
+    after: int
+    missed_to: int
+    message: str
+
+
+# What an event of each type has beside its numbers. Front ends get these as TypeScript.
+PAYLOADS: Mapping[EventType, type] = MappingProxyType(
+    {
+        EventType.FLUSH_ERROR: FlushEventData,
+        EventType.FLUSH_CRITICAL: FlushEventData,
+        EventType.FLUSH_RECOVERED: FlushEventData,
+        EventType.STATUS_UPDATED: StatusUpdatedData,
+        EventType.CHECKPOINT_READY: UserCheckpointEventData,
+        EventType.CHECKPOINT_RESOLVED: UserCheckpointEventData,
+        EventType.GRAPH_CHANGED: GraphChangedData,
+        EventType.LOG: LogData,
+        EventType.GAP: GapData,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
