@@ -139,8 +139,8 @@ def _record(name: str, key: str, value: str, rows: Mapping[str, object]) -> str:
 
 def _interface(name: str, fields: Mapping[str, str], doc: str | None) -> str:
     lines = "".join(f"  {field}: {kind};\n" for field, kind in fields.items())
-    told = " ".join((doc or "").split())
-    return f"/** {told} */\nexport interface {name} {{\n{lines}}}"
+    said = " ".join((doc or "").split())
+    return f"/** {said} */\nexport interface {name} {{\n{lines}}}"
 
 
 def _fields(model: Any) -> dict[str, str]:

@@ -42,7 +42,7 @@ from surgetank.workflows.graphs.config import assistant_id, load
 from surgetank.workflows.runs import NewRun, Run
 from surgetank.workflows.status import Status
 
-_LOOK_S = 0.05
+_POLL_S = 0.05
 _UNDER_WAY = (Status.PENDING, Status.RUNNING)
 _CODES = {Status.COMPLETED: 0, Status.AWAITING_CHECKPOINT: 3}
 
@@ -135,7 +135,7 @@ class _Following:
     def _follow(self, run: Run) -> Run:
         away = False
         while True:
-            stopped = self._stop.event.wait(_LOOK_S)
+            stopped = self._stop.event.wait(_POLL_S)
             if stopped and self._stop.exit_code != INTERRUPTED:
                 err.print("The run is given back; a worker goes on with it.")
                 return run
@@ -197,8 +197,8 @@ class _Following:
                 if action == "edit":
                     more["edited"] = edited(question.editable_content)
                 elif action in ("respond", "reject"):
-                    told = typer.prompt("Your answer", err=True)
-                    more["response" if action == "respond" else "notes"] = told
+                    words = typer.prompt("Your answer", err=True)
+                    more["response" if action == "respond" else "notes"] = words
                 try:
                     _, run = self._tank.approvals.resolve(
                         question.checkpoint_id, action, actor=self._actor, **more
