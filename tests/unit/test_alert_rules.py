@@ -207,7 +207,8 @@ def test_alert_urls_come_as_one_string_or_a_list_and_are_never_shown(
     assert [url.get_secret_value() for url in settings.alert_urls] == [
         "json://a/secret1", "slack://b/secret2,secret3",
     ]  # fmt: skip
-    assert "secret" not in repr(settings) + settings.model_dump_json()
+    shown = repr(settings) + settings.model_dump_json()
+    assert not any(word in shown for word in ("secret1", "secret2", "secret3"))
     assert len(load_settings(alert_urls=["json://a", "json://b"]).alert_urls) == 2
     with pytest.raises(ConfigurationError, match="Number 2") as caught:
         open_channels(["json://a", "secret-without-a-scheme"])

@@ -175,7 +175,7 @@ def _shown_as(status: Status, wire: str) -> bool:
 
 @router.get("/threads/{thread_id:name}/runs/{run_id}", response_model=RunAnswer)
 async def get_run(thread_id: VisibleThread, run_id: str, services: Deps) -> Response:
-    """One run."""
+    """One run of a thread, with its status."""
     return json_response(run_json(await run_in_threadpool(run_on, services, thread_id, run_id)))
 
 
