@@ -237,9 +237,11 @@ class RunWorker:
             with run_span(run):
                 ended, values = await self._execute(run, sender)
             if ended is not Status.PENDING:
-                end = {"status": wire_status(ended)} | (
-                    {"values": values} if values is not None else {}
-                )
+                end: dict[str, Any] = {"status": wire_status(ended)}
+                if values is not None:
+                    end["values"] = values
+                if ended is Status.AWAITING_CHECKPOINT:
+                    end["waits"] = True
                 await sender.send(END, dumps(end))
                 await sender.flush()
                 await self._forget(run, ended)

@@ -63,7 +63,7 @@ async def sent_events(
                 yield b": still here\n\n"
                 continue
             over = any(event.event == END for event in events)
-            shown = [_frame(e) for e in events if wanted is None or _is_wanted(e, wanted)]
+            shown = [frame(e) for e in events if wanted is None or _is_wanted(e, wanted)]
             if shown:
                 yield b"".join(shown)
     finally:
@@ -80,7 +80,8 @@ def _is_wanted(event: StreamEvent, wanted: set[str]) -> bool:
     return name in _ALWAYS or name in wanted or name.split("/", 1)[0] in wanted
 
 
-def _frame(event: StreamEvent) -> bytes:
+def frame(event: StreamEvent) -> bytes:
+    """An event as it is sent."""
     data = dumps({"status": loads(event.data).get("status")}) if event.event == END else event.data
     return b"event: %s\ndata: %s\nid: %d\n\n" % (event.event.encode(), data, event.seq)
 

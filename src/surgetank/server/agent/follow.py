@@ -11,6 +11,7 @@ from uuid import UUID
 
 from starlette.concurrency import run_in_threadpool
 
+from surgetank.bounded import BoundedMap
 from surgetank.encode.jsontext import dumps
 from surgetank.events.streams import END, StreamEvent, StreamLog
 from surgetank.exceptions import DatabaseUnavailable, RunNotFound
@@ -32,6 +33,8 @@ class StreamHub:
         self._poller: asyncio.Task[None] | None = None
         self._own = 0  # the newest number that this process wrote
         self.closing = False
+        # By caller and thread: the run whose end was sent last to who follows only how runs go.
+        self.ends_shown = BoundedMap[str, str](most=10_000)
 
     @property
     def log(self) -> StreamLog:

@@ -85,6 +85,38 @@ class RunCreate(_Body):
     run_id: str | None = Field(None, description="An id of yours: sent again, it is the same run.")
 
 
+Channel = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(values|updates|messages|tools|lifecycle|input|checkpoints|tasks|custom(:.+)?)$",
+        max_length=200,
+    ),
+]
+_Segment = Annotated[str, StringConstraints(max_length=1000)]
+_Namespace = Annotated[list[_Segment], Field(max_length=32)]
+
+
+class ProtocolCommand(_Body):
+    """A command of the event streaming protocol."""
+
+    id: int = Field(ge=0, le=2**53)
+    method: str = Field(max_length=200)
+    params: Json | None = None
+
+
+class SubscribeBody(_Body):
+    """Which events of a thread are wanted."""
+
+    channels: list[Channel] = Field(min_length=1, max_length=64)
+    namespaces: list[_Namespace] | None = Field(
+        None, max_length=64, description="Only these graphs within graphs, and what is in them."
+    )
+    depth: int | None = Field(None, ge=0, le=1000, description="How deep below the namespaces.")
+    since: int | None = Field(
+        None, ge=0, le=2**53, description="The `seq` of the last event that was seen."
+    )
+
+
 class ThreadCreate(_Body):
     """A thread that is asked for."""
 
@@ -301,3 +333,11 @@ class GraphAnswer(BaseModel):
 
     nodes: list[Json]
     edges: list[Json]
+
+
+class CommandAnswer(BaseModel):
+    """What became of a command."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["success", "error"]
+    id: int | None
