@@ -70,7 +70,7 @@ class MessageBlocks:
         for block in message.blocks.values():
             yield {
                 "event": "content-block-finish", "message_id": message.id, "index": block.index,
-                "content": _whole(block),
+                "content": _complete(block),
             }  # fmt: skip
         end: Data = {"event": "message-finish", "message_id": message.id}
         if message.usage:
@@ -99,11 +99,11 @@ def _parts(message: Mapping[str, Any], *, is_chunk: bool) -> Iterator[tuple[Any,
     for number, call in enumerate(calls):
         if not isinstance(call, Mapping):
             continue
-        place = call.get("index")
+        given = call.get("index")
         args = call.get("args")
         text = args if isinstance(args, str) else "" if args is None else json.dumps(args)
         part = {"type": "tool_call", "text": text, "id": call.get("id"), "name": call.get("name")}
-        yield ("tool_call", number if place is None else place), part
+        yield ("tool_call", number if given is None else given), part
 
 
 def _grow(message: _Message, key: Any, part: Data) -> Iterator[Data]:
@@ -136,7 +136,7 @@ def _delta(kind: str, text: str) -> Data:
     return {"type": f"{kind}-delta", kind: text}
 
 
-def _whole(block: _Block) -> Data:
+def _complete(block: _Block) -> Data:
     if block.type != "tool_call":
         return {"type": block.type, block.type: block.text}
     call: Data = {"id": block.id, "name": block.name}
