@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ from typer.testing import CliRunner
 
 from support.asking import ask
 from support.projects import HEAD, MakeProject, imports_undone, project
+from support.waiting import wait_until
 from surgetank import Surgetank
 from surgetank.cli.app import app
 from surgetank.workflows.runs import NewRun
@@ -22,6 +28,7 @@ __all__ = ["imports_undone", "project"]
 GRAPH = (
     HEAD
     + """
+import asyncio
 from langgraph.types import interrupt
 
 def chatty(state):
@@ -37,7 +44,10 @@ def asking(state):
 def one(name, node):
     return StateGraph(State).add_node(name, node).add_edge(START, name).add_edge(name, END)
 
-good, bad, asks = one("chatty", chatty), one("broken", broken), one("asking", asking)
+async def slow(state):
+    await asyncio.sleep(60)
+
+good, bad, asks, late = one("chatty", chatty), one("broken", broken), one("asking", asking), one("slow", slow)
 """
 )
 
@@ -51,7 +61,7 @@ def home(tank: Surgetank, database_url: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def config(project: MakeProject) -> str:
-    names = ("good", "bad", "asks")
+    names = ("good", "bad", "asks", "late")
     return str(project({"g.py": GRAPH}, {name: f"./g.py:{name}" for name in names}))
 
 
@@ -154,3 +164,66 @@ def test_a_question_is_approved_or_rejected_once(home: Surgetank) -> None:
         "rejected",
     ]
     assert surgetank("approve", second).exit_code != 0
+
+
+def begun(config: str, graph: str, **streams: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "surgetank", "run", graph, "--config", config, "--thread", "t"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **streams,
+    )  # fmt: skip
+
+
+def is_in(tank: Surgetank, status: Status) -> bool:
+    return [run.status for run in tank.runs.of_thread("t")] == [status]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "status"),
+    [(signal.SIGINT, 130, Status.CANCELLED), (signal.SIGTERM, 1, Status.PENDING)],
+)
+def test_ctrl_c_cancels_for_good_and_sigterm_gives_the_run_back(
+    home: Surgetank, config: str, number: signal.Signals, code: int, status: Status
+) -> None:
+    process = begun(config, "late", stdin=subprocess.DEVNULL)
+    wait_until(lambda: is_in(home, Status.RUNNING), "the run", 60)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert is_in(home, status)
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_what_a_run_asks_is_answered_in_the_terminal_or_left_waiting_by_ctrl_c(
+    home: Surgetank, config: str, is_answered: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    process = begun(config, "asks", stdin=theirs)
+    wait_until(lambda: bool(home.approvals(status="pending")), "the question", 60)
+    if is_answered:
+        os.write(ours, b"respond\nyou may\n")
+    else:
+        assert process.stderr is not None
+        said = ""
+        while "Your decision" not in said:
+            said += process.stderr.read(1)
+        process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == (0 if is_answered else 3), errors
+    if is_answered:
+        assert json.loads(output) == {"text": "you may"}
+    else:
+        assert is_in(home, Status.AWAITING_CHECKPOINT)
+
+
+@pytest.mark.parametrize("said", ["n\n", ""])
+def test_an_edit_that_nobody_confirms_is_not_sent(
+    home: Surgetank, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    question = ask(home, "t", BATCH)
+    monkeypatch.setattr("surgetank.cli.inbox.edited", lambda _: [{"to": "bob"}])
+    done = CliRunner().invoke(app, ["edit", question], input=said)
+    assert done.exit_code == 1
+    assert "Traceback" not in done.stderr
+    assert home.approvals.get(uuid.UUID(question)).status == "pending"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json as jsonlib
+import re
 import sys
 import time
 from typing import Annotated
@@ -75,8 +77,17 @@ def export(home: Home = None, database_url: DatabaseUrl = None, since: Since = N
     with engine(home, database_url, must_exist=True) as tank:
         start = time.time() - span(since) if since else None
         for line in tank.audit.export(since=start):
-            sys.stdout.buffer.write(line.encode() + b"\n")
+            sys.stdout.buffer.write(_escaped(line).encode() + b"\n")
         sys.stdout.flush()
+
+
+def _escaped(line: str) -> str:
+    """The same JSON in ASCII: a terminal obeys nothing in it."""
+    return re.sub(
+        r"[^\x00-\x7e]",
+        lambda found: jsonlib.dumps(found[0])[1:-1] if found[0] != "\x7f" else "\\u007f",
+        line,
+    )
 
 
 @app.command()

@@ -12,7 +12,7 @@ import click
 import typer
 
 from surgetank.app.surgetank import Surgetank
-from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, when
+from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, out, print_json, when
 from surgetank.cli.runs import Actor
 from surgetank.exceptions import CheckpointNotFound, DecisionRefused, InvalidRequest
 from surgetank.workflows.approvals.rows import OPEN, UserCheckpoint
@@ -124,10 +124,18 @@ def edit(
             return 1
         if not json:
             out.block(difference(row.editable_content, changed))
-        if not yes and not typer.confirm("Send it?", err=True):
+        if not yes and not _confirmed():
+            err.print("Nothing is sent.")
             return 1
         answer(tank, row, "edit", actor, json, notes=notes, edited=changed)
     return 0
+
+
+def _confirmed() -> bool:
+    try:
+        return typer.confirm("Send it?", err=True)
+    except typer.Abort:  # Ctrl-C, or nobody is there
+        return False
 
 
 def find(tank: Surgetank, beginning: str) -> UserCheckpoint:

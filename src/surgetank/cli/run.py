@@ -7,9 +7,13 @@ other: when this process is killed, a worker goes on with it.
 from __future__ import annotations
 
 import json as jsonlib
+import signal
 import sys
+import threading
+import time
 import uuid
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,6 +119,7 @@ class _Following:
         self.values: Any = None
         self._after = 0
         self._cancelled = False
+        self._asked_at: float | None = None
 
     def until_end(self, run: Run, *, asks: bool) -> Run:
         """The last run of the chain: it has ended, or waits for a person, or goes on without us."""
@@ -127,43 +132,59 @@ class _Following:
                 for question in questions:
                     err.print(f"waits for a person: {question.checkpoint_id}")
                 return ended
-            goes_on = self._ask(questions)
+            try:
+                with _interruptible():
+                    goes_on = self._ask(questions)
+            except (typer.Abort, KeyboardInterrupt):
+                err.print("The run is left waiting; `surgetank inbox` shows what it asks.")
+                return ended
             if goes_on is None:
                 return ended
             run = goes_on
 
     def _follow(self, run: Run) -> Run:
-        away = False
+        away, last, pause = False, run, threading.Event()
         while True:
-            stopped = self._stop.event.wait(_POLL_S)
+            pause.wait(_POLL_S)
+            stopped = self._stop.event.is_set()
             if stopped and self._stop.exit_code != INTERRUPTED:
                 err.print("The run is given back; a worker goes on with it.")
-                return run
+                return last
             try:
                 if stopped:
                     self._cancel(run)
-                now = self._tank.runs.get(run.run_id)
+                last = self._tank.runs.get(run.run_id)
                 away = False
             except DatabaseUnavailable as error:
                 if not away:
-                    err.print(f"The run goes on; its status can't be read: {error.what}")
+                    err.print(f"The database is away: {error.what}")
                 away = True
-                continue
-            finally:
-                self._show(run)
-            if now.status not in _UNDER_WAY:
-                self._show(run)
-                return now
+            self._show(run)
+            if last.status not in _UNDER_WAY:
+                return last
+            if stopped and self._waited_enough():
+                return last
 
     def _cancel(self, run: Run) -> None:
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+            err.print("cancelling ...")
         if self._cancelled:
             return
-        try:
+        with suppress(InvalidTransition):  # it has ended meanwhile
             self._tank.runs.cancel(run.run_id, actor=self._actor)
-            err.print("cancelling ...")
-        except InvalidTransition:  # it has ended meanwhile
-            pass
         self._cancelled = True
+
+    def _waited_enough(self) -> bool:
+        limit = self._tank.settings.shutdown_timeout
+        if self._asked_at is None or time.monotonic() < self._asked_at + limit:
+            return False
+        err.print(
+            "The run has not ended yet; the request is stored, and is obeyed later."
+            if self._cancelled
+            else "The run is not cancelled, for the database is away; a worker goes on with it."
+        )
+        return True
 
     def _show(self, run: Run) -> None:
         while True:
@@ -209,6 +230,16 @@ class _Following:
                 goes_on = run or goes_on
                 break
         return goes_on
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends a prompt. `StopSignals` would only note it, and the prompt would go on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _input(given: str) -> Any:
