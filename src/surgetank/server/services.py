@@ -34,7 +34,8 @@ class Services:
 
     `stored` reads checkpoints without deserializing them, `flushing` bounds how many flushes are
     carried out for requests at once, and `stopping` is set when the server is told to stop: streams
-    that would go on for ever end then. `graphs` are those that runs can be started of, if any.
+    that would go on for ever end then. `graphs` are those that runs can be started of, if any;
+    `graphs_at` is when their file was changed, in seconds since the epoch.
     """
 
     tank: Surgetank
@@ -53,6 +54,7 @@ class Services:
     no_auth: bool
     streams: StreamHub
     graphs: GraphSet | None = None
+    graphs_at: float = 0.0
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -105,4 +107,5 @@ def make_services(
         no_auth=no_auth,
         streams=StreamHub(lambda: tank.runs.streams),
         graphs=graphs,
+        graphs_at=graphs.config.path.stat().st_mtime if graphs is not None else 0.0,
     )

@@ -26,13 +26,20 @@ def graph_named(services: Services, assistant: str) -> tuple[str, str]:
     graphs = services.graphs
     names = graphs.names if graphs is not None else ()
     for name in names:
-        if assistant in (name, str(assistant_id(name))):
+        if assistant == name or _same_id(assistant, assistant_id(name)):
             return str(assistant_id(name)), name
     known = ", ".join(names) or "none: start the server with --config langgraph.json"
     raise Problem(
         422, "unknown-assistant", f"There is no assistant {assistant[:200]!r}.",
         remedy=f"graphs: {known}.",
     )  # fmt: skip
+
+
+def _same_id(text: str, id_: uuid.UUID) -> bool:
+    try:
+        return uuid.UUID(text) == id_
+    except ValueError:
+        return False
 
 
 def accept_run(services: Services, who: Caller, body: RunCreate, thread_id: str | None) -> Run:

@@ -42,11 +42,11 @@ AssistantId = Annotated[
 
 
 def _all(services: Services) -> list[dict[str, Any]]:
-    """The default assistant of each graph; as old as the file that names it."""
+    """The default assistant of each graph; as old as the file that names it was at the start."""
     graphs = services.graphs
     if graphs is None:
         return []
-    at = datetime.fromtimestamp(graphs.config.path.stat().st_mtime, UTC).isoformat()
+    at = datetime.fromtimestamp(services.graphs_at, UTC).isoformat()
     described = {name: source.description for name, source in graphs.config.graphs.items()}
     return [
         {
