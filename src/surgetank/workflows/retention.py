@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
+from surgetank.exceptions import DatabaseUnavailable
 from surgetank.settings import Settings
 from surgetank.telemetry import log
 from surgetank.workflows.audit import Audit
@@ -14,6 +15,7 @@ SQL = queries("workflows/retention.sql")
 _PIECE = 500
 _PIECES = 20  # of one kind at once
 _EVERY_S = 300.0
+_AGAIN_S = 30.0
 
 
 class RunRetention:
@@ -37,10 +39,16 @@ class RunRetention:
         self._ran_at = float("-inf")
 
     def run_if_due(self, now: float) -> None:
-        """`run`, every five minutes. Raises what the database raises."""
-        if not 0 <= now - self._ran_at < _EVERY_S:
-            self._ran_at = now
+        """`run`, every five minutes. A database that is away is no trouble of its own (who flushes
+        tells of it): it is asked again half a minute later."""
+        if 0 <= now - self._ran_at < _EVERY_S:
+            return
+        self._ran_at = now
+        try:
             self.run(now)
+        except DatabaseUnavailable as error:
+            self._ran_at = now - _EVERY_S + _AGAIN_S
+            log.info("retention_of_runs_put_off", error=error.what)
 
     def run(self, now: float) -> dict[str, int]:
         """Forget what is too old, some of it, and seal the audit; how many rows went."""
