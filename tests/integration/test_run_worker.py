@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -361,6 +362,36 @@ async def test_nobody_is_reaped_by_who_had_a_gap_or_by_a_statement_that_was_late
     ):  # fmt: skip
         assert queue.reap_in_contact(since, last, gap, actor="w")[1] == {}
     assert queue.reap_in_contact(long, now, gap, actor="w")[1] == {run.run_id: Status.PENDING}
+
+
+async def test_a_heartbeat_cuts_no_run_off_that_has_just_ended(
+    tank: Surgetank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is not running any more, and its end is yet to be told to who follows."""
+    recorded, beats = threading.Event(), list[int]()
+    renew = RunQueue.renew
+
+    def renewing(self: RunQueue, runs: Any) -> Any:
+        held = renew(self, runs)
+        if recorded.is_set() and runs and not held:
+            beats.append(len(runs))
+        return held
+
+    def on_end(_run: Run, _status: Status) -> None:
+        recorded.set()
+        wait_until(lambda: len(beats) > 1, "a second heartbeat, after what the first one did")
+
+    monkeypatch.setattr(RunQueue, "renew", renewing)
+    run = accept(tank)
+
+    async def act() -> None:
+        await ended(tank, run)
+        await asyncio.to_thread(
+            wait_until, lambda: tank.runs.streams.has_ended(str(run.run_id)), "its end is told"
+        )
+
+    await working(tank, graph_of(tank, step("a")), act, on_end=on_end)
+    assert len(beats) > 1
 
 
 @pytest.mark.parametrize("most", [1, 8])

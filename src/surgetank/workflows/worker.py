@@ -50,6 +50,7 @@ class _UnderWay:
     task: asyncio.Task[None]
     cancelled: bool = False
     lost: bool = False
+    ending: bool = False  # how it ended is being recorded, and then told: nobody may cut that off
 
 
 class RunWorker:
@@ -154,9 +155,12 @@ class RunWorker:
                 self._woken.clear()
         finally:
             self._over.set()
-            tasks: list[asyncio.Task[Any]] = [each.task for each in self._under_way.values()]
-            for task in [*tasks, stopping]:
-                task.cancel()
+            mine = list(self._under_way.values())
+            for each in mine:
+                if not each.ending:
+                    each.task.cancel()
+            stopping.cancel()
+            tasks: list[asyncio.Task[Any]] = [each.task for each in mine]
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
             self._hurry.set()
             for service in services:
@@ -210,9 +214,14 @@ class RunWorker:
             for each in mine:
                 action = held.get(each.run.run_id, CancelAction.INTERRUPT)
                 if action is not None:
-                    each.lost = each.run.run_id not in held
-                    each.cancelled = not each.lost
-                    self._on_loop(each.task.cancel)
+                    self._on_loop(self._cut, each, each.run.run_id not in held)
+
+    @staticmethod
+    def _cut(each: _UnderWay, lost: bool) -> None:
+        """On the loop, where it is known whether the run has come to its end meanwhile."""
+        if not each.ending:
+            each.lost, each.cancelled = lost, not lost
+            each.task.cancel()
 
     def _reap(self) -> None:
         """Deal with runs of workers that went silent."""
@@ -337,6 +346,8 @@ class RunWorker:
     async def _end(
         self, run: Run, status: Status, mark: Callable[..., str], *arguments: Any, **named: Any
     ) -> None:
+        if (under_way := self._under_way.get(str(run.run_id))) is not None:
+            under_way.ending = True
         await self._thread(mark, run, *arguments, **named)
         self._meters.ended(run, status)
         note_end(status)
