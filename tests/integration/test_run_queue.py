@@ -9,11 +9,13 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
+from support.waiting import wait_until
 from surgetank import Surgetank
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.exceptions import (
@@ -88,6 +90,49 @@ def test_what_is_accepted_is_stored_claimed_and_ended_and_the_audit_tells_it(
     assert [(row["action"], row["actor"], row["thread_id"]) for row in queue.audit(run.workflow_id)] == [
         ("run_accepted", ADA, "t"), ("run_claimed", "w", "t"), ("run_completed", "w", "t"),
     ]  # fmt: skip
+
+
+def test_runs_that_end_at_the_same_moment_end_in_one_transaction_each_with_its_own_outcome(
+    queue: RunQueue, database_url: str
+) -> None:
+    webhook = {"webhook": "https://example.org/hook"}
+    for thread in ("done", "more", "lost", "failed", "asks", "asked"):
+        accept(queue, thread, kwargs=webhook if thread == "done" else {})
+    accept(queue, "more")
+    mine = {run.thread_id: run for run in claim(queue)}
+    end(queue, mine["lost"], Status.FAILED, error="first")
+    ends: dict[str, Any] = {
+        "done": (Status.COMPLETED, {}), "more": (Status.COMPLETED, {}), "lost": (Status.COMPLETED, {}),
+        "failed": (Status.FAILED, {"error": "no"}), "asks": (Status.AWAITING_CHECKPOINT, {"interrupts": [
+            {"id": "0" * 32, "value": "?", "task_id": "t", "node": "n", "namespace": []}]}),
+        "asked": (Status.PENDING, {"retry_s": 60.0}),
+    }  # fmt: skip
+    queue._ends._led = True  # as if somebody's call were under way
+    with ThreadPoolExecutor(len(ends)) as pool:
+        calls = {
+            name: pool.submit(end, queue, mine[name], status, **more)
+            for name, (status, more) in ends.items()
+        }
+        wait_until(lambda: len(queue._ends._waiting) == len(ends), "all wait")
+        queue._ends._waiting[0].heard.set()
+        with pytest.raises(LeaseLost):
+            calls.pop("lost").result(20)
+        rests = {name: call.result(20) for name, call in calls.items()}
+    assert rests == {
+        "done": "idle", "more": "busy", "failed": "error", "asks": "interrupted", "asked": "busy",
+    }  # fmt: skip
+    for name, (status, _) in ends.items():
+        after = queue.get(mine[name].run_id)
+        assert after.status is (Status.FAILED if name == "lost" else status), name
+        assert thread_row(database_url, name)[1] is None, name
+    with psycopg.connect(database_url) as connection:
+        told = connection.execute(
+            "SELECT array_agg(action ORDER BY id) FROM surgetank.audit_log"
+            " WHERE thread_id IN ('done', 'more', 'failed') GROUP BY thread_id ORDER BY thread_id"
+        ).fetchall()
+        assert [row[0][-1] for row in told] == ["run_completed", "run_failed", "run_completed"]
+        hooks = connection.execute("SELECT thread_id FROM surgetank.webhook_deliveries").fetchall()
+        assert hooks == [("done",)]
 
 
 def test_the_same_run_accepted_twice_is_one(queue: RunQueue) -> None:

@@ -8,7 +8,7 @@ lost a run can't write it any more, by its fence.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,18 +20,22 @@ from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode.sanitize import dumps_jsonb
 from surgetank.exceptions import (
+    DatabaseUnavailable,
     InvalidTransition,
     LeaseLost,
     QuotaExceeded,
     RunNotFound,
+    SurgetankError,
     ThreadBusy,
     ThreadNotFound,
 )
 from surgetank.workflows.runs import CancelAction, NewRun, Run
 from surgetank.workflows.status import RUN_TRANSITIONS, Status, check_transition
+from surgetank.workflows.together import Together
 
 SQL = queries("workflows/runs.sql")
 _LEASE_S = 30.0
+_ENDS = 100  # of one transaction: what a loop of a worker ends at once, and no lock is held long
 QUOTAS = ("runs_waiting_per_user", "runs_running_per_user", "runs_per_minute_per_user")
 _STEPS = ("accept", "claim", "reap", "reap_in_contact")  # and what `_call` calls
 
@@ -59,6 +63,7 @@ class RunQueue:
         self._here = {"node": node, "buffer": buffer_id}
         self._quotas = dumps_jsonb({name: most or None for name, most in (quotas or {}).items()})[0]
         self._changed = changed
+        self._ends = Together(self._end_all, _ENDS)
 
     # -- who asks for runs
 
@@ -168,20 +173,60 @@ class RunQueue:
         thread now. Raises `LeaseLost` when somebody else has it, or it ended before.
         """
         check_transition(Status.RUNNING, status, RUN_TRANSITIONS, f"The run {run.run_id}")
-        (rest,) = self._call(
-            "end",
-            {
-                "run_id": run.run_id, "fence": run.fence, "status": status.value, "error": error,
-                "interrupts": Jsonb([dict(each) for each in interrupts], dumps=_dumps),
-                "timed_out": timed_out, "retry_s": retry_s, "actor": actor,
-            },
+        return self._ends.call(
+            self._acting(
+                {
+                    "run_id": run.run_id, "fence": run.fence, "status": status.value, "error": error,
+                    "interrupts": Jsonb([dict(each) for each in interrupts], dumps=_dumps),
+                    "timed_out": timed_out, "retry_s": retry_s, "actor": actor,
+                    "thread_id": run.thread_id,
+                }
+            )
         )  # fmt: skip
-        if rest is None:
-            raise LeaseLost(
-                f"The run {run.run_id} is not this worker's any more.",
+
+    def _end_all(self, ends: Sequence[dict[str, Any]]) -> list[str | Exception]:
+        """End these runs in one transaction; each alone where that was refused."""
+        try:
+            return self._end_together(ends)
+        except DatabaseUnavailable:
+            raise
+        except SurgetankError:
+            if len(ends) == 1:
+                raise
+            return [self._end_alone(each) for each in ends]
+
+    def _end_alone(self, end: dict[str, Any]) -> str | Exception:
+        try:
+            return self._end_together([end])[0]
+        except SurgetankError as error:
+            return error
+
+    def _end_together(self, ends: Sequence[dict[str, Any]]) -> list[str | Exception]:
+        rests: dict[uuid.UUID, str] = {}
+        plain = [each for each in ends if each["status"] == Status.COMPLETED.value]
+        if len(plain) == 1:  # alone it is cheaper
+            plain = []
+        others = [each for each in ends if not plain or each["status"] != Status.COMPLETED.value]
+        with self._database.reading() as connection:
+            for (actor, origin, buffer), group in _by_who(plain).items():
+                arguments = {
+                    "runs": [each["run_id"] for each in group],
+                    "fences": [each["fence"] for each in group],
+                    "actor": actor, "origin": origin, "buffer": buffer,
+                }  # fmt: skip
+                rests.update(connection.execute(SQL["complete"], arguments).fetchall())
+            if others:
+                columns = {name: [each[name] for each in others] for name in others[0]}
+                rests.update(connection.execute(SQL["end"], columns).fetchall())
+        self._changed()
+        return [
+            rests.get(each["run_id"])
+            or LeaseLost(
+                f"The run {each['run_id']} is not this worker's any more.",
                 remedy="nothing to do: whoever has it now records how it ends.",
             )
-        return str(rest)
+            for each in ends
+        ]
 
     def reap(self, *, actor: str, most: int = 100) -> dict[uuid.UUID, Status]:
         """Deal with runs whose worker went silent: each is cancelled, pending again, or failed."""
@@ -272,6 +317,13 @@ class RunQueue:
             "buffer": self._here["buffer"],
             "quotas": self._quotas.decode(),
         }
+
+
+def _by_who(ends: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for each in ends:
+        groups.setdefault((each["actor"], each["origin"], each["buffer"]), []).append(each)
+    return groups
 
 
 def _missing(run_id: uuid.UUID) -> RunNotFound:

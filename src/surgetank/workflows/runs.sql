@@ -18,12 +18,24 @@ SELECT * FROM surgetank.claim_runs(surgetank.acting(%(worker)s, %(origin)s, NULL
 -- Renew leases. Primary key.
 SELECT run_id, cancel_action FROM surgetank.renew_runs(%(runs)s::uuid[], %(fences)s::bigint[], %(lease_s)s)
 
--- name: end
--- End a run or give it back. Primary keys.
-SELECT surgetank.end_run(
-    %(run_id)s, %(fence)s, %(status)s, %(error)s, %(interrupts)s, %(timed_out)s, %(retry_s)s,
-    surgetank.acting(%(actor)s, %(origin)s, %(buffer)s)
+-- name: complete
+-- Runs that came to their end. Primary keys, index runs_pending_of_thread.
+SELECT run_id, rest FROM surgetank.complete_runs(
+    %(runs)s::uuid[], %(fences)s::bigint[], surgetank.acting(%(actor)s, %(origin)s, %(buffer)s)
 )
+
+-- name: end
+-- End runs or give them back, in the order of their threads: two who end the same ones don't wait for each other. Primary keys.
+SELECT e.run_id, surgetank.end_run(
+    e.run_id, e.fence, e.status, e.error, e.interrupts, e.timed_out, e.retry_s, surgetank.acting(e.actor, e.origin, e.buffer)
+) FROM (
+    SELECT * FROM unnest(
+        %(run_id)s::uuid[], %(fence)s::bigint[], %(status)s::text[], %(error)s::text[], %(interrupts)s::jsonb[],
+        %(timed_out)s::boolean[], %(retry_s)s::float8[], %(actor)s::text[], %(origin)s::text[], %(buffer)s::text[],
+        %(thread_id)s::text[]
+    ) AS u (run_id, fence, status, error, interrupts, timed_out, retry_s, actor, origin, buffer, thread_id)
+    ORDER BY u.thread_id OFFSET 0
+) AS e
 
 -- name: reap
 -- End or give back what silent workers hold. Index runs_leased.
