@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from surgetank.events.sqlite_streams import SQLiteStreamLog
-from surgetank.events.streams import END, StreamLog
+from surgetank.events.streams import END, Group, StreamLog
 
 KEEP_S = 3600.0
 
@@ -51,7 +51,27 @@ def log(open_log: Open) -> StreamLog:
 def send(
     log: StreamLog, run: str, *names: str, thread: str = "t", attempt: int = 1, data: bytes = b"{}"
 ) -> int | None:
-    return log.append(thread, run, [(name, data) for name in names], attempt=attempt)
+    events = [(name, data) for name in names]
+    return log.append_all([Group(thread, run, events, attempt)])[0]
+
+
+def test_groups_of_several_runs_are_written_together_but_for_those_of_an_attempt_that_is_over(
+    log: StreamLog,
+) -> None:
+    send(log, "taken over", "a", attempt=2)
+    heard: list[str] = []
+    end = log.listen(lambda thread, _: heard.append(thread))
+    groups = [
+        Group("t", "taken over", [("late", b"1")], 1),
+        Group("t", "r", [("b", b"2"), (END, b"{}")], 1),
+        Group("other", "s", [("c", b"3")], 1),
+    ]
+    assert log.append_all(groups) == [None, 3, 1]
+    end()
+    assert names(log) == ["a", "b", END]
+    assert [e.event for e in log.read("other").events] == ["c"]
+    assert (log.has_ended("r"), log.has_ended("s")) == (True, False)
+    assert {"t", "other"} <= set(heard)
 
 
 def names(log: StreamLog, **more: object) -> list[str]:

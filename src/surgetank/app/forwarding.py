@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from surgetank.app.assembly import Parts
 
 _BUSY_S, _IDLE_S, _AWAY_S = 0.2, 1.0, 2.0
-_PAUSE_S = 0.01  # what is woken for in between is forwarded together
+_PAUSE_S = 0.03  # what is woken for in between is forwarded together
 _BUSY_FOR_S = 30.0
 
 

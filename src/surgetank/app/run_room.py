@@ -21,7 +21,7 @@ class RunRoom:
         self._is_there = is_there
         self._lock = threading.Lock()
         self._streams: StreamLog | None = None
-        self._wakers: list[Callable[[], None]] = []
+        self._wakers: list[Callable[[bool], None]] = []
         self._emptied: set[str] = set()
 
     @property
@@ -57,8 +57,9 @@ class RunRoom:
         if (log := self._streams) is not None:
             log.maintain()
 
-    def wake_with(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """Call `wake` when a run is accepted in this process; gives what ends that."""
+    def wake_with(self, wake: Callable[[bool], None]) -> Callable[[], None]:
+        """Call `wake` when a run is accepted in this process, with whether others are to end by
+        that; gives what ends it."""
         with self._lock:
             self._wakers.append(wake)
 
@@ -68,12 +69,13 @@ class RunRoom:
 
         return end
 
-    def wake(self) -> None:
-        """Tell the workers of this process that there is something to do."""
+    def wake(self, *, cancels: bool = True) -> None:
+        """Tell the workers of this process that there is something to do; `cancels`: runs were
+        asked to end."""
         with self._lock:
             wakers = list(self._wakers)
         for wake in wakers:
-            wake()
+            wake(cancels)
 
     def close(self) -> None:
         """Close the log."""

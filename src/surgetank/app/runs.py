@@ -20,7 +20,7 @@ from surgetank.settings import Settings
 from surgetank.workflows.approvals.manager import CheckpointManager
 from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import QUOTAS, RunQueue
-from surgetank.workflows.runs import CancelAction, NewRun, Run
+from surgetank.workflows.runs import CancelAction, NewRun, Run, Strategy
 from surgetank.workflows.status import Status
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Runs:
         request = tracing.current()
         request.set("run_id", str(run.run_id))
         request.set("thread_id", run.thread_id)
-        self._room.wake()
+        self._room.wake(cancels=new.strategy in (Strategy.INTERRUPT, Strategy.ROLLBACK))
         return run
 
     def get(self, run_id: uuid.UUID) -> Run:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from surgetank.events.streams import END, StreamEvent, StreamPage
+from surgetank.events.streams import END, Group, StreamEvent, StreamPage
 from surgetank.sqlite.kind import Kind
 from surgetank.sqlite.scrub import scrub
 from surgetank.sqlite.shared import SharedFile
@@ -65,38 +65,44 @@ class SQLiteStreamLog:
         self._lock = threading.Lock()
         self._listeners: list[Callable[[str, int], None]] = []
 
-    def append(
-        self, thread_id: str, run_id: str, events: Sequence[tuple[str, bytes]], *, attempt: int
-    ) -> int | None:
+    def append_all(self, groups: Sequence[Group]) -> list[int | None]:
         with self._file.write() as writer:
             now = self._clock()
-            row = writer.execute("SELECT attempt FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-            if row is not None and row[0] > attempt:
-                return None
-            (last,) = writer.execute(
-                "INSERT INTO threads VALUES (?1, ?2, 0, ?3) ON CONFLICT (thread_id) DO UPDATE SET"
-                " last_seq = last_seq + ?2, updated_at = ?3 RETURNING last_seq",
-                (thread_id, len(events), now),
-            ).fetchone()
-            first = last - len(events) + 1
-            writer.executemany(
-                "INSERT INTO events (thread_id, seq, run_id, event, at, data) VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (thread_id, first + number, run_id, event, now, data)
-                    for number, (event, data) in enumerate(events)
-                ],
-            )
+            written = [self._append(writer, group, now) for group in groups]
             (newest,) = writer.execute(_NEWEST).fetchone()
-            ended = now if any(event == END for event, _ in events) else None
-            writer.execute(
-                "INSERT INTO runs VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7) ON CONFLICT (run_id) DO UPDATE SET"
-                " attempt = ?3, bytes = bytes + ?5, updated_at = ?6, ended_at = ?7",
-                (run_id, thread_id, attempt, first, sum(len(d) for _, d in events), now, ended),
-            )
         with self._lock:
             listeners = list(self._listeners)
         for heard in listeners:
-            heard(thread_id, newest)
+            for group in groups:
+                heard(group.thread_id, newest)
+        return written
+
+    @staticmethod
+    def _append(writer: sqlite3.Connection, group: Group, now: float) -> int | None:
+        run_id, events = group.run_id, group.events
+        row = writer.execute("SELECT attempt FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        if row is not None and row[0] > group.attempt:
+            return None
+        (last,) = writer.execute(
+            "INSERT INTO threads VALUES (?1, ?2, 0, ?3) ON CONFLICT (thread_id) DO UPDATE SET"
+            " last_seq = last_seq + ?2, updated_at = ?3 RETURNING last_seq",
+            (group.thread_id, len(events), now),
+        ).fetchone()
+        first = last - len(events) + 1
+        writer.executemany(
+            "INSERT INTO events (thread_id, seq, run_id, event, at, data) VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (group.thread_id, first + number, run_id, event, now, data)
+                for number, (event, data) in enumerate(events)
+            ],
+        )
+        ended = now if any(event == END for event, _ in events) else None
+        size = sum(len(data) for _, data in events)
+        writer.execute(
+            "INSERT INTO runs VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7) ON CONFLICT (run_id) DO UPDATE SET"
+            " attempt = ?3, bytes = bytes + ?5, updated_at = ?6, ended_at = ?7",
+            (run_id, group.thread_id, group.attempt, first, size, now, ended),
+        )
         return int(last)
 
     def read(
@@ -143,6 +149,15 @@ class SQLiteStreamLog:
         with self._file.read() as reader:
             row = reader.execute("SELECT ended_at FROM runs WHERE run_id = ?", (run_id,)).fetchone()
         return row is not None and row[0] is not None
+
+    def last(self, run_id: str, most: int = 2) -> Sequence[StreamEvent]:
+        with self._file.read() as reader:
+            rows = reader.execute(
+                "SELECT seq, run_id, event, data, at FROM events WHERE run_id = ?"
+                " ORDER BY seq DESC LIMIT ?",
+                (run_id, most),
+            ).fetchall()
+        return [StreamEvent(*row) for row in reversed(rows)]
 
     def newest(self) -> int:
         with self._file.read() as reader:

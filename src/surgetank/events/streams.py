@@ -38,23 +38,26 @@ class StreamPage:
     gap: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Events that an attempt of a run sends: their names and their data as JSON."""
+
+    thread_id: str
+    run_id: str
+    events: Sequence[tuple[str, bytes]]
+    attempt: int
+
+
 class StreamLog(Protocol):
     """An ordered log of what runs send, shared by threads and processes.
 
-    What `append` returned for is seen by every reader. Events of a run that has not ended stay;
+    What `append_all` returned for is seen by every reader. Events of a run that has not ended stay;
     those of an ended one stay for a while, bounded by time and bytes.
     """
 
-    def append(
-        self,
-        thread_id: str,
-        run_id: str,
-        events: Sequence[tuple[str, bytes]],
-        *,
-        attempt: int,
-    ) -> int | None:
-        """Write events, all or none: the number of the last one; None when a later attempt of the
-        run writes."""
+    def append_all(self, groups: Sequence[Group]) -> list[int | None]:
+        """Write the groups, all or none: for each the number of its last event; None, and nothing
+        of it is written, when a later attempt of its run writes."""
         ...
 
     def read(
@@ -74,12 +77,16 @@ class StreamLog(Protocol):
         """Whether the run has sent its `end`."""
         ...
 
+    def last(self, run_id: str, most: int = 2) -> Sequence[StreamEvent]:
+        """The newest events of a run, in their order."""
+        ...
+
     def newest(self) -> int:
         """A number that grows whenever something is written."""
         ...
 
     def listen(self, heard: Callable[[str, int], None]) -> Callable[[], None]:
-        """Call `heard` with the thread's id after each `append` of this process, on its thread;
+        """Call `heard` with the thread's id for each group that this process writes, on its thread;
         gives what ends it."""
         ...
 

@@ -5,7 +5,6 @@ A run that was taken over goes on from its last checkpoint: nodes run at least o
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,16 +16,13 @@ from langgraph.constants import END
 from langgraph.types import Command, Send
 
 from surgetank.encode.jsontext import dumps
-from surgetank.events.streams import StreamLog
-from surgetank.exceptions import LeaseLost
-from surgetank.offloop import off_loop
 from surgetank.workflows.fencing import fence_of
 from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.runs import Run
+from surgetank.workflows.sending import Sender
 from surgetank.workflows.streaming import Events, interrupts_of, modes_of
 
 _RESERVED = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map", "run_id")
-_BATCH = 200  # events that are written at once
 
 
 class Graphs(Protocol):
@@ -73,59 +69,6 @@ class Outcome:
     asked: list[dict[str, Any]] = field(default_factory=list)
     waits: bool = False
     values: Any = None
-
-
-class Sender:
-    """Writes what a run sends into the stream log, in groups, beside the run.
-
-    For one event loop. The run waits only when the log falls far behind.
-    """
-
-    def __init__(self, log: StreamLog | None, run: Run) -> None:
-        self._log = log
-        self._run = run
-        self._waiting: list[tuple[str, bytes]] = []
-        self._writing: asyncio.Task[None] | None = None
-
-    async def send(self, event: str, data: bytes) -> None:
-        """Send one event."""
-        if self._log is None:
-            return
-        self._waiting.append((event, data))
-        if self._writing is None or self._writing.done():
-            self._raise_lost()
-            self._writing = asyncio.create_task(self._write())
-        elif len(self._waiting) > _BATCH:
-            await self._writing
-
-    async def flush(self) -> None:
-        """Wait until everything is written. Raises what writing raised."""
-        while self._waiting or self._writing is not None:
-            if self._writing is None:
-                self._writing = asyncio.create_task(self._write())
-            await asyncio.shield(self._writing)
-            self._writing = None
-
-    def _raise_lost(self) -> None:
-        if self._writing is not None:
-            self._writing.result()
-
-    async def _write(self) -> None:
-        assert self._log is not None
-        while self._waiting:
-            group, self._waiting = self._waiting, []
-            written = await off_loop(
-                self._log.append,
-                self._run.thread_id,
-                str(self._run.run_id),
-                group,
-                attempt=self._run.attempts,
-            )
-            if written is None:
-                raise LeaseLost(
-                    f"The run {self._run.run_id} is not this worker's any more.",
-                    remedy="nothing to do: whoever has it now goes on with it.",
-                )
 
 
 async def execute(graph: Graph, run: Run, config: RunnableConfig, sender: Sender) -> Outcome:

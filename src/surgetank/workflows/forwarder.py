@@ -89,8 +89,9 @@ class Forwarder:
                 for row in self._rows("unsaved", {"buffer": self._buffer_id}):
                     self._unsaved[row["run_id"]] = self._saving(row["thread_id"])
                 self._knows_unsaved = True
+            self._note_saved()
             sent = self._forward()
-            if self._note_saved():
+            if self._note_saved():  # what just ended was saved already
                 sent += self._forward()
             return sent
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import psycopg
@@ -26,16 +27,17 @@ _TEST_S = 2.0
 _TRY_AGAIN_S = 30.0
 _ALIVE_S = 60.0  # a connection that is silent so long is tested again
 _STEP_S = 0.5
+_MANY = 1_000_000  # more than were accepted here
 
 
 class Listening:
-    """Calls the function of each channel (named as above) when something was notified on it, on its
-    own thread.
+    """Calls the function of each channel (named as above) with how often something was notified on
+    it, on its own thread.
 
     `listening` tells whether that works. Uses one connection of its own.
     """
 
-    def __init__(self, database: Database, heard: Mapping[str, Callable[[], None]]) -> None:
+    def __init__(self, database: Database, heard: Mapping[str, Callable[[int], None]]) -> None:
         self._database = database
         self._heard = dict(heard)
         self.listening = False
@@ -63,8 +65,8 @@ class Listening:
                 tested_at = time.monotonic()
                 if not self.listening:
                     self.listening = True
-                    for wake in self._heard.values():  # for what came before
-                        wake()
+                    for heard in self._heard.values():  # for what came before
+                        heard(_MANY)
             self._hear(connection, _STEP_S)
 
     def _hears_itself(self, connection: BoundedConnection, stop: threading.Event) -> bool:
@@ -84,10 +86,10 @@ class Listening:
         if not poller.poll(seconds * 1000):
             return set()
         connection.pgconn.consume_input()
-        channels = set[str]()
+        channels = Counter[str]()
         while (notified := connection.pgconn.notifies()) is not None:
-            channels.add(notified.relname.decode())
-        for channel in channels:
+            channels[notified.relname.decode()] += 1
+        for channel, times in channels.items():
             if channel in self._heard:
-                self._heard[channel]()
-        return channels
+                self._heard[channel](times)
+        return set(channels)

@@ -23,7 +23,7 @@ from surgetank.encode.jsontext import dumps
 from surgetank.events.streams import END, StreamLog
 from surgetank.exceptions import DatabaseUnavailable, LeaseLost, SurgetankError
 from surgetank.service import Background
-from surgetank.workflows.execution import Graphs, Outcome, Sender, config_of, execute
+from surgetank.workflows.execution import Graphs, Outcome, config_of, execute
 from surgetank.workflows.fencing import take_thread
 from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.manager import WorkflowStatusManager
@@ -31,6 +31,7 @@ from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.reaping import Reaper
 from surgetank.workflows.runs import CancelAction, Run
+from surgetank.workflows.sending import Sender, Sending
 from surgetank.workflows.spans import callbacks_for, note_end, run_span
 from surgetank.workflows.status import Status, wire_status
 from surgetank.workflows.structure import TellChange, check_structure, marked, refuse_stuck
@@ -40,6 +41,7 @@ __all__ = ["Graph", "RunWorker"]
 T = TypeVar("T")
 _IDLE_S = 1.0  # how often is looked for runs that others accepted
 _BUSY_S = 0.1
+_BUSY = "busy"  # the state of a thread
 _THREADS = 32
 _RETRY_S, _RETRY_MOST_S = 1.0, 60.0
 
@@ -87,7 +89,7 @@ class RunWorker:
         self._queue = queue
         self._graphs = graphs
         self._saver = saver
-        self._streams = streams
+        self._sending = Sending(streams)
         self.name = name
         self._most = most
         self._most_of_assistant = most_of_assistant
@@ -101,6 +103,7 @@ class RunWorker:
         self._on_change = on_change
         self._meters = meters or RunMeters()
         self._under_way: dict[str, _UnderWay] = {}
+        self._more = True  # there may be due runs that it has not claimed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
         self._over = threading.Event()
@@ -175,6 +178,7 @@ class RunWorker:
     async def _claim(self) -> int:
         room = self._most - len(self._under_way)
         if room <= 0:
+            self._more = True
             return 0
         try:
             claimed = await self._thread(
@@ -192,6 +196,7 @@ class RunWorker:
             self._meters.started(run)
             task = asyncio.create_task(self._run(run), name=f"run-{run.run_id}")
             self._under_way[str(run.run_id)] = _UnderWay(run, task)
+        self._more = len(claimed) == room or self._most_of_assistant is not None
         return len(claimed)
 
     # -- beside the loop
@@ -241,7 +246,7 @@ class RunWorker:
     # -- one run
 
     async def _run(self, run: Run) -> None:
-        sender = Sender(self._streams, run)
+        sender = self._sending.of(run)
         try:
             with run_span(run):
                 ended, values = await self._execute(run, sender)
@@ -260,7 +265,8 @@ class RunWorker:
             self._tell(error, traceback.format_exc())
         finally:
             self._under_way.pop(str(run.run_id), None)
-            self._woken.set()
+            if self._more:  # else nobody waits for its room
+                self._woken.set()
 
     async def _forget(self, run: Run, ended: Status) -> None:
         """The state of a run without a thread goes with it, unless it waits for people."""
@@ -348,7 +354,9 @@ class RunWorker:
     ) -> None:
         if (under_way := self._under_way.get(str(run.run_id))) is not None:
             under_way.ending = True
-        await self._thread(mark, run, *arguments, **named)
+        rest = await self._thread(mark, run, *arguments, **named)
+        if rest == _BUSY:  # its thread has a next one
+            self._more = True
         self._meters.ended(run, status)
         note_end(status)
         await self._thread(self._on_end, run, status)

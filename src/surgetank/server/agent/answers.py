@@ -15,7 +15,7 @@ from surgetank.encode.jsontext import dumps, loads
 from surgetank.events.streams import END, StreamEvent
 from surgetank.exceptions import InvalidTransition, RunNotFound, SurgetankError
 from surgetank.server.access.roles import Caller
-from surgetank.server.agent.follow import follow_run
+from surgetank.server.agent.follow import end_of_run, follow_run
 from surgetank.server.agent.requests import headers_of
 from surgetank.server.agent.state import config_for, read_state
 from surgetank.server.http.problems import Problem
@@ -127,20 +127,24 @@ async def _result(
 async def result_of(services: Services, run: Run) -> Any:
     """The last values: with `__interrupt__` when people are asked, `__error__` when it failed."""
     error: Any = None
+    values: bytes | None = None
     end: dict[str, Any] = {}
-    async for events in follow_run(services.streams, run, services.tank.runs.get, 0):
-        for event in events:
-            if event.event == "error":
-                error = loads(event.data)
-            elif event.event == END:
-                end = loads(event.data)
+    for event in await end_of_run(services.streams, run, services.tank.runs.get):
+        if event.event == "error":
+            error = loads(event.data)
+        elif event.event == "values":
+            values = event.data
+        elif event.event == END:
+            end = loads(event.data)
     if end.get("status") in ("error", "timeout"):
         return {"__error__": error or {"error": "RunFailed", "message": "It failed."}}
     if "values" in end:
         return end["values"]
+    if values is not None and end.get("status") == "success" and not end.get("waits"):
+        return loads(values)  # the last that it sent
     row = await run_in_threadpool(services.tank.threads.rows.find, run.thread_id)
     state = await read_state(services, row, config_for(run.thread_id))
-    values = state["values"]
-    if state["interrupts"] and isinstance(values, dict):
-        values = values | {"__interrupt__": state["interrupts"]}
-    return values
+    shown = state["values"]
+    if state["interrupts"] and isinstance(shown, dict):
+        shown = shown | {"__interrupt__": state["interrupts"]}
+    return shown

@@ -135,6 +135,32 @@ async def follow_run(
         hub.leave(run.thread_id, news)
 
 
+async def end_of_run(hub: StreamHub, run: Run, get: Callable[[UUID], Run]) -> list[StreamEvent]:
+    """The last events of a run, its `end` among them, once it has come to it; none when the server
+    closes before."""
+    run_id = str(run.run_id)
+    news = hub.join(run.thread_id)
+    loop = asyncio.get_running_loop()
+    asked_at = loop.time() - (_ASK_S if run.status in _OVER else 0.0)
+    try:
+        while not hub.closing:
+            news.clear()
+            if hub.log.has_ended(run_id):
+                last = list(hub.log.last(run_id))
+                if any(event.event == END for event in last):
+                    return last
+                return await _ended(run, get, 0)  # they are no longer kept
+            if loop.time() - asked_at >= _ASK_S:
+                asked_at = loop.time()
+                if end := await _ended(run, get, 0):
+                    return end
+            with suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), _ASK_S)
+        return []
+    finally:
+        hub.leave(run.thread_id, news)
+
+
 async def _ended(run: Run, get: Callable[[UUID], Run], after: int) -> list[StreamEvent]:
     try:
         now = await run_in_threadpool(get, run.run_id)

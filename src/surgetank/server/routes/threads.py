@@ -90,8 +90,9 @@ async def create_thread(body: ThreadCreate, who: CurrentCaller, services: Deps) 
     rows = services.tank.threads.rows
 
     def make() -> ThreadRow:
-        ownership = services.owners.of(thread_id)
-        if ownership.exists:
+        # an id that was just drawn is nobody's
+        ownership = services.owners.of(thread_id) if body.thread_id else None
+        if ownership is not None and ownership.exists:
             there = rows.find(thread_id)
             if body.if_exists == "do_nothing":
                 services.visibility.check(who, thread_id)
