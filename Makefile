@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 TEST_WORKERS ?= 4
 BENCH_ARGS ?=
 
-.PHONY: demo test torture lint types imports format bench bench-smoke docs strict clean
+.PHONY: demo test torture lint types imports format bench bench-peers bench-smoke docs strict clean
 
 .venv/pyvenv.cfg:
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(USABLE)' || { \
@@ -65,6 +65,10 @@ imports: .venv/.test
 
 bench: .venv/.test ## measure, side by side with LangGraph's own savers; BENCH_ARGS='--only calls', '--help'
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-peers: bench/peers.txt ## an environment of its own for `langgraph dev`, which `make bench` then measures beside ours (Elastic-2.0; not part of Surgetank)
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install -q --disable-pip-version-check -r bench/peers.txt
 
 bench-smoke: .venv/.test
 	$(BIN)/python -m bench --smoke

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench import floor
+from bench.agent_servers import LANGGRAPH_DEV
 from bench.harness import Figure, Scale
-from bench.measures import flush, loop, partitions, sanitizer
+from bench.measures import flush, loop, partitions, queue, sanitizer
 from bench.peers import MEMORY, OURS, POOL, POSTGRES, SQLITE
 
 
@@ -97,6 +98,13 @@ BARS = (
     Bar("loop", "objects", loop.PEER, at_most=2),
     Bar("telling", "added", at_most=1),
     Bar("telling", "held", at_most=50),
+    Bar("queue", "drained", queue.PROCRASTINATE, at_least=5),
+    Bar("queue", "start", at_most=15),
+    Bar("queue", "round trips", at_most=6),
+    Bar("served", "added", at_most=25),
+    Bar("served", "event", at_most=5),
+    Bar("served", "at once", LANGGRAPH_DEV, at_most=1),
+    Bar("crowd", "memory", at_most=5),
 )
 
 
@@ -119,7 +127,14 @@ def unjudged(figures: Sequence[Figure], measures: Iterable[str], scale: Scale) -
     expected = (
         set(measures) if _STORED_STEPS in scale.storage_steps else set(measures) - {"storage"}
     )
-    return [bar for bar in BARS if bar.measure in expected and bar not in judged]
+    here = {figure.contestant for figure in figures}
+    return [
+        bar
+        for bar in BARS
+        if bar.measure in expected
+        and bar not in judged
+        and (bar.peer != LANGGRAPH_DEV or LANGGRAPH_DEV in here)
+    ]
 
 
 def _verdict(bar: Bar, ours: Figure, theirs: Figure | None) -> Verdict:

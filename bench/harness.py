@@ -54,12 +54,21 @@ class Scale:
     large_mb: int = 20
     held_s: float = 4.0
     batch_ms: float = 20.0
+    served_runs: int = 20
+    served_events: int = 100
+    runs_at_once: int = 100
+    queued_runs: int = 1000
+    queue_workers: int = 100
+    paced_runs: int = 200
+    crowd: int = 500
+    peers: bool = True  # those that have an environment of their own
 
 
 SMOKE = Scale(
     rounds=1, rehearse=False, steps=2, list_steps=3, graph_runs=1, slow_steps=1, slow_node_ms=1, workers=2,
     worker_steps=2, storage_steps=(1, 3), short_deltas=2, chat_threads=2, chat_steps=3, short_threads=3, short_steps=2,
     note_threads=2, note_steps=2, entries=20, memory_mb=2, large_mb=1, held_s=0.1, batch_ms=0.2,
+    served_runs=1, served_events=2, runs_at_once=2, queued_runs=4, queue_workers=2, paced_runs=2, crowd=3, peers=False,
 )  # fmt: skip
 
 
