@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from surgetank.events.sqlite_streams import SQLiteStreamLog
-from surgetank.events.streams import END, Group, StreamLog
+from surgetank.events.streams import END, StreamGroup, StreamLog
 
 KEEP_S = 3600.0
 
@@ -52,7 +52,7 @@ def send(
     log: StreamLog, run: str, *names: str, thread: str = "t", attempt: int = 1, data: bytes = b"{}"
 ) -> int | None:
     events = [(name, data) for name in names]
-    return log.append_all([Group(thread, run, events, attempt)])[0]
+    return log.append_all([StreamGroup(thread, run, events, attempt)])[0]
 
 
 def test_groups_of_several_runs_are_written_together_but_for_those_of_an_attempt_that_is_over(
@@ -62,9 +62,9 @@ def test_groups_of_several_runs_are_written_together_but_for_those_of_an_attempt
     heard: list[str] = []
     end = log.listen(lambda thread, _: heard.append(thread))
     groups = [
-        Group("t", "taken over", [("late", b"1")], 1),
-        Group("t", "r", [("b", b"2"), (END, b"{}")], 1),
-        Group("other", "s", [("c", b"3")], 1),
+        StreamGroup("t", "taken over", [("late", b"1")], 1),
+        StreamGroup("t", "r", [("b", b"2"), (END, b"{}")], 1),
+        StreamGroup("other", "s", [("c", b"3")], 1),
     ]
     assert log.append_all(groups) == [None, 3, 1]
     end()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from surgetank.events.streams import END, Group, StreamEvent, StreamPage
+from surgetank.events.streams import END, StreamEvent, StreamGroup, StreamPage
 from surgetank.sqlite.kind import Kind
 from surgetank.sqlite.scrub import scrub
 from surgetank.sqlite.shared import SharedFile
@@ -65,7 +65,7 @@ class SQLiteStreamLog:
         self._lock = threading.Lock()
         self._listeners: list[Callable[[str, int], None]] = []
 
-    def append_all(self, groups: Sequence[Group]) -> list[int | None]:
+    def append_all(self, groups: Sequence[StreamGroup]) -> list[int | None]:
         with self._file.write() as writer:
             now = self._clock()
             written = [self._append(writer, group, now) for group in groups]
@@ -78,7 +78,7 @@ class SQLiteStreamLog:
         return written
 
     @staticmethod
-    def _append(writer: sqlite3.Connection, group: Group, now: float) -> int | None:
+    def _append(writer: sqlite3.Connection, group: StreamGroup, now: float) -> int | None:
         run_id, events = group.run_id, group.events
         row = writer.execute("SELECT attempt FROM runs WHERE run_id = ?", (run_id,)).fetchone()
         if row is not None and row[0] > group.attempt:

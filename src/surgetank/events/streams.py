@@ -39,7 +39,7 @@ class StreamPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class StreamGroup:
     """Events that an attempt of a run sends: their names and their data as JSON."""
 
     thread_id: str
@@ -55,7 +55,7 @@ class StreamLog(Protocol):
     those of an ended one stay for a while, bounded by time and bytes.
     """
 
-    def append_all(self, groups: Sequence[Group]) -> list[int | None]:
+    def append_all(self, groups: Sequence[StreamGroup]) -> list[int | None]:
         """Write the groups, all or none: for each the number of its last event; None, and nothing
         of it is written, when a later attempt of its run writes."""
         ...

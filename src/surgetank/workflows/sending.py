@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from surgetank.events.streams import Group, StreamLog
+from surgetank.events.streams import StreamGroup, StreamLog
 from surgetank.exceptions import LeaseLost
 from surgetank.offloop import off_loop
 from surgetank.workflows.runs import Run
@@ -39,7 +39,7 @@ class Sending:
     async def _write(self) -> None:
         assert self._log is not None
         while self._ready:
-            senders, groups, count = list[Sender](), list[Group](), 0
+            senders, groups, count = list[Sender](), list[StreamGroup](), 0
             while self._ready and count < _TOGETHER:
                 sender = next(iter(self._ready))
                 del self._ready[sender]
@@ -90,13 +90,13 @@ class Sender:
         await self._all_written.wait()
         self._raise_error()
 
-    def take(self) -> Group | None:
+    def take(self) -> StreamGroup | None:
         """What waits, to be written now."""
         if not self._waiting:
             return None
         events, self._waiting = self._waiting, []
         run = self._run
-        return Group(run.thread_id, str(run.run_id), tuple(events), run.attempts)
+        return StreamGroup(run.thread_id, str(run.run_id), tuple(events), run.attempts)
 
     def written(self, last: int | None) -> None:
         """What was taken is written; `last` is None when it was not, for a later attempt writes."""
