@@ -54,6 +54,12 @@ class RunSettings(BaseSettings):
     runs_per_minute_per_user: int | None = Field(
         None, ge=0, description="Most runs that one user begins in a minute. None or 0: any number."
     )
+    assistants_per_user: int | None = Field(
+        1000, ge=1, description="Most assistants that one user may make. None: any number."
+    )
+    crons_per_user: int | None = Field(
+        100, ge=1, description="Most crons that one user may make. None: any number."
+    )
     runs_keep: float = Field(
         90 * 86_400.0,
         ge=0,

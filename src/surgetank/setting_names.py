@@ -52,6 +52,8 @@ class SettingNames(TypedDict, total=False):
     runs_waiting_per_user: int | None
     runs_running_per_user: int | None
     runs_per_minute_per_user: int | None
+    assistants_per_user: int | None
+    crons_per_user: int | None
     runs_keep: float | None
     stateless_keep: float | None
     audit_keep: float | None

@@ -140,6 +140,18 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("POST", "/assistants/search", ""): SIGNED_IN,
     ("POST", "/assistants/count", ""): SIGNED_IN,
     ("GET", "/assistants/{assistant}", ""): SIGNED_IN,
+    ("POST", "/assistants", ""): SIGNED_IN,
+    # the one that comes with a graph; those that clients make: test_assistants.py
+    ("PATCH", "/assistants/{assistant}", ""): _without(SIGNED_IN, 409),
+    ("DELETE", "/assistants/{assistant}", ""): _without(SIGNED_IN, 409),
+    ("POST", "/assistants/{assistant}/versions", ""): SIGNED_IN,
+    ("POST", "/assistants/{assistant}/latest", ""): _without(SIGNED_IN, 409),
+    ("POST", "/runs/crons", ""): SIGNED_IN,
+    ("POST", "/runs/crons/search", ""): SIGNED_IN,
+    ("POST", "/runs/crons/count", ""): SIGNED_IN,
+    ("PATCH", "/runs/crons/{cron_id}", ""): MISSING,
+    ("DELETE", "/runs/crons/{cron_id}", ""): MISSING,
+    **_of_threads("POST", f"{RUNS}/crons"),
     ("GET", "/assistants/{assistant}/schemas", ""): SIGNED_IN,
     ("GET", "/assistants/{assistant}/graph", ""): SIGNED_IN,
     ("GET", "/assistants/{assistant}/subgraphs", ""): SIGNED_IN,
@@ -205,11 +217,20 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     **DELETIONS,
 }
 RUN = {"assistant_id": "agent", "input": {"text": "x"}}
+CRON = {"assistant_id": "agent", "schedule": "0 8 * * *"}
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/admin/tokens"): {"user": "new", "role": "viewer"},
     ("POST", "/threads"): {},
     ("POST", "/assistants/search"): {},
     ("POST", "/assistants/count"): {},
+    ("POST", "/assistants"): {"graph_id": "agent"},
+    ("PATCH", "/assistants/{assistant}"): {"name": "mine"},
+    ("POST", "/assistants/{assistant}/versions"): {},
+    ("POST", "/assistants/{assistant}/latest"): {"version": 1},
+    **{("POST", f"{at}/crons"): CRON for at in ("/runs", RUNS)},
+    ("POST", "/runs/crons/search"): {},
+    ("POST", "/runs/crons/count"): {},
+    ("PATCH", "/runs/crons/{cron_id}"): {"enabled": False},
     ("POST", "/threads/search"): {},
     ("POST", "/threads/count"): {},
     ("POST", "/threads/prune"): {"thread_ids": ["nobody's"]},
@@ -308,7 +329,7 @@ def furnish(server: Server) -> dict[str, str]:
         asked[f"workflow {name}"] = str(row.workflow_id)
     return {
         **asked,
-        "assistant": "agent", "namespace": "none",
+        "assistant": "agent", "namespace": "none", "cron_id": str(uuid.uuid4()),
         "delivery_id": str(delivery.delivery_id),
         **{f"state of {name}": at["configurable"]["checkpoint_id"] for name, at in states.items()},
         "run_id": str(uuid.uuid4()),

@@ -266,7 +266,7 @@ class Erasure:
             ("run_people", "names in runs"),
             ("approval_people", "names in approvals"), ("audit_people", "names in the audit"),
             ("audit_threads", "names in the audit"), ("rates", "counts of runs"), ("webhooks", "webhooks"),
-            ("webhook_people", "names in webhooks"),
+            ("webhook_people", "names in webhooks"), ("assistants", "assistants"), ("crons", "crons"),
         ):  # fmt: skip
             progress.count(kind, self._execute(SQL[name], arguments))
         progress.count(

@@ -79,6 +79,14 @@ UPDATE surgetank.runs SET cancel_actor = '(erased)' WHERE cancel_actor = %(user)
 -- Webhooks of the user's runs, in whosever threads. Index webhook_deliveries_of_owner.
 DELETE FROM surgetank.webhook_deliveries WHERE owner = %(user)s
 
+-- name: assistants
+-- With their versions. Index assistants_of_owner.
+DELETE FROM surgetank.assistants WHERE owner = %(user)s
+
+-- name: crons
+-- Index crons_of_owner.
+DELETE FROM surgetank.crons WHERE owner = %(user)s
+
 -- name: webhook_people
 -- Those of others that would say that the user cancelled the run.
 UPDATE surgetank.webhook_deliveries SET run = jsonb_set(run, '{cancel_actor}', '"(erased)"')

@@ -33,11 +33,13 @@ from surgetank.model import FlushJob
 from surgetank.notify.news import News
 from surgetank.streams.errors.store import SystemErrors
 from surgetank.workflows.approvals.rows import UserCheckpoint
+from surgetank.workflows.assistants import Assistants
 from surgetank.workflows.audit import Audit
 from surgetank.workflows.meters import RunMeters
 
 if TYPE_CHECKING:
     from surgetank.streams.checkpoints.saver import SurgetankSaver
+    from surgetank.workflows.crons import Crons
 
 
 class EmbeddedServer(Protocol):
@@ -153,6 +155,19 @@ class Nouns(Speaks):
         """What graphs ask people: `tank.approvals(status="pending")`, resolve, assign."""
         after = self.settings.approval_escalate_after
         return Approvals(self.parts.database, self.runs, self._escalate, after)
+
+    @property
+    def assistants(self) -> Assistants:
+        """Graphs with what they are given in each run: make, change, versions."""
+        settings = self.settings
+        return Assistants(
+            self.parts.database, most=settings.assistants_per_user, node=settings.node
+        )
+
+    @property
+    def crons(self) -> Crons:
+        """Runs that are accepted at their times: make, change, delete."""
+        return self.runs.crons()
 
     def _expire_approvals(self) -> None:
         self.approvals.expire_due()

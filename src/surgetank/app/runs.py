@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from surgetank import tracing
+from surgetank.app.crons import CronClock, open_crons
 from surgetank.app.run_room import RunRoom
 from surgetank.app.webhooks import Webhooks
 from surgetank.database.pool import Database
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
     from surgetank.streams.checkpoints.saver import SurgetankSaver
+    from surgetank.workflows.crons import Crons
     from surgetank.workflows.execution import Graphs
     from surgetank.workflows.worker import Graph, RunWorker
 
@@ -141,6 +143,10 @@ class Runs:
         """
         return self._queue.reap(actor=self._settings.node)
 
+    def crons(self) -> Crons:
+        """Runs that are accepted at their times."""
+        return open_crons(self._database, self._queue, self._settings, self._announce)
+
     def audit(self, workflow_id: uuid.UUID) -> list[dict[str, Any]]:
         """What was done with a workflow, by whom, in order."""
         return self._queue.audit(workflow_id)
@@ -200,7 +206,11 @@ class Runs:
             renew_s=self._queue.lease_s / 3,
             owner_key=settings.owner_key,
             tell=self._tell,
-            each_second=(*self._each_second, *each_second),
+            each_second=(
+                *self._each_second,
+                CronClock(self.crons, self._room.wake).step,
+                *each_second,
+            ),
             on_end=on_end,
             discard=lambda thread_id: self._room.empty(state, thread_id),
             on_change=lambda run, change: self._announce(news_of(run, change)),

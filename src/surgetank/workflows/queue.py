@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from psycopg import Connection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -37,7 +38,7 @@ SQL = queries("workflows/runs.sql")
 _LEASE_S = 30.0
 _ENDS = 100  # of one transaction: what a loop of a worker ends at once, and no lock is held long
 QUOTAS = ("runs_waiting_per_user", "runs_running_per_user", "runs_per_minute_per_user")
-_STEPS = ("accept", "claim", "reap", "reap_in_contact")  # and what `_call` calls
+_STEPS = ("claim", "reap", "reap_in_contact")  # and what `_call` calls
 
 
 class RunQueue:
@@ -73,19 +74,25 @@ class RunQueue:
         Raises `ThreadBusy` (strategy `reject`), `ThreadNotFound`, `QuotaExceeded`,
         `InvalidTransition` for a workflow that waits for nothing.
         """
-        (row,) = self._rows(
-            "accept",
-            {
-                "run_id": new.run_id, "workflow_id": new.workflow_id, "thread_id": new.thread_id,
-                "assistant_id": new.assistant_id, "graph_id": new.graph_id, "owner": new.owner,
-                "strategy": new.strategy.value, "priority": new.priority,
-                "after_s": new.after_s, "kwargs": _jsonb(new.kwargs),
-                "metadata": _jsonb(new.metadata), "max_attempts": new.max_attempts,
-                "timeout_s": new.timeout_s, "make_thread": new.make_thread,
-                "temporary": new.temporary, "thread_metadata": _jsonb(new.thread_metadata),
-                "actor": actor,
-            },
-        )  # fmt: skip
+        with self._database.reading() as connection:
+            run = self.accept_on(connection, new, actor=actor)
+        self._changed()
+        return run
+
+    def accept_on(self, connection: Connection[Any], new: NewRun, *, actor: str) -> Run:
+        """`accept` within a transaction of the caller's; a refusal leaves it whole."""
+        arguments = {
+            "run_id": new.run_id, "workflow_id": new.workflow_id, "thread_id": new.thread_id,
+            "assistant_id": new.assistant_id, "graph_id": new.graph_id, "owner": new.owner,
+            "strategy": new.strategy.value, "priority": new.priority,
+            "after_s": new.after_s, "kwargs": _jsonb(new.kwargs),
+            "metadata": _jsonb(new.metadata), "max_attempts": new.max_attempts,
+            "timeout_s": new.timeout_s, "make_thread": new.make_thread,
+            "temporary": new.temporary, "thread_metadata": _jsonb(new.thread_metadata),
+            "actor": actor,
+        }  # fmt: skip
+        with connection.cursor(row_factory=dict_row) as cursor:
+            (row,) = cursor.execute(SQL["accept"], self._acting(arguments)).fetchall()
         match row.pop("result"):
             case "accepted" | "known":
                 return Run.of(row)

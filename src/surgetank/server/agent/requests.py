@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 from surgetank.exceptions import RunNotFound
 from surgetank.server.access.roles import Caller, Role
+from surgetank.server.agent.assistants import chosen
 from surgetank.server.http.problems import Problem, not_found
 from surgetank.server.schemas.agent import RunCreate
 from surgetank.server.services import Services
-from surgetank.workflows.graphs.config import assistant_id
 from surgetank.workflows.runs import NewRun, Run, Strategy
 
 _NAMED_ELSEWHERE = {
@@ -21,33 +21,12 @@ _NAMED_ELSEWHERE = {
 }  # fmt: skip
 
 
-def graph_named(services: Services, assistant: str) -> tuple[str, str]:
-    """The id of an assistant and its graph. Raises `Problem` 422 for one that is not here."""
-    graphs = services.graphs
-    names = graphs.names if graphs is not None else ()
-    for name in names:
-        if assistant == name or _same_id(assistant, assistant_id(name)):
-            return str(assistant_id(name)), name
-    known = ", ".join(names) or "none: start the server with --config langgraph.json"
-    raise Problem(
-        422, "unknown-assistant", f"There is no assistant {assistant[:200]!r}.",
-        remedy=f"graphs: {known}.",
-    )  # fmt: skip
-
-
-def _same_id(text: str, id_: uuid.UUID) -> bool:
-    try:
-        return uuid.UUID(text) == id_
-    except ValueError:
-        return False
-
-
 def accept_run(services: Services, who: Caller, body: RunCreate, thread_id: str | None) -> Run:
     """Accept a run on a thread, or without one on a temporary thread of its own.
 
     Raises `Problem`, `ThreadBusy`, `ThreadNotFound`, `QuotaExceeded`.
     """
-    assistant, graph = graph_named(services, body.assistant_id)
+    assistant = chosen(services, who, body.assistant_id)
     if body.webhook is not None:
         services.tank.webhooks.check_url(body.webhook)
     temporary = thread_id is None
@@ -63,20 +42,20 @@ def accept_run(services: Services, who: Caller, body: RunCreate, thread_id: str 
             owner = ownership.owner if ownership.exists else owner
     new = NewRun(
         thread_id=thread,
-        assistant_id=assistant,
-        graph_id=graph,
+        assistant_id=assistant.id,
+        graph_id=assistant.graph_id,
         owner=owner,
         run_id=_run_id(body.run_id),
         strategy=Strategy(body.multitask_strategy or "enqueue"),
         priority=body.priority,
         after_s=body.after_seconds or 0.0,
-        kwargs=_kwargs(body, temporary=temporary),
+        kwargs=assistant.given(_kwargs(body, temporary=temporary)),
         metadata=dict(body.metadata or {}),
         max_attempts=max(3, body.retries + 1),
         timeout_s=body.timeout_s,
         make_thread=make_thread,
         temporary=temporary,
-        thread_metadata={"graph_id": graph, "assistant_id": assistant},
+        thread_metadata={"graph_id": assistant.graph_id, "assistant_id": assistant.id},
     )
     return services.tank.runs.accept(new, actor=who.user)
 

@@ -1,34 +1,50 @@
-"""Assistants: the graphs of this server, each with its default assistant. Anybody who is signed in
-may read them."""
+"""Assistants: the default one of each graph, which anybody who is signed in may read, and those that
+clients made, which are their own."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from surgetank.server.agent.requests import graph_named
+from surgetank.exceptions import Conflict
+from surgetank.server.access.roles import Caller
+from surgetank.server.agent.assistants import (
+    assistant_json,
+    defaults,
+    looked_up,
+    made_by_clients,
+    may_use,
+)
+from surgetank.server.agent.requests import uuid_of, whose
+from surgetank.server.agent.threads import delete_thread_of
 from surgetank.server.agent.wire import json_response
 from surgetank.server.dependencies import CurrentCaller, Deps, signed_in
-from surgetank.server.http.problems import Problem, documented, not_found
-from surgetank.server.schemas.agent import (
+from surgetank.server.http.problems import documented, not_found
+from surgetank.server.schemas.assistants import (
     AssistantAnswer,
+    AssistantCreate,
     AssistantPart,
+    AssistantPatch,
     AssistantSearch,
     GraphAnswer,
     SchemasAnswer,
+    VersionChoice,
+    VersionsSearch,
 )
 from surgetank.server.services import Services
-from surgetank.workflows.graphs.config import assistant_id
+from surgetank.workflows.assistants import Assistant, AssistantFilter
+from surgetank.workflows.threads import ThreadFilter
 
 router = APIRouter(
     prefix="/assistants",
     tags=["assistants"],
     dependencies=signed_in(),
-    responses=documented(401, 404, 422, 429, 503),
+    responses=documented(401, 404, 409, 422, 429, 503),
 )
 AssistantId = Annotated[
     str,
@@ -41,38 +57,14 @@ AssistantId = Annotated[
 ]
 
 
-def _all(services: Services) -> list[dict[str, Any]]:
-    """The default assistant of each graph; as old as the file that names it was at the start."""
-    graphs = services.graphs
-    if graphs is None:
-        return []
-    at = datetime.fromtimestamp(services.graphs_at, UTC).isoformat()
-    described = {name: source.description for name, source in graphs.config.graphs.items()}
-    return [
-        {
-            "assistant_id": str(assistant_id(name)), "graph_id": name, "name": name,
-            "description": described.get(name), "config": {}, "context": {}, "version": 1,
-            "metadata": {"created_by": "system"}, "created_at": at, "updated_at": at,
-        }
-        for name in graphs.names
-    ]  # fmt: skip
-
-
-def _graph(services: Services, named: str) -> str:
-    """The graph of an assistant. Raises `Problem` 404."""
-    try:
-        return graph_named(services, named)[1]
-    except Problem as problem:
-        raise not_found("assistant", named, remedy=problem.remedy) from problem
-
-
-def _found(services: Services, body: AssistantSearch) -> list[dict[str, Any]]:
+def _found(services: Services, body: AssistantSearch) -> list[Assistant]:
+    """The default ones that are wanted."""
     return [
         each
-        for each in _all(services)
-        if body.graph_id in (None, each["graph_id"])
-        and (body.name is None or body.name.lower() in each["name"].lower())
-        and _holds(each["metadata"], body.metadata or {})
+        for each in defaults(services)
+        if body.graph_id in (None, each.graph_id)
+        and (body.name is None or body.name.lower() in each.name.lower())
+        and _holds(each.metadata, body.metadata or {})
     ]
 
 
@@ -85,40 +77,141 @@ def _holds(value: Any, part: Any) -> bool:
     return bool(value == part)
 
 
-@router.post("/search", response_model=list[AssistantPart])
-def search(body: AssistantSearch, services: Deps, _: CurrentCaller) -> Response:
-    """Assistants by graph, name or metadata."""
-    found = _found(services, body)
-    if body.sort_by is not None:
-        found.sort(key=lambda a: str(a[body.sort_by or ""]), reverse=body.sort_order == "desc")
-    page = found[body.offset : body.offset + body.limit]
-    if body.select is not None:
-        page = [{n: each[n] for n in body.select if n in each} for each in page]
-    more = len(found) > body.offset + body.limit
-    return json_response(
-        page, headers={"X-Pagination-Next": str(body.offset + body.limit)} if more else {}
+def _wanted(who: Caller, body: AssistantSearch) -> AssistantFilter:
+    return AssistantFilter(
+        owner=whose(who), graph_id=body.graph_id, name=body.name, metadata=body.metadata
     )
 
 
+@router.post("", response_model=AssistantAnswer)
+def create(body: AssistantCreate, services: Deps, who: CurrentCaller) -> Response:
+    """Make an assistant, which is the caller's: a graph with what it is given in each run."""
+    graph = looked_up(services, who, body.graph_id).graph_id
+    id_ = uuid_of(body.assistant_id, "assistant_id") if body.assistant_id is not None else None
+    if id_ is not None and any(id_ == each.assistant_id for each in defaults(services)):
+        raise _taken(id_)
+    try:
+        made = services.tank.assistants.create(
+            graph, owner=who.user, actor=who.user, assistant_id=id_, name=body.name,
+            description=body.description, config=body.config, context=body.context,
+            metadata=body.metadata,
+        )  # fmt: skip
+    except Conflict:
+        assert id_ is not None
+        there = services.tank.assistants.find(id_)
+        if body.if_exists != "do_nothing" or there is None or not may_use(who, there):
+            raise
+        made = there
+    return json_response(assistant_json(made))
+
+
+def _taken(id_: uuid.UUID) -> Conflict:
+    return Conflict(f"The assistant {id_} is there already.", remedy="use another id.")
+
+
+@router.post("/search", response_model=list[AssistantPart])
+def search(body: AssistantSearch, services: Deps, who: CurrentCaller) -> Response:
+    """Assistants by graph, name or metadata: those of graphs, and those that were made."""
+    end = body.offset + body.limit
+    found = _found(services, body)
+    descending = body.sort_order == "desc" if body.sort_by is not None else True
+    found += services.tank.assistants.search(
+        _wanted(who, body), sort_by=body.sort_by or "created_at", ascending=not descending, limit=end + 1
+    )  # fmt: skip
+    if body.sort_by is not None:
+        found.sort(key=partial(_sort_key, body.sort_by), reverse=descending)
+    page = [assistant_json(each) for each in found[body.offset : end]]
+    if body.select is not None:
+        page = [{n: each[n] for n in body.select if n in each} for each in page]
+    return json_response(page, headers={"X-Pagination-Next": str(end)} if len(found) > end else {})
+
+
+def _sort_key(name: str, assistant: Assistant) -> Any:
+    value = getattr(assistant, name)
+    return str(value) if name == "assistant_id" else value
+
+
 @router.post("/count", response_model=int)
-def count(body: AssistantSearch, services: Deps, _: CurrentCaller) -> int:
+def count(body: AssistantSearch, services: Deps, who: CurrentCaller) -> int:
     """How many there are."""
-    return len(_found(services, body))
+    return len(_found(services, body)) + services.tank.assistants.count(_wanted(who, body))
 
 
 @router.get("/{assistant}", response_model=AssistantAnswer)
-def one(assistant: AssistantId, services: Deps, _: CurrentCaller) -> Response:
+def one(assistant: AssistantId, services: Deps, who: CurrentCaller) -> Response:
     """One assistant, by its id or the name of its graph."""
-    graph = _graph(services, assistant)
-    return json_response(next(each for each in _all(services) if each["graph_id"] == graph))
+    return json_response(assistant_json(looked_up(services, who, assistant).assistant))
+
+
+@router.patch("/{assistant}", response_model=AssistantAnswer)
+def change(
+    assistant: AssistantId, body: AssistantPatch, services: Deps, who: CurrentCaller
+) -> Response:
+    """Change an assistant, which makes a version. Runs that were accepted before keep what they
+    have."""
+    there = made_by_clients(services, who, assistant)
+    graph = looked_up(services, who, body.graph_id).graph_id if body.graph_id is not None else None
+    changed = services.tank.assistants.change(
+        there.assistant_id, actor=who.user, graph_id=graph, name=body.name,
+        description=body.description, config=body.config, context=body.context, metadata=body.metadata,
+    )  # fmt: skip
+    return json_response(assistant_json(changed))
+
+
+@router.delete("/{assistant}", status_code=204)
+def delete(
+    assistant: AssistantId,
+    services: Deps,
+    who: CurrentCaller,
+    delete_threads: Annotated[
+        bool, Query(description="The caller's threads that were run with it last go too.")
+    ] = False,
+) -> Response:
+    """Delete an assistant with its versions. 409 while one of the threads that go is busy."""
+    there = made_by_clients(services, who, assistant)
+    while delete_threads:
+        rows = services.tank.threads.rows.search(
+            ThreadFilter(owner=who.user, metadata={"assistant_id": str(there.assistant_id)}),
+            limit=100,
+        )
+        for row in rows:
+            delete_thread_of(services, who, row.thread_id)
+        delete_threads = bool(rows)
+    services.tank.assistants.delete(there.assistant_id, actor=who.user)
+    return Response(status_code=204)
+
+
+@router.post("/{assistant}/versions", response_model=list[AssistantAnswer])
+def versions(
+    assistant: AssistantId, body: VersionsSearch, services: Deps, who: CurrentCaller
+) -> Response:
+    """Its versions, the newest first."""
+    found = looked_up(services, who, assistant)
+    if not found.made:
+        only = [found.assistant] if _holds(found.assistant.metadata, body.metadata or {}) else []
+        return json_response([assistant_json(each) for each in only[body.offset :]])
+    page = services.tank.assistants.versions(
+        found.assistant.assistant_id, metadata=body.metadata, limit=body.limit, offset=body.offset
+    )
+    return json_response([assistant_json(each) for each in page])
+
+
+@router.post("/{assistant}/latest", response_model=AssistantAnswer)
+def use_version(
+    assistant: AssistantId, body: VersionChoice, services: Deps, who: CurrentCaller
+) -> Response:
+    """Use a version of it from now on."""
+    there = made_by_clients(services, who, assistant)
+    used = services.tank.assistants.use_version(there.assistant_id, body.version, actor=who.user)
+    return json_response(assistant_json(used))
 
 
 @router.get("/{assistant}/schemas", response_model=SchemasAnswer)
-async def schemas(assistant: AssistantId, services: Deps, _: CurrentCaller) -> Response:
+async def schemas(assistant: AssistantId, services: Deps, who: CurrentCaller) -> Response:
     """JSON schemas of what the graph takes, keeps and gives. One that can't be said is null."""
     from surgetank.workflows.graphs.shape import schemas_of  # noqa: PLC0415 - needs the extra
 
-    name = _graph(services, assistant)
+    name = looked_up(services, who, assistant).graph_id
     assert services.graphs is not None
     async with services.graphs.open(name, access="assistants.read") as graph:
         return json_response({"graph_id": name, **schemas_of(graph)})
@@ -128,7 +221,7 @@ async def schemas(assistant: AssistantId, services: Deps, _: CurrentCaller) -> R
 async def drawing(
     assistant: AssistantId,
     services: Deps,
-    _: CurrentCaller,
+    who: CurrentCaller,
     xray: Annotated[
         str, Query(max_length=10, description="With subgraphs: true, or how deep.")
     ] = "false",
@@ -136,7 +229,7 @@ async def drawing(
     """Nodes and edges of the graph."""
     from surgetank.workflows.graphs.shape import drawing_of  # noqa: PLC0415 - needs the extra
 
-    name = _graph(services, assistant)
+    name = looked_up(services, who, assistant).graph_id
     assert services.graphs is not None
     deep = int(xray) if xray.isdecimal() else xray.lower() == "true"
     async with services.graphs.open(name, access="assistants.read") as graph:
@@ -152,11 +245,11 @@ async def drawing(
 async def subgraphs(
     assistant: AssistantId,
     services: Deps,
-    _: CurrentCaller,
+    who: CurrentCaller,
     recurse: Annotated[bool, Query(description="Those of subgraphs as well.")] = False,
 ) -> Response:
     """The schemas of subgraphs, by their namespace."""
-    return await _subgraphs(services, assistant, None, recurse=recurse)
+    return await _subgraphs(services, who, assistant, None, recurse=recurse)
 
 
 @router.get("/{assistant}/subgraphs/{namespace}", response_model=dict[str, SchemasAnswer])
@@ -164,19 +257,19 @@ async def subgraphs_of(
     assistant: AssistantId,
     namespace: str,
     services: Deps,
-    _: CurrentCaller,
+    who: CurrentCaller,
     recurse: Annotated[bool, Query(description="Those of subgraphs as well.")] = False,
 ) -> Response:
     """The schemas of the subgraphs in a namespace."""
-    return await _subgraphs(services, assistant, namespace, recurse=recurse)
+    return await _subgraphs(services, who, assistant, namespace, recurse=recurse)
 
 
 async def _subgraphs(
-    services: Services, assistant: str, namespace: str | None, *, recurse: bool
+    services: Services, who: Caller, assistant: str, namespace: str | None, *, recurse: bool
 ) -> Response:
     from surgetank.workflows.graphs.shape import schemas_of  # noqa: PLC0415 - needs the extra
 
-    name = _graph(services, assistant)
+    name = looked_up(services, who, assistant).graph_id
     assert services.graphs is not None
     async with services.graphs.open(name, access="assistants.read") as graph:
         found = [pair async for pair in graph.aget_subgraphs(namespace=namespace, recurse=recurse)]

@@ -22,6 +22,7 @@ from surgetank.server.agent.state import (
     known_row,
     read_values,
 )
+from surgetank.server.agent.threads import delete_thread_of
 from surgetank.server.agent.wire import json_response, thread_json
 from surgetank.server.dependencies import (
     After,
@@ -197,17 +198,10 @@ async def prune_threads(body: ThreadPrune, who: CurrentCaller, services: Deps) -
     threads = [name for name in dict.fromkeys(body.thread_ids) if name in mine]
     for thread_id in threads:
         if body.strategy == "delete":
-            await run_in_threadpool(_delete, services, who, thread_id)
+            await run_in_threadpool(delete_thread_of, services, who, thread_id)
         else:
             await services.tank.checkpointer().aprune([thread_id], strategy="keep_latest")
     return json_response({"pruned_count": len(threads)})
-
-
-def _delete(services: Services, who: Caller, thread_id: str) -> None:
-    """Rows first: what is under way refuses it. Checkpoints, events and lines go with a flush."""
-    services.tank.threads.rows.delete(thread_id, actor=who.user)
-    services.tank.checkpointer().delete_thread(thread_id)
-    services.owners.forget_thread(thread_id)
 
 
 @item_router.post("/{thread_id:name}/copy", response_model=ThreadAnswer)
@@ -247,7 +241,7 @@ async def patch_thread(thread_id: VisibleThread, body: ThreadPatch, services: De
 async def delete_thread(thread_id: VisibleThread, who: CurrentCaller, services: Deps) -> Response:
     """Delete a thread with its states, runs, events and lines. 409 while a run is under way."""
     await known_row(services, thread_id)
-    await run_in_threadpool(_delete, services, who, thread_id)
+    await run_in_threadpool(delete_thread_of, services, who, thread_id)
     return Response(status_code=204)
 
 

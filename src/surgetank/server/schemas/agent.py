@@ -280,61 +280,6 @@ class OkAnswer(BaseModel):
     ok: bool
 
 
-class AssistantSearch(_Body):
-    """Which assistants are wanted."""
-
-    metadata: Json | None = None
-    graph_id: str | None = None
-    name: str | None = None
-    limit: int = Field(10, ge=1, le=1000)
-    offset: int = Field(0, ge=0, le=10_000_000)
-    sort_by: Literal["assistant_id", "graph_id", "name", "created_at", "updated_at"] | None = None
-    sort_order: Literal["asc", "desc"] | None = None
-    select: list[str] | None = None
-
-
-class AssistantPart(BaseModel):
-    """An assistant, or those of its fields that were selected."""
-
-    model_config = ConfigDict(extra="allow")
-    assistant_id: str | None = None
-    graph_id: str | None = None
-
-
-class AssistantAnswer(BaseModel):
-    """A graph with what it is given in each run."""
-
-    model_config = ConfigDict(extra="allow")
-    assistant_id: str
-    graph_id: str
-    name: str
-    description: str | None
-    config: Json
-    context: Json
-    metadata: Json
-    version: int
-    created_at: datetime
-    updated_at: datetime
-
-
-class SchemasAnswer(BaseModel):
-    """JSON schemas of a graph."""
-
-    graph_id: str
-    input_schema: Json | None
-    output_schema: Json | None
-    state_schema: Json | None
-    config_schema: Json | None
-    context_schema: Json | None
-
-
-class GraphAnswer(BaseModel):
-    """Nodes and edges."""
-
-    nodes: list[Json]
-    edges: list[Json]
-
-
 class CommandAnswer(BaseModel):
     """What became of a command."""
 
