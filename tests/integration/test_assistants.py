@@ -11,11 +11,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from langgraph_sdk import get_client
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
 
 from support.http import ADMIN_TOKEN, Server, running
 from support.projects import MakeProject
+from support.sdk import client_for
 from support.tanks import MakeTank
 from surgetank import Surgetank
 from surgetank.workflows.assistants import AssistantFilter
@@ -62,7 +62,7 @@ def server(tank: Surgetank, project: MakeProject) -> Any:
 
 @asynccontextmanager
 async def client_of(server: Server, token: str = ADMIN_TOKEN) -> AsyncIterator[Any]:
-    client = get_client(url=server.url, api_key=token)
+    client = client_for(server, token)
     try:
         yield client
     finally:

@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 import pytest
 from langgraph.pregel.remote import RemoteGraph
-from langgraph_sdk import get_client
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
 
 from support.http import ADMIN_TOKEN, Server, running
 from support.projects import MakeProject
+from support.sdk import client_for
 from support.tanks import MakeTank
 from surgetank.workflows.graphs.config import load
 from surgetank.workflows.graphs.graph_set import GraphSet
@@ -82,7 +82,7 @@ def server(make_tank: MakeTank, project: MakeProject) -> Any:
 
 @asynccontextmanager
 async def client_of(server: Server, user: str) -> AsyncIterator[Any]:
-    client = get_client(url=server.url, api_key=server.token("viewer", user))
+    client = client_for(server, server.token("viewer", user))
     yield client
     await client.aclose()
 

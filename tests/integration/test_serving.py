@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import httpx
 import pytest
 
 from support.postgres import PostgresServer
+from support.servers import free_port
 from support.waiting import wait_until
 
 PROJECT = """
@@ -70,12 +70,6 @@ def start(tmp_path: Path, private_postgres: PostgresServer) -> Iterator[Start]:
             process.terminate()
     for process in started:
         process.wait(60)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def answers(url: str) -> bool:

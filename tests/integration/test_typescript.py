@@ -43,8 +43,9 @@ def test_the_package_has_the_version_of_ours() -> None:
     assert {package["version"], lock["version"], lock["packages"][""]["version"]} == {ours[1]}
 
 
-def test_the_lock_file_pins_contents_and_names_no_registry() -> None:
-    text = (CLIENT / "package-lock.json").read_text()
+@pytest.mark.parametrize("folder", [CLIENT, ROOT / "tests/js"])
+def test_the_lock_file_pins_contents_and_names_no_registry(folder: Path) -> None:
+    text = (folder / "package-lock.json").read_text()
     pinned = [p for name, p in json.loads(text)["packages"].items() if name]
     assert "://" not in text
     assert pinned

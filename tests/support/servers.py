@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import subprocess
 import sys
 import tempfile
@@ -62,3 +63,10 @@ def run(*command: str | Path) -> str:
         text = output.read()
     assert done.returncode == 0, f"{command[0]} failed: {text}"
     return text
+
+
+def free_port() -> int:
+    """A port on which nobody listens just now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
