@@ -90,6 +90,7 @@ COMMANDS: dict[str, list[str] | None] = {
     "errors trends": [], "errors threads": ["--at-least", "1"],
     "alerts test": [], "alerts list": [], "alerts log": [],
     "token create": ["--user", "eve", "--role", "viewer"], "token list": [], "token revoke": ["{token}"],
+    "repair": ["{thread}"],
     "erase-user": ["--yes", f"nobody{NASTY}"],
     "adopt": ["--yes"], "config": [], "graphs": ["--config", "{folder}/langgraph.json"],
     "runs list": ["--thread", "{thread}"], "runs show": ["{run}"], "cancel": ["{run}"],

@@ -44,6 +44,7 @@ MISSING = SIGNED_IN | dict.fromkeys(("viewer", "reviewer", "operator", "admin"),
 THREADS = {"own": OWN, "foreign": FOREIGN, "ownerless": OWNERLESS, "missing": MISSING}
 
 
+REPAIRED = dict.fromkeys(("viewer", "reviewer", "operator"), 403) | {"nobody": 401}
 LOGLESS = MISSING | {"admin": 200}
 
 
@@ -118,6 +119,11 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("POST", "/threads/count", ""): SIGNED_IN,
     ("POST", "/threads/prune", ""): SIGNED_IN,
     **_of_threads("GET", "/threads/{thread_id:name}"),
+    # a thread that only checkpoints know has nothing to repair
+    **{
+        ("POST", "/threads/{thread_id:name}/repair", name): REPAIRED | {"admin": 404}
+        for name in THREADS
+    },
     **_of_threads("PATCH", "/threads/{thread_id:name}"),
     **_of_threads("POST", "/threads/{thread_id:name}/copy"),
     **_of_threads("POST", "/threads/{thread_id:name}/state"),
@@ -219,6 +225,7 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
 RUN = {"assistant_id": "agent", "input": {"text": "x"}}
 CRON = {"assistant_id": "agent", "schedule": "0 8 * * *"}
 BODIES: dict[tuple[str, str], Any] = {
+    ("POST", "/threads/{thread_id:name}/repair"): {},
     ("POST", "/admin/tokens"): {"user": "new", "role": "viewer"},
     ("POST", "/threads"): {},
     ("POST", "/assistants/search"): {},

@@ -96,7 +96,7 @@ class Nouns(Speaks):
     @property
     def threads(self) -> Threads:
         """Whether anything is known of a thread, and reading threads as they are stored."""
-        return Threads(self.parts)
+        return Threads(self.parts, self.checkpointer)
 
     @property
     def logs(self) -> Logs:

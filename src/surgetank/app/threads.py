@@ -3,6 +3,9 @@ empty answer; and reading threads as they are stored."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from surgetank.app.assembly import Parts
 from surgetank.app.hot_threads import HotThreads
 from surgetank.app.stored_threads import StoredThreads
@@ -11,7 +14,11 @@ from surgetank.database.queries import queries
 from surgetank.encode.limits import check_names
 from surgetank.exceptions import SurgetankError, ThreadNotFound
 from surgetank.streams.checkpoints.reader import Reader
+from surgetank.workflows.repair import Repair, ThreadRepair
 from surgetank.workflows.threads import ThreadRows
+
+if TYPE_CHECKING:
+    from surgetank.streams.checkpoints.saver import SurgetankSaver
 
 SQL = queries("app/threads.sql")
 
@@ -19,8 +26,9 @@ SQL = queries("app/threads.sql")
 class Threads:
     """The threads of an engine."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, saver: Callable[[], SurgetankSaver] | None = None) -> None:
         self._parts = parts
+        self._saver = saver
 
     def is_known(self, thread_id: str) -> bool | None:
         """Whether buffer, events or database know the thread; None when only a database that is
@@ -59,6 +67,20 @@ class Threads:
     def rows(self) -> ThreadRows:
         """Threads as clients of the Agent Server API know them: made, found, deleted."""
         return ThreadRows(self._parts.database)
+
+    def repair(
+        self, thread_id: str, *, actor: str, dry_run: bool = True, forget: bool = False
+    ) -> Repair:
+        """What holds a thread that is stuck; without `dry_run` it is let go of. `forget` gives up
+        what it asks people too.
+
+        Raises `ThreadNotFound`, `DatabaseUnavailable`, `ColdStateUnavailable`; `ThreadBusy` for
+        `forget` while a run is under way.
+        """
+        assert self._saver is not None, "of an engine"
+        check_names(thread_id, [("$.thread_id", thread_id)])
+        repair = ThreadRepair(self._parts.database, self._saver)
+        return repair(thread_id, actor=actor, dry_run=dry_run, forget=forget)
 
     def stored(self, database: Database | None = None) -> StoredThreads:
         """Threads as they are stored. What is cold comes through `database`, if it is in the

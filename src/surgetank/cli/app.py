@@ -30,6 +30,7 @@ from surgetank.cli import (
     parked,
     prune,
     recover,
+    repair,
     run,
     runs,
     serve,
@@ -80,6 +81,7 @@ app.command("prune")(coded(prune.prune))
 app.command("storage")(coded(storage.storage))
 app.command("import")(coded(transfer.import_))
 app.command("export")(coded(transfer.export))
+app.command()(coded(repair.repair))
 app.command("erase-user")(coded(erase.erase_user))
 app.command("recover")(coded(recover.recover))
 app.command("graphs")(coded(graphs.graphs))

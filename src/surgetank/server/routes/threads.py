@@ -25,6 +25,7 @@ from surgetank.server.agent.state import (
 from surgetank.server.agent.threads import delete_thread_of
 from surgetank.server.agent.wire import json_response, thread_json
 from surgetank.server.dependencies import (
+    Admin,
     After,
     CurrentCaller,
     Deps,
@@ -36,11 +37,13 @@ from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import documented
 from surgetank.server.schemas.agent import (
     PrunedAnswer,
+    RepairAnswer,
     ThreadAnswer,
     ThreadCreate,
     ThreadPart,
     ThreadPatch,
     ThreadPrune,
+    ThreadRepairBody,
     ThreadSearch,
 )
 from surgetank.server.schemas.answers import Threads
@@ -217,6 +220,18 @@ async def copy_thread(thread_id: VisibleThread, who: CurrentCaller, services: De
     )
     await services.tank.checkpointer().acopy_thread(thread_id, new)
     return json_response(thread_json(made, await read_values(services, made)))
+
+
+@item_router.post("/{thread_id:name}/repair", response_model=RepairAnswer)
+def repair_thread(
+    who: Admin, thread_id: VisibleThread, body: ThreadRepairBody, services: Deps
+) -> RepairAnswer:
+    """What holds a thread that is stuck; with `dry_run: false` it is let go of. `forget` gives up
+    what it asks people. Done twice it does nothing more."""
+    done = services.tank.threads.repair(
+        thread_id, actor=who.user, dry_run=body.dry_run, forget=body.forget
+    )
+    return RepairAnswer.model_validate(done)
 
 
 @item_router.get("/{thread_id:name}", response_model=ThreadAnswer)

@@ -158,6 +158,32 @@ class ThreadPrune(_Body):
     strategy: Literal["delete", "keep_latest"] = "delete"
 
 
+class ThreadRepairBody(_Body):
+    """Whether a thread is let go of, or only looked at."""
+
+    dry_run: bool = True
+    forget: bool = False
+
+
+class FindingAnswer(BaseModel):
+    """One thing that holds a thread."""
+
+    model_config = ConfigDict(from_attributes=True)
+    kind: str
+    what: str
+    remedy: str
+
+
+class RepairAnswer(BaseModel):
+    """What holds a thread, and whether it was let go."""
+
+    model_config = ConfigDict(from_attributes=True)
+    thread_id: str
+    status: str
+    findings: list[FindingAnswer]
+    done: bool
+
+
 class StateUpdate(_Body):
     """Values that are written into a thread's state by hand."""
 
