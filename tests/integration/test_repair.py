@@ -51,6 +51,9 @@ async def test_nothing_holds_a_thread_that_asks_or_has_ended(tank: Surgetank) ->
     assert lines(tank) == 0
     with pytest.raises(ThreadNotFound):
         kinds(tank, "nobody")
+    graph = asking(tank, "a?")
+    await graph.ainvoke({"said": []}, {"configurable": {"thread_id": "only checkpoints"}})
+    assert kinds(tank, "only checkpoints") == []
 
 
 async def test_an_answer_that_the_node_refuses_is_taken_back_and_asked_again(

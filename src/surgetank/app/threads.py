@@ -80,7 +80,12 @@ class Threads:
         assert self._saver is not None, "of an engine"
         check_names(thread_id, [("$.thread_id", thread_id)])
         repair = ThreadRepair(self._parts.database, self._saver)
-        return repair(thread_id, actor=actor, dry_run=dry_run, forget=forget)
+        try:
+            return repair(thread_id, actor=actor, dry_run=dry_run, forget=forget)
+        except ThreadNotFound:
+            if not self.is_known(thread_id):
+                raise
+            return Repair(thread_id, "idle", (), done=False)  # only checkpoints know it
 
     def stored(self, database: Database | None = None) -> StoredThreads:
         """Threads as they are stored. What is cold comes through `database`, if it is in the
