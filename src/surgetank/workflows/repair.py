@@ -97,7 +97,7 @@ class ThreadRepair:
         """
         saver = self._saver()
         with self._database.asking() as connection:
-            known = self._look(connection, saver, thread_id)
+            known = self._read(connection, saver, thread_id)
             if forget and known.alive:
                 raise ThreadBusy(
                     f"The thread {thread_id!r} has a run that is not over.",
@@ -106,11 +106,11 @@ class ThreadRepair:
             findings = _findings(known, forget=forget)
             if findings and not dry_run:
                 self._act(connection, saver, known, {f.kind for f in findings}, actor=actor)
-                known = self._look(connection, saver, thread_id)
+                known = self._read(connection, saver, thread_id)
             status = known.thread["status"]
         return Repair(thread_id, status, findings, done=bool(findings) and not dry_run)
 
-    def _look(self, connection: Connection[Any], saver: SurgetankSaver, thread_id: str) -> _Known:
+    def _read(self, connection: Connection[Any], saver: SurgetankSaver, thread_id: str) -> _Known:
         named = {"thread_id": thread_id}
         with connection.cursor(row_factory=dict_row) as cursor:
             thread = cursor.execute(SQL["lock"], named).fetchone()
