@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 from langgraph.checkpoint.base.id import uuid6
+from pydantic import ValidationError
 
 from support.buffers import FakeClock
 from surgetank.encode.sanitize import encode_clean
@@ -23,6 +24,7 @@ from surgetank.server.http.outage import PatientDatabase
 from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import Problem
 from surgetank.server.live import followers
+from surgetank.server.schemas.agent import RunCreate
 from surgetank.server.serve import is_loopback, listen
 from surgetank.server.shown import Shown, moment_of
 
@@ -215,3 +217,9 @@ async def test_a_page_of_events_is_filtered_by_what_is_known_although_others_are
 
     assert len(await follower._readable([line("a"), line("b")])) == 2
     assert len(await follower._readable([line("a"), line("b"), line("c"), line("d")])) == 4
+
+
+@pytest.mark.parametrize("modes", [[{}], [["values"]], [None], "nothing", 3])
+def test_a_stream_mode_that_is_none_is_refused_whatever_it_is(modes):
+    with pytest.raises(ValidationError, match="stream_mode"):
+        RunCreate.model_validate({"assistant_id": "agent", "stream_mode": modes})

@@ -23,7 +23,7 @@ class WorkflowStatusManager:
     transaction.
 
     `wait` waits for so many seconds and says whether to go on; `on_waiting` is told, once for each
-    step, that the database is away. Each method gives the state of the thread, and raises
+    step, that the database is away. Each method gives the state of the thread, or `ASKED`, and raises
     `LeaseLost` when the run is somebody else's, `DatabaseUnavailable` when `wait` said stop.
     """
 

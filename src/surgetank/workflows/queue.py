@@ -37,6 +37,7 @@ from surgetank.workflows.together import Together
 SQL = queries("workflows/runs.sql")
 _LEASE_S = 30.0
 _ENDS = 100  # of one transaction: what a loop of a worker ends at once, and no lock is held long
+ASKED = "asked"  # instead of the state of a thread
 QUOTAS = ("runs_waiting_per_user", "runs_running_per_user", "runs_per_minute_per_user")
 _STEPS = ("claim", "reap", "reap_in_contact")  # and what `_call` calls
 
@@ -177,7 +178,8 @@ class RunQueue:
         actor: str,
     ) -> str:
         """Record how a run ended, or give it back (`pending`, due in `retry_s`): the state of its
-        thread now. Raises `LeaseLost` when somebody else has it, or it ended before.
+        thread now. Or `ASKED`, and nothing is recorded: somebody wants it cancelled, which is to be
+        done. Raises `LeaseLost` when somebody else has it, or it ended before.
         """
         check_transition(Status.RUNNING, status, RUN_TRANSITIONS, f"The run {run.run_id}")
         return self._ends.call(

@@ -28,7 +28,7 @@ from surgetank.workflows.fencing import take_thread
 from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.manager import WorkflowStatusManager
 from surgetank.workflows.meters import RunMeters
-from surgetank.workflows.queue import RunQueue
+from surgetank.workflows.queue import ASKED, RunQueue
 from surgetank.workflows.reaping import Reaper
 from surgetank.workflows.runs import CancelAction, Run
 from surgetank.workflows.sending import Sender, Sending
@@ -295,15 +295,11 @@ class RunWorker:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the graph is the application's: its failure is the run's end
             return await self._failed(run, sender, error, _shown(error)), None
         if outcome.waits:
-            await self._end(
-                run,
-                Status.AWAITING_CHECKPOINT,
-                self._statuses.mark_awaiting_checkpoint,
-                outcome.asked,
-            )
-            return Status.AWAITING_CHECKPOINT, self._kept(run, outcome)
-        await self._end(run, Status.COMPLETED, self._statuses.mark_completed)
-        return Status.COMPLETED, self._kept(run, outcome)
+            waiting = Status.AWAITING_CHECKPOINT
+            mark = partial(self._statuses.mark_awaiting_checkpoint, interrupts=outcome.asked)
+            return await self._end(run, waiting, mark), self._kept(run, outcome)
+        ended = await self._end(run, Status.COMPLETED, self._statuses.mark_completed)
+        return ended, self._kept(run, outcome)
 
     @staticmethod
     def _kept(run: Run, outcome: Outcome) -> Any:
@@ -337,38 +333,43 @@ class RunWorker:
         retries = run.kwargs.get("retries")
         if not timed_out and isinstance(retries, int) and run.attempts <= retries:
             pause = min(_RETRY_MOST_S, _RETRY_S * 2.0 ** min(run.attempts - 1, 10))
-            await self._end(run, Status.PENDING, self._statuses.give_back, retry_s=pause)
-            return Status.PENDING
+            return await self._end(run, Status.PENDING, self._statuses.give_back, retry_s=pause)
         shown = {
             "error": "TimeoutError" if timed_out else type(error).__name__,
             "message": str(error) or message,
         }
         await sender.send("error", dumps(shown | ({"message": message} if timed_out else {})))
-        await self._end(
+        return await self._end(
             run, Status.FAILED, self._statuses.mark_failed, message, timed_out=timed_out
         )
-        return Status.FAILED
 
     async def _end(
         self, run: Run, status: Status, mark: Callable[..., str], *arguments: Any, **named: Any
-    ) -> None:
+    ) -> Status:
+        """Record its end; that it was cancelled, when somebody was promised so meanwhile."""
         if (under_way := self._under_way.get(str(run.run_id))) is not None:
             under_way.ending = True
         rest = await self._thread(mark, run, *arguments, **named)
+        if rest == ASKED:
+            return await self._cancelled(run)
         if rest == _BUSY:  # its thread has a next one
             self._more = True
         self._meters.ended(run, status)
         note_end(status)
         await self._thread(self._on_end, run, status)
+        return status
 
     async def _stopped(self, run: Run, sender: Sender) -> None:
         """It was asked to end, somebody else has it, or this worker stops."""
         under_way = self._under_way.get(str(run.run_id))
         if under_way is None or under_way.lost:
             return
+        under_way.ending = True
         with suppress(LeaseLost, DatabaseUnavailable):  # the reaper deals with it
             if under_way.cancelled:
-                ending = asyncio.ensure_future(self._say_cancelled(run, sender))
+                ending: asyncio.Future[Any] = asyncio.ensure_future(
+                    self._say_cancelled(run, sender)
+                )
             else:
                 ending = asyncio.ensure_future(
                     self._end(run, Status.PENDING, self._statuses.give_back)
@@ -390,8 +391,7 @@ class RunWorker:
                 raise  # it is tried again by who takes it over
             except SurgetankError as error:  # what stays is rebuilt from them: told, and kept
                 self._tell(error, traceback.format_exc())
-        await self._end(run, Status.CANCELLED, self._statuses.mark_cancelled)
-        return Status.CANCELLED
+        return await self._end(run, Status.CANCELLED, self._statuses.mark_cancelled)
 
 
 def _shown(error: BaseException) -> str:

@@ -24,7 +24,7 @@ def _listed(value: Any) -> Any:
 
 def _known_modes(value: Any) -> Any:
     named = _listed(value)
-    unknown = [m for m in named or () if m not in STREAM_MODES] if isinstance(named, list) else []
+    unknown = [m for m in named if m not in _MODES] if isinstance(named, list) else []
     if unknown:
         raise ValueError(f"there is no stream mode {unknown[0]!r}; use {', '.join(_MODES)}")
     return named
