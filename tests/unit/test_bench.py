@@ -10,6 +10,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from bench import plot, report
 from bench.__main__ import PAGE, arguments, checked, scale_of
+from bench.agent_servers import LANGGRAPH_DEV
 from bench.bars import BARS, Bar, judge, unjudged
 from bench.chat import Thread, growing, messages, text
 from bench.harness import SMOKE, BenchError, Figure, Recorder, Scale, Scene
@@ -20,7 +21,7 @@ from bench.result import Result, cell, number
 
 def recorded(measure: str, key: str, **rounds: list[list[float]]) -> list[Figure]:
     recorder = Recorder(measure)
-    names = {"ours": OURS, "memory": MEMORY, "postgres": POSTGRES}
+    names = {"ours": OURS, "memory": MEMORY, "postgres": POSTGRES, "langgraph_dev": LANGGRAPH_DEV}
     for who, values in rounds.items():
         for index, samples in enumerate(values, start=1):
             recorder.add(index, names[who], key, samples)
@@ -95,7 +96,10 @@ def test_a_bar_that_nothing_measures_any_more_is_noticed():
     figures = recorded("calls", "get_tuple hot", ours=[[1.0]], memory=[[1.0]])
     left = [bar.key for bar in unjudged(figures, ["calls"], Scale())]
     assert left == ["put", "put_writes", "get_tuple newest", "get_tuple cold"]
-    assert set(unjudged([], MEASURES, Scale())) == set(BARS)
+    optional = {bar for bar in BARS if bar.peer == LANGGRAPH_DEV}  # where it is installed
+    assert set(unjudged([], MEASURES, Scale())) == set(BARS) - optional
+    there = recorded("served", "run", langgraph_dev=[[1.0]])
+    assert optional <= set(unjudged(there, MEASURES, Scale()))
     assert "storage" not in {bar.measure for bar in unjudged([], MEASURES, SMOKE)}
 
 

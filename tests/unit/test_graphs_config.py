@@ -88,15 +88,6 @@ class TestWhatIsRead:
         ):
             assert [note for note in config.notes if note.startswith(f"{key}:")], key
 
-    def test_app_and_auth_are_objects(self, tmp_path):
-        config = load(
-            written(tmp_path, http={"app": "./web.py:app"}, auth={"path": "./auth.py:auth"})
-        )
-        assert config.http_app is not None
-        assert config.http_app.file == tmp_path / "web.py"
-        assert config.auth is not None
-        assert config.auth.attribute == "auth"
-
     def test_the_default_assistant_s_id_comes_from_the_graph_s_name(self):
         namespace = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
         assert assistant_id("agent") == uuid.uuid5(namespace, "agent")
@@ -117,8 +108,9 @@ class TestWhatIsRefused:
             ({"grahps": {}}, "'grahps'"),
             ({"checkpointer": {"path": "a.py:c"}}, "'checkpointer.path'"),
             ({"http": {"disable_store": True}}, "'http.disable_store'"),
-            ({"http": {"app": 7}}, "'http.app'"),
-            ({"auth": {"path": "../auth.py:auth"}}, "outside of the project"),
+            ({"http": {"app": "./web.py:app"}}, "'http.app'"),
+            ({"auth": {"path": "./auth.py:auth"}}, "'auth.path'"),
+            ({"checkpointer": {"ttl": {"default_ttl": 60}}}, "'checkpointer.ttl'"),
             ({"auth": []}, "'auth' is no object"),
             ({"dependencies": "."}, "'dependencies'"),
             ({"dependencies": ["./missing"]}, "'./missing'"),

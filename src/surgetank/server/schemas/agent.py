@@ -124,14 +124,12 @@ class ThreadCreate(_Body):
     metadata: Json | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
     supersteps: list[Json] | None = None
-    ttl: Any = None
 
 
 class ThreadPatch(_Body):
     """What is added to a thread."""
 
     metadata: Json | None = None
-    ttl: Any = None
 
 
 class ThreadSearch(_Body):

@@ -41,10 +41,21 @@ _NOT_SERVED = {
 _REFUSED = {
     "encryption": "remove it if the database's own encryption will do: nothing of ours would call it.",
 }
+# What would be missed if it were passed over in silence: who may do what, what is served, what is deleted.
+_REFUSED_KEYS = {
+    "auth.path": "remove it: Surgetank's own tokens, owners and roles say who may do what "
+    "(`surgetank token create`). Its handlers are not called yet.",
+    "http.app": "remove it, and serve the application by itself or put `surgetank serve` behind it. "
+    "It is not mounted yet.",
+    "checkpointer.path": "remove it, since Surgetank's own checkpointer is used; "
+    "`Surgetank(sink=...)` flushes into another saver.",
+    "checkpointer.ttl": "remove it, and delete threads by `DELETE /threads/{thread_id}` or "
+    "`surgetank prune`. Nothing expires by itself yet.",
+}
 # Within a section: what is used, and what says something about what we don't have.
 _SECTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "http": (
-        frozenset(("app",)),
+        frozenset(),
         frozenset(
             (
                 "disable_mcp", "disable_a2a", "disable_ui", "disable_webhooks", "mcp", "logging_headers",
@@ -52,8 +63,8 @@ _SECTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
             )
         ),
     ),
-    "auth": (frozenset(("path",)), frozenset(("disable_studio_auth", "openapi", "cache"))),
-    "checkpointer": (frozenset(("ttl",)), frozenset(("serde", "backend"))),
+    "auth": (frozenset(), frozenset(("disable_studio_auth", "openapi", "cache"))),
+    "checkpointer": (frozenset(), frozenset(("serde", "backend"))),
     "store": (frozenset(("index", "ttl")), frozenset()),
 }  # fmt: skip
 
@@ -92,9 +103,6 @@ class GraphsConfig:
     import_paths: tuple[Path, ...]
     env: Mapping[str, str] = field(repr=False)
     store: Mapping[str, Any]
-    checkpointer: Mapping[str, Any]
-    http_app: ObjectSource | None = None
-    auth: ObjectSource | None = None
     embed: ObjectSource | None = None
     notes: tuple[str, ...] = ()
 
@@ -137,9 +145,6 @@ class _Reading:
             import_paths=tuple(self.roots),
             env=MappingProxyType(env),
             store=MappingProxyType(sections["store"]),
-            checkpointer=MappingProxyType(sections["checkpointer"]),
-            http_app=self._named_object("http.app", sections["http"].get("app")),
-            auth=self._named_object("auth.path", sections["auth"].get("path")),
             embed=self._embed(sections["store"]),
             notes=tuple(self.notes),
         )
@@ -174,17 +179,16 @@ class _Reading:
             raise self.refuse(f"{name!r} is no object", f'write "{name}": {{...}}.')
         used, without_use = _SECTIONS[name]
         for key, value in said.items():
-            if key == "path" and name == "checkpointer":
-                raise self.refuse(
-                    "'checkpointer.path' is not supported: Surgetank's own checkpointer is used",
-                    "remove it; `Surgetank(sink=...)` flushes into another saver.",
-                )
             if key in without_use or value in (None, False):
                 self.notes.append(f"{name}.{key}: not used.")
             elif key not in used:
                 raise self.refuse(
                     f"{name + '.' + key!r} is not supported",
-                    "remove it if you can do without, or put a proxy that does it before the server.",
+                    _REFUSED_KEYS.get(
+                        f"{name}.{key}",
+                        "remove it if you can do without, or put a proxy that does it before the "
+                        "server.",
+                    ),
                 )
         return {key: value for key, value in said.items() if key in used and value is not None}
 
