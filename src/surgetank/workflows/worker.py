@@ -366,15 +366,13 @@ class RunWorker:
             return
         under_way.ending = True
         with suppress(LeaseLost, DatabaseUnavailable):  # the reaper deals with it
-            if under_way.cancelled:
-                ending: asyncio.Future[Any] = asyncio.ensure_future(
-                    self._say_cancelled(run, sender)
-                )
-            else:
-                ending = asyncio.ensure_future(
-                    self._end(run, Status.PENDING, self._statuses.give_back)
-                )
-            await asyncio.shield(ending)
+            await asyncio.shield(self._let_go(run, sender, cancelled=under_way.cancelled))
+
+    async def _let_go(self, run: Run, sender: Sender, *, cancelled: bool) -> None:
+        if cancelled:
+            await self._say_cancelled(run, sender)
+        else:
+            await self._end(run, Status.PENDING, self._statuses.give_back)
 
     async def _say_cancelled(self, run: Run, sender: Sender) -> None:
         await self._cancelled(run)
