@@ -29,7 +29,7 @@ from surgetank.exceptions import (
     RunNotFound,
     ThreadBusy,
 )
-from surgetank.workflows.queue import RunQueue
+from surgetank.workflows.queue import ASKED, RunQueue
 from surgetank.workflows.runs import NewRun, Run, Strategy
 from surgetank.workflows.status import Status
 
@@ -89,7 +89,9 @@ def work(queue: RunQueue, name: str, holders: Holders, over: threading.Event) ->
                     holders.wrong.append(f"{run.run_id} was lost")
                 asked = asked or held.get(run.run_id)
             holders.leave(run)
-            queue.end(run, Status.CANCELLED if asked else Status.COMPLETED, actor=name)
+            status = Status.CANCELLED if asked else Status.COMPLETED
+            if queue.end(run, status, actor=name) == ASKED:  # since it was renewed last
+                queue.end(run, Status.CANCELLED, actor=name)
 
 
 def observe(url: str, strategy: Strategy, wrong: list[str], over: threading.Event) -> None:

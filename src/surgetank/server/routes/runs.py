@@ -149,7 +149,7 @@ async def list_runs(
     thread_id: VisibleThread,
     services: Deps,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
     status: Annotated[
         Literal["pending", "running", "success", "error", "timeout", "interrupted"] | None, Query()
     ] = None,
