@@ -365,6 +365,37 @@ async def test_a_client_that_goes_away_cancels_its_run_if_it_says_so(
             await asyncio.sleep(0.02)
 
 
+async def test_a_streamed_run_is_started_once_for_its_key_and_comes_as_it_happens(
+    client: Any, server: Server
+) -> None:
+    thread = (await client.threads.create())["thread_id"]
+    body = {"assistant_id": "agent", "input": {"seconds": 60}}
+    headers = {"x-api-key": server.token("viewer", "ada"), "Idempotency-Key": "k"}
+    async with httpx.AsyncClient(base_url=server.url, headers=headers) as http:
+        path = f"/threads/{thread}/runs/stream"
+        async with http.stream("POST", path, json=body) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data"):  # while the run is under way
+                    break
+        run = answer.headers["content-location"]
+        again = await http.post(path, json=body)
+        assert (again.status_code, again.json()["code"]) == (409, "conflict")
+        assert again.headers["idempotency-replayed"] == "true"
+        assert again.json()["run"] == run
+        assert f"{run}/stream" in again.json()["remedy"]
+        assert len(await client.runs.list(thread)) == 1
+        await client.runs.cancel(thread, run.rsplit("/", 1)[1], wait=True)
+        # a stream that starts nothing is no answer to keep
+        other = {"Idempotency-Key": "k2"}
+        for _ in range(2):
+            events = {"channels": ["lifecycle"]}
+            path = f"/threads/{thread}/stream/events"
+            async with http.stream("POST", path, json=events, headers=other) as answer:
+                assert (answer.status_code, answer.headers["content-type"]) == (
+                    200, "text/event-stream; charset=utf-8",
+                )  # fmt: skip
+
+
 async def test_a_remote_graph_works_as_a_local_one(client: Any) -> None:
     graph = RemoteGraph("agent", client=client)
     config: Any = {"configurable": {"thread_id": str(uuid.uuid4())}}

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from surgetank.acting import acting_from
 from surgetank.server.access.identify import Asked, host_name, identify
 from surgetank.server.http.idempotency import Answer, Claim
-from surgetank.server.http.problems import Problem, unexpected
+from surgetank.server.http.problems import MEDIA_TYPE, Problem, unexpected
 from surgetank.server.services import Services
 from surgetank.telemetry import log
 
@@ -269,39 +269,80 @@ class Answers:
         await self._carry_out(scope, receive, send, claim)
 
     async def _carry_out(self, scope: Scope, receive: Receive, send: Send, claim: Claim) -> None:
-        caught = _Caught()
         kept = self._services.kept_answers
+        caught = _Caught(scope["path"], send, lambda answer: self._close(claim, answer))
         try:
             await self._app(scope, receive, caught)
         except BaseException:
-            await asyncio.shield(run_in_threadpool(kept.release, claim))
+            if not caught.streams:  # else the claim has its answer, or was given back
+                await asyncio.shield(run_in_threadpool(kept.release, claim))
             raise
-        status, media_type, body = caught.answer()
-        if status < 400:
-            instead = scope["surgetank.asked"].keep_instead
-            answer = Answer(status, media_type, body if instead is None else instead)
-            await run_in_threadpool(kept.finish, claim, answer)
+        if caught.streams:
+            return
+        answer = caught.answer()
+        instead = scope["surgetank.asked"].keep_instead
+        if answer.status < 400 and instead is not None:
+            await self._close(claim, Answer(answer.status, answer.media_type, instead))
         else:
-            await run_in_threadpool(kept.release, claim)
+            await self._close(claim, answer if answer.status < 400 else None)
         for message in caught.messages:
             await send(message)
 
+    async def _close(self, claim: Claim, answer: Answer | None) -> None:
+        kept = self._services.kept_answers
+        if answer is None:
+            await run_in_threadpool(kept.release, claim)
+        else:
+            await run_in_threadpool(kept.finish, claim, answer)
+
 
 class _Caught:
-    """Holds an answer back until it is kept: who got it must find it when asking again."""
+    """Holds an answer back until it is kept: who got it must find it when asking again.
 
-    def __init__(self) -> None:
+    A stream is not held back, it may never end. `close` gets before its first byte what is
+    answered when it is asked for again: where the run is that was started, or None where nothing
+    was.
+    """
+
+    def __init__(
+        self, path: str, send: Send, close: Callable[[Answer | None], Awaitable[None]]
+    ) -> None:
         self.messages: list[Message] = []
+        self.streams = False
+        self._path = path
+        self._send = send
+        self._close = close
 
     async def __call__(self, message: Message) -> None:
-        self.messages.append(message)
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            if headers.get("content-type", "").startswith("text/event-stream"):
+                await self._close(self._streamed(headers.get("content-location")))
+                self.streams = True
+        if self.streams:
+            await self._send(message)
+        else:
+            self.messages.append(message)
 
-    def answer(self) -> tuple[int, str, bytes]:
+    def _streamed(self, run: str | None) -> Answer | None:
+        if run is None:
+            return None
+        problem = Problem(
+            409, "conflict", "The request with this Idempotency-Key started a run, whose events "
+            "were streamed.",
+            remedy=f"join the run: GET {run}/stream, with `Last-Event-ID` after what you have.",
+            run=run,
+        )  # fmt: skip
+        body = bytes(problem.response(self._path).body)
+        return Answer(problem.status, MEDIA_TYPE, body)
+
+    def answer(self) -> Answer:
         start = next(m for m in self.messages if m["type"] == "http.response.start")
         body = b"".join(
             m.get("body", b"") for m in self.messages if m["type"] == "http.response.body"
         )
-        return start["status"], MutableHeaders(scope=start).get("content-type", ""), body
+        media_type = MutableHeaders(scope=start).get("content-type", "")
+        return Answer(start["status"], media_type, body)
 
 
 class _Tagged:
