@@ -69,6 +69,24 @@ def test_last_seq_and_waiting_speak_of_unparked_entries(buffer: Buffer) -> None:
     assert len(buffer.waiting("s", up_to_seq=a2)) == 1
 
 
+def test_first_waiting_tells_for_many_partitions_what_has_not_left(buffer: Buffer) -> None:
+    a1, b1, _ = put(buffer, "a"), put(buffer, "b"), put(buffer, "a")
+    put(buffer, "a", stream="t")
+    put(buffer, "left")
+    lease = take(buffer, "left").lease
+    buffer.ack([Ack(lease, read_all(buffer, lease), release=True)])
+    asked = ["a", "b", "left", "nobody", "quote'\"%"]
+    assert buffer.first_waiting("s", asked) == {"a": a1, "b": b1}
+    assert buffer.first_waiting("s", ["b"]) == {"b": b1}
+    assert buffer.first_waiting("s", []) == {}
+
+    lease = take(buffer, "b").lease
+    buffer.park(lease, b1, BAD)
+    assert buffer.first_waiting("s", asked) == {"a": a1, "b": 0}, "one that was set aside"
+    put(buffer, "b")
+    assert buffer.first_waiting("s", asked) == {"a": a1, "b": 0}
+
+
 def test_depth_counts_entries_bytes_partitions_and_parked_by_stream(
     buffer: Buffer, clock: FakeClock
 ) -> None:

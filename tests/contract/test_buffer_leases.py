@@ -189,6 +189,8 @@ def test_due_takes_the_oldest_first_up_to_its_limit_and_one_partition_when_named
     assert due_now(buffer, Due(limit=2)) == ["c", "a"]
     assert due_now(buffer, Due(partition="b")) == ["b"]
     assert due_now(buffer, Due(partition="nobody", force=True)) == []
+    assert due_now(buffer, Due(partitions=["b", "c", "nobody"], force=True)) == ["c", "b"]
+    assert due_now(buffer, Due(partitions=[], force=True)) == []
 
 
 def test_a_partition_without_waiting_entries_is_never_due(buffer: Buffer) -> None:

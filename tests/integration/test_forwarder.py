@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,23 @@ def queue(database: MigratedDatabase) -> RunQueue:
     return RunQueue(database, buffer_id=HERE)
 
 
+class Saved:
+    """Threads whose data is in the database; None: of all."""
+
+    def __init__(self, threads: set[str] | None) -> None:
+        self._threads = threads
+
+    def accepted(self, thread_id: str) -> str:
+        return thread_id
+
+    def arrived(self, accepted: Sequence[str]) -> list[bool]:
+        return [self._threads is None or thread in self._threads for thread in accepted]
+
+
 def forwarder_of(
     database: MigratedDatabase, events: SQLiteEventLog, saved: set[str] | None = None
 ) -> Forwarder:
-    def saving(thread_id: str) -> Any:
-        return lambda: saved is None or thread_id in saved
-
-    return Forwarder(database, events, buffer_id=HERE, actor="host-1", saving=saving)
+    return Forwarder(database, events, buffer_id=HERE, actor="host-1", arrivals=Saved(saved))
 
 
 def complete(queue: RunQueue, thread: str = "t") -> Run:
@@ -131,7 +141,7 @@ def test_each_home_hears_of_all(
     forwarder_of(database, events).step()
     other = SQLiteEventLog(tmp_path / "other.db")
     elsewhere = Forwarder(
-        database, other, buffer_id="buffer-2", actor="host-2", saving=lambda _: lambda: False
+        database, other, buffer_id="buffer-2", actor="host-2", arrivals=Saved(set())
     )
     elsewhere.step()
     assert statuses(other) == statuses(events)

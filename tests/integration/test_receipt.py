@@ -17,6 +17,7 @@ import pytest
 from support.postgres import PostgresServer
 from support.savers import put, put_chain
 from surgetank import NotSaved, Surgetank
+from surgetank.app.receipts import Arrivals
 from surgetank.database.migrate import migrate
 from surgetank.database.pool import Database
 
@@ -44,6 +45,19 @@ def test_when_it_returns_state_and_log_are_in_the_database(make_tank, database_u
     assert stored(database_url, "t") == (5, 1)
     tank.wait_saved("t", timeout=0)  # nothing waits
     tank.wait_saved("never seen", timeout=0)
+
+
+def test_of_many_threads_it_is_told_together_and_of_each_moment_of_its_own(make_tank):
+    tank = make_tank()
+    arrivals = Arrivals(tank.parts)
+    put(tank.checkpointer(), "t", {"n": 1})
+    tank.emit_log("a line", thread_id="u")
+    first, other, never = (arrivals.accepted(name) for name in ("t", "u", "never seen"))
+    assert arrivals.arrived([first, other, never]) == [False, False, True]
+    assert tank.flush().ok
+    put(tank.checkpointer(), "t", {"n": 2})
+    later = arrivals.accepted("t")
+    assert arrivals.arrived([first, later, other]) == [True, False, True]
 
 
 async def test_its_twin_lets_the_loop_go_on(make_tank, database_url):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +122,35 @@ def test_it_looks_again_at_once_after_a_job_and_at_the_next_tick_otherwise(plant
     background.start()
     wait_until(lambda: flusher.seen == 4)
     assert background.stop(20)
+
+
+def test_runs_that_ended_are_flushed_together_and_no_other(plant: Plant) -> None:
+    for name in ("a", "b", "c", "under way"):
+        plant.put(name)
+    flusher = plant.flusher(policy=StreamPolicy(entries=1000, age_s=3600.0))
+    background = scheduler(plant, flusher, tick_s=600.0)
+    for name in ("a", "b", "c", "nobody", "a"):
+        background.run_ended("s", name, awaited=False)
+    background.start()
+    wait_until(lambda: plant.waiting() == {"under way": 1})
+    assert background.stop(20)
+    assert [(job.trigger, job.partition) for job in plant.told.jobs] == [("run_end", None)]
+
+
+def test_who_waits_for_the_end_of_a_run_does_not_wait_for_the_pause_between_flushes(
+    plant: Plant,
+) -> None:
+    flusher = plant.flusher(policy=StreamPolicy(entries=1000, age_s=3600.0))
+    background = scheduler(plant, flusher, tick_s=0.01)
+    background._rest_until = time.monotonic() + 3600.0
+    plant.put("left", b"1")
+    plant.put("awaited", b"2")
+    background.start()
+    background.run_ended("s", "left", awaited=False)
+    background.run_ended("s", "awaited")
+    wait_until(lambda: plant.waiting() == {})  # the pause is short from then on
+    assert background.stop(20)
+    assert [job.partition for job in plant.told.jobs] == ["awaited", "left"]
 
 
 def test_waking_cuts_the_pause_short(plant: Plant) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from surgetank.app.receipts import saving
+from surgetank.app.receipts import Arrivals
 from surgetank.exceptions import DatabaseUnavailable
 from surgetank.flush.events import FlushEvent, JobFinished
 from surgetank.service import Background
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from surgetank.app.assembly import Parts
 
 _BUSY_S, _IDLE_S, _AWAY_S = 0.2, 1.0, 2.0
-_PAUSE_S = 0.03  # what is woken for in between is forwarded together
+# What is woken for in between is forwarded together, the longer the more there is to do: runs that are
+# under way need the processor more than who follows them needs the news.
+_PAUSE_S, _LONGEST_PAUSE_S = 0.03, 0.25
+_SHARE = 0.1  # of the time that forwarding takes, about
 _BUSY_FOR_S = 30.0
 
 
@@ -35,7 +38,7 @@ class Forwarding:
             parts.reporting.events,
             buffer_id=parts.buffer.id,
             actor=parts.settings.node,
-            saving=lambda thread_id: saving(parts, thread_id),
+            arrivals=Arrivals(parts),
         )
         self._woken = threading.Event()
         self._thread = Background("surgetank-forward", self._run)
@@ -76,6 +79,7 @@ class Forwarding:
         busy_until = 0.0
         while not stop.is_set():
             self._woken.clear()
+            began = time.monotonic()
             wait_s = _BUSY_S if time.monotonic() < busy_until else _IDLE_S
             try:
                 if self.forwarder.step():
@@ -88,5 +92,6 @@ class Forwarding:
                 if not stop.is_set():
                     self._tell(error, "")
                 wait_s = _AWAY_S
+            took = time.monotonic() - began
             self._woken.wait(wait_s)
-            stop.wait(_PAUSE_S)
+            stop.wait(min(_LONGEST_PAUSE_S, max(_PAUSE_S, took / _SHARE)))

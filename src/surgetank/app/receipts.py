@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from surgetank.encode.limits import check_names
@@ -115,18 +116,47 @@ class _Receipt:
         )
 
 
-def saving(parts: Parts, thread_id: str) -> Callable[[], bool]:
-    """What tells whether all that was accepted of a thread until now is in the database. It is
-    flushed at once where this process flushes."""
-    receipt = _Receipt(parts, thread_id, float("inf"))
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What of a thread had been accepted at one moment: the last number in each stream."""
 
-    def is_saved() -> bool:
-        try:
-            return receipt.pause_s() is None
-        except NotSaved:  # parked
-            return False
+    thread_id: str
+    last: Mapping[str, int]
 
-    return is_saved
+
+class Arrivals:
+    """Tells of many threads whether what was accepted of them is in the database. Nobody waits for
+    it: they are flushed together, soon, where this process flushes."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def accepted(self, thread_id: str) -> Accepted:
+        """All that was accepted of a thread until now."""
+        parts = self._parts
+        lasts = {
+            stream: parts.buffer.last_seq(stream, thread_id) for stream in parts.streams.of_threads
+        }
+        if parts.scheduler.running:
+            for stream, last in lasts.items():
+                if last:
+                    parts.scheduler.run_ended(stream, thread_id, awaited=False)
+        return Accepted(thread_id, lasts)
+
+    def arrived(self, accepted: Sequence[Accepted]) -> list[bool]:
+        """Of each, whether all of it has arrived, and nothing of its thread was set aside."""
+        threads = {each.thread_id for each in accepted}
+        waiting = {
+            stream: self._parts.buffer.first_waiting(stream, threads)
+            for stream in self._parts.streams.of_threads
+        }
+        return [
+            all(
+                waiting[stream].get(each.thread_id, last + 1) > last
+                for stream, last in each.last.items()
+            )
+            for each in accepted
+        ]
 
 
 def wait_saved(parts: Parts, thread_id: str, timeout_s: float) -> None:

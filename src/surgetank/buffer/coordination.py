@@ -30,6 +30,7 @@ class Due:
     """Which partitions of a stream are to be leased: those that crossed any of the thresholds.
 
     `force` takes every partition that has entries, also one whose next attempt is not yet due.
+    Only this `partition`, or only these `partitions`, where one of them is given.
     `max_horizon_s` bounds how far in the future a stored time can be believed, so that a clock that
     was set back doesn't freeze a partition.
     """
@@ -38,6 +39,7 @@ class Due:
     bytes: int = 0
     age_s: float = 0.0
     partition: str | None = None
+    partitions: Sequence[str] | None = None
     force: bool = False
     limit: int = 1000
     max_horizon_s: float = 3600.0
@@ -220,6 +222,11 @@ class Backlog(Protocol):
 
     def waiting(self, stream: str, *, up_to_seq: int, partition: str | None = None) -> list[str]:
         """The partitions that still have unparked entries with a seq up to `up_to_seq`."""
+        ...
+
+    def first_waiting(self, stream: str, partitions: Iterable[str]) -> dict[str, int]:
+        """The smallest seq that waits in each of these partitions that has one; 0 where entries are
+        parked."""
         ...
 
     def depth(self) -> BufferDepth:

@@ -147,6 +147,12 @@ class StreamFlusher:
             trigger, self._lease(due), partition, retry_of, stop, again=again, up_to_seq=up_to_seq
         )
 
+    def run_ended(self, partitions: Sequence[str], stop: threading.Event) -> FlushJob:
+        """Flush what waits of these partitions, whose runs have ended, in one job."""
+        due = Due(partitions=partitions, force=True, limit=self.policy.batch_partitions)
+        alone = partitions[0] if len(partitions) == 1 else None
+        return self._run("run_end", self._lease(due), alone, None, stop)
+
     def _left(self, up_to_seq: int, partition: str | None) -> set[str]:
         return set(self._buffer.waiting(self.stream, up_to_seq=up_to_seq, partition=partition))
 

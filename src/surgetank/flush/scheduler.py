@@ -7,8 +7,8 @@ the group that is being written finish and gives everything else back.
 from __future__ import annotations
 
 import threading
+import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from surgetank.buffer.coordination import Backlog
@@ -19,6 +19,9 @@ from surgetank.model import JobStatus
 from surgetank.service import Background
 
 _LONGEST_PAUSE_S = 5.0
+# Between flushes of runs that ended, and the share of time that these take about: who is under way needs
+# the processor more than who has ended needs the database.
+_LONGEST_REST_S, _SHARE = 0.5, 0.1
 
 
 class Scheduler:
@@ -38,7 +41,10 @@ class Scheduler:
         self._on_problem = on_problem
         self._wake = threading.Event()
         self._background = Background("surgetank-flush", self.run)
-        self._ended: deque[tuple[str, str]] = deque()
+        # What waits for it, and what nobody waits for, each in the order in which it ended.
+        self._awaited: dict[tuple[str, str], None] = {}
+        self._ended: dict[tuple[str, str], None] = {}
+        self._rest_until = 0.0
 
     @property
     def running(self) -> bool:
@@ -53,10 +59,12 @@ class Scheduler:
         """Look at once instead of at the next tick."""
         self._wake.set()
 
-    def run_ended(self, stream: str, partition: str) -> None:
-        """Flush a partition at once, because the run that wrote to it has ended."""
-        self._ended.append((stream, partition))
-        self.wake()
+    def run_ended(self, stream: str, partition: str, *, awaited: bool = True) -> None:
+        """Flush a partition at once, because the run that wrote to it has ended. Where nobody waits
+        for that (not `awaited`) it is flushed soon, with others that ended meanwhile."""
+        (self._awaited if awaited else self._ended)[stream, partition] = None
+        if awaited or time.monotonic() >= self._rest_until:
+            self.wake()
 
     def stop(self, within_s: float | None = None) -> bool:
         """Finish the group that is being written, release the rest, end. False if that took too
@@ -79,13 +87,24 @@ class Scheduler:
                 self._wake.clear()
 
     def _flush_ended(self, stop: threading.Event) -> None:
-        while self._ended and not stop.is_set():
-            stream, partition = self._ended.popleft()
+        if stop.is_set():
+            return
+        began = time.monotonic()
+        ended: dict[str, list[str]] = {}
+        for waiting in (self._awaited, self._ended if began >= self._rest_until else {}):
+            for stream, partition in list(waiting):
+                del waiting[stream, partition]
+                ended.setdefault(stream, []).append(partition)
+        for stream, partitions in ended.items():
             flusher = next(flusher for flusher in self._flushers if flusher.stream == stream)
-            # then it waits its turn like all others
-            down = flusher.breaker.state() is not BreakerState.CLOSED
-            if not down and self._buffer.state(stream, partition) is not None:
-                flusher.run("run_end", partition=partition, stop=stop)
+            if flusher.breaker.state() is not BreakerState.CLOSED:
+                continue  # they wait their turn like all others
+            there = self._buffer.first_waiting(stream, partitions)
+            if names := [name for name in partitions if name in there]:
+                flusher.run_ended(names, stop)
+        if ended:
+            took = time.monotonic() - began
+            self._rest_until = time.monotonic() + min(_LONGEST_REST_S, took / _SHARE)
 
     def _round(self, stop: threading.Event) -> bool:
         self._flush_ended(stop)

@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from psycopg.rows import dict_row
 
@@ -27,11 +27,13 @@ from surgetank.database.queries import queries
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import EventType, Forwarded, NewEvent
 
+A = TypeVar("A")
+
 SQL = queries("workflows/forwarder.sql")
 _PAGE = 500
 _PAGES = 20  # of one step
 _FIRST_S = 60.0  # a home that begins hears of the last minute
-_ASKED = 50  # runs that are asked after at once
+_ASKED = 500  # runs that are asked after at once
 _WAITING = 100_000
 _EVERYTHING = "1:1:"  # a snapshot before which nothing was
 
@@ -50,12 +52,23 @@ _CHECKPOINTS = {
 _SHOWN = {"checkpoint_id": "checkpoint_id", "step_name": "step", "kind": "kind"}
 
 
+class Arrivals(Protocol[A]):
+    """Tells of threads whether what was accepted of them is in the database."""
+
+    def accepted(self, thread_id: str) -> A:
+        """What was accepted of a thread until now."""
+        ...
+
+    def arrived(self, accepted: Sequence[A]) -> list[bool]:
+        """Of each, whether it is in the database."""
+        ...
+
+
 class Forwarder:
     """Forwards to one event log. `step` is for one thread at a time; several processes may share
     the log.
 
-    `saving` is told of a thread whose run has ended here, and gives what tells whether its data is
-    in the database.
+    `arrivals` tells whether the data of runs that have ended here is in the database.
     """
 
     def __init__(
@@ -65,15 +78,15 @@ class Forwarder:
         *,
         buffer_id: str,
         actor: str,
-        saving: Callable[[str], Callable[[], bool]],
+        arrivals: Arrivals[Any],
     ) -> None:
         self._database = database
         self._events = events
         self._buffer_id = buffer_id
         self._actor = actor
-        self._saving = saving
+        self._arrivals = arrivals
         self._lock = threading.Lock()
-        self._unsaved: BoundedMap[uuid.UUID, Callable[[], bool]] = BoundedMap(_WAITING)
+        self._unsaved: BoundedMap[uuid.UUID, Any] = BoundedMap(_WAITING)
         self._knows_unsaved = False
 
     @property
@@ -87,7 +100,7 @@ class Forwarder:
         with self._lock:
             if not self._knows_unsaved:
                 for row in self._rows("unsaved", {"buffer": self._buffer_id}):
-                    self._unsaved[row["run_id"]] = self._saving(row["thread_id"])
+                    self._unsaved[row["run_id"]] = self._arrivals.accepted(row["thread_id"])
                 self._knows_unsaved = True
             self._note_saved()
             sent = self._forward()
@@ -163,18 +176,19 @@ class Forwarder:
             )  # fmt: skip
             thread_id = row["thread_id"]
             if ended_here and thread_id is not None and row["run_id"] not in self._unsaved:
-                self._unsaved[row["run_id"]] = self._saving(str(thread_id))
+                self._unsaved[row["run_id"]] = self._arrivals.accepted(str(thread_id))
 
     # -- saved
 
     def _note_saved(self) -> bool:
         """Write into the audit which runs are saved now; whether there were any."""
-        asked = list(islice(self._unsaved.items(), _ASKED))
-        saved = [run for run, is_saved in asked if is_saved()]
-        for run, is_saved in asked:  # those that wait go to the end
-            if run not in saved:
-                del self._unsaved[run]
-                self._unsaved[run] = is_saved
+        asked = dict(islice(self._unsaved.items(), _ASKED))
+        if not asked:
+            return False
+        arrived = self._arrivals.arrived(list(asked.values()))
+        saved = [run for run, has in zip(asked, arrived, strict=True) if has]
+        for run in [run for run, has in zip(asked, arrived, strict=True) if not has]:
+            self._unsaved[run] = self._unsaved.pop(run)  # those that wait go to the end
         if not saved:
             return False
         for row in self._rows("note_saved", {"runs": saved, "actor": self._actor}):

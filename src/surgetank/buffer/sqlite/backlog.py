@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import replace
 
 from surgetank.buffer.limits import BufferLimits
@@ -70,6 +72,17 @@ class SQLiteBacklog:
                 (stream, partition, first_id(up_to_seq + 1)),
             ).fetchall()
         return [name for (name,) in rows]
+
+    def first_waiting(self, stream: str, partitions: Iterable[str]) -> dict[str, int]:
+        with self._file.read() as connection:
+            rows = connection.execute(
+                "SELECT p.name, CASE WHEN p.id IN (SELECT partition_id FROM parked) THEN 0 ELSE"
+                " (SELECT min(r.id) FROM records r WHERE r.partition_id = p.id AND r.parked = 0) END"
+                " FROM json_each(?2) j CROSS JOIN partitions p ON p.stream = ?1 AND p.name = j.value"
+                " WHERE p.oldest_at IS NOT NULL OR p.id IN (SELECT partition_id FROM parked)",
+                (stream, json.dumps(list(partitions))),
+            ).fetchall()
+        return {name: seq_of(first) for name, first in rows if first is not None}
 
     def depth(self) -> BufferDepth:
         file, limits = self._file, self._limits

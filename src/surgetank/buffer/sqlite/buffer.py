@@ -125,6 +125,7 @@ class SQLiteBuffer:
         self.state = backlog.state
         self.last_seq = backlog.last_seq
         self.waiting = backlog.waiting
+        self.first_waiting = backlog.first_waiting
         self.depth = backlog.depth
         self.fill = backlog.fill
 

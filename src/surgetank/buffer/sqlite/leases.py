@@ -178,6 +178,9 @@ def _due_sql(stream: str, due: Due, now: float) -> tuple[str, dict[str, object]]
     if due.partition is not None:
         clauses.append("name = :partition")
         parameters["partition"] = due.partition
+    if due.partitions is not None:
+        clauses.append("name IN (SELECT value FROM json_each(:partitions))")
+        parameters["partitions"] = json.dumps(list(due.partitions))
     if not due.force:
         clauses.append("(next_attempt_at <= :now OR next_attempt_at > :attempt_horizon)")
         clauses.append(
