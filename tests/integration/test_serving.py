@@ -31,7 +31,20 @@ class State(TypedDict, total=False):
 def ask(state):
     return {"said": [interrupt("really?"), "VERSION"]}
 
+version = "VERSION"
 graph = StateGraph(State).add_node("ask", ask).add_edge(START, "ask").compile()
+"""
+
+
+WEB = """
+from fastapi import FastAPI
+import p
+
+app = FastAPI()
+
+@app.get("/version")
+def version():
+    return p.version
 """
 
 
@@ -40,7 +53,9 @@ def folder(tmp_path: Path) -> Path:
     found = tmp_path / "project"
     found.mkdir()
     (found / "p.py").write_text(PROJECT.replace("VERSION", "one"))
-    named = {"dependencies": ["."], "graphs": {"agent": "./p.py:graph"}}
+    (found / "web.py").write_text(WEB)
+    http = {"app": "./web.py:app"}
+    named = {"dependencies": ["."], "graphs": {"agent": "./p.py:graph"}, "http": http}
     (found / "langgraph.json").write_text(json.dumps(named))
     return found
 
@@ -139,12 +154,14 @@ def test_the_server_for_development_is_started_anew_when_the_project_changes(
     thread = post(url, "/threads", {}).json()["thread_id"]
     post(url, f"/threads/{thread}/runs", {"assistant_id": "agent", "input": {}})
     (row,) = wait_until(lambda: waiting(url), "the question")
+    assert httpx.get(f"{url}/version").json() == "one"
     (folder / "p.py").write_text(PROJECT.replace("VERSION", "two"))
     wait_until(lambda: not answers(url), "the server to go", 60)
     wait_until(lambda: answers(url), "the server again", 60)
     decided = post(url, f"/user-checkpoints/{row['checkpoint_id']}/resolve", {"action": "approve"})
     join = f"{url}/threads/{thread}/runs/{decided.json()['run_id']}/join"
     assert httpx.get(join, timeout=60).json()["said"] == [True, "two"]
+    assert httpx.get(f"{url}/version").json() == "two"
     search = "/threads/search"
     origin = {"Origin": "https://evil.example"}
     assert post(url, search, {}, **origin).status_code == 403

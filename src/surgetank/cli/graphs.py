@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from surgetank.cli.output import Json, echo_error, out, print_json, table
-from surgetank.exceptions import GraphNotLoaded, MissingExtra
+from surgetank.exceptions import ConfigurationError, GraphNotLoaded, MissingExtra
+from surgetank.workflows.graphs import importing
 from surgetank.workflows.graphs.config import GraphsConfig, load
 
 if TYPE_CHECKING:
@@ -26,19 +27,29 @@ def graphs(
 ) -> int:
     """Load every graph of a langgraph.json and say what it is, or why it can't be loaded.
 
-    The project's code is imported; what it prints goes to stderr. No graph is run. Exit code 0 when
-    all are loaded, 1 when one is not, 2 when the file itself can't be used.
+    The project's code is imported, that of `http.app` too; what it prints goes to stderr. No graph
+    is run. Exit code 0 when all are loaded, 1 when one is not, 2 when the file itself can't be used.
     """
     found = load(config)
     with redirect_stdout(sys.stderr):
         infos, refused = asyncio.run(_load_all(found))
+        if found.app is not None:
+            try:
+                importing.loaded(found, "http.app", found.app)
+            except ConfigurationError as error:
+                refused.append(error)
     if json:
         print_json(
             {
                 "config": str(found.path),
                 "graphs": [_plain(info) for info in infos],
                 "refused": [
-                    {"name": e.graph, "what": e.what, "remedy": e.remedy, "frames": e.frames}
+                    {
+                        "name": e.graph if isinstance(e, GraphNotLoaded) else "http.app",
+                        "what": e.what,
+                        "remedy": e.remedy,
+                        "frames": e.frames if isinstance(e, GraphNotLoaded) else (),
+                    }
                     for e in refused
                 ],
                 "notes": found.notes,
@@ -60,7 +71,7 @@ def graphs(
     return 1 if refused else 0
 
 
-async def _load_all(config: GraphsConfig) -> tuple[list[GraphInfo], list[GraphNotLoaded]]:
+async def _load_all(config: GraphsConfig) -> tuple[list[GraphInfo], list[ConfigurationError]]:
     try:
         from surgetank.workflows.graphs.graph_set import GraphSet  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as error:
@@ -69,7 +80,7 @@ async def _load_all(config: GraphsConfig) -> tuple[list[GraphInfo], list[GraphNo
         raise MissingExtra("langgraph", "langgraph", "Loading graphs") from error
     graph_set = GraphSet(config)
     infos: list[GraphInfo] = []
-    refused: list[GraphNotLoaded] = []
+    refused: list[ConfigurationError] = []
     for name in config.names:
         try:
             infos.append(await graph_set.info(name))

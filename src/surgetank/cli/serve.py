@@ -75,27 +75,24 @@ def serve(
     # The port is taken first: where it is another's, no buffer is opened and no PostgreSQL started.
     with serving.bind(settings.server_host, settings.server_port) as bound, tank:
         graphs = open_graphs(tank, project) if project is not None else None
-        app = create_app(tank, graphs=graphs, no_auth=no_auth)
+        worker = tank.runs.service(graphs, most=runs) if graphs is not None and runs != 0 else None
+        app = create_app(tank, graphs=graphs, no_auth=no_auth, worker=worker)
         warning = serving.check_access(app.state.services, settings.server_host)
         if warning is not None:
             announce(f"surgetank serve: {warning}", "server_warning", warning=warning)
         serving.start_listening(bound)
         address, number = bound.getsockname()[:2]
         url = f"http://[{address}]:{number}" if ":" in address else f"http://{address}:{number}"
-        announce(
-            f"surgetank serve: {url}, node {settings.node}",
-            "server_started",
-            url=url,
-            node=settings.node,
-        )
-        server = serving.make_server(app, settings)
-        worker = tank.runs.service(graphs, most=runs) if graphs is not None and runs != 0 else None
-        if worker is not None:
-            worker.start()
+
+        def started() -> None:
+            said = f"surgetank serve: {url}, node {settings.node}"
+            announce(said, "server_started", url=url, node=settings.node)
+
+        server = serving.make_server(app, settings, started=started)
         server.run(sockets=[bound])
         announce("surgetank serve: stopping", "server_stopping")
         with serving.end_within(serving.longest_stop_s(settings)):
-            if worker is not None:
+            if worker is not None:  # the application has stopped it, unless Ctrl-C came twice
                 worker.stop(settings.shutdown_timeout)
             tank.close()
     return INTERRUPTED if server.interrupted else 0

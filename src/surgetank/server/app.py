@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
@@ -21,12 +21,15 @@ from starlette.middleware.cors import CORSMiddleware
 
 from surgetank import tracing
 from surgetank.app.surgetank import Surgetank
+from surgetank.exceptions import ConfigurationError
 from surgetank.server.http import problems
 from surgetank.server.http.middleware import Answers, Bodies, Edge
 from surgetank.server.http.problems import ProblemBody
 from surgetank.server.http.tracing import Traced
+from surgetank.server.project_app import ProjectApp
 from surgetank.server.routes import ROUTERS
 from surgetank.server.services import Services, make_services
+from surgetank.telemetry import log
 
 if TYPE_CHECKING:
     from surgetank.workflows.graphs.graph_set import GraphSet
@@ -59,25 +62,52 @@ _EXPOSED = [
 ]  # fmt: skip
 
 
+class Worker(Protocol):
+    """What works on runs: `tank.runs.service(graphs)`."""
+
+    def start(self) -> None:
+        """Start working."""
+        ...
+
+    def stop(self, within_s: float | None = None) -> bool:
+        """Give runs back and end."""
+        ...
+
+
 def create_app(
     tank: Surgetank,
     *,
     graphs: GraphSet | None = None,
     no_auth: bool = False,
     clock: Callable[[], float] = time.time,
+    worker: Worker | None = None,
 ) -> FastAPI:
     """The ASGI application for an open engine.
 
-    `graphs` are those that runs can be started of; who works on the runs is another matter
-    (`tank.runs.service`). `no_auth` takes every caller from this machine for an administrator: for
-    development on loopback only. `clock` gives seconds since the epoch.
+    `graphs` are those that runs can be started of; the application that their file names
+    (`http.app`) answers what no route of ours takes. `worker` (`tank.runs.service`) works on runs
+    while the application runs. `no_auth` takes every caller from this machine for an
+    administrator: for development on loopback only. `clock` gives seconds since the epoch.
+    Raises `ConfigurationError` when the project's application can't be loaded.
     """
     services = make_services(tank, graphs=graphs, no_auth=no_auth, clock=clock)
+    project = ProjectApp.load(graphs.config, services) if graphs is not None else None
+    stop_s = services.settings.shutdown_timeout
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = services.settings.server_threads
-        yield
+        async with AsyncExitStack() as stack:
+            if project is not None:
+                try:
+                    await stack.enter_async_context(project.running(stop_s=stop_s))
+                except ConfigurationError as error:
+                    app.state.not_started = error
+                    raise
+            if worker is not None:  # its graphs may need what the project's application opens
+                worker.start()
+                stack.push_async_callback(_stop, worker, stop_s)
+            yield
 
     app = FastAPI(
         title="Surgetank",
@@ -93,8 +123,16 @@ def create_app(
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    if project is not None:
+        app.router.default = project
+        if hidden := project.hidden(app.routes):
+            log.warning("project_app_routes_hidden", paths=hidden[:20])
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+async def _stop(worker: Worker, within_s: float) -> None:
+    await to_thread.run_sync(worker.stop, within_s, limiter=CapacityLimiter(1))
 
 
 def _layers(services: Services) -> list[Middleware]:

@@ -117,8 +117,12 @@ def _cannot_listen(host: str, port: int, error: OSError) -> ConfigurationError:
     )
 
 
-def make_server(app: FastAPI, settings: Settings) -> StoppableServer:
-    """The server for this application; `run(sockets=[...])` serves until it is told to stop."""
+def make_server(
+    app: FastAPI, settings: Settings, *, started: Callable[[], None] = lambda: None
+) -> StoppableServer:
+    """The server for this application; `run(sockets=[...])` serves until it is told to stop, and
+    calls `started` when requests are answered. It raises `ConfigurationError` when the project's
+    application can't be started."""
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets"):
         logging.getLogger(name).setLevel(logging.WARNING)
     config = uvicorn.Config(
@@ -139,17 +143,18 @@ def make_server(app: FastAPI, settings: Settings) -> StoppableServer:
         ws_max_size=64 * 1024,
         ws_per_message_deflate=False,  # many small messages to many followers: compression costs more than it saves
     )
-    services: Services = app.state.services
-    return StoppableServer(config, services)
+    return StoppableServer(config, app, started)
 
 
 class StoppableServer(uvicorn.Server):
     """A server that returns after SIGTERM or Ctrl-C instead of dying of it, so that the engine can
     be closed."""
 
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._services = services
+        self._app = app
+        self._services: Services = app.state.services
+        self._on_start = started
         self.interrupted = False  # by Ctrl-C
 
     @contextmanager
@@ -163,6 +168,26 @@ class StoppableServer(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        logger = logging.getLogger("uvicorn.error")
+        logger.addFilter(self._is_news)
+        try:
+            super().run(sockets)
+        except SystemExit:
+            error: ConfigurationError | None = getattr(self._app.state, "not_started", None)
+            raise (error or SystemExit(1)) from None
+        finally:
+            logger.removeFilter(self._is_news)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()
+
+    def _is_news(self, _record: logging.LogRecord) -> bool:
+        """Why it did not start is said by the error, not by a traceback through our layers."""
+        return not hasattr(self._app.state, "not_started")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._services.stopping.set()  # streams that would go on for ever end now, and don't hold up the rest

@@ -21,6 +21,8 @@ class Asked:
     caller: Caller | None = None
     refusal: Problem | None = None
     body: bytes = b""
+    # the Content-Type as it was sent, where our own routes see another one
+    sent_as: str | None = None
     # the body to keep for an Idempotency-Key, without what is shown once only
     keep_instead: bytes | None = None
 

@@ -129,6 +129,7 @@ class Edge:
             return
         trusted = "authorization" in headers or "x-api-key" in headers
         if trusted or headers.get("origin") in self._allowed:
+            scope["surgetank.asked"].sent_as = headers["content-type"]
             MutableHeaders(scope=scope)["content-type"] = "application/json"
 
     def _same_origin(self, headers: Headers) -> bool:

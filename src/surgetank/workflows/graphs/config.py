@@ -45,21 +45,28 @@ _REFUSED = {
 _REFUSED_KEYS = {
     "auth.path": "remove it: Surgetank's own tokens, owners and roles say who may do what "
     "(`surgetank token create`). Its handlers are not called yet.",
-    "http.app": "remove it, and serve the application by itself or put `surgetank serve` behind it. "
-    "It is not mounted yet.",
+    "http.mount_prefix": "remove it, and let a proxy before the server take the prefix away.",
+    "http.configurable_headers": "remove it: headers reach no run. Clients put values into "
+    "`config.configurable`.",
+    "http.disable_webhooks": "remove it: what a run names as its webhook is called, at public "
+    "addresses and those that SURGETANK_WEBHOOK_ALLOW has.",
     "checkpointer.path": "remove it, since Surgetank's own checkpointer is used; "
     "`Surgetank(sink=...)` flushes into another saver.",
     "checkpointer.ttl": "remove it, and delete threads by `DELETE /threads/{thread_id}` or "
     "`surgetank prune`. Nothing expires by itself yet.",
 }
+_INSTEAD = {
+    "http.cors": "SURGETANK_CORS_ORIGINS says whose pages may ask",
+    "http.middleware_order": "our layers are outermost, those of `http.app` see its requests only",
+}
 # Within a section: what is used, and what says something about what we don't have.
 _SECTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "http": (
-        frozenset(),
+        frozenset(("app", "enable_custom_route_auth")),
         frozenset(
             (
-                "disable_mcp", "disable_a2a", "disable_ui", "disable_webhooks", "mcp", "logging_headers",
-                "middleware_order", "cors",
+                "disable_mcp", "disable_a2a", "disable_ui", "mcp", "logging_headers", "middleware_order",
+                "cors",
             )
         ),
     ),
@@ -92,7 +99,8 @@ class GraphSource:
 class GraphsConfig:
     """What a `langgraph.json` says.
 
-    `embed` is the function that the index of the store names, where it is the project's own.
+    `embed` is the function that the index of the store names, where it is the project's own. `app`
+    is the application that `http.app` names, and `app_open` whether it is asked without a token.
     `refused` has the graphs that can't be used, each with its error. `import_paths` are put before
     Python's own; `env` are secrets and in no text. `notes` are sentences about what is not used.
     """
@@ -104,6 +112,8 @@ class GraphsConfig:
     env: Mapping[str, str] = field(repr=False)
     store: Mapping[str, Any]
     embed: ObjectSource | None = None
+    app: ObjectSource | None = None
+    app_open: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -146,6 +156,10 @@ class _Reading:
             env=MappingProxyType(env),
             store=MappingProxyType(sections["store"]),
             embed=self._embed(sections["store"]),
+            app=self._named_object("http.app", sections["http"].get("app")),
+            app_open=not self._flag(
+                "http.enable_custom_route_auth", sections["http"], default=True
+            ),
             notes=tuple(self.notes),
         )
 
@@ -179,9 +193,12 @@ class _Reading:
             raise self.refuse(f"{name!r} is no object", f'write "{name}": {{...}}.')
         used, without_use = _SECTIONS[name]
         for key, value in said.items():
+            if key in used:
+                continue
             if key in without_use or value in (None, False):
-                self.notes.append(f"{name}.{key}: not used.")
-            elif key not in used:
+                instead = _INSTEAD.get(f"{name}.{key}")
+                self.notes.append(f"{name}.{key}: not used{'; ' + instead if instead else ''}.")
+            else:
                 raise self.refuse(
                     f"{name + '.' + key!r} is not supported",
                     _REFUSED_KEYS.get(
@@ -271,6 +288,12 @@ class _Reading:
         if not isinstance(text, str):
             raise self.refuse(f"{key!r} is no text", 'write "./file.py:name".')
         return self._source(text, lambda why, remedy: self.refuse(f"{key!r}: {why}", remedy))
+
+    def _flag(self, key: str, section: Mapping[str, Any], *, default: bool) -> bool:
+        said = section.get(key.rpartition(".")[2], default)
+        if not isinstance(said, bool):
+            raise self.refuse(f"{key!r} is neither true nor false", "write true or false.")
+        return said
 
     def _source(self, text: str, refuse: Callable[[str, str], Exception]) -> ObjectSource:
         where, _, attribute = text.rpartition(":")

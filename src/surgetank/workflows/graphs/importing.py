@@ -15,19 +15,20 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, TypeVar
 
-from surgetank.exceptions import GraphNotLoaded
+from surgetank.exceptions import ConfigurationError, GraphNotLoaded
 from surgetank.workflows.graphs.config import GraphsConfig, ObjectSource
 
 MAX_SOURCE_BYTES = 16 << 20
 _FRAMES = 3
 _T = TypeVar("_T")
 _preparing = threading.Lock()
-_ours = str(Path(__file__).parent)
+_ours = str(Path(__file__).parents[2])
 _stdlib = str(Path(threading.__file__).parent)
 
 
@@ -105,6 +106,29 @@ def find(config: GraphsConfig, source: ObjectSource, graph: str) -> Any:
             f"{source.text!r} has no {source.attribute!r}",
             remedy=f"name one that there is: {', '.join(names[-10:]) or 'it defines nothing'}.",
         ) from None
+
+
+def loaded(config: GraphsConfig, key: str, source: ObjectSource, timeout_s: float = 60.0) -> Any:
+    """The object of the project that a key of `langgraph.json` names. Blocks, no longer than this.
+    Raises `ConfigurationError`."""
+
+    async def load() -> Any:
+        return await within(timeout_s, lambda: find(config, source, key), key)
+
+    try:
+        with ThreadPoolExecutor(1) as pool:  # a loop may be running in this thread
+            return pool.submit(lambda: asyncio.run(load())).result()
+    except (Exception, SystemExit) as error:
+        raise refusal(config, key, "be loaded", error) from error
+
+
+def refusal(config: GraphsConfig, key: str, what: str, error: BaseException) -> ConfigurationError:
+    """What the project's code raised, as a refusal of what a key names: it can't `what`."""
+    found = failure(key, error, config.env)
+    at = f" At {', then '.join(found.frames)}." if found.frames else ""
+    return ConfigurationError(
+        f"{config.path}: {key!r} can't {what}: {found.why}.{at}", remedy=found.remedy
+    )
 
 
 def _check_file(file: Path, text: str, graph: str) -> None:
