@@ -36,8 +36,8 @@ def graphs(
         if found.app is not None:
             try:
                 importing.loaded(found, "http.app", found.app)
-            except ConfigurationError as error:
-                refused.append(error)
+            except ConfigurationError as refusal:
+                refused.append(refusal)
     if json:
         print_json(
             {
