@@ -78,6 +78,12 @@ class RunSettings(BaseSettings):
     run_timeout: float | None = Field(
         None, gt=0, description="Longest time of a run that brings no limit of its own."
     )
+    run_function_wait: float = Field(
+        60.0,
+        ge=0,
+        description="How long a run that is cancelled, fails or takes too long waits for nodes that are plain "
+        "functions, which nothing can end.",
+    )
     run_lease: float = Field(
         30.0, gt=0, description="How long a silent worker of runs keeps its runs."
     )

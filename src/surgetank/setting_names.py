@@ -58,6 +58,7 @@ class SettingNames(TypedDict, total=False):
     stateless_keep: float | None
     audit_keep: float | None
     run_timeout: float | None
+    run_function_wait: float | None
     run_lease: float | None
     database_listen_url: str | None
     approval_escalate_after: float | None

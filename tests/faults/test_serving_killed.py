@@ -4,18 +4,11 @@ back runs over HTTP: what was acknowledged is there, once. The seed is printed.
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +17,8 @@ import httpx
 import psycopg
 import pytest
 
+from support.plant import Plant, check_marks, running
 from support.postgres import PostgresServer
-from support.servers import free_port
 from support.torture import FEW_SEEDS, SEEDS
 from support.waiting import wait_until
 from surgetank import Surgetank
@@ -71,67 +64,6 @@ async def carry_out(state, config: RunnableConfig):
 agent = StateGraph(State).add_node(work).add_node(ask).add_node(carry_out)
 agent.add_edge(START, "work").add_edge("work", "ask").add_edge("ask", "carry_out")
 """
-
-
-@dataclass
-class Plant:
-    """A server and a worker as processes of one home, and what kills them."""
-
-    folder: Path
-    database_url: str
-    port: int
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    killed_at: dict[int, float] = field(default_factory=dict)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self, name: str) -> None:
-        config = str(self.folder / "langgraph.json")
-        command = {
-            "server": ["serve", "--no-auth", "--port", str(self.port), "--config", config, "--runs", "3"],
-            "worker": ["worker", "--config", config, "--runs", "3"],
-        }[name]  # fmt: skip
-        environment = {
-            **os.environ, "SURGETANK_HOME": str(self.folder / "home"), "SURGETANK_RUN_LEASE": "2",
-            "SURGETANK_DATABASE_URL": self.database_url, "MARKS": str(self.folder / "marks"),
-        }  # fmt: skip
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "surgetank", *command], env=environment, stdout=log, stderr=log
-            )  # fmt: skip
-
-    def kill(self, name: str) -> None:
-        process = self.processes[name]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        self.killed_at[process.pid] = time.time()
-
-    def answers(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/ok").status_code == 200
-        except httpx.TransportError:
-            return False
-
-
-@contextmanager
-def running(folder: Path, database_url: str) -> Iterator[Plant]:
-    (folder / "marks").mkdir()
-    (folder / "p.py").write_text(PROJECT)
-    named = {"dependencies": ["."], "graphs": {"agent": "./p.py:agent"}}
-    (folder / "langgraph.json").write_text(json.dumps(named))
-    plant = Plant(folder, database_url, free_port())
-    try:
-        plant.start("server")
-        wait_until(plant.answers, "the server", 60)
-        plant.start("worker")
-        yield plant
-    finally:
-        for process in plant.processes.values():
-            process.terminate()
-        for process in plant.processes.values():
-            process.wait(60)
 
 
 @dataclass
@@ -264,7 +196,11 @@ def test_what_was_acknowledged_is_there_once_whoever_is_killed(
 ) -> None:
     chance = random.Random(seed)
     over = threading.Event()
-    with running(tmp_path, private_postgres.url) as plant, ThreadPoolExecutor(_CLIENTS) as pool:
+    lease = {"SURGETANK_RUN_LEASE": "2"}
+    with (
+        running(tmp_path, private_postgres.url, PROJECT, environment=lease) as plant,
+        ThreadPoolExecutor(_CLIENTS) as pool,
+    ):
         clients = [Client(plant.url, random.Random(chance.random()), over) for _ in range(_CLIENTS)]
         working = [pool.submit(client.work) for client in clients]
         try:
@@ -354,20 +290,6 @@ def check_threads(url: str) -> None:
         ") r ON true WHERE w.status <> r.status",
     )
     assert flows == []
-
-
-def check_marks(plant: Plant) -> None:
-    """No two runs, and no two attempts of one, were in nodes of a thread at the same time."""
-    for path in (plant.folder / "marks").iterdir():
-        inside: dict[tuple[int, str, str], float] = {}
-        for line in path.read_text().splitlines():
-            at, pid, what, node, run = json.loads(line)
-            if what == "-":
-                inside.pop((pid, node, run), None)
-                continue
-            alive = [each for each in inside if plant.killed_at.get(each[0], at + 1) > at]
-            assert not alive, (path.name, alive, line)
-            inside[pid, node, run] = at
 
 
 def values(tank: Surgetank, thread: str) -> dict[str, Any]:

@@ -203,6 +203,7 @@ class Runs:
             most=most or settings.runs_at_once,
             most_of_assistant=settings.runs_at_once_per_assistant,
             timeout_s=settings.run_timeout,
+            function_wait_s=settings.run_function_wait,
             renew_s=self._queue.lease_s / 3,
             owner_key=settings.owner_key,
             tell=self._tell,

@@ -21,10 +21,11 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from surgetank.encode.jsontext import dumps
 from surgetank.events.streams import END, StreamLog
-from surgetank.exceptions import DatabaseUnavailable, LeaseLost, SurgetankError
+from surgetank.exceptions import DatabaseUnavailable, LeaseLost, SurgetankError, ThreadBusy
 from surgetank.service import Background
 from surgetank.workflows.execution import Graphs, Outcome, config_of, execute
 from surgetank.workflows.fencing import take_thread
+from surgetank.workflows.functions import Functions, FunctionThreads
 from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.manager import WorkflowStatusManager
 from surgetank.workflows.meters import RunMeters
@@ -43,6 +44,8 @@ _IDLE_S = 1.0  # how often is looked for runs that others accepted
 _BUSY_S = 0.1
 _BUSY = "busy"  # the state of a thread
 _THREADS = 32
+_FUNCTIONS = 256  # nodes that are plain functions, at once
+_STOP_S = 5.0
 _RETRY_S, _RETRY_MOST_S = 1.0, 60.0
 
 
@@ -50,6 +53,7 @@ _RETRY_S, _RETRY_MOST_S = 1.0, 60.0
 class _UnderWay:
     run: Run
     task: asyncio.Task[None]
+    functions: Functions | None = None
     cancelled: bool = False
     lost: bool = False
     ending: bool = False  # how it ended is being recorded, and then told: nobody may cut that off
@@ -60,7 +64,8 @@ class RunWorker:
     For one event loop.
 
     `streams` is where runs send to. `tell` is given what goes wrong beside runs: what a run does
-    wrong is its own end. `timeout_s` bounds runs that bring no limit of their own. `each_second` is
+    wrong is its own end. `timeout_s` bounds runs that bring no limit of their own; `function_wait_s` is how long a run
+    that is to end waits for nodes that are plain functions. `each_second` is
     called about once a second, on a thread. `on_end` is called with each run of this worker that
     ended and how, on a thread; `on_change` with a run that goes on with a changed graph.
     `meters` counts.
@@ -77,6 +82,7 @@ class RunWorker:
         most: int = 10,
         most_of_assistant: int | None = None,
         timeout_s: float | None = None,
+        function_wait_s: float = 60.0,
         renew_s: float = 10.0,
         owner_key: str = "user_id",
         tell: Callable[[BaseException, str], None] = lambda *_: None,
@@ -94,6 +100,7 @@ class RunWorker:
         self._most = most
         self._most_of_assistant = most_of_assistant
         self._timeout_s = timeout_s
+        self._function_wait_s = function_wait_s
         self._renew_s = renew_s
         self._owner_key = owner_key
         self._tell = tell
@@ -106,6 +113,7 @@ class RunWorker:
         self._more = True  # there may be due runs that it has not claimed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._over = threading.Event()
         self._hurry = threading.Event()  # the heartbeat looks at once
         self._reaper = Reaper(queue, actor=name)
@@ -138,6 +146,9 @@ class RunWorker:
     async def work(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then give back what is under way."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(
+            FunctionThreads(min(_FUNCTIONS, max(_THREADS, self._most)), "surgetank-function")
+        )
         services = [
             Background("surgetank-run-heartbeat", self._beat),
             Background("surgetank-run-upkeep", self._keep),
@@ -158,6 +169,7 @@ class RunWorker:
                 self._woken.clear()
         finally:
             self._over.set()
+            self._stopping.set()
             mine = list(self._under_way.values())
             for each in mine:
                 if not each.ending:
@@ -247,6 +259,7 @@ class RunWorker:
 
     async def _run(self, run: Run) -> None:
         sender = self._sending.of(run)
+        self._under_way[str(run.run_id)].functions = Functions()
         try:
             with run_span(run):
                 ended, values = await self._execute(run, sender)
@@ -286,6 +299,7 @@ class RunWorker:
         except TimeoutError as error:
             late = deadline.expired()
             message = f"It took longer than {limit} s." if late else _shown(error)
+            await self._functions_returned(run)
             return await self._failed(run, sender, error, message, timed_out=late), None
         except asyncio.CancelledError:
             await self._stopped(run, sender)
@@ -293,6 +307,7 @@ class RunWorker:
         except LeaseLost:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the graph is the application's: its failure is the run's end
+            await self._functions_returned(run)
             return await self._failed(run, sender, error, _shown(error)), None
         if outcome.waits:
             waiting = Status.AWAITING_CHECKPOINT
@@ -369,10 +384,26 @@ class RunWorker:
             await asyncio.shield(self._let_go(run, sender, cancelled=under_way.cancelled))
 
     async def _let_go(self, run: Run, sender: Sender, *, cancelled: bool) -> None:
+        await self._functions_returned(run)
         if cancelled:
             await self._say_cancelled(run, sender)
         else:
             await self._end(run, Status.PENDING, self._statuses.give_back)
+
+    async def _functions_returned(self, run: Run) -> None:
+        """What the graph began on threads goes on though it is over: wait, for nothing else may run in
+        its thread meanwhile."""
+        under_way = self._under_way.get(str(run.run_id))
+        if under_way is None or under_way.functions is None:
+            return
+        under_way.ending = True
+        within_s = self._function_wait_s
+        if not await under_way.functions.returned(within_s, self._stopping, _STOP_S):
+            still = ThreadBusy(
+                f"A function of run {run.run_id} goes on in thread {run.thread_id!r}, though the run is over.",
+                remedy="give what it calls a time limit; what it does may overlap with the next run.",
+            )
+            self._tell(still, "")
 
     async def _say_cancelled(self, run: Run, sender: Sender) -> None:
         await self._cancelled(run)
