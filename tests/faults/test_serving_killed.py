@@ -79,6 +79,7 @@ class Client:
     cancelled: set[str] = field(default_factory=set)
     decided: dict[str, str] = field(default_factory=dict)  # by question, what was answered
     followed: int = 0
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20))
 
     def work(self) -> None:
         while not self.over.is_set():
@@ -142,7 +143,7 @@ class Client:
             assert time.monotonic() < limit, f"{path} does not end: {names}"
             try:
                 headers = {"Last-Event-ID": last}
-                with httpx.stream(
+                with self.http.stream(
                     "GET", f"{self.url}{path}", headers=headers, timeout=10
                 ) as answer:
                     if answer.status_code != 200:
@@ -176,7 +177,7 @@ class Client:
         limit = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                answer = httpx.request(method, f"{self.url}{path}", json=body, timeout=20)
+                answer = self.http.request(method, f"{self.url}{path}", json=body)
             except httpx.TransportError:
                 answer = None
             if answer is not None and answer.status_code in others:
@@ -215,6 +216,8 @@ def test_what_was_acknowledged_is_there_once_whoever_is_killed(
             over.set()
         for each in working:
             each.result(_PATIENCE_S * 3)
+        for client in clients:
+            client.http.close()
         wait_until(lambda: is_at_rest(private_postgres.url), "every run to end or to wait", 120)
     with Surgetank(tmp_path / "home", database_url=private_postgres.url) as tank:
         figures = check(tank, plant, clients, private_postgres.url)

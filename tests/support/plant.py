@@ -30,6 +30,7 @@ class Plant:
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     killed_at: dict[int, float] = field(default_factory=dict)
+    http: httpx.Client = field(default_factory=httpx.Client)
 
     @property
     def url(self) -> str:
@@ -71,7 +72,7 @@ class Plant:
     def answers(self) -> bool:
         """Whether all servers do."""
         try:
-            return all(httpx.get(f"{url}/ok").status_code == 200 for url in self.urls)
+            return all(self.http.get(f"{url}/ok").status_code == 200 for url in self.urls)
         except httpx.TransportError:
             return False
 
@@ -98,6 +99,7 @@ def running(
         wait_until(plant.answers, "all servers", 60)
         yield plant
     finally:
+        plant.http.close()
         for process in plant.processes.values():
             process.terminate()
         for process in plant.processes.values():
