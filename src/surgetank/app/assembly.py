@@ -15,11 +15,11 @@ asks the database, for as long as a read may take. A sink that is frozen holds u
   `surgetank-alerts-ask` asks the database what alerts are about, `surgetank-handover` writes what
   event loops handed over, `surgetank-append` (a pool) what is too large for them. Who needs their
   result waits for so long as it may, and goes on without it.
-- `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to be deleted.
+- `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to go.
 - `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends; `surgetank-forward` makes events of the audit.
 - Runs: `surgetank-run-loop` (claims, graphs), `surgetank-run-stop`, `surgetank-run-heartbeat`,
-  `surgetank-run-upkeep`, `surgetank-runs` (a pool: what waits for the database), `surgetank-listen`;
-  `surgetank-webhooks` and its `surgetank-webhook` (a pool).
+  `surgetank-run-upkeep`, `surgetank-runs` (a pool: what waits for the database), `surgetank-function` (a
+  pool: nodes), `surgetank-listen`; `surgetank-webhooks` and its `surgetank-webhook` (a pool).
 - Counters (`Meters`, the notifier's deliveries) are copied under their locks by whoever asks for metrics.
 """
 

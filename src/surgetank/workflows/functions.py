@@ -16,6 +16,9 @@ _of_run: ContextVar[set[Future[Any]] | None] = ContextVar("surgetank_functions",
 class FunctionThreads(ThreadPoolExecutor):
     """The default executor of a loop, which knows whose function it runs."""
 
+    def __init__(self, most: int) -> None:
+        super().__init__(most, thread_name_prefix="surgetank-function")
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run it on a thread, for the run in whose context it is asked for."""
         future = super().submit(fn, *args, **kwargs)

@@ -146,9 +146,7 @@ class RunWorker:
     async def work(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then give back what is under way."""
         self._loop = asyncio.get_running_loop()
-        self._loop.set_default_executor(
-            FunctionThreads(min(_FUNCTIONS, max(_THREADS, self._most)), "surgetank-function")
-        )
+        self._loop.set_default_executor(FunctionThreads(min(_FUNCTIONS, max(_THREADS, self._most))))
         services = [
             Background("surgetank-run-heartbeat", self._beat),
             Background("surgetank-run-upkeep", self._keep),
