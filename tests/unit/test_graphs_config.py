@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from surgetank.exceptions import ConfigurationError
 from surgetank.workflows.graphs import envfile
 from surgetank.workflows.graphs.config import MAX_CONFIG_BYTES, assistant_id, load
+from surgetank.workflows.lifetime import Lifetimes, ThreadTtl
 
 MINIMAL: dict[str, Any] = {"dependencies": ["."], "graphs": {"agent": "./agent.py:graph"}}
 
@@ -92,6 +93,14 @@ class TestWhatIsRead:
         namespace = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
         assert assistant_id("agent") == uuid.uuid5(namespace, "agent")
 
+    def test_how_long_threads_live_is_read_in_minutes(self, tmp_path):
+        said = {"strategy": "keep_latest", "default_ttl": 1.5, "sweep_interval_minutes": 2}
+        found = load(written(tmp_path, checkpointer={"ttl": said})).lifetimes
+        assert found == Lifetimes(default=ThreadTtl(1.5, "keep_latest"), every_s=120.0, most=1000)
+        assert load(written(tmp_path)).lifetimes == Lifetimes()
+        nothing = load(written(tmp_path, checkpointer={"ttl": {"sweep_limit": 5}})).lifetimes
+        assert (nothing.default, nothing.every_s, nothing.most) == (None, 300.0, 5)
+
     def test_a_config_can_not_be_changed(self, tmp_path):
         config = load(written(tmp_path))
         with pytest.raises(AttributeError):
@@ -117,7 +126,15 @@ class TestWhatIsRefused:
             ({"http": {"disable_webhooks": True}}, "'http.disable_webhooks'"),
             ({"http": {"configurable_headers": {}}}, "'http.configurable_headers'"),
             ({"auth": {"path": "./auth.py:auth"}}, "'auth.path'"),
-            ({"checkpointer": {"ttl": {"default_ttl": 60}}}, "'checkpointer.ttl'"),
+            ({"checkpointer": {"ttl": 60}}, "'checkpointer.ttl': it is no object"),
+            ({"checkpointer": {"ttl": {"default": 60}}}, "'default' is not known"),
+            ({"checkpointer": {"ttl": {"strategy": "archive"}}}, "'strategy' is none of delete"),
+            ({"checkpointer": {"ttl": {"default_ttl": 0}}}, "'default_ttl'"),
+            ({"checkpointer": {"ttl": {"default_ttl": True}}}, "'default_ttl'"),
+            ({"checkpointer": {"ttl": {"default_ttl": "60"}}}, "'default_ttl'"),
+            ({"checkpointer": {"ttl": {"default_ttl": 1e12}}}, "'default_ttl'"),
+            ({"checkpointer": {"ttl": {"sweep_interval_minutes": -1}}}, "'sweep_interval_minutes'"),
+            ({"checkpointer": {"ttl": {"sweep_limit": 1.5}}}, "'sweep_limit'"),
             ({"auth": []}, "'auth' is no object"),
             ({"dependencies": "."}, "'dependencies'"),
             ({"dependencies": ["./missing"]}, "'./missing'"),

@@ -35,6 +35,7 @@ from surgetank.streams.errors.store import SystemErrors
 from surgetank.workflows.approvals.rows import UserCheckpoint
 from surgetank.workflows.assistants import Assistants
 from surgetank.workflows.audit import Audit
+from surgetank.workflows.lifetime import Lifetimes
 from surgetank.workflows.meters import RunMeters
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Nouns(Speaks):
     `EngineClosed` when that was closed."""
 
     run_meters: RunMeters
+    lifetimes: Lifetimes
     _run_figures: RunFigures
 
     def flush(
@@ -148,6 +150,7 @@ class Nouns(Speaks):
             buffer_id=parts.buffer.id,
             meters=self.run_meters,
             changed=parts.forwarding.wake,
+            lifetimes=lambda: self.lifetimes,
         )
 
     @property

@@ -19,6 +19,8 @@ from surgetank.notify.news import News
 from surgetank.service import Service
 from surgetank.settings import Settings
 from surgetank.workflows.approvals.manager import CheckpointManager
+from surgetank.workflows.expiry import ThreadExpiry
+from surgetank.workflows.lifetime import Lifetimes
 from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import QUOTAS, RunQueue
 from surgetank.workflows.runs import CancelAction, NewRun, Run, Strategy
@@ -50,6 +52,7 @@ class Runs:
         buffer_id: str | None = None,
         each_second: Sequence[Callable[[], object]] = (),
         changed: Callable[[], None] = lambda: None,
+        lifetimes: Callable[[], Lifetimes] = Lifetimes,
     ) -> None:
         self._queue = RunQueue(
             database,
@@ -58,7 +61,9 @@ class Runs:
             buffer_id=buffer_id,
             changed=changed,
             quotas={name: getattr(settings, name) for name in QUOTAS},
+            thread_ttl=lifetimes().default,
         )
+        self._lifetimes = lifetimes
         self._database = database
         self._checkpoints = CheckpointManager(database)
         self._room = room
@@ -147,6 +152,12 @@ class Runs:
         """Runs that are accepted at their times."""
         return open_crons(self._database, self._queue, self._settings, self._announce)
 
+    def expiry(self) -> ThreadExpiry:
+        """Threads whose time to live is over: workers deal with them by themselves."""
+        return ThreadExpiry(
+            self._database, self._make_saver, self._lifetimes, node=self._settings.node
+        )
+
     def audit(self, workflow_id: uuid.UUID) -> list[dict[str, Any]]:
         """What was done with a workflow, by whom, in order."""
         return self._queue.audit(workflow_id)
@@ -210,6 +221,7 @@ class Runs:
             each_second=(
                 *self._each_second,
                 CronClock(self.crons, self._room.wake).step,
+                self.expiry().step,
                 *each_second,
             ),
             on_end=on_end,

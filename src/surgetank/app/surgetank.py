@@ -46,6 +46,7 @@ from surgetank.streams.checkpoints.retention.plan import Limits
 from surgetank.streams.checkpoints.retention.sweep import RetentionReport
 from surgetank.streams.installed import STREAMS
 from surgetank.streams.stream import Stream
+from surgetank.workflows.lifetime import Lifetimes
 from surgetank.workflows.meters import RunMeters
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class Surgetank(Nouns):
         self._password = database_password
         self._streams_beside = tuple(streams)
         self._store_options = StoreOptions()
+        # How long threads live that name no time themselves: what a langgraph.json says of it.
+        self.lifetimes = Lifetimes()
         self._parts: Parts | None = None
         self._closed = False
         self._pid = os.getpid()

@@ -29,4 +29,5 @@ def open_graphs(tank: Surgetank, project: GraphsConfig) -> GraphSet:
     for note in project.notes:
         announce(f"{project.path.name}: {note}", "graphs_note", note=note)
     tank.set_store_of(project)
+    tank.lifetimes = project.lifetimes
     return GraphSet(project, checkpointer=tank.checkpointer(), store=tank.store())

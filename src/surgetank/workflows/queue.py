@@ -30,6 +30,7 @@ from surgetank.exceptions import (
     ThreadBusy,
     ThreadNotFound,
 )
+from surgetank.workflows.lifetime import ThreadTtl
 from surgetank.workflows.runs import CancelAction, NewRun, Run
 from surgetank.workflows.status import RUN_TRANSITIONS, Status, check_transition
 from surgetank.workflows.together import Together
@@ -59,12 +60,14 @@ class RunQueue:
         buffer_id: str | None = None,
         changed: Callable[[], None] = lambda: None,
         quotas: Mapping[str, int | None] | None = None,
+        thread_ttl: ThreadTtl | None = None,
     ) -> None:
         self._database = database
         self.lease_s = lease_s
         self._here = {"node": node, "buffer": buffer_id}
         self._quotas = dumps_jsonb({name: most or None for name, most in (quotas or {}).items()})[0]
         self._changed = changed
+        self._thread_ttl = thread_ttl
         self._ends = Together(self._end_all, _ENDS)
 
     # -- who asks for runs
@@ -75,7 +78,9 @@ class RunQueue:
         Raises `ThreadBusy` (strategy `reject`), `ThreadNotFound`, `QuotaExceeded`,
         `InvalidTransition` for a workflow that waits for nothing.
         """
-        with self._database.reading() as connection:
+        # one statement is a transaction of its own; a thread that gets its time to live takes two
+        one = self._thread_ttl is None or new.temporary
+        with self._database.reading() if one else self._database.asking() as connection:
             run = self.accept_on(connection, new, actor=actor)
         self._changed()
         return run
@@ -94,6 +99,9 @@ class RunQueue:
         }  # fmt: skip
         with connection.cursor(row_factory=dict_row) as cursor:
             (row,) = cursor.execute(SQL["accept"], self._acting(arguments)).fetchall()
+            if row["result"] == "accepted" and (ttl := self._thread_ttl) and not new.temporary:
+                lives = {"ttl_minutes": ttl.minutes, "ttl_strategy": ttl.strategy}
+                cursor.execute(SQL["give_ttl"], {"thread_id": new.thread_id, **lives})
         match row.pop("result"):
             case "accepted" | "known":
                 return Run.of(row)

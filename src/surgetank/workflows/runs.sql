@@ -6,6 +6,11 @@ SELECT a.result, (a.accepted).* FROM surgetank.accept_run(
     %(thread_metadata)s, surgetank.acting(%(actor)s, %(origin)s, NULL, %(quotas)s)
 ) AS a
 
+-- name: give_ttl
+-- The usual time to live, for a thread that has none. Primary key.
+UPDATE surgetank.thread_status SET ttl_minutes = %(ttl_minutes)s, ttl_strategy = %(ttl_strategy)s
+WHERE thread_id = %(thread_id)s AND ttl_minutes IS NULL AND NOT temporary
+
 -- name: cancel
 -- Ask a run to end. Primary keys.
 SELECT surgetank.cancel_run(%(run_id)s, %(action)s, surgetank.acting(%(actor)s, %(origin)s))

@@ -14,6 +14,7 @@ from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode.jsontext import dumps
 from surgetank.exceptions import Conflict, ThreadBusy, ThreadNotFound
+from surgetank.workflows.lifetime import ThreadTtl
 
 SQL = queries("workflows/threads.sql")
 SORTED_BY = ("thread_id", "status", "created_at", "updated_at", "state_updated_at")
@@ -34,6 +35,9 @@ class ThreadRow:
     assistant_id: str | None
     created_at: datetime
     updated_at: datetime
+    ttl_minutes: float | None
+    ttl_strategy: str | None
+    expires_at: datetime | None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> ThreadRow:
@@ -70,11 +74,17 @@ class ThreadRows:
         self._database = database
 
     def create(
-        self, thread_id: str, *, owner: str | None, metadata: Mapping[str, Any] | None = None
+        self,
+        thread_id: str,
+        *,
+        owner: str | None,
+        metadata: Mapping[str, Any] | None = None,
+        ttl: ThreadTtl | None = None,
     ) -> ThreadRow:
         """Make a thread. Raises `Conflict` when it is there."""
         rows = self._rows(
-            "create", thread_id=thread_id, owner=owner, metadata=_jsonb(metadata or {}), config=_jsonb({})
+            "create", thread_id=thread_id, owner=owner, metadata=_jsonb(metadata or {}),
+            config=_jsonb({}), **_ttl_arguments(ttl),
         )  # fmt: skip
         if not rows:
             raise Conflict(
@@ -88,9 +98,14 @@ class ThreadRows:
         rows = self._rows("get", thread_id=thread_id)
         return ThreadRow.of(rows[0]) if rows else None
 
-    def patch(self, thread_id: str, metadata: Mapping[str, Any]) -> ThreadRow:
-        """Add to the metadata. Raises `ThreadNotFound`."""
-        rows = self._rows("patch", thread_id=thread_id, metadata=_jsonb(metadata))
+    def patch(
+        self, thread_id: str, metadata: Mapping[str, Any], ttl: ThreadTtl | None = None
+    ) -> ThreadRow:
+        """Add to the metadata, and let it live for another time from now on. Raises
+        `ThreadNotFound`."""
+        rows = self._rows(
+            "patch", thread_id=thread_id, metadata=_jsonb(metadata), **_ttl_arguments(ttl)
+        )
         if not rows:
             raise not_there(thread_id)
         return ThreadRow.of(rows[0])
@@ -140,6 +155,13 @@ def not_there(thread_id: str) -> ThreadNotFound:
         f"There is no thread {thread_id!r}.",
         remedy="create it first, or let the run create it (if_not_exists).",
     )
+
+
+def _ttl_arguments(ttl: ThreadTtl | None) -> dict[str, Any]:
+    return {
+        "ttl_minutes": ttl.minutes if ttl is not None else None,
+        "ttl_strategy": ttl.strategy if ttl is not None else None,
+    }
 
 
 def _jsonb(value: Mapping[str, Any]) -> Jsonb:

@@ -2,7 +2,8 @@
 
 -- name: create
 -- Make a thread; no row when it is there. Primary key.
-INSERT INTO surgetank.thread_status (thread_id, owner, metadata, config) VALUES (%(thread_id)s, %(owner)s, %(metadata)s, %(config)s)
+INSERT INTO surgetank.thread_status (thread_id, owner, metadata, config, ttl_minutes, ttl_strategy)
+VALUES (%(thread_id)s, %(owner)s, %(metadata)s, %(config)s, %(ttl_minutes)s, %(ttl_strategy)s)
 ON CONFLICT (thread_id) DO NOTHING RETURNING *
 
 -- name: get
@@ -10,8 +11,10 @@ ON CONFLICT (thread_id) DO NOTHING RETURNING *
 SELECT * FROM surgetank.thread_status WHERE thread_id = %(thread_id)s
 
 -- name: patch
--- Add to the metadata of a thread. Primary key.
-UPDATE surgetank.thread_status SET metadata = metadata || %(metadata)s, updated_at = now() WHERE thread_id = %(thread_id)s
+-- Add to the metadata of a thread; its time to live stays where none is given. Primary key.
+UPDATE surgetank.thread_status SET metadata = metadata || %(metadata)s, updated_at = now(),
+    ttl_minutes = coalesce(%(ttl_minutes)s, ttl_minutes), ttl_strategy = coalesce(%(ttl_strategy)s, ttl_strategy)
+WHERE thread_id = %(thread_id)s
 RETURNING *
 
 -- name: rest

@@ -22,7 +22,7 @@ def json_response(
 
 def thread_json(row: ThreadRow, values: Any = None) -> dict[str, Any]:
     """A thread."""
-    return {
+    shown = {
         "thread_id": row.thread_id,
         "created_at": row.created_at.isoformat(),
         "updated_at": row.updated_at.isoformat(),
@@ -34,6 +34,13 @@ def thread_json(row: ThreadRow, values: Any = None) -> dict[str, Any]:
         "interrupts": interrupts_by_task(row.interrupts),
         "error": row.error,
     }
+    if row.ttl_minutes is not None:
+        shown["ttl"] = {
+            "strategy": row.ttl_strategy,
+            "ttl_minutes": row.ttl_minutes,
+            "expires_at": row.expires_at.isoformat() if row.expires_at is not None else None,
+        }
+    return shown
 
 
 def interrupts_by_task(interrupts: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -92,6 +92,7 @@ async def create_thread(body: ThreadCreate, who: CurrentCaller, services: Deps) 
     """Make a thread, which is the caller's. `if_exists: do_nothing` gives one that is there."""
     thread_id = body.thread_id or str(uuid.uuid4())
     rows = services.tank.threads.rows
+    ttl = body.ttl.lifetime() if body.ttl is not None else services.tank.lifetimes.default
 
     def make() -> ThreadRow:
         # an id that was just drawn is nobody's
@@ -102,11 +103,13 @@ async def create_thread(body: ThreadCreate, who: CurrentCaller, services: Deps) 
                 services.visibility.check(who, thread_id)
                 # one that only checkpoints know until now
                 return there or rows.create(
-                    thread_id, owner=ownership.owner, metadata=body.metadata
+                    thread_id, owner=ownership.owner, metadata=body.metadata, ttl=ttl
                 )
             if there is None and services.visibility.reads(who, thread_id):
-                return rows.create(thread_id, owner=ownership.owner, metadata=body.metadata)
-        row = rows.create(thread_id, owner=who.user, metadata=body.metadata)
+                return rows.create(
+                    thread_id, owner=ownership.owner, metadata=body.metadata, ttl=ttl
+                )
+        row = rows.create(thread_id, owner=who.user, metadata=body.metadata, ttl=ttl)
         services.owners.forget_thread(thread_id)
         return row
 
@@ -217,6 +220,7 @@ async def copy_thread(thread_id: VisibleThread, who: CurrentCaller, services: De
         new,
         owner=(await run_in_threadpool(services.owners.of, thread_id)).owner or who.user,
         metadata=row.metadata if row is not None else None,
+        ttl=services.tank.lifetimes.default,
     )
     await services.tank.checkpointer().acopy_thread(thread_id, new)
     return json_response(thread_json(made, await read_values(services, made)))
@@ -244,11 +248,20 @@ async def get_thread(thread_id: VisibleThread, services: Deps) -> Response:
 
 
 @item_router.patch("/{thread_id:name}", response_model=ThreadAnswer)
-async def patch_thread(thread_id: VisibleThread, body: ThreadPatch, services: Deps) -> Response:
-    """Add to the metadata of a thread."""
+async def patch_thread(
+    thread_id: VisibleThread,
+    body: ThreadPatch,
+    services: Deps,
+    prefer: Annotated[str | None, Header(description="`return=minimal`: 204, no body.")] = None,
+) -> Response:
+    """Add to the metadata of a thread, or let it live for another time from now on."""
     if await known_row(services, thread_id) is None:
         await run_in_threadpool(adopted, services, thread_id)
-    row = await run_in_threadpool(services.tank.threads.rows.patch, thread_id, body.metadata or {})
+    ttl = body.ttl.lifetime() if body.ttl is not None else None
+    patch = services.tank.threads.rows.patch
+    row = await run_in_threadpool(patch, thread_id, body.metadata or {}, ttl)
+    if "return=minimal" in (prefer or "").replace(" ", "").lower():
+        return Response(status_code=204)
     return json_response(thread_json(row, await read_values(services, row)))
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from surgetank.workflows.lifetime import MAX_MINUTES, ThreadTtl, TtlStrategy
 from surgetank.workflows.runs import STREAM_MODES
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=2048, pattern=r"^[^\x00]+$")]
@@ -117,6 +118,27 @@ class SubscribeBody(_Body):
     )
 
 
+class TtlBody(_Body):
+    """How long a thread lives from what is last done with it, and what becomes of it then."""
+
+    ttl: float = Field(gt=0, le=MAX_MINUTES, allow_inf_nan=False, description="Minutes.")
+    strategy: TtlStrategy = "delete"
+
+    def lifetime(self) -> ThreadTtl:
+        """As the engine has it."""
+        return ThreadTtl(self.ttl, self.strategy)
+
+
+def _in_words(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"ttl": value} if is_number else value
+
+
+Ttl = Annotated[
+    TtlBody, BeforeValidator(_in_words), Field(description="Minutes, or with a strategy.")
+]
+
+
 class ThreadCreate(_Body):
     """A thread that is asked for."""
 
@@ -124,12 +146,14 @@ class ThreadCreate(_Body):
     metadata: Json | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
     supersteps: list[Json] | None = None
+    ttl: Ttl | None = None
 
 
 class ThreadPatch(_Body):
     """What is added to a thread."""
 
     metadata: Json | None = None
+    ttl: Ttl | None = None
 
 
 class ThreadSearch(_Body):
@@ -215,6 +239,15 @@ class RunsCancel(_Body):
     status: Literal["pending", "running", "all"] | None = None
 
 
+class TtlAnswer(BaseModel):
+    """How long a thread lives. `expires_at` is null when all of its states but the newest are gone,
+    and nothing was done with it since."""
+
+    strategy: TtlStrategy
+    ttl_minutes: float
+    expires_at: datetime | None
+
+
 class ThreadAnswer(BaseModel):
     """A thread."""
 
@@ -229,6 +262,7 @@ class ThreadAnswer(BaseModel):
     values: Any = None
     interrupts: dict[str, list[Json]]
     error: Any = None
+    ttl: TtlAnswer | None = Field(None, description="Of a thread that doesn't live for ever.")
 
 
 class ThreadPart(BaseModel):

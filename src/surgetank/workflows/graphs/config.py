@@ -21,6 +21,7 @@ from typing import Any
 
 from surgetank.exceptions import ConfigurationError, GraphNotLoaded
 from surgetank.workflows.graphs import envfile
+from surgetank.workflows.lifetime import Lifetimes, lifetimes_of
 
 MAX_CONFIG_BYTES = 1 << 20
 _JAVASCRIPT = (".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx")
@@ -52,8 +53,6 @@ _REFUSED_KEYS = {
     "addresses and those that SURGETANK_WEBHOOK_ALLOW has.",
     "checkpointer.path": "remove it, since Surgetank's own checkpointer is used; "
     "`Surgetank(sink=...)` flushes into another saver.",
-    "checkpointer.ttl": "remove it, and delete threads by `DELETE /threads/{thread_id}` or "
-    "`surgetank prune`. Nothing expires by itself yet.",
 }
 _INSTEAD = {
     "http.cors": "SURGETANK_CORS_ORIGINS says whose pages may ask",
@@ -71,7 +70,7 @@ _SECTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
         ),
     ),
     "auth": (frozenset(), frozenset(("disable_studio_auth", "openapi", "cache"))),
-    "checkpointer": (frozenset(), frozenset(("serde", "backend"))),
+    "checkpointer": (frozenset(("ttl",)), frozenset(("serde", "backend"))),
     "store": (frozenset(("index", "ttl")), frozenset()),
 }  # fmt: skip
 
@@ -100,7 +99,8 @@ class GraphsConfig:
     """What a `langgraph.json` says.
 
     `embed` is the function that the index of the store names, where it is the project's own. `app`
-    is the application that `http.app` names, and `app_open` whether it is asked without a token.
+    is the application that `http.app` names, and `app_open` whether it is asked without a token. `lifetimes`
+    are those of threads.
     `refused` has the graphs that can't be used, each with its error. `import_paths` are put before
     Python's own; `env` are secrets and in no text. `notes` are sentences about what is not used.
     """
@@ -114,6 +114,7 @@ class GraphsConfig:
     embed: ObjectSource | None = None
     app: ObjectSource | None = None
     app_open: bool = False
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
     notes: tuple[str, ...] = ()
 
     @property
@@ -160,6 +161,7 @@ class _Reading:
             app_open=not self._flag(
                 "http.enable_custom_route_auth", sections["http"], default=True
             ),
+            lifetimes=self._lifetimes(sections["checkpointer"]),
             notes=tuple(self.notes),
         )
 
@@ -281,6 +283,15 @@ class _Reading:
         text = store.get("index", {}).get("embed")
         of_project = isinstance(text, str) and (".py:" in text or text.startswith((".", "/")))
         return self._named_object("store.index.embed", text) if of_project else None
+
+    def _lifetimes(self, checkpointer: Mapping[str, Any]) -> Lifetimes:
+        try:
+            return lifetimes_of(checkpointer["ttl"]) if "ttl" in checkpointer else Lifetimes()
+        except ValueError as error:
+            raise self.refuse(
+                f"'checkpointer.ttl': {error}",
+                'write {"strategy": "delete", "default_ttl": 43200} (minutes) or the like.',
+            ) from None
 
     def _named_object(self, key: str, text: Any) -> ObjectSource | None:
         if text is None:
