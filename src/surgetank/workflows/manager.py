@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from surgetank.exceptions import DatabaseUnavailable
+from surgetank.exceptions import DatabaseUnavailable, LeaseLost, RunNotFound
 from surgetank.flush.policy import RetryPolicy
 from surgetank.workflows.approvals.manager import save_created
 from surgetank.workflows.queue import RunQueue
@@ -15,6 +15,7 @@ from surgetank.workflows.runs import Run
 from surgetank.workflows.status import Status
 
 _RETRY = RetryPolicy(base_s=0.2, max_s=5.0)
+ENDED = "ended"  # instead of the state of a thread, which may have changed since
 _ERROR_BYTES = 8 * 1024
 
 
@@ -23,7 +24,7 @@ class WorkflowStatusManager:
     transaction.
 
     `wait` waits for so many seconds and says whether to go on; `on_waiting` is told, once for each
-    step, that the database is away. Each method gives the state of the thread, or `ASKED`, and raises
+    step, that the database is away. Each method gives the state of the thread, `ENDED`, or `ASKED`, and raises
     `LeaseLost` when the run is somebody else's, `DatabaseUnavailable` when `wait` said stop.
     """
 
@@ -62,11 +63,27 @@ class WorkflowStatusManager:
         """Somebody else may go on with it, from its last checkpoint, in `retry_s`."""
         return self._end(run, Status.PENDING, retry_s=retry_s)
 
+    def _try(self, run: Run, status: Status, *, again: bool, **more: Any) -> str:
+        try:
+            return self._queue.end(run, status, actor=self._actor, **more)
+        except LeaseLost:
+            if again and self._is_recorded(run, status):
+                return ENDED
+            raise
+
+    def _is_recorded(self, run: Run, status: Status) -> bool:
+        """Whether an attempt whose answer was lost has done it."""
+        try:
+            found = self._queue.get(run.run_id)
+        except RunNotFound:
+            return status is Status.CANCELLED  # it was rolled back
+        return found.fence == run.fence and found.status is status
+
     def _end(self, run: Run, status: Status, **more: Any) -> str:
         attempt = 0
         while True:
             try:
-                return self._queue.end(run, status, actor=self._actor, **more)
+                return self._try(run, status, again=attempt > 0, **more)
             except DatabaseUnavailable as error:
                 if attempt == 0:
                     self._on_waiting(run, error)

@@ -159,6 +159,11 @@ class RunQueue:
         }  # fmt: skip
         return [Run.of(row) for row in self._rows("claim", arguments)]
 
+    def held_by(self, worker: str, known: Collection[uuid.UUID]) -> list[Run]:
+        """What a worker has, except for what is `known`."""
+        arguments = {"worker": worker, "known": list(known)}
+        return [Run.of(row) for row in self._rows("held_by", arguments)]
+
     def renew(self, runs: Sequence[Run]) -> dict[uuid.UUID, CancelAction | None]:
         """Keep runs; of each that is still held, what its end was asked for. Others are lost."""
         rows = self._rows(

@@ -19,6 +19,10 @@ SELECT surgetank.cancel_run(%(run_id)s, %(action)s, surgetank.acting(%(actor)s, 
 -- Claim the next runs. Index runs_pending, then runs_of_thread.
 SELECT * FROM surgetank.claim_runs(surgetank.acting(%(worker)s, %(origin)s, NULL, %(quotas)s), %(most)s, %(lease_s)s, %(graphs)s, %(most_of_assistant)s)
 
+-- name: held_by
+-- What a worker has, except for these: it may not know, where the answer to its claim was lost. Index runs_leased.
+SELECT * FROM surgetank.runs WHERE status = 'running' AND worker = %(worker)s AND run_id <> ALL(%(known)s::uuid[])
+
 -- name: renew
 -- Renew leases. Primary key.
 SELECT run_id, cancel_action FROM surgetank.renew_runs(%(runs)s::uuid[], %(fences)s::bigint[], %(lease_s)s)

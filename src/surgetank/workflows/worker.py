@@ -23,11 +23,12 @@ from surgetank.encode.jsontext import dumps
 from surgetank.events.streams import END, StreamLog
 from surgetank.exceptions import DatabaseUnavailable, LeaseLost, SurgetankError, ThreadBusy
 from surgetank.service import Background
+from surgetank.workflows.claiming import Claims
 from surgetank.workflows.execution import Graphs, Outcome, config_of, execute
 from surgetank.workflows.fencing import take_thread
 from surgetank.workflows.functions import Functions, FunctionThreads
 from surgetank.workflows.graphs.shape import Graph
-from surgetank.workflows.manager import WorkflowStatusManager
+from surgetank.workflows.manager import ENDED, WorkflowStatusManager
 from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import ASKED, RunQueue
 from surgetank.workflows.reaping import Reaper
@@ -116,6 +117,7 @@ class RunWorker:
         self._stopping = asyncio.Event()
         self._over = threading.Event()
         self._hurry = threading.Event()  # the heartbeat looks at once
+        self._claims = Claims(queue, name)
         self._reaper = Reaper(queue, actor=name)
         # Not the threads that appends use: who waits here for the database would hold up savers.
         self._threads = ThreadPoolExecutor(
@@ -192,9 +194,9 @@ class RunWorker:
             return 0
         try:
             claimed = await self._thread(
-                self._queue.claim,
-                self.name,
+                self._claims.take,
                 room,
+                [each.run.run_id for each in self._under_way.values()],
                 graphs=self._graphs.names,
                 most_of_assistant=self._most_of_assistant,
             )
@@ -273,6 +275,7 @@ class RunWorker:
         except LeaseLost:
             return  # whoever has it records how it ends
         except SurgetankError as error:
+            self._claims.leave(run.run_id)
             self._tell(error, traceback.format_exc())
         finally:
             self._under_way.pop(str(run.run_id), None)
@@ -365,7 +368,7 @@ class RunWorker:
         rest = await self._thread(mark, run, *arguments, **named)
         if rest == ASKED:
             return await self._cancelled(run)
-        if rest == _BUSY:  # its thread has a next one
+        if rest in (_BUSY, ENDED):  # its thread has a next one
             self._more = True
         self._meters.ended(run, status)
         note_end(status)
