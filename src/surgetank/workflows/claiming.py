@@ -23,7 +23,7 @@ class Claims:
         self._worker = worker
         self._clock = clock
         self._lost = False  # the last answer
-        self._looks_until = 0.0
+        self._unsure_to = 0.0
         self._left: set[uuid.UUID] = set()
 
     def leave(self, run_id: uuid.UUID) -> None:
@@ -40,9 +40,9 @@ class Claims:
     ) -> list[Run]:
         """Up to `most` due runs; or what was claimed before and is not among `mine`. Raises what
         `RunQueue.claim` raises."""
-        looks = self._lost or self._clock() < self._looks_until
+        unsure = self._lost or self._clock() < self._unsure_to
         try:
-            if looks and (found := self._queue.held_by(self._worker, {*mine, *self._left})):
+            if unsure and (found := self._queue.held_by(self._worker, {*mine, *self._left})):
                 return found
             claimed = self._queue.claim(
                 self._worker, most, graphs=graphs, most_of_assistant=most_of_assistant
@@ -51,7 +51,7 @@ class Claims:
             self._lost = True
             raise
         if self._lost:  # what was sent before may be carried out after this
-            self._lost, self._looks_until = False, self._clock() + self._queue.lease_s
-        elif not looks:
+            self._lost, self._unsure_to = False, self._clock() + self._queue.lease_s
+        elif not unsure:
             self._left.clear()
         return claimed
