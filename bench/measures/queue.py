@@ -27,7 +27,7 @@ from bench.harness import BenchError, Recorder, Scene
 from bench.peers import OURS, open_tank
 from bench.project.graphs import five
 from surgetank import Surgetank
-from surgetank.events.streams import END
+from surgetank.events.streams import Written
 from surgetank.workflows.execution import FixedGraphs
 from surgetank.workflows.manager import WorkflowStatusManager
 from surgetank.workflows.queue import RunQueue
@@ -191,10 +191,10 @@ class _Ends:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def _look(self, thread: str, _: int) -> None:
-        if any(each.event == END for each in self._tank.runs.streams.read(thread).events):
+    def _look(self, written: Written) -> None:
+        if written.ended:
             with self._heard:
-                self._over.add(thread)
+                self._over.add(written.thread_id)
                 self._heard.notify_all()
 
     def wait_for(self, thread: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from surgetank.events.sqlite_streams import SQLiteStreamLog
-from surgetank.events.streams import END, StreamGroup, StreamLog
+from surgetank.events.streams import END, StreamGroup, StreamLog, Written
 
 KEEP_S = 3600.0
 
@@ -60,7 +60,7 @@ def test_groups_of_several_runs_are_written_together_but_for_those_of_an_attempt
 ) -> None:
     send(log, "taken over", "a", attempt=2)
     heard: list[str] = []
-    end = log.listen(lambda thread, _: heard.append(thread))
+    end = log.listen(lambda written: heard.append(written.thread_id))
     groups = [
         StreamGroup("t", "taken over", [("late", b"1")], 1),
         StreamGroup("t", "r", [("b", b"2"), (END, b"{}")], 1),
@@ -71,7 +71,7 @@ def test_groups_of_several_runs_are_written_together_but_for_those_of_an_attempt
     assert names(log) == ["a", "b", END]
     assert [e.event for e in log.read("other").events] == ["c"]
     assert (log.has_ended("r"), log.has_ended("s")) == (True, False)
-    assert {"t", "other"} <= set(heard)
+    assert heard == ["t", "other"]
 
 
 def names(log: StreamLog, **more: object) -> list[str]:
@@ -103,17 +103,20 @@ def test_a_page_is_bounded_by_count_and_bytes(log: StreamLog) -> None:
 def test_what_another_object_wrote_is_seen_and_told_to_listeners_of_its_own_process(
     log: StreamLog, open_log: Open
 ) -> None:
-    other, heard = open_log(), list[str]()
+    other, heard = open_log(), list[Written]()
     before = log.newest()
-    end = log.listen(lambda thread, _: heard.append(thread))
+    end = log.listen(heard.append)
     send(other, "a", "one")
     assert names(log) == ["one"]
     assert log.newest() > before
-    send(log, "a", "two")
+    send(log, "a", "two", END)
+    assert [(each.thread_id, each.ended) for each in heard] == [("t", True)]
+    assert heard[0].before == before + 1, "others have written"
+    assert heard[0].newest == log.newest() == before + 3
     end()
     send(log, "a", "three")
-    assert heard == ["t"]
-    assert names(other) == ["one", "two", "three"]
+    assert len(heard) == 1
+    assert names(other) == ["one", "two", END, "three"]
 
 
 def test_an_attempt_that_was_taken_over_writes_no_more(log: StreamLog) -> None:

@@ -39,6 +39,7 @@ from surgetank.workflows.lifetime import Lifetimes
 from surgetank.workflows.meters import RunMeters
 
 if TYPE_CHECKING:
+    from surgetank.app.assembly import Parts
     from surgetank.streams.checkpoints.saver import SurgetankSaver
     from surgetank.workflows.crons import Crons
 
@@ -62,6 +63,7 @@ class Nouns(Speaks):
     run_meters: RunMeters
     lifetimes: Lifetimes
     _run_figures: RunFigures
+    _kept_runs: tuple[Parts, Runs] | None = None
 
     def flush(
         self, stream: str | None = None, partition: str | None = None, *, trigger: str = "manual"
@@ -136,8 +138,13 @@ class Nouns(Speaks):
     @property
     def runs(self) -> Runs:
         """Runs of graphs: accept, claim, cancel, who did what."""
-        parts = self.parts
-        parts.forwarding.begin()
+        parts, kept = self.parts, self._kept_runs
+        if kept is None or kept[0] is not parts:
+            parts.forwarding.begin()
+            kept = self._kept_runs = parts, self._runs_of(parts)
+        return kept[1]
+
+    def _runs_of(self, parts: Parts) -> Runs:
         return Runs(
             parts.database,
             parts.run_room,

@@ -169,11 +169,12 @@ class Surgetank(Nouns):
         """
         # a forked child: they are its parent's
         if self._parts is not None and self._pid != os.getpid():
-            self._parts, self._closed = None, True
+            self._parts, self._kept_runs, self._closed = None, None, True
             return
         with self._lock:
             self._closed = True
             parts, self._parts = self._parts, None
+            self._kept_runs = None
         if parts is not None:
             ambient.leave(self)
             parts.reporting.finish_writing(self.settings.shutdown_timeout)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from surgetank.events.streams import END, StreamEvent, StreamGroup, StreamPage
+from surgetank.events.streams import StreamEvent, StreamGroup, StreamPage, Written
 from surgetank.sqlite.kind import Kind
 from surgetank.sqlite.scrub import scrub
 from surgetank.sqlite.shared import SharedFile
@@ -63,7 +63,7 @@ class SQLiteStreamLog:
             self.path, kind=STREAMS, name="stream log", script="", before_write=before_write
         )
         self._lock = threading.Lock()
-        self._listeners: list[Callable[[str, int], None]] = []
+        self._listeners: list[Callable[[Written], None]] = []
 
     def append_all(self, groups: Sequence[StreamGroup]) -> list[int | None]:
         with self._file.write() as writer:
@@ -72,9 +72,13 @@ class SQLiteStreamLog:
             (newest,) = writer.execute(_NEWEST).fetchone()
         with self._lock:
             listeners = list(self._listeners)
-        for heard in listeners:
-            for group in groups:
-                heard(group.thread_id, newest)
+        if listeners:
+            fresh = [group for group, last in zip(groups, written, strict=True) if last is not None]
+            before = newest - sum(len(group.events) for group in fresh)
+            for group in fresh:
+                news = Written(group.thread_id, before, newest, group.ends)
+                for heard in listeners:
+                    heard(news)
         return written
 
     @staticmethod
@@ -96,7 +100,7 @@ class SQLiteStreamLog:
                 for number, (event, data) in enumerate(events)
             ],
         )
-        ended = now if any(event == END for event, _ in events) else None
+        ended = now if group.ends else None
         size = sum(len(data) for _, data in events)
         writer.execute(
             "INSERT INTO runs VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7) ON CONFLICT (run_id) DO UPDATE SET"
@@ -164,7 +168,7 @@ class SQLiteStreamLog:
             (newest,) = reader.execute(_NEWEST).fetchone()
         return int(newest)
 
-    def listen(self, heard: Callable[[str, int], None]) -> Callable[[], None]:
+    def listen(self, heard: Callable[[Written], None]) -> Callable[[], None]:
         with self._lock:
             self._listeners.append(heard)
 

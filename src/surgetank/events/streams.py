@@ -47,6 +47,22 @@ class StreamGroup:
     events: Sequence[tuple[str, bytes]]
     attempt: int
 
+    @property
+    def ends(self) -> bool:
+        """Whether the run's end is among them."""
+        return any(event == END for event, _ in self.events)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A group that this process wrote: `newest` is `StreamLog.newest` since then, `before` what it
+    was before that transaction. `ended`: its run sends nothing more."""
+
+    thread_id: str
+    before: int
+    newest: int
+    ended: bool
+
 
 class StreamLog(Protocol):
     """An ordered log of what runs send, shared by threads and processes.
@@ -85,9 +101,9 @@ class StreamLog(Protocol):
         """A number that grows whenever something is written."""
         ...
 
-    def listen(self, heard: Callable[[str, int], None]) -> Callable[[], None]:
-        """Call `heard` with the thread's id for each group that this process writes, on its thread;
-        gives what ends it."""
+    def listen(self, heard: Callable[[Written], None]) -> Callable[[], None]:
+        """Call `heard` for each group that this process writes, on its thread; gives what ends
+        it."""
         ...
 
     def forget_thread(self, thread_id: str) -> None:

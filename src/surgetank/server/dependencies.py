@@ -34,8 +34,13 @@ BEARER = HTTPBearer(
 MAX_PAGE = 500
 
 
-def services_of(connection: HTTPConnection) -> Services:
+# What a route depends on is async even where nothing is awaited: FastAPI gives the rest to a thread.
+async def services_of(connection: HTTPConnection) -> Services:
     """The services of this server."""
+    return _services(connection)
+
+
+def _services(connection: HTTPConnection) -> Services:
     found: Services = connection.app.state.services
     return found
 
@@ -43,7 +48,7 @@ def services_of(connection: HTTPConnection) -> Services:
 Deps = Annotated[Services, Depends(services_of)]
 
 
-def asked_of(connection: HTTPConnection) -> Asked:
+async def asked_of(connection: HTTPConnection) -> Asked:
     """What is known of this request."""
     found: Asked = connection.scope["surgetank.asked"]
     return found
@@ -55,7 +60,7 @@ async def caller(connection: HTTPConnection) -> Caller:
 
     Raises `Problem` (401, 403, 429, 503).
     """
-    return await identify(connection.scope, services_of(connection))
+    return await identify(connection.scope, _services(connection))
 
 
 CurrentCaller = Annotated[Caller, Depends(caller)]

@@ -7,13 +7,14 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from uuid import UUID
 
 from starlette.concurrency import run_in_threadpool
 
 from surgetank.bounded import BoundedMap
 from surgetank.encode.jsontext import dumps
-from surgetank.events.streams import END, StreamEvent, StreamLog
+from surgetank.events.streams import END, StreamEvent, StreamLog, Written
 from surgetank.exceptions import DatabaseUnavailable, RunNotFound
 from surgetank.workflows.runs import Run
 from surgetank.workflows.status import Status, wire_status
@@ -30,8 +31,9 @@ class StreamHub:
     def __init__(self, log: Callable[[], StreamLog]) -> None:
         self._log = log
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._awaiting_end: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._poller: asyncio.Task[None] | None = None
-        self._own = 0  # the newest number that this process wrote
+        self._known = 0  # what was written until then was told
         self.closing = False
         # By caller and thread: the run whose end was sent last to who follows only how runs go.
         self.ends_shown = BoundedMap[str, str](most=10_000)
@@ -46,51 +48,63 @@ class StreamHub:
         self.closing = True
         self._wake_all()
 
-    def join(self, thread_id: str) -> asyncio.Event:
-        """An event that is set at each news of a thread. Give it back to `leave`."""
+    def join(self, thread_id: str, *, ends: bool = False) -> asyncio.Event:
+        """An event that is set at each news of a thread, or only at the `ends` of its runs. Give it
+        back to `leave`."""
         news = asyncio.Event()
-        self._waiting[thread_id].add(news)
+        (self._awaiting_end if ends else self._waiting)[thread_id].add(news)
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll())
         return news
 
     def leave(self, thread_id: str, news: asyncio.Event) -> None:
         """Wait no longer."""
-        self._waiting[thread_id].discard(news)
-        if not self._waiting[thread_id]:
-            del self._waiting[thread_id]
+        for waiting in (self._waiting, self._awaiting_end):
+            if thread_id in waiting:
+                waiting[thread_id].discard(news)
+                if not waiting[thread_id]:
+                    del waiting[thread_id]
 
-    def _wake(self, thread_id: str) -> None:
+    def _wake(self, thread_id: str, *, ended: bool) -> None:
         for news in self._waiting.get(thread_id, ()):
             news.set()
+        if ended:
+            for news in self._awaiting_end.get(thread_id, ()):
+                news.set()
 
     def _wake_all(self) -> None:
-        for thread_id in list(self._waiting):
-            self._wake(thread_id)
+        for thread_id in {*self._waiting, *self._awaiting_end}:
+            self._wake(thread_id, ended=True)
 
     async def _poll(self) -> None:
         loop, log = asyncio.get_running_loop(), self._log()
 
-        def heard(thread_id: str, newest: int) -> None:
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._heard, thread_id, newest)
+        def heard(written: Written) -> None:
+            # On the writer's thread: who joins after this look reads what was written before it.
+            thread_id, ended = written.thread_id, written.ended
+            others_wrote = written.before > self._known
+            self._known = max(self._known, written.newest)
+            wake: Callable[[], None] | None = None
+            if others_wrote:
+                wake = self._wake_all
+            elif thread_id in self._waiting or (ended and thread_id in self._awaiting_end):
+                wake = partial(self._wake, thread_id, ended=ended)
+            if wake is not None:
+                with suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(wake)
 
         end = log.listen(heard)
         try:
-            self._own = log.newest()
+            self._known = log.newest()
             self._wake_all()
-            while self._waiting and not self.closing:
+            while (self._waiting or self._awaiting_end) and not self.closing:
                 newest = log.newest()
-                if newest > self._own:  # written by another process
-                    self._own = newest
+                if newest > self._known:  # written by another process
+                    self._known = newest
                     self._wake_all()
                 await asyncio.sleep(_POLL_S)
         finally:
             end()
-
-    def _heard(self, thread_id: str, newest: int) -> None:
-        self._own = max(self._own, newest)
-        self._wake(thread_id)
 
 
 async def follow_run(
@@ -139,7 +153,7 @@ async def end_of_run(hub: StreamHub, run: Run, get: Callable[[UUID], Run]) -> li
     """The last events of a run, its `end` among them, once it has come to it; none when the server
     closes before."""
     run_id = str(run.run_id)
-    news = hub.join(run.thread_id)
+    news = hub.join(run.thread_id, ends=True)
     loop = asyncio.get_running_loop()
     asked_at = loop.time() - (_ASK_S if run.status in _OVER else 0.0)
     try:
