@@ -12,7 +12,7 @@ from support.buffers import (
     values,
 )
 from surgetank.buffer.protocol import Buffer
-from surgetank.exceptions import BufferFull, BufferUnavailable, EntryRejected
+from surgetank.exceptions import BufferFull, BufferUnavailable, EntryRejected, LeaseLost
 from surgetank.model import Record
 
 
@@ -60,3 +60,18 @@ def test_an_append_that_must_not_wait_says_that_the_buffer_is_closed(buffer: Buf
     buffer.close()
     with pytest.raises(BufferUnavailable):
         buffer.try_append("s", "p", [Record(b"k", b"1")])
+
+
+def test_a_fence_that_must_not_wait_is_raised_unless_another_process_holds_the_buffer(
+    house: BufferHouse,
+) -> None:
+    buffer = house.open()
+    with house.held():
+        assert not buffer.try_raise_fence("s", "p", 5)
+    assert buffer.append("s", "p", [Record(b"k", b"1")], fence=4) > 0
+    assert buffer.try_raise_fence("s", "p", 5)
+    assert buffer.try_raise_fence("s", "p", 5)
+    with pytest.raises(LeaseLost):
+        buffer.append("s", "p", [Record(b"k", b"2")], fence=4)
+    with pytest.raises(LeaseLost):
+        buffer.try_raise_fence("s", "p", 4)

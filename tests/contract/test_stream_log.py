@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from support.holder import held
 from surgetank.events.sqlite_streams import SQLiteStreamLog
 from surgetank.events.streams import END, StreamGroup, StreamLog, Written
+from surgetank.exceptions import BufferUnavailable
 
 KEEP_S = 3600.0
 
@@ -72,6 +74,24 @@ def test_groups_of_several_runs_are_written_together_but_for_those_of_an_attempt
     assert [e.event for e in log.read("other").events] == ["c"]
     assert (log.has_ended("r"), log.has_ended("s")) == (True, False)
     assert heard == ["t", "other"]
+
+
+def test_what_must_not_wait_is_written_and_told_unless_another_process_holds_the_log(
+    log: StreamLog, tmp_path: Path
+) -> None:
+    groups = [StreamGroup("t", "r", [("a", b"1"), (END, b"{}")], 1)]
+    heard: list[Written] = []
+    end = log.listen(heard.append)
+    with held(tmp_path / "s.db"):
+        assert log.try_append_all(groups) is None
+    assert (names(log), heard) == ([], [])
+    assert log.try_append_all(groups) == [2]
+    end()
+    assert names(log) == ["a", END]
+    assert [(each.thread_id, each.ended) for each in heard] == [("t", True)]
+    log.close()
+    with pytest.raises(BufferUnavailable, match="closed"):
+        log.try_append_all(groups)
 
 
 def names(log: StreamLog, **more: object) -> list[str]:

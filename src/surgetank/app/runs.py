@@ -187,7 +187,8 @@ class Runs:
         most: int | None = None,
         saver: BaseCheckpointSaver[Any] | None = None,
         each_second: Sequence[Callable[[], object]] = (),
-        on_end: Callable[[Run, Status], None] = lambda *_: None,
+        on_end: Callable[[Run, Status], None] | None = None,
+        webhook_due: Callable[[], None] = lambda: None,
     ) -> RunWorker:
         """A worker of runs for the current event loop: `await worker.work(stop)`.
 
@@ -225,6 +226,7 @@ class Runs:
                 *each_second,
             ),
             on_end=on_end,
+            webhook_due=webhook_due,
             discard=lambda thread_id: self._room.empty(state, thread_id),
             on_change=lambda run, change: self._announce(news_of(run, change)),
             meters=self._meters,
@@ -232,20 +234,16 @@ class Runs:
 
     def service(
         self, graphs: Graphs, *, most: int | None = None, saver: BaseCheckpointSaver[Any] | None = None,
-        each_second: Sequence[Callable[[], object]] = (), on_end: Callable[[Run, Status], None] = lambda *_: None,
+        each_second: Sequence[Callable[[], object]] = (), on_end: Callable[[Run, Status], None] | None = None,
     ) -> Service:  # fmt: skip
         """A worker on a thread and an event loop of its own, which hears of new runs at once; and
         beside it who sends webhooks."""
         from surgetank.app.run_service import RunService  # noqa: PLC0415 - needs the extra
 
         webhooks = self._webhooks().service()
-
-        def ended(run: Run, status: Status) -> None:
-            on_end(run, status)
-            if run.kwargs.get("webhook"):
-                webhooks.wake()
-
-        worker = self.worker(graphs, most=most, saver=saver, each_second=each_second, on_end=ended)
+        worker = self.worker(
+            graphs, most=most, saver=saver, each_second=each_second, on_end=on_end, webhook_due=webhooks.wake
+        )  # fmt: skip
         return RunService(worker, self._room, self._listen_database(), beside=[webhooks])
 
     def _listen_database(self) -> Database:

@@ -159,6 +159,11 @@ class Log(Identified, Protocol):
         """
         ...
 
+    def try_raise_fence(self, stream: str, partition: str, fence: int) -> bool:
+        """`raise_fence` for an event loop: False, and nothing done, where another thread or process
+        holds the buffer. Then `raise_fence` on a thread."""
+        ...
+
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """A consistent view for lookups by key."""
         ...

@@ -9,6 +9,7 @@ import typer
 
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import INTERRUPTED, DatabaseUrl, Home, announce, start_logging
+from surgetank.cli.process import keep_what_is_loaded
 from surgetank.cli.projects import open_graphs
 from surgetank.exceptions import MissingExtra
 from surgetank.workflows.graphs.config import load
@@ -85,6 +86,7 @@ def serve(
         url = f"http://[{address}]:{number}" if ":" in address else f"http://{address}:{number}"
 
         def started() -> None:
+            keep_what_is_loaded()
             said = f"surgetank serve: {url}, node {settings.node}"
             announce(said, "server_started", url=url, node=settings.node)
 

@@ -18,6 +18,7 @@ from surgetank.cli.output import (
     print_json,
     start_logging,
 )
+from surgetank.cli.process import keep_what_is_loaded
 from surgetank.cli.projects import open_graphs
 from surgetank.exceptions import InvalidRequest
 from surgetank.flush.events import (
@@ -110,6 +111,7 @@ def worker(
         working = tank.runs.service(graphs, most=runs) if graphs is not None else None
         if working is not None:
             working.start()
+            keep_what_is_loaded()
         while not stop.event.wait(1.0):
             if not tank.flushing:
                 announce("the flush thread ended unexpectedly; see the log", "flush_thread_ended")

@@ -67,19 +67,39 @@ class SQLiteStreamLog:
 
     def append_all(self, groups: Sequence[StreamGroup]) -> list[int | None]:
         with self._file.write() as writer:
-            now = self._clock()
-            written = [self._append(writer, group, now) for group in groups]
-            (newest,) = writer.execute(_NEWEST).fetchone()
+            written, newest = self._append_all(writer, groups)
+        self._tell(groups, written, newest)
+        return written
+
+    def try_append_all(self, groups: Sequence[StreamGroup]) -> list[int | None] | None:
+        done = self._file.write_unless_held(lambda writer: self._append_all(writer, groups))
+        if done is None:
+            return None
+        written, newest = done
+        self._tell(groups, written, newest)
+        return written
+
+    def _append_all(
+        self, writer: sqlite3.Connection, groups: Sequence[StreamGroup]
+    ) -> tuple[list[int | None], int]:
+        now = self._clock()
+        written = [self._append(writer, group, now) for group in groups]
+        (newest,) = writer.execute(_NEWEST).fetchone()
+        return written, newest
+
+    def _tell(
+        self, groups: Sequence[StreamGroup], written: Sequence[int | None], newest: int
+    ) -> None:
         with self._lock:
             listeners = list(self._listeners)
-        if listeners:
-            fresh = [group for group, last in zip(groups, written, strict=True) if last is not None]
-            before = newest - sum(len(group.events) for group in fresh)
-            for group in fresh:
-                news = Written(group.thread_id, before, newest, group.ends)
-                for heard in listeners:
-                    heard(news)
-        return written
+        if not listeners:
+            return
+        fresh = [group for group, last in zip(groups, written, strict=True) if last is not None]
+        before = newest - sum(len(group.events) for group in fresh)
+        for group in fresh:
+            news = Written(group.thread_id, before, newest, group.ends)
+            for heard in listeners:
+                heard(news)
 
     @staticmethod
     def _append(writer: sqlite3.Connection, group: StreamGroup, now: float) -> int | None:
@@ -101,11 +121,10 @@ class SQLiteStreamLog:
             ],
         )
         ended = now if group.ends else None
-        size = sum(len(data) for _, data in events)
         writer.execute(
             "INSERT INTO runs VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7) ON CONFLICT (run_id) DO UPDATE SET"
             " attempt = ?3, bytes = bytes + ?5, updated_at = ?6, ended_at = ?7",
-            (run_id, group.thread_id, group.attempt, first, size, now, ended),
+            (run_id, group.thread_id, group.attempt, first, group.size, now, ended),
         )
         return int(last)
 

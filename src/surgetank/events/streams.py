@@ -52,6 +52,11 @@ class StreamGroup:
         """Whether the run's end is among them."""
         return any(event == END for event, _ in self.events)
 
+    @property
+    def size(self) -> int:
+        """Bytes of its data."""
+        return sum(len(data) for _, data in self.events)
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -74,6 +79,12 @@ class StreamLog(Protocol):
     def append_all(self, groups: Sequence[StreamGroup]) -> list[int | None]:
         """Write the groups, all or none: for each the number of its last event; None, and nothing
         of it is written, when a later attempt of its run writes."""
+        ...
+
+    def try_append_all(self, groups: Sequence[StreamGroup]) -> list[int | None] | None:
+        """`append_all` for an event loop: None, and nothing written, where it would have to wait
+        longer than some milliseconds for another thread or process. Then `append_all` on a
+        thread."""
         ...
 
     def read(

@@ -25,6 +25,9 @@ from surgetank.sqlite.kind import Kind
 _MAGIC = b"SQLite format 3\x00"
 _SCHEMA_LOST = re.compile(r"no such (table|column|index)|has no column named")
 BUSY_TIMEOUT_S = 30.0
+TRY_S = 0.002  # how long a write that must not wait waits for another thread or process
+HURRIED = f"PRAGMA busy_timeout = {int(1000 * TRY_S)}"
+PATIENT = f"PRAGMA busy_timeout = {int(1000 * BUSY_TIMEOUT_S)}"
 _WAIT_S = 5.0  # for another reader, where no connection can be made
 
 
@@ -88,6 +91,16 @@ def translate(error: sqlite3.Error, path: Path) -> BufferProblem:
         remedy="check that its folder exists, is writable by this user, and lies on a healthy "
         "local disk.",
     )
+
+
+def is_busy(error: BaseException | None) -> bool:
+    """Whether another process held the file."""
+    return name_of(error).startswith("SQLITE_BUSY")
+
+
+def name_of(error: BaseException | None) -> str:
+    """What SQLite calls an error; empty for one that is not SQLite's."""
+    return getattr(error, "sqlite_errorname", None) or ""
 
 
 def refuse_fork(owner_pid: int, path: Path) -> None:

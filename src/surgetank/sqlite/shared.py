@@ -9,10 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from surgetank.exceptions import BufferUnavailable
 from surgetank.sqlite import file
 from surgetank.sqlite.kind import Kind
+
+T = TypeVar("T")
 
 
 class SharedFile:
@@ -53,13 +56,40 @@ class SharedFile:
         file.refuse_fork(self._pid, self.path)
         self._before_write()
         with self._lock, file.named_errors(self.path):
-            if self._writer is None:
-                raise BufferUnavailable(
-                    f"The {self._name} {self.path} is closed.",
-                    remedy="open Surgetank again before you use it.",
-                )
-            with file.transaction(self._writer):
-                yield self._writer
+            writer = self._open_writer()
+            with file.transaction(writer):
+                yield writer
+
+    def write_unless_held(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """One write transaction for an event loop: None, and nothing done, where it would have to
+        wait longer than some milliseconds for another thread or process."""
+        file.refuse_fork(self._pid, self.path)
+        self._before_write()
+        if not self._lock.acquire(timeout=file.TRY_S):
+            return None
+        try:
+            writer = self._open_writer()
+            with file.named_errors(self.path):
+                writer.execute(file.HURRIED)
+                try:
+                    with file.transaction(writer):
+                        return work(writer)
+                finally:
+                    writer.execute(file.PATIENT)
+        except BufferUnavailable as error:
+            if not file.is_busy(error.__cause__):
+                raise
+            return None
+        finally:
+            self._lock.release()
+
+    def _open_writer(self) -> sqlite3.Connection:
+        if self._writer is None:
+            raise BufferUnavailable(
+                f"The {self._name} {self.path} is closed.",
+                remedy="open Surgetank again before you use it.",
+            )
+        return self._writer
 
     def tidy(self) -> None:
         """Move what was written from the log into the file, and give some free pages back."""

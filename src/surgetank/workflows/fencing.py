@@ -4,7 +4,6 @@ thread that another one goes on with.
 
 from __future__ import annotations
 
-from surgetank.offloop import off_loop
 from surgetank.streams.checkpoints.fencing import FENCE_KEY, Fence
 from surgetank.streams.checkpoints.saver import SurgetankSaver
 from surgetank.workflows.runs import Run
@@ -23,4 +22,4 @@ async def take_thread(saver: object, run: Run) -> None:
     Raises `LeaseLost` when the thread was claimed by somebody else since.
     """
     if isinstance(saver, SurgetankSaver):
-        await off_loop(saver.raise_fence, run.thread_id, run.fence)
+        await saver.araise_fence(run.thread_id, run.fence)

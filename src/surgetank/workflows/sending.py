@@ -1,17 +1,17 @@
-"""What the runs of a worker send goes into the stream log: that of all runs together, beside the
-runs.
+"""What the runs of a worker send goes into the stream log, that of all runs together.
 
-A transaction costs the same for one run as for fifty. Nobody waits for others: what comes while a
-transaction is under way goes with the next one.
+A transaction costs about the same for one run as for fifty. Nobody waits for others: what comes
+while a transaction is under way goes with the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from surgetank.events.streams import StreamGroup, StreamLog
 from surgetank.exceptions import LeaseLost
-from surgetank.offloop import off_loop
+from surgetank.offloop import LARGE, off_loop
 from surgetank.workflows.runs import Run
 
 _BEHIND = 200  # events of one run that wait: it goes on when they are written
@@ -19,44 +19,82 @@ _TOGETHER = 1000  # events of one transaction, about
 
 
 class Sending:
-    """Writes what senders have. For one event loop."""
+    """Writes what senders have. For one event loop, on which it writes what takes no longer than a
+    fraction of a millisecond."""
 
     def __init__(self, log: StreamLog | None) -> None:
         self._log = log
         self._ready: dict[Sender, None] = {}
-        self._writing: asyncio.Task[None] | None = None
+        self._is_due = False
+        self._writing: asyncio.Task[None] | None = None  # beside the loop
 
     def of(self, run: Run) -> Sender:
         """Who sends what this run says."""
         return Sender(self, run, kept=self._log is not None)
 
     def write_soon(self, sender: Sender) -> None:
-        """The sender has something."""
+        """The sender has something: it is written once the loop has seen to who else is ready."""
         self._ready[sender] = None
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write())
+        if not self._is_due and self._writing is None:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._write)
 
-    async def _write(self) -> None:
-        assert self._log is not None
-        while self._ready:
-            senders, groups, count = list[Sender](), list[StreamGroup](), 0
-            while self._ready and count < _TOGETHER:
-                sender = next(iter(self._ready))
-                del self._ready[sender]
-                if (group := sender.take()) is not None:
-                    senders.append(sender)
-                    groups.append(group)
-                    count += len(group.events)
-            if not groups:
+    def _write(self) -> None:
+        self._is_due = False
+        while batch := self._take():
+            if not self._write_here(batch):
+                self._writing = asyncio.create_task(self._write_beside(batch))
                 return
-            try:
-                written = await off_loop(self._log.append_all, groups)
-            except Exception as error:  # noqa: BLE001 - raised by what each run does next
-                for sender in senders:
-                    sender.failed(error)
-            else:
-                for sender, last in zip(senders, written, strict=True):
-                    sender.written(last)
+
+    def _take(self) -> _Batch:
+        batch, count = _Batch(), 0
+        while self._ready and count < _TOGETHER:
+            sender = next(iter(self._ready))
+            del self._ready[sender]
+            if (group := sender.take()) is not None:
+                batch[sender] = group
+                count += len(group.events)
+        return batch
+
+    def _write_here(self, batch: _Batch) -> bool:
+        """False where it would hold up the loop."""
+        assert self._log is not None
+        groups = list(batch.values())
+        if sum(group.size for group in groups) > LARGE:
+            return False
+        try:
+            written = self._log.try_append_all(groups)
+        except Exception as error:  # noqa: BLE001 - raised by what each run does next
+            _failed(batch, error)
+            return True
+        if written is None:
+            return False
+        _written(batch, written)
+        return True
+
+    async def _write_beside(self, batch: _Batch) -> None:
+        assert self._log is not None
+        try:
+            while batch:
+                try:
+                    written = await off_loop(self._log.append_all, list(batch.values()))
+                except Exception as error:  # noqa: BLE001 - raised by what each run does next
+                    _failed(batch, error)
+                else:
+                    _written(batch, written)
+                batch = self._take()
+        finally:
+            self._writing = None
+
+
+def _written(batch: _Batch, lasts: Sequence[int | None]) -> None:
+    for sender, last in zip(batch, lasts, strict=True):
+        sender.written(last)
+
+
+def _failed(batch: _Batch, error: Exception) -> None:
+    for sender in batch:
+        sender.failed(error)
 
 
 class Sender:
@@ -119,3 +157,6 @@ class Sender:
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+_Batch = dict[Sender, StreamGroup]

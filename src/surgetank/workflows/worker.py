@@ -68,8 +68,8 @@ class RunWorker:
     wrong is its own end. `timeout_s` bounds runs that bring no limit of their own; `function_wait_s` is how long a run
     that is to end waits for nodes that are plain functions. `each_second` is
     called about once a second, on a thread. `on_end` is called with each run of this worker that
-    ended and how, on a thread; `on_change` with a run that goes on with a changed graph.
-    `meters` counts.
+    ended and how, on a thread; `webhook_due` when one with a webhook has ended, and must not wait;
+    `on_change` with a run that goes on with a changed graph. `meters` counts.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class RunWorker:
         owner_key: str = "user_id",
         tell: Callable[[BaseException, str], None] = lambda *_: None,
         each_second: Sequence[Callable[[], object]] = (),
-        on_end: Callable[[Run, Status], None] = lambda *_: None,
+        on_end: Callable[[Run, Status], None] | None = None,
+        webhook_due: Callable[[], None] = lambda: None,
         discard: Callable[[str], Awaitable[None]] | None = None,
         on_change: TellChange = lambda *_: None,
         meters: RunMeters | None = None,
@@ -107,6 +108,7 @@ class RunWorker:
         self._tell = tell
         self._each_second = tuple(each_second)
         self._on_end = on_end
+        self._webhook_due = webhook_due
         self._discard = discard
         self._on_change = on_change
         self._meters = meters or RunMeters()
@@ -372,7 +374,10 @@ class RunWorker:
             self._more = True
         self._meters.ended(run, status)
         note_end(status)
-        await self._thread(self._on_end, run, status)
+        if self._on_end is not None:
+            await self._thread(self._on_end, run, status)
+        if run.kwargs.get("webhook"):
+            self._webhook_due()
         return status
 
     async def _stopped(self, run: Run, sender: Sender) -> None:

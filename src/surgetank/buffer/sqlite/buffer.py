@@ -95,7 +95,9 @@ class SQLiteBuffer:
         self.append = log.append
         self.try_append = log.try_append
         self.snapshot = log.snapshot
-        self.raise_fence = SQLiteWriters(file).raise_fence
+        writers = SQLiteWriters(file)
+        self.raise_fence = writers.raise_fence
+        self.try_raise_fence = writers.try_raise_fence
 
         tallies = SQLiteTallies(file, inserter, memory)
         self.tally = tallies.tally

@@ -23,10 +23,6 @@ from surgetank.exceptions import BufferCorrupt, BufferUnavailable, Configuration
 from surgetank.sqlite import file
 from surgetank.sqlite.identity import FileIdentity
 
-_TRY_S = 0.002  # how long a write that must not wait waits for another thread or process
-_HURRIED = f"PRAGMA busy_timeout = {int(1000 * _TRY_S)}"
-_PATIENT = f"PRAGMA busy_timeout = {int(1000 * file.BUSY_TIMEOUT_S)}"
-
 
 class BufferFile:
     """The file at `path`, open. `on_rollback` forgets what is remembered of writes that were taken
@@ -139,17 +135,17 @@ class BufferFile:
 
     def try_lock(self) -> bool:
         """Take the lock, but wait no longer than some milliseconds for another thread."""
-        return self.lock.acquire(timeout=_TRY_S)
+        return self.lock.acquire(timeout=file.TRY_S)
 
     @contextmanager
     def hurried(self) -> Iterator[None]:
         """What is written meanwhile waits no longer than some milliseconds for another process."""
         writer = self.open_writer()
-        writer.execute(_HURRIED)
+        writer.execute(file.HURRIED)
         try:
             yield
         finally:
-            writer.execute(_PATIENT)
+            writer.execute(file.PATIENT)
 
     def unless_held(self, write: Callable[[], None]) -> bool:
         """Do a small write unless somebody else holds the file just now; whether it was done."""
@@ -160,7 +156,7 @@ class BufferFile:
             with self.hurried():
                 write()
         except BufferUnavailable as error:
-            if not is_busy(error.__cause__):
+            if not file.is_busy(error.__cause__):
                 raise
             return False
         finally:
@@ -173,7 +169,7 @@ class BufferFile:
 
     def disk_hit(self, error: BaseException) -> None:
         """Remember that a write failed for want of space, if it did."""
-        if _name_of(error).startswith("SQLITE_FULL"):
+        if file.name_of(error).startswith("SQLITE_FULL"):
             self.reserve.hit()
 
     # -- space
@@ -209,15 +205,6 @@ class BufferFile:
                         self.reserve.remove()
                     writer.close()
                 self._readers.close()
-
-
-def is_busy(error: BaseException | None) -> bool:
-    """Whether another process held the file."""
-    return _name_of(error).startswith("SQLITE_BUSY")
-
-
-def _name_of(error: BaseException | None) -> str:
-    return getattr(error, "sqlite_errorname", None) or ""
 
 
 def _nothing_waits(connection: sqlite3.Connection) -> bool:

@@ -18,14 +18,14 @@ from surgetank.buffer.log import Guard
 from surgetank.buffer.sqlite.append import Inserter, Request
 from surgetank.buffer.sqlite.backlog import SQLiteBacklog
 from surgetank.buffer.sqlite.binding import note_destination
-from surgetank.buffer.sqlite.buffer_file import BufferFile, is_busy
+from surgetank.buffer.sqlite.buffer_file import BufferFile
 from surgetank.buffer.sqlite.chain import Load, Memory
 from surgetank.buffer.sqlite.ids import SLOTS
 from surgetank.buffer.sqlite.read import SQLiteSnapshot
 from surgetank.buffer.sqlite.writers import outdated
 from surgetank.exceptions import BufferFull, BufferProblem, BufferUnavailable, EntryRejected
 from surgetank.model import Record
-from surgetank.sqlite.file import translate
+from surgetank.sqlite.file import is_busy, translate
 
 _GROUP = 256  # requests committed together, at most
 

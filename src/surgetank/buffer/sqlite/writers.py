@@ -16,7 +16,7 @@ _KEPT_S = 30 * 86_400.0
 
 
 class SQLiteWriters:
-    """`Log.raise_fence`."""
+    """`Log.raise_fence` and `Log.try_raise_fence`."""
 
     def __init__(self, file: BufferFile) -> None:
         self._file = file
@@ -37,6 +37,9 @@ class SQLiteWriters:
                 "SELECT id FROM partitions WHERE stream = ? AND name = ?", (stream, partition)
             ).fetchone()
             keep(connection, partition_id, fence, self._file.clock())
+
+    def try_raise_fence(self, stream: str, partition: str, fence: int) -> bool:
+        return self._file.unless_held(lambda: self.raise_fence(stream, partition, fence))
 
 
 def newest(connection: sqlite3.Connection, stream: str, partition: str) -> int:

@@ -159,11 +159,9 @@ async def end_of_run(hub: StreamHub, run: Run, get: Callable[[UUID], Run]) -> li
     try:
         while not hub.closing:
             news.clear()
-            if hub.log.has_ended(run_id):
-                last = list(hub.log.last(run_id))
-                if any(event.event == END for event in last):
-                    return last
-                return await _ended(run, get, 0)  # they are no longer kept
+            last = list(hub.log.last(run_id))
+            if any(event.event == END for event in last):
+                return last
             if loop.time() - asked_at >= _ASK_S:
                 asked_at = loop.time()
                 if end := await _ended(run, get, 0):

@@ -223,6 +223,11 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         reads the state. Raises `LeaseLost` when a newer one has it, `BufferUnavailable`."""
         self._buffer.raise_fence(STREAM, limits.thread_name(thread_id), fence)
 
+    async def araise_fence(self, thread_id: str, fence: int) -> None:
+        """`raise_fence` for event loops."""
+        if not self._buffer.try_raise_fence(STREAM, limits.thread_name(thread_id), fence):
+            await off_loop(self.raise_fence, thread_id, fence)
+
     # -- reading
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
