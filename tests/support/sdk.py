@@ -12,7 +12,7 @@ from support.http import ADMIN_TOKEN, Server
 from support.openapi import Answers
 
 
-def client_for(server: Server, token: str = ADMIN_TOKEN, **options: Any) -> Any:
+def client_for(server: Server, token: str | None = ADMIN_TOKEN, **options: Any) -> Any:
     """A client, to be closed by `aclose`."""
     client = get_client(url=server.url, api_key=token, **options)
     answers = Answers(server.app.openapi())

@@ -59,7 +59,7 @@ WHERE %(user)s IN (resolved_by, snoozed_by, previous_resolution ->> 'resolved_by
 -- name: answers
 -- Kept answers to requests of the user. Primary key (a scope is a prefix of it).
 DELETE FROM surgetank.idempotency_keys
-WHERE scope = 'user:' || %(user)s
+WHERE scope IN ('user:' || %(user)s, 'project:' || %(user)s)
     OR scope IN (SELECT 'token:' || id FROM surgetank.api_tokens WHERE user_name = %(user)s)
 
 -- name: tokens

@@ -20,6 +20,7 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
+from surgetank.server.access.authorizing import authorize
 from surgetank.server.access.identify import Asked, identify
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.names import accept_names
@@ -60,6 +61,8 @@ async def caller(connection: HTTPConnection) -> Caller:
 
     Raises `Problem` (401, 403, 429, 503).
     """
+    if connection.scope["type"] == "websocket":  # for others the route did it
+        await authorize(connection, "WS", connection.scope["route"].path)
     return await identify(connection.scope, _services(connection))
 
 

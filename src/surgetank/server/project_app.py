@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from starlette.authentication import AuthCredentials, BaseUser
+from starlette.authentication import AuthCredentials
 from starlette.datastructures import MutableHeaders
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from surgetank.exceptions import ConfigurationError
+from surgetank.server.access.handlers import user_of
 from surgetank.server.access.identify import identify
-from surgetank.server.access.roles import Caller
 from surgetank.server.http.middleware import deny
 from surgetank.server.http.problems import Problem
 from surgetank.server.services import Services
@@ -33,29 +33,6 @@ _START_S = 60.0
 _NOT_PASSED_ON = ("app", "router", "route", "endpoint", "path_params")
 _DOCUMENT = "/openapi.json"  # FastAPI has one unasked
 _BY_THE_FRAMEWORK = b"Internal Server Error"  # what Starlette answers before it raises again
-
-
-class ProjectUser(BaseUser):
-    """Who asks, as `request.user` of the project's application."""
-
-    def __init__(self, caller: Caller) -> None:
-        self._identity = caller.user
-        self.role = caller.role.value
-
-    @property
-    def is_authenticated(self) -> bool:
-        """Always: others don't get here."""
-        return True
-
-    @property
-    def display_name(self) -> str:
-        """The user's name."""
-        return self._identity
-
-    @property
-    def identity(self) -> str:
-        """The user of the token."""
-        return self._identity
 
 
 class ProjectApp:
@@ -98,7 +75,7 @@ class ProjectApp:
             except Problem as problem:
                 await deny(scope, receive, send, problem)
                 return
-            given["user"] = ProjectUser(caller)
+            given["user"] = user_of(caller)
             given["auth"] = AuthCredentials(["authenticated", caller.role.value])
         if (sent_as := scope["surgetank.asked"].sent_as) is not None:
             given["headers"] = list(scope["headers"])

@@ -13,6 +13,7 @@ from anyio import CapacityLimiter
 from surgetank.app.stored_threads import StoredThreads
 from surgetank.app.surgetank import Surgetank
 from surgetank.server.access.auth import Authenticator, Tickets
+from surgetank.server.access.handlers import ProjectAuth
 from surgetank.server.access.tokens import TokenStore
 from surgetank.server.access.visibility import ThreadOwners, Visibility
 from surgetank.server.agent.follow import StreamHub
@@ -21,6 +22,7 @@ from surgetank.server.http.outage import PatientDatabase
 from surgetank.server.live.followers import Hub
 from surgetank.server.threads import ThreadList
 from surgetank.settings import Settings
+from surgetank.workflows.graphs import importing
 
 if TYPE_CHECKING:
     from surgetank.workflows.graphs.graph_set import GraphSet
@@ -34,8 +36,9 @@ class Services:
 
     `stored` reads checkpoints without deserializing them, `flushing` bounds how many flushes are
     carried out for requests at once, and `stopping` is set when the server is told to stop: streams
-    that would go on for ever end then. `graphs` are those that runs can be started of, if any;
-    `graphs_at` is when their file was changed, in seconds since the epoch.
+    that would go on for ever end then. `project_auth` are handlers of the project. `graphs` are
+    those that runs can be started of, if any; `graphs_at` is when their file was changed, in seconds
+    since the epoch.
     """
 
     tank: Surgetank
@@ -53,6 +56,7 @@ class Services:
     clock: Callable[[], float]
     no_auth: bool
     streams: StreamHub
+    project_auth: ProjectAuth | None = None
     graphs: GraphSet | None = None
     graphs_at: float = 0.0
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -68,7 +72,16 @@ class Services:
         tokens = self.login.forget_user(user)
         self.tickets.forget_user(user)
         self.owners.forget(user)
-        self.kept_answers.forget({f"user:{user}", *(f"token:{id_}" for id_ in tokens)})
+        kept = {f"user:{user}", f"project:{user}"}
+        self.kept_answers.forget(kept | {*(f"token:{id_}" for id_ in tokens)})
+
+
+def _project_auth(graphs: GraphSet | None) -> ProjectAuth | None:
+    config = graphs.config if graphs is not None else None
+    if config is None or config.auth is None:
+        return None
+    made = importing.loaded(config, "auth.path", config.auth)
+    return ProjectAuth(made, named=config.auth.text)
 
 
 def make_services(
@@ -106,6 +119,7 @@ def make_services(
         clock=clock,
         no_auth=no_auth,
         streams=StreamHub(lambda: tank.runs.streams),
+        project_auth=_project_auth(graphs),
         graphs=graphs,
         graphs_at=graphs.config.path.stat().st_mtime if graphs is not None else 0.0,
     )

@@ -18,10 +18,12 @@ from langgraph.types import Command, Send
 from surgetank.encode.jsontext import dumps
 from surgetank.workflows.fencing import fence_of
 from surgetank.workflows.graphs.shape import Graph
-from surgetank.workflows.runs import Run
+from surgetank.workflows.runs import AUTH_USER, Run
 from surgetank.workflows.sending import Sender
 from surgetank.workflows.streaming import Events, interrupts_of, modes_of
+from surgetank.workflows.user import ProjectUser
 
+_NOT_THEIRS = ("__", "langgraph_auth_")
 _RESERVED = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map", "run_id")
 
 
@@ -165,6 +167,11 @@ def config_of(run: Run, *, owner_key: str) -> RunnableConfig:
     }  # fmt: skip
     if run.owner is not None:
         configurable[owner_key] = run.owner
+    if (user := run.kwargs.get(AUTH_USER)) is not None:  # under LangGraph's names
+        configurable |= {
+            "langgraph_auth_user": ProjectUser(user), "langgraph_auth_user_id": user["identity"],
+            "langgraph_auth_permissions": user.get("permissions", []),
+        }  # fmt: skip
     checkpoint = run.kwargs.get("checkpoint") or {}
     checkpoint_id = run.kwargs.get("checkpoint_id") or checkpoint.get("checkpoint_id")
     if checkpoint_id:
@@ -198,7 +205,7 @@ def clean_configurable(given: Any, *, owner_key: str) -> dict[str, Any]:
     return {
         name: value
         for name, value in dict(given or {}).items()
-        if name not in _RESERVED and name != owner_key and not name.startswith("__")
+        if name not in _RESERVED and name != owner_key and not name.startswith(_NOT_THEIRS)
     }
 
 

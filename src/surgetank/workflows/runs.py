@@ -16,6 +16,8 @@ STREAM_MODES = frozenset(
     {"values", "updates", "custom", "debug", "tasks", "checkpoints", "events", "messages"}
     | {"messages-tuple"}
 )
+# In `kwargs`: the user whom the project's own handler let in. Clients neither set nor see it.
+AUTH_USER = "__auth_user"
 
 
 class Strategy(StrEnum):

@@ -32,11 +32,12 @@ from surgetank.workflows.manager import ENDED, WorkflowStatusManager
 from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import ASKED, RunQueue
 from surgetank.workflows.reaping import Reaper
-from surgetank.workflows.runs import CancelAction, Run
+from surgetank.workflows.runs import AUTH_USER, CancelAction, Run
 from surgetank.workflows.sending import Sender, Sending
 from surgetank.workflows.spans import callbacks_for, note_end, run_span
 from surgetank.workflows.status import Status, wire_status
 from surgetank.workflows.structure import TellChange, check_structure, marked, refuse_stuck
+from surgetank.workflows.user import ProjectUser
 
 __all__ = ["Graph", "RunWorker"]
 
@@ -327,7 +328,8 @@ class RunWorker:
         config = config_of(run, owner_key=self._owner_key)
         if spans := callbacks_for(run):
             config["callbacks"] = spans
-        user = {"identity": run.owner} if run.owner is not None else None
+        said = run.kwargs.get(AUTH_USER) or {"identity": run.owner}
+        user = ProjectUser(said) if said["identity"] is not None else None
         async with self._graphs.open(
             run.graph, config, context=run.kwargs.get("context"), user=user
         ) as graph:

@@ -152,6 +152,13 @@ class Authenticator:
         known = self._recall(secret)
         return known.token.caller if known and self._young(known, FRESH_S) else None
 
+    def is_own(self, token: str | None) -> bool:
+        """Whether a token can be one of ours: another is a matter of the project's own handler."""
+        if token is None:
+            return False
+        own = self._admin is not None and hmac.compare_digest(digest(token), self._admin)
+        return own or is_token_shaped(token)
+
     def authenticate(self, token: str | None, address: str) -> Caller:
         """The caller with this token. May ask the database.
 

@@ -57,6 +57,9 @@ async def _identify(scope: Scope, services: Services) -> Caller:
             )  # fmt: skip
         return caller
     token = _bearer(headers)
+    project = services.project_auth
+    if project is not None and project.authenticates and not services.login.is_own(token):
+        return await project.caller(scope, scope["surgetank.asked"].body)
     known = services.login.remembered(token)
     if known is not None:
         return known

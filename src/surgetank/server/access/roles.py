@@ -6,8 +6,10 @@ docs/reference/access.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Role(StrEnum):
@@ -26,17 +28,26 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller. `token_id` is None for the token of the environment and for
-    --no-auth."""
+    """An authenticated caller. `token_id` is None for the token of the environment, for --no-auth,
+    and for whom a project's own handler let in.
+
+    `given` is what that handler said of the user. `filters` are what the project's handlers narrow
+    this request to: by resource (`threads`, `assistants`, `crons`), what the metadata of each must
+    contain.
+    """
 
     user: str
     role: Role
     token_id: str | None = None
+    given: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
 
     @property
     def scope(self) -> str:
         """Tells callers apart where something is kept for one of them."""
-        return f"token:{self.token_id}" if self.token_id is not None else f"user:{self.user}"
+        if self.token_id is not None:
+            return f"token:{self.token_id}"
+        return f"{'project' if self.given is not None else 'user'}:{self.user}"
 
 
 ENVIRONMENT_ADMIN = Caller("admin", Role.ADMIN)

@@ -20,6 +20,10 @@ SELECT u.thread_id,
     ) AS owner
 FROM unnest(%(threads)s::text[]) AS u (thread_id) LEFT JOIN surgetank.thread_status r USING (thread_id)
 
+-- name: metadata
+-- What filters of a project's handlers are compared with. Primary key.
+SELECT thread_id, metadata FROM surgetank.thread_status WHERE thread_id = ANY(%(threads)s::text[])
+
 -- name: threads_page
 -- Threads, newest checkpoint first, without those that the buffer knows better. Index threads_newest_idx.
 SELECT t.thread_id, coalesce(t.checkpoint_id, '') AS newest, extract(epoch FROM t.updated_at)::float8 AS updated_at

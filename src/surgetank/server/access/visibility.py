@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg.rows import dict_row
 
@@ -18,6 +19,7 @@ from surgetank.app.hot_threads import HotPart, HotThreads
 from surgetank.bounded import BoundedMap
 from surgetank.database.queries import queries
 from surgetank.exceptions import ConfigurationError, SinkError
+from surgetank.server.access.narrowing import contains
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.outage import Connections
 from surgetank.server.http.problems import Problem, not_found
@@ -92,6 +94,15 @@ class ThreadOwners:
             cold = None
         return found | {name: self._judge(name, part, cold) for name, part in hot.items()}
 
+    def metadata(self, thread_ids: Iterable[str]) -> dict[str, Any]:
+        """The metadata of those of the threads that have some. Raises `DatabaseUnavailable`."""
+        with (
+            self._database.connection() as connection,
+            connection.cursor(binary=True, row_factory=dict_row) as cursor,
+        ):
+            rows = cursor.execute(_SQL["metadata"], {"threads": list(thread_ids)}).fetchall()
+        return {row["thread_id"]: row["metadata"] for row in rows}
+
     def forget(self, owner: str) -> None:
         """Believe nothing about threads of this owner any more."""
         with self._lock:
@@ -157,7 +168,8 @@ class Visibility:
     """Who may know of a thread, and who may read what it says. Methods may ask the database.
 
     Viewers and reviewers: only what is their own. Operators: that every thread exists, and the
-    content of their own and of threads without an owner. Administrators: everything.
+    content of their own and of threads without an owner. Administrators: everything. Filters of a
+    project's handlers narrow it for everybody but administrators.
     """
 
     def __init__(self, owners: ThreadOwners) -> None:
@@ -169,14 +181,18 @@ class Visibility:
 
     def reads(self, caller: Caller, thread_id: str) -> bool:
         """Whether the caller may read the thread's state, logs and events."""
-        return caller.role is Role.ADMIN or self._reads(caller, self.owners.of(thread_id))
+        return bool(self.readable(caller, [thread_id]))
 
     def readable(self, caller: Caller, thread_ids: Iterable[str]) -> set[str]:
         """Those of the threads that the caller may read."""
         names = list(thread_ids)
         if caller.role is Role.ADMIN:
             return set(names)
-        return {name for name, o in self.owners.of_all(names).items() if self._reads(caller, o)}
+        found = {name for name, o in self.owners.of_all(names).items() if self._reads(caller, o)}
+        try:
+            return self._let_through(caller, found)
+        except (SinkError, ConfigurationError):
+            return set()
 
     def check(self, caller: Caller, thread_id: str) -> None:
         """Raise `Problem` if the caller may not read the thread: 404 as for one that isn't there,
@@ -185,14 +201,25 @@ class Visibility:
         if caller.role is Role.ADMIN:
             return
         ownership = self.owners.of(thread_id)
-        if self._reads(caller, ownership):
+        if self._reads(caller, ownership) and self._let_through(caller, {thread_id}):
             return
+        if caller.filters.get("threads"):
+            raise not_found("thread", thread_id, remedy="see POST /threads/search.")
         if ownership.exists and self._knows(caller, ownership):
             raise Problem(
                 403, "not-yours", "Operators see that this thread exists, not what it says.",
                 remedy="use a token of its owner, or of an administrator.",
             )  # fmt: skip
         raise not_found("thread", thread_id, remedy="see GET /threads for those that you may see.")
+
+    def _let_through(self, caller: Caller, names: set[str]) -> set[str]:
+        """Those that the filters of the project's handlers let through. Raises
+        `DatabaseUnavailable`."""
+        wanted = caller.filters.get("threads")
+        if not wanted or not names:
+            return names
+        metadata = self.owners.metadata(names)
+        return {name for name in names if contains(metadata.get(name, {}), wanted)}
 
     def _knows(self, caller: Caller, ownership: Ownership) -> bool:
         return caller.role.covers(Role.OPERATOR) or self._owns(caller, ownership)

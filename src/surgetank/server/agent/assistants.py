@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from surgetank.server.access.narrowing import contains
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.problems import Problem, not_found
 from surgetank.server.services import Services
@@ -78,12 +79,20 @@ def chosen(services: Services, who: Caller, named: str) -> Chosen:
     return Chosen(found, made=True)
 
 
-def looked_up(services: Services, who: Caller, named: str) -> Chosen:
-    """An assistant that is read. Raises `Problem` 404."""
+def looked_up(services: Services, who: Caller, named: str, *, filtered: bool = True) -> Chosen:
+    """An assistant that is read, or not `filtered` one whose graph is used. Raises `Problem`
+    404."""
     try:
-        return chosen(services, who, named)
+        found = chosen(services, who, named)
     except Problem as problem:
         raise not_found("assistant", named, remedy=problem.remedy) from problem
+    if filtered and not _let_through(who, found.assistant):
+        raise not_found("assistant", named, remedy="search for assistants.")
+    return found
+
+
+def _let_through(who: Caller, assistant: Assistant) -> bool:
+    return contains(assistant.metadata, who.filters.get("assistants", {}))
 
 
 def made_by_clients(services: Services, who: Caller, named: str) -> Assistant:
@@ -103,8 +112,9 @@ def made_by_clients(services: Services, who: Caller, named: str) -> Assistant:
 
 
 def may_use(who: Caller, assistant: Assistant) -> bool:
-    """What is nobody's is everybody's."""
-    return who.role is Role.ADMIN or assistant.owner in (None, who.user)
+    """What is nobody's is everybody's, where the project's handlers don't narrow it."""
+    mine = who.role is Role.ADMIN or assistant.owner in (None, who.user)
+    return mine and _let_through(who, assistant)
 
 
 def assistant_json(assistant: Assistant) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from surgetank.exceptions import (
     InvalidRequest,
     ThreadNotFound,
 )
+from surgetank.server.access.authorizing import allowed_command
 from surgetank.server.access.roles import Caller
 from surgetank.server.agent.requests import accept_run
 from surgetank.server.agent.thread_events import STEP
@@ -80,6 +81,17 @@ def refusal(id_: int | None, code: str, message: str) -> dict[str, Any]:
     return {"type": "error", "id": id_, "error": code, "message": message}
 
 
+async def allowed(
+    services: Services, who: Caller, thread_id: str, command: ProtocolCommand
+) -> tuple[Caller, ProtocolCommand]:
+    """The caller and the command, as the project's handlers leave them. Raises `Problem`."""
+    params = _snake(command.params or {})
+    who, params = await allowed_command(
+        services, who, thread_id, params, starts=command.method in _STARTING
+    )
+    return who, command.model_copy(update={"params": params})
+
+
 def _snake(params: Mapping[str, Any]) -> Params:
     return {_CAMEL.get(name, name): value for name, value in params.items()}
 
@@ -139,6 +151,7 @@ _STATUS = {
     Status.PENDING: "started", Status.RUNNING: "running", Status.AWAITING_CHECKPOINT: "interrupted",
     Status.COMPLETED: "completed", Status.FAILED: "failed", Status.CANCELLED: "failed",
 }  # fmt: skip
+_STARTING = ("run.start", "input.respond")
 _COMMANDS: dict[str, Callable[[Services, Caller, str, Params], Params]] = {
     "run.start": _start,
     "input.respond": _respond,

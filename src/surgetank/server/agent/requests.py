@@ -13,7 +13,7 @@ from surgetank.server.agent.assistants import chosen
 from surgetank.server.http.problems import Problem, not_found
 from surgetank.server.schemas.agent import RunCreate
 from surgetank.server.services import Services
-from surgetank.workflows.runs import NewRun, Run, Strategy
+from surgetank.workflows.runs import AUTH_USER, NewRun, Run, Strategy
 
 _NAMED_ELSEWHERE = {
     "assistant_id", "metadata", "multitask_strategy", "if_not_exists", "after_seconds", "priority",
@@ -33,13 +33,16 @@ def accept_run(services: Services, who: Caller, body: RunCreate, thread_id: str 
     thread = thread_id if thread_id is not None else str(uuid.uuid4())
     make_thread = temporary or body.if_not_exists == "create"
     owner: str | None = who.user
+    # A thread that is made for the run starts with its metadata, as on LangGraph's server.
+    metadata = dict(body.metadata or {})
     if not temporary:
         ownership = services.owners.of(thread)
         if ownership.exists or not make_thread:
             services.visibility.check(who, thread)
             make_thread = ownership.exists  # by its checkpoints only, perhaps
             # Who may read it without owning it works for its owner.
-            owner = ownership.owner if ownership.exists else owner
+            if ownership.exists:
+                owner, metadata = ownership.owner, {}
     new = NewRun(
         thread_id=thread,
         assistant_id=assistant.id,
@@ -49,15 +52,20 @@ def accept_run(services: Services, who: Caller, body: RunCreate, thread_id: str 
         strategy=Strategy(body.multitask_strategy or "enqueue"),
         priority=body.priority,
         after_s=body.after_seconds or 0.0,
-        kwargs=assistant.given(_kwargs(body, temporary=temporary)),
+        kwargs=assistant.given({**_kwargs(body, temporary=temporary), **given_of(who)}),
         metadata=dict(body.metadata or {}),
         max_attempts=max(3, body.retries + 1),
         timeout_s=body.timeout_s,
         make_thread=make_thread,
         temporary=temporary,
-        thread_metadata={"graph_id": assistant.graph_id, "assistant_id": assistant.id},
+        thread_metadata={**metadata, "graph_id": assistant.graph_id, "assistant_id": assistant.id},
     )
     return services.tank.runs.accept(new, actor=who.user)
+
+
+def given_of(who: Caller) -> dict[str, Any]:
+    """What a run keeps of the user whom the project's own handler let in, for its graph."""
+    return {AUTH_USER: dict(who.given)} if who.given is not None else {}
 
 
 def _kwargs(body: RunCreate, *, temporary: bool) -> dict[str, Any]:

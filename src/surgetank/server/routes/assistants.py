@@ -12,6 +12,8 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from surgetank.exceptions import Conflict
+from surgetank.server.access.authorizing import AskedRoute
+from surgetank.server.access.narrowing import both, contains
 from surgetank.server.access.roles import Caller
 from surgetank.server.agent.assistants import (
     assistant_json,
@@ -41,10 +43,11 @@ from surgetank.workflows.assistants import Assistant, AssistantFilter
 from surgetank.workflows.threads import ThreadFilter
 
 router = APIRouter(
+    route_class=AskedRoute,
     prefix="/assistants",
     tags=["assistants"],
     dependencies=signed_in(),
-    responses=documented(401, 404, 409, 422, 429, 503),
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 AssistantId = Annotated[
     str,
@@ -57,36 +60,29 @@ AssistantId = Annotated[
 ]
 
 
-def _found(services: Services, body: AssistantSearch) -> list[Assistant]:
+def _found(
+    services: Services, body: AssistantSearch, metadata: Mapping[str, Any]
+) -> list[Assistant]:
     """The default ones that are wanted."""
     return [
         each
         for each in defaults(services)
         if body.graph_id in (None, each.graph_id)
         and (body.name is None or body.name.lower() in each.name.lower())
-        and _holds(each.metadata, body.metadata or {})
+        and contains(each.metadata, metadata)
     ]
 
 
-def _holds(value: Any, part: Any) -> bool:
-    """Whether JSON contains other JSON, as PostgreSQL's `@>` has it for objects."""
-    if isinstance(part, Mapping):
-        return isinstance(value, Mapping) and all(
-            name in value and _holds(value[name], wanted) for name, wanted in part.items()
-        )
-    return bool(value == part)
-
-
-def _wanted(who: Caller, body: AssistantSearch) -> AssistantFilter:
+def _wanted(who: Caller, body: AssistantSearch, metadata: Mapping[str, Any]) -> AssistantFilter:
     return AssistantFilter(
-        owner=whose(who), graph_id=body.graph_id, name=body.name, metadata=body.metadata
+        owner=whose(who), graph_id=body.graph_id, name=body.name, metadata=metadata
     )
 
 
 @router.post("", response_model=AssistantAnswer)
 def create(body: AssistantCreate, services: Deps, who: CurrentCaller) -> Response:
     """Make an assistant, which is the caller's: a graph with what it is given in each run."""
-    graph = looked_up(services, who, body.graph_id).graph_id
+    graph = looked_up(services, who, body.graph_id, filtered=False).graph_id
     id_ = uuid_of(body.assistant_id, "assistant_id") if body.assistant_id is not None else None
     if id_ is not None and any(id_ == each.assistant_id for each in defaults(services)):
         raise _taken(id_)
@@ -113,10 +109,13 @@ def _taken(id_: uuid.UUID) -> Conflict:
 def search(body: AssistantSearch, services: Deps, who: CurrentCaller) -> Response:
     """Assistants by graph, name or metadata: those of graphs, and those that were made."""
     end = body.offset + body.limit
-    found = _found(services, body)
+    metadata = both(body.metadata, who.filters.get("assistants"))
+    if metadata is None:
+        return json_response([])
+    found = _found(services, body, metadata)
     descending = body.sort_order == "desc" if body.sort_by is not None else True
     found += services.tank.assistants.search(
-        _wanted(who, body), sort_by=body.sort_by or "created_at", ascending=not descending, limit=end + 1
+        _wanted(who, body, metadata), sort_by=body.sort_by or "created_at", ascending=not descending, limit=end + 1
     )  # fmt: skip
     if body.sort_by is not None:
         found.sort(key=partial(_sort_key, body.sort_by), reverse=descending)
@@ -134,7 +133,11 @@ def _sort_key(name: str, assistant: Assistant) -> Any:
 @router.post("/count", response_model=int)
 def count(body: AssistantSearch, services: Deps, who: CurrentCaller) -> int:
     """How many there are."""
-    return len(_found(services, body)) + services.tank.assistants.count(_wanted(who, body))
+    metadata = both(body.metadata, who.filters.get("assistants"))
+    if metadata is None:
+        return 0
+    made = services.tank.assistants.count(_wanted(who, body, metadata))
+    return len(_found(services, body, metadata)) + made
 
 
 @router.get("/{assistant}", response_model=AssistantAnswer)
@@ -150,7 +153,9 @@ def change(
     """Change an assistant, which makes a version. Runs that were accepted before keep what they
     have."""
     there = made_by_clients(services, who, assistant)
-    graph = looked_up(services, who, body.graph_id).graph_id if body.graph_id is not None else None
+    graph = None
+    if body.graph_id is not None:
+        graph = looked_up(services, who, body.graph_id, filtered=False).graph_id
     changed = services.tank.assistants.change(
         there.assistant_id, actor=who.user, graph_id=graph, name=body.name,
         description=body.description, config=body.config, context=body.context, metadata=body.metadata,
@@ -188,7 +193,7 @@ def versions(
     """Its versions, the newest first."""
     found = looked_up(services, who, assistant)
     if not found.made:
-        only = [found.assistant] if _holds(found.assistant.metadata, body.metadata or {}) else []
+        only = [found.assistant] if contains(found.assistant.metadata, body.metadata or {}) else []
         return json_response([assistant_json(each) for each in only[body.offset :]])
     page = services.tank.assistants.versions(
         found.assistant.assistant_id, metadata=body.metadata, limit=body.limit, offset=body.offset

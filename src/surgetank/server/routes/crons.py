@@ -7,9 +7,11 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from surgetank.server.access.authorizing import AskedRoute
+from surgetank.server.access.narrowing import both, contains
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.agent.assistants import chosen
-from surgetank.server.agent.requests import uuid_of, whose
+from surgetank.server.agent.requests import given_of, uuid_of, whose
 from surgetank.server.agent.wire import json_response
 from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
 from surgetank.server.http.problems import documented, not_found
@@ -25,9 +27,10 @@ from surgetank.workflows.crons import Cron, CronFilter, NewCron
 from surgetank.workflows.threads import not_there
 
 router = APIRouter(
+    route_class=AskedRoute,
     tags=["crons"],
     dependencies=signed_in(),
-    responses=documented(401, 404, 409, 422, 429, 503),
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 
 
@@ -66,7 +69,7 @@ def _create(services: Services, who: Caller, body: CronCreate, thread_id: str | 
         enabled=body.enabled is not False,
         on_run_completed=body.on_run_completed or "delete",
         metadata=body.metadata or {},
-        payload=body.payload(),
+        payload={**body.payload(), **given_of(who)},
     )
     return json_response(_json(services.tank.crons.create(new, actor=who.user)))
 
@@ -74,7 +77,8 @@ def _create(services: Services, who: Caller, body: CronCreate, thread_id: str | 
 def _cron(services: Services, who: Caller, cron_id: str) -> Cron:
     """A cron of the caller. Raises `Problem` 404."""
     cron = services.tank.crons.get(uuid_of(cron_id, "cron_id"))
-    if who.role is not Role.ADMIN and cron.owner != who.user:
+    let_through = contains(cron.metadata, who.filters.get("crons", {}))
+    if not let_through or (who.role is not Role.ADMIN and cron.owner != who.user):
         raise not_found("cron", cron_id)
     return cron
 
@@ -93,18 +97,23 @@ def create_on_thread(
     return _create(services, who, body, thread_id)
 
 
-def _wanted(who: Caller, body: CronSearch) -> CronFilter:
+def _wanted(who: Caller, body: CronSearch) -> CronFilter | None:
+    """None where no cron can be what is wanted."""
+    metadata = both(body.metadata, who.filters.get("crons"))
+    if metadata is None:
+        return None
     return CronFilter(
         owner=whose(who), assistant_id=body.assistant_id, thread_id=body.thread_id,
-        enabled=body.enabled, metadata=body.metadata,
+        enabled=body.enabled, metadata=metadata,
     )  # fmt: skip
 
 
 @router.post("/runs/crons/search", response_model=list[CronPart])
 def search(body: CronSearch, who: CurrentCaller, services: Deps) -> Response:
     """The caller's crons, the newest first. Administrators find all."""
-    found = services.tank.crons.search(
-        _wanted(who, body), sort_by=body.sort_by or "created_at", ascending=body.sort_order == "asc",
+    wanted = _wanted(who, body)
+    found = [] if wanted is None else services.tank.crons.search(
+        wanted, sort_by=body.sort_by or "created_at", ascending=body.sort_order == "asc",
         limit=body.limit, offset=body.offset,
     )  # fmt: skip
     page = [_json(cron) for cron in found]
@@ -116,7 +125,8 @@ def search(body: CronSearch, who: CurrentCaller, services: Deps) -> Response:
 @router.post("/runs/crons/count", response_model=int)
 def count(body: CronSearch, who: CurrentCaller, services: Deps) -> int:
     """How many there are."""
-    return services.tank.crons.count(_wanted(who, body))
+    wanted = _wanted(who, body)
+    return 0 if wanted is None else services.tank.crons.count(wanted)
 
 
 @router.patch("/runs/crons/{cron_id}", response_model=CronAnswer)

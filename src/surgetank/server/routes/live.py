@@ -14,6 +14,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
+from surgetank.server.access.authorizing import AskedRoute
 from surgetank.server.access.roles import Caller
 from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
 from surgetank.server.http.problems import Problem, documented
@@ -22,7 +23,9 @@ from surgetank.server.live.followers import Follower, Hub, Line
 from surgetank.server.schemas.telling import Events
 from surgetank.server.services import Services
 
-router = APIRouter(tags=["events"], responses=documented(401, 404, 422, 429, 503))
+router = APIRouter(
+    route_class=AskedRoute, tags=["events"], responses=documented(401, 403, 404, 422, 429, 503)
+)
 _MESSAGE_BYTES = 128 * 1024
 _ANSWER_BYTES = 2 * 1024 * 1024
 _MOST = 2**53

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 
+from surgetank.server.access.authorizing import AskedRoute
 from surgetank.server.access.disclosure import log_problem_for
 from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
 from surgetank.server.http.problems import documented
@@ -13,10 +14,11 @@ from surgetank.server.live.banners import incidents_of
 from surgetank.server.schemas.telling import Lines
 
 router = APIRouter(
+    route_class=AskedRoute,
     prefix="/threads",
     tags=["threads"],
     dependencies=signed_in(),
-    responses=documented(401, 404, 422, 429, 503),
+    responses=documented(401, 403, 404, 422, 429, 503),
 )
 Level = Literal["debug", "info", "warning", "error", "critical"]
 _MOST = 2**53

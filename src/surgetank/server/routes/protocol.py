@@ -18,8 +18,9 @@ from starlette.websockets import WebSocketDisconnect
 
 from surgetank.encode.jsontext import dumps, loads
 from surgetank.exceptions import SurgetankError
+from surgetank.server.access.authorizing import AskedRoute
 from surgetank.server.access.roles import Caller
-from surgetank.server.agent.commands import carry_out, refusal
+from surgetank.server.agent.commands import allowed, carry_out, refusal
 from surgetank.server.agent.follow_thread import protocol_events, run_frames
 from surgetank.server.agent.state import known_row
 from surgetank.server.agent.thread_events import Subscription
@@ -30,7 +31,10 @@ from surgetank.server.schemas.agent import CommandAnswer, ProtocolCommand, Subsc
 from surgetank.server.services import Services
 
 router = APIRouter(
-    prefix="/threads", tags=["runs"], responses=documented(401, 404, 409, 422, 429, 503)
+    route_class=AskedRoute,
+    prefix="/threads",
+    tags=["runs"],
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "Server-sent events."}
@@ -46,6 +50,7 @@ async def command(
 ) -> Response:
     """Do something with a thread: `run.start`, `input.respond`, `agent.getTree`. What can't be done
     is answered with 200 and `type: error`."""
+    who, body = await allowed(services, who, thread_id, body)
     return json_response(await run_in_threadpool(carry_out, services, who, thread_id, body))
 
 
@@ -179,8 +184,9 @@ class _Socket:
             return refusal(id_, "invalid_argument", f"{at}: {first['msg']}")
         except ValueError:
             return refusal(id_, "invalid_argument", "This is no command.")
-        services, who = self._services, self._who
+        services = self._services
         try:
+            who, given = await allowed(services, self._who, self._thread_id, given)
             return await run_in_threadpool(carry_out, services, who, self._thread_id, given)
         except Problem as problem:
             return refusal(id_, "permission_denied", problem.detail)

@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from surgetank.exceptions import InvalidTransition, RunNotFound
+from surgetank.server.access.authorizing import AskedRoute
 from surgetank.server.access.roles import Caller
 from surgetank.server.agent.answers import RunResult, RunStream, result_of
 from surgetank.server.agent.requests import (
@@ -29,9 +30,10 @@ from surgetank.workflows.status import Status, wire_status
 from surgetank.workflows.wire import run_json
 
 router = APIRouter(
+    route_class=AskedRoute,
     tags=["runs"],
     dependencies=signed_in(),
-    responses=documented(401, 404, 409, 422, 429, 503),
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "Server-sent events."}
@@ -105,6 +107,9 @@ async def cancel_runs(
             states = ("pending", "running") if wanted == "all" else (wanted,)
             found = services.tank.runs.unfinished(body.thread_id, owner=whose(who))
             runs = [run for run in found if run.status in states]
+            if who.filters:
+                mine = services.visibility.readable(who, {run.thread_id for run in runs})
+                runs = [run for run in runs if run.thread_id in mine]
         for run in runs:
             try:
                 services.tank.runs.cancel(run.run_id, actor=who.user, action=CancelAction(action))

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from surgetank.app.store import SurgetankStore, invalid_namespace, store_for
 from surgetank.encode.sanitize import encode_clean, sanitize_for_json
+from surgetank.server.access.authorizing import AskedRoute
 from surgetank.server.access.roles import Role
 from surgetank.server.dependencies import CurrentCaller, Deps, signed_in
 from surgetank.server.http.problems import Problem, documented
@@ -29,6 +30,7 @@ from surgetank.server.schemas.store import (
 )
 
 router = APIRouter(
+    route_class=AskedRoute,
     prefix="/store",
     tags=["store"],
     dependencies=signed_in(),

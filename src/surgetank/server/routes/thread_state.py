@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from surgetank.exceptions import InvalidRequest, ThreadBusy
+from surgetank.server.access.authorizing import AskedRoute
 from surgetank.server.agent.state import (
     VALUE_BYTES,
     config_for,
@@ -32,10 +33,11 @@ from surgetank.server.schemas.agent import (
 from surgetank.server.services import Services
 
 router = APIRouter(
+    route_class=AskedRoute,
     prefix="/threads",
     tags=["threads"],
     dependencies=signed_in(),
-    responses=documented(401, 404, 409, 422, 429, 503),
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 MAX_HISTORY = 1000
 Subgraphs = Annotated[bool, Query(description="With the states of subgraphs that are under way.")]

@@ -13,6 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from surgetank.exceptions import Conflict
+from surgetank.server.access.authorizing import AskedRoute
+from surgetank.server.access.narrowing import both
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.agent.requests import whose
 from surgetank.server.agent.state import (
@@ -52,9 +54,10 @@ from surgetank.workflows.threads import ThreadFilter, ThreadRow
 
 _ROUTER: dict[str, Any] = {
     "prefix": "/threads",
+    "route_class": AskedRoute,
     "tags": ["threads"],
     "dependencies": signed_in(),
-    "responses": documented(401, 404, 409, 422, 429, 503),
+    "responses": documented(401, 403, 404, 409, 422, 429, 503),
 }
 router = APIRouter(**_ROUTER)
 item_router = APIRouter(**_ROUTER)  # after all others: a thread's id may be any text
@@ -76,11 +79,15 @@ def threads(
     whose = owner if who.role.covers(Role.OPERATOR) else who.user
     at = position(after, str, str)
     page = services.threads.page(owner=whose, after=(at[0], at[1]) if at else None, limit=limit)
+    let_through = {t.thread_id for t in page.threads}
+    if who.filters:
+        let_through = services.visibility.readable(who, let_through)
     return {
         "threads": [
             {"thread_id": t.thread_id, "owner": t.owner, "checkpoint_id": t.checkpoint_id,
              "updated_at": t.updated_at, "waiting": t.waiting}
             for t in page.threads
+            if t.thread_id in let_through
         ],
         "complete": page.complete,
         "next": cursor(*page.threads[-1].position) if page.more else None,
@@ -149,9 +156,12 @@ def _values_of(update: Mapping[str, Any]) -> Any:
 async def search_threads(body: ThreadSearch, who: CurrentCaller, services: Deps) -> Response:
     """Threads of the caller, of all for administrators, newest first. `values` are compared with
     the state as it was flushed last."""
+    wanted = _filter(body, who)
+    if wanted is None:
+        return json_response([])
     rows = await run_in_threadpool(
         services.tank.threads.rows.search,
-        _filter(body, who),
+        wanted,
         sort_by=body.sort_by or "created_at",
         ascending=body.sort_order == "asc",
         limit=body.limit + 1,
@@ -175,15 +185,20 @@ async def search_threads(body: ThreadSearch, who: CurrentCaller, services: Deps)
 @router.post("/count", response_model=int)
 async def count_threads(body: ThreadSearch, who: CurrentCaller, services: Deps) -> Response:
     """How many threads there are."""
-    count = await run_in_threadpool(services.tank.threads.rows.count, _filter(body, who))
-    return json_response(count)
+    wanted = _filter(body, who)
+    if wanted is None:
+        return json_response(0)
+    return json_response(await run_in_threadpool(services.tank.threads.rows.count, wanted))
 
 
-def _filter(body: ThreadSearch, who: Caller) -> ThreadFilter:
+def _filter(body: ThreadSearch, who: Caller) -> ThreadFilter | None:
+    """None where no thread can be what is wanted."""
+    metadata = both(body.metadata, who.filters.get("threads"))
+    if metadata is None:
+        return None
     return ThreadFilter(
-        owner=whose(who), ids=body.ids, status=body.status, metadata=body.metadata,
-        values=body.values,
-    )  # fmt: skip
+        owner=whose(who), ids=body.ids, status=body.status, metadata=metadata, values=body.values
+    )
 
 
 def _extract(value: Any, path: str) -> Any:

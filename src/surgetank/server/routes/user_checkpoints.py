@@ -12,6 +12,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
+from surgetank.server.access.authorizing import AskedRoute
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, signed_in
 from surgetank.server.http.paging import cursor, position
@@ -30,10 +31,11 @@ from surgetank.server.services import Services
 from surgetank.workflows.approvals.rows import UserCheckpoint
 
 router = APIRouter(
+    route_class=AskedRoute,
     prefix="/user-checkpoints",
     tags=["approvals"],
     dependencies=signed_in(),
-    responses=documented(401, 404, 409, 422, 429, 503),
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 Name = Annotated[str | None, Query(max_length=2048, pattern=r"^[^\x00]*$")]
 
@@ -73,8 +75,15 @@ def inbox(
         owner=None if who.role is Role.ADMIN else who.user,
     )
     shown = found[:limit]
+    mine = {row.thread_id for row in shown}
+    if who.filters:
+        mine = services.visibility.readable(who, mine)
     return {
-        "user_checkpoints": [UserCheckpointAnswer.model_validate(row) for row in shown],
+        "user_checkpoints": [
+            UserCheckpointAnswer.model_validate(row)
+            for row in shown
+            if row.thread_id in mine or row.assignee == who.user
+        ],
         "next": cursor(shown[-1].checkpoint_number) if len(found) > limit else None,
     }
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
+from surgetank.server.access.authorizing import AskedRoute
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, signed_in
 from surgetank.server.http.paging import cursor, position
@@ -27,10 +28,11 @@ from surgetank.workflows.status import Status
 from surgetank.workflows.wire import run_json
 
 router = APIRouter(
+    route_class=AskedRoute,
     prefix="/workflows",
     tags=["workflows"],
     dependencies=signed_in(),
-    responses=documented(401, 404, 409, 422, 429, 503),
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 Name = Annotated[str | None, Query(max_length=2048, pattern=r"^[^\x00]*$")]
 
@@ -65,8 +67,13 @@ def workflows(
     )
     shown = found[:limit]
     last = shown[-1] if len(found) > limit else None
+    mine = {flow.thread_id for flow in shown}
+    if who.filters:
+        mine = services.visibility.readable(who, mine)
     return {
-        "workflows": [WorkflowAnswer.model_validate(flow) for flow in shown],
+        "workflows": [
+            WorkflowAnswer.model_validate(flow) for flow in shown if flow.thread_id in mine
+        ],
         "next": cursor(last.created_at.isoformat(), str(last.workflow_id)) if last else None,
     }
 

@@ -44,8 +44,6 @@ _REFUSED = {
 }
 # What would be missed if it were passed over in silence: who may do what, what is served, what is deleted.
 _REFUSED_KEYS = {
-    "auth.path": "remove it: Surgetank's own tokens, owners and roles say who may do what "
-    "(`surgetank token create`). Its handlers are not called yet.",
     "http.mount_prefix": "remove it, and let a proxy before the server take the prefix away.",
     "http.configurable_headers": "remove it: headers reach no run. Clients put values into "
     "`config.configurable`.",
@@ -69,7 +67,7 @@ _SECTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
             )
         ),
     ),
-    "auth": (frozenset(), frozenset(("disable_studio_auth", "openapi", "cache"))),
+    "auth": (frozenset(("path",)), frozenset(("disable_studio_auth", "openapi", "cache"))),
     "checkpointer": (frozenset(("ttl",)), frozenset(("serde", "backend"))),
     "store": (frozenset(("index", "ttl")), frozenset()),
 }  # fmt: skip
@@ -98,9 +96,9 @@ class GraphSource:
 class GraphsConfig:
     """What a `langgraph.json` says.
 
-    `embed` is the function that the index of the store names, where it is the project's own. `app`
-    is the application that `http.app` names, and `app_open` whether it is asked without a token. `lifetimes`
-    are those of threads.
+    `embed` is the function that the index of the store names, where it is the project's own;
+    `auth` the object that says who may do what; `app` the application that `http.app` names, and
+    `app_open` whether it is asked without a token. `lifetimes` are those of threads.
     `refused` has the graphs that can't be used, each with its error. `import_paths` are put before
     Python's own; `env` are secrets and in no text. `notes` are sentences about what is not used.
     """
@@ -115,6 +113,7 @@ class GraphsConfig:
     app: ObjectSource | None = None
     app_open: bool = False
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    auth: ObjectSource | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -162,6 +161,7 @@ class _Reading:
                 "http.enable_custom_route_auth", sections["http"], default=True
             ),
             lifetimes=self._lifetimes(sections["checkpointer"]),
+            auth=self._named_object("auth.path", sections["auth"].get("path")),
             notes=tuple(self.notes),
         )
 
