@@ -183,7 +183,8 @@ async def test_a_user_of_the_project_sees_what_the_handlers_let_through(clients:
         assert await stranger.threads.search() == []
     with pytest.raises(PermissionDeniedError) as refused:
         await ada.threads.delete(thread["thread_id"])
-    assert refused.value.body["code"] == "refused"
+    body: Any = refused.value.body
+    assert body["code"] == "refused"
 
 
 async def test_a_thread_that_the_filter_leaves_out_is_gone_for_its_owner(

@@ -27,17 +27,18 @@ def graphs(
 ) -> int:
     """Load every graph of a langgraph.json and say what it is, or why it can't be loaded.
 
-    The project's code is imported, that of `http.app` too; what it prints goes to stderr. No graph
-    is run. Exit code 0 when all are loaded, 1 when one is not, 2 when the file itself can't be used.
+    The project's code is imported, that of `http.app` and `auth.path` too; what it prints goes to
+    stderr. No graph is run. Exit code 0 when all are loaded, 1 when one is not, 2 when the file itself can't be used.
     """
     found = load(config)
     with redirect_stdout(sys.stderr):
         infos, refused = asyncio.run(_load_all(found))
-        if found.app is not None:
+        for key, source in (("http.app", found.app), ("auth.path", found.auth)):
             try:
-                importing.loaded(found, "http.app", found.app)
+                if source is not None:
+                    importing.loaded(found, key, source)
             except ConfigurationError as refusal:
-                refused.append(refusal)
+                refused.append((key, refusal))
     if json:
         print_json(
             {
@@ -45,12 +46,12 @@ def graphs(
                 "graphs": [_plain(info) for info in infos],
                 "refused": [
                     {
-                        "name": e.graph if isinstance(e, GraphNotLoaded) else "http.app",
+                        "name": name,
                         "what": e.what,
                         "remedy": e.remedy,
                         "frames": e.frames if isinstance(e, GraphNotLoaded) else (),
                     }
-                    for e in refused
+                    for name, e in refused
                 ],
                 "notes": found.notes,
             }
@@ -66,12 +67,14 @@ def graphs(
             out.print(f"note: {info.name}: {note}")
     for note in found.notes:
         out.print(f"note: {note}")
-    for error in refused:
+    for _, error in refused:
         echo_error(error)
     return 1 if refused else 0
 
 
-async def _load_all(config: GraphsConfig) -> tuple[list[GraphInfo], list[ConfigurationError]]:
+async def _load_all(
+    config: GraphsConfig,
+) -> tuple[list[GraphInfo], list[tuple[str, ConfigurationError]]]:
     try:
         from surgetank.workflows.graphs.graph_set import GraphSet  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as error:
@@ -80,12 +83,12 @@ async def _load_all(config: GraphsConfig) -> tuple[list[GraphInfo], list[Configu
         raise MissingExtra("langgraph", "langgraph", "Loading graphs") from error
     graph_set = GraphSet(config)
     infos: list[GraphInfo] = []
-    refused: list[ConfigurationError] = []
+    refused: list[tuple[str, ConfigurationError]] = []
     for name in config.names:
         try:
             infos.append(await graph_set.info(name))
         except GraphNotLoaded as error:
-            refused.append(error)
+            refused.append((name, error))
     return infos, refused
 
 

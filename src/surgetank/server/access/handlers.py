@@ -234,9 +234,7 @@ def _role_of(permissions: Any) -> Role:
 
 def user_of(who: Caller) -> ProjectUser:
     """The caller as code of the project gets it."""
-    given = who.given or {
-        "identity": who.user, "permissions": [f"{_ROLE_PREFIX}{who.role.value}"]
-    }
+    given = who.given or {"identity": who.user, "permissions": [f"{_ROLE_PREFIX}{who.role.value}"]}
     return ProjectUser({"role": who.role.value, **given})
 
 
