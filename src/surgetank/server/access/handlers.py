@@ -215,7 +215,7 @@ def _as_mapping(said: Any) -> dict[str, Any]:
         )
     for way in ("model_dump", "to_dict", "dict"):
         if callable(make := getattr(said, way, None)):
-            made: dict[str, Any] = dict(make())
+            made: Any = make()
             return {"identity": said.identity, **made}
     names = ("identity", "display_name", "is_authenticated", "permissions")
     public = {n: v for n, v in getattr(said, "__dict__", {}).items() if not n.startswith("_")}
