@@ -243,8 +243,8 @@ def _refused(status: int, detail: str, headers: Mapping[str, str]) -> Problem:
     if not 400 <= status < 600 or status not in list(HTTPStatus):
         status = 403
     code = {401: "not-authenticated", 404: "not-found"}.get(status, "refused")
-    told = _CHALLENGE if status == 401 and not headers else headers
+    sent = _CHALLENGE if status == 401 and not headers else headers
     return Problem(
-        status, code, detail[:1000] or HTTPStatus(status).phrase, headers=dict(told),
+        status, code, detail[:1000] or HTTPStatus(status).phrase, headers=dict(sent),
         remedy="ask whoever runs this project for access.",
     )  # fmt: skip
