@@ -22,6 +22,7 @@ from support.http import ADMIN_TOKEN, Server, running
 from support.process import Process
 from support.projects import MakeProject
 from support.tanks import MakeTank
+from support.waiting import wait_until
 from surgetank.exceptions import ConfigurationError
 from surgetank.server.app import create_app
 from surgetank.workflows.graphs.config import load
@@ -437,6 +438,12 @@ class TestAsAProcess:
         assert "project_app_routes_hidden" in process.text
         assert process.end(signal.SIGTERM) == 0
         assert (tmp_path / "marks").read_text() == "closed\n"
+        assert "Traceback" not in process.text
+
+    def test_told_to_stop_before_it_is_ready_it_ends(self, start: Callable[..., Process]) -> None:
+        process = start("hangs")
+        wait_until(lambda: "project_app_starting" in process.text, "the application to start")
+        assert process.end(signal.SIGTERM) == 0
         assert "Traceback" not in process.text
 
     @pytest.mark.parametrize("name", ["fails", "exits"])

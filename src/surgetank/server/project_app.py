@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ from surgetank.workflows.graphs.config import GraphsConfig
 
 KEY = "http.app"
 _START_S = 60.0
+_LOOK_S = 0.1  # whether the server is told to stop meanwhile
 _NOT_PASSED_ON = ("app", "router", "route", "endpoint", "path_params")
 _DOCUMENT = "/openapi.json"  # FastAPI has one unasked
 _BY_THE_FRAMEWORK = b"Internal Server Error"  # what Starlette answers before it raises again
@@ -46,6 +47,7 @@ class ProjectApp:
         self._config = config
         self._services = services
         self._state: dict[str, Any] = {}
+        self._name = config.app.text if config.app is not None else ""
 
     @classmethod
     def load(cls, config: GraphsConfig, services: Services) -> ProjectApp | None:
@@ -111,7 +113,8 @@ class ProjectApp:
     @asynccontextmanager
     async def running(self, *, stop_s: float, start_s: float = _START_S) -> AsyncIterator[None]:
         """Its start before, and its end after what is done here. Raises `ConfigurationError`."""
-        lifespan = _Lifespan(self._app, self._state)
+        lifespan = _Lifespan(self._app, self._state, self._services.stopping.is_set)
+        log.info("project_app_starting", app=self._name)
         try:
             await lifespan.start(start_s)
         except Exception as error:
@@ -133,9 +136,10 @@ class ProjectApp:
 class _Lifespan:
     """Start and end of an application. One that knows nothing of them is served without."""
 
-    def __init__(self, app: ASGIApp, state: dict[str, Any]) -> None:
+    def __init__(self, app: ASGIApp, state: dict[str, Any], stopping: Callable[[], bool]) -> None:
         self._app = app
         self._state = state
+        self._stopping = stopping
         self._messages = asyncio.Queue[Message]()
         self._asked = False
         self._started: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
@@ -158,7 +162,13 @@ class _Lifespan:
     async def _heard(self, task: asyncio.Task[None], within_s: float) -> BaseException | None:
         """Why it did not start; None when it did, or when it knows of no start."""
         either: set[asyncio.Future[Any]] = {task, self._started}
-        await asyncio.wait(either, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        clock = asyncio.get_running_loop().time
+        until = clock() + within_s
+        done: set[Any] = set()
+        while not done and clock() < until and not self._stopping():
+            done, _ = await asyncio.wait(
+                either, timeout=min(_LOOK_S, within_s), return_when=asyncio.FIRST_COMPLETED
+            )
         if self._started.done():
             if (said := self._started.result()) is None:
                 return None
@@ -167,6 +177,8 @@ class _Lifespan:
             )  # what it said is a trace, what it raises better
             raised = task.exception() if task.done() and not task.cancelled() else None
             return raised or RuntimeError(said or "it says that it failed")
+        if not task.done() and self._stopping():
+            return RuntimeError("the server was told to stop before it was ready")
         if not task.done():
             return TimeoutError(f"it was not ready after {within_s:g} s")
         self._task = None

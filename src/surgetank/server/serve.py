@@ -175,6 +175,8 @@ class StoppableServer(uvicorn.Server):
         try:
             super().run(sockets)
         except SystemExit:
+            if self._services.stopping.is_set():  # told to stop before it had started
+                return
             error: ConfigurationError | None = getattr(self._app.state, "not_started", None)
             raise (error or SystemExit(1)) from None
         finally:
@@ -196,6 +198,8 @@ class StoppableServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if not self.started:
+            self._services.stopping.set()
         self.force_exit = self.should_exit and number == signal.SIGINT
         self.should_exit = True
         self.interrupted = self.interrupted or number == signal.SIGINT
