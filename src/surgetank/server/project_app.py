@@ -30,7 +30,7 @@ from surgetank.workflows.graphs.config import GraphsConfig
 
 KEY = "http.app"
 _START_S = 60.0
-_LOOK_S = 0.1  # whether the server is told to stop meanwhile
+_CHECK_S = 0.1  # whether the server is told to stop meanwhile
 _NOT_PASSED_ON = ("app", "router", "route", "endpoint", "path_params")
 _DOCUMENT = "/openapi.json"  # FastAPI has one unasked
 _BY_THE_FRAMEWORK = b"Internal Server Error"  # what Starlette answers before it raises again
@@ -167,7 +167,7 @@ class _Lifespan:
         done: set[Any] = set()
         while not done and clock() < until and not self._stopping():
             done, _ = await asyncio.wait(
-                either, timeout=min(_LOOK_S, within_s), return_when=asyncio.FIRST_COMPLETED
+                either, timeout=min(_CHECK_S, within_s), return_when=asyncio.FIRST_COMPLETED
             )
         if self._started.done():
             if (said := self._started.result()) is None:
