@@ -95,7 +95,7 @@ COMMANDS: dict[str, list[str] | None] = {
     "adopt": ["--yes"], "config": [], "graphs": ["--config", "{folder}/langgraph.json"],
     "runs list": ["--thread", "{thread}"], "runs show": ["{run}"], "cancel": ["{run}"],
     "inbox": [], "approve": [NASTY], "reject": [NASTY, "--notes", NASTY], "edit": [NASTY],
-    "respond": ["{question}", NASTY], "run": [f"g{NASTY}", "--config", "{folder}/langgraph.json"],
+    "respond": ["{question}", NASTY], "ignore": [NASTY], "run": [f"g{NASTY}", "--config", "{folder}/langgraph.json"],
     "demo": None,  # its texts are its own
     # what they say goes through the same printer, and the log through `SafeFormatter`
     "serve": None, "worker": None, "dev": None,

@@ -104,6 +104,29 @@ def test_a_run_that_asks_is_left_waiting_and_is_answered_from_the_inbox(
     assert again.exit_code != 0, "it is answered only once"
 
 
+INBOX = {
+    "action_request": {"action": "send", "args": {}},
+    "config": {"allow_ignore": True, "allow_respond": True, "allow_edit": False, "allow_accept": False},
+}  # fmt: skip
+
+
+def test_a_question_is_for_somebody_and_may_be_ignored_where_it_allows_that(
+    home: Surgetank,
+) -> None:
+    ignorable, free = ask(home, "t1", [INBOX]), ask(home, "t2", BATCH)
+    home.approvals.assign(uuid.UUID(ignorable), assignee="eve", role=None, actor="op")
+    home.approvals.assign(uuid.UUID(free), assignee=None, role="legal", actor="op")
+    ids = [
+        [row["checkpoint_id"] for row in json.loads(surgetank("inbox", "--json", *only).stdout)]
+        for only in (["--assignee", "eve"], ["--role", "legal"], ["--assignee", "nobody"])
+    ]
+    assert ids == [[ignorable], [free], []]
+    assert ", for eve" in surgetank("inbox", "--assignee", "eve").stdout
+    assert surgetank("ignore", free).exit_code == 2
+    done = surgetank("ignore", ignorable, "--actor", "eve", "--json")
+    assert json.loads(done.stdout)["status"] == "ignored"
+
+
 @pytest.mark.parametrize("input_", ["{", "@/nowhere/at/all"])
 def test_an_input_that_is_no_json_is_refused_before_anything_is_stored(
     home: Surgetank, config: str, input_: str

@@ -38,8 +38,8 @@ class Approvals:
         self._after_s = after_s
 
     def __call__(self, *, after: int = 0, limit: int = 100, **wanted: Any) -> list[UserCheckpoint]:
-        """Those that match, the oldest first: status, kind, assignee, step, thread_id, owner,
-        expires_before. `after` is a `checkpoint_number`."""
+        """Those that match, the oldest first: status, kind, assignee, role, step, thread_id,
+        owner, expires_before. `after` is a `checkpoint_number`."""
         return self._manager.search(after=after, limit=limit, **wanted)
 
     def get(self, checkpoint_id: uuid.UUID) -> UserCheckpoint:

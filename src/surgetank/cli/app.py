@@ -88,7 +88,7 @@ app.command("graphs")(coded(graphs.graphs))
 app.command("run")(coded(run.run))
 app.add_typer(runs.app, name="runs")
 app.command("cancel")(coded(runs.cancel))
-for _answer in (inbox.inbox, inbox.approve, inbox.reject, inbox.edit, inbox.respond):
+for _answer in (inbox.inbox, inbox.approve, inbox.reject, inbox.edit, inbox.respond, inbox.ignore):
     app.command(_answer.__name__)(coded(_answer))
 app.command("worker")(coded(worker.worker))
 app.command("serve")(coded(serve.serve))

@@ -1,4 +1,4 @@
-"""`surgetank inbox`, `approve`, `reject`, `edit`, `respond`: what graphs ask people, answered in the
+"""`surgetank inbox`, `approve`, `reject`, `edit`, `respond`, `ignore`: what graphs ask people, answered in the
 terminal. Answers take the same way as those of every other client."""
 
 from __future__ import annotations
@@ -28,14 +28,23 @@ def inbox(
     thread: Annotated[
         str | None, typer.Option(help="Only of this thread.", show_default=False)
     ] = None,
+    assignee: Annotated[
+        str | None, typer.Option(help="Only what this user shall answer.", show_default=False)
+    ] = None,
+    role: Annotated[
+        str | None, typer.Option(help="Only what this role shall answer.", show_default=False)
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the oldest first.")] = 20,
 ) -> None:
     """List what graphs ask people and nobody has answered.
 
-    Answer with `surgetank approve`, `reject`, `edit` or `respond` and the beginning of the id.
+    Answer with `surgetank approve`, `reject`, `edit`, `respond` or `ignore` and the beginning of
+    the id.
     """
     with engine(home, database_url, must_exist=True) as tank:
-        found = tank.approvals(status=OPEN, thread_id=thread, limit=limit)
+        found = tank.approvals(
+            status=OPEN, thread_id=thread, assignee=assignee, role=role, limit=limit
+        )
     if json:
         print_json([plain(row) for row in found])
         return
@@ -93,6 +102,22 @@ def respond(
     with engine(home, database_url, must_exist=True) as tank:
         row = find(tank, checkpoint_id)
         answer(tank, row, "respond", actor, json, notes=notes, response=text)
+
+
+def ignore(
+    checkpoint_id: CheckpointId,
+    actor: Actor,
+    notes: Notes = None,
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Ignore what a graph asks, where it allows that; the graph goes on without an answer.
+
+    For example: `surgetank ignore 0b61c1e2 --notes "a duplicate"`
+    """
+    with engine(home, database_url, must_exist=True) as tank:
+        answer(tank, find(tank, checkpoint_id), "ignore", actor, json, notes=notes)
 
 
 def edit(
@@ -202,7 +227,11 @@ def show(row: UserCheckpoint) -> None:
     """One question for a person."""
     step = f", step {row.step_name}" if row.step_name else ""
     asked = when(row.created_at.timestamp())
-    out.print(f"{row.checkpoint_id}  thread {row.thread_id}{step}  ({row.kind}), asked {asked}")
+    shall = row.assignee or row.assigned_role
+    whom = f", for {shall}" if shall else ""
+    out.print(
+        f"{row.checkpoint_id}  thread {row.thread_id}{step}  ({row.kind}), asked {asked}{whom}"
+    )
     if row.instructions:
         out.print(f"  {row.instructions}")
     content = row.actions or row.agent_outputs

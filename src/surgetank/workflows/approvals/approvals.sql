@@ -33,7 +33,8 @@ SELECT * FROM surgetank.user_checkpoints WHERE workflow_id = %(workflow_id)s ORD
 -- Those that wait longest first. Indexes user_checkpoints_inbox, user_checkpoints_of_thread, user_checkpoints_expiring.
 SELECT * FROM surgetank.user_checkpoints
 WHERE (%(status)s::text IS NULL OR status = %(status)s) AND (%(kind)s::text IS NULL OR kind = %(kind)s)
-    AND (%(assignee)s::text IS NULL OR assignee = %(assignee)s) AND (%(step)s::text IS NULL OR step_name = %(step)s)
+    AND (%(assignee)s::text IS NULL OR assignee = %(assignee)s) AND (%(role)s::text IS NULL OR assigned_role = %(role)s)
+    AND (%(step)s::text IS NULL OR step_name = %(step)s)
     AND (%(thread_id)s::text IS NULL OR thread_id = %(thread_id)s)
     AND (%(owner)s::text IS NULL OR owner = %(owner)s OR assignee = %(owner)s)
     AND (%(expires_before)s::timestamptz IS NULL OR expires_at < %(expires_before)s)

@@ -195,9 +195,11 @@ class CheckpointManager:
         ]
 
     def search(self, *, after: int = 0, limit: int = 100, **wanted: Any) -> list[UserCheckpoint]:
-        """Those that match, the oldest first. `wanted`: status, kind, assignee, step, thread_id,
-        owner, expires_before."""
-        names = ("status", "kind", "assignee", "step", "thread_id", "owner", "expires_before")
+        """Those that match, the oldest first. `wanted`: status, kind, assignee, role, step,
+        thread_id, owner, expires_before."""
+        names = (
+            "status", "kind", "assignee", "role", "step", "thread_id", "owner", "expires_before",
+        )  # fmt: skip
         given = {name: wanted.get(name) for name in names}
         return [
             UserCheckpoint.of(r) for r in self._rows("search", after=after, limit=limit, **given)
