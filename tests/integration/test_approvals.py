@@ -16,6 +16,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 from surgetank import Surgetank
+from surgetank.acting import acting_from
 from surgetank.exceptions import CheckpointAnswered, CheckpointNotFound, DecisionRefused
 from surgetank.workflows.approvals.rows import UserCheckpoint
 from surgetank.workflows.runs import NewRun, Run
@@ -114,6 +115,31 @@ async def test_a_question_is_recorded_when_it_is_asked_and_answered_by_its_id(
         "run_accepted", "run_claimed", "run_awaiting_checkpoint", "checkpoint_created",
         "checkpoint_resolved", "run_accepted", "run_claimed", "run_completed",
     ]  # fmt: skip
+
+
+async def test_the_audit_says_from_where_people_decide_assign_cancel_and_delete(
+    tank: Surgetank,
+) -> None:
+    async with working(tank, asking(tank, BATCH)):
+        (row,) = await asked(tank)
+        token = acting_from.set("10.0.0.7")
+        try:
+            tank.approvals.assign(row.checkpoint_id, assignee="eve", role=None, actor="op")
+            _, run = tank.approvals.resolve(row.checkpoint_id, "approve", actor="eve")
+        finally:
+            acting_from.reset(token)
+        assert run is not None
+        assert (await ended(tank, run)).status is Status.COMPLETED
+    tank.runs.delete(run.run_id, actor="eve")
+    tank.threads.rows.delete("t", actor="eve")
+    rows = tank.audit.list()
+    origins = {each["action"]: each["origin"] for each in reversed(rows)}
+    here = tank.settings.node
+    assert (origins["checkpoint_assigned"], origins["checkpoint_resolved"]) == ("10.0.0.7",) * 2
+    assert [each["action"] for each in rows if each["origin"] is None] == []
+    assert {origins["checkpoint_created"], origins["run_deleted"], origins["thread_deleted"]} == {
+        here
+    }
 
 
 async def test_what_is_not_allowed_is_refused_before_anything_is_written(tank: Surgetank) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from psycopg.rows import dict_row
 
+from surgetank.acting import acting_from
 from surgetank.app.runs import Runs
 from surgetank.database.pool import Database
 from surgetank.exceptions import (
@@ -32,7 +33,7 @@ class Approvals:
     def __init__(
         self, database: Database, runs: Runs, escalate: Escalate, after_s: float | None
     ) -> None:
-        self._manager = CheckpointManager(database)
+        self._manager = CheckpointManager(database, node=runs.node)
         self._runs = runs
         self._escalate = escalate
         self._after_s = after_s
@@ -119,7 +120,7 @@ class Workflows:
     def __init__(self, database: Database, runs: Runs) -> None:
         self._database = database
         self._runs = runs
-        self._manager = CheckpointManager(database)
+        self._manager = CheckpointManager(database, node=runs.node)
 
     def __call__(
         self, *, status: Status | str | None = None, assistant_id: str | None = None,
@@ -157,7 +158,8 @@ class Workflows:
 
         Raises `WorkflowNotFound`, `InvalidTransition` when it ended before.
         """
-        (row,) = self._rows("cancel_waiting", workflow_id=workflow_id, actor=actor)
+        origin = acting_from.get() or self._runs.node
+        (row,) = self._rows("cancel_waiting", workflow_id=workflow_id, actor=actor, origin=origin)
         if row["result"] == "cancelled":
             return True
         flow = self.get(workflow_id)

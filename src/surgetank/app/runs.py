@@ -65,7 +65,8 @@ class Runs:
         )
         self._lifetimes = lifetimes
         self._database = database
-        self._checkpoints = CheckpointManager(database)
+        self._checkpoints = CheckpointManager(database, node=settings.node)
+        self.node = settings.node
         self._room = room
         self._settings = settings
         self._tell = tell

@@ -66,7 +66,7 @@ class Threads:
     @property
     def rows(self) -> ThreadRows:
         """Threads as clients of the Agent Server API know them: made, found, deleted."""
-        return ThreadRows(self._parts.database)
+        return ThreadRows(self._parts.database, node=self._parts.settings.node)
 
     def repair(
         self, thread_id: str, *, actor: str, dry_run: bool = True, forget: bool = False

@@ -15,6 +15,7 @@ from psycopg import Connection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from surgetank.acting import acting_from
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode.jsontext import dumps
@@ -137,7 +138,9 @@ class ThreadRepair:
         *, actor: str,
     ) -> None:  # fmt: skip
         thread_id = known.thread["thread_id"]
-        named: dict[str, Any] = {"thread_id": thread_id, "actor": actor}
+        named: dict[str, Any] = {
+            "thread_id": thread_id, "actor": actor, "origin": acting_from.get(),
+        }  # fmt: skip
         for run in known.unfinished:
             if run["silent"]:
                 connection.execute(SQL["end_silent"], {**named, **_end_of(run)})

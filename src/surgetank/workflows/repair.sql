@@ -29,15 +29,15 @@ SELECT workflow_id FROM surgetank.workflows WHERE thread_id = %(thread_id)s AND 
 
 -- name: end_silent
 -- End a run whose worker went silent, or give it to another, as a worker's reaper does. Primary key.
-SELECT surgetank.end_run(%(run_id)s, %(fence)s, %(ended)s, %(error)s, '[]', false, 0, %(actor)s)
+SELECT surgetank.end_run(%(run_id)s, %(fence)s, %(ended)s, %(error)s, '[]', false, 0, surgetank.acting(%(actor)s, %(origin)s))
 
 -- name: close_some
 -- Close what it asks, except for these interrupts. Index user_checkpoints_open.
-SELECT surgetank.close_some(%(thread_id)s, 'superseded', %(actor)s, %(but)s)
+SELECT surgetank.close_some(%(thread_id)s, 'superseded', surgetank.acting(%(actor)s, %(origin)s), %(but)s)
 
 -- name: open_again
 -- Ask people what the state asks. Primary key.
-SELECT surgetank.open_checkpoints(r, %(asked)s, %(actor)s) FROM surgetank.runs r WHERE r.run_id = %(run_id)s
+SELECT surgetank.open_checkpoints(r, %(asked)s, surgetank.acting(%(actor)s, %(origin)s)) FROM surgetank.runs r WHERE r.run_id = %(run_id)s
 
 -- name: end_waiting
 -- End the workflows that wait for people. Index workflows_by_thread.
@@ -58,4 +58,4 @@ WHERE t.thread_id = %(thread_id)s
 
 -- name: note
 -- A line of the audit.
-SELECT surgetank.note('thread_repaired', %(actor)s, %(thread_id)s, NULL, NULL, %(detail)s)
+SELECT surgetank.note('thread_repaired', surgetank.acting(%(actor)s, %(origin)s), %(thread_id)s, NULL, NULL, %(detail)s)

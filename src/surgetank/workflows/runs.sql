@@ -57,7 +57,7 @@ SELECT now() AS at, r.run_id, r.ended FROM (VALUES (1)) AS one (n) LEFT JOIN LAT
     SELECT d.run_id, d.ended FROM (
         SELECT %(most)s::integer AS most WHERE now() - %(last)s::timestamptz <= %(gap)s
             AND now() - %(since)s::timestamptz >= make_interval(secs => %(lease_s)s) OFFSET 0
-    ) AS allowed CROSS JOIN LATERAL surgetank.reap_runs(allowed.most, %(actor)s) AS d
+    ) AS allowed CROSS JOIN LATERAL surgetank.reap_runs(allowed.most, surgetank.acting(%(actor)s, %(origin)s)) AS d
 ) AS r ON true
 
 -- name: get
@@ -87,4 +87,4 @@ ORDER BY seq LIMIT %(limit)s
 -- name: delete
 -- Forget a run that has ended. Primary key.
 DELETE FROM surgetank.runs WHERE run_id = %(run_id)s AND status NOT IN ('pending', 'running') RETURNING
-    surgetank.note('run_deleted', %(actor)s, thread_id, workflow_id, run_id, '{}')
+    surgetank.note('run_deleted', surgetank.acting(%(actor)s, %(origin)s), thread_id, workflow_id, run_id, '{}')

@@ -10,6 +10,7 @@ from typing import Any
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from surgetank.acting import acting_from
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode.jsontext import dumps
@@ -70,8 +71,9 @@ class ThreadFilter:
 class ThreadRows:
     """The threads of a database. Everything raises `DatabaseUnavailable`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, node: str = "") -> None:
         self._database = database
+        self._node = node
 
     def create(
         self,
@@ -119,7 +121,9 @@ class ThreadRows:
 
     def delete(self, thread_id: str, *, actor: str) -> bool:
         """Delete it with its workflows and runs; whether there was one. Raises `ThreadBusy`."""
-        (row,) = self._rows("delete", thread_id=thread_id, actor=actor)
+        (row,) = self._rows(
+            "delete", thread_id=thread_id, actor=actor, origin=acting_from.get() or self._node
+        )
         result = row["delete_thread"]
         if result == "busy":
             raise ThreadBusy(

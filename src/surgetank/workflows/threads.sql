@@ -24,7 +24,7 @@ WHERE thread_id = %(thread_id)s AND running_run IS NULL AND status <> 'busy' RET
 
 -- name: delete
 -- Delete a thread with its workflows and runs (0023_serving.sql). Primary key.
-SELECT surgetank.delete_thread(%(thread_id)s, %(actor)s)
+SELECT surgetank.delete_thread(%(thread_id)s, surgetank.acting(%(actor)s, %(origin)s))
 
 -- name: search
 -- Threads by what is known of them; `values` by the projection of their state. Indexes thread_status_by_owner,

@@ -4,16 +4,16 @@
 -- Answer, and accept the run that carries the answers. Primary keys, index user_checkpoints_open.
 SELECT a.result, a.detail, (a.accepted).* FROM surgetank.answer_checkpoints(
     %(thread_id)s, %(answers)s, %(close_as)s, %(partial)s, %(if_held)s, %(is_expiry)s, %(run_id)s, %(assistant_id)s, %(graph_id)s,
-    %(owner)s, %(kwargs)s, %(metadata)s, %(max_attempts)s, %(timeout_s)s, %(priority)s, %(actor)s
+    %(owner)s, %(kwargs)s, %(metadata)s, %(max_attempts)s, %(timeout_s)s, %(priority)s, surgetank.acting(%(actor)s, %(origin)s)
 ) AS a
 
 -- name: close
 -- Close what a thread asks. Index user_checkpoints_open.
-SELECT surgetank.close_checkpoints(%(thread_id)s, %(why)s, %(actor)s)
+SELECT surgetank.close_checkpoints(%(thread_id)s, %(why)s, surgetank.acting(%(actor)s, %(origin)s))
 
 -- name: expire
 -- Close one that was never answered. Primary key.
-SELECT surgetank.expire_checkpoint(%(checkpoint_id)s, %(actor)s) AS expired
+SELECT surgetank.expire_checkpoint(%(checkpoint_id)s, surgetank.acting(%(actor)s, %(origin)s)) AS expired
 
 -- name: get
 -- One. Primary key.
@@ -45,7 +45,7 @@ ORDER BY checkpoint_number LIMIT %(limit)s
 -- Say who shall answer. Primary key.
 UPDATE surgetank.user_checkpoints SET assignee = %(assignee)s, assigned_role = %(role)s
 WHERE checkpoint_id = %(checkpoint_id)s AND status = 'pending'
-RETURNING surgetank.note('checkpoint_assigned', %(actor)s, thread_id, workflow_id, run_id,
+RETURNING surgetank.note('checkpoint_assigned', surgetank.acting(%(actor)s, %(origin)s), thread_id, workflow_id, run_id,
     jsonb_build_object('checkpoint_id', checkpoint_id, 'assignee_digest', md5(%(assignee)s), 'role', %(role)s::text))
 
 -- name: due
@@ -91,4 +91,4 @@ SELECT * FROM surgetank.runs WHERE workflow_id = %(workflow_id)s ORDER BY seq LI
 
 -- name: cancel_waiting
 -- End one that waits for people. Primary key.
-SELECT surgetank.cancel_waiting(%(workflow_id)s, %(actor)s) AS result
+SELECT surgetank.cancel_waiting(%(workflow_id)s, surgetank.acting(%(actor)s, %(origin)s)) AS result
