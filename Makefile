@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 TEST_WORKERS ?= 4
 BENCH_ARGS ?=
 
-.PHONY: demo test torture lint types imports format bench bench-peers bench-smoke docs strict clean
+.PHONY: demo test torture lint types mypy pyright imports format bench bench-peers bench-smoke docs strict clean
 
 .venv/pyvenv.cfg:
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(USABLE)' || { \
@@ -57,8 +57,12 @@ format: .venv/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: .venv/.test
+types: mypy pyright
+
+mypy: .venv/.test
 	$(BIN)/mypy
+
+pyright: .venv/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 imports: .venv/.test
