@@ -77,6 +77,7 @@ class Client:
     accepted: list[tuple[str, str]] = field(default_factory=list)
     rolled_back: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
+    unsure: set[str] = field(default_factory=set)  # it had ended before, or the answer was lost
     decided: dict[str, str] = field(default_factory=dict)  # by question, what was answered
     followed: int = 0
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20))
@@ -113,6 +114,8 @@ class Client:
         if self.ask("POST", path, None, (404,)) is not None:
             (self.rolled_back if action == "rollback" else self.cancelled).add(run)
             self.settled(thread_id)
+        else:
+            self.unsure.add(run)
 
     def answer(self, thread_id: str) -> None:
         """Answer what the thread asks, by one of the two doors."""
@@ -240,10 +243,13 @@ def check(tank: Surgetank, plant: Plant, clients: list[Client], url: str) -> str
     by_id = {row[0]: row for row in runs}
     rolled_back = set[str]().union(*(client.rolled_back for client in clients))
     cancelled = set[str]().union(*(client.cancelled for client in clients))
+    unsure = set[str]().union(*(client.unsure for client in clients))
     accepted = [each for client in clients for each in client.accepted]
     for thread, run in accepted:
         if run in rolled_back:
             assert run not in by_id, "a run that was rolled back is there"
+            continue
+        if run in unsure:  # both are right
             continue
         status = by_id[run][2]  # a KeyError is a run that was lost
         expected = ("cancelled",) if run in cancelled else ("completed", "awaiting_checkpoint")
@@ -263,7 +269,7 @@ def check(tank: Surgetank, plant: Plant, clients: list[Client], url: str) -> str
     check_threads(url)
     assert tank.audit.verify().sound
     again = sum(row[4] - 1 for row in runs)
-    check_marks(plant)
+    check_marks(plant.marks, plant.killed_at)
     followed = sum(client.followed for client in clients)
     return (
         f"{len(accepted)} runs acknowledged, {len(decided)} answers, {len(cancelled)} cancelled, "

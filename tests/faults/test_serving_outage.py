@@ -270,7 +270,7 @@ def test_no_run_is_taken_or_run_twice_because_the_database_was_away(
             for how in ("frozen", "stopped")
         ]
         figures = [outage.happen() for outage in outages]
-        begun = check_marks(plant)
+        begun = check_marks(plant.marks, plant.killed_at)
     with Surgetank(tmp_path / "home", database_url=private_postgres.url) as tank:
         for outage, told in zip(outages, figures, strict=True):
             counts = check_ends(tank, outage, begun)

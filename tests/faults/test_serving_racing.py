@@ -120,7 +120,7 @@ def test_of_one_thread_one_run_is_under_way_however_clients_race_over_servers(
 ) -> None:
     with running(tmp_path, database_url, PROJECT, servers=SERVERS, workers=WORKERS) as plant:
         told = {s: race(plant, s, random.Random(f"{seed}/{s}")) for s in Strategy}
-        begun = check_marks(plant)
+        begun = check_marks(plant.marks, plant.killed_at)
     with Surgetank(tmp_path / "home", database_url=database_url) as tank:
         for strategy, accepted in told.items():
             check_ends(tank, strategy, accepted, begun)

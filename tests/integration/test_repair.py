@@ -79,9 +79,12 @@ async def test_an_answer_that_the_node_refuses_is_taken_back_and_asked_again(
         assert kinds(tank, dry_run=False) == []
         again = await ended(tank, tank.runs.accept(new(kwargs={"input": None}), actor="ada"))
         assert again.status is Status.AWAITING_CHECKPOINT
+        await ended(tank, tank.runs.accept(answer("t", "y"), actor="ada"))
+        assert kinds(tank, dry_run=False) == ["answer_refused"], "as often as that happens"
+        await ended(tank, tank.runs.accept(new(kwargs={"input": None}), actor="ada"))
         good = await ended(tank, tank.runs.accept(answer("t", 1), actor="ada"))
         assert (good.status, said(tank)) == (Status.COMPLETED, [1])
-    assert lines(tank) == 1
+    assert lines(tank) == 2
 
 
 async def test_a_question_that_is_not_recorded_is_asked_again(tank: Surgetank) -> None:

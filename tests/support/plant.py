@@ -106,14 +106,14 @@ def running(
             process.wait(60)
 
 
-def check_marks(plant: Plant) -> dict[str, list[tuple[str, str]]]:
+def check_marks(marks: Path, killed_at: Mapping[int, float]) -> dict[str, list[tuple[str, str]]]:
     """No two runs, and no two attempts of one, were in nodes of a thread at the same time: nobody who
     lives is in a node when another begins. Gives the nodes that began, with their runs, by thread.
 
     A mark is a line of JSON: time, pid, "+" or "-", node, run.
     """
     begun: dict[str, list[tuple[str, str]]] = {}
-    for path in plant.marks.iterdir():
+    for path in marks.iterdir():
         inside: dict[tuple[int, str, str], float] = {}
         nodes = begun.setdefault(path.name, [])
         for line in path.read_text().splitlines():
@@ -121,7 +121,7 @@ def check_marks(plant: Plant) -> dict[str, list[tuple[str, str]]]:
             if what == "-":
                 inside.pop((pid, node, run), None)
                 continue
-            alive = [each for each in inside if plant.killed_at.get(each[0], at + 1) > at]
+            alive = [each for each in inside if killed_at.get(each[0], at + 1) > at]
             assert not alive, (path.name, alive, line)
             inside[pid, node, run] = at
             nodes.append((node, run))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SQL = queries("workflows/repair.sql")
 _ASKS, _ANSWERS = "__interrupt__", "__resume__"
+_REPAIRED = "repaired_run"  # in the metadata of a state that is clean of what this run had left
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +72,16 @@ class _Known:
 
     @property
     def refused(self) -> bool:
-        """Whether the newest run carried an answer, failed, and the answer is in the state."""
-        return (
-            self.newest is not None
-            and self.newest["status"] == "failed"
-            and "resume" in (self.newest["kwargs"].get("command") or {})
-            and self.tip is not None
-            and any(name in (_ASKS, _ANSWERS) for _, name, _ in self.tip.pending_writes or ())
-        )
+        """Whether the newest run failed, and an answer is in the state, which it brought or tried
+        again; or was, and the repair was cut off before that was recorded."""
+        if self.tip is None or self.newest is None or self.newest["status"] != "failed":
+            return False
+        cleaned = self.tip.metadata.get(_REPAIRED) == str(self.newest["run_id"])
+        if cleaned and self.thread["status"] == "error":
+            return True
+        found = {name for _, name, _ in self.tip.pending_writes or ()}
+        brought = "resume" in (self.newest["kwargs"].get("command") or {})
+        return _ANSWERS in found or (brought and _ASKS in found)
 
 
 class ThreadRepair:
@@ -156,8 +159,10 @@ def _let_go(
     asked = dict(known.asked)
     if kinds & {"answer_refused", "forgotten"}:
         asked = {}
-        if known.tip is not None:
-            _write_clean(saver, known.tip)
+        if (
+            known.tip is not None and known.tip.pending_writes
+        ):  # else it was, by one that was cut off
+            _write_clean(saver, known.tip, known.newest)
     over = not known.unfinished  # what a run asks is recorded when it ends
     if over:
         connection.execute(SQL["close_some"], {**named, "but": list(asked)})
@@ -267,7 +272,9 @@ def _end_of(run: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_clean(saver: SurgetankSaver, tip: CheckpointTuple) -> None:
+def _write_clean(
+    saver: SurgetankSaver, tip: CheckpointTuple, newest: Mapping[str, Any] | None
+) -> None:
     """The newest state once more, without what its unfinished step wrote."""
     from langgraph.checkpoint.base import copy_checkpoint  # noqa: PLC0415 - needs the extra
     from langgraph.checkpoint.base.id import uuid6  # noqa: PLC0415
@@ -278,4 +285,6 @@ def _write_clean(saver: SurgetankSaver, tip: CheckpointTuple) -> None:
     checkpoint["ts"] = datetime.now(UTC).isoformat()
     metadata: Any = {k: v for k, v in tip.metadata.items() if k not in ("run_id", "writes")}
     metadata |= {"source": "update", "step": step}
+    if newest is not None:
+        metadata[_REPAIRED] = str(newest["run_id"])
     saver.put(tip.config, checkpoint, metadata, {})

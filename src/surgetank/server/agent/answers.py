@@ -83,7 +83,8 @@ def _is_wanted(event: StreamEvent, wanted: set[str]) -> bool:
 def frame(event: StreamEvent) -> bytes:
     """An event as it is sent."""
     data = dumps({"status": loads(event.data).get("status")}) if event.event == END else event.data
-    return b"event: %s\ndata: %s\nid: %d\n\n" % (event.event.encode(), data, event.seq)
+    id_ = b"id: %d\n" % event.seq if event.seq else b""  # one that is in no log has none
+    return b"event: %s\ndata: %s\n%s\n" % (event.event.encode(), data, id_)
 
 
 def _cancel(services: Services, who: Caller, run: Run) -> None:

@@ -22,6 +22,7 @@ from surgetank.workflows.status import Status, wire_status
 _POLL_S = 0.02  # for what other processes write
 _ASK_S = 5.0  # how often the database is asked whether a silent run has ended elsewhere
 _IDLE_S = 15.0
+_UNNUMBERED = 0
 _OVER = frozenset(Status) - {Status.PENDING, Status.RUNNING}
 
 
@@ -136,7 +137,7 @@ async def follow_run(
             now = loop.time()
             if now - asked_at >= _ASK_S and now - heard_at >= _ASK_S:
                 asked_at = now
-                end = await _ended(run, get, after)
+                end = await _ended(run, get)
                 if end:
                     yield end
                     return
@@ -164,7 +165,7 @@ async def end_of_run(hub: StreamHub, run: Run, get: Callable[[UUID], Run]) -> li
                 return last
             if loop.time() - asked_at >= _ASK_S:
                 asked_at = loop.time()
-                if end := await _ended(run, get, 0):
+                if end := await _ended(run, get):
                     return end
             with suppress(TimeoutError):
                 await asyncio.wait_for(news.wait(), _ASK_S)
@@ -173,24 +174,25 @@ async def end_of_run(hub: StreamHub, run: Run, get: Callable[[UUID], Run]) -> li
         hub.leave(run.thread_id, news)
 
 
-async def _ended(run: Run, get: Callable[[UUID], Run], after: int) -> list[StreamEvent]:
+async def _ended(run: Run, get: Callable[[UUID], Run]) -> list[StreamEvent]:
+    """The end of a run that did not say so, without numbers: no other reader has them as well."""
     try:
         now = await run_in_threadpool(get, run.run_id)
     except DatabaseUnavailable:
         return []
     except RunNotFound:
-        return [_end_event(run, after, "interrupted")]
+        return [_end_event(run, "interrupted")]
     if now.status not in _OVER:
         return []
-    end = _end_event(run, after, wire_status(now.status, timed_out=now.timed_out))
+    end = _end_event(run, wire_status(now.status, timed_out=now.timed_out))
     if now.status is not Status.FAILED:
         return [end]
     error = {"error": "RunFailed", "message": now.error or "It failed."}
-    return [StreamEvent(after, str(run.run_id), "error", dumps(error), 0.0), end]
+    return [StreamEvent(_UNNUMBERED, str(run.run_id), "error", dumps(error), 0.0), end]
 
 
-def _end_event(run: Run, seq: int, status: str) -> StreamEvent:
-    return StreamEvent(seq, str(run.run_id), END, dumps({"status": status}), 0.0)
+def _end_event(run: Run, status: str) -> StreamEvent:
+    return StreamEvent(_UNNUMBERED, str(run.run_id), END, dumps({"status": status}), 0.0)
 
 
 def gap_event(run_id: str, after: int, missed_to: int) -> StreamEvent:

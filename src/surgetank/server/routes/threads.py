@@ -241,7 +241,9 @@ async def copy_thread(thread_id: VisibleThread, who: CurrentCaller, services: De
     return json_response(thread_json(made, await read_values(services, made)))
 
 
-@item_router.post("/{thread_id:name}/repair", response_model=RepairAnswer)
+@item_router.post(
+    "/{thread_id:name}/repair", response_model=RepairAnswer, responses=documented(403)
+)
 def repair_thread(
     who: Admin, thread_id: VisibleThread, body: ThreadRepairBody, services: Deps
 ) -> RepairAnswer:
