@@ -43,7 +43,7 @@ strict: .venv/.test ## saver and serializer as LangGraph's strict mode has them:
 TORTURE_SEEDS ?= 20
 TORTURE := tests/faults/test_chaos.py tests/faults/test_runs_killed.py tests/faults/test_runs_racing.py \
 	tests/faults/test_runs_frozen.py tests/faults/test_serving_killed.py tests/faults/test_serving_racing.py \
-	tests/faults/test_serving_outage.py \
+	tests/faults/test_serving_outage.py tests/faults/test_runs_leave_nothing.py \
 	tests/faults/test_killed_at_any_moment.py tests/faults/test_storm_killed.py
 
 torture: .venv/.test ## the proofs by chance at their whole length, with their figures; TORTURE_SEEDS=100 for more
