@@ -30,12 +30,18 @@ def is_endless(path: str) -> bool:
     return path.startswith(("/sse/", "/threads/{thread_id}/stream"))
 
 
+PARTS = 4  # of the operations, so that several processes have something to do
+
+
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_no_request_is_answered_with_5xx_or_otherwise_than_documented(server, mode):
+def test_no_request_is_answered_with_5xx_or_otherwise_than_documented(server, mode, part):
     document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    operations = list(document.get_all_operations())
+    assert len(operations) > 80
     tried = 0
-    for found in document.get_all_operations():
+    for found in operations[part::PARTS]:
         assert isinstance(found, Ok), found
         operation = found.ok()
 
