@@ -47,6 +47,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
 
 opened = False
 
@@ -121,6 +122,40 @@ class Own(Exception):
 @app.exception_handler(Exception)
 async def own_words(request, error):
     return JSONResponse({"detail": "in the project's words"}, 500)
+
+class Around(BaseHTTPMiddleware):
+    async def dispatch(self, request, call_next):
+        if request.url.path == "/threads/forbidden":
+            return JSONResponse({"detail": "not here"}, 451)
+        if request.url.path == "/info":
+            raise ValueError("secret-of-the-project")
+        request.state.tenant = "acme"
+        answer = await call_next(request)
+        answer.headers["X-Around"] = str(request.app is surrounded) + " " + " ".join(request.state.pool)
+        return answer
+
+surrounded = FastAPI(lifespan=lifespan)
+surrounded.state.count = 0
+
+class Counting:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "lifespan":
+            scope["app"].state.count += 1
+        await self.app(scope, receive, send)
+
+surrounded.add_middleware(Around)
+surrounded.add_middleware(Counting)
+
+@surrounded.get("/count")
+def count(request: Request):
+    return [request.app.state.count, request.state.tenant, request.user.identity]
+
+@surrounded.get("/crash")
+def crash_surrounded():
+    raise ValueError("secret-of-the-project")
 
 handled = FastAPI()
 handled.add_exception_handler(Exception, own_words)
@@ -266,6 +301,45 @@ def test_its_own_handler_of_exceptions_is_heard(serve: Serve) -> None:
     with serve("handled") as server:
         answer = server.admin.get("/crash")
         assert (answer.status_code, answer.json()) == (500, {"detail": "in the project's words"})
+
+
+def test_its_middleware_surrounds_our_routes_too_and_each_request_once(serve: Serve) -> None:
+    with serve("surrounded") as server:
+        ada = server.as_role("viewer", "ada")
+        assert ada.get("/count").json() == [1, "acme", "ada"]
+        made = ada.post("/threads", json={})
+        assert made.status_code == 200
+        assert made.headers["X-Around"] == "True open"
+        assert ada.get("/count").json() == [3, "acme", "ada"]
+        assert ada.get("/threads/forbidden").status_code == 451
+        # it is before the token, and within our layers
+        assert server.client().get("/threads").headers["X-Around"] == "True open"
+        assert server.client().get("/threads/forbidden").status_code == 451
+        assert ada.get("/threads?token=abc").json()["code"] == "secret-in-url"
+        for path in ("/info", "/crash"):
+            broken = ada.get(path)
+            assert broken.json()["code"] == "internal-error"
+            assert broken.json()["reference"]
+            assert "secret-of-the-project" not in broken.text
+
+
+async def test_streams_come_through_its_middleware_as_they_happen(
+    make_tank: MakeTank, config: Callable[..., Path]
+) -> None:
+    tank = make_tank(admin_token=ADMIN_TOKEN)
+    graphs = GraphSet(load(config("surrounded")), checkpointer=tank.checkpointer())
+    worker = tank.runs.service(graphs)
+    worker.start()
+    with running(tank, graphs=graphs) as server:
+        async with get_client(url=server.url, api_key=server.token("viewer", "ada")) as client:
+            thread = await client.threads.create()
+            events = [
+                event.event
+                async for event in client.runs.stream(thread["thread_id"], "agent", input={})
+            ]
+    assert worker.stop(20.0)
+    assert events[0] == "metadata"
+    assert events[-1] == "end"
 
 
 def test_requests_go_through_our_layers(serve: Serve) -> None:

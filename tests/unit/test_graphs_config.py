@@ -122,6 +122,7 @@ class TestWhatIsRefused:
             ({"http": {"app": "../web.py:app"}}, "outside of the project"),
             ({"http": {"enable_custom_route_auth": 0}}, "'http.enable_custom_route_auth'"),
             ({"http": {"enable_custom_route_auth": "no"}}, "'http.enable_custom_route_auth'"),
+            ({"http": {"middleware_order": "auth_first"}}, "'http.middleware_order'"),
             ({"http": {"mount_prefix": "/api"}}, "'http.mount_prefix'"),
             ({"http": {"disable_webhooks": True}}, "'http.disable_webhooks'"),
             ({"http": {"configurable_headers": {}}}, "'http.configurable_headers'"),

@@ -117,7 +117,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=_layers(services),
+        middleware=[*_layers(services), *(project.layers() if project is not None else [])],
     )
     app.state.services = services
     problems.install(app)

@@ -2,7 +2,8 @@
 takes is answered by it, behind the same layers.
 
 It is started and stopped with the server, by the lifespan protocol of ASGI. It sees a request as
-if it were alone: nothing of our own application is in its scope.
+if it were alone: nothing of our own application is in its scope. Its middleware surrounds our routes
+too, as it does on LangGraph's server.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.authentication import AuthCredentials
 from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +35,7 @@ KEY = "http.app"
 _START_S = 60.0
 _CHECK_S = 0.1  # whether the server is told to stop meanwhile
 _NOT_PASSED_ON = ("app", "router", "route", "endpoint", "path_params")
+_OURS = "surgetank.app"
 _DOCUMENT = "/openapi.json"  # FastAPI has one unasked
 _BY_THE_FRAMEWORK = b"Internal Server Error"  # what Starlette answers before it raises again
 
@@ -47,6 +51,7 @@ class ProjectApp:
         self._config = config
         self._services = services
         self._state: dict[str, Any] = {}
+        self._inner: ASGIApp = _Bare(app) if _middleware_of(app) else app
         self._name = config.app.text if config.app is not None else ""
 
     @classmethod
@@ -77,18 +82,26 @@ class ProjectApp:
             except Problem as problem:
                 await deny(scope, receive, send, problem)
                 return
-            given["user"] = user_of(caller)
-            given["auth"] = AuthCredentials(["authenticated", caller.role.value])
+            if "user" not in given:  # a middleware of the project may know better
+                given["user"] = user_of(caller)
+                given["auth"] = AuthCredentials(["authenticated", caller.role.value])
         if (sent_as := scope["surgetank.asked"].sent_as) is not None:
             given["headers"] = list(scope["headers"])
             MutableHeaders(scope=given)["content-type"] = sent_as
-        given["state"] = dict(self._state)
+        if _OURS not in scope:  # else its middleware may have put something there
+            given["state"] = dict(self._state)
         answer = _Answer(send)
         try:
-            await self._app(given, receive, answer)
+            await self._inner(given, receive, answer)
         except SystemExit as error:  # it would end the server
             raise _Exits(*error.args) from error
         await answer.let_go()
+
+    def layers(self) -> list[Middleware]:
+        """Its own middleware, for all requests."""
+        own = _middleware_of(self._app)
+        entering = Middleware(_Entering, project=self._app, state=self._state)
+        return [entering, *own, Middleware(_Leaving)] if own else []
 
     def hidden(self, ours: list[BaseRoute]) -> list[str]:
         """Paths of its routes that ours take."""
@@ -131,6 +144,63 @@ class ProjectApp:
     def _refusal(self, what: str, error: Exception) -> ConfigurationError:
         raised = error.__cause__ if isinstance(error, _Exits) else error
         return importing.refusal(self._config, KEY, what, raised or error)
+
+
+class _Entering:
+    """What the project's middleware sees of a request is its own application."""
+
+    def __init__(self, app: ASGIApp, *, project: ASGIApp, state: dict[str, Any]) -> None:
+        self._app = app
+        self._project = project
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            scope[_OURS] = scope["app"]
+            scope["app"] = self._project
+            scope["state"] = dict(self._state)
+        await self._app(scope, receive, send)
+
+
+class _Leaving:
+    """Behind it our own routes find our application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _OURS not in scope:
+            await self._app(scope, receive, send)
+            return
+        ours = {**scope, "app": scope[_OURS]}  # theirs may be asked for while we answer
+        try:
+            await self._app(ours, receive, send)
+        finally:
+            scope.update({name: ours[name] for name in ("route", "path_params") if name in ours})
+
+
+class _Bare:
+    """An application without its middleware, which the request has come through already."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._stack: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._stack is None:
+            kept, self._app.user_middleware = self._app.user_middleware, []
+            try:
+                self._stack = self._app.build_middleware_stack()
+            finally:
+                self._app.user_middleware = kept
+        scope["app"] = self._app
+        if root_path := getattr(self._app, "root_path", ""):
+            scope["root_path"] = root_path
+        await self._stack(scope, receive, send)
+
+
+def _middleware_of(app: ASGIApp) -> list[Middleware]:
+    return list(app.user_middleware) if isinstance(app, Starlette) else []
 
 
 class _Lifespan:

@@ -54,18 +54,12 @@ _REFUSED_KEYS = {
 }
 _INSTEAD = {
     "http.cors": "SURGETANK_CORS_ORIGINS says whose pages may ask",
-    "http.middleware_order": "our layers are outermost, those of `http.app` see its requests only",
 }
 # Within a section: what is used, and what says something about what we don't have.
 _SECTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "http": (
-        frozenset(("app", "enable_custom_route_auth")),
-        frozenset(
-            (
-                "disable_mcp", "disable_a2a", "disable_ui", "mcp", "logging_headers", "middleware_order",
-                "cors",
-            )
-        ),
+        frozenset(("app", "enable_custom_route_auth", "middleware_order")),
+        frozenset(("disable_mcp", "disable_a2a", "disable_ui", "mcp", "logging_headers", "cors")),
     ),
     "auth": (frozenset(("path",)), frozenset(("disable_studio_auth", "openapi", "cache"))),
     "checkpointer": (frozenset(("ttl",)), frozenset(("serde", "backend"))),
@@ -156,7 +150,7 @@ class _Reading:
             env=MappingProxyType(env),
             store=MappingProxyType(sections["store"]),
             embed=self._embed(sections["store"]),
-            app=self._named_object("http.app", sections["http"].get("app")),
+            app=self._app(sections["http"]),
             app_open=not self._flag(
                 "http.enable_custom_route_auth", sections["http"], default=True
             ),
@@ -283,6 +277,15 @@ class _Reading:
         text = store.get("index", {}).get("embed")
         of_project = isinstance(text, str) and (".py:" in text or text.startswith((".", "/")))
         return self._named_object("store.index.embed", text) if of_project else None
+
+    def _app(self, http: Mapping[str, Any]) -> ObjectSource | None:
+        if http.get("middleware_order", "middleware_first") != "middleware_first":
+            raise self.refuse(
+                "'http.middleware_order' is another than 'middleware_first'",
+                "remove it, if the middleware of 'http.app' can do without the user: tokens are "
+                "checked behind it.",
+            )
+        return self._named_object("http.app", http.get("app"))
 
     def _lifetimes(self, checkpointer: Mapping[str, Any]) -> Lifetimes:
         try:
