@@ -187,16 +187,17 @@ class _Bare:
         self._stack: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._stack is None:
+        stack = self._stack
+        if stack is None:
             kept, self._app.user_middleware = self._app.user_middleware, []
             try:
-                self._stack = self._app.build_middleware_stack()
+                self._stack = stack = self._app.build_middleware_stack()
             finally:
                 self._app.user_middleware = kept
         scope["app"] = self._app
         if root_path := getattr(self._app, "root_path", ""):
             scope["root_path"] = root_path
-        await self._stack(scope, receive, send)
+        await stack(scope, receive, send)
 
 
 def _middleware_of(app: ASGIApp) -> list[Middleware]:
