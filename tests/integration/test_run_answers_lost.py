@@ -4,11 +4,16 @@ nothing is forgotten."""
 from __future__ import annotations
 
 import asyncio
+import random
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from integration.test_run_worker import accept, ended, graph_of, step, steps, working
 from support.waiting import wait_until
@@ -114,3 +119,61 @@ async def test_an_end_whose_answer_was_lost_is_told_and_its_state_goes_as_asked(
     if how == "completed":
         found = tank.checkpointer().get_tuple({"configurable": {"thread_id": "t"}})
         assert found is None, "the state of a run without a thread goes with it"
+
+
+def test_a_heartbeat_waits_for_nobody_who_ends_its_runs(tank: Surgetank, database_url: str) -> None:
+    """It has locked some of them: to wait for the others was a deadlock with who ends these as well."""
+    first, second = accept(tank, "a"), accept(tank, "b")
+    held = tank.runs._queue.claim("w", 2)
+    assert {run.run_id for run in held} == {first.run_id, second.run_id}
+    with psycopg.connect(database_url) as ending:
+        ending.execute(
+            "UPDATE surgetank.runs SET cancel_action = 'interrupt' WHERE run_id = %s",
+            (first.run_id,),
+        )
+        before = tank.runs.get(second.run_id).lease_until
+        assert tank.runs._queue.renew(held) == {first.run_id: None, second.run_id: None}
+        after = tank.runs.get(second.run_id).lease_until
+        assert before is not None
+        assert after is not None
+        assert after > before
+    assert tank.runs._queue.renew(held) == {
+        first.run_id: CancelAction.INTERRUPT,
+        second.run_id: None,
+    }
+
+
+def test_those_who_end_runs_and_renew_them_never_lock_each_other_out(
+    tank: Surgetank, database_url: str
+) -> None:
+    runs = [accept(tank, f"t{number}") for number in range(30)]
+    queue, over = tank.runs._queue, threading.Event()
+    held = queue.claim("w", len(runs))
+
+    def renew() -> None:
+        while not over.is_set():
+            queue.renew(random.sample(held, len(held)))
+
+    with ThreadPoolExecutor(6) as pool:
+        renewing = [pool.submit(renew) for _ in range(4)]
+        try:
+            for _ in range(40):
+                ends = [end_of(queue, run) for run in random.sample(held, len(held))]
+                answers = queue._end_all(ends)
+                assert not [each for each in answers if isinstance(each, Exception)]
+                held = queue.claim("w", len(runs))
+        finally:
+            over.set()
+        for each in renewing:
+            each.result(30)
+
+
+def end_of(queue: RunQueue, run: Any) -> dict[str, Any]:
+    """What ends a run so that it is to be run again."""
+    return queue._acting(
+        {
+            "run_id": run.run_id, "fence": run.fence, "status": "pending", "error": None,
+            "interrupts": Jsonb([]), "timed_out": False, "retry_s": 0.0, "actor": "w",
+            "thread_id": run.thread_id,
+        }
+    )  # fmt: skip
