@@ -169,9 +169,11 @@ class TestWhenItIsOver:
     async def test_a_thread_goes_with_all_that_it_had(self, client: Any, server: Server) -> None:
         tank = server.tank
         gone, stays = await spoken(client), await spoken(client, ttl=10_000)
+        assert tank.runs.streams.read(gone).events
         later(tank)
         assert sweep(server) == 1
         assert tank.flush().ok
+        assert not tank.runs.streams.read(gone).events
         for call in (client.threads.get, client.threads.get_state, client.runs.list):
             with pytest.raises(NotFoundError):
                 await call(gone)
