@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from surgetank.events.streams import StreamLog
+from surgetank.workflows.handout import Places, place_for
+from surgetank.workflows.runs import NewRun
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -22,6 +24,7 @@ class RunRoom:
         self._lock = threading.Lock()
         self._streams: StreamLog | None = None
         self._wakers: list[Callable[[bool], None]] = []
+        self._places: dict[Places, Callable[[], object]] = {}
         self._emptied: set[str] = set()
 
     @property
@@ -56,6 +59,31 @@ class RunRoom:
         """Forget what is too old or too much."""
         if (log := self._streams) is not None:
             log.maintain()
+
+    def hand_to(self, places: Places, begun: Callable[[], object]) -> Callable[[], None]:
+        """Keep places for runs that are accepted in this process at this worker, and call `begun`
+        when one has begun there; gives what ends it."""
+        with self._lock:
+            self._places[places] = begun
+
+        def end() -> None:
+            with self._lock:
+                del self._places[places]
+
+        return end
+
+    def begun(self, places: Places) -> None:
+        """A run has begun in its place, and nobody has to look for it."""
+        with self._lock:
+            tell = self._places.get(places)
+        if tell is not None:
+            tell()
+
+    def place_for(self, new: NewRun) -> Places | None:
+        """Where a place is kept for a run, if it can begin in this process at once."""
+        with self._lock:
+            places = list(self._places)
+        return place_for(new, places)
 
     def wake_with(self, wake: Callable[[bool], None]) -> Callable[[], None]:
         """Call `wake` when a run is accepted in this process, with whether others are to end by

@@ -91,11 +91,15 @@ class RunService:
 
         waiting = threading.Thread(target=wait, name="surgetank-run-stop", daemon=True)
         waiting.start()
-        forget = self._room.wake_with(wake)
+        ends = [
+            self._room.wake_with(wake),
+            self._room.hand_to(self.worker.places, self._accepted.here),
+        ]
         try:
             await self.worker.work(ended)
         finally:
-            forget()
+            for end in ends:
+                end()
 
 
 class _Pairs:

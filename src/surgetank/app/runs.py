@@ -14,7 +14,7 @@ from surgetank.app.run_room import RunRoom
 from surgetank.app.webhooks import Webhooks
 from surgetank.database.pool import Database
 from surgetank.events.streams import StreamLog
-from surgetank.exceptions import MissingExtra
+from surgetank.exceptions import DatabaseUnavailable, MissingExtra
 from surgetank.notify.news import News
 from surgetank.service import Service
 from surgetank.settings import Settings
@@ -98,12 +98,32 @@ class Runs:
         if context := tracing.carrier():
             new = replace(new, kwargs={**new.kwargs, tracing.KEY: context})
         run = answers(new, actor=actor) if answers is not None else None
-        run = run or self._queue.accept(new, actor=actor)
+        run, begun = (run, False) if run is not None else self._accept_new(new, actor=actor)
         request = tracing.current()
         request.set("run_id", str(run.run_id))
         request.set("thread_id", run.thread_id)
-        self._room.wake(cancels=new.strategy in (Strategy.INTERRUPT, Strategy.ROLLBACK))
+        if not begun:
+            self._room.wake(cancels=new.strategy in (Strategy.INTERRUPT, Strategy.ROLLBACK))
         return run
+
+    def _accept_new(self, new: NewRun, *, actor: str) -> tuple[Run, bool]:
+        """And whether it has begun in this process."""
+        place = self._room.place_for(new)
+        if place is None:
+            return self._queue.accept(new, actor=actor), False
+        try:
+            run, claimed = self._queue.accept_and_claim(new, place.worker, actor=actor)
+        except BaseException as error:
+            place.free(new.run_id, unsure=isinstance(error, DatabaseUnavailable))
+            raise
+        if claimed is None:
+            place.free(new.run_id)
+        elif place.take(claimed):
+            self._room.begun(place)
+            return run, True
+        else:
+            self._queue.end(claimed, Status.PENDING, actor=place.worker)
+        return run, False
 
     def get(self, run_id: uuid.UUID) -> Run:
         """One run. Raises `RunNotFound`."""

@@ -26,6 +26,15 @@ class Claims:
         self._unsure_to = 0.0
         self._left: set[uuid.UUID] = set()
 
+    @property
+    def sure(self) -> bool:
+        """Whether all that was claimed is known."""
+        return not self._lost and self._clock() >= self._unsure_to
+
+    def lost(self) -> None:
+        """An answer that may have been a claim was lost. May be called on any thread."""
+        self._lost = True
+
     def leave(self, run_id: uuid.UUID) -> None:
         """A run of this worker whose end could not be recorded: it is the reaper's."""
         self._left.add(run_id)
@@ -40,7 +49,7 @@ class Claims:
     ) -> list[Run]:
         """Up to `most` due runs; or what was claimed before and is not among `mine`. Raises what
         `RunQueue.claim` raises."""
-        unsure = self._lost or self._clock() < self._unsure_to
+        unsure, lost = not self.sure, self._lost
         try:
             if unsure and (found := self._queue.held_by(self._worker, {*mine, *self._left})):
                 return found
@@ -50,7 +59,7 @@ class Claims:
         except DatabaseUnavailable:
             self._lost = True
             raise
-        if self._lost:  # what was sent before may be carried out after this
+        if lost:  # what was sent before may be carried out after this
             self._lost, self._unsure_to = False, self._clock() + self._queue.lease_s
         elif not unsure:
             self._left.clear()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -78,15 +80,39 @@ class RunQueue:
         Raises `ThreadBusy` (strategy `reject`), `ThreadNotFound`, `QuotaExceeded`,
         `InvalidTransition` for a workflow that waits for nothing.
         """
-        # one statement is a transaction of its own; a thread that gets its time to live takes two
-        one = self._thread_ttl is None or new.temporary
-        with self._database.reading() if one else self._database.asking() as connection:
+        with self._accepting(new) as connection:
             run = self.accept_on(connection, new, actor=actor)
         self._changed()
         return run
 
+    def accept_and_claim(self, new: NewRun, worker: str, *, actor: str) -> tuple[Run, Run | None]:
+        """`accept`, and in the same commit the claim for a worker, where the run can begin at once:
+        the run as it was accepted, and as it was claimed."""
+        with self._accepting(new) as connection:
+            row = self._accept(connection, new, actor=actor, worker=worker)
+        self._changed()
+        names = ("attempts", "fence", "until", "at")
+        attempts, fence, until, at = (row.pop(f"claimed_{name}") for name in names)
+        run = Run.of(row)
+        if fence is None:
+            return run, None
+        return run, replace(
+            run, status=Status.RUNNING, worker=worker, attempts=attempts, fence=fence, lease_until=until,
+            started_at=at, updated_at=at,
+        )  # fmt: skip
+
+    def _accepting(self, new: NewRun) -> AbstractContextManager[Connection[Any]]:
+        # one statement is a transaction of its own; a thread that gets its time to live takes two
+        one = self._thread_ttl is None or new.temporary
+        return self._database.reading() if one else self._database.asking()
+
     def accept_on(self, connection: Connection[Any], new: NewRun, *, actor: str) -> Run:
         """`accept` within a transaction of the caller's; a refusal leaves it whole."""
+        return Run.of(self._accept(connection, new, actor=actor))
+
+    def _accept(
+        self, connection: Connection[Any], new: NewRun, *, actor: str, worker: str | None = None
+    ) -> dict[str, Any]:
         arguments = {
             "run_id": new.run_id, "workflow_id": new.workflow_id, "thread_id": new.thread_id,
             "assistant_id": new.assistant_id, "graph_id": new.graph_id, "owner": new.owner,
@@ -95,16 +121,17 @@ class RunQueue:
             "metadata": _jsonb(new.metadata), "max_attempts": new.max_attempts,
             "timeout_s": new.timeout_s, "make_thread": new.make_thread,
             "temporary": new.temporary, "thread_metadata": _jsonb(new.thread_metadata),
-            "actor": actor,
+            "actor": actor, "worker": worker, "node": self._here["node"], "lease_s": self.lease_s,
         }  # fmt: skip
+        name = "accept" if worker is None else "accept_and_claim"
         with connection.cursor(row_factory=dict_row) as cursor:
-            (row,) = cursor.execute(SQL["accept"], self._acting(arguments)).fetchall()
+            (row,) = cursor.execute(SQL[name], self._acting(arguments)).fetchall()
             if row["result"] == "accepted" and (ttl := self._thread_ttl) and not new.temporary:
                 lives = {"ttl_minutes": ttl.minutes, "ttl_strategy": ttl.strategy}
                 cursor.execute(SQL["give_ttl"], {"thread_id": new.thread_id, **lives})
         match row.pop("result"):
             case "accepted" | "known":
-                return Run.of(row)
+                return row
             case "missing" | "foreign":  # whose it is, is not said to others
                 raise ThreadNotFound(
                     f"There is no thread {new.thread_id!r}.",

@@ -6,6 +6,18 @@ SELECT a.result, (a.accepted).* FROM surgetank.accept_run(
     %(thread_metadata)s, surgetank.acting(%(actor)s, %(origin)s, NULL, %(quotas)s)
 ) AS a
 
+-- name: accept_and_claim
+-- The same, and claim it for a worker where it can begin at once (0037). Primary keys, index runs_pending_of_thread.
+SELECT a.result, (a.accepted).*, c.attempts AS claimed_attempts, c.fence AS claimed_fence, c.lease_until AS claimed_until,
+    c.updated_at AS claimed_at
+FROM surgetank.accept_run(
+    %(run_id)s, %(workflow_id)s, %(thread_id)s, %(assistant_id)s, %(graph_id)s, %(owner)s, %(strategy)s, %(priority)s,
+    %(after_s)s, %(kwargs)s, %(metadata)s, %(max_attempts)s, %(timeout_s)s, %(make_thread)s, %(temporary)s,
+    %(thread_metadata)s, surgetank.acting(%(actor)s, %(origin)s, NULL, %(quotas)s)
+) AS a LEFT JOIN LATERAL surgetank.claim_accepted(
+    surgetank.acting(%(worker)s, %(node)s, NULL, %(quotas)s), CASE a.result WHEN 'accepted' THEN (a.accepted).run_id END, %(lease_s)s
+) AS c ON true
+
 -- name: give_ttl
 -- The usual time to live, for a thread that has none. Primary key.
 UPDATE surgetank.thread_status SET ttl_minutes = %(ttl_minutes)s, ttl_strategy = %(ttl_strategy)s

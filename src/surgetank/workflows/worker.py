@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,11 +27,12 @@ from surgetank.workflows.execution import Graphs, Outcome, config_of, execute
 from surgetank.workflows.fencing import take_thread
 from surgetank.workflows.functions import Functions, FunctionThreads
 from surgetank.workflows.graphs.shape import Graph
+from surgetank.workflows.handout import Places, UnderWay
 from surgetank.workflows.manager import ENDED, WorkflowStatusManager
 from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import ASKED, RunQueue
 from surgetank.workflows.reaping import Reaper
-from surgetank.workflows.runs import AUTH_USER, CancelAction, Run
+from surgetank.workflows.runs import AUTH_USER, CancelAction, NewRun, Run
 from surgetank.workflows.sending import Sender, Sending
 from surgetank.workflows.spans import callbacks_for, note_end, run_span
 from surgetank.workflows.status import Status, wire_status
@@ -49,16 +49,6 @@ _THREADS = 32
 _FUNCTIONS = 256  # nodes that are plain functions, at once
 _STOP_S = 5.0
 _RETRY_S, _RETRY_MOST_S = 1.0, 60.0
-
-
-@dataclass(slots=True)
-class _UnderWay:
-    run: Run
-    task: asyncio.Task[None]
-    functions: Functions | None = None
-    cancelled: bool = False
-    lost: bool = False
-    ending: bool = False  # how it ended is being recorded, and then told: nobody may cut that off
 
 
 class RunWorker:
@@ -113,7 +103,7 @@ class RunWorker:
         self._discard = discard
         self._on_change = on_change
         self._meters = meters or RunMeters()
-        self._under_way: dict[str, _UnderWay] = {}
+        self._under_way: dict[str, UnderWay] = {}
         self._more = True  # there may be due runs that it has not claimed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
@@ -121,6 +111,7 @@ class RunWorker:
         self._over = threading.Event()
         self._hurry = threading.Event()  # the heartbeat looks at once
         self._claims = Claims(queue, name)
+        self.places = Places(name, self._takes, self._hand_over, self._claims.lost)
         self._reaper = Reaper(queue, actor=name)
         # Not the threads that appends use: who waits here for the database would hold up savers.
         self._threads = ThreadPoolExecutor(
@@ -143,6 +134,23 @@ class RunWorker:
         """Look now which runs were asked to end. May be called on any thread."""
         self._hurry.set()
 
+    def _takes(self, new: NewRun, kept: int) -> bool:
+        """Whether a run that is accepted in this process may begin here, before all in the queue."""
+        if self._more or self._most_of_assistant is not None or not self._claims.sure:
+            return False  # others come first, or are counted by the queue
+        has_room = len(self._under_way) + kept < self._most
+        return has_room and (new.graph_id or new.assistant_id) in self._graphs.names
+
+    def _hand_over(self, run: Run) -> None:
+        self._under_way[str(run.run_id)] = under_way = UnderWay(run)
+        self._on_loop(self._start, under_way)
+
+    def _start(self, each: UnderWay) -> None:
+        self._meters.started(each.run)
+        each.task = asyncio.create_task(self._run(each.run), name=f"run-{each.run.run_id}")
+        if each.lost or each.cancelled:  # before it began
+            asyncio.get_running_loop().call_soon(each.task.cancel)
+
     def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # the loop has ended
             if self._loop is not None:
@@ -158,6 +166,7 @@ class RunWorker:
         ]
         for service in services:
             service.start()
+        self.places.open()
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -166,19 +175,22 @@ class RunWorker:
                 waking = asyncio.create_task(self._woken.wait())
                 done: list[asyncio.Task[Any]] = [stopping, waking]
                 if len(self._under_way) >= self._most:
-                    done += [each.task for each in self._under_way.values()]
+                    done += [each.task for each in list(self._under_way.values()) if each.task]
                 await asyncio.wait(done, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
                 self._woken.clear()
         finally:
+            self.places.close()
             self._over.set()
             self._stopping.set()
+            for _ in range(2):  # what was handed over until now begins, to be given back
+                await asyncio.sleep(0)
             mine = list(self._under_way.values())
             for each in mine:
-                if not each.ending:
+                if not each.ending and each.task is not None:
                     each.task.cancel()
             stopping.cancel()
-            tasks: list[asyncio.Task[Any]] = [each.task for each in mine]
+            tasks: list[asyncio.Task[Any]] = [each.task for each in mine if each.task is not None]
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
             self._hurry.set()
             for service in services:
@@ -191,7 +203,8 @@ class RunWorker:
         return await loop.run_in_executor(self._threads, partial(call, *arguments, **named))
 
     async def _claim(self) -> int:
-        room = self._most - len(self._under_way)
+        kept = self.places.kept
+        room = self._most - len(self._under_way) - len(kept)
         if room <= 0:
             self._more = True
             return 0
@@ -199,7 +212,7 @@ class RunWorker:
             claimed = await self._thread(
                 self._claims.take,
                 room,
-                [each.run.run_id for each in self._under_way.values()],
+                [*kept, *(each.run.run_id for each in list(self._under_way.values()))],
                 graphs=self._graphs.names,
                 most_of_assistant=self._most_of_assistant,
             )
@@ -208,9 +221,8 @@ class RunWorker:
                 self._tell(error, traceback.format_exc())
             return 0
         for run in claimed:
-            self._meters.started(run)
-            task = asyncio.create_task(self._run(run), name=f"run-{run.run_id}")
-            self._under_way[str(run.run_id)] = _UnderWay(run, task)
+            self._under_way[str(run.run_id)] = under_way = UnderWay(run)
+            self._start(under_way)
         self._more = len(claimed) == room or self._most_of_assistant is not None
         return len(claimed)
 
@@ -237,11 +249,12 @@ class RunWorker:
                     self._on_loop(self._cut, each, each.run.run_id not in held)
 
     @staticmethod
-    def _cut(each: _UnderWay, lost: bool) -> None:
+    def _cut(each: UnderWay, lost: bool) -> None:
         """On the loop, where it is known whether the run has come to its end meanwhile."""
         if not each.ending:
             each.lost, each.cancelled = lost, not lost
-            each.task.cancel()
+            if each.task is not None:  # else it is cancelled when it begins
+                each.task.cancel()
 
     def _reap(self) -> None:
         """Deal with runs of workers that went silent."""
