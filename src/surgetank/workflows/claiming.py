@@ -42,7 +42,7 @@ class Claims:
     def take(
         self,
         most: int,
-        mine: Collection[uuid.UUID],
+        mine: Callable[[], Collection[uuid.UUID]],
         *,
         graphs: Collection[str],
         most_of_assistant: int | None,
@@ -51,7 +51,8 @@ class Claims:
         `RunQueue.claim` raises."""
         unsure, lost = not self.sure, self._lost
         try:
-            if unsure and (found := self._queue.held_by(self._worker, {*mine, *self._left})):
+            # `mine` is asked after it is unsure: what began before is among them, and nothing does now
+            if unsure and (found := self._queue.held_by(self._worker, {*mine(), *self._left})):
                 return found
             claimed = self._queue.claim(
                 self._worker, most, graphs=graphs, most_of_assistant=most_of_assistant

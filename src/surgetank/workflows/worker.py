@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import traceback
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -56,11 +57,10 @@ class RunWorker:
     For one event loop.
 
     `streams` is where runs send to. `tell` is given what goes wrong beside runs: what a run does
-    wrong is its own end. `timeout_s` bounds runs that bring no limit of their own; `function_wait_s` is how long a run
-    that is to end waits for nodes that are plain functions. `each_second` is
-    called about once a second, on a thread. `on_end` is called with each run of this worker that
-    ended and how, on a thread; `webhook_due` when one with a webhook has ended, and must not wait;
-    `on_change` with a run that goes on with a changed graph. `meters` counts.
+    wrong is its own end. `timeout_s` bounds runs that bring no limit of their own; `function_wait_s`
+    is how long one that is to end waits for nodes that are plain functions. On threads, `each_second`
+    is called about once a second, `on_end` with each run that ended here and how. `webhook_due`: one
+    with a webhook ended. `on_change`: a run goes on with a changed graph.
     """
 
     def __init__(
@@ -141,6 +141,9 @@ class RunWorker:
         has_room = len(self._under_way) + kept < self._most
         return has_room and (new.graph_id or new.assistant_id) in self._graphs.names
 
+    def _mine(self) -> list[uuid.UUID]:  # from the places they go to those that are under way
+        return [*self.places.kept, *(each.run.run_id for each in list(self._under_way.values()))]
+
     def _hand_over(self, run: Run) -> None:
         self._under_way[str(run.run_id)] = under_way = UnderWay(run)
         self._on_loop(self._start, under_way)
@@ -203,8 +206,7 @@ class RunWorker:
         return await loop.run_in_executor(self._threads, partial(call, *arguments, **named))
 
     async def _claim(self) -> int:
-        kept = self.places.kept
-        room = self._most - len(self._under_way) - len(kept)
+        room = self._most - len(self._under_way) - len(self.places.kept)
         if room <= 0:
             self._more = True
             return 0
@@ -212,7 +214,7 @@ class RunWorker:
             claimed = await self._thread(
                 self._claims.take,
                 room,
-                [*kept, *(each.run.run_id for each in list(self._under_way.values()))],
+                self._mine,
                 graphs=self._graphs.names,
                 most_of_assistant=self._most_of_assistant,
             )
