@@ -22,7 +22,7 @@ from surgetank.app.run_service import RunService
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.exceptions import DatabaseUnavailable
 from surgetank.workflows.execution import FixedGraphs
-from surgetank.workflows.handout import Places, place_for
+from surgetank.workflows.handout import Slots, slot_for
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import CancelAction, NewRun, Run, Strategy
 from surgetank.workflows.status import Status
@@ -67,8 +67,8 @@ def serving(tank: Surgetank, gate: threading.Event, most: int = 4) -> Iterator[R
 
 def has_room(service: RunService) -> bool:
     new = new_run()
-    kept = service.worker.places.keep(new)
-    service.worker.places.free(new.run_id)
+    kept = service.worker.slots.keep(new)
+    service.worker.slots.free(new.run_id)
     return kept
 
 
@@ -190,37 +190,37 @@ def test_a_claim_whose_answer_was_lost_is_found(make_tank: MakeTank) -> None:
 
         with patch.object(RunQueue, "accept_and_claim", lost), pytest.raises(DatabaseUnavailable):
             tank.runs.accept(new, actor="ada")
-        assert not service.worker.places.keep(new_run()), "not before it knows what it has"
+        assert not service.worker.slots.keep(new_run()), "not before it knows what it has"
         service.worker.wake()
         wait_until(lambda: tank.runs.get(new.run_id).status is Status.COMPLETED, "it is run")
 
 
-# -- places
+# -- slots
 
 
 def test_places_are_kept_once_for_each_run_while_they_are_open() -> None:
     begun, lost = list[Run](), list[None]()
-    places = Places("w", lambda _, kept: kept < 2, begun.append, lambda: lost.append(None))
+    slots = Slots("w", lambda _, kept: kept < 2, begun.append, lambda: lost.append(None))
     a, b, c = new_run(), new_run(), new_run()
-    assert not places.keep(a), "the worker does not work yet"
-    places.open()
-    assert [places.keep(each) for each in (a, a, b, c)] == [True, False, True, False]
-    assert set(places.kept) == {a.run_id, b.run_id}
-    places.free(a.run_id)
+    assert not slots.keep(a), "the worker does not work yet"
+    slots.open()
+    assert [slots.keep(each) for each in (a, a, b, c)] == [True, False, True, False]
+    assert set(slots.kept) == {a.run_id, b.run_id}
+    slots.free(a.run_id)
     assert lost == []
-    assert places.keep(c)
-    places.free(b.run_id, unsure=True)
+    assert slots.keep(c)
+    slots.free(b.run_id, unsure=True)
     assert lost == [None]
-    places.close()
-    assert not places.keep(a)
-    assert places.kept == {c.run_id}
+    slots.close()
+    assert not slots.keep(a)
+    assert slots.kept == {c.run_id}
 
 
 def test_runs_that_wait_or_make_others_end_have_no_place() -> None:
-    places = Places("w", lambda *_: True, lambda _: None, lambda: None)
-    places.open()
-    assert place_for(new_run(), []) is None
-    assert place_for(new_run(after_s=1.0), [places]) is None
+    slots = Slots("w", lambda *_: True, lambda _: None, lambda: None)
+    slots.open()
+    assert slot_for(new_run(), []) is None
+    assert slot_for(new_run(after_s=1.0), [slots]) is None
     for strategy in (Strategy.INTERRUPT, Strategy.ROLLBACK):
-        assert place_for(new_run(strategy=strategy), [places]) is None
-    assert place_for(new_run(run_id=uuid.uuid4()), [places]) is places
+        assert slot_for(new_run(strategy=strategy), [slots]) is None
+    assert slot_for(new_run(run_id=uuid.uuid4()), [slots]) is slots

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from surgetank.events.streams import StreamLog
-from surgetank.workflows.handout import Places, place_for
+from surgetank.workflows.handout import Slots, slot_for
 from surgetank.workflows.runs import NewRun
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class RunRoom:
         self._lock = threading.Lock()
         self._streams: StreamLog | None = None
         self._wakers: list[Callable[[bool], None]] = []
-        self._places: dict[Places, Callable[[], object]] = {}
+        self._slots: dict[Slots, Callable[[], object]] = {}
         self._emptied: set[str] = set()
 
     @property
@@ -60,30 +60,30 @@ class RunRoom:
         if (log := self._streams) is not None:
             log.maintain()
 
-    def hand_to(self, places: Places, begun: Callable[[], object]) -> Callable[[], None]:
-        """Keep places for runs that are accepted in this process at this worker, and call `begun`
+    def hand_to(self, slots: Slots, begun: Callable[[], object]) -> Callable[[], None]:
+        """Keep slots for runs that are accepted in this process at this worker, and call `begun`
         when one has begun there; gives what ends it."""
         with self._lock:
-            self._places[places] = begun
+            self._slots[slots] = begun
 
         def end() -> None:
             with self._lock:
-                del self._places[places]
+                del self._slots[slots]
 
         return end
 
-    def begun(self, places: Places) -> None:
-        """A run has begun in its place, and nobody has to look for it."""
+    def begun(self, slots: Slots) -> None:
+        """A run has begun in its slot, and nobody has to look for it."""
         with self._lock:
-            tell = self._places.get(places)
+            tell = self._slots.get(slots)
         if tell is not None:
             tell()
 
-    def place_for(self, new: NewRun) -> Places | None:
-        """Where a place is kept for a run, if it can begin in this process at once."""
+    def slot_for(self, new: NewRun) -> Slots | None:
+        """Where a slot is kept for a run, if it can begin in this process at once."""
         with self._lock:
-            places = list(self._places)
-        return place_for(new, places)
+            slots = list(self._slots)
+        return slot_for(new, slots)
 
     def wake_with(self, wake: Callable[[bool], None]) -> Callable[[], None]:
         """Call `wake` when a run is accepted in this process, with whether others are to end by

@@ -93,7 +93,7 @@ class RunService:
         waiting.start()
         ends = [
             self._room.wake_with(wake),
-            self._room.hand_to(self.worker.places, self._accepted.here),
+            self._room.hand_to(self.worker.slots, self._accepted.here),
         ]
         try:
             await self.worker.work(ended)

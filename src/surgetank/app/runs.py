@@ -108,21 +108,21 @@ class Runs:
 
     def _accept_new(self, new: NewRun, *, actor: str) -> tuple[Run, bool]:
         """And whether it has begun in this process."""
-        place = self._room.place_for(new)
-        if place is None:
+        slot = self._room.slot_for(new)
+        if slot is None:
             return self._queue.accept(new, actor=actor), False
         try:
-            run, claimed = self._queue.accept_and_claim(new, place.worker, actor=actor)
+            run, claimed = self._queue.accept_and_claim(new, slot.worker, actor=actor)
         except BaseException as error:
-            place.free(new.run_id, unsure=isinstance(error, DatabaseUnavailable))
+            slot.free(new.run_id, unsure=isinstance(error, DatabaseUnavailable))
             raise
         if claimed is None:
-            place.free(new.run_id)
-        elif place.take(claimed):
-            self._room.begun(place)
+            slot.free(new.run_id)
+        elif slot.take(claimed):
+            self._room.begun(slot)
             return run, True
         else:
-            self._queue.end(claimed, Status.PENDING, actor=place.worker)
+            self._queue.end(claimed, Status.PENDING, actor=slot.worker)
         return run, False
 
     def get(self, run_id: uuid.UUID) -> Run:

@@ -1,7 +1,7 @@
 """Runs that are accepted in the process of a worker with room are its own from the same commit on: they
 begin without a second commit and without a look at the queue.
 
-A place is reserved before the acceptance, by the id of the run, so that a worker never takes more than
+A slot is reserved before the acceptance, by the id of the run, so that a worker never takes more than
 it may, and never takes a run for one that it lost.
 """
 
@@ -31,11 +31,11 @@ class UnderWay:
     ending: bool = False  # how it ended is being recorded, and then told: nobody may cut that off
 
 
-class Places:
-    """The places that are kept at the worker of this name, from `open` to `close`. Safe to use from
+class Slots:
+    """The slots that are kept at the worker of this name, from `open` to `close`. Safe to use from
     several threads.
 
-    `takes` says whether it may take a run before all others, beside so many that have places;
+    `takes` says whether it may take a run before all others, beside so many that have slots;
     `begin` begins one on the worker's loop, soon; `lost` is told of one that may be the worker's.
     """
 
@@ -55,7 +55,7 @@ class Places:
         self._closed = True
 
     def open(self) -> None:
-        """Keep places from now on."""
+        """Keep slots from now on."""
         with self._lock:
             self._closed = False
 
@@ -65,7 +65,7 @@ class Places:
             self._closed = True
 
     def keep(self, new: NewRun) -> bool:
-        """Keep a place for a run that is about to be accepted. False where there is none for it."""
+        """Keep a slot for a run that is about to be accepted. False where there is none for it."""
         with self._lock:
             known = new.run_id in self._kept
             if self._closed or known or not self._takes(new, len(self._kept)):
@@ -74,7 +74,7 @@ class Places:
             return True
 
     def take(self, run: Run) -> bool:
-        """Begin the run in its place. False when the worker has ended meanwhile: it is to be given
+        """Begin the run in its slot. False when the worker has ended meanwhile: it is to be given
         back."""
         with self._lock:
             self._kept.discard(run.run_id)
@@ -91,13 +91,13 @@ class Places:
 
     @property
     def kept(self) -> Collection[uuid.UUID]:
-        """For which runs places are kept."""
+        """For which runs slots are kept."""
         with self._lock:
             return set(self._kept)
 
 
-def place_for(new: NewRun, workers: Sequence[Places]) -> Places | None:
-    """Where a place is kept for a run that can begin at once."""
+def slot_for(new: NewRun, workers: Sequence[Slots]) -> Slots | None:
+    """Where a slot is kept for a run that can begin at once."""
     if new.after_s > 0 or new.strategy in _WAIT_FOR_OTHERS:
         return None
-    return next((places for places in workers if places.keep(new)), None)
+    return next((slots for slots in workers if slots.keep(new)), None)

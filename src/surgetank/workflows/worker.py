@@ -28,7 +28,7 @@ from surgetank.workflows.execution import Graphs, Outcome, config_of, execute
 from surgetank.workflows.fencing import take_thread
 from surgetank.workflows.functions import Functions, FunctionThreads
 from surgetank.workflows.graphs.shape import Graph
-from surgetank.workflows.handout import Places, UnderWay
+from surgetank.workflows.handout import Slots, UnderWay
 from surgetank.workflows.manager import ENDED, WorkflowStatusManager
 from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import ASKED, RunQueue
@@ -111,7 +111,7 @@ class RunWorker:
         self._over = threading.Event()
         self._hurry = threading.Event()  # the heartbeat looks at once
         self._claims = Claims(queue, name)
-        self.places = Places(name, self._takes, self._hand_over, self._claims.lost)
+        self.slots = Slots(name, self._takes, self._hand_over, self._claims.lost)
         self._reaper = Reaper(queue, actor=name)
         # Not the threads that appends use: who waits here for the database would hold up savers.
         self._threads = ThreadPoolExecutor(
@@ -141,8 +141,8 @@ class RunWorker:
         has_room = len(self._under_way) + kept < self._most
         return has_room and (new.graph_id or new.assistant_id) in self._graphs.names
 
-    def _mine(self) -> list[uuid.UUID]:  # from the places they go to those that are under way
-        return [*self.places.kept, *(each.run.run_id for each in list(self._under_way.values()))]
+    def _mine(self) -> list[uuid.UUID]:  # from the slots they go to those that are under way
+        return [*self.slots.kept, *(each.run.run_id for each in list(self._under_way.values()))]
 
     def _hand_over(self, run: Run) -> None:
         self._under_way[str(run.run_id)] = under_way = UnderWay(run)
@@ -169,7 +169,7 @@ class RunWorker:
         ]
         for service in services:
             service.start()
-        self.places.open()
+        self.slots.open()
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -183,7 +183,7 @@ class RunWorker:
                 waking.cancel()
                 self._woken.clear()
         finally:
-            self.places.close()
+            self.slots.close()
             self._over.set()
             self._stopping.set()
             for _ in range(2):  # what was handed over until now begins, to be given back
@@ -206,7 +206,7 @@ class RunWorker:
         return await loop.run_in_executor(self._threads, partial(call, *arguments, **named))
 
     async def _claim(self) -> int:
-        room = self._most - len(self._under_way) - len(self.places.kept)
+        room = self._most - len(self._under_way) - len(self.slots.kept)
         if room <= 0:
             self._more = True
             return 0
