@@ -7,7 +7,7 @@ SELECT a.result, (a.accepted).* FROM surgetank.accept_run(
 ) AS a
 
 -- name: accept_and_claim
--- The same, and claim it for a worker where it can begin at once (0037). Primary keys, index runs_pending_of_thread.
+-- The same, and claim it for a worker where it can begin at once (0038). Primary keys, index runs_pending_of_thread.
 SELECT a.result, (a.accepted).*, c.attempts AS claimed_attempts, c.fence AS claimed_fence, c.lease_until AS claimed_until,
     c.updated_at AS claimed_at
 FROM surgetank.accept_run(
