@@ -424,6 +424,7 @@ def test_handlers_are_asked_for_every_route_of_their_resources() -> None:
     assert set(ASKS) <= ours
     resources = (
         "/threads", "/runs", "/assistants", "/store", "/user-checkpoints", "/workflows", "/sse", "/ws",
+        "/webhooks",
     )  # fmt: skip
     # administrators' own, what asks for itself, and what is about the caller
     apart = {

@@ -384,6 +384,33 @@ def test_a_run_that_comes_meanwhile_finds_no_thread_or_has_it_whole(
     assert expiry(database, saver).sweep() == 0, "a minute must pass"
 
 
+CRON_COMES = """
+INSERT INTO surgetank.crons (cron_id, assistant_id, graph_id, thread_id, schedule, enabled,
+    on_run_completed, metadata, payload)
+VALUES (gen_random_uuid(), 'a', 'a', %s, '* * * * *', true, 'keep', '{}', '{}')
+"""
+WORKFLOW_COMES = """
+INSERT INTO surgetank.workflows (workflow_id, thread_id, assistant_id, status)
+VALUES (gen_random_uuid(), %s, 'a', 'pending')
+"""
+
+
+@pytest.mark.parametrize("comes", [CRON_COMES, WORKFLOW_COMES], ids=["cron", "workflow"])
+def test_what_comes_while_others_are_dealt_with_keeps_its_thread(
+    database: Any, database_url: str, comes: Any
+) -> None:
+    overdue(database, "t", "u")
+
+    def it_comes(thread_id: str) -> None:
+        other = {"t": "u", "u": "t"}[thread_id]
+        with psycopg.connect(database_url) as connection:
+            connection.execute(comes, [other])
+
+    saver = Deleted(it_comes)
+    assert expiry(database, saver).sweep() == 1
+    assert len(left(database_url) - set(saver.threads)) == 1
+
+
 def test_threads_are_looked_for_at_their_times_and_not_too_many_at_once(database: Any) -> None:
     overdue(database, *(f"t{n}" for n in range(5)))
     now = [0.0]

@@ -77,11 +77,15 @@ class Approvals:
         return self._manager.assign(checkpoint_id, assignee=assignee, role=role, actor=actor)
 
     def stats(
-        self, *, owner: str | None = None, since_s: float = 30 * 86_400.0
+        self,
+        *,
+        owner: str | None = None,
+        since_s: float = 30 * 86_400.0,
+        thread_metadata: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """By assistant and step: outcomes, seconds until people decided, the share that was
-        edited."""
-        return self._manager.stats(owner=owner, since_s=since_s)
+        edited. Of threads whose metadata contain `thread_metadata`."""
+        return self._manager.stats(owner=owner, since_s=since_s, thread_metadata=thread_metadata)
 
     def expire_due(self) -> int:
         """Deal with questions whose time is over: their default action is taken, or their workflow

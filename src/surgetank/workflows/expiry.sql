@@ -16,10 +16,18 @@ WHERE t.expires_at < now() AND t.running_run IS NULL
 ORDER BY t.expires_at LIMIT %(limit)s
 
 -- name: take
--- One of them, for this transaction; no row when it is somebody else's, or alive again. Primary key.
+-- One of them, for this transaction; no row when it is somebody else's, or alive again: all is looked at once more, as something
+-- may have come since. Primary key.
 SELECT t.ttl_strategy, t.ttl_minutes FROM surgetank.thread_status t
 WHERE t.thread_id = %(thread_id)s AND t.expires_at < now() AND t.running_run IS NULL
-FOR UPDATE SKIP LOCKED
+    AND NOT EXISTS (SELECT FROM surgetank.workflows w
+        WHERE w.thread_id = t.thread_id AND w.status IN ('pending', 'running', 'awaiting_checkpoint'))
+    AND NOT EXISTS (SELECT FROM surgetank.runs r WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running'))
+    AND NOT EXISTS (SELECT FROM surgetank.user_checkpoints c WHERE c.thread_id = t.thread_id AND c.status = 'pending')
+    AND NOT EXISTS (SELECT FROM surgetank.crons c WHERE c.thread_id = t.thread_id AND c.enabled)
+    AND NOT EXISTS (SELECT FROM surgetank.threads s
+        WHERE s.thread_id = t.thread_id AND s.updated_at + t.ttl_minutes * interval '1 minute' > now())
+FOR UPDATE OF t SKIP LOCKED
 
 -- name: delete
 -- Its row goes, with workflows and runs. Primary key.

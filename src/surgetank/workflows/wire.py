@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from surgetank.workflows.runs import Run
@@ -18,7 +19,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "assistant_id": run.assistant_id,
         "status": wire_status(run.status, timed_out=run.timed_out),
         "metadata": dict(run.metadata),
-        "kwargs": {name: value for name, value in run.kwargs.items() if not name.startswith(_OWN)},
+        "kwargs": shown(run.kwargs),
         "multitask_strategy": run.multitask_strategy.value,
         "created_at": run.created_at.isoformat(),
         "updated_at": run.updated_at.isoformat(),
@@ -29,3 +30,8 @@ def run_json(run: Run) -> dict[str, Any]:
     if run.cancel_action is not None:
         body["cancel_reason"] = f"{run.cancel_action.value} by {run.cancel_actor or 'nobody known'}"
     return body
+
+
+def shown(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is given, without what is ours."""
+    return {name: value for name, value in kwargs.items() if not name.startswith(_OWN)}

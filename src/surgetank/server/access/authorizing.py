@@ -6,8 +6,9 @@ Administrators are not asked for: they are the way in when a handler is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
+import json
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from surgetank.encode.jsontext import dumps, loads
+from surgetank.encode.jsontext import dumps
 from surgetank.server.access.handlers import ProjectAuth
 from surgetank.server.access.identify import Asked, identify
 from surgetank.server.access.narrowing import both
@@ -32,6 +33,7 @@ _THREAD = "/threads/{thread_id:name}"
 _RUNS = f"{_THREAD}/runs"
 _RUN = f"{_RUNS}/{{run_id}}"
 _STATELESS = "/runs"
+_BATCH = f"{_STATELESS}/batch"
 _ASSISTANT = "/assistants/{assistant}"
 _CHECKPOINT = "/user-checkpoints/{checkpoint_id}"
 _WORKFLOW = "/workflows/{workflow_id}"
@@ -70,7 +72,7 @@ ASKS: Mapping[tuple[str, str], tuple[Ask, ...]] = {
     ("POST", _STATELESS): (_RUN_IT,),
     ("POST", f"{_STATELESS}/wait"): (_RUN_IT,),
     ("POST", f"{_STATELESS}/stream"): (_RUN_IT,),
-    ("POST", f"{_STATELESS}/batch"): (_RUN_IT,),
+    ("POST", _BATCH): (_RUN_IT,),
     ("POST", f"{_STATELESS}/cancel"): (_UPDATE,),
     ("GET", _RUNS): (_READ,),
     ("GET", _RUN): (_READ,),
@@ -106,6 +108,8 @@ ASKS: Mapping[tuple[str, str], tuple[Ask, ...]] = {
     ("GET", _CHECKPOINT): (_READ,),
     ("POST", f"{_CHECKPOINT}/resolve"): (_RUN_IT,),
     ("POST", f"{_CHECKPOINT}/assign"): (_UPDATE,),
+    ("GET", "/webhooks/deliveries"): (_SEARCH,),
+    ("POST", "/webhooks/deliveries/{delivery_id}/retry"): (_UPDATE,),
     ("GET", "/workflows"): (_SEARCH,),
     ("GET", _WORKFLOW): (_READ,),
     ("POST", f"{_WORKFLOW}/cancel"): (_UPDATE,),
@@ -136,10 +140,11 @@ class _Given:
         """The value of one resource and action, a new one."""
         body = dict(self.body)
         if resource in ("threads", "assistants", "crons") and action in _WITH_METADATA:
-            body["metadata"] = dict(body.get("metadata") or {})
+            said = body.get("metadata")  # the route refuses what is no object
+            body["metadata"] = dict(said) if isinstance(said, Mapping) else {}
         if resource == "store":
             named = body.pop(_NAMESPACE.get(action, "namespace"), None)
-            return {**body, "namespace": tuple(named or ())}
+            return {**body, "namespace": tuple(named) if isinstance(named, list) else ()}
         for group, fields in (("kwargs", _RUN_FIELDS), ("payload", _CRON_FIELDS)):
             if (group, action) in (("kwargs", "create_run"), ("payload", "create")) and (
                 group == "kwargs" or resource == "crons"
@@ -154,6 +159,7 @@ class _Given:
         """Take over what a handler changed; whether it changed something. Ids of the address are
         nobody's to change."""
         changed: dict[str, Any] = {}
+        gone = self._gone(resource, action, before, after)
         for name, value in after.items():
             if name in self.ids or (name in before and before[name] == value):
                 continue
@@ -163,8 +169,24 @@ class _Given:
                 changed[_NAMESPACE.get(action, "namespace")] = list(value or ())
             else:
                 changed[name] = str(value) if isinstance(value, UUID) else value
+        for name in gone:
+            self.body.pop(name, None)
         self.body.update(changed)
-        return bool(changed)
+        return bool(changed or gone)
+
+    def _gone(
+        self, resource: str, action: str, before: Mapping[str, Any], after: Mapping[str, Any]
+    ) -> list[str]:
+        """What a handler took out of the value, by the names of the body."""
+        gone: list[str] = []
+        for name, value in before.items():
+            if name in ("kwargs", "payload") and isinstance(value, Mapping):
+                left = after.get(name)
+                gone += [n for n in value if not isinstance(left, Mapping) or n not in left]
+            elif name not in after and name not in self.ids:
+                is_namespace = name == "namespace" and resource == "store"
+                gone.append(_NAMESPACE.get(action, name) if is_namespace else name)
+        return gone
 
 
 def _uuid(value: Any) -> Any:
@@ -185,10 +207,12 @@ async def asked_for(
     filters: dict[str, Mapping[str, Any]] = dict(who.filters)
     changed = False
     for resource, action in asks:
-        value = given.value(resource, action)
-        before = deepcopy(value)
+        with _not_too_deep():
+            value = given.value(resource, action)
+            before = deepcopy(value)
         document = await project.ask(who, resource, action, value)
-        changed |= given.take(resource, action, before, value)
+        with _not_too_deep():
+            changed |= given.take(resource, action, before, value)
         merged = both(filters.get(resource), document)
         if merged is None:
             raise Problem(
@@ -198,6 +222,33 @@ async def asked_for(
         if merged:
             filters[resource] = merged
     return replace(who, filters=filters), changed
+
+
+@contextmanager
+def _not_too_deep() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError as error:
+        raise _too_deep() from error
+
+
+def _too_deep() -> Problem:
+    return Problem(
+        422, "invalid-request", "The request is nested too deep to be shown to the project's "
+        "handlers.",
+        remedy="send less levels.",
+    )  # fmt: skip
+
+
+async def allowed_on(services: Services, who: Caller, thread_id: str, *actions: str) -> Caller:
+    """For what a route does with a thread beside what it was asked for: the caller, narrowed.
+    Raises `Problem`."""
+    if services.project_auth is None or who.role is Role.ADMIN:
+        return who
+    given = _Given({}, {"thread_id": _uuid(thread_id)})
+    asks = [("threads", action) for action in actions]
+    narrowed, _ = await asked_for(services.project_auth, who, asks, given)
+    return narrowed
 
 
 async def allowed_command(
@@ -225,7 +276,7 @@ async def authorize(connection: HTTPConnection, method: str, path: str) -> bytes
     if who.role is Role.ADMIN:
         return None
     ids = {_IDS.get(n, n): _uuid(v) for n, v in connection.path_params.items()}
-    sent = _sent(connection, asked.body)
+    sent = _sent(connection, asked.body, several=path == _BATCH)
     parts = [_Given(part, ids) for part in (sent if isinstance(sent, list) else [sent])]
     changed = False
     for part in parts:
@@ -245,7 +296,8 @@ async def authorize(connection: HTTPConnection, method: str, path: str) -> bytes
     return asked.body
 
 
-def _sent(connection: HTTPConnection, body: bytes) -> Any:
+def _sent(connection: HTTPConnection, body: bytes, *, several: bool) -> Any:
+    """What the route is given, read as it reads it: what it gets must be what handlers saw."""
     if connection.scope["type"] == "websocket" or connection.scope["method"] == "GET":
         query = dict(QueryParams(connection.scope["query_string"]))
         query.pop("ticket", None)
@@ -253,10 +305,14 @@ def _sent(connection: HTTPConnection, body: bytes) -> Any:
             return {**query, "namespace": [n for n in query["namespace"].split(".") if n]}
         return query
     try:
-        said = loads(body) if body else {}
-    except ValueError:
-        return {}  # the route refuses it
-    return said if isinstance(said, dict | list) else {}
+        said = json.loads(body) if body else {}
+    except RecursionError as error:
+        raise _too_deep() from error
+    except ValueError as error:
+        raise Problem(
+            422, "invalid-request", "The request's body is no JSON.", remedy="send a JSON object."
+        ) from error
+    return said if isinstance(said, dict) or (several and isinstance(said, list)) else {}
 
 
 def _query(said: Mapping[str, Any]) -> bytes:

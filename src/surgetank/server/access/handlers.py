@@ -10,10 +10,10 @@ import asyncio
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
@@ -22,11 +22,13 @@ from starlette.types import Scope
 from surgetank.encode.sanitize import sanitize_for_json
 from surgetank.exceptions import ConfigurationError
 from surgetank.server.access.narrowing import document_of
+from surgetank.server.access.patient_threads import PatientThreads
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.problems import Problem
 from surgetank.workflows.user import ProjectUser
 
 TIMEOUT_S = 10.0
+MOST_THREADS = 32  # of handlers that are not async
 MOST_USER_BYTES = 64 * 1024
 _ROLE_PREFIX = "surgetank:"
 _GIVEN = frozenset(
@@ -51,6 +53,7 @@ class ProjectAuth:
             )
         self._auth = auth
         self._timeout_s = timeout_s
+        self._threads = PatientThreads(MOST_THREADS)
         self._authenticate = auth._authenticate_handler  # noqa: SLF001 - stable, as its source says
         self._wanted = self._parameters(named)
 
@@ -88,7 +91,7 @@ class ProjectAuth:
         handler: Callable[..., Any] = self._authenticate  # type: ignore[assignment] # callers have looked
         if inspect.iscoroutinefunction(handler):
             return await handler(**arguments)
-        said = await run_in_threadpool(handler, **arguments)
+        said = await self._threads.run(partial(handler, **arguments))
         return await said if inspect.isawaitable(said) else said
 
     # -- what
@@ -133,6 +136,8 @@ class ProjectAuth:
 
     async def _guarded(self, name: str, work: Awaitable[Any], *, otherwise: int) -> Any:
         deadline = asyncio.timeout(self._timeout_s)
+        asking = asyncio.current_task()
+        cancels = asking.cancelling() if asking is not None else 0
         try:
             async with deadline:
                 return await work
@@ -149,6 +154,12 @@ class ProjectAuth:
             raise _refused(error.status_code, str(error.detail), error.headers or {}) from error
         except AssertionError as error:  # LangGraph's own server takes it for a refusal
             raise _refused(otherwise, str(error), {}) from error
+        except asyncio.CancelledError as error:
+            if asking is None or asking.cancelling() > cancels:  # it is us who are told to stop
+                raise
+            raise RuntimeError(f"{name} of 'auth.path' raised CancelledError") from error
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:  # it would end the server
+            raise RuntimeError(f"{name} of 'auth.path' raised {type(error).__name__}") from error
 
 
 def _given(name: str, scope: Scope, body: bytes) -> Any:

@@ -189,8 +189,13 @@ class Visibility:
         if caller.role is Role.ADMIN:
             return set(names)
         found = {name for name, o in self.owners.of_all(names).items() if self._reads(caller, o)}
+        return self.let_through(caller, found)
+
+    def let_through(self, caller: Caller, thread_ids: Iterable[str]) -> set[str]:
+        """Those of the threads that the filters of the project's handlers let through, whosever
+        they are."""
         try:
-            return self._let_through(caller, found)
+            return self._let_through(caller, set(thread_ids))
         except (SinkError, ConfigurationError):
             return set()
 

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from surgetank.exceptions import Conflict
-from surgetank.server.access.authorizing import AskedRoute
+from surgetank.server.access.authorizing import AskedRoute, allowed_on
 from surgetank.server.access.narrowing import both, contains
 from surgetank.server.access.roles import Caller
 from surgetank.server.agent.assistants import (
@@ -164,7 +165,7 @@ def change(
 
 
 @router.delete("/{assistant}", status_code=204)
-def delete(
+async def delete(
     assistant: AssistantId,
     services: Deps,
     who: CurrentCaller,
@@ -173,17 +174,27 @@ def delete(
     ] = False,
 ) -> Response:
     """Delete an assistant with its versions. 409 while one of the threads that go is busy."""
-    there = made_by_clients(services, who, assistant)
-    while delete_threads:
-        rows = services.tank.threads.rows.search(
-            ThreadFilter(owner=who.user, metadata={"assistant_id": str(there.assistant_id)}),
-            limit=100,
-        )
-        for row in rows:
-            delete_thread_of(services, who, row.thread_id)
-        delete_threads = bool(rows)
-    services.tank.assistants.delete(there.assistant_id, actor=who.user)
+    there = await run_in_threadpool(made_by_clients, services, who, assistant)
+    if delete_threads:
+        await _delete_threads(services, who, str(there.assistant_id))
+    await run_in_threadpool(services.tank.assistants.delete, there.assistant_id, actor=who.user)
     return Response(status_code=204)
+
+
+async def _delete_threads(services: Services, who: Caller, assistant: str) -> None:
+    """The caller's threads that were run with it last, but for those that the project's handlers
+    hide. Raises `Problem` where they refuse one."""
+    wanted = ThreadFilter(owner=who.user, metadata={"assistant_id": assistant})
+    left = 0
+    search = services.tank.threads.rows.search
+    while rows := await run_in_threadpool(search, wanted, limit=100, offset=left):
+        for row in rows:
+            narrowed = await allowed_on(services, who, row.thread_id, "delete")
+            name = {row.thread_id}
+            if await run_in_threadpool(services.visibility.let_through, narrowed, name):
+                await run_in_threadpool(delete_thread_of, services, who, row.thread_id)
+            else:
+                left += 1
 
 
 @router.post("/{assistant}/versions", response_model=list[AssistantAnswer])

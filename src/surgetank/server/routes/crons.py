@@ -25,6 +25,7 @@ from surgetank.server.schemas.assistants import (
 from surgetank.server.services import Services
 from surgetank.workflows.crons import Cron, CronFilter, NewCron
 from surgetank.workflows.threads import not_there
+from surgetank.workflows.wire import shown
 
 router = APIRouter(
     route_class=AskedRoute,
@@ -42,7 +43,7 @@ def _json(cron: Cron) -> dict[str, Any]:
         "cron_id": str(cron.cron_id), "assistant_id": cron.assistant_id, "thread_id": cron.thread_id,
         "on_run_completed": cron.on_run_completed, "end_time": at(cron.end_time),
         "schedule": cron.schedule, "timezone": cron.timezone, "created_at": at(cron.created_at),
-        "updated_at": at(cron.updated_at), "payload": dict(cron.payload), "user_id": cron.owner,
+        "updated_at": at(cron.updated_at), "payload": shown(cron.payload), "user_id": cron.owner,
         "next_run_date": at(cron.next_run_date) if cron.enabled else None,
         "metadata": dict(cron.metadata), "enabled": cron.enabled, "last_error": cron.last_error,
     }  # fmt: skip

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from surgetank.exceptions import Conflict
-from surgetank.server.access.authorizing import AskedRoute
+from surgetank.server.access.authorizing import AskedRoute, allowed_on
 from surgetank.server.access.narrowing import both
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.agent.requests import whose
@@ -100,6 +100,11 @@ async def create_thread(body: ThreadCreate, who: CurrentCaller, services: Deps) 
     thread_id = body.thread_id or str(uuid.uuid4())
     rows = services.tank.threads.rows
     ttl = body.ttl.lifetime() if body.ttl is not None else services.tank.lifetimes.default
+    if body.thread_id and body.if_exists == "do_nothing" and services.project_auth is not None:
+        there = await run_in_threadpool(services.owners.of, body.thread_id)
+        actions = ("read", "update") if body.supersteps else ("read",)
+        if there.exists:
+            who = await allowed_on(services, who, body.thread_id, *actions)
 
     def make() -> ThreadRow:
         # an id that was just drawn is nobody's

@@ -42,9 +42,19 @@ Name = Annotated[str | None, Query(max_length=2048, pattern=r"^[^\x00]*$")]
 
 def _visible(services: Services, who: Caller, checkpoint_id: UUID) -> UserCheckpoint:
     row = services.tank.approvals.get(checkpoint_id)
-    if row.assignee != who.user and not services.visibility.reads(who, row.thread_id):
+    if not _seen(services, who, [row]):
         raise not_found("user checkpoint", str(checkpoint_id), remedy="list those that wait.")
     return row
+
+
+def _seen(services: Services, who: Caller, rows: list[UserCheckpoint]) -> list[UserCheckpoint]:
+    """Those of threads that the caller may read, and those that the caller shall answer; of both
+    what the filters of the project's handlers let through."""
+    theirs = {row.thread_id for row in rows if row.assignee == who.user}
+    theirs = services.visibility.let_through(who, theirs)
+    own = {row.thread_id for row in rows if row.assignee != who.user}
+    own = services.visibility.readable(who, own)
+    return [r for r in rows if r.thread_id in (theirs if r.assignee == who.user else own)]
 
 
 @router.get("", response_model=UserCheckpoints)
@@ -77,15 +87,9 @@ def inbox(
         owner=None if who.role is Role.ADMIN else who.user,
     )
     shown = found[:limit]
-    mine = {row.thread_id for row in shown}
-    if who.filters:
-        mine = services.visibility.readable(who, mine)
+    seen = _seen(services, who, shown) if who.filters else shown
     return {
-        "user_checkpoints": [
-            UserCheckpointAnswer.model_validate(row)
-            for row in shown
-            if row.thread_id in mine or row.assignee == who.user
-        ],
+        "user_checkpoints": [UserCheckpointAnswer.model_validate(row) for row in seen],
         "next": cursor(shown[-1].checkpoint_number) if len(found) > limit else None,
     }
 
@@ -95,7 +99,8 @@ def stats(services: Deps, who: CurrentCaller) -> dict[str, Any]:
     """What became of questions, by assistant and step: counts by outcome, how long people took, and
     which share was edited."""
     owner = None if who.role.covers(Role.OPERATOR) else who.user
-    return {"steps": services.tank.approvals.stats(owner=owner)}
+    metadata = who.filters.get("threads")
+    return {"steps": services.tank.approvals.stats(owner=owner, thread_metadata=metadata)}
 
 
 @router.get("/{checkpoint_id}", response_model=UserCheckpointAnswer)

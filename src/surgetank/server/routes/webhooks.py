@@ -7,6 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
+from surgetank.server.access.authorizing import AskedRoute
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, signed_in
 from surgetank.server.http.paging import cursor, position
@@ -15,6 +16,7 @@ from surgetank.server.schemas.webhooks import WebhookDeliveries, WebhookDelivery
 from surgetank.workflows.webhooks.log import Webhook, WebhookStatus
 
 router = APIRouter(
+    route_class=AskedRoute,
     prefix="/webhooks/deliveries",
     tags=["webhooks"],
     dependencies=signed_in(),
@@ -45,8 +47,11 @@ def deliveries(
         limit=limit + 1,
     )
     shown = found[:limit]
+    seen = services.visibility.let_through(who, [each.thread_id for each in shown])
     return {
-        "deliveries": [WebhookDelivery.model_validate(each) for each in shown],
+        "deliveries": [
+            WebhookDelivery.model_validate(each) for each in shown if each.thread_id in seen
+        ],
         "next": cursor(shown[-1].seq) if len(found) > limit else None,
     }
 
@@ -56,7 +61,9 @@ def retry(delivery_id: UUID, services: Deps, who: CurrentCaller) -> Webhook:
     """Send one that waits or has failed again, as soon as a worker looks. 409 when it was
     delivered."""
     webhooks = services.tank.webhooks
-    if not _sees_all(who) and webhooks.get(delivery_id).owner != who.user:
+    there = webhooks.get(delivery_id)
+    is_theirs = _sees_all(who) or there.owner == who.user
+    if not is_theirs or not services.visibility.let_through(who, [there.thread_id]):
         raise not_found(
             "webhook delivery", str(delivery_id), remedy="see GET /webhooks/deliveries."
         )

@@ -68,8 +68,10 @@ SELECT assistant_id, step_name, count(*) AS asked,
         FILTER (WHERE status IN ('approved', 'edited', 'rejected', 'responded', 'ignored')) AS p50_s,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM resolved_at - created_at))
         FILTER (WHERE status IN ('approved', 'edited', 'rejected', 'responded', 'ignored')) AS p95_s
-FROM surgetank.user_checkpoints
+FROM surgetank.user_checkpoints c
 WHERE (%(owner)s::text IS NULL OR owner = %(owner)s) AND created_at >= now() - make_interval(secs => %(since_s)s)
+    AND (%(metadata)s::jsonb IS NULL OR EXISTS (
+        SELECT FROM surgetank.thread_status t WHERE t.thread_id = c.thread_id AND t.metadata @> %(metadata)s::jsonb))
 GROUP BY assistant_id, step_name ORDER BY asked DESC LIMIT 1000
 
 -- name: workflows

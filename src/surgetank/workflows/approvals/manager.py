@@ -211,11 +211,17 @@ class CheckpointManager:
         ]
 
     def stats(
-        self, *, owner: str | None = None, since_s: float = 30 * 86_400.0
+        self,
+        *,
+        owner: str | None = None,
+        since_s: float = 30 * 86_400.0,
+        thread_metadata: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """By assistant and step: how many were asked, with which outcomes, how long people took in
-        seconds (median, 95th percentile), and which share was edited."""
-        rows = self._rows("stats", owner=owner, since_s=since_s)
+        seconds (median, 95th percentile), and which share was edited. Of threads whose metadata
+        contain `thread_metadata`."""
+        wanted = Jsonb(dict(thread_metadata), dumps=dumps) if thread_metadata else None
+        rows = self._rows("stats", owner=owner, since_s=since_s, metadata=wanted)
         for row in rows:
             decided = sum(
                 row[name] for name in ("approved", "edited", "rejected", "responded", "ignored")
