@@ -1,6 +1,6 @@
 """Threads for code of a project that may never come back.
 
-Who waits for one may stop waiting; its place is free again only when it is back, so that there are
+Who waits for one may stop waiting; its seat is free again only when it is back, so that there are
 never more of them than `most`.
 """
 
@@ -24,17 +24,17 @@ class PatientThreads:
     async def run(self, work: Callable[[], Any]) -> Any:
         """What it returns or raises. When this is cancelled, the thread goes on by itself."""
         await self._free.acquire()
-        place = _Place(self._free, asyncio.get_running_loop())
+        seat = _Seat(self._free, asyncio.get_running_loop())
         try:
             return await to_thread.run_sync(
-                place.carry_out, work, abandon_on_cancel=True, limiter=CapacityLimiter(1)
+                seat.carry_out, work, abandon_on_cancel=True, limiter=CapacityLimiter(1)
             )
         finally:
-            place.leave()
+            seat.leave()
 
 
-class _Place:
-    """One place: given back by the thread that took it, or by who waited for none."""
+class _Seat:
+    """A seat: given back by the thread that took it, or by who waited for none."""
 
     def __init__(self, free: asyncio.Semaphore, loop: asyncio.AbstractEventLoop) -> None:
         self._free = free
