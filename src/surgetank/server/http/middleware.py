@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from surgetank.acting import acting_from
 from surgetank.server.access.identify import Asked, host_name, identify
-from surgetank.server.http.idempotency import Answer, Claim
+from surgetank.server.http.idempotency import MAX_BODY, Answer, Claim
 from surgetank.server.http.problems import MEDIA_TYPE, Problem, unexpected
 from surgetank.server.services import Services
 from surgetank.telemetry import log
@@ -300,9 +300,9 @@ class Answers:
 class _Caught:
     """Holds an answer back until it is kept: who got it must find it when asking again.
 
-    A stream is not held back, it may never end. `close` gets before its first byte what is
-    answered when it is asked for again: where the run is that was started, or None where nothing
-    was.
+    A stream is not held back, it may never end, nor what is too large to be kept. `close` gets
+    before its first byte what is answered when it is asked for again: where the run is that was
+    started, or None where nothing was.
     """
 
     def __init__(
@@ -310,6 +310,7 @@ class _Caught:
     ) -> None:
         self.messages: list[Message] = []
         self.streams = False
+        self._held = 0
         self._path = path
         self._send = send
         self._close = close
@@ -322,8 +323,16 @@ class _Caught:
                 self.streams = True
         if self.streams:
             await self._send(message)
-        else:
-            self.messages.append(message)
+            return
+        self.messages.append(message)
+        self._held += len(message.get("body", b""))
+        if self._held > MAX_BODY:  # it is not kept anyway, and may never end
+            answer = self.answer()
+            await self._close(answer if answer.status < 400 else None)
+            self.streams = True
+            for each in self.messages:
+                await self._send(each)
+            self.messages.clear()
 
     def _streamed(self, run: str | None) -> Answer | None:
         if run is None:
