@@ -269,11 +269,13 @@ def check(tank: Surgetank, plant: Plant, clients: list[Client], url: str) -> str
     check_threads(url)
     assert tank.audit.verify().sound
     again = sum(row[4] - 1 for row in runs)
-    check_marks(plant.marks, plant.killed_at)
+    begun = [node for nodes in check_marks(plant.marks, plant.killed_at).values() for node in nodes]
+    repeated = len(begun) - len(set(begun))  # nodes run at least once
     followed = sum(client.followed for client in clients)
     return (
         f"{len(accepted)} runs acknowledged, {len(decided)} answers, {len(cancelled)} cancelled, "
-        f"{len(rolled_back)} rolled back, {followed} streams followed, {again} runs taken over, 0 lost"
+        f"{len(rolled_back)} rolled back, {followed} streams followed, {again} runs taken over, "
+        f"{repeated} of {len(begun)} nodes run again, 0 lost"
     )
 
 
