@@ -12,8 +12,10 @@ import pytest
 from support.http import ADMIN_TOKEN, Server, running
 from support.projects import MakeProject
 from support.tanks import MakeTank
+from support.waiting import wait_until
 from surgetank.workflows.graphs.config import load
 from surgetank.workflows.graphs.graph_set import GraphSet
+from surgetank.workflows.runs import NewRun
 
 GRAPH = """
 from typing import Any, TypedDict
@@ -219,6 +221,26 @@ def test_who_shall_answer_is_narrowed_too(server: Server) -> None:
     assert len(ask(server, "op", "GET", "/user-checkpoints/stats")[1]["steps"]) == 1
     moved(server, thread)
     assert ask(server, "op", "GET", "/user-checkpoints/stats")[1]["steps"] == []
+
+
+def test_webhooks_of_a_thread_that_the_filter_leaves_out_are_gone(server: Server) -> None:
+    thread = made(server)
+    run = NewRun(
+        thread_id=thread, assistant_id="agent", graph_id="agent", owner="ada",
+        kwargs={"input": {}, "webhook": "https://hooks.example.invalid/x"},
+    )  # fmt: skip
+    server.tank.runs.accept(run, actor="ada")
+
+    def deliveries() -> Any:
+        return ask(server, "ada", "GET", "/webhooks/deliveries")[1]["deliveries"]
+
+    wait_until(lambda: bool(deliveries()), "the webhook to be there")
+    (there,) = deliveries()
+    moved(server, thread)
+    assert deliveries() == []
+    assert ask(server, "op", "GET", "/webhooks/deliveries")[1]["deliveries"] == []
+    retry = f"/webhooks/deliveries/{there['delivery_id']}/retry"
+    assert ask(server, "ada", "POST", retry)[0] == 404
 
 
 def test_what_authenticate_says_is_in_no_cron(server: Server) -> None:
