@@ -385,6 +385,16 @@ async def test_a_streamed_run_is_started_once_for_its_key_and_comes_as_it_happen
         assert f"{run}/stream" in again.json()["remedy"]
         assert len(await client.runs.list(thread)) == 1
         await client.runs.cancel(thread, run.rsplit("/", 1)[1], wait=True)
+        # who goes away while a run is waited for finds it again
+        waits = {"Idempotency-Key": "k3"}
+        path = f"/threads/{thread}/runs/wait"
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post(path, json=body, headers=waits, timeout=httpx.Timeout(20, read=1))
+        again = await http.post(path, json=body, headers=waits)
+        assert (again.status_code, again.json()["code"]) == (409, "conflict")
+        assert f"{again.json()['run']}/join" in again.json()["remedy"]
+        assert len(await client.runs.list(thread)) == 2
+        await client.runs.cancel(thread, again.json()["run"].rsplit("/", 1)[1], wait=True)
         # a stream that starts nothing is no answer to keep
         other = {"Idempotency-Key": "k2"}
         for _ in range(2):

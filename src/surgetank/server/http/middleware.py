@@ -300,7 +300,8 @@ class Answers:
 class _Caught:
     """Holds an answer back until it is kept: who got it must find it when asking again.
 
-    A stream is not held back, it may never end, nor what is too large to be kept. `close` gets
+    A stream is not held back, it may never end, nor what waits for a run, whose client may go away
+    meanwhile, nor what is too large to be kept. `close` gets
     before its first byte what is answered when it is asked for again: where the run is that was
     started, or None where nothing was.
     """
@@ -318,8 +319,10 @@ class _Caught:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            if headers.get("content-type", "").startswith("text/event-stream"):
-                await self._close(self._streamed(headers.get("content-location")))
+            run = headers.get("content-location")
+            waits = run is not None and "content-length" not in headers
+            if waits or headers.get("content-type", "").startswith("text/event-stream"):
+                await self._close(self._started(run))
                 self.streams = True
         if self.streams:
             await self._send(message)
@@ -334,13 +337,13 @@ class _Caught:
                 await self._send(each)
             self.messages.clear()
 
-    def _streamed(self, run: str | None) -> Answer | None:
+    def _started(self, run: str | None) -> Answer | None:
         if run is None:
             return None
         problem = Problem(
-            409, "conflict", "The request with this Idempotency-Key started a run, whose events "
-            "were streamed.",
-            remedy=f"join the run: GET {run}/stream, with `Last-Event-ID` after what you have.",
+            409, "conflict", "The request with this Idempotency-Key has started a run.",
+            remedy=f"join the run: GET {run}/join, or GET {run}/stream with `Last-Event-ID` after "
+            "what you have.",
             run=run,
         )  # fmt: skip
         body = bytes(problem.response(self._path).body)
