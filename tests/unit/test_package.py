@@ -6,10 +6,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
+from importlib.metadata import distribution, packages_distributions
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import surgetank
 
@@ -43,6 +47,47 @@ def test_importing_the_package_loads_neither_database_nor_langgraph():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def shipped_with(name: str, extras: Iterable[str] = ()) -> set[str]:
+    """The distributions that pip installs with one, itself among them."""
+    found: set[str] = {canonicalize_name(name)}
+    for text in distribution(name).requires or ():
+        needed = Requirement(text)
+        asked = (
+            any(needed.marker.evaluate({"extra": e}) for e in ("", *extras))
+            if needed.marker
+            else True
+        )
+        if asked and canonicalize_name(needed.name) not in found:
+            found |= shipped_with(needed.name, needed.extras)
+    return found
+
+
+def test_the_commands_are_there_without_any_extra():
+    base = shipped_with("surgetank")
+    others = sorted(
+        module
+        for module, of in packages_distributions().items()
+        if not base & {canonicalize_name(each) for each in of} and module != "surgetank"
+    )
+    assert "fastapi" in others
+    assert "langgraph" in others
+    script = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {others!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+from surgetank.cli.app import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "inbox" in done.stdout
 
 
 def test_no_tracked_file_names_a_registry_or_a_machine_s_path():
