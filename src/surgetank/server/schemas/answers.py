@@ -117,22 +117,6 @@ class Checkpoint(BaseModel):
     channels: list[str] = Field(description="The channels that have a value.")
 
 
-class Omitted(BaseModel):
-    """Something that the answer does not hold."""
-
-    path: str
-    reason: str
-    bytes: int
-
-
-class Replaced(BaseModel):
-    """A value that JSON can't carry, and what it was."""
-
-    path: str
-    reason: str
-    original: str
-
-
 class PendingWrite(BaseModel):
     """What a task wrote on top of the checkpoint."""
 
