@@ -43,7 +43,8 @@ _BY_THE_FRAMEWORK = b"Internal Server Error"  # what Starlette answers before it
 class ProjectApp:
     """The project's application as ours sees it: an ASGI application that asks for a token first.
 
-    `open_` lets everybody in, and leaves it to the application who may do what.
+    `app_open` of the configuration lets everybody in, and leaves it to the application who may do
+    what.
     """
 
     def __init__(self, app: ASGIApp, config: GraphsConfig, services: Services) -> None:

@@ -19,13 +19,13 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.types import Message
 
 from surgetank.encode.jsontext import dumps
 from surgetank.server.access.handlers import ProjectAuth
 from surgetank.server.access.identify import Asked, identify
 from surgetank.server.access.narrowing import both
 from surgetank.server.access.roles import Caller, Role
+from surgetank.server.http.middleware import read_before
 from surgetank.server.http.problems import Problem
 from surgetank.server.services import Services
 
@@ -124,6 +124,11 @@ _RUN_FIELDS = frozenset(
 _CRON_FIELDS = frozenset(
     ("schedule", "cron_id", "thread_id", "end_time", "metadata", "timezone", "enabled")
 )
+# Under which name handlers see the other fields, as on LangGraph's server.
+_GROUPED: Mapping[Ask, tuple[str, frozenset[str]]] = {
+    _RUN_IT: ("kwargs", _RUN_FIELDS),
+    ("crons", "create"): ("payload", _CRON_FIELDS),
+}
 _WITH_METADATA = ("create", "update", "search", "create_run")
 _NAMESPACE = {"search": "namespace_prefix", "list_namespaces": "prefix"}
 _IDS = {"assistant": "assistant_id"}
@@ -145,12 +150,10 @@ class _Given:
         if resource == "store":
             named = body.pop(_NAMESPACE.get(action, "namespace"), None)
             return {**body, "namespace": tuple(named) if isinstance(named, list) else ()}
-        for group, fields in (("kwargs", _RUN_FIELDS), ("payload", _CRON_FIELDS)):
-            if (group, action) in (("kwargs", "create_run"), ("payload", "create")) and (
-                group == "kwargs" or resource == "crons"
-            ):
-                inner = {n: v for n, v in body.items() if n not in fields}
-                body = {n: v for n, v in body.items() if n in fields} | {group: inner}
+        if (grouped := _GROUPED.get((resource, action))) is not None:
+            group, fields = grouped
+            inner = {n: v for n, v in body.items() if n not in fields}
+            body = {n: v for n, v in body.items() if n in fields} | {group: inner}
         return {**{n: _uuid(v) for n, v in body.items()}, **self.ids}
 
     def take(
@@ -341,11 +344,6 @@ class AskedRoute(APIRoute):
             body = await authorize(request, method, path)
             if body is None:
                 return await carry_out(request)
-            messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-            async def replay() -> Message:
-                return messages.pop() if messages else await request.receive()
-
-            return await carry_out(Request(request.scope, replay))
+            return await carry_out(Request(request.scope, read_before(body, request.receive)))
 
         return asked

@@ -66,9 +66,7 @@ class ProjectAuth:
         if self._authenticate is None:
             return ()
         parameters = inspect.signature(self._authenticate).parameters.values()
-        asked = [
-            p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]  # fmt: skip
+        asked = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         for each in asked:
             needed = each.default is each.empty or each.kind is each.POSITIONAL_ONLY
             if needed and (each.name not in _GIVEN or each.kind is each.POSITIONAL_ONLY):

@@ -163,6 +163,16 @@ async def deny(scope: Scope, receive: Receive, send: Send, problem: Problem) -> 
         await send({"type": "websocket.close", "code": 1008, "reason": problem.code})
 
 
+def read_before(body: bytes, receive: Receive) -> Receive:
+    """What gives a body that was read already, and then what comes after it."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
 class Bodies:
     """Reads a request's body, up to a limit and in bounded time, before anything is done with
     it."""
@@ -193,12 +203,7 @@ class Bodies:
         if body is None:
             return  # the client is gone
         scope["surgetank.asked"].body = body
-        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay() -> Message:
-            return messages.pop() if messages else await receive()
-
-        await self._app(scope, replay, send)
+        await self._app(scope, read_before(body, receive), send)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
         announced = headers.get("content-length", "")
