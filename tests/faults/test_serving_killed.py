@@ -17,7 +17,7 @@ import httpx
 import psycopg
 import pytest
 
-from support.plant import Plant, check_marks, running
+from support.plant import MARKED, Plant, check_marks, running
 from support.postgres import PostgresServer
 from support.torture import FEW_SEEDS, SEEDS
 from support.waiting import wait_until
@@ -27,8 +27,10 @@ KILLS = 10 if len(SEEDS) > 2 else 4  # 200 in `make torture`
 _CLIENTS = 6
 _PATIENCE_S = 120.0
 # A node marks when it begins and ends, so that two of one thread at once are seen.
-PROJECT = """
-import asyncio, json, operator, os, time
+PROJECT = (
+    MARKED
+    + """
+import asyncio, operator
 from typing import Annotated, Any, TypedDict
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_stream_writer
@@ -38,32 +40,27 @@ from langgraph.types import interrupt
 class State(TypedDict, total=False):
     said: Annotated[list[Any], operator.add]
 
-async def marked(config, name):
-    path = os.path.join(os.environ["MARKS"], config["configurable"]["thread_id"])
-    async def mark(what):
-        line = json.dumps([time.time(), os.getpid(), what, name, config["configurable"]["run_id"]])
-        with open(path, "a") as file:
-            file.write(line + "\\n")
-    await mark("+")
-    for number in range(4):
-        get_stream_writer()({"node": name, "number": number})
-        await asyncio.sleep(0.03)
-    await mark("-")
+async def speak(config, name):
+    with marked(config, name):
+        for number in range(4):
+            get_stream_writer()({"node": name, "number": number})
+            await asyncio.sleep(0.03)
 
 async def work(state, config: RunnableConfig):
-    await marked(config, "work")
+    await speak(config, "work")
     return {"said": ["worked"]}
 
 def ask(state):
     return {"said": [interrupt("go on?")]}
 
 async def carry_out(state, config: RunnableConfig):
-    await marked(config, "carry_out")
+    await speak(config, "carry_out")
     return {"said": ["done"]}
 
 agent = StateGraph(State).add_node(work).add_node(ask).add_node(carry_out)
 agent.add_edge(START, "work").add_edge("work", "ask").add_edge("ask", "carry_out")
 """
+)
 
 
 @dataclass

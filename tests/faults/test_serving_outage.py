@@ -21,7 +21,7 @@ import httpx
 import psycopg
 import pytest
 
-from support.plant import Plant, check_marks, running
+from support.plant import MARKED, Plant, check_marks, running
 from support.postgres import PostgresServer
 from support.torture import FEW_SEEDS, SEEDS
 from support.waiting import wait_until
@@ -36,9 +36,10 @@ QUICK = {
 }  # fmt: skip
 PATIENCE_S = 120.0 if LASTING else 60.0
 # A run of a thread `held-...` stays in its first node until there is a file of that name without the number.
-PROJECT = """
-import asyncio, json, operator, os, random, time
-from contextlib import contextmanager
+PROJECT = (
+    MARKED
+    + """
+import asyncio, operator, os, random, time
 from typing import Annotated, Any, TypedDict
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_stream_writer
@@ -46,19 +47,6 @@ from langgraph.graph import START, StateGraph
 
 class State(TypedDict, total=False):
     said: Annotated[list[Any], operator.add]
-
-@contextmanager
-def marked(config, name):
-    where = config["configurable"]
-    def mark(what):
-        line = json.dumps([time.time(), os.getpid(), what, name, where["run_id"]])
-        with open(os.path.join(os.environ["MARKS"], where["thread_id"]), "a") as file:
-            file.write(line + "\\n")
-    mark("+")
-    try:
-        yield
-    finally:
-        mark("-")
 
 async def stay(state, config: RunnableConfig):
     name, _, _ = config["configurable"]["thread_id"].rpartition("-")
@@ -77,6 +65,7 @@ def work(state, config: RunnableConfig):
 
 agent = StateGraph(State).add_node(stay).add_node(work).add_edge(START, "stay").add_edge("stay", "work")
 """
+)
 NODES = ["stay", "work"]
 
 

@@ -22,7 +22,7 @@ import httpx
 import psycopg
 import pytest
 
-from support.plant import Plant, check_marks, running
+from support.plant import MARKED, Plant, check_marks, running
 from support.torture import FEW_SEEDS, SEEDS
 from support.waiting import wait_until
 from surgetank import Surgetank
@@ -35,28 +35,16 @@ SERVERS, WORKERS = (3, 3) if LASTING else (2, 2)
 THREADS = 5
 # Each node says whose run it is. The first one can be cancelled where it waits, the second one is a
 # function, which Python can't end.
-PROJECT = """
-import asyncio, json, operator, os, random, time
-from contextlib import contextmanager
+PROJECT = (
+    MARKED
+    + """
+import asyncio, operator, os, random, time
 from typing import Annotated, Any, TypedDict
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
 
 class State(TypedDict, total=False):
     said: Annotated[list[Any], operator.add]
-
-@contextmanager
-def marked(config, name):
-    where = config["configurable"]
-    def mark(what):
-        line = json.dumps([time.time(), os.getpid(), what, name, where["run_id"]])
-        with open(os.path.join(os.environ["MARKS"], where["thread_id"]), "a") as file:
-            file.write(line + "\\n")
-    mark("+")
-    try:
-        yield
-    finally:
-        mark("-")
 
 async def wait(state, config: RunnableConfig):
     with marked(config, "wait"):
@@ -70,6 +58,7 @@ def work(state, config: RunnableConfig):
 
 agent = StateGraph(State).add_node(wait).add_node(work).add_edge(START, "wait").add_edge("wait", "work")
 """
+)
 NODES = ["wait", "work"]
 TWO = """
 SELECT thread_id FROM surgetank.runs WHERE status = 'running' OR (status = 'pending' AND %s)

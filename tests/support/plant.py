@@ -106,6 +106,26 @@ def running(
             process.wait(60)
 
 
+# For a project: `with marked(config, NODE):` says that a node is under way, as `check_marks` reads it.
+MARKED = """
+import json, os, time
+from contextlib import contextmanager
+
+@contextmanager
+def marked(config, name):
+    where = config["configurable"]
+    def mark(what):
+        line = json.dumps([time.time(), os.getpid(), what, name, where["run_id"]])
+        with open(os.path.join(os.environ["MARKS"], where["thread_id"]), "a") as file:
+            file.write(line + "\\n")
+    mark("+")
+    try:
+        yield
+    finally:
+        mark("-")
+"""
+
+
 def check_marks(marks: Path, killed_at: Mapping[int, float]) -> dict[str, list[tuple[str, str]]]:
     """No two runs, and no two attempts of one, were in nodes of a thread at the same time: nobody who
     lives is in a node when another begins. Gives the nodes that began, with their runs, by thread.
