@@ -1,0 +1,1 @@
+"""The cold rows of tables: Parquet files, and their manifest in PostgreSQL."""

@@ -1,0 +1,296 @@
+"""What is promised of the hot rows of tables, to those who insert, read and flush.
+
+A change is one row with its `op`. Every change has a number of its own, `version`, that grows over the whole
+store; for an INSERT it is the row's `_seq` as well, and an UPDATE or DELETE carries the `_seq` of the row
+that it changes. All changes of one call are accepted together or not at all.
+
+- **Durability**: when a call returned, its changes survive the kill of any process (`process`), or a power
+  cut (`power`).
+- **Order**: versions become visible in order: who has seen one has seen all before it.
+- **Fencing**: a lease of a table has a larger token than all leases of it before; who lost one can't
+  acknowledge (`LeaseLost`).
+- **Visibility**: a change is visible to every process on the file at once, until it is acknowledged. What is
+  parked or held back stays visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from surgetank.model import Failure, FailureGroup, ParkedEntry, PartitionState, StreamDepth
+from surgetank.streams.tables.definition import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OP, VERSION = "_op", "_version"  # columns of what `HotSnapshot.rows` gives, beside the table's own
+
+
+class Op(IntEnum):
+    """What a change does. An UPDATE has the row as it is afterwards, a DELETE its key only."""
+
+    INSERT = 0
+    UPDATE = 1
+    DELETE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one user's row. `values` has one value for each column of the table, in order,
+    as Python has it (`None` for columns of a DELETE that are no part of the key); `seq` is that of
+    the row that is changed, None for an INSERT."""
+
+    user: str
+    op: Op
+    values: tuple[Any, ...]
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What a call was given: its versions are `first` to `last`. `repeated` tells that its
+    idempotency key was known, and nothing was done."""
+
+    first: int
+    last: int
+    repeated: bool = False
+
+    @property
+    def rows(self) -> int:
+        """How many changes were accepted."""
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How much of a table waits. `held` are the users whose rows failed and wait for their next
+    attempt."""
+
+    table: Table
+    changes: int
+    bytes: int
+    oldest_at: float
+    held: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TableLease:
+    """The right to flush one table until `expires_at`. Changes up to `through` are to be taken;
+    `held` users (whose next attempt is not due) are left out."""
+
+    table_id: int
+    token: int
+    owner: str
+    expires_at: float
+    through: int
+    held: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Users whose changes stay, with the reason, after so many attempts, until then."""
+
+    failure: Failure
+    attempts: int
+    next_attempt_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """What an acknowledgement did: changes that are gone, and users that had failed and are over
+    it."""
+
+    changes: int
+    recovered: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A change that can't be flushed, by its version, and why: it is parked with the whole row."""
+
+    user: str
+    version: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Up to where a store's changes of one table are in the manifest: `through`, but those of the
+    users in `held` only up to what stands there."""
+
+    through: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)
+
+    def covers(self, user: str, version: int) -> bool:
+        """Whether the manifest has this change."""
+        return version <= self.held.get(user, self.through)
+
+
+class HotSnapshot(Protocol):
+    """A consistent view of the hot rows; short-lived."""
+
+    @property
+    def through(self) -> int:
+        """The largest version that it shows."""
+        ...
+
+    def rows(
+        self,
+        table: Table,
+        *,
+        user: str | None = None,
+        columns: Sequence[str] | None = None,
+        after: int = 0,
+        up_to: int | None = None,
+    ) -> pa.Table:
+        """Changes in the order of user and version, as Arrow: `_user` (not of a SHARED table),
+        `_seq`, `_version`, `_op` and the columns (all, or these). Only those of one user, where one
+        is given. Newer than `after`, at most `up_to`. Rows from before a column was added have its
+        `initial` value. What a TTL ended is missing."""
+        ...
+
+
+class HotTables(Protocol):
+    """The hot rows of all tables of a home. Safe for several threads; several processes share
+    one."""
+
+    @property
+    def id(self) -> str:
+        """The store's identity: progress in a manifest is kept by it."""
+        ...
+
+    def accept(
+        self,
+        table: Table,
+        changes: Sequence[Change],
+        *,
+        idempotency_key: str | None = None,
+        unless_newer_than: int | None = None,
+    ) -> Accepted:
+        """Accept single rows. With `unless_newer_than`, the changes are refused with `Conflict` if a
+        key that they concern was changed after that version (an UPDATE that read older rows).
+
+        Raises `Conflict` for an INSERT of a key that is hot already, `BufferFull`,
+        `BufferUnavailable`.
+        """
+        ...
+
+    def accept_arrow(
+        self, table: Table, rows: pa.Table, *, idempotency_key: str | None = None
+    ) -> Accepted:
+        """Accept many rows (INSERT): the table's columns, and `_user` in a table of users'. They
+        become a segment: an Arrow file, sorted by user, that its row in the store commits."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[HotSnapshot]:
+        """A consistent view. Segments that it shows stay readable until it ends."""
+        ...
+
+    def known_keys(self, table: Table, user: str, keys: Sequence[bytes]) -> Mapping[bytes, bool]:
+        """Of these encoded keys those that are hot: True where the newest change leaves a row,
+        False where it deletes it."""
+        ...
+
+    # -- flushing
+
+    def waiting(self) -> list[Waiting]:
+        """What waits of each table, those of STREAM tables left out."""
+        ...
+
+    def lease(
+        self, table: Table, *, owner: str, ttl_s: float, force: bool = False
+    ) -> TableLease | None:
+        """The right to flush the table, None where somebody has it or nothing is due. With `force`
+        also what waits for its next attempt."""
+        ...
+
+    def renew(self, lease: TableLease, *, ttl_s: float) -> None:
+        """Extend a lease. Raises `LeaseLost`."""
+        ...
+
+    def take(
+        self, lease: TableLease, *, after: int = 0, max_bytes: int = 64 * 1024**2
+    ) -> tuple[pa.Table, int]:
+        """The next changes to flush, as `HotSnapshot.rows` gives them, and the version up to which
+        they are all: bounded, at least one if there is one."""
+        ...
+
+    def ack(
+        self,
+        lease: TableLease,
+        through: int,
+        *,
+        held: Mapping[str, Held] | None = None,
+        refused: Sequence[Refused] = (),
+    ) -> Acked:
+        """Changes up to `through` are in the manifest, but those of `held` users (they stay, and
+        are postponed) and of `refused` changes (they are parked). Raises `LeaseLost`."""
+        ...
+
+    def fail(self, lease: TableLease, held: Held) -> None:
+        """Nothing of the table could be flushed: all of it waits until then. Gives the lease
+        back."""
+        ...
+
+    def release(self, lease: TableLease) -> None:
+        """Give a lease back. A lost one is ignored."""
+        ...
+
+    def progress(self, table: Table) -> Progress:
+        """What was acknowledged last: the least that the manifest has."""
+        ...
+
+    # -- what waits, in the words of the buffer
+
+    def depth(self) -> StreamDepth:
+        """How much of the stream `tables` waits."""
+        ...
+
+    def states(self, *, failing: bool = False, limit: int = 1000) -> list[PartitionState]:
+        """Partitions (`Table.partition`) that have changes waiting, or that failed last time."""
+        ...
+
+    def failures(self, *, limit: int = 1000) -> list[FailureGroup]:
+        """What waits and failed last time, counted by failure."""
+        ...
+
+    def parked(self) -> list[ParkedEntry]:
+        """Rows that were refused, oldest first. Their ids are negative: no entry of the buffer has
+        one of them."""
+        ...
+
+    def parked_row(self, parked_id: int) -> tuple[str, Mapping[str, Any]] | None:
+        """The table's full name and the row, with its hidden columns."""
+        ...
+
+    def unpark(self, parked_ids: Sequence[int]) -> list[int]:
+        """Put parked rows back, as their newest change. Returns the new versions."""
+        ...
+
+    def discard_parked(self, parked_ids: Sequence[int]) -> None:
+        """Remove parked rows for good. Unknown ids are ignored."""
+        ...
+
+    # -- upkeep
+
+    def forget_table(self, table_id: int) -> None:
+        """Remove all of a dropped table."""
+        ...
+
+    def erase_user(self, user: str) -> int:
+        """Remove all of a user's changes, in pages, log and segments: no byte of them is left. How
+        many there were."""
+        ...
+
+    def maintain(self) -> None:
+        """Remove segments that nothing names and nobody reads, what a TTL ended, old idempotency
+        keys; move the log into the file."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        ...
