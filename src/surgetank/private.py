@@ -21,6 +21,7 @@ _OURS = (
     "postgres",
     "postgres.*",
     "transfers",
+    "tables",
     "surgetank*",
 )  # what a home consists of
 

@@ -3,13 +3,18 @@
 A commit is a snapshot of one table: files that were added, positions that were deleted, and up to where the
 store's changes are in it, in one PostgreSQL transaction. The live files are mirrored beside the buffer, so
 that reads go on in an outage.
+
+A live row is found by its user and `_seq`: both are unique among the live rows, since an update writes the
+row again with the same `_seq` and deletes the position where it was. With a PRIMARY KEY the key is unique
+as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from surgetank.model import FlushJob
 from surgetank.streams.tables.definition import Table
@@ -21,13 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
-    """One Parquet file, sorted by `_user` and `_seq`. `path` is relative to the storage. `bucket` is
-    the hash of the users in it; `delete_path` the one live file with its deleted positions."""
+    """One Parquet file, sorted by `_user` and `_seq`. `path` and `delete_path` (the one live file
+    with its deleted positions) are relative to the storage. Its users are those whose hash, modulo
+    `buckets`, is `bucket`: a small commit has all users in one file (`buckets` 1), and compaction
+    distributes them."""
 
     id: int
     table_id: int
     path: str
     bucket: int
+    buckets: int
     rows: int
     bytes: int
     footer_bytes: int
@@ -36,6 +44,7 @@ class DataFile:
     min_seq: int
     max_seq: int
     schema_version: int
+    delete_id: int | None = None
     delete_path: str | None = None
     deleted_rows: int = 0
 
@@ -50,20 +59,54 @@ class ColdTable:
     progress: Progress
     stale: bool = False
 
+    @property
+    def rows(self) -> int:
+        """How many live rows there are in these files."""
+        return sum(file.rows - file.deleted_rows for file in self.files)
+
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """What one commit did."""
+    """What one commit did. `snapshot` is 0 where there was nothing to do: all was there."""
 
-    snapshot: int
-    rows: int
-    bytes: int
-    files: int
-    deleted: int
+    snapshot: int = 0
+    rows: int = 0
+    bytes: int = 0
+    files: int = 0
+    deleted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What a compaction did: so many files became so many, with these rows."""
+
+    inputs: int = 0
+    outputs: int = 0
+    rows: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedUser:
+    """What was rewritten to erase a user. Nothing reads `pending` files any more; they are
+    unlinked when the grace of those who did is over (`ColdTables.sweep`), and until then the
+    erasure is not over."""
+
+    rows: int = 0
+    files: int = 0
+    pending: tuple[str, ...] = ()
 
 
 class ColdTables(Protocol):
-    """Files and manifest of all tables."""
+    """Files and manifest of all tables. Safe for several threads and processes.
+
+    Where nothing else is said, raises `DatabaseUnavailable` while the database is away.
+    """
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are: paths of files are relative to it."""
+        ...
 
     def live(self, table: Table, *, store_id: str, user: str | None = None) -> ColdTable:
         """The live files (of one user: those that may have rows of that user), and the progress of
@@ -72,6 +115,38 @@ class ColdTables(Protocol):
         Raises `ColdStateUnavailable` where it is away and nothing was mirrored yet.
         """
         ...
+
+    def read(
+        self,
+        table: Table,
+        cold: ColdTable,
+        *,
+        user: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """The rows of the files, without deleted ones: `_user` (not of a SHARED table), `_seq` and
+        the columns. Columns that a file doesn't have yet have their `initial` value."""
+        ...
+
+    def scan(
+        self,
+        table: Table,
+        cold: ColdTable,
+        *,
+        user: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """As `read`, some thousand rows at a time: memory is bounded however large the table is."""
+        ...
+
+    def known_keys(
+        self, table: Table, user: str, keys: Sequence[tuple[Any, ...]]
+    ) -> Mapping[tuple[Any, ...], int]:
+        """Of these values of the PRIMARY KEY (as Python has them, in its order) those that have a
+        row here, and its `_seq`. Raises as `live`."""
+        ...
+
+    # -- writing
 
     def write(
         self,
@@ -85,25 +160,34 @@ class ColdTables(Protocol):
     ) -> Flushed:
         """Commit changes (as `HotTables.take` gives them): files first, then one transaction with
         manifest, job, progress and the check of the lease's token. Repeated after a crash it does
-        nothing: the progress is there.
+        nothing: the progress is there. `progress` is up to where the store's changes are in the
+        manifest afterwards; changes that it doesn't cover are left out.
 
-        Raises `LeaseLost`, `DatabaseUnavailable`, `EntryRejected` naming the row that can't be
-        written (`seq` is its version).
+        Raises `LeaseLost`, `EntryRejected` naming the row that can't be written (`seq` is its
+        version).
         """
         ...
 
-    def read(
-        self,
-        table: Table,
-        cold: ColdTable,
-        *,
-        user: str | None = None,
-        columns: Sequence[str] | None = None,
-    ) -> pa.Table:
-        """The rows of the files, without deleted ones: `_user`, `_seq` and the columns. Columns that
-        a file doesn't have yet have their `initial` value."""
+    # -- upkeep
+
+    def compact(self, table: Table) -> Compacted:
+        """Merge small files, and apply deletions to files that have many."""
         ...
 
-    def known_keys(self, table: Table, user: str, keys: Sequence[bytes]) -> Mapping[bytes, int]:
-        """Of these encoded keys those that have a row here, and its `_seq`."""
+    def erase_user(self, tables: Sequence[Table], user: str) -> ErasedUser:
+        """Rewrite all files with rows of the user, those of older snapshots too, and the manifest
+        with them."""
+        ...
+
+    def forget_table(self, table_id: int) -> None:
+        """Remove all of a dropped table; its files go with the next `sweep` after the grace."""
+        ...
+
+    def sweep(self) -> int:
+        """Forget snapshots that are older than is kept, unlink files that nobody can need any more,
+        and orphans of interrupted flushes. Returns how many files were unlinked."""
+        ...
+
+    def close(self) -> None:
+        """Close what it opened. Idempotent."""
         ...
