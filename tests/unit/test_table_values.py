@@ -25,7 +25,7 @@ from surgetank.streams.tables.types import NAMES, ColumnType
 from surgetank.streams.tables.unfit import Unfit
 from surgetank.streams.tables.values import Source, reader, writer
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
+TEXTS = st.text(st.characters(codec="utf-8"))
 NAIVE = st.datetimes(timezones=st.none())
 JSONS = st.recursive(
     st.none()
