@@ -13,12 +13,10 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import operator
 import re
-import struct
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time
-from decimal import Context, Decimal, Inexact, InvalidOperation
+from decimal import Decimal
 from enum import StrEnum
 from functools import partial
 from types import MappingProxyType
@@ -26,28 +24,16 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from surgetank.encode import jsontext
+from surgetank.streams.tables import numeric
 from surgetank.streams.tables.jsons import canonical
 from surgetank.streams.tables.types import ColumnType
-from surgetank.streams.tables.unfit import Unfit
+from surgetank.streams.tables.unfit import Unfit, kind, plain, shown
 
 Convert = Callable[[Any], Any]
 T = TypeVar("T")
 
-_WIDTHS: Mapping[str, int] = MappingProxyType({"SMALLINT": 16, "INT": 32, "BIGINT": 64})
-_EXACT = 2**53  # up to here a float has every integer
-_DIGITS = 15  # so many digits of a float are those that somebody wrote
-_FLOAT32 = struct.Struct("<f")  # a native one makes inf of what is too large
 _TOO_FINE = re.compile(r"[.,]\d{6}\d*[1-9]")  # of a second, more than microseconds
 _WORDS = MappingProxyType({"true": True, "t": True, "false": False, "f": False})
-_NUMBERS = MappingProxyType(
-    {
-        "nan": math.nan,
-        "infinity": math.inf,
-        "-infinity": -math.inf,
-        "inf": math.inf,
-        "-inf": -math.inf,
-    }
-)
 
 
 class Source(StrEnum):
@@ -67,8 +53,16 @@ def reader(type_: ColumnType, source: Source) -> Convert:
     """The function from a given value (not None) to the stored one. It raises `Unfit`."""
     if type_.is_list:
         return partial(_list, reader(type_.item, source))
-    if bits := _WIDTHS.get(type_.name):
-        return _integer(type_.name, bits, text=source is not Source.PYTHON)
+    text = source is not Source.PYTHON
+    if type_.name in numeric.WIDTHS:
+        return numeric.integer(type_.name, text=text)
+    match type_.name:
+        case "REAL":
+            return numeric.real(text=text)
+        case "DOUBLE":
+            return numeric.double(text=text)
+        case "DECIMAL":
+            return numeric.decimal(type_)
     return _READERS[type_.name](type_, source)
 
 
@@ -87,7 +81,7 @@ def writer(type_: ColumnType) -> Convert:
 def _list(item: Convert, given: Any) -> list[Any]:
     if not isinstance(given, (list, tuple)):
         if not hasattr(given, "tolist"):  # an array of numpy
-            raise Unfit(f"{_kind(given)} is no list")
+            raise Unfit(f"{kind(given)} is no list")
         given = given.tolist()
     made: list[Any] = []
     try:
@@ -98,168 +92,25 @@ def _list(item: Convert, given: Any) -> list[Any]:
     return made
 
 
-def _integer(name: str, bits: int, *, text: bool) -> Convert:
-    least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-
-    def convert(given: Any) -> int:
-        if type(given) is int and least <= given <= most:
-            return given
-        value = _as_int(given, text=text)
-        if not least <= value <= most:
-            raise Unfit(f"a number outside of {name} ({least} to {most})", remedy=_wider(name))
-        return value
-
-    return convert
-
-
-def _wider(name: str) -> str:
-    return "use BIGINT." if name != "BIGINT" else "use DECIMAL(38, 0), or TEXT."
-
-
-def _as_int(given: Any, *, text: bool) -> int:
-    given = _plain(given)
-    if isinstance(given, bool):
-        raise Unfit("a boolean is no number", remedy="use 0 or 1, or a column of type BOOLEAN.")
-    if text and isinstance(given, str):
-        if len(given) > 40 or not re.fullmatch(r"\s*[-+]?[0-9]+\s*", given):
-            raise Unfit(f"{_shown(given)} is no integer")
-        return int(given)
-    if isinstance(given, float):
-        if not given.is_integer() or abs(given) > _EXACT:
-            raise Unfit(f"{given!r} is no integer that is known exactly", remedy="round it first.")
-        return int(given)
-    if isinstance(given, Decimal):
-        if not given.is_finite() or given.adjusted() > 40 or given != given.to_integral_value():
-            raise Unfit(f"{_shown(given)} is no integer", remedy="round it first.")
-        return int(given)
-    try:
-        return operator.index(given)
-    except TypeError:
-        raise Unfit(f"{_kind(given)} is no integer") from None
-
-
 def _boolean(_: ColumnType, source: Source) -> Convert:
     def convert(given: Any) -> bool:
         if given is True or given is False:
             return bool(given)
-        given = _plain(given)
+        given = plain(given)
         if isinstance(given, bool):
             return given
         if source is Source.SQL and isinstance(given, str) and given.lower() in _WORDS:
             return _WORDS[given.lower()]
-        raise Unfit(f"{_kind(given)} is no boolean", remedy="use true or false.")
+        raise Unfit(f"{kind(given)} is no boolean", remedy="use true or false.")
 
     return convert
-
-
-def _double(_: ColumnType, source: Source) -> Convert:
-    def convert(given: Any) -> float:
-        if type(given) is float:
-            return given
-        return _as_float(given, text=source is not Source.PYTHON)
-
-    return convert
-
-
-def _real(_: ColumnType, source: Source) -> Convert:
-    def convert(given: Any) -> float:
-        value = (
-            given if type(given) is float else _as_float(given, text=source is not Source.PYTHON)
-        )
-        try:
-            nearest: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
-        except OverflowError:
-            raise Unfit(f"{value!r} is too large for REAL", remedy="use DOUBLE.") from None
-        return nearest
-
-    return convert
-
-
-def _as_float(given: Any, *, text: bool) -> float:
-    given = _plain(given)
-    if isinstance(given, float):
-        return float(given)
-    if isinstance(given, bool):
-        raise Unfit("a boolean is no number", remedy="use 0 or 1, or a column of type BOOLEAN.")
-    if text and isinstance(given, str):
-        return _float_of_text(given)
-    try:
-        if isinstance(given, int):
-            if int(value := float(given)) != given:
-                raise Unfit("an integer that no float has exactly", remedy="use BIGINT or DECIMAL.")
-            return value
-        if isinstance(given, Decimal):
-            return math.nan if given.is_nan() else _finite(float(given), given)
-    except OverflowError:
-        raise Unfit("a number too large for a float", remedy="use DECIMAL.") from None
-    raise Unfit(f"{_kind(given)} is no number")
-
-
-def _float_of_text(given: str) -> float:
-    word = given.strip().lower()
-    if word in _NUMBERS:
-        return _NUMBERS[word]
-    if not re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", word):
-        raise Unfit(f"{_shown(given)} is no number")
-    return _finite(float(word))
-
-
-def _finite(value: float, given: Decimal | None = None) -> float:
-    if math.isinf(value) and not (given is not None and given.is_infinite()):
-        raise Unfit("a number too large for a float", remedy="use DECIMAL.")
-    return value
-
-
-def _decimal(type_: ColumnType, _: Source) -> Convert:
-    step = Decimal(1).scaleb(-type_.scale)
-    context = Context(prec=type_.precision, traps=[InvalidOperation, Inexact])
-    zero = Decimal(0).quantize(step)
-
-    def convert(given: Any) -> Decimal:
-        value = given if type(given) is Decimal else _as_decimal(given)
-        try:
-            kept = value.quantize(step, context=context)
-        except Inexact:
-            raise Unfit(
-                f"{_shown(value)} has more than {type_.scale} digits behind the point",
-                remedy="round it first, or declare more of them.",
-            ) from None
-        except InvalidOperation:
-            kept = Decimal("NaN")
-        if not kept.is_finite():
-            raise Unfit(f"{_shown(value)} does not fit {type_.sql}")
-        return kept or zero  # no column has a negative zero
-
-    return convert
-
-
-def _as_decimal(given: Any) -> Decimal:
-    given = _plain(given)
-    if isinstance(given, bool) or not isinstance(given, (int, float, str, Decimal)):
-        raise Unfit(f"{_kind(given)} is no number")
-    if isinstance(given, float):
-        value = Decimal(repr(given))
-        if value.is_finite() and len(value.as_tuple().digits) > _DIGITS:
-            raise Unfit(
-                f"{given!r} is a float, whose last digits nobody wrote",
-                remedy="give a Decimal, or the number as text.",
-            )
-        return value
-    if isinstance(given, str) and (
-        len(given) > 200 or not re.fullmatch(r"\s*[-+]?[0-9.]+([eE][-+]?[0-9]{1,4})?\s*", given)
-    ):
-        raise Unfit(f"{_shown(given)} is no number")
-    try:
-        return Decimal(given)
-    except (InvalidOperation, ValueError):
-        raise Unfit(f"{_shown(given)} is no number") from None
 
 
 def _text(_: ColumnType, __: Source) -> Convert:
     def convert(given: Any) -> Any:
         if type(given) is not str:
             if not isinstance(given, str):
-                raise Unfit(f"{_kind(given)} is no text", remedy="give str(value).")
+                raise Unfit(f"{kind(given)} is no text", remedy="give str(value).")
             given = str.__str__(given)
         if not given.isascii():
             _refuse_surrogates(given)
@@ -284,9 +135,9 @@ def _date(_: ColumnType, __: Source) -> Convert:
             return given
         if isinstance(given, str):
             return _parsed(date.fromisoformat, given, "a date such as 2026-11-28")
-        given = _plain(given)
+        given = plain(given)
         if isinstance(given, datetime) or not isinstance(given, date):
-            raise Unfit(f"{_kind(given)} is no date", remedy="give a date: moment.date().")
+            raise Unfit(f"{kind(given)} is no date", remedy="give a date: moment.date().")
         return date(given.year, given.month, given.day)
 
     return convert
@@ -297,7 +148,7 @@ def _time(_: ColumnType, __: Source) -> Convert:
         if isinstance(given, str):
             given = _parsed(time.fromisoformat, given, "a time such as 07:15:00")
         if not isinstance(given, time):
-            raise Unfit(f"{_kind(given)} is no time")
+            raise Unfit(f"{kind(given)} is no time")
         if given.tzinfo is not None:
             raise Unfit("TIME has no zone", remedy="use TIMESTAMPTZ, or leave the zone out.")
         return given.replace(fold=0) if given.fold else given
@@ -340,11 +191,11 @@ def _timestamptz(_: ColumnType, source: Source) -> Convert:
 def _as_datetime(given: Any) -> datetime:
     if isinstance(given, str):
         return _parsed(datetime.fromisoformat, given, "a time such as 2026-11-28T07:15:00Z")
-    given = _plain(given)
+    given = plain(given)
     if not isinstance(given, datetime):
-        raise Unfit(f"{_kind(given)} is no timestamp", remedy="give a datetime, or ISO 8601 text.")
+        raise Unfit(f"{kind(given)} is no timestamp", remedy="give a datetime, or ISO 8601 text.")
     if given != given or getattr(given, "nanosecond", None):  # noqa: PLR0124 - NaT of pandas
-        raise Unfit(f"{_shown(given)} has no exact microsecond", remedy="give None, or round it.")
+        raise Unfit(f"{shown(given)} has no exact microsecond", remedy="give None, or round it.")
     return datetime(
         given.year, given.month, given.day, given.hour, given.minute, given.second,
         given.microsecond, given.tzinfo, fold=given.fold,
@@ -354,11 +205,11 @@ def _as_datetime(given: Any) -> datetime:
 def _parsed(parse: Callable[[str], T], given: str, wanted: str) -> T:
     text = given.strip()
     if _TOO_FINE.search(text) is not None:
-        raise Unfit(f"{_shown(given)} is finer than microseconds", remedy="round it first.")
+        raise Unfit(f"{shown(given)} is finer than microseconds", remedy="round it first.")
     try:
         return parse(text)
     except ValueError:
-        raise Unfit(f"{_shown(given)} is not {wanted}") from None
+        raise Unfit(f"{shown(given)} is not {wanted}") from None
 
 
 def _json(_: ColumnType, source: Source) -> Convert:
@@ -369,7 +220,7 @@ def _json(_: ColumnType, source: Source) -> Convert:
             value = jsontext.loads(given)
         except (ValueError, RecursionError):
             raise Unfit(
-                f"{_shown(given)} is no JSON", remedy="a text is written json.dumps(text)."
+                f"{shown(given)} is no JSON", remedy="a text is written json.dumps(text)."
             ) from None
         return canonical(value)
 
@@ -384,7 +235,7 @@ def _bytes(_: ColumnType, source: Source) -> Convert:
             return bytes(given)
         if isinstance(given, str) and source is not Source.PYTHON:
             return _bytes_of_text(given, source)
-        raise Unfit(f"{_kind(given)} is no bytes", remedy="give text.encode().")
+        raise Unfit(f"{kind(given)} is no bytes", remedy="give text.encode().")
 
     return convert
 
@@ -398,7 +249,7 @@ def _bytes_of_text(given: str, source: Source) -> bytes:
     except (binascii.Error, ValueError):
         pass
     wanted = "base64" if source is Source.JSON else r"bytes such as '\x00ff' or X'00ff'"
-    raise Unfit(f"{_shown(given)} is not {wanted}")
+    raise Unfit(f"{shown(given)} is not {wanted}")
 
 
 def _uuid(_: ColumnType, __: Source) -> Convert:
@@ -410,35 +261,14 @@ def _uuid(_: ColumnType, __: Source) -> Convert:
         try:
             return UUID(given) if isinstance(given, str) else UUID("")
         except ValueError:
-            raise Unfit(f"{_shown(given)} is no UUID") from None
+            raise Unfit(f"{shown(given)} is no UUID") from None
 
     return convert
-
-
-def _plain(given: Any) -> Any:
-    """What Python has for a scalar of numpy; everything else as it is."""
-    of_numpy = type(given).__module__ == "numpy" and hasattr(given, "item")
-    return given.item() if of_numpy else given
-
-
-def _kind(given: Any) -> str:
-    return f"a value of type {type(given).__name__[:80]}"
-
-
-def _shown(given: Any) -> str:
-    try:
-        shown = repr(given)
-    except Exception:  # noqa: BLE001 - whatever the object does: it is refused, not shown
-        return _kind(given)
-    return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
 _READERS: Mapping[str, Callable[[ColumnType, Source], Convert]] = MappingProxyType(
     {
         "BOOLEAN": _boolean,
-        "REAL": _real,
-        "DOUBLE": _double,
-        "DECIMAL": _decimal,
         "TEXT": _text,
         "DATE": _date,
         "TIME": _time,
