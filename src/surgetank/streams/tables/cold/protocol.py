@@ -51,12 +51,12 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class ColdTable:
-    """The live files of a table, as of one snapshot. `stale` tells that the database is away, and
-    this is what was mirrored last."""
+    """The live files of a table, as of one snapshot, and what it has of each hot store that was
+    asked for. `stale` tells that the database is away, and this is what was mirrored last."""
 
     snapshot: int
     files: tuple[DataFile, ...]
-    progress: Progress
+    progress: Mapping[str, Progress]
     stale: bool = False
 
     @property
@@ -108,9 +108,9 @@ class ColdTables(Protocol):
         """Where the files are: paths of files are relative to it."""
         ...
 
-    def live(self, table: Table, *, store_id: str, user: str | None = None) -> ColdTable:
+    def live(self, table: Table, *, stores: Sequence[str], user: str | None = None) -> ColdTable:
         """The live files (of one user: those that may have rows of that user), and the progress of
-        the hot store `store_id`. From the database; from the mirror while it is away.
+        these hot stores (`HotSnapshot.stores`). From the database; from the mirror while it is away.
 
         Raises `ColdStateUnavailable` where it is away and nothing was mirrored yet.
         """

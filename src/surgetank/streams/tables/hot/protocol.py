@@ -1,8 +1,13 @@
 """What is promised of the hot rows of tables, to those who insert, read and flush.
 
 A change is one row with its `op`. Every change has a number of its own, `version`, that grows over the whole
-store; for an INSERT it is the row's `_seq` as well, and an UPDATE or DELETE carries the `_seq` of the row
+file; for an INSERT it is the row's `_seq` as well, and an UPDATE or DELETE carries the `_seq` of the row
 that it changes. All changes of one call are accepted together or not at all.
+
+The high bits of a version are its **origin**, drawn at random by each handle that accepts. A file that was copied
+or set back goes on under another origin, so that no number is ever given twice. Each origin is a store of its own
+to the manifest (`store_of(version)` is its id): what two copies of a file both hold is flushed once, and what either
+accepts later is never taken for it.
 
 - **Durability**: when a call returned, its changes survive the kill of any process (`process`), or a power
   cut (`power`).
@@ -15,7 +20,7 @@ that it changes. All changes of one call are accepted together or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -28,6 +33,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OP, VERSION = "_op", "_version"  # columns of what `HotSnapshot.rows` gives, beside the table's own
+DELETED = 0  # in `HotTables.known_keys`: the newest change of a key leaves no row
+ORIGIN_SHIFT = 24  # bits of a version that count within its origin
+
+
+def store_of(version: int) -> str:
+    """The id of the store that gave this version, as the manifest keeps its progress."""
+    return f"{version >> ORIGIN_SHIFT:010x}"
 
 
 class Op(IntEnum):
@@ -48,6 +60,16 @@ class Change:
     op: Op
     values: tuple[Any, ...]
     seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """An idempotency key, of one user and one table, kept for a day. `digest` is of what the caller
+    gave: the same key with another digest is a `Conflict`."""
+
+    key: str
+    digest: bytes
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +100,41 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Up to where a store's changes of one table are in the manifest: `through`, but those of the
+    users in `held` only up to what stands there."""
+
+    through: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)
+
+    def covers(self, user: str, version: int) -> bool:
+        """Whether the manifest has this change of this store."""
+        return version <= self.held.get(user, self.through)
+
+    def advanced(self, through: int, held: Collection[str]) -> Progress:
+        """When all up to `through` are in the manifest too, but nothing more of the users `held`."""
+        return Progress(
+            max(through, self.through), {user: self.held.get(user, self.through) for user in held}
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class TableLease:
-    """The right to flush one table until `expires_at`. Changes up to `through` are to be taken;
-    `held` users (whose next attempt is not due) are left out."""
+    """The right to flush one table until `expires_at`. Changes of the store `store_id` up to
+    `through` are to be taken; those of the users in `held` (whose next attempt is not due) are left
+    out. `progress` is what was acknowledged before.
+
+    A lease covers one store, the oldest that has something to take: lease again until there is
+    none."""
 
     table_id: int
     token: int
     owner: str
     expires_at: float
     through: int
+    store_id: str = ""
     held: frozenset[str] = frozenset()
+    progress: Progress = Progress()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,25 +164,17 @@ class Refused:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Up to where a store's changes of one table are in the manifest: `through`, but those of the
-    users in `held` only up to what stands there."""
-
-    through: int = 0
-    held: Mapping[str, int] = field(default_factory=dict)
-
-    def covers(self, user: str, version: int) -> bool:
-        """Whether the manifest has this change."""
-        return version <= self.held.get(user, self.through)
-
-
 class HotSnapshot(Protocol):
     """A consistent view of the hot rows; short-lived."""
 
     @property
     def through(self) -> int:
         """The largest version that it shows."""
+        ...
+
+    def stores(self, table: Table) -> tuple[str, ...]:
+        """The ids of the stores whose changes of a table it shows, oldest first: those whose
+        progress a reader asks the manifest for."""
         ...
 
     def rows(
@@ -147,10 +186,13 @@ class HotSnapshot(Protocol):
         after: int = 0,
         up_to: int | None = None,
     ) -> pa.Table:
-        """Changes in the order of user and version, as Arrow: `_user` (not of a SHARED table),
-        `_seq`, `_version`, `_op` and the columns (all, or these). Only those of one user, where one
-        is given. Newer than `after`, at most `up_to`. Rows from before a column was added have its
-        `initial` value. What a TTL ended is missing."""
+        """Changes in the order of user and version, as Arrow: `_user` (text; not of a SHARED table),
+        `_seq`, `_version` (int64), `_op` (int8) and the columns (all, or these). Only those of one
+        user, where one is given. Newer than `after`, at most `up_to`. Rows from before a column was
+        added have its `initial` value. What a TTL ended is missing.
+
+        Parked rows are among them, with versions of a store of their own that no manifest has a
+        progress of: they stay visible until they are put back or discarded."""
         ...
 
 
@@ -158,41 +200,54 @@ class HotTables(Protocol):
     """The hot rows of all tables of a home. Safe for several threads; several processes share
     one."""
 
-    @property
-    def id(self) -> str:
-        """The store's identity: progress in a manifest is kept by it."""
-        ...
-
     def accept(
         self,
         table: Table,
         changes: Sequence[Change],
         *,
-        idempotency_key: str | None = None,
+        batch: BatchKey | None = None,
         unless_newer_than: int | None = None,
+        unless_acked_since: int | None = None,
     ) -> Accepted:
         """Accept single rows. With `unless_newer_than`, the changes are refused with `Conflict` if a
-        key that they concern was changed after that version (an UPDATE that read older rows).
+        row that they concern was changed after that version (an UPDATE that read older rows). With
+        `unless_acked_since`, also if `acks` is another number by now: what the caller knows of cold
+        keys may be old then.
 
-        Raises `Conflict` for an INSERT of a key that is hot already, `BufferFull`,
-        `BufferUnavailable`.
+        Raises `Conflict` for an INSERT of a key that is hot already, and for a change of a row that
+        is parked, `BufferFull`, `BufferUnavailable`, `EntryRejected` for a row that is too large.
         """
         ...
 
     def accept_arrow(
-        self, table: Table, rows: pa.Table, *, idempotency_key: str | None = None
+        self,
+        table: Table,
+        rows: pa.Table,
+        *,
+        batch: BatchKey | None = None,
+        unless_acked_since: int | None = None,
     ) -> Accepted:
         """Accept many rows (INSERT): the table's columns, and `_user` in a table of users'. They
         become a segment: an Arrow file, sorted by user, that its row in the store commits."""
+        ...
+
+    def repeated(self, table: Table, batch: BatchKey) -> Accepted | None:
+        """What the batch of this key was given, if it was accepted already. Raises `Conflict` where
+        it had other content."""
+        ...
+
+    def acks(self, table: Table) -> int:
+        """How often changes of a table were acknowledged: while it stays the same, what is not hot
+        has not become cold."""
         ...
 
     def snapshot(self) -> AbstractContextManager[HotSnapshot]:
         """A consistent view. Segments that it shows stay readable until it ends."""
         ...
 
-    def known_keys(self, table: Table, user: str, keys: Sequence[bytes]) -> Mapping[bytes, bool]:
-        """Of these encoded keys those that are hot: True where the newest change leaves a row,
-        False where it deletes it."""
+    def known_keys(self, table: Table, user: str, keys: Sequence[bytes]) -> Mapping[bytes, int]:
+        """Of these encoded keys those that are hot: the `_seq` of the row, `DELETED` where the newest
+        change deletes it."""
         ...
 
     # -- flushing
@@ -228,7 +283,9 @@ class HotTables(Protocol):
         refused: Sequence[Refused] = (),
     ) -> Acked:
         """Changes up to `through` are in the manifest, but those of `held` users (they stay, and
-        are postponed) and of `refused` changes (they are parked). Raises `LeaseLost`."""
+        are postponed) and of `refused` changes (they are parked). Users that were held in an earlier
+        call for the same lease stay held. Users have recovered when all of the lease was
+        acknowledged. Raises `LeaseLost`."""
         ...
 
     def fail(self, lease: TableLease, held: Held) -> None:
@@ -240,8 +297,12 @@ class HotTables(Protocol):
         """Give a lease back. A lost one is ignored."""
         ...
 
-    def progress(self, table: Table) -> Progress:
-        """What was acknowledged last: the least that the manifest has."""
+    def progress(self, table: Table) -> Mapping[str, Progress]:
+        """What was acknowledged last, by store: the least that the manifest has."""
+        ...
+
+    def retry_now(self, table: Table | None = None) -> int:
+        """What waits for its next attempt is due. How many partitions."""
         ...
 
     # -- what waits, in the words of the buffer
