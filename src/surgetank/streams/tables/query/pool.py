@@ -1,0 +1,203 @@
+"""The children that run SQL: so many as there are cores, one query of a user at a time, and a queue with an end.
+
+A child is kept for further queries, and replaced after many of them, when it has grown, and when one of them had to
+be killed. Waiting is first come, first served among users who have none under way; nobody can fill the queue alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from surgetank.exceptions import EngineClosed, QuotaExceeded
+from surgetank.streams.tables.query.names import Reference
+from surgetank.streams.tables.query.process import Answer, ChildEnded, ChildProcess, Limits
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MOST_QUERIES = 200
+_MOST_RESIDENT = 300 * 1024**2
+_ATTEMPTS = 3  # of a query whose child was gone before it did anything
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """One caller who waits."""
+
+    user: str
+    granted: bool = False
+    since: float = field(default=0.0)
+
+
+class QueryPool:
+    """Children for confined SQL. For any number of threads. `size` children at most, `waiting`
+    callers at most for `wait_s`, of one user `waiting_per_user`."""
+
+    def __init__(
+        self,
+        size: int | None = None,
+        *,
+        limits: Limits | None = None,
+        waiting: int = 64,
+        waiting_per_user: int = 8,
+        wait_s: float = 30.0,
+    ) -> None:
+        self.limits = limits or Limits()
+        self._size = size or os.cpu_count() or 1
+        self._waiting = waiting
+        self._waiting_per_user = waiting_per_user
+        self._wait_s = wait_s
+        self._closed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._change = threading.Condition()
+        self._queue: list[_Ticket] = []
+        self._users: set[str] = set()
+        self._idle: list[ChildProcess] = []
+        self._busy: set[ChildProcess] = set()
+        self._running = 0
+
+    def run(
+        self,
+        text: str,
+        *,
+        user: str,
+        tables: Callable[[Reference], pa.RecordBatchReader | None],
+        parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+    ) -> Answer:
+        """Run one SELECT for a user, over the tables that `tables` gives: only those rows exist for
+        it. Raises `InvalidRequest` (`StatementRefused` with the position), and `QuotaExceeded`
+        where the queue is full, or the query takes more than it may.
+
+            answer = pool.run("SELECT count(*) FROM app.notes", user="ada", tables=reader)
+        """
+        if self._pid != os.getpid():
+            self._reset()  # after a fork: the children are those of the parent
+        self._enter(user)
+        try:
+            for _ in range(_ATTEMPTS):
+                child = self._child()
+                try:
+                    return child.run(
+                        text, parameters=parameters, limits=limits or self.limits, tables=tables
+                    )
+                except ChildEnded:
+                    continue
+                finally:
+                    self._give_back(child)
+            raise QuotaExceeded(
+                "The processes that run SQL end before they answer.",
+                remedy="ask an operator: the machine may have too little memory.",
+            )
+        finally:
+            self._leave(user)
+
+    def start(self) -> None:
+        """Start a child, so that the first query doesn't wait for one. Returns at once."""
+        with self._change:
+            if not self._closed and not self._idle and not self._busy:
+                self._idle.append(ChildProcess(self.limits.memory_bytes))
+
+    def close(self) -> None:
+        """End all children. Queries under way fail with `EngineClosed`. Idempotent."""
+        with self._change:
+            self._closed = True
+            ending = [] if self._pid != os.getpid() else self._idle
+            self._idle = []
+            if self._pid == os.getpid():
+                for child in self._busy:
+                    child.kill()
+            self._change.notify_all()
+        for child in ending:
+            child.close()
+
+    def children(self) -> list[int]:
+        """The process ids of all children."""
+        with self._change:
+            return [each.pid for each in (*self._idle, *self._busy)]
+
+    # -- who runs, and who waits
+
+    def _enter(self, user: str) -> None:
+        ticket = _Ticket(user, since=time.monotonic())
+        with self._change:
+            self._open()
+            mine = Counter(each.user for each in self._queue)[user]
+            if len(self._queue) >= self._waiting or mine >= self._waiting_per_user:
+                raise QuotaExceeded(
+                    "Too many queries wait already.", remedy="try again in a few seconds."
+                )
+            self._queue.append(ticket)
+            self._grant()
+            try:
+                self._change.wait_for(lambda: ticket.granted or self._closed, self._wait_s)
+            finally:
+                if not ticket.granted:
+                    self._queue.remove(ticket)
+            if not ticket.granted:
+                self._open()
+                raise QuotaExceeded(
+                    f"Others' queries took longer than {self._wait_s:g} seconds.",
+                    remedy="try again in a few seconds.",
+                )
+
+    def _grant(self) -> None:
+        for ticket in list(self._queue):
+            if self._running >= self._size:
+                return
+            if ticket.user not in self._users:
+                ticket.granted = True
+                self._queue.remove(ticket)
+                self._users.add(ticket.user)
+                self._running += 1
+                self._change.notify_all()
+
+    def _leave(self, user: str) -> None:
+        with self._change:
+            self._end(user)
+
+    def _end(self, user: str) -> None:
+        self._users.discard(user)
+        self._running -= 1
+        self._grant()
+
+    def _open(self) -> None:
+        if self._closed:
+            raise EngineClosed("The engine was closed.", remedy="open it again.")
+
+    # -- children
+
+    def _child(self) -> ChildProcess:
+        with self._change:
+            self._open()
+            while self._idle:
+                child = self._idle.pop()
+                if child.alive:
+                    break
+                child.close()
+            else:
+                child = ChildProcess(self.limits.memory_bytes)
+            self._busy.add(child)
+            return child
+
+    def _give_back(self, child: ChildProcess) -> None:
+        used = child.queries >= _MOST_QUERIES or child.resident > _MOST_RESIDENT
+        with self._change:
+            self._busy.discard(child)
+            ended = used or self._closed or not child.alive
+            if not ended:
+                self._idle.append(child)
+            elif not self._closed and len(self._idle) + len(self._busy) < self._size:
+                # Begun now, so that the next query doesn't wait for all of it.
+                self._idle.insert(0, ChildProcess(self.limits.memory_bytes))
+        if ended:
+            child.close()

@@ -1,0 +1,352 @@
+"""One child that runs SQL, as its parent sees it: start it, ask it, kill it when its time is over.
+
+The caller's thread drives the pipes with deadlines; no thread of ours watches. A child that did not come to a
+clean end is killed, never used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgetank.exceptions import InvalidRequest, QuotaExceeded
+from surgetank.streams.tables.query.frames import (
+    HEAD,
+    Frame,
+    head,
+    opened,
+    packed,
+    pieces,
+    unpacked,
+)
+from surgetank.streams.tables.query.names import Equal, Reference
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_START_S = 60.0  # longest start of a process, on a machine that is busy
+_GRACE_S = 0.5  # after its limit a query is given so long to end by itself
+_WATCH_S = 0.05  # how often memory is looked at where the system doesn't hold the limit
+_MODULE = "surgetank.streams.tables.query.child"
+_BEGIN = f"import sys; sys.path[:] = {{path!r}}; from {_MODULE} import main; main()"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one query may take. Seconds, rows and bytes; `memory_bytes` is what its process may
+    have beyond what it has before."""
+
+    time_s: float = 10.0
+    rows: int = 100_000
+    bytes: int = 32 * 1024**2
+    sent_bytes: int = 256 * 1024**2
+    memory_bytes: int = 768 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a query gives. `types` are those of SQL. `cut` is `rows` or `bytes` where a limit ended
+    it before its end. `stale` tells that the database is away, and the rows are as they were
+    mirrored last."""
+
+    table: pa.Table
+    types: tuple[str, ...]
+    cut: str | None = None
+    stale: bool = False
+
+
+class ChildEnded(Exception):
+    """A child ended, or was killed, without a word about the query."""
+
+
+class StatementRefused(InvalidRequest):
+    """A statement that can't be run. `position` is where in its text, in bytes, if that is known."""
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message, remedy="change the statement.")
+        self.position = position
+
+
+class ChildProcess:
+    """A child between its start and its end. Not for two threads at once, but for `kill`."""
+
+    def __init__(self, memory_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._memory_bytes = memory_bytes
+        self._deadline = clock() + _START_S
+        self._confined: bool | None = None
+        self.queries = 0
+        self.resident = 0
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
+            [sys.executable, "-I", "-c", _BEGIN.format(path=sys.path), str(memory_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={"MALLOC_ARENA_MAX": "2", "TZ": "UTC", "LC_ALL": "C.UTF-8"},
+            start_new_session=True,  # Ctrl-C is for the parent
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in = self._process.stdin.fileno()
+        self._out = self._process.stdout.fileno()
+        os.set_blocking(self._in, False)
+        os.set_blocking(self._out, False)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def run(
+        self,
+        text: str,
+        *,
+        parameters: Sequence[Any] | Mapping[str, Any] | None,
+        limits: Limits,
+        tables: Callable[[Reference], pa.RecordBatchReader | None],
+    ) -> Answer:
+        """Run one SELECT. `tables` is asked for the rows of each table that it names; None: there
+        is none. Raises `InvalidRequest` for what is wrong with the query, `QuotaExceeded` where it
+        needs more than it may, `ChildEnded` where the child is gone and the query did nothing.
+        """
+        done = False
+        try:
+            self._begin()
+            self.queries += 1
+            self._deadline = self._clock() + limits.time_s + _GRACE_S
+            answer = self._ask(text, parameters, limits, tables)
+            done = True
+        except TimeoutError:
+            raise _too_long(limits) from None
+        finally:
+            if not done:  # whatever it does now, nobody will read it
+                self.kill()
+        if isinstance(answer, Answer):
+            return answer
+        raise _refusal(answer, limits)
+
+    def kill(self) -> None:
+        """End it at once. Idempotent, for any thread."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+
+    def close(self) -> None:
+        """End it, and give its pipes back. Nobody may use it any more."""
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+
+    def _begin(self) -> None:
+        if self._confined is not None:
+            return
+        kind, data = self._receive()
+        if kind is not Frame.READY:
+            raise ChildEnded
+        self._confined = bool(json.loads(data)["confined"])
+
+    def _ask(
+        self,
+        text: str,
+        parameters: Sequence[Any] | Mapping[str, Any] | None,
+        limits: Limits,
+        tables: Callable[[Reference], pa.RecordBatchReader | None],
+    ) -> Answer | Mapping[str, Any]:
+        """The answer, or what the child says of its failure."""
+        query = {
+            "text": text,
+            "parameters": parameters,
+            "limit_ms": max(1, int(limits.time_s * 1000)),
+            "rows": limits.rows,
+            "bytes": limits.bytes,
+        }
+        self._send(Frame.QUERY, pickle.dumps(query))
+        kind, data = self._receive(limits)
+        if kind is Frame.FAILED:
+            return _failure(data)
+        self._send_tables(_references(data), limits, tables)
+        kind, data = self._receive(limits)
+        if kind is Frame.FAILED:
+            return _failure(data)
+        described = json.loads(data)
+        schema, _ = unpacked(self._receive(limits)[1])
+        batches: list[pa.RecordBatch] = []
+        taken = 0
+        while True:
+            kind, data = self._receive(limits)
+            taken += len(data)
+            if kind is Frame.FAILED:
+                return _failure(data)
+            if kind is Frame.DONE:
+                break
+            if kind is not Frame.BATCH or taken > 2 * limits.bytes + (1 << 20):
+                raise ChildEnded
+            batches += unpacked(data)[1]
+        end = json.loads(data)
+        self.resident = int(end["rss"])
+        import pyarrow as pa  # noqa: PLC0415 - an extra
+
+        table = pa.Table.from_batches(batches, schema)
+        return Answer(table, tuple(described["types"]), end["cut"])
+
+    def _send_tables(
+        self,
+        references: Iterable[Reference],
+        limits: Limits,
+        tables: Callable[[Reference], pa.RecordBatchReader | None],
+    ) -> None:
+        sent = 0
+        for reference in references:
+            try:
+                rows = tables(reference)
+            except BaseException:
+                self._send(Frame.STOP, b"")
+                raise
+            if rows is None:
+                continue  # DuckDB itself says that there is no such table
+            header = {"schema": reference.schema, "name": reference.name}
+            self._send(Frame.TABLE, json.dumps(header).encode())
+            self._send(Frame.BATCH, packed(rows.schema, None))
+            for batch in rows:
+                for piece in pieces(batch):
+                    if piece.num_rows == 0:
+                        continue
+                    data = packed(rows.schema, piece)
+                    sent += data.size
+                    if sent > limits.sent_bytes:
+                        raise QuotaExceeded(
+                            f"The query needs more than {limits.sent_bytes >> 20} MB of rows.",
+                            remedy="select fewer columns, or name the key of the rows in WHERE.",
+                        )
+                    self._send(Frame.BATCH, data)
+            self._send(Frame.BATCH, b"")
+        self._send(Frame.GO, b"")
+
+    # -- pipes, with the deadline
+
+    def _send(self, kind: Frame, data: bytes | pa.Buffer) -> None:
+        for part in (head(kind, len(data)), data):
+            left = memoryview(part)
+            while left:
+                try:
+                    left = left[os.write(self._in, left) :]
+                except BlockingIOError:
+                    self._wait(self._in, select.POLLOUT)
+                except BrokenPipeError:
+                    return  # it may have said why before it ended: that is read next
+
+    def _receive(self, limits: Limits | None = None) -> tuple[Frame, bytes]:
+        try:
+            kind, length = opened(self._exactly(HEAD.size))
+            return kind, self._exactly(length)
+        except ValueError as damaged:
+            raise ChildEnded from damaged
+        except EOFError as gone:
+            if limits is None or self._process.wait(5) in (0, -signal.SIGKILL):
+                raise ChildEnded from gone
+            # It ended itself (an allocation failed where nobody expects it, a stack overflowed).
+            raise QuotaExceeded(
+                "The query ended the process that ran it: it needs more memory, or is nested more "
+                f"deeply, than its {limits.memory_bytes >> 20} MB allow.",
+                remedy="make it smaller.",
+            ) from gone
+
+    def _exactly(self, length: int) -> bytes:
+        parts = []
+        while length:
+            try:
+                part = os.read(self._out, min(length, 1 << 20))
+            except BlockingIOError:
+                self._wait(self._out, select.POLLIN)
+                continue
+            if not part:
+                raise EOFError
+            parts.append(part)
+            length -= len(part)
+        return b"".join(parts)
+
+    def _wait(self, pipe: int, what: int) -> None:
+        """Until the pipe can be used. Raises `TimeoutError` at the deadline."""
+        waiting = select.poll()
+        waiting.register(pipe, what)
+        while True:
+            left = self._deadline - self._clock()
+            if left <= 0:
+                raise TimeoutError
+            watched = self._confined is False
+            if waiting.poll(1000 * (min(left, _WATCH_S) if watched else left) + 1):
+                return
+            if watched and resident(self.pid) > self._memory_bytes:
+                self.kill()
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory of another process; 0 where that can't be found out."""
+    with (
+        contextlib.suppress(OSError),
+        Path("/proc", str(pid), "statm").open(encoding="ascii") as file,
+    ):
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+        found = subprocess.run(  # noqa: S603
+            ["/bin/ps", "-o", "rss=", "-p", str(pid)], capture_output=True, timeout=5, check=False
+        )
+        return int(found.stdout) * 1024
+    return 0
+
+
+def _references(data: bytes) -> list[Reference]:
+    return [
+        Reference(
+            each["schema"],
+            each["name"],
+            None if each["columns"] is None else frozenset(each["columns"]),
+            tuple(Equal(**equal) for equal in each["equals"]),
+            each["optional"],
+        )
+        for each in json.loads(data)
+    ]
+
+
+def _failure(data: bytes) -> Mapping[str, Any]:
+    failure: Mapping[str, Any] = json.loads(data)
+    return failure
+
+
+def _too_long(limits: Limits) -> QuotaExceeded:
+    return QuotaExceeded(
+        f"The query took longer than {limits.time_s:g} seconds, and was ended.",
+        remedy="let it read or compute less.",
+    )
+
+
+def _refusal(failure: Mapping[str, Any], limits: Limits) -> InvalidRequest | QuotaExceeded:
+    kind, message = failure["kind"], str(failure["message"])
+    if kind == "time":
+        return _too_long(limits)
+    if kind == "memory":
+        return QuotaExceeded(
+            f"The query needs more memory than its {limits.memory_bytes >> 20} MB: {message}.",
+            remedy="let it read or compute less.",
+        )
+    return StatementRefused(message, failure.get("position"))
