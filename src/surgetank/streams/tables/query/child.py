@@ -96,7 +96,9 @@ class Child:
             except RecursionError:
                 self._fail("refused", "it is nested too deeply")
             except duckdb.Error as error:
-                self._fail(*_told(error))
+                self._fail(*_said(error))
+            except Exception as error:  # noqa: BLE001 - DuckDB's client has others for what it doesn't know
+                self._fail("refused", f"{type(error).__name__}: {error}")
             if used:
                 self._let_go(connection)
                 connection = self._prepared()
@@ -200,13 +202,13 @@ class Child:
         )
 
     def _fail(self, kind: str, message: str, position: int | None = None) -> None:
-        told = {
+        failure = {
             "kind": kind,
             "message": message[:4000],
             "position": position,
             "rss": self._memory.resident(),
         }
-        self._send(Frame.FAILED, json.dumps(told).encode())
+        self._send(Frame.FAILED, json.dumps(failure).encode())
 
     def _send(self, kind: Frame, data: bytes | pa.Buffer) -> None:
         self._target.write(head(kind, len(data)))
