@@ -242,7 +242,7 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _told(error: duckdb.Error) -> tuple[str, str, int | None]:
+def _said(error: duckdb.Error) -> tuple[str, str, int | None]:
     """Kind, message and position of what DuckDB refused."""
     name, _, rest = str(error).partition(": ")
     message, position = str(error).partition("\n\n")[0], None
