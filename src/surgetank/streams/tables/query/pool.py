@@ -10,12 +10,13 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from surgetank.exceptions import EngineClosed, QuotaExceeded
 from surgetank.streams.tables.query.names import Reference
+from surgetank.streams.tables.query.parameters import Parameters
 from surgetank.streams.tables.query.process import Answer, ChildEnded, ChildProcess, Limits
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class QueryPool:
         *,
         user: str,
         tables: Callable[[Reference], pa.RecordBatchReader | None],
-        parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+        parameters: Parameters | None = None,
         limits: Limits | None = None,
     ) -> Answer:
         """Run one SELECT for a user, over the tables that `tables` gives: only those rows exist for

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from surgetank.streams.tables.query.frames import (
     unpacked,
 )
 from surgetank.streams.tables.query.names import Equal, Reference
+from surgetank.streams.tables.query.parameters import Parameters, written
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -118,7 +118,7 @@ class ChildProcess:
         self,
         text: str,
         *,
-        parameters: Sequence[Any] | Mapping[str, Any] | None,
+        parameters: Parameters | None,
         limits: Limits,
         tables: Callable[[Reference], pa.RecordBatchReader | None],
     ) -> Answer:
@@ -168,19 +168,21 @@ class ChildProcess:
     def _ask(
         self,
         text: str,
-        parameters: Sequence[Any] | Mapping[str, Any] | None,
+        parameters: Parameters | None,
         limits: Limits,
         tables: Callable[[Reference], pa.RecordBatchReader | None],
     ) -> Answer | Mapping[str, Any]:
         """The answer, or what the child says of its failure."""
         query = {
             "text": text,
-            "parameters": parameters,
+            "parameters": written(
+                dict(parameters) if isinstance(parameters, Mapping) else list(parameters or ())
+            ),
             "limit_ms": max(1, int(limits.time_s * 1000)),
             "rows": limits.rows,
             "bytes": limits.bytes,
         }
-        self._send(Frame.QUERY, pickle.dumps(query))
+        self._send(Frame.QUERY, json.dumps(query).encode())
         kind, data = self._receive(limits)
         if kind is Frame.FAILED:
             return _failure(data)
