@@ -122,7 +122,7 @@ def test_names_of_schemas_that_duckdb_has_itself_can_be_used(pool):
 
 
 PARAMETERS = (
-    1, 2**70, "x", True, None, 1.5, float("inf"), b"a\0", Decimal("1.50"), [1, None], {"a": [Decimal(1)]}, 
+    1, 2**70, "x", True, None, 1.5, float("inf"), b"a\0", Decimal("1.50"), [1, None], {"a": [Decimal(1)]},
     date(2026, 1, 2),
     datetime(2026, 1, 2, 3, 4, 5, 6), datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=2))), dtime(1, 2, 3),
 )  # fmt: skip
