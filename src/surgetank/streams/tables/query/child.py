@@ -139,10 +139,7 @@ class Child:
         if tree.get("error"):
             raise Refused("refused", str(tree.get("error_message")))
         needed = needs(text, tree)
-        names = [
-            {**asdict(each), "columns": None if each.columns is None else sorted(each.columns)}
-            for each in needed.tables
-        ]
+        names = [{**asdict(each), "columns": sorted(each.columns)} for each in needed.tables]
         self._send(Frame.NAMES, json.dumps(names).encode())
         return needed.text
 

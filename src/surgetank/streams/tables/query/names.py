@@ -18,14 +18,14 @@ _ALL_COLUMNS = frozenset({"POSITIONAL_REFERENCE", "PIVOT"})
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A table that a query names. `columns` are those that it may need, folded (None: all).
-    `equals` are conditions that each row has to meet: column and value, where the value is a
-    constant or the name of a parameter. `optional` says that a part of the query has the name too.
-    """
+    """A table that a query names. `columns` are the names, folded, that may be columns of it; with
+    `every` it may need all the others too (but hidden ones). `equals` are conditions that each row
+    has to meet. `optional` says that a part of the query has the name too."""
 
     schema: str | None
     name: str
-    columns: frozenset[str] | None = None
+    columns: frozenset[str] = frozenset()
+    every: bool = True
     equals: tuple[Equal, ...] = ()
     optional: bool = False
 
@@ -211,13 +211,13 @@ def _reference(node: Mapping[str, Any], found: _Found) -> Reference:
     return Reference(
         schema,
         name,
-        None if every else frozenset(found.columns),
+        frozenset(found.columns),
+        every,
         found.equals.get(id(node), ()),
         optional=schema is None and name.casefold() in found.ctes,
     )
 
 
 def _union(one: Reference, other: Reference) -> Reference:
-    both = one.columns is not None and other.columns is not None
-    columns = (one.columns or frozenset()) | (other.columns or frozenset()) if both else None
-    return Reference(one.schema, one.name, columns, (), one.optional or other.optional)
+    every, optional = one.every or other.every, one.optional or other.optional
+    return Reference(one.schema, one.name, one.columns | other.columns, every, optional=optional)

@@ -322,9 +322,10 @@ def _references(data: bytes) -> list[Reference]:
         Reference(
             each["schema"],
             each["name"],
-            None if each["columns"] is None else frozenset(each["columns"]),
+            frozenset(each["columns"]),
+            each["every"],
             tuple(Equal(**equal) for equal in each["equals"]),
-            each["optional"],
+            optional=each["optional"],
         )
         for each in json.loads(data)
     ]

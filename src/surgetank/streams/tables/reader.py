@@ -1,0 +1,149 @@
+"""The rows of a table as they are now: what is hot, over what is in files.
+
+The order makes it one moment: hot rows first, then the manifest. What the manifest has already is dropped from the
+hot rows, so that no row is there twice and none is missing while a flush commits. A row is known by its `_seq`: of
+several hot changes the newest counts, and a row in a file that was changed since is hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from surgetank.streams.tables.cold.protocol import ColdTable, ColdTables
+from surgetank.streams.tables.definition import SEQ, USER, Kind, Table
+from surgetank.streams.tables.hot.protocol import (
+    OP,
+    ORIGIN_SHIFT,
+    VERSION,
+    HotTables,
+    Op,
+    Progress,
+    store_of,
+)
+
+_Mask = np.ndarray[Any, np.dtype[np.bool_]]
+_NO_FILES = ColdTable(0, (), {})
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A table at one moment: hot rows that are visible, and the files with the `_seq` of those rows
+    in them that are not. `through` is the newest change that is in it, `acks` how often changes had
+    been acknowledged before; `stale` tells that the database is away, and the files are those that
+    were mirrored last."""
+
+    table: Table
+    user: str | None
+    columns: tuple[str, ...]
+    hot: pa.Table
+    hidden: pa.Array
+    cold: ColdTable
+    through: int
+    acks: int
+
+    @property
+    def stale(self) -> bool:
+        """Whether the files may be older than they are in the database."""
+        return self.cold.stale
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of all rows: `_user` (not of a SHARED table), `_seq` and the columns."""
+        return self.hot.schema
+
+
+class TableReader:
+    """Reads tables for those who may: whose rows they are is the caller's to decide."""
+
+    def __init__(self, hot: HotTables, cold: ColdTables) -> None:
+        self._hot = hot
+        self._cold = cold
+
+    @contextmanager
+    def view(
+        self, table: Table, *, user: str | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[View]:
+        """The table now, of one user or of all. What it shows can be read until it is left.
+
+        Raises `ColdStateUnavailable` where the database is away and its files were never seen.
+        """
+        names = tuple(each.name for each in table.columns) if columns is None else tuple(columns)
+        owner = user if table.by_user else None
+        acks = self._hot.acks(table)
+        with self._hot.snapshot() as snapshot:
+            stores = snapshot.stores(table)
+            changes = snapshot.rows(table, user=owner, columns=names)
+            cold = (
+                _NO_FILES
+                if table.kind is Kind.STREAM
+                else self._cold.live(table, stores=stores, user=owner)
+            )
+            visible, hidden = merged(changes, cold.progress)
+            yield View(table, owner, names, visible, hidden, cold, snapshot.through, acks)
+
+    def scan(self, view: View) -> Iterator[pa.RecordBatch]:
+        """All rows of a view, some thousand at a time."""
+        yield from view.hot.to_batches(max_chunksize=65_536)
+        if not view.cold.files:
+            return
+        for batch in self._cold.scan(view.table, view.cold, user=view.user, columns=view.columns):
+            if len(view.hidden):
+                kept = pc.invert(pc.is_in(batch.column(SEQ), value_set=view.hidden))
+                yield batch.filter(kept)
+            else:
+                yield batch
+
+    def read(
+        self, table: Table, *, user: str | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """All rows, in memory."""
+        with self.view(table, user=user, columns=columns) as view:
+            return pa.Table.from_batches(list(self.scan(view)), view.schema)
+
+
+def merged(changes: pa.Table, progress: Mapping[str, Progress]) -> tuple[pa.Table, pa.Array]:
+    """Of hot changes those rows that are visible, without version and kind of change, and the
+    `_seq` of rows that are not to be taken from files."""
+    pending = changes.filter(pa.array(~covered(changes, progress))) if progress else changes
+    plain = pending.drop_columns([OP, VERSION])
+    changed = pc.not_equal(pending.column(OP), int(Op.INSERT))
+    if not pc.any(changed).as_py():
+        return plain, pa.array([], pa.int64())
+    hidden = pc.unique(pending.column(SEQ).filter(changed))
+    touched = pc.is_in(pending.column(SEQ), value_set=hidden)
+    newest = (
+        pending.select([SEQ, VERSION]).filter(touched).group_by(SEQ).aggregate([(VERSION, "max")])
+    )
+    kept = pc.and_(
+        pc.is_in(pending.column(VERSION), value_set=newest.column(f"{VERSION}_max")),
+        pc.not_equal(pending.column(OP), int(Op.DELETE)),
+    )
+    return plain.filter(pc.or_(pc.invert(touched), kept)), hidden
+
+
+def covered(changes: pa.Table, progress: Mapping[str, Progress]) -> _Mask:
+    """Which of the changes the manifest has."""
+    versions = changes.column(VERSION).to_numpy()
+    origins = versions >> ORIGIN_SHIFT
+    there: _Mask = np.zeros(len(versions), dtype=bool)
+    for origin in np.unique(origins):
+        reached = progress.get(store_of(int(origin) << ORIGIN_SHIFT))
+        if reached is None:
+            continue
+        mine = origins == origin
+        done = versions <= reached.through
+        if reached.held and USER in changes.column_names:
+            for user, through in reached.held.items():
+                theirs = pc.equal(changes.column(USER), user).to_numpy(zero_copy_only=False)
+                done = np.where(theirs, versions <= through, done)
+        elif reached.held:
+            done = versions <= next(iter(reached.held.values()))  # a SHARED table has one user
+        there |= mine & done
+    return there
