@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from surgetank.streams.tables.cold.protocol import ColdTable, ColdTables
 from surgetank.streams.tables.definition import SEQ, USER, Kind, Table
@@ -28,6 +28,7 @@ from surgetank.streams.tables.hot.protocol import (
     store_of,
 )
 
+pc: Any = pyarrow.compute  # its functions are made when it is imported
 _Mask = np.ndarray[Any, np.dtype[np.bool_]]
 _NO_FILES = ColdTable(0, (), {})
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from surgetank.streams.tables.definition import SEQ, USER, Table
 from surgetank.streams.tables.numeric import WIDTHS
 from surgetank.streams.tables.query.names import Equal, Reference
 from surgetank.streams.tables.query.parameters import Parameters
 from surgetank.streams.tables.reader import TableReader, View
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 
 class Scope(Protocol):
