@@ -145,7 +145,7 @@ class Sources:
         found = self.find(reference)
         if found is None:
             return None
-        if isinstance(found, pa.Table):
+        if not isinstance(found, Wanted):
             return found.to_reader(max_chunksize=65_536)
         view = self.view(found)
         schema = pa.schema([view.schema.field(name) for name in found.shown])
