@@ -33,7 +33,7 @@ _Mask = np.ndarray[Any, np.dtype[np.bool_]]
 _NO_FILES = ColdTable(0, (), {})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """A table at one moment: hot rows that are visible, and the files with the `_seq` of those rows
     in them that are not. `through` is the newest change that is in it, `acks` how often changes had
@@ -87,7 +87,16 @@ class TableReader:
                 else self._cold.live(table, stores=stores, user=owner)
             )
             visible, hidden = merged(changes, cold.progress)
-            yield View(table, owner, names, visible, hidden, cold, snapshot.through, acks)
+            yield View(
+                table=table,
+                user=owner,
+                columns=names,
+                hot=visible,
+                hidden=hidden,
+                cold=cold,
+                through=snapshot.through,
+                acks=acks,
+            )
 
     def scan(self, view: View) -> Iterator[pa.RecordBatch]:
         """All rows of a view, some thousand at a time."""

@@ -323,8 +323,8 @@ def _references(data: bytes) -> list[Reference]:
             each["schema"],
             each["name"],
             frozenset(each["columns"]),
-            each["every"],
-            tuple(Equal(**equal) for equal in each["equals"]),
+            every=each["every"],
+            equals=tuple(Equal(**equal) for equal in each["equals"]),
             optional=each["optional"],
         )
         for each in json.loads(data)
