@@ -34,7 +34,7 @@ from surgetank.streams.tables.query.frames import (
     pieces,
     unpacked,
 )
-from surgetank.streams.tables.query.names import needs, schema_here
+from surgetank.streams.tables.query.names import needs, quoted, schema_here
 from surgetank.streams.tables.query.parameters import read
 
 _ROWS_AT_ONCE = 2048
@@ -157,9 +157,9 @@ class Child:
                 batches += unpacked(data)[1]
                 data = self._receive()[1]
             connection.register(f"surgetank {count}", pa.Table.from_batches(batches, schema))
-            name = _quoted(header["name"])
+            name = quoted(header["name"])
             if header["schema"] is not None:
-                schema_name = _quoted(schema_here(header["schema"]))
+                schema_name = quoted(schema_here(header["schema"]))
                 connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema_name}")
                 name = f"{schema_name}.{name}"
             connection.execute(f'CREATE VIEW {name} AS FROM "surgetank {count}"')
@@ -232,11 +232,6 @@ class Child:
             gone = any(what & (select.POLLHUP | select.POLLERR) for _, what in waiting.poll(500))
             if gone or os.getppid() != parent:
                 os._exit(0)
-
-
-def _quoted(name: str) -> str:
-    """An identifier of DuckDB's."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _said(error: duckdb.Error) -> tuple[str, str, int | None]:

@@ -68,6 +68,11 @@ def schema_here(schema: str) -> str:
     return f"surgetank {schema.casefold()}" if schema.casefold() in OWN_SCHEMAS else schema
 
 
+def quoted(name: str) -> str:
+    """An identifier of DuckDB's."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def needs(text: str, tree: Mapping[str, Any]) -> Needs:
     """What the statement of this syntax tree needs."""
     found = _Found()
@@ -148,7 +153,7 @@ def _edited(text: str, edits: Mapping[int, str]) -> str:
         for written in (schema, f'"{schema}"'):
             here = data[at : at + len(written.encode())]
             if here.decode(errors="replace").casefold() == written.casefold():
-                replaced = f'"{schema_here(schema)}"'.encode()
+                replaced = quoted(schema_here(schema)).encode()
                 data = data[:at] + replaced + data[at + len(here) :]
                 break
     return data.decode()
