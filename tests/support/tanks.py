@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from support.postgres import PostgresServer
+from support.recycling import Databases
 from surgetank import Surgetank
 from surgetank.database.migrate import migrate
 from surgetank.database.pool import Database
@@ -36,12 +37,18 @@ def migrated_template(postgres_server: PostgresServer) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def databases(postgres_server: PostgresServer, migrated_template: str) -> Databases:
+    """Migrated databases, which tests have one after the other."""
+    return Databases(postgres_server, migrated_template)
+
+
 @pytest.fixture
-def database_url(postgres_server: PostgresServer, migrated_template: str) -> Iterator[str]:
-    """URL of a migrated, empty database of this test's own."""
-    name = postgres_server.create_database(migrated_template)
+def database_url(postgres_server: PostgresServer, databases: Databases) -> Iterator[str]:
+    """URL of a migrated, empty database that is this test's own."""
+    name = databases.take()
     yield postgres_server.url_of(name)
-    postgres_server.drop_database(name)
+    databases.give_back(name)
 
 
 @pytest.fixture
