@@ -217,6 +217,21 @@ def test_a_parked_entry_tried_again_after_a_fix_arrives_after_its_neighbours(pla
     assert plant.sink.rows["p", b"h"] == b"hostile"
 
 
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_a_partition_that_ended_with_a_parked_entry_is_given_back_at_once(
+    plant: Plant, before: int
+) -> None:
+    plant.sink.faults = [refuse_hostile]
+    for _ in range(before):
+        plant.put("p", b"good")
+    plant.put("p", b"hostile")
+    plant.flusher(node="a").run("manual")
+    plant.put("p", b"good")
+    state = plant.buffer.state("s", "p")
+    assert state is not None
+    assert state.leased_by is None
+
+
 def test_hostile_data_does_not_open_the_breaker(plant: Plant) -> None:
     plant.sink.faults = [refuse_hostile]
     breaker = CircuitBreaker(plant.clock, threshold=2)

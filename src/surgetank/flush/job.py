@@ -252,7 +252,12 @@ class StreamFlusher:
         deadline = self._clockwork.clock() + self.policy.job_s
         try:
             while rotation and not stop.is_set():
-                for run in self._take_turn(rotation, held, delivery):
+                done = self._take_turn(rotation, held, delivery)
+                # One that ended with a parked entry was neither acknowledged nor postponed: its lease
+                # is still held.
+                if kept := [run.lease for run in done if not run.closed]:
+                    self._buffer.release(kept)
+                for run in done:
                     held.drop(run.lease)
                     self._report(job, run, outcomes)
                 if self.breaker.state() is BreakerState.OPEN:
