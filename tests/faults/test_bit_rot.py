@@ -11,8 +11,6 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import pytest
 
 from support import workload
 from support.buffers import DOWN, child_env, put, read_all, take
+from support.commands import run_command
 from support.tanks import MakeTank
 from surgetank.buffer.coordination import Ack, Due
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
@@ -485,9 +484,6 @@ def test_what_the_database_has_is_not_written_again_after_a_salvage(
 
 
 def main_of(words: list[str]) -> int:
-    done = subprocess.run(
-        [sys.executable, "-m", "surgetank", *words], env=child_env(), capture_output=True, text=True, timeout=60,
-        check=False,
-    )  # fmt: skip
+    done = run_command(tuple(words), child_env())
     assert "Traceback" not in done.stderr
     return done.returncode

@@ -20,6 +20,7 @@ import pytest
 
 from support import workload
 from support.buffers import child_env, drain, put, values, wait_until
+from support.commands import run_command
 from support.tanks import MakeTank
 from surgetank import BufferFull, Surgetank
 from surgetank.buffer.limits import BufferLimits
@@ -207,10 +208,9 @@ while True:
 
 def cli(home: Path, database_url: str, *words: str) -> subprocess.CompletedProcess[str]:
     environment = child_env() | {"SURGETANK_DISK_RESERVE": str(4 * MIB)}
-    return subprocess.run(
-        [sys.executable, "-m", "surgetank", *words, "--home", str(home), "--database-url", database_url, "--json"],
-        env=environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return run_command(
+        (*words, "--home", str(home), "--database-url", database_url, "--json"), environment
+    )
 
 
 def fill_up(path: Path) -> None:

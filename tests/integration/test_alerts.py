@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from support.commands import run_command
 from support.postgres import PostgresServer
 from support.savers import put_chain
 from support.tanks import MakeTank
@@ -467,11 +468,10 @@ def test_the_command_line_tests_lists_and_logs(
     }  # fmt: skip
 
     def cli(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "surgetank", "alerts", *arguments],
-            capture_output=True, text=True, check=False, timeout=60,
-            env={name: str(value) for name, value in {**environment, **more}.items()},
-        )  # fmt: skip
+        done = run_command(
+            ("alerts", *arguments),
+            {name: str(value) for name, value in {**environment, **more}.items()},
+        )
         assert SECRET not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done

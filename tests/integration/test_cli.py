@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from support.commands import run_command
 from support.savers import listed, put, put_chain
 from support.waiting import wait_until
 from surgetank import Surgetank
@@ -30,10 +31,7 @@ def cli(tmp_path: Path, database_url: str) -> Any:
     }
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "surgetank", *arguments],
-            capture_output=True, text=True, errors="replace", check=False, env={**environment, **more}, timeout=60,
-        )  # fmt: skip
+        return run_command(arguments, {**environment, **more})
 
     run.environment = environment  # type: ignore[attr-defined]
     return run

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.commands import run_command
 from support.http import ADMIN_TOKEN, running
 from support.postgres import PASSWORD_ROLE, PostgresServer
 from support.savers import put
@@ -27,10 +26,7 @@ LOOKING = [
 def cli(home: Path, *arguments: str, url: str = "") -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command."""
     environment = {**os.environ, "SURGETANK_HOME": str(home), "SURGETANK_DATABASE_URL": url}
-    done = subprocess.run(
-        [sys.executable, "-m", "surgetank", *arguments],
-        capture_output=True, text=True, check=False, env=environment, timeout=60,
-    )  # fmt: skip
+    done = run_command(arguments, environment)
     return done.returncode, done.stdout, done.stderr
 
 

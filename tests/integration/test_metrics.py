@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from support.commands import run_command
 from support.postgres import PostgresServer
 from support.savers import put, put_chain
 from support.tanks import MakeTank
@@ -215,11 +215,14 @@ def test_the_command_line_prints_them(tank: Surgetank, database_url: str, tmp_pa
     put_chain(tank.checkpointer(), "t", 3)
 
     def cli(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "surgetank", "metrics", *arguments], capture_output=True, text=True, check=False,
-            env={**os.environ, "SURGETANK_HOME": str(tmp_path / "home"), "SURGETANK_DATABASE_URL": database_url},
-            timeout=60,
-        )  # fmt: skip
+        done = run_command(
+            ("metrics", *arguments),
+            {
+                **os.environ,
+                "SURGETANK_HOME": str(tmp_path / "home"),
+                "SURGETANK_DATABASE_URL": database_url,
+            },
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 import threading
 import time
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from support.commands import run_command
 from support.postgres import PostgresServer
 from support.savers import put, put_chain
 from surgetank import NotSaved, Surgetank
@@ -157,10 +157,7 @@ def cli(tank: Surgetank, *arguments: str) -> subprocess.CompletedProcess[str]:
         **os.environ, "SURGETANK_HOME": str(tank.settings.home),
         "SURGETANK_DATABASE_URL": tank.settings.database_url.get_secret_value(),
     }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", "surgetank", *arguments], capture_output=True, text=True, check=False, env=environment,
-        timeout=60,
-    )  # fmt: skip
+    return run_command(arguments, environment)
 
 
 def test_the_exit_code_of_a_threads_flush_is_its_receipt(tank: Surgetank, database_url):

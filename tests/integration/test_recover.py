@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import psycopg
 import pytest
 
 from support import workload
+from support.commands import run_command
 from support.savers import config, listed, put, put_chain
 from support.spilling import ALL, spill
 from support.waiting import wait_until
@@ -356,10 +355,7 @@ def cli(tmp_path: Path, database_url: str, fallback: Path, *arguments: str) -> A
         **os.environ, "SURGETANK_HOME": str(tmp_path / "home"), "SURGETANK_DATABASE_URL": database_url,
         "SURGETANK_FALLBACK_URL": str(fallback),
     }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", "surgetank", *arguments], capture_output=True, text=True, check=False, env=environment,
-        timeout=60,
-    )  # fmt: skip
+    return run_command(arguments, environment)
 
 
 def test_the_command_looks_recovers_and_says_what_it_left(

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from support.commands import run_command
 from support.http import ADMIN_TOKEN
 from support.process import Process
 from support.savers import put_chain
@@ -51,10 +51,7 @@ def start(environment: dict[str, str]) -> Iterator[Any]:
 
 
 def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "surgetank", *arguments],
-        capture_output=True, text=True, check=False, env=environment, timeout=60,
-    )  # fmt: skip
+    return run_command(arguments, environment)
 
 
 def test_tokens_are_made_listed_and_revoked_on_the_command_line(environment, start):

@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from support.commands import run_command
 from support.savers import config, ids, listed, put, put_chain
 from surgetank import Surgetank
 from surgetank.exceptions import ConfigurationError, InvalidRequest
@@ -135,10 +135,7 @@ def cli(tmp_path: Path, database_url: str) -> Any:
     }  # fmt: skip
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "surgetank", *arguments],
-            capture_output=True, text=True, check=False, env={**environment, **more}, timeout=60,
-        )  # fmt: skip
+        return run_command(arguments, {**environment, **more})
 
     return run
 

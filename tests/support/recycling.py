@@ -25,7 +25,8 @@ SELECT md5(string_agg(line, E'\\n' ORDER BY line)) FROM (
     UNION ALL SELECT format('constraint %s %s', oid, conname) FROM pg_constraint
     UNION ALL SELECT format('trigger %s %s %s', oid, tgname, tgenabled) FROM pg_trigger
     UNION ALL SELECT format('function %s %s %s', oid, xmin, proacl) FROM pg_proc WHERE oid >= 16384
-    UNION ALL SELECT format('schema %s %s %s', oid, nspname, nspacl) FROM pg_namespace WHERE nspname !~ '^pg_(toast|temp)'
+    UNION ALL SELECT format('schema %s %s %s', oid, nspname, nspacl) FROM pg_namespace
+        WHERE nspname !~ '^pg_(toast|temp)'
     UNION ALL SELECT format('extension %s', extname) FROM pg_extension
     UNION ALL SELECT format('policy %s', oid) FROM pg_policy
     UNION ALL SELECT format('rule %s %s', oid, ev_enabled) FROM pg_rewrite WHERE oid >= 16384
