@@ -44,7 +44,7 @@ TORTURE_SEEDS ?= 20
 TORTURE := tests/faults/test_chaos.py tests/faults/test_runs_killed.py tests/faults/test_runs_racing.py \
 	tests/faults/test_runs_frozen.py tests/faults/test_serving_killed.py tests/faults/test_serving_racing.py \
 	tests/faults/test_serving_outage.py tests/faults/test_runs_leave_nothing.py \
-	tests/faults/test_killed_at_any_moment.py tests/faults/test_storm_killed.py
+	tests/faults/test_killed_at_any_moment.py tests/faults/test_storm_killed.py tests/integration/test_server_schema.py
 
 torture: .venv/.test ## the proofs by chance at their whole length, with their figures; TORTURE_SEEDS=100 for more
 	SURGETANK_TORTURE_SEEDS=$(TORTURE_SEEDS) $(BIN)/python -m pytest -s -q $(TORTURE)

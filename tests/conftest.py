@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support import workload
 from support.pgbouncer import find_pgbouncer, running_pgbouncer
 from support.postgres import PostgresServer, make_template, running_server
+from support.recycling import Databases
+from surgetank import Surgetank
 
 
 @pytest.fixture(scope="session")
@@ -62,14 +65,22 @@ def pgbouncer(postgres_server: PostgresServer) -> Iterator[str]:
     postgres_server.drop_database(name)
 
 
-@pytest.fixture
-def undisturbed(make_tank, postgres_server, migrated_template, tmp_path):
+@pytest.fixture(scope="session")
+def undisturbed(
+    databases: Databases, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """What is in the database after the workload ran undisturbed and was flushed in one go."""
-    name = postgres_server.create_database(migrated_template)
-    tank = make_tank(home=tmp_path / "undisturbed", database_url=postgres_server.url_of(name))
+    name = databases.take()
+    tank = Surgetank(
+        home=tmp_path_factory.mktemp("undisturbed"),
+        database_url=postgres_server.url_of(name),
+        flush_in_process=False,
+        flush_on_close=False,
+    )
     for _ in workload.steps(tank.checkpointer()):
         pass
     assert tank.flush().ok
-    yield workload.picture(tank)
+    picture = workload.picture(tank)
     tank.close()
-    postgres_server.drop_database(name)
+    databases.give_back(name)
+    return picture

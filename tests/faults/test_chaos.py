@@ -18,7 +18,7 @@ import pytest
 
 from support.postgres import PostgresServer
 from support.savers import listed
-from support.torture import SEEDS
+from support.torture import FEW_SEEDS
 from surgetank import Surgetank
 
 TESTS = str(Path(__file__).parents[1])
@@ -47,7 +47,7 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", FEW_SEEDS)
 def test_nothing_accepted_is_lost_when_everything_is_killed_at_random(
     tmp_path: Path, private_postgres: PostgresServer, seed: int
 ) -> None:

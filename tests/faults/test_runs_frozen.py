@@ -16,7 +16,7 @@ import pytest
 
 from support.postgres import PostgresServer
 from support.run_worker import GO, NODES, QUICK, WorkerProcess, marks_of
-from support.torture import SEEDS
+from support.torture import FEW_SEEDS
 from support.waiting import wait_until
 from surgetank import Surgetank
 from surgetank.workflows.runs import NewRun, Run
@@ -157,7 +157,7 @@ def test_no_run_is_taken_from_a_living_worker_because_the_database_was_away(
             becomes(tank, run, Status.COMPLETED)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", FEW_SEEDS)
 def test_each_step_is_in_the_state_once_whoever_stands_still_and_goes_on(
     tmp_path: Path, database_url: str, start: Callable[..., WorkerProcess], seed: int
 ) -> None:

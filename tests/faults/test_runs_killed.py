@@ -17,7 +17,7 @@ import pytest
 
 from support.plant import check_marks
 from support.postgres import PostgresServer
-from support.torture import SEEDS
+from support.torture import FEW_SEEDS
 from support.waiting import wait_until
 from surgetank import Surgetank
 from surgetank.workflows.runs import NewRun, Run
@@ -89,7 +89,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return worker
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", FEW_SEEDS)
 def test_no_run_is_lost_or_doubled_whoever_is_killed(
     tmp_path: Path, private_postgres: PostgresServer, seed: int
 ) -> None:

@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from support.http import ADMIN_TOKEN, Server, running
 from support.savers import put_chain
+from support.torture import FEW_SEEDS
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def is_endless(path: str) -> bool:
 
 
 PARTS = 4  # of the operations, so that several processes have something to do
+EXAMPLES = 12 * len(FEW_SEEDS)  # of each operation, always the same; `make torture` takes more
 
 
 @pytest.mark.timeout(300)
@@ -46,7 +48,7 @@ def test_no_request_is_answered_with_5xx_or_otherwise_than_documented(server, mo
         operation = found.ok()
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=25, deadline=None, database=None, derandomize=True,
+        @settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=True,
                   suppress_health_check=list(HealthCheck))  # fmt: skip
         def send(case: schemathesis.Case) -> None:
             nonlocal tried
