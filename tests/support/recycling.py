@@ -87,6 +87,8 @@ class Databases:
             renamed, clean = name, False
         except psycopg.errors.InvalidCatalogName:
             return  # the test dropped it
+        except psycopg.OperationalError:  # the test let nobody in any more
+            clean = False
         if clean:
             self._free.append(renamed)
         else:
