@@ -57,7 +57,7 @@ class Databases:
             self._shape = _value(connection, _SHAPE)
             names = [name for (name,) in connection.execute(_TABLES).fetchall()]
             self._rows = {name: _rows(connection, name) for name in names}
-            self._sequences = dict(connection.execute(_SEQUENCES).fetchall())
+            self._sequences: dict[str, int] = dict(connection.execute(_SEQUENCES).fetchall())
         self.made = 0
 
     def take(self) -> str:
@@ -101,10 +101,10 @@ class Databases:
         connection.execute("SET session_replication_role = replica")  # no trigger refuses it
         changed = [name for name, rows in self._now(connection).items() if rows != self._rows[name]]
         if changed:
-            connection.execute(f"TRUNCATE {', '.join(changed)} RESTART IDENTITY CASCADE")  # type: ignore[arg-type]
+            connection.execute(f"TRUNCATE {', '.join(changed)} RESTART IDENTITY CASCADE")
             for name, rows in self._now(connection).items():
                 if rows != self._rows[name]:
-                    with connection.cursor().copy(f"COPY {name} FROM STDIN") as copy:  # type: ignore[arg-type]
+                    with connection.cursor().copy(f"COPY {name} FROM STDIN") as copy:
                         copy.write(self._rows[name])
         for name, last in connection.execute(_SEQUENCES).fetchall():
             if self._sequences.get(name) != last:
@@ -132,15 +132,15 @@ def _filled(connection: psycopg.Connection[Any]) -> set[str]:
         for name in names
     )
     query = " UNION ALL ".join(each)
-    return {name for (name,) in connection.execute(query).fetchall()}  # type: ignore[arg-type]
+    return {name for (name,) in connection.execute(query).fetchall()}
 
 
 def _rows(connection: psycopg.Connection[Any], name: str) -> bytes:
     """The rows of a table, as COPY gives them."""
-    with connection.cursor().copy(f"COPY {name} TO STDOUT") as copy:  # type: ignore[arg-type]
+    with connection.cursor().copy(f"COPY {name} TO STDOUT") as copy:
         return b"".join(bytes(part) for part in copy)
 
 
 def _value(connection: psycopg.Connection[Any], query: str) -> Any:
-    (value,) = connection.execute(query).fetchone() or (None,)  # type: ignore[call-overload]
+    (value,) = connection.execute(query).fetchone() or (None,)
     return value
