@@ -1,9 +1,8 @@
 """The process that runs one person's SQL: it has no files, no network and no rows but those that it is sent.
 
-It is started by `process.py` and speaks in frames. Each query has a new database in memory, which is locked before
-anything of the text is run. The kernel keeps it small (`RLIMIT_AS`), and while a query runs it can't open any file
-(`RLIMIT_NOFILE`) nor write one (`RLIMIT_FSIZE`), whatever DuckDB would allow. What can't be stopped is killed from
-outside. It ends when its parent does.
+It is started by `process.py` and speaks in frames; `databases.py` has what queries run in. The kernel keeps it small
+(`RLIMIT_AS`), and while a query runs it can't open any file (`RLIMIT_NOFILE`) nor write one (`RLIMIT_FSIZE`),
+whatever DuckDB would allow. What can't be stopped is killed from outside. It ends when its parent does.
 """
 
 from __future__ import annotations
@@ -17,13 +16,14 @@ import select
 import sys
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
 import duckdb
 import pyarrow as pa
 
+from surgetank.streams.tables.query.databases import Databases, Session
 from surgetank.streams.tables.query.frames import (
     BATCH_BYTES,
     HEAD,
@@ -34,28 +34,16 @@ from surgetank.streams.tables.query.frames import (
     pieces,
     unpacked,
 )
-from surgetank.streams.tables.query.names import needs, quoted, schema_here
+from surgetank.streams.tables.query.names import needs
 from surgetank.streams.tables.query.parameters import read
 
 _ROWS_AT_ONCE = 2048
+_MOST_RESIDENT = 300 * 1024**2  # of a process that is used again
 _FIRST_FREE = 1  # while a query runs, no number of a file from here on is given out
-_CONFIG = {
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "python_enable_replacements": "false",
-    "threads": "1",
-    "max_temp_directory_size": "0KB",
-}
-_PREPARED = "SET TimeZone = 'UTC'; SET errors_as_json = true"
 
 
 class Refused(Exception):
-    """The text can't be run. `kind` says why."""
-
-    def __init__(self, kind: str, message: str, position: int | None = None) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.position = position
+    """The text can't be run."""
 
 
 class Child:
@@ -72,80 +60,65 @@ class Child:
     def serve(self) -> None:
         """Answer queries until the parent closes its end."""
         threading.Thread(target=self._end_with_parent, args=(os.getppid(),), daemon=True).start()
-        connection = self._prepared()
-        connection.sql("SELECT 1").to_arrow_reader(
-            1
-        ).read_all()  # what is loaded late is loaded now
-        self._send(
-            Frame.READY, json.dumps({"confined": self._memory.confine(self._memory_bytes)}).encode()
-        )
+        databases = Databases(self._memory_bytes)
+        databases.session("", 1000).connection.sql("SELECT 1").to_arrow_reader(1).read_all()
+        databases.forget()  # what is loaded late was loaded now
+        databases.prepare()
+        confined = self._memory.confine(self._memory_bytes)
+        self._send(Frame.READY, json.dumps({"confined": confined}).encode())
         while True:
             kind, data = self._receive()
             if kind is not Frame.QUERY:
                 raise ValueError(f"{kind} is no beginning")
-            query = json.loads(data)
-            used = False
-            try:
-                _check(connection, query["text"])
-                used = True
-                self._answer(connection, query)
-            except Refused as refusal:
-                self._fail(refusal.kind, str(refusal), refusal.position)
-            except MemoryError:
-                self._fail("memory", "it needs more memory than it may have")
-            except RecursionError:
-                self._fail("refused", "it is nested too deeply")
-            except duckdb.Error as error:
-                self._fail(*_said(error))
-            except Exception as error:  # noqa: BLE001 - DuckDB's client has others for what it doesn't know
-                self._fail("refused", f"{type(error).__name__}: {error}")
-            if used:
-                self._let_go(connection)
-                connection = self._prepared()
+            if not self._answered(databases, json.loads(data)):
+                databases.forget()
+            self._files(may_be_opened=True)
+            databases.prepare()
 
-    def _answer(self, connection: duckdb.DuckDBPyConnection, query: Mapping[str, Any]) -> None:
-        self._lock(connection, query["limit_ms"])
-        text = self._needs(connection, query["text"])
-        if not self._take_tables(connection):
-            return
-        self._running.set()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_FIRST_FREE, self._descriptors[1]))
-        self._run(connection, text, query)
+    def _answered(self, databases: Databases, query: Mapping[str, Any]) -> bool:
+        """Answer one query. False where it did not come to its end."""
+        session = None
+        try:
+            _check(databases.statements(query["text"]))
+            session = databases.session(query["user"], query["limit_ms"])
+            text = self._needs(session.connection, query["text"])
+            if self._take_tables(session):
+                self._files(may_be_opened=False)
+                self._run(session.connection, text, query)
+            session.close()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told, and the database goes
+            failure = _said(error)
+        else:
+            return True
+        if session is not None:
+            with contextlib.suppress(Exception):
+                session.connection.close()
+        self._fail(failure)
+        return False
 
-    def _let_go(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Close a connection that ran something, still without files: what was planned for its end
-        finds none either."""
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_FIRST_FREE, self._descriptors[1]))
-        connection.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, self._descriptors)
-        self._running.clear()
-
-    def _prepared(self) -> duckdb.DuckDBPyConnection:
-        limit = f"{max(16, self._memory_bytes * 3 // 4 >> 20)}MB"
-        connection = duckdb.connect(":memory:", config={**_CONFIG, "memory_limit": limit})
-        connection.execute(_PREPARED)
-        return connection
-
-    @staticmethod
-    def _lock(connection: duckdb.DuckDBPyConnection, limit_ms: int) -> None:
-        connection.execute(f"SET max_execution_time = {int(limit_ms)}")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
+    def _files(self, *, may_be_opened: bool) -> None:
+        """While a query runs, and until its connection is closed, no file can be opened: what was
+        planned for its end finds none either."""
+        most = self._descriptors[0] if may_be_opened else _FIRST_FREE
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, self._descriptors[1]))
+        if may_be_opened:
+            self._running.clear()
+        else:
+            self._running.set()
 
     def _needs(self, connection: duckdb.DuckDBPyConnection, text: str) -> str:
         """The text to run, after the parent was sent what it needs. Raises `Refused`."""
         found = connection.execute("SELECT json_serialize_sql($1)", [text]).fetchall()
         tree = json.loads(found[0][0])
         if tree.get("error"):
-            raise Refused("refused", str(tree.get("error_message")))
+            raise Refused(str(tree.get("error_message")))
         needed = needs(text, tree)
         names = [{**asdict(each), "columns": sorted(each.columns)} for each in needed.tables]
         self._send(Frame.NAMES, json.dumps(names).encode())
         return needed.text
 
-    def _take_tables(self, connection: duckdb.DuckDBPyConnection) -> bool:
+    def _take_tables(self, session: Session) -> bool:
         """Register what the parent sends. False where it thought better of it."""
-        count = 0
         while True:
             kind, data = self._receive()
             if kind in (Frame.GO, Frame.STOP):
@@ -156,14 +129,8 @@ class Child:
             while data:  # an empty frame ends a table
                 batches += unpacked(data)[1]
                 data = self._receive()[1]
-            connection.register(f"surgetank {count}", pa.Table.from_batches(batches, schema))
-            name = quoted(header["name"])
-            if header["schema"] is not None:
-                schema_name = quoted(schema_here(header["schema"]))
-                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema_name}")
-                name = f"{schema_name}.{name}"
-            connection.execute(f'CREATE VIEW {name} AS FROM "surgetank {count}"')
-            count += 1
+            rows = pa.Table.from_batches(batches, schema)
+            session.register(header["schema"], header["name"], rows)
 
     def _run(
         self, connection: duckdb.DuckDBPyConnection, text: str, query: Mapping[str, Any]
@@ -195,17 +162,11 @@ class Child:
                 break
         self._send(
             Frame.DONE,
-            json.dumps({"rows": rows, "cut": cut, "rss": self._memory.resident()}).encode(),
+            json.dumps({"rows": rows, "cut": cut, "worn": self._memory.worn()}).encode(),
         )
 
-    def _fail(self, kind: str, message: str, position: int | None = None) -> None:
-        failure = {
-            "kind": kind,
-            "message": message[:4000],
-            "position": position,
-            "rss": self._memory.resident(),
-        }
-        self._send(Frame.FAILED, json.dumps(failure).encode())
+    def _fail(self, failure: Mapping[str, Any]) -> None:
+        self._send(Frame.FAILED, json.dumps({**failure, "worn": self._memory.worn()}).encode())
 
     def _send(self, kind: Frame, data: bytes | pa.Buffer) -> None:
         self._target.write(head(kind, len(data)))
@@ -234,34 +195,37 @@ class Child:
                 os._exit(0)
 
 
-def _said(error: duckdb.Error) -> tuple[str, str, int | None]:
-    """Kind, message and position of what DuckDB refused."""
-    name, _, rest = str(error).partition(": ")
-    message, position = str(error).partition("\n\n")[0], None
-    with contextlib.suppress(ValueError, TypeError):
-        found = json.loads(rest)
-        message = f"{name}: {found['exception_message']}".partition("\n\n")[0]
+def _said(error: Exception) -> Mapping[str, Any]:
+    """Kind, message and position of a failure. Arrow repeats what DuckDB raised with its text."""
+    text, position = str(error), None
+    name, _, rest = text.partition(": {")
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        found = json.loads("{" + rest)
+        text = f"{name}: {found['exception_message']}"
         position = int(found["position"]) if "position" in found else None
-    if isinstance(error, duckdb.InterruptException) or "max_execution_time" in message:
-        return "time", message, position
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return "memory", message, position
-    return "refused", message, position
+    message = text.partition("\n\n")[0][:4000]
+    kind = "refused"
+    if isinstance(error, duckdb.InterruptException) or "maximum execution time" in message:
+        kind = "time"
+    elif isinstance(error, MemoryError | duckdb.OutOfMemoryException) or "Out of Memory" in message:
+        kind, message = "memory", message or "no more can be allocated"
+    elif isinstance(error, RecursionError):
+        message = "it is nested too deeply"
+    return {"kind": kind, "message": message, "position": position}
 
 
-def _check(connection: duckdb.DuckDBPyConnection, text: str) -> None:
-    """Raises `Refused` for all but one SELECT. It only parses: the connection is as new
-    afterwards."""
-    statements = connection.extract_statements(text)
+def _check(statements: Sequence[duckdb.Statement]) -> None:
+    """Raises `Refused` for all but one SELECT."""
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         kinds = ", ".join(each.type.name for each in statements) or "nothing"
-        raise Refused("refused", f"exactly one SELECT can be run here, and this is {kinds}")
+        raise Refused(f"exactly one SELECT can be run here, and this is {kinds}")
 
 
 class _Memory:
     """How much memory this process has. The file is opened before files can't be opened any more."""
 
     def __init__(self) -> None:
+        self._most_size = 0
         self._file: int | None = None
         with contextlib.suppress(OSError):
             self._file = os.open("/proc/self/statm", os.O_RDONLY)
@@ -273,13 +237,15 @@ class _Memory:
         size, resident = os.pread(self._file, 100, 0).split()[:2]
         return int(size), int(resident)
 
-    def resident(self) -> int:
-        """Bytes of memory; the most so far where what it has now isn't known."""
+    def worn(self) -> bool:
+        """Whether a new process would be better: this one has grown, or its address space is in
+        pieces."""
         pages = self.pages()
-        if pages is not None:
-            return pages[1] * resource.getpagesize()
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
+        if pages is None:  # the most that it ever had
+            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return most * (1 if sys.platform == "darwin" else 1024) > _MOST_RESIDENT
+        size, resident = (each * resource.getpagesize() for each in pages)
+        return resident > _MOST_RESIDENT or (0 < self._most_size < size)
 
     def confine(self, memory_bytes: int) -> bool:
         """Take away files that could be written, dumps, and memory beyond so much more than there
@@ -290,6 +256,7 @@ class _Memory:
         if pages is None:
             return False
         most = pages[0] * resource.getpagesize() + memory_bytes
+        self._most_size = most - memory_bytes // 2
         try:
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
         except (OSError, ValueError):

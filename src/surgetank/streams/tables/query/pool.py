@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _MOST_QUERIES = 200
-_MOST_RESIDENT = 300 * 1024**2
 _ATTEMPTS = 3  # of a query whose child was gone before it did anything
 
 
@@ -86,13 +85,20 @@ class QueryPool:
         self._enter(user)
         try:
             for _ in range(_ATTEMPTS):
-                child = self._child()
+                child = self._child(user)
                 try:
                     return child.run(
-                        text, parameters=parameters, limits=limits or self.limits, tables=tables
+                        text,
+                        user=user,
+                        parameters=parameters,
+                        limits=limits or self.limits,
+                        tables=tables,
                     )
                 except ChildEnded:
                     continue
+                except QuotaExceeded:
+                    self._open()  # else it was ended because the engine was closed
+                    raise
                 finally:
                     self._give_back(child)
             raise QuotaExceeded(
@@ -177,9 +183,11 @@ class QueryPool:
 
     # -- children
 
-    def _child(self) -> ChildProcess:
+    def _child(self, user: str) -> ChildProcess:
+        """A child, that of the user's last query if it is there: its database is ready for him."""
         with self._change:
             self._open()
+            self._idle.sort(key=lambda each: each.user == user)
             while self._idle:
                 child = self._idle.pop()
                 if child.alive:
@@ -191,7 +199,7 @@ class QueryPool:
             return child
 
     def _give_back(self, child: ChildProcess) -> None:
-        used = child.queries >= _MOST_QUERIES or child.resident > _MOST_RESIDENT
+        used = child.queries >= _MOST_QUERIES or child.worn
         with self._change:
             self._busy.discard(child)
             ended = used or self._closed or not child.alive

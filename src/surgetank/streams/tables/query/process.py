@@ -87,7 +87,9 @@ class ChildProcess:
         self._deadline = clock() + _START_S
         self._confined: bool | None = None
         self.queries = 0
-        self.resident = 0
+        self.user: str | None = None  # of the last query
+        self.worn = False
+        self._given = False  # all that the query needs
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
             [sys.executable, "-I", "-c", _BEGIN.format(path=sys.path), str(memory_bytes)],
             stdin=subprocess.PIPE,
@@ -118,11 +120,12 @@ class ChildProcess:
         self,
         text: str,
         *,
+        user: str,
         parameters: Parameters | None,
         limits: Limits,
         tables: Callable[[Reference], pa.RecordBatchReader | None],
     ) -> Answer:
-        """Run one SELECT. `tables` is asked for the rows of each table that it names; None: there
+        """Run one SELECT of a user. `tables` is asked for the rows of each table that it names; None: there
         is none. Raises `InvalidRequest` for what is wrong with the query, `QuotaExceeded` where it
         needs more than it may, `ChildEnded` where the child is gone and the query did nothing.
         """
@@ -131,7 +134,8 @@ class ChildProcess:
             self._begin()
             self.queries += 1
             self._deadline = self._clock() + limits.time_s + _GRACE_S
-            answer = self._ask(text, parameters, limits, tables)
+            self.user = user
+            answer = self._ask(_query(text, user, parameters, limits), limits, tables)
             done = True
         except TimeoutError:
             raise _too_long(limits) from None
@@ -140,7 +144,8 @@ class ChildProcess:
                 self.kill()
         if isinstance(answer, Answer):
             return answer
-        raise _refusal(answer, limits)
+        self.worn = bool(answer["worn"]) or answer["kind"] == "memory"
+        raise _refusal(answer, limits, self._memory_bytes)
 
     def kill(self) -> None:
         """End it at once. Idempotent, for any thread."""
@@ -167,35 +172,26 @@ class ChildProcess:
 
     def _ask(
         self,
-        text: str,
-        parameters: Parameters | None,
+        query: bytes,
         limits: Limits,
         tables: Callable[[Reference], pa.RecordBatchReader | None],
     ) -> Answer | Mapping[str, Any]:
         """The answer, or what the child says of its failure."""
-        query = {
-            "text": text,
-            "parameters": written(
-                dict(parameters) if isinstance(parameters, Mapping) else list(parameters or ())
-            ),
-            "limit_ms": max(1, int(limits.time_s * 1000)),
-            "rows": limits.rows,
-            "bytes": limits.bytes,
-        }
-        self._send(Frame.QUERY, json.dumps(query).encode())
-        kind, data = self._receive(limits)
+        self._given = False
+        self._send(Frame.QUERY, query)
+        kind, data = self._receive()
         if kind is Frame.FAILED:
             return _failure(data)
         self._send_tables(_references(data), limits, tables)
-        kind, data = self._receive(limits)
+        kind, data = self._receive()
         if kind is Frame.FAILED:
             return _failure(data)
         described = json.loads(data)
-        schema, _ = unpacked(self._receive(limits)[1])
+        schema, _ = unpacked(self._receive()[1])
         batches: list[pa.RecordBatch] = []
         taken = 0
         while True:
-            kind, data = self._receive(limits)
+            kind, data = self._receive()
             taken += len(data)
             if kind is Frame.FAILED:
                 return _failure(data)
@@ -205,7 +201,7 @@ class ChildProcess:
                 raise ChildEnded
             batches += unpacked(data)[1]
         end = json.loads(data)
-        self.resident = int(end["rss"])
+        self.worn = bool(end["worn"])
         import pyarrow as pa  # noqa: PLC0415 - an extra
 
         table = pa.Table.from_batches(batches, schema)
@@ -242,6 +238,7 @@ class ChildProcess:
                         )
                     self._send(Frame.BATCH, data)
             self._send(Frame.BATCH, b"")
+        self._given = True
         self._send(Frame.GO, b"")
 
     # -- pipes, with the deadline
@@ -257,19 +254,20 @@ class ChildProcess:
                 except BrokenPipeError:
                     return  # it may have said why before it ended: that is read next
 
-    def _receive(self, limits: Limits | None = None) -> tuple[Frame, bytes]:
+    def _receive(self) -> tuple[Frame, bytes]:
         try:
             kind, length = opened(self._exactly(HEAD.size))
             return kind, self._exactly(length)
         except ValueError as damaged:
             raise ChildEnded from damaged
         except EOFError as gone:
-            if limits is None or self._process.wait(5) in (0, -signal.SIGKILL):
-                raise ChildEnded from gone
+            ended = self._process.wait(5)
+            if not self._given and ended in (0, -signal.SIGKILL):
+                raise ChildEnded from gone  # it was killed by somebody, or has been for long
             # It ended itself (an allocation failed where nobody expects it, a stack overflowed).
             raise QuotaExceeded(
                 "The query ended the process that ran it: it needs more memory, or is nested more "
-                f"deeply, than its {limits.memory_bytes >> 20} MB allow.",
+                f"deeply, than its {self._memory_bytes >> 20} MB allow.",
                 remedy="make it smaller.",
             ) from gone
 
@@ -299,7 +297,10 @@ class ChildProcess:
             if waiting.poll(1000 * (min(left, _WATCH_S) if watched else left) + 1):
                 return
             if watched and resident(self.pid) > self._memory_bytes:
-                self.kill()
+                raise QuotaExceeded(
+                    f"The query needs more memory than {self._memory_bytes >> 20} MB.",
+                    remedy="let it read or compute less.",
+                )
 
 
 def resident(pid: int) -> int:
@@ -315,6 +316,19 @@ def resident(pid: int) -> int:
         )
         return int(found.stdout) * 1024
     return 0
+
+
+def _query(text: str, user: str, parameters: Parameters | None, limits: Limits) -> bytes:
+    given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters or ())
+    query = {
+        "text": text,
+        "user": user,
+        "parameters": written(given),
+        "limit_ms": max(1, int(limits.time_s * 1000)),
+        "rows": limits.rows,
+        "bytes": limits.bytes,
+    }
+    return json.dumps(query).encode()
 
 
 def _references(data: bytes) -> list[Reference]:
@@ -343,13 +357,15 @@ def _too_long(limits: Limits) -> QuotaExceeded:
     )
 
 
-def _refusal(failure: Mapping[str, Any], limits: Limits) -> InvalidRequest | QuotaExceeded:
+def _refusal(
+    failure: Mapping[str, Any], limits: Limits, memory_bytes: int
+) -> InvalidRequest | QuotaExceeded:
     kind, message = failure["kind"], str(failure["message"])
     if kind == "time":
         return _too_long(limits)
     if kind == "memory":
         return QuotaExceeded(
-            f"The query needs more memory than its {limits.memory_bytes >> 20} MB: {message}.",
+            f"The query needs more memory than its {memory_bytes >> 20} MB: {message}.",
             remedy="let it read or compute less.",
         )
     return StatementRefused(message, failure.get("position"))
