@@ -93,7 +93,11 @@ class _Snapshot:
         for at, column in enumerate(table.columns):
             if columns is None or column.name in columns:
                 values = [each.values[at] for _, each in mine]
-                shown[column.name] = pa.array(values, column.type.arrow)
+                kind = column.type.arrow
+                known = any(value is not None for value in values)
+                shown[column.name] = (
+                    pa.array(values, kind) if known else pa.nulls(len(values), kind)
+                )
         return pa.table(shown)
 
 
