@@ -60,7 +60,7 @@ def lower(tank: Surgetank) -> None:
 
 def restarted(tank: Surgetank) -> None:
     """Forget what the sink remembers of threads, as a new process would not know it."""
-    cache = tank.parts.flushers["checkpoints"].sink._cache  # type: ignore[attr-defined]
+    cache = tank.parts.flushers["checkpoints"].sink._cache
     for thread in list(cache._threads):
         cache.forget(thread)
 

@@ -30,12 +30,12 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from surgetank.app import flushers
 from surgetank.app.backends import (
     embedded_of,
     open_alert_book,
@@ -46,6 +46,7 @@ from surgetank.app.backends import (
     open_streams,
     streams_exist,
 )
+from surgetank.app.backlog import backlog_of
 from surgetank.app.flush_log import FlushLog
 from surgetank.app.forwarding import Forwarding
 from surgetank.app.guards import Guards, destination
@@ -58,10 +59,10 @@ from surgetank.buffer.binding import Binding
 from surgetank.database.pool import Database
 from surgetank.exceptions import FallbackUnavailable, SurgetankError
 from surgetank.flush.belonging import Belonging
-from surgetank.flush.breaker import BreakerState, CircuitBreaker
+from surgetank.flush.breaker import BreakerState
 from surgetank.flush.events import FlushListener, Listeners
-from surgetank.flush.job import Clockwork, FlushedBuffer, StreamFlusher
-from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
+from surgetank.flush.flusher import Flusher
+from surgetank.flush.policy import SpillPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.flush.tidying import Tidying
 from surgetank.model import PartitionState
@@ -70,7 +71,6 @@ from surgetank.notify.reporting import Reporting
 from surgetank.notify.spills import SpillWatch
 from surgetank.service import Service
 from surgetank.settings import Settings
-from surgetank.sinks.protocol import Sink
 from surgetank.spilling.spiller import Spiller
 from surgetank.streams.checkpoints.copies.check import CopyCheck
 from surgetank.streams.checkpoints.retention.sweep import Retention
@@ -117,6 +117,7 @@ class Parts:
         if settings.buffer_url is None:
             ensure_home(settings.home)
         self.buffer = open_buffer(settings, clock, self.streams)
+        self.backlog = backlog_of(self.buffer, lambda: None)
         self.run_room = RunRoom(
             partial(open_streams, settings, clock, self.buffer), partial(streams_exist, settings)
         )
@@ -137,14 +138,18 @@ class Parts:
             raise
         try:
             made_of = Backends(self.database, self.buffer, settings, clock)
-            sinks = {name: stream.make_sink(made_of) for name, stream in self.streams.items()}
+            sinks = {
+                name: stream.make_sink(made_of)
+                for name, stream in self.streams.items()
+                if stream.make_sink is not None
+            }
             addresses = {
-                name: self.database.address if self.streams[name].in_database else sink.name
-                for name, sink in sinks.items()
+                name: self.database.address if stream.in_database else sinks[name].name
+                for name, stream in self.streams.items()
             }
             self._addresses = addresses
             self.reporting = Reporting(
-                self.buffer,
+                self.backlog,
                 self.database,
                 open_events(settings, clock, self.buffer),
                 open_alert_book(settings, clock, self.buffer),
@@ -167,8 +172,9 @@ class Parts:
             self.buffer, self.database, self.reporting, belonging, settings, streams=self.streams,
             clock=clock, restores=checkpoints.in_database,
         )  # fmt: skip
-        self.flushers = {
-            stream: self._flusher(stream, sink, clock) for stream, sink in sinks.items()
+        self.flushers: dict[str, Flusher] = {
+            stream: flushers.make_flusher(self, stream, sink, self.buffer)
+            for stream, sink in sinks.items()
         }
         elsewhere = [name for name, stream in self.streams.items() if not stream.in_database]
         self._sinks = SinkWatch(
@@ -212,51 +218,9 @@ class Parts:
             else None
         )
 
-    def _flusher(
-        self,
-        stream: str,
-        sink: Sink,
-        clock: Callable[[], float],
-        buffer: FlushedBuffer | None = None,
-    ) -> StreamFlusher:
-        settings = self.settings
-        return StreamFlusher(
-            stream,
-            buffer or self.buffer,
-            sink,
-            policy=self.streams[stream].policy
-            or StreamPolicy(
-                entries=settings.flush_entries,
-                bytes=settings.flush_bytes,
-                age_s=settings.flush_age,
-                batch_entries=settings.flush_batch_entries,
-                batch_bytes=settings.flush_batch_bytes,
-            ),
-            retry=RetryPolicy(base_s=settings.retry_base, max_s=settings.retry_max),
-            breaker=CircuitBreaker(clock, max_s=settings.breaker_max),
-            listener=self.listeners,
-            clockwork=Clockwork(clock),
-            node=settings.node,
-            lease_ttl_s=settings.lease_ttl,
-            on_findings=self.guards.tell,
-            on_recovered=self._sink_recovered,
-        )
-
     def flush_beside(self, stop: threading.Event) -> None:
-        """Flush what waits for this database in default homes beside ours, under their own leases,
-        for a while."""
-        for found in self.guards.due_beside() if self._saver is None and not self._away() else ():
-            with closing(
-                open_buffer(
-                    self.settings,
-                    self.clock,
-                    self.streams,
-                    found.path / self.settings.buffer_path.name,
-                )
-            ) as other:
-                for stream, flusher in self.flushers.items():
-                    self._flusher(stream, flusher.sink, self.clock, other).run_if_due(stop)
-                other.maintain()
+        if self._saver is None and not self._away():
+            flushers.flush_beside(self, stop)
 
     def _database_moved(self, before: Binding, now: Binding) -> None:
         self.guards.moved(before, now)
@@ -371,13 +335,13 @@ class Parts:
         self.housekeeping.round()
         self.upkeep.round()
 
-    def _sink_recovered(self, stream: str) -> None:
+    def sink_recovered(self, stream: str) -> None:
         """One stream's sink is back: the others that are flushed to the same place are tried at
         once."""
         for other, flusher in self.flushers.items():
             if other != stream and self._addresses[other] == self._addresses[stream]:
                 flusher.breaker.probe_now()
-                self.buffer.retry_now(other, spread_s=2.0)
+                self.backlog.retry_now(other, spread_s=2.0)
         self.scheduler.wake()
 
     def sink_statuses(self, *, ping: bool, failing: Sequence[PartitionState]) -> list[SinkStatus]:
@@ -429,7 +393,7 @@ class Parts:
 
     def _drain(self, over: threading.Event) -> None:
         for flusher in self.flushers.values():
-            last = self.buffer.last_seq(flusher.stream)
+            last = self.backlog.last_seq(flusher.stream)
             if last == 0 or over.is_set():
                 continue
             job = flusher.run("shutdown", up_to_seq=last, stop=over)

@@ -10,7 +10,7 @@ from surgetank.buffer.coordination import Attempts, Backlog
 from surgetank.buffer.jobs import JobLog
 from surgetank.encode.limits import check_names
 from surgetank.exceptions import JobNotFound, JobNotRetryable
-from surgetank.flush.job import StreamFlusher
+from surgetank.flush.flusher import Flusher
 from surgetank.model import FlushJob
 
 
@@ -22,9 +22,7 @@ class Jobs:
     """The jobs of a buffer; `flushers` are those that can repeat one, `kept` how many jobs are
     remembered."""
 
-    def __init__(
-        self, buffer: JobsAndBacklog, flushers: Mapping[str, StreamFlusher], kept: int
-    ) -> None:
+    def __init__(self, buffer: JobsAndBacklog, flushers: Mapping[str, Flusher], kept: int) -> None:
         self._buffer = buffer
         self._flushers = flushers
         self._kept = kept

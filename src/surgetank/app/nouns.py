@@ -95,7 +95,7 @@ class Nouns(Speaks):
     @property
     def buffer(self) -> BufferState:
         """The buffer: how full it is, whether it is sound, to which database it belongs."""
-        return BufferState(self.parts.buffer)
+        return BufferState(self.parts.backlog)
 
     @property
     def threads(self) -> Threads:
@@ -128,7 +128,7 @@ class Nouns(Speaks):
     @property
     def jobs(self) -> Jobs:
         """The records of flushes and retention: list, get, retry."""
-        return Jobs(self.parts.buffer, self.parts.flushers, self.settings.jobs_kept)
+        return Jobs(self.parts.backlog, self.parts.flushers, self.settings.jobs_kept)
 
     @property
     def pruning(self) -> Pruning:
@@ -228,7 +228,7 @@ class Nouns(Speaks):
     @property
     def parked(self) -> Parked:
         """Entries that the database refused: list, get, retry."""
-        return Parked(self.parts.buffer, self.parts.streams, self._flush_as("retry"))
+        return Parked(self.parts.backlog, self.parts.streams, self._flush_as("retry"))
 
     @property
     def recovery(self) -> Recoveries:

@@ -12,16 +12,16 @@ from surgetank.notify.report import Status, notices
 def picture_of(parts: Parts, *, ping: bool, jobs: int) -> Status:
     """See `Surgetank.status`."""
     settings, now = parts.settings, parts.clock()
-    depth = parts.buffer.depth()
-    failing = tuple(parts.buffer.states(failing=True, limit=100))
+    depth = parts.backlog.depth()
+    failing = tuple(parts.backlog.states(failing=True, limit=100))
     sinks = tuple(parts.sink_statuses(ping=ping, failing=failing))
-    parked = parts.buffer.parked()
+    parked = parts.backlog.parked()
     oldest = [s.oldest_at for s in depth.streams if s.oldest_at is not None and s.entries]
     fallback = parts.spills.status(ping=ping)
     facts = Facts(
         now=now,
         critical_after_s=settings.critical_after,
-        groups=parts.buffer.failures() if any(s.failing for s in depth.streams) else (),
+        groups=parts.backlog.failures() if any(s.failing for s in depth.streams) else (),
         waiting=depth.streams,
         down={s.stream: s.last_error or "" for s in sinks if s.breaker != BreakerState.CLOSED},
         states=failing,

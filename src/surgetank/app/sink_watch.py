@@ -8,7 +8,7 @@ from typing import Protocol
 
 from surgetank.exceptions import ConfigurationError, DatabaseRefused, SurgetankError
 from surgetank.flush.breaker import BreakerState
-from surgetank.flush.job import StreamFlusher
+from surgetank.flush.flusher import Flusher
 from surgetank.model import PartitionState
 from surgetank.notify.health import observed_breaker
 from surgetank.notify.report import SinkStatus
@@ -28,7 +28,7 @@ class SinkWatch:
 
     def __init__(
         self,
-        flushers: Mapping[str, StreamFlusher],
+        flushers: Mapping[str, Flusher],
         addresses: Mapping[str, str],
         embedded: Startable | None,
         *,

@@ -34,7 +34,7 @@ from surgetank.exceptions import (
     UnknownName,
 )
 from surgetank.flush.events import FlushListener
-from surgetank.flush.job import StreamFlusher
+from surgetank.flush.flusher import Flusher
 from surgetank.flush.meters import Meters
 from surgetank.flush.spans import trace_job
 from surgetank.model import FlushJob
@@ -314,13 +314,13 @@ class Surgetank(Nouns):
             return
         yield CHECKPOINTS
         for name in self.parts.flushers:
-            if name != CHECKPOINTS and self.parts.buffer.last_seq(name, partition):
+            if name != CHECKPOINTS and self.parts.backlog.last_seq(name, partition):
                 yield name
 
     def _flush(self, stream: str, partition: str | None, trigger: str) -> FlushJob:
         flusher = self._flusher(stream)
         return flusher.run(
-            trigger, partition=partition, up_to_seq=self.parts.buffer.last_seq(stream, partition)
+            trigger, partition=partition, up_to_seq=self.parts.backlog.last_seq(stream, partition)
         )
 
     def run_ended(self, thread_id: str) -> None:
@@ -346,7 +346,7 @@ class Surgetank(Nouns):
         """`wait_saved` for event loops."""
         await receipts.await_saved(self.parts, thread_id, timeout)
 
-    def _flusher(self, stream: str) -> StreamFlusher:
+    def _flusher(self, stream: str) -> Flusher:
         flusher = self.parts.flushers.get(stream)
         if flusher is None:
             raise UnknownName(

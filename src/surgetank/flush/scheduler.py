@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from surgetank.buffer.coordination import Backlog
 from surgetank.exceptions import SurgetankError
 from surgetank.flush.breaker import BreakerState
-from surgetank.flush.job import StreamFlusher
+from surgetank.flush.flusher import Flusher
 from surgetank.model import JobStatus
 from surgetank.service import Background
 
@@ -30,7 +30,7 @@ class Scheduler:
     def __init__(
         self,
         buffer: Backlog,
-        flushers: Sequence[StreamFlusher],
+        flushers: Sequence[Flusher],
         *,
         tick_s: float = 0.2,
         on_problem: Callable[[BaseException, str], None],
@@ -45,6 +45,10 @@ class Scheduler:
         self._awaited: dict[tuple[str, str], None] = {}
         self._ended: dict[tuple[str, str], None] = {}
         self._rest_until = 0.0
+
+    def add(self, flusher: Flusher) -> None:
+        """One more, of a stream that came into use later."""
+        self._flushers = [*self._flushers, flusher]
 
     @property
     def running(self) -> bool:

@@ -22,7 +22,7 @@ from surgetank.exceptions import (
     SurgetankError,
 )
 from surgetank.flush.breaker import BreakerState
-from surgetank.flush.job import StreamFlusher
+from surgetank.flush.flusher import Flusher
 from surgetank.notify.alerts.book import AlertBook
 from surgetank.notify.alerts.delivery import open_channels
 from surgetank.notify.alerts.facts import FactFinder
@@ -122,7 +122,7 @@ class Reporting:
             problem=lambda error: self.problem(error, where="alerts"),
         )
 
-    def tell_all(self, flushers: Mapping[str, StreamFlusher]) -> None:
+    def tell_all(self, flushers: Mapping[str, Flusher]) -> None:
         """Tell what has happened since the last call, and what passes with time. About once a
         second."""
         self.notifier.tell_damage()
@@ -133,7 +133,7 @@ class Reporting:
             self._maintained_at = now
             self.events.maintain()
 
-    def forget_old(self, flushers: Mapping[str, StreamFlusher]) -> None:
+    def forget_old(self, flushers: Mapping[str, Flusher]) -> None:
         """Delete old lines and errors in the database, every ten minutes while it can be
         reached."""
         now = self._clock()
@@ -157,7 +157,7 @@ class Reporting:
         except SurgetankError as error:  # it stays open, and somebody resolves it by hand
             log.info("error_not_healed", error_id=reference, error=error.what)
 
-    def sweep(self, flushers: Mapping[str, StreamFlusher]) -> None:
+    def sweep(self, flushers: Mapping[str, Flusher]) -> None:
         """What passes with time: see `Notifier.sweep`."""
         down: dict[str, str] = {}
         for stream, flusher in flushers.items():

@@ -48,7 +48,8 @@ class Stream:
       partitions, and trouble with one partition is one incident. With `by_partition=False` a partition means nothing to
       people (the fingerprint of an error), and trouble is told once, of the stream.
     - `entries`: what its entries are called for people.
-    - `make_sink` makes its sink. `in_database` says that it writes into Surgetank's database, under its fence.
+    - `make_sink` makes its sink; None for a stream that has a buffer and a flusher of its own (tables). `in_database`
+      says that it writes into Surgetank's database, under its fence.
     - `policy`: when it is flushed; None means by the settings.
     - `urgent`: its few entries must be seen whatever is away: a full buffer accepts them, and they are not spilled.
     - `migrations` is a folder of `NNNN_name.sql`; one number orders those of all streams.
@@ -59,7 +60,7 @@ class Stream:
 
     name: str
     subject: str
-    make_sink: Callable[[Backends], Sink]
+    make_sink: Callable[[Backends], Sink] | None
     entries: str = "entries"
     by_partition: bool = True
     in_database: bool = True

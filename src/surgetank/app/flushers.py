@@ -1,0 +1,54 @@
+"""The flushers of the streams that wait in a buffer: this engine's, and those of homes beside it."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from surgetank.app.backends import open_buffer
+from surgetank.flush.breaker import CircuitBreaker
+from surgetank.flush.job import Clockwork, FlushedBuffer, StreamFlusher
+from surgetank.flush.policy import RetryPolicy, StreamPolicy
+from surgetank.sinks.protocol import Sink
+
+if TYPE_CHECKING:
+    from surgetank.app.assembly import Parts
+
+
+def make_flusher(parts: Parts, stream: str, sink: Sink, buffer: FlushedBuffer) -> StreamFlusher:
+    """One from this buffer into this sink, by the settings of the engine."""
+    settings = parts.settings
+    return StreamFlusher(
+        stream,
+        buffer,
+        sink,
+        policy=parts.streams[stream].policy
+        or StreamPolicy(
+            entries=settings.flush_entries,
+            bytes=settings.flush_bytes,
+            age_s=settings.flush_age,
+            batch_entries=settings.flush_batch_entries,
+            batch_bytes=settings.flush_batch_bytes,
+        ),
+        retry=RetryPolicy(base_s=settings.retry_base, max_s=settings.retry_max),
+        breaker=CircuitBreaker(parts.clock, max_s=settings.breaker_max),
+        listener=parts.listeners,
+        clockwork=Clockwork(parts.clock),
+        node=settings.node,
+        lease_ttl_s=settings.lease_ttl,
+        on_findings=parts.guards.tell,
+        on_recovered=parts.sink_recovered,
+    )
+
+
+def flush_beside(parts: Parts, stop: threading.Event) -> None:
+    """Flush what waits for this database in default homes beside ours, under their own leases, for
+    a while."""
+    for found in parts.guards.due_beside():
+        path = found.path / parts.settings.buffer_path.name
+        with closing(open_buffer(parts.settings, parts.clock, parts.streams, path)) as other:
+            for stream, flusher in parts.flushers.items():
+                if parts.streams[stream].make_sink is not None:
+                    make_flusher(parts, stream, flusher.sink, other).run_if_due(stop)
+            other.maintain()
