@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from surgetank.buffer.protocol import Buffer
 from surgetank.encode import jsontext
 from surgetank.model import (
     BufferDepth,
@@ -33,7 +32,7 @@ def backlog_of(buffer: Buffer, tables: Callable[[], HotTables | None]) -> Buffer
 class _Backlog:
     """Answers of the buffer, and of the store of tables for the stream `tables`."""
 
-    def __init__(self, buffer: Buffer, tables: Callable[[], HotTables | None]) -> None:
+    def __init__(self, buffer: Waiting, tables: Callable[[], HotTables | None]) -> None:
         self._buffer, self._tables = buffer, tables
 
     def __getattr__(self, name: str) -> Any:
