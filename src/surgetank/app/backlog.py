@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from surgetank.buffer.binding import Bindable
+from surgetank.buffer.coordination import Attempts, Backlog, Parking
+from surgetank.buffer.jobs import JobLog
+from surgetank.buffer.log import Log
+from surgetank.buffer.tallies import Tallies
+from surgetank.buffer.upkeep import Upkeep
 from surgetank.encode import jsontext
 from surgetank.model import (
     BufferDepth,
@@ -24,9 +30,13 @@ if TYPE_CHECKING:
     from surgetank.streams.tables.hot.protocol import HotTables
 
 
-def backlog_of(buffer: Buffer, tables: Callable[[], HotTables | None]) -> Buffer:
+class Waiting(Log, Tallies, Attempts, Backlog, Parking, JobLog, Bindable, Upkeep, Protocol):
+    """What is asked of the backlog by those who report, show and repeat."""
+
+
+def backlog_of(buffer: Waiting, tables: Callable[[], HotTables | None]) -> Waiting:
     """The buffer with what waits of tables. `tables` gives their store, None while there is none."""
-    return cast("Buffer", _Backlog(buffer, tables))
+    return cast("Waiting", _Backlog(buffer, tables))
 
 
 class _Backlog:
