@@ -72,6 +72,12 @@ class SettingNames(TypedDict, total=False):
     webhooks_keep: float | None
     store_scope: Literal["user", "named", "shared"] | None
     store_max_bytes: int | None
+    sql_time_limit: float | None
+    sql_memory: int | None
+    sql_rows: int | None
+    sql_bytes: int | None
+    sql_processes: int | None
+    sql_waiting: int | None
     logs_keep: float | None
     errors_keep: float | None
     debug_originals: bool | None

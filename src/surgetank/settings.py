@@ -28,6 +28,7 @@ from surgetank import setting_sources
 from surgetank.durations import UNITS, seconds_of
 from surgetank.exceptions import ConfigurationError
 from surgetank.run_settings import RunSettings
+from surgetank.table_settings import TableSettings
 
 
 def default_root() -> Path:
@@ -72,7 +73,7 @@ def _support_url(value: str) -> str:
 SupportUrl = Annotated[str, Field(max_length=2000), AfterValidator(_support_url)]
 
 
-class Settings(RunSettings):
+class Settings(RunSettings, TableSettings):
     """All settings. Immutable."""
 
     model_config = SettingsConfigDict(

@@ -12,6 +12,7 @@ from surgetank.streams.tables.query.parameters import Parameters
 from surgetank.streams.tables.query.pool import QueryPool
 from surgetank.streams.tables.query.process import Answer, Limits
 from surgetank.streams.tables.query.sources import Scope, Sources
+from surgetank.table_settings import TableSettings
 
 if TYPE_CHECKING:
     from surgetank.streams.tables.query.trusted import TrustedQueries
@@ -28,6 +29,17 @@ class Runner:
     scope: Scope
     user: str | None = None
     limits: Limits | None = None
+
+
+def pool_of(settings: TableSettings) -> QueryPool:
+    """The pool that these settings describe; its children are started by the first query."""
+    limits = Limits(
+        time_s=settings.sql_time_limit,
+        rows=settings.sql_rows,
+        bytes=settings.sql_bytes,
+        memory_bytes=settings.sql_memory,
+    )
+    return QueryPool(settings.sql_processes, limits=limits, waiting=settings.sql_waiting)
 
 
 class Queries:

@@ -1,0 +1,44 @@
+"""The settings of tables and SQL; the others are in `settings.py`.
+
+Times are seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+
+class TableSettings(BaseSettings):
+    """Settings of tables and SQL. A part of `Settings`."""
+
+    sql_time_limit: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Longest time of a query of a caller who is not trusted; its process is killed half a second later.",
+    )
+    sql_memory: int = Field(
+        768 * 1024**2,
+        ge=64 * 1024**2,
+        description="Most memory that a query of a caller who is not trusted may take, beyond what its process has.",
+    )
+    sql_rows: int = Field(100_000, gt=0, description="Most rows in the answer of such a query.")
+    sql_bytes: int = Field(
+        32 * 1024**2,
+        ge=1024,
+        le=128 * 1024**2,
+        description="Most bytes in the answer of such a query.",
+    )
+    sql_processes: int | None = Field(
+        None,
+        gt=0,
+        le=256,
+        description="Most such queries at once, each in a process. None: as many as cores.",
+    )
+    sql_waiting: int = Field(
+        64,
+        gt=0,
+        le=10_000,
+        description="Most such queries that wait for their turn; more are refused with 429.",
+    )
