@@ -16,7 +16,7 @@ class TableSettings(BaseSettings):
         10.0,
         gt=0,
         le=3600,
-        description="Longest time of a query of a caller who is not trusted; its process is killed half a second later.",
+        description="Longest time of a query of a caller who is not trusted; its process is killed 0.5 s later.",
     )
     sql_memory: int = Field(
         768 * 1024**2,
