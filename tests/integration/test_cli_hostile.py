@@ -84,6 +84,7 @@ COMMANDS: dict[str, list[str] | None] = {
     "import": ["--help"], "export": ["sqlite:///{folder}/export.db", "--dry-run"], "recover": [],
     "jobs list": [], "jobs show": ["{job}"], "jobs retry": ["{job}"],
     "parked list": [], "parked show": ["1"], "parked retry": ["1"], "parked export": ["{folder}/parked"],
+    "analyst add": ["--all", NASTY], "analyst list": [], "analyst remove": [NASTY],
     "audit list": [], "audit export": [], "audit verify": [],
     "errors list": ["--full"], "errors show": ["{error}"], "errors resolve": ["{error}", "--notes", NASTY],
     "errors reopen": ["{error}"], "errors snooze": ["{error}"], "errors delete": ["{error}"], "errors stats": [],

@@ -39,6 +39,7 @@ log_min_messages = warning
 """
 _HBA = f"""
 local all {PASSWORD_ROLE} scram-sha-256
+local all "/^analyst_" scram-sha-256
 local all all trust
 local replication all trust
 """

@@ -145,3 +145,7 @@ SELECT DISTINCT buffer_id FROM surgetank.partition_progress WHERE buffer_id <> %
 -- name: rates
 -- Primary key.
 DELETE FROM surgetank.run_rates WHERE owner = %(user)s
+
+-- name: analyst_users
+-- Whom analysts were to see. An erasure may read it as a whole.
+DELETE FROM surgetank.analyst_users WHERE user_name = %(user)s

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from surgetank.app.alerts import Alerts
+from surgetank.app.analysts import Analysts
 from surgetank.app.approvals import Approvals, Workflows
 from surgetank.app.buffer import BufferState
 from surgetank.app.incidents import Incidents
@@ -224,6 +225,11 @@ class Nouns(Speaks):
     def audit(self) -> Audit:
         """Who did what: list, export, verify."""
         return Audit(self.parts.database)
+
+    @property
+    def analysts(self) -> Analysts:
+        """Database roles of people who read with psql, Metabase or Grafana: add, list, remove."""
+        return Analysts(self.parts.database, owner_key=self.settings.owner_key)
 
     @property
     def parked(self) -> Parked:

@@ -14,6 +14,7 @@ import typer
 from surgetank.cli import (
     adopt,
     alerts,
+    analyst,
     audit,
     config,
     demo,
@@ -76,6 +77,7 @@ app.command("tail")(coded(tail.tail))
 app.command("originals")(coded(originals.originals))
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(audit.app, name="audit")
+app.add_typer(analyst.app, name="analyst")
 app.command("metrics")(coded(metrics.metrics))
 app.command("prune")(coded(prune.prune))
 app.command("storage")(coded(storage.storage))
