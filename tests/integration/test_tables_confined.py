@@ -137,7 +137,14 @@ def test_a_parameter_comes_back_as_it_was(pool, value):
 def test_what_is_no_value_of_sql_is_no_parameter(pool):
     with pytest.raises(InvalidRequest, match="can't be a object"):
         rows(pool, "SELECT $a", parameters={"a": object()})
-    assert rows(pool, "SELECT $a + 1 AS v", parameters={"a": 1}) == [{"v": 2}]
+
+
+def test_parameters_that_another_statement_uses_are_left_out(pool):
+    assert rows(pool, "SELECT $a + 1 AS v", parameters={"a": 1, "b": 2}) == [{"v": 2}]
+    assert rows(pool, "SELECT $2 AS v", parameters=[1, 2]) == [{"v": 2}]
+    assert rows(pool, "SELECT ? - ? AS v", parameters=[1, 2, 3]) == [{"v": -1}]
+    with pytest.raises(InvalidRequest):
+        rows(pool, "SELECT $2 AS v", parameters=[1])
 
 
 def test_an_answer_is_cut_at_its_limits_and_says_so(pool):

@@ -34,8 +34,8 @@ from surgetank.streams.tables.query.frames import (
     pieces,
     unpacked,
 )
-from surgetank.streams.tables.query.names import needs
-from surgetank.streams.tables.query.parameters import read
+from surgetank.streams.tables.query.names import Needs, needs
+from surgetank.streams.tables.query.parameters import chosen, read
 
 _ROWS_AT_ONCE = 2048
 _MOST_RESIDENT = 300 * 1024**2  # of a process that is used again
@@ -81,10 +81,10 @@ class Child:
         try:
             _check(databases.statements(query["text"]))
             session = databases.session(query["user"], query["limit_ms"])
-            text = self._needs(session.connection, query["text"])
+            needed = self._needs(session.connection, query["text"])
             if self._take_tables(session):
                 self._files(may_be_opened=False)
-                self._run(session.connection, text, query)
+                self._run(session.connection, needed, query)
             session.close()
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told, and the database goes
             failure = _said(error)
@@ -106,8 +106,8 @@ class Child:
         else:
             self._running.set()
 
-    def _needs(self, connection: duckdb.DuckDBPyConnection, text: str) -> str:
-        """The text to run, after the parent was sent what it needs. Raises `Refused`."""
+    def _needs(self, connection: duckdb.DuckDBPyConnection, text: str) -> Needs:
+        """What the text needs, after the parent was sent it. Raises `Refused`."""
         found = connection.execute("SELECT json_serialize_sql($1)", [text]).fetchall()
         tree = json.loads(found[0][0])
         if tree.get("error"):
@@ -115,7 +115,7 @@ class Child:
         needed = needs(text, tree)
         names = [{**asdict(each), "columns": sorted(each.columns)} for each in needed.tables]
         self._send(Frame.NAMES, json.dumps(names).encode())
-        return needed.text
+        return needed
 
     def _take_tables(self, session: Session) -> bool:
         """Register what the parent sends. False where it thought better of it."""
@@ -133,9 +133,10 @@ class Child:
             session.register(header["schema"], header["name"], rows)
 
     def _run(
-        self, connection: duckdb.DuckDBPyConnection, text: str, query: Mapping[str, Any]
+        self, connection: duckdb.DuckDBPyConnection, needed: Needs, query: Mapping[str, Any]
     ) -> None:
-        relation = connection.sql(text, params=read(query["parameters"]) or None)
+        parameters = chosen(read(query["parameters"]), needed.parameters)
+        relation = connection.sql(needed.text, params=parameters or None)
         reader = relation.to_arrow_reader(_ROWS_AT_ONCE)
         described = {
             "columns": list(relation.columns),

@@ -41,9 +41,11 @@ class Equal:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The tables that a query needs, and its text with our names for schemas of DuckDB's own."""
+    """The tables and parameters that a query needs, and its text with our names for schemas of
+    DuckDB's own."""
 
     tables: tuple[Reference, ...]
+    parameters: tuple[str, ...]
     text: str
 
 
@@ -84,7 +86,8 @@ def needs(text: str, tree: Mapping[str, Any]) -> Needs:
         key = (reference.schema and reference.schema.casefold(), reference.name.casefold())
         before = merged.get(key)
         merged[key] = reference if before is None else _union(before, reference)
-    return Needs(tuple(merged.values()), _edited(text, found.edits))
+    parameters = tuple(each["key"] for each in tree["statements"][0].get("named_param_map") or ())
+    return Needs(tuple(merged.values()), parameters, _edited(text, found.edits))
 
 
 def _nodes(tree: Any) -> Iterator[Mapping[str, Any]]:

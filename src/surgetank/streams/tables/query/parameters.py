@@ -63,3 +63,14 @@ def read(value: Any) -> Any:
         return value
     ((kind, content),) = value.items()
     return _READ[kind](content)
+
+
+def chosen(parameters: Parameters | None, used: Sequence[str]) -> dict[str, Any]:
+    """Those that a statement uses, by name; the first of a list is called 1. A text of several
+    statements has one set of parameters, and DuckDB refuses what a statement doesn't use."""
+    given = (
+        parameters
+        if isinstance(parameters, Mapping)
+        else {str(number): value for number, value in enumerate(parameters or (), 1)}
+    )
+    return {name: given[name] for name in used if name in given}

@@ -20,7 +20,7 @@ import pyarrow as pa
 from surgetank.streams.tables.cold.protocol import ColdTables, DataFile
 from surgetank.streams.tables.definition import SEQ, USER, Column, Table
 from surgetank.streams.tables.query.names import Reference, needs, quoted, schema_here
-from surgetank.streams.tables.query.parameters import Parameters
+from surgetank.streams.tables.query.parameters import Parameters, chosen
 from surgetank.streams.tables.query.process import Answer, StatementRefused
 from surgetank.streams.tables.query.sources import Sources, Wanted
 from surgetank.streams.tables.reader import View
@@ -75,7 +75,8 @@ class TrustedQueries:
         try:
             for number, reference in enumerate(needed.tables):
                 names += _define(connection, f"surgetank {number}", reference, sources, self._cold)
-            relation = connection.sql(needed.text, params=parameters or None)
+            given = chosen(parameters, needed.parameters)
+            relation = connection.sql(needed.text, params=given or None)
             if relation is None:
                 raise StatementRefused("nothing can be run")
             types = tuple(str(each) for each in relation.types)
