@@ -114,6 +114,29 @@ def test_removing_one_that_was_interrupted_is_finished(
     session.close()
 
 
+def test_views_that_are_gone_or_know_another_owner_key_are_made_anew(make_tank: MakeTank) -> None:
+    tank = make_tank(owner_key="tenant")
+    put(tank.checkpointer(), "t1", {"x": 1}, tenant="ada", user_id="bob")
+    put(tank.checkpointer(), "t2", {"x": 1}, tenant="bob", user_id="ada")
+    assert tank.flush().ok
+    added = tank.analysts.add(name_of("tenant"), users=["ada"])
+    try:
+        with psycopg.connect(f"{added.url}&password={added.password}", autocommit=True) as session:
+            assert session.execute("SELECT thread_id, owner FROM threads").fetchall() == [
+                ("t1", "ada")
+            ]
+            with tank.database.asking() as owner:
+                owner.execute(f"DROP SCHEMA {SCHEMA} CASCADE".encode())
+            with pytest.raises(errors.UndefinedTable):
+                session.execute("TABLE threads")
+            make_tank(owner_key="user_id").analysts.refresh()
+            assert session.execute("SELECT thread_id, owner FROM threads").fetchall() == [
+                ("t2", "ada")
+            ]
+    finally:
+        tank.analysts.remove(added.analyst.name)
+
+
 def test_an_erased_user_is_given_to_nobody_any_more(furnished: Furnished) -> None:
     tank, name = furnished.tank, name_of("eve")
     put(tank.checkpointer(), "eves", {"x": "eve_mark"}, user_id="eve")

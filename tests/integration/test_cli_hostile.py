@@ -48,6 +48,10 @@ def hostile(
             + psycopg.sql.Identifier(f"c{NASTY}"[:40]).as_string(connection)
             + " CHECK (metadata ->> 'step' <> '1')"
         )
+        connection.execute("INSERT INTO surgetank.analysts VALUES ('reader', false, false)")
+        connection.execute(
+            "INSERT INTO surgetank.analyst_users VALUES ('reader', %s)", (f"ada{NASTY}",)
+        )
     put(saver, THREAD, {"x": 2}, parent=first, step=1)
     tank.emit_log(f"line{NASTY}", thread_id=THREAD, logger=f"l{NASTY}", field=NASTY)
     tank.broadcast_run_event("odd", thread_id=THREAD, message=NASTY)
@@ -85,6 +89,7 @@ COMMANDS: dict[str, list[str] | None] = {
     "jobs list": [], "jobs show": ["{job}"], "jobs retry": ["{job}"],
     "parked list": [], "parked show": ["1"], "parked retry": ["1"], "parked export": ["{folder}/parked"],
     "analyst add": ["--all", NASTY], "analyst list": [], "analyst remove": [NASTY],
+    "analyst refresh": [],
     "audit list": [], "audit export": [], "audit verify": [],
     "errors list": ["--full"], "errors show": ["{error}"], "errors resolve": ["{error}", "--notes", NASTY],
     "errors reopen": ["{error}"], "errors snooze": ["{error}"], "errors delete": ["{error}"], "errors stats": [],

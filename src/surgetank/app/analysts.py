@@ -120,9 +120,7 @@ class Analysts:
             self._make_views(work)
             work.run("insert_analyst", everyone=everyone, made_role=not role_exists)
             work.run("insert_users", users=people)
-            for analyst in work.all("analysts", role=None):
-                if analyst["has_role"]:  # the views may be more than when they were added
-                    work.put("grants", role=analyst["name"])
+            self._grant(work)
             if not work.one("connects")["may"]:
                 work.put("grant_connect", database=rights["database"])
             left = self._doors(work, rights["database"], close=close_public)
@@ -131,6 +129,15 @@ class Analysts:
             added = _analyst(work.one("analysts"))
             url = _url(connection, name)
         return AddedAnalyst(analyst=added, password=given, url=url, open=left)
+
+    def refresh(self) -> None:
+        """Make the views as this version has them, for the `owner_key` as it is now, and let all
+        analysts read them. `add` does it too."""
+        with self._database.asking(patient=True) as connection:
+            work = _Work(connection, None)
+            work.run("lock")
+            self._make_views(work)
+            self._grant(work)
 
     def list(self) -> list[Analyst]:
         """All analysts, by name."""
@@ -211,6 +218,11 @@ class Analysts:
         there = work.one("is_there", name="surgetank.table_jobs")["there"]
         for view in (*_MADE, *(("jobs",) if there else ())):
             work.execute(sql.SQL(VIEWS[view]).format(key=sql.Literal(self._key)))
+
+    def _grant(self, work: _Work) -> None:
+        for analyst in work.all("analysts", role=None):
+            if analyst["has_role"]:
+                work.put("grants", role=analyst["name"])
 
     def _doors(self, work: _Work, database: str, *, close: bool) -> tuple[str, ...]:
         """What is open for everybody, after closing it where that is wanted and possible. Raises

@@ -82,7 +82,7 @@ def add(
 @coded
 def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
     """List analysts: whose data they see, and how many sessions they have open."""
-    with engine(home, database_url, must_exist=True) as tank:
+    with engine(home, database_url) as tank:
         found = tank.analysts.list()
     if json:
         print_json(found)
@@ -104,6 +104,15 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
 
 @app.command()
 @coded
+def refresh(home: Home = None, database_url: DatabaseUrl = None) -> None:
+    """Make the views anew, after an upgrade that has more of them or another owner_key."""
+    with engine(home, database_url) as tank:
+        tank.analysts.refresh()
+    out.print("The views are made, and all analysts may read them.")
+
+
+@app.command()
+@coded
 def remove(
     name: Annotated[str, typer.Argument(help="The name that `analyst list` shows.")],
     home: Home = None,
@@ -111,7 +120,7 @@ def remove(
     json: Json = False,
 ) -> None:
     """End an analyst: it sees nothing any more, its sessions end, its role is dropped."""
-    with engine(home, database_url, must_exist=True) as tank:
+    with engine(home, database_url) as tank:
         removed = tank.analysts.remove(name, actor=_BY)
     if json:
         print_json(removed)
