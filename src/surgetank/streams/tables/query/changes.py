@@ -27,9 +27,11 @@ _ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Rows of a table that a statement names: an alias, and a condition as DuckDB has it."""
+    """Rows of a table that a statement names: of one user (None: of all that the scope shows), with
+    an alias, and a condition as DuckDB has it."""
 
     table: Table
+    user: str | None = None
     alias: str | None = None
     where: str | None = None
 
@@ -147,6 +149,8 @@ class TableChanges:
                 answer = self._queries.run(text, runner, sources, parameters)
                 view = next(each for each in sources.views if each.table.id == rows.table.id)
             found = _found(answer, rows.table)
+            if rows.user is not None and rows.table.by_user:
+                found = [each for each in found if each[0] == rows.user]
             if not found:
                 return 0
             made = changes(found)
