@@ -114,6 +114,19 @@ def test_removing_one_that_was_interrupted_is_finished(
     session.close()
 
 
+def test_a_role_that_another_database_knows_is_dropped_after_it_is_removed_there(
+    furnished: Furnished, make_tank: MakeTank
+) -> None:
+    here, there, name = furnished.tank.analysts, make_tank().analysts, name_of("two")
+    here.add(name, users=["ada"])
+    assert there.add(name, users=["bob"], role_exists=True).password is None
+    with pytest.raises(Conflict, match="in another database too"):
+        here.remove(name)
+    assert [a.users for a in here.list() if a.name == name] == [()]
+    assert there.remove(name).left == (f'DROP ROLE "{name}"',)
+    assert here.remove(name).left == ()
+
+
 def test_views_that_are_gone_or_know_another_owner_key_are_made_anew(make_tank: MakeTank) -> None:
     tank = make_tank(owner_key="tenant")
     put(tank.checkpointer(), "t1", {"x": 1}, tenant="ada", user_id="bob")

@@ -171,7 +171,7 @@ class Analysts:
         with self._database.asking(patient=True) as connection:
             work = _Work(connection, name)
             if ours:
-                work.put("drop_role")
+                self._drop(work)
             work.run("delete_analyst")
             work.note("analyst_removed", actor, {"role": name})
         left: tuple[str, ...] = ()
@@ -241,6 +241,17 @@ class Analysts:
                 remedy=f"add --close-public, or let an administrator run: {'; '.join(left)}",
             )
         return left
+
+    def _drop(self, work: _Work) -> None:
+        try:
+            work.put("drop_role")
+        except errors.DependentObjectsStillExist as error:
+            raise Conflict(
+                f"The role {work.name!r} has rights in another database too: "
+                f"{error.diag.message_detail or 'see PostgreSQL'}. Here it sees nothing any more, "
+                f"and it can't log in.",
+                remedy="remove it there, then run this again.",
+            ) from error
 
     def _end_sessions(self, name: str) -> int:
         """End sessions until there are none: one may just have logged in. How many there were."""
