@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import errors, sql
+from psycopg.types.json import Jsonb
 from typer.testing import CliRunner
 
 from support.analysts import BOB, VIEWS, Furnished, name_of, owner_of, rows
@@ -148,6 +149,31 @@ def test_views_that_are_gone_or_know_another_owner_key_are_made_anew(make_tank: 
             ]
     finally:
         tank.analysts.remove(added.analyst.name)
+
+
+def test_flushes_of_tables_are_seen_by_who_sees_everyone(make_tank: MakeTank) -> None:
+    tank = make_tank()
+    commit = {
+        "table_id": 7, "store_id": "s", "commit_number": 1, "job_id": "j", "trigger": "manual", "node": "n",
+        "snapshot_id": 1, "at": "2026-01-01T00:00:00Z", "outcome": {"bob": "failed"},
+    }  # fmt: skip
+    with tank.database.asking() as owner:
+        # as the migration of table files makes it
+        owner.execute(
+            "CREATE TABLE IF NOT EXISTS surgetank.table_jobs (table_id bigint, job_id text, outcome jsonb)"
+        )
+        owner.execute(
+            "INSERT INTO surgetank.table_jobs"
+            " SELECT * FROM jsonb_populate_record(NULL::surgetank.table_jobs, %s)",
+            (Jsonb(commit),),
+        )
+    seen = []
+    for given in ({"users": ["bob"]}, {"everyone": True}):
+        added = tank.analysts.add(name_of("jobs"), **given)
+        with psycopg.connect(f"{added.url}&password={added.password}") as session:
+            seen.append(session.execute("SELECT table_id, job_id, outcome FROM jobs").fetchall())
+        tank.analysts.remove(added.analyst.name)
+    assert seen == [[], [(7, "j", {"bob": "failed"})]]
 
 
 def test_an_erased_user_is_given_to_nobody_any_more(furnished: Furnished) -> None:
