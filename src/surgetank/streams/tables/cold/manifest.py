@@ -1,0 +1,280 @@
+"""The manifest of tables in PostgreSQL: which files are live, and up to where each store's changes are in them.
+
+Who writes it holds one advisory lock to the end of the transaction. Under it nothing that was read can
+change, so that a commit is a comparison and an exchange: what it was made from must still stand there
+(`Stale` otherwise, and its maker begins again). Nothing is committed after a failure that was caught.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from surgetank.database.pool import Database
+from surgetank.database.queries import queries
+from surgetank.exceptions import LeaseLost, NotFound
+from surgetank.model import FlushJob
+from surgetank.streams.tables.cold.files import NewFile
+from surgetank.streams.tables.cold.protocol import DataFile
+from surgetank.streams.tables.hot.protocol import Progress, TableLease
+
+SQL = queries("streams/tables/cold/manifest.sql")
+LOCK = 0x5347_5441_424C_4553  # "SGTABLES": the order of snapshots
+STORAGE = "local"
+
+
+class Stale(Exception):
+    """What a commit was made from has changed meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A table at one moment: the live files with what they have of each store, and `stamp`, by which
+    it is known that nothing changed since. `document` is the same as text, for the mirror."""
+
+    snapshot: int
+    stamp: str
+    document: str
+    files: tuple[DataFile, ...]
+    progress: Mapping[str, Progress]
+
+    @classmethod
+    def parsed(cls, table_id: int, snapshot: int, stamp: str, document: str) -> Standing:
+        """From the document."""
+        progress, files = json.loads(document)
+        return cls(
+            snapshot,
+            stamp,
+            document,
+            tuple(_data_file(table_id, file) for file in files),
+            {store: Progress(through, held) for store, (through, held) in progress.items()},
+        )
+
+    def of(self, store_id: str) -> Progress:
+        """What it has of a store."""
+        return self.progress.get(store_id, Progress())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deletes:
+    """New deletions of a data file: all of its deleted positions, in place of those of
+    `replaced`."""
+
+    file: DataFile
+    new: NewFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What a flush commits."""
+
+    files: Sequence[NewFile] = ()
+    deletes: Sequence[Deletes] = ()
+    missed: int = 0  # rows that were to be deleted and are in no file
+    progress: Progress = field(default_factory=Progress)
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def deleted(self) -> int:
+        """How many rows it deletes."""
+        return sum(each.new.rows - each.file.deleted_rows for each in self.deletes)
+
+    @property
+    def bytes(self) -> int:
+        """The size of its data files."""
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def paths(self) -> list[str]:
+        """All files that it names first."""
+        return [file.path for file in (*self.files, *(each.new for each in self.deletes))]
+
+    @property
+    def changes(self) -> str:
+        """In a DuckLake catalogue's words, `{}` being the table."""
+        words = []
+        if self.files:
+            words.append("inserted_into_table:{}")
+        if self.deletes:
+            words.append("deleted_from_table:{}")
+        return ",".join(words)
+
+
+class Manifest:
+    """The manifest in a database; `root` is where the files are."""
+
+    def __init__(self, database: Database, root: Path) -> None:
+        self._database = database
+        self._root = root
+        self._named = False  # whether the database was told where the files are
+
+    # -- reading
+
+    def live(self, table_id: int, known: Standing | None = None) -> Standing:
+        """A table as it stands now; `known` itself, where it still does. Raises
+        `DatabaseUnavailable`."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                SQL["live"], {"table_id": table_id, "known": known.stamp if known else ""}
+            ).fetchone()
+        assert row is not None
+        snapshot, stamp, progress, files = row
+        if known is not None and files is None:
+            return known
+        return Standing.parsed(table_id, snapshot, stamp, f"[{progress},{files}]")
+
+    # -- writing
+
+    @contextmanager
+    def locked(self, table_id: int, *, size: int = 0) -> Iterator[Locked]:
+        """A transaction under the lock, committed at its end. Raises `NotFound` for a table that
+        was dropped, `DatabaseUnavailable`, and the driver's errors."""
+        with self._database.connection(size=size) as connection:
+            self._database.claim(connection)
+            if not self._named:
+                name = {"storage": STORAGE, "root": str(self._root.absolute())}
+                connection.execute(SQL["name_storage"], name)
+            connection.execute(SQL["lock"], {"key": LOCK})
+            yield Locked(connection, table_id)
+        self._named = True
+
+
+class Locked:
+    """The manifest of one table, for who holds the lock."""
+
+    def __init__(self, connection: Connection[Any], table_id: int) -> None:
+        self._connection = connection
+        self._table_id = table_id
+        self.snapshot, dropped, self._given = self._one("standing")
+        if dropped:
+            raise NotFound(
+                f"The table {table_id} was dropped.", remedy="nothing to do: its rows go with it."
+            )
+
+    def commit(
+        self, before: Standing, commit: Commit, *, lease: TableLease, store_id: str, job: FlushJob
+    ) -> int:
+        """Write a flush's commit; returns its snapshot. Raises `Stale`, `LeaseLost`."""
+        self._check_progress(before, lease, store_id)
+        if commit.missed and self.snapshot != before.snapshot:
+            raise Stale  # what was not found may be in files that are new
+        self._claim("claim_files", [each.file for each in commit.deletes])
+        snapshot = int(self._one("add_snapshot", changes=self._named(commit.changes))[0])
+        self._add_files(commit.files, snapshot)
+        if commit.deletes:
+            self.replace_deletes(commit.deletes, snapshot)
+        (number,) = self._one(
+            "keep_progress",
+            store_id=store_id,
+            through=commit.progress.through,
+            held=Jsonb(dict(commit.progress.held)),
+            token=lease.token,
+        )
+        self._run(
+            "add_job",
+            store_id=store_id,
+            commit=number,
+            job_id=job.id,
+            trigger=job.trigger,
+            node=job.node,
+            snapshot=snapshot,
+            outcome=Jsonb(dict(commit.outcome)),
+        )
+        rows = sum(file.rows for file in commit.files)
+        self._total(rows, rows - commit.deleted, sum(file.bytes for file in commit.files))
+        return snapshot
+
+    def _check_progress(self, before: Standing, lease: TableLease, store_id: str) -> None:
+        row = self._one_or_none("progress", store_id=store_id)
+        progress, token = (Progress(row[0], row[1]), row[2]) if row else (Progress(), 0)
+        if token > lease.token:
+            raise lost(lease, token)
+        if progress != before.of(store_id):
+            raise Stale
+
+    def _claim(self, query: str, files: Sequence[DataFile]) -> None:
+        """Keep files from being replaced. Raises `Stale` where one was already."""
+        if not files:
+            return
+        rows = self._run(query, files=[file.id for file in files]).fetchall()
+        now = {file_id: (path, delete_id) for file_id, path, delete_id in rows}
+        if any(now.get(file.id) != (file.path, file.delete_id) for file in files):
+            raise Stale
+
+    def _add_files(self, files: Sequence[NewFile], snapshot: int) -> None:
+        if not files:
+            return
+        described, start = [], self._given
+        for file in files:
+            described.append(_described(file) | {"row_start": start})
+            start += file.rows
+        self._run("add_files", files=Jsonb(described), snapshot=snapshot)
+
+    def replace_deletes(self, deletes: Sequence[Deletes], snapshot: int) -> None:
+        """Put deletions in the stead of those that files have now."""
+        self._run("end_deletes", files=[each.file.id for each in deletes], snapshot=snapshot)
+        described = [
+            {
+                "file_id": each.file.id, "path": each.new.path, "rows": each.new.rows,
+                "bytes": each.new.bytes, "footer_bytes": each.new.footer_bytes,
+            }
+            for each in deletes
+        ]  # fmt: skip
+        self._run("add_deletes", deletes=Jsonb(described), snapshot=snapshot)
+
+    def _total(self, given: int, rows: int, size: int) -> None:
+        self._run("add_totals", given=given, rows=rows, bytes=size)
+
+    def _named(self, changes: str) -> str:
+        return changes.replace("{}", str(self._table_id))
+
+    def _run(self, query: str, **parameters: Any) -> psycopg.Cursor[Any]:
+        return self._connection.execute(SQL[query], {"table_id": self._table_id, **parameters})
+
+    def _one_or_none(self, query: str, **parameters: Any) -> tuple[Any, ...] | None:
+        cursor = self._run(query, **parameters)
+        return cursor.fetchone() if cursor.description else None
+
+    def _one(self, query: str, **parameters: Any) -> tuple[Any, ...]:
+        row = self._one_or_none(query, **parameters)
+        assert row is not None
+        return row
+
+
+def lost(lease: TableLease, token: int) -> LeaseLost:
+    """The refusal of a flusher whose lease has run out."""
+    return LeaseLost(
+        f"A newer lease ({token}) of the table {lease.table_id} has written to the manifest.",
+        remedy="nothing to do: whoever holds the table now flushes it.",
+        seen={str(lease.table_id): token},
+    )
+
+
+def _data_file(table_id: int, row: Sequence[Any]) -> DataFile:
+    (
+        file_id, path, bucket, buckets, rows, size, footer, min_user, max_user, min_seq, max_seq,
+        schema_version, delete_id, delete_path, deleted_rows,
+    ) = row  # fmt: skip
+    return DataFile(
+        id=file_id, table_id=table_id, path=path, bucket=bucket, buckets=buckets, rows=rows,
+        bytes=size, footer_bytes=footer, min_user=min_user, max_user=max_user, min_seq=min_seq,
+        max_seq=max_seq, schema_version=schema_version, delete_id=delete_id,
+        delete_path=delete_path, deleted_rows=deleted_rows,
+    )  # fmt: skip
+
+
+def _described(file: NewFile) -> dict[str, Any]:
+    return {
+        "path": file.path, "bucket": file.bucket, "buckets": file.buckets, "rows": file.rows,
+        "bytes": file.bytes, "footer_bytes": file.footer_bytes, "min_user": file.min_user,
+        "max_user": file.max_user, "min_seq": file.min_seq, "max_seq": file.max_seq,
+        "schema_version": file.schema_version, "stats": [each.described() for each in file.stats],
+    }  # fmt: skip

@@ -1,0 +1,113 @@
+-- Queries of the manifest (streams/tables/cold/). Parameters only; the index each relies on is named.
+
+-- name: live
+-- The live files with what they have of each store, unless they are as they were at `known`: a single statement sees one moment.
+-- table_snapshots_by_table, table_files_live, table_delete_files_live.
+WITH now AS MATERIALIZED (
+    SELECT s.snapshot_id, s.snapshot_id || ':' || (extract(epoch FROM s.at) * 1000000)::bigint AS stamp
+    FROM surgetank.table_snapshots s WHERE s.table_id = %(table_id)s ORDER BY s.snapshot_id DESC LIMIT 1
+), one AS MATERIALIZED (
+    SELECT coalesce(max(snapshot_id), 0) AS snapshot, coalesce(max(stamp), '0') AS stamp FROM now
+)
+SELECT one.snapshot, one.stamp,
+    CASE WHEN one.stamp IS DISTINCT FROM %(known)s THEN coalesce((
+        SELECT jsonb_object_agg(p.store_id, jsonb_build_array(p.through, p.held))
+        FROM surgetank.table_progress p WHERE p.table_id = %(table_id)s), '{}') END::text,
+    CASE WHEN one.stamp IS DISTINCT FROM %(known)s THEN coalesce((
+        SELECT jsonb_agg(jsonb_build_array(f.file_id, f.path, f.bucket, f.buckets, f.rows, f.bytes, f.footer_bytes, f.min_user,
+            f.max_user, f.min_seq, f.max_seq, f.schema_version, d.delete_id, d.path, coalesce(d.rows, 0)) ORDER BY f.file_id)
+        FROM surgetank.table_files f
+        LEFT JOIN surgetank.table_delete_files d ON d.file_id = f.file_id AND d.end_snapshot IS NULL
+        WHERE f.table_id = %(table_id)s AND f.end_snapshot IS NULL), '[]') END::text
+FROM one
+
+-- name: lock
+-- The order of snapshots: whoever writes the manifest holds it to the end.
+SELECT pg_advisory_xact_lock(%(key)s)
+
+-- name: standing
+-- Where a table stands, for who holds the lock. Primary keys, table_snapshots_by_table.
+SELECT coalesce((SELECT s.snapshot_id FROM surgetank.table_snapshots s WHERE s.table_id = %(table_id)s ORDER BY s.snapshot_id DESC LIMIT 1), 0),
+    coalesce((SELECT t.dropped_at IS NOT NULL FROM surgetank.table_totals t WHERE t.table_id = %(table_id)s), false),
+    coalesce((SELECT t.given FROM surgetank.table_totals t WHERE t.table_id = %(table_id)s), 0)
+
+-- name: progress
+-- A hot store's progress, for who holds the lock. Primary key.
+SELECT through, held, token, commits FROM surgetank.table_progress WHERE table_id = %(table_id)s AND store_id = %(store_id)s FOR UPDATE
+
+-- name: claim_files
+-- Files that are live, with their paths and their live deletions, kept from being replaced until the end. Primary key.
+SELECT f.file_id, f.path, d.delete_id
+FROM surgetank.table_files f LEFT JOIN surgetank.table_delete_files d ON d.file_id = f.file_id AND d.end_snapshot IS NULL
+WHERE f.file_id = ANY (%(files)s) AND f.end_snapshot IS NULL
+FOR SHARE OF f
+
+-- name: take_files
+-- The same for who replaces them.
+SELECT f.file_id, f.path, d.delete_id
+FROM surgetank.table_files f LEFT JOIN surgetank.table_delete_files d ON d.file_id = f.file_id AND d.end_snapshot IS NULL
+WHERE f.file_id = ANY (%(files)s) AND f.end_snapshot IS NULL
+FOR UPDATE OF f
+
+-- name: add_snapshot
+-- A snapshot of a table. Its number is the largest, for who holds the lock.
+INSERT INTO surgetank.table_snapshots (snapshot_id, table_id, changes, schema_version)
+VALUES (nextval('surgetank.table_snapshot_numbers'), %(table_id)s, %(changes)s,
+    (SELECT s.schema_version FROM surgetank.table_snapshots s ORDER BY s.snapshot_id DESC LIMIT 1))
+RETURNING snapshot_id
+
+-- name: add_files
+-- Data files with their statistics.
+WITH new AS (
+    SELECT n.* FROM jsonb_to_recordset(%(files)s) AS n (path text, bucket integer, buckets integer, rows bigint, bytes bigint,
+        footer_bytes bigint, min_user text, max_user text, min_seq bigint, max_seq bigint, row_start bigint, schema_version integer,
+        stats jsonb)
+), added AS (
+    INSERT INTO surgetank.table_files (table_id, path, bucket, buckets, rows, bytes, footer_bytes, min_user, max_user, min_seq, max_seq,
+        row_start, schema_version, begin_snapshot)
+    SELECT %(table_id)s, path, bucket, buckets, rows, bytes, footer_bytes, min_user, max_user, min_seq, max_seq, row_start, schema_version,
+        %(snapshot)s FROM new
+    RETURNING file_id, path
+)
+INSERT INTO surgetank.table_column_stats (file_id, column_id, bytes, value_count, null_count, least, greatest, nan)
+SELECT added.file_id, s.column_id, s.bytes, s."values", s.nulls, s.least, s.greatest, s.nan
+FROM added JOIN new USING (path), jsonb_to_recordset(new.stats)
+    AS s (column_id integer, bytes bigint, "values" bigint, nulls bigint, least text, greatest text, nan boolean)
+
+-- name: end_deletes
+-- The live deletions of files end: others are in their stead, or the files end. table_delete_files_live.
+UPDATE surgetank.table_delete_files SET end_snapshot = %(snapshot)s WHERE file_id = ANY (%(files)s) AND end_snapshot IS NULL
+
+-- name: add_deletes
+-- Deleted positions of data files.
+INSERT INTO surgetank.table_delete_files (file_id, table_id, path, rows, bytes, footer_bytes, begin_snapshot)
+SELECT n.file_id, %(table_id)s, n.path, n.rows, n.bytes, n.footer_bytes, %(snapshot)s
+FROM jsonb_to_recordset(%(deletes)s) AS n (file_id bigint, path text, rows bigint, bytes bigint, footer_bytes bigint)
+
+-- name: end_files
+-- Data files that others replace. Primary key.
+UPDATE surgetank.table_files SET end_snapshot = %(snapshot)s WHERE file_id = ANY (%(files)s)
+
+-- name: keep_progress
+-- A hot store's progress after a commit. Primary key.
+INSERT INTO surgetank.table_progress (table_id, store_id, through, held, token, commits)
+VALUES (%(table_id)s, %(store_id)s, %(through)s, %(held)s, %(token)s, 1)
+ON CONFLICT (table_id, store_id) DO UPDATE SET through = excluded.through, held = excluded.held, token = excluded.token,
+    commits = table_progress.commits + 1, updated_at = now()
+RETURNING commits
+
+-- name: add_job
+-- What a commit of a job did. Primary key.
+INSERT INTO surgetank.table_jobs (table_id, store_id, commit_number, job_id, trigger, node, snapshot_id, outcome)
+VALUES (%(table_id)s, %(store_id)s, %(commit)s, %(job_id)s, %(trigger)s, %(node)s, %(snapshot)s, %(outcome)s)
+
+-- name: add_totals
+-- Rows and bytes of a table after a commit. Primary key.
+INSERT INTO surgetank.table_totals (table_id, given, rows, bytes) VALUES (%(table_id)s, %(given)s, %(rows)s, %(bytes)s)
+ON CONFLICT (table_id) DO UPDATE SET given = table_totals.given + excluded.given, rows = table_totals.rows + excluded.rows,
+    bytes = table_totals.bytes + excluded.bytes
+
+-- name: name_storage
+-- Where the files are, for other readers. Primary key.
+INSERT INTO surgetank.table_storages (storage, root) VALUES (%(storage)s, %(root)s)
+ON CONFLICT (storage) DO UPDATE SET root = excluded.root WHERE table_storages.root <> excluded.root

@@ -1,0 +1,223 @@
+"""Reading the Parquet files of tables: the row groups that may have what is wanted, without deleted rows.
+
+Files never change, so what was learned of one (its footer, its deleted positions) is remembered by its
+name.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from surgetank.bounded import BoundedMap
+from surgetank.exceptions import StateCorrupt
+from surgetank.streams.tables.cold.arrays import repeated
+from surgetank.streams.tables.cold.files import Folder, cast, field_ids, hash_of
+from surgetank.streams.tables.cold.protocol import DataFile
+from surgetank.streams.tables.definition import SEQ, SEQ_ID, USER, USER_ID, Column, Table
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported
+
+Positions = np.ndarray[Any, np.dtype[np.int64]]
+NONE: Positions = np.empty(0, np.int64)
+
+
+def may_have(file: DataFile, user: str) -> bool:
+    """Whether a file may have rows of a user."""
+    if file.min_user is None or file.max_user is None:
+        return True
+    there = file.min_user <= user <= file.max_user
+    return there and hash_of(user) % file.buckets == file.bucket
+
+
+def columns_of(table: Table, names: Sequence[str] | None) -> list[Column]:
+    """Columns by name, in the order asked for; all without names."""
+    if names is None:
+        return list(table.columns)
+    found = [table.column(name) for name in names]
+    return [column for column in found if column is not None]
+
+
+def read_schema(table: Table, columns: Sequence[Column]) -> pa.Schema:
+    """What rows look like: as declared."""
+    user = [pa.field(USER, pa.string())] if table.by_user else []
+    return pa.schema(
+        [*user, pa.field(SEQ, pa.int64()), *(pa.field(c.name, c.type.arrow) for c in columns)]
+    )
+
+
+class Reader:
+    """Reads the files of a folder."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._footers: BoundedMap[str, pq.FileMetaData] = BoundedMap(1000)
+        self._deleted: BoundedMap[str, Positions] = BoundedMap(
+            most_weight=64 * 1024**2, weigh=lambda positions: positions.nbytes
+        )
+
+    def parts(
+        self,
+        table: Table,
+        file: DataFile,
+        *,
+        user: str | None = None,
+        columns: Sequence[Column],
+        deleted: bool = False,
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """The live rows of a file, a row group at a time, with the position of the first row of the
+        group. With `deleted` all rows."""
+        gone = NONE if deleted else self.deleted(file)
+        schema = read_schema(table, columns)
+        with self._open(table, file) as opened:
+            names = field_ids(opened.schema_arrow)
+            wanted = [USER_ID] * table.by_user + [SEQ_ID] + [column.id for column in columns]
+            stored = [names[each] for each in wanted if each in names]
+            for at, first, count in self._groups(opened.metadata, user):
+                rows = opened.read_row_group(at, columns=stored, use_threads=count > 1)
+                keep = _live(first, rows.num_rows, gone)
+                start, rows = (
+                    _of_user(rows, names[USER_ID], user) if user is not None else (0, rows)
+                )
+                if keep is not None:
+                    rows = rows.filter(pa.array(keep[start : start + rows.num_rows]))
+                if rows.num_rows:
+                    yield first, _declared(table, rows, names, columns, schema)
+
+    def positions(
+        self, table: Table, file: DataFile, seqs: Positions, users: Sequence[str]
+    ) -> Positions:
+        """Where rows with these sequences are in a file, deleted ones left out. `users` are those
+        that they may belong to, in order."""
+        inside = seqs[(seqs >= file.min_seq) & (seqs <= file.max_seq)]
+        if not len(inside):
+            return NONE
+        found = []
+        with self._open(table, file) as opened:
+            seq = field_ids(opened.schema_arrow)[SEQ_ID]
+            for at, first, _ in self._groups(opened.metadata, None, users if table.by_user else ()):
+                values = opened.read_row_group(at, columns=[seq]).column(seq).to_numpy()
+                found.append(np.flatnonzero(np.isin(values, inside)) + first)
+        everything = np.concatenate(found) if found else NONE
+        return np.setdiff1d(everything, self.deleted(file))
+
+    def deleted(self, file: DataFile) -> Positions:
+        """The deleted positions of a file, in order."""
+        name = file.delete_path
+        if name is None:
+            return NONE
+        with self._lock:
+            known = self._deleted.use(name)
+        if known is None:
+            with self._named(name):
+                rows = pq.read_table(self._folder.absolute(name), columns=["pos"])
+            known = np.asarray(rows.column("pos").to_numpy(), np.int64)
+            with self._lock:
+                self._deleted[name] = known
+        return known
+
+    @contextmanager
+    def _open(self, table: Table, file: DataFile) -> Iterator[pq.ParquetFile]:
+        with self._lock:
+            footer = self._footers.use(file.path)
+        with (
+            self._named(file.path),
+            pq.ParquetFile(
+                self._folder.absolute(file.path),
+                metadata=footer,
+                memory_map=True,
+                read_dictionary=[USER] if table.by_user else None,
+            ) as opened,
+        ):
+            if footer is None:
+                with self._lock:
+                    self._footers[file.path] = opened.metadata
+            yield opened
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        """Turn what is raised for a file that is missing or damaged into the family's error."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise StateCorrupt(
+                f"The table file {self._folder.absolute(name)} can't be read ({error}).",
+                remedy="restore it from a backup; rows in other files are not concerned.",
+            ) from error
+
+    @staticmethod
+    def _groups(
+        metadata: pq.FileMetaData, user: str | None, users: Sequence[str] = ()
+    ) -> Iterator[tuple[int, int, int]]:
+        """Number, first position and rows of the row groups that may have rows of the user, or of
+        one of the users (in order)."""
+        first, ordered = 0, np.array(users, dtype=object)
+        for at in range(metadata.num_row_groups):
+            group = metadata.row_group(at)
+            least = group.column(0).statistics
+            bounds = (
+                (least.min, least.max)
+                if least is not None and least.has_min_max and isinstance(least.min, str)
+                else None
+            )
+            if bounds is None:
+                wanted = True
+            elif user is not None:
+                wanted = bounds[0] <= user <= bounds[1]
+            elif len(ordered):
+                next_one = int(np.searchsorted(ordered, bounds[0]))
+                wanted = next_one < len(ordered) and ordered[next_one] <= bounds[1]
+            else:
+                wanted = True
+            if wanted:
+                yield at, first, group.num_rows
+            first += group.num_rows
+
+
+def _live(first: int, count: int, gone: Positions) -> np.ndarray[Any, Any] | None:
+    """Which of the rows from `first` on are not deleted; None: all."""
+    start, end = np.searchsorted(gone, [first, first + count])
+    if start == end:
+        return None
+    keep = np.ones(count, dtype=bool)
+    keep[gone[start:end] - first] = False
+    return keep
+
+
+def _of_user(rows: pa.Table, name: str, user: str) -> tuple[int, pa.Table]:
+    """The rows of one user, which stand together, and where they begin."""
+    mask = pc.equal(rows.column(name), user).to_numpy(zero_copy_only=False)
+    hits = np.flatnonzero(mask)
+    if not len(hits):
+        return 0, rows.slice(0, 0)
+    return int(hits[0]), rows.slice(int(hits[0]), int(hits[-1] - hits[0]) + 1)
+
+
+def _declared(
+    table: Table,
+    rows: pa.Table,
+    names: dict[int, str],
+    columns: Sequence[Column],
+    schema: pa.Schema,
+) -> pa.Table:
+    """Stored rows with the columns and types that are declared."""
+    found: list[Any] = []
+    if table.by_user:
+        found.append(rows.column(names[USER_ID]).cast(pa.string()))
+    found.append(rows.column(names[SEQ_ID]))
+    for column in columns:
+        if column.id in names:
+            values = rows.column(names[column.id])
+            kind = column.type.arrow
+            found.append(values if values.type == kind else cast(values, kind))
+        else:
+            found.append(repeated(column, rows.num_rows))
+    return pa.table(found, schema=schema)

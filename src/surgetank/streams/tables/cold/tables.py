@@ -1,0 +1,176 @@
+"""The cold side of tables: Parquet files in a folder, their manifest in PostgreSQL, its mirror beside the
+buffer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from surgetank.bounded import BoundedMap
+from surgetank.database.pool import Database
+from surgetank.exceptions import ColdStateUnavailable, DatabaseUnavailable, SinkError
+from surgetank.model import FlushJob
+from surgetank.sqlite.shared import SharedFile
+from surgetank.streams.tables.cold.files import Folder
+from surgetank.streams.tables.cold.manifest import Commit, Manifest, Stale, Standing
+from surgetank.streams.tables.cold.mirror import Mirror
+from surgetank.streams.tables.cold.protocol import ColdTable, Flushed
+from surgetank.streams.tables.cold.reading import Reader, columns_of, may_have, read_schema
+from surgetank.streams.tables.cold.resolve import merged, outstanding
+from surgetank.streams.tables.cold.writing import prepare
+from surgetank.streams.tables.definition import SEQ, Table
+from surgetank.streams.tables.hot.protocol import Progress, TableLease
+
+_ATTEMPTS = 20  # of a commit, when others replace what it deletes in
+_BATCH = 65_536
+
+
+class FileTables:
+    """Implements `ColdTables` over one database and one folder. `file` is the file of tables beside
+    the buffer (with `mirror.SCRIPT`); it is closed with this."""
+
+    def __init__(self, database: Database, folder: Path, *, file: SharedFile) -> None:
+        self._folder = Folder(folder)
+        self._manifest = Manifest(database, folder)
+        self._mirror = Mirror(file)
+        self._reader = Reader(self._folder)
+        self._lock = threading.Lock()
+        self._known: BoundedMap[int, Standing] = BoundedMap(1000)
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self._folder.path
+
+    # -- reading
+
+    def live(self, table: Table, *, stores: Sequence[str], user: str | None = None) -> ColdTable:
+        """The live files, of one user those that may have rows of that user."""
+        stale = False
+        try:
+            standing = self._standing(table.id)
+        except DatabaseUnavailable as error:
+            mirrored = self._mirror.find(table.id)
+            if mirrored is None:
+                raise ColdStateUnavailable(
+                    f"The files of {table.full_name} are not known here, and the database that knows "
+                    "them can't be reached.",
+                    remedy="wait until the database is back; what is inserted meanwhile is safe.",
+                ) from error
+            standing, stale = mirrored, True
+        files = standing.files
+        if user is not None and table.by_user:
+            files = tuple(file for file in files if may_have(file, user))
+        progress = {each: standing.progress[each] for each in stores if each in standing.progress}
+        return ColdTable(standing.snapshot, files, progress, stale)
+
+    def _standing(self, table_id: int) -> Standing:
+        """As it is in the database, mirrored."""
+        with self._lock:
+            known = self._known.use(table_id)
+        standing = self._manifest.live(table_id, known)
+        if standing is not known:
+            self._mirror.keep(table_id, standing)
+            with self._lock:
+                self._known[table_id] = standing
+        return standing
+
+    def read(
+        self,
+        table: Table,
+        cold: ColdTable,
+        *,
+        user: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """The rows of the files, without deleted ones."""
+        batches = self.scan(table, cold, user=user, columns=columns)
+        return pa.Table.from_batches(list(batches), read_schema(table, columns_of(table, columns)))
+
+    def scan(
+        self,
+        table: Table,
+        cold: ColdTable,
+        *,
+        user: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """As `read`, some thousand rows at a time."""
+        wanted = columns_of(table, columns)
+        owner = user if table.by_user else None
+        for file in cold.files:
+            for _, rows in self._reader.parts(table, file, user=owner, columns=wanted):
+                yield from rows.to_batches(max_chunksize=_BATCH)
+
+    def known_keys(
+        self, table: Table, user: str, keys: Sequence[tuple[Any, ...]]
+    ) -> Mapping[tuple[Any, ...], int]:
+        """Of these keys those that have a row, and its `_seq`."""
+        asked = set(keys)
+        found: dict[tuple[Any, ...], int] = {}
+        if not asked:
+            return found
+        cold = self.live(table, stores=(), user=user)
+        for batch in self.scan(table, cold, user=user, columns=table.key):
+            values = zip(*(batch.column(name).to_pylist() for name in table.key), strict=True)
+            for at, key in enumerate(values):
+                if key in asked:
+                    found[key] = batch.column(SEQ)[at].as_py()
+        return found
+
+    # -- writing
+
+    def write(
+        self,
+        table: Table,
+        rows: pa.Table,
+        *,
+        lease: TableLease,
+        progress: Progress,
+        store_id: str,
+        job: FlushJob,
+    ) -> Flushed:
+        """Commit changes: files first, then one transaction."""
+        for _ in range(_ATTEMPTS):
+            before = self._standing(table.id)
+            done = before.of(store_id)
+            after = merged(done, progress)
+            changes = outstanding(table, rows, done, after)
+            if after == done and not changes.num_rows:
+                return Flushed()
+            commit = prepare(
+                table, changes, before, after, folder=self._folder, reader=self._reader
+            )
+            try:
+                with self._manifest.locked(table.id, size=commit.bytes) as locked:
+                    snapshot = locked.commit(
+                        before, commit, lease=lease, store_id=store_id, job=job
+                    )
+            except Stale:
+                self._folder.unlink(commit.paths)  # it is certain that they are in no manifest
+                continue
+            self._standing(table.id)
+            return _flushed(commit, snapshot)
+        raise SinkError(
+            f"The files of {table.full_name} were replaced while a flush deleted in them, "
+            f"{_ATTEMPTS} times.",
+            remedy="nothing to do: it is tried again.",
+        )
+
+    def close(self) -> None:
+        """Close what it opened. Idempotent."""
+        self._mirror.close()
+
+
+def _flushed(commit: Commit, snapshot: int) -> Flushed:
+    return Flushed(
+        snapshot,
+        rows=sum(file.rows for file in commit.files),
+        bytes=commit.bytes,
+        files=len(commit.files),
+        deleted=commit.deleted,
+    )
