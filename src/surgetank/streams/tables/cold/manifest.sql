@@ -42,13 +42,6 @@ FROM surgetank.table_files f LEFT JOIN surgetank.table_delete_files d ON d.file_
 WHERE f.file_id = ANY (%(files)s) AND f.end_snapshot IS NULL
 FOR SHARE OF f
 
--- name: take_files
--- The same for who replaces them.
-SELECT f.file_id, f.path, d.delete_id
-FROM surgetank.table_files f LEFT JOIN surgetank.table_delete_files d ON d.file_id = f.file_id AND d.end_snapshot IS NULL
-WHERE f.file_id = ANY (%(files)s) AND f.end_snapshot IS NULL
-FOR UPDATE OF f
-
 -- name: add_snapshot
 -- A snapshot of a table. Its number is the largest, for who holds the lock.
 INSERT INTO surgetank.table_snapshots (snapshot_id, table_id, changes, schema_version)
@@ -83,10 +76,6 @@ UPDATE surgetank.table_delete_files SET end_snapshot = %(snapshot)s WHERE file_i
 INSERT INTO surgetank.table_delete_files (file_id, table_id, path, rows, bytes, footer_bytes, begin_snapshot)
 SELECT n.file_id, %(table_id)s, n.path, n.rows, n.bytes, n.footer_bytes, %(snapshot)s
 FROM jsonb_to_recordset(%(deletes)s) AS n (file_id bigint, path text, rows bigint, bytes bigint, footer_bytes bigint)
-
--- name: end_files
--- Data files that others replace. Primary key.
-UPDATE surgetank.table_files SET end_snapshot = %(snapshot)s WHERE file_id = ANY (%(files)s)
 
 -- name: keep_progress
 -- A hot store's progress after a commit. Primary key.
