@@ -78,6 +78,8 @@ class SettingNames(TypedDict, total=False):
     sql_bytes: int | None
     sql_processes: int | None
     sql_waiting: int | None
+    tables_hot_max_bytes: int | None
+    tables_row_max_bytes: int | None
     logs_keep: float | None
     errors_keep: float | None
     debug_originals: bool | None

@@ -42,3 +42,14 @@ class TableSettings(BaseSettings):
         le=10_000,
         description="Most such queries that wait for their turn; more are refused with 429.",
     )
+    tables_hot_max_bytes: int = Field(
+        1024**3,
+        ge=1024**2,
+        description="Most bytes of table rows that wait to be flushed, with their segments; inserts are refused then.",
+    )
+    tables_row_max_bytes: int = Field(
+        16 * 1024**2,
+        ge=1024,
+        le=256 * 1024**2,
+        description="Largest row of a table; a larger one is refused at insert.",
+    )

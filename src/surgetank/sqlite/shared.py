@@ -21,7 +21,8 @@ T = TypeVar("T")
 class SharedFile:
     """The file at `path`, open for one user of it, which `name` is for people.
 
-    `script` makes tables that the file may not have yet. `before_write` makes room on a full disk.
+    `script` makes tables that the file may not have yet. `before_write` makes room on a full disk. With
+    the durability `power` what was written survives a power cut.
     Raises `BufferUnavailable`, `BufferCorrupt`.
     """
 
@@ -33,6 +34,7 @@ class SharedFile:
         name: str,
         script: str,
         before_write: Callable[[], None] = lambda: None,
+        durability: str = "process",
     ) -> None:
         self.path = Path(path)
         self._name = name
@@ -40,7 +42,7 @@ class SharedFile:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._writer: sqlite3.Connection | None = file.connect(
-            self.path, durability="process", kind=kind
+            self.path, durability=durability, kind=kind
         )
         with file.named_errors(self.path):
             self._writer.executescript(script)
@@ -91,12 +93,15 @@ class SharedFile:
             )
         return self._writer
 
-    def tidy(self) -> None:
-        """Move what was written from the log into the file, and give some free pages back."""
+    def tidy(self) -> bool:
+        """Move what was written from the log into the file, and give some free pages back. False where
+        not all was moved, because somebody reads an older state, or writes."""
         with self._lock, file.named_errors(self.path):
-            if self._writer is not None:
-                self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                self._writer.execute("PRAGMA incremental_vacuum(256)").fetchall()
+            if self._writer is None:
+                return False
+            busy, frames, moved = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._writer.execute("PRAGMA incremental_vacuum(256)").fetchall()
+            return not busy and frames == moved
 
     def size_bytes(self) -> int:
         """What file and log take on disk."""

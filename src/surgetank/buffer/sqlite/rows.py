@@ -49,7 +49,7 @@ def state_of(row: Sequence[Any]) -> PartitionState:
         attempts=attempts,
         next_attempt_at=next_at,
         failing_since=since,
-        failure=_failure(failure) if failure else None,
+        failure=failure_of(failure) if failure else None,
         leased_by=owner,
         lease_expires_at=until,
         mark=Mark(*mark) if mark[1] else None,
@@ -61,7 +61,7 @@ def failure_group_of(row: Sequence[Any]) -> FailureGroup:
     stream, failure, count, entries, size, since, attempts, next_at, name = row
     return FailureGroup(
         stream=stream,
-        failure=_failure(failure),
+        failure=failure_of(failure),
         partitions=count,
         entries=entries,
         bytes=size,
@@ -83,7 +83,7 @@ def parked_of(row: Sequence[Any]) -> ParkedEntry:
         bytes=size,
         accepted_at=accepted_at,
         parked_at=parked_at,
-        failure=_failure(failure),
+        failure=failure_of(failure),
         retries=replays,
     )
 
@@ -93,7 +93,7 @@ def failure_json(failure: Failure) -> str:
     return jsontext.dumps(asdict(failure)).decode()
 
 
-def _failure(text: str) -> Failure:
+def failure_of(text: str) -> Failure:
     try:
         body = jsontext.loads(text)
         return Failure(**{**body, "kind": FailureKind(body["kind"])})

@@ -112,10 +112,16 @@ class Progress:
         return version <= self.held.get(user, self.through)
 
     def advanced(self, through: int, held: Collection[str]) -> Progress:
-        """When all up to `through` are in the manifest too, but nothing more of the users `held`."""
-        return Progress(
-            max(through, self.through), {user: self.held.get(user, self.through) for user in held}
-        )
+        """When all up to `through` are in the manifest too, but nothing more of the users `held`.
+
+        Users that were held and are over it are behind the others: what they have waiting is in the
+        manifest up to `through` only, not up to where the others are.
+        """
+        reached = {user: self.held.get(user, self.through) for user in held}
+        if through < self.through:
+            behind = {user: max(at, through) for user, at in self.held.items() if user not in held}
+            reached |= behind
+        return Progress(max(through, self.through), reached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +291,8 @@ class HotTables(Protocol):
         """Changes up to `through` are in the manifest, but those of `held` users (they stay, and
         are postponed) and of `refused` changes (they are parked). Users that were held in an earlier
         call for the same lease stay held. Users have recovered when all of the lease was
-        acknowledged. Raises `LeaseLost`."""
+        acknowledged. With `through` 0 rows are parked only: done before the manifest has what
+        follows them, no crash between the two loses them. Raises `LeaseLost`."""
         ...
 
     def fail(self, lease: TableLease, held: Held) -> None:

@@ -1,0 +1,346 @@
+"""Accepting changes: single rows into the row table, many into a segment; all of a call, or nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from surgetank.exceptions import Conflict, EntryRejected, InvalidRequest
+from surgetank.streams.tables.definition import NOBODY, Table
+from surgetank.streams.tables.hot import segments
+from surgetank.streams.tables.hot.hot_file import HotFile
+from surgetank.streams.tables.hot.layout import Layout
+from surgetank.streams.tables.hot.protocol import (
+    DELETED,
+    ORIGIN_SHIFT,
+    Accepted,
+    BatchKey,
+    Change,
+    Op,
+)
+from surgetank.streams.tables.hot.schema import keys_of, rows_of
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported
+_MOST = (1 << ORIGIN_SHIFT) - 2  # rows of one call: they have one origin
+_KEYS_AT_ONCE = 500
+
+
+class Accepting:
+    """The side of `HotTables` that takes changes in."""
+
+    def __init__(self, file: HotFile, *, row_max_bytes: int) -> None:
+        self._file = file
+        self._row_max_bytes = row_max_bytes
+
+    def accept(
+        self,
+        table: Table,
+        changes: Sequence[Change],
+        *,
+        batch: BatchKey | None = None,
+        unless_newer_than: int | None = None,
+        unless_acked_since: int | None = None,
+    ) -> Accepted:
+        """See `HotTables.accept`."""
+        if not changes:
+            raise InvalidRequest("There is no change to accept.")
+        layout = self._file.prepare(table)
+        kept = [layout.kept(change.values) for change in changes]
+        sizes = [layout.size(values) for values in kept]
+        if max(sizes) > self._row_max_bytes:
+            at = sizes.index(max(sizes))
+            raise self._too_large(
+                table, changes[at].user, at if len(sizes) > 1 else None, sizes[at]
+            )
+        now = self._file.clock()
+        with self._file.write() as connection:
+            known = _known_batch(connection, table, batch)
+            if known is not None:
+                return known
+            _refuse_acked(connection, table, unless_acked_since)
+            self._refuse_changed(connection, table, changes, unless_newer_than)
+            first = self._file.take_versions(connection, table, len(kept), sum(sizes), now).first
+            rows = [
+                (change.user, version, change.seq or version, change.op.value, now, size, table.schema_version, *values)
+                for version, (change, values, size) in enumerate(zip(changes, kept, sizes, strict=True), first)
+            ]  # fmt: skip
+            if len(rows) == 1:
+                connection.execute(layout.insert, rows[0])
+            else:
+                connection.executemany(layout.insert, rows)
+            if layout.key is not None:
+                _put_keys(connection, layout, changes, first)
+            last = first + len(rows) - 1
+            _keep_batch(connection, table, batch, first, last, now)
+        self._file.committed(table.id, first)
+        return Accepted(first, last)
+
+    def accept_arrow(
+        self,
+        table: Table,
+        rows: pa.Table,
+        *,
+        batch: BatchKey | None = None,
+        unless_acked_since: int | None = None,
+    ) -> Accepted:
+        """See `HotTables.accept_arrow`."""
+        count = rows.num_rows
+        if not 0 < count <= _MOST:
+            raise InvalidRequest(
+                f"One call inserts 1 to {_MOST} rows, not {count}.", remedy="insert them in parts."
+            )
+        layout = self._file.prepare(table)
+        known = self.repeated(table, batch) if batch is not None else None
+        if known is not None:
+            return known
+        plain, parts = segments.sorted_by_user(table, rows)
+        self._refuse_large(table, plain, parts)
+        keys = _keys_of(layout, plain) if layout.key is not None else []
+        now = self._file.clock()
+        name, size = segments.write_file(self._file.segments, table, plain)
+        try:
+            with self._file.write() as connection:
+                known = _known_batch(connection, table, batch)
+                if known is not None:
+                    segments.remove(self._file.segments, [name])
+                    return known
+                _refuse_acked(connection, table, unless_acked_since)
+                first = self._file.take_versions(connection, table, count, size, now).first
+                placed = [
+                    segments.Part(part.user, part.start, part.count, first + part.start)
+                    for part in parts
+                ]
+                connection.execute(
+                    "INSERT INTO hot_segments (table_id, first, last, bytes, at, file, directory)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        table.id,
+                        first,
+                        first + count - 1,
+                        size,
+                        now,
+                        name,
+                        segments.directory_of(placed),
+                    ),
+                )
+                if keys:
+                    _put_segment_keys(connection, layout, placed, keys)
+                _keep_batch(connection, table, batch, first, first + count - 1, now)
+        except BaseException:
+            # Also where nobody knows whether it was committed: then its row names it.
+            if not self._named(name):
+                segments.remove(self._file.segments, [name])
+            raise
+        self._file.committed(table.id, first)
+        return Accepted(first, first + count - 1)
+
+    def repeated(self, table: Table, batch: BatchKey) -> Accepted | None:
+        """See `HotTables.repeated`."""
+        with self._file.read() as connection:
+            return _known_batch(connection, table, batch)
+
+    def acks(self, table: Table) -> int:
+        """See `HotTables.acks`."""
+        with self._file.read() as connection:
+            return _acks(connection, table)
+
+    def known_keys(self, table: Table, user: str, keys: Sequence[bytes]) -> dict[bytes, int]:
+        """See `HotTables.known_keys`."""
+        self._file.prepare(table)
+        found: dict[bytes, int] = {}
+        with self._file.read() as connection:
+            for start in range(0, len(keys), _KEYS_AT_ONCE):
+                some = keys[start : start + _KEYS_AT_ONCE]
+                rows = connection.execute(
+                    f"SELECT key, seq, op FROM {keys_of(table.id)} WHERE user = ? AND key IN"
+                    f" ({', '.join('?' * len(some))})",
+                    (user if table.by_user else NOBODY, *some),
+                )
+                found |= {key: DELETED if op == Op.DELETE else seq for key, seq, op in rows}
+        return found
+
+    # -- what refuses
+
+    def _refuse_changed(
+        self,
+        connection: sqlite3.Connection,
+        table: Table,
+        changes: Sequence[Change],
+        newer_than: int | None,
+    ) -> None:
+        concerned = [change for change in changes if change.seq is not None]
+        if not concerned:
+            return
+        (parked,) = connection.execute(
+            "SELECT parked FROM hot_tables WHERE table_id = ?", (table.id,)
+        ).fetchone()
+        for change in concerned:
+            if (
+                parked
+                and connection.execute(
+                    "SELECT 1 FROM hot_parked WHERE table_id = ? AND user = ? AND seq = ?",
+                    (table.id, change.user, change.seq),
+                ).fetchone()
+            ):
+                raise Conflict(
+                    f"A row of {table.partition(change.user)!r} is parked: it could not be flushed.",
+                    remedy="retry or discard it first (`surgetank parked list`).",
+                )
+            if (
+                newer_than is not None
+                and connection.execute(
+                    f"SELECT 1 FROM {rows_of(table.id)} WHERE user = ? AND version > ? AND seq = ? LIMIT 1",
+                    (change.user, newer_than, change.seq),
+                ).fetchone()
+            ):
+                raise Conflict(
+                    f"A row of {table.partition(change.user)!r} was changed meanwhile.",
+                    remedy="read it again, and repeat the change.",
+                )
+
+    def _refuse_large(self, table: Table, plain: pa.Table, parts: Sequence[segments.Part]) -> None:
+        if plain.nbytes <= self._row_max_bytes:
+            return
+        sizes: Any = None
+        for column in plain.columns:
+            kind = column.type.storage_type if hasattr(column.type, "storage_type") else column.type
+            plain_column = column.cast(kind) if kind is not column.type else column
+            if pa.types.is_string(kind) or pa.types.is_binary(kind):
+                length = pc.fill_null(pc.binary_length(plain_column), 0)
+                sizes = length if sizes is None else pc.add(sizes, length)
+        most = pc.max(sizes).as_py() if sizes is not None else 0
+        if most > self._row_max_bytes:
+            at = pc.index(sizes, most).as_py()
+            owner = next(each for each in parts if each.start <= at < each.start + each.count)
+            raise self._too_large(table, owner.user, None, most)
+
+    def _too_large(self, table: Table, user: str, index: int | None, size: int) -> EntryRejected:
+        return EntryRejected(
+            partition=table.partition(user),
+            path="$" if index is None else f"$[{index}]",
+            reason=f"a row of {size} bytes, and {self._row_max_bytes} are the most",
+            remedy="store large content elsewhere, or raise SURGETANK_TABLES_ROW_MAX_BYTES.",
+        )
+
+    def _named(self, name: str) -> bool:
+        try:
+            with self._file.read() as connection:
+                return connection.execute(
+                    "SELECT 1 FROM hot_segments WHERE file = ?", (name,)
+                ).fetchone() is not None  # fmt: skip
+        except Exception:  # noqa: BLE001 - the error on its way out says why; the file is swept later
+            return True
+
+
+def _acks(connection: sqlite3.Connection, table: Table) -> int:
+    row = connection.execute(
+        "SELECT acks FROM hot_tables WHERE table_id = ?", (table.id,)
+    ).fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def _refuse_acked(connection: sqlite3.Connection, table: Table, since: int | None) -> None:
+    if since is not None and _acks(connection, table) != since:
+        raise Conflict(
+            f"Rows of {table.full_name} were flushed meanwhile.",
+            remedy="read again, and repeat the change.",
+        )
+
+
+def _known_batch(
+    connection: sqlite3.Connection, table: Table, batch: BatchKey | None
+) -> Accepted | None:
+    if batch is None:
+        return None
+    row = connection.execute(
+        "SELECT digest, first, last FROM hot_batches WHERE table_id = ? AND user = ? AND key = ?",
+        (table.id, batch.user, batch.key),
+    ).fetchone()
+    if row is None:
+        return None
+    if row[0] != batch.digest:
+        raise Conflict(
+            f"The idempotency key {batch.key!r:.100} was used for other rows of {table.full_name}.",
+            remedy="use a new key for new rows.",
+        )
+    return Accepted(row[1], row[2], repeated=True)
+
+
+def _keep_batch(
+    connection: sqlite3.Connection, table: Table, batch: BatchKey | None, first: int, last: int, now: float
+) -> None:  # fmt: skip
+    if batch is not None:
+        connection.execute(
+            "INSERT INTO hot_batches (table_id, user, key, digest, first, last, at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (table.id, batch.user, batch.key, batch.digest, first, last, now),
+        )
+
+
+def _put_keys(
+    connection: sqlite3.Connection, layout: Layout, changes: Sequence[Change], first: int
+) -> None:
+    assert layout.key is not None
+    for version, change in enumerate(changes, first):
+        key = layout.key(change.values)
+        put = connection.execute(
+            layout.put_key, (change.user, key, version, change.seq or version, change.op.value)
+        )
+        if put.rowcount == 0:
+            raise taken(layout.table, change.user, change.values, version - first)
+
+
+def _keys_of(layout: Layout, rows: pa.Table) -> list[bytes]:
+    assert layout.key is not None
+    key, table = layout.key, layout.table
+    columns = [
+        rows.column(column.name).to_pylist() if column.name in table.key else [None] * rows.num_rows
+        for column in table.columns
+    ]
+    return [key(values) for values in zip(*columns, strict=True)]
+
+
+def _put_segment_keys(
+    connection: sqlite3.Connection,
+    layout: Layout,
+    parts: Sequence[segments.Part],
+    keys: Sequence[bytes],
+) -> None:
+    insert = int(Op.INSERT)
+    put = connection.executemany(
+        layout.put_key,
+        (
+            (part.user, keys[part.start + n], part.first + n, part.first + n, insert)
+            for part in parts
+            for n in range(part.count)
+        ),
+    )
+    if put.rowcount == len(keys):
+        return
+    for part in parts:  # one of them is another row's: find which
+        for n in range(part.count):
+            row = connection.execute(
+                f"SELECT version FROM {keys_of(layout.table.id)} WHERE user = ? AND key = ?",
+                (part.user, keys[part.start + n]),
+            ).fetchone()
+            if row[0] != part.first + n:
+                raise taken(layout.table, part.user, None, None)
+
+
+def taken(table: Table, user: str, values: Sequence[Any] | None, index: int | None) -> Conflict:
+    """The error for a key that another row has."""
+    names = [column.name for column in table.columns]
+    shown = (
+        ""
+        if values is None
+        else f" ({', '.join(f'{name} = {values[names.index(name)]!r:.60}' for name in table.key)})"
+    )
+    at = "" if index is None else f" Row {index}:"
+    return Conflict(
+        f"{at} A row of {table.partition(user)!r} has this PRIMARY KEY already{shown}.".strip(),
+        remedy="choose another key, or use ON CONFLICT DO UPDATE or DO NOTHING.",
+    )

@@ -1,0 +1,184 @@
+"""The file that holds hot rows: its tables, its numbers and its limits, for all who write or read them."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from surgetank.exceptions import BufferFull, NotFound
+from surgetank.sqlite.shared import SharedFile
+from surgetank.streams.tables.definition import Table
+from surgetank.streams.tables.file import TABLES
+from surgetank.streams.tables.hot import schema
+from surgetank.streams.tables.hot.definitions import definition_json, definition_of
+from surgetank.streams.tables.hot.layout import Layout
+from surgetank.streams.tables.hot.protocol import ORIGIN_SHIFT
+
+_MASK = (1 << ORIGIN_SHIFT) - 1
+_ORIGINS = 1 << (63 - ORIGIN_SHIFT)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The first version of some that were taken, and what is in the file with them."""
+
+    first: int
+    bytes: int
+    changes: int  # of this table
+
+
+class HotFile:
+    """One open file. Safe for several threads; several processes share the file."""
+
+    def __init__(
+        self,
+        path: Path,
+        segments: Path,
+        *,
+        max_bytes: int,
+        durability: str,
+        before_write: Callable[[], None],
+        clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self.path, self.segments, self.clock, self.max_bytes = path, segments, clock, max_bytes
+        self._rng = rng
+        self._shared = SharedFile(
+            path, kind=TABLES, name="table store", script=schema.SCRIPT, before_write=before_write,
+            durability=durability,
+        )  # fmt: skip
+        self._drawn = False
+        self._known: dict[int, Layout] = {}  # as this handle wrote or read them
+        self._origins: set[tuple[int, int]] = set()  # tables and origins that the file has
+
+    def read(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A connection that sees one moment."""
+        return self._shared.read()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction."""
+        with self._shared.write() as connection:
+            yield connection
+
+    def tidy(self) -> bool:
+        """Move the log into the file. False where somebody reads an older state, or writes."""
+        return self._shared.tidy()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._shared.close()
+
+    # -- tables
+
+    def prepare(self, table: Table) -> Layout:
+        """See that the file has the tables and columns of this one. Raises `NotFound` for one that
+        was dropped."""
+        known = self._known.get(table.id)
+        if known is not None and (known.table is table or known.table == table):
+            return known
+        with self.write() as connection:
+            row = connection.execute(
+                "SELECT schema_version, dropped, definition FROM hot_tables WHERE table_id = ?",
+                (table.id,),
+            ).fetchone()
+            if row is not None and row[1]:
+                raise _dropped(table)
+            if row is None or row[0] <= table.schema_version:
+                for statement in schema.created(table):
+                    connection.execute(statement)
+                for statement in schema.added(table, columns_of(connection, table.id)):
+                    connection.execute(statement)
+                text = definition_json(table)
+                if row is None or row[2] != text:
+                    connection.execute(
+                        "INSERT INTO hot_tables (table_id, definition, schema_version) VALUES (?, ?, ?)"
+                        " ON CONFLICT (table_id) DO UPDATE SET definition = excluded.definition,"
+                        " schema_version = excluded.schema_version",
+                        (table.id, text, table.schema_version),
+                    )
+        layout = self._known[table.id] = Layout(table)
+        return layout
+
+    def tables(self, connection: sqlite3.Connection) -> list[Table]:
+        """All that have or had rows here, but dropped ones."""
+        return [
+            definition_of(text)
+            for (text,) in connection.execute(
+                "SELECT definition FROM hot_tables WHERE table_id > 0 AND dropped = 0 ORDER BY table_id"
+            )
+        ]
+
+    # -- numbers
+
+    def take_versions(
+        self, connection: sqlite3.Connection, table: Table, count: int, size: int, now: float
+    ) -> Numbers:
+        """The next versions, for so many changes of so many bytes. Raises `BufferFull`, and
+        `NotFound` for a dropped table."""
+        rows = connection.execute(
+            "UPDATE hot_tables SET next = next + ?1, changes = changes + ?1, bytes = bytes + ?2,"
+            " oldest_at = coalesce(oldest_at, ?3) WHERE table_id IN (0, ?4)"
+            " RETURNING table_id, next, bytes, changes, dropped",
+            (count, size, now, table.id),
+        ).fetchall()
+        if len(rows) < 2 or any(row[4] for row in rows):
+            raise _dropped(table)
+        total, mine = sorted(rows)
+        first = total[1] - count
+        if total[2] > self.max_bytes and size:
+            raise BufferFull(
+                f"The hot rows of tables have {total[2] - size} bytes, and {self.max_bytes} is their limit.",
+                remedy="see why nothing is flushed (`surgetank status`), or raise SURGETANK_TABLES_HOT_MAX_BYTES.",
+            )
+        if not self._drawn or not first & _MASK or (first & _MASK) + count > _MASK:
+            first = self._draw(connection, first >> ORIGIN_SHIFT, count)
+        self._register(connection, table.id, first >> ORIGIN_SHIFT)
+        return Numbers(first, total[2], mine[3])
+
+    def _draw(self, connection: sqlite3.Connection, last: int, count: int) -> int:
+        """Begin another origin, larger than all before. Two files begin far from each other, and copies
+        of one go on with other steps."""
+        if last == 0:
+            origin = 1 + self._rng.randrange(_ORIGINS // 2)
+        else:
+            left = _ORIGINS - last - 1
+            origin = last + 1 + self._rng.randrange(max(1, min(1 << 20, left >> 18)))
+        first = (origin << ORIGIN_SHIFT) + 1
+        connection.execute("UPDATE hot_tables SET next = ? WHERE table_id = 0", (first + count,))
+        return first
+
+    def _register(self, connection: sqlite3.Connection, table_id: int, origin: int) -> None:
+        # An origin is forgotten only after the file has a newer one, so this is never stale.
+        if (table_id, origin) not in self._origins:
+            connection.execute(
+                "INSERT OR IGNORE INTO hot_progress (table_id, origin) VALUES (?, ?)",
+                (table_id, origin),
+            )
+
+    def committed(self, table_id: int, first: int) -> None:
+        """The versions that were taken last are in the file."""
+        self._drawn = True
+        self._origins.add((table_id, first >> ORIGIN_SHIFT))
+
+
+def columns_of(connection: sqlite3.Connection, table_id: int) -> frozenset[str]:
+    """The columns that the table of a table's rows has; none where there is no such table."""
+    name = schema.rows_of(table_id)
+    return frozenset(
+        column for (column,) in connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
+    )
+
+
+def newest(connection: sqlite3.Connection) -> int:
+    """The largest version that was given."""
+    (following,) = connection.execute("SELECT next FROM hot_tables WHERE table_id = 0").fetchone()
+    return max(0, int(following) - 1)
+
+
+def _dropped(table: Table) -> NotFound:
+    return NotFound(f"The table {table.full_name} was dropped.", remedy="create it again.")

@@ -1,0 +1,218 @@
+"""Hot changes as Arrow: from the row table, from segments, and parked ones."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from surgetank.streams.tables.definition import SEQ, USER, Column, Kind, Table
+from surgetank.streams.tables.hot.columns import array_of, constant, keeper, kept_of
+from surgetank.streams.tables.hot.counting import EVER, skipped_of
+from surgetank.streams.tables.hot.hot_file import HotFile, columns_of, newest
+from surgetank.streams.tables.hot.progress import progress_of
+from surgetank.streams.tables.hot.protocol import OP, ORIGIN_SHIFT, VERSION, Progress, store_of
+from surgetank.streams.tables.hot.schema import rows_of
+from surgetank.streams.tables.hot.segments import Range, rows_of_segment, segments_of
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported
+_AT_ONCE = 20_000
+
+
+class Snapshots:
+    """Consistent views of the hot rows."""
+
+    def __init__(self, file: HotFile) -> None:
+        self._file = file
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """See `HotTables.snapshot`. While it is open, nothing that it shows is unlinked: that needs a
+        moment in which nobody reads an older state."""
+        with self._file.read() as connection:
+            yield Snapshot(connection, self._file.segments, self._file.clock)
+
+
+class Snapshot:
+    """What one read transaction sees."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, folder: Path, clock: Callable[[], float]
+    ) -> None:
+        self._connection, self._folder, self._clock = connection, folder, clock
+        self._through = newest(connection)
+
+    @property
+    def through(self) -> int:
+        """See `HotSnapshot.through`."""
+        return self._through
+
+    def stores(self, table: Table) -> tuple[str, ...]:
+        """See `HotSnapshot.stores`."""
+        rows = self._connection.execute(
+            "SELECT origin FROM hot_progress WHERE table_id = ? ORDER BY origin", (table.id,)
+        )
+        return tuple(store_of(origin << ORIGIN_SHIFT) for (origin,) in rows)
+
+    def rows(
+        self,
+        table: Table,
+        *,
+        user: str | None = None,
+        columns: Sequence[str] | None = None,
+        after: int = 0,
+        up_to: int | None = None,
+    ) -> pa.Table:
+        """See `HotSnapshot.rows`."""
+        shown = [
+            column
+            for column in table.columns
+            if columns is None or column.name in columns
+        ]  # fmt: skip
+        chosen = Range(after, EVER if up_to is None else up_to, user if table.by_user else None)
+        since = None
+        if table.kind is Kind.STREAM and table.ttl_s is not None:
+            since = self._clock() - table.ttl_s
+        parts = [
+            *changes(self._connection, self._folder, table, shown, chosen, since),
+            *parked_rows(self._connection, table, shown, chosen),
+        ]
+        return in_order(table, shown, parts)
+
+
+def changes(
+    connection: sqlite3.Connection,
+    folder: Path,
+    table: Table,
+    columns: Sequence[Column],
+    chosen: Range,
+    since: float | None = None,
+) -> list[pa.Table]:
+    """The changes of a table in a range that were not acknowledged, as they lie: accepted after
+    `since`."""
+    parts = [_typed_rows(connection, table, columns, chosen, since)]
+    progress = progress_of(connection, table.id)
+    skipped: list[int] | None = None
+    for segment in segments_of(connection, table):
+        if since is not None and segment.at <= since:
+            continue
+        reached = progress.get(segment.first >> ORIGIN_SHIFT, Progress())
+        own = Range(chosen.after, chosen.up_to, chosen.user, chosen.without, reached)
+        found = rows_of_segment(folder, table, segment, columns, own)
+        if found is None:
+            continue
+        if skipped is None:
+            skipped = skipped_of(connection, table.id)
+        if skipped:
+            gone = pc.is_in(found.column(VERSION), value_set=pa.array(skipped, pa.int64()))
+            found = found.filter(pc.invert(gone))
+        parts.append(found)
+    return parts
+
+
+def in_order(table: Table, columns: Sequence[Column], parts: Sequence[pa.Table]) -> pa.Table:
+    """Parts as one, in the order of user and version."""
+    filled = [part for part in parts if part.num_rows]
+    if not filled:
+        return _table(table, columns, [], [], [], [], [array_of(each.type, []) for each in columns])
+    if len(filled) == 1:
+        return filled[0]  # each part is in order
+    joined = pa.concat_tables(filled)
+    order = [(VERSION, "ascending")]
+    if table.by_user:
+        order.insert(0, (USER, "ascending"))
+    return joined.take(pc.sort_indices(joined.select([name for name, _ in order]), sort_keys=order))
+
+
+def _typed_rows(
+    connection: sqlite3.Connection,
+    table: Table,
+    columns: Sequence[Column],
+    chosen: Range,
+    since: float | None,
+) -> pa.Table:
+    known = columns_of(connection, table.id)
+    if not known:
+        return in_order(table, columns, [])
+    there = [f"c_{int(column.id)}" for column in columns if f"c_{column.id}" in known]
+    where, values = _where(chosen, since)
+    cursor = connection.execute(
+        f"SELECT {', '.join(['user', 'seq', 'version', 'op', 'schema', *there])} FROM"
+        f" {rows_of(table.id)} WHERE {where} ORDER BY user, version",
+        values,
+    )
+    parts = []
+    while fetched := cursor.fetchmany(_AT_ONCE):
+        users, seqs, versions, ops, schemas, *kept = zip(*fetched, strict=True)
+        lists = dict(zip(there, kept, strict=True))
+        arrays = [_column(column, lists.get(f"c_{column.id}"), schemas) for column in columns]
+        parts.append(_table(table, columns, users, seqs, versions, ops, arrays))
+    return pa.concat_tables(parts) if parts else in_order(table, columns, [])
+
+
+def _column(column: Column, kept: Sequence[Any] | None, schemas: Sequence[int]) -> pa.Array:
+    if kept is None:
+        return constant(column.type, column.initial, len(schemas))
+    if column.initial is not None and column.since > min(schemas):
+        keep = keeper(column.type)
+        initial = column.initial if keep is None else keep(column.initial)
+        kept = [
+            initial if schema < column.since else value
+            for schema, value in zip(schemas, kept, strict=True)
+        ]
+    return array_of(column.type, kept)
+
+
+def _where(chosen: Range, since: float | None) -> tuple[str, list[Any]]:
+    where = ["version > ?", "version <= ?"]
+    values: list[Any] = [chosen.after, chosen.up_to]
+    if chosen.user is not None:
+        where.append("user = ?")
+        values.append(chosen.user)
+    if chosen.without:
+        where.append("user NOT IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(sorted(chosen.without)))
+    if since is not None:
+        where.append("at > ?")
+        values.append(since)
+    return " AND ".join(where), values
+
+
+def _table(
+    table: Table,
+    columns: Sequence[Column],
+    users: Sequence[str],
+    seqs: Sequence[int],
+    versions: Sequence[int],
+    ops: Sequence[int],
+    arrays: Sequence[pa.Array],
+) -> pa.Table:
+    found: dict[str, Any] = {USER: pa.array(users, pa.string())} if table.by_user else {}
+    found[SEQ] = pa.array(seqs, pa.int64())
+    found[VERSION] = pa.array(versions, pa.int64())
+    found[OP] = pa.array(ops, pa.int8())
+    found.update(zip([column.name for column in columns], arrays, strict=True))
+    return pa.table(found)
+
+
+def parked_rows(
+    connection: sqlite3.Connection, table: Table, columns: Sequence[Column], chosen: Range
+) -> list[pa.Table]:
+    """Parked rows of a range: their versions are their own, of no store."""
+    rows = connection.execute(
+        "SELECT user, seq, id, op, row FROM hot_parked WHERE table_id = ? AND id > ? AND id <= ?"
+        " AND (? IS NULL OR user = ?) ORDER BY user, id",
+        (table.id, chosen.after, chosen.up_to, chosen.user, chosen.user),
+    ).fetchall()
+    if not rows:
+        return []
+    users, seqs, ids, ops, texts = zip(*rows, strict=True)
+    kept = [json.loads(text) for text in texts]
+    arrays = [array_of(column.type, [kept_of(column, row) for row in kept]) for column in columns]
+    return [_table(table, columns, users, seqs, ids, ops, arrays)]

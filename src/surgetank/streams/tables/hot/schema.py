@@ -1,0 +1,99 @@
+"""The tables of the hot store in the file of tables. Each user table has two of its own: its rows, and its keys.
+
+In `hot_tables` the row 0 is of all tables: the next version, and what is in the file, parked rows too. Of a table
+`changes` and `bytes` are what waits.
+"""
+
+from __future__ import annotations
+
+from surgetank.streams.tables.definition import Table
+
+SCRIPT = """
+CREATE TABLE IF NOT EXISTS hot_tables (
+    table_id INTEGER PRIMARY KEY,
+    definition TEXT NOT NULL DEFAULT '',
+    schema_version INTEGER NOT NULL DEFAULT 0,
+    dropped INTEGER NOT NULL DEFAULT 0,
+    next INTEGER NOT NULL DEFAULT 0,
+    changes INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    oldest_at REAL,
+    acks INTEGER NOT NULL DEFAULT 0,
+    parked INTEGER NOT NULL DEFAULT 0,
+    failure TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_attempt_at REAL NOT NULL DEFAULT 0,
+    failing_since REAL,
+    token INTEGER NOT NULL DEFAULT 0,
+    owner TEXT,
+    lease_until REAL NOT NULL DEFAULT 0,
+    lease TEXT
+) STRICT;
+INSERT OR IGNORE INTO hot_tables (table_id, next) VALUES (0, 0);
+CREATE TABLE IF NOT EXISTS hot_progress (
+    table_id INTEGER NOT NULL, origin INTEGER NOT NULL, through INTEGER NOT NULL DEFAULT 0,
+    held TEXT NOT NULL DEFAULT '{}', PRIMARY KEY (table_id, origin)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hot_failing (
+    table_id INTEGER NOT NULL, user TEXT NOT NULL, failure TEXT NOT NULL, attempts INTEGER NOT NULL,
+    next_attempt_at REAL NOT NULL, failing_since REAL NOT NULL, PRIMARY KEY (table_id, user)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hot_segments (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, table_id INTEGER NOT NULL, first INTEGER NOT NULL,
+    last INTEGER NOT NULL, bytes INTEGER NOT NULL, at REAL NOT NULL, file TEXT NOT NULL, directory BLOB NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS hot_segments_of ON hot_segments (table_id, first);
+CREATE TABLE IF NOT EXISTS hot_retired (file TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hot_skipped (
+    table_id INTEGER NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (table_id, version)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hot_parked (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, table_id INTEGER NOT NULL, user TEXT NOT NULL, version INTEGER NOT NULL,
+    seq INTEGER NOT NULL, op INTEGER NOT NULL, bytes INTEGER NOT NULL, at REAL NOT NULL, parked_at REAL NOT NULL,
+    failure TEXT NOT NULL, retries INTEGER NOT NULL DEFAULT 0, schema INTEGER NOT NULL, row TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS hot_parked_of ON hot_parked (table_id, user, seq);
+CREATE TABLE IF NOT EXISTS hot_retried (
+    table_id INTEGER NOT NULL, version INTEGER NOT NULL, parked_id INTEGER NOT NULL, retries INTEGER NOT NULL,
+    PRIMARY KEY (table_id, version)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hot_batches (
+    table_id INTEGER NOT NULL, user TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL,
+    first INTEGER NOT NULL, last INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (table_id, user, key)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def rows_of(table_id: int) -> str:
+    """The name of the table of a table's rows."""
+    return f"hot_rows_{int(table_id)}"
+
+
+def keys_of(table_id: int) -> str:
+    """The name of the table of its keys: to each the newest hot change."""
+    return f"hot_keys_{int(table_id)}"
+
+
+def created(table: Table) -> tuple[str, ...]:
+    """The statements that make both, empty of columns of their own."""
+    return (
+        (
+            f"CREATE TABLE IF NOT EXISTS {rows_of(table.id)} (user TEXT NOT NULL, version INTEGER NOT NULL,"
+            " seq INTEGER NOT NULL, op INTEGER NOT NULL, at REAL NOT NULL, bytes INTEGER NOT NULL,"
+            " schema INTEGER NOT NULL, PRIMARY KEY (user, version)) WITHOUT ROWID"
+        ),
+        (
+            f"CREATE TABLE IF NOT EXISTS {keys_of(table.id)} (user TEXT NOT NULL, key BLOB NOT NULL,"
+            " version INTEGER NOT NULL, seq INTEGER NOT NULL, op INTEGER NOT NULL, PRIMARY KEY (user, key))"
+            " WITHOUT ROWID"
+        ),
+    )
+
+
+def added(table: Table, known: frozenset[str]) -> tuple[str, ...]:
+    """The statements that add its columns where they are missing."""
+    return tuple(
+        f"ALTER TABLE {rows_of(table.id)} ADD COLUMN c_{int(column.id)} {column.type.sqlite}"
+        for column in table.columns
+        if f"c_{column.id}" not in known
+    )

@@ -1,0 +1,203 @@
+"""How much waits of each table and of each user, and what failed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from surgetank.buffer.sqlite.rows import failure_of
+from surgetank.model import Failure, FailureGroup, PartitionState, StreamDepth
+from surgetank.streams.tables.definition import STREAM, Kind, Table
+from surgetank.streams.tables.hot.counting import skipped_of, waiting_of
+from surgetank.streams.tables.hot.hot_file import HotFile
+from surgetank.streams.tables.hot.progress import progress_of
+from surgetank.streams.tables.hot.protocol import ORIGIN_SHIFT, Progress, Waiting, store_of
+from surgetank.streams.tables.hot.schema import rows_of
+from surgetank.streams.tables.hot.segments import segments_of
+
+
+@dataclass(slots=True)
+class _Failing:
+    failure: Failure
+    attempts: int
+    next_attempt_at: float
+    since: float
+
+
+@dataclass(slots=True)
+class _User:
+    changes: int = 0
+    bytes: int = 0
+    oldest_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _State:
+    """One table with its users."""
+
+    table: Table
+    owner: str | None
+    lease_until: float
+    failing: _Failing | None
+    users: Mapping[str, _User] = field(default_factory=dict)
+    held: Mapping[str, _Failing] = field(default_factory=dict)
+
+
+class Tallies:
+    """The side of `HotTables` that counts."""
+
+    def __init__(self, file: HotFile) -> None:
+        self._file = file
+
+    def waiting(self) -> list[Waiting]:
+        """See `HotTables.waiting`."""
+        now = self._file.clock()
+        with self._file.read() as connection:
+            tables = {table.id: table for table in self._file.tables(connection)}
+            rows = connection.execute(
+                "SELECT table_id, changes, bytes, oldest_at, (SELECT count(*) FROM hot_failing f"
+                " WHERE f.table_id = t.table_id AND f.next_attempt_at > ?) FROM hot_tables t"
+                " WHERE table_id > 0 AND dropped = 0 AND changes > 0 ORDER BY oldest_at",
+                (now,),
+            ).fetchall()
+        return [
+            Waiting(tables[id_], changes, size, oldest or 0.0, held)
+            for id_, changes, size, oldest, held in rows
+            if tables[id_].kind is not Kind.STREAM
+        ]
+
+    def progress(self, table: Table) -> dict[str, Progress]:
+        """See `HotTables.progress`."""
+        with self._file.read() as connection:
+            return {
+                store_of(origin << ORIGIN_SHIFT): reached
+                for origin, reached in progress_of(connection, table.id).items()
+            }
+
+    def depth(self) -> StreamDepth:
+        """See `HotTables.depth`."""
+        with self._file.read() as connection:
+            states = list(_states(self._file, connection))
+            (parked,) = connection.execute(
+                "SELECT count(*) FROM hot_parked WHERE table_id IN"
+                " (SELECT table_id FROM hot_tables WHERE dropped = 0)"
+            ).fetchone()
+        users = [user for state in states for user in state.users.values()]
+        return StreamDepth(
+            stream=STREAM,
+            entries=sum(user.changes for user in users),
+            bytes=sum(user.bytes for user in users),
+            partitions=len(users),
+            oldest_at=min((user.oldest_at for user in users), default=None),
+            failing=sum(
+                len(state.users) if state.failing is not None
+                else len(state.users.keys() & state.held.keys())
+                for state in states
+            ),
+            parked=parked,
+        )  # fmt: skip
+
+    def states(self, *, failing: bool = False, limit: int = 1000) -> list[PartitionState]:
+        """See `HotTables.states`."""
+        with self._file.read() as connection:
+            found: list[PartitionState] = []
+            for state in _states(self._file, connection):
+                for name, user in state.users.items():
+                    failed = state.held.get(name) or state.failing
+                    if failing and failed is None:
+                        continue
+                    if len(found) == limit:
+                        return found
+                    found.append(_partition(state, name, user, failed))
+        return found
+
+    def failures(self, *, limit: int = 1000) -> list[FailureGroup]:
+        """See `HotTables.failures`."""
+        groups: dict[Failure, list[PartitionState]] = {}
+        for state in self.states(failing=True, limit=1_000_000):
+            assert state.failure is not None
+            groups.setdefault(state.failure, []).append(state)
+        return [_group(failure, states) for failure, states in list(groups.items())[:limit]]
+
+
+def _states(file: HotFile, connection: sqlite3.Connection) -> Iterator[_State]:
+    for table in file.tables(connection):
+        if table.kind is Kind.STREAM:
+            continue
+        row = connection.execute(
+            "SELECT owner, lease_until, failure, attempts, next_attempt_at, failing_since, changes"
+            " FROM hot_tables WHERE table_id = ?",
+            (table.id,),
+        ).fetchone()
+        owner, until, failure, attempts, next_at, since, changes = row
+        if not changes:
+            continue
+        failing = _Failing(failure_of(failure), attempts, next_at, since) if failure else None
+        yield _State(
+            table,
+            owner,
+            until,
+            failing,
+            users=_users(connection, table),
+            held=_held(connection, table),
+        )
+
+
+def _users(connection: sqlite3.Connection, table: Table) -> dict[str, _User]:
+    users = {
+        user: _User(count, size, oldest)
+        for user, count, size, oldest in connection.execute(
+            f"SELECT user, count(*), sum(bytes), min(at) FROM {rows_of(table.id)} GROUP BY user"
+        )
+    }
+    progress, skipped = progress_of(connection, table.id), skipped_of(connection, table.id)
+    for segment in segments_of(connection, table):
+        each = segment.bytes / max(1, segment.rows)
+        for name, count in waiting_of(segment, progress, skipped).items():
+            user = users.setdefault(name, _User(oldest_at=segment.at))
+            user.changes += count
+            user.bytes += int(count * each)
+            user.oldest_at = min(user.oldest_at, segment.at)
+    return users
+
+
+def _held(connection: sqlite3.Connection, table: Table) -> dict[str, _Failing]:
+    return {
+        user: _Failing(failure_of(failure), attempts, next_at, since)
+        for user, failure, attempts, next_at, since in connection.execute(
+            "SELECT user, failure, attempts, next_attempt_at, failing_since FROM hot_failing"
+            " WHERE table_id = ?",
+            (table.id,),
+        )
+    }
+
+
+def _partition(state: _State, name: str, user: _User, failed: _Failing | None) -> PartitionState:
+    return PartitionState(
+        stream=STREAM,
+        partition=state.table.partition(name),
+        entries=user.changes,
+        bytes=user.bytes,
+        oldest_at=user.oldest_at,
+        attempts=failed.attempts if failed is not None else 0,
+        next_attempt_at=failed.next_attempt_at if failed is not None else 0.0,
+        failing_since=failed.since if failed is not None else None,
+        failure=failed.failure if failed is not None else None,
+        leased_by=state.owner,
+        lease_expires_at=state.lease_until,
+    )
+
+
+def _group(failure: Failure, states: list[PartitionState]) -> FailureGroup:
+    return FailureGroup(
+        stream=STREAM,
+        failure=failure,
+        partitions=len(states),
+        entries=sum(state.entries for state in states),
+        bytes=sum(state.bytes for state in states),
+        since=min(state.failing_since or 0.0 for state in states),
+        attempts=max(state.attempts for state in states),
+        next_attempt_at=min(state.next_attempt_at for state in states),
+        partition=states[0].partition,
+    )

@@ -1,0 +1,201 @@
+"""Upkeep of the hot store: what is over is removed, and a user is erased to the last byte."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from surgetank.exceptions import BufferUnavailable
+from surgetank.sqlite.scrub import scrub
+from surgetank.streams.tables.definition import Kind, Table
+from surgetank.streams.tables.file import TABLES
+from surgetank.streams.tables.hot import segments
+from surgetank.streams.tables.hot.counting import recount, retire, total
+from surgetank.streams.tables.hot.hot_file import HotFile
+from surgetank.streams.tables.hot.progress import keep_progress, progress_of
+from surgetank.streams.tables.hot.protocol import Progress
+from surgetank.streams.tables.hot.schema import keys_of, rows_of
+
+_DAY_S = 86_400.0
+_ORPHAN_S = 3600.0  # longer than any call takes between its file and its row
+
+
+class Upkeep:
+    """The side of `HotTables` that keeps it small."""
+
+    def __init__(self, file: HotFile) -> None:
+        self._file = file
+
+    def forget_table(self, table_id: int) -> None:
+        """See `HotTables.forget_table`."""
+        with self._file.write() as connection:
+            # Kept as dropped: who still has its definition must not bring it back.
+            connection.execute(
+                "INSERT INTO hot_tables (table_id, dropped) VALUES (?1, 1) ON CONFLICT (table_id)"
+                " DO UPDATE SET dropped = 1, definition = '', changes = 0, bytes = 0, parked = 0,"
+                " oldest_at = NULL, failure = NULL, owner = NULL, lease = NULL WHERE table_id = ?1",
+                (table_id,),
+            )
+            for name in (rows_of(table_id), keys_of(table_id)):
+                connection.execute(f"DROP TABLE IF EXISTS {name}")
+            connection.execute(
+                "INSERT OR IGNORE INTO hot_retired (file) SELECT file FROM hot_segments WHERE table_id = ?",
+                (table_id,),
+            )
+            for name in (
+                "progress",
+                "failing",
+                "segments",
+                "skipped",
+                "parked",
+                "retried",
+                "batches",
+            ):
+                connection.execute(f"DELETE FROM hot_{name} WHERE table_id = ?", (table_id,))
+            total(connection)
+
+    def erase_user(self, user: str) -> int:
+        """See `HotTables.erase_user`."""
+        erased = 0
+        replaced: list[str] = []
+        with self._file.read() as connection:
+            tables = self._file.tables(connection)
+        for table in tables:
+            if not table.by_user:
+                continue
+            with self._file.write() as connection:
+                connection.execute("PRAGMA secure_delete = ON")
+                erased += self._erase_rows(connection, table, user)
+                for segment in segments.segments_of(connection, table):
+                    mine = [part for part in segment.parts if part.user == user]
+                    if mine:
+                        erased += sum(part.count for part in mine)
+                        self._rewrite(connection, table, segment, user)
+                        replaced.append(segment.file)
+                recount(connection, table)
+        if not scrub(self._file.path, kind=TABLES):
+            raise BufferUnavailable(
+                f"The table store {self._file.path} was always in use: bytes of what was erased may be left.",
+                remedy="erase again; end what reads for a long time.",
+            )
+        segments.remove(self._file.segments, replaced)
+        self._forget_retired(replaced)
+        return erased
+
+    def maintain(self) -> None:
+        """See `HotTables.maintain`."""
+        now = self._file.clock()
+        with self._file.read() as connection:
+            tables = self._file.tables(connection)
+        for table in tables:
+            if table.kind is Kind.STREAM and table.ttl_s is not None:
+                self._expire(table, now - table.ttl_s)
+        with self._file.write() as connection:
+            connection.execute("DELETE FROM hot_batches WHERE at < ?", (now - _DAY_S,))
+            retired = [name for (name,) in connection.execute("SELECT file FROM hot_retired")]
+        # With all of the log in the file, nobody reads a state in which these were named.
+        if retired and self._file.tidy():
+            segments.remove(self._file.segments, retired)
+            self._forget_retired(retired)
+        elif not retired:
+            self._file.tidy()
+        self._sweep()
+
+    def _erase_rows(self, connection: sqlite3.Connection, table: Table, user: str) -> int:
+        gone = 0
+        for name in (rows_of(table.id), keys_of(table.id)):
+            count = connection.execute(f"DELETE FROM {name} WHERE user = ?", (user,)).rowcount
+            gone += count if name == rows_of(table.id) else 0
+        for name in ("parked", "failing", "batches"):
+            count = connection.execute(
+                f"DELETE FROM hot_{name} WHERE table_id = ? AND user = ?", (table.id, user)
+            ).rowcount
+            gone += count if name == "parked" else 0
+        connection.execute(
+            "UPDATE hot_tables SET lease = (SELECT json_group_array(value) FROM json_each(lease)"
+            " WHERE value <> ?) WHERE table_id = ? AND lease IS NOT NULL",
+            (user, table.id),
+        )
+        for origin, reached in progress_of(connection, table.id).items():
+            held = {name: at for name, at in reached.held.items() if name != user}
+            if len(held) < len(reached.held):
+                keep_progress(connection, table.id, origin, Progress(reached.through, held))
+        return gone
+
+    def _rewrite(
+        self, connection: sqlite3.Connection, table: Table, segment: segments.Segment, user: str
+    ) -> None:
+        """The segment without this user's rows; the others keep their versions."""
+        stored = segments.read_file(self._file.segments, segment)
+        kept, start = [], 0
+        for part in segment.parts:
+            if part.user != user:
+                kept.append(segments.Part(part.user, start, part.count, part.first))
+                start += part.count
+        if not kept:
+            retire(connection, table.id, segment)
+            return
+        pieces = [
+            stored.slice(part.start, part.count) for part in segment.parts if part.user != user
+        ]
+        name, size = segments.write_stored(
+            self._file.segments, table, pa.concat_tables(pieces).combine_chunks()
+        )
+        connection.execute(
+            "UPDATE hot_segments SET file = ?, bytes = ?, directory = ? WHERE id = ?",
+            (name, size, segments.directory_of(kept), segment.id),
+        )
+        connection.execute("INSERT OR IGNORE INTO hot_retired (file) VALUES (?)", (segment.file,))
+
+    def _expire(self, table: Table, until: float) -> None:
+        with self._file.write() as connection:
+            connection.execute(
+                f"DELETE FROM {keys_of(table.id)} WHERE (user, version) IN"
+                f" (SELECT user, version FROM {rows_of(table.id)} WHERE at <= ?)",
+                (until,),
+            )
+            connection.execute(f"DELETE FROM {rows_of(table.id)} WHERE at <= ?", (until,))
+            for segment in segments.segments_of(connection, table):
+                if segment.at <= until:
+                    connection.execute(
+                        f"DELETE FROM {keys_of(table.id)} WHERE version BETWEEN ? AND ?",
+                        (segment.first, segment.last),
+                    )
+                    retire(connection, table.id, segment)
+            recount(connection, table)
+
+    def _forget_retired(self, names: list[str]) -> None:
+        if names:
+            with self._file.write() as connection:
+                connection.executemany(
+                    "DELETE FROM hot_retired WHERE file = ?", [(n,) for n in names]
+                )
+
+    def _sweep(self) -> None:
+        """Unlink files that a crash left between file and row."""
+        if not self._file.segments.is_dir():
+            return
+        oldest = (
+            time.time() - _ORPHAN_S
+        )  # files have the time of the disk, not of a clock that is given
+        old = [path for path in self._file.segments.glob("*.arrow") if _older(path, oldest)]
+        if not old:
+            return
+        with self._file.read() as connection:
+            named = {
+                name
+                for (name,) in connection.execute(
+                    "SELECT file FROM hot_segments UNION ALL SELECT file FROM hot_retired"
+                )
+            }
+        segments.remove(self._file.segments, [path.name for path in old if path.name not in named])
+
+
+def _older(path: Path, than: float) -> bool:
+    try:
+        return path.stat().st_mtime < than
+    except OSError:
+        return False
