@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from surgetank.buffer.failures import failure_json
 from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.append import Inserter
 from surgetank.buffer.sqlite.buffer_file import BufferFile
@@ -12,7 +13,7 @@ from surgetank.buffer.sqlite.checks import STORED
 from surgetank.buffer.sqlite.discard import discard_parked
 from surgetank.buffer.sqlite.ids import first_id_sql, id_range, shift
 from surgetank.buffer.sqlite.leases import require
-from surgetank.buffer.sqlite.rows import PARKED, failure_json, parked_of
+from surgetank.buffer.sqlite.rows import PARKED, parked_of
 from surgetank.model import Entry, Failure, Lease, ParkedEntry, Record
 
 

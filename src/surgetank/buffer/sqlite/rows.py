@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
+from surgetank.buffer.failures import failure_of
 from surgetank.encode import jsontext
 from surgetank.job_result import JobResult
 from surgetank.model import (
-    Failure,
     FailureGroup,
-    FailureKind,
     FlushJob,
     JobStatus,
     Mark,
@@ -86,24 +85,6 @@ def parked_of(row: Sequence[Any]) -> ParkedEntry:
         failure=failure_of(failure),
         retries=replays,
     )
-
-
-def failure_json(failure: Failure) -> str:
-    """A failure as it is stored."""
-    return jsontext.dumps(asdict(failure)).decode()
-
-
-def failure_of(text: str) -> Failure:
-    try:
-        body = jsontext.loads(text)
-        return Failure(**{**body, "kind": FailureKind(body["kind"])})
-    except (
-        TypeError,
-        ValueError,
-        KeyError,
-    ) as error:  # another version's: what it belongs to stays visible
-        message = f"the reason can't be read ({error}): {jsontext.preview(text.encode())}"
-        return Failure(FailureKind.REJECTED, message, "Unreadable")
 
 
 def job_json(job: FlushJob) -> str:

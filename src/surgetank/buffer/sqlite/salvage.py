@@ -28,7 +28,7 @@ from surgetank.buffer.sqlite.checks import (
 )
 from surgetank.buffer.sqlite.ids import position_of, seq_of
 from surgetank.buffer.sqlite.pages import rows
-from surgetank.buffer.sqlite.rows import failure_json
+from surgetank.buffer.failures import failure_json
 from surgetank.buffer.sqlite.schema import BUFFER
 from surgetank.encode.differences import delta
 from surgetank.exceptions import ConfigurationError

@@ -77,14 +77,14 @@ def _combined(column_id: int, kind: str, chunks: list[Any]) -> ColumnStats:
         if least is None or greatest is None:
             least = greatest = None
     return ColumnStats(
-        column_id,
-        sum(chunk.total_compressed_size for chunk in chunks),
-        values,
-        nulls,
-        least,
-        greatest,
+        column_id=column_id,
+        bytes=sum(chunk.total_compressed_size for chunk in chunks),
+        values=values,
+        nulls=nulls,
+        least=least,
+        greatest=greatest,
         # Parquet's statistics leave NaN out; whether there was one is not known without a search.
-        True if kind in ("REAL", "DOUBLE") else None,
+        nan=True if kind in ("REAL", "DOUBLE") else None,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 
-from surgetank.buffer.sqlite.rows import failure_json
+from surgetank.buffer.failures import failure_json
 from surgetank.streams.tables.definition import Table
 from surgetank.streams.tables.hot.counting import EVER, recount
 from surgetank.streams.tables.hot.definitions import definition_of

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Collection
 from typing import Any
 
-from surgetank.buffer.sqlite.rows import failure_json
+from surgetank.buffer.failures import failure_json
 from surgetank.exceptions import LeaseLost
 from surgetank.streams.tables.definition import Kind, Table
 from surgetank.streams.tables.hot.counting import skipped_of, waiting_of

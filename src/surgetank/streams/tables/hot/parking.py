@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from surgetank.buffer.sqlite.rows import failure_json, failure_of
+from surgetank.buffer.failures import failure_json, failure_of
 from surgetank.model import ParkedEntry
 from surgetank.streams.tables.definition import SEQ, STREAM, USER, Table
 from surgetank.streams.tables.hot.columns import array_of, kept_of, row_json

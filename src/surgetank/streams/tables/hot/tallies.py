@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from surgetank.buffer.sqlite.rows import failure_of
+from surgetank.buffer.failures import failure_of
 from surgetank.model import Failure, FailureGroup, PartitionState, StreamDepth
 from surgetank.streams.tables.definition import STREAM, Kind, Table
 from surgetank.streams.tables.hot.counting import skipped_of, waiting_of
