@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from surgetank.buffer.failures import failure_json
 from surgetank.buffer.sqlite.buffer_file import BufferFile
 from surgetank.buffer.sqlite.leases import require
-from surgetank.buffer.failures import failure_json
 from surgetank.model import Failure, Lease
 
 _AT_ONCE = 100  # partitions that come back without a spread

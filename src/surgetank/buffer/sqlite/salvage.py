@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from surgetank.buffer.failures import failure_json
 from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.checks import (
     MASK,
@@ -28,7 +29,6 @@ from surgetank.buffer.sqlite.checks import (
 )
 from surgetank.buffer.sqlite.ids import position_of, seq_of
 from surgetank.buffer.sqlite.pages import rows
-from surgetank.buffer.failures import failure_json
 from surgetank.buffer.sqlite.schema import BUFFER
 from surgetank.encode.differences import delta
 from surgetank.exceptions import ConfigurationError

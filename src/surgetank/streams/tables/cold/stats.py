@@ -77,7 +77,7 @@ def _combined(column_id: int, kind: str, chunks: list[Any]) -> ColumnStats:
         if least is None or greatest is None:
             least = greatest = None
     return ColumnStats(
-        column_id=column_id,
+        column_id,
         bytes=sum(chunk.total_compressed_size for chunk in chunks),
         values=values,
         nulls=nulls,
