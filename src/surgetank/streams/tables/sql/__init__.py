@@ -1,0 +1,1 @@
+"""The statements of user tables: text to frozen values, and what each of them does."""
