@@ -106,8 +106,9 @@ class Databases:
                 if rows != self._rows[name]:
                     with connection.cursor().copy(f"COPY {name} FROM STDIN") as copy:
                         copy.write(self._rows[name])
-        for name, last in connection.execute(_SEQUENCES).fetchall():
-            if self._sequences.get(name) != last:
+        used = dict(connection.execute(_SEQUENCES).fetchall())  # not those that were restarted
+        for name in used.keys() | self._sequences.keys():
+            if self._sequences.get(name) != used.get(name):
                 connection.execute(
                     "SELECT setval(%s, %s, %s)",
                     (name, self._sequences.get(name, 1), name in self._sequences),

@@ -140,7 +140,7 @@ class RowForm:
         if default is None:
             return (lambda: None) if column.nullable else _refuse_missing
         if default.kind is DefaultKind.NOW:
-            return partial(_clock, column.type.name, self._now)
+            return partial(clocked, column.type.name, self._now)
         if default.kind is DefaultKind.UUID:
             new_id = self._new_id
             return new_id if column.type.name == "UUID" else lambda: str(new_id())
@@ -194,7 +194,7 @@ def _refuse_missing() -> NoReturn:
     raise Unfit("it is missing, and the column is NOT NULL without a DEFAULT")
 
 
-def _clock(name: str, now: Callable[[], datetime]) -> datetime | date | time:
+def clocked(name: str, now: Callable[[], datetime]) -> datetime | date | time:
     moment = now().astimezone(UTC)
     match name:
         case "DATE":

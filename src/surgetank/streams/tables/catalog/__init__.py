@@ -1,0 +1,1 @@
+"""The catalogue of tables: in PostgreSQL, and mirrored beside the buffer."""
