@@ -68,7 +68,7 @@ def forwarder_of(
 
 
 def complete(queue: RunQueue, thread: str = "t") -> Run:
-    queue.accept(NewRun(thread_id=thread, assistant_id="agent"), actor="ada")
+    queue.accept(NewRun(thread_id=thread, assistant_id="agent"), actor="ursula")
     (run,) = queue.claim("w", 1)
     queue.end(run, Status.COMPLETED, actor="w")
     return run
@@ -98,7 +98,9 @@ def test_a_run_is_told_from_acceptance_to_saved_once(
     _, found = events.thread_events("t")
     assert {event.data["run_id"] for event in found} == {str(run.run_id)}
     assert {event.type for event in found} == {"status_updated"}
-    assert "ada" not in str([event.data for event in found]), "who did it is no follower's business"
+    assert "ursula" not in str([event.data for event in found]), (
+        "who did it is no follower's business"
+    )
 
 
 def test_a_forwarder_that_was_killed_before_it_knew_goes_on_with_what_is_not_saved(
