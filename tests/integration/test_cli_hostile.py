@@ -90,6 +90,7 @@ COMMANDS: dict[str, list[str] | None] = {
     "parked list": [], "parked show": ["1"], "parked retry": ["1"], "parked export": ["{folder}/parked"],
     "analyst add": ["--all", NASTY], "analyst list": [], "analyst remove": [NASTY],
     "analyst refresh": [],
+    "sql": ["-c", "SELECT * FROM system.threads; SELECT * FROM system.system_errors; SELECT * FROM system.jobs"],
     "audit list": [], "audit export": [], "audit verify": [],
     "errors list": ["--full"], "errors show": ["{error}"], "errors resolve": ["{error}", "--notes", NASTY],
     "errors reopen": ["{error}"], "errors snooze": ["{error}"], "errors delete": ["{error}"], "errors stats": [],

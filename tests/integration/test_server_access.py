@@ -195,6 +195,7 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("PUT", "/store/items", ""): NO_CONTENT,
     ("GET", "/store/items", ""): SIGNED_IN,
     ("DELETE", "/store/items", ""): NO_CONTENT,
+    ("POST", "/sql", ""): SIGNED_IN,
     ("POST", "/store/items/search", ""): SIGNED_IN,
     ("POST", "/store/namespaces", ""): SIGNED_IN,
     ("GET", "/jobs", ""): OPERATORS,
@@ -255,6 +256,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", f"{QUESTION}/resolve"): {"action": "approve"},
     ("PUT", "/store/items"): {"namespace": ["a"], "key": "k", "value": {}},
     ("DELETE", "/store/items"): {"namespace": ["a"], "key": "k"},
+    ("POST", "/sql"): {"sql": "SELECT 1"},
     ("POST", "/store/items/search"): {},
     ("POST", "/store/namespaces"): {},
 }

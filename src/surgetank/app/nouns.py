@@ -17,10 +17,12 @@ from surgetank.app.notifications import Notifications
 from surgetank.app.parked import Parked
 from surgetank.app.pruning import Pruning
 from surgetank.app.recovery import Recoveries
+from surgetank.app.relations import Relations
 from surgetank.app.run_figures import Figures, RunFigures
 from surgetank.app.runs import Runs
 from surgetank.app.schema import Schema
 from surgetank.app.speaking import Speaks
+from surgetank.app.sql import Statements
 from surgetank.app.storage import Storage, limits_of
 from surgetank.app.store import SurgetankStore
 from surgetank.app.threads import Threads
@@ -65,6 +67,7 @@ class Nouns(Speaks):
     lifetimes: Lifetimes
     _run_figures: RunFigures
     _kept_runs: tuple[Parts, Runs] | None = None
+    _kept_sql: Statements | None = None
 
     def flush(
         self, stream: str | None = None, partition: str | None = None, *, trigger: str = "manual"
@@ -117,6 +120,16 @@ class Nouns(Speaks):
     def events(self) -> EventLog:
         """The run events of this buffer."""
         return self.parts.reporting.events
+
+    @property
+    def sql(self) -> Statements:
+        """SQL over what agents did: `tank.sql("SELECT * FROM system.runs")`."""
+        parts, kept = self.parts, self._kept_sql
+        if kept is None:
+            kept = self._kept_sql = Statements(
+                lambda: Relations(self.parts.database, self.jobs), parts.settings
+            )
+        return kept
 
     @property
     def storage(self) -> Storage:

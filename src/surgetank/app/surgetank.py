@@ -170,11 +170,15 @@ class Surgetank(Nouns):
         # a forked child: they are its parent's
         if self._parts is not None and self._pid != os.getpid():
             self._parts, self._kept_runs, self._closed = None, None, True
+            self._kept_sql = None
             return
         with self._lock:
             self._closed = True
             parts, self._parts = self._parts, None
             self._kept_runs = None
+            kept_sql, self._kept_sql = self._kept_sql, None
+        if kept_sql is not None:
+            kept_sql.close()
         if parts is not None:
             ambient.leave(self)
             parts.reporting.finish_writing(self.settings.shutdown_timeout)

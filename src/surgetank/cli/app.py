@@ -35,6 +35,7 @@ from surgetank.cli import (
     run,
     runs,
     serve,
+    sql,
     status,
     storage,
     tail,
@@ -73,6 +74,7 @@ app.command("flush")(coded(flush.flush))
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(parked.app, name="parked")
 app.add_typer(errors.app, name="errors")
+app.command("sql")(coded(sql.sql))
 app.command("tail")(coded(tail.tail))
 app.command("originals")(coded(originals.originals))
 app.add_typer(alerts.app, name="alerts")

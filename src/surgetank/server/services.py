@@ -35,10 +35,10 @@ class Services:
     """The parts of one server.
 
     `stored` reads checkpoints without deserializing them, `flushing` bounds how many flushes are
-    carried out for requests at once, and `stopping` is set when the server is told to stop: streams
-    that would go on for ever end then. `project_auth` are handlers of the project. `graphs` are
-    those that runs can be started of, if any; `graphs_at` is when their file was changed, in seconds
-    since the epoch.
+    carried out for requests at once, `querying` how many queries run or wait, and `stopping` is set
+    when the server is told to stop: streams that would go on for ever end then. `project_auth` are
+    handlers of the project. `graphs` are those that runs can be started of, if any; `graphs_at` is
+    when their file was changed, in seconds since the epoch.
     """
 
     tank: Surgetank
@@ -53,6 +53,7 @@ class Services:
     kept_answers: KeptAnswers
     hub: Hub
     flushing: CapacityLimiter
+    querying: CapacityLimiter
     clock: Callable[[], float]
     no_auth: bool
     streams: StreamHub
@@ -116,6 +117,7 @@ def make_services(
         kept_answers=KeptAnswers(database, clock),
         hub=Hub(tank.events, tank.incidents, per_caller=settings.server_followers),
         flushing=CapacityLimiter(_FLUSHES_AT_ONCE),
+        querying=CapacityLimiter(settings.sql_waiting + 16),
         clock=clock,
         no_auth=no_auth,
         streams=StreamHub(lambda: tank.runs.streams),

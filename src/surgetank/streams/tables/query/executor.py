@@ -56,7 +56,7 @@ class Executor:
         self,
         catalogue: Catalogue,
         queries: Queries,
-        changes: TableChanges,
+        changes: TableChanges | None,
         *,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -131,6 +131,7 @@ class Executor:
         parts = change(statement)
         target = self._catalogue.changeable(caller, parts.schema, parts.name)
         rows = Selection(table=target.table, user=target.user, alias=parts.alias, where=parts.where)
+        assert self._changes is not None, "a catalogue with tables has changes"
         if statement.verb == "UPDATE":
             affected = self._changes.update(rows, parts.assignments, runner, parameters)
         else:
@@ -147,6 +148,7 @@ class Executor:
         parts = insertion(statement)
         into = self._catalogue.changeable(caller, parts.schema, parts.name)
         columns = parts.columns or tuple(column.name for column in into.table.columns)
+        assert self._changes is not None, "a catalogue with tables has changes"
         rows = self._changes.selected(into.table, columns, parts.source, runner, parameters)
         affected = self._catalogue.insert(caller, into, rows, parts.conflict)
         return SqlResult(number=0, kind="INSERT", affected=affected)

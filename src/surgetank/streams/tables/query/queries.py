@@ -45,7 +45,9 @@ def pool_of(settings: TableSettings) -> QueryPool:
 class Queries:
     """Runs SELECTs. For any number of threads."""
 
-    def __init__(self, reader: TableReader, pool: QueryPool, trusted: TrustedQueries) -> None:
+    def __init__(
+        self, reader: TableReader | None, pool: QueryPool, trusted: TrustedQueries
+    ) -> None:
         self._reader = reader
         self._pool = pool
         self._trusted = trusted

@@ -105,7 +105,7 @@ class Sources:
     stays readable."""
 
     def __init__(
-        self, reader: TableReader, scope: Scope, parameters: Parameters | None = None
+        self, reader: TableReader | None, scope: Scope, parameters: Parameters | None = None
     ) -> None:
         self._reader = reader
         self._scope = scope
@@ -133,6 +133,7 @@ class Sources:
 
     def view(self, of: Wanted) -> View:
         """The view of a table, open until the query is over."""
+        assert self._reader is not None, "a scope with tables has a reader"
         made: AbstractContextManager[View] = self._reader.view(
             of.readable.table, user=of.readable.user, columns=_with_conditions(of)
         )
@@ -148,6 +149,7 @@ class Sources:
         if not isinstance(found, Wanted):
             return found.to_reader(max_chunksize=65_536)
         view = self.view(found)
+        assert self._reader is not None
         schema = pa.schema([view.schema.field(name) for name in found.shown])
         return pa.RecordBatchReader.from_batches(
             schema, _filtered(self._reader.scan(view), found, schema)

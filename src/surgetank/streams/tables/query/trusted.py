@@ -35,7 +35,7 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 class TrustedQueries:
     """Runs SELECTs of trusted callers. For any number of threads."""
 
-    def __init__(self, cold: ColdTables) -> None:
+    def __init__(self, cold: ColdTables | None) -> None:
         self._cold = cold
         self._lock = threading.Lock()
         self._free: list[duckdb.DuckDBPyConnection] = []
@@ -110,7 +110,7 @@ def _define(
     name: str,
     reference: Reference,
     sources: Sources,
-    cold: ColdTables,
+    cold: ColdTables | None,
 ) -> list[str]:
     """Make a view of what a name stands for. The names of all views that were made, in the order
     in which they can be dropped."""
@@ -127,6 +127,7 @@ def _define(
         connection.execute(f"CREATE OR REPLACE VIEW {made} AS FROM {quoted(name)}")
         return [made, quoted(name)]
     view = sources.view(found)
+    assert cold is not None, "a scope with tables has files"
     connection.register(f"{name} hot", view.hot)
     connection.register(f"{name} hidden", pa.table({SEQ: view.hidden}))
     connection.register(f"{name} initial", _initial(view.table))

@@ -1,0 +1,160 @@
+"""Rows of SQL as JSON, CSV and files have them. Pure, but for writing to what is given.
+
+What JSON has no form for is text: decimals (exact), dates and times (ISO 8601), UUIDs, bytes (base64), NaN and
+infinities. JSON columns are values, not text in text.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any
+from uuid import UUID
+
+from surgetank.encode import jsontext
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ROWS_AT_ONCE = 1000
+_WIDE = frozenset({"HUGEINT", "UHUGEINT"})  # sum() of BIGINT is one; Arrow has them as decimals
+
+
+def plain_rows(table: pa.Table, types: Sequence[str]) -> Iterator[list[Any]]:
+    """The rows, each value as JSON has it. `types` are those of SQL, by column."""
+    forms = [_form(kind) for kind in types]
+    for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+        columns = [_values(column) for column in batch.columns]
+        for row in zip(*columns, strict=True):
+            yield [
+                None if value is None else form(value)
+                for form, value in zip(forms, row, strict=True)
+            ]
+
+
+def objects(table: pa.Table, types: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows as objects. Of columns with the same name the last one counts."""
+    names = table.column_names
+    for row in plain_rows(table, types):
+        yield dict(zip(names, row, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    if pa.types.is_interval(column.type):
+        return [None if value is None else _interval(value) for value in column.to_pylist()]
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.opaque":
+        return [None if value is None else bytes(value) for value in column.storage.to_pylist()]
+    return list(column.to_pylist())
+
+
+def _form(kind: str) -> Callable[[Any], Any]:
+    if kind == "JSON":
+        return _parsed
+    return int if kind in _WIDE else plain
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return jsontext.loads(value)
+    except (TypeError, ValueError, RecursionError):
+        return plain(value)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    match value:
+        case bool() | int() | str() | None:
+            return value
+        case float():
+            return value if math.isfinite(value) else _NOT_FINITE[repr(value)]
+        case Decimal():
+            return format(value, "f")
+        case UUID():
+            return str(value)
+        case dt.datetime() | dt.date() | dt.time():
+            return value.isoformat()
+        case dt.timedelta():
+            return value.total_seconds()
+        case bytes() | bytearray() | memoryview():
+            return base64.b64encode(value).decode()
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+    return str(value)
+
+
+_NOT_FINITE: Mapping[str, str] = MappingProxyType(
+    {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+)
+
+
+def _interval(value: Any) -> str:
+    """As ISO 8601 has it: P1M2DT3.5S."""
+    months, days, nanoseconds = value
+    seconds = f"T{nanoseconds / 1e9:.9f}".rstrip("0").rstrip(".") + "S" if nanoseconds else ""
+    parts = f"{months}M" * bool(months) + f"{days}D" * bool(days) + seconds
+    return f"P{parts or 'T0S'}"
+
+
+def shown(value: Any) -> str:
+    """A value of `plain_rows` as text, for people and CSV."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else jsontext.dumps(value).decode()
+
+
+def write_csv(table: pa.Table, types: Sequence[str], target: IO[str]) -> None:
+    """As RFC 4180 has it, with a line of names. NULL is nothing, an empty text is `""`."""
+    target.write(_line(table.column_names))
+    for row in plain_rows(table, types):
+        target.write(_line(row))
+
+
+def _line(row: Sequence[Any]) -> str:
+    return ",".join(map(_field, row)) + "\r\n"
+
+
+def _field(value: Any) -> str:
+    text = shown(value)
+    if value is not None and (not text or any(each in text for each in '",\r\n')):
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def write_json(table: pa.Table, types: Sequence[str], target: IO[str]) -> None:
+    """A list of objects, one in each line."""
+    target.write("[")
+    for number, row in enumerate(objects(table, types)):
+        target.write((",\n " if number else "\n ") + jsontext.dumps(row).decode())
+    target.write("\n]\n" if table.num_rows else "]\n")
+
+
+def write_ndjson(table: pa.Table, types: Sequence[str], target: IO[str]) -> None:
+    """One object in each line."""
+    for row in objects(table, types):
+        target.write(jsontext.dumps(row).decode() + "\n")
+
+
+def write_arrow(table: pa.Table, target: IO[bytes]) -> None:
+    """As an Arrow IPC stream."""
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    with pa.ipc.new_stream(target, table.schema) as writer:
+        writer.write_table(table, max_chunksize=65_536)
+
+
+def write_parquet(table: pa.Table, target: IO[bytes]) -> None:
+    """As a Parquet file."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
+
+    pq.write_table(table, target)

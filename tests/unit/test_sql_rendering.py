@@ -1,0 +1,70 @@
+"""Rows of SQL as JSON, CSV and files have them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from surgetank.app.rendering import (
+    objects,
+    plain_rows,
+    write_arrow,
+    write_csv,
+    write_ndjson,
+    write_parquet,
+)
+
+VALUES = {
+    "1::BIGINT": 1, "sum(5::BIGINT)": 5, "170141183460469231731687303715884105727::HUGEINT": 2**127 - 1,
+    "1.50::DECIMAL(10, 2)": "1.50", "1.5::DOUBLE": 1.5, "'nan'::DOUBLE": "NaN", "'-inf'::DOUBLE": "-Infinity",
+    "true": True, "NULL": None, "'x'": "x", "DATE '2026-01-02'": "2026-01-02", "TIME '01:02:03.5'": "01:02:03.500000",
+    "TIMESTAMP '2026-01-02 03:04:05'": "2026-01-02T03:04:05",
+    "TIMESTAMPTZ '2026-01-02 03:04:05+00'": "2026-01-02T03:04:05+00:00",
+    "'\\xFF'::BLOB": "/w==", "uuid '00000000-0000-0000-0000-000000000007'": "00000000-0000-0000-0000-000000000007",
+    """'{"a": [1, null]}'::JSON""": {"a": [1, None]}, "[1, NULL]": [1, None], "{'a': 1.5::DECIMAL(3, 1)}": {"a": "1.5"},
+    "MAP {'k': 1}": [["k", 1]], "INTERVAL '1 month 2 days 3.5 seconds'": "P1M2DT3.5S", "INTERVAL '0 days'": "PT0S",
+    "'a'::ENUM ('a')": "a", "12::UBIGINT": 12, "INTERVAL 12 HOUR": "PT43200S",
+}  # fmt: skip
+
+
+def answer(text: str) -> tuple[pa.Table, list[str]]:
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    relation = connection.sql(text)
+    return relation.to_arrow_table(), [str(each) for each in relation.types]
+
+
+def test_every_type_has_a_form_in_json():
+    columns = ", ".join(f"{text} AS c{number}" for number, text in enumerate(VALUES))
+    ((*row,),) = plain_rows(*answer(f"SELECT {columns}"))
+    assert dict(zip(VALUES, row, strict=True)) == VALUES
+    json.dumps(row, allow_nan=False)
+
+
+def test_csv_tells_null_from_an_empty_text_and_is_read_back():
+    target = io.StringIO()
+    write_csv(
+        *answer("""SELECT NULL AS "a,b", '' AS b, 'x "y"\n' AS c, [1] AS d, true AS e"""), target
+    )
+    text = target.getvalue()
+    assert text.splitlines()[1].startswith(',"",')
+    names, row = csv.reader(io.StringIO(text, newline=""))
+    assert names == ["a,b", "b", "c", "d", "e"]
+    assert row == ["", "", 'x "y"\n', "[1]", "true"]
+
+
+def test_ndjson_arrow_and_parquet_have_all_rows():
+    table, types = answer("SELECT range AS n, 'é' AS t FROM range(3)")
+    lines, stream, file = io.StringIO(), io.BytesIO(), io.BytesIO()
+    write_ndjson(table, types, lines)
+    write_arrow(table, stream)
+    write_parquet(table, file)
+    expected = [{"n": n, "t": "é"} for n in range(3)]
+    assert [json.loads(line) for line in lines.getvalue().splitlines()] == expected
+    assert pa.ipc.open_stream(stream.getvalue()).read_all().to_pylist() == expected
+    assert pq.read_table(file).to_pylist() == expected == list(objects(table, types))
