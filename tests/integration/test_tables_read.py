@@ -35,7 +35,7 @@ class House:
     def __init__(self, hot: SQLiteHotTables, cold: FileTables, pool: QueryPool) -> None:
         self.hot, self.cold = hot, cold
         self.reader = TableReader(hot, cold)  # type: ignore[arg-type]
-        self.queries = Queries(self.reader, pool, TrustedQueries(cold))
+        self.queries = Queries(self.reader, pool, TrustedQueries(cold))  # type: ignore[arg-type]
         self.changes = TableChanges(hot, cold, self.queries)  # type: ignore[arg-type]
 
     def insert(self, user: str, *ids: int) -> None:
