@@ -17,10 +17,16 @@ from surgetank.streams.tables.query.names import Reference
 from surgetank.streams.tables.query.pool import QueryPool
 from surgetank.streams.tables.query.queries import Queries
 from surgetank.streams.tables.query.sources import Readable
-from surgetank.streams.tables.query.texts import Statement
 from surgetank.streams.tables.query.trusted import TrustedQueries
 from surgetank.streams.tables.reader import TableReader
 from surgetank.streams.tables.rows import RowForm
+from surgetank.streams.tables.sql.statements import (
+    Action,
+    Insert,
+    KillJob,
+    OnConflict,
+    TableName,
+)
 from surgetank.streams.tables.types import ColumnType
 from surgetank.streams.tables.values import Source
 
@@ -42,7 +48,7 @@ class InMemory:
 
     def __init__(self, pool: QueryPool) -> None:
         self.hot = {1: MemoryHot(), 2: MemoryHot()}
-        self.inserted: list[str | None] = []
+        self.inserted: list[Insert] = []
         cold: Any = NoCold()
         hot: Any = self
         self.queries = Queries(TableReader(hot, cold), pool, TrustedQueries(cold))
@@ -67,29 +73,32 @@ class InMemory:
     def scope(self, caller: SqlCaller) -> _Scope:
         return _Scope(caller)
 
-    def changeable(self, caller: SqlCaller, schema: str | None, name: str) -> Readable:
-        if name == "rates" and not caller.administers:
+    def changeable(self, caller: SqlCaller, name: TableName) -> Readable:
+        if name.name == "rates" and not caller.administers:
             raise InvalidRequest("not yours")
-        return _readable(caller, name)
+        return _readable(caller, name.name)
 
     def insert(
         self,
         caller: SqlCaller,
         into: Readable,
         rows: Sequence[Mapping[str, Any]],
-        conflict: str | None,
+        how: Insert,
     ) -> int:
         form = RowForm(into.table)
         user = caller.user if into.table.by_user else ""
         made = [(user, form.read(row, user=user, source=Source.SQL)) for row in rows]
         self.hot[into.table.id].insert(into.table, *made)
-        self.inserted.append(conflict)
+        self.inserted.append(how)
         return len(rows)
 
-    def other(self, caller: SqlCaller, statement: Statement, parameters: Any) -> SqlResult:
-        if statement.verb == "KILL":
+    def acting(self, caller: SqlCaller, user: str) -> SqlCaller:
+        return SqlCaller(user=user, trusted=caller.trusted)
+
+    def other(self, caller: SqlCaller, action: Action) -> SqlResult:
+        if isinstance(action, KillJob):
             return SqlResult(number=0, kind="KILL JOB")
-        raise InvalidRequest(f"{statement.verb} is nothing")
+        raise InvalidRequest(f"{action} is nothing")
 
     def run(self, text: str, caller: SqlCaller = ANN, **more: Any) -> SqlOutcome:
         return self.executor.run(text, caller, **more)
@@ -226,10 +235,13 @@ def test_nobody_changes_the_rows_of_others(memory):
 
 def test_what_follows_on_conflict_reaches_who_inserts(memory):
     memory.run(
-        "INSERT INTO app.notes (note, id) VALUES ('x', 5) ON CONFLICT (id) DO UPDATE SET note = 'y'"
+        "INSERT INTO app.notes (note, id) VALUES ('x', 5) ON CONFLICT (id) DO UPDATE SET note = excluded.note"
     )
     memory.run("INSERT INTO app.notes (id) SELECT 6 ON CONFLICT DO NOTHING")
-    assert memory.inserted[-2:] == ["(id) DO UPDATE SET note = 'y'", "DO NOTHING"]
+    updating, nothing = memory.inserted[-2:]
+    assert (updating.on_conflict, updating.conflict_key) == (OnConflict.UPDATE, ("id",))
+    assert updating.updates == ("note",)
+    assert nothing.on_conflict is OnConflict.NOTHING
     assert memory.rows("SELECT id, note FROM app.notes WHERE id > 2 ORDER BY id") == [
         (5, "x"),
         (6, None),

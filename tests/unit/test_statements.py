@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import duckdb
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from surgetank.exceptions import InvalidRequest, QuotaExceeded
 from surgetank.streams.tables.definition import Access, Default, DefaultKind, Kind, TablePolicy
@@ -224,3 +227,28 @@ def test_no_text_is_too_much() -> None:
     assert one("(" * 2000) == Select("(" * 2000)  # DuckDB says what is wrong with it
     with pytest.raises(InvalidRequest):
         parse("CREATE TABLE t (a INT[] DEFAULT " + "[" * 2000)
+
+
+TEXTS = (
+    "SELECT 1", "SELECT 1;", ";;SELECT 1;;\n;SELECT 2 -- ; not this\n;", "SELECT ';' ; SELECT \"a;b\" ; SELECT $$;$$",
+    "SELECT $tag$ ; $$ ; $tag$; SELECT 2", "SELECT E'it\\';s'; SELECT 'it'';s'",
+    "/* ; /* nested ; */ ; */ SELECT 1; SELECT 2", "SELECT $1+$2; SELECT $name", "SELECT 'é;', 1; SELECT 2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_statements_are_split_where_duckdb_splits_them(text: str) -> None:
+    ours = [each.text for each in parse(text)]
+    theirs = [each.query.strip().rstrip(";").strip() for each in duckdb.extract_statements(text)]
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one in other or other in one
+
+
+@given(st.text(alphabet="'\"$;ab-/*\\E()[]? \n", max_size=40))
+def test_any_text_can_be_read_or_is_refused(text: str) -> None:
+    try:
+        found = parse(text)
+    except InvalidRequest:
+        return
+    assert all(each.text == text[each.start : each.start + len(each.text)] for each in found)

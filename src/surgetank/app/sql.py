@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from surgetank.streams.tables.query.executor import Executor
     from surgetank.streams.tables.query.queries import Queries
     from surgetank.streams.tables.query.sources import Readable
-    from surgetank.streams.tables.query.texts import Statement
+    from surgetank.streams.tables.sql.statements import Action, Insert, TableName
 
 __all__ = ["OWNER", "SqlCaller", "SqlOutcome", "SqlResult", "Statements"]
 OWNER = SqlCaller(user="", trusted=True, defines=True, administers=True)
@@ -94,28 +94,29 @@ class _Catalogue:
     def scope(self, caller: SqlCaller) -> _Scope:
         return _Scope(caller, self._relations)
 
-    def changeable(self, caller: SqlCaller, schema: str | None, name: str) -> Readable:  # noqa: ARG002
-        raise _no_table(schema, name)
+    def changeable(self, caller: SqlCaller, name: TableName) -> Readable:  # noqa: ARG002
+        raise _no_table(name.namespace, name.name)
 
     def insert(
         self,
         caller: SqlCaller,  # noqa: ARG002
         into: Readable,
         rows: Sequence[Mapping[str, Any]],  # noqa: ARG002
-        conflict: str | None,  # noqa: ARG002
+        how: Insert,  # noqa: ARG002
     ) -> int:
         raise _no_table(into.table.namespace, into.table.name)
 
-    def other(
-        self,
-        caller: SqlCaller,  # noqa: ARG002
-        statement: Statement,
-        parameters: Parameters | None,  # noqa: ARG002
-    ) -> SqlResult:
-        raise InvalidRequest(
-            f"{statement.verb or 'This'} is no statement that can be run here.",
-            remedy="use SELECT over the schema system.",
-        )
+    def acting(self, caller: SqlCaller, user: str) -> SqlCaller:  # noqa: ARG002
+        raise _no_statement()
+
+    def other(self, caller: SqlCaller, action: Action) -> SqlResult:  # noqa: ARG002
+        raise _no_statement()
+
+
+def _no_statement() -> InvalidRequest:
+    return InvalidRequest(
+        "This is no statement that can be run here.", remedy="use SELECT over the schema system."
+    )
 
 
 class _Scope:

@@ -195,7 +195,7 @@ class Session:
             line = text.count("\n", 0, outcome.position)
             err.print(f"in statement {outcome.failed}, line {line + 1}")
             err.print(f"  {(text.splitlines() or [''])[line]}")
-        elif outcome.failed is not None and outcome.failed > 1:
+        elif outcome.failed is not None and outcome.results:
             err.print(f"in statement {outcome.failed}; those before it were run")
         return outcome.error.exit_code
 

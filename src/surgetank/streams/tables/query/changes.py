@@ -201,7 +201,7 @@ def _text(rows: Selection, shown: Sequence[str]) -> str:
     table, alias = rows.table, _alias(rows)
     hidden = [f"{alias}.{USER}"] * table.by_user + [f"{alias}.{SEQ}"]
     name = f"{quoted(table.namespace)}.{quoted(table.name)}"
-    where = f" WHERE {rows.where}" if rows.where is not None else ""
+    where = f" WHERE ({rows.where}\n)" if rows.where is not None else ""
     return f"SELECT {', '.join([*hidden, *shown])} FROM {name} AS {alias}{where}"
 
 

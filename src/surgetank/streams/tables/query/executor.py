@@ -1,4 +1,7 @@
-"""Runs texts of statements: SELECT, INSERT, UPDATE and DELETE here, all others by who knows the catalogue."""
+"""Runs texts of statements: SELECT, INSERT, UPDATE and DELETE here, all others by who knows the catalogue.
+
+A text that can't be read is refused before any of it is run.
+"""
 
 from __future__ import annotations
 
@@ -7,44 +10,52 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from surgetank.exceptions import SurgetankError
+from surgetank.exceptions import InvalidRequest, SurgetankError
 from surgetank.streams.tables.query.calls import SqlCaller, SqlOutcome, SqlResult
 from surgetank.streams.tables.query.changes import Selection, TableChanges
 from surgetank.streams.tables.query.parameters import Parameters
 from surgetank.streams.tables.query.process import Limits, StatementRefused
 from surgetank.streams.tables.query.queries import Queries, Runner
 from surgetank.streams.tables.query.sources import Readable, Scope
-from surgetank.streams.tables.query.texts import Statement, change, insertion, statements
-
-_SELECTS = frozenset({"SELECT", "WITH", "FROM", "VALUES", "SUMMARIZE", "("})
+from surgetank.streams.tables.sql.parsing import Misread, parse, title
+from surgetank.streams.tables.sql.statements import (
+    Action,
+    AsDeclared,
+    Delete,
+    ExecuteAs,
+    Given,
+    Insert,
+    Select,
+    Statement,
+    TableName,
+    Update,
+)
 
 
 class Catalogue(Protocol):
     """What statements need to know of tables, and who runs those that change tables themselves.
-    Raises what the caller is to be told: `NotFound`, `InvalidRequest` for what is not allowed."""
+    Raises what the caller is to be told: `NotFound`, `NotAllowed`."""
 
     def scope(self, caller: SqlCaller) -> Scope:
         """What the caller may read."""
         ...
 
-    def changeable(self, caller: SqlCaller, schema: str | None, name: str) -> Readable:
+    def changeable(self, caller: SqlCaller, name: TableName) -> Readable:
         """The table of this name, and whose rows of it the caller may change (None: all)."""
         ...
 
     def insert(
-        self,
-        caller: SqlCaller,
-        into: Readable,
-        rows: Sequence[Mapping[str, Any]],
-        conflict: str | None,
+        self, caller: SqlCaller, into: Readable, rows: Sequence[Mapping[str, Any]], how: Insert
     ) -> int:
-        """Insert rows with values as SQL gives them; `conflict` is what follows ON CONFLICT. How
-        many there were."""
+        """Insert rows with values as SQL gives them; `how` says what becomes of keys that are
+        there. How many were inserted or updated."""
         ...
 
-    def other(
-        self, caller: SqlCaller, statement: Statement, parameters: Parameters | None
-    ) -> SqlResult:
+    def acting(self, caller: SqlCaller, user: str) -> SqlCaller:
+        """The caller as somebody else: EXECUTE AS USER."""
+        ...
+
+    def other(self, caller: SqlCaller, action: Action) -> SqlResult:
         """Run any other statement. Raises `InvalidRequest` where there is none like it."""
         ...
 
@@ -78,11 +89,18 @@ class Executor:
         """Run the statements of a text, one after the other, until one fails. `most_rows` of each
         are given, at most as many as the limits allow. Errors of the family are in the outcome."""
         results: list[SqlResult] = []
-        for statement in statements(text):
+        try:
+            statements = parse(text)
+        except SurgetankError as error:
+            failed = error.number if isinstance(error, Misread) else None
+            return SqlOutcome(error=error, failed=failed)
+        for statement in statements:
             began = self._clock()
             try:
-                result = self._one(statement, caller, parameters, most_rows)
+                result = self._one(statement.action, caller, parameters, most_rows)
             except SurgetankError as error:
+                if len(statements) > 1:
+                    _name(error, statement)
                 return SqlOutcome(
                     results=tuple(results),
                     error=error,
@@ -94,27 +112,39 @@ class Executor:
 
     def _one(
         self,
-        statement: Statement,
+        action: Action,
         caller: SqlCaller,
         parameters: Parameters | None,
         most_rows: int | None,
     ) -> SqlResult:
-        runner = self._runner(caller, most_rows if statement.verb in _SELECTS else None)
-        if statement.verb in _SELECTS:
-            answer = self._queries.select(statement.text, runner, parameters)
-            rows, cut = answer.table, answer.cut
-            if caller.trusted and most_rows is not None and rows.num_rows > most_rows:
-                rows, cut = rows.slice(0, most_rows), "rows"
-            return SqlResult(
-                number=0, kind="SELECT", rows=rows, types=answer.types, cut=cut, stale=answer.stale
-            )
-        if statement.verb in ("UPDATE", "DELETE"):
-            return self._change(statement, caller, runner, parameters)
-        if statement.verb == "INSERT":
-            return self._insert(statement, caller, runner, parameters)
-        return self._catalogue.other(caller, statement, parameters)
+        match action:
+            case Select():
+                return self._select(action, caller, parameters, most_rows)
+            case Update() | Delete():
+                return self._change(action, caller, parameters)
+            case Insert():
+                return self._insert(action, caller, parameters)
+            case ExecuteAs():
+                other = self._catalogue.acting(caller, action.user)
+                return self._one(action.action, other, parameters, most_rows)
+        return self._catalogue.other(caller, action)
 
-    def _runner(self, caller: SqlCaller, most_rows: int | None) -> Runner:
+    def _select(
+        self,
+        action: Select,
+        caller: SqlCaller,
+        parameters: Parameters | None,
+        most_rows: int | None,
+    ) -> SqlResult:
+        answer = self._queries.select(action.text, self._runner(caller, most_rows), parameters)
+        rows, cut = answer.table, answer.cut
+        if caller.trusted and most_rows is not None and rows.num_rows > most_rows:
+            rows, cut = rows.slice(0, most_rows), "rows"
+        return SqlResult(
+            number=0, kind="SELECT", rows=rows, types=answer.types, cut=cut, stale=answer.stale
+        )
+
+    def _runner(self, caller: SqlCaller, most_rows: int | None = None) -> Runner:
         limits = self._limits
         if most_rows is not None:
             limits = replace(limits, rows=min(limits.rows, most_rows))
@@ -122,36 +152,73 @@ class Executor:
         return Runner(self._catalogue.scope(caller), user, limits)
 
     def _change(
-        self,
-        statement: Statement,
-        caller: SqlCaller,
-        runner: Runner,
-        parameters: Parameters | None,
+        self, action: Update | Delete, caller: SqlCaller, parameters: Parameters | None
     ) -> SqlResult:
-        parts = change(statement)
-        target = self._catalogue.changeable(caller, parts.schema, parts.name)
-        rows = Selection(table=target.table, user=target.user, alias=parts.alias, where=parts.where)
+        target = self._catalogue.changeable(caller, action.table)
         assert self._changes is not None, "a catalogue with tables has changes"
-        if statement.verb == "UPDATE":
-            affected = self._changes.update(rows, parts.assignments, runner, parameters)
-        else:
-            affected = self._changes.delete(rows, runner, parameters)
-        return SqlResult(number=0, kind=statement.verb, affected=affected)
+        rows = Selection(
+            table=target.table, user=target.user, alias=action.alias, where=action.where
+        )
+        runner = self._runner(caller)
+        if isinstance(action, Update):
+            affected = self._changes.update(rows, action.assignments, runner, parameters)
+            return SqlResult(number=0, kind="UPDATE", affected=affected)
+        affected = self._changes.delete(rows, runner, parameters)
+        return SqlResult(number=0, kind="DELETE", affected=affected)
 
     def _insert(
-        self,
-        statement: Statement,
-        caller: SqlCaller,
-        runner: Runner,
-        parameters: Parameters | None,
+        self, action: Insert, caller: SqlCaller, parameters: Parameters | None
     ) -> SqlResult:
-        parts = insertion(statement)
-        into = self._catalogue.changeable(caller, parts.schema, parts.name)
-        columns = parts.columns or tuple(column.name for column in into.table.columns)
-        assert self._changes is not None, "a catalogue with tables has changes"
-        rows = self._changes.selected(into.table, columns, parts.source, runner, parameters)
-        affected = self._catalogue.insert(caller, into, rows, parts.conflict)
+        into = self._catalogue.changeable(caller, action.table)
+        columns = action.columns or tuple(column.name for column in into.table.columns)
+        if action.query is None:
+            rows = [_row(columns, row, parameters) for row in action.rows]
+        else:
+            assert self._changes is not None, "a catalogue with tables has changes"
+            runner = self._runner(caller)
+            rows = self._changes.selected(into.table, columns, action.query, runner, parameters)
+        affected = self._catalogue.insert(caller, into, rows, action)
         return SqlResult(number=0, kind="INSERT", affected=affected)
+
+
+def _row(
+    columns: Sequence[str], values: Sequence[Any], parameters: Parameters | None
+) -> dict[str, Any]:
+    """A row of literals by the names of its columns; what has its DEFAULT is missing."""
+    if values and len(values) != len(columns):
+        raise InvalidRequest(
+            f"INSERT names {len(columns)} columns, and a row has {len(values)} values.",
+            remedy="give as many, or name the columns.",
+        )
+    if len({name.casefold() for name in columns}) != len(columns):
+        raise InvalidRequest("INSERT names a column twice.", remedy="name each once.")
+    return {
+        name: _value(value, parameters)
+        for name, value in zip(columns, values, strict=False)
+        if not isinstance(value, AsDeclared)
+    }
+
+
+def _value(value: Any, parameters: Parameters | None) -> Any:
+    if isinstance(value, list):
+        return [_value(item, parameters) for item in value]
+    if not isinstance(value, Given):
+        return value
+    name = value.name
+    if isinstance(parameters, Mapping):
+        if name in parameters:
+            return parameters[name]
+    elif parameters and name.isdecimal() and 0 < int(name) <= len(parameters):
+        return parameters[int(name) - 1]
+    raise InvalidRequest(
+        f"The parameter ${name:.80} has no value.", remedy="give one for each parameter."
+    )
+
+
+def _name(error: SurgetankError, statement: Statement) -> None:
+    """Say in an error which of several statements it is of."""
+    error.what = f"{title(statement.number, statement.text)}: {error.what}"
+    error.args = (f"{error.what} Way out: {error.remedy}" if error.remedy else error.what,)
 
 
 def _position(statement: Statement, error: SurgetankError) -> int | None:
@@ -159,7 +226,7 @@ def _position(statement: Statement, error: SurgetankError) -> int | None:
     means nothing."""
     if not isinstance(error, StatementRefused) or error.position is None:
         return None
-    if statement.verb not in _SELECTS:
+    if statement.action != Select(statement.text):
         return None
     before = statement.text.encode()[: error.position]
     return statement.start + len(before.decode(errors="ignore"))

@@ -38,8 +38,8 @@ _QUERIES = ("SELECT", "WITH", "FROM", "VALUES", "SUMMARIZE", "PIVOT", "UNPIVOT",
 
 
 def parse(text: str) -> list[Statement]:
-    """The statements of a text, in order. `?` count over all of it. Raises `InvalidRequest`, which
-    names the statement, and `QuotaExceeded`."""
+    """The statements of a text, in order. `?` count over all of it. Raises `Misread`, which names
+    the statement, and `QuotaExceeded`."""
     statements: list[Statement] = []
     tokens = tokens_of(text)
     begin = marks = 0
@@ -52,30 +52,35 @@ def parse(text: str) -> list[Statement]:
             continue
         numbers = range(marks + 1, marks + 1 + sum(map(is_mark, own)))
         marks = numbers.stop - 1
-        number, written = len(statements) + 1, text[own[0].start : own[-1].end + 1]
+        number, start = len(statements) + 1, own[0].start
+        written = text[start : own[-1].end + 1]
         if number > MOST_STATEMENTS:
-            raise InvalidRequest(
-                f"A text may have {MOST_STATEMENTS} statements.", remedy="send fewer at once."
-            )
-        with_name = Statement(number, written, Select(written))
+            raise Misread(f"A text may have {MOST_STATEMENTS} statements.", "send fewer at once.")
         cursor = Cursor(text, own, numbers)
         try:
             action = _action(cursor)
             cursor.end()
         except SurgetankError as error:
-            raise named(error, with_name, alone=at >= len(tokens) and number == 1) from None
-        statements.append(Statement(number, written, action))
+            alone = number == 1 and at >= len(tokens)
+            what = error.what if alone else f"{title(number, written)}: {error.what}"
+            raise Misread(what, error.remedy, number) from None
+        statements.append(Statement(number, written, action, start))
     if not statements:
-        raise InvalidRequest("There is no statement in the text.", remedy="write one.")
+        raise Misread("There is no statement in the text.", "write one.")
     return statements
 
 
-def named(error: SurgetankError, statement: Statement, *, alone: bool) -> SurgetankError:
-    """The error, with the statement in its text, unless that is the only one."""
-    if not alone:
-        error.what = f"Statement {statement.number} ({shortened(statement.text)!r}): {error.what}"
-        error.args = (f"{error.what} Way out: {error.remedy}" if error.remedy else error.what,)
-    return error
+class Misread(InvalidRequest):
+    """A statement that can't be read: `number` is which. Nothing of its text was run."""
+
+    def __init__(self, what: str, remedy: str, number: int | None = None) -> None:
+        super().__init__(what, remedy=remedy)
+        self.number = number
+
+
+def title(number: int, text: str) -> str:
+    """What a statement is called where there are several."""
+    return f"Statement {number} ({shortened(text)!r})"
 
 
 def shortened(text: str) -> str:

@@ -12,6 +12,12 @@ from surgetank.streams.tables.query.calls import SqlCaller
 from surgetank.streams.tables.query.sources import Readable
 
 
+class NotAllowed(NamespaceForbidden):
+    """A statement that the caller's role has no right to."""
+
+    problem = "role-needed"
+
+
 def readable(caller: SqlCaller, table: Table) -> Readable | None:
     """The table, and whose rows of it the caller may read; None: it is as if it were not there."""
     if table.by_user:
@@ -23,13 +29,13 @@ def readable(caller: SqlCaller, table: Table) -> Readable | None:
 
 def changeable(caller: SqlCaller, table: Table) -> Readable:
     """The table, and whose rows of it the caller may change. Raises `NotFound`,
-    `NamespaceForbidden`."""
+    `NotAllowed`."""
     found = readable(caller, table)
     if found is None:
         raise not_there(table.full_name)
     if table.by_user or caller.administers or caller.defines or table.access is Access.WRITE:
         return found
-    raise NamespaceForbidden(
+    raise NotAllowed(
         f"{table.full_name} can be read, and not changed, by {caller.user!r:.80}.",
         remedy="ask an operator, or for ACCESS_LEVEL='write'.",
     )
@@ -48,15 +54,15 @@ def inserting(caller: SqlCaller, table: Table) -> str:
 
 
 def need_operator(caller: SqlCaller, what: str) -> None:
-    """Raises `NamespaceForbidden` for who may not make tables, flush or end jobs."""
+    """Raises `NotAllowed` for who may not make tables, flush or end jobs."""
     if not caller.defines and not caller.administers:
-        raise NamespaceForbidden(f"{what} is for operators.", remedy="ask one of them.")
+        raise NotAllowed(f"{what} is for operators.", remedy="ask one of them.")
 
 
 def need_admin(caller: SqlCaller, what: str) -> None:
-    """Raises `NamespaceForbidden` for who is no administrator."""
+    """Raises `NotAllowed` for who is no administrator."""
     if not caller.administers:
-        raise NamespaceForbidden(f"{what} is for administrators.", remedy="ask one of them.")
+        raise NotAllowed(f"{what} is for administrators.", remedy="ask one of them.")
 
 
 def not_there(name: str) -> NotFound:

@@ -237,8 +237,10 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement of a text: what it asks for, and which it is, counted from 1."""
+    """One statement of a text: what it asks for, which it is, counted from 1, and where in the text
+    it begins."""
 
     number: int
     text: str
     action: Action
+    start: int = 0
