@@ -25,7 +25,6 @@ from surgetank.streams.tables.hot.protocol import (
     HotTables,
     Op,
     Progress,
-    store_of,
 )
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
@@ -121,7 +120,8 @@ class TableReader:
 def merged(changes: pa.Table, progress: Mapping[str, Progress]) -> tuple[pa.Table, pa.Array]:
     """Of hot changes those rows that are visible, without version and kind of change, and the
     `_seq` of rows that are not to be taken from files."""
-    pending = changes.filter(pa.array(~covered(changes, progress))) if progress else changes
+    done = covered(changes, progress)
+    pending = changes.filter(pa.array(~done)) if done.any() else changes
     plain = pending.drop_columns([OP, VERSION])
     changed = pc.not_equal(pending.column(OP), int(Op.INSERT))
     if not pc.any(changed).as_py():
@@ -141,13 +141,13 @@ def merged(changes: pa.Table, progress: Mapping[str, Progress]) -> tuple[pa.Tabl
 def covered(changes: pa.Table, progress: Mapping[str, Progress]) -> _Mask:
     """Which of the changes the manifest has."""
     versions = changes.column(VERSION).to_numpy()
-    origins = versions >> ORIGIN_SHIFT
     there: _Mask = np.zeros(len(versions), dtype=bool)
-    for origin in np.unique(origins):
-        reached = progress.get(store_of(int(origin) << ORIGIN_SHIFT))
-        if reached is None:
+    for store, reached in progress.items():
+        first = int(store, 16) << ORIGIN_SHIFT
+        newest = max((reached.through, *reached.held.values()))
+        mine = (versions >= first) & (versions <= newest)  # its numbers are those from `first` on
+        if not mine.any():
             continue
-        mine = origins == origin
         done = versions <= reached.through
         if reached.held and USER in changes.column_names:
             for user, through in reached.held.items():
