@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier, Event, Thread
 
 import psycopg
 import pytest
@@ -249,3 +249,33 @@ def test_another_database_is_another_catalogue(
     clock.now += 1
     assert catalog.find("public", "orders") is None
     assert open_catalog("a", away(database_url)).find("public", "orders") is None
+
+
+def test_a_database_that_stands_still_holds_up_only_who_asks_it(
+    open_catalog: Callable[..., Catalog], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = open_catalog()
+    table = create(catalog, ORDERS)
+    asked, answers = Event(), Event()
+
+    @contextmanager
+    def still() -> Iterator[None]:
+        asked.set()
+        assert answers.wait(30)
+        raise DatabaseUnavailable("It stands still.")
+        yield
+
+    monkeypatch.setattr(catalog._database, "reading", still)
+    clock.now += 2
+    found: list[Table] = []
+    asking = Thread(target=lambda: found.append(catalog.get("public", "orders")))
+    asking.start()
+    assert asked.wait(30)
+    beside = Thread(target=lambda: found.append(catalog.get("public", "orders")))
+    beside.start()
+    beside.join(10)
+    assert found == [table]
+    answers.set()
+    asking.join(30)
+    assert found == [table, table]
+    assert catalog.stale

@@ -234,9 +234,13 @@ class Catalog:
     def _standing(self, *, fresh: bool = False) -> Standing:
         """What is known, asked for again if it is too old."""
         known = self._known
-        if known is not None and not fresh and self._clock() - self._asked_at < _FRESH_S:
-            return known
-        with self._lock:
+        if known is not None and not fresh:
+            # One asks; a server that stands still holds up nobody beside it who knows something.
+            if self._clock() - self._asked_at < _FRESH_S or not self._lock.acquire(blocking=False):
+                return known
+        else:
+            self._lock.acquire()
+        try:
             asked = self._clock()
             known = self._known or self._mirror.load()
             try:
@@ -247,6 +251,8 @@ class Catalog:
                 self._stale = False
             self._known, self._asked_at = known, asked
             return known
+        finally:
+            self._lock.release()
 
     def _copied(self, known: Standing) -> Standing:
         """What another process on the same file has found out."""
