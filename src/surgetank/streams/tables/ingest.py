@@ -1,0 +1,456 @@
+"""Inserting: rows of Python, JSON, SQL or Arrow are checked, given their defaults, and accepted together.
+
+    ingest = TableIngest(hot, cold)
+    ingest.insert(table, [{"sku": "a-1"}], user="ann")
+
+A batch is accepted or refused as one; with `on_bad="skip"` the rows that can't be stored are listed, and the others
+accepted. Up to some thousand rows become typed rows, more become a segment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from surgetank.encode import jsontext
+from surgetank.exceptions import Conflict, EntryRejected, InvalidRequest
+from surgetank.streams.tables.cold.protocol import ColdTables
+from surgetank.streams.tables.definition import NOBODY, USER, Kind, Table
+from surgetank.streams.tables.hot.protocol import (
+    DELETED,
+    Accepted,
+    BatchKey,
+    Change,
+    HotTables,
+    Op,
+)
+from surgetank.streams.tables.keys import row_key
+from surgetank.streams.tables.reader import TableReader
+from surgetank.streams.tables.rows import Row, RowForm, utc_now
+from surgetank.streams.tables.sql.statements import OnConflict
+from surgetank.streams.tables.values import Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SEGMENT_ROWS = 2_000  # from here on a batch becomes a segment
+_ATTEMPTS = 8
+_MOST_BAD = 1_000  # that are listed
+OnBad = Literal["refuse", "skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was not accepted, and why. `index` counts from 0 in what was given."""
+
+    index: int
+    path: str
+    reason: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """What an insert did. `rows` were new, `updated` had a key that was there, `ignored` too, with
+    ON CONFLICT DO NOTHING. `repeated` tells that its idempotency key was known."""
+
+    rows: int = 0
+    updated: int = 0
+    ignored: int = 0
+    bad: tuple[BadRow, ...] = ()
+    bad_rows: int = 0
+    first: int = 0
+    last: int = 0
+    repeated: bool = False
+
+
+class Unreadable:
+    """A line that is no JSON: it is refused where it stands in its batch."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def ndjson(data: bytes | Iterable[bytes]) -> Iterator[Any]:
+    """The rows of lines of JSON; empty lines are none."""
+    lines = data.splitlines() if isinstance(data, bytes) else data
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            yield jsontext.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield Unreadable(f"no JSON: {str(error)[:200]}")
+
+
+class TableIngest:
+    """Inserts into tables. For any number of threads. Whose rows they are is the caller's to decide:
+    `user` None means that each row names its own in `_user`."""
+
+    def __init__(
+        self, hot: HotTables, cold: ColdTables, *, now: Callable[[], datetime] = utc_now
+    ) -> None:
+        self._hot, self._cold, self._now = hot, cold, now
+        self._reader = TableReader(hot, cold)
+
+    def insert(
+        self,
+        table: Table,
+        rows: Any,
+        *,
+        user: str | None = None,
+        source: Source = Source.PYTHON,
+        columns: Sequence[str] | None = None,
+        on_bad: OnBad = "refuse",
+        on_conflict: OnConflict = OnConflict.REFUSE,
+        updates: Sequence[str] = (),
+        key: str | None = None,
+    ) -> Inserted:
+        """Insert rows: mappings, sequences of values (of `columns`, or of all), or Arrow. `key` is an
+        idempotency key, `updates` the columns that ON CONFLICT DO UPDATE sets (none: all).
+
+        Raises `EntryRejected` naming the row's index, column and reason; `Conflict` for a PRIMARY KEY
+        that is there, hot or cold, and for a key that was used for other rows; `BufferFull`.
+        """
+        from surgetank.streams.tables import arrows  # noqa: PLC0415 - an extra
+
+        batch = _Batch(
+            self, table, NOBODY if not table.by_user else user, source, on_bad, on_conflict, tuple(updates)
+        )  # fmt: skip
+        if arrows.is_arrow(rows):
+            given = arrows.as_table(rows)
+            named = None if key is None else BatchKey(key, _arrow_digest(given), batch.owner)
+            if (known := self._repeated(table, named)) is not None:
+                return known
+            if given.num_rows >= SEGMENT_ROWS and on_conflict is OnConflict.REFUSE:
+                made = self._arrow(table, given, batch, named)
+                if made is not None:
+                    return made
+            rows = given.to_pylist()
+        else:
+            rows = list(rows)
+            named = None if key is None else BatchKey(key, _digest(rows, columns), batch.owner)
+            if (known := self._repeated(table, named)) is not None:
+                return known
+        return batch.accept(self._read(batch, rows, columns), named)
+
+    def _repeated(self, table: Table, batch: BatchKey | None) -> Inserted | None:
+        known = None if batch is None else self._hot.repeated(table, batch)
+        if known is None:
+            return None
+        return Inserted(known.rows, first=known.first, last=known.last, repeated=True)
+
+    def _arrow(
+        self, table: Table, given: pa.Table, batch: _Batch, named: BatchKey | None
+    ) -> Inserted | None:
+        """None where single rows are to be left out: they are found one by one."""
+        from surgetank.streams.tables import arrows  # noqa: PLC0415 - an extra
+
+        try:
+            shaped = arrows.shaped(table, given, batch.user, self._now)
+        except EntryRejected:
+            if batch.on_bad == "skip":
+                return None
+            raise
+        return batch.accept_arrow(shaped, named)
+
+    def _read(
+        self, batch: _Batch, rows: Iterable[Any], columns: Sequence[str] | None
+    ) -> list[tuple[int, str, Row]]:
+        form, table = RowForm(batch.table, now=self._now), batch.table
+        names = [column.name for column in table.columns] if columns is None else list(columns)
+        read: list[tuple[int, str, Row]] = []
+        for index, row in enumerate(rows):
+            try:
+                user, row = _owner(batch, row, names, index)
+                if isinstance(row, (tuple, list)):
+                    values = form.values(names, row, user=user, source=batch.source, index=index)
+                else:
+                    values = form.read(row, user=user, source=batch.source, index=index)
+                read.append((index, user, values))
+            except EntryRejected as error:
+                batch.refuse(index, error)
+        return read
+
+    # -- what is there already
+
+    def known(
+        self, table: Table, user: str, keys: Mapping[bytes, tuple[Any, ...]]
+    ) -> dict[bytes, int]:
+        """Of these keys those that have a row, hot or cold, and its `_seq`."""
+        hot = self._hot.known_keys(table, user, list(keys))
+        found = {key: seq for key, seq in hot.items() if seq != DELETED}
+        unknown = {values: key for key, values in keys.items() if key not in hot}
+        if unknown and table.kind is not Kind.STREAM:
+            cold = self._cold.known_keys(table, user, list(unknown))
+            found |= {unknown[values]: seq for values, seq in cold.items()}
+        return found
+
+    def current(self, table: Table, user: str, seqs: Sequence[int]) -> dict[int, Row]:
+        """The rows that have these `_seq` now, in stored form."""
+        import pyarrow.compute as pc  # noqa: PLC0415 - an extra
+
+        found: dict[int, Row] = {}
+        with self._reader.view(table, user=user) as view:
+            for part in self._reader.scan(view):
+                chosen = part.filter(pc.is_in(part.column("_seq"), value_set=_numbers(seqs)))
+                for row in chosen.to_pylist():
+                    found[row["_seq"]] = tuple(row[column.name] for column in table.columns)
+        return found
+
+    @property
+    def hot(self) -> HotTables:
+        """The store that accepts."""
+        return self._hot
+
+
+class _Batch:
+    """One insert: how it is to be done, and which rows were refused."""
+
+    def __init__(
+        self,
+        ingest: TableIngest,
+        table: Table,
+        user: str | None,
+        source: Source,
+        on_bad: OnBad,
+        on_conflict: OnConflict,
+        updates: tuple[str, ...],
+    ) -> None:
+        self.table, self.user, self.source, self.on_bad = table, user, source, on_bad
+        self._ingest, self._on_conflict = ingest, on_conflict
+        self._key = row_key(table)
+        if on_conflict is not OnConflict.REFUSE and self._key is None:
+            raise InvalidRequest(
+                f"{table.full_name} has no PRIMARY KEY, so ON CONFLICT says nothing.",
+                remedy="leave it out.",
+            )
+        names = [column.name for column in table.columns]
+        self._at_key = [names.index(name) for name in table.key]
+        self._set = [names.index(_column(table, name)) for name in updates]
+        self._bad: list[BadRow] = []
+        self._bad_rows = 0
+
+    @property
+    def owner(self) -> str:
+        """Who the idempotency key belongs to."""
+        return self.user or NOBODY
+
+    def refuse(self, index: int, error: EntryRejected) -> None:
+        """A row that can't be stored."""
+        if self.on_bad == "refuse":
+            raise error
+        self._bad_rows += 1
+        if len(self._bad) < _MOST_BAD:
+            self._bad.append(BadRow(index, error.path, error.reason, error.remedy))
+
+    def accept(self, rows: list[tuple[int, str, Row]], named: BatchKey | None) -> Inserted:
+        """Accept what was read."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            acks = self._ingest.hot.acks(self.table) if self._key is not None else None
+            inserts, updates, ignored = self._decided(rows)
+            changes = [*updates, *inserts]
+            if not changes:
+                return self._done(None, 0, 0, ignored)
+            try:
+                accepted = self._accept(changes, updates, named, acks)
+            except Conflict:
+                # Rows were flushed or keys taken meanwhile: what is there is asked again.
+                if self._key is None or attempt == _ATTEMPTS:
+                    raise
+                continue
+            return self._done(accepted, len(inserts), len(updates), ignored)
+        raise AssertionError  # the last attempt raised
+
+    def accept_arrow(self, rows: pa.Table, named: BatchKey | None) -> Inserted:
+        """Accept rows that are in the table's form: INSERT without ON CONFLICT."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            acks = None
+            if self._key is not None:
+                acks = self._ingest.hot.acks(self.table)
+                self._decided(_keys_only(self.table, rows))
+            try:
+                accepted = self._ingest.hot.accept_arrow(
+                    self.table, rows, batch=named, unless_acked_since=acks
+                )
+            except Conflict:
+                if self._key is None or attempt == _ATTEMPTS:
+                    raise
+                continue
+            return self._done(accepted, rows.num_rows, 0, 0)
+        raise AssertionError  # the last attempt raised
+
+    def _accept(
+        self, changes: list[Change], updates: list[Change], named: BatchKey | None, acks: int | None
+    ) -> Accepted:
+        hot = self._ingest.hot
+        if len(changes) >= SEGMENT_ROWS and not updates:
+            return hot.accept_arrow(
+                self.table, _as_arrow(self.table, changes), batch=named, unless_acked_since=acks
+            )
+        return hot.accept(self.table, changes, batch=named, unless_acked_since=acks)
+
+    def _done(self, accepted: Accepted | None, rows: int, updated: int, ignored: int) -> Inserted:
+        return Inserted(
+            rows=rows,
+            updated=updated,
+            ignored=ignored,
+            bad=tuple(self._bad),
+            bad_rows=self._bad_rows,
+            first=accepted.first if accepted is not None else 0,
+            last=accepted.last if accepted is not None else 0,
+            repeated=accepted.repeated if accepted is not None else False,
+        )
+
+    def _decided(
+        self, rows: Sequence[tuple[int, str, Row]]
+    ) -> tuple[list[Change], list[Change], int]:
+        """What becomes of each row: inserts, updates, and how many are left out."""
+        if self._key is None:
+            return [Change(user, Op.INSERT, values) for _, user, values in rows], [], 0
+        by_user: dict[str, dict[bytes, tuple[int, Row]]] = {}
+        ignored = 0
+        for index, user, values in rows:
+            mine, key = by_user.setdefault(user, {}), self._key(values)
+            if key in mine and self._on_conflict is OnConflict.REFUSE:
+                raise self._taken(index, user, values)
+            if key in mine and self._on_conflict is OnConflict.NOTHING:
+                ignored += 1
+            elif key in mine:
+                mine[key] = (index, self._merged(mine[key][1], values))
+            else:
+                mine[key] = (index, values)
+        inserts: list[Change] = []
+        updates: list[Change] = []
+        for user, mine in by_user.items():
+            known = self._ingest.known(
+                self.table,
+                user,
+                {key: self._values_of(values) for key, (_, values) in mine.items()},
+            )
+            current = (
+                self._ingest.current(self.table, user, list(known.values()))
+                if known and self._set and self._on_conflict is OnConflict.UPDATE
+                else {}
+            )
+            for key, (index, values) in mine.items():
+                seq = known.get(key)
+                if seq is None:
+                    inserts.append(Change(user, Op.INSERT, values))
+                elif self._on_conflict is OnConflict.REFUSE:
+                    raise self._taken(index, user, values)
+                elif self._on_conflict is OnConflict.NOTHING:
+                    ignored += 1
+                else:
+                    before = current.get(seq)
+                    new = values if before is None else self._merged(before, values)
+                    updates.append(Change(user, Op.UPDATE, new, seq))
+        return inserts, updates, ignored
+
+    def _merged(self, before: Row, given: Row) -> Row:
+        """The row that ON CONFLICT DO UPDATE makes."""
+        if not self._set:
+            return given
+        return tuple(
+            new if at in self._set else old
+            for at, (old, new) in enumerate(zip(before, given, strict=True))
+        )
+
+    def _values_of(self, values: Row) -> tuple[Any, ...]:
+        return tuple(values[at] for at in self._at_key)
+
+    def _taken(self, index: int, user: str, values: Row) -> Conflict:
+        key = ", ".join(
+            f"{name} = {value!r:.60}"
+            for name, value in zip(self.table.key, self._values_of(values), strict=True)
+        )
+        return Conflict(
+            f"Row {index}: {self.table.partition(user)!r} has a row with the PRIMARY KEY {key} already.",
+            remedy="choose another key, or use ON CONFLICT DO UPDATE or DO NOTHING.",
+        )
+
+
+def _owner(batch: _Batch, row: Any, names: list[str], index: int) -> tuple[str, Any]:
+    """Whose row it is, and the row without that."""
+    table = batch.table
+    if isinstance(row, Unreadable):
+        raise EntryRejected(
+            partition=table.partition(batch.owner), path=f"$[{index}]", reason=row.reason
+        )
+    if batch.user is not None:
+        return batch.user, row
+    user = row.get(USER) if isinstance(row, Mapping) else None
+    if not isinstance(user, str) or not user:
+        raise EntryRejected(
+            partition=table.full_name,
+            path=f"$[{index}].{USER}",
+            reason="nobody is named whose row it is",
+            remedy=f"give a user, or a text as {USER} in each row.",
+        )
+    return user, {name: value for name, value in row.items() if name != USER}
+
+
+def _column(table: Table, name: str) -> str:
+    column = table.column(name)
+    if column is None or column.name in table.key:
+        why = "has no such column" if column is None else "has it in its PRIMARY KEY"
+        raise InvalidRequest(
+            f"ON CONFLICT can't set {name!r:.80}: {table.full_name} {why}.", remedy="leave it out."
+        )
+    return column.name
+
+
+def _keys_only(table: Table, rows: pa.Table) -> list[tuple[int, str, Row]]:
+    """Of rows in the table's form users and keys; other values are None."""
+    count = rows.num_rows
+    users = rows.column(USER).to_pylist() if table.by_user else [NOBODY] * count
+    columns = [
+        rows.column(column.name).to_pylist() if column.name in table.key else [None] * count
+        for column in table.columns
+    ]
+    return [
+        (index, user, values)
+        for index, (user, *values) in enumerate(zip(users, *columns, strict=True))
+    ]  # type: ignore[misc]
+
+
+def _as_arrow(table: Table, changes: Sequence[Change]) -> pa.Table:
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    from surgetank.streams.tables.hot.columns import array_of, keeper  # noqa: PLC0415 - an extra
+
+    made: dict[str, Any] = {}
+    if table.by_user:
+        made[USER] = pa.array([change.user for change in changes], pa.string())
+    for at, column in enumerate(table.columns):
+        keep, values = keeper(column.type), [change.values[at] for change in changes]
+        kept = values if keep is None else [None if v is None else keep(v) for v in values]
+        made[column.name] = array_of(column.type, kept)
+    return pa.table(made)
+
+
+def _numbers(values: Sequence[int]) -> pa.Array:
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    return pa.array(values, pa.int64())
+
+
+def _digest(rows: Sequence[Any], columns: Sequence[str] | None) -> bytes:
+    """Of rows as they were given: the same rows give the same one, before any default."""
+    digest = hashlib.sha256(jsontext.dumps(list(columns or ())))
+    for row in rows:
+        digest.update(jsontext.dumps(row if not isinstance(row, Unreadable) else row.reason))
+        digest.update(b"\n")
+    return digest.digest()
+
+
+def _arrow_digest(rows: pa.Table) -> bytes:
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).digest()
