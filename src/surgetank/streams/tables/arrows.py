@@ -7,8 +7,9 @@ through the same functions as a row of Python (`values.reader`), so that both wa
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -24,12 +25,21 @@ from surgetank.streams.tables.values import Source, reader
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 _DAY_US = 86_400_000_000
-_RANGES = {  # what Python has too: the years 1 to 9999
-    "DATE": (-719_162, 2_932_896),
-    "TIME": (0, _DAY_US - 1),
-    "TIMESTAMP": (-719_162 * _DAY_US, 2_932_897 * _DAY_US - 1),
-    "TIMESTAMPTZ": (-719_162 * _DAY_US, 2_932_897 * _DAY_US - 1),
-}
+_RANGES: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {  # what Python has too: the years 1 to 9999
+        "DATE": (-719_162, 2_932_896),
+        "TIME": (0, _DAY_US - 1),
+        "TIMESTAMP": (-719_162 * _DAY_US, 2_932_897 * _DAY_US - 1),
+        "TIMESTAMPTZ": (-719_162 * _DAY_US, 2_932_897 * _DAY_US - 1),
+    }
+)
+
+
+class Unreadable:
+    """A row that can't even be read: it is refused where it stands in its batch."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
 
 
 def is_arrow(rows: Any) -> bool:
@@ -64,6 +74,18 @@ def of_stream(data: bytes) -> pa.Table:
             f"This is no Arrow IPC stream ({error}).",
             remedy="send what pyarrow.ipc.new_stream writes.",
         ) from error
+
+
+def single(rows: pa.Table) -> Iterator[Any]:
+    """Each row as Python has it."""
+    for at in range(rows.num_rows):
+        try:
+            yield {
+                name: values[at].as_py()
+                for name, values in zip(rows.column_names, rows.columns, strict=True)
+            }
+        except (ValueError, OverflowError) as error:  # what Python has no value for
+            yield Unreadable(str(error)[:200])
 
 
 def shaped(table: Table, rows: pa.Table, user: str | None, now: Callable[[], datetime]) -> pa.Table:
@@ -164,36 +186,24 @@ def _exact(given: pa.DataType, type_: ColumnType) -> bool:
         return False
     if pa.types.is_dictionary(given):
         given = given.value_type
-    match type_.name:
-        case "SMALLINT" | "INT" | "BIGINT":
-            return pa.types.is_integer(given)
-        case "DOUBLE":
-            return pa.types.is_float32(given) or pa.types.is_float16(given)
-        case "DECIMAL":
-            return pa.types.is_decimal(given)
-        case "TEXT":
-            return (
-                pa.types.is_string(given)
-                or pa.types.is_large_string(given)
-                or pa.types.is_string_view(given)
-            )
-        case "BYTES":
-            return (
-                pa.types.is_binary(given)
-                or pa.types.is_large_binary(given)
-                or pa.types.is_binary_view(given)
-            )
-        case "DATE":
-            return pa.types.is_date(given)
-        case "TIME":
-            return pa.types.is_time(given)
-        case "TIMESTAMP" | "TIMESTAMPTZ":
-            return pa.types.is_timestamp(given) and (given.tz is None) == (
-                type_.name == "TIMESTAMP"
-            )
-        case "UUID":
-            return given == pa.binary(16)
-    return False
+    if type_.name in ("TIMESTAMP", "TIMESTAMPTZ"):
+        return pa.types.is_timestamp(given) and (given.tz is None) == (type_.name == "TIMESTAMP")
+    if type_.name == "UUID":
+        return bool(given == pa.binary(16))
+    return any(known(given) for known in _EXACT.get(type_.name, ()))
+
+
+_EXACT: Mapping[str, tuple[Callable[[pa.DataType], bool], ...]] = MappingProxyType(
+    {
+        **dict.fromkeys(("SMALLINT", "INT", "BIGINT"), (pa.types.is_integer,)),
+        "DOUBLE": (pa.types.is_float32, pa.types.is_float16),
+        "DECIMAL": (pa.types.is_decimal,),
+        "TEXT": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        "BYTES": (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
+        "DATE": (pa.types.is_date,),
+        "TIME": (pa.types.is_time,),
+    }
+)
 
 
 def _in_range(values: pa.ChunkedArray, type_: ColumnType) -> bool:

@@ -10,15 +10,21 @@ accepted. Up to some thousand rows become typed rows, more become a segment.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute
 
 from surgetank.encode import jsontext
 from surgetank.exceptions import Conflict, EntryRejected, InvalidRequest
+from surgetank.streams.tables import arrows
+from surgetank.streams.tables.arrows import Unreadable
 from surgetank.streams.tables.cold.protocol import ColdTables
 from surgetank.streams.tables.definition import NOBODY, USER, Kind, Table
+from surgetank.streams.tables.hot.columns import array_of, keeper
 from surgetank.streams.tables.hot.protocol import (
     DELETED,
     Accepted,
@@ -33,8 +39,7 @@ from surgetank.streams.tables.rows import Row, RowForm, utc_now
 from surgetank.streams.tables.sql.statements import OnConflict
 from surgetank.streams.tables.values import Source
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 SEGMENT_ROWS = 2_000  # from here on a batch becomes a segment
 _ATTEMPTS = 8
@@ -65,13 +70,6 @@ class Inserted:
     first: int = 0
     last: int = 0
     repeated: bool = False
-
-
-class Unreadable:
-    """A line that is no JSON: it is refused where it stands in its batch."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
 
 
 def ndjson(data: bytes | Iterable[bytes]) -> Iterator[Any]:
@@ -115,8 +113,6 @@ class TableIngest:
         Raises `EntryRejected` naming the row's index, column and reason; `Conflict` for a PRIMARY KEY
         that is there, hot or cold, and for a key that was used for other rows; `BufferFull`.
         """
-        from surgetank.streams.tables import arrows  # noqa: PLC0415 - an extra
-
         batch = _Batch(
             self, table, NOBODY if not table.by_user else user, source, on_bad, on_conflict, tuple(updates)
         )  # fmt: skip
@@ -125,11 +121,16 @@ class TableIngest:
             named = None if key is None else BatchKey(key, _arrow_digest(given), batch.owner)
             if (known := self._repeated(table, named)) is not None:
                 return known
-            if given.num_rows >= SEGMENT_ROWS and on_conflict is OnConflict.REFUSE:
-                made = self._arrow(table, given, batch, named)
-                if made is not None:
-                    return made
-            rows = given.to_pylist()
+            shaped = self._shaped(table, given, batch)
+            if (
+                shaped is not None
+                and on_conflict is OnConflict.REFUSE
+                and given.num_rows >= SEGMENT_ROWS
+            ):
+                return batch.accept_arrow(shaped, named)
+            if shaped is not None:
+                return batch.accept(_stored(table, shaped, range(len(table.columns))), named)
+            rows = list(arrows.single(given))
         else:
             rows = list(rows)
             named = None if key is None else BatchKey(key, _digest(rows, columns), batch.owner)
@@ -143,19 +144,14 @@ class TableIngest:
             return None
         return Inserted(known.rows, first=known.first, last=known.last, repeated=True)
 
-    def _arrow(
-        self, table: Table, given: pa.Table, batch: _Batch, named: BatchKey | None
-    ) -> Inserted | None:
+    def _shaped(self, table: Table, given: pa.Table, batch: _Batch) -> pa.Table | None:
         """None where single rows are to be left out: they are found one by one."""
-        from surgetank.streams.tables import arrows  # noqa: PLC0415 - an extra
-
         try:
-            shaped = arrows.shaped(table, given, batch.user, self._now)
+            return arrows.shaped(table, given, batch.user, self._now)
         except EntryRejected:
             if batch.on_bad == "skip":
                 return None
             raise
-        return batch.accept_arrow(shaped, named)
 
     def _read(
         self, batch: _Batch, rows: Iterable[Any], columns: Sequence[str] | None
@@ -163,9 +159,9 @@ class TableIngest:
         form, table = RowForm(batch.table, now=self._now), batch.table
         names = [column.name for column in table.columns] if columns is None else list(columns)
         read: list[tuple[int, str, Row]] = []
-        for index, row in enumerate(rows):
+        for index, given in enumerate(rows):
             try:
-                user, row = _owner(batch, row, names, index)
+                user, row = _owner(batch, given, index)
                 if isinstance(row, (tuple, list)):
                     values = form.values(names, row, user=user, source=batch.source, index=index)
                 else:
@@ -191,8 +187,6 @@ class TableIngest:
 
     def current(self, table: Table, user: str, seqs: Sequence[int]) -> dict[int, Row]:
         """The rows that have these `_seq` now, in stored form."""
-        import pyarrow.compute as pc  # noqa: PLC0415 - an extra
-
         found: dict[int, Row] = {}
         with self._reader.view(table, user=user) as view:
             for part in self._reader.scan(view):
@@ -271,7 +265,7 @@ class _Batch:
             acks = None
             if self._key is not None:
                 acks = self._ingest.hot.acks(self.table)
-                self._decided(_keys_only(self.table, rows))
+                self._decided(_stored(self.table, rows, self._at_key))
             try:
                 accepted = self._ingest.hot.accept_arrow(
                     self.table, rows, batch=named, unless_acked_since=acks
@@ -373,7 +367,7 @@ class _Batch:
         )
 
 
-def _owner(batch: _Batch, row: Any, names: list[str], index: int) -> tuple[str, Any]:
+def _owner(batch: _Batch, row: Any, index: int) -> tuple[str, Any]:
     """Whose row it is, and the row without that."""
     table = batch.table
     if isinstance(row, Unreadable):
@@ -403,25 +397,21 @@ def _column(table: Table, name: str) -> str:
     return column.name
 
 
-def _keys_only(table: Table, rows: pa.Table) -> list[tuple[int, str, Row]]:
-    """Of rows in the table's form users and keys; other values are None."""
+def _stored(table: Table, rows: pa.Table, wanted: Collection[int]) -> list[tuple[int, str, Row]]:
+    """Of rows in the table's form those columns, and users; other values are None."""
     count = rows.num_rows
     users = rows.column(USER).to_pylist() if table.by_user else [NOBODY] * count
     columns = [
-        rows.column(column.name).to_pylist() if column.name in table.key else [None] * count
-        for column in table.columns
+        rows.column(column.name).to_pylist() if at in wanted else [None] * count
+        for at, column in enumerate(table.columns)
     ]
     return [
-        (index, user, values)
+        (index, user, tuple(values))
         for index, (user, *values) in enumerate(zip(users, *columns, strict=True))
-    ]  # type: ignore[misc]
+    ]
 
 
 def _as_arrow(table: Table, changes: Sequence[Change]) -> pa.Table:
-    import pyarrow as pa  # noqa: PLC0415 - an extra
-
-    from surgetank.streams.tables.hot.columns import array_of, keeper  # noqa: PLC0415 - an extra
-
     made: dict[str, Any] = {}
     if table.by_user:
         made[USER] = pa.array([change.user for change in changes], pa.string())
@@ -433,8 +423,6 @@ def _as_arrow(table: Table, changes: Sequence[Change]) -> pa.Table:
 
 
 def _numbers(values: Sequence[int]) -> pa.Array:
-    import pyarrow as pa  # noqa: PLC0415 - an extra
-
     return pa.array(values, pa.int64())
 
 
@@ -448,8 +436,6 @@ def _digest(rows: Sequence[Any], columns: Sequence[str] | None) -> bytes:
 
 
 def _arrow_digest(rows: pa.Table) -> bytes:
-    import pyarrow as pa  # noqa: PLC0415 - an extra
-
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows.combine_chunks())
