@@ -93,6 +93,7 @@ class TableIngest:
     ) -> None:
         self._hot, self._cold, self._now = hot, cold, now
         self._reader = TableReader(hot, cold)
+        self._forms: dict[int, RowForm] = {}  # by table, of the newest schema that was used
 
     def insert(
         self,
@@ -114,8 +115,14 @@ class TableIngest:
         that is there, hot or cold, and for a key that was used for other rows; `BufferFull`.
         """
         batch = _Batch(
-            self, table, NOBODY if not table.by_user else user, source, on_bad, on_conflict, tuple(updates)
-        )  # fmt: skip
+            self,
+            table,
+            user=user if table.by_user else NOBODY,
+            source=source,
+            on_bad=on_bad,
+            on_conflict=on_conflict,
+            updates=updates,
+        )
         if arrows.is_arrow(rows):
             given = arrows.as_table(rows)
             named = None if key is None else BatchKey(key, _arrow_digest(given), batch.owner)
@@ -156,7 +163,7 @@ class TableIngest:
     def _read(
         self, batch: _Batch, rows: Iterable[Any], columns: Sequence[str] | None
     ) -> list[tuple[int, str, Row]]:
-        form, table = RowForm(batch.table, now=self._now), batch.table
+        form, table = self._form(batch.table), batch.table
         names = [column.name for column in table.columns] if columns is None else list(columns)
         read: list[tuple[int, str, Row]] = []
         for index, given in enumerate(rows):
@@ -170,6 +177,13 @@ class TableIngest:
             except EntryRejected as error:
                 batch.refuse(index, error)
         return read
+
+    def _form(self, table: Table) -> RowForm:
+        """Compiled once: that takes longer than a row."""
+        known = self._forms.get(table.id)
+        if known is None or not (known.table is table or known.table == table):
+            known = self._forms[table.id] = RowForm(table, now=self._now)
+        return known
 
     # -- what is there already
 
@@ -208,11 +222,12 @@ class _Batch:
         self,
         ingest: TableIngest,
         table: Table,
+        *,
         user: str | None,
         source: Source,
         on_bad: OnBad,
         on_conflict: OnConflict,
-        updates: tuple[str, ...],
+        updates: Sequence[str],
     ) -> None:
         self.table, self.user, self.source, self.on_bad = table, user, source, on_bad
         self._ingest, self._on_conflict = ingest, on_conflict

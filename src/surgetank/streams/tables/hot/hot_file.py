@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,11 +59,9 @@ class HotFile:
         """A connection that sees one moment."""
         return self._shared.read()
 
-    @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
+    def write(self) -> AbstractContextManager[sqlite3.Connection]:
         """One write transaction."""
-        with self._shared.write() as connection:
-            yield connection
+        return self._shared.write()
 
     def tidy(self) -> bool:
         """Move the log into the file. False where somebody reads an older state, or writes."""
