@@ -13,7 +13,7 @@ import pytest
 
 from support.tables_memory import NoCold
 from surgetank.exceptions import Conflict, EntryRejected, InvalidRequest
-from surgetank.streams.tables import ingest as module
+from surgetank.streams.tables import insertion
 from surgetank.streams.tables.arrows import of_stream
 from surgetank.streams.tables.definition import (
     SEQ,
@@ -26,7 +26,8 @@ from surgetank.streams.tables.definition import (
 )
 from surgetank.streams.tables.hot.protocol import Change, Op
 from surgetank.streams.tables.hot.store import SQLiteHotTables
-from surgetank.streams.tables.ingest import Inserted, TableIngest, ndjson
+from surgetank.streams.tables.ingest import TableIngest, ndjson
+from surgetank.streams.tables.insertion import Inserted
 from surgetank.streams.tables.sql.statements import OnConflict
 from surgetank.streams.tables.types import ColumnType
 from surgetank.streams.tables.values import Source
@@ -94,7 +95,7 @@ def ingest(
     request: pytest.FixtureRequest,
 ) -> TableIngest:
     if request.param == "segments":
-        monkeypatch.setattr(module, "SEGMENT_ROWS", 1)
+        monkeypatch.setattr(insertion, "SEGMENT_ROWS", 1)
     return TableIngest(hot, cold, now=lambda: NOW)  # type: ignore[arg-type]
 
 

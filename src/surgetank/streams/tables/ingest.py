@@ -10,66 +10,23 @@ accepted. Up to some thousand rows become typed rows, more become a segment.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 
 from surgetank.encode import jsontext
-from surgetank.exceptions import Conflict, EntryRejected, InvalidRequest
-from surgetank.streams.tables import arrows
+from surgetank.exceptions import EntryRejected
+from surgetank.streams.tables import arrows, insertion
 from surgetank.streams.tables.arrows import Unreadable
 from surgetank.streams.tables.cold.protocol import ColdTables
-from surgetank.streams.tables.definition import NOBODY, USER, Kind, Table
-from surgetank.streams.tables.hot.columns import array_of, keeper
-from surgetank.streams.tables.hot.protocol import (
-    DELETED,
-    Accepted,
-    BatchKey,
-    Change,
-    HotTables,
-    Op,
-)
-from surgetank.streams.tables.keys import row_key
-from surgetank.streams.tables.reader import TableReader
+from surgetank.streams.tables.definition import NOBODY, USER, Table
+from surgetank.streams.tables.hot.protocol import BatchKey, HotTables
+from surgetank.streams.tables.insertion import Batch, Inserted, OnBad, Present, stored
 from surgetank.streams.tables.rows import Row, RowForm, utc_now
 from surgetank.streams.tables.sql.statements import OnConflict
 from surgetank.streams.tables.values import Source
-
-pc: Any = pyarrow.compute  # its functions are made when it is imported
-
-SEGMENT_ROWS = 2_000  # from here on a batch becomes a segment
-_ATTEMPTS = 8
-_MOST_BAD = 1_000  # that are listed
-OnBad = Literal["refuse", "skip"]
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that was not accepted, and why. `index` counts from 0 in what was given."""
-
-    index: int
-    path: str
-    reason: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Inserted:
-    """What an insert did. `rows` were new, `updated` had a key that was there, `ignored` too, with
-    ON CONFLICT DO NOTHING. `repeated` tells that its idempotency key was known."""
-
-    rows: int = 0
-    updated: int = 0
-    ignored: int = 0
-    bad: tuple[BadRow, ...] = ()
-    bad_rows: int = 0
-    first: int = 0
-    last: int = 0
-    repeated: bool = False
 
 
 def ndjson(data: bytes | Iterable[bytes]) -> Iterator[Any]:
@@ -91,8 +48,7 @@ class TableIngest:
     def __init__(
         self, hot: HotTables, cold: ColdTables, *, now: Callable[[], datetime] = utc_now
     ) -> None:
-        self._hot, self._cold, self._now = hot, cold, now
-        self._reader = TableReader(hot, cold)
+        self._present, self._now = Present(hot, cold), now
         self._forms: dict[int, RowForm] = {}  # by table, of the newest schema that was used
 
     def insert(
@@ -114,8 +70,8 @@ class TableIngest:
         Raises `EntryRejected` naming the row's index, column and reason; `Conflict` for a PRIMARY KEY
         that is there, hot or cold, and for a key that was used for other rows; `BufferFull`.
         """
-        batch = _Batch(
-            self,
+        batch = Batch(
+            self._present,
             table,
             user=user if table.by_user else NOBODY,
             source=source,
@@ -132,11 +88,11 @@ class TableIngest:
             if (
                 shaped is not None
                 and on_conflict is OnConflict.REFUSE
-                and given.num_rows >= SEGMENT_ROWS
+                and given.num_rows >= insertion.SEGMENT_ROWS
             ):
                 return batch.accept_arrow(shaped, named)
             if shaped is not None:
-                return batch.accept(_stored(table, shaped, range(len(table.columns))), named)
+                return batch.accept(stored(table, shaped, range(len(table.columns))), named)
             rows = list(arrows.single(given))
         else:
             rows = list(rows)
@@ -146,12 +102,12 @@ class TableIngest:
         return batch.accept(self._read(batch, rows, columns), named)
 
     def _repeated(self, table: Table, batch: BatchKey | None) -> Inserted | None:
-        known = None if batch is None else self._hot.repeated(table, batch)
+        known = None if batch is None else self._present.hot.repeated(table, batch)
         if known is None:
             return None
         return Inserted(known.rows, first=known.first, last=known.last, repeated=True)
 
-    def _shaped(self, table: Table, given: pa.Table, batch: _Batch) -> pa.Table | None:
+    def _shaped(self, table: Table, given: pa.Table, batch: Batch) -> pa.Table | None:
         """None where single rows are to be left out: they are found one by one."""
         try:
             return arrows.shaped(table, given, batch.user, self._now)
@@ -161,7 +117,7 @@ class TableIngest:
             raise
 
     def _read(
-        self, batch: _Batch, rows: Iterable[Any], columns: Sequence[str] | None
+        self, batch: Batch, rows: Iterable[Any], columns: Sequence[str] | None
     ) -> list[tuple[int, str, Row]]:
         form, table = self._form(batch.table), batch.table
         names = [column.name for column in table.columns] if columns is None else list(columns)
@@ -185,204 +141,8 @@ class TableIngest:
             known = self._forms[table.id] = RowForm(table, now=self._now)
         return known
 
-    # -- what is there already
 
-    def known(
-        self, table: Table, user: str, keys: Mapping[bytes, tuple[Any, ...]]
-    ) -> dict[bytes, int]:
-        """Of these keys those that have a row, hot or cold, and its `_seq`."""
-        hot = self._hot.known_keys(table, user, list(keys))
-        found = {key: seq for key, seq in hot.items() if seq != DELETED}
-        unknown = {values: key for key, values in keys.items() if key not in hot}
-        if unknown and table.kind is not Kind.STREAM:
-            cold = self._cold.known_keys(table, user, list(unknown))
-            found |= {unknown[values]: seq for values, seq in cold.items()}
-        return found
-
-    def current(self, table: Table, user: str, seqs: Sequence[int]) -> dict[int, Row]:
-        """The rows that have these `_seq` now, in stored form."""
-        found: dict[int, Row] = {}
-        with self._reader.view(table, user=user) as view:
-            for part in self._reader.scan(view):
-                chosen = part.filter(pc.is_in(part.column("_seq"), value_set=_numbers(seqs)))
-                for row in chosen.to_pylist():
-                    found[row["_seq"]] = tuple(row[column.name] for column in table.columns)
-        return found
-
-    @property
-    def hot(self) -> HotTables:
-        """The store that accepts."""
-        return self._hot
-
-
-class _Batch:
-    """One insert: how it is to be done, and which rows were refused."""
-
-    def __init__(
-        self,
-        ingest: TableIngest,
-        table: Table,
-        *,
-        user: str | None,
-        source: Source,
-        on_bad: OnBad,
-        on_conflict: OnConflict,
-        updates: Sequence[str],
-    ) -> None:
-        self.table, self.user, self.source, self.on_bad = table, user, source, on_bad
-        self._ingest, self._on_conflict = ingest, on_conflict
-        self._key = row_key(table)
-        if on_conflict is not OnConflict.REFUSE and self._key is None:
-            raise InvalidRequest(
-                f"{table.full_name} has no PRIMARY KEY, so ON CONFLICT says nothing.",
-                remedy="leave it out.",
-            )
-        names = [column.name for column in table.columns]
-        self._at_key = [names.index(name) for name in table.key]
-        self._set = [names.index(_column(table, name)) for name in updates]
-        self._bad: list[BadRow] = []
-        self._bad_rows = 0
-
-    @property
-    def owner(self) -> str:
-        """Who the idempotency key belongs to."""
-        return self.user or NOBODY
-
-    def refuse(self, index: int, error: EntryRejected) -> None:
-        """A row that can't be stored."""
-        if self.on_bad == "refuse":
-            raise error
-        self._bad_rows += 1
-        if len(self._bad) < _MOST_BAD:
-            self._bad.append(BadRow(index, error.path, error.reason, error.remedy))
-
-    def accept(self, rows: list[tuple[int, str, Row]], named: BatchKey | None) -> Inserted:
-        """Accept what was read."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            acks = self._ingest.hot.acks(self.table) if self._key is not None else None
-            inserts, updates, ignored = self._decided(rows)
-            changes = [*updates, *inserts]
-            if not changes:
-                return self._done(None, 0, 0, ignored)
-            try:
-                accepted = self._accept(changes, updates, named, acks)
-            except Conflict:
-                # Rows were flushed or keys taken meanwhile: what is there is asked again.
-                if self._key is None or attempt == _ATTEMPTS:
-                    raise
-                continue
-            return self._done(accepted, len(inserts), len(updates), ignored)
-        raise AssertionError  # the last attempt raised
-
-    def accept_arrow(self, rows: pa.Table, named: BatchKey | None) -> Inserted:
-        """Accept rows that are in the table's form: INSERT without ON CONFLICT."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            acks = None
-            if self._key is not None:
-                acks = self._ingest.hot.acks(self.table)
-                self._decided(_stored(self.table, rows, self._at_key))
-            try:
-                accepted = self._ingest.hot.accept_arrow(
-                    self.table, rows, batch=named, unless_acked_since=acks
-                )
-            except Conflict:
-                if self._key is None or attempt == _ATTEMPTS:
-                    raise
-                continue
-            return self._done(accepted, rows.num_rows, 0, 0)
-        raise AssertionError  # the last attempt raised
-
-    def _accept(
-        self, changes: list[Change], updates: list[Change], named: BatchKey | None, acks: int | None
-    ) -> Accepted:
-        hot = self._ingest.hot
-        if len(changes) >= SEGMENT_ROWS and not updates:
-            return hot.accept_arrow(
-                self.table, _as_arrow(self.table, changes), batch=named, unless_acked_since=acks
-            )
-        return hot.accept(self.table, changes, batch=named, unless_acked_since=acks)
-
-    def _done(self, accepted: Accepted | None, rows: int, updated: int, ignored: int) -> Inserted:
-        return Inserted(
-            rows=rows,
-            updated=updated,
-            ignored=ignored,
-            bad=tuple(self._bad),
-            bad_rows=self._bad_rows,
-            first=accepted.first if accepted is not None else 0,
-            last=accepted.last if accepted is not None else 0,
-            repeated=accepted.repeated if accepted is not None else False,
-        )
-
-    def _decided(
-        self, rows: Sequence[tuple[int, str, Row]]
-    ) -> tuple[list[Change], list[Change], int]:
-        """What becomes of each row: inserts, updates, and how many are left out."""
-        if self._key is None:
-            return [Change(user, Op.INSERT, values) for _, user, values in rows], [], 0
-        by_user: dict[str, dict[bytes, tuple[int, Row]]] = {}
-        ignored = 0
-        for index, user, values in rows:
-            mine, key = by_user.setdefault(user, {}), self._key(values)
-            if key in mine and self._on_conflict is OnConflict.REFUSE:
-                raise self._taken(index, user, values)
-            if key in mine and self._on_conflict is OnConflict.NOTHING:
-                ignored += 1
-            elif key in mine:
-                mine[key] = (index, self._merged(mine[key][1], values))
-            else:
-                mine[key] = (index, values)
-        inserts: list[Change] = []
-        updates: list[Change] = []
-        for user, mine in by_user.items():
-            known = self._ingest.known(
-                self.table,
-                user,
-                {key: self._values_of(values) for key, (_, values) in mine.items()},
-            )
-            current = (
-                self._ingest.current(self.table, user, list(known.values()))
-                if known and self._set and self._on_conflict is OnConflict.UPDATE
-                else {}
-            )
-            for key, (index, values) in mine.items():
-                seq = known.get(key)
-                if seq is None:
-                    inserts.append(Change(user, Op.INSERT, values))
-                elif self._on_conflict is OnConflict.REFUSE:
-                    raise self._taken(index, user, values)
-                elif self._on_conflict is OnConflict.NOTHING:
-                    ignored += 1
-                else:
-                    before = current.get(seq)
-                    new = values if before is None else self._merged(before, values)
-                    updates.append(Change(user, Op.UPDATE, new, seq))
-        return inserts, updates, ignored
-
-    def _merged(self, before: Row, given: Row) -> Row:
-        """The row that ON CONFLICT DO UPDATE makes."""
-        if not self._set:
-            return given
-        return tuple(
-            new if at in self._set else old
-            for at, (old, new) in enumerate(zip(before, given, strict=True))
-        )
-
-    def _values_of(self, values: Row) -> tuple[Any, ...]:
-        return tuple(values[at] for at in self._at_key)
-
-    def _taken(self, index: int, user: str, values: Row) -> Conflict:
-        key = ", ".join(
-            f"{name} = {value!r:.60}"
-            for name, value in zip(self.table.key, self._values_of(values), strict=True)
-        )
-        return Conflict(
-            f"Row {index}: {self.table.partition(user)!r} has a row with the PRIMARY KEY {key} already.",
-            remedy="choose another key, or use ON CONFLICT DO UPDATE or DO NOTHING.",
-        )
-
-
-def _owner(batch: _Batch, row: Any, index: int) -> tuple[str, Any]:
+def _owner(batch: Batch, row: Any, index: int) -> tuple[str, Any]:
     """Whose row it is, and the row without that."""
     table = batch.table
     if isinstance(row, Unreadable):
@@ -400,45 +160,6 @@ def _owner(batch: _Batch, row: Any, index: int) -> tuple[str, Any]:
             remedy=f"give a user, or a text as {USER} in each row.",
         )
     return user, {name: value for name, value in row.items() if name != USER}
-
-
-def _column(table: Table, name: str) -> str:
-    column = table.column(name)
-    if column is None or column.name in table.key:
-        why = "has no such column" if column is None else "has it in its PRIMARY KEY"
-        raise InvalidRequest(
-            f"ON CONFLICT can't set {name!r:.80}: {table.full_name} {why}.", remedy="leave it out."
-        )
-    return column.name
-
-
-def _stored(table: Table, rows: pa.Table, wanted: Collection[int]) -> list[tuple[int, str, Row]]:
-    """Of rows in the table's form those columns, and users; other values are None."""
-    count = rows.num_rows
-    users = rows.column(USER).to_pylist() if table.by_user else [NOBODY] * count
-    columns = [
-        rows.column(column.name).to_pylist() if at in wanted else [None] * count
-        for at, column in enumerate(table.columns)
-    ]
-    return [
-        (index, user, tuple(values))
-        for index, (user, *values) in enumerate(zip(users, *columns, strict=True))
-    ]
-
-
-def _as_arrow(table: Table, changes: Sequence[Change]) -> pa.Table:
-    made: dict[str, Any] = {}
-    if table.by_user:
-        made[USER] = pa.array([change.user for change in changes], pa.string())
-    for at, column in enumerate(table.columns):
-        keep, values = keeper(column.type), [change.values[at] for change in changes]
-        kept = values if keep is None else [None if v is None else keep(v) for v in values]
-        made[column.name] = array_of(column.type, kept)
-    return pa.table(made)
-
-
-def _numbers(values: Sequence[int]) -> pa.Array:
-    return pa.array(values, pa.int64())
 
 
 def _digest(rows: Sequence[Any], columns: Sequence[str] | None) -> bytes:

@@ -1,0 +1,209 @@
+"""The hot store of tables beside a dict: any order of inserts, changes, flushes in parts, failures, parked rows,
+erasure and new handles. Each change is taken once, none is missing, and what waits stays visible."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from support.torture import SEEDS
+from surgetank.model import Failure, FailureKind
+from surgetank.streams.tables.definition import SEQ, USER, Column, Kind, Table
+from surgetank.streams.tables.hot.protocol import (
+    DELETED,
+    OP,
+    ORIGIN_SHIFT,
+    VERSION,
+    Change,
+    Held,
+    Op,
+    Refused,
+)
+from surgetank.streams.tables.hot.store import SQLiteHotTables
+from surgetank.streams.tables.keys import row_key
+from surgetank.streams.tables.types import ColumnType
+
+T = Table(
+    id=1, namespace="ns", name="t", kind=Kind.USER, key=("n",),
+    columns=(Column(3, "n", ColumnType.parse("BIGINT")), Column(4, "s", ColumnType.parse("TEXT"))),
+)  # fmt: skip
+KEY = row_key(T)
+USERS = st.sampled_from(["ann", "bob", "cay", ""][:3])
+FAILURE = Failure(FailureKind.TRANSIENT, "away", "Away")
+
+
+@dataclass(frozen=True)
+class Row:
+    user: str
+    op: Op
+    seq: int
+    n: int
+    s: str | None
+
+
+class Machine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.home = Path(tempfile.mkdtemp())
+        self.hot = self.opened()
+        self.pending: dict[int, Row] = {}
+        self.parked: dict[int, Row] = {}
+        self.taken: list[int] = []
+        self.next_n = 0
+
+    def opened(self) -> SQLiteHotTables:
+        return SQLiteHotTables(self.home / "buffer-tables.db")
+
+    def teardown(self) -> None:
+        self.hot.close()
+        shutil.rmtree(self.home)
+
+    @rule(users=st.lists(USERS, min_size=1, max_size=6), segment=st.booleans())
+    def insert(self, users: list[str], segment: bool) -> None:
+        ns = list(range(self.next_n, self.next_n + len(users)))
+        self.next_n += len(users)
+        if segment:
+            rows = pa.table({USER: users, "n": ns, "s": pa.array([f"s{n}" for n in ns])})
+            first = self.hot.accept_arrow(T, rows).first
+            pairs = sorted(zip(users, ns, strict=True), key=lambda pair: pair[0])
+        else:
+            pairs = list(zip(users, ns, strict=True))
+            first = self.hot.accept(T, [Change(u, Op.INSERT, (n, f"s{n}")) for u, n in pairs]).first
+        assert first > max(self.pending, default=0)
+        for version, (user, n) in enumerate(pairs, first):
+            self.pending[version] = Row(user, Op.INSERT, version, n, f"s{n}")
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data(), deleted=st.booleans())
+    def change(self, data: st.DataObject, deleted: bool) -> None:
+        newest = {row.seq: row for _, row in sorted(self.pending.items())}
+        parked = {row.seq for row in self.parked.values()}
+        live = sorted(s for s, row in newest.items() if row.op is not Op.DELETE and s not in parked)
+        if not live:
+            return
+        before = newest[data.draw(st.sampled_from(live))]
+        op, s = (Op.DELETE, None) if deleted else (Op.UPDATE, "new")
+        version = self.hot.accept(T, [Change(before.user, op, (before.n, s), before.seq)]).first
+        self.pending[version] = Row(before.user, op, before.seq, before.n, s)
+
+    @rule(data=st.data(), size=st.sampled_from([1, 200, 400, 10**6]), parts=st.integers(1, 4))
+    def flush(self, data: st.DataObject, size: int, parts: int) -> None:
+        lease = self.hot.lease(T, owner="me", ttl_s=30, force=True)
+        assert (lease is None) == (not self.pending)
+        if lease is None:
+            return
+        origin = min(self.pending) >> ORIGIN_SHIFT
+        assert int(lease.store_id, 16) == origin
+        after, held = 0, set[str]()
+        for _ in range(parts):
+            rows, through = self.hot.take(lease, after=after, max_bytes=size)
+            found = {row[VERSION]: row for row in rows.to_pylist()}
+            mine = {
+                version: row
+                for version, row in self.pending.items()
+                if after < version <= through and row.user not in held and version >> ORIGIN_SHIFT == origin
+            }  # fmt: skip
+            assert {v: seen(row) for v, row in found.items()} == mine
+            assert found or through == lease.through
+            refused = [v for v in sorted(mine) if data.draw(st.integers(0, 9)) == 0]
+            failed = {row.user for row in mine.values() if data.draw(st.integers(0, 9)) == 0}
+            self.hot.ack(lease, 0, refused=[Refused(mine[v].user, v, FAILURE) for v in refused])
+            for version in refused:
+                self.park(version)
+            acked = self.hot.ack(lease, through, held={u: Held(FAILURE, 1, 0.0) for u in failed})
+            held |= failed
+            gone = [v for v, row in mine.items() if v not in refused and row.user not in held]
+            assert acked.changes == len(gone)
+            for version in gone:
+                del self.pending[version]
+                self.taken.append(version)
+            after = through
+            if after >= lease.through:
+                break
+        self.hot.release(lease)
+
+    def park(self, version: int) -> None:
+        row = self.pending.pop(version)
+        if not any(v > version and other.seq == row.seq for v, other in self.pending.items()):
+            entry = next(each for each in self.hot.parked() if each.seq == version)
+            self.parked[entry.id] = row
+
+    @precondition(lambda self: self.parked)
+    @rule(data=st.data(), back=st.booleans())
+    def put_back_or_discard(self, data: st.DataObject, back: bool) -> None:
+        parked = data.draw(st.sampled_from(sorted(self.parked)))
+        row = self.parked.pop(parked)
+        if back:
+            (version,) = self.hot.unpark([parked])
+            self.pending[version] = row
+        else:
+            self.hot.discard_parked([parked])
+
+    @rule()
+    def open_again(self) -> None:
+        self.hot.close()
+        self.hot = self.opened()
+
+    @rule()
+    def maintain(self) -> None:
+        self.hot.maintain()
+        named = len(list(self.hot.segments.glob("*.arrow")))
+        assert named == 0 or self.pending or self.parked
+
+    @rule(user=USERS)
+    def erase(self, user: str) -> None:
+        mine = [v for v, row in self.pending.items() if row.user == user]
+        parked = [v for v, row in self.parked.items() if row.user == user]
+        assert self.hot.erase_user(user) >= len(mine) + len(parked)
+        for version in mine:
+            del self.pending[version]
+        for id_ in parked:
+            del self.parked[id_]
+
+    @invariant()
+    def all_is_seen_once(self) -> None:
+        with self.hot.snapshot() as snapshot:
+            rows = snapshot.rows(T).to_pylist()
+            through = snapshot.through
+        assert through >= max(self.pending, default=0)
+        hot = {row[VERSION]: seen(row) for row in rows if row[VERSION] >> ORIGIN_SHIFT}
+        assert hot == self.pending
+        parked = {-row[VERSION]: seen(row) for row in rows if not row[VERSION] >> ORIGIN_SHIFT}
+        assert parked == self.parked
+        assert [(r[USER], r[VERSION]) for r in rows] == sorted((r[USER], r[VERSION]) for r in rows)
+        assert len(self.taken) == len(set(self.taken))
+        assert sum(state.entries for state in self.hot.states()) == len(self.pending)
+        assert sum(each.changes for each in self.hot.waiting()) == len(self.pending)
+        assert {entry.id for entry in self.hot.parked()} == set(self.parked)
+
+    @invariant()
+    def keys_are_those_of_the_newest_changes(self) -> None:
+        assert KEY is not None
+        newest: dict[tuple[str, int], int] = {}
+        for row in [*self.parked.values(), *(row for _, row in sorted(self.pending.items()))]:
+            newest[row.user, row.n] = DELETED if row.op is Op.DELETE else row.seq
+        keys = [KEY((n, None)) for n in range(self.next_n)]
+        for user in ("ann", "bob", "cay"):
+            expected = {KEY((n, None)): seq for (who, n), seq in newest.items() if who == user}
+            assert self.hot.known_keys(T, user, keys) == expected
+
+
+def seen(row: dict[str, Any]) -> Row:
+    return Row(row[USER], Op(row[OP]), row[SEQ], row["n"], row["s"])
+
+
+Machine.TestCase.settings = settings(
+    max_examples=200 if len(SEEDS) > 2 else 12,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestHotTables = Machine.TestCase
