@@ -221,6 +221,14 @@ def test_an_error_names_its_statement_where_there_are_several() -> None:
         parse("SELECT 1; DROP INDEX x; SELECT 2")
 
 
+def test_parameters_need_no_spaces_and_texts_are_kept() -> None:
+    made = one("""INSERT INTO t ("a$1,b") VALUES ($1,$2,$n,'it''s $1,$2', $x$ $1, $$ $x$)""")
+    assert isinstance(made, Insert)
+    assert made.columns == ("a$1,b",)
+    assert made.rows == ((Given("1"), Given("2"), Given("n"), "it's $1,$2", " $1, $$ "),)
+    assert one("SELECT $1+$2, '$1,$2'") == Select("SELECT $1+$2, '$1,$2'")
+
+
 def test_no_text_is_too_much() -> None:
     with pytest.raises(QuotaExceeded):
         parse("x" * 300_000)

@@ -31,7 +31,7 @@ from surgetank.streams.tables.sql.statements import (
     Statement,
     Subscribe,
 )
-from surgetank.streams.tables.sql.tokens import Cursor, is_end, is_mark, tokens_of
+from surgetank.streams.tables.sql.tokens import Cursor, words_of
 
 MOST_STATEMENTS = 1000
 _QUERIES = ("SELECT", "WITH", "FROM", "VALUES", "SUMMARIZE", "PIVOT", "UNPIVOT", "(", "TABLE")
@@ -41,19 +41,19 @@ def parse(text: str) -> list[Statement]:
     """The statements of a text, in order. `?` count over all of it. Raises `Misread`, which names
     the statement, and `QuotaExceeded`."""
     statements: list[Statement] = []
-    tokens = tokens_of(text)
+    tokens = words_of(text)
     begin = marks = 0
     for at in range(len(tokens) + 1):
-        if at < len(tokens) and not is_end(tokens[at]):
+        if at < len(tokens) and not tokens[at].is_end:
             continue
         own = tokens[begin:at]
         begin = at + 1
         if not own:
             continue
-        numbers = range(marks + 1, marks + 1 + sum(map(is_mark, own)))
+        numbers = range(marks + 1, marks + 1 + sum(each.is_mark for each in own))
         marks = numbers.stop - 1
         number, start = len(statements) + 1, own[0].start
-        written = text[start : own[-1].end + 1]
+        written = text[start : own[-1].end]
         if number > MOST_STATEMENTS:
             raise Misread(f"A text may have {MOST_STATEMENTS} statements.", "send fewer at once.")
         cursor = Cursor(text, own, numbers)

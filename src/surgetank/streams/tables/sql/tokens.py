@@ -5,7 +5,10 @@ Text is never searched for words: a word in a literal, a comment or a quoted nam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from surgetank.exceptions import InvalidRequest, QuotaExceeded
@@ -17,9 +20,32 @@ MOST_TEXT = 256 * 1024  # characters of all statements of a text
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 _TEXTS = frozenset({"STRING", "HEREDOC_STRING"})
 _NO_NAMES = frozenset({"NUMBER", "STRING", "HEREDOC_STRING", "BYTE_STRING", "NATIONAL_STRING"})
+_PARAMETER = re.compile(r"\$\w+(?=[^\w$\s])")
 
 
-def tokens_of(text: str) -> list[Token]:
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One token: what it is, its text (of a literal or a name without its quotes), and where it
+    stands."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+    line: int
+
+    @property
+    def is_mark(self) -> bool:
+        """Whether it stands for the next parameter."""
+        return self.kind == "PLACEHOLDER" and self.text == "?"
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it ends a statement."""
+        return self.kind == "SEMICOLON"
+
+
+def words_of(text: str) -> list[Word]:
     """All tokens of a text. Raises `InvalidRequest`, `QuotaExceeded`."""
     from sqlglot.dialects.duckdb import DuckDB  # noqa: PLC0415 - an extra
     from sqlglot.errors import SqlglotError  # noqa: PLC0415
@@ -32,22 +58,43 @@ def tokens_of(text: str) -> list[Token]:
             f"A text of SQL may have {MOST_TEXT >> 10} KB, and this one has {len(text) >> 10}.",
             remedy="send fewer statements at once, and many rows by an insert of rows.",
         )
+    # To sqlglot the text $1,$2 begins with the quote $1,$ unless there is a space in it.
+    added = [found.end() for found in _PARAMETER.finditer(text)]
+    spaced = _PARAMETER.sub(r"\g<0> ", text)
     try:
-        return list(Plain().tokenize(text))
+        tokens = Plain().tokenize(spaced)
     except (SqlglotError, RecursionError) as error:
         raise InvalidRequest(
             "The SQL can't be read: a quote or a comment has no end.",
             remedy="close it.",
         ) from error
+    return list(_as_written(tokens, text, [at + number for number, at in enumerate(added)]))
+
+
+def _as_written(tokens: Sequence[Token], text: str, spaces: Sequence[int]) -> Iterator[Word]:
+    """The tokens, without the spaces that were added at these positions."""
+    for token in tokens:
+        before, until = bisect_left(spaces, token.start), bisect_left(spaces, token.end)
+        kind, start, end = str(token.token_type.name), token.start - before, token.end + 1 - until
+        plain = token.text if before == until else _unquoted(kind, text[start:end])
+        yield Word(kind, plain, start, end, token.line)
+
+
+def _unquoted(kind: str, written: str) -> str:
+    if kind == "HEREDOC_STRING":
+        tag = written.index("$", 1) + 1
+        return written[tag:-tag]
+    quote = written[:1]
+    return written[1:-1].replace(quote * 2, quote) if quote in "'\"" else written
 
 
 class Cursor:
     """The tokens of one statement, and how far they were read."""
 
-    def __init__(self, text: str, tokens: Sequence[Token], numbers: Sequence[int] = ()) -> None:
+    def __init__(self, text: str, tokens: Sequence[Word], numbers: Sequence[int] = ()) -> None:
         self._text, self._tokens = text, tokens
         self._at = 0
-        marks = (index for index, each in enumerate(tokens) if is_mark(each))
+        marks = (index for index, each in enumerate(tokens) if each.is_mark)
         self._marks = dict(zip(marks, numbers, strict=False))
 
     @property
@@ -59,7 +106,7 @@ class Cursor:
         """The word that comes next, in capitals; empty at the end, and for a literal or a name in
         quotes."""
         token = self._token(ahead)
-        if token is None or _kind(token) in _NO_NAMES or _kind(token) == "IDENTIFIER":
+        if token is None or token.kind in _NO_NAMES or token.kind == "IDENTIFIER":
             return ""
         return " ".join(token.text.upper().split())
 
@@ -83,9 +130,9 @@ class Cursor:
     def name(self, what: str = "a name") -> str:
         """Read a name, in quotes or not."""
         token = self._token()
-        if token is None or _kind(token) in _NO_NAMES:
+        if token is None or token.kind in _NO_NAMES:
             self.refuse(what)
-        if _kind(token) != "IDENTIFIER" and not token.text.replace("_", "a").isalnum():
+        if token.kind != "IDENTIFIER" and not token.text.replace("_", "a").isalnum():
             self.refuse(what)
         self._at += 1
         return token.text
@@ -100,7 +147,7 @@ class Cursor:
     def maybe_string(self) -> str | None:
         """Read a literal text, if that comes next."""
         token = self._token()
-        if token is None or _kind(token) not in _TEXTS:
+        if token is None or token.kind not in _TEXTS:
             return None
         self._at += 1
         return token.text
@@ -108,14 +155,14 @@ class Cursor:
     def maybe_number(self) -> str | None:
         """Read a number without a sign, if that comes next."""
         token = self._token()
-        if token is not None and _kind(token) == "NUMBER":
+        if token is not None and token.kind == "NUMBER":
             self._at += 1
             return token.text
         following = self._token(1)
         if (
             self.peek() == "."
             and following is not None
-            and _kind(following) == "NUMBER"
+            and following.kind == "NUMBER"
             and following.text.isdecimal()
         ):
             self._at += 2
@@ -128,7 +175,7 @@ class Cursor:
             self._at += 1
             return str(self._marks[self._at - 1])
         following = self._token(1)
-        if self.peek() == "$" and following is not None and _kind(following) != "STRING":
+        if self.peek() == "$" and following is not None and following.kind != "STRING":
             self._at += 2
             return following.text
         return None
@@ -179,12 +226,12 @@ class Cursor:
     def _is_distinct_from(self) -> bool:
         return self.peek() == "FROM" and self._at > 0 and self.peek(-1) == "DISTINCT"
 
-    def _token(self, ahead: int = 0) -> Token | None:
+    def _token(self, ahead: int = 0) -> Word | None:
         at = self._at + ahead
         return self._tokens[at] if at < len(self._tokens) else None
 
-    def _source(self, token: Token) -> str:
-        return self._text[token.start : token.end + 1]
+    def _source(self, token: Word) -> str:
+        return self._text[token.start : token.end]
 
     def between(self, start: int, end: int) -> str:
         """What was written between two positions, with `$1` for `?`."""
@@ -194,20 +241,6 @@ class Cursor:
         for index in range(start, end):
             if index in self._marks:
                 pieces += [self._text[at : self._tokens[index].start], f"${self._marks[index]}"]
-                at = self._tokens[index].end + 1
-        pieces.append(self._text[at : self._tokens[end - 1].end + 1])
+                at = self._tokens[index].end
+        pieces.append(self._text[at : self._tokens[end - 1].end])
         return "".join(pieces).strip()
-
-
-def is_mark(token: Token) -> bool:
-    """Whether it stands for the next parameter."""
-    return _kind(token) == "PLACEHOLDER" and token.text == "?"
-
-
-def is_end(token: Token) -> bool:
-    """Whether it ends a statement."""
-    return _kind(token) == "SEMICOLON"
-
-
-def _kind(token: Token) -> str:
-    return str(token.token_type.name)
