@@ -1,0 +1,330 @@
+"""Hot rows of tables go into files: each once, whatever fails or stops between the steps."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from support.buffers import FakeClock
+from support.tables_cold import NOTES, SHARED, cold_tables, texts
+from surgetank.exceptions import DatabaseUnavailable, EntryRejected, LeaseLost
+from surgetank.flush.breaker import BreakerState, CircuitBreaker
+from surgetank.flush.events import EntryParked, FlushEvent, JobFinished, PartitionFailed
+from surgetank.flush.job import Clockwork
+from surgetank.flush.policy import RetryPolicy
+from surgetank.model import FlushJob, JobStatus
+from surgetank.streams.tables.cold.tables import FileTables
+from surgetank.streams.tables.definition import Table, TablePolicy
+from surgetank.streams.tables.flusher import FlushDefaults, TableFlusher
+from surgetank.streams.tables.hot.protocol import Change, Op, Progress
+from surgetank.streams.tables.hot.store import SQLiteHotTables
+from surgetank.streams.tables.reader import TableReader
+
+
+class Jobs:
+    """A job log in memory."""
+
+    def __init__(self) -> None:
+        self.saved: dict[str, FlushJob] = {}
+
+    def save_job(self, job: FlushJob) -> None:
+        self.saved[job.id] = job
+
+    def job(self, job_id: str) -> FlushJob | None:
+        return self.saved.get(job_id)
+
+    def jobs(self, **_: Any) -> list[FlushJob]:
+        return list(self.saved.values())
+
+
+class House:
+    """A hot store, cold tables and flushers of both."""
+
+    def __init__(self, hot: SQLiteHotTables, cold: FileTables, clock: FakeClock) -> None:
+        self.hot, self.cold, self.clock = hot, cold, clock
+        self.jobs, self.heard = Jobs(), list[FlushEvent]()
+        self.recovered: list[str] = []
+        self.breaker = CircuitBreaker(clock)
+        self.flusher = self.make("node")
+
+    def make(self, node: str) -> TableFlusher:
+        return TableFlusher(
+            self.hot, self.cold, self.jobs, sink=mock.Mock(), node=node,
+            retry=RetryPolicy(), breaker=self.breaker, listener=self.heard.append,
+            clockwork=Clockwork(self.clock, random.Random(1).random),
+            defaults=FlushDefaults(rows=3, interval_s=60.0), on_recovered=self.recovered.append,
+        )  # fmt: skip
+
+    def insert(self, user: str, *ids: int, table: Table = NOTES) -> None:
+        rows = [Change(user, Op.INSERT, (each, f"{user}{each}")) for each in ids]
+        self.hot.accept(table, rows)
+
+    def change(self, op: Op, user: str, key: int, text: str | None = None) -> None:
+        (row,) = [
+            row for row in TableReader(self.hot, self.cold).read(NOTES, user=user).to_pylist()
+            if row["id"] == key
+        ]  # fmt: skip
+        self.hot.accept(NOTES, [Change(user, op, (key, text), row["_seq"])])
+
+    def seen(self, table: Table = NOTES) -> list[tuple[str, int, str | None]]:
+        """What a reader has, hot and cold."""
+        rows = TableReader(self.hot, self.cold).read(table).to_pylist()
+        return sorted((row.get("_user", ""), row["id"], row["text"]) for row in rows)
+
+    def flush(self, **more: Any) -> FlushJob:
+        return self.flusher.run("test", **more)
+
+
+@pytest.fixture
+def house(database_url: str, tmp_path: Path) -> Iterator[House]:
+    clock = FakeClock()
+    hot = SQLiteHotTables(tmp_path / "buffer-tables.db", clock=clock)
+    with cold_tables(database_url, tmp_path) as cold:
+        yield House(hot, cold, clock)
+    hot.close()
+
+
+def test_what_waits_is_in_files_afterwards_and_reads_the_same(house: House) -> None:
+    house.insert("ada", 1, 2)
+    house.insert("bob", 1)
+    house.insert("", 9, table=SHARED)
+    before = house.seen(), house.seen(SHARED)
+    job = house.flush()
+    assert job.ok
+    assert (job.result.entries_flushed, job.result.partitions_processed) == (4, 3)
+    assert house.hot.waiting() == []
+    assert (
+        (house.seen(), house.seen(SHARED))
+        == before
+        == (texts(house.cold), texts(house.cold, SHARED))
+    )
+    assert house.jobs.saved[job.id].status is JobStatus.COMPLETED
+    assert isinstance(house.heard[-1], JobFinished)
+    again = house.flush()
+    assert (again.ok, again.result.entries_flushed) == (True, 0)
+
+
+def test_updates_and_deletes_of_rows_in_files(house: House) -> None:
+    house.insert("ada", 1, 2, 3)
+    house.flush()
+    house.change(Op.UPDATE, "ada", 1, "new")
+    house.change(Op.UPDATE, "ada", 1, "newer")
+    house.change(Op.DELETE, "ada", 2)
+    before = house.seen()
+    assert house.flush().ok
+    assert house.seen() == texts(house.cold) == before == [("ada", 1, "newer"), ("ada", 3, "ada3")]
+
+
+def test_a_table_is_due_by_mutations_or_by_the_age_of_the_oldest(house: House) -> None:
+    stop = threading.Event()
+    house.insert("ada", 1, 2)
+    assert house.flusher.run_if_due(stop) is None
+    house.change(Op.DELETE, "ada", 1)  # the third mutation
+    job = house.flusher.run_if_due(stop)
+    assert job is not None
+    assert (job.partition, job.trigger, job.ok) == ("app.notes", "schedule", True)
+    house.insert("ada", 5)
+    assert house.flusher.run_if_due(stop) is None
+    house.clock.advance(61)
+    assert house.flusher.run_if_due(stop) is not None
+    slow = replace(NOTES, policy=TablePolicy(rows=100, interval_s=1000.0), id=9, name="slow")
+    house.insert("ada", *range(10), table=slow)
+    house.clock.advance(61)
+    assert house.flusher.run_if_due(stop) is None
+
+
+def refuses(house: House, judge: Callable[[list[dict[str, Any]]], Exception | None]) -> Any:
+    """Cold tables whose commits fail as `judge` says of their rows."""
+    write = house.cold.write
+
+    def judged(table: Table, rows: Any, **more: Any) -> Any:
+        if (error := judge(rows.to_pylist())) is not None:
+            raise error
+        return write(table, rows, **more)
+
+    return mock.patch.object(house.cold, "write", judged)
+
+
+def hates(text: str, *, named: bool) -> Callable[[list[dict[str, Any]]], Exception | None]:
+    def judge(rows: list[dict[str, Any]]) -> Exception | None:
+        for row in rows:
+            if row["text"] == text:
+                if not named:
+                    return RuntimeError("nobody foresaw this")
+                return EntryRejected(
+                    partition="", path="$.text", reason="not here", seq=row["_version"]
+                )
+        return None
+
+    return judge
+
+
+def test_a_row_that_is_refused_is_parked_and_its_neighbours_arrive(house: House) -> None:
+    house.insert("ada", 1, 2, 3)
+    house.insert("bob", 1)
+    with refuses(house, hates("ada2", named=True)):
+        job = house.flush()
+    assert job.status is JobStatus.COMPLETED
+    assert (job.result.entries_flushed, job.result.entries_parked) == (3, 1)
+    assert [row[:2] for row in texts(house.cold)] == [("ada", 1), ("ada", 3), ("bob", 1)]
+    assert len(house.seen()) == 4  # it stays visible
+    (parked,) = house.hot.parked()
+    assert parked.partition == "app.notes/ada"
+    assert [e.entry.id for e in house.heard if isinstance(e, EntryParked)] == [parked.id]
+    house.hot.unpark([parked.id])
+    assert house.flush().ok
+    assert len(texts(house.cold)) == 4
+
+
+def test_a_crash_after_a_row_was_parked_loses_neither_it_nor_its_neighbours(house: House) -> None:
+    house.insert("ada", 1, 2, 3)
+    write = house.cold.write
+
+    def die_after(*args: Any, **more: Any) -> Any:
+        write(*args, **more)
+        raise KeyboardInterrupt
+
+    judge = hates("ada2", named=True)
+    with (
+        mock.patch.object(house.cold, "write", die_after),
+        refuses(house, judge),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        house.flush()
+    assert len(house.seen()) == 3
+    assert house.flush().ok
+    assert len(house.seen()) == 3
+    assert len(texts(house.cold)) == 2
+
+
+def test_a_user_who_fails_waits_alone_and_recovers(house: House) -> None:
+    for user in ("ada", "bob", "eve"):
+        house.insert(user, 1, 2)
+    with refuses(house, hates("bob2", named=False)):
+        job = house.flush()
+    assert (job.status, job.result.partitions_failed) == (JobStatus.COMPLETED, 1)
+    assert {row[0] for row in texts(house.cold)} == {"ada", "eve"}
+    assert len(house.seen()) == 6
+    (failed,) = [e for e in house.heard if isinstance(e, PartitionFailed)]
+    assert (failed.outcome.partition, failed.outcome.attempts) == ("app.notes/bob", 1)
+    house.insert("bob", 3)
+    house.insert("ada", 3)
+    assert house.flusher.run_if_due(threading.Event()) is not None
+    assert {row[:2] for row in texts(house.cold)} >= {("ada", 3)}
+    assert ("bob", 1, "bob1") not in texts(house.cold)
+    house.clock.advance(120)
+    job = house.flush()
+    assert job.ok
+    assert len(texts(house.cold)) == 8 == len(house.seen())
+
+
+def test_a_row_that_nobody_foresaw_is_parked_when_it_goes_on_failing(house: House) -> None:
+    house.insert("bob", 1, 2, 3, 4)
+    with refuses(house, hates("bob3", named=False)):
+        for number in range(4):
+            house.clock.advance(120)
+            house.insert("ada", number)
+            house.flush()
+    assert len(house.hot.parked()) == 1
+    assert [row[1] for row in texts(house.cold) if row[0] == "bob"] == [1, 2, 4]
+    assert len(house.seen()) == 8
+
+
+def test_while_the_database_is_away_all_waits_and_the_breaker_opens(house: House) -> None:
+    house.insert("ada", 1, 2, 3)
+    with refuses(house, lambda _: DatabaseUnavailable("away")):
+        job = house.flush()
+        assert job.status is JobStatus.FAILED
+        house.clock.advance(5)
+        house.flush()
+        assert house.breaker.state() is BreakerState.OPEN
+        assert house.flusher.run_if_due(threading.Event()) is None
+    assert house.hot.parked() == []
+    house.clock.advance(600)
+    job = house.flusher.run_if_due(threading.Event())  # the probe
+    assert job is not None
+    assert job.ok
+    assert house.recovered == ["tables"]
+    assert house.seen() == texts(house.cold)
+
+
+def test_a_damaged_file_holds_only_those_up_who_change_rows_in_it(house: House) -> None:
+    house.insert("bob", 1)
+    house.flush()
+    house.change(Op.UPDATE, "bob", 1, "new")
+    house.insert("ada", 1)
+    (file,) = house.cold.live(NOTES, stores=()).files
+    data = (house.cold.folder / file.path).read_bytes()
+    (house.cold.folder / file.path).write_bytes(b"")
+    house.cold._reader._footers.clear()
+    job = house.flush()
+    assert (job.status, job.result.partitions_failed) == (JobStatus.COMPLETED, 1)
+    assert "StateCorrupt" in str(job.result.errors)
+    (house.cold.folder / file.path).write_bytes(data)
+    house.clock.advance(120)
+    assert house.flush().ok
+    assert texts(house.cold) == [("ada", 1, "ada1"), ("bob", 1, "new")]
+
+
+def test_a_job_can_be_killed_and_what_it_had_not_written_stays(house: House) -> None:
+    house.insert("ada", 1)
+    house.insert("", 9, table=SHARED)
+    write = house.cold.write
+
+    def kill(*args: Any, **more: Any) -> Any:
+        assert house.flusher.kill(more["job"].id)
+        return write(*args, **more)
+
+    with mock.patch.object(house.cold, "write", kill):
+        job = house.flush()
+    assert job.result.stopped
+    assert len(texts(house.cold)) + len(texts(house.cold, SHARED)) == 1
+    assert not house.flusher.kill(job.id)
+    assert house.flush().ok
+    assert len(texts(house.cold)) + len(texts(house.cold, SHARED)) == 2
+
+
+def test_flushers_who_race_write_each_row_once(house: House) -> None:
+    stop = threading.Event()
+
+    def insert() -> None:
+        for number in range(40):
+            house.insert("ada", number)
+            if number % 5 == 4:
+                house.change(Op.UPDATE, "ada", number - 2, "changed")
+        stop.set()
+
+    def flush(name: str) -> None:
+        flusher = house.make(name)
+        while not stop.is_set():
+            flusher.run("race")
+
+    with ThreadPoolExecutor(3) as pool:
+        done = [pool.submit(flush, "a"), pool.submit(flush, "b"), pool.submit(insert)]
+        for each in done:
+            each.result(timeout=60)
+    assert house.flush(up_to_seq=1).ok
+    rows = texts(house.cold)
+    assert [row[1] for row in rows] == list(range(40))
+    assert sum(row[2] == "changed" for row in rows) == 8
+    assert house.seen() == rows
+
+
+def test_the_holder_of_a_lost_lease_reports_it_and_writes_nothing(house: House) -> None:
+    house.insert("ada", 1)
+    with refuses(house, lambda _: LeaseLost("another has it")):
+        job = house.flush()
+    assert job.result.partitions_failed == 1
+    assert house.hot.progress(NOTES) == {} or all(
+        each == Progress() for each in house.hot.progress(NOTES).values()
+    )
+    house.clock.advance(60)
+    assert house.flush().ok
