@@ -210,8 +210,8 @@ class TableDelivery:
         return held
 
     def _decide(self, failure: Failure, attempts: int) -> Held:
-        works = self._around.clockwork
-        decision = next_attempt(failure, attempts, works.clock(), self._around.retry, works.random)
+        clock, chance = self._around.clockwork.clock, self._around.clockwork.random
+        decision = next_attempt(failure, attempts, clock(), self._around.retry, chance)
         return Held(failure, decision.attempts, decision.next_at)
 
     # -- what is known of users

@@ -106,7 +106,12 @@ class TableFlusher:
         self._hot = hot
         self._jobs = jobs
         self._around = Surroundings(
-            hot, cold, breaker, retry, clockwork, lambda: on_recovered(STREAM)
+            hot=hot,
+            cold=cold,
+            breaker=breaker,
+            retry=retry,
+            clockwork=clockwork,
+            on_recovered=lambda: on_recovered(STREAM),
         )
         self._listener = listener
         self._clockwork = clockwork
