@@ -338,7 +338,7 @@ class TableFlusher:
                 except BufferProblem as error:
                     running.problem = error
 
-        thread = threading.Thread(target=beat, name="surgetank-table-heartbeat", daemon=True)
+        thread = threading.Thread(target=beat, name="surgetank-heartbeat", daemon=True)
         thread.start()
         try:
             yield
