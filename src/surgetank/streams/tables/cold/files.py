@@ -231,6 +231,8 @@ class Folder:
 
     def write(self, table: Table, rows: pa.Table, *, bucket: int = 0, buckets: int = 1) -> NewFile:
         """Write rows (conformed and sorted) as one data file, durably."""
+        if table.by_user:
+            rows = _only_their_users(rows)
         name = f"{table.id}/{self._new_id()}.parquet"
         metadata = self._durably(name, lambda where: encode(table, rows, where))
         seqs = pc.min_max(rows.column(SEQ)).as_py()
@@ -320,6 +322,16 @@ class Folder:
                     with suppress(FileNotFoundError):
                         found[f"{folder.name}/{file.name}"] = file.stat().st_mtime
         return found
+
+
+def _only_their_users(rows: pa.Table) -> pa.Table:
+    """The rows with no other users in the dictionary: a file must not name who has no row in it."""
+    users = rows.column(USER).unify_dictionaries()
+    named = len(users.chunk(0).dictionary) if users.num_chunks else 0
+    indices = pa.chunked_array([chunk.indices for chunk in users.chunks], pa.int32())
+    if pc.count_distinct(indices).as_py() < named:
+        users = users.cast(pa.string()).dictionary_encode()
+    return rows.set_column(0, rows.schema.field(0), users)
 
 
 def _bounds(rows: pa.Table) -> tuple[str | None, str | None]:

@@ -8,9 +8,9 @@ change, so that a commit is a comparison and an exchange: what it was made from 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Standing:
             snapshot,
             stamp,
             document,
-            tuple(_data_file(table_id, file) for file in files),
+            tuple(data_file(table_id, file) for file in files),
             {store: Progress(through, held) for store, (through, held) in progress.items()},
         )
 
@@ -70,6 +70,10 @@ class Deletes:
 
     file: DataFile
     new: NewFile
+
+
+# Of files with other deletions than they had: what is deleted in new files, by their paths.
+Deleted = Callable[[Sequence[DataFile]], Mapping[str, NewFile]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,20 +135,43 @@ class Manifest:
             return known
         return Standing.parsed(table_id, snapshot, stamp, f"[{progress},{files}]")
 
+    def files_of(self, table_id: int, user: str) -> list[tuple[DataFile, bool]]:
+        """All files that may have rows of a user, those of older snapshots too, and whether they
+        are live."""
+        with self._database.asking(patient=True) as connection:
+            rows = connection.execute(
+                SQL["all_files"], {"table_id": table_id, "user": user}
+            ).fetchall()
+        return [(data_file(table_id, row[:-1]), bool(row[-1])) for row in rows]
+
+    def deletes_of(self, file_id: int) -> list[tuple[int, str, bool]]:
+        """All deletions that a file ever had: id, path, and whether they are live."""
+        with self._database.asking(patient=True) as connection:
+            return connection.execute(SQL["deletes_of"], {"file": file_id}).fetchall()
+
     # -- writing
 
     @contextmanager
-    def locked(self, table_id: int, *, size: int = 0) -> Iterator[Locked]:
-        """A transaction under the lock, committed at its end. Raises `NotFound` for a table that
-        was dropped, `DatabaseUnavailable`, and the driver's errors."""
-        with self._database.connection(size=size) as connection:
+    def transaction(self, *, size: int = 0, patient: bool = False) -> Iterator[Connection[Any]]:
+        """A transaction under the lock, committed at its end. Raises `DatabaseUnavailable`, and the
+        driver's errors, which flushing classifies; for what is `patient` no error of the driver."""
+        use = (
+            self._database.asking(patient=True) if patient else self._database.connection(size=size)
+        )
+        with use as connection:
             self._database.claim(connection)
             if not self._named:
                 name = {"storage": STORAGE, "root": str(self._root.absolute())}
                 connection.execute(SQL["name_storage"], name)
             connection.execute(SQL["lock"], {"key": LOCK})
-            yield Locked(connection, table_id)
+            yield connection
         self._named = True
+
+    @contextmanager
+    def locked(self, table_id: int, *, size: int = 0, patient: bool = False) -> Iterator[Locked]:
+        """The manifest of a table in a transaction. Raises `NotFound` for one that was dropped."""
+        with self.transaction(size=size, patient=patient) as connection:
+            yield Locked(connection, table_id)
 
 
 class Locked:
@@ -153,7 +180,7 @@ class Locked:
     def __init__(self, connection: Connection[Any], table_id: int) -> None:
         self._connection = connection
         self._table_id = table_id
-        self.snapshot, dropped, self._given = self._one("standing")
+        self.snapshot, dropped, self._given = self.one("standing")
         if dropped:
             raise NotFound(
                 f"The table {table_id} was dropped.", remedy="nothing to do: its rows go with it."
@@ -167,18 +194,17 @@ class Locked:
         if commit.missed and self.snapshot != before.snapshot:
             raise Stale  # what was not found may be in files that are new
         self._claim("claim_files", [each.file for each in commit.deletes])
-        snapshot = int(self._one("add_snapshot", changes=self._named(commit.changes))[0])
-        self._add_files(commit.files, snapshot)
-        if commit.deletes:
-            self.replace_deletes(commit.deletes, snapshot)
-        (number,) = self._one(
+        snapshot = self.add_snapshot(commit.changes)
+        self.add_files(commit.files, snapshot)
+        self.replace_deletes(commit.deletes, snapshot)
+        (number,) = self.one(
             "keep_progress",
             store_id=store_id,
             through=commit.progress.through,
             held=Jsonb(dict(commit.progress.held)),
             token=lease.token,
         )
-        self._run(
+        self.run(
             "add_job",
             store_id=store_id,
             commit=number,
@@ -189,11 +215,11 @@ class Locked:
             outcome=Jsonb(dict(commit.outcome)),
         )
         rows = sum(file.rows for file in commit.files)
-        self._total(rows, rows - commit.deleted, sum(file.bytes for file in commit.files))
+        self.add_totals(rows, rows - commit.deleted, commit.bytes)
         return snapshot
 
     def _check_progress(self, before: Standing, lease: TableLease, store_id: str) -> None:
-        row = self._one_or_none("progress", store_id=store_id)
+        row = self.one_or_none("progress", store_id=store_id)
         progress, token = (Progress(row[0], row[1]), row[2]) if row else (Progress(), 0)
         if token > lease.token:
             raise lost(lease, token)
@@ -204,47 +230,98 @@ class Locked:
         """Keep files from being replaced. Raises `Stale` where one was already."""
         if not files:
             return
-        rows = self._run(query, files=[file.id for file in files]).fetchall()
+        rows = self.run(query, files=[file.id for file in files]).fetchall()
         now = {file_id: (path, delete_id) for file_id, path, delete_id in rows}
         if any(now.get(file.id) != (file.path, file.delete_id) for file in files):
             raise Stale
 
-    def _add_files(self, files: Sequence[NewFile], snapshot: int) -> None:
+    def replace(
+        self, files: Sequence[DataFile], new: Sequence[NewFile], deleted: Deleted
+    ) -> dict[str, int]:
+        """End files and add others in their stead. `deleted` gives, of the files that have other
+        deletions than they had, what is deleted in the new ones. The ids of new files, by path.
+        Raises `Stale`."""
+        rows = self.run("take_files", files=[file.id for file in files]).fetchall()
+        now = {row[0]: row[1:] for row in rows}
+        changed: list[DataFile] = []
+        for file in files:
+            path, *deletes = now.get(file.id, ("", None, None, 0))
+            if path != file.path:
+                raise Stale
+            if deletes[0] != file.delete_id:
+                changed.append(
+                    replace(
+                        file,
+                        delete_id=deletes[0],
+                        delete_path=deletes[1],
+                        deleted_rows=deletes[2],
+                    )
+                )
+        snapshot = self.add_snapshot("compacted_table:{}")
+        ended = [file.id for file in files]
+        self.run("end_deletes", files=ended, snapshot=snapshot)
+        self.run("end_files", files=ended, snapshot=snapshot)
+        ids = self.add_files(new, snapshot)
+        self._add_deletes(
+            [(ids[path], found) for path, found in deleted(changed).items()], snapshot
+        )
+        self.add_totals(
+            sum(file.rows for file in new),
+            0,
+            sum(file.bytes for file in new) - sum(file.bytes for file in files),
+        )
+        return ids
+
+    def add_snapshot(self, changes: str) -> int:
+        """A new snapshot; `{}` in what changed is the table."""
+        changes = changes.replace("{}", str(self._table_id))
+        return int(self.one("add_snapshot", changes=changes)[0])
+
+    def add_files(self, files: Sequence[NewFile], snapshot: int) -> dict[str, int]:
+        """Add data files; their ids, by path."""
         if not files:
-            return
+            return {}
         described, start = [], self._given
         for file in files:
-            described.append(_described(file) | {"row_start": start})
+            described.append(described_file(file) | {"row_start": start})
             start += file.rows
-        self._run("add_files", files=Jsonb(described), snapshot=snapshot)
+        rows = self.run("add_files", files=Jsonb(described), snapshot=snapshot).fetchall()
+        return {path: file_id for file_id, path in rows}
 
     def replace_deletes(self, deletes: Sequence[Deletes], snapshot: int) -> None:
         """Put deletions in the stead of those that files have now."""
-        self._run("end_deletes", files=[each.file.id for each in deletes], snapshot=snapshot)
-        described = [
-            {
-                "file_id": each.file.id, "path": each.new.path, "rows": each.new.rows,
-                "bytes": each.new.bytes, "footer_bytes": each.new.footer_bytes,
-            }
-            for each in deletes
-        ]  # fmt: skip
-        self._run("add_deletes", deletes=Jsonb(described), snapshot=snapshot)
+        if deletes:
+            files = [each.file.id for each in deletes]
+            self.run("end_deletes", files=files, snapshot=snapshot)
+            self._add_deletes([(each.file.id, each.new) for each in deletes], snapshot)
 
-    def _total(self, given: int, rows: int, size: int) -> None:
-        self._run("add_totals", given=given, rows=rows, bytes=size)
+    def _add_deletes(self, deletes: Sequence[tuple[int, NewFile]], snapshot: int) -> None:
+        if deletes:
+            described = [
+                {
+                    "file_id": file_id, "path": new.path, "rows": new.rows, "bytes": new.bytes,
+                    "footer_bytes": new.footer_bytes,
+                }
+                for file_id, new in deletes
+            ]  # fmt: skip
+            self.run("add_deletes", deletes=Jsonb(described), snapshot=snapshot)
 
-    def _named(self, changes: str) -> str:
-        return changes.replace("{}", str(self._table_id))
+    def add_totals(self, given: int, rows: int, size: int) -> None:
+        """Count rows that were written, and by how much those that are there grew."""
+        self.run("add_totals", given=given, rows=rows, bytes=size)
 
-    def _run(self, query: str, **parameters: Any) -> psycopg.Cursor[Any]:
+    def run(self, query: str, **parameters: Any) -> psycopg.Cursor[Any]:
+        """A query of `manifest.sql` about the table."""
         return self._connection.execute(SQL[query], {"table_id": self._table_id, **parameters})
 
-    def _one_or_none(self, query: str, **parameters: Any) -> tuple[Any, ...] | None:
-        cursor = self._run(query, **parameters)
+    def one_or_none(self, query: str, **parameters: Any) -> tuple[Any, ...] | None:
+        """Its first row."""
+        cursor = self.run(query, **parameters)
         return cursor.fetchone() if cursor.description else None
 
-    def _one(self, query: str, **parameters: Any) -> tuple[Any, ...]:
-        row = self._one_or_none(query, **parameters)
+    def one(self, query: str, **parameters: Any) -> tuple[Any, ...]:
+        """Its row, which is there."""
+        row = self.one_or_none(query, **parameters)
         assert row is not None
         return row
 
@@ -258,7 +335,8 @@ def lost(lease: TableLease, token: int) -> LeaseLost:
     )
 
 
-def _data_file(table_id: int, row: Sequence[Any]) -> DataFile:
+def data_file(table_id: int, row: Sequence[Any]) -> DataFile:
+    """From a row of the manifest."""
     (
         file_id, path, bucket, buckets, rows, size, footer, min_user, max_user, min_seq, max_seq,
         schema_version, delete_id, delete_path, deleted_rows,
@@ -271,7 +349,8 @@ def _data_file(table_id: int, row: Sequence[Any]) -> DataFile:
     )  # fmt: skip
 
 
-def _described(file: NewFile) -> dict[str, Any]:
+def described_file(file: NewFile) -> dict[str, Any]:
+    """As it goes to the database."""
     return {
         "path": file.path, "bucket": file.bucket, "buckets": file.buckets, "rows": file.rows,
         "bytes": file.bytes, "footer_bytes": file.footer_bytes, "min_user": file.min_user,

@@ -71,11 +71,10 @@ class Reader:
         *,
         user: str | None = None,
         columns: Sequence[Column],
-        deleted: bool = False,
     ) -> Iterator[tuple[int, pa.Table]]:
         """The live rows of a file, a row group at a time, with the position of the first row of the
-        group. With `deleted` all rows."""
-        gone = NONE if deleted else self.deleted(file)
+        group."""
+        gone = self.deleted(file)
         schema = read_schema(table, columns)
         with self._open(table, file) as opened:
             names = field_ids(opened.schema_arrow)
@@ -108,6 +107,18 @@ class Reader:
                 found.append(np.flatnonzero(np.isin(values, inside)) + first)
         everything = np.concatenate(found) if found else NONE
         return np.setdiff1d(everything, self.deleted(file))
+
+    def seqs_at(self, table: Table, file: DataFile, positions: Positions) -> Positions:
+        """The sequences at these positions of a file."""
+        with self._open(table, file) as opened:
+            seq = field_ids(opened.schema_arrow)[SEQ_ID]
+            values = opened.read(columns=[seq]).column(seq).to_numpy()
+        return np.asarray(values, np.int64)[positions]
+
+    def stored(self, table: Table, file: DataFile) -> pa.Table:
+        """All rows of a file as they are stored, deleted ones too."""
+        with self._open(table, file) as opened:
+            return opened.read()
 
     def deleted(self, file: DataFile) -> Positions:
         """The deleted positions of a file, in order."""

@@ -4,7 +4,9 @@ buffer."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,18 @@ import pyarrow as pa
 
 from surgetank.bounded import BoundedMap
 from surgetank.database.pool import Database
-from surgetank.exceptions import ColdStateUnavailable, DatabaseUnavailable, SinkError
+from surgetank.exceptions import ColdStateUnavailable, DatabaseUnavailable, NotFound, SinkError
 from surgetank.model import FlushJob
 from surgetank.sqlite.shared import SharedFile
+from surgetank.streams.tables.cold.compaction import choose, merge
+from surgetank.streams.tables.cold.erasing import UserErasure
 from surgetank.streams.tables.cold.files import Folder
 from surgetank.streams.tables.cold.manifest import Commit, Manifest, Stale, Standing
 from surgetank.streams.tables.cold.mirror import Mirror
-from surgetank.streams.tables.cold.protocol import ColdTable, Flushed
+from surgetank.streams.tables.cold.protocol import ColdTable, Compacted, ErasedUser, Flushed
 from surgetank.streams.tables.cold.reading import Reader, columns_of, may_have, read_schema
 from surgetank.streams.tables.cold.resolve import merged, outstanding
+from surgetank.streams.tables.cold.upkeep import KEEPING, Keeping, sweep
 from surgetank.streams.tables.cold.writing import prepare
 from surgetank.streams.tables.definition import SEQ, Table
 from surgetank.streams.tables.hot.protocol import Progress, TableLease
@@ -33,7 +38,17 @@ class FileTables:
     """Implements `ColdTables` over one database and one folder. `file` is the file of tables beside
     the buffer (with `mirror.SCRIPT`); it is closed with this."""
 
-    def __init__(self, database: Database, folder: Path, *, file: SharedFile) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        *,
+        file: SharedFile,
+        keeping: Keeping = KEEPING,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._keeping = keeping
+        self._clock = clock
         self._folder = Folder(folder)
         self._manifest = Manifest(database, folder)
         self._mirror = Mirror(file)
@@ -160,6 +175,56 @@ class FileTables:
             f"{_ATTEMPTS} times.",
             remedy="nothing to do: it is tried again.",
         )
+
+    # -- upkeep
+
+    def compact(self, table: Table) -> Compacted:
+        """Merge small files, and apply deletions to files that have many."""
+        for _ in range(_ATTEMPTS):
+            inputs = choose(self._standing(table.id).files)
+            if not inputs or any(file.schema_version > table.schema_version for file in inputs):
+                break  # who knows the newer schema merges them
+            made, deleted = merge(table, inputs, folder=self._folder, reader=self._reader)
+            try:
+                with self._manifest.locked(table.id, patient=True) as locked:
+                    locked.replace(inputs, made, deleted)
+            except Stale:
+                self._folder.unlink([file.path for file in made])
+                continue
+            self._standing(table.id)
+            return Compacted(
+                len(inputs),
+                len(made),
+                rows=sum(file.rows for file in made),
+                bytes=sum(file.bytes for file in made),
+            )
+        return Compacted()
+
+    def erase_user(self, tables: Sequence[Table], user: str) -> ErasedUser:
+        """Rewrite all files with rows of the user, those of older snapshots too."""
+        erasure = UserErasure(self._manifest, self._folder, self._reader)
+        rows, files = 0, 0
+        pending: list[str] = []
+        for table in tables:
+            if table.by_user:
+                done = erasure.erase(table, user)
+                rows, files = rows + done.rows, files + done.files
+                pending += done.pending
+                self._standing(table.id)
+        return ErasedUser(rows, files, tuple(pending))
+
+    def forget_table(self, table_id: int) -> None:
+        """Remove all of a dropped table."""
+        with suppress(NotFound), self._manifest.locked(table_id, patient=True) as locked:
+            files = [row[0] for row in locked.run("ids_of_files").fetchall()]
+            locked.run("remove_files", files=files)
+            locked.run("drop_table")
+            locked.add_snapshot("dropped_table:{}")
+        self._mirror.forget(table_id)
+
+    def sweep(self) -> int:
+        """Forget old snapshots, unlink files that nobody can need any more."""
+        return sweep(self._manifest, self._folder, self._keeping, self._clock)
 
     def close(self) -> None:
         """Close what it opened. Idempotent."""

@@ -1,0 +1,153 @@
+"""Erasing a user from files: each file with rows of the user is written again without them, and takes the old one's
+name in the manifest, for every snapshot. Positions of other deleted rows are counted anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow.compute
+from psycopg.types.json import Jsonb
+
+from surgetank.streams.tables.cold.files import Folder, NewFile, conform, field_ids
+from surgetank.streams.tables.cold.manifest import Locked, Manifest, Stale, described_file
+from surgetank.streams.tables.cold.protocol import DataFile, ErasedUser
+from surgetank.streams.tables.cold.reading import Positions, Reader, may_have
+from surgetank.streams.tables.definition import USER, Table
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported
+_ATTEMPTS = 20  # of one file, when others replace it or delete in it
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewritten:
+    """A file in its new form (none: no row was left), and its deletions by id (None: none left)."""
+
+    new: NewFile | None
+    deletes: dict[int, NewFile | None]
+    replaced: list[str]
+    rows: int
+    live: int  # of the rows that went, those that were not deleted
+
+    @property
+    def paths(self) -> list[str]:
+        """Files that were written."""
+        made = [self.new, *self.deletes.values()]
+        return [file.path for file in made if file is not None]
+
+
+class UserErasure:
+    """Erases users from the files of a folder."""
+
+    def __init__(self, manifest: Manifest, folder: Folder, reader: Reader) -> None:
+        self._manifest = manifest
+        self._folder = folder
+        self._reader = reader
+
+    def erase(self, table: Table, user: str) -> ErasedUser:
+        """Erase a user from one table."""
+        rows, files = 0, 0
+        pending: list[str] = []
+        for file, live in self._manifest.files_of(table.id, user):
+            if may_have(file, user):
+                done = self._file(table, file, user, live=live)
+                rows, files = rows + done.rows, files + bool(done.rows)
+                pending += done.replaced
+        with self._manifest.locked(table.id, patient=True) as locked:
+            if locked.run("forget_user", user=user).rowcount:
+                locked.add_snapshot("altered_table:{}")
+        return ErasedUser(rows, files, tuple(pending))
+
+    def _file(self, table: Table, file: DataFile, user: str, *, live: bool) -> _Rewritten:
+        for _ in range(_ATTEMPTS):
+            deletes = self._manifest.deletes_of(file.id)
+            done = self._rewrite(table, file, user, deletes, live=live)
+            if not done.rows:
+                return done
+            try:
+                with self._manifest.locked(table.id, patient=True) as locked:
+                    self._commit(locked, file, done, [each[0] for each in deletes])
+            except Stale:
+                self._folder.unlink(done.paths)
+                found = [
+                    each
+                    for each in self._manifest.files_of(table.id, user)
+                    if each[0].id == file.id
+                ]
+                if not found:
+                    return _Rewritten(None, {}, [], 0, 0)
+                ((file, live),) = found
+                continue
+            return done
+        raise Stale
+
+    def _rewrite(
+        self,
+        table: Table,
+        file: DataFile,
+        user: str,
+        deletes: list[tuple[int, str, bool]],
+        *,
+        live: bool,
+    ) -> _Rewritten:
+        stored = self._reader.stored(table, file)
+        theirs = pc.equal(stored.column(USER), user)
+        removed: Positions = np.flatnonzero(theirs.to_numpy(zero_copy_only=False))
+        if not len(removed):
+            return _Rewritten(None, {}, [], 0, 0)
+        ids = field_ids(stored.schema)
+        narrow = replace(
+            table,
+            columns=tuple(column for column in table.columns if column.id in ids),
+            schema_version=file.schema_version,
+        )
+        kept = stored.filter(pc.invert(theirs))
+        new = None
+        if kept.num_rows:
+            rows = conform(narrow, kept)
+            new = self._folder.write(narrow, rows, bucket=file.bucket, buckets=file.buckets)
+        written: dict[int, NewFile | None] = {}
+        deleted = 0
+        for delete_id, path, is_live in deletes:
+            before = self._reader.deleted(replace(file, delete_path=path))
+            after = np.setdiff1d(before, removed)
+            if is_live:
+                deleted = len(before) - len(after)
+            after = after - np.searchsorted(removed, after)
+            written[delete_id] = (
+                self._folder.write_deletes(table.id, new.path, after)
+                if new is not None and len(after)
+                else None
+            )
+        replaced = [file.path, *(path for _, path, _ in deletes)]
+        gone = len(removed) - deleted if live else 0
+        return _Rewritten(new, written, replaced, len(removed), gone)
+
+    @staticmethod
+    def _commit(locked: Locked, file: DataFile, done: _Rewritten, deletes: list[int]) -> None:
+        row = locked.one_or_none("take_file", file=file.id)
+        now = [each[0] for each in locked.run("deletes_of", file=file.id).fetchall()]
+        if row is None or row[0] != file.path or now != deletes:
+            raise Stale
+        locked.add_snapshot("deleted_from_table:{}")
+        size = -file.bytes
+        if done.new is None:
+            locked.run("remove_files", files=[file.id])
+        else:
+            locked.run("rewrite_file", file=file.id, new=Jsonb(described_file(done.new)))
+            size += done.new.bytes
+            for delete_id, new in done.deletes.items():
+                if new is None:
+                    locked.run("remove_deletes", delete=delete_id)
+                else:
+                    locked.run(
+                        "rewrite_deletes",
+                        delete=delete_id,
+                        path=new.path,
+                        rows=new.rows,
+                        bytes=new.bytes,
+                        footer=new.footer_bytes,
+                    )
+        if row[1]:
+            locked.add_totals(0, -done.live, size)

@@ -1,0 +1,201 @@
+"""Files of tables are merged, users erased from them, and what is over removed: reads stay the same all the while."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import psycopg
+import pytest
+
+from support.tables_cold import NOTES, SHARED, cold_tables, flush, inserts, texts
+from surgetank.exceptions import DatabaseUnavailable, NotFound
+from surgetank.streams.tables.cold.tables import FileTables
+from surgetank.streams.tables.cold.upkeep import Keeping
+from surgetank.streams.tables.definition import Column
+from surgetank.streams.tables.hot.protocol import Op
+from surgetank.streams.tables.types import ColumnType
+
+AT_ONCE = Keeping(snapshots_s=0.0, grace_s=0.0, orphans_s=0.0, jobs_s=0.0)
+
+
+@pytest.fixture
+def cold(database_url: str, tmp_path: Path) -> Iterator[FileTables]:
+    with cold_tables(database_url, tmp_path, keeping=AT_ONCE) as made:
+        yield made
+
+
+def many(cold: FileTables) -> None:
+    """Eight commits of two users, and a deletion."""
+    for number in range(8):
+        first = 1 + 2 * number
+        flush(cold, [*inserts("ada", first, f"a{first}"), *inserts("bob", first + 1, "b")])
+    flush(cold, [(Op.DELETE, "ada", 1, 17, (10, None)), (Op.DELETE, "bob", 4, 18, (40, None))])
+
+
+def on_disk(cold: FileTables) -> set[str]:
+    return {f"{file.parent.name}/{file.name}" for file in cold.folder.glob("*/*")}
+
+
+def named(cold: FileTables) -> set[str]:
+    live = cold.live(NOTES, stores=()).files
+    return {path for file in live for path in (file.path, file.delete_path) if path is not None}
+
+
+def test_small_files_become_one_without_deleted_rows(cold: FileTables) -> None:
+    many(cold)
+    before = texts(cold)
+    done = cold.compact(NOTES)
+    assert (done.inputs, done.outputs, done.rows) == (8, 1, 14)
+    live = cold.live(NOTES, stores=())
+    assert (len(live.files), live.rows) == (1, 14)
+    assert texts(cold) == before
+    assert cold.compact(NOTES).inputs == 0
+    assert cold.sweep() == 10
+    assert on_disk(cold) == named(cold)
+    assert texts(cold) == before
+
+
+def test_a_row_deleted_while_a_compaction_reads_stays_deleted(cold: FileTables) -> None:
+    many(cold)
+    locked = cold._manifest.locked
+
+    def deleting(*args, **more):
+        with mock.patch.object(cold._manifest, "locked", locked):
+            flush(
+                cold,
+                [(Op.UPDATE, "ada", 3, 20, (30, "new")), (Op.DELETE, "bob", 2, 21, (20, None))],
+            )
+        return locked(*args, **more)
+
+    with mock.patch.object(cold._manifest, "locked", deleting):
+        assert cold.compact(NOTES).inputs == 8
+    found = texts(cold)
+    assert len(found) == 13
+    assert ("ada", 30, "new") in found
+    assert ("ada", 30, "a3") not in found
+    assert all(row[:2] != ("bob", 20) for row in found)
+
+
+def test_a_flush_that_deletes_in_a_file_that_was_merged_meanwhile_looks_again(
+    cold: FileTables,
+) -> None:
+    many(cold)
+    locked, merged = cold._manifest.locked, iter([True])
+
+    def merging(*args, **more):
+        if next(merged, False):
+            with mock.patch.object(cold._manifest, "locked", locked):
+                assert cold.compact(NOTES).outputs == 1
+        return locked(*args, **more)
+
+    with mock.patch.object(cold._manifest, "locked", merging):
+        flush(cold, [(Op.DELETE, "ada", 3, 20, (30, None))])
+    assert len(texts(cold)) == 13
+    assert all(row[1] != 30 for row in texts(cold))
+
+
+def test_files_of_a_newer_schema_are_left_alone_by_who_does_not_know_it(cold: FileTables) -> None:
+    many(cold)
+    more = Column(5, "more", ColumnType.parse("INT"), since=2, initial=7)
+    wider = replace(NOTES, columns=(*NOTES.columns, more), schema_version=2)
+    flush(cold, [(Op.INSERT, "ada", 30, 30, (300, "x", 8))], table=wider)
+    assert cold.compact(NOTES).inputs == 0
+    assert cold.compact(wider).inputs == 9
+    rows = cold.read(wider, cold.live(wider, stores=()))
+    assert sorted(rows.column("more").to_pylist()) == [7] * 14 + [8]
+
+
+def test_an_erased_user_is_in_no_file_and_no_snapshot_and_everybody_else_is(
+    cold: FileTables, database_url: str
+) -> None:
+    many(cold)
+    cold.compact(NOTES)
+    flush(cold, inserts("ada", 40, "only hers"))
+    flush(cold, [(Op.DELETE, "bob", 16, 41, (160, None))])
+    flush(cold, inserts("ada", 42, "shared"), table=SHARED)
+    others = [row for row in texts(cold) if row[0] != "ada"]
+    done = cold.erase_user([NOTES, SHARED], "ada")
+    assert done.rows == 8 + 7 + 1
+    assert texts(cold) == others
+    assert cold.live(NOTES, stores=()).rows == len(others) == 6
+    assert len(texts(cold, SHARED)) == 1
+    assert set(done.pending) <= on_disk(cold)  # for who is reading them
+    cold.sweep()
+    assert not set(done.pending) & on_disk(cold)
+    for path in cold.folder.glob("*/*"):
+        if path.parent.name == str(NOTES.id):
+            assert b"ada" not in path.read_bytes()
+    with psycopg.connect(database_url) as connection:
+        (rows,) = connection.execute(
+            "SELECT rows FROM surgetank.table_totals WHERE table_id = %s", [NOTES.id]
+        ).fetchone()  # type: ignore[misc]
+        for name in ("table_files", "table_column_stats", "table_progress"):
+            found = connection.execute(f"SELECT t::text FROM surgetank.{name} t").fetchall()
+            assert not [text for (text,) in found if "ada" in text]
+    assert rows == 6
+    assert cold.erase_user([NOTES], "ada").rows == 0
+
+
+def test_snapshots_that_are_kept_keep_their_files(database_url: str, tmp_path: Path) -> None:
+    with cold_tables(database_url, tmp_path) as cold:
+        many(cold)
+        cold.compact(NOTES)
+        before = on_disk(cold)
+        assert cold.sweep() == 0
+        assert on_disk(cold) == before
+
+
+def test_orphans_go_by_age_and_named_files_never(cold: FileTables, tmp_path: Path) -> None:
+    flush(cold, inserts("ada", 1, "one"))
+    orphan = cold.folder / "7" / "orphan.parquet"
+    orphan.write_bytes(b"half")
+    fresh = Keeping(snapshots_s=0.0, grace_s=0.0)
+    with mock.patch.object(cold, "_keeping", fresh):
+        assert cold.sweep() == 0
+        os.utime(orphan, (0, 0))
+        assert cold.sweep() == 1
+    cold.sweep()
+    assert texts(cold) == [("ada", 10, "one")]
+
+
+def test_nothing_is_unlinked_when_the_database_can_not_say_what_is_named(cold: FileTables) -> None:
+    flush(cold, inserts("ada", 1, "one"))
+    with (
+        mock.patch.object(cold._manifest, "transaction", side_effect=DatabaseUnavailable("away")),
+        pytest.raises(DatabaseUnavailable),
+    ):
+        cold.sweep()
+    assert texts(cold) == [("ada", 10, "one")]
+
+
+def test_a_dropped_table_is_gone_and_nothing_is_committed_to_it(cold: FileTables) -> None:
+    many(cold)
+    flush(cold, inserts("", 50, "stays"), table=SHARED)
+    cold.forget_table(NOTES.id)
+    cold.forget_table(NOTES.id)
+    assert texts(cold) == []
+    with pytest.raises(NotFound):
+        flush(cold, inserts("ada", 60, "late"))
+    assert cold.sweep() >= 10
+    assert not [path for path in on_disk(cold) if path.startswith(f"{NOTES.id}/")]
+    assert len(texts(cold, SHARED)) == 1
+
+
+def test_a_file_names_only_users_who_have_rows_in_it(cold: FileTables) -> None:
+    many(cold)
+    before = texts(cold)
+    with mock.patch("surgetank.streams.tables.cold.compaction._TARGET", 1000):
+        assert cold.compact(NOTES).outputs > 1
+    assert texts(cold) == before
+    assert [row for user in ("ada", "bob") for row in texts(cold, user=user)] == before
+    for file in cold.live(NOTES, stores=()).files:
+        stored = (cold.folder / file.path).read_bytes()
+        assert {user for user in ("ada", "bob") if user.encode() in stored} == {
+            file.min_user,
+            file.max_user,
+        }
+    assert len(cold.live(NOTES, stores=(), user="ada").files) == 1
