@@ -34,9 +34,9 @@ class Own:
 class House:
     def __init__(self, hot: SQLiteHotTables, cold: FileTables, pool: QueryPool) -> None:
         self.hot, self.cold = hot, cold
-        self.reader = TableReader(hot, cold)  # type: ignore[arg-type]
-        self.queries = Queries(self.reader, pool, TrustedQueries(cold))  # type: ignore[arg-type]
-        self.changes = TableChanges(hot, cold, self.queries)  # type: ignore[arg-type]
+        self.reader = TableReader(hot, cold)
+        self.queries = Queries(self.reader, pool, TrustedQueries(cold))
+        self.changes = TableChanges(hot, cold, self.queries)
 
     def insert(self, user: str, *ids: int) -> None:
         self.hot.accept(NOTES, [Change(user, Op.INSERT, (each, f"{user} {each}")) for each in ids])
