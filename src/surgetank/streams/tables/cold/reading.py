@@ -27,6 +27,7 @@ pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 NONE: Positions = np.empty(0, np.int64)
+_MANY = 10_000  # rows from which several threads decode them sooner than one
 
 
 def may_have(file: DataFile, user: str) -> bool:
@@ -81,7 +82,9 @@ class Reader:
             wanted = [USER_ID] * table.by_user + [SEQ_ID] + [column.id for column in columns]
             stored = [names[each] for each in wanted if each in names]
             for at, first, count in self._groups(opened.metadata, user):
-                rows = opened.read_row_group(at, columns=stored, use_threads=count > 1)
+                rows = opened.read_row_group(
+                    at, columns=stored, use_threads=user is None and count > _MANY
+                )
                 keep = _live(first, rows.num_rows, gone)
                 start, rows = (
                     _of_user(rows, names[USER_ID], user) if user is not None else (0, rows)
