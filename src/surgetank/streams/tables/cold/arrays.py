@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from surgetank.streams.tables.definition import Column
+from surgetank.streams.tables.definition import SEQ, USER, Column, Table
 from surgetank.streams.tables.types import ColumnType
 
 
@@ -39,3 +42,34 @@ def _plain(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:
 def repeated(column: Column, rows: int) -> pa.Array:
     """What rows from before the column have in it."""
     return array_of(column.type, [column.initial]).take(pa.array(np.zeros(rows, np.int32)))
+
+
+_ORDINARY: Mapping[str, Any] = MappingProxyType(
+    {
+        "BOOLEAN": True,
+        "SMALLINT": 1,
+        "INT": 1,
+        "BIGINT": 1,
+        "REAL": 0.5,
+        "DOUBLE": 0.5,
+        "DECIMAL": Decimal(0),
+        "TEXT": "a",
+        "DATE": date(2020, 2, 3),
+        "TIME": time(4, 5, 6),
+        "TIMESTAMP": datetime(2020, 2, 3, 4, 5, 6),  # noqa: DTZ001 - it has no zone
+        "TIMESTAMPTZ": datetime(2020, 2, 3, 4, 5, 6, tzinfo=UTC),
+        "JSON": "{}",
+        "BYTES": b"a",
+        "UUID": uuid.UUID(int=1),
+    }
+)
+
+
+def sample(table: Table) -> pa.Table:
+    """A row of ordinary values, to try whether the table's types can be written at all."""
+    made: dict[str, pa.Array] = {USER: pa.array(["a"])} if table.by_user else {}
+    made[SEQ] = pa.array([1], pa.int64())
+    for column in table.columns:
+        value = _ORDINARY[column.type.name]
+        made[column.name] = array_of(column.type, [[value] if column.type.is_list else value])
+    return pa.table(made)
