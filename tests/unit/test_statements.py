@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgetank.exceptions import InvalidRequest, QuotaExceeded
-from surgetank.streams.tables.definition import Access, Default, DefaultKind, Kind, TablePolicy
+from surgetank.streams.tables.definition import (
+    Access,
+    Default,
+    DefaultKind,
+    Kind,
+    TablePolicy,
+    checked_name,
+)
 from surgetank.streams.tables.sql.parsing import parse
 from surgetank.streams.tables.sql.statements import (
     AddColumn,
@@ -235,6 +242,21 @@ def test_no_text_is_too_much() -> None:
     assert one("(" * 2000) == Select("(" * 2000)  # DuckDB says what is wrong with it
     with pytest.raises(InvalidRequest):
         parse("CREATE TABLE t (a INT[] DEFAULT " + "[" * 2000)
+    with pytest.raises(InvalidRequest, match="can't be in another one"):
+        parse("EXECUTE AS USER 'x' " * 2000)
+    with pytest.raises(InvalidRequest) as error:
+        checked_name("x" * 100_000, "table")
+    assert len(str(error.value)) < 300
+
+
+def test_a_number_is_read_with_all_its_digits_or_left_to_duckdb() -> None:
+    digits = "1.2345678901234567890123456789012345678"
+    read = one(f"INSERT INTO t VALUES (-{digits}, {digits})")
+    assert isinstance(read, Insert)
+    assert read.rows == ((Decimal(f"-{digits}"), Decimal(digits)),)
+    left = one(f"INSERT INTO t VALUES (1e{'9' * 50})")
+    assert isinstance(left, Insert)
+    assert left.query is not None
 
 
 TEXTS = (

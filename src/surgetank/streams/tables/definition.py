@@ -125,7 +125,7 @@ def checked_name(name: str, what: str) -> str:
     """A name as it is stored. Raises `InvalidRequest`."""
     if not _NAME.fullmatch(name) or (what == "namespace" and name.casefold() in RESERVED):
         raise InvalidRequest(
-            f"A {what} can't be called {name!r}.",
+            f"A {what} can't be called {name[:80]!r}.",
             remedy="use a letter, then letters, digits and _, at most 63; not the name of a system schema.",
         )
     return name

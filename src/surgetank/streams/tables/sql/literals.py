@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from surgetank.streams.tables.sql.statements import AsDeclared, Given
@@ -47,8 +47,13 @@ def literal(cursor: Cursor, depth: int = 0) -> Any:
     number = cursor.maybe_number()
     if number is None or len(number) > _MOST_DIGITS:
         return NOTHING
-    value = int(number) if number.isdecimal() else Decimal(number)
-    return -value if negative else value
+    if number.isdecimal():
+        return -int(number) if negative else int(number)
+    try:
+        value = Decimal(number)
+    except InvalidOperation:  # an exponent that Decimal has not
+        return NOTHING
+    return value.copy_negate() if negative else value  # `-value` would round it
 
 
 def _list(cursor: Cursor, depth: int) -> Any:

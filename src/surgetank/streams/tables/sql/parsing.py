@@ -145,13 +145,13 @@ def _execute(cursor: Cursor) -> Action:
     bracket = cursor.peek() == "(" and cursor.peek(1) not in _QUERIES
     if bracket:
         cursor.take("(")
-    action = _action(cursor)
-    if bracket:
-        cursor.expect(")")
-    if isinstance(action, ExecuteAs):
+    if cursor.peek() == "EXECUTE":  # before it is read: a text has room for thousands of them
         raise InvalidRequest(
             "EXECUTE AS USER can't be in another one.", remedy="name one user for the statement."
         )
+    action = _action(cursor)
+    if bracket:
+        cursor.expect(")")
     return ExecuteAs(user, action)
 
 
