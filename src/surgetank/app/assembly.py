@@ -55,6 +55,7 @@ from surgetank.app.housekeeping import Housekeeping
 from surgetank.app.run_room import RunRoom
 from surgetank.app.sink_watch import SinkWatch
 from surgetank.app.storage import limits_of
+from surgetank.app.table_room import OpenTables, TableRoom
 from surgetank.buffer.binding import Binding
 from surgetank.database.pool import Database
 from surgetank.exceptions import FallbackUnavailable, SurgetankError
@@ -117,7 +118,8 @@ class Parts:
         if settings.buffer_url is None:
             ensure_home(settings.home)
         self.buffer = open_buffer(settings, clock, self.streams)
-        self.backlog = backlog_of(self.buffer, lambda: None)
+        self.tables = TableRoom(self, self._tables_opened)
+        self.backlog = backlog_of(self.buffer, self.tables.hot)
         self.run_room = RunRoom(
             partial(open_streams, settings, clock, self.buffer), partial(streams_exist, settings)
         )
@@ -178,7 +180,7 @@ class Parts:
         }
         elsewhere = [name for name, stream in self.streams.items() if not stream.in_database]
         self._sinks = SinkWatch(
-            self.flushers, addresses, self.embedded, elsewhere=elsewhere, clock=clock
+            lambda: self.flushers, addresses, self.embedded, elsewhere=elsewhere, clock=clock
         )
         self.scheduler = Scheduler(
             self.buffer,
@@ -250,6 +252,15 @@ class Parts:
         return SpillWatch(
             spiller, self.buffer, self.reporting.notifier, self.reporting.events, clock=self.clock
         )
+
+    def _tables_opened(self, tables: OpenTables) -> None:
+        # Another mapping: other threads go through the one that there was.
+        self.flushers = {**self.flushers, tables.flusher.stream: tables.flusher}
+        self.scheduler.add(tables.flusher)
+
+    def tell_of_tables(self, error: SurgetankError) -> None:
+        """Tables that can't be opened: what waits in them is not flushed."""
+        self._tell("tables", error, "")
 
     def start(self) -> None:
         """Flush in the background, and look for what retention deletes if there are limits."""
@@ -327,6 +338,8 @@ class Parts:
     def _forget_old(self, _: threading.Event) -> None:
         self.reporting.forget_old(self.flushers)
         self.run_room.maintain()
+        if (tables := self.tables.if_there()) is not None:
+            tables.hot.maintain()
         if not self._away():
             self.run_retention.run_if_due(self.clock())
 
@@ -386,6 +399,7 @@ class Parts:
 
     def _let_go(self, within_s: float = 60.0) -> None:
         self.run_room.close()
+        self.tables.close()
         self.buffer.close()
         self.database.close()
         if self.embedded is not None:

@@ -28,7 +28,7 @@ class SinkWatch:
 
     def __init__(
         self,
-        flushers: Mapping[str, Flusher],
+        flushers: Callable[[], Mapping[str, Flusher]],
         addresses: Mapping[str, str],
         embedded: Startable | None,
         *,
@@ -48,7 +48,7 @@ class SinkWatch:
         process's thread runs."""
         answers: dict[str, SinkStatus] = {}
         found = []
-        for stream in self._flushers:
+        for stream in self._flushers():
             at = self._addresses[stream]
             if at not in answers:
                 answers[at] = (
@@ -81,7 +81,7 @@ class SinkWatch:
             error = "the embedded PostgreSQL is not running (applications and `surgetank flush` start it)"
             return replace(unknown, reachable=False, last_error=error, stopped=True)
         try:
-            return replace(unknown, reachable=True, version=self._flushers[stream].sink.ping())
+            return replace(unknown, reachable=True, version=self._flushers()[stream].sink.ping())
         except SurgetankError as problem:
             refused = isinstance(problem, (ConfigurationError, DatabaseRefused))
             return replace(unknown, reachable=False, last_error=problem.what, refused=refused)
@@ -91,7 +91,7 @@ class SinkWatch:
     ) -> SinkStatus:
         """The breaker is that of whoever flushes: this process, or another one that left its mark
         in the buffer."""
-        flusher = self._flushers[stream]
+        flusher = self._flushers()[stream]
         view = flusher.breaker.view()
         state, retry_at, error = view.state.value, view.retry_at, view.last_error
         if not flushes and view.state is BreakerState.CLOSED:

@@ -1,0 +1,158 @@
+"""The tables of one engine: their stores, who flushes them, who reads them.
+
+Made with the engine; opened when tables are first used, or when their file is there already, so that what waits in it
+is flushed and shown whoever made it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, cast
+
+from surgetank.exceptions import MissingExtra
+from surgetank.flush.breaker import CircuitBreaker
+from surgetank.flush.job import Clockwork
+from surgetank.flush.policy import RetryPolicy
+from surgetank.streams.tables.file import TABLES, beside
+
+if TYPE_CHECKING:
+    from surgetank.app.assembly import Parts
+    from surgetank.streams.tables.catalog.catalog import Catalog
+    from surgetank.streams.tables.cold.protocol import ColdTables
+    from surgetank.streams.tables.flusher import TableFlusher
+    from surgetank.streams.tables.hot.store import SQLiteHotTables
+    from surgetank.streams.tables.query.changes import TableChanges
+    from surgetank.streams.tables.query.queries import Queries
+    from surgetank.streams.tables.reader import TableReader
+
+_NEEDS = ("duckdb", "pyarrow", "sqlglot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTables:
+    """What tables consist of."""
+
+    hot: SQLiteHotTables
+    cold: ColdTables
+    catalog: Catalog
+    reader: TableReader
+    queries: Queries
+    changes: TableChanges
+    flusher: TableFlusher
+
+    def close(self) -> None:
+        """Close all of it. Idempotent."""
+        self.queries.close()
+        self.cold.close()
+        self.catalog.close()
+        self.hot.close()
+
+
+class TableRoom:
+    """The tables of an engine, opened when they are needed. `on_open` is called with them, once."""
+
+    def __init__(self, parts: Parts, on_open: Callable[[OpenTables], None]) -> None:
+        self._parts = parts
+        self._on_open = on_open
+        self._path = beside(parts.settings.buffer_path)
+        self._lock = threading.Lock()
+        self._open: OpenTables | None = None
+        self._told = False
+
+    def open(self) -> OpenTables:
+        """The tables. Raises `MissingExtra`, `BufferUnavailable`, `BufferCorrupt`."""
+        with self._lock:
+            if self._open is None:
+                for package in _NEEDS:
+                    if find_spec(package) is None:
+                        raise MissingExtra(package, "tables", "A table")
+                self._open = self._made()
+                self._on_open(self._open)
+            return self._open
+
+    def if_there(self) -> OpenTables | None:
+        """The tables, if there are any here. Where they can't be opened, operators are told."""
+        if self._open is not None:
+            return self._open
+        if not self._path.exists():
+            return None
+        try:
+            return self.open()
+        except MissingExtra as error:
+            if not self._told:
+                self._told = True
+                self._parts.tell_of_tables(error)
+            return None
+
+    def hot(self) -> SQLiteHotTables | None:
+        """The hot rows, if there are tables."""
+        tables = self.if_there()
+        return tables.hot if tables is not None else None
+
+    def close(self) -> None:
+        """Close what was opened. Idempotent."""
+        with self._lock:
+            opened, self._open = self._open, None
+        if opened is not None:
+            opened.close()
+
+    def _made(self) -> OpenTables:
+        # an extra: nothing of it is loaded before there is a table
+        from surgetank.sqlite.shared import SharedFile  # noqa: PLC0415
+        from surgetank.streams.tables.catalog import mirror as of_catalog  # noqa: PLC0415
+        from surgetank.streams.tables.catalog.catalog import Catalog  # noqa: PLC0415
+        from surgetank.streams.tables.cold import mirror as of_files  # noqa: PLC0415
+        from surgetank.streams.tables.cold.tables import FileTables  # noqa: PLC0415
+        from surgetank.streams.tables.flusher import TableFlusher, TablesSink  # noqa: PLC0415
+        from surgetank.streams.tables.hot.store import SQLiteHotTables  # noqa: PLC0415
+        from surgetank.streams.tables.query.changes import TableChanges  # noqa: PLC0415
+        from surgetank.streams.tables.query.queries import Queries, pool_of  # noqa: PLC0415
+        from surgetank.streams.tables.query.trusted import TrustedQueries  # noqa: PLC0415
+        from surgetank.streams.tables.reader import TableReader  # noqa: PLC0415
+
+        parts, settings = self._parts, self._parts.settings
+        before_write = parts.buffer.file.reserve.before_write
+        hot = SQLiteHotTables(
+            self._path,
+            max_bytes=settings.tables_hot_max_bytes,
+            row_max_bytes=settings.tables_row_max_bytes,
+            durability=settings.durability,
+            before_write=before_write,
+            clock=parts.clock,
+        )
+        copies = SharedFile(
+            self._path,
+            kind=TABLES,
+            name="table store",
+            script=of_catalog.SCRIPT + of_files.SCRIPT,
+            before_write=before_write,
+        )
+        # its upkeep (compaction, erasure) is not there yet
+        cold = cast("ColdTables", FileTables(parts.database, settings.home / "tables", file=copies))
+        reader = TableReader(hot, cold)
+        queries = Queries(reader, pool_of(settings), TrustedQueries(cold))
+        flusher = TableFlusher(
+            hot,
+            cold,
+            parts.buffer,
+            sink=TablesSink(parts.database),
+            retry=RetryPolicy(base_s=settings.retry_base, max_s=settings.retry_max),
+            breaker=CircuitBreaker(parts.clock, max_s=settings.breaker_max),
+            listener=parts.listeners,
+            clockwork=Clockwork(parts.clock),
+            node=settings.node,
+            lease_ttl_s=settings.lease_ttl,
+            on_recovered=parts.sink_recovered,
+        )
+        return OpenTables(
+            hot=hot,
+            cold=cold,
+            catalog=Catalog(parts.database, of_catalog.Mirror(copies)),
+            reader=reader,
+            queries=queries,
+            changes=TableChanges(hot, cold, queries),
+            flusher=flusher,
+        )
