@@ -60,7 +60,7 @@ class TableRoom:
         self._path = beside(parts.settings.buffer_path)
         self._lock = threading.Lock()
         self._open: OpenTables | None = None
-        self._told = False
+        self._reported = False
 
     def open(self) -> OpenTables:
         """The tables. Raises `MissingExtra`, `BufferUnavailable`, `BufferCorrupt`."""
@@ -82,8 +82,8 @@ class TableRoom:
         try:
             return self.open()
         except MissingExtra as error:
-            if not self._told:
-                self._told = True
+            if not self._reported:
+                self._reported = True
                 self._parts.tell_of_tables(error)
             return None
 
