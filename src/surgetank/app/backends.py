@@ -25,8 +25,10 @@ from surgetank.fallback.files import SpillFiles
 from surgetank.notify.alerts.book import AlertBook
 from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
 from surgetank.settings import Settings
+from surgetank.sqlite.shared import SharedFile
 from surgetank.streams.checkpoints.cold.reader import ColdReader
 from surgetank.streams.stream import Streams
+from surgetank.streams.tables.file import TABLES, beside
 from surgetank.telemetry import log
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
     from surgetank.streams.checkpoints.cold.reader import Cold
+    from surgetank.streams.tables.hot.protocol import HotTables
 
 
 def open_buffer(
@@ -95,6 +98,35 @@ def streams_exist(settings: Settings) -> bool:
 def _streams_path(settings: Settings) -> Path:
     path = settings.buffer_path
     return path.with_name(f"{path.stem}-streams{path.suffix}")
+
+
+def open_table_file(
+    settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer
+) -> tuple[HotTables, SharedFile]:
+    """The file of tables beside the buffer: its hot rows, and itself for what is copied of the
+    catalogue and the manifest. Needs the extra `tables`."""
+    from surgetank.streams.tables.catalog.mirror import SCRIPT as CATALOG  # noqa: PLC0415 - an extra
+    from surgetank.streams.tables.cold.mirror import SCRIPT as MANIFEST  # noqa: PLC0415
+    from surgetank.streams.tables.hot.store import SQLiteHotTables  # noqa: PLC0415
+
+    path, before_write = beside(settings.buffer_path), buffer.file.reserve.before_write
+    hot = SQLiteHotTables(
+        path,
+        max_bytes=settings.tables_hot_max_bytes,
+        row_max_bytes=settings.tables_row_max_bytes,
+        durability=settings.durability,
+        before_write=before_write,
+        clock=clock,
+    )
+    script = CATALOG + MANIFEST
+    return hot, SharedFile(
+        path, kind=TABLES, name="table store", script=script, before_write=before_write
+    )
+
+
+def tables_exist(settings: Settings) -> bool:
+    """Whether there is a file of tables."""
+    return beside(settings.buffer_path).exists()
 
 
 def open_alert_book(

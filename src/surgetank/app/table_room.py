@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
+from surgetank.app.backends import open_table_file, tables_exist
 from surgetank.exceptions import MissingExtra
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork
 from surgetank.flush.policy import RetryPolicy
-from surgetank.streams.tables.file import TABLES, beside
 
 if TYPE_CHECKING:
     from surgetank.app.assembly import Parts
     from surgetank.streams.tables.catalog.catalog import Catalog
     from surgetank.streams.tables.cold.protocol import ColdTables
     from surgetank.streams.tables.flusher import TableFlusher
-    from surgetank.streams.tables.hot.store import SQLiteHotTables
+    from surgetank.streams.tables.hot.protocol import HotTables
     from surgetank.streams.tables.query.changes import TableChanges
     from surgetank.streams.tables.query.queries import Queries
     from surgetank.streams.tables.reader import TableReader
@@ -35,7 +35,7 @@ _NEEDS = ("duckdb", "pyarrow", "sqlglot")
 class OpenTables:
     """What tables consist of."""
 
-    hot: SQLiteHotTables
+    hot: HotTables
     cold: ColdTables
     catalog: Catalog
     reader: TableReader
@@ -57,7 +57,6 @@ class TableRoom:
     def __init__(self, parts: Parts, on_open: Callable[[OpenTables], None]) -> None:
         self._parts = parts
         self._on_open = on_open
-        self._path = beside(parts.settings.buffer_path)
         self._lock = threading.Lock()
         self._open: OpenTables | None = None
         self._reported = False
@@ -77,7 +76,7 @@ class TableRoom:
         """The tables, if there are any here. Where they can't be opened, operators are told."""
         if self._open is not None:
             return self._open
-        if not self._path.exists():
+        if not tables_exist(self._parts.settings):
             return None
         try:
             return self.open()
@@ -87,7 +86,7 @@ class TableRoom:
                 self._parts.tell_of_tables(error)
             return None
 
-    def hot(self) -> SQLiteHotTables | None:
+    def hot(self) -> HotTables | None:
         """The hot rows, if there are tables."""
         tables = self.if_there()
         return tables.hot if tables is not None else None
@@ -101,35 +100,17 @@ class TableRoom:
 
     def _made(self) -> OpenTables:
         # an extra: nothing of it is loaded before there is a table
-        from surgetank.sqlite.shared import SharedFile  # noqa: PLC0415
-        from surgetank.streams.tables.catalog import mirror as of_catalog  # noqa: PLC0415
         from surgetank.streams.tables.catalog.catalog import Catalog  # noqa: PLC0415
-        from surgetank.streams.tables.cold import mirror as of_files  # noqa: PLC0415
+        from surgetank.streams.tables.catalog.mirror import Mirror  # noqa: PLC0415
         from surgetank.streams.tables.cold.tables import FileTables  # noqa: PLC0415
         from surgetank.streams.tables.flusher import TableFlusher, TablesSink  # noqa: PLC0415
-        from surgetank.streams.tables.hot.store import SQLiteHotTables  # noqa: PLC0415
         from surgetank.streams.tables.query.changes import TableChanges  # noqa: PLC0415
         from surgetank.streams.tables.query.queries import Queries, pool_of  # noqa: PLC0415
         from surgetank.streams.tables.query.trusted import TrustedQueries  # noqa: PLC0415
         from surgetank.streams.tables.reader import TableReader  # noqa: PLC0415
 
         parts, settings = self._parts, self._parts.settings
-        before_write = parts.buffer.file.reserve.before_write
-        hot = SQLiteHotTables(
-            self._path,
-            max_bytes=settings.tables_hot_max_bytes,
-            row_max_bytes=settings.tables_row_max_bytes,
-            durability=settings.durability,
-            before_write=before_write,
-            clock=parts.clock,
-        )
-        copies = SharedFile(
-            self._path,
-            kind=TABLES,
-            name="table store",
-            script=of_catalog.SCRIPT + of_files.SCRIPT,
-            before_write=before_write,
-        )
+        hot, copies = open_table_file(settings, parts.clock, parts.buffer)
         # its upkeep (compaction, erasure) is not there yet
         cold = cast("ColdTables", FileTables(parts.database, settings.home / "tables", file=copies))
         reader = TableReader(hot, cold)
@@ -150,7 +131,7 @@ class TableRoom:
         return OpenTables(
             hot=hot,
             cold=cold,
-            catalog=Catalog(parts.database, of_catalog.Mirror(copies)),
+            catalog=Catalog(parts.database, Mirror(copies)),
             reader=reader,
             queries=queries,
             changes=TableChanges(hot, cold, queries),
