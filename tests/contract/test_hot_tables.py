@@ -246,6 +246,17 @@ def test_a_change_of_rows_that_were_changed_since_is_refused(hot: SQLiteHotTable
         hot.accept(T, [update], unless_acked_since=before)
 
 
+def test_a_name_that_no_manifest_can_have_is_refused(hot: SQLiteHotTables) -> None:
+    with pytest.raises(EntryRejected, match="NUL"):
+        hot.accept(T, [insert("bob", 1, "a"), insert("a\0b", 1, "a")])
+    rows = pa.table(
+        {"_user": ["bob", "a\0b"], **{c.name: pa.nulls(2, c.type.arrow) for c in T.columns}}
+    )
+    with pytest.raises(EntryRejected, match="NUL"):
+        hot.accept_arrow(T, rows)
+    assert hot.waiting() == []
+
+
 def test_a_batch_is_accepted_once(hot: SQLiteHotTables) -> None:
     batch = BatchKey("k", b"1", "ann")
     one = hot.accept(T, [insert("ann", 1, "a")], batch=batch)

@@ -27,6 +27,7 @@ from support.tables_cold import (
     texts,
 )
 from surgetank.exceptions import (
+    BufferUnavailable,
     ColdStateUnavailable,
     DatabaseUnavailable,
     EntryRejected,
@@ -225,6 +226,17 @@ def test_reads_go_on_from_the_mirror_while_the_database_is_away(cold: FileTables
         with pytest.raises(ColdStateUnavailable, match=r"app\.rates"):
             cold.live(SHARED, stores=())
     assert not cold.live(NOTES, stores=()).stale
+
+
+def test_reads_do_without_the_mirror_on_a_full_disk_and_flushes_do_not(cold: FileTables) -> None:
+    flush(cold, inserts("ada", 1, "a1"))
+    full = BufferUnavailable("The disk is full.")
+    with mock.patch.object(cold._mirror, "keep", side_effect=full):
+        with pytest.raises(BufferUnavailable):  # what is acknowledged has to be in the mirror
+            flush(cold, inserts("ada", 2, "a2"))
+        assert texts(cold) == [("ada", 10, "a1"), ("ada", 20, "a2")]
+    assert flush(cold, inserts("ada", 2, "a2")).snapshot == 0
+    assert [file.max_seq for file in cold._mirror.find(NOTES.id).files] == [1, 2]  # type: ignore[union-attr]
 
 
 def test_a_commit_of_another_node_is_seen_and_an_unchanged_list_is_not_fetched_again(

@@ -21,6 +21,7 @@ from surgetank.flush.events import EntryParked, FlushEvent, JobFinished, Partiti
 from surgetank.flush.job import Clockwork
 from surgetank.flush.policy import RetryPolicy
 from surgetank.model import FlushJob, JobStatus
+from surgetank.streams.tables.cold import writing
 from surgetank.streams.tables.definition import Table, TablePolicy
 from surgetank.streams.tables.flusher import FlushDefaults, TableFlusher
 from surgetank.streams.tables.hot.protocol import Change, Op, Progress
@@ -235,6 +236,22 @@ def test_a_row_that_nobody_foresaw_is_parked_when_it_goes_on_failing(house: Hous
     assert len(house.hot.parked()) == 1
     assert [row[1] for row in texts(house.cold) if row[0] == "bob"] == [1, 2, 4]
     assert len(house.seen()) == 8
+
+
+def test_a_type_that_cannot_be_written_parks_no_row_and_all_arrive_later(house: House) -> None:
+    house.insert("ada", 1, 2)
+    house.insert("bob", 1)
+    with mock.patch.object(writing, "conform", side_effect=ValueError("no TEXT today")):
+        job = house.flush()
+    assert job.status is JobStatus.FAILED
+    assert "No row of app.notes can be written: no TEXT today" in (job.result.message or "")
+    assert (house.hot.parked(), len(house.seen()), house.breaker.state()) == (
+        [],
+        3,
+        BreakerState.CLOSED,
+    )
+    assert house.flush().ok
+    assert len(texts(house.cold)) == 3
 
 
 def test_while_the_database_is_away_all_waits_and_the_breaker_opens(house: House) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute
 
-from surgetank.exceptions import EntryRejected, LeaseLost, NotFound
+from surgetank.exceptions import EntryRejected, LeaseLost, NotFound, SinkError
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.classify import classify, scope_of
 from surgetank.flush.job import Clockwork
@@ -170,7 +170,9 @@ class TableDelivery:
     def _smaller(self, lease: TableLease, piece: _Piece, error: Exception) -> list[_Piece]:
         """What to try instead, in order. Nothing: a single user failed."""
         failure, scope = classify(error), scope_of(error)
-        if scope is Scope.SINK or failure.sqlstate is not None or isinstance(error, NotFound):
+        # A plain `SinkError` is about the table (a type that can't be written), not about a user.
+        of_table = isinstance(error, NotFound) or type(error) is SinkError
+        if scope is Scope.SINK or failure.sqlstate is not None or of_table:
             raise TableFailed(failure, sink=scope is Scope.SINK) from error
         if isinstance(error, EntryRejected) and error.seq is not None:
             named = pc.equal(piece.rows.column(VERSION), error.seq)

@@ -14,7 +14,13 @@ import pyarrow as pa
 
 from surgetank.bounded import BoundedMap
 from surgetank.database.pool import Database
-from surgetank.exceptions import ColdStateUnavailable, DatabaseUnavailable, NotFound, SinkError
+from surgetank.exceptions import (
+    BufferProblem,
+    ColdStateUnavailable,
+    DatabaseUnavailable,
+    NotFound,
+    SinkError,
+)
 from surgetank.model import FlushJob
 from surgetank.sqlite.shared import SharedFile
 from surgetank.streams.tables.cold.compaction import choose, merge
@@ -67,7 +73,7 @@ class FileTables:
         """The live files, of one user those that may have rows of that user."""
         stale = False
         try:
-            standing = self._standing(table.id)
+            standing = self._standing(table.id, mirrored=False)
         except DatabaseUnavailable as error:
             mirrored = self._mirror.find(table.id)
             if mirrored is None:
@@ -83,13 +89,18 @@ class FileTables:
         progress = {each: standing.progress[each] for each in stores if each in standing.progress}
         return ColdTable(standing.snapshot, files, progress, stale)
 
-    def _standing(self, table_id: int) -> Standing:
-        """As it is in the database, mirrored."""
+    def _standing(self, table_id: int, *, mirrored: bool = True) -> Standing:
+        """As it is in the database, mirrored. Who only reads can do without the mirror (a full disk)."""
         with self._lock:
             known = self._known.use(table_id)
         standing = self._manifest.live(table_id, known)
         if standing is not known:
-            self._mirror.keep(table_id, standing)
+            try:
+                self._mirror.keep(table_id, standing)
+            except BufferProblem:
+                if mirrored:
+                    raise
+                return standing
             with self._lock:
                 self._known[table_id] = standing
         return standing

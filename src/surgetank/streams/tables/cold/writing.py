@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from surgetank.exceptions import EntryRejected
+from surgetank.exceptions import EntryRejected, SinkError
+from surgetank.streams.tables.cold.arrays import sample
 from surgetank.streams.tables.cold.files import Folder, NewFile, conform, sort_rows
 from surgetank.streams.tables.cold.manifest import Commit, Deletes, Standing
 from surgetank.streams.tables.cold.protocol import DataFile
@@ -58,8 +59,16 @@ def _conformed(table: Table, rows: pa.Table) -> pa.Table:
         raise _rejected(table, rows, error) from error
 
 
-def _rejected(table: Table, rows: pa.Table, error: Exception) -> EntryRejected:
-    """The refusal of the first row that can't be stored: found by halving."""
+def _rejected(table: Table, rows: pa.Table, error: Exception) -> EntryRejected | SinkError:
+    """The refusal of the first row that can't be stored: found by halving. It is no row's fault
+    where a row of ordinary values is refused as well."""
+    try:
+        conform(table, sample(table))
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as found:
+        return SinkError(
+            f"No row of {table.full_name} can be written: {' '.join(str(found).split())}.",
+            remedy="its rows stay in the buffer; report it with the types of the table's columns.",
+        )
     while rows.num_rows > 1:
         first = rows.slice(0, rows.num_rows // 2)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -48,6 +48,7 @@ class Accepting:
         """See `HotTables.accept`."""
         if not changes:
             raise InvalidRequest("There is no change to accept.")
+        _refuse_users(table, {change.user for change in changes})
         layout = self._file.prepare(table)
         kept = [layout.kept(change.values) for change in changes]
         sizes = [layout.size(values) for values in kept]
@@ -98,6 +99,7 @@ class Accepting:
         if known is not None:
             return known
         plain, parts = segments.sorted_by_user(table, rows)
+        _refuse_users(table, {part.user for part in parts})
         self._refuse_large(table, plain, parts)
         keys = _keys_of(layout, plain) if layout.key is not None else []
         now = self._file.clock()
@@ -234,6 +236,19 @@ class Accepting:
                 ).fetchone() is not None  # fmt: skip
         except Exception:  # noqa: BLE001 - the error on its way out says why; the file is swept later
             return True
+
+
+def _refuse_users(table: Table, users: Iterable[str]) -> None:
+    """The manifest names users, and PostgreSQL's text has no NUL: one such name would hold up all
+    others of its flush."""
+    for user in users:
+        if "\0" in user:
+            raise EntryRejected(
+                partition=table.full_name,
+                path="$._user",
+                reason=f"a user can't be called {user!r:.80}: the name has the character NUL",
+                remedy="use another name.",
+            )
 
 
 def _acks(connection: sqlite3.Connection, table: Table) -> int:
