@@ -1,0 +1,1 @@
+"""Live queries of tables: the rows now, and then every change."""
