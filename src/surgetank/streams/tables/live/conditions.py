@@ -58,7 +58,7 @@ class Condition:
         found = self._holds(rows)
         if isinstance(found, pa.ChunkedArray):
             found = found.combine_chunks()
-        return pc.fill_null(found, False)
+        return pc.fill_null(found, pa.scalar(value=False))
 
 
 class _Parser:
@@ -247,9 +247,8 @@ class _Parser:
         token = self._peek()
         following = self._peek(1)
         if token is not None and token.kind == "word" and token.text.upper() in _TYPED:
-            if following is not None and following.kind == "text":
-                self._at += 1
-                token = following
+            self._at += 1
+            token = following if following is not None and following.kind == "text" else None
         negative = self._take("-")
         if negative:
             token = self._peek()
@@ -271,7 +270,7 @@ class _Parser:
             raise InvalidRequest(
                 "Nothing is equal to NULL.", remedy="write IS NULL or IS NOT NULL."
             )
-        self._refuse()
+        return self._refuse()
 
 
 def _joined(combine: Callable[[Any, Any], Any], parts: Sequence[Holds]) -> Holds:

@@ -12,11 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 
-from surgetank.exceptions import SurgetankError
-from surgetank.streams.tables.definition import Table
+from surgetank.streams.tables.definition import USER, Table
 from surgetank.streams.tables.hot.protocol import (
     ORIGIN_SHIFT,
     VERSION,
@@ -25,6 +26,7 @@ from surgetank.streams.tables.hot.protocol import (
 )
 from surgetank.telemetry import log
 
+pc: Any = pyarrow.compute  # its functions are made when it is imported
 _POLL_S = 0.005
 _AFTER_FAILURE_S = 0.25
 _AT_ONCE = 20_000  # versions of one step
@@ -162,9 +164,9 @@ class Tail:
             try:
                 news = self.poll()
                 is_failing = False
-            except SurgetankError as error:
+            except Exception as error:  # noqa: BLE001 - a thread that ends would be silent for ever
                 if not is_failing:
-                    log.warning("live_tables_unreadable", error=error.what)
+                    log.warning("live_tables_unreadable", error=str(error))
                 is_failing, news, wait_s = True, False, _AFTER_FAILURE_S
             if news:
                 self._wake()
@@ -232,15 +234,19 @@ class Tail:
             lowest = min(mine, key=lambda feed: feed.through)
             everyone = Feed(lowest.table, None, lowest.through, lowest.through)
             rows, up_to = _read(snapshot, everyone, through)
-            by_user = rows.column("_user").to_pylist()
+            by_user = rows.column(USER).to_pylist()
             at: dict[str, list[int]] = {}
             for index, user in enumerate(by_user):
                 at.setdefault(user, []).append(index)
             for feed in mine:
                 if feed.through >= up_to:
                     continue
-                own = rows if feed.user is None else rows.take(at.get(feed.user, []))
-                newer = pa.compute.greater(own.column(VERSION), feed.through)
+                own = (
+                    rows
+                    if feed.user is None
+                    else rows.take(pa.array(at.get(feed.user, []), pa.int64()))
+                )
+                newer = pc.greater(own.column(VERSION), feed.through)
                 found.append((feed, feed.through, own.filter(newer), up_to))
         return found
 

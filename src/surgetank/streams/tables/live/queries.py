@@ -130,6 +130,7 @@ class LiveQuery:
         self._news = threading.Event()
         self._on_news: Callable[[], None] | None = None
         self._closed = False
+        self._place = 0  # changes up to here are behind it
         readable = find()
         self._user = readable.user if readable.table.by_user else None
         self._prepare(readable.table)
@@ -172,7 +173,7 @@ class LiveQuery:
         events, self._first = self._first, []
         missed, self._missed = self._missed, []
         for rows in missed:
-            events += self._told_of(rows)
+            events += self._told_of(rows, 0)
         with self._tables.tail.lock:
             since, through = self._feed.since, self._feed.through
             parts = self._feed.after(max(self._place, since))
@@ -182,7 +183,7 @@ class LiveQuery:
             events.append(_gap(since))
             self._place = since
         for rows in parts:
-            events += self._told_of(rows)
+            events += self._told_of(rows, self._place)
         self._place = max(self._place, through)
         self._events += len(events)
         return events
@@ -322,9 +323,9 @@ class LiveQuery:
             for row in _plain(rows, self._names)
         ]
 
-    def _told_of(self, rows: pa.Table) -> list[LiveEvent]:
-        """What changes are to who follows."""
-        newer = rows.filter(pc.greater(rows.column(VERSION), min(self._place, _first(rows) - 1)))
+    def _told_of(self, rows: pa.Table, after: int) -> list[LiveEvent]:
+        """What changes after a version are to who follows."""
+        newer = rows.filter(pc.greater(rows.column(VERSION), after))
         missing = [name for name in self._names if name not in newer.column_names]
         for name in missing:  # it was read before the column was added
             column = self._table.column(name)
@@ -374,16 +375,13 @@ def _plain(rows: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
     shown = [
         name for name in rows.column_names if name in (USER, SEQ, VERSION, OP) or name in names
     ]
-    return rows.select(shown).to_pylist()
+    plain: list[dict[str, Any]] = rows.select(shown).to_pylist()
+    return plain
 
 
 def _identity(row: dict[str, Any]) -> dict[str, Any]:
     owner = {"user": row[USER]} if USER in row else {}
     return {"seq": str(row[SEQ]), **owner}
-
-
-def _first(rows: pa.Table) -> int:
-    return int(rows.column(VERSION)[0].as_py()) if rows.num_rows else 0
 
 
 def _newest(parts: Sequence[pa.Table], most: int) -> pa.Table:

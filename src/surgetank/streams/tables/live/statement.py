@@ -1,13 +1,13 @@
-"""SUBSCRIBE TO, taken apart. Pure."""
+"""What a live query asks for, out of its text. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 from surgetank.exceptions import InvalidRequest
-from surgetank.streams.tables.query.texts import Token, statements
+from surgetank.streams.tables.query.texts import Token, tokens
+from surgetank.streams.tables.sql import statements
+from surgetank.streams.tables.sql.parsing import parse
 
 MOST_ROWS = 10_000
 _ROWS = 100
@@ -16,10 +16,10 @@ _FORM = "SUBSCRIBE TO namespace.table WHERE ... OPTIONS (last_rows=100)"
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """What a live query asks for: a table, a condition in its words (none: all rows), and how many
-    of the newest rows to begin with."""
+    """A table, a condition in its words (none: all rows), and how many of the newest rows to begin
+    with."""
 
-    schema: str | None
+    schema: str
     name: str
     where: tuple[Token, ...] = ()
     last_rows: int = _ROWS
@@ -28,51 +28,22 @@ class Subscribe:
 
 def subscribe(text: str) -> Subscribe:
     """The live query that a text is. Raises `InvalidRequest`."""
-    found = statements(text)
-    if len(found) != 1:
+    found = parse(text)
+    action = found[0].action
+    if len(found) != 1 or not isinstance(action, statements.Subscribe):
+        raise InvalidRequest("This is no live query.", remedy=f"write {_FORM}.")
+    unknown = set(action.options) - {"last_rows"}
+    if unknown:
         raise InvalidRequest(
-            f"A live query is one statement, not {len(found)}.", remedy=f"write {_FORM}."
+            f"A live query has no option {min(unknown)!r}.", remedy="it has last_rows."
         )
-    words = list(found[0].tokens)
-    if len(words) < 3 or not (words[0].says("SUBSCRIBE") and words[1].says("TO")):
-        _refuse(words, 0)
-    name, schema, at = words[2].name, None, 3
-    if len(words) > 4 and words[3].says("."):
-        schema, name, at = name, words[4].name, 5
-    if name is None:
-        _refuse(words, 2)
-    where: tuple[Token, ...] = ()
-    if at < len(words) and words[at].says("WHERE"):
-        end = next((i for i in range(at, len(words)) if words[i].says("OPTIONS")), len(words))
-        where, at = tuple(words[at + 1 : end]), end
-        if not where:
-            _refuse(words, at)
-    last_rows = _ROWS
-    if at < len(words) and words[at].says("OPTIONS"):
-        last_rows, at = _options(words, at + 1)
-    if at < len(words):
-        _refuse(words, at)
-    shown = found[0].text[where[0].start : where[-1].end] if where else ""
-    return Subscribe(schema, name, where, last_rows, shown)
-
-
-def _options(words: Sequence[Token], at: int) -> tuple[int, int]:
-    expected = ("(", "LAST_ROWS", "=", None, ")")
-    given = words[at : at + len(expected)]
-    for index, (word, token) in enumerate(zip(expected, given, strict=False)):
-        if word is not None and token.text.upper() != word:
-            _refuse(words, at + index)
-    if len(given) < len(expected) or not given[3].text.isdecimal():
-        _refuse(words, at + min(len(given), 3))
-    number = int(given[3].text) if len(given[3].text) < 10 else MOST_ROWS + 1
-    if number > MOST_ROWS:
+    last_rows = action.options.get("last_rows", _ROWS)
+    if type(last_rows) is not int or not 0 <= last_rows <= MOST_ROWS:
         raise InvalidRequest(
-            f"A live query begins with at most {MOST_ROWS} rows.",
+            f"A live query begins with 0 to {MOST_ROWS} rows.",
             remedy="read the others with SELECT.",
         )
-    return number, at + len(expected)
-
-
-def _refuse(words: Sequence[Token], at: int) -> NoReturn:
-    near = repr(words[at].text[:40]) if at < len(words) else "its end"
-    raise InvalidRequest(f"The live query can't be understood at {near}.", remedy=f"write {_FORM}.")
+    where = action.where or ""
+    return Subscribe(
+        action.table.namespace, action.table.name, tuple(tokens(where)), last_rows, where
+    )
