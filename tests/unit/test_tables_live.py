@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tests.support.tables_memory import NoCold
-from tests.support.waiting import wait_until
 
+from support.tables_memory import NoCold
+from support.waiting import wait_until
 from surgetank.exceptions import InvalidRequest, NotFound
 from surgetank.streams.tables.definition import Access, Column, Kind, Table
 from surgetank.streams.tables.hot.protocol import Change, Op
