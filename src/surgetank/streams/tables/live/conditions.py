@@ -6,9 +6,7 @@ grows with the rows alone: no expression of a stranger can hold up or fill the p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from decimal import Decimal
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -17,21 +15,21 @@ import pyarrow.compute
 
 from surgetank.exceptions import InvalidRequest
 from surgetank.streams.tables.definition import SEQ, USER, Table
-from surgetank.streams.tables.query.texts import Token
+from surgetank.streams.tables.sql.literals import Nothing, literal
+from surgetank.streams.tables.sql.statements import AsDeclared, Given
+from surgetank.streams.tables.sql.tokens import Cursor, tokens_of
 from surgetank.streams.tables.types import ColumnType
 from surgetank.streams.tables.unfit import Unfit
 from surgetank.streams.tables.values import Source, reader
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 Holds = Callable[[pa.Table], pa.Array]  # true, false or null for each row
-_MOST_TOKENS = 2000
+_MOST_WORDS = 2000
 _MOST_DEPTH = 50
-_NUMBER = re.compile(r"\d+(\.\d*)?([eE]\d+)?")
 _COMPARES = {
     "=": "equal", "<>": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal",
 }  # fmt: skip
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-_PAIRS = frozenset({"<=", ">=", "<>", "!=", "=="})
 _SAME = {"!=": "<>", "==": "="}
 _ONLY_NULL = frozenset({"JSON", "BYTES"})
 _RESERVED = frozenset({"AND", "OR", "NOT", "IN", "IS", "LIKE", "ILIKE", "BETWEEN", "NULL"})
@@ -45,13 +43,14 @@ _CAN = (
 class Condition:
     """A compiled WHERE. Raises `InvalidRequest` for what can't be told of a single row."""
 
-    def __init__(self, words: Sequence[Token], table: Table) -> None:
-        if len(words) > _MOST_TOKENS:
+    def __init__(self, text: str, table: Table) -> None:
+        words = tokens_of(text)
+        if len(words) > _MOST_WORDS:
             raise InvalidRequest(
-                f"The WHERE of a live query may have {_MOST_TOKENS} words, and this one has {len(words)}.",
+                f"The WHERE of a live query may have {_MOST_WORDS} words, and this one has {len(words)}.",
                 remedy="follow more, and leave out what you don't need where you get it.",
             )
-        self._holds = _Parser(words, table).parse()
+        self._holds = _Parser(Cursor(text, words), table).parse()
 
     def met_by(self, rows: pa.Table) -> pa.Array:
         """Whether each row meets it; what is unknown doesn't."""
@@ -62,38 +61,24 @@ class Condition:
 
 
 class _Parser:
-    def __init__(self, words: Sequence[Token], table: Table) -> None:
-        self._words = words
+    def __init__(self, cursor: Cursor, table: Table) -> None:
+        self._cursor = cursor
         self._table = table
-        self._at = 0
         self._depth = 0
+        self._take = cursor.take
 
     def parse(self) -> Holds:
         made = self._any()
-        if self._at < len(self._words):
+        if not self._cursor.at_end:
             self._refuse()
         return made
-
-    # -- words
-
-    def _peek(self, ahead: int = 0) -> Token | None:
-        at = self._at + ahead
-        return self._words[at] if at < len(self._words) else None
-
-    def _take(self, word: str) -> bool:
-        token = self._peek()
-        if token is None or token.kind not in ("word", "mark") or token.text.upper() != word:
-            return False
-        self._at += 1
-        return True
 
     def _expect(self, word: str) -> None:
         if not self._take(word):
             self._refuse()
 
     def _refuse(self) -> NoReturn:
-        token = self._peek()
-        near = "its end" if token is None else repr(token.text[:40])
+        near = repr(self._cursor.rest()[:40]) if not self._cursor.at_end else "its end"
         raise InvalidRequest(
             f"The WHERE of a live query can't be understood at {near}.", remedy=_CAN
         )
@@ -201,23 +186,17 @@ class _Parser:
     # -- operands
 
     def _column(self) -> tuple[str, ColumnType] | None:
-        token = self._peek()
-        if token is None or token.name is None:
+        cursor, begin = self._cursor, self._cursor.position
+        is_typed = cursor.peek() in _TYPED and cursor.take(cursor.peek())
+        given = literal(cursor)
+        cursor.back(begin)
+        if not isinstance(given, Nothing) or cursor.peek() in _RESERVED:
             return None
-        following = self._peek(1)
-        if token.kind == "word" and (
-            token.text.upper() in ("TRUE", "FALSE", *_RESERVED)
-            or (token.text.upper() in _TYPED and following is not None and following.kind == "text")
-        ):
-            return None
-        self._at += 1
-        name = token.name
+        name = cursor.name("a column" if not is_typed else "a column or a constant")
         if self._take("."):
-            qualified = self._peek()
-            if name.casefold() != self._table.name.casefold() or qualified is None:
+            if name.casefold() != self._table.name.casefold():
                 self._refuse()
-            name = qualified.name or ""
-            self._at += 1
+            name = cursor.name("a column")
         if name.casefold() == SEQ:
             return SEQ, ColumnType("BIGINT")
         if name.casefold() == USER and self._table.by_user:
@@ -231,46 +210,23 @@ class _Parser:
         return found.name, found.type
 
     def _sign(self) -> str | None:
-        token, following = self._peek(), self._peek(1)
-        if token is None or token.kind != "mark":
-            return None
-        pair = token.text + (following.text if following is not None else "")
-        if pair in _PAIRS and following is not None and following.start == token.end:
-            self._at += 2
-            return _SAME.get(pair, pair)
-        if token.text in _COMPARES:
-            self._at += 1
-            return token.text
+        for sign in (*_SAME, *_COMPARES):
+            if self._take(sign):
+                return _SAME.get(sign, sign)
         return None
 
     def _constant(self) -> Any:
-        token = self._peek()
-        following = self._peek(1)
-        if token is not None and token.kind == "word" and token.text.upper() in _TYPED:
-            self._at += 1
-            token = following if following is not None and following.kind == "text" else None
-        negative = self._take("-")
-        if negative:
-            token = self._peek()
-        if token is None:
-            self._refuse()
-        if token.kind == "number" and _NUMBER.fullmatch(token.text):
-            self._at += 1
-            number = int(token.text) if token.text.isdecimal() else Decimal(token.text)
-            return -number if negative else number
-        if negative:
-            self._refuse()
-        if token.kind == "text" and token.text.startswith("'"):
-            self._at += 1
-            return token.text[1:-1].replace("''", "'")
-        if token.kind == "word" and token.text.upper() in ("TRUE", "FALSE"):
-            self._at += 1
-            return token.text.upper() == "TRUE"
-        if token.kind == "word" and token.text.upper() == "NULL":
+        cursor = self._cursor
+        if cursor.peek() in _TYPED:
+            cursor.take(cursor.peek())
+        given = literal(cursor)
+        if given is None:
             raise InvalidRequest(
                 "Nothing is equal to NULL.", remedy="write IS NULL or IS NOT NULL."
             )
-        return self._refuse()
+        if isinstance(given, Nothing | Given | AsDeclared | list):
+            self._refuse()
+        return given
 
 
 def _joined(combine: Callable[[Any, Any], Any], parts: Sequence[Holds]) -> Holds:

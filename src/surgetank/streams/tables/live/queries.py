@@ -216,7 +216,7 @@ class LiveQuery:
         """What others may know of it."""
         return Listed(
             id=self._number, caller=self._caller, table=self._table.full_name,
-            where=self._asked.where_text or None, since=self._since, events=self._events,
+            where=self._asked.where, since=self._since, events=self._events,
         )  # fmt: skip
 
     def _wake(self) -> None:

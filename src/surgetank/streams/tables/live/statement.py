@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from surgetank.exceptions import InvalidRequest
-from surgetank.streams.tables.query.texts import Token, tokens
 from surgetank.streams.tables.sql import statements
 from surgetank.streams.tables.sql.parsing import parse
 
@@ -16,14 +15,12 @@ _FORM = "SUBSCRIBE TO namespace.table WHERE ... OPTIONS (last_rows=100)"
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """A table, a condition in its words (none: all rows), and how many of the newest rows to begin
-    with."""
+    """A table, a condition (none: all rows), and how many of the newest rows to begin with."""
 
     schema: str
     name: str
-    where: tuple[Token, ...] = ()
+    where: str | None = None
     last_rows: int = _ROWS
-    where_text: str = ""
 
 
 def subscribe(text: str) -> Subscribe:
@@ -43,7 +40,4 @@ def subscribe(text: str) -> Subscribe:
             f"A live query begins with 0 to {MOST_ROWS} rows.",
             remedy="read the others with SELECT.",
         )
-    where = action.where or ""
-    return Subscribe(
-        action.table.namespace, action.table.name, tuple(tokens(where)), last_rows, where
-    )
+    return Subscribe(action.table.namespace, action.table.name, action.where, last_rows)
