@@ -17,7 +17,7 @@ from surgetank.exceptions import InvalidRequest
 from surgetank.streams.tables.definition import SEQ, USER, Table
 from surgetank.streams.tables.sql.literals import Nothing, literal
 from surgetank.streams.tables.sql.statements import AsDeclared, Given
-from surgetank.streams.tables.sql.tokens import Cursor, tokens_of
+from surgetank.streams.tables.sql.tokens import Cursor, words_of
 from surgetank.streams.tables.types import ColumnType
 from surgetank.streams.tables.unfit import Unfit
 from surgetank.streams.tables.values import Source, reader
@@ -44,7 +44,7 @@ class Condition:
     """A compiled WHERE. Raises `InvalidRequest` for what can't be told of a single row."""
 
     def __init__(self, text: str, table: Table) -> None:
-        words = tokens_of(text)
+        words = words_of(text)
         if len(words) > _MOST_WORDS:
             raise InvalidRequest(
                 f"The WHERE of a live query may have {_MOST_WORDS} words, and this one has {len(words)}.",
