@@ -75,7 +75,7 @@ def follow(live: LiveTables, text: str = "", user: str | None = "ann", **more: A
     )
 
 
-def told(query: LiveQuery, count: int) -> list[LiveEvent]:
+def taken(query: LiveQuery, count: int) -> list[LiveEvent]:
     found: list[LiveEvent] = []
 
     def enough() -> bool:
@@ -99,14 +99,14 @@ def test_it_begins_with_the_newest_rows_and_goes_on_with_changes_in_order(hot, l
     insert(hot, 1, 2, 3, s="old")
     insert(hot, 9, user="bob")
     with follow(live, "OPTIONS (last_rows=2)") as query:
-        (first,) = told(query, 1)
+        (first,) = taken(query, 1)
         assert first.type == "rows"
         assert [each["row"]["n"] for each in first.body["rows"]] == [2, 3]
         seq = insert(hot, 4)
         change(hot, seq, Op.UPDATE, 4, "new")
         insert(hot, 10, user="bob")
         change(hot, seq, Op.DELETE, 4)
-        events = told(query, 3)
+        events = taken(query, 3)
         assert shown(events) == [("insert", 4), ("update", 4), ("delete", 4)]
         assert events[1].body["row"]["s"] == "new"
         assert events[2].body == {"seq": str(seq), "user": "ann", "row": {"n": 4}}
@@ -116,10 +116,10 @@ def test_it_begins_with_the_newest_rows_and_goes_on_with_changes_in_order(hot, l
 
 def test_who_may_read_all_is_told_whose_rows_they_are(hot, live):
     with follow(live, user=None) as query:
-        told(query, 1)
+        taken(query, 1)
         insert(hot, 1, user="bob")
         insert(hot, 2, user="ann")
-        assert [(e.body["user"], e.body["row"]["n"]) for e in told(query, 2)] == [
+        assert [(e.body["user"], e.body["row"]["n"]) for e in taken(query, 2)] == [
             ("bob", 1), ("ann", 2),
         ]  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_an_update_that_leaves_the_condition_is_a_delete_and_one_that_enters_it_
 ):
     one, two = insert(hot, 1, s="yes"), insert(hot, 2, s="no")
     with follow(live, "WHERE s = 'yes'") as query:
-        (first,) = told(query, 1)
+        (first,) = taken(query, 1)
         assert [each["row"]["n"] for each in first.body["rows"]] == [1]
         change(hot, one, Op.UPDATE, 1, "no")
         change(hot, two, Op.UPDATE, 2, "yes")
@@ -139,43 +139,48 @@ def test_an_update_that_leaves_the_condition_is_a_delete_and_one_that_enters_it_
         three = insert(hot, 3, s="no")
         change(hot, three, Op.DELETE, 3)
         change(hot, two, Op.DELETE, 2)
-        assert shown(told(query, 4)) == [("delete", 1), ("insert", 2), ("update", 2), ("delete", 2)]
+        assert shown(taken(query, 4)) == [
+            ("delete", 1),
+            ("insert", 2),
+            ("update", 2),
+            ("delete", 2),
+        ]
 
 
 def test_who_comes_back_misses_nothing_and_sees_nothing_twice(hot, live):
     query = follow(live)
-    told(query, 1)
+    taken(query, 1)
     insert(hot, 1, 2)
-    place = told(query, 2)[0].version
+    reached = taken(query, 2)[0].version
     query.close()
     insert(hot, 3)
-    with follow(live, after=place) as again:
-        assert shown(told(again, 2)) == [("insert", 2), ("insert", 3)]
+    with follow(live, after=reached) as again:
+        assert shown(taken(again, 2)) == [("insert", 2), ("insert", 3)]
     other = LiveTables(hot, live.reader)  # another process: nothing is kept in it
-    with follow(other, after=place) as again:
-        assert shown(told(again, 2)) == [("insert", 2), ("insert", 3)]
+    with follow(other, after=reached) as again:
+        assert shown(taken(again, 2)) == [("insert", 2), ("insert", 3)]
     other.close()
 
 
 def test_what_was_flushed_meanwhile_comes_from_what_is_kept_or_is_a_gap(hot, live):
     query = follow(live)
-    told(query, 1)
+    taken(query, 1)
     insert(hot, 1)
-    place = told(query, 1)[0].version
+    reached = taken(query, 1)[0].version
     query.close()
     insert(hot, 2)
     feed = live.tail.join(T, "ann", print)
     wait_until(lambda: feed.changes == 2, "the change is kept")
     flush(hot)
     insert(hot, 3)
-    with follow(live, after=place) as again:
-        assert shown(told(again, 2)) == [("insert", 2), ("insert", 3)]
+    with follow(live, after=reached) as again:
+        assert shown(taken(again, 2)) == [("insert", 2), ("insert", 3)]
     other = LiveTables(hot, live.reader)
-    with follow(other, after=place) as again:
-        (gap,) = told(again, 1)
+    with follow(other, after=reached) as again:
+        (gap,) = taken(again, 1)
         assert gap.type == "gap"
         insert(hot, 4)
-        assert shown(told(again, 1)) == [("insert", 4)]
+        assert shown(taken(again, 1)) == [("insert", 4)]
     other.close()
 
 
@@ -197,7 +202,7 @@ def test_changes_that_were_flushed_before_they_were_seen_are_a_gap(hot):
 def test_a_slow_one_is_given_a_gap_and_goes_on(hot, live, monkeypatch):
     monkeypatch.setattr("surgetank.streams.tables.live.feeds._MOST_CHANGES", 3)
     with follow(live) as query:
-        told(query, 1)
+        taken(query, 1)
         for n in range(8):
             insert(hot, n)
             with hot.snapshot() as snapshot:
@@ -212,12 +217,12 @@ def test_many_users_of_a_table_are_read_together_and_each_sees_its_own(hot, live
     queries = {user: follow(live, user=user) for user in users}
     everyone = follow(live, user=None)
     for query in (*queries.values(), everyone):
-        told(query, 1)
+        taken(query, 1)
     for n, user in enumerate(users):
         insert(hot, n, user=user)
     for n, user in enumerate(users):
-        assert shown(told(queries[user], 1)) == [("insert", n)]
-    assert shown(told(everyone, 20)) == [("insert", n) for n in range(20)]
+        assert shown(taken(queries[user], 1)) == [("insert", n)]
+    assert shown(taken(everyone, 20)) == [("insert", n) for n in range(20)]
     assert [each.table for each in live.listed()] == ["app.notes"] * 21
 
 
@@ -239,7 +244,7 @@ def test_it_is_told_within_milliseconds(hot, live):
     arrived: list[float] = []
     news = threading.Event()
     with follow(live) as query:
-        told(query, 1)
+        taken(query, 1)
         query.on_news(news.set)
         for n in range(30):
             begun = time.perf_counter()
@@ -320,7 +325,7 @@ def test_a_shared_table_is_followed_by_all(hot, live):
         id=8, namespace="app", name="notes", kind=Kind.SHARED, columns=T.columns, access=Access.READ
     )
     query = live.subscribe(subscribe("SUBSCRIBE TO app.notes"), lambda: Readable(shared, "ann"))
-    told(query, 1)
+    taken(query, 1)
     hot.accept(shared, [Change("", Op.INSERT, row(1))])
-    assert shown(told(query, 1)) == [("insert", 1)]
+    assert shown(taken(query, 1)) == [("insert", 1)]
     query.close()

@@ -1,6 +1,6 @@
 """Live queries: the newest rows of a table that meet a condition, and then what changes.
 
-A live query has a place in the changes of its table, and no queue: it takes what came after. One that falls behind what
+A live query has a reached in the changes of its table, and no queue: it takes what came after. One that falls behind what
 is kept is given a `gap`, and goes on after it.
 """
 
@@ -130,7 +130,7 @@ class LiveQuery:
         self._news = threading.Event()
         self._on_news: Callable[[], None] | None = None
         self._closed = False
-        self._place = 0  # changes up to here are behind it
+        self._seen_to = 0  # changes up to here are behind it
         readable = find()
         self._user = readable.user if readable.table.by_user else None
         self._prepare(readable.table)
@@ -173,18 +173,18 @@ class LiveQuery:
         events, self._first = self._first, []
         missed, self._missed = self._missed, []
         for rows in missed:
-            events += self._told_of(rows, 0)
+            events += self._events_of(rows, 0)
         with self._tables.tail.lock:
             since, through = self._feed.since, self._feed.through
-            parts = self._feed.after(max(self._place, since))
-        if self._place < since:
+            parts = self._feed.after(max(self._seen_to, since))
+        if self._seen_to < since:
             self._knows_all = False
             self._states.clear()
             events.append(_gap(since))
-            self._place = since
+            self._seen_to = since
         for rows in parts:
-            events += self._told_of(rows, self._place)
-        self._place = max(self._place, through)
+            events += self._events_of(rows, self._seen_to)
+        self._seen_to = max(self._seen_to, through)
         self._events += len(events)
         return events
 
@@ -256,8 +256,8 @@ class LiveQuery:
         wanted = self._asked.last_rows
         if not wanted and self._condition is None:
             with self._tables.hot.snapshot() as snapshot:
-                self._place = snapshot.through
-            self._first = [LiveEvent("rows", self._place, {"rows": [], "stale": False})]
+                self._seen_to = snapshot.through
+            self._first = [LiveEvent("rows", self._seen_to, {"rows": [], "stale": False})]
             return
         kept: list[pa.Table] = []
         seqs: list[Any] = []
@@ -272,7 +272,7 @@ class LiveQuery:
                         known += rows.num_rows
                 if wanted and rows.num_rows:
                     kept = [_newest([*kept, rows], wanted)]
-            self._place, stale = view.through, view.stale
+            self._seen_to, stale = view.through, view.stale
         if self._condition is not None and known <= _MOST_KNOWN:
             found = np.concatenate(seqs).tolist() if seqs else []
             self._states = dict.fromkeys(found, True)
@@ -288,31 +288,33 @@ class LiveQuery:
         for part in parts[:-1]:
             self._first.append(LiveEvent("rows", None, {"rows": part, "stale": stale}))
         last = parts[-1] if parts else []
-        self._first.append(LiveEvent("rows", self._place, {"rows": last, "stale": stale}))
+        self._first.append(LiveEvent("rows", self._seen_to, {"rows": last, "stale": stale}))
 
     def _resume(self, after: int) -> None:
         """Find what came after a version: in the feed, or still hot. Else there is a gap."""
-        self._place = after
+        self._seen_to = after
         since, hot = self._feed.since, self._tables.hot
         if since <= after:
             with hot.snapshot() as snapshot:
                 if after <= snapshot.through:
                     return
-                self._place = snapshot.through
+                self._seen_to = snapshot.through
         else:
-            place, count = after, 0
+            reached, count = after, 0
             with hot.snapshot() as snapshot:
-                while place < since and count < _MOST_MISSED:
-                    rows, place = changes_between(snapshot, self._table, self._user, place, since)
+                while reached < since and count < _MOST_MISSED:
+                    rows, reached = changes_between(
+                        snapshot, self._table, self._user, reached, since
+                    )
                     count += rows.num_rows
                     if rows.num_rows:
                         self._missed.append(rows)
-            if place >= since and not has_passed(hot, self._table, self._user, after):
-                self._place = since
+            if reached >= since and not has_passed(hot, self._table, self._user, after):
+                self._seen_to = since
                 return
             self._missed.clear()
-            self._place = since
-        self._first = [_gap(self._place)]
+            self._seen_to = since
+        self._first = [_gap(self._seen_to)]
 
     # -- telling
 
@@ -323,7 +325,7 @@ class LiveQuery:
             for row in _plain(rows, self._names)
         ]
 
-    def _told_of(self, rows: pa.Table, after: int) -> list[LiveEvent]:
+    def _events_of(self, rows: pa.Table, after: int) -> list[LiveEvent]:
         """What changes after a version are to who follows."""
         newer = rows.filter(pc.greater(rows.column(VERSION), after))
         missing = [name for name in self._names if name not in newer.column_names]
