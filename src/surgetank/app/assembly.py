@@ -17,6 +17,7 @@ asks the database, for as long as a read may take. A sink that is frozen holds u
   result waits for so long as it may, and goes on without it.
 - `surgetank-upkeep` asks the database: progress, copies, homes beside ours, what is old enough to go.
 - `surgetank-retention` (`Sweeper`) prunes; `surgetank-alerts` sends; `surgetank-forward` makes events of the audit.
+- `surgetank-live-tables` (`Tail`, its lock) reads changes of tables while live queries follow them.
 - Runs: `surgetank-run-loop` (claims, graphs), `surgetank-run-stop`, `surgetank-run-heartbeat`,
   `surgetank-run-upkeep`, `surgetank-runs` (a pool: what waits for the database), `surgetank-function` (a
   pool: nodes), `surgetank-listen`; `surgetank-webhooks` and its `surgetank-webhook` (a pool).
