@@ -1,7 +1,7 @@
 """Live queries: the newest rows of a table that meet a condition, and then what changes.
 
-A live query knows up to where it has seen the changes of its table, and has no queue: it takes what came after. One that
-falls behind what is kept is given a `gap`, and goes on after it.
+A live query knows up to where it has seen the changes of its table, and has no queue: it takes what came after.
+One that falls behind what is kept is given a `gap`, and goes on after it.
 """
 
 from __future__ import annotations
