@@ -196,6 +196,8 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("GET", "/store/items", ""): SIGNED_IN,
     ("DELETE", "/store/items", ""): NO_CONTENT,
     ("POST", "/sql", ""): SIGNED_IN,
+    ("GET", "/sql/live", ""): _without(SIGNED_IN, 422),  # no query is given
+    ("WEBSOCKET", "/ws/sql", ""): _without(SIGNED_IN, 422),
     ("POST", "/store/items/search", ""): SIGNED_IN,
     ("POST", "/store/namespaces", ""): SIGNED_IN,
     ("GET", "/jobs", ""): OPERATORS,

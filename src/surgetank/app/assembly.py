@@ -53,6 +53,7 @@ from surgetank.app.forwarding import Forwarding
 from surgetank.app.guards import Guards, destination
 from surgetank.app.homes import ensure_home
 from surgetank.app.housekeeping import Housekeeping
+from surgetank.app.live import LiveQueries
 from surgetank.app.run_room import RunRoom
 from surgetank.app.sink_watch import SinkWatch
 from surgetank.app.storage import limits_of
@@ -120,6 +121,7 @@ class Parts:
             ensure_home(settings.home)
         self.buffer = open_buffer(settings, clock, self.streams)
         self.tables = TableRoom(self, self._tables_opened)
+        self.live = LiveQueries(self.tables.open)
         self.backlog = backlog_of(self.buffer, self.tables.hot)
         self.run_room = RunRoom(
             partial(open_streams, settings, clock, self.buffer), partial(streams_exist, settings)
@@ -400,6 +402,7 @@ class Parts:
 
     def _let_go(self, within_s: float = 60.0) -> None:
         self.run_room.close()
+        self.live.close()
         self.tables.close()
         self.buffer.close()
         self.database.close()

@@ -12,6 +12,7 @@ from surgetank.app.approvals import Approvals, Workflows
 from surgetank.app.buffer import BufferState
 from surgetank.app.incidents import Incidents
 from surgetank.app.jobs import Jobs
+from surgetank.app.live import LiveQueries
 from surgetank.app.logs import Logs
 from surgetank.app.notifications import Notifications
 from surgetank.app.parked import Parked
@@ -130,6 +131,11 @@ class Nouns(Speaks):
                 lambda: Relations(self.parts.database, self.jobs), parts.settings
             )
         return kept
+
+    @property
+    def live(self) -> LiveQueries:
+        """Live queries: `tank.live("SUBSCRIBE TO app.notes")`."""
+        return self.parts.live
 
     @property
     def storage(self) -> Storage:

@@ -6,10 +6,12 @@ One that falls behind what is kept is given a `gap`, and goes on after it.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -192,6 +194,21 @@ class LiveQuery:
         while not self._closed:
             yield from self.take()
             self._news.wait(_RECHECK_S)
+
+    async def __aiter__(self) -> AsyncIterator[LiveEvent]:
+        news, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop may have ended first
+                loop.call_soon_threadsafe(news.set)
+
+        self.on_news(wake)
+        while not self._closed:
+            news.clear()
+            for event in await asyncio.to_thread(self.take):
+                yield event
+            with suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), _RECHECK_S)
 
     def __enter__(self) -> LiveQuery:
         return self
