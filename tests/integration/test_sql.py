@@ -108,9 +108,10 @@ def test_the_command_runs_statements_with_the_rights_of_whom_it_names(filled, mo
 
 
 def test_closing_the_engine_ends_its_processes(filled):
-    statements = filled.sql
-    statements.run("SELECT 1", SqlCaller(user="ada")).done()
+    filled.sql.run("SELECT 1", SqlCaller(user="ada")).done()
+    queries = filled.parts.tables.open().queries
     filled.close()
     with pytest.raises(EngineClosed):
         filled.sql("SELECT 1")
-    assert statements._queries is None
+    with pytest.raises(EngineClosed):
+        queries._pool.run("SELECT 1", user="ada", tables=lambda _: None)

@@ -3,7 +3,7 @@ these, and nothing of what an engine consists of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from surgetank.app.alerts import Alerts
@@ -23,9 +23,10 @@ from surgetank.app.run_figures import Figures, RunFigures
 from surgetank.app.runs import Runs
 from surgetank.app.schema import Schema
 from surgetank.app.speaking import Speaks
-from surgetank.app.sql import Statements
+from surgetank.app.sql import SqlResult, Statements
 from surgetank.app.storage import Storage, limits_of
 from surgetank.app.store import SurgetankStore
+from surgetank.app.tables import Tables
 from surgetank.app.threads import Threads
 from surgetank.app.transfers import Transfers
 from surgetank.app.webhooks import Webhooks
@@ -124,11 +125,13 @@ class Nouns(Speaks):
 
     @property
     def sql(self) -> Statements:
-        """SQL over what agents did: `tank.sql("SELECT * FROM system.runs")`."""
+        """SQL over tables and what agents did: `tank.sql("SELECT * FROM system.runs")`."""
         parts, kept = self.parts, self._kept_sql
         if kept is None:
             kept = self._kept_sql = Statements(
-                lambda: Relations(self.parts.database, self.jobs), parts.settings
+                self.parts.tables.open,
+                lambda: Relations(self.parts.database, self.jobs),
+                parts.settings,
             )
         return kept
 
@@ -136,6 +139,16 @@ class Nouns(Speaks):
     def live(self) -> LiveQueries:
         """Live queries: `tank.live("SUBSCRIBE TO app.notes")`."""
         return self.parts.live
+
+    @property
+    def asql(self) -> Callable[..., Awaitable[tuple[SqlResult, ...]]]:
+        """`sql` for an event loop: `await tank.asql("SELECT ...")`."""
+        return self.sql.wait
+
+    @property
+    def tables(self) -> Tables:
+        """Tables of users' rows: create, list, describe, insert, flush, drop."""
+        return Tables(self.parts.tables.open)
 
     @property
     def storage(self) -> Storage:

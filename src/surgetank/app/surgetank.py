@@ -176,9 +176,7 @@ class Surgetank(Nouns):
             self._closed = True
             parts, self._parts = self._parts, None
             self._kept_runs = None
-            kept_sql, self._kept_sql = self._kept_sql, None
-        if kept_sql is not None:
-            kept_sql.close()
+            self._kept_sql = None
         if parts is not None:
             ambient.leave(self)
             parts.reporting.finish_writing(self.settings.shutdown_timeout)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
 from surgetank.app.backends import open_table_file, tables_exist
-from surgetank.exceptions import MissingExtra
+from surgetank.exceptions import MissingExtra, SurgetankError
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork
 from surgetank.flush.policy import RetryPolicy
+from surgetank.streams.tables.definition import Kind, Table
 
 if TYPE_CHECKING:
     from surgetank.app.assembly import Parts
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
     from surgetank.streams.tables.cold.protocol import ColdTables
     from surgetank.streams.tables.flusher import TableFlusher
     from surgetank.streams.tables.hot.protocol import HotTables
+    from surgetank.streams.tables.ingest import TableIngest
     from surgetank.streams.tables.query.changes import TableChanges
     from surgetank.streams.tables.query.queries import Queries
     from surgetank.streams.tables.reader import TableReader
+    from surgetank.streams.tables.sql.statements import CreateTable
 
 _NEEDS = ("duckdb", "pyarrow", "sqlglot")
 
@@ -42,6 +46,24 @@ class OpenTables:
     queries: Queries
     changes: TableChanges
     flusher: TableFlusher
+    ingest: TableIngest
+
+    def create(self, wanted: CreateTable, *, actor: str, owner: str | None = None) -> Table:
+        """Make a table. Raises `InvalidRequest`, `Conflict`, `NotFound`, `DatabaseUnavailable`."""
+        made = self.catalog.create(wanted, actor=actor, owner=owner)
+        if made.kind is not Kind.STREAM:
+            with suppress(SurgetankError):  # what is copied now is known in an outage
+                self.cold.live(made, stores=())
+        return made
+
+    def drop(self, table: Table, *, actor: str) -> bool:
+        """Drop a table, for all at once, and its rows after that; whether it was there. Raises
+        `DatabaseUnavailable`."""
+        dropped = self.catalog.drop(table, actor=actor)
+        self.hot.forget_table(table.id)
+        if table.kind is not Kind.STREAM and hasattr(self.cold, "forget_table"):  # see `_made`
+            self.cold.forget_table(table.id)
+        return dropped
 
     def close(self) -> None:
         """Close all of it. Idempotent."""
@@ -104,6 +126,7 @@ class TableRoom:
         from surgetank.streams.tables.catalog.mirror import Mirror  # noqa: PLC0415
         from surgetank.streams.tables.cold.tables import FileTables  # noqa: PLC0415
         from surgetank.streams.tables.flusher import TableFlusher, TablesSink  # noqa: PLC0415
+        from surgetank.streams.tables.ingest import TableIngest  # noqa: PLC0415
         from surgetank.streams.tables.query.changes import TableChanges  # noqa: PLC0415
         from surgetank.streams.tables.query.queries import Queries, pool_of  # noqa: PLC0415
         from surgetank.streams.tables.query.trusted import TrustedQueries  # noqa: PLC0415
@@ -136,4 +159,5 @@ class TableRoom:
             queries=queries,
             changes=TableChanges(hot, cold, queries),
             flusher=flusher,
+            ingest=TableIngest(hot, cold),
         )

@@ -31,15 +31,21 @@ class Runner:
     limits: Limits | None = None
 
 
-def pool_of(settings: TableSettings) -> QueryPool:
-    """The pool that these settings describe; its children are started by the first query."""
-    limits = Limits(
+def limits_of(settings: TableSettings) -> Limits:
+    """What a query of a caller who is not trusted may take."""
+    return Limits(
         time_s=settings.sql_time_limit,
         rows=settings.sql_rows,
         bytes=settings.sql_bytes,
         memory_bytes=settings.sql_memory,
     )
-    return QueryPool(settings.sql_processes, limits=limits, waiting=settings.sql_waiting)
+
+
+def pool_of(settings: TableSettings) -> QueryPool:
+    """The pool that these settings describe; its children are started by the first query."""
+    return QueryPool(
+        settings.sql_processes, limits=limits_of(settings), waiting=settings.sql_waiting
+    )
 
 
 class Queries:

@@ -29,7 +29,7 @@ from surgetank.streams.tables.sql.statements import (
     NewColumn,
     TableName,
 )
-from surgetank.streams.tables.sql.tokens import Cursor
+from surgetank.streams.tables.sql.tokens import Cursor, words_of
 from surgetank.streams.tables.types import ColumnType
 from surgetank.streams.tables.unfit import Unfit
 from surgetank.streams.tables.values import Source, reader
@@ -184,6 +184,17 @@ def _column(cursor: Cursor) -> tuple[NewColumn, bool]:
     if cursor.peek() not in (",", ")", ""):
         cursor.refuse("NOT NULL, DEFAULT, PRIMARY KEY or the next column")
     return NewColumn(name, type_, nullable and not is_key, default), is_key
+
+
+def declared(name: str, text: str) -> tuple[NewColumn, bool]:
+    """A column of this name, declared as in SQL (`INT NOT NULL DEFAULT 0`), and whether it is the
+    PRIMARY KEY. Raises `InvalidRequest`."""
+    checked_name(name, "column")
+    source = f"{name} {text}"
+    cursor = Cursor(source, words_of(source))
+    made = _column(cursor)
+    cursor.end()
+    return made
 
 
 def _default(cursor: Cursor, name: str, type_: ColumnType) -> Default | None:

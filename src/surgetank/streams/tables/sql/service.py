@@ -121,12 +121,14 @@ class TableCatalogue:
         hot: HotTables,
         cold: ColdTables,
         ingest: Inserting,
-        flusher: Callable[[], Flushing],
+        flusher: Flushing,
+        create: Callable[..., Table],
+        drop: Callable[..., bool],
         relations: SystemRelations,
     ) -> None:
         self._catalog = catalog
         self._hot, self._cold, self._ingest = hot, cold, ingest
-        self._flusher = flusher
+        self._flusher, self._create, self._drop = flusher, create, drop
         self._relations = relations
 
     # -- for queries and changes
@@ -240,7 +242,7 @@ class TableCatalogue:
                 self._catalog.drop_namespace(action.name, actor=actor, if_exists=action.if_exists)
                 return SqlResult(number=0, kind="DROP NAMESPACE")
             case CreateTable():
-                self._catalog.create(action, actor=actor, owner=caller.user or None)
+                self._create(action, actor=actor, owner=caller.user or None)
                 return SqlResult(number=0, kind="CREATE TABLE")
             case AddColumn():
                 self.add_column(action, actor)
@@ -263,10 +265,8 @@ class TableCatalogue:
             if action.if_exists:
                 return
             raise not_there(str(action.table))
-        if not self._catalog.drop(table, actor=actor) and not action.if_exists:
+        if not self._drop(table, actor=actor) and not action.if_exists:
             raise not_there(str(action.table))
-        self._hot.forget_table(table.id)
-        self._cold.forget_table(table.id)
 
     def _get(self, caller: SqlCaller, name: TableName) -> Table:
         found = self.find(caller, name.namespace, name.name)
@@ -327,7 +327,7 @@ class TableCatalogue:
                 f"{table.full_name} is a STREAM table: its rows are never flushed.",
                 remedy="flush others.",
             )
-        job = self._flusher().run("manual", partition=None if table is None else table.full_name)
+        job = self._flusher.run("manual", partition=None if table is None else table.full_name)
         kind = "STORAGE FLUSH ALL" if table is None else "STORAGE FLUSH TABLE"
         return _rows(
             kind,
@@ -339,7 +339,7 @@ class TableCatalogue:
 
     def _kill(self, caller: SqlCaller, job: str) -> SqlResult:
         need_operator(caller, "Ending jobs")
-        if not self._flusher().kill(job):
+        if not self._flusher.kill(job):
             raise Conflict(
                 f"The job {job[:80]!r} isn't a flush of tables that runs here.",
                 remedy="SELECT * FROM system.jobs lists them; one of another process ends there.",
