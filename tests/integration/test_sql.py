@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from support.savers import put
 from surgetank import Surgetank
-from surgetank.app.relations import JOBS, NAMES
+from surgetank.app.relations import NAMES, OPERATED, OWN, STORED
 from surgetank.app.sql import SqlCaller
 from surgetank.cli.app import app
 from surgetank.exceptions import EngineClosed, NotFound
@@ -58,19 +58,24 @@ def test_relations_of_agents_errors_and_jobs_are_joined(filled):
 
 
 def test_every_relation_can_be_read_by_its_owner(filled):
-    for name in (*NAMES, JOBS):
+    for name in (*NAMES, *OPERATED, *STORED):
         results = filled.sql(f"SELECT * FROM system.{name}; SELECT count(*) FROM system.{name}")
         assert [each.kind for each in results] == ["SELECT", "SELECT"], name
 
 
-def test_over_http_administrators_read_and_others_do_not(filled):
+def test_over_http_administrators_read_all_and_others_their_own(filled):
     answer = json.loads(
         ask(filled, "SELECT thread_id, 1.5::DECIMAL(3, 1) AS d FROM system.threads").body
     )
     (result,) = answer["results"]
     assert result["rows"] == [["t-1", "1.5"]]
     assert result["columns"][0] == {"name": "thread_id", "type": "VARCHAR"}
-    for text in ("SELECT * FROM system.threads", "WITH x AS (FROM system.system_errors) FROM x"):
+    for who, threads in ((VIEWER, [["t-1"]]), (Caller("bob", Role.VIEWER), [])):
+        for name in OWN:
+            text = f"SELECT DISTINCT thread_id FROM system.{name}"
+            found = json.loads(ask(filled, text, who).body)["results"][0]["rows"]
+            assert found == (threads if name in ("threads", "checkpoints", "thread_logs") else [])
+    for text in ("SELECT * FROM system.jobs", "WITH x AS (FROM system.system_errors) FROM x"):
         with pytest.raises(Problem) as refused:
             ask(filled, text, VIEWER)
         assert (refused.value.status, refused.value.more["statement"]) == (404, 1)
@@ -102,6 +107,9 @@ def test_the_command_runs_statements_with_the_rights_of_whom_it_names(filled, mo
     text = "SELECT thread_id FROM system.threads"
     done = CliRunner().invoke(app, ["sql", "-c", text, "--format", "json"])
     assert json.loads(done.stdout) == [{"thread_id": "t-1"}]
+    done = CliRunner().invoke(app, ["sql", "-c", text, "--as-user", "bob", "--format", "json"])
+    assert json.loads(done.stdout) == []
+    text = "SELECT * FROM system.system_errors"
     done = CliRunner().invoke(app, ["sql", "-c", text, "--as-user", "ada"])
     assert done.exit_code == NotFound.exit_code
     assert "not for you" in done.stderr

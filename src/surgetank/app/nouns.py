@@ -18,7 +18,7 @@ from surgetank.app.notifications import Notifications
 from surgetank.app.parked import Parked
 from surgetank.app.pruning import Pruning
 from surgetank.app.recovery import Recoveries
-from surgetank.app.relations import Relations
+from surgetank.app.relations import KnownState, Relations
 from surgetank.app.run_figures import Figures, RunFigures
 from surgetank.app.runs import Runs
 from surgetank.app.schema import Schema
@@ -130,10 +130,16 @@ class Nouns(Speaks):
         if kept is None:
             kept = self._kept_sql = Statements(
                 self.parts.tables.open,
-                lambda: Relations(self.parts.database, self.jobs),
+                self._relations,
                 parts.settings,
             )
         return kept
+
+    def _relations(self) -> Relations:
+        parts = self.parts
+        return Relations(
+            parts.database, self.jobs, KnownState(parts), owner_key=self.settings.owner_key
+        )
 
     @property
     def live(self) -> LiveQueries:

@@ -1,4 +1,4 @@
--- The schema `system` of SQL (app/relations.py): what administrators may select from. Each is read within
+-- The schema `system` of SQL (app/relations.py): what callers may select from. Each is read within
 -- SELECT columns FROM (...) WHERE thread_id = ... LIMIT ...
 
 -- name: threads
@@ -33,3 +33,44 @@ SELECT q.checkpoint_id, q.checkpoint_number, q.thread_id, q.workflow_id, q.run_i
     q.owner, q.kind, q.status, q.agent_outputs, q.instructions, q.actions, q.editable_content, q.user_edited_content, q.user_notes,
     q.assignee, q.created_at, q.resolved_at, q.resolved_by
 FROM surgetank.user_checkpoints q
+
+-- name: files
+-- Live ones. Index table_files_live.
+SELECT f.file_id, n.name AS namespace_id, t.name AS table_name, f.path, f.rows, d.rows AS deleted_rows, f.bytes, f.min_user, f.max_user,
+    f.schema_version, s.at AS created_at
+FROM surgetank.table_files f
+JOIN surgetank.tables t USING (table_id)
+JOIN surgetank.table_namespaces n USING (namespace_id)
+LEFT JOIN surgetank.table_delete_files d ON d.file_id = f.file_id AND d.end_snapshot IS NULL
+LEFT JOIN surgetank.table_snapshots s ON s.snapshot_id = f.begin_snapshot
+WHERE f.end_snapshot IS NULL
+
+-- name: storages
+SELECT g.storage AS storage_id, g.root FROM surgetank.table_storages g
+
+-- name: users
+-- Those who have tokens.
+SELECT k.user_name, k.role, count(*) FILTER (WHERE k.revoked_at IS NULL AND coalesce(k.expires_at > now(), true)) AS usable_tokens,
+    min(k.created_at) AS created_at, max(k.last_used_at) AS last_used_at
+FROM surgetank.api_tokens k GROUP BY k.user_name, k.role
+
+-- name: own_threads
+-- Threads of one user, by the rule of server/access/threads.sql. Indexes checkpoints_owner_idx (read once for each namespace),
+-- thread_status_by_owner, unique (thread_id, checkpoint_ns).
+WITH RECURSIVE mine (ns_pk) AS (
+    (SELECT c.ns_pk FROM surgetank.checkpoints c WHERE c.metadata ->> %(key)s = %(user)s ORDER BY c.ns_pk LIMIT 1)
+    UNION ALL
+    SELECT (SELECT c.ns_pk FROM surgetank.checkpoints c WHERE c.metadata ->> %(key)s = %(user)s AND c.ns_pk > m.ns_pk
+        ORDER BY c.ns_pk LIMIT 1)
+    FROM mine m WHERE m.ns_pk IS NOT NULL
+), named AS MATERIALIZED (SELECT DISTINCT n.thread_id FROM mine m JOIN surgetank.checkpoint_namespaces n USING (ns_pk))
+SELECT t.thread_id COLLATE "C" AS thread_id FROM surgetank.thread_status t WHERE t.owner = %(user)s
+UNION
+SELECT n.thread_id FROM named n
+WHERE coalesce(
+    (SELECT t.owner FROM surgetank.thread_status t WHERE t.thread_id = n.thread_id COLLATE "default"),
+    (SELECT c.metadata ->> %(key)s FROM surgetank.checkpoint_namespaces r JOIN surgetank.checkpoints c USING (ns_pk)
+     WHERE r.thread_id = n.thread_id AND r.checkpoint_ns = '' AND c.metadata ->> %(key)s IS NOT NULL ORDER BY c.checkpoint_id LIMIT 1),
+    (SELECT c.metadata ->> %(key)s FROM surgetank.checkpoint_namespaces r JOIN surgetank.checkpoints c USING (ns_pk)
+     WHERE r.thread_id = n.thread_id AND c.metadata ->> %(key)s IS NOT NULL ORDER BY c.checkpoint_id LIMIT 1)
+) = %(user)s

@@ -6,14 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from surgetank.app.relations import JOBS, NAMES, Relations
+from surgetank.app.relations import Relations
 from surgetank.streams.tables.query.calls import SqlCaller, SqlOutcome, SqlResult
-from surgetank.streams.tables.query.names import Reference
 from surgetank.streams.tables.query.parameters import Parameters
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from surgetank.app.table_room import OpenTables
     from surgetank.streams.tables.query.executor import Executor
     from surgetank.streams.tables.sql.service import TableCatalogue
@@ -93,23 +90,10 @@ class Statements:
                 flusher=tables.flusher,
                 create=tables.create,
                 drop=tables.drop,
-                relations=_System(self._relations),
+                relations=self._relations(),
             )
             executor = Executor(
                 catalogue, tables.queries, tables.changes, limits=limits_of(self._settings)
             )
             ready = self._ready = (tables, catalogue, executor)
         return ready[1], ready[2]
-
-
-class _System:
-    """Relations of other rooms, for administrators."""
-
-    def __init__(self, relations: Callable[[], Relations]) -> None:
-        self._relations = relations
-
-    def names(self, caller: SqlCaller) -> Sequence[str]:
-        return [f"system.{name}" for name in (*NAMES, JOBS)] if caller.administers else []
-
-    def read(self, caller: SqlCaller, reference: Reference) -> pa.Table | None:
-        return self._relations().read(reference) if caller.administers else None

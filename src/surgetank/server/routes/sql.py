@@ -44,7 +44,7 @@ def sql_caller(who: Caller) -> SqlCaller:
 async def sql(
     body: RunStatements, request: Request, who: CurrentCaller, services: Deps
 ) -> Response:
-    """Run statements over what agents did: the schema `system`, for administrators.
+    """Run statements over tables and over what agents did (the schema `system`).
 
     They run one after the other; the first that fails ends it, and the problem names it
     (`statement`), where in the text (`position`), and how many were `completed` before. With
