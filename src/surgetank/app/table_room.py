@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from surgetank.app.backends import open_table_file, tables_exist
 from surgetank.exceptions import MissingExtra, SurgetankError
@@ -61,7 +61,7 @@ class OpenTables:
         `DatabaseUnavailable`."""
         dropped = self.catalog.drop(table, actor=actor)
         self.hot.forget_table(table.id)
-        if table.kind is not Kind.STREAM and hasattr(self.cold, "forget_table"):  # see `_made`
+        if table.kind is not Kind.STREAM:
             self.cold.forget_table(table.id)
         return dropped
 
@@ -134,8 +134,7 @@ class TableRoom:
 
         parts, settings = self._parts, self._parts.settings
         hot, copies = open_table_file(settings, parts.clock, parts.buffer)
-        # its upkeep (compaction, erasure) is not there yet
-        cold = cast("ColdTables", FileTables(parts.database, settings.home / "tables", file=copies))
+        cold = FileTables(parts.database, settings.home / "tables", file=copies)
         reader = TableReader(hot, cold)
         queries = Queries(reader, pool_of(settings), TrustedQueries(cold))
         flusher = TableFlusher(
