@@ -9,12 +9,13 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 from surgetank.exceptions import InvalidRequest, QuotaExceeded
 
 if TYPE_CHECKING:
-    from sqlglot import Token
+    from sqlglot import Token, Tokenizer
 
 MOST_TEXT = 256 * 1024  # characters of all statements of a text
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
@@ -45,13 +46,19 @@ class Word:
         return self.kind == "SEMICOLON"
 
 
-def words_of(text: str) -> list[Word]:
-    """All tokens of a text. Raises `InvalidRequest`, `QuotaExceeded`."""
+@cache
+def _tokenizer() -> type[Tokenizer]:
     from sqlglot.dialects.duckdb import DuckDB  # noqa: PLC0415 - an extra
-    from sqlglot.errors import SqlglotError  # noqa: PLC0415
 
     class Plain(DuckDB.Tokenizer):
         COMMANDS = set()  # noqa: RUF012 - no word ends the tokens
+
+    return Plain
+
+
+def words_of(text: str) -> list[Word]:
+    """All tokens of a text. Raises `InvalidRequest`, `QuotaExceeded`."""
+    from sqlglot.errors import SqlglotError  # noqa: PLC0415 - an extra
 
     if len(text) > MOST_TEXT:
         raise QuotaExceeded(
@@ -62,7 +69,7 @@ def words_of(text: str) -> list[Word]:
     added = [found.end() for found in _PARAMETER.finditer(text)]
     spaced = _PARAMETER.sub(r"\g<0> ", text)
     try:
-        tokens = Plain().tokenize(spaced)
+        tokens = _tokenizer()().tokenize(spaced)
     except (SqlglotError, RecursionError) as error:
         raise InvalidRequest(
             "The SQL can't be read: a quote or a comment has no end.",
