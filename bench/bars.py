@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from bench import floor
 from bench.agent_servers import LANGGRAPH_DEV
 from bench.harness import Figure, Scale
-from bench.measures import flush, loop, partitions, queue, sanitizer
+from bench.measures import flush, loop, partitions, queue, sanitizer, tables_insert
 from bench.peers import MEMORY, OURS, POOL, POSTGRES, SQLITE
 
 
@@ -105,6 +105,10 @@ BARS = (
     Bar("served", "event", at_most=5),
     Bar("served", "at once", LANGGRAPH_DEV, at_most=1),
     Bar("crowd", "memory", at_most=5),
+    Bar("tables_insert", "1 users", tables_insert.PARQUET, at_most=1.67),
+    Bar("tables_insert", "1000 users", tables_insert.PARQUET, at_most=2.5),
+    Bar("tables_insert", "single", tables_insert.SQLITE, at_most=1.67),
+    Bar("tables_insert", "threads", tables_insert.ONE, at_most=1),
 )
 
 

@@ -18,6 +18,7 @@ from bench.measures import (
     sanitizer,
     served,
     storage,
+    tables_insert,
     telling,
     threads,
 )
@@ -38,4 +39,5 @@ MEASURES: dict[str, ModuleType] = {
     "queue": queue,
     "served": served,
     "crowd": crowd,
+    "tables_insert": tables_insert,
 }
