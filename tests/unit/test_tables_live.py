@@ -329,3 +329,19 @@ def test_a_shared_table_is_followed_by_all(hot, live):
     hot.accept(shared, [Change("", Op.INSERT, row(1))])
     assert shown(taken(query, 1)) == [("insert", 1)]
     query.close()
+
+
+def test_nothing_is_kept_of_who_is_erased_nor_for_longer_than_a_minute(hot):
+    now = [0.0]
+    tail = Tail(hot, poll_s=3600, clock=lambda: now[0])
+    feeds = [tail.join(T, user, lambda: None) for user in ("ann", "bob", None)]
+    tail.close()
+    insert(hot, 1)
+    insert(hot, 1, user="bob")
+    tail.poll()
+    assert [feed.changes for feed in feeds] == [1, 1, 2]
+    tail.forget_user("ann")
+    assert [feed.changes for feed in feeds] == [0, 1, 0]
+    now[0] = 61.0
+    tail.poll()
+    assert [feed.changes for feed in feeds] == [0, 0, 0]

@@ -72,6 +72,7 @@ class Services:
         within a minute."""
         tokens = self.login.forget_user(user)
         self.tickets.forget_user(user)
+        self.tank.live.forget_user(user)
         self.owners.forget(user)
         kept = {f"user:{user}", f"project:{user}"}
         self.kept_answers.forget(kept | {*(f"token:{id_}" for id_ in tokens)})

@@ -190,6 +190,7 @@ class Tail:
             for key, feed in list(self._feeds.items()):
                 if not feed.followers and now - feed.left_at > _MOST_AGE_S:
                     del self._feeds[key]
+                feed.shrink(_MOST_BYTES, now - _MOST_AGE_S)
             feeds = list(self._feeds.values())
         if not feeds:
             return False
