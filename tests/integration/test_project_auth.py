@@ -429,7 +429,7 @@ def test_handlers_are_asked_for_every_route_of_their_resources() -> None:
     # administrators' own, what asks for itself, and what is about the caller
     apart = {
         ("POST", "/threads/{thread_id:name}/repair"), ("POST", "/threads/{thread_id:name}/commands"),
-        ("POST", "/ws/ticket"),
+        ("POST", "/ws/ticket"), ("WS", "/ws/sql"),
     }  # fmt: skip
     assert {each for each in ours if str(each[1]).startswith(resources)} - apart == set(ASKS)
     for router in ROUTERS:
