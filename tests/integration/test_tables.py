@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from support.postgres import PostgresServer
+from support.waiting import wait_until
 from surgetank import Surgetank
 from surgetank.app.sql import SqlCaller
 from surgetank.exceptions import (
@@ -133,9 +134,10 @@ def test_who_may_what(shop, database_url):
     assert rows(shop, "SELECT count(*) FROM shop.orders WHERE note = 'x'") == [(1,)]
     with psycopg.connect(database_url) as connection:
         noted = connection.execute(
-            "SELECT actor, detail FROM surgetank.audit_log WHERE action = 'acted_as_user'"
+            "SELECT a.actor, n.name FROM surgetank.audit_log a JOIN surgetank.audit_names n"
+            " ON n.number = (a.detail ->> 'user')::bigint WHERE a.action = 'acted_as_user'"
         ).fetchall()
-    assert noted == [("root", {"user": "bob"})]
+    assert noted == [("root", "bob")]
     with pytest.raises(InvalidRequest, match="nobody is named"):
         shop.sql("INSERT INTO shop.orders (id) VALUES (9)")
 
@@ -227,6 +229,19 @@ def test_an_error_names_its_statement_and_those_before_it_were_run(shop):
     with pytest.raises(SurgetankError, match=r"^Statement 2 "):
         shop.sql("INSERT INTO shop.orders (id) VALUES (8); INSERT INTO", user="ann")
     assert (8,) not in rows(shop, "SELECT id FROM shop.orders", user="ann")
+
+
+def test_who_made_a_table_is_forgotten_with_him(tank, database_url):
+    assert error(tank, "CREATE TABLE t (a INT); CREATE TABLE u (a INT)", OPERATOR) is None
+    tank.sql.run("EXECUTE AS USER 'olga' SELECT 1", ADMIN).done()
+    assert tank.tables.describe("t").owner == "olga"
+    tank.erase_user("olga")
+    wait_until(lambda: tank.tables.describe("t").owner is None, "the owner is gone")
+    with psycopg.connect(database_url) as connection:
+        left = connection.execute(
+            "SELECT 1 FROM surgetank.audit_log WHERE actor = 'olga' OR detail::text LIKE '%olga%'"
+        ).fetchall()
+    assert left == []
 
 
 def test_tables_are_used_while_the_database_is_away(

@@ -267,7 +267,7 @@ class Erasure:
             ("approval_people", "names in approvals"), ("audit_people", "names in the audit"),
             ("audit_threads", "names in the audit"), ("rates", "counts of runs"), ("webhooks", "webhooks"),
             ("webhook_people", "names in webhooks"), ("assistants", "assistants"), ("crons", "crons"),
-            ("analyst_users", "names given to analysts"),
+            ("analyst_users", "names given to analysts"), ("table_owners", "owners of tables"),
         ):  # fmt: skip
             progress.count(kind, self._execute(SQL[name], arguments))
         progress.count(

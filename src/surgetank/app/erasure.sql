@@ -149,3 +149,11 @@ DELETE FROM surgetank.run_rates WHERE owner = %(user)s
 -- name: analyst_users
 -- Whom analysts were to see. An erasure may read it as a whole.
 DELETE FROM surgetank.analyst_users WHERE user_name = %(user)s
+
+-- name: table_owners
+-- Who made tables. The catalogue changes by it, so that copies beside buffers lose the name too.
+WITH changed AS (
+    UPDATE surgetank.table_catalog SET version = greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+    WHERE EXISTS (SELECT FROM surgetank.tables WHERE owner = %(user)s) RETURNING version
+)
+UPDATE surgetank.tables t SET owner = NULL, version = changed.version FROM changed WHERE t.owner = %(user)s

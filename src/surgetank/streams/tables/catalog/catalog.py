@@ -201,11 +201,11 @@ class Catalog:
         self._standing(fresh=True)
         return dropped
 
-    def note(self, action: str, actor: str, **detail: Any) -> None:
-        """A row in the audit, of what is no change of the catalogue. Raises
-        `DatabaseUnavailable`."""
+    def acted(self, actor: str, user: str) -> None:
+        """A row in the audit: somebody acts as this user. Raises `DatabaseUnavailable`."""
+        origin = acting_from.get() or None
         with self._database.asking() as connection:
-            _Change(connection, 0).note(action, actor, **detail)
+            connection.execute(SQL["acted"], {"actor": actor, "origin": origin, "user": user})
 
     def close(self) -> None:
         """Close the copy. Idempotent."""

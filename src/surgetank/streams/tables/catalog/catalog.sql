@@ -68,3 +68,8 @@ DELETE FROM surgetank.table_columns WHERE table_id = %(table)s
 
 -- name: note
 SELECT surgetank.note(%(action)s, surgetank.acting(%(actor)s, %(origin)s), NULL, NULL, NULL, %(detail)s)
+
+-- name: acted
+-- The user as a number of audit_names, which an erasure takes the name of.
+SELECT surgetank.note('acted_as_user', surgetank.acting(%(actor)s, %(origin)s), NULL, NULL, NULL,
+    jsonb_build_object('user', surgetank.number_of('actor', %(user)s)))

@@ -160,7 +160,7 @@ class TableCatalogue:
     def acting(self, caller: SqlCaller, user: str) -> SqlCaller:
         """The caller as somebody else, which is in the audit."""
         need_admin(caller, "EXECUTE AS USER")
-        self._catalog.note("acted_as_user", _actor(caller), user=user)
+        self._catalog.acted(_actor(caller), user)
         return replace(caller, user=user, defines=False, administers=False)
 
     def visible(self, caller: SqlCaller, namespace: str | None = None) -> list[Table]:
