@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from bench import floor
 from bench.agent_servers import LANGGRAPH_DEV
 from bench.harness import Figure, Scale
-from bench.measures import flush, loop, partitions, queue, sanitizer, tables_insert
+from bench.measures import (
+    flush,
+    loop,
+    partitions,
+    queue,
+    sanitizer,
+    tables_flush,
+    tables_insert,
+)
 from bench.peers import MEMORY, OURS, POOL, POSTGRES, SQLITE
 
 
@@ -87,6 +95,7 @@ BARS = (
     Bar("flush", "long", flush.COPY, at_least=0.06),
     Bar("flush", "short", flush.COPY, at_least=0.15),
     Bar("flush", "notes", flush.COPY, at_least=0.08),
+    Bar("tables_flush", "rows", tables_flush.PLAIN, at_least=0.3),
     Bar("partitions", "entries", partitions.ONE, at_least=0.3, who=partitions.MANY),
     Bar("sanitizer", "clean chat", sanitizer.ORJSON, at_most=6, who=sanitizer.DUMPS),
     Bar("sanitizer", "clean numbers", sanitizer.ORJSON, at_most=3, who=sanitizer.DUMPS),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,84 +14,36 @@ import pytest
 
 from support.buffers import FakeClock
 from support.tables_cold import NOTES, SHARED, cold_tables, texts
+from support.tables_house import House
 from surgetank.exceptions import DatabaseUnavailable, EntryRejected, LeaseLost
-from surgetank.flush.breaker import BreakerState, CircuitBreaker
-from surgetank.flush.events import EntryParked, FlushEvent, JobFinished, PartitionFailed
-from surgetank.flush.job import Clockwork
-from surgetank.flush.policy import RetryPolicy
-from surgetank.model import FlushJob, JobStatus
+from surgetank.flush.breaker import BreakerState
+from surgetank.flush.events import EntryParked, JobFinished, PartitionFailed
+from surgetank.model import JobStatus
 from surgetank.streams.tables.cold import writing
 from surgetank.streams.tables.definition import Table, TablePolicy
-from surgetank.streams.tables.flusher import FlushDefaults, TableFlusher
-from surgetank.streams.tables.hot.protocol import Change, Op, Progress
+from surgetank.streams.tables.hot.protocol import Op, Progress
 from surgetank.streams.tables.hot.store import SQLiteHotTables
-from surgetank.streams.tables.reader import TableReader
+from surgetank.streams.tables.upkeep import TableUpkeep
 
 
-class Jobs:
-    """A job log in memory."""
-
-    def __init__(self) -> None:
-        self.saved: dict[str, FlushJob] = {}
-
-    def save_job(self, job: FlushJob) -> None:
-        self.saved[job.id] = job
-
-    def job(self, job_id: str) -> FlushJob | None:
-        return self.saved.get(job_id)
-
-    def jobs(self, **_: Any) -> list[FlushJob]:
-        return list(self.saved.values())
-
-
-class House:
-    """A hot store, cold tables and flushers of both."""
+class Ticking(House):
+    """A house whose clock is a test's."""
 
     def __init__(self, hot: SQLiteHotTables, cold: Any, clock: FakeClock) -> None:
-        self.hot, self.cold, self.clock = hot, cold, clock
-        self.jobs, self.heard = Jobs(), list[FlushEvent]()
-        self.recovered: list[str] = []
-        self.breaker = CircuitBreaker(clock)
-        self.flusher = self.make("node")
-
-    def make(self, node: str) -> TableFlusher:
-        return TableFlusher(
-            self.hot, self.cold, self.jobs, sink=mock.Mock(), node=node,
-            retry=RetryPolicy(), breaker=self.breaker, listener=self.heard.append,
-            clockwork=Clockwork(self.clock, random.Random(1).random),
-            defaults=FlushDefaults(rows=3, interval_s=60.0), on_recovered=self.recovered.append,
-        )  # fmt: skip
-
-    def insert(self, user: str, *ids: int, table: Table = NOTES) -> None:
-        rows = [Change(user, Op.INSERT, (each, f"{user}{each}")) for each in ids]
-        self.hot.accept(table, rows)
-
-    def change(self, op: Op, user: str, key: int, text: str | None = None) -> None:
-        (row,) = [
-            row for row in TableReader(self.hot, self.cold).read(NOTES, user=user).to_pylist()
-            if row["id"] == key
-        ]  # fmt: skip
-        self.hot.accept(NOTES, [Change(user, op, (key, text), row["_seq"])])
-
-    def seen(self, table: Table = NOTES) -> list[tuple[str, int, str | None]]:
-        """What a reader has, hot and cold."""
-        rows = TableReader(self.hot, self.cold).read(table).to_pylist()
-        return sorted((row.get("_user", ""), row["id"], row["text"]) for row in rows)
-
-    def flush(self, **more: Any) -> FlushJob:
-        return self.flusher.run("test", **more)
+        super().__init__(hot, cold, clock)
+        self.clock = clock
 
 
 @pytest.fixture
-def house(database_url: str, tmp_path: Path) -> Iterator[House]:
+def house(database_url: str, tmp_path: Path) -> Iterator[Ticking]:
     clock = FakeClock()
     hot = SQLiteHotTables(tmp_path / "buffer-tables.db", clock=clock)
     with cold_tables(database_url, tmp_path) as cold:
-        yield House(hot, cold, clock)
+        yield Ticking(hot, cold, clock)
     hot.close()
 
 
-def test_what_waits_is_in_files_afterwards_and_reads_the_same(house: House) -> None:
+def test_what_waits_is_in_files_afterwards_and_reads_the_same(house: Ticking) -> None:
     house.insert("ada", 1, 2)
     house.insert("bob", 1)
     house.insert("", 9, table=SHARED)
@@ -112,7 +63,7 @@ def test_what_waits_is_in_files_afterwards_and_reads_the_same(house: House) -> N
     assert (again.ok, again.result.entries_flushed) == (True, 0)
 
 
-def test_updates_and_deletes_of_rows_in_files(house: House) -> None:
+def test_updates_and_deletes_of_rows_in_files(house: Ticking) -> None:
     house.insert("ada", 1, 2, 3)
     house.flush()
     house.change(Op.UPDATE, "ada", 1, "new")
@@ -123,7 +74,7 @@ def test_updates_and_deletes_of_rows_in_files(house: House) -> None:
     assert house.seen() == texts(house.cold) == before == [("ada", 1, "newer"), ("ada", 3, "ada3")]
 
 
-def test_a_table_is_due_by_mutations_or_by_the_age_of_the_oldest(house: House) -> None:
+def test_a_table_is_due_by_mutations_or_by_the_age_of_the_oldest(house: Ticking) -> None:
     stop = threading.Event()
     house.insert("ada", 1, 2)
     assert house.flusher.run_if_due(stop) is None
@@ -141,7 +92,7 @@ def test_a_table_is_due_by_mutations_or_by_the_age_of_the_oldest(house: House) -
     assert house.flusher.run_if_due(stop) is None
 
 
-def refuses(house: House, judge: Callable[[list[dict[str, Any]]], Exception | None]) -> Any:
+def refuses(house: Ticking, judge: Callable[[list[dict[str, Any]]], Exception | None]) -> Any:
     """Cold tables whose commits fail as `judge` says of their rows."""
     write = house.cold.write
 
@@ -167,7 +118,7 @@ def hates(text: str, *, named: bool) -> Callable[[list[dict[str, Any]]], Excepti
     return judge
 
 
-def test_a_row_that_is_refused_is_parked_and_its_neighbours_arrive(house: House) -> None:
+def test_a_row_that_is_refused_is_parked_and_its_neighbours_arrive(house: Ticking) -> None:
     house.insert("ada", 1, 2, 3)
     house.insert("bob", 1)
     with refuses(house, hates("ada2", named=True)):
@@ -184,7 +135,7 @@ def test_a_row_that_is_refused_is_parked_and_its_neighbours_arrive(house: House)
     assert len(texts(house.cold)) == 4
 
 
-def test_a_crash_after_a_row_was_parked_loses_neither_it_nor_its_neighbours(house: House) -> None:
+def test_a_crash_after_a_row_was_parked_loses_neither_it_nor_its_neighbours(house: Ticking) -> None:
     house.insert("ada", 1, 2, 3)
     write = house.cold.write
 
@@ -205,7 +156,7 @@ def test_a_crash_after_a_row_was_parked_loses_neither_it_nor_its_neighbours(hous
     assert len(texts(house.cold)) == 2
 
 
-def test_a_user_who_fails_waits_alone_and_recovers(house: House) -> None:
+def test_a_user_who_fails_waits_alone_and_recovers(house: Ticking) -> None:
     for user in ("ada", "bob", "eve"):
         house.insert(user, 1, 2)
     with refuses(house, hates("bob2", named=False)):
@@ -226,7 +177,7 @@ def test_a_user_who_fails_waits_alone_and_recovers(house: House) -> None:
     assert len(texts(house.cold)) == 8 == len(house.seen())
 
 
-def test_a_row_that_nobody_foresaw_is_parked_when_it_goes_on_failing(house: House) -> None:
+def test_a_row_that_nobody_foresaw_is_parked_when_it_goes_on_failing(house: Ticking) -> None:
     house.insert("bob", 1, 2, 3, 4)
     with refuses(house, hates("bob3", named=False)):
         for number in range(4):
@@ -238,7 +189,7 @@ def test_a_row_that_nobody_foresaw_is_parked_when_it_goes_on_failing(house: Hous
     assert len(house.seen()) == 8
 
 
-def test_a_type_that_cannot_be_written_parks_no_row_and_all_arrive_later(house: House) -> None:
+def test_a_type_that_cannot_be_written_parks_no_row_and_all_arrive_later(house: Ticking) -> None:
     house.insert("ada", 1, 2)
     house.insert("bob", 1)
     with mock.patch.object(writing, "conform", side_effect=ValueError("no TEXT today")):
@@ -254,7 +205,7 @@ def test_a_type_that_cannot_be_written_parks_no_row_and_all_arrive_later(house: 
     assert len(texts(house.cold)) == 3
 
 
-def test_while_the_database_is_away_all_waits_and_the_breaker_opens(house: House) -> None:
+def test_while_the_database_is_away_all_waits_and_the_breaker_opens(house: Ticking) -> None:
     house.insert("ada", 1, 2, 3)
     with refuses(house, lambda _: DatabaseUnavailable("away")):
         job = house.flush()
@@ -272,7 +223,7 @@ def test_while_the_database_is_away_all_waits_and_the_breaker_opens(house: House
     assert house.seen() == texts(house.cold)
 
 
-def test_a_damaged_file_holds_only_those_up_who_change_rows_in_it(house: House) -> None:
+def test_a_damaged_file_holds_only_those_up_who_change_rows_in_it(house: Ticking) -> None:
     house.insert("bob", 1)
     house.flush()
     house.change(Op.UPDATE, "bob", 1, "new")
@@ -290,7 +241,7 @@ def test_a_damaged_file_holds_only_those_up_who_change_rows_in_it(house: House) 
     assert texts(house.cold) == [("ada", 1, "ada1"), ("bob", 1, "new")]
 
 
-def test_a_job_can_be_killed_and_what_it_had_not_written_stays(house: House) -> None:
+def test_a_job_can_be_killed_and_what_it_had_not_written_stays(house: Ticking) -> None:
     house.insert("ada", 1)
     house.insert("", 9, table=SHARED)
     write = house.cold.write
@@ -308,7 +259,7 @@ def test_a_job_can_be_killed_and_what_it_had_not_written_stays(house: House) -> 
     assert len(texts(house.cold)) + len(texts(house.cold, SHARED)) == 2
 
 
-def test_flushers_who_race_write_each_row_once(house: House) -> None:
+def test_flushers_who_race_write_each_row_once(house: Ticking) -> None:
     stop = threading.Event()
 
     def insert() -> None:
@@ -334,7 +285,7 @@ def test_flushers_who_race_write_each_row_once(house: House) -> None:
     assert house.seen() == rows
 
 
-def test_the_holder_of_a_lost_lease_reports_it_and_writes_nothing(house: House) -> None:
+def test_the_holder_of_a_lost_lease_reports_it_and_writes_nothing(house: Ticking) -> None:
     house.insert("ada", 1)
     with refuses(house, lambda _: LeaseLost("another has it")):
         job = house.flush()
@@ -344,3 +295,21 @@ def test_the_holder_of_a_lost_lease_reports_it_and_writes_nothing(house: House) 
     )
     house.clock.advance(60)
     assert house.flush().ok
+
+
+def test_upkeep_merges_files_in_its_time_and_ends_when_it_is_told(house: Ticking) -> None:
+    for number in range(9):
+        house.insert("ada", number)
+        house.flush()
+    before = house.seen()
+    upkeep = TableUpkeep(house.hot, house.cold, lambda: [NOTES, SHARED], house.clock)
+    stop, ended = threading.Event(), threading.Event()
+    ended.set()
+    upkeep.round(ended)
+    assert len(house.cold.live(NOTES, stores=()).files) == 9
+    upkeep.round(stop)  # not due again yet
+    assert len(house.cold.live(NOTES, stores=()).files) == 9
+    house.clock.advance(61)
+    upkeep.round(stop)
+    assert len(house.cold.live(NOTES, stores=()).files) == 1
+    assert house.seen() == before

@@ -169,7 +169,7 @@ def test_every_type_is_read_as_it_is_declared(
     cold.write(table, rows, lease=lease(table), progress=Progress(1), store_id="s", job=job())
     with psycopg.connect(database_url) as connection:
         named = connection.execute(
-            "SELECT column_type FROM surgetank_lake.ducklake_column WHERE table_id = %s AND parent_column IS NULL"
+            "SELECT column_type FROM surgetank.ducklake_column WHERE table_id = %s AND parent_column IS NULL"
             " AND column_id > 2 ORDER BY column_id", (table.id,)
         ).fetchall()  # fmt: skip
     assert [each for (each,) in named] == [kind.ducklake for kind in given]
@@ -228,7 +228,7 @@ def test_rows_from_before_a_column_have_its_initial_value_in_every_type(
 def test_bytes_and_the_lock_are_as_they_are_elsewhere(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         (text,) = connection.execute(
-            "SELECT surgetank_lake.default_of('BYTES', '[\"AP9B\"]')"
+            "SELECT surgetank.lake_default_of('BYTES', '[\"AP9B\"]')"
         ).fetchone() or ("",)
         (source,) = connection.execute(
             "SELECT prosrc FROM pg_proc WHERE proname = 'note_table_version'"
@@ -244,9 +244,9 @@ def test_a_dropped_table_is_not_listed_and_a_snapshot_says_so(
     catalog.drop(table, actor="ann")
     with psycopg.connect(database_url) as connection:
         said = connection.execute(
-            "SELECT changes_made FROM surgetank_lake.ducklake_snapshot_changes ORDER BY snapshot_id"
+            "SELECT changes_made FROM surgetank.ducklake_snapshot_changes ORDER BY snapshot_id"
         ).fetchall()
-        left = connection.execute("SELECT table_name FROM surgetank_lake.ducklake_table").fetchall()
+        left = connection.execute("SELECT table_name FROM surgetank.ducklake_table").fetchall()
     assert [each for (each,) in said][1:] == [
         'created_table:"public"."t"',
         f"dropped_table:{table.id}",

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SCHEMA = "surgetank_lake"
+SCHEMA = "surgetank"
 
 
 class Readers:

@@ -1,0 +1,165 @@
+"""Rows of a user table on their way from the hot store into files, beside `pyarrow.parquet.write_table` of the same
+rows, unsorted, not durable and with nothing committed; and one user's rows read from those files.
+
+A flush takes the rows, sorts them by user, writes Parquet and makes it durable, commits the manifest in PostgreSQL, and
+acknowledges.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.harness import BenchError, Recorder, Scene, seconds, timed
+from bench.peers import OURS
+from surgetank.database.migrate import MigratedDatabase
+from surgetank.flush.breaker import CircuitBreaker
+from surgetank.flush.job import Clockwork
+from surgetank.flush.policy import RetryPolicy
+from surgetank.model import FlushJob
+from surgetank.sqlite.shared import SharedFile
+from surgetank.streams.tables.cold.mirror import SCRIPT
+from surgetank.streams.tables.cold.tables import FileTables
+from surgetank.streams.tables.definition import USER, Column, Kind, Table
+from surgetank.streams.tables.file import TABLES
+from surgetank.streams.tables.flusher import TableFlusher, TablesSink
+from surgetank.streams.tables.hot.store import SQLiteHotTables
+from surgetank.streams.tables.reader import TableReader
+from surgetank.streams.tables.types import ColumnType
+
+TITLE = "Flush of user tables"
+PLAIN = "pyarrow write_table"
+_SMALL = 100  # rows of a small flush
+_SMALL_TIMES = 20
+_TABLE = Table(
+    id=1,
+    namespace="bench",
+    name="facts",
+    kind=Kind.USER,
+    columns=tuple(
+        Column(at, name, ColumnType.parse(kind))
+        for at, (name, kind) in enumerate(
+            [("id", "BIGINT"), ("count", "INT"), ("value", "DOUBLE"), ("text", "TEXT"), ("at", "TIMESTAMPTZ")], 3
+        )
+    ),
+)  # fmt: skip
+
+
+def run(scene: Scene) -> Recorder:
+    """Many rows in one flush, few rows in one, and a user's rows."""
+    recorder = Recorder("tables_flush")
+    numbers = itertools.count(1)
+    for number, _ in scene.turns([OURS]):
+        folder = scene.home / f"tables-{next(numbers)}"
+        folder.mkdir()
+        _measure(scene, recorder, number, folder)
+    return recorder
+
+
+def _measure(scene: Scene, recorder: Recorder, number: int, folder: Path) -> None:
+    count = scene.scale.table_rows
+    label = f"{count:,} rows of {_users(count):,} users"
+    rows, plain, one = _rows(count), folder / "plain.parquet", _user(0)
+    rate = count / seconds(lambda: pq.write_table(rows, plain))
+    recorder.add(number, PLAIN, "rows", rate, label=label, unit="rows/s")
+    with _house(scene, folder) as house:
+        house.hot.accept_arrow(_TABLE, rows)
+        took = seconds(house.flush)
+        recorder.add(number, OURS, "rows", count / took, label=label, unit="rows/s")
+        ours: list[float] = []
+        theirs: list[float] = []
+        for _ in range(_SMALL_TIMES):
+            mine = timed(ours, lambda: house.reader.read(_TABLE, user=one))
+            same = timed(theirs, lambda: pq.read_table(plain, filters=[(USER, "=", one)]))
+            if mine.num_rows != same.num_rows:
+                raise BenchError(f"{mine.num_rows} rows of a user instead of {same.num_rows}")
+        recorder.add(number, OURS, "user", ours, label="a user's rows")
+        recorder.add(number, PLAIN, "user", theirs, label="a user's rows")
+        small: list[float] = []
+        for _ in range(_SMALL_TIMES):
+            house.hot.accept_arrow(_TABLE, _rows(_SMALL))
+            timed(small, house.flush)
+        recorder.add(number, OURS, "small", small, label=f"a flush of {_SMALL} rows")
+
+
+@dataclass(frozen=True, slots=True)
+class _House:
+    hot: SQLiteHotTables
+    reader: TableReader
+    flusher: TableFlusher
+
+    def flush(self) -> None:
+        """Everything that waits. Raises `BenchError`."""
+        job = self.flusher.run("bench")
+        if not job.ok:
+            raise BenchError(f"a flush of tables failed: {job.result}")
+
+
+class _NoJobs:
+    """A job log that keeps nothing."""
+
+    def save_job(self, job: FlushJob) -> None:
+        pass
+
+    def job(self, job_id: str) -> FlushJob | None:  # noqa: ARG002
+        return None
+
+    def jobs(self, **_: Any) -> list[FlushJob]:
+        return []
+
+
+@contextmanager
+def _house(scene: Scene, folder: Path) -> Iterator[_House]:
+    path = folder / "buffer-tables.db"
+    with (
+        scene.server.database() as url,
+        closing(MigratedDatabase(url)) as database,
+        closing(SQLiteHotTables(path, max_bytes=16 * 1024**3)) as hot,
+        closing(
+            FileTables(
+                database,
+                folder / "tables",
+                file=SharedFile(path, kind=TABLES, name="table store", script=SCRIPT),
+            )
+        ) as cold,
+    ):
+        cold.live(_TABLE, stores=())  # migrated before anything is timed
+        flusher = TableFlusher(
+            hot, cold, _NoJobs(), sink=TablesSink(database), retry=RetryPolicy(),
+            breaker=CircuitBreaker(time.time), listener=lambda _: None, clockwork=Clockwork(time.time),
+            node="bench",
+        )  # fmt: skip
+        yield _House(hot, TableReader(hot, cold), flusher)
+
+
+def _users(count: int) -> int:
+    return max(1, count // 200)
+
+
+def _user(number: int) -> str:
+    return f"user-{number:06d}"
+
+
+def _rows(count: int) -> pa.Table:
+    chance = np.random.default_rng(1)
+    users = np.array([_user(number) for number in range(_users(count))], dtype=object)
+    numbers = np.arange(count)
+    return pa.table(
+        {
+            USER: pa.array(users[chance.integers(0, len(users), count)], pa.string()),
+            "id": pa.array(numbers),
+            "count": pa.array(chance.integers(0, 1000, count).astype(np.int32)),
+            "value": pa.array(chance.random(count)),
+            "text": pa.array([f"what was said {number % 997}" for number in range(count)]),
+            "at": pa.array(numbers * 1000 + 1_700_000_000_000_000).cast(pa.timestamp("us", "UTC")),
+        }
+    )
