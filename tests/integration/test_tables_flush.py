@@ -302,7 +302,7 @@ def test_upkeep_merges_files_in_its_time_and_ends_when_it_is_told(house: Ticking
         house.insert("ada", number)
         house.flush()
     before = house.seen()
-    upkeep = TableUpkeep(house.hot, house.cold, lambda: [NOTES, SHARED], house.clock)
+    upkeep = TableUpkeep(house.cold, lambda: [NOTES, SHARED], house.clock)
     stop, ended = threading.Event(), threading.Event()
     ended.set()
     upkeep.round(ended)

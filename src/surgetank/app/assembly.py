@@ -338,13 +338,21 @@ class Parts:
         if not self._away():
             self.check_copies()
 
-    def _forget_old(self, _: threading.Event) -> None:
+    def _forget_old(self, stop: threading.Event) -> None:
         self.reporting.forget_old(self.flushers)
         self.run_room.maintain()
         if (tables := self.tables.if_there()) is not None:
             tables.hot.maintain()
+            if not self._away():
+                tables.upkeep.round(stop)
         if not self._away():
             self.run_retention.run_if_due(self.clock())
+
+    def erase_tables(self, user: str) -> tuple[int, int]:
+        """Remove a user from all tables; see `OpenTables.erase_user`."""
+        self.live.forget_user(user)
+        tables = self.tables.if_there()
+        return tables.erase_user(user) if tables is not None else (0, 0)
 
     def housekeep(self) -> None:
         """All that is done about once a second in the background, once and now."""

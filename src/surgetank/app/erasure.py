@@ -105,6 +105,7 @@ class Erasure:
         server_log: Path | None,
         other_saver: bool,
         store_named: bool = False,
+        erase_tables: Callable[[str], tuple[int, int]] = lambda _: (0, 0),
     ) -> None:
         self._buffer = buffer
         self._events = events
@@ -117,6 +118,7 @@ class Erasure:
         self._server_log = server_log
         self._other_saver = other_saver
         self._store_named = store_named
+        self._erase_tables = erase_tables
 
     def erase(self, user: str) -> ErasureReport:
         """Erase a user's data. Idempotent; killed on the way, it goes on when it is called again.
@@ -132,6 +134,7 @@ class Erasure:
             # what was written meanwhile is removed in another round
             if unfinished or not self._find(user):
                 break
+        unfinished += self._remove_from_tables(user, progress)
         unfinished += self._rewrite()
         if not unfinished:
             self._finish(progress)
@@ -250,6 +253,14 @@ class Erasure:
             ]
         self._remove_names(progress, threads)
         return []
+
+    def _remove_from_tables(self, user: str, progress: _Progress) -> list[str]:
+        rows, pending = self._erase_tables(user)
+        progress.count("rows of tables", rows)
+        if not pending:
+            return []
+        kept = f"{pending} old files of tables are kept for a quarter of an hour, for who is reading them"
+        return [f"{kept}: run it again then"]
 
     def _remove_rows(self, user: str, progress: _Progress, threads: list[str]) -> None:
         arguments = {"user": user, "key": self._key, "threads": threads}
@@ -404,4 +415,5 @@ def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool
         server_log=parts.embedded.log_path if parts.embedded is not None else None,
         other_saver=other_saver,
         store_named=parts.settings.store_scope == "named",
+        erase_tables=parts.erase_tables,
     )

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from surgetank.streams.tables.query.queries import Queries
     from surgetank.streams.tables.reader import TableReader
     from surgetank.streams.tables.sql.statements import CreateTable
+    from surgetank.streams.tables.upkeep import TableUpkeep
 
 _NEEDS = ("duckdb", "pyarrow", "sqlglot")
+_ERASURES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,21 @@ class OpenTables:
     changes: TableChanges
     flusher: TableFlusher
     ingest: TableIngest
+    upkeep: TableUpkeep
+
+    def erase_user(self, user: str) -> tuple[int, int]:
+        """Remove all rows of a user, hot ones and those in files: how many there were, and how many
+        files are kept until nobody can be reading them. Raises `DatabaseUnavailable`,
+        `BufferUnavailable`."""
+        rows, pending = 0, 0
+        for _ in range(_ERASURES):  # what a flush took before may be in files only now
+            hot = self.hot.erase_user(user)
+            done = self.cold.erase_user(self.catalog.tables(), user)
+            rows, pending = rows + hot + done.rows, len(done.pending)
+            if not hot and not done.rows:
+                break
+        self.hot.erase_user(user)  # no byte is left of what was copied of files meanwhile
+        return rows, pending
 
     def create(self, wanted: CreateTable, *, actor: str, owner: str | None = None) -> Table:
         """Make a table. Raises `InvalidRequest`, `Conflict`, `NotFound`, `DatabaseUnavailable`."""
@@ -131,6 +148,7 @@ class TableRoom:
         from surgetank.streams.tables.query.queries import Queries, pool_of  # noqa: PLC0415
         from surgetank.streams.tables.query.trusted import TrustedQueries  # noqa: PLC0415
         from surgetank.streams.tables.reader import TableReader  # noqa: PLC0415
+        from surgetank.streams.tables.upkeep import TableUpkeep  # noqa: PLC0415
 
         parts, settings = self._parts, self._parts.settings
         hot, copies = open_table_file(settings, parts.clock, parts.buffer)
@@ -150,13 +168,15 @@ class TableRoom:
             lease_ttl_s=settings.lease_ttl,
             on_recovered=parts.sink_recovered,
         )
+        catalog = Catalog(parts.database, Mirror(copies))
         return OpenTables(
             hot=hot,
             cold=cold,
-            catalog=Catalog(parts.database, Mirror(copies)),
+            catalog=catalog,
             reader=reader,
             queries=queries,
             changes=TableChanges(hot, cold, queries),
             flusher=flusher,
             ingest=TableIngest(hot, cold),
+            upkeep=TableUpkeep(cold, catalog.tables, parts.clock),
         )

@@ -1,4 +1,4 @@
-"""What tables need besides flushing: small files are merged, and what is over is removed, hot and in files.
+"""What tables need besides flushing: small files are merged, and files that are over are removed.
 
 `TableUpkeep.round` is a step of housekeeping: it does what is due, table after table, until it is to end.
 """
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 
 from surgetank.streams.tables.cold.protocol import ColdTables
 from surgetank.streams.tables.definition import Kind, Table
-from surgetank.streams.tables.hot.protocol import HotTables
 
 _MERGES = 4  # of one table in a round
 
@@ -20,7 +19,6 @@ class TableUpkeep:
 
     def __init__(
         self,
-        hot: HotTables,
         cold: ColdTables,
         tables: Callable[[], Iterable[Table]],
         clock: Callable[[], float],
@@ -28,7 +26,6 @@ class TableUpkeep:
         every_s: float = 60.0,
         sweep_every_s: float = 600.0,
     ) -> None:
-        self._hot = hot
         self._cold = cold
         self._tables = tables
         self._clock = clock
@@ -43,7 +40,6 @@ class TableUpkeep:
         if now < self._due_at:
             return
         self._due_at = now + self._every_s
-        self._hot.maintain()
         for table in self._tables():
             for _ in range(_MERGES if table.kind is not Kind.STREAM else 0):
                 if stop.is_set():

@@ -3,6 +3,7 @@ name in the manifest, for every snapshot. Positions of other deleted rows are co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.compute
 from psycopg.types.json import Jsonb
 
 from surgetank.streams.tables.cold.files import Folder, NewFile, conform, field_ids
-from surgetank.streams.tables.cold.manifest import Locked, Manifest, Stale, described_file
+from surgetank.streams.tables.cold.manifest import SQL, Locked, Manifest, Stale, described_file
 from surgetank.streams.tables.cold.protocol import DataFile, ErasedUser
 from surgetank.streams.tables.cold.reading import Positions, Reader, may_have
 from surgetank.streams.tables.definition import USER, Table
@@ -26,7 +27,6 @@ class _Rewritten:
 
     new: NewFile | None
     deletes: dict[int, NewFile | None]
-    replaced: list[str]
     rows: int
     live: int  # of the rows that went, those that were not deleted
 
@@ -45,19 +45,22 @@ class UserErasure:
         self._folder = folder
         self._reader = reader
 
-    def erase(self, table: Table, user: str) -> ErasedUser:
-        """Erase a user from one table."""
+    def erase(self, tables: Sequence[Table], user: str) -> ErasedUser:
+        """Erase a user from tables."""
         rows, files = 0, 0
-        pending: list[str] = []
-        for file, live in self._manifest.files_of(table.id, user):
-            if may_have(file, user):
-                done = self._file(table, file, user, live=live)
-                rows, files = rows + done.rows, files + bool(done.rows)
-                pending += done.replaced
-        with self._manifest.locked(table.id, patient=True) as locked:
-            if locked.run("forget_user", user=user).rowcount:
-                locked.add_snapshot("altered_table:{}")
-        return ErasedUser(rows, files, tuple(pending))
+        for table in tables:
+            for file, live in self._manifest.files_of(table.id, user):
+                if may_have(file, user) and self._reader.has_rows_of(table, file, user):
+                    done = self._file(table, file, user, live=live)
+                    rows, files = rows + done.rows, files + bool(done.rows)
+            with self._manifest.locked(table.id, patient=True) as locked:
+                if locked.run("forget_user", user=user).rowcount:
+                    locked.add_snapshot("altered_table:{}")
+        with self._manifest.transaction(patient=True) as connection:
+            if rows:
+                connection.execute(SQL["mark_garbage"])
+            left = connection.execute(SQL["left_of_erasures"]).fetchall()
+        return ErasedUser(rows, files, tuple(path for (path,) in left))
 
     def _file(self, table: Table, file: DataFile, user: str, *, live: bool) -> _Rewritten:
         for _ in range(_ATTEMPTS):
@@ -76,7 +79,7 @@ class UserErasure:
                     if each[0].id == file.id
                 ]
                 if not found:
-                    return _Rewritten(None, {}, [], 0, 0)
+                    return _Rewritten(None, {}, 0, 0)
                 ((file, live),) = found
                 continue
             return done
@@ -95,7 +98,7 @@ class UserErasure:
         theirs = pc.equal(stored.column(USER), user)
         removed: Positions = np.flatnonzero(theirs.to_numpy(zero_copy_only=False))
         if not len(removed):
-            return _Rewritten(None, {}, [], 0, 0)
+            return _Rewritten(None, {}, 0, 0)
         ids = field_ids(stored.schema)
         narrow = replace(
             table,
@@ -120,9 +123,8 @@ class UserErasure:
                 if new is not None and len(after)
                 else None
             )
-        replaced = [file.path, *(path for _, path, _ in deletes)]
         gone = len(removed) - deleted if live else 0
-        return _Rewritten(new, written, replaced, len(removed), gone)
+        return _Rewritten(new, written, len(removed), gone)
 
     @staticmethod
     def _commit(locked: Locked, file: DataFile, done: _Rewritten, deletes: list[int]) -> None:

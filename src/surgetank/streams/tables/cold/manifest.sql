@@ -219,3 +219,11 @@ DELETE FROM surgetank.table_garbage WHERE path = ANY (%(paths)s)
 SELECT path FROM surgetank.table_files WHERE path = ANY (%(paths)s)
 UNION ALL SELECT path FROM surgetank.table_delete_files WHERE path = ANY (%(paths)s)
 UNION ALL SELECT path FROM surgetank.table_garbage WHERE path = ANY (%(paths)s)
+
+-- name: mark_garbage
+-- What nothing names any more may have rows of who is being erased, of dropped tables too: it is remembered for the erasure. All garbage.
+UPDATE surgetank.table_garbage SET erased = true WHERE NOT erased
+
+-- name: left_of_erasures
+-- Files that erasures wait for. All garbage.
+SELECT path FROM surgetank.table_garbage WHERE erased ORDER BY path

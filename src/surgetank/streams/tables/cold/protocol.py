@@ -88,9 +88,9 @@ class Compacted:
 
 @dataclass(frozen=True, slots=True)
 class ErasedUser:
-    """What was rewritten to erase a user. Nothing reads `pending` files any more; they are
-    unlinked when the grace of those who did is over (`ColdTables.sweep`), and until then the
-    erasure is not over."""
+    """What was rewritten to erase a user. Nobody begins to read `pending` files any more, this
+    erasure's and those of others before; they are unlinked when the grace of those who do is over
+    (`ColdTables.sweep`), and until then the erasure is not over."""
 
     rows: int = 0
     files: int = 0

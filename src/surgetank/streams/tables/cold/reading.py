@@ -118,6 +118,17 @@ class Reader:
             values = opened.read(columns=[seq]).column(seq).to_numpy()
         return np.asarray(values, np.int64)[positions]
 
+    def has_rows_of(self, table: Table, file: DataFile, user: str) -> bool:
+        """Whether a file has rows of a user, deleted ones too."""
+        with self._open(table, file) as opened:
+            name = field_ids(opened.schema_arrow)[USER_ID]
+            return any(
+                pc.any(
+                    pc.equal(opened.read_row_group(at, columns=[name]).column(name), user)
+                ).as_py()
+                for at, _, _ in self._groups(opened.metadata, user)
+            )
+
     def stored(self, table: Table, file: DataFile) -> pa.Table:
         """All rows of a file as they are stored, deleted ones too."""
         with self._open(table, file) as opened:

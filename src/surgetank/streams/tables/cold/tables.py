@@ -213,16 +213,12 @@ class FileTables:
 
     def erase_user(self, tables: Sequence[Table], user: str) -> ErasedUser:
         """Rewrite all files with rows of the user, those of older snapshots too."""
+        named = [table for table in tables if table.by_user]
         erasure = UserErasure(self._manifest, self._folder, self._reader)
-        rows, files = 0, 0
-        pending: list[str] = []
-        for table in tables:
-            if table.by_user:
-                done = erasure.erase(table, user)
-                rows, files = rows + done.rows, files + done.files
-                pending += done.pending
-                self._standing(table.id)
-        return ErasedUser(rows, files, tuple(pending))
+        done = erasure.erase(named, user)
+        for table in named:
+            self._standing(table.id)
+        return done
 
     def forget_table(self, table_id: int) -> None:
         """Remove all of a dropped table."""
