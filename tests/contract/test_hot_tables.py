@@ -13,8 +13,16 @@ from uuid import UUID
 import pyarrow as pa
 import pytest
 
-from surgetank.exceptions import BufferFull, Conflict, EntryRejected, LeaseLost, NotFound
+from surgetank.exceptions import (
+    BufferFull,
+    BufferUnavailable,
+    Conflict,
+    EntryRejected,
+    LeaseLost,
+    NotFound,
+)
 from surgetank.model import Failure, FailureKind
+from surgetank.sqlite import identity
 from surgetank.streams.tables.definition import SEQ, USER, Column, Kind, Table
 from surgetank.streams.tables.hot.protocol import (
     DELETED,
@@ -556,6 +564,34 @@ def test_no_byte_of_an_erased_user_is_left(hot: SQLiteHotTables, tmp_path: Path)
         path for path in tmp_path.rglob("*") if path.is_file() and b"eraseme" in path.read_bytes()
     ]
     assert left == []
+
+
+def test_files_of_flushed_segments_go_with_an_erased_user(
+    hot: SQLiteHotTables, tmp_path: Path
+) -> None:
+    hot.accept_arrow(T, arrow(T, ["ann", "bob"], [1, 2], ["of ann marker-7f3a", "of bob"]))
+    lease = hot.lease(T, owner="w", ttl_s=9)
+    assert lease is not None
+    hot.ack(lease, lease.through)
+    hot.release(lease)
+    hot.erase_user("ann")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if b"marker-7f3a" in path.read_bytes()] == []
+
+
+def test_nothing_is_accepted_into_a_file_that_was_deleted(
+    hot: SQLiteHotTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "_EVERY_S", 0.0)
+    hot.accept(T, [insert("ann", 1, "one")])
+    lease = hot.lease(T, owner="w", ttl_s=9)
+    assert lease is not None
+    (tmp_path / "buffer-tables.db").unlink()
+    with pytest.raises(BufferUnavailable, match="deleted"):
+        hot.accept(T, [insert("ann", 2, "two")])
+    with pytest.raises(BufferUnavailable, match="deleted"):
+        hot.accept_arrow(T, arrow(T, ["ann"], [3], ["three"]))
+    assert hot.ack(lease, lease.through).changes == 1
 
 
 def test_a_segment_stays_readable_while_somebody_sees_it(hot: SQLiteHotTables) -> None:

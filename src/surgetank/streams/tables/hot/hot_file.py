@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgetank.exceptions import BufferFull, NotFound
+from surgetank.sqlite.identity import FileIdentity
 from surgetank.sqlite.shared import SharedFile
 from surgetank.streams.tables.definition import Table
 from surgetank.streams.tables.file import TABLES
@@ -51,6 +52,7 @@ class HotFile:
             path, kind=TABLES, name="table store", script=schema.SCRIPT, before_write=before_write,
             durability=durability,
         )  # fmt: skip
+        self._identity = FileIdentity(path)
         self._drawn = False
         self._known: dict[int, Layout] = {}  # as this handle wrote or read them
         self._origins: set[tuple[int, int]] = set()  # tables and origins that the file has
@@ -116,8 +118,11 @@ class HotFile:
     def take_versions(
         self, connection: sqlite3.Connection, table: Table, count: int, size: int, now: float
     ) -> Numbers:
-        """The next versions, for so many changes of so many bytes. Raises `BufferFull`, and
-        `NotFound` for a dropped table."""
+        """The next versions, for so many changes of so many bytes. Raises `BufferFull`, `NotFound` for
+        a dropped table, and `BufferUnavailable` where the file was deleted or replaced."""
+        gone_away = self._identity.problem()
+        if gone_away is not None:
+            raise gone_away  # it would be accepted into a file that ends with this process
         # Two statements: with RETURNING it is one that takes several times as long as both.
         updated = connection.execute(
             "UPDATE hot_tables SET next = next + ?1, changes = changes + ?1, bytes = bytes + ?2,"

@@ -76,6 +76,10 @@ class Upkeep:
                         self._rewrite(connection, table, segment, user)
                         replaced.append(segment.file)
                 recount(connection, table)
+        # Files of segments that were flushed have the user's rows too, until they are unlinked.
+        with self._file.read() as connection:
+            retired = [name for (name,) in connection.execute("SELECT file FROM hot_retired")]
+        replaced = sorted({*replaced, *retired})
         if not scrub(self._file.path, kind=TABLES):
             raise BufferUnavailable(
                 f"The table store {self._file.path} was always in use: bytes of what was erased may be left.",
