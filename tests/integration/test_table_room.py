@@ -63,3 +63,13 @@ def test_a_database_that_is_away_is_one_incident_of_tables_too(
     with postgres_server.admin() as admin:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     assert tank.flush("tables").ok
+
+
+def test_a_damaged_file_of_tables_hides_nothing_else(make_tank: MakeTank) -> None:
+    tank = make_tank()
+    path = tank.settings.buffer_path.with_name("buffer-tables.db")
+    path.write_bytes(b"no database at all" * 1000)
+    depth = tank.status().buffer
+    assert [each.stream for each in depth.streams if each.stream == "tables"] == []
+    assert any("table" in problem for problem in tank.status().problems)
+    assert tank.flush().ok

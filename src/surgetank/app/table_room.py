@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from surgetank.app.backends import open_table_file, tables_exist
-from surgetank.exceptions import MissingExtra, SurgetankError
+from surgetank.exceptions import BufferProblem, MissingExtra, SurgetankError
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork
 from surgetank.flush.policy import RetryPolicy
@@ -119,7 +119,7 @@ class TableRoom:
             return None
         try:
             return self.open()
-        except MissingExtra as error:
+        except (MissingExtra, BufferProblem) as error:  # all else goes on, and is told of
             if not self._reported:
                 self._reported = True
                 self._parts.tell_of_tables(error)

@@ -153,7 +153,7 @@ class Session:
 
     def names(self) -> Sequence[str]:
         """What can be completed."""
-        with suppress(Exception):  # the database is away: one types the whole name
+        with suppress(SurgetankError):  # the database is away: one types the whole name
             return self._runner.names(self._caller)
         return ()
 
