@@ -22,7 +22,7 @@ from surgetank.app.run_service import RunService
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.exceptions import DatabaseUnavailable
 from surgetank.workflows.execution import FixedGraphs
-from surgetank.workflows.handout import Slots, slot_for
+from surgetank.workflows.handout import Slots, UnderWay, slot_for
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import CancelAction, NewRun, Run, Strategy
 from surgetank.workflows.status import Status
@@ -193,6 +193,27 @@ def test_a_claim_whose_answer_was_lost_is_found(make_tank: MakeTank) -> None:
         assert not service.worker.slots.keep(new_run()), "not before it knows what it has"
         service.worker.wake()
         wait_until(lambda: tank.runs.get(new.run_id).status is Status.COMPLETED, "it is run")
+
+
+@pytest.mark.parametrize("action", [CancelAction.INTERRUPT, CancelAction.ROLLBACK])
+def test_a_run_that_is_asked_to_end_between_its_start_and_its_first_step_ends(
+    make_tank: MakeTank, action: CancelAction
+) -> None:
+    """It was under way for ever: its task was cancelled before it had begun, and never ran."""
+    gate, tank = threading.Event(), make_tank()
+    with serving(tank, gate) as service:
+        worker = service.worker
+        start = worker._start
+
+        def cut_at_once(each: UnderWay) -> None:
+            start(each)
+            worker._queue.cancel(each.run.run_id, action, actor="ada")
+            worker._cut(each, False)
+
+        with patch.object(worker, "_start", cut_at_once):
+            tank.runs.accept(new_run(), actor="ada")
+            wait_until(lambda: not tank.runs.counts(), "the run to end", 20)
+        wait_until(lambda: worker.under_way == 0, "the worker to be free")
 
 
 # -- slots

@@ -25,7 +25,7 @@ class UnderWay:
 
     run: Run
     task: asyncio.Task[None] | None = None  # until the loop has begun it
-    functions: Functions | None = None
+    functions: Functions | None = None  # until its task has begun
     cancelled: bool = False
     lost: bool = False
     ending: bool = False  # how it ended is being recorded, and then told: nobody may cut that off

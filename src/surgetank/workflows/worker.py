@@ -150,9 +150,7 @@ class RunWorker:
 
     def _start(self, each: UnderWay) -> None:
         self._meters.started(each.run)
-        each.task = asyncio.create_task(self._run(each.run), name=f"run-{each.run.run_id}")
-        if each.lost or each.cancelled:  # before it began
-            asyncio.get_running_loop().call_soon(each.task.cancel)
+        each.task = asyncio.create_task(self._run(each), name=f"run-{each.run.run_id}")
 
     def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # the loop has ended
@@ -255,7 +253,9 @@ class RunWorker:
         """On the loop, where it is known whether the run has come to its end meanwhile."""
         if not each.ending:
             each.lost, each.cancelled = lost, not lost
-            if each.task is not None:  # else it is cancelled when it begins
+            # A task that is cancelled before its first step never runs: its run would be under way for
+            # ever. It ends itself when it begins.
+            if each.task is not None and each.functions is not None:
                 each.task.cancel()
 
     def _reap(self) -> None:
@@ -275,9 +275,11 @@ class RunWorker:
 
     # -- one run
 
-    async def _run(self, run: Run) -> None:
-        sender = self._sending.of(run)
-        self._under_way[str(run.run_id)].functions = Functions()
+    async def _run(self, each: UnderWay) -> None:
+        run, sender = each.run, self._sending.of(each.run)
+        each.functions = Functions()  # it has begun
+        if (each.lost or each.cancelled) and each.task is not None:
+            each.task.cancel()  # raised where it waits first
         try:
             with run_span(run):
                 ended, values = await self._execute(run, sender)
