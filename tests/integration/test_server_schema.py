@@ -28,7 +28,7 @@ def server(make_tank) -> Iterator[Server]:
 
 def is_endless(path: str) -> bool:
     """Whether a good answer goes on until somebody hangs up."""
-    return path.startswith(("/sse/", "/threads/{thread_id}/stream"))
+    return path.startswith(("/sse/", "/sql/live", "/threads/{thread_id}/stream"))
 
 
 PARTS = 4  # of the operations, so that several processes have something to do

@@ -30,8 +30,11 @@ _QUIET_S = 15.0
 _RECHECK_S = 60.0
 _MESSAGE_BYTES = 128 * 1024
 _NUMBER = "Go on after the event with this id; without it the rows come first."
+# A line of a request may have 64 KB, and a character takes up to three bytes there.
+MOST_TEXT = 16_000
 Text = Annotated[
-    str, Query(max_length=65_536, description="SUBSCRIBE TO table WHERE ... OPTIONS (last_rows=N)")
+    str,
+    Query(max_length=MOST_TEXT, description="SUBSCRIBE TO table WHERE ... OPTIONS (last_rows=N)"),
 ]
 After = Annotated[str | None, Query(pattern=r"^\d{1,19}$", description=_NUMBER)]
 LastEventId = Annotated[
