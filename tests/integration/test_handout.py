@@ -208,7 +208,7 @@ def test_a_run_that_is_asked_to_end_between_its_start_and_its_first_step_ends(
         def cut_at_once(each: UnderWay) -> None:
             start(each)
             worker._queue.cancel(each.run.run_id, action, actor="ada")
-            worker._cut(each, False)
+            each.cut(lost=False)
 
         with patch.object(worker, "_start", cut_at_once):
             tank.runs.accept(new_run(), actor="ada")

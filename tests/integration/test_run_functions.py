@@ -97,7 +97,7 @@ async def test_a_function_that_does_not_return_is_told_and_holds_no_thread_for_e
 ) -> None:
     node, told = Node(), list[BaseException]()
     worker, stop = tank.runs.worker({"agent": graph_of(tank, node.stays)}), asyncio.Event()
-    worker._renew_s, worker._function_wait_s = 0.1, 0.3
+    worker.heartbeat.every_s, worker._function_wait_s = 0.1, 0.3
     worker._tell = lambda error, _: told.append(error)
     working_on = asyncio.create_task(worker.work(stop))
     run = accept(tank)

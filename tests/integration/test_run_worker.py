@@ -75,7 +75,7 @@ async def working(
 ) -> None:
     """A worker of the graph, while `act` goes on."""
     worker, stop = tank.runs.worker({"agent": graph}, **options), asyncio.Event()
-    worker._renew_s = 0.1
+    worker.heartbeat.every_s = 0.1
     task = asyncio.create_task(worker.work(stop))
     try:
         await act()
@@ -337,10 +337,10 @@ async def test_a_worker_takes_over_what_a_silent_one_held_but_gives_it_the_time_
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE surgetank.runs SET lease_until = now() - interval '1 second'")
     began = time.monotonic()
-    worker._reap()
+    worker.heartbeat.beat()
     assert tank.runs.get(run.run_id).worker == held.worker, "it may have had the same gap as we"
     while tank.runs.get(run.run_id).status is Status.RUNNING:
-        worker._reap()
+        worker.heartbeat.beat()
     assert time.monotonic() - began >= 1.0
 
 

@@ -30,6 +30,16 @@ class UnderWay:
     lost: bool = False
     ending: bool = False  # how it ended is being recorded, and then told: nobody may cut that off
 
+    def cut(self, lost: bool) -> None:
+        """It is to end, or somebody else has it. On the loop, where it is known whether it has come to
+        its end meanwhile."""
+        if not self.ending:
+            self.lost, self.cancelled = lost, not lost
+            # A task that is cancelled before its first step never runs: its run would be under way for
+            # ever. It ends itself when it begins.
+            if self.task is not None and self.functions is not None:
+                self.task.cancel()
+
 
 class Slots:
     """The slots that are kept at the worker of this name, from `open` to `close`. Safe to use from

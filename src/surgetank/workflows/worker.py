@@ -1,8 +1,6 @@
-"""A worker of runs: claims them, runs their graphs on its event loop, keeps their leases, ends
-them.
+"""A worker of runs: claims them, runs their graphs on its event loop, ends them.
 
-Leases are renewed on a thread of their own, so that a node that blocks the loop loses no run. Told
-to stop, the worker gives its runs back at once instead of letting their leases run out.
+Told to stop, the worker gives its runs back at once instead of letting their leases run out.
 """
 
 from __future__ import annotations
@@ -22,17 +20,16 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from surgetank.encode.jsontext import dumps
 from surgetank.events.streams import END, StreamLog
 from surgetank.exceptions import DatabaseUnavailable, LeaseLost, SurgetankError, ThreadBusy
-from surgetank.service import Background
 from surgetank.workflows.claiming import Claims
 from surgetank.workflows.execution import Graphs, Outcome, config_of, execute
 from surgetank.workflows.fencing import take_thread
 from surgetank.workflows.functions import Functions, FunctionThreads
 from surgetank.workflows.graphs.shape import Graph
 from surgetank.workflows.handout import Slots, UnderWay
+from surgetank.workflows.heartbeat import Heartbeat
 from surgetank.workflows.manager import ENDED, WorkflowStatusManager
 from surgetank.workflows.meters import RunMeters
 from surgetank.workflows.queue import ASKED, RunQueue
-from surgetank.workflows.reaping import Reaper
 from surgetank.workflows.runs import AUTH_USER, CancelAction, NewRun, Run
 from surgetank.workflows.sending import Sender, Sending
 from surgetank.workflows.spans import callbacks_for, note_end, run_span
@@ -94,10 +91,8 @@ class RunWorker:
         self._most_of_assistant = most_of_assistant
         self._timeout_s = timeout_s
         self._function_wait_s = function_wait_s
-        self._renew_s = renew_s
         self._owner_key = owner_key
         self._tell = tell
-        self._each_second = tuple(each_second)
         self._on_end = on_end
         self._webhook_due = webhook_due
         self._discard = discard
@@ -109,10 +104,18 @@ class RunWorker:
         self._woken = asyncio.Event()
         self._stopping = asyncio.Event()
         self._over = threading.Event()
-        self._hurry = threading.Event()  # the heartbeat looks at once
         self._claims = Claims(queue, name)
         self.slots = Slots(name, self._takes, self._hand_over, self._claims.lost)
-        self._reaper = Reaper(queue, actor=name)
+        self.heartbeat = Heartbeat(
+            queue,
+            actor=name,
+            every_s=renew_s,
+            under_way=lambda: list(self._under_way.values()),
+            cut=lambda each, lost: self._on_loop(each.cut, lost),
+            taken_over=self._taken_over,
+            tell=tell,
+            each_second=each_second,
+        )
         # Not the threads that appends use: who waits here for the database would hold up savers.
         self._threads = ThreadPoolExecutor(
             min(_THREADS, most + 2), thread_name_prefix="surgetank-runs"
@@ -132,7 +135,11 @@ class RunWorker:
 
     def check_cancels(self) -> None:
         """Look now which runs were asked to end. May be called on any thread."""
-        self._hurry.set()
+        self.heartbeat.hurry()
+
+    def _taken_over(self, count: int) -> None:
+        self._meters.taken_over(count)
+        self.wake()
 
     def _takes(self, new: NewRun, kept: int) -> bool:
         """Whether a run that is accepted in this process may begin here, before all in the queue."""
@@ -161,12 +168,7 @@ class RunWorker:
         """Work until `stop` is set, then give back what is under way."""
         self._loop = asyncio.get_running_loop()
         self._loop.set_default_executor(FunctionThreads(min(_FUNCTIONS, max(_THREADS, self._most))))
-        services = [
-            Background("surgetank-run-heartbeat", self._beat),
-            Background("surgetank-run-upkeep", self._keep),
-        ]
-        for service in services:
-            service.start()
+        self.heartbeat.start()
         self.slots.open()
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -193,9 +195,7 @@ class RunWorker:
             stopping.cancel()
             tasks: list[asyncio.Task[Any]] = [each.task for each in mine if each.task is not None]
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
-            self._hurry.set()
-            for service in services:
-                await asyncio.to_thread(service.stop, 10.0)
+            await asyncio.to_thread(self.heartbeat.stop, 10.0)
             self._threads.shutdown(wait=False)
             self._loop = None
 
@@ -225,53 +225,6 @@ class RunWorker:
             self._start(under_way)
         self._more = len(claimed) == room or self._most_of_assistant is not None
         return len(claimed)
-
-    # -- beside the loop
-
-    def _beat(self, stop: threading.Event) -> None:
-        """Keep what is under way; end what somebody else has, or what was asked to end."""
-        while not stop.is_set():
-            self._hurry.wait(self._renew_s)
-            self._hurry.clear()
-            if stop.is_set():
-                return
-            mine = list(self._under_way.values())
-            try:
-                held = self._queue.renew([each.run for each in mine]) if mine else {}
-                self._reap()
-            except SurgetankError as error:
-                if not isinstance(error, DatabaseUnavailable):
-                    self._tell(error, traceback.format_exc())
-                continue  # nobody else could claim ours meanwhile
-            for each in mine:
-                action = held.get(each.run.run_id, CancelAction.INTERRUPT)
-                if action is not None:
-                    self._on_loop(self._cut, each, each.run.run_id not in held)
-
-    @staticmethod
-    def _cut(each: UnderWay, lost: bool) -> None:
-        """On the loop, where it is known whether the run has come to its end meanwhile."""
-        if not each.ending:
-            each.lost, each.cancelled = lost, not lost
-            # A task that is cancelled before its first step never runs: its run would be under way for
-            # ever. It ends itself when it begins.
-            if each.task is not None and each.functions is not None:
-                each.task.cancel()
-
-    def _reap(self) -> None:
-        """Deal with runs of workers that went silent."""
-        if reaped := self._reaper.step():
-            self._meters.taken_over(len(reaped))
-            self.wake()
-
-    def _keep(self, stop: threading.Event) -> None:
-        while not stop.wait(1.0):
-            for step in self._each_second:
-                try:
-                    step()
-                except SurgetankError as error:
-                    if not isinstance(error, DatabaseUnavailable):
-                        self._tell(error, traceback.format_exc())
 
     # -- one run
 
@@ -311,6 +264,7 @@ class RunWorker:
     async def _execute(self, run: Run, sender: Sender) -> tuple[Status, Any]:
         """How the run ended; the values of a run whose thread goes with it."""
         if run.cancel_action is not None:  # its worker died before it could
+            self._mark_ending(run)
             return await self._cancelled(run), None
         limit = run.timeout_s if run.timeout_s is not None else self._timeout_s
         deadline = asyncio.timeout(limit)
@@ -384,8 +338,7 @@ class RunWorker:
         self, run: Run, status: Status, mark: Callable[..., str], *arguments: Any, **named: Any
     ) -> Status:
         """Record its end; that it was cancelled, when somebody was promised so meanwhile."""
-        if (under_way := self._under_way.get(str(run.run_id))) is not None:
-            under_way.ending = True
+        self._mark_ending(run)
         rest = await self._thread(mark, run, *arguments, **named)
         if rest == ASKED:
             return await self._cancelled(run)
@@ -398,6 +351,11 @@ class RunWorker:
         if run.kwargs.get("webhook"):
             self._webhook_due()
         return status
+
+    def _mark_ending(self, run: Run) -> None:
+        """From here on nobody may cut it off."""
+        if (under_way := self._under_way.get(str(run.run_id))) is not None:
+            under_way.ending = True
 
     async def _stopped(self, run: Run, sender: Sender) -> None:
         """It was asked to end, somebody else has it, or this worker stops."""
