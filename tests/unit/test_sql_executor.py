@@ -82,9 +82,10 @@ class InMemory:
         self,
         caller: SqlCaller,
         into: Readable,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Any,
         how: Insert,
     ) -> int:
+        rows = rows.to_pylist() if hasattr(rows, "to_pylist") else rows
         form = RowForm(into.table)
         user = caller.user if into.table.by_user else ""
         made = [(user, form.read(row, user=user, source=Source.SQL)) for row in rows]

@@ -88,7 +88,13 @@ def single(rows: pa.Table) -> Iterator[Any]:
             yield Unreadable(str(error)[:200])
 
 
-def shaped(table: Table, rows: pa.Table, user: str | None, now: Callable[[], datetime]) -> pa.Table:
+def shaped(
+    table: Table,
+    rows: pa.Table,
+    user: str | None,
+    now: Callable[[], datetime],
+    source: Source = Source.PYTHON,
+) -> pa.Table:
     """The rows with all columns of the table, in its types, and `_user`. Raises `EntryRejected` with
     index, column and reason."""
     partition = table.partition(user or NOBODY)
@@ -107,7 +113,7 @@ def shaped(table: Table, rows: pa.Table, user: str | None, now: Callable[[], dat
         if at is None:
             made[column.name] = _default(column, rows.num_rows, partition, now)
             continue
-        values = _converted(column, rows.column(at), partition)
+        values = _converted(column, rows.column(at), partition, source)
         if values.null_count and not column.nullable:
             index = pc.index(pc.is_null(values), value=True).as_py()
             raise _refused(column, partition, index, Unfit("NULL where the column is NOT NULL"))
@@ -157,7 +163,7 @@ def _users(rows: pa.Table, given: dict[str, int], user: str | None, partition: s
     return users
 
 
-def _converted(column: Column, given: pa.ChunkedArray, partition: str) -> Any:
+def _converted(column: Column, given: pa.ChunkedArray, partition: str, source: Source) -> Any:
     wanted = column.type.arrow
     if pa.types.is_null(given.type):
         return nulls(column.type, len(given))
@@ -168,7 +174,7 @@ def _converted(column: Column, given: pa.ChunkedArray, partition: str) -> Any:
                 return values
         except pa.ArrowInvalid:
             pass  # which one it is, and why, is found value by value
-    return _understood(column, given, partition)
+    return _understood(column, given, partition, source)
 
 
 def _cast(given: pa.ChunkedArray, type_: ColumnType) -> Any:
@@ -215,9 +221,9 @@ def _in_range(values: pa.ChunkedArray, type_: ColumnType) -> bool:
     return found["min"] is None or (bounds[0] <= found["min"] and found["max"] <= bounds[1])
 
 
-def _understood(column: Column, given: pa.ChunkedArray, partition: str) -> pa.Array:
+def _understood(column: Column, given: pa.ChunkedArray, partition: str, source: Source) -> pa.Array:
     """Each value as Python has it, read as that of a row."""
-    read, keep = reader(column.type, Source.PYTHON), keeper(column.type)
+    read, keep = reader(column.type, source), keeper(column.type)
     kept: list[Any] = []
     for index, scalar in enumerate(given):
         try:

@@ -110,7 +110,7 @@ class TableIngest:
     def _shaped(self, table: Table, given: pa.Table, batch: Batch) -> pa.Table | None:
         """None where single rows are to be left out: they are found one by one."""
         try:
-            return arrows.shaped(table, given, batch.user, self._now)
+            return arrows.shaped(table, given, batch.user, self._now, batch.source)
         except EntryRejected:
             if batch.on_bad == "skip":
                 return None

@@ -169,7 +169,7 @@ def _as_decimal(given: Any) -> Decimal:
         if value.is_finite() and len(value.as_tuple().digits) > _DIGITS:
             raise Unfit(
                 f"{given!r} is a float, whose last digits nobody wrote",
-                remedy="give a Decimal, or the number as text.",
+                remedy="round it first, or give a decimal or the number as text.",
             )
         return value
     if isinstance(given, str) and (

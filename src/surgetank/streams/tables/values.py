@@ -106,11 +106,20 @@ def _boolean(_: ColumnType, source: Source) -> Convert:
     return convert
 
 
-def _text(_: ColumnType, __: Source) -> Convert:
+_TEXT_REMEDY: Mapping[Source, str] = MappingProxyType(
+    {
+        Source.PYTHON: "give str(value).",
+        Source.JSON: "write it in quotes.",
+        Source.SQL: "use CAST(... AS TEXT).",
+    }
+)
+
+
+def _text(_: ColumnType, source: Source) -> Convert:
     def convert(given: Any) -> Any:
         if type(given) is not str:
             if not isinstance(given, str):
-                raise Unfit(f"{kind(given)} is no text", remedy="give str(value).")
+                raise Unfit(f"{kind(given)} is no text", remedy=_TEXT_REMEDY[source])
             given = str.__str__(given)
         if not given.isascii():
             _refuse_surrogates(given)
@@ -129,7 +138,7 @@ def _refuse_surrogates(text: str) -> None:
         ) from None
 
 
-def _date(_: ColumnType, __: Source) -> Convert:
+def _date(_: ColumnType, source: Source) -> Convert:
     def convert(given: Any) -> date:
         if type(given) is date:
             return given
@@ -137,7 +146,10 @@ def _date(_: ColumnType, __: Source) -> Convert:
             return _parsed(date.fromisoformat, given, "a date such as 2026-11-28")
         given = plain(given)
         if isinstance(given, datetime) or not isinstance(given, date):
-            raise Unfit(f"{kind(given)} is no date", remedy="give a date: moment.date().")
+            way = (
+                "use CAST(... AS DATE)." if source is Source.SQL else "give a date: moment.date()."
+            )
+            raise Unfit(f"{kind(given)} is no date", remedy=way)
         return date(given.year, given.month, given.day)
 
     return convert
@@ -156,13 +168,16 @@ def _time(_: ColumnType, __: Source) -> Convert:
     return convert
 
 
-def _timestamp(_: ColumnType, __: Source) -> Convert:
+def _timestamp(_: ColumnType, source: Source) -> Convert:
     def convert(given: Any) -> datetime:
         value = given if type(given) is datetime else _as_datetime(given)
         if value.tzinfo is not None:
+            way = "moment.replace(tzinfo=None)"
+            if source is Source.SQL:
+                way = "CAST(... AS TIMESTAMP), which is UTC"
             raise Unfit(
                 "TIMESTAMP has no zone",
-                remedy="use TIMESTAMPTZ, or leave the zone out: moment.replace(tzinfo=None).",
+                remedy=f"use TIMESTAMPTZ, or leave the zone out: {way}.",
             )
         return value.replace(fold=0) if value.fold else value
 

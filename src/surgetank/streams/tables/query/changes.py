@@ -1,14 +1,15 @@
 """UPDATE and DELETE: which rows, and what becomes of them, is one SELECT; what is accepted are whole new rows.
 
 The rows were read at one moment. If one of them was changed since, nothing is accepted, and the statement reads again:
-no change of anybody else's is lost.
+no change of anybody else's is lost. What a query gives is stored as it is, or refused, as a literal is: DuckDB would
+make an INT of 1.5 by rounding it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgetank.exceptions import Conflict, InvalidRequest, QuotaExceeded
 from surgetank.streams.tables.cold.protocol import ColdTables
@@ -21,6 +22,9 @@ from surgetank.streams.tables.query.process import Answer
 from surgetank.streams.tables.query.queries import Queries, Runner
 from surgetank.streams.tables.rows import Row, RowForm
 from surgetank.streams.tables.values import Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _ATTEMPTS = 8
 
@@ -108,19 +112,18 @@ class TableChanges:
         text: str,
         runner: Runner,
         parameters: Parameters | None = None,
-    ) -> list[dict[str, Any]]:
-        """The rows that INSERT INTO table (columns) SELECT ... gives, by the names of the columns,
-        with values of their types as SQL assigns them. Raises `InvalidRequest` where the SELECT has
-        more or fewer columns, `QuotaExceeded` where it has too many rows."""
-        kinds = {column.name: column.type.duckdb for column in table.columns}
+    ) -> pa.Table:
+        """The rows that INSERT INTO table (columns) SELECT ... gives, by the names of the columns.
+        Raises `InvalidRequest` where the SELECT has more or fewer columns, `QuotaExceeded` where it
+        has too many rows."""
         given = list(_assigned(table, [(name, "") for name in columns]))
         numbers = [f"c{number}" for number in range(len(given))]
-        casts = ", ".join(
-            f"CAST(s.{number} AS {kinds[name]}) AS {number}"
+        shown = [
+            f"{_expression(table, name, f's.{number}')} AS {number}"
             for number, name in zip(numbers, given, strict=True)
-        )
+        ]
         answer = self._queries.select(
-            f"SELECT s.* REPLACE ({casts}) FROM ({text}\n) AS s ({', '.join(numbers)})",
+            f"SELECT s.* REPLACE ({', '.join(shown)}) FROM ({text}\n) AS s ({', '.join(numbers)})",
             runner,
             parameters,
         )
@@ -130,10 +133,7 @@ class TableChanges:
                 remedy="select as many.",
             )
         _refuse_cut(answer)
-        return [
-            dict(zip(given, values, strict=True))
-            for values in zip(*(each.to_pylist() for each in answer.table.columns), strict=True)
-        ]
+        return answer.table.rename_columns(given)
 
     def _run(
         self,
@@ -210,11 +210,18 @@ def _alias(rows: Selection) -> str:
 
 
 def _shown(rows: Selection, name: str, expression: str | None) -> str:
-    column = rows.table.column(name)
-    assert column is not None, name
     if expression is None:
         return f"{_alias(rows)}.{quoted(name)} AS {quoted(name)}"
-    return f"CAST(({expression}) AS {column.type.duckdb}) AS {quoted(name)}"
+    return f"{_expression(rows.table, name, expression)} AS {quoted(name)}"
+
+
+def _expression(table: Table, name: str, text: str) -> str:
+    """A value for a column. Only JSON is made by DuckDB: it knows what was a struct or a map."""
+    column = table.column(name)
+    assert column is not None, name
+    if column.type.name == "JSON":
+        return f"CAST(({text}\n) AS {column.type.duckdb})"
+    return f"({text}\n)"
 
 
 def _assigned(table: Table, assignments: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -235,7 +242,13 @@ def _assigned(table: Table, assignments: Sequence[tuple[str, str]]) -> dict[str,
 def _found(answer: Answer, table: Table) -> list[_Found]:
     """The rows of an answer. Raises `QuotaExceeded` where it was cut."""
     _refuse_cut(answer)
-    columns = [column.to_pylist() for column in answer.table.columns]
+    try:
+        columns = [column.to_pylist() for column in answer.table.columns]
+    except (ValueError, OverflowError) as error:  # a time before the year 1, or of nanoseconds
+        raise InvalidRequest(
+            f"The statement makes a value that no column can have: {str(error)[:200]}.",
+            remedy="use times of the years 1 to 9999, in microseconds.",
+        ) from error
     if not table.by_user:
         columns.insert(0, [NOBODY] * answer.table.num_rows)
     return [(user, seq, tuple(values)) for user, seq, *values in zip(*columns, strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from surgetank.exceptions import InvalidRequest, SurgetankError
 from surgetank.streams.tables.query.calls import SqlCaller, SqlOutcome, SqlResult
@@ -31,6 +31,11 @@ from surgetank.streams.tables.sql.statements import (
     Update,
 )
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Rows: TypeAlias = Sequence[Mapping[str, Any]] | pa.Table
+
 
 class Catalogue(Protocol):
     """What statements need to know of tables, and who runs those that change tables themselves.
@@ -44,9 +49,7 @@ class Catalogue(Protocol):
         """The table of this name, and whose rows of it the caller may change (None: all)."""
         ...
 
-    def insert(
-        self, caller: SqlCaller, into: Readable, rows: Sequence[Mapping[str, Any]], how: Insert
-    ) -> int:
+    def insert(self, caller: SqlCaller, into: Readable, rows: Rows, how: Insert) -> int:
         """Insert rows with values as SQL gives them; `how` says what becomes of keys that are
         there. How many were inserted or updated."""
         ...
@@ -171,6 +174,7 @@ class Executor:
     ) -> SqlResult:
         into = self._catalogue.changeable(caller, action.table)
         columns = action.columns or tuple(column.name for column in into.table.columns)
+        rows: Rows
         if action.query is None:
             rows = [_row(columns, row, parameters) for row in action.rows]
         else:

@@ -142,7 +142,11 @@ class TableCatalogue:
         return changeable(caller, self._get(caller, name))
 
     def insert(
-        self, caller: SqlCaller, into: Readable, rows: Sequence[Mapping[str, Any]], how: Insert
+        self,
+        caller: SqlCaller,
+        into: Readable,
+        rows: Sequence[Mapping[str, Any]] | pa.Table,
+        how: Insert,
     ) -> int:
         """Insert rows of the caller's."""
         table = into.table
