@@ -80,6 +80,8 @@ class SettingNames(TypedDict, total=False):
     sql_waiting: int | None
     tables_hot_max_bytes: int | None
     tables_row_max_bytes: int | None
+    tables_flush_rows: int | None
+    tables_flush_interval: float | None
     logs_keep: float | None
     errors_keep: float | None
     debug_originals: bool | None

@@ -53,3 +53,13 @@ class TableSettings(BaseSettings):
         le=256 * 1024**2,
         description="Largest row of a table; a larger one is refused at insert.",
     )
+    tables_flush_rows: int = Field(
+        10_000,
+        gt=0,
+        description="A table without a FLUSH_POLICY is flushed when so many changes wait.",
+    )
+    tables_flush_interval: float = Field(
+        60.0,
+        gt=0,
+        description="Such a table is also flushed when its oldest change has waited for so long.",
+    )

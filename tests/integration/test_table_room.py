@@ -16,7 +16,7 @@ NOTES = CreateTable(
 
 
 def test_rows_of_tables_wait_are_flushed_and_are_read(make_tank: MakeTank) -> None:
-    tank = make_tank()
+    tank = make_tank(tables_flush_rows=3, tables_flush_interval=90)
     assert "tables" not in tank.streams
     tables = tank.parts.tables.open()
     tables.catalog.create_namespace("app", actor="test")
@@ -25,17 +25,22 @@ def test_rows_of_tables_wait_are_flushed_and_are_read(make_tank: MakeTank) -> No
 
     waiting = {depth.stream: depth.entries for depth in tank.status().buffer.streams}
     assert waiting["tables"] == 2
-    assert tables.reader.read(notes, user="ann").column("body").to_pylist() == ["of ann"]
+    (notes_wait,) = tables.hot.waiting()
+    due_at, is_due = notes_wait.oldest_at + 90, tables.flusher.policy.is_due
+    assert (is_due(notes_wait, due_at - 1), is_due(notes_wait, due_at)) == (False, True)
+    tables.hot.accept(notes, [Change("ann", Op.INSERT, ("more",))])
+    assert is_due(tables.hot.waiting()[0], due_at - 1)
+    assert tables.reader.read(notes, user="ann").column("body").to_pylist() == ["of ann", "more"]
     job = tank.flush("tables")
     assert job.ok
-    assert tank.jobs.get(job.id).result.rows_flushed == 2
-    assert tables.reader.read(notes, user="ann").column("body").to_pylist() == ["of ann"]
+    assert tank.jobs.get(job.id).result.rows_flushed == 3
+    assert tables.reader.read(notes, user="bob").column("body").to_pylist() == ["of bob"]
     tank.close()
 
     again = make_tank()  # what is there is found without being asked for
     assert {depth.stream: depth.entries for depth in again.status().buffer.streams}["tables"] == 0
     assert "tables" in again.streams
-    assert again.parts.tables.open().reader.read(notes).num_rows == 2
+    assert again.parts.tables.open().reader.read(notes).num_rows == 3
 
 
 def test_a_database_that_is_away_is_one_incident_of_tables_too(

@@ -142,7 +142,11 @@ class TableRoom:
         from surgetank.streams.tables.catalog.catalog import Catalog  # noqa: PLC0415
         from surgetank.streams.tables.catalog.mirror import Mirror  # noqa: PLC0415
         from surgetank.streams.tables.cold.tables import FileTables  # noqa: PLC0415
-        from surgetank.streams.tables.flusher import TableFlusher, TablesSink  # noqa: PLC0415
+        from surgetank.streams.tables.flusher import (  # noqa: PLC0415
+            FlushDefaults,
+            TableFlusher,
+            TablesSink,
+        )
         from surgetank.streams.tables.ingest import TableIngest  # noqa: PLC0415
         from surgetank.streams.tables.query.changes import TableChanges  # noqa: PLC0415
         from surgetank.streams.tables.query.queries import Queries, pool_of  # noqa: PLC0415
@@ -165,6 +169,7 @@ class TableRoom:
             listener=parts.listeners,
             clockwork=Clockwork(parts.clock),
             node=settings.node,
+            defaults=FlushDefaults(settings.tables_flush_rows, settings.tables_flush_interval),
             lease_ttl_s=settings.lease_ttl,
             on_recovered=parts.sink_recovered,
         )
