@@ -381,7 +381,7 @@ def _sqlite_path(url: str) -> Path:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return Path(url).expanduser()
-    if scheme in ("redis", "rediss", "valkey", "unix"):
+    if scheme in ("redis", "rediss", "valkey", "valkeys", "unix") or scheme.startswith("redis+"):
         raise ConfigurationError(
             "The Redis buffer is not part of this version.",
             remedy="use sqlite:///path/to/buffer.db, or no buffer URL.",

@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 from support.buffers import FakeClock
+from support.redis_server import url_for
 from surgetank.events.types import Severity
 from surgetank.notify.alerts.book import Alert, AlertBook, Delivery, Message, Outcome
+from surgetank.notify.alerts.redis_book import RedisAlertBook
 from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
+from surgetank.redis.address import parse
 
 Open = Callable[[], AlertBook]
 # A new kind of alert book joins the suite by a function that opens one in a folder.
 KINDS: dict[str, Callable[[Path, FakeClock], AlertBook]] = {
     "sqlite": lambda folder, clock: SQLiteAlertBook(folder / "events.db", clock=clock),
+    "redis": lambda folder, clock: RedisAlertBook(parse(url_for(folder)), clock=clock),
 }
 
 

@@ -22,7 +22,7 @@ def servers(folder: str) -> list[psutil.Process]:
     return [
         process
         for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] in ("postgres", "pgbouncer")
+        if process.info["name"] in ("postgres", "pgbouncer", "redis-server")
         and any(folder in argument for argument in process.info["cmdline"] or ())
     ]
 

@@ -91,7 +91,7 @@ def test_every_query_is_used() -> None:
     begun = tuple(re.findall(r'f"(\w+_)\{', used))  # names that are put together
     unused = [
         f"{path.relative_to(ROOT)}: {name}"
-        for path in SOURCE.rglob("*.sql")
+        for path in (*SOURCE.rglob("*.sql"), *SOURCE.rglob("*.lua"))
         if "migrations" not in path.parts
         for name in re.findall(r"^-- name: (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         if f'"{name}"' not in used and not name.startswith(begun)

@@ -24,6 +24,7 @@ from surgetank.events.streams import StreamLog
 from surgetank.fallback.files import SpillFiles
 from surgetank.notify.alerts.book import AlertBook
 from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
+from surgetank.redis.address import RedisAddress, is_redis, parse
 from surgetank.settings import Settings
 from surgetank.sqlite.shared import SharedFile
 from surgetank.streams.checkpoints.cold.reader import ColdReader
@@ -132,10 +133,22 @@ def tables_exist(settings: Settings) -> bool:
 def open_alert_book(
     settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer
 ) -> AlertBook:
-    """The alert book, in the file of the event log."""
+    """The alert book: in Redis, or in the file of the event log."""
+    if (address := _redis(settings)) is not None:
+        from surgetank.notify.alerts.redis_book import RedisAlertBook  # noqa: PLC0415 - an extra
+
+        return RedisAlertBook(address, clock=clock)
     return SQLiteAlertBook(
         _beside_buffer(settings), clock=clock, before_write=buffer.file.reserve.before_write
     )
+
+
+def _redis(settings: Settings) -> RedisAddress | None:
+    """The server that the buffer's URL names; None for a file."""
+    url = settings.buffer_url
+    if url is None or not is_redis(url.get_secret_value()):
+        return None
+    return parse(url.get_secret_value())
 
 
 def _beside_buffer(settings: Settings) -> Path:

@@ -2,7 +2,7 @@
 each attempt.
 
 It is shared by all processes on the buffer and needs no database, because the database may be what
-the alert is about. `sqlite_book.py` is one.
+the alert is about. `sqlite_book.py` is one, `redis_book.py` another.
 """
 
 from __future__ import annotations
@@ -10,9 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from surgetank.events.types import Severity
+
+MAX_LOG = 5000
+MAX_CLAIMS = 20_000
+MAX_WAITING = 200  # of one channel
+LONGEST_THROTTLE_S = 7 * 86_400.0
+HORIZON_S = 900.0  # a time further away than this was set by a clock that has been set back since
+ORPHANED_S = 2 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,19 @@ class Alert:
     text: str
     news_at: float | None = None
     once: bool = False
+
+
+class Claim(NamedTuple):
+    """When an alert was claimed, and the newest fact behind it then."""
+
+    at: float
+    news_at: float | None
+
+    def allows(self, alert: Alert, *, now: float, throttle_s: float) -> bool:
+        """Whether the alert may be claimed again."""
+        if alert.once or 0 <= now - self.at < throttle_s:
+            return False
+        return alert.news_at is None or self.news_at is None or alert.news_at > self.news_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,22 +16,22 @@ from typing import Any
 from surgetank.events.sqlite import EVENTS
 from surgetank.events.types import Severity
 from surgetank.notify.alerts.book import (
+    HORIZON_S,
+    LONGEST_THROTTLE_S,
+    MAX_CLAIMS,
+    MAX_LOG,
+    MAX_WAITING,
+    ORPHANED_S,
     Alert,
     Attempt,
     ChannelHealth,
+    Claim,
     Delivery,
     Message,
     Outcome,
     Sent,
 )
 from surgetank.sqlite.shared import SharedFile
-
-MAX_LOG = 5000
-MAX_CLAIMS = 20_000
-MAX_WAITING = 200  # of one channel
-LONGEST_THROTTLE_S = 7 * 86_400.0
-_HORIZON_S = 900.0  # a time further away than this was set by a clock that has been set back since
-_ORPHANED_S = 2 * 86_400.0
 
 # Added to files of this format that were made without them.
 _TABLES = """
@@ -116,12 +116,7 @@ class SQLiteAlertBook:
             "SELECT at, news_at FROM alert_claims WHERE rule = ? AND subject = ?",
             (alert.rule, alert.subject),
         ).fetchone()
-        if row is None:
-            return True
-        at, news_at = row
-        if alert.once or 0 <= self._clock() - at < throttle_s:
-            return False
-        return alert.news_at is None or news_at is None or alert.news_at > news_at
+        return row is None or Claim(*row).allows(alert, now=self._clock(), throttle_s=throttle_s)
 
     def _drop_oldest(self, writer: sqlite3.Connection, channel: str, now: float) -> None:
         rows = writer.execute(
@@ -141,7 +136,7 @@ class SQLiteAlertBook:
             "SELECT id FROM alert_outbox WHERE channel = ?1 AND NOT due_at BETWEEN ?2 AND ?3"
             " AND NOT held_until BETWEEN ?2 AND ?3 ORDER BY id LIMIT 1"
         )
-        window = (channel, now + 1e-6, now + _HORIZON_S)
+        window = (channel, now + 1e-6, now + HORIZON_S)
         with self._file.read() as reader:
             if reader.execute(due, window).fetchone() is None:
                 return None
@@ -279,7 +274,7 @@ class SQLiteAlertBook:
             orphans = writer.execute(
                 "DELETE FROM alert_outbox WHERE posted_at < ? RETURNING channel, rule, title, "
                 "attempts",
-                (now - _ORPHANED_S,),
+                (now - ORPHANED_S,),
             ).fetchall()
             for channel, rule, title, attempts in orphans:
                 why = "no process has this channel any more"

@@ -1,0 +1,47 @@
+"""Lua scripts in `.lua` files beside the code. A script begins with a line `-- name: append`; what
+stands before the first one belongs to all of its file.
+
+A script is atomic, and all its keys are in one slot. Scripts are sent by their digest; a server that
+does not have one (it was restarted) is sent the text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib.resources import files
+
+_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script, and the digest by which a server knows it."""
+
+    name: str
+    text: bytes
+    digest: bytes
+
+    def __repr__(self) -> str:
+        return f"<Script {self.name}>"
+
+
+class Scripts:
+    """The scripts of a `.lua` file."""
+
+    def __init__(self, package: str, file: str) -> None:
+        before, after = (_read("surgetank.redis", name) for name in ("common.lua", "once.lua"))
+        shared, *named = _NAME.split(_read(package, file))
+        self._scripts: dict[str, Script] = {}
+        for name, body in zip(named[::2], named[1::2], strict=True):
+            text = f"{before}\n{shared}\nlocal function main()\n{body}end\n{after}".encode()
+            digest = sha1(text, usedforsecurity=False).hexdigest().encode()
+            self._scripts[name] = Script(name, text, digest)
+
+    def __getitem__(self, name: str) -> Script:
+        return self._scripts[name]
+
+
+def _read(package: str, file: str) -> str:
+    return files(package).joinpath(file).read_text(encoding="utf-8")

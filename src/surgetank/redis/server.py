@@ -1,0 +1,279 @@
+"""Talking to one Redis or Valkey server: scripts in, replies out, in one round trip however many.
+
+Connections are **lanes**: one pipeline at a time. What changes something carries the lane's count,
+so that it can be sent again after a lost reply and is done once (`once.lua`). A connection that
+broke is made anew, and what was under way is sent again, until the time is over.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from redis.backoff import NoBackoff
+from redis.connection import Connection, UnixDomainSocketConnection
+from redis.exceptions import (
+    AuthenticationError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as ConnectionLost,
+)
+from redis.exceptions import (
+    TimeoutError as ReplyLate,
+)
+from redis.retry import Retry
+
+from surgetank.exceptions import BufferFull, BufferProblem, BufferUnavailable
+from surgetank.redis.address import RedisAddress
+from surgetank.redis.scripts import Script
+
+Arg = bytes | str | int | float
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.25
+_LOST = (ConnectionLost, ReplyLate, OSError)
+
+
+class Call(NamedTuple):
+    """A script to run in the slot of a hash tag. `once`: it changes something."""
+
+    script: Script
+    tag: bytes
+    args: Sequence[Arg] = ()
+    once: bool = False
+
+
+class _Lane:
+    """A connection, and the number of what was sent over it last."""
+
+    __slots__ = ("connection", "count", "id")
+
+    def __init__(self, connection: Any) -> None:  # of redis-py, which leaves it untyped
+        self.connection = connection
+        self.id = secrets.token_hex(8)
+        self.count = 0
+
+
+class RedisServer:
+    """The server at an address, for one user of it, which `name` is for people.
+
+    No answer in `timeout_s` counts as a lost connection; what is lost is tried again for `patience_s`.
+    Safe to use from several threads; each has a connection while it asks. Raises `BufferUnavailable`,
+    `BufferFull`.
+    """
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        *,
+        name: str,
+        timeout_s: float = 5.0,
+        patience_s: float = 5.0,
+    ) -> None:
+        self.address = address
+        self._name = name
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._idle: list[_Lane] = []
+        self._closed = False
+
+    def call(
+        self, script: Script, tag: bytes, args: Sequence[Arg] = (), *, once: bool = False
+    ) -> Any:
+        """Run one script and return its reply."""
+        return self.call_all([Call(script, tag, args, once)])[0]
+
+    def call_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Run scripts in one round trip. Each is atomic, all together are not: when this raises,
+        some may have been done."""
+        if not calls:
+            return []
+        changing = [call.tag for call in calls if call.once]
+        # A slot remembers one reply for each lane.
+        assert len(set(changing)) == len(changing), "one change of a slot in a pipeline"
+        for reply in (replies := self._ask(lambda lane: self._send(lane, calls), counted=True)):
+            if isinstance(reply, RedisError):
+                raise self._named(reply)
+        return replies
+
+    def command(self, *parts: Arg) -> Any:
+        """Run one plain command that only reads."""
+        (reply,) = self._ask(lambda lane: self._pipeline(lane, [parts]))
+        if isinstance(reply, RedisError):
+            raise self._named(reply)
+        return reply
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for lane in idle:
+            lane.connection.disconnect()
+
+    # -- asking
+
+    def _ask(self, send: Callable[[_Lane], list[Any]], *, counted: bool = False) -> list[Any]:
+        lane = self._take()
+        try:
+            lane.count += counted
+            deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
+            while True:
+                try:
+                    replies = send(lane)
+                    problem = next(filter(_is_demotion, replies), None)
+                    if problem is None:
+                        return replies
+                except AuthenticationError as error:
+                    raise self._named(error) from error
+                except (*_LOST, ReadOnlyError) as error:
+                    problem = error
+                lane.connection.disconnect()
+                self._pause(problem, deadline, pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+        except BaseException:  # an interrupt may have come before all replies did
+            lane.connection.disconnect()
+            raise
+        finally:
+            self._give_back(lane)
+
+    def _pause(self, problem: Exception, deadline: float, pause: float) -> None:
+        if self._closed or time.monotonic() + pause > deadline:
+            raise self._named(problem) from problem
+        time.sleep(pause)
+
+    def _send(self, lane: _Lane, calls: Sequence[Call]) -> list[Any]:
+        replies = self._pipeline(
+            lane, [_command(b"EVALSHA", call.script.digest, lane, call) for call in calls]
+        )
+        unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            again = [_command(b"EVAL", calls[n].script.text, lane, calls[n]) for n in unknown]
+            for n, reply in zip(unknown, self._pipeline(lane, again), strict=True):
+                replies[n] = reply
+        return replies
+
+    @staticmethod
+    def _pipeline(lane: _Lane, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
+        connection = lane.connection
+        if not connection.is_connected:
+            _connect(connection)
+        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+    # -- lanes
+
+    def _take(self) -> _Lane:
+        if self._pid != os.getpid():
+            raise BufferUnavailable(
+                f"The {self._name} {self.address.name} was opened before this process was forked.",
+                remedy="open Surgetank in the child process (for gunicorn: in post_fork, or without "
+                "--preload).",
+            )
+        with self._lock:
+            if self._closed:
+                raise BufferUnavailable(
+                    f"The {self._name} {self.address.name} is closed.",
+                    remedy="open Surgetank again before you use it.",
+                )
+            if self._idle:
+                return self._idle.pop()
+        return _Lane(self._connection())
+
+    def _give_back(self, lane: _Lane) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(lane)
+                return
+        with suppress(*_LOST):
+            lane.connection.disconnect()
+
+    def _connection(self) -> Any:
+        at = self.address
+        options: dict[str, Any] = {
+            "db": at.database,
+            "username": at.username,
+            "password": at.password,
+            "socket_timeout": self._timeout_s,
+            "socket_connect_timeout": self._timeout_s,
+            "retry": Retry(NoBackoff(), 0),  # we try again ourselves, and know what was done
+            "protocol": 2,
+        }
+        kind: Any = Connection if at.path is None else UnixDomainSocketConnection
+        where = {"host": at.host, "port": at.port} if at.path is None else {"path": at.path}
+        return kind(**where, **options)
+
+    # -- errors
+
+    def _named(self, error: Exception) -> BufferProblem:
+        """The family's error for what the server or the client raised."""
+        where = f"The {self._name} {self.address.name}"
+        if isinstance(error, OutOfMemoryError) or _says(error, "OOM"):
+            return BufferFull(
+                f"{where} is out of memory; nothing was accepted.",
+                remedy="raise maxmemory of the server, or lower SURGETANK_BUFFER_MAX_BYTES so that "
+                "Surgetank is full first. What waits is flushed meanwhile.",
+            )
+        if isinstance(error, AuthenticationError):
+            return BufferUnavailable(
+                f"{where} refuses our user or password ({error}).",
+                remedy="put user and password into SURGETANK_BUFFER_URL: redis://user:password@host.",
+            )
+        if _is_demotion(error):
+            return BufferUnavailable(
+                f"{where} is a replica, which takes no writes.",
+                remedy="name the primary in SURGETANK_BUFFER_URL.",
+            )
+        if isinstance(error, _LOST):
+            return BufferUnavailable(
+                f"{where} does not answer ({error}); whether what was under way was accepted is not "
+                "known.",
+                remedy="start the server, or check SURGETANK_BUFFER_URL and the network.",
+            )
+        return BufferUnavailable(
+            f"{where} can't be used ({error}).",
+            remedy="see the log of the server. It must allow EVAL, EVALSHA and plain commands.",
+        )
+
+
+def _connect(connection: Any) -> None:
+    """Connect, and refuse a replica: what it says may be old, and nothing says so."""
+    connection.connect()
+    connection.send_command("INFO", "replication")
+    if b"role:slave" in connection.read_response(disable_decoding=True):
+        connection.disconnect()
+        raise ReadOnlyError("READONLY it is a replica")
+
+
+def _says(error: object, code: str) -> bool:
+    """Whether it is this error, also where a script met it."""
+    return isinstance(error, ResponseError) and re.search(rf"(^|-){code}\b", str(error)) is not None
+
+
+def _is_demotion(reply: object) -> bool:
+    """A primary became a replica. Its name may lead to the new primary soon."""
+    return isinstance(reply, ReadOnlyError) or _says(reply, "READONLY")
+
+
+def _command(verb: bytes, what: bytes, lane: _Lane, call: Call) -> tuple[Arg, ...]:
+    if call.once:
+        return (verb, what, 1, call.tag, lane.id, lane.count, *call.args)
+    return (verb, what, 1, call.tag, b"", b"", *call.args)
