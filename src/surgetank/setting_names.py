@@ -82,6 +82,7 @@ class SettingNames(TypedDict, total=False):
     tables_row_max_bytes: int | None
     tables_flush_rows: int | None
     tables_flush_interval: float | None
+    tables_max_body: int | None
     logs_keep: float | None
     errors_keep: float | None
     debug_originals: bool | None

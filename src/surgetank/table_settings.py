@@ -63,3 +63,9 @@ class TableSettings(BaseSettings):
         gt=0,
         description="Such a table is also flushed when its oldest change has waited for so long.",
     )
+    tables_max_body: int = Field(
+        16 * 1024**2,
+        ge=1024**2,
+        le=256 * 1024**2,
+        description="Largest body of rows (NDJSON, Arrow) that a server takes for a table; JSON: server_max_body.",
+    )

@@ -96,6 +96,23 @@ def _of_asked(method: str, path: str, *, own: dict[str, int] = SIGNED_IN, admin:
     return {(method, path, name): expected for name, expected in found.items()}
 
 
+# By kind of table and ACCESS_LEVEL; own rows of USER tables are everybody's.
+READ_TABLES = {
+    "notes": SIGNED_IN, "open": SIGNED_IN, "rates": SIGNED_IN,
+    "secret": SIGNED_IN | {"viewer": 404, "reviewer": 404}, "missing": MISSING,
+}  # fmt: skip
+FILLED_TABLES = {
+    **READ_TABLES, "rates": OPERATORS, "notes as bob": ADMINS, "secret as bob": _without(ADMINS, 404),
+}  # fmt: skip
+TABLES = """
+    CREATE NAMESPACE app;
+    CREATE TABLE app.notes (id BIGINT);
+    CREATE SHARED TABLE app.open (id BIGINT) WITH (ACCESS_LEVEL='write');
+    CREATE SHARED TABLE app.rates (id BIGINT) WITH (ACCESS_LEVEL='read');
+    CREATE SHARED TABLE app.secret (id BIGINT)
+"""
+ROWS = "/tables/{namespace}/{name}/rows"
+
 ONCE = {"nobody": 401, "viewer": 200, "reviewer": 409, "operator": 409, "admin": 409}
 QUESTION, FLOW = "/user-checkpoints/{checkpoint_id}", "/workflows/{workflow_id}"
 
@@ -198,6 +215,9 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("POST", "/sql", ""): SIGNED_IN,
     ("GET", "/sql/live", ""): _without(SIGNED_IN, 422),  # no query is given
     ("WEBSOCKET", "/ws/sql", ""): _without(SIGNED_IN, 422),
+    ("GET", "/tables", ""): SIGNED_IN,
+    **{("GET", "/tables/{namespace}/{name}", name): found for name, found in READ_TABLES.items()},
+    **{("POST", ROWS, name): found for name, found in FILLED_TABLES.items()},
     ("POST", "/store/items/search", ""): SIGNED_IN,
     ("POST", "/store/namespaces", ""): SIGNED_IN,
     ("GET", "/jobs", ""): OPERATORS,
@@ -259,6 +279,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/store/items"): {"namespace": ["a"], "key": "k", "value": {}},
     ("DELETE", "/store/items"): {"namespace": ["a"], "key": "k"},
     ("POST", "/sql"): {"sql": "SELECT 1"},
+    ("POST", ROWS): [{"id": 1}],
     ("POST", "/store/items/search"): {},
     ("POST", "/store/namespaces"): {},
 }
@@ -354,6 +375,7 @@ def test_the_matrix_names_every_route_and_no_other(server):
 
 def test_every_route_answers_every_role_as_the_matrix_says(agents):
     parameters = furnish(agents)
+    agents.tank.sql(TABLES)
     clients = {
         role: agents.client() if role == "nobody" else agents.as_role(role, "ada") for role in ROLES
     }
@@ -364,10 +386,13 @@ def test_every_route_answers_every_role_as_the_matrix_says(agents):
             if "/user-checkpoints/" in path or "/workflows/" in path:
                 state = parameters.get(f"asked {variant}", str(uuid.uuid4()))
             workflow = parameters.get(f"workflow {variant}", str(uuid.uuid4()))
+            table, _, user = variant.partition(" as ")
+            if "/tables/" in path:
+                parameters |= {"namespace": "app", "name": table}
             url = path.replace(":name", "").format(
                 **parameters, thread_id=variant, checkpoint_id=state, workflow_id=workflow
             )
-            url += QUERIES.get((method, path), "")
+            url += QUERIES.get((method, path), f"?as_user={user}" if user else "")
             answer, kind = ask(clients[role], method, url, BODIES.get((method, path)))
             if answer != status:
                 wrong.append(f"{role}: {method} {url} {answer} instead of {status}")

@@ -204,6 +204,6 @@ export type SurgetankEvent =
   | (EventHead & { type: "log" } & LogData)
   | ({ type: "gap" } & GapData);
 
-export const PROBLEM_CODES = ["ambiguous-length", "bad-cursor", "bad-idempotency-key", "bad-ticket", "buffer-unavailable", "closed", "conflict", "database-unavailable", "decision-refused", "foreign-origin", "graph-needed", "idempotency-key-reused", "internal-error", "invalid-request", "local-only", "login-unavailable", "misconfigured", "namespace-forbidden", "no-vector-search", "not-authenticated", "not-found", "not-installed", "not-yours", "quota-exceeded", "refused", "role-needed", "secret-in-url", "still-running", "too-large", "too-many-failed-logins", "too-many-followers", "too-slow", "unknown-assistant", "unknown-stream"] as const;
+export const PROBLEM_CODES = ["ambiguous-length", "bad-cursor", "bad-idempotency-key", "bad-ticket", "buffer-unavailable", "closed", "conflict", "database-unavailable", "decision-refused", "foreign-origin", "graph-needed", "idempotency-key-reused", "internal-error", "invalid-request", "local-only", "login-unavailable", "misconfigured", "namespace-forbidden", "no-vector-search", "not-authenticated", "not-found", "not-installed", "not-yours", "quota-exceeded", "refused", "role-needed", "secret-in-url", "still-running", "too-large", "too-many-failed-logins", "too-many-followers", "too-slow", "unknown-assistant", "unknown-stream", "unsupported-media-type"] as const;
 /** `code` of an answer that is an error. */
 export type ProblemCode = (typeof PROBLEM_CODES)[number];

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from surgetank.app.caller_tables import CallerTables
+from surgetank.app.sql import SqlCaller
 from surgetank.exceptions import InvalidRequest
 from surgetank.model import FlushJob
 from surgetank.streams.tables.definition import Access, Kind, Table, TablePolicy
@@ -141,6 +143,10 @@ class Tables:
             updates=updates,
             key=key,
         )
+
+    def for_caller(self, caller: SqlCaller) -> CallerTables:
+        """The tables as a caller of the server may see and fill them."""
+        return CallerTables(self._opened, caller)
 
     def flush(self, name: str | None = None) -> FlushJob:
         """Flush one table, or all of them, and wait."""

@@ -23,7 +23,8 @@ from surgetank import tracing
 from surgetank.app.surgetank import Surgetank
 from surgetank.exceptions import ConfigurationError
 from surgetank.server.http import problems
-from surgetank.server.http.middleware import Answers, Bodies, Edge
+from surgetank.server.http.bodies import Bodies, LargeBodies
+from surgetank.server.http.middleware import Answers, Edge
 from surgetank.server.http.problems import ProblemBody
 from surgetank.server.http.tracing import Traced
 from surgetank.server.project_app import ProjectApp
@@ -151,7 +152,10 @@ def _layers(services: Services) -> list[Middleware]:
         Middleware(Edge, no_auth=services.no_auth, allowed_origins=settings.allowed_origins),
         *([cors] if settings.allowed_origins else []),
         Middleware(
-            Bodies, max_bytes=settings.server_max_body, timeout_s=settings.server_request_timeout
+            Bodies,
+            max_bytes=settings.server_max_body,
+            timeout_s=settings.server_request_timeout,
+            large=LargeBodies(services, settings.tables_max_body),
         ),
         Middleware(Answers, services=services),
     ]

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from surgetank.acting import acting_from
 from surgetank.server.access.identify import Asked, host_name, identify
 from surgetank.server.http.idempotency import MAX_BODY, Answer, Claim
+from surgetank.server.http.names import takes_rows
 from surgetank.server.http.problems import MEDIA_TYPE, Problem, unexpected
 from surgetank.server.services import Services
 from surgetank.telemetry import log
@@ -31,7 +32,6 @@ _SECURITY = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 _KEY = re.compile(r"[!-~]{1,200}")
-_BODY_TIME_S = 30.0
 _SECRET_PARAMETERS = {"token", "access_token", "api_key"}
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
@@ -173,63 +173,6 @@ def read_before(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-class Bodies:
-    """Reads a request's body, up to a limit and in bounded time, before anything is done with
-    it."""
-
-    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
-        self._app = app
-        self._max = max_bytes
-        self._timeout_s = timeout_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            await self._app(scope, receive, send)
-            return
-        try:
-            async with asyncio.timeout(min(_BODY_TIME_S, self._timeout_s)):
-                body = await self._read(Headers(scope=scope), receive)
-        except TimeoutError:
-            await deny(
-                scope,
-                receive,
-                send,
-                Problem(408, "too-slow", "The request's body did not arrive in time."),
-            )
-            return
-        except Problem as problem:
-            await deny(scope, receive, send, problem)
-            return
-        if body is None:
-            return  # the client is gone
-        scope["surgetank.asked"].body = body
-        await self._app(scope, read_before(body, receive), send)
-
-    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
-        announced = headers.get("content-length", "")
-        if announced.isdecimal() and int(announced[:20]) > self._max:
-            raise self._too_large()
-        body, more = bytearray(), True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self._max:
-                raise self._too_large()
-        return bytes(body)
-
-    def _too_large(self) -> Problem:
-        return Problem(
-            413,
-            "too-large",
-            f"The request's body is larger than {self._max} bytes.",
-            remedy="send less, or raise SURGETANK_SERVER_MAX_BODY.",
-            headers={"Connection": "close"},
-        )
-
-
 class Answers:
     """Answers once per `Idempotency-Key`, and with 304 what the client has already
     (`If-None-Match`)."""
@@ -243,7 +186,9 @@ class Answers:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if scope["method"] == "POST" and "idempotency-key" in headers:
+        if takes_rows(scope["path"]):  # the table's own store knows the keys of batches
+            await self._app(scope, receive, send)
+        elif scope["method"] == "POST" and "idempotency-key" in headers:
             await self._once(scope, receive, send, headers["idempotency-key"])
         elif scope["method"] == "GET":
             await self._app(scope, receive, _Tagged(send, headers.get("if-none-match", "")))
@@ -258,7 +203,7 @@ class Answers:
             return
         kept = self._services.kept_answers
         try:
-            _check_key(key)
+            check_key(key)
             claim = await run_in_threadpool(kept.claim, caller.scope, key, _fingerprint(scope))
         except Problem as problem:
             await deny(scope, receive, send, problem)
@@ -409,7 +354,8 @@ class _Tagged:
         return dict(message)
 
 
-def _check_key(key: str) -> None:
+def check_key(key: str) -> None:
+    """Raises `Problem` for what can't be an Idempotency-Key."""
     if not _KEY.fullmatch(key):
         raise Problem(
             400, "bad-idempotency-key", "The Idempotency-Key can't be used.",

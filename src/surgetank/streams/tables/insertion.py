@@ -117,6 +117,7 @@ class Batch:
         self._set = [names.index(_column(table, name)) for name in updates]
         self._bad: list[BadRow] = []
         self._bad_rows = 0
+        self._repeated: list[BadRow] = []  # rows whose key is there, of this attempt
 
     @property
     def owner(self) -> str:
@@ -156,16 +157,25 @@ class Batch:
             if self._key is not None:
                 acks = self._present.hot.acks(self.table)
                 self._decided(stored(self.table, rows, self._at_key))
+            kept = self._without_repeated(rows)
+            if not kept.num_rows:
+                return self._done(None, 0, 0, 0)
             try:
                 accepted = self._present.hot.accept_arrow(
-                    self.table, rows, batch=named, unless_acked_since=acks
+                    self.table, kept, batch=named, unless_acked_since=acks
                 )
             except Conflict:
                 if self._key is None or attempt == _ATTEMPTS:
                     raise
                 continue
-            return self._done(accepted, rows.num_rows, 0, 0)
+            return self._done(accepted, kept.num_rows, 0, 0)
         raise AssertionError  # the last attempt raised
+
+    def _without_repeated(self, rows: pa.Table) -> pa.Table:
+        if not self._repeated:
+            return rows
+        gone = {each.index for each in self._repeated}
+        return rows.filter(pa.array([at not in gone for at in range(rows.num_rows)]))
 
     def _accept(
         self, changes: list[Change], updates: list[Change], named: BatchKey | None, acks: int | None
@@ -182,8 +192,10 @@ class Batch:
             rows=rows,
             updated=updated,
             ignored=ignored,
-            bad=tuple(self._bad),
-            bad_rows=self._bad_rows,
+            bad=tuple(sorted([*self._bad, *self._repeated], key=lambda each: each.index))[
+                :_MOST_BAD
+            ],
+            bad_rows=self._bad_rows + len(self._repeated),
             first=accepted.first if accepted is not None else 0,
             last=accepted.last if accepted is not None else 0,
             repeated=accepted.repeated if accepted is not None else False,
@@ -197,11 +209,12 @@ class Batch:
             return [Change(user, Op.INSERT, values) for _, user, values in rows], [], 0
         by_user: dict[str, dict[bytes, tuple[int, Row]]] = {}
         ignored = 0
+        self._repeated = []
         for index, user, values in rows:
             mine, key = by_user.setdefault(user, {}), self._key(values)
             if key in mine and self._on_conflict is OnConflict.REFUSE:
-                raise self._taken(index, user, values)
-            if key in mine and self._on_conflict is OnConflict.NOTHING:
+                self._refuse_taken(index, user, values)
+            elif key in mine and self._on_conflict is OnConflict.NOTHING:
                 ignored += 1
             elif key in mine:
                 mine[key] = (index, self._merged(mine[key][1], values))
@@ -225,7 +238,7 @@ class Batch:
                 if seq is None:
                     inserts.append(Change(user, Op.INSERT, values))
                 elif self._on_conflict is OnConflict.REFUSE:
-                    raise self._taken(index, user, values)
+                    self._refuse_taken(index, user, values)
                 elif self._on_conflict is OnConflict.NOTHING:
                     ignored += 1
                 else:
@@ -246,14 +259,20 @@ class Batch:
     def _values_of(self, values: Row) -> tuple[Any, ...]:
         return tuple(values[at] for at in self._at_key)
 
-    def _taken(self, index: int, user: str, values: Row) -> Conflict:
+    def _refuse_taken(self, index: int, user: str, values: Row) -> None:
+        """A row whose key is there. Raises `Conflict` where bad rows are not left out."""
         key = ", ".join(
             f"{name} = {value!r:.60}"
             for name, value in zip(self.table.key, self._values_of(values), strict=True)
         )
-        return Conflict(
+        remedy = "choose another key, or use ON CONFLICT DO UPDATE or DO NOTHING."
+        if self.on_bad == "skip":
+            reason = f"there is a row with the PRIMARY KEY {key} already"
+            self._repeated.append(BadRow(index, f"$[{index}].{self.table.key[0]}", reason, remedy))
+            return
+        raise Conflict(
             f"Row {index}: {self.table.partition(user)!r} has a row with the PRIMARY KEY {key} already.",
-            remedy="choose another key, or use ON CONFLICT DO UPDATE or DO NOTHING.",
+            remedy=remedy,
         )
 
 

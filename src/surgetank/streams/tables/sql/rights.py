@@ -6,10 +6,15 @@ tables, administrators those of all. A SHARED table is for operators, and for ot
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from surgetank.exceptions import InvalidRequest, NamespaceForbidden, NotFound
 from surgetank.streams.tables.definition import NOBODY, Access, Table
 from surgetank.streams.tables.query.calls import SqlCaller
 from surgetank.streams.tables.query.sources import Readable
+
+_LIBRARY = "library"  # who acts where nobody is named
 
 
 class NotAllowed(NamespaceForbidden):
@@ -51,6 +56,21 @@ def inserting(caller: SqlCaller, table: Table) -> str:
             remedy="give the user (tank.sql(..., user='ann')), or write EXECUTE AS USER 'ann' INSERT ...",
         )
     return caller.user
+
+
+def acting(caller: SqlCaller, user: str, note: Callable[[str, str], None]) -> SqlCaller:
+    """The caller as somebody else, with that user's rights; `note` puts who and as whom into the
+    audit. Raises `NotAllowed`, `InvalidRequest`."""
+    need_admin(caller, "Acting as a user")
+    if not user:
+        raise InvalidRequest("The user to act as has no name.", remedy="name one.")
+    note(actor_of(caller), user)
+    return replace(caller, user=user, defines=False, administers=False)
+
+
+def actor_of(caller: SqlCaller) -> str:
+    """Who acts, for the audit."""
+    return caller.user or _LIBRARY
 
 
 def need_operator(caller: SqlCaller, what: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from surgetank.exceptions import Conflict, InvalidRequest, NotFound
@@ -14,10 +14,12 @@ from surgetank.streams.tables.query.calls import SqlCaller, SqlResult
 from surgetank.streams.tables.query.names import Reference
 from surgetank.streams.tables.query.sources import Readable
 from surgetank.streams.tables.sql import listing
+from surgetank.streams.tables.sql.figures import figures_of
 from surgetank.streams.tables.sql.rights import (
+    acting,
+    actor_of,
     changeable,
     inserting,
-    need_admin,
     need_operator,
     not_there,
     readable,
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
     from surgetank.streams.tables.cold.protocol import ColdTables
     from surgetank.streams.tables.hot.protocol import HotTables
 
-_LIBRARY = "library"  # who acts where nobody is named
 TABLES, COLUMNS = "information_schema.tables", "information_schema.columns"
 OWN_RELATIONS = (TABLES, COLUMNS, "system.tables", "system.table_options")
 
@@ -163,9 +164,7 @@ class TableCatalogue:
 
     def acting(self, caller: SqlCaller, user: str) -> SqlCaller:
         """The caller as somebody else, which is in the audit."""
-        need_admin(caller, "EXECUTE AS USER")
-        self._catalog.acted(_actor(caller), user)
-        return replace(caller, user=user, defines=False, administers=False)
+        return acting(caller, user, self._catalog.acted)
 
     def visible(self, caller: SqlCaller, namespace: str | None = None) -> list[Table]:
         """The tables that the caller may read."""
@@ -234,7 +233,7 @@ class TableCatalogue:
         caller: SqlCaller,
         action: CreateNamespace | DropNamespace | CreateTable | AddColumn | DropTable,
     ) -> SqlResult:
-        actor = _actor(caller)
+        actor = actor_of(caller)
         need_operator(caller, "Making, changing and dropping tables")
         match action:
             case CreateNamespace():
@@ -290,38 +289,10 @@ class TableCatalogue:
     def _stats(self, caller: SqlCaller, name: TableName) -> pa.Table:
         table = self._get(caller, name)
         need_operator(caller, "SHOW STATS")
-        waiting = next((each for each in self._hot.waiting() if each.table.id == table.id), None)
-        cold = None
-        if table.kind is not Kind.STREAM:
-            cold = self._cold.live(table, stores=())
-        return listing.rows(
-            {
-                "namespace": str,
-                "table": str,
-                "waiting_changes": int,
-                "waiting_bytes": int,
-                "users_held": int,
-                "cold_rows": int,
-                "cold_files": int,
-                "cold_bytes": int,
-                "snapshot": int,
-                "stale": bool,
-            },
-            [
-                (
-                    table.namespace,
-                    table.name,
-                    waiting.changes if waiting is not None else 0,
-                    waiting.bytes if waiting is not None else 0,
-                    waiting.held if waiting is not None else 0,
-                    cold.rows if cold is not None else 0,
-                    len(cold.files) if cold is not None else 0,
-                    sum(file.bytes for file in cold.files) if cold is not None else 0,
-                    cold.snapshot if cold is not None else 0,
-                    cold.stale if cold is not None else False,
-                )
-            ],
-        )
+        found = asdict(figures_of(table, self._hot, self._cold))
+        fields: dict[str, type] = {"namespace": str, "table": str}
+        fields |= {name: type(value) for name, value in found.items()}
+        return listing.rows(fields, [(table.namespace, table.name, *found.values())])
 
     def _flush(self, caller: SqlCaller, name: TableName | None) -> SqlResult:
         need_operator(caller, "Flushing tables")
@@ -369,10 +340,6 @@ class Scope:
             schema = f"{reference.schema}." if reference.schema else ""
             raise not_there(f"{schema}{reference.name}")
         return found
-
-
-def _actor(caller: SqlCaller) -> str:
-    return caller.user or _LIBRARY
 
 
 def _rows(kind: str, rows: pa.Table) -> SqlResult:
