@@ -116,6 +116,7 @@ NOT_THERE: dict[str, type[psycopg.Error]] = {
     "dblink": errors.FeatureNotSupported,
     "an insert": errors.ObjectNotInPrerequisiteState,
     "an update": errors.ObjectNotInPrerequisiteState,
+    "a deletion": errors.ObjectNotInPrerequisiteState,
 }
 
 

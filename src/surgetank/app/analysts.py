@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from surgetank.acting import acting_from
+from surgetank.app.relations import NAMES
 from surgetank.database.address import redact_url
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
@@ -27,11 +28,8 @@ from surgetank.exceptions import Conflict, DatabaseRefused, InvalidRequest, NotF
 
 SQL = queries("app/analysts.sql")
 VIEWS = queries("app/analyst_views.sql")
+RELATIONS = queries("app/relations.sql")
 SCHEMA = "surgetank_views"
-_MADE = (
-    "schema", "threads_of_analyst", "threads", "checkpoints", "thread_logs", "system_errors", "workflows",
-    "runs", "user_checkpoints", "audit",
-)  # fmt: skip
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _RESERVED = frozenset(("public", "none", "current_user", "current_role", "session_user", "user"))
 _SHORTEST = 12
@@ -215,9 +213,12 @@ class Analysts:
             )
 
     def _make_views(self, work: _Work) -> None:
-        there = work.one("is_there", name="surgetank.table_jobs")["there"]
-        for view in (*_MADE, *(("jobs",) if there else ())):
-            work.execute(sql.SQL(VIEWS[view]).format(key=sql.Literal(self._key)))
+        key = sql.Literal(self._key)
+        for view in ("schema", "threads_of_analyst", "audit", "jobs"):
+            work.execute(sql.SQL(VIEWS[view]).format(key=key))
+        for name in NAMES:
+            body = sql.SQL(RELATIONS[name]).format(key=key)
+            work.execute(sql.SQL(VIEWS["of_threads"]).format(name=sql.Identifier(name), body=body))
 
     def _grant(self, work: _Work) -> None:
         for analyst in work.all("analysts", role=None):

@@ -94,7 +94,3 @@ REVOKE USAGE ON SCHEMA surgetank_views FROM {role}
 
 -- name: delete_analyst
 DELETE FROM surgetank.analysts WHERE role_name = %(role)s
-
--- name: is_there
--- Whether a relation is there.
-SELECT to_regclass(%(name)s) IS NOT NULL AS there

@@ -10,6 +10,7 @@ from surgetank.app.alerts import Alerts
 from surgetank.app.analysts import Analysts
 from surgetank.app.approvals import Approvals, Workflows
 from surgetank.app.buffer import BufferState
+from surgetank.app.hot_relations import HotRelations
 from surgetank.app.incidents import Incidents
 from surgetank.app.jobs import Jobs
 from surgetank.app.live import LiveQueries
@@ -137,8 +138,9 @@ class Nouns(Speaks):
 
     def _relations(self) -> Relations:
         parts = self.parts
+        hot = HotRelations(parts.buffer, self.threads, self.errors)
         return Relations(
-            parts.database, self.jobs, KnownState(parts), owner_key=self.settings.owner_key
+            parts.database, self.jobs, KnownState(parts), hot, owner_key=self.settings.owner_key
         )
 
     @property

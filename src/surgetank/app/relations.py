@@ -1,4 +1,4 @@
-"""The schema `system` of SQL: what agents did, as PostgreSQL and the buffer have it.
+"""The schema `system` of SQL: what agents did, as PostgreSQL and the buffer have it, flushed or not.
 
 Administrators see all of it, operators what they run (jobs, buffer, sinks), and everybody what is of their own threads.
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from psycopg import sql
+from psycopg import Connection, sql
 
+from surgetank.app.hot_relations import HotRelations, HotRows
 from surgetank.app.jobs import Jobs
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
+from surgetank.encode import jsontext
 from surgetank.exceptions import QuotaExceeded
-from surgetank.model import BufferDepth
+from surgetank.model import BufferDepth, FlushJob
 from surgetank.notify.report import SinkStatus
 from surgetank.streams.tables.query.calls import SqlCaller
-from surgetank.streams.tables.query.names import Reference
+from surgetank.streams.tables.query.names import Equal, Reference
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +42,9 @@ OWN = (
 OPERATED = (JOBS, "buffer", "sinks")
 STORED = ("files", "storages", "users")  # for administrators
 _MOST_ROWS = 500_000
+_COUNTED = (
+    "rows_flushed", "bytes", "partitions_processed", "partitions_failed", "entries_parked", "values_replaced",
+)  # fmt: skip
 _PLAIN = {
     16: "bool_",
     20: "int64",
@@ -82,11 +87,15 @@ class KnownState:
 class Relations:
     """Reads relations of the schema `system` of one engine."""
 
-    def __init__(self, database: Database, jobs: Jobs, state: State, *, owner_key: str) -> None:
+    def __init__(
+        self, database: Database, jobs: Jobs, state: State, hot: HotRelations, *, owner_key: str
+    ) -> None:
         self._database = database
         self._jobs = jobs
         self._state = state
+        self._hot = hot
         self._key = owner_key
+        self._schemas: dict[str, pa.Schema] = {}
 
     def names(self, caller: SqlCaller) -> Sequence[str]:
         """The relations that a caller may read, as `system.jobs`."""
@@ -111,34 +120,63 @@ class Relations:
                 return _sinks(self._state.sinks())
         return self._read(name, reference, None if caller.administers else caller.user)
 
+    def schema(self, caller: SqlCaller, name: str) -> pa.Schema | None:
+        """The columns of a relation, as `read` gives them. None: there is none of this name. Raises
+        `DatabaseUnavailable` where they were never asked for."""
+        known = self._schemas.get(name) if f"system.{name}" in self.names(caller) else None
+        if known is None:
+            nothing = (Equal("thread_id", ""),)  # no thread has this name
+            rows = self.read(caller, Reference("system", name, equals=nothing))
+            if rows is None:
+                return None
+            known = self._schemas[name] = rows.schema
+        return known
+
     def _read(self, name: str, reference: Reference, user: str | None) -> pa.Table:
         import pyarrow as pa  # noqa: PLC0415 - an extra
 
-        body = sql.SQL(SQL[name])
         thread = next((e.value for e in reference.equals if e.column == "thread_id"), None)
+        body = sql.SQL(SQL[name]).format(key=sql.Literal(self._key))
+        hot = self._hot.find(
+            name,
+            thread=None if thread is None else str(thread),
+            wants=lambda column: reference.every or column in reference.columns,
+        )  # before the database: what is flushed meanwhile is there then
         with self._database.asking() as connection:
             cursor = connection.execute(sql.SQL("SELECT * FROM ({}) q LIMIT 0").format(body))
-            every = [(each.name, each.type_code) for each in cursor.description or ()]
+            kinds = {each.name: each.type_code for each in cursor.description or ()}
             columns = [
-                each for each in every if reference.every or each[0] in reference.columns
-            ] or every[:1]
-            shown = sql.SQL(", ").join(_shown(column, kind) for column, kind in columns)
+                each for each in kinds if reference.every or each in reference.columns
+            ] or list(kinds)[:1]
+            fetched = [
+                *columns,
+                *(each for each in (hot.needs if hot else ()) if each not in columns),
+            ]
+            if user is not None and "thread_id" not in fetched:
+                fetched.append("thread_id")
+            shown = sql.SQL(", ").join(_shown(column, kinds[column]) for column in fetched)
             conditions, given = [sql.SQL("true")], dict[str, Any](most=_MOST_ROWS + 1)
-            if thread is not None and any(column == "thread_id" for column, _ in every):
+            if thread is not None and "thread_id" in kinds:
                 conditions.append(sql.SQL("q.thread_id = %(thread)s"))
                 given["thread"] = str(thread)
+            own = None
             if user is not None:
-                own = {"key": self._key, "user": user}
-                found = connection.execute(SQL["own_threads"], own).fetchall()
+                own = self._own(connection, user, hot)
                 conditions.append(sql.SQL("q.thread_id = ANY(%(threads)s)"))
-                given["threads"] = [each for (each,) in found]
-            rows = connection.execute(
+                given["threads"] = list(own)
+            found = connection.execute(
                 sql.SQL("SELECT {} FROM ({}) q WHERE {} LIMIT %(most)s").format(
                     shown, body, sql.SQL(" AND ").join(conditions)
                 ),
                 given,
             ).fetchall()
-        if len(rows) > _MOST_ROWS:
+        if hot is None:
+            rows = [row[: len(columns)] for row in found]
+        else:
+            merged = hot.merged(dict(zip(fetched, row, strict=True)) for row in found)
+            kept = (row for row in merged if own is None or row["thread_id"] in own)
+            rows = [tuple(row.get(column) for column in columns) for row in kept]
+        if max(len(rows), len(found)) > _MOST_ROWS:
             raise QuotaExceeded(
                 f"system.{name} has more than {_MOST_ROWS:,} rows, too many for one query here.",
                 remedy="name a thread (WHERE thread_id = ...), or read it with psql (surgetank analyst).",
@@ -146,10 +184,29 @@ class Relations:
         values = list(zip(*rows, strict=True)) or [()] * len(columns)
         return pa.table(
             {
-                column: _array(pa, kind, found)
-                for (column, kind), found in zip(columns, values, strict=True)
+                column: _array(pa, kinds[column], each)
+                for column, each in zip(columns, values, strict=True)
             }
         )
+
+    def _own(self, connection: Connection[Any], user: str, hot: HotRows | None) -> set[str]:
+        """The threads of a user: what the database says of a thread counts before what the buffer
+        says, unless it is about to go."""
+        found = connection.execute(SQL["own_threads"], {"key": self._key, "user": user}).fetchall()
+        own = {thread for (thread,) in found}
+        if hot is None or not (names := hot.threads):
+            return own
+        owners = self._hot.owners(names)
+        for query, asked in (("threads", names - hot.deleted), ("recorded_owners", hot.deleted)):
+            body = sql.SQL(SQL[query]).format(key=sql.Literal(self._key))
+            rows = connection.execute(
+                sql.SQL(
+                    "SELECT q.thread_id, q.owner FROM ({}) q WHERE q.thread_id = ANY(%s)"
+                ).format(body),
+                [list(asked)],
+            ).fetchall()
+            owners |= {thread: owner for thread, owner in rows if owner is not None}
+        return (own - names) | {thread for thread in names if owners.get(thread) == user}
 
 
 def _shown(column: str, kind: int) -> sql.Composable:
@@ -169,8 +226,11 @@ def _array(pa: Any, kind: int, values: Sequence[Any]) -> Any:
     return pa.array(list(values), pa.string())
 
 
-def _jobs(found: Sequence[Any]) -> pa.Table:
+def _jobs(found: Sequence[FlushJob]) -> pa.Table:
     import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    def texts(name: str) -> Any:
+        return pa.array([getattr(job, name) for job in found], pa.string())
 
     def moments(name: str) -> Any:
         return _moments(pa, (getattr(job, name) for job in found))
@@ -180,16 +240,17 @@ def _jobs(found: Sequence[Any]) -> pa.Table:
 
     return pa.table(
         {
-            "id": pa.array([job.id for job in found], pa.string()),
-            "stream": pa.array([job.stream for job in found], pa.string()),
-            "status": pa.array([job.status.value for job in found], pa.string()),
-            "trigger": pa.array([str(job.trigger) for job in found], pa.string()),
-            "created_at": moments("created_at"),
-            "finished_at": moments("finished_at"),
-            "rows_flushed": counts("rows_flushed"),
-            "partitions_failed": counts("partitions_failed"),
-            "entries_parked": counts("entries_parked"),
+            **{name: texts(name) for name in ("id", "stream", "status", "trigger", "partition")},
+            "attempts": pa.array([job.attempts for job in found], pa.int64()),
+            "node": texts("node"),
+            **{name: moments(name) for name in ("created_at", "started_at", "finished_at")},
+            **{name: counts(name) for name in _COUNTED},
+            "warnings": pa.array([len(job.warnings) for job in found], pa.int64()),
             "message": pa.array([job.result.message for job in found], pa.string()),
+            "result": _array(
+                pa, 3802, [jsontext.dumps(dict(job.result)).decode() for job in found]
+            ),
+            "retry_of": texts("retry_of"),
         }
     )
 

@@ -1,21 +1,38 @@
--- The schema `system` of SQL (app/relations.py): what callers may select from. Each is read within
--- SELECT columns FROM (...) WHERE thread_id = ... LIMIT ...
+-- The schema `system` of SQL (app/relations.py), and what views of analysts show of it (app/analysts.py): one text for both, so that a
+-- column has one name and one meaning. Callers read SELECT columns FROM (...) WHERE thread_id = ... LIMIT ...; {key} is owner_key.
 
 -- name: threads
-SELECT c.thread_id, s.owner, s.status, s.assistant_id, s.metadata, s.interrupts, s.error, c.checkpoint_id, c.state,
-    least(c.created_at, s.created_at) AS created_at, greatest(c.updated_at, s.updated_at) AS updated_at
+SELECT c.thread_id,
+    coalesce(
+        s.owner,
+        (SELECT k.metadata ->> {key} FROM surgetank.checkpoint_namespaces n JOIN surgetank.checkpoints k USING (ns_pk)
+         WHERE n.thread_id = c.thread_id AND n.checkpoint_ns = '' AND k.metadata ->> {key} IS NOT NULL ORDER BY k.checkpoint_id LIMIT 1),
+        (SELECT k.metadata ->> {key} FROM surgetank.checkpoint_namespaces n JOIN surgetank.checkpoints k USING (ns_pk)
+         WHERE n.thread_id = c.thread_id AND k.metadata ->> {key} IS NOT NULL ORDER BY k.checkpoint_id LIMIT 1)
+    ) AS owner,
+    s.status, s.assistant_id, s.metadata, s.interrupts, s.error, least(c.created_at, s.created_at) AS created_at,
+    greatest(c.updated_at, s.updated_at) AS updated_at, c.checkpoint_id, c.state
 FROM surgetank.threads c LEFT JOIN surgetank.thread_status s ON s.thread_id = c.thread_id COLLATE "default"
+UNION ALL
+SELECT s.thread_id COLLATE "C", s.owner, s.status, s.assistant_id, s.metadata, s.interrupts, s.error, s.created_at, s.updated_at,
+    NULL::text COLLATE "C", NULL::jsonb
+FROM surgetank.thread_status s
+WHERE NOT EXISTS (SELECT FROM surgetank.threads c WHERE c.thread_id = s.thread_id COLLATE "C")
 
 -- name: checkpoints
-SELECT n.thread_id, n.checkpoint_ns, c.checkpoint_id, c.parent_id, c.written_at, c.metadata, c.scalars
-FROM surgetank.checkpoints c JOIN surgetank.checkpoint_namespaces n USING (ns_pk)
+SELECT n.thread_id, n.checkpoint_ns, c.checkpoint_id, c.parent_id, c.written_at, c.metadata, c.scalars, t.state
+FROM surgetank.checkpoints c
+JOIN surgetank.checkpoint_namespaces n USING (ns_pk)
+LEFT JOIN surgetank.threads t ON t.thread_id = n.thread_id AND t.checkpoint_id = c.checkpoint_id AND n.checkpoint_ns = ''
 
 -- name: thread_logs
-SELECT l.thread_id, l.seq, l.level, l.created_at, l.logger, l.user_id, l.message, l.fields FROM surgetank.thread_logs l
+SELECT l.thread_id, l.seq, l.level, l.created_at, l.logger, l.user_id, l.message, l.fields, l.buffer_id
+FROM surgetank.thread_logs l
 
 -- name: system_errors
-SELECT e.id, e.error_type, e.severity, e.thread_id, e.error_message, e.stack_trace, e.error_context, e.created_at,
-    e.resolved_at, e.resolved_by, e.resolution_notes, e.fingerprint, e.occurrences, e.first_seen, e.last_seen
+SELECT e.id, e.error_type, e.severity, e.thread_id, e.error_message, e.stack_trace, e.error_context, e.created_at, e.resolved_at,
+    e.resolved_by, e.resolution_notes, e.fingerprint, e.occurrences, e.first_seen, e.last_seen, e.regressions, e.regressed_at,
+    e.snoozed_until, e.snoozed_by
 FROM surgetank.system_errors e
 
 -- name: workflows
@@ -24,14 +41,16 @@ FROM surgetank.workflows w
 
 -- name: runs
 -- Not what a run is given (kwargs): addresses and secrets of callers may be in it.
-SELECT r.run_id, r.workflow_id, r.thread_id, r.assistant_id, r.owner, r.status, r.attempts, r.error, r.created_at, r.started_at,
-    r.ended_at, r.metadata
+SELECT r.run_id, r.workflow_id, r.thread_id, r.assistant_id, r.owner, r.status, r.multitask_strategy, r.priority, r.metadata,
+    r.attempts, r.max_attempts, r.timeout_s, r.timed_out, r.cancel_action, r.error, r.created_at, r.due_at, r.started_at,
+    r.updated_at, r.ended_at
 FROM surgetank.runs r
 
 -- name: user_checkpoints
-SELECT q.checkpoint_id, q.checkpoint_number, q.thread_id, q.workflow_id, q.run_id, q.step_name, q.iteration, q.assistant_id,
-    q.owner, q.kind, q.status, q.agent_outputs, q.instructions, q.actions, q.editable_content, q.user_edited_content, q.user_notes,
-    q.assignee, q.created_at, q.resolved_at, q.resolved_by
+SELECT q.checkpoint_id, q.checkpoint_number, q.interrupt_id, q.thread_id, q.workflow_id, q.run_id, q.step_name, q.iteration,
+    q.assistant_id, q.owner, q.kind, q.status, q.agent_outputs, q.instructions, q.actions, q.editable_content, q.response_schema,
+    q.user_edited_content, q.user_notes, q.diff, q.assignee, q.assigned_role, q.approvals_needed, q.expires_at, q.escalated_at,
+    q.created_at, q.resolved_at, q.resolved_by
 FROM surgetank.user_checkpoints q
 
 -- name: files
@@ -53,6 +72,10 @@ SELECT g.storage AS storage_id, g.root FROM surgetank.table_storages g
 SELECT k.user_name, k.role, count(*) FILTER (WHERE k.revoked_at IS NULL AND coalesce(k.expires_at > now(), true)) AS usable_tokens,
     min(k.created_at) AS created_at, max(k.last_used_at) AS last_used_at
 FROM surgetank.api_tokens k GROUP BY k.user_name, k.role
+
+-- name: recorded_owners
+-- Owners that outlive the checkpoints of their threads. Primary key.
+SELECT s.thread_id COLLATE "C" AS thread_id, s.owner FROM surgetank.thread_status s
 
 -- name: own_threads
 -- Threads of one user, by the rule of server/access/threads.sql. Indexes checkpoints_owner_idx (read once for each namespace),

@@ -56,8 +56,8 @@ class Draft:
 
     def full_body(self) -> bytes:
         """The state of a thread that has nothing else."""
-        shown = [(c, self.show(c, value)[0]) for c, value in self.values.items() if _is_shown(c)]
-        return projection.join(shown)
+        shown = (each for each in self.values.items() if projection.is_shown(each[0]))
+        return projection.join([(c, self.show(c, value)[0]) for c, value in shown])
 
     def replaced(self) -> list[Replacement]:
         """What was replaced in all that was shown so far."""
@@ -88,11 +88,6 @@ def _versions(record: CheckpointRecord) -> dict[str, str]:
     versions = envelope.read_structure(record.structure)["channel_versions"]
     present = [c for c in record.present if c in versions]
     return {c: envelope.version_text(versions[c]) for c in present[: projection.MAX_CHANNELS]}
-
-
-def _is_shown(channel: str) -> bool:
-    """Whether the projection shows the channel: LangGraph's own bookkeeping it leaves out."""
-    return not channel.startswith(("branch:", "__"))
 
 
 def touch(
@@ -157,7 +152,7 @@ def _changes(
             continue
         parts: list[tuple[str, bytes]] = []
         for channel, version in draft.versions.items():
-            if thread.versions.get(channel) == version or not _is_shown(channel):
+            if thread.versions.get(channel) == version or not projection.is_shown(channel):
                 continue
             value = draft.values.get(channel) or (
                 has.small.get(channel) if has is not None else None

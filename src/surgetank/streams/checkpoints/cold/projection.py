@@ -7,7 +7,7 @@ importing or building any class of the user's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -97,6 +97,17 @@ def _newest(channel: str, data: bytes, items: Sequence[tuple[int, int]]) -> Show
 def join(parts: Sequence[tuple[str, bytes]]) -> bytes:
     """Channels and their JSON as one JSON object."""
     return b"{" + b",".join([_name(name) + value for name, value in parts]) + b"}"
+
+
+def is_shown(channel: str) -> bool:
+    """Whether a channel is shown: LangGraph's own bookkeeping is not."""
+    return not channel.startswith(("branch:", "__"))
+
+
+def state(present: Sequence[str], values: Mapping[str, tuple[str, bytes]]) -> bytes:
+    """The whole state of a checkpoint: channels that are present, in order, and their values."""
+    named = [channel for channel in present[:MAX_CHANNELS] if channel in values]
+    return join([(c, project(c, *values[c])[0]) for c in named if is_shown(c)])
 
 
 @lru_cache(maxsize=4096)

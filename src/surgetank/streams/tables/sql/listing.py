@@ -82,11 +82,11 @@ _COLUMNS: Fields = MappingProxyType(
 )
 
 
-def information_columns(tables: Iterable[Table]) -> pa.Table:
-    """`information_schema.columns`."""
-    return rows(
-        _COLUMNS,
-        (
+def information_columns(
+    tables: Iterable[Table], system: Iterable[tuple[str, pa.Schema]] = ()
+) -> pa.Table:
+    """`information_schema.columns`, of tables and of the system's relations."""
+    values: list[Sequence[Any]] = [
             (
                 CATALOG, table.namespace, table.name, column.name, at, default_text(column),
                 "YES" if column.nullable else "NO", column.type.sql, column.type.precision or None,
@@ -94,8 +94,27 @@ def information_columns(tables: Iterable[Table]) -> pa.Table:
             )
             for table in tables
             for at, column in enumerate(table.columns, 1)
-        ),
-    )  # fmt: skip
+    ]  # fmt: skip
+    for name, schema in system:
+        within, _, relation = name.partition(".")
+        values += [
+            (CATALOG, within, relation, each.name, at, None, "YES", sql_type(each.type), None, None, False)
+            for at, each in enumerate(schema, 1)
+        ]  # fmt: skip
+    return rows(_COLUMNS, values)
+
+
+_SQL_TYPES: Mapping[str, str] = MappingProxyType(
+    {
+        "string": "TEXT", "bool": "BOOLEAN", "int16": "SMALLINT", "int32": "INT", "int64": "BIGINT", "float": "REAL",
+        "double": "DOUBLE", "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
+    }
+)  # fmt: skip
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """What a column of a relation would be declared as."""
+    return "JSON" if isinstance(kind, pa.BaseExtensionType) else _SQL_TYPES[str(kind)]
 
 
 _SYSTEM_TABLES: Fields = MappingProxyType(
@@ -175,14 +194,27 @@ def table_options(tables: Iterable[Table]) -> pa.Table:
     )  # fmt: skip
 
 
+_SHOWN: Fields = MappingProxyType(
+    {"namespace": str, "name": str, "type": str, "columns": int, "schema_version": int}
+)
+
+
 def shown_tables(tables: Iterable[Table]) -> pa.Table:
     """SHOW TABLES."""
     return rows(
-        {"namespace": str, "name": str, "type": str, "columns": int, "schema_version": int},
+        _SHOWN,
         (
             (each.namespace, each.name, each.kind.value, len(each.columns), each.schema_version)
             for each in tables
         ),
+    )
+
+
+def shown_relations(system: Iterable[tuple[str, pa.Schema]]) -> pa.Table:
+    """SHOW TABLES IN system, or IN information_schema."""
+    return rows(
+        _SHOWN,
+        ((*name.split(".", 1), "SYSTEM", len(schema.names), None) for name, schema in system),
     )
 
 
@@ -191,10 +223,22 @@ def shown_namespaces(names: Iterable[str]) -> pa.Table:
     return rows({"namespace": str}, ((name,) for name in names))
 
 
+_DESCRIBED: Fields = MappingProxyType(
+    {"column_name": str, "column_type": str, "nullable": bool, "key": bool, "default": str}
+)
+
+
+def described_relation(schema: pa.Schema) -> pa.Table:
+    """DESCRIBE a relation of the system."""
+    return rows(
+        _DESCRIBED, ((each.name, sql_type(each.type), True, False, None) for each in schema)
+    )
+
+
 def described(table: Table) -> pa.Table:
     """DESCRIBE."""
     return rows(
-        {"column_name": str, "column_type": str, "nullable": bool, "key": bool, "default": str},
+        _DESCRIBED,
         (
             (each.name, each.type.sql, each.nullable, each.name in table.key, default_text(each))
             for each in table.columns

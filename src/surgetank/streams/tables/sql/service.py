@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
-from surgetank.exceptions import Conflict, InvalidRequest, NotFound
+from surgetank.exceptions import Conflict, DatabaseUnavailable, InvalidRequest, NotFound
 from surgetank.model import FlushJob
 from surgetank.streams.tables.catalog.catalog import Catalog
 from surgetank.streams.tables.definition import Kind, Table
@@ -111,6 +112,10 @@ class SystemRelations(Protocol):
         this name for this caller."""
         ...
 
+    def schema(self, caller: SqlCaller, name: str) -> pa.Schema | None:
+        """The columns of one of them, named without its schema; None likewise."""
+        ...
+
 
 class TableCatalogue:
     """Implements what `query.executor.Executor` needs. For any number of threads."""
@@ -185,7 +190,7 @@ class TableCatalogue:
             case "information_schema.tables":
                 return listing.information_tables(self.visible(caller), self.system(caller))
             case "information_schema.columns":
-                return listing.information_columns(self.visible(caller))
+                return listing.information_columns(self.visible(caller), self._schemas(caller))
             case "system.tables":
                 return listing.system_tables(self.visible(caller))
             case "system.table_options":
@@ -197,6 +202,23 @@ class TableCatalogue:
     def system(self, caller: SqlCaller) -> list[str]:
         """The relations of the system that the caller may read."""
         return [*OWN_RELATIONS, *self._relations.names(caller)]
+
+    def _schemas(self, caller: SqlCaller) -> Iterator[tuple[str, pa.Schema]]:
+        """The relations of the system with their columns."""
+        empty = {
+            TABLES: listing.information_tables((), ()),
+            COLUMNS: listing.information_columns(()),
+            "system.tables": listing.system_tables(()),
+            "system.table_options": listing.table_options(()),
+        }
+        for name in self.system(caller):
+            if name in empty:
+                yield name, empty[name].schema
+                continue
+            with suppress(DatabaseUnavailable):  # tables are listed in an outage, too
+                schema = self._relations.schema(caller, name.partition(".")[2])
+                if schema is not None:
+                    yield name, schema
 
     # -- all other statements
 
@@ -212,7 +234,7 @@ class TableCatalogue:
                     "SHOW NAMESPACES", listing.shown_namespaces(self._catalog.namespaces())
                 )
             case Describe():
-                return _rows("DESCRIBE", listing.described(self._get(caller, action.table)))
+                return _rows("DESCRIBE", self._described(caller, action.table))
             case ShowStats():
                 return _rows("SHOW STATS", self._stats(caller, action.table))
             case FlushTable():
@@ -277,7 +299,28 @@ class TableCatalogue:
             raise not_there(str(name))
         return found.table
 
+    def _described(self, caller: SqlCaller, name: TableName) -> pa.Table:
+        of_system = next((s for n, s in self._of_system(caller, name.namespace, name.name)), None)
+        if of_system is not None:
+            return listing.described_relation(of_system)
+        return listing.described(self._get(caller, name))
+
+    def _of_system(
+        self, caller: SqlCaller, schema: str | None, name: str | None = None
+    ) -> list[tuple[str, pa.Schema]]:
+        """Relations of a schema of the system, or the one of this name."""
+        wanted = f"{schema}.{name or ''}".casefold()
+        if not wanted.startswith(("system.", "information_schema.")):
+            return []
+        return [
+            (each, columns)
+            for each, columns in self._schemas(caller)
+            if each == wanted or (name is None and each.startswith(wanted))
+        ]
+
     def _shown(self, caller: SqlCaller, namespace: str | None) -> pa.Table:
+        if of_system := self._of_system(caller, namespace):
+            return listing.shown_relations(of_system)
         if namespace is not None and namespace.casefold() not in (
             each.casefold() for each in self._catalog.namespaces()
         ):
