@@ -24,6 +24,7 @@ from bench.measures import (
     sanitizer,
     tables_flush,
     tables_insert,
+    tables_query,
 )
 from bench.peers import MEMORY, OURS, POOL, POSTGRES, SQLITE
 
@@ -118,6 +119,10 @@ BARS = (
     Bar("tables_insert", "1000 users", tables_insert.PARQUET, at_most=2.5),
     Bar("tables_insert", "single", tables_insert.SQLITE, at_most=1.67),
     Bar("tables_insert", "threads", tables_insert.ONE, at_most=1),
+    Bar("tables_query", "point", tables_query.DUCKDB, at_most=2.5),
+    Bar("tables_query", "append-only", tables_query.DUCKDB, at_most=1.5),
+    Bar("tables_query", "updated", tables_query.DUCKDB, at_most=3),
+    Bar("tables_query", "beside", tables_query.ALONE, at_most=2),
 )
 
 

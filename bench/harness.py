@@ -51,6 +51,9 @@ class Scale:
     note_steps: int = 20
     entries: int = 10_000
     table_rows: int = 1_000_000
+    query_rows: int = 5_000_000
+    query_batch: int = 100_000
+    hostile_s: float = 10.0
     memory_mb: int = 256
     large_mb: int = 20
     held_s: float = 4.0
@@ -68,8 +71,9 @@ class Scale:
 SMOKE = Scale(
     rounds=1, rehearse=False, steps=2, list_steps=3, graph_runs=1, slow_steps=1, slow_node_ms=1, workers=2,
     worker_steps=2, storage_steps=(1, 3), short_deltas=2, chat_threads=2, chat_steps=3, short_threads=3, short_steps=2,
-    note_threads=2, note_steps=2, entries=20, table_rows=200, memory_mb=2, large_mb=1, held_s=0.1, batch_ms=0.2,
-    served_runs=1, served_events=2, runs_at_once=2, queued_runs=4, queue_workers=2, paced_runs=2, crowd=3, peers=False,
+    note_threads=2, note_steps=2, entries=20, table_rows=200, query_rows=400, query_batch=50, hostile_s=0.3,
+    memory_mb=2, large_mb=1, held_s=0.1, batch_ms=0.2, served_runs=1, served_events=2, runs_at_once=2, queued_runs=4,
+    queue_workers=2, paced_runs=2, crowd=3, peers=False,
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from bench.measures import (
     storage,
     tables_flush,
     tables_insert,
+    tables_query,
     telling,
     threads,
 )
@@ -42,4 +43,5 @@ MEASURES: dict[str, ModuleType] = {
     "served": served,
     "crowd": crowd,
     "tables_insert": tables_insert,
+    "tables_query": tables_query,
 }

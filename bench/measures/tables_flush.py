@@ -40,7 +40,7 @@ TITLE = "Flush of user tables"
 PLAIN = "pyarrow write_table"
 _SMALL = 100  # rows of a small flush
 _SMALL_TIMES = 20
-_TABLE = Table(
+TABLE = Table(
     id=1,
     namespace="bench",
     name="facts",
@@ -67,18 +67,18 @@ def run(scene: Scene) -> Recorder:
 
 def _measure(scene: Scene, recorder: Recorder, number: int, folder: Path) -> None:
     count = scene.scale.table_rows
-    label = f"{count:,} rows of {_users(count):,} users"
-    rows, plain, one = _rows(count), folder / "plain.parquet", _user(0)
+    label = f"{count:,} rows of {users_in(count):,} users"
+    rows, plain, one = rows_of(count), folder / "plain.parquet", user_called(0)
     rate = count / seconds(lambda: pq.write_table(rows, plain))
     recorder.add(number, PLAIN, "rows", rate, label=label, unit="rows/s")
-    with _house(scene, folder) as house:
-        house.hot.accept_arrow(_TABLE, rows)
+    with open_house(scene, folder) as house:
+        house.hot.accept_arrow(TABLE, rows)
         took = seconds(house.flush)
         recorder.add(number, OURS, "rows", count / took, label=label, unit="rows/s")
         ours: list[float] = []
         theirs: list[float] = []
         for _ in range(_SMALL_TIMES):
-            mine = timed(ours, lambda: house.reader.read(_TABLE, user=one))
+            mine = timed(ours, lambda: house.reader.read(TABLE, user=one))
             same = timed(theirs, lambda: pq.read_table(plain, filters=[(USER, "=", one)]))
             if mine.num_rows != same.num_rows:
                 raise BenchError(f"{mine.num_rows} rows of a user instead of {same.num_rows}")
@@ -86,14 +86,17 @@ def _measure(scene: Scene, recorder: Recorder, number: int, folder: Path) -> Non
         recorder.add(number, PLAIN, "user", theirs, label="a user's rows")
         small: list[float] = []
         for _ in range(_SMALL_TIMES):
-            house.hot.accept_arrow(_TABLE, _rows(_SMALL))
+            house.hot.accept_arrow(TABLE, rows_of(_SMALL))
             timed(small, house.flush)
         recorder.add(number, OURS, "small", small, label=f"a flush of {_SMALL} rows")
 
 
 @dataclass(frozen=True, slots=True)
-class _House:
+class House:
+    """What the table `TABLE` consists of."""
+
     hot: SQLiteHotTables
+    cold: FileTables
     reader: TableReader
     flusher: TableFlusher
 
@@ -118,7 +121,8 @@ class _NoJobs:
 
 
 @contextmanager
-def _house(scene: Scene, folder: Path) -> Iterator[_House]:
+def open_house(scene: Scene, folder: Path) -> Iterator[House]:
+    """Hot store, files, manifest and flusher of one table, in a database of its own."""
     path = folder / "buffer-tables.db"
     with (
         scene.server.database() as url,
@@ -132,30 +136,33 @@ def _house(scene: Scene, folder: Path) -> Iterator[_House]:
             )
         ) as cold,
     ):
-        cold.live(_TABLE, stores=())  # migrated before anything is timed
+        cold.live(TABLE, stores=())  # migrated before anything is timed
         flusher = TableFlusher(
             hot, cold, _NoJobs(), sink=TablesSink(database), retry=RetryPolicy(),
             breaker=CircuitBreaker(time.time), listener=lambda _: None, clockwork=Clockwork(time.time),
             node="bench",
         )  # fmt: skip
-        yield _House(hot, TableReader(hot, cold), flusher)
+        yield House(hot, cold, TableReader(hot, cold), flusher)
 
 
-def _users(count: int) -> int:
+def users_in(count: int) -> int:
+    """How many users so many rows have."""
     return max(1, count // 200)
 
 
-def _user(number: int) -> str:
+def user_called(number: int) -> str:
+    """The name of a user."""
     return f"user-{number:06d}"
 
 
-def _rows(count: int) -> pa.Table:
-    chance = np.random.default_rng(1)
-    users = np.array([_user(number) for number in range(_users(count))], dtype=object)
-    numbers = np.arange(count)
+def rows_of(count: int, *, users: int | None = None, first: int = 0) -> pa.Table:
+    """So many rows of users at random; `id` counts from `first`."""
+    chance = np.random.default_rng(1 + first)
+    names = pa.array([user_called(number) for number in range(users or users_in(count))])
+    numbers = np.arange(first, first + count)
     return pa.table(
         {
-            USER: pa.array(users[chance.integers(0, len(users), count)], pa.string()),
+            USER: names.take(pa.array(chance.integers(0, len(names), count))),
             "id": pa.array(numbers),
             "count": pa.array(chance.integers(0, 1000, count).astype(np.int32)),
             "value": pa.array(chance.random(count)),

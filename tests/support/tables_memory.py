@@ -12,7 +12,15 @@ import pyarrow as pa
 from surgetank.exceptions import Conflict
 from surgetank.streams.tables.cold.protocol import ColdTable
 from surgetank.streams.tables.definition import SEQ, USER, Table
-from surgetank.streams.tables.hot.protocol import DELETED, OP, VERSION, Accepted, Change, Op
+from surgetank.streams.tables.hot.protocol import (
+    DELETED,
+    OP,
+    VERSION,
+    Accepted,
+    Change,
+    Op,
+    Pending,
+)
 from surgetank.streams.tables.keys import row_key
 
 
@@ -99,6 +107,11 @@ class _Snapshot:
                     pa.array(values, kind) if known else pa.nulls(len(values), kind)
                 )
         return pa.table(shown)
+
+    def pending(
+        self, table: Table, *, user: str | None, columns: Sequence[str], **_: Any
+    ) -> Pending:
+        return Pending(self.rows(table, user=user, columns=columns))
 
 
 class NoCold:

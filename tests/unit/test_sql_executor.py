@@ -129,6 +129,10 @@ class _Both:
         with self._hot[table.id].snapshot() as snapshot:
             return snapshot.rows(table, **more)
 
+    def pending(self, table: Table, **more: Any) -> Any:
+        with self._hot[table.id].snapshot() as snapshot:
+            return snapshot.pending(table, **more)
+
 
 class _Scope:
     def __init__(self, caller: SqlCaller) -> None:

@@ -10,7 +10,15 @@ import pytest
 
 from surgetank.streams.tables.cold.protocol import ColdTable, DataFile
 from surgetank.streams.tables.definition import SEQ, USER, Column, Kind, Table
-from surgetank.streams.tables.hot.protocol import OP, ORIGIN_SHIFT, VERSION, Op, Progress, store_of
+from surgetank.streams.tables.hot.protocol import (
+    OP,
+    ORIGIN_SHIFT,
+    VERSION,
+    Op,
+    Pending,
+    Progress,
+    store_of,
+)
 from surgetank.streams.tables.query.names import Equal, Reference
 from surgetank.streams.tables.query.sources import Readable, Sources, wanted
 from surgetank.streams.tables.reader import TableReader, covered, merged
@@ -168,8 +176,8 @@ class FakeHot:
     def stores(self, table: Table) -> tuple[str, ...]:
         return (store_of(ONE),)
 
-    def rows(self, table, *, user=None, columns=None, after=0, up_to=None) -> pa.Table:
-        return self._rows.select([USER, SEQ, VERSION, OP, *columns])
+    def pending(self, table, *, user, columns, hidden) -> Pending:
+        return Pending(self._rows.select([USER, SEQ, VERSION, OP, *columns]))
 
 
 class FakeCold:

@@ -55,7 +55,7 @@ class View:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of all rows: `_user` (not of a SHARED table), `_seq` and the columns."""
+        """Of all rows: hidden columns that were asked for, and the columns."""
         return self.hot.schema
 
 
@@ -68,30 +68,42 @@ class TableReader:
 
     @contextmanager
     def view(
-        self, table: Table, *, user: str | None = None, columns: Sequence[str] | None = None
+        self,
+        table: Table,
+        *,
+        user: str | None = None,
+        columns: Sequence[str] | None = None,
+        hidden: Sequence[str] = (USER, SEQ),
     ) -> Iterator[View]:
-        """The table now, of one user or of all. What it shows can be read until it is left.
+        """The table now, of one user or of all, with these columns, `hidden` ones first. What it
+        shows can be read until it is left.
 
         Raises `ColdStateUnavailable` where the database is away and its files were never seen.
         """
         names = tuple(each.name for each in table.columns) if columns is None else tuple(columns)
+        first = tuple(name for name in hidden if name != USER or table.by_user)
         owner = user if table.by_user else None
         acks = self._hot.acks(table)
         with self._hot.snapshot() as snapshot:
             stores = snapshot.stores(table)
-            changes = snapshot.rows(table, user=owner, columns=names)
+            pending = snapshot.pending(table, user=owner, columns=names, hidden=first)
             cold = (
                 _NO_FILES
                 if table.kind is Kind.STREAM
                 else self._cold.live(table, stores=stores, user=owner)
             )
-            visible, hidden = merged(changes, cold.progress)
+            visible, changed = merged(pending.changes, cold.progress)
+            own = visible.select([*first, *names])
+            seqs = np.asarray(changed.to_numpy(), np.int64)
+            inserted = (each.rows(cold.progress.get(each.store), seqs) for each in pending.inserted)
+            filled = [own] if own.num_rows else []
+            filled += [rows for rows in inserted if rows is not None]
             yield View(
                 table=table,
                 user=owner,
                 columns=names,
-                hot=visible,
-                hidden=hidden,
+                hot=pa.concat_tables(filled) if filled else own,
+                hidden=changed,
                 cold=cold,
                 through=snapshot.through,
                 acks=acks,
@@ -102,12 +114,12 @@ class TableReader:
         yield from view.hot.to_batches(max_chunksize=65_536)
         if not view.cold.files:
             return
+        names = view.schema.names
         for batch in self._cold.scan(view.table, view.cold, user=view.user, columns=view.columns):
+            kept = batch
             if len(view.hidden):
-                kept = pc.invert(pc.is_in(batch.column(SEQ), value_set=view.hidden))
-                yield batch.filter(kept)
-            else:
-                yield batch
+                kept = batch.filter(pc.invert(pc.is_in(batch.column(SEQ), value_set=view.hidden)))
+            yield kept if kept.schema.names == names else kept.select(names)
 
     def read(
         self, table: Table, *, user: str | None = None, columns: Sequence[str] | None = None

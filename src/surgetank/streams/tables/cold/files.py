@@ -2,7 +2,8 @@
 
 A file is written under a temporary name, made durable, renamed, and its folder made durable: what the
 manifest names is there after a power cut. Encodings are those that were measured to be quick and small
-(facts of the decision record): a dictionary for the user, deltas for numbers and text, zstd.
+(the decision record): a dictionary for the user, deltas for numbers and text, snappy. Row groups are as small as
+large reads bear: who reads one user's rows decodes one or two of them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from surgetank.streams.tables.definition import SEQ, SEQ_ID, USER, USER_ID, Colu
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 ITEM_IDS = 1_000_000  # a list's items have the field id of their column, and this added
-ROW_GROUP = 65_536
+ROW_GROUP = 32_768
 PATH_ID, POSITION_ID = 2147483546, 2147483545  # field ids of position deletes, as Iceberg has them
 _FIELD_ID = b"PARQUET:field_id"
 _NUMBERS = frozenset({"SMALLINT", "INT", "BIGINT", "DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ"})
@@ -208,8 +209,7 @@ def encode(table: Table, rows: pa.Table, where: Any) -> pq.FileMetaData:
         rows.schema,
         use_dictionary=[USER] if table.by_user else False,  # pyright: ignore[reportArgumentType]
         column_encoding=encodings(table),
-        compression="zstd",
-        compression_level=1,
+        compression="snappy",
         store_schema=False,
         write_statistics=True,
     ) as writer:

@@ -7,8 +7,10 @@ name.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -54,13 +56,41 @@ def read_schema(table: Table, columns: Sequence[Column]) -> pa.Schema:
     )
 
 
+class _Footer:
+    """What is known of a file from its end: names of columns by field id, and of each row group the
+    position of its first row, how many there are, and its first and last user (where known)."""
+
+    def __init__(self, opened: pq.ParquetFile) -> None:
+        self.metadata = opened.metadata
+        self.names = field_ids(opened.schema_arrow)
+        counts = [self.metadata.row_group(at).num_rows for at in range(opened.num_row_groups)]
+        self.counts, self.starts = counts, list(accumulate(counts, initial=0))
+        self._bounds = [self._users(at) for at in range(len(counts))]
+
+    def groups(self, users: Sequence[str] | None = None) -> Iterator[int]:
+        """The row groups that may have rows of these users (in order); all without users."""
+        for at, bounds in enumerate(self._bounds):
+            if users is None or bounds is None:
+                yield at
+                continue
+            next_one = bisect_left(users, bounds[0])
+            if next_one < len(users) and users[next_one] <= bounds[1]:
+                yield at
+
+    def _users(self, at: int) -> tuple[str, str] | None:
+        found = self.metadata.row_group(at).column(0).statistics
+        if found is None or not found.has_min_max or not isinstance(found.min, str):
+            return None
+        return found.min, found.max
+
+
 class Reader:
     """Reads the files of a folder."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        self._footers: BoundedMap[str, pq.FileMetaData] = BoundedMap(1000)
+        self._footers: BoundedMap[str, _Footer] = BoundedMap(1000)
         self._deleted: BoundedMap[str, Positions] = BoundedMap(
             most_weight=64 * 1024**2, weigh=lambda positions: positions.nbytes
         )
@@ -77,11 +107,12 @@ class Reader:
         group."""
         gone = self.deleted(file)
         schema = read_schema(table, columns)
-        with self._open(table, file) as opened:
-            names = field_ids(opened.schema_arrow)
+        with self._open(table, file) as (opened, footer):
+            names = footer.names
             wanted = [USER_ID] * table.by_user + [SEQ_ID] + [column.id for column in columns]
             stored = [names[each] for each in wanted if each in names]
-            for at, first, count in self._groups(opened.metadata, user):
+            for at in footer.groups(None if user is None else (user,)):
+                first, count = footer.starts[at], footer.counts[at]
                 rows = opened.read_row_group(
                     at, columns=stored, use_threads=user is None and count > _MANY
                 )
@@ -103,35 +134,33 @@ class Reader:
         if not len(inside):
             return NONE
         found = []
-        with self._open(table, file) as opened:
-            seq = field_ids(opened.schema_arrow)[SEQ_ID]
-            for at, first, _ in self._groups(opened.metadata, None, users if table.by_user else ()):
+        with self._open(table, file) as (opened, footer):
+            seq = footer.names[SEQ_ID]
+            for at in footer.groups(users if table.by_user and users else None):
                 values = opened.read_row_group(at, columns=[seq]).column(seq).to_numpy()
-                found.append(np.flatnonzero(np.isin(values, inside)) + first)
+                found.append(np.flatnonzero(np.isin(values, inside)) + footer.starts[at])
         everything = np.concatenate(found) if found else NONE
         return np.setdiff1d(everything, self.deleted(file))
 
     def seqs_at(self, table: Table, file: DataFile, positions: Positions) -> Positions:
         """The sequences at these positions of a file."""
-        with self._open(table, file) as opened:
-            seq = field_ids(opened.schema_arrow)[SEQ_ID]
+        with self._open(table, file) as (opened, footer):
+            seq = footer.names[SEQ_ID]
             values = opened.read(columns=[seq]).column(seq).to_numpy()
         return np.asarray(values, np.int64)[positions]
 
     def has_rows_of(self, table: Table, file: DataFile, user: str) -> bool:
         """Whether a file has rows of a user, deleted ones too."""
-        with self._open(table, file) as opened:
-            name = field_ids(opened.schema_arrow)[USER_ID]
+        with self._open(table, file) as (opened, footer):
+            name = footer.names[USER_ID]
             return any(
-                pc.any(
-                    pc.equal(opened.read_row_group(at, columns=[name]).column(name), user)
-                ).as_py()
-                for at, _, _ in self._groups(opened.metadata, user)
+                _of_user(opened.read_row_group(at, columns=[name]), name, user)[1].num_rows
+                for at in footer.groups((user,))
             )
 
     def stored(self, table: Table, file: DataFile) -> pa.Table:
         """All rows of a file as they are stored, deleted ones too."""
-        with self._open(table, file) as opened:
+        with self._open(table, file) as (opened, _):
             return opened.read()
 
     def deleted(self, file: DataFile) -> Positions:
@@ -150,22 +179,23 @@ class Reader:
         return known
 
     @contextmanager
-    def _open(self, table: Table, file: DataFile) -> Iterator[pq.ParquetFile]:
+    def _open(self, table: Table, file: DataFile) -> Iterator[tuple[pq.ParquetFile, _Footer]]:
         with self._lock:
             footer = self._footers.use(file.path)
         with (
             self._named(file.path),
+            pa.memory_map(str(self._folder.absolute(file.path))) as source,
             pq.ParquetFile(
-                self._folder.absolute(file.path),
-                metadata=footer,
-                memory_map=True,
+                source,
+                metadata=footer.metadata if footer is not None else None,
                 read_dictionary=[USER] if table.by_user else None,
             ) as opened,
         ):
             if footer is None:
+                footer = _Footer(opened)
                 with self._lock:
-                    self._footers[file.path] = opened.metadata
-            yield opened
+                    self._footers[file.path] = footer
+            yield opened, footer
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:
@@ -177,34 +207,6 @@ class Reader:
                 f"The table file {self._folder.absolute(name)} can't be read ({error}).",
                 remedy="restore it from a backup; rows in other files are not concerned.",
             ) from error
-
-    @staticmethod
-    def _groups(
-        metadata: pq.FileMetaData, user: str | None, users: Sequence[str] = ()
-    ) -> Iterator[tuple[int, int, int]]:
-        """Number, first position and rows of the row groups that may have rows of the user, or of
-        one of the users (in order)."""
-        first, ordered = 0, np.array(users, dtype=object)
-        for at in range(metadata.num_row_groups):
-            group = metadata.row_group(at)
-            least = group.column(0).statistics
-            bounds = (
-                (least.min, least.max)
-                if least is not None and least.has_min_max and isinstance(least.min, str)
-                else None
-            )
-            if bounds is None:
-                wanted = True
-            elif user is not None:
-                wanted = bounds[0] <= user <= bounds[1]
-            elif len(ordered):
-                next_one = int(np.searchsorted(ordered, bounds[0]))
-                wanted = next_one < len(ordered) and ordered[next_one] <= bounds[1]
-            else:
-                wanted = True
-            if wanted:
-                yield at, first, group.num_rows
-            first += group.num_rows
 
 
 def _live(first: int, count: int, gone: Positions) -> np.ndarray[Any, Any] | None:
@@ -219,11 +221,16 @@ def _live(first: int, count: int, gone: Positions) -> np.ndarray[Any, Any] | Non
 
 def _of_user(rows: pa.Table, name: str, user: str) -> tuple[int, pa.Table]:
     """The rows of one user, which stand together, and where they begin."""
-    mask = pc.equal(rows.column(name), user).to_numpy(zero_copy_only=False)
-    hits = np.flatnonzero(mask)
-    if not len(hits):
-        return 0, rows.slice(0, 0)
-    return int(hits[0]), rows.slice(int(hits[0]), int(hits[-1] - hits[0]) + 1)
+    start = end = passed = 0
+    for chunk in rows.column(name).chunks:
+        code = chunk.dictionary.index(user).as_py()
+        if code >= 0:
+            hits = np.flatnonzero(chunk.indices.to_numpy() == code)
+            if len(hits):
+                start = passed + int(hits[0]) if end == 0 else start
+                end = passed + int(hits[-1]) + 1
+        passed += len(chunk)
+    return start, rows.slice(start, end - start)
 
 
 def _declared(

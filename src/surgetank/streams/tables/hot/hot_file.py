@@ -17,6 +17,7 @@ from surgetank.streams.tables.file import TABLES
 from surgetank.streams.tables.hot import schema
 from surgetank.streams.tables.hot.definitions import definition_json, definition_of
 from surgetank.streams.tables.hot.layout import Layout
+from surgetank.streams.tables.hot.mapped import MappedSegments
 from surgetank.streams.tables.hot.protocol import ORIGIN_SHIFT
 
 _MASK = (1 << ORIGIN_SHIFT) - 1
@@ -48,6 +49,7 @@ class HotFile:
     ) -> None:
         self.path, self.segments, self.clock, self.max_bytes = path, segments, clock, max_bytes
         self._rng = rng
+        self.mapped = MappedSegments(segments)
         self._shared = SharedFile(
             path, kind=TABLES, name="table store", script=schema.SCRIPT, before_write=before_write,
             durability=durability,
@@ -72,6 +74,7 @@ class HotFile:
     def close(self) -> None:
         """Close all connections."""
         self._shared.close()
+        self.mapped.forget()
 
     # -- tables
 

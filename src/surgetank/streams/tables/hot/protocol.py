@@ -30,6 +30,7 @@ from surgetank.model import Failure, FailureGroup, ParkedEntry, PartitionState, 
 from surgetank.streams.tables.definition import Table
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 OP, VERSION = "_op", "_version"  # columns of what `HotSnapshot.rows` gives, beside the table's own
@@ -170,6 +171,32 @@ class Refused:
     failure: Failure
 
 
+class Inserted(Protocol):
+    """Rows that one call inserted, of one store, as they lie. Readable while the snapshot is open
+    in which they were found; what `rows` gave stays readable."""
+
+    @property
+    def store(self) -> str:
+        """The id of the store that their versions are of."""
+        ...
+
+    def rows(
+        self, progress: Progress | None, changed: np.ndarray[Any, np.dtype[np.int64]]
+    ) -> pa.Table | None:
+        """Those that the progress of their store doesn't cover, without those whose `_seq` is
+        `changed`; None for no row. Without a copy where all are wanted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What a reader merges: `changes` one by one, in no order, as `HotSnapshot.rows` gives them, and
+    rows that were `inserted` many at a time, with the hidden columns that were asked for."""
+
+    changes: pa.Table
+    inserted: Sequence[Inserted] = ()
+
+
 class HotSnapshot(Protocol):
     """A consistent view of the hot rows; short-lived."""
 
@@ -199,6 +226,13 @@ class HotSnapshot(Protocol):
 
         Parked rows are among them, with versions of a store of their own that no manifest has a
         progress of: they stay visible until they are put back or discarded."""
+        ...
+
+    def pending(
+        self, table: Table, *, user: str | None, columns: Sequence[str], hidden: Sequence[str]
+    ) -> Pending:
+        """The same changes, all of them, for who needs no order: nothing is copied that need not
+        be. `hidden` are those of `_user` and `_seq` that are wanted."""
         ...
 
 

@@ -16,10 +16,18 @@ from surgetank.streams.tables.definition import SEQ, USER, Column, Kind, Table
 from surgetank.streams.tables.hot.columns import array_of, constant, keeper, kept_of
 from surgetank.streams.tables.hot.counting import EVER, skipped_of
 from surgetank.streams.tables.hot.hot_file import HotFile, columns_of, newest
+from surgetank.streams.tables.hot.mapped import InsertedRows, MappedSegments
 from surgetank.streams.tables.hot.progress import progress_of
-from surgetank.streams.tables.hot.protocol import OP, ORIGIN_SHIFT, VERSION, Progress, store_of
+from surgetank.streams.tables.hot.protocol import (
+    OP,
+    ORIGIN_SHIFT,
+    VERSION,
+    Pending,
+    Progress,
+    store_of,
+)
 from surgetank.streams.tables.hot.schema import rows_of
-from surgetank.streams.tables.hot.segments import Range, rows_of_segment, segments_of
+from surgetank.streams.tables.hot.segments import NOTHING, Range, rows_of_segment, segments_of
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 _AT_ONCE = 20_000
@@ -36,16 +44,21 @@ class Snapshots:
         """See `HotTables.snapshot`. While it is open, nothing that it shows is unlinked: that needs a
         moment in which nobody reads an older state."""
         with self._file.read() as connection:
-            yield Snapshot(connection, self._file.segments, self._file.clock)
+            yield Snapshot(connection, self._file.segments, self._file.clock, self._file.mapped)
 
 
 class Snapshot:
     """What one read transaction sees."""
 
     def __init__(
-        self, connection: sqlite3.Connection, folder: Path, clock: Callable[[], float]
+        self,
+        connection: sqlite3.Connection,
+        folder: Path,
+        clock: Callable[[], float],
+        mapped: MappedSegments,
     ) -> None:
         self._connection, self._folder, self._clock = connection, folder, clock
+        self._mapped = mapped
         self._through = newest(connection)
 
     @property
@@ -76,14 +89,51 @@ class Snapshot:
             if columns is None or column.name in columns
         ]  # fmt: skip
         chosen = Range(after, EVER if up_to is None else up_to, user if table.by_user else None)
-        since = None
-        if table.kind is Kind.STREAM and table.ttl_s is not None:
-            since = self._clock() - table.ttl_s
+        since = self._since(table)
         parts = [
             *changes(self._connection, self._folder, table, shown, chosen, since),
             *parked_rows(self._connection, table, shown, chosen),
         ]
         return in_order(table, shown, parts)
+
+    def pending(
+        self, table: Table, *, user: str | None, columns: Sequence[str], hidden: Sequence[str]
+    ) -> Pending:
+        """See `HotSnapshot.pending`."""
+        connection = self._connection
+        shown = [column for column in table.columns if column.name in columns]
+        owner = user if table.by_user else None
+        since = self._since(table)
+        chosen = Range(0, EVER, owner)
+        single = [
+            _typed_rows(connection, table, shown, chosen, since),
+            *parked_rows(connection, table, shown, chosen),
+        ]
+        segments = self._mapped.of(connection, table, since or 0.0)
+        if segments:
+            progress = progress_of(connection, table.id)
+            skipped = skipped_of(connection, table.id)
+        return Pending(
+            pa.concat_tables(single),
+            tuple(
+                InsertedRows(
+                    segment,
+                    table,
+                    owner,
+                    shown,
+                    hidden,
+                    progress.get(segment.first >> ORIGIN_SHIFT, NOTHING),
+                    skipped,
+                )
+                for segment in segments
+            ),
+        )
+
+    def _since(self, table: Table) -> float | None:
+        """When what is visible was accepted at the earliest."""
+        if table.kind is Kind.STREAM and table.ttl_s is not None:
+            return self._clock() - table.ttl_s
+        return None
 
 
 def changes(

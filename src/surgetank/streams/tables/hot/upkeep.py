@@ -86,6 +86,7 @@ class Upkeep:
                 remedy="erase again; end what reads for a long time.",
             )
         segments.remove(self._file.segments, replaced)
+        self._file.mapped.forget()
         self._forget_retired(replaced)
         return erased
 
@@ -106,6 +107,7 @@ class Upkeep:
             self._forget_retired(retired)
         elif not retired:
             self._file.tidy()
+        self._file.mapped.forget()  # of what another process unlinked, too
         self._sweep()
 
     def _erase_rows(self, connection: sqlite3.Connection, table: Table, user: str) -> int:

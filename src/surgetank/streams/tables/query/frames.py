@@ -7,7 +7,7 @@ A batch is a complete small Arrow stream, so that a frame can be read by itself.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,31 @@ def pieces(batch: pa.RecordBatch, most_bytes: int = BATCH_BYTES) -> Iterator[pa.
     step = max(1, batch.num_rows * most_bytes // batch.nbytes)
     for start in range(0, batch.num_rows, step):
         yield batch.slice(start, step)
+
+
+def gathered(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows in batches of about that size: many small ones cost more than they carry."""
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    waiting: list[pa.RecordBatch] = []
+    size = 0
+
+    def joined() -> list[pa.RecordBatch]:
+        if len(waiting) == 1:
+            return waiting
+        together: list[pa.RecordBatch] = (
+            pa.Table.from_batches(waiting, schema).combine_chunks().to_batches()
+        )
+        return together
+
+    for batch in batches:
+        waiting.append(batch)
+        size += batch.nbytes
+        if size >= BATCH_BYTES:
+            yield from joined()
+            waiting, size = [], 0
+    if waiting:
+        yield from joined()
 
 
 def packed(schema: pa.Schema, batch: pa.RecordBatch | None) -> pa.Buffer:

@@ -23,6 +23,7 @@ from surgetank.exceptions import InvalidRequest, QuotaExceeded
 from surgetank.streams.tables.query.frames import (
     HEAD,
     Frame,
+    gathered,
     head,
     opened,
     packed,
@@ -35,6 +36,7 @@ from surgetank.streams.tables.query.parameters import Parameters, written
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_PIPE_BYTES = 1 << 20  # where the system allows it: a batch is written at once
 _START_S = 60.0  # longest start of a process, on a machine that is busy
 _GRACE_S = 0.5  # after its limit a query is given so long to end by itself
 _WATCH_S = 0.05  # how often memory is looked at where the system doesn't hold the limit
@@ -97,6 +99,7 @@ class ChildProcess:
             stderr=subprocess.DEVNULL,
             cwd="/",
             env={"MALLOC_ARENA_MAX": "2", "TZ": "UTC", "LC_ALL": "C.UTF-8"},
+            pipesize=_PIPE_BYTES,
             start_new_session=True,  # Ctrl-C is for the parent
         )
         assert self._process.stdin is not None
@@ -225,7 +228,7 @@ class ChildProcess:
             header = {"schema": reference.schema, "name": reference.name}
             self._send(Frame.TABLE, json.dumps(header).encode())
             self._send(Frame.BATCH, packed(rows.schema, None))
-            for batch in rows:
+            for batch in gathered(rows.schema, rows):
                 for piece in pieces(batch):
                     if piece.num_rows == 0:
                         continue

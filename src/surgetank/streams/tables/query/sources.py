@@ -135,7 +135,10 @@ class Sources:
         """The view of a table, open until the query is over."""
         assert self._reader is not None, "a scope with tables has a reader"
         made: AbstractContextManager[View] = self._reader.view(
-            of.readable.table, user=of.readable.user, columns=_with_conditions(of)
+            of.readable.table,
+            user=of.readable.user,
+            columns=_with_conditions(of),
+            hidden=of.hidden,
         )
         view = self._open.enter_context(made)
         self.views.append(view)
