@@ -49,10 +49,10 @@ class _Own:
     def __init__(self, user: str | None) -> None:
         self._user = user
 
-    def table(self, _: Reference) -> Readable:
+    def table(self, reference: Reference) -> Readable:  # noqa: ARG002
         return Readable(TABLE, self._user)
 
-    def relation(self, _: Reference) -> pa.Table | None:
+    def relation(self, reference: Reference) -> pa.Table | None:  # noqa: ARG002
         return None
 
 

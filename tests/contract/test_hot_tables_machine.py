@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -25,7 +26,9 @@ from surgetank.streams.tables.hot.protocol import (
     Change,
     Held,
     Op,
+    Progress,
     Refused,
+    store_of,
 )
 from surgetank.streams.tables.hot.store import SQLiteHotTables
 from surgetank.streams.tables.keys import row_key
@@ -36,6 +39,7 @@ T = Table(
     columns=(Column(3, "n", ColumnType.parse("BIGINT")), Column(4, "s", ColumnType.parse("TEXT"))),
 )  # fmt: skip
 KEY = row_key(T)
+NOTHING = np.array([], np.int64)
 USERS = st.sampled_from(["ann", "bob", "cay", ""][:3])
 FAILURE = Failure(FailureKind.TRANSIENT, "away", "Away")
 
@@ -185,6 +189,44 @@ class Machine(RuleBasedStateMachine):
         assert {entry.id for entry in self.hot.parked()} == set(self.parked)
 
     @invariant()
+    def what_a_reader_merges_is_the_same(self) -> None:
+        # What the manifest has already (by chance up to here), and rows that were changed since.
+        everything = [*self.pending.items(), *((-at, row) for at, row in self.parked.items())]
+        versions = sorted(self.pending)
+        half = versions[len(versions) // 2] if versions else 0
+        progress = Progress(half, {"bob": half - 1})
+        changed = np.array(versions[1::3], np.int64)
+        for user in (None, "ann", "bob"):
+            with self.hot.snapshot() as snapshot:
+                found = snapshot.pending(T, user=user, columns=["s", "n"], hidden=(USER, SEQ))
+                single = found.changes.to_pylist()
+                many = [row for each in found.inserted for row in listed(each.rows(None, NOTHING))]
+                left = [
+                    row
+                    for each in found.inserted
+                    for row in listed(
+                        each.rows(progress if each.store == store_of(half) else None, changed)
+                    )
+                ]
+            mine = sorted(
+                (
+                    (row.seq, row.user, row.n, row.s)
+                    for _, row in everything
+                    if user in (None, row.user)
+                ),
+                key=str,
+            )
+            assert sorted(map(plain, [*single, *many]), key=str) == mine
+            before = half >> ORIGIN_SHIFT << ORIGIN_SHIFT
+            wanted = [
+                row
+                for row in many
+                if row[SEQ] not in changed
+                and not before <= row[SEQ] <= (half - 1 if row[USER] == "bob" else half)
+            ]
+            assert sorted(map(plain, left), key=str) == sorted(map(plain, wanted), key=str)
+
+    @invariant()
     def keys_are_those_of_the_newest_changes(self) -> None:
         assert KEY is not None
         newest: dict[tuple[str, int], int] = {}
@@ -194,6 +236,14 @@ class Machine(RuleBasedStateMachine):
         for user in ("ann", "bob", "cay"):
             expected = {KEY((n, None)): seq for (who, n), seq in newest.items() if who == user}
             assert self.hot.known_keys(T, user, keys) == expected
+
+
+def listed(rows: pa.Table | None) -> list[dict[str, Any]]:
+    return [] if rows is None else rows.to_pylist()
+
+
+def plain(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row[SEQ], row[USER], row["n"], row["s"]
 
 
 def seen(row: dict[str, Any]) -> Row:

@@ -26,6 +26,7 @@ _Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _Mask = np.ndarray[Any, np.dtype[np.bool_]]
 _MOST_BYTES = 1024**3  # of files: pages that the system takes back when it needs them
 _MOST = 2000
+_NONE: _Numbers = np.empty(0, np.int64)
 
 
 class MappedSegment:
@@ -141,12 +142,12 @@ class InsertedRows:
             if found is None:
                 return None
             start, count, first = found
-        gone = self._gone(changed)
+        gone, versions = self._gone(changed), _NONE
         if SEQ in self.hidden or len(gone):
             versions = segment.versions() if first is None else np.arange(first, first + count)
-            if len(gone):
-                there = ~np.isin(versions, gone)
-                mask = there if mask is None else mask & there
+        if len(gone):
+            there = ~np.isin(versions, gone)
+            mask = there if mask is None else mask & there
         if mask is not None and not mask.any():
             return None
         found_columns: dict[str, Any] = {}

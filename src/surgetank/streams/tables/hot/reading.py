@@ -110,9 +110,8 @@ class Snapshot:
             *parked_rows(connection, table, shown, chosen),
         ]
         segments = self._mapped.of(connection, table, since or 0.0)
-        if segments:
-            progress = progress_of(connection, table.id)
-            skipped = skipped_of(connection, table.id)
+        progress = progress_of(connection, table.id) if segments else {}
+        skipped = skipped_of(connection, table.id) if segments else []
         return Pending(
             pa.concat_tables(single),
             tuple(
