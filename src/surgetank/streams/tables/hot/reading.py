@@ -116,13 +116,13 @@ class Snapshot:
             pa.concat_tables(single),
             tuple(
                 InsertedRows(
-                    segment,
-                    table,
-                    owner,
-                    shown,
-                    hidden,
-                    progress.get(segment.first >> ORIGIN_SHIFT, NOTHING),
-                    skipped,
+                    segment=segment,
+                    table=table,
+                    user=owner,
+                    columns=shown,
+                    hidden=hidden,
+                    acknowledged=progress.get(segment.first >> ORIGIN_SHIFT, NOTHING),
+                    skipped=skipped,
                 )
                 for segment in segments
             ),
