@@ -128,7 +128,7 @@ def test_the_next_owner_of_an_id_is_its_only_reader_also_right_after_the_flush(
 ) -> None:
     tank = make_tank(admin_token=ADMIN_TOKEN)
     with running(tank) as server:
-        ada, bob = server.as_role("viewer", "ada"), server.as_role("viewer", "bob")
+        ada, bob = server.as_role("user", "ada"), server.as_role("user", "bob")
         live(tank)
         assert ada.get("/threads/t/state").status_code == 200  # remembered from now on
         tank.checkpointer().delete_thread("t")

@@ -234,9 +234,9 @@ def serve(make_tank: MakeTank, config: Callable[..., Path]) -> Serve:
 
 def test_its_routes_are_served_to_who_has_a_token_as_if_it_were_alone(serve: Serve) -> None:
     with serve() as server:
-        said = server.as_role("viewer", "ada").get("/hello").json()
+        said = server.as_role("user", "ada").get("/hello").json()
         assert said == {
-            "hello": "ada", "role": "viewer", "pool": ["open"], "at": f"{server.url}/hello", "own": True,
+            "hello": "ada", "role": "user", "pool": ["open"], "at": f"{server.url}/hello", "own": True,
         }  # fmt: skip
         assert server.client(**{"x-api-key": ADMIN_TOKEN}).get("/hello").json()["hello"] == "admin"
         for stranger in (server.client(), server.client("wrong")):
@@ -259,7 +259,7 @@ def test_ours_win_on_conflict_whatever_the_method(serve: Serve, caplog: Any) -> 
 
 async def test_clients_of_langgraph_find_both(serve: Serve) -> None:
     with serve() as server:
-        async with get_client(url=server.url, api_key=server.token("viewer", "ada")) as client:
+        async with get_client(url=server.url, api_key=server.token("user", "ada")) as client:
             thread = await client.threads.create()
             assert (await client.threads.get(thread["thread_id"]))["status"] == "idle"
             hello: Any = await client.http.get("/hello")
@@ -305,7 +305,7 @@ def test_its_own_handler_of_exceptions_is_heard(serve: Serve) -> None:
 
 def test_its_middleware_surrounds_our_routes_too_and_each_request_once(serve: Serve) -> None:
     with serve("surrounded") as server:
-        ada = server.as_role("viewer", "ada")
+        ada = server.as_role("user", "ada")
         assert ada.get("/count").json() == [1, "acme", "ada"]
         made = ada.post("/threads", json={})
         assert made.status_code == 200
@@ -331,7 +331,7 @@ async def test_streams_come_through_its_middleware_as_they_happen(
     worker = tank.runs.service(graphs)
     worker.start()
     with running(tank, graphs=graphs) as server:
-        async with get_client(url=server.url, api_key=server.token("viewer", "ada")) as client:
+        async with get_client(url=server.url, api_key=server.token("user", "ada")) as client:
             thread = await client.threads.create()
             events = [
                 event.event
@@ -373,10 +373,10 @@ def test_pages_of_other_origins_change_nothing_without_tokens(serve: Serve) -> N
 def test_web_sockets_are_opened_with_a_token_or_a_ticket(serve: Serve) -> None:
     with serve() as server:
         url = server.url.replace("http", "ws") + "/talk"
-        headers = {"Authorization": f"Bearer {server.token('viewer', 'ada')}"}
+        headers = {"Authorization": f"Bearer {server.token('user', 'ada')}"}
         with connect(url, additional_headers=headers) as socket:
             assert socket.recv() == "ada"
-        ticket = server.as_role("viewer", "bob").post("/ws/ticket").json()["ticket"]
+        ticket = server.as_role("user", "bob").post("/ws/ticket").json()["ticket"]
         with connect(f"{url}?ticket={ticket}") as socket:
             assert socket.recv() == "bob"
         with pytest.raises(InvalidStatus) as refused:

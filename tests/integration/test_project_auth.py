@@ -242,7 +242,7 @@ async def test_a_graph_knows_the_user_and_a_client_can_not_pretend_to_be_another
     await ada.runs.wait(made, "agent", input={}, if_not_exists="create")
     assert (await ada.threads.get(made))["metadata"]["org"] == "a"
     # with our own tokens, no handler says anything of the user
-    answer = server.as_role("viewer", "ada").post(
+    answer = server.as_role("user", "ada").post(
         "/runs/wait", json={"assistant_id": "agent", "config": {"configurable": lie}, "input": {}}
     )
     seen = answer.json()["seen"]
@@ -250,11 +250,11 @@ async def test_a_graph_knows_the_user_and_a_client_can_not_pretend_to_be_another
 
 
 async def test_metadata_of_a_run_do_not_move_a_thread_that_is_there(server: Server) -> None:
-    viewer = server.as_role("viewer", "ada")
-    thread = viewer.post("/threads", json={"metadata": {"org": "a"}}).json()["thread_id"]
+    ada = server.as_role("user", "ada")
+    thread = ada.post("/threads", json={"metadata": {"org": "a"}}).json()["thread_id"]
     run = {"assistant_id": "agent", "input": {}, "metadata": {"org": "b"}}
-    assert viewer.post(f"/threads/{thread}/runs/wait", json=run).status_code == 200
-    assert viewer.get(f"/threads/{thread}").json()["metadata"]["org"] == "a"
+    assert ada.post(f"/threads/{thread}/runs/wait", json=run).status_code == 200
+    assert ada.get(f"/threads/{thread}").json()["metadata"]["org"] == "a"
 
 
 async def test_who_answers_goes_on_with_the_run_of_who_asked(clients: Clients) -> None:
@@ -304,7 +304,7 @@ async def test_who_is_not_let_in_is_told_why(clients: Clients, server: Server) -
     assert server.admin.get("/health/ready").status_code == 200
     # our own tokens stay good, with their role
     assert server.as_role("operator", "o").get("/jobs").status_code == 200
-    assert server.as_role("viewer", "o").get("/jobs").status_code == 403
+    assert server.as_role("user", "o").get("/jobs").status_code == 403
     assert ask(server, "op", "GET", "/jobs")[0] == 200
     assert ask(server, "ada", "GET", "/jobs")[0] == 403
 
@@ -338,9 +338,9 @@ async def every(ctx, value):
     return {said}
 """
     server = serve(auth)
-    viewer = server.as_role("viewer", "ada")
-    assert viewer.post("/threads/search", json={}).status_code == 500
-    assert viewer.get("/me").status_code == 200
+    ada = server.as_role("user", "ada")
+    assert ada.post("/threads/search", json={}).status_code == 500
+    assert ada.get("/me").status_code == 200
     assert server.admin.post("/threads/search", json={}).status_code == 200
 
 

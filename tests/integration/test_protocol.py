@@ -240,7 +240,7 @@ def test_commands_that_can_t_be_done_are_errors_of_the_protocol(agents):
 def test_strangers_start_and_see_nothing_on_a_thread(agents):
     post(agents, "t", "run.start", assistant_id="chat", input={"messages": []})
     events(agents, "t", "completed")
-    mallory = agents.as_role("viewer", "mallory")
+    mallory = agents.as_role("user", "mallory")
     for method in ("run.start", "input.respond", "agent.getTree", "nonsense"):
         body = {"id": 1, "method": method, "params": {"assistant_id": "chat"}}
         assert mallory.post("/threads/t/commands", json=body).status_code == 404

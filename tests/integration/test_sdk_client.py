@@ -82,7 +82,7 @@ def server(make_tank: MakeTank, project: MakeProject) -> Any:
 
 @asynccontextmanager
 async def client_of(server: Server, user: str) -> AsyncIterator[Any]:
-    client = client_for(server, server.token("viewer", user))
+    client = client_for(server, server.token("user", user))
     yield client
     await client.aclose()
 
@@ -351,7 +351,7 @@ async def test_a_client_that_goes_away_cancels_its_run_if_it_says_so(
 ) -> None:
     thread = (await client.threads.create())["thread_id"]
     body = {"assistant_id": "agent", "input": {"seconds": 60}, "on_disconnect": "cancel"}
-    headers = {"x-api-key": server.token("viewer", "ada")}
+    headers = {"x-api-key": server.token("user", "ada")}
     async with (
         httpx.AsyncClient(base_url=server.url, headers=headers) as http,
         http.stream("POST", f"/threads/{thread}/runs/stream", json=body) as answer,
@@ -370,7 +370,7 @@ async def test_a_streamed_run_is_started_once_for_its_key_and_comes_as_it_happen
 ) -> None:
     thread = (await client.threads.create())["thread_id"]
     body = {"assistant_id": "agent", "input": {"seconds": 60}}
-    headers = {"x-api-key": server.token("viewer", "ada"), "Idempotency-Key": "k"}
+    headers = {"x-api-key": server.token("user", "ada"), "Idempotency-Key": "k"}
     async with httpx.AsyncClient(base_url=server.url, headers=headers) as http:
         path = f"/threads/{thread}/runs/stream"
         async with http.stream("POST", path, json=body) as answer:

@@ -62,7 +62,7 @@ async def admin(server: Server) -> AsyncIterator[Any]:
 
 @pytest.mark.usefixtures("works")
 async def test_a_thread_that_an_answer_has_stuck_is_repaired(server: Server, admin: Any) -> None:
-    ada, eve = (client_for(server, server.token("viewer", user)) for user in ("ada", "eve"))
+    ada, eve = (client_for(server, server.token("user", user)) for user in ("ada", "eve"))
     thread = (await ada.threads.create())["thread_id"]
     repair = f"/threads/{thread}/repair"
     asked = await ada.runs.wait(thread, "agent", input={"said": []})

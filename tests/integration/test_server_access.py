@@ -29,22 +29,23 @@ from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import NewRun
 from surgetank.workflows.status import Status
 
-ROLES = ("nobody", "viewer", "reviewer", "operator", "admin")
+ROLES = ("nobody", "viewer", "user", "reviewer", "operator", "admin")
 EVERYBODY = dict.fromkeys(ROLES, 200)
 SIGNED_IN = EVERYBODY | {"nobody": 401}
-OPERATORS = SIGNED_IN | {"viewer": 403, "reviewer": 403}
+BELOW_OPERATORS = ("viewer", "user", "reviewer")
+OPERATORS = SIGNED_IN | dict.fromkeys(BELOW_OPERATORS, 403)
 ADMINS = OPERATORS | {"operator": 403}
 NO_CONTENT = {role: 204 if status == 200 else status for role, status in SIGNED_IN.items()}
 # The content of threads of ada, of bob and of nobody, for callers who are all ada.
 OWN = SIGNED_IN
-FOREIGN = SIGNED_IN | {"viewer": 404, "reviewer": 404, "operator": 403}
-OWNERLESS = SIGNED_IN | {"viewer": 404, "reviewer": 404}
-MISSING = SIGNED_IN | dict.fromkeys(("viewer", "reviewer", "operator", "admin"), 404)
+FOREIGN = SIGNED_IN | dict.fromkeys(BELOW_OPERATORS, 404) | {"operator": 403}
+OWNERLESS = SIGNED_IN | dict.fromkeys(BELOW_OPERATORS, 404)
+MISSING = SIGNED_IN | dict.fromkeys(ROLES[1:], 404)
 
 THREADS = {"own": OWN, "foreign": FOREIGN, "ownerless": OWNERLESS, "missing": MISSING}
 
 
-REPAIRED = dict.fromkeys(("viewer", "reviewer", "operator"), 403) | {"nobody": 401}
+REPAIRED = dict.fromkeys((*BELOW_OPERATORS, "operator"), 403) | {"nobody": 401}
 LOGLESS = MISSING | {"admin": 200}
 
 
@@ -80,14 +81,14 @@ RUNS = "/threads/{thread_id:name}/runs"
 DELETIONS = {
     ("DELETE", "/threads/{thread_id:name}", name): {"nobody": 401, **dict(zip(ROLES[1:], found, strict=True))}
     for name, found in {
-        "own": (204, 404, 404, 404), "foreign": (404, 404, 403, 204), "ownerless": (404, 404, 204, 404),
-        "missing": (404, 404, 404, 404),
+        "own": (403, 204, 404, 404, 404), "foreign": (403, 404, 404, 403, 204),
+        "ownerless": (403, 404, 404, 204, 404), "missing": (403, 404, 404, 404, 404),
     }.items()
 }  # fmt: skip
 
 
 # Of a question on an own and on a foreign thread, and of a workflow: operators see neither content.
-HIDDEN = {"nobody": 401, "viewer": 404, "reviewer": 404, "operator": 404}
+HIDDEN = {"nobody": 401, **dict.fromkeys((*BELOW_OPERATORS, "operator"), 404)}
 ASKED = {"own": SIGNED_IN, "foreign": {**HIDDEN, "admin": 200}, "missing": {**HIDDEN, "admin": 404}}
 
 
@@ -99,7 +100,7 @@ def _of_asked(method: str, path: str, *, own: dict[str, int] = SIGNED_IN, admin:
 # By kind of table and ACCESS_LEVEL; own rows of USER tables are everybody's.
 READ_TABLES = {
     "notes": SIGNED_IN, "open": SIGNED_IN, "rates": SIGNED_IN,
-    "secret": SIGNED_IN | {"viewer": 404, "reviewer": 404}, "missing": MISSING,
+    "secret": OWNERLESS, "missing": MISSING,
 }  # fmt: skip
 FILLED_TABLES = {
     **READ_TABLES, "rates": OPERATORS, "notes as bob": ADMINS, "secret as bob": _without(ADMINS, 404),
@@ -113,7 +114,7 @@ TABLES = """
 """
 ROWS = "/tables/{namespace}/{name}/rows"
 
-ONCE = {"nobody": 401, "viewer": 200, "reviewer": 409, "operator": 409, "admin": 409}
+ONCE = {"nobody": 401, "viewer": 403, "user": 200, "reviewer": 409, "operator": 409, "admin": 409}
 QUESTION, FLOW = "/user-checkpoints/{checkpoint_id}", "/workflows/{workflow_id}"
 
 
@@ -244,6 +245,19 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     **_of_asked("POST", f"{FLOW}/cancel", own=ONCE),
     **_of_asked("POST", f"{FLOW}/retry", own=_without(SIGNED_IN, 409), admin=409),
     **DELETIONS,
+}
+# What a viewer may POST: it changes nothing.
+ASKED_ONLY = {
+    "/ws/ticket", "/threads/search", "/threads/count", "/threads/{thread_id:name}/history", "/sql",
+    "/threads/{thread_id:name}/state/checkpoint", "/threads/{thread_id:name}/stream/events",
+    "/threads/{thread_id:name}/commands", "/assistants/search", "/assistants/count",
+    "/assistants/{assistant}/versions", "/runs/crons/search", "/runs/crons/count", "/store/items/search",
+    "/store/namespaces",
+}  # fmt: skip
+MATRIX |= {
+    each: expected | {"viewer": 403}
+    for each, expected in MATRIX.items()
+    if each[0] in ("POST", "PUT", "PATCH", "DELETE") and each[1] not in ASKED_ONLY
 }
 RUN = {"assistant_id": "agent", "input": {"text": "x"}}
 CRON = {"assistant_id": "agent", "schedule": "0 8 * * *"}
@@ -401,6 +415,35 @@ def test_every_route_answers_every_role_as_the_matrix_says(agents):
     assert wrong == []
 
 
+def test_a_viewer_changes_nothing_by_statements_and_commands_either(server):
+    server.tank.sql(TABLES)
+    viewer, user = server.as_role("viewer", "ada"), server.as_role("user", "ada")
+    assert user.post("/sql", json={"sql": "INSERT INTO app.notes VALUES (1)"}).status_code == 200
+    for text in (
+        "INSERT INTO app.notes VALUES (1)", "UPDATE app.notes SET id = 2", "DELETE FROM app.notes",
+        "INSERT INTO app.open SELECT 1", "EXECUTE AS USER 'ada' DELETE FROM app.notes",
+    ):  # fmt: skip
+        refused = viewer.post("/sql", json={"sql": text})
+        assert (refused.status_code, refused.json()["code"]) == (403, "role-needed"), text
+    found = viewer.post("/sql", json={"sql": "SELECT * FROM app.notes"}).json()["results"][0]
+    assert found["rows"] == [[1]]
+    put(server.tank.checkpointer(), "t", {"x": 1}, user_id="ada")
+    for method in ("run.start", "input.respond"):
+        refused = viewer.post("/threads/t/commands", json={"id": 1, "method": method, "params": {}})
+        assert refused.json()["code"] == "role-needed"
+
+
+def test_a_viewer_from_before_there_were_users_may_do_what_it_could(server):
+    made, secret = server.services.tokens.create("ada", Role.VIEWER, by="test")
+    client = server.client(secret)
+    with server.tank.parts.database.connection() as connection:  # as a program from before made it
+        connection.execute("UPDATE surgetank.api_tokens SET reads_only = DEFAULT")
+    assert client.get("/me").json() == {"user": "ada", "role": "user", "token_id": made.id}
+    assert client.post("/threads", json={}).status_code == 200
+    (users,) = server.tank.sql("SELECT user_name, role FROM system.users")
+    assert users.rows.to_pylist() == [{"user_name": "ada", "role": "user"}]
+
+
 def test_a_foreign_thread_is_answered_just_as_one_that_is_not_there(server):
     furnish(server)
     ada = server.as_role("viewer", "ada")
@@ -426,6 +469,7 @@ def test_lists_hold_what_the_caller_may_know_of(server):
     everything = {"own", "foreign", "ownerless"}
     assert seen == {
         "viewer": {"own"},
+        "user": {"own"},
         "reviewer": {"own"},
         "operator": everything,
         "admin": everything,

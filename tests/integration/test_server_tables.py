@@ -58,7 +58,7 @@ def stored(server: Server, user: str, what: str = "id, text") -> list[tuple[Any,
 
 
 def test_rows_of_all_forms_are_the_callers_own(server: Server) -> None:
-    ada, bob = server.as_role("reviewer", "ada"), server.as_role("admin", "bob")
+    ada, bob = server.as_role("user", "ada"), server.as_role("admin", "bob")
     assert send(ada, [{"id": 1}, {"id": 2, "text": "tea", "at": "2026-11-28T09:00:00Z"}]).json() == {
         "rows": 2, "updated": 0, "ignored": 0, "repeated": False, "bad_rows": 0, "bad": [],
     }  # fmt: skip
@@ -78,7 +78,7 @@ def test_rows_of_all_forms_are_the_callers_own(server: Server) -> None:
 
 
 def test_a_bad_row_refuses_all_or_is_left_out_and_named(server: Server) -> None:
-    ada = server.as_role("reviewer", "ada")
+    ada = server.as_role("user", "ada")
     sent = [{"id": 1}, {"id": "x"}, {"id": 3, "text": None}, {"id": 4, "colour": 1}, 5, {"id": 1}]
     lines = b"\n".join(json.dumps(row).encode() for row in sent) + b"\nnonsense"
     for data, form in ((sent, None), (lines, NDJSON)):
@@ -106,7 +106,7 @@ def test_a_bad_row_refuses_all_or_is_left_out_and_named(server: Server) -> None:
 
 
 def test_a_key_that_is_there_is_refused_left_alone_or_updated(server: Server) -> None:
-    ada = server.as_role("reviewer", "ada")
+    ada = server.as_role("user", "ada")
     assert send(ada, [{"id": 1, "text": "old"}]).json()["rows"] == 1
     new = [{"id": 1, "text": "new"}, {"id": 2}]
     assert send(ada, new).json()["code"] == "conflict"
@@ -127,8 +127,8 @@ def test_a_batch_that_is_sent_again_is_stored_once_also_while_the_database_is_aw
     tank.sql(TABLES)
     with running(tank) as server:
         ada, bob, key = (
-            server.as_role("reviewer", "ada"),
-            server.as_role("reviewer", "bob"),
+            server.as_role("user", "ada"),
+            server.as_role("user", "bob"),
             {"Idempotency-Key": "k-1"},
         )
         assert send(ada, [{"id": 1}], headers=key).json()["repeated"] is False
@@ -144,7 +144,7 @@ def test_a_batch_that_is_sent_again_is_stored_once_also_while_the_database_is_aw
 
 
 def test_bodies_have_limits_and_large_ones_are_for_callers_who_are_known(server: Server) -> None:
-    ada, line = server.as_role("reviewer", "ada"), b'{"id": %d, "text": "' + b"x" * 1000 + b'"}\n'
+    ada, line = server.as_role("user", "ada"), b'{"id": %d, "text": "' + b"x" * 1000 + b'"}\n'
     lines = b"".join(line % n for n in range(5))
     assert send(ada, lines, NDJSON).json()["rows"] == 5
     as_json = send(ada, b"[" + b",".join(lines.splitlines()) + b"]", "application/json")
@@ -162,7 +162,7 @@ def test_bodies_have_limits_and_large_ones_are_for_callers_who_are_known(server:
 
 
 def test_only_administrators_insert_for_somebody_else_and_the_audit_has_it(server: Server) -> None:
-    for role in ("reviewer", "operator"):
+    for role in ("user", "operator"):
         refused = send(server.as_role(role, "eve"), [{"id": 1}], as_user="ada")
         assert (refused.status_code, refused.json()["code"]) == (403, "role-needed")
     admin = server.as_role("admin", "root")
@@ -177,7 +177,7 @@ def test_only_administrators_insert_for_somebody_else_and_the_audit_has_it(serve
 
 
 def test_tables_are_listed_and_described_to_those_who_may_read_them(server: Server) -> None:
-    ada, operator = server.as_role("reviewer", "ada"), server.as_role("operator", "olga")
+    ada, operator = server.as_role("user", "ada"), server.as_role("operator", "olga")
     send(ada, [{"id": 1}, {"id": 2}])
     names = [each["name"] for each in ada.get("/tables").json()["tables"]]
     assert names == ["notes", "open", "rates"]

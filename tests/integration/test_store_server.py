@@ -51,7 +51,7 @@ def sdk() -> Iterator[Callable[..., Any]]:
     """The store of LangGraph's client, for a user of a server, or for its administrator."""
     clients: list[SyncLangGraphClient] = []
 
-    def make(server: Server, user: str | None = None, role: str = "viewer") -> Any:
+    def make(server: Server, user: str | None = None, role: str = "user") -> Any:
         token = server.token(role, user) if user is not None else ADMIN_TOKEN
         headers = {"Authorization": f"Bearer {token}"}
         clients.append(get_sync_client(url=server.url, headers=headers))
@@ -129,7 +129,7 @@ def test_by_name_callers_reach_what_graphs_wrote_for_them(make_tank, sdk):
         assert [i["value"]["of"] for i in ada.search_items(["memories"])["items"]] == ["ada"]
         assert ada.list_namespaces()["namespaces"] == [["memories", "ada"]]
         assert len(admin.search_items(["memories"])["items"]) == 2
-        viewer = server.as_role("viewer", "ada")
+        viewer = server.as_role("user", "ada")
         foreign = {"namespace": ["memories", "bob"], "key": "k"}
         answers = [
             viewer.put("/store/items", json={**foreign, "value": {}}),
@@ -182,7 +182,7 @@ BAD: list[tuple[str, str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("role", ["viewer", "admin"])
+@pytest.mark.parametrize("role", ["user", "admin"])
 def test_what_cannot_be_used_is_422_and_is_not_repeated(server, role):
     client = server.as_role(role, "ada")
     for method, url, body in BAD:
@@ -199,7 +199,7 @@ def test_langgraphs_own_root_is_refused_to_administrators_and_harmless_for_other
     body = {"namespace": ["langgraph"], "key": "k", "value": {}}
     assert server.admin.put("/store/items", json=body).status_code == 422
     # Below a user's root it could be any label; LangGraph's client rule holds all the same.
-    assert server.as_role("viewer", "ada").put("/store/items", json=body).status_code == 422
+    assert server.as_role("user", "ada").put("/store/items", json=body).status_code == 422
 
 
 def test_answers_are_json_whatever_is_stored(server):

@@ -73,7 +73,7 @@ def server(make_tank: MakeTank, project: MakeProject) -> Iterator[Server]:
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[Any]:
-    made = client_for(server, server.token("viewer", "ada"))
+    made = client_for(server, server.token("user", "ada"))
     yield made
     await made.aclose()
 
@@ -182,7 +182,7 @@ class TestWhenItIsOver:
         assert audited(tank, "thread_deleted") == [(gone, "ttl", {"ttl_minutes": 90.0})]
         assert sweep(server) == 0
         # the id is free, and nothing of the old one is found under it
-        bob = client_for(server, server.token("viewer", "bob"))
+        bob = client_for(server, server.token("user", "bob"))
         try:
             await bob.threads.create(thread_id=gone)
             assert await bob.threads.get_history(gone) == []

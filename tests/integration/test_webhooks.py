@@ -364,7 +364,7 @@ def test_the_log_over_http_shows_one_s_own_and_operators_all(
     run = ended_run(tank, receiver.url)
     with running(tank) as server:
         ada, bob, operator = (
-            server.as_role("viewer", "ada"), server.as_role("viewer", "bob"), server.as_role("operator", "eve")
+            server.as_role("user", "ada"), server.as_role("user", "bob"), server.as_role("operator", "eve")
         )  # fmt: skip
         answer = ada.get("/webhooks/deliveries", params={"run_id": str(run.run_id)})
         (shown,) = answer.json()["deliveries"]

@@ -30,9 +30,9 @@ from surgetank.server.shown import Shown, moment_of
 
 
 def test_roles_are_ordered():
-    order = [Role.VIEWER, Role.REVIEWER, Role.OPERATOR, Role.ADMIN]
+    order = [Role.VIEWER, Role.USER, Role.REVIEWER, Role.OPERATOR, Role.ADMIN]
     for has, role in enumerate(order):
-        assert [role.covers(needed) for needed in order] == [has >= n for n in range(4)]
+        assert [role.covers(needed) for needed in order] == [has >= n for n in range(5)]
 
 
 def test_failed_logins_take_bounded_memory_and_are_forgiven_with_time():

@@ -69,9 +69,9 @@ SELECT g.storage AS storage_id, g.root FROM surgetank.table_storages g
 
 -- name: users
 -- Those who have tokens.
-SELECT k.user_name, k.role, count(*) FILTER (WHERE k.revoked_at IS NULL AND coalesce(k.expires_at > now(), true)) AS usable_tokens,
+SELECT k.user_name, surgetank.token_role(k.role, k.reads_only) AS role, count(*) FILTER (WHERE k.revoked_at IS NULL AND coalesce(k.expires_at > now(), true)) AS usable_tokens,
     min(k.created_at) AS created_at, max(k.last_used_at) AS last_used_at
-FROM surgetank.api_tokens k GROUP BY k.user_name, k.role
+FROM surgetank.api_tokens k GROUP BY 1, 2
 
 -- name: recorded_owners
 -- Owners that outlive the checkpoints of their threads. Primary key.

@@ -22,9 +22,10 @@ from starlette.requests import HTTPConnection
 
 from surgetank.server.access.authorizing import authorize
 from surgetank.server.access.identify import Asked, identify
+from surgetank.server.access.reading import only_reads
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.names import accept_names
-from surgetank.server.http.problems import Problem
+from surgetank.server.http.problems import check_role
 from surgetank.server.services import Services
 
 accept_names()  # each module with routes imports this one
@@ -57,13 +58,18 @@ async def asked_of(connection: HTTPConnection) -> Asked:
 
 async def caller(connection: HTTPConnection) -> Caller:
     """Who is asking, for HTTP routes and WebSockets alike: `Authorization: Bearer`, or `?ticket=`
-    from POST /ws/ticket.
+    from POST /ws/ticket. A viewer only where nothing is changed.
 
     Raises `Problem` (401, 403, 429, 503).
     """
+    path = connection.scope["route"].path
     if connection.scope["type"] == "websocket":  # for others the route did it
-        await authorize(connection, "WS", connection.scope["route"].path)
-    return await identify(connection.scope, _services(connection))
+        await authorize(connection, "WS", path)
+        return await identify(connection.scope, _services(connection))
+    who = await identify(connection.scope, _services(connection))
+    if not only_reads(connection.scope["method"], path):
+        check_role(who, Role.USER)
+    return who
 
 
 CurrentCaller = Annotated[Caller, Depends(caller)]
@@ -73,12 +79,7 @@ def require(role: Role) -> Callable[[Caller], Awaitable[Caller]]:
     """A dependency: the caller, who has at least this role."""
 
     async def needed(who: CurrentCaller) -> Caller:
-        if not who.role.covers(role):
-            raise Problem(
-                403, "role-needed", f"This needs the role {role.value}; the token has the role "
-                f"{who.role.value}.",
-                remedy="use a token with that role.",
-            )  # fmt: skip
+        check_role(who, role)
         return who
 
     return needed

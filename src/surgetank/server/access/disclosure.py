@@ -1,7 +1,7 @@
 """What each role may read of an incident, a job and the state of saving: decided here, and nowhere
 else. Pure.
 
-| | viewer, reviewer | operator | admin |
+| | viewer, user, reviewer | operator | admin |
 |---|---|---|---|
 | what happened in plain words, a plain cause, the reference to quote | yes | yes | yes |
 | what the database said (it names hosts and users and quotes rows), paths, nodes | no | yes | yes |

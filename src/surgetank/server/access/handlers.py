@@ -232,13 +232,11 @@ def _as_mapping(said: Any) -> dict[str, Any]:
 
 
 def _role_of(permissions: Any) -> Role:
-    """A viewer, or what a permission `surgetank:ROLE` says."""
+    """A user, or what a permission `surgetank:ROLE` says."""
     roles = [
         each.removeprefix(_ROLE_PREFIX) for each in permissions if each.startswith(_ROLE_PREFIX)
     ]
-    return max(
-        (Role(r) for r in roles if r in list(Role)), key=list(Role).index, default=Role.VIEWER
-    )
+    return max((Role(r) for r in roles if r in list(Role)), key=list(Role).index, default=Role.USER)
 
 
 def user_of(who: Caller) -> ProjectUser:

@@ -16,6 +16,7 @@ class Role(StrEnum):
     """What a token is good for, from the least to the most."""
 
     VIEWER = "viewer"
+    USER = "user"
     REVIEWER = "reviewer"
     OPERATOR = "operator"
     ADMIN = "admin"

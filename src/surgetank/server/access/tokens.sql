@@ -1,15 +1,16 @@
 -- Tokens (server/access/tokens.py).
 
 -- name: create_token
-INSERT INTO surgetank.api_tokens (id, hash, user_name, role, label, created_by, expires_at)
-VALUES (%(id)s, %(hash)s, %(user)s, %(role)s, %(label)s, %(by)s, to_timestamp(%(expires_at)s))
-RETURNING id, user_name, role, label, created_by, extract(epoch FROM created_at)::float8 AS created_at,
+-- A `user` is a viewer who may write: programs from before migration 0045 know four roles.
+INSERT INTO surgetank.api_tokens (id, hash, user_name, role, reads_only, label, created_by, expires_at)
+VALUES (%(id)s, %(hash)s, %(user)s, %(role)s, %(reads_only)s, %(label)s, %(by)s, to_timestamp(%(expires_at)s))
+RETURNING id, user_name, surgetank.token_role(role, reads_only) AS role, label, created_by, extract(epoch FROM created_at)::float8 AS created_at,
     extract(epoch FROM expires_at)::float8 AS expires_at, NULL::float8 AS revoked_at, NULL AS revoked_by,
     NULL::float8 AS last_used_at
 
 -- name: find_token
 -- By hash (unique) or id (primary key).
-SELECT id, user_name, role, label, created_by, extract(epoch FROM created_at)::float8 AS created_at,
+SELECT id, user_name, surgetank.token_role(role, reads_only) AS role, label, created_by, extract(epoch FROM created_at)::float8 AS created_at,
     extract(epoch FROM expires_at)::float8 AS expires_at, extract(epoch FROM revoked_at)::float8 AS revoked_at,
     revoked_by, extract(epoch FROM last_used_at)::float8 AS last_used_at
 FROM surgetank.api_tokens WHERE hash = %(hash)s::bytea OR id = %(id)s::text
@@ -21,7 +22,7 @@ WHERE id = %(id)s AND (last_used_at IS NULL OR last_used_at < now() - interval '
 
 -- name: list_tokens
 -- Newest first, after a place in that order. Index api_tokens_created_idx.
-SELECT id, user_name, role, label, created_by, extract(epoch FROM created_at)::float8 AS created_at,
+SELECT id, user_name, surgetank.token_role(role, reads_only) AS role, label, created_by, extract(epoch FROM created_at)::float8 AS created_at,
     extract(epoch FROM expires_at)::float8 AS expires_at, extract(epoch FROM revoked_at)::float8 AS revoked_at,
     revoked_by, extract(epoch FROM last_used_at)::float8 AS last_used_at
 FROM surgetank.api_tokens
@@ -34,7 +35,7 @@ ORDER BY created_at DESC, id DESC LIMIT %(limit)s
 UPDATE surgetank.api_tokens
 SET revoked_at = coalesce(revoked_at, now()), revoked_by = coalesce(revoked_by, %(by)s)
 WHERE id = %(id)s
-RETURNING id, user_name, role, label, created_by, extract(epoch FROM created_at)::float8 AS created_at,
+RETURNING id, user_name, surgetank.token_role(role, reads_only) AS role, label, created_by, extract(epoch FROM created_at)::float8 AS created_at,
     extract(epoch FROM expires_at)::float8 AS expires_at, extract(epoch FROM revoked_at)::float8 AS revoked_at,
     revoked_by, extract(epoch FROM last_used_at)::float8 AS last_used_at
 

@@ -167,7 +167,7 @@ class ThreadOwners:
 class Visibility:
     """Who may know of a thread, and who may read what it says. Methods may ask the database.
 
-    Viewers and reviewers: only what is their own. Operators: that every thread exists, and the
+    Viewers, users and reviewers: only what is their own. Operators: that every thread exists, and the
     content of their own and of threads without an owner. Administrators: everything. Filters of a
     project's handlers narrow it for everybody but administrators.
     """

@@ -14,10 +14,10 @@ from surgetank.exceptions import (
     ThreadNotFound,
 )
 from surgetank.server.access.authorizing import allowed_command
-from surgetank.server.access.roles import Caller
+from surgetank.server.access.roles import Caller, Role
 from surgetank.server.agent.requests import accept_run
 from surgetank.server.agent.thread_events import STEP
-from surgetank.server.http.problems import Problem
+from surgetank.server.http.problems import Problem, check_role
 from surgetank.server.schemas.agent import ProtocolCommand, RunCreate
 from surgetank.server.services import Services
 from surgetank.workflows.runs import Run
@@ -85,10 +85,11 @@ async def allowed(
     services: Services, who: Caller, thread_id: str, command: ProtocolCommand
 ) -> tuple[Caller, ProtocolCommand]:
     """The caller and the command, as the project's handlers leave them. Raises `Problem`."""
+    starts = command.method in _STARTING
+    if starts:
+        check_role(who, Role.USER)
     params = _snake(command.params or {})
-    who, params = await allowed_command(
-        services, who, thread_id, params, starts=command.method in _STARTING
-    )
+    who, params = await allowed_command(services, who, thread_id, params, starts=starts)
     return who, command.model_copy(update={"params": params})
 
 

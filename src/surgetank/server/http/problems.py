@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 from surgetank import exceptions as family
 from surgetank.encode import jsontext
 from surgetank.server.access.disclosure import new_reference, reads_technical
-from surgetank.server.access.roles import Caller
+from surgetank.server.access.roles import Caller, Role
 from surgetank.telemetry import log
 
 MEDIA_TYPE = "application/problem+json"
@@ -116,6 +116,16 @@ def not_found(noun: str, name: str, *, remedy: str = "") -> Problem:
     """404 for something that is not there, or that the caller may not know of: the answers are the
     same."""
     return Problem(404, "not-found", f"There is no {noun} {name[:200]!r}.", remedy=remedy)
+
+
+def check_role(who: Caller, role: Role) -> None:
+    """Raises `Problem` for a caller who has not at least this role."""
+    if not who.role.covers(role):
+        raise Problem(
+            403, "role-needed",
+            f"This needs the role {role.value}; the token has the role {who.role.value}.",
+            remedy="use a token with that role.",
+        )  # fmt: skip
 
 
 def install(app: FastAPI) -> None:

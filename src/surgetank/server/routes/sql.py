@@ -33,6 +33,7 @@ def sql_caller(who: Caller) -> SqlCaller:
         user=who.user,
         defines=who.role.covers(Role.OPERATOR),
         administers=who.role.covers(Role.ADMIN),
+        reads_only=not who.role.covers(Role.USER),
     )
 
 

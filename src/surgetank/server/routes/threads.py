@@ -74,7 +74,7 @@ def threads(
         str | None, Name(description="Only threads of this owner (operators).")
     ] = None,
 ) -> dict[str, Any]:
-    """Threads, newest checkpoint first. Viewers and reviewers get their own ones, whatever `owner`
+    """Threads, newest checkpoint first. Viewers, users and reviewers get their own ones, whatever `owner`
     says."""
     whose = owner if who.role.covers(Role.OPERATOR) else who.user
     at = position(after, str, str)

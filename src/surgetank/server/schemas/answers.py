@@ -43,7 +43,7 @@ _JOB: dict[str, Any] = {
 _TOKEN = {
     "id": "9c1f0e2d3b4a",
     "user": "ada",
-    "role": "viewer",
+    "role": "user",
     "label": "laptop",
     "created_at": 1795230000.0,
     "created_by": "admin",
@@ -52,7 +52,7 @@ _TOKEN = {
     "revoked_by": None,
     "last_used_at": None,
 }
-_ME = {"user": "ada", "role": "viewer", "token_id": "9c1f0e2d3b4a"}
+_ME = {"user": "ada", "role": "user", "token_id": "9c1f0e2d3b4a"}
 _PARKED = {
     "id": 1,
     "stream": "checkpoints",
@@ -290,7 +290,7 @@ class NewToken(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"user": "ada", "role": "viewer", "expires_in": "30d"}]},
+        json_schema_extra={"examples": [{"user": "ada", "role": "user", "expires_in": "30d"}]},
     )
 
     user: str = Field(

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 class SqlCaller:
     """On whose behalf SQL is run. A `trusted` one is the application itself: what it asks runs in
     its own process, without limits. `defines` may make and drop tables, and flush; `administers`
-    sees and changes everybody's rows, and may act as somebody else."""
+    sees and changes everybody's rows, and may act as somebody else. Who `reads_only` changes no
+    rows."""
 
     user: str
     trusted: bool = False
     defines: bool = False
     administers: bool = False
+    reads_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,10 @@ def changeable(caller: SqlCaller, table: Table) -> Readable:
     found = readable(caller, table)
     if found is None:
         raise not_there(table.full_name)
+    if caller.reads_only:
+        raise NotAllowed(
+            f"{caller.user!r:.80} only reads tables.", remedy="use a token with the role user."
+        )
     if table.by_user or caller.administers or caller.defines or table.access is Access.WRITE:
         return found
     raise NotAllowed(
