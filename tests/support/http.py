@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import httpx
 from support.waiting import wait_until
 from surgetank import Surgetank
 from surgetank.server.access.roles import Role
-from surgetank.server.app import create_app
+from surgetank.server.app import Mounted, create_app
 from surgetank.server.serve import listen, make_server
 from surgetank.server.services import Services
 from surgetank.workflows.graphs.graph_set import GraphSet
@@ -75,10 +75,14 @@ def running(
     clock: Callable[[], float] | None = None,
     no_auth: bool = False,
     graphs: GraphSet | None = None,
+    mounts: Sequence[Callable[[Services], Mounted]] = (),
+    port: int = 0,
 ) -> Iterator[Server]:
     """A server for this engine, on a thread of this process. Nobody works on runs."""
-    app = create_app(tank, graphs=graphs, no_auth=no_auth, clock=clock or time.time)
-    with listen("127.0.0.1", 0) as listening:
+    app = create_app(
+        tank, graphs=graphs, no_auth=no_auth, clock=clock or time.time, mounts=mounts
+    )
+    with listen("127.0.0.1", port) as listening:
         server = make_server(app, tank.settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

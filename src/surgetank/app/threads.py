@@ -4,6 +4,7 @@ empty answer; and reading threads as they are stored."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from surgetank.app.assembly import Parts
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
     from surgetank.streams.checkpoints.saver import SurgetankSaver
 
 SQL = queries("app/threads.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What of a thread is not in the database: entries that wait, since when (seconds since the
+    epoch), and how many were set aside."""
+
+    entries: int = 0
+    since: float | None = None
+    parked: int = 0
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether nothing of it waits and nothing was set aside."""
+        return not self.entries and not self.parked
 
 
 class Threads:
@@ -52,6 +68,18 @@ class Threads:
         except SurgetankError:
             return None
         return bool(row and row[0])
+
+    def unsaved(self, thread_id: str) -> Unsaved:
+        """What of a thread's state and log is not in the database, as the buffer knows it. Raises
+        `BufferUnavailable`."""
+        buffer, streams = self._parts.buffer, self._parts.streams.of_threads
+        states = [state for stream in streams if (state := buffer.state(stream, thread_id))]
+        waiting = [state for state in states if state.entries]
+        return Unsaved(
+            sum(state.entries for state in waiting),
+            min((state.oldest_at for state in waiting), default=None),
+            sum(len(buffer.parked(stream=stream, partition=thread_id)) for stream in streams),
+        )
 
     def require(self, *thread_ids: str) -> None:
         """Raise `ThreadNotFound` for one of which nothing is known anywhere."""

@@ -63,7 +63,8 @@ def serve(
     buffer and ends, in bounded time.
     """
     try:
-        from surgetank.server import serve as serving  # noqa: PLC0415 - needs the extra
+        from surgetank.console.app import Console  # noqa: PLC0415 - needs the extra
+        from surgetank.server import serve as serving  # noqa: PLC0415
         from surgetank.server.app import create_app  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("surgetank"):
@@ -77,7 +78,7 @@ def serve(
     with serving.bind(settings.server_host, settings.server_port) as bound, tank:
         graphs = open_graphs(tank, project) if project is not None else None
         worker = tank.runs.service(graphs, most=runs) if graphs is not None and runs != 0 else None
-        app = create_app(tank, graphs=graphs, no_auth=no_auth, worker=worker)
+        app = create_app(tank, graphs=graphs, no_auth=no_auth, worker=worker, mounts=[Console])
         warning = serving.check_access(app.state.services, settings.server_host)
         if warning is not None:
             announce(f"surgetank serve: {warning}", "server_warning", warning=warning)

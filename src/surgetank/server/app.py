@@ -8,8 +8,8 @@ with Surgetank() as tank:
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 from surgetank import tracing
 from surgetank.app.surgetank import Surgetank
@@ -75,6 +79,17 @@ class Worker(Protocol):
         ...
 
 
+class Mounted(Protocol):
+    """Pages beside the API, under a path of their own."""
+
+    path: str
+    app: ASGIApp
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """What goes on while the server runs."""
+        ...
+
+
 def create_app(
     tank: Surgetank,
     *,
@@ -82,6 +97,7 @@ def create_app(
     no_auth: bool = False,
     clock: Callable[[], float] = time.time,
     worker: Worker | None = None,
+    mounts: Sequence[Callable[[Services], Mounted]] = (),
 ) -> FastAPI:
     """The ASGI application for an open engine.
 
@@ -89,10 +105,13 @@ def create_app(
     (`http.app`) answers what no route of ours takes. `worker` (`tank.runs.service`) works on runs
     while the application runs. `no_auth` takes every caller from this machine for an
     administrator: for development on loopback only. `clock` gives seconds since the epoch.
-    Raises `ConfigurationError` when the project's application can't be loaded.
+    `mounts` make pages beside the API (`surgetank.console.app.Console`); `/` leads to the first of
+    them unless the project's application answers it. Raises `ConfigurationError` when the
+    project's application can't be loaded.
     """
     services = make_services(tank, graphs=graphs, no_auth=no_auth, clock=clock)
     project = ProjectApp.load(graphs.config, services) if graphs is not None else None
+    mounted = [make(services) for make in mounts]
     stop_s = services.settings.shutdown_timeout
 
     @asynccontextmanager
@@ -108,6 +127,8 @@ def create_app(
             if worker is not None:  # its graphs may need what the project's application opens
                 worker.start()
                 stack.push_async_callback(_stop, worker, stop_s)
+            for each in mounted:
+                await stack.enter_async_context(each.running())
             yield
 
     app = FastAPI(
@@ -124,12 +145,20 @@ def create_app(
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    for each in mounted:
+        app.router.routes += [Route(each.path, _to(each.path)), Mount(each.path, app=each.app)]
+    if mounted and (project is None or not project.answers("/")):
+        app.router.routes.append(Route("/", _to(mounted[0].path)))
     if project is not None:
         app.router.default = project
         if hidden := project.hidden(app.routes):
             log.warning("project_app_routes_hidden", paths=hidden[:20])
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def _to(path: str) -> Callable[[Request], Response]:
+    return lambda _: RedirectResponse(f"{path}/")
 
 
 async def _stop(worker: Worker, within_s: float) -> None:

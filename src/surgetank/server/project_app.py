@@ -104,23 +104,18 @@ class ProjectApp:
         entering = Middleware(_Entering, project=self._app, state=self._state)
         return [entering, *own, Middleware(_Leaving)] if own else []
 
+    def answers(self, path: str) -> bool:
+        """Whether a GET of this path is answered by one of its routes. An application whose routes
+        can't be seen answers everything."""
+        routes = getattr(self._app, "routes", None)
+        return routes is None or any(_takes(route, path) for route in routes)
+
     def hidden(self, ours: list[BaseRoute]) -> list[str]:
         """Paths of its routes that ours take."""
         found: dict[str, None] = {}
         for route in getattr(self._app, "routes", ()):
             path = getattr(route, "path", None)
-            asked: Scope = {
-                "type": "http",
-                "method": "GET",
-                "path": path,
-                "root_path": "",
-                "headers": [],
-            }
-            if (
-                path
-                and path != _DOCUMENT
-                and any(route.matches(dict(asked))[0] is not Match.NONE for route in ours)
-            ):
+            if path and path != _DOCUMENT and any(_takes(each, path) for each in ours):
                 found[path] = None
         return list(found)
 
@@ -145,6 +140,11 @@ class ProjectApp:
     def _refusal(self, what: str, error: Exception) -> ConfigurationError:
         raised = error.__cause__ if isinstance(error, _Exits) else error
         return importing.refusal(self._config, KEY, what, raised or error)
+
+
+def _takes(route: BaseRoute, path: str) -> bool:
+    asked: Scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
+    return route.matches(asked)[0] is not Match.NONE
 
 
 class _Entering:

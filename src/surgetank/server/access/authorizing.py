@@ -254,6 +254,15 @@ async def allowed_on(services: Services, who: Caller, thread_id: str, *actions: 
     return narrowed
 
 
+async def allowed_to_search(services: Services, who: Caller) -> Caller:
+    """For a list of threads that no route of the API asks for: the caller, narrowed. Raises
+    `Problem`."""
+    if services.project_auth is None or who.role is Role.ADMIN:
+        return who
+    narrowed, _ = await asked_for(services.project_auth, who, [_SEARCH], _Given({}, {}))
+    return narrowed
+
+
 async def allowed_command(
     services: Services, who: Caller, thread_id: str, params: Mapping[str, Any], *, starts: bool
 ) -> tuple[Caller, dict[str, Any]]:

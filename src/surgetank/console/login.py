@@ -1,0 +1,101 @@
+"""Coming in and going out, and tickets for the live connection of a page."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter
+from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from surgetank.console.banners import banners_of
+from surgetank.console.showing import show
+from surgetank.console.visits import (
+    NONCE_COOKIE,
+    PATH,
+    TOKEN_COOKIE,
+    Anybody,
+    Visit,
+    Visitor,
+    present,
+    set_cookie,
+)
+from surgetank.server.access.identify import identify
+from surgetank.server.http.problems import Problem
+
+router = APIRouter()
+
+
+@router.get("/login")
+async def login(visit: Anybody) -> Response:
+    """The form."""
+    return _form(visit, wanted=visit.request.query_params.get("next", ""))
+
+
+@router.post("/login")
+async def log_in(visit: Anybody) -> Response:
+    """Keep a token that is good."""
+    form = visit.form()
+    token, wanted = form.get("token", "").strip(), form.get("next", "")
+    try:
+        visit.check_own()
+        await _check(visit, token)
+    except Problem as problem:
+        visit.request.scope["surgetank.asked"].refusal = None
+        status = 401 if problem.status == 403 else problem.status
+        response = _form(visit, wanted=wanted, status=status, problem=problem)
+        if "Retry-After" in problem.headers:
+            response.headers["Retry-After"] = problem.headers["Retry-After"]
+        return response
+    response = RedirectResponse(_own_page(wanted), 303)
+    set_cookie(response, visit.request, TOKEN_COOKIE, token)
+    return visit.keep(response)
+
+
+async def _check(visit: Visit, token: str) -> None:
+    if not token or not token.isascii() or not token.isprintable():
+        raise Problem(401, "not-authenticated", "That is no token.")
+    present(MutableHeaders(scope=visit.request.scope), token)
+    await identify(visit.request.scope, visit.services)
+
+
+def _form(
+    visit: Visit, *, wanted: str, status: int = 200, problem: Problem | None = None
+) -> Response:
+    return show(visit, "login.html", status, wanted=_own_page(wanted), problem=problem)
+
+
+def _own_page(wanted: str) -> str:
+    """Where to go on: a page of the console and nothing else."""
+    parts = urlsplit(wanted)
+    ours = not parts.scheme and not parts.netloc and parts.path.startswith(f"{PATH}/")
+    if not ours or "\\" in wanted or not wanted.isprintable():
+        return f"{PATH}/"
+    return wanted
+
+
+@router.post("/logout")
+async def log_out(_: Visitor) -> Response:
+    """Forget the token in this browser."""
+    response = RedirectResponse(f"{PATH}/login", 303)
+    for name in (TOKEN_COOKIE, NONCE_COOKIE):
+        response.delete_cookie(name, path=PATH, httponly=True, samesite="strict")
+    return response
+
+
+@router.post("/ticket")
+async def ticket(visit: Visitor) -> JSONResponse:
+    """A ticket for one WebSocket: a browser can't send a token there."""
+    made, until = visit.services.tickets.issue(visit.caller)
+    return JSONResponse({"ticket": made, "expires_at": until})
+
+
+@router.get("/banners")
+def banners(visit: Visitor) -> Response:
+    """The banners of a page as they are now."""
+    thread_id = visit.request.query_params.get("thread")
+    if thread_id is not None:
+        visit.services.visibility.check(visit.caller, thread_id)
+    shown: dict[str, Any] = banners_of(visit.services, visit.caller, thread_id)
+    return show(visit, "banners.html", **shown)

@@ -1,0 +1,86 @@
+"""Is my data safe? The first page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from surgetank.app.run_figures import Figures
+from surgetank.console.banners import banners_of
+from surgetank.console.samples import Samples
+from surgetank.console.sentence import is_my_data_safe
+from surgetank.console.showing import show
+from surgetank.console.visits import PATH, OperatorVisit, Visit, Visitor
+from surgetank.exceptions import SurgetankError
+from surgetank.model import FlushJob, JobStatus
+from surgetank.notify.report import Status
+
+router = APIRouter()
+_JOBS = 200
+_SHOWN = 5
+
+
+@router.get("/")
+def start(visit: Visitor) -> Response:
+    """The first page that the visitor may see."""
+    return RedirectResponse(f"{PATH}/{'overview' if visit.covers('operator') else 'threads'}", 303)
+
+
+@router.get("/overview")
+def overview(visit: OperatorVisit) -> Response:
+    """The state of saving."""
+    shown = banners_of(visit.services, visit.caller, None)
+    return show(visit, "overview.html", page_name="overview", **shown, **_now(visit))
+
+
+@router.get("/overview/now")
+def now(visit: OperatorVisit) -> Response:
+    """The part of the page that changes."""
+    return show(visit, "overview_now.html", **_now(visit))
+
+
+@router.get("/overview/series")
+def series(visit: OperatorVisit) -> JSONResponse:
+    """What the charts show."""
+    samples: Samples = visit.request.app.state.samples
+    return JSONResponse(samples.series())
+
+
+def _now(visit: Visit) -> dict[str, Any]:
+    tank = visit.services.tank
+    status = tank.status(jobs=_JOBS)
+    finished = [job for job in status.jobs if job.stream in tank.streams and job.finished_at]
+    figures, why_not = _figures(visit, status)
+    return {
+        "status": status,
+        "sentence": is_my_data_safe(status),
+        "jobs": finished[:_SHOWN],
+        "good": sum(job.ok for job in finished),
+        "finished": len(finished),
+        "saved_rows": sum(job.result.rows_flushed or 0 for job in finished),
+        "incidents": tank.incidents(),
+        "figures": figures,
+        "why_no_figures": why_not,
+        "outcome": outcome,
+    }
+
+
+def _figures(visit: Visit, status: Status) -> tuple[Figures | None, str]:
+    """Runs and approvals, which only the database knows: one that is away isn't asked for them."""
+    if any(sink.breaker != "closed" for sink in status.sinks):
+        return None, "They can't be counted while the database is away."
+    try:
+        return visit.services.tank.run_figures(), ""
+    except SurgetankError:
+        return None, "The database can't be asked just now."
+
+
+def outcome(job: FlushJob) -> tuple[str, str]:
+    """How a job is shown: its colour, and in words."""
+    if job.status is JobStatus.RUNNING:
+        return "info", "Running"
+    if job.status is JobStatus.FAILED:
+        return "critical", "Failed"
+    return ("warning", "Completed with warnings") if job.warnings else ("ok", "Completed")

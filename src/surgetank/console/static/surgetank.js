@@ -1,0 +1,179 @@
+// What every page does: times in the viewer's zone, light or dark, banners, and one live connection that comes
+// back by itself and goes on where it was. State is never kept here: when an event says that something has
+// changed, the server is asked for the part of the page that shows it.
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const base = root.dataset.base ?? "/console";
+  const csrf = document.querySelector('meta[name="csrf"]')?.getAttribute("content") ?? "";
+
+  // -- times
+
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+  const year = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
+
+  /** @param {Date} at */
+  function shown(at) {
+    const now = new Date();
+    if (at.toDateString() === now.toDateString()) return clock.format(at);
+    const date = at.getFullYear() === now.getFullYear() ? day : year;
+    return `${date.format(at)}, ${clock.format(at)}`;
+  }
+
+  /** Shows the times of a part of the page as the viewer's clock has them. @param {ParentNode} part */
+  function localize(part) {
+    for (const element of part.querySelectorAll("time[datetime]:not([title])")) {
+      const exact = element.getAttribute("datetime") ?? "";
+      const at = new Date(exact);
+      if (Number.isNaN(at.getTime())) continue;
+      element.textContent = shown(at);
+      element.setAttribute("title", `${at.toLocaleString()} ${zone} (${exact})`);
+    }
+  }
+
+  // -- light or dark
+
+  function isDark() {
+    return root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  }
+  const themeSwitch = document.querySelector("[data-theme-switch]");
+  function showTheme() {
+    const word = themeSwitch?.querySelector(".theme-word");
+    if (word) word.textContent = isDark() ? "Light" : "Dark";
+  }
+  themeSwitch?.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    localStorage.setItem("surgetank-theme", root.dataset.theme);
+    showTheme();
+    document.body.dispatchEvent(new CustomEvent("theme"));
+  });
+
+  // -- banners: folded ones stay folded, none can be dismissed
+
+  const folded = new Set(JSON.parse(sessionStorage.getItem("surgetank-folded") ?? "[]"));
+  function foldBanners() {
+    for (const banner of document.querySelectorAll("details[data-banner]")) {
+      /** @type {HTMLDetailsElement} */ (banner).open = !folded.has(banner.getAttribute("data-banner"));
+    }
+  }
+  document.addEventListener("toggle", (event) => {
+    const banner = event.target;
+    if (!(banner instanceof HTMLDetailsElement) || !banner.dataset.banner) return;
+    if (banner.open) folded.delete(banner.dataset.banner);
+    else folded.add(banner.dataset.banner);
+    sessionStorage.setItem("surgetank-folded", JSON.stringify([...folded].slice(-200)));
+  }, true);
+
+  let asking = false;
+  let askAgain = false;
+  async function loadBanners() {
+    const there = document.getElementById("banners");
+    if (!there) return;
+    if (asking) { askAgain = true; return; }
+    asking = true;
+    try {
+      const query = thread === undefined ? "" : `?${new URLSearchParams({ thread })}`;
+      const answer = await fetch(`${base}/banners${query}`, { headers: { "HX-Request": "true" }, cache: "no-store" });
+      if (answer.ok) {
+        const made = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("banners");
+        if (made && made.innerHTML !== seenBanners) {
+          seenBanners = made.innerHTML;
+          there.replaceChildren(...made.childNodes);
+          foldBanners();
+          localize(there);
+        }
+      }
+    } catch {
+      // The connection says that the server is gone.
+    } finally {
+      asking = false;
+      if (askAgain) { askAgain = false; void loadBanners(); }
+    }
+  }
+  let seenBanners = document.getElementById("banners")?.innerHTML ?? "";
+
+  /** Tells the parts of the page that listen for it to load again, at most four times a second. */
+  let newsDue = 0;
+  function news() {
+    newsDue ||= setTimeout(() => { newsDue = 0; document.body.dispatchEvent(new CustomEvent("news")); }, 250);
+  }
+
+  // -- the live connection
+
+  const gone = document.getElementById("gone");
+  const thread = root.dataset.liveThread;
+  let after = root.dataset.liveAfter === undefined ? undefined : Number(root.dataset.liveAfter);
+  let pause = 0;
+  let failures = 0;
+
+  /** @param {boolean} is */
+  function showGone(is) {
+    if (gone) gone.hidden = !is;
+  }
+
+  async function connect() {
+    let answer;
+    try {
+      answer = await fetch(`${base}/ticket`, { method: "POST", headers: { "X-CSRF-Token": csrf, "HX-Request": "true" } });
+    } catch {
+      return again();
+    }
+    if (answer.status === 401) { location.reload(); return; }
+    if (answer.status === 403) return; // another login in this browser: the page is old
+    if (!answer.ok) return again(Number(answer.headers.get("Retry-After") ?? 0));
+    const query = new URLSearchParams({ ticket: (await answer.json()).ticket });
+    if (after !== undefined) query.set("after", String(after));
+    const api = base.replace(/\/console$/, "");
+    const path = thread === undefined ? `${api}/ws/events` : `${api}/ws/threads/${encodeURIComponent(thread)}`;
+    const socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}${path}?${query}`);
+    socket.onmessage = (message) => {
+      failures = 0;
+      showGone(false);
+      for (const line of String(message.data).split("\n")) hear(JSON.parse(line));
+    };
+    socket.onclose = () => again();
+  }
+
+  /** @param {number} [seconds] */
+  function again(seconds = 0) {
+    failures += 1;
+    if (failures > 2) showGone(true);
+    pause = Math.max(1000 * seconds, Math.min(5000, 250 * 2 ** Math.min(failures, 5))) * (0.75 + Math.random() / 2);
+    setTimeout(connect, pause);
+  }
+
+  /** One event. @param {Record<string, any>} event */
+  function hear(event) {
+    if (event.type === "subscribed") {
+      after ??= event.after;
+      void loadBanners();
+      news();
+      return;
+    }
+    if (event.type === "gap") after = Math.max(after ?? 0, event.missed_to);
+    else if (!event.derived) after = Math.max(after ?? 0, thread === undefined ? event.id : event.seq);
+    if (event.type.startsWith("checkpoint_flush")) void loadBanners();
+    if (event.type === "gap" || event.type !== "log") news();
+    document.dispatchEvent(new CustomEvent("surgetank-event", { detail: event }));
+  }
+
+  // -- small things
+
+  document.addEventListener("change", (event) => {
+    const box = event.target;
+    if (!(box instanceof HTMLInputElement) || !box.hasAttribute("data-choose-all")) return;
+    for (const each of box.form?.querySelectorAll('input[name="id"]') ?? []) {
+      /** @type {HTMLInputElement} */ (each).checked = box.checked;
+    }
+  });
+  document.addEventListener("htmx:after:swap", () => localize(document));
+  if (document.querySelector("[data-retry]")) setTimeout(() => location.reload(), 4000);
+
+  localize(document);
+  foldBanners();
+  showTheme();
+  Object.assign(window, { surgetank: { base, localize, shown } });
+  if (thread !== undefined || root.hasAttribute("data-live")) void connect();
+})();
