@@ -79,9 +79,7 @@ def running(
     port: int = 0,
 ) -> Iterator[Server]:
     """A server for this engine, on a thread of this process. Nobody works on runs."""
-    app = create_app(
-        tank, graphs=graphs, no_auth=no_auth, clock=clock or time.time, mounts=mounts
-    )
+    app = create_app(tank, graphs=graphs, no_auth=no_auth, clock=clock or time.time, mounts=mounts)
     with listen("127.0.0.1", port) as listening:
         server = make_server(app, tank.settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -26,7 +26,9 @@ def banners_of(services: Services, who: Caller, thread_id: str | None) -> dict[s
                 **body,
                 "key": key,
                 "critical": body["severity"] == "critical",
-                "details": body.get("error_details", {}),
+                "affected": body.get("affected", 1),
+                "error": body.get("error_details", {}).get("error", ""),
+                "reference": body.get("error_details", {}).get("reference", ""),
             }
             for key, body in shown
         ],

@@ -18,6 +18,10 @@ from surgetank.server.http.paging import cursor, position
 
 router = APIRouter()
 _PAGE = 50
+_NO_FAILURE = {
+    "partition": "", "message": "", "error_type": "unknown", "sqlstate": None, "attempts": 0,
+    "next_attempt_at": None, "remedy": "", "stack_trace": "",
+}  # fmt: skip
 _STATUSES = ("", "completed", "failed", "running")
 
 
@@ -65,7 +69,12 @@ def _job(visit: Visit, found: FlushJob) -> Response:
         "job.html",
         page_name="jobs",
         job=found,
-        result=job_for(visit.caller, found)["result"],
+        result=found.result,
+        failures=[{**_NO_FAILURE, **failure} for failure in found.result.errors or ()],
+        replaced=[
+            (str(each.get("path")), str(each.get("reason")), each.get("original"))
+            for each in job_for(visit.caller, found)["result"].get("replacements", ())
+        ],
         outcome=outcome,
         can_retry=found.stream in visit.services.tank.streams,
         **banners_of(visit.services, visit.caller, None),

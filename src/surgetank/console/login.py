@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from posixpath import normpath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from fastapi import APIRouter
 from starlette.datastructures import MutableHeaders
@@ -69,7 +70,8 @@ def _form(
 def _own_page(wanted: str) -> str:
     """Where to go on: a page of the console and nothing else."""
     parts = urlsplit(wanted)
-    ours = not parts.scheme and not parts.netloc and parts.path.startswith(f"{PATH}/")
+    path = normpath(unquote(parts.path))
+    ours = not parts.scheme and not parts.netloc and path.startswith(f"{PATH}/")
     if not ours or "\\" in wanted or not wanted.isprintable():
         return f"{PATH}/"
     return wanted

@@ -50,7 +50,7 @@ class Showing:
             lstrip_blocks=True,
         )  # fmt: skip
         self._env.filters |= {
-            "time": time, "span": span, "size": size, "count": count, "number": number,
+            "time": time, "span": span, "size": size, "count": count, "number": number, "share": share,
         }  # fmt: skip
         self._env.globals |= {
             "base": PATH, "asset": assets.url, "version": version, "states": _STATES,
@@ -116,6 +116,13 @@ def size(count_: float) -> str:
             return f"{count_:.0f} {unit}" if unit == "B" else f"{count_:.1f} {unit}"
         count_ /= 1024
     return f"{count_:.1f} TiB"
+
+
+def share(part: int, of: int) -> str:
+    """A part of something in per cent, never rounded up to all of it."""
+    if not of:
+        return "none"
+    return "100 %" if part == of else f"{int(1000 * part / of) / 10:g} %"
 
 
 def number(value: float) -> str:

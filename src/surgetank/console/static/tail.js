@@ -9,6 +9,7 @@
   const log = found;
   const lines = /** @type {HTMLElement} */ (log.querySelector("[data-log-lines]"));
   const empty = log.querySelector("[data-log-empty]");
+  const problem = document.querySelector("[data-log-problem]");
   const older = log.querySelector("[data-log-older]");
   const pauser = document.querySelector("[data-log-pause]");
   const level = /** @type {HTMLSelectElement | null} */ (document.querySelector("[data-log-level]"));
@@ -94,19 +95,25 @@
     const event = /** @type {CustomEvent} */ (given).detail;
     if (event.type === "log") add({ seq: event.log_seq, at: event.timestamp, level: event.level, message: event.message });
     else if (event.type === "gap") void catchUp();
+    else if (event.type === "checkpoint_flush_recovered" && problem) void before();
   });
-  older?.addEventListener("click", async () => {
-    const first = lines.firstElementChild?.getAttribute("data-seq") ?? "1";
+  /** Puts older lines before those that are there; whether there are more. @returns {Promise<boolean>} */
+  async function before() {
+    const first = lines.firstElementChild?.getAttribute("data-seq") ?? String(Number.MAX_SAFE_INTEGER);
     const answer = Number(first) > 1 ? await ask({ before: first }) : undefined;
-    if (!answer?.more) older.remove();
-    if (!answer) return;
+    if (!answer) return false;
+    if (!answer.problem) problem?.remove();
     const height = log.scrollHeight;
     const part = document.createDocumentFragment();
     for (const line of linesOf(answer)) part.append(made(line));
     localize(part);
     lines.prepend(part);
+    if (lines.childElementCount) empty?.setAttribute("hidden", "");
+    last = Math.max(last, Number(lines.lastElementChild?.getAttribute("data-seq") ?? 0));
     log.scrollTop += log.scrollHeight - height;
-  });
+    return Boolean(answer.more);
+  }
+  older?.addEventListener("click", async () => { if (!await before()) older.remove(); });
   pauser?.addEventListener("click", () => {
     paused = !paused;
     pauser.setAttribute("aria-pressed", String(paused));

@@ -1,0 +1,41 @@
+"""One browser for all tests of a process, and the tools of npm that look at pages and scripts."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from support.browser import find_chromium, running_browser
+
+TOOLS = Path(__file__).with_name("tools")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A browser. Skips where none is installed."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    with running_browser(program) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: Any) -> Path:
+    """A folder with axe-core and the TypeScript compiler, as the lock file pins them."""
+    if shutil.which("npm") is None:
+        pytest.skip("only npm has axe-core and the TypeScript compiler")
+    folder: Path = tmp_path_factory.mktemp("tools") / "tools"
+    shutil.copytree(TOOLS, folder, ignore=shutil.ignore_patterns("node_modules"))
+    install = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+    done = subprocess.run(
+        install, cwd=folder, capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder

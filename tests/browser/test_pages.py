@@ -1,0 +1,204 @@
+"""Every page as people meet it: usable by everybody, light, quick, and showing what is hostile as
+text."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from support.browser import Visitor, visiting
+from support.http import ADMIN_TOKEN, Server, running
+from support.savers import put
+from surgetank.console.app import Console
+from surgetank.console.assets import FOLDER
+
+pytestmark = pytest.mark.browser
+HOSTILE = (
+    "</title><script>document.title='owned'</script><img src=x onerror=alert(1)>{{7*7}}\" ' &amp;"
+)
+# What sticks out of the page to the right; what scrolls by itself may.
+TOO_WIDE = """
+document.documentElement.scrollWidth <= document.documentElement.clientWidth ? [] :
+[...document.querySelectorAll('body *')].filter(
+    each => each.getBoundingClientRect().right > innerWidth && !each.closest('.scroll, nav')
+).map(each => each.outerHTML.slice(0, 120)).concat(`${document.documentElement.scrollWidth} wide`)"""
+MOST_BYTES = 200_000
+
+
+@pytest.fixture
+def server(make_tank: Any) -> Iterator[Server]:
+    tank = make_tank(admin_token=ADMIN_TOKEN)
+    with running(tank, mounts=[Console]) as started:
+        yield started
+
+
+@pytest.fixture
+def hostile(server: Server) -> Server:
+    """A server whose data is out to harm who looks at it."""
+    tank = server.tank
+    put(tank.checkpointer(), HOSTILE, {"x": 1}, user_id=HOSTILE)
+    tank.emit_log(HOSTILE, thread_id=HOSTILE, level="error")
+    tank.log_system_error(HOSTILE, HOSTILE, thread_id=HOSTILE, context={HOSTILE: HOSTILE})
+    tank.flush()
+    _park(tank)
+    return server
+
+
+def _park(tank: Any) -> None:
+    """One entry that the database refuses."""
+    from surgetank.model import Record
+
+    tank.parts.buffer.append("thread_logs", HOSTILE, (Record(b"l", b"no line"),))
+    tank.flush("thread_logs")
+    assert tank.parked()
+
+
+def paths(server: Server) -> dict[str, str]:
+    tank = server.tank
+    thread = f"/thread?{__import__('urllib.parse').parse.urlencode({'id': HOSTILE})}"
+    return {
+        "overview": "/overview", "threads": "/threads", "thread": thread, "jobs": "/jobs",
+        "job": f"/jobs/{tank.jobs()[0].id}", "parked": "/parked",
+        "parked entry": f"/parked/{tank.parked()[0].id}", "errors": "/errors?state=all",
+        "error": f"/errors/{tank.errors.find().errors[0].id}", "problem": "/nothing",
+    }  # fmt: skip
+
+
+def _open(visitor: Visitor, path: str) -> int:
+    """Open a page; how many bytes came for it, compressed as they came."""
+    visitor.bytes_sent.clear()
+    visitor.open(path)
+    return sum(visitor.bytes_sent.values())
+
+
+def test_every_page_is_for_everybody_small_and_shows_what_is_hostile_as_text(
+    chromium: Any, tools: Path, hostile: Server
+) -> None:
+    axe = (tools / "node_modules/axe-core/axe.min.js").read_text()
+    with visiting(chromium, hostile, viewport={"width": 1280, "height": 800}) as admin:
+        admin.allowed = ("404",)
+        _violations(admin, "/login", axe)
+        admin.log_in()
+        for name, path in paths(hostile).items():
+            sent = _open(admin, path)
+            assert 0 < sent < MOST_BYTES, (name, sent)
+            assert _violations(admin, path, axe) == [], name
+            assert admin.page.title() != "owned"
+            assert admin.page.locator("main img, main script").count() == 0, name
+            assert admin.page.evaluate(TOO_WIDE) == [], name
+        page = admin.open(paths(hostile)["thread"])
+        expect(page.locator("h1")).to_have_text(HOSTILE)
+        expect(page.locator("[data-log-lines] li span").first).to_have_text(HOSTILE)
+        for name, path in paths(hostile).items():
+            admin.page.set_viewport_size({"width": 375, "height": 740})
+            admin.open(path)
+            assert admin.page.evaluate(TOO_WIDE) == [], f"{name} is wider than a telephone"
+
+
+def _violations(visitor: Visitor, path: str, axe: str) -> list[str]:
+    """What axe-core finds that is serious or critical, in light and in dark."""
+    found = []
+    page = visitor.page
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        # as the debugger does: the page's own rules forbid it to scripts of others
+        page.evaluate(axe)
+        result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        found += [
+            f"{scheme}: {each['id']}: {each['nodes'][0]['html'][:200]} {each['nodes'][0]['failureSummary'][:300]}"
+            for each in result["violations"]
+            if each["impact"] in ("serious", "critical")
+        ]
+    page.emulate_media(color_scheme="light")
+    return found
+
+
+def test_errors_are_resolved_snoozed_and_opened_again(chromium: Any, server: Server) -> None:
+    tank = server.tank
+    for n in range(3):
+        tank.log_system_error(f"kind_{n}", f"It broke {n}", thread_id="t")
+    with visiting(chromium, server) as admin:
+        admin.log_in()
+        page = admin.open("/errors")
+        page.get_by_role("link", name="kind_0").click()
+        page.get_by_label("Notes").fill("the disk was full")
+        page.get_by_role("button", name="Mark as resolved").click()
+        expect(page.get_by_text("Resolved", exact=True).first).to_be_visible()
+        expect(page.get_by_text("admin resolved it: the disk was full")).to_be_visible()
+        page.get_by_role("button", name="Open it again").click()
+        expect(page.get_by_text("Open", exact=True)).to_be_visible()
+        page.get_by_role("button", name="Snooze").click()
+        expect(page.get_by_text("no alerts until then")).to_be_visible()
+        page = admin.open("/errors")
+        page.get_by_label("Choose all").check()
+        page.get_by_role("button", name="Resolve the chosen").click()
+        expect(page.get_by_text("3 were resolved.")).to_be_visible()
+        expect(page.get_by_text("No errors here.")).to_be_visible()
+        tank.log_system_error("kind_1", "It broke 1", thread_id="t")
+        page.get_by_label("Show", exact=True).select_option("open")
+        page.get_by_role("button", name="Show").click()
+        expect(page.get_by_text("Came back")).to_be_visible()
+
+
+def test_what_was_set_aside_is_tried_again_and_jobs_tell_what_became_of_it(
+    chromium: Any, hostile: Server
+) -> None:
+    with visiting(chromium, hostile) as operator:
+        operator.log_in(hostile.token("operator", "op"))
+        page = operator.page
+        assert page.get_by_role("link", name="Errors").count() == 0
+        expect(
+            page.get_by_role("heading", name="All is saved but 1 entry was refused")
+        ).to_be_visible()
+        page.get_by_role("link", name="refused by the database").click()
+        page.get_by_role("link", name="Entry 1").click()
+        page.get_by_role("button", name="Try it again").click()
+        expect(page.get_by_text("retry")).to_be_visible()
+        expect(page.get_by_text("(parked entries)")).to_be_visible()
+        page.get_by_role("link", name="Flush jobs").first.click()
+        page.get_by_label("Outcome").select_option("completed")
+        page.get_by_role("button", name="Show").click()
+        assert page.get_by_role("row").count() > 1
+
+
+def test_light_or_dark_is_chosen_and_kept_and_the_keyboard_reaches_everything(
+    chromium: Any, server: Server
+) -> None:
+    with visiting(chromium, server, color_scheme="dark") as admin:
+        admin.log_in()
+        page = admin.open("/overview")
+        shade = "getComputedStyle(document.body).backgroundColor"
+        dark = page.evaluate(shade)
+        page.get_by_role("button", name="Light or dark").click()
+        light = page.evaluate(shade)
+        assert light != dark
+        page.reload()
+        assert page.evaluate(shade) == light
+        seen = []
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            seen.append(page.evaluate("document.activeElement.textContent.trim()"))
+        for name in (
+            "Skip to the page",
+            "Overview",
+            "Errors",
+            "Dark",
+            "Log out",
+            "Save what waits now",
+        ):
+            assert name in seen, seen
+
+
+def test_our_scripts_are_typed(tools: Path) -> None:
+    shutil.copytree(FOLDER, tools / "static", ignore=shutil.ignore_patterns("vendor"))
+    done = subprocess.run(
+        ["npx", "tsc", "-p", "."], cwd=tools, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

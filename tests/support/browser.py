@@ -1,0 +1,96 @@
+"""Debian's Chromium, driven by Playwright: one for all tests of a process. What a page must never do is
+watched while it is used: ask another origin, break its own rules of content, write an error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from support.http import ADMIN_TOKEN, Server
+
+PROGRAMS = ("chromium", "chromium-browser")
+
+
+def find_chromium() -> str | None:
+    """The program, if it is installed."""
+    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+
+
+@contextmanager
+def running_browser(program: str) -> Iterator[Browser]:
+    """One browser."""
+    flags = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Visitor:
+    """A person with a browser of their own, before a server's console."""
+
+    server: Server
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    bytes_sent: dict[str, int] = field(default_factory=dict)
+    allowed: tuple[str, ...] = ()
+
+    def open(self, path: str) -> Page:
+        """A page of the console, loaded."""
+        self.page.goto(f"{self.server.url}/console{path}", wait_until="load")
+        return self.page
+
+    def log_in(self, token: str = ADMIN_TOKEN) -> Page:
+        """Give the token in the form, as people do."""
+        self.open("/login")
+        self.page.get_by_label("Your token").fill(token)
+        self.page.get_by_role("button", name="Log in").click()
+        self.page.wait_for_url("**/console/*")
+        return self.page
+
+    def check(self) -> None:
+        """Nothing was complained of, apart from what the test allows."""
+        left = [c for c in self.complaints if not any(a in c for a in self.allowed)]
+        assert left == []
+
+
+@contextmanager
+def visiting(browser: Browser, server: Server, **options: Any) -> Iterator[Visitor]:
+    """A visitor, whose complaints are checked in the end."""
+    context = browser.new_context(**{"locale": "en-GB", "timezone_id": "Europe/Berlin", **options})
+    context.set_default_timeout(15_000)
+    visitor = Visitor(server, context.new_page())
+    page, own = visitor.page, server.url.split("://")[1]
+
+    def asked(request: Any) -> None:
+        if request.url.split("://")[1].split("/")[0] != own:
+            visitor.complaints.append(f"asked another origin: {request.url}")
+
+    def answered(response: Any) -> None:
+        length = response.headers.get("content-length", "0")
+        visitor.bytes_sent[response.url] = int(length)
+
+    page.on("request", asked)
+    page.on("response", answered)
+    page.on("pageerror", lambda error: visitor.complaints.append(f"error: {error}"))
+    page.on(
+        "console",
+        lambda message: (
+            message.type in ("error", "warning")
+            and visitor.complaints.append(f"{message.type}: {message.text}")
+        ),
+    )
+    try:
+        yield visitor
+        visitor.check()
+    finally:
+        context.close()
