@@ -79,16 +79,14 @@ def visiting(browser: Browser, server: Server, **options: Any) -> Iterator[Visit
         length = response.headers.get("content-length", "0")
         visitor.bytes_sent[response.url] = int(length)
 
+    def said(message: Any) -> None:
+        if message.type in ("error", "warning"):
+            visitor.complaints.append(f"{message.type}: {message.text}")
+
     page.on("request", asked)
     page.on("response", answered)
     page.on("pageerror", lambda error: visitor.complaints.append(f"error: {error}"))
-    page.on(
-        "console",
-        lambda message: (
-            message.type in ("error", "warning")
-            and visitor.complaints.append(f"{message.type}: {message.text}")
-        ),
-    )
+    page.on("console", said)
     try:
         yield visitor
         visitor.check()
