@@ -30,9 +30,9 @@ class Record(NamedTuple):
 class Entry:
     """One accepted write: the records that one `append` was given, in order.
 
-    `seq` grows over the whole buffer and is never reused. `replayed` is true for an entry that may
-    have been tried before (it was parked, or its buffer went back in time): it comes after entries
-    that were accepted later than it.
+    `seq` grows within its partition, is never reused, and no other entry of the buffer has it.
+    `replayed` is true for an entry that may have been tried before (it was parked, or its buffer
+    went back in time): it comes after entries that were accepted later than it.
 
     `epoch` names the handle that accepted it, by a random number drawn when the buffer was opened;
     0 in buffers of format 3. A file that went back in time gives a `seq` again, but never together

@@ -27,7 +27,8 @@ class Found:
 
 
 class Snapshot(Protocol):
-    """A consistent view of the hot records; short-lived."""
+    """A consistent view of each partition's hot records; short-lived. Of several partitions it may
+    show different moments, each after the snapshot was begun."""
 
     def latest(self, stream: str, partition: str, keys: Sequence[bytes]) -> dict[bytes, Found]:
         """The newest record of each key that is hot. Keys that are not hot are missing from the
@@ -91,8 +92,8 @@ class Log(Identified, Protocol):
       (`process`), or a power cut as well (`power`). When it raised, nothing of the entry was
       accepted.
     - **Order**: the `seq` of an entry is larger than those of all entries before it in its
-      partition. It is never given again; if the contents went back in time (a restored file, a
-      copied machine), never together with the same epoch.
+      partition, and no other entry of the buffer has it. It is never given again; if the contents
+      went back in time (a restored file, a copied machine), never together with the same epoch.
     - **Visibility**: an accepted entry is visible to every process on the buffer at once, and stays
       so until it is acknowledged. Parked entries stay visible.
     - **Limits**: at its limit of bytes or entries `append` waits and then raises, or raises at
@@ -143,8 +144,8 @@ class Log(Identified, Protocol):
         fence: int | None = None,
     ) -> int | None:
         """`append` for an event loop: None, and nothing accepted, where it would have to wait
-        longer than some milliseconds for another thread or process that holds the buffer. Then
-        `append` on a thread.
+        longer than some milliseconds for another thread or process that holds the buffer, or at all
+        for a network. Then `append` on a thread.
 
         Raises `BufferFull` at once, `BufferUnavailable`, `EntryRejected`, `LeaseLost`.
         """
@@ -161,7 +162,7 @@ class Log(Identified, Protocol):
 
     def try_raise_fence(self, stream: str, partition: str, fence: int) -> bool:
         """`raise_fence` for an event loop: False, and nothing done, where another thread or process
-        holds the buffer. Then `raise_fence` on a thread."""
+        holds the buffer, or a network is in between. Then `raise_fence` on a thread."""
         ...
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:

@@ -37,7 +37,8 @@ class Tallies(Protocol):
         ...
 
     def try_tally(self, stream: str, partition: str, key: bytes, value: bytes) -> bool:
-        """`tally` unless another process holds the buffer just now; whether it was done."""
+        """`tally` unless another process holds the buffer just now, or a network is in between;
+        whether it was done."""
         ...
 
     def send_tallies(
