@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 from test_buffer_machine import PARTITIONS, BufferMachine, Item, partitions  # type: ignore[import-not-found]
 
-from support.buffers import BAD, KINDS, BufferHouse, drain, read_all, take, values
+from support.buffers import BAD, KINDS, BufferHouse, drain, examples, read_all, take, values
 from surgetank.buffer.coordination import Ack
 from surgetank.buffer.protocol import Buffer
 from surgetank.model import Record
@@ -253,7 +253,7 @@ def test_a_buffer_with_families_does_what_its_model_does(kind: str) -> None:
     run_state_machine_as_test(
         cast("Any", lambda: FamilyMachine(kind)),
         settings=settings(
-            max_examples=60, stateful_step_count=40, derandomize=True, deadline=None, database=None,
+            max_examples=examples(kind, 60), stateful_step_count=40, derandomize=True, deadline=None, database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip

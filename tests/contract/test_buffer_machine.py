@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from support.buffers import BAD, DOWN, KINDS, BufferHouse, read_all
+from support.buffers import BAD, DOWN, KINDS, BufferHouse, examples, read_all
 from surgetank.buffer.coordination import Ack, Due
 from surgetank.buffer.protocol import Buffer
 from surgetank.exceptions import LeaseLost
@@ -388,7 +388,7 @@ def test_a_buffer_does_what_its_model_does_whatever_the_order_of_steps(kind: str
     run_state_machine_as_test(
         cast("Any", lambda: BufferMachine(kind)),
         settings=settings(
-            max_examples=120, stateful_step_count=40, derandomize=True, deadline=None, database=None,
+            max_examples=examples(kind, 120), stateful_step_count=40, derandomize=True, deadline=None, database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from support.buffers import BAD, BufferHouse, FakeClock, drain, read_all, take, values
+from support.buffers import BAD, BufferHouse, FakeClock, append_soon, drain, read_all, take, values
 from surgetank.buffer.protocol import Buffer
 from surgetank.exceptions import BufferFull, LeaseLost
 from surgetank.model import Record
@@ -27,7 +27,7 @@ def test_an_older_writer_is_refused_and_nothing_of_it_is_accepted(buffer: Buffer
         with pytest.raises(LeaseLost, match="'p' is written by a newer run"):
             write(buffer, 7, b"late")
         with pytest.raises(LeaseLost):
-            buffer.try_append("s", "p", [Record(b"k", b"late")], fence=7)
+            append_soon(buffer, "s", "p", [Record(b"k", b"late")], fence=7)
     assert buffer.depth() == before
     assert values(drain(buffer)) == [b"1", b"2", b"3"]
 
@@ -35,7 +35,7 @@ def test_an_older_writer_is_refused_and_nothing_of_it_is_accepted(buffer: Buffer
 def test_writers_without_a_fence_are_never_refused_for_it(buffer: Buffer) -> None:
     write(buffer, 8)
     assert write(buffer, None) > 0
-    assert buffer.try_append("s", "p", [Record(b"k", b"2")])
+    assert append_soon(buffer, "s", "p", [Record(b"k", b"2")]) > 0
 
 
 def test_fences_of_partitions_and_streams_have_nothing_to_do_with_each_other(

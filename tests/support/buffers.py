@@ -12,20 +12,25 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from support.holder import held
+from support.redis_server import url_for
+from support.torture import SEEDS
 from surgetank.buffer.coordination import Ack, Due, Leased
 from surgetank.buffer.copies import RecentLimits
 from surgetank.buffer.limits import BufferLimits
+from surgetank.buffer.log import Guard
 from surgetank.buffer.protocol import Buffer
+from surgetank.buffer.redis.buffer import RedisBuffer
 from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.job_result import JobResult
 from surgetank.model import Entry, Failure, FailureKind, FlushJob, JobStatus, Lease, Record
+from surgetank.redis.address import parse
 
 NOW = 1_700_000_000.0
 DOWN = Failure(FailureKind.TRANSIENT, "the database is down", "OperationalError", sqlstate="08006")
@@ -52,6 +57,8 @@ class FakeClock:
 class Kind(Protocol):
     """How the suite makes a buffer of one kind; all that it keeps is in or named after `folder`."""
 
+    at_once: bool  # whether an append of an event loop mostly need not wait
+
     def open(
         self,
         folder: Path,
@@ -60,6 +67,7 @@ class Kind(Protocol):
         clock: Callable[[], float],
         jobs_kept: int,
         recent: RecentLimits,
+        keep_s: float,
     ) -> Buffer:
         """A buffer object on the contents."""
         ...
@@ -82,6 +90,8 @@ def miscounted(path: Path) -> list[str]:
 class SQLiteKind:
     """Buffers in a SQLite file."""
 
+    at_once = True
+
     def open(
         self,
         folder: Path,
@@ -90,9 +100,15 @@ class SQLiteKind:
         clock: Callable[[], float],
         jobs_kept: int,
         recent: RecentLimits,
+        keep_s: float,
     ) -> Buffer:
         return SQLiteBuffer(
-            folder / "buffer.db", limits=limits, clock=clock, jobs_kept=jobs_kept, recent=recent
+            folder / "buffer.db",
+            limits=limits,
+            clock=clock,
+            jobs_kept=jobs_kept,
+            recent=recent,
+            keep_s=keep_s,
         )
 
     def held(self, folder: Path) -> AbstractContextManager[object]:
@@ -102,7 +118,42 @@ class SQLiteKind:
         return miscounted(folder / "buffer.db")
 
 
-KINDS: dict[str, Kind] = {"sqlite": SQLiteKind()}
+class RedisKind:
+    """Buffers in Redis, under a prefix that is the folder's."""
+
+    at_once = False
+
+    def open(
+        self,
+        folder: Path,
+        limits: BufferLimits,
+        *,
+        clock: Callable[[], float],
+        jobs_kept: int,
+        recent: RecentLimits,
+        keep_s: float,
+    ) -> Buffer:
+        address = parse(url_for(folder))
+        return RedisBuffer(
+            address, limits=limits, clock=clock, jobs_kept=jobs_kept, recent=recent, keep_s=keep_s
+        )
+
+    @contextmanager
+    def held(self, folder: Path) -> Iterator[object]:
+        yield folder  # nobody can hold a server
+
+    def miscounted(self, folder: Path) -> list[str]:
+        with closing(RedisBuffer(parse(url_for(folder)))) as buffer:
+            return buffer.miscounted()
+
+
+KINDS: dict[str, Kind] = {"sqlite": SQLiteKind(), "redis": RedisKind()}
+
+
+def examples(kind: str, number: int) -> int:
+    """How many examples a machine tries: fewer where each step is a round trip, but for `make
+    torture`."""
+    return number if KINDS[kind].at_once or len(SEEDS) > 2 else number // 6
 
 
 class BufferHouse:
@@ -112,6 +163,7 @@ class BufferHouse:
         self.kind = kind
         self.folder = folder
         self.clock = FakeClock()
+        self.at_once = KINDS[kind].at_once
         self._opened: list[Buffer] = []
 
     def open(
@@ -124,6 +176,7 @@ class BufferHouse:
         jobs_kept: int = 10_000,
         recent: RecentLimits | None = None,
         clock: Callable[[], float] | None = None,
+        keep_s: float = 0.0,
     ) -> Buffer:
         """A buffer object on the contents."""
         limits = BufferLimits(max_bytes, max_entries, when_full, block_timeout_s)
@@ -133,6 +186,7 @@ class BufferHouse:
             clock=clock or self.clock,
             jobs_kept=jobs_kept,
             recent=recent or RecentLimits(),
+            keep_s=keep_s,
         )
         self._opened.append(buffer)
         return buffer
@@ -182,6 +236,22 @@ def put(
 ) -> int:
     """Append one entry with a record per value, all under one key."""
     return buffer.append(stream, partition, [Record(key, value) for value in values or (b"v",)])
+
+
+def append_soon(
+    buffer: Buffer,
+    stream: str,
+    partition: str,
+    records: Sequence[Record],
+    *,
+    guard: Guard | None = None,
+    fence: int | None = None,
+) -> int:
+    """Append as an event loop does: at once, and where that can't be, on a thread."""
+    seq = buffer.try_append(stream, partition, records, guard=guard, fence=fence)
+    if seq is not None:
+        return seq
+    return buffer.append(stream, partition, records, guard=guard, fence=fence, wait=False)
 
 
 def take(

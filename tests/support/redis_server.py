@@ -112,7 +112,7 @@ def running_redis(**options: str) -> Iterator[RedisTestServer]:
         folder.close()
 
 
-_SHARED = "SURGETANK_TEST_REDIS"  # children of a test find its server by it
+_SHARED = "TEST_REDIS_FOLDER"  # children of a test find its server by it
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgetank.buffer.sqlite.rows import job_json, job_of
+from surgetank.buffer.stored_jobs import job_json, job_of
 from surgetank.flush.classify import combine
 from surgetank.job_result import JobResult
 from surgetank.model import FlushJob, JobStatus, PartitionOutcome

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
+    from surgetank.buffer.redis.buffer import RedisBuffer
     from surgetank.streams.checkpoints.cold.reader import Cold
     from surgetank.streams.tables.hot.protocol import HotTables
 
@@ -65,6 +66,28 @@ def open_buffer(
         keep_s=settings.keep_acknowledged,
         keep_bytes=settings.keep_acknowledged_bytes,
         destination=destination(settings),
+    )
+
+
+def open_redis_buffer(
+    settings: Settings, clock: Callable[[], float], address: RedisAddress
+) -> RedisBuffer:
+    """The buffer in Redis. It can't spill yet, so that no setting leads here."""
+    from surgetank.buffer.redis.buffer import RedisBuffer  # noqa: PLC0415 - an extra
+
+    return RedisBuffer(
+        address,
+        limits=BufferLimits(
+            max_bytes=settings.buffer_max_bytes,
+            max_entries=settings.buffer_max_entries,
+            when_full=settings.buffer_when_full,
+            block_timeout_s=settings.buffer_block_timeout,
+        ),
+        clock=clock,
+        jobs_kept=settings.jobs_kept,
+        recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
+        keep_s=settings.keep_acknowledged,
+        keep_bytes=settings.keep_acknowledged_bytes,
     )
 
 

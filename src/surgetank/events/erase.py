@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from surgetank.sqlite.scrub import forms
+from surgetank.encode.spelled import forms
 
 
 def erase_words_of(

@@ -8,6 +8,7 @@ does not have one (it was restarted) is sent the text.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
@@ -28,14 +29,15 @@ class Script:
 
 
 class Scripts:
-    """The scripts of a `.lua` file."""
+    """The scripts of a `.lua` file. `shared` files beside it stand before each of them."""
 
-    def __init__(self, package: str, file: str) -> None:
+    def __init__(self, package: str, file: str, *, shared: Sequence[str] = ()) -> None:
         before, after = (_read("surgetank.redis", name) for name in ("common.lua", "once.lua"))
-        shared, *named = _NAME.split(_read(package, file))
+        own, *named = _NAME.split(_read(package, file))
+        own = "\n".join([*(_read(package, name) for name in shared), own])
         self._scripts: dict[str, Script] = {}
         for name, body in zip(named[::2], named[1::2], strict=True):
-            text = f"{before}\n{shared}\nlocal function main()\n{body}end\n{after}".encode()
+            text = f"{before}\n{own}\nlocal function main()\n{body}end\n{after}".encode()
             digest = sha1(text, usedforsecurity=False).hexdigest().encode()
             self._scripts[name] = Script(name, text, digest)
 

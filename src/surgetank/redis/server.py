@@ -98,15 +98,20 @@ class RedisServer:
     def call_all(self, calls: Sequence[Call]) -> list[Any]:
         """Run scripts in one round trip. Each is atomic, all together are not: when this raises,
         some may have been done."""
+        for reply in (replies := self.try_all(calls)):
+            if isinstance(reply, BufferProblem):
+                raise reply
+        return replies
+
+    def try_all(self, calls: Sequence[Call]) -> list[Any]:
+        """`call_all`, but what the server said against one script stands in its reply's stead."""
         if not calls:
             return []
         changing = [call.tag for call in calls if call.once]
         # A slot remembers one reply for each lane.
         assert len(set(changing)) == len(changing), "one change of a slot in a pipeline"
-        for reply in (replies := self._ask(lambda lane: self._send(lane, calls), counted=True)):
-            if isinstance(reply, RedisError):
-                raise self._named(reply)
-        return replies
+        replies = self._ask(lambda lane: self._send(lane, calls), counted=True)
+        return [self._named(r) if isinstance(r, RedisError) else r for r in replies]
 
     def command(self, *parts: Arg) -> Any:
         """Run one plain command that only reads."""
@@ -122,6 +127,14 @@ class RedisServer:
             idle, self._idle = self._idle, []
         for lane in idle:
             lane.connection.disconnect()
+
+    def require_open(self) -> None:
+        """Raise `BufferUnavailable` after `close`."""
+        if self._closed:
+            raise BufferUnavailable(
+                f"The {self._name} {self.address.name} is closed.",
+                remedy="open Surgetank again before you use it.",
+            )
 
     # -- asking
 
@@ -188,12 +201,8 @@ class RedisServer:
                 remedy="open Surgetank in the child process (for gunicorn: in post_fork, or without "
                 "--preload).",
             )
+        self.require_open()
         with self._lock:
-            if self._closed:
-                raise BufferUnavailable(
-                    f"The {self._name} {self.address.name} is closed.",
-                    remedy="open Surgetank again before you use it.",
-                )
             if self._idle:
                 return self._idle.pop()
         return _Lane(self._connection())

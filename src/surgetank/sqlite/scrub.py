@@ -7,16 +7,13 @@ older states; it is tried for a while.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from surgetank.sqlite import file
 from surgetank.sqlite.kind import Kind
 
 _PATIENCE_S = 10.0
-_SHORT = 4
 
 
 def scrub(path: Path, *, kind: Kind, patience_s: float = _PATIENCE_S) -> bool:
@@ -39,15 +36,3 @@ def scrub(path: Path, *, kind: Kind, patience_s: float = _PATIENCE_S) -> bool:
                 time.sleep(0.05)
     finally:
         connection.close()
-
-
-def forms(words: Sequence[str]) -> set[str]:
-    """How words may stand in a text or in JSON. Short ones only in quotes: a user called "a" is in
-    every sentence."""
-    found: set[str] = set()
-    for word in words:
-        spelled = {word, json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]}
-        if len(word) < _SHORT:
-            spelled = {f"{quote}{form}{quote}" for form in spelled for quote in "'\""}
-        found |= spelled
-    return found

@@ -8,18 +8,15 @@ older states; it is tried for a while.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.chain import let_go
 from surgetank.buffer.sqlite.copies import CopyTables
 from surgetank.buffer.sqlite.discard import discard_all_parked
-from surgetank.sqlite.scrub import forms
-
-_ERASED = "(erased)"
+from surgetank.buffer.stored_jobs import without
+from surgetank.encode.spelled import forms
 
 
 def erase_partitions(
@@ -61,25 +58,11 @@ def erase_words(connection: sqlite3.Connection, words: Sequence[str]) -> int:
     how many changed."""
     changed, spelled = 0, forms(words)
     for id_, body in connection.execute("SELECT id, body FROM jobs").fetchall():
-        job = json.loads(body)
-        named = any(form in body for form in spelled)
-        if _clean_job(job, named=named):
-            connection.execute("UPDATE jobs SET body = ? WHERE id = ?", (json.dumps(job), id_))
+        cleaned = without(body, spelled)
+        if cleaned is not None:
+            connection.execute("UPDATE jobs SET body = ? WHERE id = ?", (cleaned, id_))
             changed += 1
     return changed
-
-
-def _clean_job(job: dict[str, Any], *, named: bool) -> bool:
-    result = job.get("result") or {}
-    changed = False
-    for replaced in result.get("replacements", ()):
-        changed = changed or replaced.get("original") is not None
-        replaced["original"] = None
-    if named:
-        job["partition"] = None
-        kept = {name: value for name, value in result.items() if isinstance(value, int | float)}
-        job["result"] = kept | ({"message": _ERASED} if result.get("message") else {})
-    return changed or named
 
 
 def _with_column(connection: sqlite3.Connection, column: str) -> list[str]:

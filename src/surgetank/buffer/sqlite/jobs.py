@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from surgetank.buffer.sqlite.buffer_file import BufferFile
-from surgetank.buffer.sqlite.rows import JOB, job_json, job_of
+from surgetank.buffer.sqlite.rows import JOB
+from surgetank.buffer.stored_jobs import job_json, job_of
 from surgetank.model import FlushJob
 
 

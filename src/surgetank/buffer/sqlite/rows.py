@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from surgetank.buffer.failures import failure_of
-from surgetank.encode import jsontext
-from surgetank.job_result import JobResult
 from surgetank.model import (
     FailureGroup,
-    FlushJob,
-    JobStatus,
     Mark,
     ParkedEntry,
     PartitionState,
@@ -85,30 +80,3 @@ def parked_of(row: Sequence[Any]) -> ParkedEntry:
         failure=failure_of(failure),
         retries=replays,
     )
-
-
-def job_json(job: FlushJob) -> str:
-    """A job as it is stored."""
-    body = {f.name: getattr(job, f.name) for f in fields(job)}
-    return jsontext.dumps({**body, "result": dict(job.result)}).decode()
-
-
-def job_of(row: Sequence[Any]) -> FlushJob:
-    """A job, from the columns `JOB`."""
-    id_, created_at, stream, status, text = row
-    try:
-        body = jsontext.loads(text)
-        result = JobResult.of(body.get("result", {}))
-        return FlushJob(**{**body, "status": JobStatus(body["status"]), "result": result})
-    except (TypeError, ValueError, KeyError) as error:  # its neighbours are read
-        message = f"the record of this job can't be read ({error})"
-        known = status in list(JobStatus)
-        return FlushJob(
-            id=id_,
-            stream=stream,
-            trigger="unknown",
-            status=JobStatus(status if known else "failed"),
-            created_at=created_at,
-            node="unknown",
-            result=JobResult(message=message, more={"begins": jsontext.preview(text.encode())}),
-        )

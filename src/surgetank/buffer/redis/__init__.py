@@ -1,0 +1,1 @@
+"""A buffer in Redis or Valkey."""

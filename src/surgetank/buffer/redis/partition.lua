@@ -1,0 +1,143 @@
+-- Partitions of a shard: what is kept of each, and what is counted. All scripts of the buffer begin with it.
+--
+-- Of the partition `s` (its stream, NUL, its name) there are
+--   p:s  its state (hash): n and b, entries and bytes that wait; old and first, of the oldest of them; last, of
+--        the newest; tok own lat lun, its lease; att nxt since fail, its attempts; guarded; fence; ver, a number
+--        that grows with each change; me ms md mt, its mark; ge gs, the last acknowledged entry that is gone;
+--        cm cb cu, mark, bytes and last use of its copy
+--   e:s  entries by their numbers (hash), also those that are not waiting any more and that others build on
+--   w:s  those that wait, by number: number:size:accepted at:epoch:replays:root:parked id
+--   x:s  those that are parked, by number: the same
+--   k:s  those that were acknowledged and are kept: the same, and when
+--   d:s  those that only others need, by number
+--   r:s  of each that builds on others, the oldest that it needs
+--   n:s  notes (hash): when it ends|value      c:s  parts of its copy (hash): checksum|value
+-- Of the shard: `shard` (hash: last number, entries, bytes, copied, kept), `streams` (set), and by stream `due:`
+-- (names by the age of what waits), `failing:` (names), `st:` (hash: entries, bytes, parked).
+local NUL = '\0'
+local SHARD = tonumber(string.match(KEYS[1], ':(%d+)}$'))
+local SHARDS = 64 -- numbers of shards that fit into a number
+local BEGIN = 1735689600 -- 2025: numbers count ticks of 16 microseconds since then
+
+-- The next number of the shard, larger than all that it gave and than `beyond`. It is unlike those of other
+-- shards. It follows the server's clock, so that a server that lost its tail does not give numbers again.
+local function next_number(beyond)
+    local now = call('TIME')
+    local ticks = math.floor(((tonumber(now[1]) - BEGIN) * 1000000 + tonumber(now[2])) / 16)
+    local last = tonumber(call('HGET', T .. 'shard', 'last') or '0')
+    ticks = math.max(ticks, last + 1)
+    if beyond then ticks = math.max(ticks, math.floor(beyond / SHARDS) + 1) end
+    call('HSET', T .. 'shard', 'last', text(ticks))
+    return ticks * SHARDS + SHARD
+end
+
+local function has_changed(s) call('HSET', T .. 'p:' .. s, 'ver', text(next_number())) end
+
+local function names(s)
+    local at = string.find(s, NUL, 1, true)
+    return string.sub(s, 1, at - 1), string.sub(s, at + 1)
+end
+
+-- number, size, accepted at, epoch, replays, root, parked id
+local function fields(member)
+    return string.match(member, '^(%d+):(%d+):([^:]+):(%d+):(%d+):(%d*):(%d*)')
+end
+
+local function member(seq, size, at, epoch, replays, root, id)
+    return table.concat({seq, size, at, epoch, replays, root, id}, ':')
+end
+
+-- Count entries and bytes that the shard holds, waiting or parked.
+local function count(entries, bytes)
+    if entries ~= 0 then call('HINCRBY', T .. 'shard', 'entries', text(entries)) end
+    if bytes ~= 0 then call('HINCRBY', T .. 'shard', 'bytes', text(bytes)) end
+end
+
+-- Count what waits in a partition. Its oldest and newest entry are looked up unless they are given.
+local function count_waiting(s, entries, bytes, head)
+    local stream, name = names(s)
+    local p = T .. 'p:' .. s
+    local n = call('HINCRBY', p, 'n', text(entries))
+    call('HINCRBY', p, 'b', text(bytes))
+    call('HINCRBY', T .. 'st:' .. stream, 'entries', text(entries))
+    call('HINCRBY', T .. 'st:' .. stream, 'bytes', text(bytes))
+    if n == 0 then
+        call('HSET', p, 'old', '', 'first', '0', 'last', '0')
+        call('ZREM', T .. 'due:' .. stream, name)
+    elseif not head then
+        local first = call('ZRANGE', T .. 'w:' .. s, 0, 0)[1]
+        local last = call('ZRANGE', T .. 'w:' .. s, -1, -1)[1]
+        local seq, _, at = fields(first)
+        call('HSET', p, 'old', at, 'first', seq, 'last', (fields(last)))
+        call('ZADD', T .. 'due:' .. stream, at, name)
+    end
+end
+
+-- Delete what was acknowledged or discarded and what nothing builds on.
+local function sweep(s)
+    local needed = call('ZRANGE', T .. 'r:' .. s, 0, 0, 'WITHSCORES')[2]
+    local gone = call('ZRANGEBYSCORE', T .. 'd:' .. s, '-inf', needed and ('(' .. needed) or '+inf')
+    for _, seq in ipairs(gone) do
+        call('HDEL', T .. 'e:' .. s, seq)
+        call('ZREM', T .. 'd:' .. s, seq)
+    end
+end
+
+local function bury(s, seq)
+    call('ZREM', T .. 'r:' .. s, seq)
+    call('ZADD', T .. 'd:' .. s, seq, seq)
+end
+
+-- Remove a parked entry for good; `x` is what is known of it.
+local function discard(s, x)
+    local seq, size, _, _, _, _, id = fields(x)
+    local stream = names(s)
+    call('ZREM', T .. 'x:' .. s, x)
+    call('HDEL', T .. 'parked', id)
+    call('HINCRBY', T .. 'st:' .. stream, 'parked', -1)
+    count(-1, -tonumber(size))
+    bury(s, seq)
+end
+
+local function discard_all(s)
+    for _, x in ipairs(call('ZRANGE', T .. 'x:' .. s, 0, -1)) do discard(s, x) end
+    sweep(s)
+end
+
+local function remove_copy(s)
+    local bytes = call('HGET', T .. 'p:' .. s, 'cb')
+    if not bytes then return 0 end
+    call('HDEL', T .. 'p:' .. s, 'cm', 'cb', 'cu')
+    call('DEL', T .. 'c:' .. s)
+    call('ZREM', T .. 'copies', s)
+    call('HINCRBY', T .. 'shard', 'copied', -tonumber(bytes))
+    return 1
+end
+
+local function note(s, key, value, ends, now)
+    call('HSET', T .. 'n:' .. s, key, ends .. '|' .. value)
+    call('ZADD', T .. 'noted', now, s)
+end
+
+local function noted(stored)
+    local at = string.find(stored, '|', 1, true)
+    return string.sub(stored, 1, at - 1), string.sub(stored, at + 1)
+end
+
+-- Whether this lease is the newest of its partition and was not given back.
+local function held(s, token)
+    local p = call('HMGET', T .. 'p:' .. s, 'tok', 'lun')
+    return p[1] == token and tonumber(p[2] or '0') > 0
+end
+
+local function let_go(s) call('HSET', T .. 'p:' .. s, 'lun', '0', 'own', '') end
+
+-- A partition's state as it is shown.
+local STATE = {'n', 'b', 'old', 'att', 'nxt', 'since', 'fail', 'own', 'lun', 'me', 'ms', 'md'}
+local function state(s)
+    local found = call('HMGET', T .. 'p:' .. s, unpack(STATE))
+    for i = 1, #STATE do found[i] = found[i] or '' end
+    local stream, name = names(s)
+    found[#STATE + 1], found[#STATE + 2] = stream, name
+    return found
+end

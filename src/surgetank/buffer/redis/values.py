@@ -1,0 +1,83 @@
+"""Entries as they came from Redis, and the values in them, put together from differences when they are
+asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from surgetank.buffer.redis.codec import Stored, decode
+from surgetank.buffer.redis.families import MIN_BYTES
+from surgetank.encode.differences import delta
+from surgetank.exceptions import BufferCorrupt
+from surgetank.model import Record
+
+REMEDY = "the rest goes on by itself. Look at the memory and the files of the Redis server."
+
+
+class Values:
+    """The entries of one partition, by their numbers. `where` is the buffer, for people."""
+
+    def __init__(self, where: str, name: bytes, entries: Mapping[int, bytes]) -> None:
+        self._where = where
+        self._name = name
+        self.entries = entries
+        self._decoded: dict[int, list[Stored]] = {}
+        self._made: dict[tuple[int, int], bytes] = {}
+
+    def stored(self, seq: int) -> list[Stored]:
+        """The records of an entry as they are stored. Raises `BufferCorrupt`."""
+        known = self._decoded.get(seq)
+        if known is None:
+            entry = self.entries.get(seq)
+            if entry is None:
+                raise self.damaged(seq, "it is not there")
+            try:
+                known = decode(self._name, entry)
+            except (ValueError, IndexError) as error:
+                raise self.damaged(seq, str(error)) from error
+            self._decoded[seq] = known
+        return known
+
+    def records(self, seq: int) -> tuple[Record, ...]:
+        """The records of an entry, whole."""
+        return tuple(
+            Record(record.key, self.value(seq, position))
+            for position, record in enumerate(self.stored(seq))
+        )
+
+    def value(self, seq: int, position: int) -> bytes:
+        """The value of one record, whole. Raises `BufferCorrupt`."""
+        differences = list[bytes]()
+        at = (seq, position)
+        while True:
+            made = self._made.get(at)
+            if made is not None:
+                value = made
+                break
+            records = self.stored(at[0])
+            if at[1] >= len(records):
+                raise self.damaged(seq, f"it builds on a record that entry {at[0]} has not")
+            record = records[at[1]]
+            if record.base is None:
+                value = record.value
+                break
+            if record.base.seq >= at[0]:
+                raise self.damaged(seq, "it builds on a later entry")
+            differences.append(record.value)
+            at = record.base
+        if differences:
+            value = delta.apply(value, differences[::-1])
+        if len(value) >= MIN_BYTES:
+            self._made[seq, position] = value
+        return value
+
+    def damaged(self, seq: int, why: str) -> BufferCorrupt:
+        """The error for an entry of this partition."""
+        stream, _, partition = self._name.decode().partition("\0")
+        return BufferCorrupt(
+            f"Entry {seq} of {stream}/{partition} in the buffer {self._where} is damaged: {why}.",
+            remedy=REMEDY,
+            partition=partition,
+            seq=seq,
+        )
