@@ -64,10 +64,10 @@ class Families:
                     stored = Stored(key, short, link.base)
                     made.bases.add(link.base.seq)
                     made.root = min(made.root or link.root, link.root)
-                    after = (link.depth + 1, link.chain_bytes + len(short), link.root)
+                    depth, chain_bytes = link.depth + 1, link.chain_bytes + len(short)
+                    made.links.append((family, position, depth, chain_bytes, link.root))
                 else:
-                    after = (0, 0, 0)
-                made.links.append((family, position, *after))
+                    made.links.append((family, position, 0, 0, 0))
             made.records.append(stored)
             made.size += len(key) + len(stored.value)
         return made
