@@ -243,7 +243,7 @@ def test_a_commit_of_another_node_is_seen_and_an_unchanged_list_is_not_fetched_a
     cold: FileTables, database_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
-    with cold_tables(database_url, tmp_path / "other") as other:
+    with cold_tables(database_url, tmp_path / "other", files=cold.folder) as other:
         flush(cold, inserts("ada", 1, "one"))
         assert len(other.live(NOTES, stores=()).files) == 1
         assert other._standing(NOTES.id) is other._standing(NOTES.id)

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import psycopg
+import pyarrow.parquet as pq
 import pytest
 
-from support.tables_cold import NOTES, SHARED, cold_tables, flush, inserts, texts
-from surgetank.exceptions import DatabaseUnavailable, NotFound
+from support.tables_cold import (
+    NOTES,
+    SHARED,
+    STORE,
+    changes,
+    cold_tables,
+    flush,
+    inserts,
+    job,
+    lease,
+    texts,
+)
+from surgetank.exceptions import Conflict, DatabaseUnavailable, NotFound
+from surgetank.streams.tables.cold.protocol import UserErased
 from surgetank.streams.tables.cold.tables import FileTables
 from surgetank.streams.tables.cold.upkeep import Keeping
 from surgetank.streams.tables.definition import Column
-from surgetank.streams.tables.hot.protocol import Op
+from surgetank.streams.tables.hot.protocol import Op, Progress
 from surgetank.streams.tables.types import ColumnType
+from surgetank.streams.tables.upkeep import TableUpkeep
 
 AT_ONCE = Keeping(snapshots_s=0.0, grace_s=0.0, orphans_s=0.0, jobs_s=0.0)
 
@@ -149,17 +165,106 @@ def test_snapshots_that_are_kept_keep_their_files(database_url: str, tmp_path: P
         assert on_disk(cold) == before
 
 
-def test_orphans_go_by_age_and_named_files_never(cold: FileTables, tmp_path: Path) -> None:
-    flush(cold, inserts("ada", 1, "one"))
-    orphan = cold.folder / "7" / "orphan.parquet"
-    orphan.write_bytes(b"half")
-    fresh = Keeping(snapshots_s=0.0, grace_s=0.0)
-    with mock.patch.object(cold, "_keeping", fresh):
+def test_orphans_go_by_age_and_named_files_never(database_url: str, tmp_path: Path) -> None:
+    now = 1000.0
+    with cold_tables(
+        database_url, tmp_path, keeping=replace(AT_ONCE, orphans_s=60.0), clock=lambda: now
+    ) as cold:
+        flush(cold, inserts("ada", 1, "one"))
+        with (
+            mock.patch.object(cold._manifest, "locked", side_effect=KeyboardInterrupt),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            flush(cold, inserts("ada", 2, "two"))  # killed between file and commit
+        with (
+            mock.patch.object(cold._mirror, "ends", side_effect=KeyboardInterrupt),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            flush(cold, inserts("ada", 2, "two"))  # killed after it
+        assert len(on_disk(cold)) == 3
+        now += 59
         assert cold.sweep() == 0
-        os.utime(orphan, (0, 0))
+        now += 2
         assert cold.sweep() == 1
-    cold.sweep()
-    assert texts(cold) == [("ada", 10, "one")]
+        assert on_disk(cold) == named(cold)
+        assert cold._mirror.writing() == {}
+        assert texts(cold) == [("ada", 10, "one"), ("ada", 20, "two")]
+
+
+def test_files_newer_than_a_backup_of_the_database_are_told_of_and_never_unlinked(
+    cold: FileTables, database_url: str
+) -> None:
+    flush(cold, inserts("ada", 1, "one"))
+    flush(cold, [*inserts("ada", 2, "two"), *inserts("bob", 3, "three")])
+    (_, newer) = cold.live(NOTES, stores=()).files
+    with psycopg.connect(database_url) as connection:  # as a backup from before that has it
+        connection.execute("DELETE FROM surgetank.table_files WHERE file_id = %s", [newer.id])
+    os.utime(cold.folder / newer.path, (0, 0))
+    assert cold.sweep() == 0
+    assert cold.strays() == [newer.path]
+    told: list[str] = []
+    upkeep = TableUpkeep(cold, list, lambda: 1.0, on_problem=lambda e: told.append(str(e)))
+    upkeep.round(threading.Event())
+    assert len(told) == 1
+    assert newer.path in told[0]
+    # Who is erased is not in them either, and the others are.
+    cold.erase_user([NOTES], "ada")
+    assert pq.read_table(cold.folder / newer.path).column("id").to_pylist() == [30]
+
+
+def test_what_was_taken_before_an_erasure_is_not_committed_after_it(cold: FileTables) -> None:
+    flush(cold, inserts("ada", 1, "one"))
+    taken_at = cold.known_snapshot(NOTES)
+    rows = [*inserts("ada", 2, "two"), *inserts("bob", 3, "three")]
+    cold.erase_user([NOTES], "ada")
+    given = changes(NOTES, rows)
+    more: dict[str, Any] = {"lease": lease(), "store_id": STORE, "job": job()}
+    with pytest.raises(UserErased):
+        cold.write(NOTES, given, progress=Progress(3), taken_at=taken_at, **more)
+    assert on_disk(cold) == set(cold.erase_user([NOTES], "ada").pending)
+    again = changes(NOTES, rows[1:])
+    taken_at = cold.known_snapshot(NOTES)
+    cold.write(NOTES, again, progress=Progress(3), taken_at=taken_at, **more)
+    assert texts(cold) == [("bob", 30, "three")]
+
+
+def test_what_an_interrupted_flush_wrote_goes_with_the_user(cold: FileTables) -> None:
+    flush(cold, inserts("bob", 1, "stays"))
+    with (
+        mock.patch.object(cold._manifest, "locked", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        flush(cold, inserts("ada", 2, "two"))
+    half = cold.folder / f"{NOTES.id}/half.parquet.tmp"
+    half.write_bytes(b"PAR1 ada")
+    with mock.patch.object(cold, "_keeping", Keeping()):
+        assert [path for path in cold.erase_user([NOTES], "ada").pending if "half" in path]
+    os.utime(half, (0, 0))
+    cold.erase_user([NOTES], "ada")
+    assert not [path for path in cold.folder.glob("*/*") if b"ada" in path.read_bytes()]
+    assert texts(cold) == [("bob", 10, "stays")]
+
+
+def test_another_home_on_the_same_database_is_refused_and_a_moved_one_is_not(
+    cold: FileTables, database_url: str, tmp_path: Path
+) -> None:
+    flush(cold, inserts("ada", 1, "one"))
+    (tmp_path / "other").mkdir()
+    with cold_tables(database_url, tmp_path / "other") as other:
+        with pytest.raises(Conflict, match="another home"):
+            other.live(NOTES, stores=())
+        with pytest.raises(Conflict, match="another home"):
+            flush(other, inserts("ada", 2, "two"))
+        with pytest.raises(Conflict, match="another home"):
+            other.sweep()
+    moved = cold.folder.rename(tmp_path / "moved")
+    with cold_tables(database_url, tmp_path / "other", files=moved) as other:
+        flush(other, inserts("ada", 2, "two"), token=2)
+        assert [row[1] for row in texts(other)] == [10, 20]
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT root FROM surgetank.table_storages").fetchall() == [
+            (str(moved),)
+        ]
 
 
 def test_nothing_is_unlinked_when_the_database_can_not_say_what_is_named(cold: FileTables) -> None:

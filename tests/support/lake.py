@@ -10,6 +10,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +51,24 @@ def environment() -> Path:
 def ask(url: str, *questions: tuple[str, str]) -> list[Any]:
     """What the readers say: ("duckdb", a statement) or ("polars", a table). An answer is rows, or
     the text of the error."""
-    done = subprocess.run(
-        [environment(), _READER, url],
-        input=json.dumps(questions), capture_output=True, text=True, check=False, timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    answers: list[Any] = json.loads(done.stdout)
-    return answers
+    with asking(url) as asked:
+        return asked(*questions)
+
+
+@contextmanager
+def asking(url: str) -> Iterator[Callable[..., list[Any]]]:
+    """`ask` of one process, as often as is wanted."""
+    with subprocess.Popen(
+        [environment(), _READER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        given, said = reader.stdin, reader.stdout
+
+        def asked(*questions: tuple[str, str]) -> list[Any]:
+            print(json.dumps(questions), file=given, flush=True)
+            answers: list[Any] = json.loads(said.readline())
+            return answers
+
+        yield asked
+        given.close()

@@ -46,15 +46,25 @@ class Readers:
         rows = polars_ducklake.scan_ducklake(engine, table=name, schema=schema).collect()
         return [list(row) for row in rows.rows()]
 
+    def again(self, statement: str) -> list[list[Any]]:
+        """As `duckdb`, attached again: it sees columns that were added."""
+        if self._duckdb is not None:
+            self._duckdb.execute("DETACH lake")
+            self.attach()
+        return self.duckdb(statement)
+
 
 def main() -> None:
-    readers, answers = Readers(sys.argv[1]), []
-    for reader, question in json.load(sys.stdin):
-        try:
-            answers.append(getattr(readers, reader)(question))
-        except Exception as error:
-            answers.append(f"{type(error).__name__}: {error}")
-    json.dump(answers, sys.stdout, default=str)
+    """Each line is a list of questions, and answered by a line."""
+    readers = Readers(sys.argv[1])
+    for line in sys.stdin:
+        answers: list[Any] = []
+        for reader, question in json.loads(line):
+            try:
+                answers.append(getattr(readers, reader)(question))
+            except Exception as error:
+                answers.append(f"{type(error).__name__}: {error}")
+        print(json.dumps(answers, default=str), flush=True)
 
 
 if __name__ == "__main__":

@@ -81,11 +81,14 @@ def flush(
 
 
 @contextmanager
-def cold_tables(url: str, folder: Path, **more: Any) -> Iterator[FileTables]:
-    """Open cold tables; the database and all files are closed at the end."""
+def cold_tables(
+    url: str, folder: Path, *, files: Path | None = None, **more: Any
+) -> Iterator[FileTables]:
+    """Open cold tables, with their files in `folder`/tables or in `files`; the database and all
+    files are closed at the end."""
     database = MigratedDatabase(url)
     file = SharedFile(folder / "buffer-tables.db", kind=TABLES, name="table store", script=SCRIPT)
-    cold = FileTables(database, folder / "tables", file=file, **more)
+    cold = FileTables(database, files or folder / "tables", file=file, **more)
     try:
         yield cold
     finally:

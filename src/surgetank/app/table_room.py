@@ -56,6 +56,7 @@ class OpenTables:
         files are kept until nobody can be reading them. Raises `DatabaseUnavailable`,
         `BufferUnavailable`."""
         rows, pending = 0, 0
+        self.upkeep.finish_drops()
         for _ in range(_ERASURES):  # what a flush took before may be in files only now
             hot = self.hot.erase_user(user)
             done = self.cold.erase_user(self.catalog.tables(), user)
@@ -183,5 +184,7 @@ class TableRoom:
             changes=TableChanges(hot, cold, queries),
             flusher=flusher,
             ingest=TableIngest(hot, cold),
-            upkeep=TableUpkeep(cold, catalog.tables, parts.clock),
+            upkeep=TableUpkeep(
+                cold, catalog.tables, parts.clock, hot=hot, on_problem=parts.tell_of_tables
+            ),
         )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute
 
-from surgetank.exceptions import EntryRejected, LeaseLost, NotFound, SinkError
+from surgetank.exceptions import Conflict, EntryRejected, LeaseLost, NotFound, SinkError
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.classify import classify, scope_of
 from surgetank.flush.job import Clockwork
@@ -28,7 +28,7 @@ from surgetank.model import (
     PartitionOutcome,
     PartitionState,
 )
-from surgetank.streams.tables.cold.protocol import ColdTables
+from surgetank.streams.tables.cold.protocol import ColdTables, UserErased
 from surgetank.streams.tables.definition import NOBODY, STREAM, USER, Table
 from surgetank.streams.tables.hot.protocol import (
     VERSION,
@@ -101,9 +101,16 @@ class TableDelivery:
         return any(tally.held is not None for tally in self._tallies.values())
 
     def deliver(
-        self, lease: TableLease, progress: Progress, rows: pa.Table, through: int
+        self,
+        lease: TableLease,
+        progress: Progress,
+        rows: pa.Table,
+        through: int,
+        *,
+        taken_at: int | None = None,
     ) -> Progress:
-        """Commit a group and acknowledge it; returns the progress afterwards. Raises `LeaseLost`,
+        """Commit a group and acknowledge it; returns the progress afterwards. `taken_at` is what
+        `ColdTables.known_snapshot` gave before it was taken. Raises `LeaseLost`, `UserErased`,
         `TableFailed`, and what the hot store raises."""
         kept = {*lease.held, *(u for u, tally in self._tallies.items() if tally.held is not None)}
         pieces = [_Piece(_counted(self.table, rows), rows)]
@@ -116,8 +123,8 @@ class TableDelivery:
                 (user,) = piece.users
                 reached = Progress(reached.through, {**reached.held, user: piece.until})
             try:
-                self._write(lease, piece, reached)
-            except LeaseLost:
+                self._write(lease, piece, reached, taken_at)
+            except (LeaseLost, UserErased):
                 raise
             except Exception as error:  # noqa: BLE001 - classified, recorded and told by the job
                 smaller = self._smaller(lease, piece, error)
@@ -149,7 +156,9 @@ class TableDelivery:
 
     # -- steps
 
-    def _write(self, lease: TableLease, piece: _Piece, reached: Progress) -> None:
+    def _write(
+        self, lease: TableLease, piece: _Piece, reached: Progress, taken_at: int | None
+    ) -> None:
         flushed = self._around.cold.write(
             self.table,
             piece.rows,
@@ -157,6 +166,7 @@ class TableDelivery:
             progress=reached,
             store_id=lease.store_id,
             job=self._job,
+            taken_at=taken_at,
         )
         self._written = True
         if self._around.breaker.success():
@@ -171,7 +181,7 @@ class TableDelivery:
         """What to try instead, in order. Nothing: a single user failed."""
         failure, scope = classify(error), scope_of(error)
         # A plain `SinkError` is about the table (a type that can't be written), not about a user.
-        of_table = isinstance(error, NotFound) or type(error) is SinkError
+        of_table = isinstance(error, NotFound | Conflict) or type(error) is SinkError
         if scope is Scope.SINK or failure.sqlstate is not None or of_table:
             raise TableFailed(failure, sink=scope is Scope.SINK) from error
         if isinstance(error, EntryRejected) and error.seq is not None:

@@ -23,7 +23,7 @@ from surgetank.flush.job import Clockwork
 from surgetank.flush.policy import RetryPolicy
 from surgetank.job_result import JobResult
 from surgetank.model import FlushJob, JobStatus, PartitionOutcome
-from surgetank.streams.tables.cold.protocol import ColdTables
+from surgetank.streams.tables.cold.protocol import ColdTables, UserErased
 from surgetank.streams.tables.definition import STREAM, Table, TablePolicy
 from surgetank.streams.tables.delivery import Surroundings, TableDelivery, TableFailed
 from surgetank.streams.tables.hot.protocol import HotTables, TableLease, Waiting
@@ -285,9 +285,12 @@ class TableFlusher:
                 if running.stopped:
                     running.unfinished = True
                     return False
+                taken_at = self._around.cold.known_snapshot(delivery.table)
                 rows, through = self._hot.take(lease, after=after)
-                progress = delivery.deliver(lease, progress, rows, through)
+                progress = delivery.deliver(lease, progress, rows, through, taken_at=taken_at)
                 after = max(through, after + 1)
+        except UserErased:
+            return True  # what is left is taken again
         except LeaseLost as error:
             # Nothing failed: whoever has the table now does the work and reports it.
             running.lease = None

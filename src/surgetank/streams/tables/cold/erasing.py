@@ -1,5 +1,9 @@
 """Erasing a user from files: each file with rows of the user is written again without them, and takes the old one's
-name in the manifest, for every snapshot. Positions of other deleted rows are counted anew."""
+name in the manifest, for every snapshot. Positions of other deleted rows are counted anew.
+
+It begins with a snapshot: what a flusher took from a hot store before is not committed after it. So files that are in
+no manifest yet, and have rows of the user, never come into one, and are unlinked at the end.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute
 from psycopg.types.json import Jsonb
 
-from surgetank.streams.tables.cold.files import Folder, NewFile, conform, field_ids
+from surgetank.streams.tables.cold.files import TEMPORARY, Folder, NewFile, conform, field_ids
 from surgetank.streams.tables.cold.manifest import SQL, Locked, Manifest, Stale, described_file
+from surgetank.streams.tables.cold.mirror import Mirror
 from surgetank.streams.tables.cold.protocol import DataFile, ErasedUser
 from surgetank.streams.tables.cold.reading import Positions, Reader, may_have
 from surgetank.streams.tables.definition import USER, Table
@@ -40,27 +46,70 @@ class _Rewritten:
 class UserErasure:
     """Erases users from the files of a folder."""
 
-    def __init__(self, manifest: Manifest, folder: Folder, reader: Reader) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        folder: Folder,
+        reader: Reader,
+        mirror: Mirror,
+        *,
+        written_before: float,
+    ) -> None:
         self._manifest = manifest
         self._folder = folder
         self._reader = reader
+        self._mirror = mirror
+        self._written_before = written_before  # what is older, and has no end, is written by nobody
 
     def erase(self, tables: Sequence[Table], user: str) -> ErasedUser:
         """Erase a user from tables."""
         rows, files = 0, 0
         for table in tables:
+            with self._manifest.locked(table.id, patient=True) as locked:
+                snapshot = locked.add_snapshot("altered_table:{}")
+                locked.run("begin_erasure", user=user, snapshot=snapshot)
+        for table in tables:
             for file, live in self._manifest.files_of(table.id, user):
                 if may_have(file, user) and self._reader.has_rows_of(table, file, user):
                     done = self._file(table, file, user, live=live)
                     rows, files = rows + done.rows, files + bool(done.rows)
-            with self._manifest.locked(table.id, patient=True) as locked:
-                if locked.run("forget_user", user=user).rowcount:
-                    locked.add_snapshot("altered_table:{}")
+        being_written = self._unnamed(user)
         with self._manifest.transaction(patient=True) as connection:
             if rows:
                 connection.execute(SQL["mark_garbage"])
             left = connection.execute(SQL["left_of_erasures"]).fetchall()
-        return ErasedUser(rows, files, tuple(path for (path,) in left))
+        return ErasedUser(rows, files, (*(path for (path,) in left), *being_written))
+
+    def _unnamed(self, user: str) -> list[str]:
+        """Remove the user from files that no manifest names; those that can't be read yet."""
+        found, noted = self._folder.found(), self._mirror.writing()
+        named = self._manifest.named(list(found)) if found else set()
+        pending: list[str] = []
+        for path, at in found.items():
+            if path in named:
+                continue
+            try:
+                rows = self._folder.read(path)
+            except (OSError, pa.ArrowException):
+                if at < self._written_before:
+                    self._discard([path.removesuffix(TEMPORARY)])
+                else:
+                    pending.append(path)
+                continue
+            if USER not in rows.column_names:
+                continue
+            theirs = pc.equal(rows.column(USER), user)
+            if not pc.any(theirs).as_py():
+                continue
+            if path in noted:  # it never comes into a manifest
+                self._discard([path])
+            else:  # others' rows may be nowhere else
+                self._folder.replace(path, rows.filter(pc.invert(theirs)))
+        return pending
+
+    def _discard(self, paths: Sequence[str]) -> None:
+        self._folder.unlink(paths)
+        self._mirror.ends(paths)
 
     def _file(self, table: Table, file: DataFile, user: str, *, live: bool) -> _Rewritten:
         for _ in range(_ATTEMPTS):
@@ -72,7 +121,7 @@ class UserErasure:
                 with self._manifest.locked(table.id, patient=True) as locked:
                     self._commit(locked, file, done, [each[0] for each in deletes])
             except Stale:
-                self._folder.unlink(done.paths)
+                self._discard(done.paths)
                 found = [
                     each
                     for each in self._manifest.files_of(table.id, user)
@@ -82,6 +131,7 @@ class UserErasure:
                     return _Rewritten(None, {}, 0, 0)
                 ((file, live),) = found
                 continue
+            self._mirror.ends(done.paths)
             return done
         raise Stale
 

@@ -219,11 +219,18 @@ def encode(table: Table, rows: pa.Table, where: Any) -> pq.FileMetaData:
 
 class Folder:
     """The folder of all tables' files. Names of files are random: no text of a user's is in
-    them."""
+    them. `begins` is called with the name of a file before it is written."""
 
-    def __init__(self, path: Path, *, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        begins: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.path = Path(path)
         self._new_id = new_id
+        self._begins = begins
 
     def absolute(self, name: str) -> Path:
         """Where a file is."""
@@ -276,9 +283,11 @@ class Folder:
             footer_bytes=self._footer_bytes(name),
         )
 
-    def _durably(self, name: str, write: Callable[[Any], Any]) -> Any:
+    def _durably(self, name: str, write: Callable[[Any], Any], *, noted: bool = True) -> Any:
         final = self.absolute(name)
         self._make(final.parent)
+        if noted:
+            self._begins(name)
         temporary = final.with_name(final.name + TEMPORARY)
         try:
             with open(temporary, "wb", opener=_private) as file:
@@ -304,13 +313,25 @@ class Folder:
             file.seek(-8, os.SEEK_END)
             return int.from_bytes(file.read(4), "little")
 
+    def read(self, name: str) -> pa.Table:
+        """All of a file, as it is stored."""
+        return pq.read_table(self.absolute(name))
+
+    def replace(self, name: str, rows: pa.Table) -> None:
+        """Write a file again that is in no manifest."""
+        self._durably(
+            name, lambda path: pq.write_table(rows, path, compression="zstd"), noted=False
+        )
+
     def unlink(self, names: Sequence[str]) -> int:
-        """Remove files; those that are gone already don't count. Returns how many there were."""
+        """Remove files, and what was written of them; those that are gone already don't count.
+        Returns how many there were."""
         gone = 0
         for name in names:
-            with suppress(FileNotFoundError):
-                self.absolute(name).unlink()
-                gone += 1
+            for each in (name, name + TEMPORARY):
+                with suppress(FileNotFoundError):
+                    self.absolute(each).unlink()
+                    gone += 1
         return gone
 
     def found(self) -> Mapping[str, float]:

@@ -8,7 +8,7 @@ change, so that a commit is a comparison and an exchange: what it was made from 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +23,12 @@ from surgetank.database.queries import queries
 from surgetank.exceptions import LeaseLost, NotFound
 from surgetank.model import FlushJob
 from surgetank.streams.tables.cold.files import NewFile
-from surgetank.streams.tables.cold.protocol import DataFile
+from surgetank.streams.tables.cold.protocol import DataFile, UserErased
+from surgetank.streams.tables.cold.storage import Storage
 from surgetank.streams.tables.hot.protocol import Progress, TableLease
 
 SQL = queries("streams/tables/cold/manifest.sql")
 LOCK = 0x5347_5441_424C_4553  # "SGTABLES": the order of snapshots
-STORAGE = "local"
 
 
 class Stale(Exception):
@@ -117,8 +117,7 @@ class Manifest:
 
     def __init__(self, database: Database, root: Path) -> None:
         self._database = database
-        self._root = root
-        self._named = False  # whether the database was told where the files are
+        self._storage = Storage(root)
 
     # -- reading
 
@@ -126,6 +125,7 @@ class Manifest:
         """A table as it stands now; `known` itself, where it still does. Raises
         `DatabaseUnavailable`."""
         with self._database.reading() as connection:
+            self._storage.check(connection)
             row = connection.execute(
                 SQL["live"], {"table_id": table_id, "known": known.stamp if known else ""}
             ).fetchone()
@@ -149,28 +149,45 @@ class Manifest:
         with self._database.asking(patient=True) as connection:
             return connection.execute(SQL["deletes_of"], {"file": file_id}).fetchall()
 
+    def named(self, paths: Sequence[str]) -> set[str]:
+        """Which of these files the manifest names; the lock is held, so that no commit is missed."""
+        with self.transaction(patient=True) as connection:
+            rows = connection.execute(SQL["named"], {"paths": list(paths)}).fetchall()
+        return {path for (path,) in rows}
+
+    def dropped(self, tables: Collection[int]) -> list[int]:
+        """Of these tables, and of those that have a manifest, those that were dropped."""
+        with self._database.asking(patient=True) as connection:
+            rows = connection.execute(SQL["dropped"], {"tables": list(tables)}).fetchall()
+        return [table_id for (table_id,) in rows]
+
     # -- writing
 
     @contextmanager
-    def transaction(self, *, size: int = 0, patient: bool = False) -> Iterator[Connection[Any]]:
+    def transaction(
+        self, *, size: int = 0, patient: bool = False, anywhere: bool = False
+    ) -> Iterator[Connection[Any]]:
         """A transaction under the lock, committed at its end. Raises `DatabaseUnavailable`, and the
-        driver's errors, which flushing classifies; for what is `patient` no error of the driver."""
+        driver's errors, which flushing classifies; for what is `patient` no error of the driver.
+        `Conflict` where the files are another home's, but for what needs no files (`anywhere`)."""
         use = (
             self._database.asking(patient=True) if patient else self._database.connection(size=size)
         )
         with use as connection:
             self._database.claim(connection)
-            if not self._named:
-                name = {"storage": STORAGE, "root": str(self._root.absolute())}
-                connection.execute(SQL["name_storage"], name)
             connection.execute(SQL["lock"], {"key": LOCK})
+            if not anywhere:
+                self._storage.name(connection)
             yield connection
-        self._named = True
+        if not anywhere:
+            self._storage.committed()
 
     @contextmanager
-    def locked(self, table_id: int, *, size: int = 0, patient: bool = False) -> Iterator[Locked]:
+    def locked(
+        self, table_id: int, *, size: int = 0, patient: bool = False, anywhere: bool = False
+    ) -> Iterator[Locked]:
         """The manifest of a table in a transaction. Raises `NotFound` for one that was dropped."""
-        with self.transaction(size=size, patient=patient) as connection:
+        with self.transaction(size=size, patient=patient, anywhere=anywhere) as connection:
             yield Locked(connection, table_id)
 
 
@@ -180,16 +197,26 @@ class Locked:
     def __init__(self, connection: Connection[Any], table_id: int) -> None:
         self._connection = connection
         self._table_id = table_id
-        self.snapshot, dropped, self._given = self.one("standing")
+        self.snapshot, dropped, self._given, self._erased = self.one("standing")
         if dropped:
             raise NotFound(
                 f"The table {table_id} was dropped.", remedy="nothing to do: its rows go with it."
             )
 
     def commit(
-        self, before: Standing, commit: Commit, *, lease: TableLease, store_id: str, job: FlushJob
+        self,
+        before: Standing,
+        commit: Commit,
+        *,
+        lease: TableLease,
+        store_id: str,
+        job: FlushJob,
+        taken_at: int | None = None,
     ) -> int:
-        """Write a flush's commit; returns its snapshot. Raises `Stale`, `LeaseLost`."""
+        """Write a flush's commit; returns its snapshot. Its rows were taken when the snapshot
+        `taken_at` was known. Raises `Stale`, `LeaseLost`, `UserErased`."""
+        if taken_at is not None and taken_at < self._erased:
+            raise UserErased
         self._check_progress(before, lease, store_id)
         if commit.missed and self.snapshot != before.snapshot:
             raise Stale  # what was not found may be in files that are new

@@ -29,7 +29,8 @@ SELECT pg_advisory_xact_lock(%(key)s)
 -- Where a table stands, for who holds the lock. Primary keys, table_snapshots_by_table.
 SELECT coalesce((SELECT s.snapshot_id FROM surgetank.table_snapshots s WHERE s.table_id = %(table_id)s ORDER BY s.snapshot_id DESC LIMIT 1), 0),
     coalesce((SELECT t.dropped_at IS NOT NULL FROM surgetank.table_totals t WHERE t.table_id = %(table_id)s), false),
-    coalesce((SELECT t.given FROM surgetank.table_totals t WHERE t.table_id = %(table_id)s), 0)
+    coalesce((SELECT t.given FROM surgetank.table_totals t WHERE t.table_id = %(table_id)s), 0),
+    coalesce((SELECT t.erased_snapshot FROM surgetank.table_totals t WHERE t.table_id = %(table_id)s), 0)
 
 -- name: progress
 -- A hot store's progress, for who holds the lock. Primary key.
@@ -109,10 +110,14 @@ INSERT INTO surgetank.table_totals (table_id, given, rows, bytes) VALUES (%(tabl
 ON CONFLICT (table_id) DO UPDATE SET given = table_totals.given + excluded.given, rows = table_totals.rows + excluded.rows,
     bytes = table_totals.bytes + excluded.bytes
 
+-- name: storage
+-- Where the files are, and which folder that is; and whether there are any. Primary key.
+SELECT s.root, s.identity, EXISTS (SELECT FROM surgetank.table_files) FROM surgetank.table_storages s WHERE s.storage = %(storage)s
+
 -- name: name_storage
 -- Where the files are, for other readers. Primary key.
-INSERT INTO surgetank.table_storages (storage, root) VALUES (%(storage)s, %(root)s)
-ON CONFLICT (storage) DO UPDATE SET root = excluded.root WHERE table_storages.root <> excluded.root
+INSERT INTO surgetank.table_storages (storage, root, identity) VALUES (%(storage)s, %(root)s, %(identity)s)
+ON CONFLICT (storage) DO UPDATE SET root = excluded.root, identity = excluded.identity
 
 -- name: all_files
 -- Data files of a table, those of older snapshots too. table_files_by_table.
@@ -170,9 +175,13 @@ WITH deletes AS (
 ), gone AS (DELETE FROM surgetank.table_files WHERE file_id = ANY (%(files)s) RETURNING path)
 INSERT INTO surgetank.table_garbage (path) SELECT path FROM gone ON CONFLICT DO NOTHING
 
--- name: forget_user
--- A user is in no store's progress any more. Primary key.
-UPDATE surgetank.table_progress SET held = held - %(user)s::text WHERE table_id = %(table_id)s AND held ? %(user)s::text
+-- name: begin_erasure
+-- A user is in no store's progress any more, and what was taken before this snapshot is not committed. Primary keys.
+WITH progress AS (
+    UPDATE surgetank.table_progress SET held = held - %(user)s::text WHERE table_id = %(table_id)s AND held ? %(user)s::text
+)
+INSERT INTO surgetank.table_totals (table_id, given, rows, bytes, erased_snapshot) VALUES (%(table_id)s, 0, 0, 0, %(snapshot)s)
+ON CONFLICT (table_id) DO UPDATE SET erased_snapshot = excluded.erased_snapshot
 
 -- name: ids_of_files
 -- All data files of a table. table_files_by_table.
@@ -183,6 +192,13 @@ SELECT file_id FROM surgetank.table_files WHERE table_id = %(table_id)s
 WITH progress AS (DELETE FROM surgetank.table_progress WHERE table_id = %(table_id)s)
 INSERT INTO surgetank.table_totals (table_id, given, rows, bytes, dropped_at) VALUES (%(table_id)s, 0, 0, 0, now())
 ON CONFLICT (table_id) DO UPDATE SET rows = 0, bytes = 0, dropped_at = now()
+
+-- name: dropped
+-- Of these tables, and of those whose files are still in the manifest, those that were dropped. Primary keys.
+SELECT t.table_id FROM surgetank.tables t
+WHERE t.dropped_at IS NOT NULL AND (t.table_id = ANY (%(tables)s) OR (t.kind <> 'STREAM' AND NOT EXISTS (
+    SELECT FROM surgetank.table_totals x WHERE x.table_id = t.table_id AND x.dropped_at IS NOT NULL)))
+ORDER BY 1
 
 -- name: horizon
 -- The newest snapshot that was the newest of all so long ago: nobody may ask for an older one. Primary key.

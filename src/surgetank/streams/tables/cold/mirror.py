@@ -6,6 +6,8 @@ store is in the copy.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from surgetank.sqlite.shared import SharedFile
 from surgetank.streams.tables.cold.manifest import Standing
 
@@ -15,6 +17,10 @@ CREATE TABLE IF NOT EXISTS cold_tables (
     snapshot INTEGER NOT NULL,
     stamp TEXT NOT NULL,
     document TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS cold_writing (
+    path TEXT PRIMARY KEY,  -- a file that is in no manifest yet
+    at REAL NOT NULL
 ) STRICT;
 """
 _KEEP = """
@@ -55,6 +61,26 @@ class Mirror:
         """Remove the copy of a table that is gone."""
         with self._file.write() as connection:
             connection.execute("DELETE FROM cold_tables WHERE table_id = ?", (table_id,))
+
+    # -- files that are being written
+
+    def begins(self, path: str, at: float) -> None:
+        """A file is about to be written. If nothing says how it ended, its writer was interrupted."""
+        with self._file.write() as connection:
+            connection.execute("INSERT OR REPLACE INTO cold_writing VALUES (?, ?)", (path, at))
+
+    def ends(self, paths: Iterable[str]) -> None:
+        """Files are in the manifest, or gone. What was acknowledged is never among those that an
+        interruption left, so these may be unlinked whatever database there is."""
+        with self._file.write() as connection:
+            connection.executemany(
+                "DELETE FROM cold_writing WHERE path = ?", [(path,) for path in paths]
+            )
+
+    def writing(self) -> dict[str, float]:
+        """Files that were begun, and when."""
+        with self._file.read() as connection:
+            return dict(connection.execute("SELECT path, at FROM cold_writing").fetchall())
 
     def close(self) -> None:
         """Close the file. Idempotent."""

@@ -11,7 +11,7 @@ as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +22,10 @@ from surgetank.streams.tables.hot.protocol import Progress, TableLease
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+class UserErased(Exception):
+    """A user was erased since the rows of a commit were taken: they may be among them. It is taken again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +94,8 @@ class Compacted:
 class ErasedUser:
     """What was rewritten to erase a user. Nobody begins to read `pending` files any more, this
     erasure's and those of others before; they are unlinked when the grace of those who do is over
-    (`ColdTables.sweep`), and until then the erasure is not over."""
+    (`ColdTables.sweep`), and until then the erasure is not over. Files that somebody is writing just
+    now are among them."""
 
     rows: int = 0
     files: int = 0
@@ -148,6 +153,10 @@ class ColdTables(Protocol):
 
     # -- writing
 
+    def known_snapshot(self, table: Table) -> int:
+        """The newest snapshot of a table that was seen here; the database isn't asked."""
+        ...
+
     def write(
         self,
         table: Table,
@@ -157,14 +166,17 @@ class ColdTables(Protocol):
         progress: Progress,
         store_id: str,
         job: FlushJob,
+        taken_at: int | None = None,
     ) -> Flushed:
         """Commit changes (as `HotTables.take` gives them): files first, then one transaction with
         manifest, job, progress and the check of the lease's token. Repeated after a crash it does
         nothing: the progress is there. `progress` is up to where the store's changes are in the
-        manifest afterwards; changes that it doesn't cover are left out.
+        manifest afterwards; changes that it doesn't cover are left out. `taken_at` is what
+        `known_snapshot` gave before the changes were taken: where a user was erased since,
+        nothing is written, because their rows may be among them.
 
-        Raises `LeaseLost`, `EntryRejected` naming the row that can't be written (`seq` is its
-        version).
+        Raises `LeaseLost`, `UserErased`, `EntryRejected` naming the row that can't be written (`seq`
+        is its version).
         """
         ...
 
@@ -186,6 +198,16 @@ class ColdTables(Protocol):
     def sweep(self) -> int:
         """Forget snapshots that are older than is kept, unlink files that nobody can need any more,
         and orphans of interrupted flushes. Returns how many files were unlinked."""
+        ...
+
+    def strays(self) -> list[str]:
+        """Old files that no manifest names, and that no interrupted flush of this home left: as
+        after a database was set back to an older backup. They are never unlinked."""
+        ...
+
+    def dropped(self, tables: Collection[int]) -> list[int]:
+        """Of these tables, and of those that have files, those that were dropped, and of which
+        something may be left."""
         ...
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from surgetank.exceptions import (
     BufferProblem,
     ColdStateUnavailable,
     DatabaseUnavailable,
+    LeaseLost,
     NotFound,
     SinkError,
 )
@@ -25,13 +26,26 @@ from surgetank.model import FlushJob
 from surgetank.sqlite.shared import SharedFile
 from surgetank.streams.tables.cold.compaction import choose, merge
 from surgetank.streams.tables.cold.erasing import UserErasure
-from surgetank.streams.tables.cold.files import Folder
-from surgetank.streams.tables.cold.manifest import Commit, Manifest, Stale, Standing
+from surgetank.streams.tables.cold.files import Folder, NewFile
+from surgetank.streams.tables.cold.manifest import (
+    Commit,
+    Deleted,
+    Manifest,
+    Stale,
+    Standing,
+)
 from surgetank.streams.tables.cold.mirror import Mirror
-from surgetank.streams.tables.cold.protocol import ColdTable, Compacted, ErasedUser, Flushed
+from surgetank.streams.tables.cold.protocol import (
+    ColdTable,
+    Compacted,
+    DataFile,
+    ErasedUser,
+    Flushed,
+    UserErased,
+)
 from surgetank.streams.tables.cold.reading import Reader, columns_of, may_have, read_schema
 from surgetank.streams.tables.cold.resolve import merged, outstanding
-from surgetank.streams.tables.cold.upkeep import KEEPING, Keeping, sweep
+from surgetank.streams.tables.cold.upkeep import KEEPING, Keeping, strays, sweep
 from surgetank.streams.tables.cold.writing import prepare
 from surgetank.streams.tables.definition import SEQ, Table
 from surgetank.streams.tables.hot.protocol import Progress, TableLease
@@ -55,9 +69,9 @@ class FileTables:
     ) -> None:
         self._keeping = keeping
         self._clock = clock
-        self._folder = Folder(folder)
-        self._manifest = Manifest(database, folder)
         self._mirror = Mirror(file)
+        self._folder = Folder(folder, begins=lambda path: self._mirror.begins(path, self._clock()))
+        self._manifest = Manifest(database, folder)
         self._reader = Reader(self._folder)
         self._lock = threading.Lock()
         self._known: BoundedMap[int, Standing] = BoundedMap(1000)
@@ -159,6 +173,7 @@ class FileTables:
         progress: Progress,
         store_id: str,
         job: FlushJob,
+        taken_at: int | None = None,
     ) -> Flushed:
         """Commit changes: files first, then one transaction."""
         for _ in range(_ATTEMPTS):
@@ -174,11 +189,15 @@ class FileTables:
             try:
                 with self._manifest.locked(table.id, size=commit.bytes) as locked:
                     snapshot = locked.commit(
-                        before, commit, lease=lease, store_id=store_id, job=job
+                        before, commit, lease=lease, store_id=store_id, job=job, taken_at=taken_at
                     )
             except Stale:
-                self._folder.unlink(commit.paths)  # it is certain that they are in no manifest
+                self._discard(commit.paths)
                 continue
+            except (UserErased, LeaseLost, NotFound):
+                self._discard(commit.paths)
+                raise
+            self._mirror.ends(commit.paths)
             self._standing(table.id)
             return _flushed(commit, snapshot)
         raise SinkError(
@@ -186,6 +205,17 @@ class FileTables:
             f"{_ATTEMPTS} times.",
             remedy="nothing to do: it is tried again.",
         )
+
+    def known_snapshot(self, table: Table) -> int:
+        """The newest snapshot of a table that was seen here."""
+        with self._lock:
+            known = self._known.use(table.id)
+        return known.snapshot if known is not None else 0
+
+    def _discard(self, paths: Sequence[str]) -> None:
+        """Unlink files of which it is certain that they are in no manifest."""
+        self._folder.unlink(paths)
+        self._mirror.ends(paths)
 
     # -- upkeep
 
@@ -196,12 +226,22 @@ class FileTables:
             if not inputs or any(file.schema_version > table.schema_version for file in inputs):
                 break  # who knows the newer schema merges them
             made, deleted = merge(table, inputs, folder=self._folder, reader=self._reader)
+            paths = [file.path for file in made]
+
+            def noted(
+                changed: Sequence[DataFile], of: Deleted = deleted, written: list[str] = paths
+            ) -> Mapping[str, NewFile]:
+                found = of(changed)
+                written += [file.path for file in found.values()]
+                return found
+
             try:
                 with self._manifest.locked(table.id, patient=True) as locked:
-                    locked.replace(inputs, made, deleted)
-            except Stale:
-                self._folder.unlink([file.path for file in made])
+                    locked.replace(inputs, made, noted)
+            except (Stale, NotFound):
+                self._discard(paths)
                 continue
+            self._mirror.ends(paths)
             self._standing(table.id)
             return Compacted(
                 len(inputs),
@@ -214,7 +254,13 @@ class FileTables:
     def erase_user(self, tables: Sequence[Table], user: str) -> ErasedUser:
         """Rewrite all files with rows of the user, those of older snapshots too."""
         named = [table for table in tables if table.by_user]
-        erasure = UserErasure(self._manifest, self._folder, self._reader)
+        erasure = UserErasure(
+            self._manifest,
+            self._folder,
+            self._reader,
+            self._mirror,
+            written_before=self._clock() - self._keeping.grace_s,
+        )
         done = erasure.erase(named, user)
         for table in named:
             self._standing(table.id)
@@ -222,7 +268,10 @@ class FileTables:
 
     def forget_table(self, table_id: int) -> None:
         """Remove all of a dropped table."""
-        with suppress(NotFound), self._manifest.locked(table_id, patient=True) as locked:
+        with (
+            suppress(NotFound),
+            self._manifest.locked(table_id, patient=True, anywhere=True) as locked,
+        ):
             files = [row[0] for row in locked.run("ids_of_files").fetchall()]
             locked.run("remove_files", files=files)
             locked.run("drop_table")
@@ -231,7 +280,16 @@ class FileTables:
 
     def sweep(self) -> int:
         """Forget old snapshots, unlink files that nobody can need any more."""
-        return sweep(self._manifest, self._folder, self._keeping, self._clock)
+        return sweep(self._manifest, self._folder, self._mirror, self._keeping, self._clock)
+
+    def strays(self) -> list[str]:
+        """Old files that no manifest names."""
+        before = self._clock() - self._keeping.orphans_s
+        return strays(self._manifest, self._folder, self._mirror, before)
+
+    def dropped(self, tables: Collection[int]) -> list[int]:
+        """Of these tables, and of those that have files, those that were dropped."""
+        return self._manifest.dropped(tables)
 
     def close(self) -> None:
         """Close what it opened. Idempotent."""

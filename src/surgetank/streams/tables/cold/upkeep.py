@@ -1,13 +1,19 @@
 """What is removed with time: snapshots that nobody may ask for, files that nothing names, and what interrupted
-flushes left behind."""
+flushes left behind.
+
+What an interrupted flush left is known by its name, which is noted before the file is written and forgotten before
+its rows are acknowledged. A file that is in no manifest and was not noted may be all that there is of its rows (the
+database was set back to a backup): it is never unlinked, and told of.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from surgetank.streams.tables.cold.files import Folder
+from surgetank.streams.tables.cold.files import TEMPORARY, Folder
 from surgetank.streams.tables.cold.manifest import SQL, Manifest
+from surgetank.streams.tables.cold.mirror import Mirror
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,13 @@ class Keeping:
 KEEPING = Keeping()
 
 
-def sweep(manifest: Manifest, folder: Folder, keeping: Keeping, clock: Callable[[], float]) -> int:
+def sweep(
+    manifest: Manifest,
+    folder: Folder,
+    mirror: Mirror,
+    keeping: Keeping,
+    clock: Callable[[], float],
+) -> int:
     """Remove what is over. Returns how many files were unlinked."""
     with manifest.transaction(patient=True) as connection:
         row = connection.execute(SQL["horizon"], {"kept_s": keeping.snapshots_s}).fetchone()
@@ -44,14 +56,27 @@ def sweep(manifest: Manifest, folder: Folder, keeping: Keeping, clock: Callable[
         paths = [row[0] for row in rows]
         unlinked += folder.unlink(paths)
         connection.execute(SQL["forget_garbage"], {"paths": paths})
-    return unlinked + _orphans(manifest, folder, clock() - keeping.orphans_s)
+    return unlinked + _orphans(manifest, folder, mirror, clock() - keeping.orphans_s)
 
 
-def _orphans(manifest: Manifest, folder: Folder, before: float) -> int:
-    """Unlink files that were written before and are named nowhere."""
-    old = [path for path, at in folder.found().items() if at < before]
+def _orphans(manifest: Manifest, folder: Folder, mirror: Mirror, before: float) -> int:
+    """Unlink files that were begun before and are named nowhere."""
+    old = [path for path, at in mirror.writing().items() if at < before]
     if not old:
         return 0
-    with manifest.transaction(patient=True) as connection:
-        named = {row[0] for row in connection.execute(SQL["named"], {"paths": old}).fetchall()}
-    return folder.unlink([path for path in old if path not in named])
+    named = manifest.named(old)
+    gone = folder.unlink([path for path in old if path not in named])
+    mirror.ends(old)
+    return gone
+
+
+def strays(manifest: Manifest, folder: Folder, mirror: Mirror, before: float) -> list[str]:
+    """Files that were written before, are named nowhere and were not left by an interruption."""
+    noted = mirror.writing()
+    old = [
+        path
+        for path, at in folder.found().items()
+        if at < before and path.removesuffix(TEMPORARY) not in noted
+    ]
+    named = manifest.named(old) if old else set()
+    return sorted(path for path in old if path not in named)

@@ -379,6 +379,10 @@ class HotTables(Protocol):
 
     # -- upkeep
 
+    def tables(self) -> list[int]:
+        """The tables that have or had rows here, but those that were forgotten."""
+        ...
+
     def forget_table(self, table_id: int) -> None:
         """Remove all of a dropped table."""
         ...

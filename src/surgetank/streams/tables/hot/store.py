@@ -69,5 +69,6 @@ class SQLiteHotTables:
         self.unpark, self.discard_parked = parking.unpark, parking.discard_parked
         upkeep = Upkeep(file)
         self.forget_table, self.erase_user = upkeep.forget_table, upkeep.erase_user
+        self.tables = upkeep.tables
         self.maintain, self.close = upkeep.maintain, file.close
         self.path, self.segments = file.path, file.segments

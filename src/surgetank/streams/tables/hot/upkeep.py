@@ -29,6 +29,11 @@ class Upkeep:
     def __init__(self, file: HotFile) -> None:
         self._file = file
 
+    def tables(self) -> list[int]:
+        """See `HotTables.tables`."""
+        with self._file.read() as connection:
+            return [table.id for table in self._file.tables(connection)]
+
     def forget_table(self, table_id: int) -> None:
         """See `HotTables.forget_table`."""
         with self._file.write() as connection:
