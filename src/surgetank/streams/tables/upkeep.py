@@ -53,12 +53,12 @@ class TableUpkeep:
             for _ in range(_MERGES if table.kind is not Kind.STREAM else 0):
                 if stop.is_set():
                     return
-                with self._told():
+                with self._telling():
                     if self._cold.compact(table).inputs:
                         continue
                 break
         if now >= self._sweep_at and not stop.is_set():
-            with self._told():
+            with self._telling():
                 self._cold.sweep()
                 self._tell_of_strays(self._cold.strays())
             self._sweep_at = now + self._sweep_every_s
@@ -66,7 +66,7 @@ class TableUpkeep:
     def finish_drops(self) -> None:
         """Remove what is left of tables that were dropped: by who was killed on the way, or from
         another home. Raises `DatabaseUnavailable`."""
-        with self._told():
+        with self._telling():
             here = self._hot.tables() if self._hot is not None else []
             for table_id in self._cold.dropped(here):
                 if self._hot is not None:
