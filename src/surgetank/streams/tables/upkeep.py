@@ -74,7 +74,7 @@ class TableUpkeep:
                 self._cold.forget_table(table_id)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _telling(self) -> Iterator[None]:
         try:
             yield
         except DatabaseUnavailable:
