@@ -88,6 +88,14 @@ def test_what_takes_everything_is_over_within_its_limit_and_a_second(pool, text)
     assert psutil.Process().memory_info().rss - before < 50 * 1024**2
 
 
+def test_what_would_be_written_to_a_disk_elsewhere_is_too_large_here():
+    pool = QueryPool(1, limits=Limits(time_s=20, memory_bytes=2**27))
+    text = "SELECT count(*) FROM (SELECT DISTINCT hash(range) FROM range(20000000))"
+    with pytest.raises(QuotaExceeded, match="more memory than its 128 MB: Out of Memory"):
+        pool.run(text, user="mallory", tables=mine)
+    pool.close()
+
+
 def test_others_go_on_while_somebody_takes_everything(pool):
     took = []
     with ThreadPoolExecutor(1) as threads:
@@ -116,6 +124,39 @@ def test_only_columns_that_a_query_needs_are_asked_for(pool):
     assert asked[0].columns == frozenset({"id", "note"})
     assert asked[0].equals[0].parameter == "1"
     assert [each.every for each in asked] == [False, True]
+
+
+def test_what_a_text_named_is_known_when_its_user_asks_again_and_chooses_nothing_else(pool):
+    asked: list[tuple[str, str]] = []
+
+    def of(user: str, has: pa.Table | None):
+        def tables(reference: Reference) -> pa.RecordBatchReader | None:
+            asked.append((user, reference.name))
+            return has.to_reader() if has is not None else None
+
+        return tables
+
+    text = "SELECT m.* FROM app.known AS m"
+    for user, has in (
+        ("ann", pa.table({"id": [1]})),
+        ("ann", pa.table({"id": [1], "added": ["x"]})),  # columns came
+        ("bob", pa.table({"id": [2]})),
+        ("ann", pa.table({"other": [3]})),  # dropped, and made again
+    ):
+        found = pool.run(text, user=user, tables=of(user, has)).table
+        assert found == has
+    with pytest.raises(StatementRefused, match="known"):
+        pool.run(text, user="ann", tables=of("ann", None))
+    assert asked == [("ann", "known")] * 2 + [("bob", "known")] + [("ann", "known")] * 2
+    assert pool._names.find("cay", text) is None
+
+
+def test_a_text_that_is_known_and_fails_all_the_same_says_why_and_others_go_on(pool):
+    large = pa.table({"id": range(500_000)})  # more than fits into the pipe
+    pool._names.keep("ann", "SELECT 1 FRM x", (Reference("app", "large"),))
+    with pytest.raises(StatementRefused, match="syntax error"):
+        pool.run("SELECT 1 FRM x", user="ann", tables=lambda _: large.to_reader())
+    assert rows(pool, "SELECT 42 AS a") == [{"a": 42}]
 
 
 def test_names_of_schemas_that_duckdb_has_itself_can_be_used(pool):

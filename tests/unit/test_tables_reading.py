@@ -193,7 +193,7 @@ class FakeCold:
         )  # fmt: skip
         return ColdTable(7, (file,), {store_of(ONE): Progress(ONE)}, stale=True)
 
-    def scan(self, table, cold, *, user=None, columns=None) -> Iterator[pa.RecordBatch]:
+    def scan(self, table, cold, *, user=None, columns=None, **_) -> Iterator[pa.RecordBatch]:
         yield from self._rows.select([USER, SEQ, *columns]).to_batches()
 
 

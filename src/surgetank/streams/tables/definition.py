@@ -18,6 +18,7 @@ from surgetank.streams.tables.types import ColumnType
 
 STREAM = "tables"  # the stream whose partitions are users' rows in tables
 USER, SEQ = "_user", "_seq"
+HIDDEN = (USER, SEQ)
 USER_ID, SEQ_ID, FIRST_ID = 1, 2, 3  # field ids of the hidden columns, and of the first other one
 NOBODY = ""  # the user of the rows of a SHARED table
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from surgetank.streams.tables.cold.protocol import ColdTable, ColdTables
-from surgetank.streams.tables.definition import SEQ, USER, Kind, Table
+from surgetank.streams.tables.definition import HIDDEN, SEQ, USER, Kind, Table
 from surgetank.streams.tables.hot.protocol import (
     OP,
     ORIGIN_SHIFT,
@@ -29,6 +29,7 @@ from surgetank.streams.tables.hot.protocol import (
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 _Mask = np.ndarray[Any, np.dtype[np.bool_]]
+_FEW = 65_536  # rows of a batch
 _NO_FILES = ColdTable(0, (), {})
 
 
@@ -73,7 +74,7 @@ class TableReader:
         *,
         user: str | None = None,
         columns: Sequence[str] | None = None,
-        hidden: Sequence[str] = (USER, SEQ),
+        hidden: Sequence[str] = HIDDEN,
     ) -> Iterator[View]:
         """The table now, of one user or of all, with these columns, `hidden` ones first. What it
         shows can be read until it is left.
@@ -111,11 +112,17 @@ class TableReader:
 
     def scan(self, view: View) -> Iterator[pa.RecordBatch]:
         """All rows of a view, some thousand at a time."""
-        yield from view.hot.to_batches(max_chunksize=65_536)
+        hot = view.hot
+        if hot.num_rows <= _FEW:
+            hot = hot.combine_chunks()  # of many inserts
+        yield from hot.to_batches(max_chunksize=_FEW)
         if not view.cold.files:
             return
         names = view.schema.names
-        for batch in self._cold.scan(view.table, view.cold, user=view.user, columns=view.columns):
+        needed = (SEQ, *names) if len(view.hidden) else names
+        for batch in self._cold.scan(
+            view.table, view.cold, user=view.user, columns=view.columns, hidden=needed
+        ):
             kept = batch
             if len(view.hidden):
                 kept = batch.filter(pc.invert(pc.is_in(batch.column(SEQ), value_set=view.hidden)))

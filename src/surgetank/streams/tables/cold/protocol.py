@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from surgetank.model import FlushJob
-from surgetank.streams.tables.definition import Table
+from surgetank.streams.tables.definition import HIDDEN, Table
 from surgetank.streams.tables.hot.protocol import Progress, TableLease
 
 if TYPE_CHECKING:
@@ -140,8 +140,10 @@ class ColdTables(Protocol):
         *,
         user: str | None = None,
         columns: Sequence[str] | None = None,
+        hidden: Sequence[str] = HIDDEN,
     ) -> Iterator[pa.RecordBatch]:
-        """As `read`, some thousand rows at a time: memory is bounded however large the table is."""
+        """As `read`, some thousand rows at a time: memory is bounded however large the table is. With
+        those of the `hidden` columns only."""
         ...
 
     def known_keys(

@@ -23,7 +23,15 @@ from surgetank.exceptions import StateCorrupt
 from surgetank.streams.tables.cold.arrays import repeated
 from surgetank.streams.tables.cold.files import Folder, cast, field_ids, hash_of
 from surgetank.streams.tables.cold.protocol import DataFile
-from surgetank.streams.tables.definition import SEQ, SEQ_ID, USER, USER_ID, Column, Table
+from surgetank.streams.tables.definition import (
+    HIDDEN,
+    SEQ,
+    SEQ_ID,
+    USER,
+    USER_ID,
+    Column,
+    Table,
+)
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
@@ -48,12 +56,14 @@ def columns_of(table: Table, names: Sequence[str] | None) -> list[Column]:
     return [column for column in found if column is not None]
 
 
-def read_schema(table: Table, columns: Sequence[Column]) -> pa.Schema:
-    """What rows look like: as declared."""
-    user = [pa.field(USER, pa.string())] if table.by_user else []
-    return pa.schema(
-        [*user, pa.field(SEQ, pa.int64()), *(pa.field(c.name, c.type.arrow) for c in columns)]
-    )
+def read_schema(
+    table: Table, columns: Sequence[Column], hidden: Sequence[str] = HIDDEN
+) -> pa.Schema:
+    """What rows look like: as declared, hidden columns first."""
+    first = [pa.field(USER, pa.string())] if table.by_user and USER in hidden else []
+    if SEQ in hidden:
+        first.append(pa.field(SEQ, pa.int64()))
+    return pa.schema([*first, *(pa.field(c.name, c.type.arrow) for c in columns)])
 
 
 class _Footer:
@@ -102,14 +112,19 @@ class Reader:
         *,
         user: str | None = None,
         columns: Sequence[Column],
+        hidden: Sequence[str] = HIDDEN,
     ) -> Iterator[tuple[int, pa.Table]]:
         """The live rows of a file, a row group at a time, with the position of the first row of the
         group."""
         gone = self.deleted(file)
-        schema = read_schema(table, columns)
+        schema = read_schema(table, columns, hidden)
         with self._open(table, file) as (opened, footer):
             names = footer.names
-            wanted = [USER_ID] * table.by_user + [SEQ_ID] + [column.id for column in columns]
+            wanted = [column.id for column in columns]
+            if table.by_user and (user is not None or USER in hidden):
+                wanted.append(USER_ID)
+            if SEQ in hidden or not any(each in names for each in wanted):
+                wanted.append(SEQ_ID)
             stored = [names[each] for each in wanted if each in names]
             for at in footer.groups(None if user is None else (user,)):
                 first, count = footer.starts[at], footer.counts[at]
@@ -123,7 +138,7 @@ class Reader:
                 if keep is not None:
                     rows = rows.filter(pa.array(keep[start : start + rows.num_rows]))
                 if rows.num_rows:
-                    yield first, _declared(table, rows, names, columns, schema)
+                    yield first, _declared(rows, names, columns, schema)
 
     def positions(
         self, table: Table, file: DataFile, seqs: Positions, users: Sequence[str]
@@ -234,17 +249,14 @@ def _of_user(rows: pa.Table, name: str, user: str) -> tuple[int, pa.Table]:
 
 
 def _declared(
-    table: Table,
-    rows: pa.Table,
-    names: dict[int, str],
-    columns: Sequence[Column],
-    schema: pa.Schema,
+    rows: pa.Table, names: dict[int, str], columns: Sequence[Column], schema: pa.Schema
 ) -> pa.Table:
     """Stored rows with the columns and types that are declared."""
     found: list[Any] = []
-    if table.by_user:
+    if USER in schema.names:
         found.append(rows.column(names[USER_ID]).cast(pa.string()))
-    found.append(rows.column(names[SEQ_ID]))
+    if SEQ in schema.names:
+        found.append(rows.column(names[SEQ_ID]))
     for column in columns:
         if column.id in names:
             values = rows.column(names[column.id])

@@ -47,7 +47,7 @@ from surgetank.streams.tables.cold.reading import Reader, columns_of, may_have, 
 from surgetank.streams.tables.cold.resolve import merged, outstanding
 from surgetank.streams.tables.cold.upkeep import KEEPING, Keeping, strays, sweep
 from surgetank.streams.tables.cold.writing import prepare
-from surgetank.streams.tables.definition import SEQ, Table
+from surgetank.streams.tables.definition import HIDDEN, SEQ, Table
 from surgetank.streams.tables.hot.protocol import Progress, TableLease
 
 _ATTEMPTS = 20  # of a commit, when others replace what it deletes in
@@ -138,12 +138,15 @@ class FileTables:
         *,
         user: str | None = None,
         columns: Sequence[str] | None = None,
+        hidden: Sequence[str] = HIDDEN,
     ) -> Iterator[pa.RecordBatch]:
         """As `read`, some thousand rows at a time."""
         wanted = columns_of(table, columns)
         owner = user if table.by_user else None
         for file in cold.files:
-            for _, rows in self._reader.parts(table, file, user=owner, columns=wanted):
+            for _, rows in self._reader.parts(
+                table, file, user=owner, columns=wanted, hidden=hidden
+            ):
                 yield from rows.to_batches(max_chunksize=_BATCH)
 
     def known_keys(

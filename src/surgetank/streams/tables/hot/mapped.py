@@ -34,7 +34,8 @@ class MappedSegment:
 
     def __init__(self, segment: Segment, stored: pa.Table) -> None:
         parts = segment.parts
-        self.stored = stored
+        self.rows = stored.num_rows
+        self.columns = dict(zip(stored.column_names, stored.columns, strict=True))
         self.store = store_of(segment.first)
         self.first, self.last, self.bytes = segment.first, segment.last, segment.bytes
         self._parts = {part.user: part for part in parts}
@@ -47,7 +48,7 @@ class MappedSegment:
     def versions(self) -> _Numbers:
         """The version of each row."""
         if self._in_order:
-            return np.arange(self.first, self.first + self.stored.num_rows)
+            return np.arange(self.first, self.first + self.rows)
         return np.concatenate([np.arange(p.first, p.first + p.count) for p in self._parts.values()])
 
     def users(self) -> pa.Array:
@@ -134,7 +135,7 @@ class InsertedRows:
         """See `Inserted.rows`."""
         reached = [self.acknowledged] if progress is None else [self.acknowledged, progress]
         segment, mask = self.segment, None
-        start, count, first = 0, segment.stored.num_rows, None
+        start, count, first = 0, segment.rows, None
         if self.user is None:
             mask = segment.uncovered(reached)
         else:
@@ -157,10 +158,10 @@ class InsertedRows:
         if SEQ in self.hidden:
             found_columns[SEQ] = pa.array(versions)
         for column in self.columns:
-            stem = f"c_{column.id}"
+            stored = segment.columns.get(f"c_{column.id}")
             found_columns[column.name] = (
-                segment.stored.column(stem).slice(start, count)
-                if stem in segment.stored.column_names
+                stored.slice(start, count)
+                if stored is not None
                 else constant(column.type, column.initial, count)
             )
         rows = pa.table(found_columns)

@@ -39,6 +39,7 @@ from surgetank.streams.tables.query.parameters import chosen, read
 
 _ROWS_AT_ONCE = 2048
 _MOST_RESIDENT = 300 * 1024**2  # of a process that is used again
+_ENDS = (Frame.GO, Frame.STOP)  # of tables
 _FIRST_FREE = 1  # while a query runs, no number of a file from here on is given out
 
 
@@ -55,6 +56,7 @@ class Child:
         self._memory_bytes = memory_bytes
         self._memory = _Memory()
         self._running = threading.Event()
+        self._is_sent = False  # tables, and their end has not come yet
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def serve(self) -> None:
@@ -78,10 +80,12 @@ class Child:
     def _answered(self, databases: Databases, query: Mapping[str, Any]) -> bool:
         """Answer one query. False where it did not come to its end."""
         session = None
+        self._is_sent = query["known"]
         try:
             _check(databases.statements(query["text"]))
             session = databases.session(query["user"], query["limit_ms"])
             needed = self._needs(session.connection, query["text"])
+            self._send_names(needed if not query["known"] else None)
             if self._take_tables(session):
                 self._files(may_be_opened=False)
                 self._run(session.connection, needed, query)
@@ -94,6 +98,8 @@ class Child:
             with contextlib.suppress(Exception):
                 session.connection.close()
         self._fail(failure)
+        while self._is_sent:  # the parent has begun, and goes on to the end
+            self._is_sent = self._receive()[0] not in _ENDS
         return False
 
     def _files(self, *, may_be_opened: bool) -> None:
@@ -106,22 +112,27 @@ class Child:
         else:
             self._running.set()
 
-    def _needs(self, connection: duckdb.DuckDBPyConnection, text: str) -> Needs:
-        """What the text needs, after the parent was sent it. Raises `Refused`."""
+    @staticmethod
+    def _needs(connection: duckdb.DuckDBPyConnection, text: str) -> Needs:
+        """What the text needs. Raises `Refused`."""
         found = connection.execute("SELECT json_serialize_sql($1)", [text]).fetchall()
         tree = json.loads(found[0][0])
         if tree.get("error"):
             raise Refused(str(tree.get("error_message")))
-        needed = needs(text, tree)
-        names = [{**asdict(each), "columns": sorted(each.columns)} for each in needed.tables]
+        return needs(text, tree)
+
+    def _send_names(self, needed: Needs | None) -> None:
+        tables = needed.tables if needed is not None else ()
+        names = [{**asdict(each), "columns": sorted(each.columns)} for each in tables]
         self._send(Frame.NAMES, json.dumps(names).encode())
-        return needed
+        self._is_sent = True
 
     def _take_tables(self, session: Session) -> bool:
         """Register what the parent sends. False where it thought better of it."""
         while True:
             kind, data = self._receive()
-            if kind in (Frame.GO, Frame.STOP):
+            if kind in _ENDS:
+                self._is_sent = False
                 return kind is Frame.GO
             header = json.loads(data)
             batches: list[pa.RecordBatch] = []
@@ -209,7 +220,7 @@ def _said(error: Exception) -> Mapping[str, Any]:
     if isinstance(error, duckdb.InterruptException) or "maximum execution time" in message:
         kind = "time"
     elif isinstance(error, MemoryError | duckdb.OutOfMemoryException) or "Out of Memory" in message:
-        kind, message = "memory", message or "no more can be allocated"
+        kind, message = "memory", message.partition("\n")[0] or "no more can be allocated"
     elif isinstance(error, RecursionError):
         message = "it is nested too deeply"
     return {"kind": kind, "message": message, "position": position}

@@ -18,6 +18,7 @@ _CONFIG = {
     "autoload_known_extensions": "false",
     "python_enable_replacements": "false",
     "threads": "1",
+    "temp_directory": "",  # nothing is spilled: what does not fit fails as too large
     "max_temp_directory_size": "0KB",
 }
 _PREPARED = "SET GLOBAL TimeZone = 'UTC'; SET GLOBAL errors_as_json = true"

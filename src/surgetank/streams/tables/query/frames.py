@@ -24,7 +24,7 @@ class Frame(Enum):
 
     READY = b"H"  # child: it is there
     QUERY = b"Q"  # parent: text, parameters and limits
-    NAMES = b"N"  # child: the tables that the text needs
+    NAMES = b"N"  # child: the tables that the text needs; none where the parent knows them
     TABLE = b"T"  # parent: a table follows
     BATCH = b"B"  # rows
     GO = b"G"  # parent: all tables were sent

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 from surgetank.exceptions import EngineClosed, QuotaExceeded
 from surgetank.streams.tables.query.names import Reference
 from surgetank.streams.tables.query.parameters import Parameters
-from surgetank.streams.tables.query.process import Answer, ChildEnded, ChildProcess, Limits
+from surgetank.streams.tables.query.process import (
+    Answer,
+    ChildEnded,
+    ChildProcess,
+    KnownNames,
+    Limits,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +60,7 @@ class QueryPool:
         self._waiting_per_user = waiting_per_user
         self._wait_s = wait_s
         self._closed = False
+        self._names = KnownNames()
         self._reset()
 
     def _reset(self) -> None:
@@ -93,6 +100,7 @@ class QueryPool:
                         parameters=parameters,
                         limits=limits or self.limits,
                         tables=tables,
+                        names=self._names,
                     )
                 except ChildEnded:
                     continue

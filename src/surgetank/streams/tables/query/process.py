@@ -13,12 +13,14 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgetank.bounded import BoundedMap
 from surgetank.exceptions import InvalidRequest, QuotaExceeded
 from surgetank.streams.tables.query.frames import (
     HEAD,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 _PIPE_BYTES = 1 << 20  # where the system allows it: a batch is written at once
 _START_S = 60.0  # longest start of a process, on a machine that is busy
 _GRACE_S = 0.5  # after its limit a query is given so long to end by itself
+_MOST_KNOWN = 8192  # characters of a text that is remembered
 _WATCH_S = 0.05  # how often memory is looked at where the system doesn't hold the limit
 _MODULE = "surgetank.streams.tables.query.child"
 _BEGIN = f"import sys; sys.path[:] = {{path!r}}; from {_MODULE} import main; main()"
@@ -68,6 +71,26 @@ class Answer:
     stale: bool = False
 
 
+class KnownNames:
+    """What texts name, as a child found it: of the same text of the same user it is known before it
+    is asked again. It can only choose among what the caller may read. For any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: BoundedMap[tuple[str, str], tuple[Reference, ...]] = BoundedMap(1000)
+
+    def find(self, user: str, text: str) -> tuple[Reference, ...] | None:
+        """The tables that a text names, if it was run before."""
+        with self._lock:
+            return self._known.use((user, text))
+
+    def keep(self, user: str, text: str, names: tuple[Reference, ...]) -> None:
+        """What a child said."""
+        if len(text) <= _MOST_KNOWN:
+            with self._lock:
+                self._known[user, text] = names
+
+
 class ChildEnded(Exception):
     """A child ended, or was killed, without a word about the query."""
 
@@ -91,7 +114,8 @@ class ChildProcess:
         self.queries = 0
         self.user: str | None = None  # of the last query
         self.worn = False
-        self._given = False  # all that the query needs
+        self._given = False  # all that the query needs, and the child has begun with it
+        self._named: tuple[Reference, ...] = ()  # by the last query that was not known
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
             [sys.executable, "-I", "-c", _BEGIN.format(path=sys.path), str(memory_bytes)],
             stdin=subprocess.PIPE,
@@ -127,6 +151,7 @@ class ChildProcess:
         parameters: Parameters | None,
         limits: Limits,
         tables: Callable[[Reference], pa.RecordBatchReader | None],
+        names: KnownNames | None = None,
     ) -> Answer:
         """Run one SELECT of a user. `tables` is asked for the rows of each table that it names; None: there
         is none. Raises `InvalidRequest` for what is wrong with the query, `QuotaExceeded` where it
@@ -138,8 +163,12 @@ class ChildProcess:
             self.queries += 1
             self._deadline = self._clock() + limits.time_s + _GRACE_S
             self.user = user
-            answer = self._ask(_query(text, user, parameters, limits), limits, tables)
+            known = names.find(user, text) if names is not None else None
+            query = _query(text, user, parameters, limits, known=known is not None)
+            answer = self._ask(query, limits, tables, known)
             done = True
+            if names is not None and known is None and isinstance(answer, Answer):
+                names.keep(user, text, self._named)
         except TimeoutError:
             raise _too_long(limits) from None
         finally:
@@ -178,14 +207,21 @@ class ChildProcess:
         query: bytes,
         limits: Limits,
         tables: Callable[[Reference], pa.RecordBatchReader | None],
+        known: tuple[Reference, ...] | None,
     ) -> Answer | Mapping[str, Any]:
-        """The answer, or what the child says of its failure."""
+        """The answer, or what the child says of its failure. What is `known` of the text is not
+        waited for: the child reads it while its rows are read here."""
         self._given = False
         self._send(Frame.QUERY, query)
+        if known is not None:
+            self._send_tables(known, limits, tables)
         kind, data = self._receive()
         if kind is Frame.FAILED:
             return _failure(data)
-        self._send_tables(_references(data), limits, tables)
+        if known is None:
+            self._named = _references(data)
+            self._send_tables(self._named, limits, tables)
+        self._given = True
         kind, data = self._receive()
         if kind is Frame.FAILED:
             return _failure(data)
@@ -241,7 +277,6 @@ class ChildProcess:
                         )
                     self._send(Frame.BATCH, data)
             self._send(Frame.BATCH, b"")
-        self._given = True
         self._send(Frame.GO, b"")
 
     # -- pipes, with the deadline
@@ -321,11 +356,14 @@ def resident(pid: int) -> int:
     return 0
 
 
-def _query(text: str, user: str, parameters: Parameters | None, limits: Limits) -> bytes:
+def _query(
+    text: str, user: str, parameters: Parameters | None, limits: Limits, *, known: bool
+) -> bytes:
     given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters or ())
     query = {
         "text": text,
         "user": user,
+        "known": known,
         "parameters": written(given),
         "limit_ms": max(1, int(limits.time_s * 1000)),
         "rows": limits.rows,
@@ -334,8 +372,8 @@ def _query(text: str, user: str, parameters: Parameters | None, limits: Limits) 
     return json.dumps(query).encode()
 
 
-def _references(data: bytes) -> list[Reference]:
-    return [
+def _references(data: bytes) -> tuple[Reference, ...]:
+    return tuple(
         Reference(
             each["schema"],
             each["name"],
@@ -345,7 +383,7 @@ def _references(data: bytes) -> list[Reference]:
             optional=each["optional"],
         )
         for each in json.loads(data)
-    ]
+    )
 
 
 def _failure(data: bytes) -> Mapping[str, Any]:
