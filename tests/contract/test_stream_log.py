@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from support.holder import held
+from support.redis_server import url_for
+from surgetank.events.redis_streams import RedisStreamLog
 from surgetank.events.sqlite_streams import SQLiteStreamLog
 from surgetank.events.streams import END, StreamGroup, StreamLog, Written
 from surgetank.exceptions import BufferUnavailable
+from surgetank.redis.address import parse
 
 KEEP_S = 3600.0
 
@@ -30,14 +33,28 @@ def clock() -> Clock:
 Open = Callable[[], StreamLog]
 
 
+# A new kind of stream log joins the suite by a function that opens one in a folder.
+KINDS: dict[str, Callable[[Path, Clock], StreamLog]] = {
+    "sqlite": lambda folder, clock: SQLiteStreamLog(
+        folder / "s.db", keep_s=KEEP_S, max_bytes=1000, clock=clock
+    ),
+    "redis": lambda folder, clock: RedisStreamLog(
+        parse(url_for(folder)), keep_s=KEEP_S, max_bytes=1000, clock=clock
+    ),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def open_log(tmp_path: Path, clock: Clock) -> Iterator[Open]:
+def open_log(kind: str, tmp_path: Path, clock: Clock) -> Iterator[Open]:
     opened: list[StreamLog] = []
 
     def make() -> StreamLog:
-        opened.append(
-            SQLiteStreamLog(tmp_path / "s.db", keep_s=KEEP_S, max_bytes=1000, clock=clock)
-        )
+        opened.append(KINDS[kind](tmp_path, clock))
         return opened[-1]
 
     yield make
@@ -76,6 +93,16 @@ def test_groups_of_several_runs_are_written_together_but_for_those_of_an_attempt
     assert heard == ["t", "other"]
 
 
+@pytest.mark.parametrize("kind", ["redis"], indirect=True)
+def test_what_must_not_wait_is_not_written_over_a_network(log: StreamLog) -> None:
+    assert log.try_append_all([StreamGroup("t", "r", [("a", b"1")], 1)]) is None
+    assert names(log) == []
+    log.close()
+    with pytest.raises(BufferUnavailable, match="closed"):
+        log.try_append_all([])
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
 def test_what_must_not_wait_is_written_and_told_unless_another_process_holds_the_log(
     log: StreamLog, tmp_path: Path
 ) -> None:

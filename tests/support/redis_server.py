@@ -22,7 +22,7 @@ from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as NotThere
 from redis.retry import Retry
 
-from support.servers import ServerFolder
+from support.servers import ServerFolder, free_port
 from support.waiting import wait_until
 
 PATIENCE_S = 20.0
@@ -50,10 +50,16 @@ class RedisTestServer:
         more = f"&shards={shards}" if shards is not None else ""
         return f"redis+unix://{self.socket}?prefix={prefix or uuid4().hex}{more}"
 
+    @functools.cached_property
+    def port(self) -> int:
+        """A port of its own, for its replicas."""
+        return free_port()
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         options = {
-            "port": "0", "unixsocket": str(self.socket), "dir": str(self.folder), "save": "",
+            "port": str(self.port), "bind": "127.0.0.1", "unixsocket": str(self.socket),
+            "dir": str(self.folder), "save": "",
             "appendonly": "no", "maxmemory-policy": "noeviction", **self._options,
         }  # fmt: skip
         command = [str(program())]

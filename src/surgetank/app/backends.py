@@ -92,7 +92,17 @@ def open_redis_buffer(
 
 
 def open_events(settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer) -> EventLog:
-    """The event log beside the buffer, on the disk that the buffer watches."""
+    """The event log: in Redis, or beside the buffer on the disk that the buffer watches."""
+    if (address := _redis(settings)) is not None:
+        from surgetank.events.redis_log import RedisEventLog  # noqa: PLC0415 - an extra
+
+        return RedisEventLog(
+            address,
+            max_events=settings.events_kept,
+            max_age_s=settings.events_max_age,
+            originals_max_age_s=settings.debug_originals_max_age,
+            clock=clock,
+        )
     return SQLiteEventLog(
         _beside_buffer(settings),
         max_events=settings.events_kept,
@@ -104,7 +114,16 @@ def open_events(settings: Settings, clock: Callable[[], float], buffer: SQLiteBu
 
 
 def open_streams(settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer) -> StreamLog:
-    """The stream log of runs, beside the buffer."""
+    """The stream log of runs: in Redis, or beside the buffer."""
+    if (address := _redis(settings)) is not None:
+        from surgetank.events.redis_streams import RedisStreamLog  # noqa: PLC0415 - an extra
+
+        return RedisStreamLog(
+            address,
+            keep_s=settings.streams_max_age,
+            max_bytes=settings.streams_max_bytes,
+            clock=clock,
+        )
     return SQLiteStreamLog(
         _streams_path(settings),
         keep_s=settings.streams_max_age,

@@ -1,5 +1,5 @@
 """The event log beside the buffer: what a tail, a replay and a banner are read from.
-`sqlite.py` is one.
+`sqlite.py` is one, `redis_log.py` another.
 
 It is bounded (by count and age) and says so: whoever asks for what is gone gets a `Gap`, never a
 silent hole.
@@ -22,12 +22,13 @@ class EventLog(Protocol):
     """
 
     def publish(self, events: Sequence[NewEvent]) -> list[RunEvent]:
-        """Write events, all or none. Raises `BufferUnavailable`."""
+        """Write events; those of one thread all or none. Raises `BufferUnavailable`."""
         ...
 
     def forward(self, rows: Sequence[Forwarded], position: str, *, anew: bool = False) -> int:
-        """Write the events of rows of the audit that were not forwarded before, with the position
-        after them, all or none: how many. `anew`: the chains are others now.
+        """Write the events of rows of the audit that were not forwarded before, and the position
+        after them once all are written: how many. `anew`: the chains are others now. Each is
+        written once, however often it is repeated.
 
         A chain's rows come in their order. Raises `BufferUnavailable`.
         """

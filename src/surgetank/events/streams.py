@@ -1,5 +1,5 @@
 """The stream log: what runs send while they run, kept so that a reader who comes back goes on where
-it was. `sqlite_streams.py` is one.
+it was. `sqlite_streams.py` is one, `redis_streams.py` another.
 
 Numbers count within a thread, without holes, over all its runs. What is gone is said (`gap`), never
 skipped.
@@ -77,14 +77,14 @@ class StreamLog(Protocol):
     """
 
     def append_all(self, groups: Sequence[StreamGroup]) -> list[int | None]:
-        """Write the groups, all or none: for each the number of its last event; None, and nothing
-        of it is written, when a later attempt of its run writes."""
+        """Write the groups, those of one thread all or none: for each the number of its last event;
+        None, and nothing of it is written, when a later attempt of its run writes."""
         ...
 
     def try_append_all(self, groups: Sequence[StreamGroup]) -> list[int | None] | None:
         """`append_all` for an event loop: None, and nothing written, where it would have to wait
-        longer than some milliseconds for another thread or process. Then `append_all` on a
-        thread."""
+        longer than some milliseconds for another thread or process, or at all for a network.
+        Then `append_all` on a thread."""
         ...
 
     def read(

@@ -6,7 +6,10 @@ local memory = T .. 'once:' .. lane
 local kept = call('GET', memory)
 if kept then
     local at = string.find(kept, ':', 1, true)
-    if string.sub(kept, 1, at - 1) == count then return cmsgpack.unpack(string.sub(kept, at + 1)) end
+    if string.sub(kept, 1, at - 1) == count then
+        call('EXPIRE', memory, 3600) -- a write of this connection, which WAIT then waits for
+        return cmsgpack.unpack(string.sub(kept, at + 1))
+    end
 end
 local reply = main()
 call('SET', memory, count .. ':' .. cmsgpack.pack(reply), 'EX', 3600)

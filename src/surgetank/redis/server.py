@@ -45,12 +45,27 @@ _LOST = (ConnectionLost, ReplyLate, OSError)
 
 
 class Call(NamedTuple):
-    """A script to run in the slot of a hash tag. `once`: it changes something."""
+    """A script to run in the slot of a hash tag. `once`: it changes something. `confirm`: what it
+    changes must be where `Confirmation` says before it is answered."""
 
     script: Script
     tag: bytes
     args: Sequence[Arg] = ()
     once: bool = False
+    confirm: bool = False
+
+
+class Confirmation(NamedTuple):
+    """Where a change must be: in the memory of so many replicas, or in the server's own file (which
+    needs Redis 7.2)."""
+
+    replicas: int = 0
+    in_file: bool = False
+    timeout_s: float = 5.0
+
+
+# Runs scripts over the connection that was just made.
+Ask = Callable[[Sequence[Call]], list[Any]]
 
 
 class _Lane:
@@ -68,6 +83,7 @@ class RedisServer:
     """The server at an address, for one user of it, which `name` is for people.
 
     No answer in `timeout_s` counts as a lost connection; what is lost is tried again for `patience_s`.
+    `on_connect` is called with each new connection, before anything else is sent over it.
     Safe to use from several threads; each has a connection while it asks. Raises `BufferUnavailable`,
     `BufferFull`.
     """
@@ -79,8 +95,12 @@ class RedisServer:
         name: str,
         timeout_s: float = 5.0,
         patience_s: float = 5.0,
+        confirmation: Confirmation | None = None,
+        on_connect: Callable[[Ask], None] | None = None,
     ) -> None:
         self.address = address
+        self.confirmation = confirmation
+        self._on_connect = on_connect
         self._name = name
         self._timeout_s = timeout_s
         self._patience_s = patience_s
@@ -145,6 +165,7 @@ class RedisServer:
             deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
             while True:
                 try:
+                    self._make_ready(lane)
                     replies = send(lane)
                     problem = next(filter(_is_demotion, replies), None)
                     if problem is None:
@@ -167,7 +188,39 @@ class RedisServer:
             raise self._named(problem) from problem
         time.sleep(pause)
 
+    def _make_ready(self, lane: _Lane) -> None:
+        if not lane.connection.is_connected:
+            _connect(lane.connection)
+            if self._on_connect is not None:
+                self._on_connect(lambda calls: self._scripts(lane, calls))
+
     def _send(self, lane: _Lane, calls: Sequence[Call]) -> list[Any]:
+        replies = self._scripts(lane, calls)
+        if self.confirmation is not None and any(call.confirm for call in calls):
+            self._confirm(lane, self.confirmation)
+        return replies
+
+    def _confirm(self, lane: _Lane, wanted: Confirmation) -> None:
+        """Wait until what this connection wrote is where it must be."""
+        timeout = int(1000 * wanted.timeout_s)
+        if wanted.in_file:
+            (reply,) = self._pipeline(lane, [("WAITAOF", 1, wanted.replicas, timeout)])
+            found = reply if isinstance(reply, list) else [0, 0]
+            missing = found[0] < 1 or found[1] < wanted.replicas
+        else:
+            (reply,) = self._pipeline(lane, [("WAIT", wanted.replicas, timeout)])
+            missing = not isinstance(reply, int) or reply < wanted.replicas
+        if isinstance(reply, RedisError):
+            raise self._named(reply)
+        if missing:
+            where = "its file" if wanted.in_file else f"{wanted.replicas} of its replicas"
+            raise BufferUnavailable(
+                f"The {self._name} {self.address.name} has accepted it, but it is not in {where} after "
+                f"{wanted.timeout_s:g} s: it would be lost with the server.",
+                remedy="look at the server's replicas and its disk, then try again.",
+            )
+
+    def _scripts(self, lane: _Lane, calls: Sequence[Call]) -> list[Any]:
         replies = self._pipeline(
             lane, [_command(b"EVALSHA", call.script.digest, lane, call) for call in calls]
         )
@@ -181,8 +234,6 @@ class RedisServer:
     @staticmethod
     def _pipeline(lane: _Lane, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
         connection = lane.connection
-        if not connection.is_connected:
-            _connect(connection)
         connection.send_packed_command(connection.pack_commands(commands), check_health=False)
         replies: list[Any] = []
         for _ in commands:

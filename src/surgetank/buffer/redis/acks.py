@@ -19,7 +19,7 @@ from surgetank.encode.digest import mark_of
 from surgetank.model import CopyChange, Lease
 from surgetank.redis.server import Arg
 
-_SCRIPTS, _UPKEEP = scripts("acks.lua"), scripts("upkeep.lua")
+_SCRIPTS = scripts("acks.lua")
 _SHARE = 4  # a copy takes at most this part of the limit
 _TRIMMED = 0.9
 _AT_ONCE = 200  # acknowledgements, or copies that are dropped, in one script
@@ -199,9 +199,7 @@ class RedisAcks:
     def _note_missing(self, ack: Ack) -> None:
         """Entries that were read and written are not all there any more: told as damage, once."""
         what = f"{len(ack.entries)} written entries can't be taken out of the buffer: some are not there"
-        lease = ack.lease
-        args = (self._shards.clock(), lease.stream, lease.partition, what)
-        self._shards.some(_UPKEEP["note_damage"], {0: args}, once=True)
+        self._shards.note_damage(ack.lease.stream, ack.lease.partition, what)
 
     def _acknowledge(self, acks: Sequence[Ack]) -> list[tuple[Ack, bytes, Any]]:
         now = self._shards.clock()

@@ -120,6 +120,11 @@ return {
     p, call('ZRANGE', T .. 'w:' .. s, 0, -1), call('ZRANGE', T .. 'x:' .. s, 0, -1), there, found,
     call('HGETALL', T .. 'n:' .. s),
 }
+-- name: meet
+return meet()
+-- name: raise_numbers
+raise_numbers(tonumber(A[1]))
+return 1
 -- name: totals
 local c = call('HMGET', T .. 'shard', 'entries', 'bytes', 'copied', 'kept')
 for n = 1, 4 do c[n] = c[n] or '0' end

@@ -21,12 +21,17 @@ from surgetank.buffer.redis.shards import Shards
 from surgetank.buffer.redis.upkeep import RedisBinding, RedisFence, RedisUpkeep
 from surgetank.buffer.redis.view import Views
 from surgetank.redis.address import RedisAddress
+from surgetank.redis.facts import Durability, advices, confirmation, facts_of
+from surgetank.telemetry import log
 
 
 class RedisBuffer:
     """A `Buffer` on the server at an address, shared by any number of threads, processes and hosts. Its
     methods are those of its roles.
 
+    `durability`: what an append waits for. `"process"`: the server has it in memory; `"power"`: it is
+    in the server's file, on its disk; `"replicated"`: a replica has it as well.
+    `advices`: what the server is set to that breaks our promises.
     Acknowledged entries are kept for `keep_s`, up to `keep_bytes` of them. What was lost on its way is
     sent again for `patience_s`. Raises `BufferUnavailable`,
     `BufferCorrupt`, `ConfigurationError`.
@@ -36,6 +41,7 @@ class RedisBuffer:
         self,
         address: RedisAddress,
         *,
+        durability: Durability = "process",
         limits: BufferLimits | None = None,
         clock: Callable[[], float] = time.time,
         jobs_kept: int = 10_000,
@@ -46,15 +52,25 @@ class RedisBuffer:
     ) -> None:
         limits = limits or BufferLimits()
         self._shards = shards = Shards(address, clock=clock, patience_s=patience_s)
+        self._durability = durability
+        try:
+            facts = facts_of(shards.server)
+            shards.server.confirmation = confirmation(facts, durability)
+        except BaseException:
+            shards.server.close()
+            raise
+        self.advices = advices(facts, limits.max_bytes)
+        for advice in self.advices:
+            log.warning("redis_server_unsafe", server=address.name, **advice._asdict())
         views = Views(shards)
-        self._log = log = RedisLog(shards, views, limits)
-        self.append = log.append
-        self.try_append = log.try_append
-        self.snapshot = log.snapshot
-        self.raise_fence = log.raise_fence
-        self.try_raise_fence = log.try_raise_fence
+        self._log = entries = RedisLog(shards, views, limits)
+        self.append = entries.append
+        self.try_append = entries.try_append
+        self.snapshot = entries.snapshot
+        self.raise_fence = entries.raise_fence
+        self.try_raise_fence = entries.try_raise_fence
 
-        tallies = RedisTallies(shards, log)
+        tallies = RedisTallies(shards, entries)
         self.tally = tallies.tally
         self.try_tally = tallies.try_tally
         self.send_tallies = tallies.send_tallies
@@ -79,7 +95,7 @@ class RedisBuffer:
         self.trim_copies = copies.trim_copies
         self.shed_copies = copies.shed_copies
 
-        parking = RedisParking(shards, leases, log)
+        parking = RedisParking(shards, leases, entries)
         self.park = parking.park
         self.parked = parking.parked
         self.parked_entry = parking.parked_entry
@@ -101,7 +117,7 @@ class RedisBuffer:
         self.job = jobs.job
         self.jobs = jobs.jobs
 
-        fence = RedisFence(shards, leases, log, keep_s, keep_bytes)
+        fence = RedisFence(shards, leases, entries, keep_s, keep_bytes)
         self.marks = fence.marks
         self.rewind = fence.rewind
         self.renew_epoch = fence.renew_epoch
@@ -112,7 +128,7 @@ class RedisBuffer:
         self.binding = binding.binding
         self.bind = binding.bind
 
-        upkeep = RedisUpkeep(shards, copies=copies, jobs=jobs, fence=fence)
+        upkeep = RedisUpkeep(shards, entries, copies=copies, jobs=jobs, fence=fence)
         self.damage = upkeep.damage
         self.damage_announced = upkeep.damage_announced
         self.erase = upkeep.erase
@@ -136,7 +152,7 @@ class RedisBuffer:
     @property
     def durability(self) -> str:
         """What an accepted entry survives."""
-        return "process"
+        return self._durability
 
     @property
     def recent(self) -> RecentLimits:

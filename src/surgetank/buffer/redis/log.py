@@ -193,12 +193,26 @@ class RedisLog:
             with suppress(ValueError, IndexError):
                 self._waiting.remove(request)
             raise
+        if self._shards.losses:
+            self.tell_losses()
         if request.error is not None:
             raise request.error
         if not request.code:
             raise BufferUnavailable(
                 "The append was interrupted; whether it was accepted is not known.",
                 remedy="append again.",
+            )
+
+    def tell_losses(self) -> None:
+        """The server came back without what it had accepted last: that is written down as damage, and
+        what is accepted from now on is of another epoch."""
+        for loss in self._shards.take_losses():
+            self.epoch = new_epoch()
+            self._shards.note_damage(
+                "",
+                "",
+                f"the Redis server came back without what it had accepted last: numbers above "
+                f"{loss.after}, up to {loss.through} at least, of shard {loss.shard}",
             )
 
     def _send_group(self) -> None:
@@ -215,12 +229,12 @@ class RedisLog:
                     self._shards.tag(shard),
                     [*self.head(shard), *(arg for request in requests for arg in request.args())],
                     once=True,
+                    confirm=True,
                 )
                 for shard, requests in group.items()
             ]
-            for (shard, requests), reply in zip(
-                group.items(), self._shards.server.try_all(calls), strict=True
-            ):
+            replies = self._shards.server.try_all(calls)
+            for (shard, requests), reply in zip(group.items(), replies, strict=True):
                 self._take_reply(shard, requests, reply)
         except BufferProblem as error:
             for requests in group.values():
@@ -240,6 +254,7 @@ class RedisLog:
         self._shards.learn(shard, held)
         for request, (code, seq) in zip(requests, outcomes, strict=True):
             request.code, request.seq = code, seq
+            self._shards.was_given(shard, seq)
 
     # -- guards
 

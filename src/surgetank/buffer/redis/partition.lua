@@ -15,22 +15,6 @@
 -- Of the shard: `shard` (hash: last number, entries, bytes, copied, kept), `streams` (set), and by stream `due:`
 -- (names by the age of what waits), `failing:` (names), `st:` (hash: entries, bytes, parked).
 local NUL = '\0'
-local SHARD = tonumber(string.match(KEYS[1], ':(%d+)}$'))
-local SHARDS = 64 -- numbers of shards that fit into a number
-local BEGIN = 1735689600 -- 2025: numbers count ticks of 16 microseconds since then
-
--- The next number of the shard, larger than all that it gave and than `beyond`. It is unlike those of other
--- shards. It follows the server's clock, so that a server that lost its tail does not give numbers again.
-local function next_number(beyond)
-    local now = call('TIME')
-    local ticks = math.floor(((tonumber(now[1]) - BEGIN) * 1000000 + tonumber(now[2])) / 16)
-    local last = tonumber(call('HGET', T .. 'shard', 'last') or '0')
-    ticks = math.max(ticks, last + 1)
-    if beyond then ticks = math.max(ticks, math.floor(beyond / SHARDS) + 1) end
-    call('HSET', T .. 'shard', 'last', text(ticks))
-    return ticks * SHARDS + SHARD
-end
-
 local function has_changed(s) call('HSET', T .. 'p:' .. s, 'ver', text(next_number())) end
 
 local function names(s)

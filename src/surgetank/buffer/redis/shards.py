@@ -11,13 +11,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from surgetank.exceptions import BufferUnavailable, ConfigurationError, EntryRejected
 from surgetank.redis.address import RedisAddress
 from surgetank.redis.scripts import Script, Scripts
-from surgetank.redis.server import Arg, Call, RedisServer
+from surgetank.redis.server import Arg, Ask, Call, Confirmation, RedisServer
 
 VIEW_S = 0.5
 _FORMAT = "1"
@@ -29,7 +29,15 @@ def scripts(file: str) -> Scripts:
     return Scripts("surgetank.buffer.redis", file, shared=_SHARED)
 
 
-_OPEN, _PARKING = scripts("append.lua"), scripts("parking.lua")
+_OPEN, _PARKING, _UPKEEP = scripts("append.lua"), scripts("parking.lua"), scripts("upkeep.lua")
+
+
+class Loss(NamedTuple):
+    """A shard does not have any more what it accepted after one number, up to another one."""
+
+    shard: int
+    after: int
+    through: int
 
 
 class Shards:
@@ -39,16 +47,31 @@ class Shards:
     """
 
     def __init__(
-        self, address: RedisAddress, *, clock: Callable[[], float], patience_s: float = 5.0
+        self,
+        address: RedisAddress,
+        *,
+        clock: Callable[[], float],
+        patience_s: float = 5.0,
+        confirmation: Confirmation | None = None,
     ) -> None:
         self.address = address
-        self.server = RedisServer(address, name="buffer", patience_s=patience_s)
+        self.server = RedisServer(
+            address,
+            name="buffer",
+            patience_s=patience_s,
+            confirmation=confirmation,
+            on_connect=self._meet,
+        )
         self.clock = clock
         self.count = address.shards
         self._tags = [address.tag(number) for number in range(self.count)]
         self._lock = threading.Lock()
         self._held = [(0, 0)] * self.count  # entries and bytes of each shard, as far as known
         self._viewed_at = float("-inf")
+        # In which run of the server the newest number of each shard was given to us.
+        self._runs: list[bytes | None] = [None] * self.count
+        self._newest = [0] * self.count
+        self.losses: list[Loss] = []
         try:
             self.id = self._identify()
             self.view(fresh=True)
@@ -74,6 +97,32 @@ class Shards:
                 remedy="use the version that made it, or a newer one.",
             )
         return str(id_)
+
+    # -- a server that lost its tail
+
+    def _meet(self, ask: Ask) -> None:
+        """A connection was made: see whether the server has what it said that it accepted."""
+        for shard, (run, begin) in enumerate(ask([Call(_OPEN["meet"], t) for t in self._tags])):
+            with self._lock:
+                before, newest = self._runs[shard], self._newest[shard]
+                self._runs[shard] = run
+                if before == run or newest <= begin:
+                    continue
+                self._newest[shard] = 0
+                self.losses.append(Loss(shard, begin, newest))
+            # No number is given again, also if the server's clock is behind.
+            ask([Call(_OPEN["raise_numbers"], self._tags[shard], [newest])])
+
+    def was_given(self, shard: int, seq: int) -> None:
+        """The server said that it accepted this number."""
+        with self._lock:
+            self._newest[shard] = max(self._newest[shard], seq)
+
+    def take_losses(self) -> list[Loss]:
+        """What was lost and is not told yet."""
+        with self._lock:
+            losses, self.losses = self.losses, []
+        return losses
 
     # -- which shard
 
@@ -106,6 +155,11 @@ class Shards:
     def each(self, script: Script, *args: Arg, once: bool = False) -> list[Any]:
         """Run a script in every shard, in one round trip."""
         return self.server.call_all([Call(script, tag, args, once) for tag in self._tags])
+
+    def note_damage(self, stream: str, partition: str, what: str) -> None:
+        """Write down that something accepted is not there any more; once, whoever finds it."""
+        args = (self.clock(), stream, partition, what)
+        self.some(_UPKEEP["note_damage"], {0: args}, once=True)
 
     def some(
         self, script: Script, args_of: dict[int, Sequence[Arg]], *, once: bool = False

@@ -154,17 +154,20 @@ class RedisUpkeep:
     def __init__(
         self,
         shards: Shards,
+        log: RedisLog,
         *,
         copies: RedisCopies,
         jobs: RedisJobLog,
         fence: RedisFence,
     ) -> None:
         self._shards = shards
+        self._log = log
         self._copies = copies
         self._jobs = jobs
         self._fence = fence
 
     def damage(self, *, new: bool = False) -> list[Damage]:
+        self._log.tell_losses()
         (rows,) = self._shards.some(_SCRIPTS["damage"], {0: ()}).values()
         found = [
             (
