@@ -68,6 +68,8 @@ def hostile(
     (tmp_path / "langgraph.json").write_text(
         json.dumps({"graphs": {f"g{NASTY}": f"./g{NASTY}.py:g", "h": f"nobody{NASTY}:h"}})
     )
+    (tmp_path / "rows.csv").write_text(f'n,s\n1,"{NASTY}"\nx{NASTY[:9]},"{NASTY}"\n')
+    tank.sql("CREATE TABLE notes (n BIGINT, s TEXT DEFAULT '" + NASTY + "')")
     monkeypatch.setenv("SURGETANK_HOME", str(tank.settings.home))
     monkeypatch.setenv("SURGETANK_DATABASE_URL", database_url)
     monkeypatch.setenv("SURGETANK_NODE", f"node{NASTY}")
@@ -90,6 +92,10 @@ COMMANDS: dict[str, list[str] | None] = {
     "parked list": [], "parked show": ["1"], "parked retry": ["1"], "parked export": ["{folder}/parked"],
     "analyst add": ["--all", NASTY], "analyst list": [], "analyst remove": [NASTY],
     "analyst refresh": [],
+    "tables": ["public.notes"],
+    "import-table": ["public.notes", "{folder}/rows.csv", "--on-bad", "skip", "--user", NASTY],
+    "export-table": ["public.notes", "--format", "csv", "--to", "{folder}/rows"],
+    "export-user": [f"ada{NASTY}", "--to", "{folder}/user.zip"],
     "sql": ["-c", "SELECT * FROM system.threads; SELECT * FROM system.system_errors; SELECT * FROM system.jobs"],
     "audit list": [], "audit export": [], "audit verify": [],
     "errors list": ["--full"], "errors show": ["{error}"], "errors resolve": ["{error}", "--notes", NASTY],

@@ -128,3 +128,21 @@ async def test_an_engine_follows_with_or_without_a_loop(make_tank):
         break
     with pytest.raises(NotFound):
         tank.live("SUBSCRIBE TO app.other")
+
+
+def test_live_queries_are_listed_each_caller_s_own_and_all_for_administrators(server, notes):
+    listing = {"sql": "SELECT user_name, table_name, condition FROM system.live_queries ORDER BY 1"}
+    clients = {name: server.as_role("viewer", name) for name in ("ada", "bob")}
+    with (
+        follow(server, server.token("viewer", "ada")) as ada,
+        follow(server, server.token("viewer", "bob"), f"{NOTES} WHERE n > 1") as bob,
+    ):
+        receive(ada, 1)
+        receive(bob, 1)
+        found = {
+            name: client.post("/sql", json=listing).json()["results"][0]["rows"]
+            for name, client in (*clients.items(), ("admin", server.admin))
+        }
+    assert found["ada"] == [["ada", "app.notes", None]]
+    assert found["bob"] == [["bob", "app.notes", "n > 1"]]
+    assert found["admin"] == found["ada"] + found["bob"]

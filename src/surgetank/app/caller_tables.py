@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from surgetank.app.sql import SqlCaller
+from surgetank.exceptions import EntryRejected, SurgetankError
 from surgetank.streams.tables.definition import Column, Table
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "CallerTables",
     "Column",
     "default_text",
+    "refused_row",
     "where_refused",
 ]
 
@@ -117,6 +119,15 @@ def where_refused(path: str) -> tuple[int | None, str | None]:
     if found is None:
         return None, None
     return None if found["row"] is None else int(found["row"]), found["column"]
+
+
+def refused_row(error: SurgetankError) -> tuple[int | None, str | None, str] | None:
+    """The row, column and reason of an insert that was refused for one; None for another error."""
+    from surgetank.streams.tables.insertion import KeyTaken  # noqa: PLC0415 - an extra
+
+    if isinstance(error, EntryRejected):
+        return (*where_refused(error.path), error.reason)
+    return (error.index, error.column, error.why) if isinstance(error, KeyTaken) else None
 
 
 def default_text(column: Column) -> str | None:

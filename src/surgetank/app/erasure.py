@@ -132,7 +132,7 @@ class Erasure:
         for _ in range(_ROUNDS):
             unfinished = self._remove(user, progress)
             # what was written meanwhile is removed in another round
-            if unfinished or not self._find(user):
+            if unfinished or not self.threads_of(user):
                 break
         unfinished += self._remove_from_tables(user, progress)
         unfinished += self._rewrite()
@@ -172,7 +172,7 @@ class Erasure:
 
     # -- finding
 
-    def _find(self, user: str) -> set[str]:
+    def threads_of(self, user: str) -> set[str]:
         """The user's threads, by the rule of `server.access.visibility`: the first owner that is
         named counts."""
         hot: dict[str, tuple[str | None, bool]] = {}
@@ -221,7 +221,7 @@ class Erasure:
         """One round; what is not finished."""
         self._forget_events("")  # errors that were only counted become entries
         job = self._flush()  # what waits is in the database then, where it is found by what it says
-        progress.threads |= self._find(user)
+        progress.threads |= self.threads_of(user)
         threads = sorted(progress.threads)
         words = self._run("error_words", threads=threads, user=user, key=self._key)
         progress.words |= {row["word"] for row in words if row["word"]}

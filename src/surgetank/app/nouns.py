@@ -285,7 +285,17 @@ class Nouns(Speaks):
     def transfers(self) -> Transfers:
         """Imports from LangGraph's own savers, and exports to them. The engine is opened by the
         first of them."""
-        return Transfers(lambda: self.parts, self._flush_as("import"), self.settings)
+        return Transfers(
+            lambda: self.parts,
+            self._flush_as("import"),
+            self.settings,
+            other_saver=self._other_saver,
+        )
+
+    @property
+    def _other_saver(self) -> bool:
+        """Whether another saver keeps the checkpoints."""
+        return False
 
     # -- who is told
 

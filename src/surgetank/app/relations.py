@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from surgetank.app.assembly import Parts
+    from surgetank.streams.tables.live.queries import Listed
 
 SQL = queries("app/relations.sql")
 NAMES = (
@@ -39,6 +40,7 @@ OWN = (
     "runs",
     "user_checkpoints",
 )  # of one's own threads
+LIVE = "live_queries"  # each caller's own
 OPERATED = (JOBS, "buffer", "sinks")
 STORED = ("files", "storages", "users")  # for administrators
 _MOST_ROWS = 500_000
@@ -68,6 +70,10 @@ class State(Protocol):
         """The sinks, without asking them."""
         ...
 
+    def live(self) -> Sequence[Listed]:
+        """The live queries."""
+        ...
+
 
 class KnownState:
     """The state of an open engine."""
@@ -82,6 +88,10 @@ class KnownState:
     def sinks(self) -> Sequence[SinkStatus]:
         """The sinks, without asking them."""
         return self._parts.sink_statuses(ping=False, failing=())
+
+    def live(self) -> Sequence[Listed]:
+        """The live queries of this process."""
+        return self._parts.live.listed()
 
 
 class Relations:
@@ -99,9 +109,9 @@ class Relations:
 
     def names(self, caller: SqlCaller) -> Sequence[str]:
         """The relations that a caller may read, as `system.jobs`."""
-        found = [*OWN, *OPERATED] if caller.defines else [*OWN]
+        found = [*OWN, LIVE, *OPERATED] if caller.defines else [*OWN, LIVE]
         if caller.administers:
-            found = [*NAMES, *OPERATED, *STORED]
+            found = [*NAMES, LIVE, *OPERATED, *STORED]
         return [f"system.{name}" for name in found]
 
     def read(self, caller: SqlCaller, reference: Reference) -> pa.Table | None:
@@ -118,6 +128,11 @@ class Relations:
                 return _buffer(self._state.depth())
             case "sinks":
                 return _sinks(self._state.sinks())
+            case "live_queries":
+                found = self._state.live()
+                return _live(
+                    [each for each in found if caller.administers or each.caller == caller.user]
+                )
         return self._read(name, reference, None if caller.administers else caller.user)
 
     def schema(self, caller: SqlCaller, name: str) -> pa.Schema | None:
@@ -273,6 +288,24 @@ def _buffer(depth: BufferDepth) -> pa.Table:
             "stream": pa.array([each.stream for each in streams], pa.string()),
             **counts,
             "oldest_at": _moments(pa, (each.oldest_at for each in streams)),
+        }
+    )
+
+
+def _live(found: Sequence[Listed]) -> pa.Table:
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    texts = {
+        "live_query_id": [str(each.id) for each in found],
+        "user_name": [each.caller or None for each in found],
+        "table_name": [each.table for each in found],
+        "condition": [each.where for each in found],
+    }
+    return pa.table(
+        {
+            **{name: pa.array(values, pa.string()) for name, values in texts.items()},
+            "created_at": pa.array([each.since for each in found], pa.timestamp("us", "UTC")),
+            "events": pa.array([each.events for each in found], pa.int64()),
         }
     )
 

@@ -389,6 +389,10 @@ class Surgetank(Nouns):
         Raises like `retain`."""
         return self.parts.retention.delete_idle_threads(older_than, threads, dry_run=dry_run)
 
+    @property
+    def _other_saver(self) -> bool:
+        return self._sink is not None
+
     def erase_user(self, user: str) -> ErasureReport:
         """Erase all data of a user: threads, lines, tokens, and what errors, jobs and events say of
         them.
@@ -398,7 +402,7 @@ class Surgetank(Nouns):
         `DatabaseUnavailable`, `EntryRejected`.
         """
         erasure = erasure_of(
-            self.parts, lambda: self.flush(trigger="erasure"), other_saver=self._sink is not None
+            self.parts, lambda: self.flush(trigger="erasure"), other_saver=self._other_saver
         )
         return erasure.erase(user)
 

@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from surgetank.app.caller_tables import CallerTables
 from surgetank.app.sql import SqlCaller
+from surgetank.app.table_files import (
+    ExportForm,
+    FileImport,
+    ImportForm,
+    ImportWishes,
+    Progress,
+    TableExport,
+    TableImport,
+    export_table,
+)
 from surgetank.exceptions import InvalidRequest
 from surgetank.model import FlushJob
 from surgetank.streams.tables.definition import Access, Kind, Table, TablePolicy
 
 if TYPE_CHECKING:
     from surgetank.app.table_room import OpenTables
-    from surgetank.streams.tables.insertion import Inserted
+    from surgetank.streams.tables.insertion import BadRow, Inserted
     from surgetank.streams.tables.sql.statements import TableName
 
 __all__ = ["Access", "Kind", "Table", "TablePolicy", "Tables"]
 _ACTOR = "library"
+
+
+class ImportOptions(TypedDict, total=False):
+    """How a file is imported. `form`: by its name. `user`, or the column that says whose each row
+    is (by itself `_user`); `create` makes the table, of `kind` and with the PRIMARY KEY `key`.
+    `on_bad="skip"` leaves out rows that can't be stored, each of which is given to `bad`; `again`
+    is a word that makes it another import of the same file. `progress` is called with the bytes
+    that were read, and how many there are.
+    """
+
+    form: ImportForm | None
+    user: str | None
+    user_column: str | None
+    create: bool
+    kind: Kind | None
+    key: Sequence[str]
+    on_bad: Literal["refuse", "skip"]
+    on_conflict: Literal["refuse", "nothing", "update"]
+    again: str
+    bad: Callable[[BadRow], None] | None
+    progress: Progress | None
 
 
 class Tables:
@@ -142,6 +175,56 @@ class Tables:
             on_conflict=OnConflict(on_conflict),
             updates=updates,
             key=key,
+        )
+
+    def import_from(
+        self, name: str, path: Path | str, **options: Unpack[ImportOptions]
+    ) -> TableImport:
+        """Insert the rows of a Parquet, CSV or NDJSON file, and flush them.
+
+            tank.tables.import_from("shop.orders", "orders.csv", user="ann")
+
+        The same call goes on with one that was interrupted, within 30 days, and stores no row
+        twice. Raises `EntryRejected` naming row (from 0) and column, before anything is stored;
+        `Conflict` for a key that is there or a file that is changed meanwhile, `InvalidRequest` for
+        a file that can't be read, `BufferFull`.
+        """
+        with self.importing(name, path, **options) as transfer:
+            return transfer.run()
+
+    @contextmanager
+    def importing(
+        self, name: str, path: Path | str, **options: Unpack[ImportOptions]
+    ) -> Iterator[FileImport]:
+        """`import_from` in two steps, for who wants the report of an import that stopped."""
+        tables = self._opened()
+        from surgetank.streams.tables.exchange.reading import RowsFile, form_of  # noqa: PLC0415 - an extra
+
+        wishes, path = dict(options), Path(path)
+        with RowsFile(path, form_of(path, options.get("form"))) as file:
+            wishes.pop("form", None)
+            yield FileImport(tables, _named(name), file, ImportWishes(**wishes))  # type: ignore[arg-type]
+
+    def export_to(
+        self,
+        name: str,
+        target: Path | str,
+        *,
+        form: ExportForm,
+        user: str | None = None,
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> TableExport:
+        """Write a table, or a user's rows of it, as it is at one moment, to a file (`delta`: a
+        folder), which is there when it is complete.
+
+        Raises `InvalidRequest` for a target that is there (without `replace`) or can't be written,
+        `ColdStateUnavailable`, `MissingExtra` for Delta, `Conflict` where it takes longer than
+        replaced files are kept.
+        """
+        tables, table = self._get(name)
+        return export_table(
+            tables, table, Path(target), form=form, user=user, replace=replace, progress=progress
         )
 
     def for_caller(self, caller: SqlCaller) -> CallerTables:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from surgetank.app.assembly import Parts
 from surgetank.app.threads import Threads
+from surgetank.app.user_export import UserExport, UserExporter
 from surgetank.exceptions import MissingExtra
 from surgetank.model import FlushJob
 from surgetank.settings import Settings
@@ -51,9 +53,15 @@ class Transfers:
     found usable."""
 
     def __init__(
-        self, parts: Callable[[], Parts], flush: Callable[[], FlushJob], settings: Settings
+        self,
+        parts: Callable[[], Parts],
+        flush: Callable[[], FlushJob],
+        settings: Settings,
+        *,
+        other_saver: bool = False,
     ) -> None:
         self._parts = parts
+        self._other_saver = other_saver
         self._flush = flush
         self._settings = settings
 
@@ -123,6 +131,26 @@ class Transfers:
         ):
             mover = Exporter(ours, there, self._parts().database.address, wishes, journal)
             yield Transfer(mover.report, lambda: mover.run(merge=merge))
+
+    def export_user(
+        self,
+        user: str,
+        target: Path | str,
+        *,
+        replace: bool = False,
+        progress: Callable[[str, int], None] | None = None,
+    ) -> UserExport:
+        """Write all data of a user, what `erase_user` would remove, into one archive (ZIP), which
+        is there when it is complete. `progress` is called with a member and its lines.
+
+        Raises `NotFound` for a user of whom nothing is known, `InvalidRequest` for a target that is
+        there, without `replace`, or can't be written; `DatabaseUnavailable`, `EntryRejected`.
+        """
+        parts = self._parts()
+        exporter = UserExporter(
+            parts, Threads(parts).stored, self._flush, other_saver=self._other_saver
+        )
+        return exporter.export(user, Path(target), replace=replace, progress=progress)
 
     def _ours(self) -> OurStore:
         from surgetank.streams.checkpoints.transfer.moving import OurStore  # noqa: PLC0415 - needs the extra

@@ -22,6 +22,7 @@ from surgetank.cli import (
     doctor,
     erase,
     errors,
+    export_user,
     flush,
     graphs,
     inbox,
@@ -38,6 +39,7 @@ from surgetank.cli import (
     sql,
     status,
     storage,
+    tables,
     tail,
     token,
     transfer,
@@ -75,6 +77,9 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(parked.app, name="parked")
 app.add_typer(errors.app, name="errors")
 app.command("sql")(coded(sql.sql))
+app.command("tables")(coded(tables.tables))
+app.command("import-table")(coded(tables.import_table))
+app.command("export-table")(coded(tables.export_table))
 app.command("tail")(coded(tail.tail))
 app.command("originals")(coded(originals.originals))
 app.add_typer(alerts.app, name="alerts")
@@ -87,6 +92,7 @@ app.command("import")(coded(transfer.import_))
 app.command("export")(coded(transfer.export))
 app.command()(coded(repair.repair))
 app.command("erase-user")(coded(erase.erase_user))
+app.command("export-user")(coded(export_user.export_user))
 app.command("recover")(coded(recover.recover))
 app.command("graphs")(coded(graphs.graphs))
 app.command("run")(coded(run.run))

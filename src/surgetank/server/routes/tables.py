@@ -8,9 +8,9 @@ from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from surgetank.app.caller_tables import ARROW, JSON, NDJSON, ROW_FORMS, where_refused
+from surgetank.app.caller_tables import ARROW, JSON, NDJSON, ROW_FORMS, refused_row
 from surgetank.app.tables import Table
-from surgetank.exceptions import EntryRejected
+from surgetank.exceptions import Conflict, EntryRejected
 from surgetank.server.access.roles import Caller
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, signed_in
 from surgetank.server.http.middleware import check_key
@@ -139,7 +139,7 @@ def insert(
             key=key,
             as_user=as_user,
         )
-    except EntryRejected as error:
+    except (EntryRejected, Conflict) as error:
         raise _refused(error, who) from error
     if done.repeated:
         response.headers["Idempotency-Replayed"] = "true"
@@ -156,8 +156,8 @@ def _form(request: Request) -> str:
     return sent
 
 
-def _refused(error: EntryRejected, who: Caller) -> Problem:
+def _refused(error: EntryRejected | Conflict, who: Caller) -> Problem:
     problem = of_family(error, who)
-    index, column = where_refused(error.path)
-    problem.more |= {"index": index, "column": column, "reason": error.reason}
+    if (bad := refused_row(error)) is not None:
+        problem.more |= {"index": bad[0], "column": bad[1], "reason": bad[2]}
     return problem

@@ -23,7 +23,7 @@ from surgetank.streams.tables.arrows import Unreadable
 from surgetank.streams.tables.cold.protocol import ColdTables
 from surgetank.streams.tables.definition import NOBODY, USER, Table
 from surgetank.streams.tables.hot.protocol import BatchKey, HotTables
-from surgetank.streams.tables.insertion import Batch, Inserted, OnBad, Present, stored
+from surgetank.streams.tables.insertion import BadRow, Batch, Inserted, OnBad, Present, stored
 from surgetank.streams.tables.rows import Row, RowForm, utc_now
 from surgetank.streams.tables.sql.statements import OnConflict
 from surgetank.streams.tables.values import Source
@@ -63,9 +63,11 @@ class TableIngest:
         on_conflict: OnConflict = OnConflict.REFUSE,
         updates: Sequence[str] = (),
         key: str | None = None,
+        most_bad: int = insertion.MOST_BAD,
     ) -> Inserted:
         """Insert rows: mappings, sequences of values (of `columns`, or of all), or Arrow. `key` is an
-        idempotency key, `updates` the columns that ON CONFLICT DO UPDATE sets (none: all).
+        idempotency key, `updates` the columns that ON CONFLICT DO UPDATE sets (none: all),
+        `most_bad` how many rows that are left out are listed.
 
         Raises `EntryRejected` naming the row's index, column and reason; `Conflict` for a PRIMARY KEY
         that is there, hot or cold, and for a key that was used for other rows; `BufferFull`.
@@ -78,6 +80,7 @@ class TableIngest:
             on_bad=on_bad,
             on_conflict=on_conflict,
             updates=updates,
+            most_bad=most_bad,
         )
         if arrows.is_arrow(rows):
             given = arrows.as_table(rows)
@@ -100,6 +103,29 @@ class TableIngest:
             if (known := self._repeated(table, named)) is not None:
                 return known
         return batch.accept(self._read(batch, rows, columns), named)
+
+    def bad_rows(
+        self, table: Table, rows: Any, *, user: str | None, source: Source, on_bad: OnBad
+    ) -> tuple[BadRow, ...]:
+        """The rows that `insert` would refuse for what is in them. Nothing is stored. Raises
+        `EntryRejected` for the first one, unless `on_bad` is "skip"."""
+        batch = Batch(
+            self._present,
+            table,
+            user=user if table.by_user else NOBODY,
+            source=source,
+            on_bad=on_bad,
+            on_conflict=OnConflict.REFUSE,
+            updates=(),
+            most_bad=len(rows),
+        )
+        if arrows.is_arrow(rows):
+            given = arrows.as_table(rows)
+            if self._shaped(table, given, batch) is not None:
+                return ()
+            rows = list(arrows.single(given))
+        self._read(batch, rows, None)
+        return batch.bad
 
     def _repeated(self, table: Table, batch: BatchKey | None) -> Inserted | None:
         known = None if batch is None else self._present.hot.repeated(table, batch)

@@ -30,7 +30,7 @@ from surgetank.streams.tables.values import Source
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 SEGMENT_ROWS = 2_000  # from here on a batch becomes a segment
 _ATTEMPTS = 8
-_MOST_BAD = 1_000  # that are listed
+MOST_BAD = 1_000  # that are listed
 OnBad = Literal["refuse", "skip"]
 
 
@@ -57,6 +57,19 @@ class Inserted:
     first: int = 0
     last: int = 0
     repeated: bool = False
+
+
+class KeyTaken(Conflict):
+    """A row whose PRIMARY KEY is there: `index` counts from 0 in what was given, `column` is the
+    first of the key."""
+
+    def __init__(self, index: int, column: str, why: str, remedy: str) -> None:
+        super().__init__(f"Row {index}: {why}.", remedy=remedy)
+        self.index, self.column, self.why = index, column, why
+
+    def moved(self, by: int) -> KeyTaken:
+        """The same, counted from before what was given."""
+        return KeyTaken(self.index + by, self.column, self.why, self.remedy)
 
 
 class Present:
@@ -103,8 +116,10 @@ class Batch:
         on_bad: OnBad,
         on_conflict: OnConflict,
         updates: Sequence[str],
+        most_bad: int = MOST_BAD,
     ) -> None:
         self.table, self.user, self.source, self.on_bad = table, user, source, on_bad
+        self._most_bad = most_bad
         self._present, self._on_conflict = present, on_conflict
         self._key = row_key(table)
         if on_conflict is not OnConflict.REFUSE and self._key is None:
@@ -124,12 +139,17 @@ class Batch:
         """Who the idempotency key belongs to."""
         return self.user or NOBODY
 
+    @property
+    def bad(self) -> tuple[BadRow, ...]:
+        """The rows that were refused so far."""
+        return tuple(self._bad)
+
     def refuse(self, index: int, error: EntryRejected) -> None:
         """A row that can't be stored."""
         if self.on_bad == "refuse":
             raise error
         self._bad_rows += 1
-        if len(self._bad) < _MOST_BAD:
+        if len(self._bad) < self._most_bad:
             self._bad.append(BadRow(index, error.path, error.reason, error.remedy))
 
     def accept(self, rows: list[tuple[int, str, Row]], named: BatchKey | None) -> Inserted:
@@ -193,7 +213,7 @@ class Batch:
             updated=updated,
             ignored=ignored,
             bad=tuple(sorted([*self._bad, *self._repeated], key=lambda each: each.index))[
-                :_MOST_BAD
+                : self._most_bad
             ],
             bad_rows=self._bad_rows + len(self._repeated),
             first=accepted.first if accepted is not None else 0,
@@ -270,10 +290,8 @@ class Batch:
             reason = f"there is a row with the PRIMARY KEY {key} already"
             self._repeated.append(BadRow(index, f"$[{index}].{self.table.key[0]}", reason, remedy))
             return
-        raise Conflict(
-            f"Row {index}: {self.table.partition(user)!r} has a row with the PRIMARY KEY {key} already.",
-            remedy=remedy,
-        )
+        why = f"{self.table.partition(user)!r} has a row with the PRIMARY KEY {key} already"
+        raise KeyTaken(index, self.table.key[0], why, remedy)
 
 
 def _column(table: Table, name: str) -> str:

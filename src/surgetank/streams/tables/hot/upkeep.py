@@ -20,6 +20,7 @@ from surgetank.streams.tables.hot.protocol import Progress
 from surgetank.streams.tables.hot.schema import keys_of, rows_of
 
 _DAY_S = 86_400.0
+_IMPORT_S = 30 * _DAY_S  # somebody mends what stopped an import, and goes on with it
 _ORPHAN_S = 3600.0  # longer than any call takes between its file and its row
 
 
@@ -104,7 +105,10 @@ class Upkeep:
             if table.kind is Kind.STREAM and table.ttl_s is not None:
                 self._expire(table, now - table.ttl_s)
         with self._file.write() as connection:
-            connection.execute("DELETE FROM hot_batches WHERE at < ?", (now - _DAY_S,))
+            connection.execute(
+                "DELETE FROM hot_batches WHERE at < CASE WHEN key GLOB 'import:*' THEN ? ELSE ? END",
+                (now - _IMPORT_S, now - _DAY_S),
+            )
             retired = [name for (name,) in connection.execute("SELECT file FROM hot_retired")]
         # With all of the log in the file, nobody reads a state in which these were named.
         if retired and self._file.tidy():
