@@ -219,8 +219,13 @@ def test_an_error_of_who_reads_tables_reaches_the_caller(pool):
     def away(reference: Reference) -> None:
         raise QuotaExceeded("away")
 
-    with pytest.raises(QuotaExceeded, match="away"):
-        pool.run("FROM app.mine", user="ada", tables=away)
+    pool.run("FROM app.mine", user="ada", tables=mine)
+    children = sorted(pool.children())
+    for text in ("FROM app.mine", "FROM app.mine", "FROM app.mine, app.other"):
+        with pytest.raises(QuotaExceeded, match="away"):
+            pool.run(text, user="ada", tables=away)
+    assert len(rows(pool, "FROM app.mine")) == 3
+    assert sorted(pool.children()) == children  # none had to be ended for it
 
 
 def test_one_user_has_one_query_at_a_time_and_the_queue_has_an_end():

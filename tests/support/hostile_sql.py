@@ -28,7 +28,20 @@ SYSTEM = (
 def statements(marker: Path, new: Path) -> list[str]:
     """Several hundred of them. `marker` is a file that must not be read, `new` one that must not
     come to be."""
-    return [*_reads(marker), *_writes(marker, new), *_others(), *_settings(), *_two_at_once(new)]
+    return [
+        *_reads(marker), *_reads_inside(marker), *_writes(marker, new), *_others(), *_settings(), *_extensions(new),
+        *_two_at_once(new), *_huge(),
+    ]  # fmt: skip
+
+
+def of_others(schema: str, mine: str, theirs: str) -> list[str]:
+    """The attempts to see somebody else's rows in these tables of a real catalogue: whole names, and
+    rows of one's own table that belong to others."""
+    found = [
+        text.replace("app.", f"{schema}.").replace("theirs", theirs).replace("mine", mine)
+        for text in (*_others(), *_crossing())
+    ]
+    return [*found, *(text.replace(theirs, mine) for text in found if theirs in text)]
 
 
 def _reads(marker: Path) -> Iterator[str]:
@@ -49,6 +62,139 @@ def _reads(marker: Path) -> Iterator[str]:
         yield f'SELECT * FROM "{quoted}"'
         yield f"FROM query_table('{quoted}')"
         yield f"SELECT content FROM read_text('{quoted}')"
+
+
+def _reads_inside(marker: Path) -> Iterator[str]:
+    """Files by functions in other places than FROM, and files whose names come from rows."""
+    for call in (f"read_text('{marker}')", f"read_csv('{marker}')", f"glob('{marker.parent}/*')"):
+        yield f"SELECT (SELECT any_value(COLUMNS(*)) FROM {call})"
+        yield f"SELECT * FROM app.mine WHERE EXISTS (FROM {call})"
+        yield f"WITH f AS (FROM {call}) SELECT * FROM f"
+        yield f"WITH f AS MATERIALIZED (FROM {call}) SELECT * FROM f, app.mine"
+        yield f"WITH RECURSIVE f AS (FROM {call} UNION FROM f) SELECT * FROM f"
+        yield f"FROM app.mine UNION ALL BY NAME FROM {call}"
+        yield f"SELECT * FROM app.mine, LATERAL (FROM {call})"
+        yield f"SELECT list_transform([1], lambda x: (SELECT count(*) FROM {call}))"
+        yield f"PIVOT (FROM {call}) ON COLUMNS(*) USING count(*)"
+        yield f"SUMMARIZE FROM {call}"
+        yield f"DESCRIBE FROM {call}"
+        yield f"FROM (VALUES (1)) v, {call}"
+    yield f"SELECT * FROM (SELECT '{marker}' AS f), read_text(f)"
+    yield "SELECT * FROM app.mine m, read_text(m.note)"
+    yield "FROM read_text(getvariable('f'))"
+    yield "FROM read_text((SELECT note FROM app.mine LIMIT 1))"
+    yield f"SELECT file_exists('{marker}'), file_size('{marker}')"
+
+
+def _extensions(new: Path) -> Iterator[str]:
+    for name in (
+        "httpfs",
+        "postgres",
+        "sqlite",
+        "spatial",
+        "aws",
+        "excel",
+        "delta",
+        "iceberg",
+        "ui",
+        "shellfs",
+    ):
+        yield f"FORCE INSTALL {name}"
+        yield f"INSTALL {name} FROM 'http://127.0.0.1:1'"
+        yield f"LOAD {name}"
+        yield f"SELECT * FROM install_extension('{name}')"
+    for name in (
+        "database_size", "show_databases", "functions", "collations", "user_agent", "platform", "force_checkpoint",
+        "disable_profiling", "enable_object_cache", "enable_verification", "add_parquet_key('k', '0123456789abcdef')",
+        "storage_info('mine')", "show('mine')", f"profile_output = '{new}'", f"log_query_path = '{new}'",
+        f"temp_directory = '{new}'", f"extension_directory = '{new}'", f"secret_directory = '{new}'",
+    ):  # fmt: skip
+        yield f"PRAGMA {name}"
+    yield from (
+        "CALL start_ui()",
+        "SELECT * FROM start_ui_server()",
+        f"COPY FROM DATABASE memory TO '{new}'",
+        f"COPY mine TO PROGRAM 'touch {new}'",
+        f"COPY (SELECT 1) TO '{new}' (FORMAT parquet, PARTITION_BY (a))",
+        f"ATTACH IF NOT EXISTS '{new}' AS n",
+        f"ATTACH OR REPLACE '{new}' AS memory",
+        "ATTACH 'http://127.0.0.1:1/x.db' AS h",
+        "CREATE OR REPLACE TEMP VIEW v AS FROM app.mine",
+        "CREATE TEMP TABLE t AS FROM app.mine",
+        "CREATE TEMP MACRO m() AS TABLE FROM app.mine",
+    )
+
+
+def _crossing() -> Iterator[str]:
+    """Joins, parts of the query under somebody else's name, quoted and odd names."""
+    yield from (
+        "SELECT * FROM app.mine m JOIN app.theirs t ON m._user <> t._user",
+        "SELECT * FROM app.mine m FULL JOIN app.theirs t ON m._seq = t._seq",
+        "SELECT * FROM app.mine m SEMI JOIN app.theirs t ON true",
+        "SELECT * FROM app.mine NATURAL JOIN app.theirs",
+        "SELECT * FROM app.mine ASOF JOIN app.theirs t ON mine._seq >= t._seq",
+        "WITH theirs AS (FROM app.theirs) FROM theirs",
+        "WITH mine AS (FROM app.theirs) FROM mine",
+        "WITH a AS (FROM b), b AS (FROM app.theirs) FROM a",
+        "WITH RECURSIVE a AS (FROM app.mine UNION ALL FROM app.theirs) FROM a LIMIT 9",
+        "SELECT (SELECT list(t) FROM app.theirs t), * FROM app.mine",
+        "SELECT * FROM app.mine ORDER BY (SELECT count(*) FROM app.theirs)",
+        "SELECT count(*) FILTER (WHERE EXISTS (FROM app.theirs)) FROM app.mine",
+        "SELECT * FROM app.mine QUALIFY row_number() OVER (ORDER BY (SELECT max(_seq) FROM app.theirs)) > 0",
+        "FROM app.theirs TABLESAMPLE 100%",
+        "SELECT * FROM app.mine WHERE _user IN ('ann', 'bob', '')",
+        "SELECT * FROM app.mine WHERE _user <> current_user OR _user IS NULL",
+        "SELECT * FROM app.mine WHERE _user = 'ann'",
+        "SELECT * FROM app.mine WHERE _user = 'mallory' OR _user = 'ann'",
+        "SELECT _user, _seq, m FROM app.mine m",
+        "SELECT COLUMNS(*)::TEXT FROM app.mine",
+        'FROM "app"."theirs"', 'FROM "APP".theirs', 'FROM "app" . "theirs"', 'FROM "app.theirs"', 'FROM app."theirs "',
+        'FROM app."the\u200birs"', 'FROM app.""', 'FROM ""."theirs"', "FROM app.theirs.id", "FROM a.app.theirs",
+        'FROM U&"app".theirs', "FROM app/**/.theirs", "FROM app.theirs -- app.mine", 'FROM app."theirs"";"',
+        'FROM "surgetank app".theirs', 'FROM "surgetank system".runs', 'FROM "surgetank 0"',
+        "SELECT * FROM system.threads", "SELECT * FROM system.checkpoints", "SELECT * FROM system.thread_logs",
+        "SELECT * FROM system.system_errors", "SELECT * FROM system.users", "SELECT * FROM system.files",
+        "SELECT * FROM system.threads t JOIN system.checkpoints c USING (thread_id)",
+        "SELECT * FROM system.thread_logs WHERE thread_id = 'of-ann'",
+        "SELECT * FROM system.threads WHERE user_id = 'ann' OR true",
+        "EXECUTE AS USER 'ann' SELECT * FROM app.mine",
+        "EXECUTE AS USER 'mallory' SELECT * FROM app.mine WHERE _user = 'ann'",
+        "INSERT INTO app.mine (id, note) SELECT id, note FROM app.theirs",
+        "UPDATE app.mine SET note = (SELECT any_value(note) FROM app.theirs)",
+        "UPDATE app.theirs SET note = note",
+        "DELETE FROM app.theirs WHERE error(note)",
+        "SELECT error(note) FROM app.theirs",
+        "SELECT note::INT FROM app.theirs",
+        "SHOW STATS FOR TABLE app.theirs",
+        "DESCRIBE app.theirs",
+        "ALTER TABLE app.theirs ADD COLUMN x INT",
+        "DROP TABLE app.theirs",
+        "CREATE VIEW app.v AS SELECT * FROM app.theirs",
+        "STORAGE FLUSH TABLE app.theirs",
+        "SUBSCRIBE TO app.theirs",
+    )  # fmt: skip
+
+
+def _huge() -> Iterator[str]:
+    """Long and deep texts, and recursion that does not end by itself."""
+    yield 'SELECT "' + "x" * 100_000 + '" FROM app.mine'
+    yield "SELECT * FROM app." + "x" * 100_000
+    yield "SELECT 1" + "0" * 100_000
+    yield "SELECT " + ", ".join(f"{n} AS c{n}" for n in range(1000))
+    yield "SELECT 1 IN (" + ", ".join(map(str, range(2_000))) + ")"
+    yield "SELECT '" + "[" * 50_000 + "'::JSON"
+    yield "SELECT x'" + "ff" * 50_000 + "'"
+    yield "SELECT 'a' SIMILAR TO '" + "(a|" * 1000 + "b" + ")" * 1000 + "'"
+    yield "SELECT {'a': " * 500 + "1" + "}" * 500
+    yield "SELECT " + "-" * 3001 + "1"
+    yield "SELECT " + "- " * 5000 + "1"
+    yield "SELECT * FROM app.mine WHERE " + " AND ".join(["id = id"] * 400)
+    yield " UNION ALL ".join(["SELECT id FROM app.mine"] * 60)
+    yield "SELECT " + "CASE WHEN true THEN " * 500 + "1" + " END" * 500
+    yield "WITH RECURSIVE a AS (FROM b), b AS (FROM a) FROM a"
+    yield "WITH RECURSIVE a AS (FROM a) FROM a"
+    yield "WITH RECURSIVE r AS (SELECT 1 AS a UNION FROM r) FROM r"
+    yield "WITH RECURSIVE r(a) AS (SELECT 1 UNION SELECT a % 7 + 1 FROM r) FROM r"
 
 
 def _writes(marker: Path, new: Path) -> Iterator[str]:
@@ -233,4 +379,7 @@ EXPENSIVE = (
     "SELECT list(range) FROM range(500000000)",
     "SELECT * FROM range(1000000000000) ORDER BY hash(range)",
     "SELECT regexp_replace(repeat('a', 100000000), '(a*)*b', 'x')",
+    "WITH RECURSIVE r AS (SELECT 'x' AS s UNION ALL SELECT s || s FROM r) SELECT max(len(s)) FROM r",
+    "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))",
+    "SELECT list_reduce(range(300000000), lambda a, b: a + b)",
 )

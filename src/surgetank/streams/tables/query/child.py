@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
+from surgetank.bounded import BoundedMap
 from surgetank.streams.tables.query.databases import Databases, Session
 from surgetank.streams.tables.query.frames import (
     BATCH_BYTES,
@@ -39,6 +40,7 @@ from surgetank.streams.tables.query.parameters import chosen, read
 
 _ROWS_AT_ONCE = 2048
 _MOST_RESIDENT = 300 * 1024**2  # of a process that is used again
+_MOST_NEEDED = 1 << 20  # bytes of what texts need, that is remembered
 _ENDS = (Frame.GO, Frame.STOP)  # of tables
 _FIRST_FREE = 1  # while a query runs, no number of a file from here on is given out
 
@@ -56,6 +58,9 @@ class Child:
         self._memory_bytes = memory_bytes
         self._memory = _Memory()
         self._running = threading.Event()
+        self._needed: BoundedMap[tuple[str, str], Needs] = BoundedMap(
+            most_weight=_MOST_NEEDED, weigh=lambda each: len(each.text) + 1000
+        )
         self._is_sent = False  # tables, and their end has not come yet
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -79,12 +84,18 @@ class Child:
 
     def _answered(self, databases: Databases, query: Mapping[str, Any]) -> bool:
         """Answer one query. False where it did not come to its end."""
-        session = None
         self._is_sent = query["known"]
         try:
             _check(databases.statements(query["text"]))
+        except Exception as error:  # noqa: BLE001 - as below; but nothing was run in a database
+            self._fail(_said(error))
+            return True
+        session = None
+        try:
             session = databases.session(query["user"], query["limit_ms"])
-            needed = self._needs(session.connection, query["text"])
+            asked = query["user"], query["text"]
+            needed = self._needed.use(asked) or self._needs(session.connection, query["text"])
+            self._needed[asked] = needed
             self._send_names(needed if not query["known"] else None)
             if self._take_tables(session):
                 self._files(may_be_opened=False)
@@ -98,8 +109,6 @@ class Child:
             with contextlib.suppress(Exception):
                 session.connection.close()
         self._fail(failure)
-        while self._is_sent:  # the parent has begun, and goes on to the end
-            self._is_sent = self._receive()[0] not in _ENDS
         return False
 
     def _files(self, *, may_be_opened: bool) -> None:
@@ -179,6 +188,8 @@ class Child:
 
     def _fail(self, failure: Mapping[str, Any]) -> None:
         self._send(Frame.FAILED, json.dumps({**failure, "worn": self._memory.worn()}).encode())
+        while self._is_sent:  # the parent has begun, and goes on to the end
+            self._is_sent = self._receive()[0] not in _ENDS
 
     def _send(self, kind: Frame, data: bytes | pa.Buffer) -> None:
         self._target.write(head(kind, len(data)))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgetank.bounded import BoundedMap
-from surgetank.exceptions import InvalidRequest, QuotaExceeded
+from surgetank.exceptions import InvalidRequest, QuotaExceeded, SurgetankError
 from surgetank.streams.tables.query.frames import (
     HEAD,
     Frame,
@@ -93,6 +93,14 @@ class KnownNames:
 
 class ChildEnded(Exception):
     """A child ended, or was killed, without a word about the query."""
+
+
+class _Unanswered(Exception):
+    """Who was asked for rows has none to give, for this reason. The child forgot the query."""
+
+    def __init__(self, error: SurgetankError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class StatementRefused(InvalidRequest):
@@ -171,6 +179,9 @@ class ChildProcess:
                 names.keep(user, text, self._named)
         except TimeoutError:
             raise _too_long(limits) from None
+        except _Unanswered as unanswered:
+            done = True
+            raise unanswered.error from None
         finally:
             if not done:  # whatever it does now, nobody will read it
                 self.kill()
@@ -214,7 +225,11 @@ class ChildProcess:
         self._given = False
         self._send(Frame.QUERY, query)
         if known is not None:
-            self._send_tables(known, limits, tables)
+            try:
+                self._send_tables(known, limits, tables)
+            except _Unanswered:
+                self._receive()  # that it has read the text: after it the child is free again
+                raise
         kind, data = self._receive()
         if kind is Frame.FAILED:
             return _failure(data)
@@ -256,9 +271,9 @@ class ChildProcess:
         for reference in references:
             try:
                 rows = tables(reference)
-            except BaseException:
+            except SurgetankError as error:
                 self._send(Frame.STOP, b"")
-                raise
+                raise _Unanswered(error) from error
             if rows is None:
                 continue  # DuckDB itself says that there is no such table
             header = {"schema": reference.schema, "name": reference.name}
