@@ -136,7 +136,7 @@ def test_changes_are_numbered_and_seen_in_the_order_of_user_and_version(
     assert [row[VERSION] for row in rows] == [first.last, first.first, second.first]
     assert all(row[SEQ] == row[VERSION] and row[OP] == Op.INSERT for row in rows)
     with hot.snapshot() as snapshot:
-        assert snapshot.through == second.last
+        assert snapshot.through(T) == second.last
         assert snapshot.stores(T) == (store_of(first.first),)
         hot.accept(T, [insert("bob", 4, None)])
         assert snapshot.rows(T).num_rows == 3  # a view of one moment

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ BATCH = BatchKey("k", b"digest")
 _KILLED = """
 import os, signal, sys
 from faults.test_hot_tables_killed import BATCH, ROWS, T
+from surgetank.sqlite.shared import SharedFile
 from surgetank.streams.tables.hot import accepting, flushing, segments
 from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.store import SQLiteHotTables
@@ -43,6 +45,16 @@ path, point = sys.argv[1:]
 hot = SQLiteHotTables(path)
 hot.accept(T, [Change("ann", Op.INSERT, (0,))])
 print("one row", flush=True)
+if point in ("single", "part"):
+    for n in range(1, 5):
+        hot.accept(T, [Change("ann", Op.INSERT, (n,))])
+if point == "single":
+    killed_after(SharedFile, "insert")
+    hot.accept(T, [Change("ann", Op.INSERT, (5,))])
+if point == "part":
+    lease = hot.lease(T, owner="killed", ttl_s=0.001)
+    hot.ack(lease, hot.take(lease, max_bytes=200)[1])
+    os.kill(os.getpid(), signal.SIGKILL)
 if point == "file":
     killed_after(segments, "write_stored")
 if point == "row":
@@ -52,8 +64,8 @@ if point == "answer":
 hot.accept_arrow(T, ROWS, batch=BATCH)
 print("segment", flush=True)
 lease = hot.lease(T, owner="killed", ttl_s=0.001)
-if point == "ack":
-    killed_after(flushing, "recount")
+if point in ("subtract", "remove_covered", "recount_segments"):
+    killed_after(flushing, point)
 hot.ack(lease, lease.through)
 print("acknowledged", flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -90,7 +102,10 @@ def numbers(hot: SQLiteHotTables) -> list[int]:
         return sorted(snapshot.rows(T).column("n").to_pylist())
 
 
-@pytest.mark.parametrize("point", ["file", "row", "answer", "ack", "acknowledged"])
+@pytest.mark.parametrize(
+    "point",
+    ["file", "row", "answer", "subtract", "remove_covered", "recount_segments", "acknowledged"],
+)
 def test_whatever_was_answered_is_there_and_nothing_twice(tmp_path: Path, point: str) -> None:
     path = tmp_path / "buffer-tables.db"
     with run(_KILLED, str(path), point) as child:
@@ -100,18 +115,46 @@ def test_whatever_was_answered_is_there_and_nothing_twice(tmp_path: Path, point:
     flushed = point == "acknowledged"
     there = {"file": [0], "row": [0]}.get(point, [] if flushed else [0, 1, 2, 3])
     assert numbers(hot) == there
-    assert ("segment" in answered) == (point in ("ack", "acknowledged"))
+    assert hot.depth().entries == len(there)
+    assert ("segment" in answered) == (point not in ("file", "row", "answer"))
     again = hot.accept_arrow(T, ROWS, batch=BATCH)  # as the caller does that had no answer
     assert again.repeated == (point not in ("file", "row"))
     assert numbers(hot) == ([] if flushed else [0, 1, 2, 3])
     with hot.snapshot() as snapshot:
-        through = snapshot.through
+        through = snapshot.through(T)
     assert hot.accept(T, [Change("ann", Op.INSERT, (4,))]).first > through
     for file in hot.segments.glob("*.arrow"):
         os.utime(file, (0, 0))  # a crash of some hours ago
     hot.maintain()
     assert len(list(hot.segments.glob("*.arrow"))) == (0 if flushed else 1)
     assert numbers(hot) == ([4] if flushed else [0, 1, 2, 3, 4])
+    hot.close()
+
+
+@pytest.mark.parametrize(("point", "there"), [("single", range(6)), ("part", range(2, 5))])
+def test_single_rows_are_counted_and_taken_once_after_a_kill(
+    tmp_path: Path, point: str, there: range
+) -> None:
+    path = tmp_path / "buffer-tables.db"
+    with run(_KILLED, str(path), point) as child:
+        child.communicate(timeout=60)
+    assert child.returncode == -signal.SIGKILL
+    hot = SQLiteHotTables(path)
+    (waiting,) = hot.waiting()
+    assert (numbers(hot), waiting.changes, hot.depth().entries) == ([*there], *[len(there)] * 2)
+    assert [state.entries for state in hot.states()] == [len(there)]
+    hot.maintain()
+    with sqlite3.connect(path) as connection:  # what was acknowledged is gone now
+        (rows,) = connection.execute("SELECT count(user) FROM hot_rows_1").fetchone()
+    connection.close()
+    assert (numbers(hot), rows) == ([*there], len(there))
+    lease = hot.lease(T, owner="me", ttl_s=30)
+    assert lease is not None
+    rows, through = hot.take(lease)
+    assert rows.column("n").to_pylist() == [*there]
+    assert hot.ack(lease, through).changes == len(there)
+    assert (numbers(hot), hot.waiting(), hot.depth().bytes) == ([], [], 0)
+    assert hot.accept(T, [Change("ann", Op.INSERT, (9,))]).first > through
     hot.close()
 
 

@@ -77,8 +77,7 @@ class _Snapshot:
     def __init__(self, changes: list[tuple[int, Change]]) -> None:
         self._changes = changes
 
-    @property
-    def through(self) -> int:
+    def through(self, table: Table) -> int:
         return len(self._changes)
 
     def stores(self, table: Table) -> tuple[str, ...]:

@@ -206,7 +206,7 @@ def test_a_slow_one_is_given_a_gap_and_goes_on(hot, live, monkeypatch):
         for n in range(8):
             insert(hot, n)
             with hot.snapshot() as snapshot:
-                through = snapshot.through
+                through = snapshot.through(T)
             wait_until(partial(_has_read, query, through), "it is read")
         events = query.take()
         assert shown(events) == [("gap", None), ("insert", 5), ("insert", 6), ("insert", 7)]

@@ -171,7 +171,8 @@ class FakeHot:
     def snapshot(self) -> Iterator[FakeHot]:
         yield self
 
-    through = 99
+    def through(self, table: Table) -> int:
+        return 99
 
     def stores(self, table: Table) -> tuple[str, ...]:
         return (store_of(ONE),)

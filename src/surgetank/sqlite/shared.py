@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from surgetank.exceptions import BufferUnavailable
 from surgetank.sqlite import file
@@ -61,6 +61,18 @@ class SharedFile:
             writer = self._open_writer()
             with file.transaction(writer):
                 yield writer
+
+    def insert(self, statement: str, values: Sequence[Any]) -> int:
+        """One INSERT that is a transaction of its own: the rowid that it was given."""
+        file.refuse_fork(self._pid, self.path)
+        self._before_write()
+        with self._lock:
+            try:
+                given = self._open_writer().execute(statement, values).lastrowid
+            except sqlite3.Error as error:
+                raise file.translate(error, self.path) from error
+        assert given is not None
+        return given
 
     def write_unless_held(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         """One write transaction for an event loop: None, and nothing done, where it would have to

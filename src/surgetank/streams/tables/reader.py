@@ -106,7 +106,7 @@ class TableReader:
                 hot=pa.concat_tables(filled) if filled else own,
                 hidden=changed,
                 cold=cold,
-                through=snapshot.through,
+                through=snapshot.through(table),
                 acks=acks,
             )
 

@@ -1,4 +1,7 @@
-"""Accepting changes: single rows into the row table, many into a segment; all of a call, or nothing."""
+"""Accepting changes: single rows into the journal, many into a segment; all of a call, or nothing.
+
+One row on its own is one statement. Whatever else there is to check makes it a transaction.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ import pyarrow.compute
 from surgetank.exceptions import Conflict, EntryRejected, InvalidRequest
 from surgetank.streams.tables.definition import NOBODY, Table
 from surgetank.streams.tables.hot import segments
-from surgetank.streams.tables.hot.hot_file import HotFile
+from surgetank.streams.tables.hot.counting import mark, tally
+from surgetank.streams.tables.hot.covering import uncovered
+from surgetank.streams.tables.hot.hot_file import MOST, HotFile
 from surgetank.streams.tables.hot.layout import Layout
+from surgetank.streams.tables.hot.progress import progress_of
 from surgetank.streams.tables.hot.protocol import (
     DELETED,
-    ORIGIN_SHIFT,
     Accepted,
     BatchKey,
     Change,
@@ -25,7 +30,6 @@ from surgetank.streams.tables.hot.protocol import (
 from surgetank.streams.tables.hot.schema import keys_of, rows_of
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
-_MOST = (1 << ORIGIN_SHIFT) - 2  # rows of one call: they have one origin
 _KEYS_AT_ONCE = 500
 
 
@@ -49,33 +53,40 @@ class Accepting:
         if not changes:
             raise InvalidRequest("There is no change to accept.")
         _refuse_users(table, {change.user for change in changes})
-        layout = self._file.prepare(table)
-        kept = [layout.kept(change.values) for change in changes]
-        sizes = [layout.size(values) for values in kept]
-        if max(sizes) > self._row_max_bytes:
-            at = sizes.index(max(sizes))
-            raise self._too_large(
-                table, changes[at].user, at if len(sizes) > 1 else None, sizes[at]
-            )
-        now = self._file.clock()
+        layout, schema = self._file.prepare(table), table.schema_version
+        packed = [layout.packed(change.user, change.values) for change in changes]
+        for index, (size, *_) in enumerate(packed):
+            if size > self._row_max_bytes:
+                at = index if len(packed) > 1 else None
+                raise self._too_large(table, changes[index].user, at, size)
+        now, first = self._file.clock(), None
+        plain = batch is None and unless_acked_since is None and layout.key is None
+        if plain and len(changes) == 1 and changes[0].seq is None:
+            size = packed[0][0]
+            first = self._file.insert(layout, size, (changes[0].user, now, schema, *packed[0]))
+            if first is not None:
+                return Accepted(first, first)
+        self._file.admit(sum(size for size, *_ in packed))
         with self._file.write() as connection:
             known = _known_batch(connection, table, batch)
             if known is not None:
                 return known
             _refuse_acked(connection, table, unless_acked_since)
             self._refuse_changed(connection, table, changes, unless_newer_than)
-            first = self._file.take_versions(connection, table, len(kept), sum(sizes), now).first
-            rows = [
-                (change.user, version, change.seq or version, change.op.value, now, size, table.schema_version, *values)
-                for version, (change, values, size) in enumerate(zip(changes, kept, sizes, strict=True), first)
-            ]  # fmt: skip
-            if len(rows) == 1:
-                connection.execute(layout.insert, rows[0])
-            else:
-                connection.executemany(layout.insert, rows)
+            first = self._file.take_versions(connection, table, len(packed))
+            connection.executemany(
+                layout.put,
+                (
+                    (version, change.op.value, change.seq, change.user, now, schema, *row)
+                    for version, (change, row) in enumerate(
+                        zip(changes, packed, strict=True), first
+                    )
+                ),
+            )
             if layout.key is not None:
                 _put_keys(connection, layout, changes, first)
-            last = first + len(rows) - 1
+            tally(connection, table.id)
+            last = first + len(packed) - 1
             _keep_batch(connection, table, batch, first, last, now)
         self._file.committed(table.id, first)
         return Accepted(first, last)
@@ -90,9 +101,9 @@ class Accepting:
     ) -> Accepted:
         """See `HotTables.accept_arrow`."""
         count = rows.num_rows
-        if not 0 < count <= _MOST:
+        if not 0 < count <= MOST:
             raise InvalidRequest(
-                f"One call inserts 1 to {_MOST} rows, not {count}.", remedy="insert them in parts."
+                f"One call inserts 1 to {MOST} rows, not {count}.", remedy="insert them in parts."
             )
         layout = self._file.prepare(table)
         known = self.repeated(table, batch) if batch is not None else None
@@ -105,13 +116,14 @@ class Accepting:
         now = self._file.clock()
         name, size = segments.write_file(self._file.segments, table, plain)
         try:
+            self._file.admit(size)
             with self._file.write() as connection:
                 known = _known_batch(connection, table, batch)
                 if known is not None:
                     segments.remove(self._file.segments, [name])
                     return known
                 _refuse_acked(connection, table, unless_acked_since)
-                first = self._file.take_versions(connection, table, count, size, now).first
+                first = self._file.take_versions(connection, table, count)
                 placed = [
                     segments.Part(part.user, part.start, part.count, first + part.start)
                     for part in parts
@@ -128,6 +140,13 @@ class Accepting:
                         name,
                         segments.directory_of(placed),
                     ),
+                )
+                mark(connection, table.id, first + count - 1)
+                connection.execute(
+                    "UPDATE hot_tables SET segment_changes = segment_changes + ?1,"
+                    " segment_bytes = segment_bytes + ?2,"
+                    " segment_oldest_at = coalesce(segment_oldest_at, ?3) WHERE table_id = ?4",
+                    (count, size, now, table.id),
                 )
                 if keys:
                     _put_segment_keys(connection, layout, placed, keys)
@@ -155,12 +174,13 @@ class Accepting:
         self._file.prepare(table)
         found: dict[bytes, int] = {}
         with self._file.read() as connection:
+            where, values = uncovered(progress_of(connection, table.id))
             for start in range(0, len(keys), _KEYS_AT_ONCE):
                 some = keys[start : start + _KEYS_AT_ONCE]
                 rows = connection.execute(
                     f"SELECT key, seq, op FROM {keys_of(table.id)} WHERE user = ? AND key IN"
-                    f" ({', '.join('?' * len(some))})",
-                    (user if table.by_user else NOBODY, *some),
+                    f" ({', '.join('?' * len(some))}) AND {where}",
+                    (user if table.by_user else NOBODY, *some, *values),
                 )
                 found |= {key: DELETED if op == Op.DELETE else seq for key, seq, op in rows}
         return found
@@ -195,7 +215,8 @@ class Accepting:
             if (
                 newer_than is not None
                 and connection.execute(
-                    f"SELECT 1 FROM {rows_of(table.id)} WHERE user = ? AND version > ? AND seq = ? LIMIT 1",
+                    f"SELECT 1 FROM {rows_of(table.id)} WHERE user = ? AND version > ?"
+                    " AND coalesce(seq, version) = ? LIMIT 1",
                     (change.user, newer_than, change.seq),
                 ).fetchone()
             ):

@@ -1,7 +1,8 @@
 """A column's values in SQLite and in Arrow: from what Python has to what the file keeps, and from that to Arrow.
 
 SQLite has no NaN and no -0.0, so these are kept as their eight bytes; a DECIMAL as its text, times as counts of
-days or microseconds, a UUID as bytes, and a list as the JSON of its items.
+days or microseconds, a UUID as bytes, and a list as the JSON of its items. (A row's head, `slots.py`, has both as they
+are.)
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def keeper(type_: ColumnType) -> Keep | None:
 def array_of(type_: ColumnType, kept: Sequence[Any]) -> pa.Array:
     """What SQLite kept of a column, as Arrow."""
     if type_.is_list:
-        return _list_array(type_, kept)
+        return list_array(type_, kept)
     match type_.name:
         case "BOOLEAN":
             return pa.array(kept, pa.int8()).cast(pa.bool_())
@@ -76,8 +77,12 @@ def nulls(type_: ColumnType, count: int) -> pa.Array:
     return array_of(type_, [None] * count)
 
 
-def row_json(columns: Sequence[Column], kept: Sequence[Any]) -> str:
+def row_json(columns: Sequence[Column], values: Sequence[Any]) -> str:
     """One row as JSON, by the ids of its columns: what SQLite keeps, bytes in base64."""
+    kept = []
+    for column, value in zip(columns, values, strict=True):
+        keep = keeper(column.type)
+        kept.append(value if value is None or keep is None else keep(value))
     return json.dumps(
         {
             column.id: [base64.b64encode(value).decode()] if isinstance(value, bytes) else value
@@ -104,7 +109,8 @@ def _floats(type_: ColumnType, kept: Sequence[Any]) -> pa.Array:
         return pa.array(plain, type_.arrow)
 
 
-def _list_array(type_: ColumnType, kept: Sequence[Any]) -> pa.Array:
+def list_array(type_: ColumnType, kept: Sequence[Any]) -> pa.Array:
+    """Lists, each of which SQLite kept as the JSON of its items."""
     item = type_.item
     read = list if type_.name == "JSON" else reader(type_, Source.JSON)
     keep = keeper(item)

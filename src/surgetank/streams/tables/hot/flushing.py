@@ -10,9 +10,18 @@ import pyarrow as pa
 
 from surgetank.buffer.failures import failure_json
 from surgetank.streams.tables.definition import Table
-from surgetank.streams.tables.hot.counting import EVER, recount
+from surgetank.streams.tables.hot.counting import (
+    mark,
+    newest,
+    newly_covered,
+    recount_segments,
+    subtract,
+    tally,
+    waits,
+)
+from surgetank.streams.tables.hot.covering import covered, remaining
 from surgetank.streams.tables.hot.definitions import definition_of
-from surgetank.streams.tables.hot.hot_file import HotFile, newest
+from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.leases import require
 from surgetank.streams.tables.hot.parking import park
 from surgetank.streams.tables.hot.progress import keep_progress, progress_of
@@ -27,6 +36,9 @@ from surgetank.streams.tables.hot.protocol import (
 from surgetank.streams.tables.hot.reading import changes, in_order
 from surgetank.streams.tables.hot.schema import keys_of, rows_of
 from surgetank.streams.tables.hot.segments import Range, segments_of
+
+_WORTH = 4  # rows that go for each that stays, from which on it is quicker to move those that stay
+_STEP = 4096  # rows whose bytes are added up at once
 
 
 class Flushing:
@@ -44,6 +56,8 @@ class Flushing:
             table = definition_of(definition)
             without = lease.held | set(json.loads(held or "[]"))
             low = max(after, _origin(lease) << ORIGIN_SHIFT)
+            if not lease.progress.held:
+                low = max(low, lease.progress.through)
             while True:
                 chosen = Range(low, lease.through, None, without, lease.progress)
                 up_to = _cut(connection, table, chosen, max_bytes)
@@ -67,9 +81,8 @@ class Flushing:
         with self._file.write() as connection:
             definition, earlier = require(connection, lease)
             table = definition_of(definition)
-            (before,) = connection.execute(
-                "SELECT changes FROM hot_tables WHERE table_id = ?", (table.id,)
-            ).fetchone()
+            tally(connection, table.id)
+            before = waits(connection, table.id).changes
             parked = sum(
                 park(connection, self._file.segments, table, each, now) for each in refused
             )
@@ -84,7 +97,8 @@ class Flushing:
                 "UPDATE hot_tables SET acks = acks + ?, lease = ? WHERE table_id = ?",
                 (through > 0, json.dumps(sorted(kept - lease.held)), table.id),
             )
-            left = recount(connection, table)
+            recount_segments(connection, table)
+            left = waits(connection, table.id).changes
             _forget_origins(connection, table)
         return Acked(before - left - parked, recovered)
 
@@ -96,19 +110,43 @@ def _origin(lease: TableLease) -> int:
 def _forget(
     connection: sqlite3.Connection, table: Table, lease: TableLease, through: int, kept: Collection[str]
 ) -> None:  # fmt: skip
-    origin = _origin(lease)
-    progress = progress_of(connection, table.id).get(origin, Progress()).advanced(through, kept)
-    keep_progress(connection, table.id, origin, progress)
-    users = json.dumps(sorted(kept))
-    for name in (rows_of(table.id), keys_of(table.id)):
-        connection.execute(
-            f"DELETE FROM {name} WHERE version > ? AND version <= ?"
-            " AND user NOT IN (SELECT value FROM json_each(?))",
-            (origin << ORIGIN_SHIFT, through, users),
-        )
+    origin, every = _origin(lease), progress_of(connection, table.id)
+    before = every.get(origin, Progress())
+    after = every[origin] = before.advanced(through, kept)
+    keep_progress(connection, table.id, origin, after)
+    gone = newly_covered(connection, table.id, origin, before, after)
+    subtract(connection, table, gone, every)
+    if through >= lease.through:  # until then they are covered, which costs nothing for each row
+        remove_covered(connection, table.id, origin, after)
+
+
+def remove_covered(
+    connection: sqlite3.Connection, table_id: int, origin: int, progress: Progress
+) -> None:
+    """Remove what is acknowledged of an origin from the journal."""
+    rows, keys = rows_of(table_id), keys_of(table_id)
+    last = newest(connection, table_id)
+    where, values = covered(origin, progress)
+    left = sum(
+        connection.execute(f"SELECT count(user) FROM {rows} WHERE {stays}", some).fetchone()[0]
+        for stays, some in remaining(origin, progress)
+    )
+    if not left:  # to empty a table takes no time for each row
+        connection.execute(f"DELETE FROM {rows}")
+    elif left * _WORTH < last - (origin << ORIGIN_SHIFT):
+        stay = f"CREATE TEMP TABLE hot_kept AS SELECT * FROM {rows} WHERE NOT {where}"
+        connection.execute(f"{stay} AND user IS NOT NULL", values)
+        connection.execute(f"DELETE FROM {rows}")
+        connection.execute(f"INSERT INTO {rows} SELECT * FROM hot_kept")
+        connection.execute("DROP TABLE temp.hot_kept")
+    else:
+        gone = f"DELETE FROM {rows} WHERE {where} OR (user IS NULL AND version < ?)"
+        connection.execute(gone, (*values, last))
+    mark(connection, table_id, last)
+    connection.execute(f"DELETE FROM {keys} WHERE {where}", values)
     connection.execute(
         "DELETE FROM hot_retried WHERE table_id = ? AND version > ? AND version <= ?",
-        (table.id, origin << ORIGIN_SHIFT, through),
+        (table_id, origin << ORIGIN_SHIFT, progress.through),
     )
 
 
@@ -146,7 +184,7 @@ def _recovered(
 def _forget_origins(connection: sqlite3.Connection, table: Table) -> None:
     """Forget the progress of origins that are over: the file has a newer one, and nothing of them
     waits."""
-    current = newest(connection) >> ORIGIN_SHIFT
+    current = newest(connection, table.id) >> ORIGIN_SHIFT
     there = {segment.first >> ORIGIN_SHIFT for segment in segments_of(connection, table)}
     for origin in progress_of(connection, table.id):
         if origin >= current or origin in there:
@@ -165,10 +203,9 @@ def _cut(connection: sqlite3.Connection, table: Table, chosen: Range, max_bytes:
         slices = list(chosen.slices(segment))
         if not slices or segment.last <= low:
             continue
-        size = _bytes(connection, table, low, segment.first - 1)
-        if size > left:
-            return _within(connection, table, low, left)
-        left -= size
+        reached, left = _within(connection, table, low, segment.first - 1, left, max_bytes)
+        if reached < segment.first - 1:
+            return reached
         each = max(1, segment.bytes // segment.rows)
         for part, start, count in slices:
             first = part.first + start
@@ -179,26 +216,28 @@ def _cut(connection: sqlite3.Connection, table: Table, chosen: Range, max_bytes:
                 return first + max(fit, 1) - 1
             left -= count * each
         low = segment.last
-    if _bytes(connection, table, low, chosen.up_to) > left:
-        return _within(connection, table, low, left)
-    return chosen.up_to
+    return _within(connection, table, low, chosen.up_to, left, max_bytes)[0]
 
 
-def _bytes(connection: sqlite3.Connection, table: Table, low: int, high: int) -> int:
-    (size,) = connection.execute(
-        f"SELECT coalesce(sum(bytes), 0) FROM {rows_of(table.id)} WHERE version > ? AND version <= ?",
-        (low, high),
-    ).fetchone()
-    return int(size)
-
-
-def _within(connection: sqlite3.Connection, table: Table, low: int, left: int) -> int:
-    """The last version with which the rows after `low` have at most `left` bytes; at least that of
-    the first."""
-    (up_to,) = connection.execute(
-        "SELECT coalesce(max(version) FILTER (WHERE total <= ?1), min(version)) FROM (SELECT version,"
-        f" sum(bytes) OVER (ORDER BY version) AS total FROM {rows_of(table.id)}"
-        " WHERE version > ?2 AND version <= ?3)",
-        (left, low, EVER),
-    ).fetchone()
-    return int(up_to)
+def _within(
+    connection: sqlite3.Connection, table: Table, low: int, high: int, left: int, most: int
+) -> tuple[int, int]:
+    """The last version, of those after `low` and up to `high`, with which rows have at most `left`
+    bytes (the first of all has more), and how many bytes are left then."""
+    some = f"SELECT version, bytes FROM {rows_of(table.id)} WHERE version > ? AND version <= ?"
+    some += " ORDER BY version LIMIT ?"
+    while True:
+        step = (low, high, _STEP)
+        last, size = connection.execute(
+            f"SELECT max(version), sum(bytes) FROM ({some})", step
+        ).fetchone()
+        if last is None:
+            return high, left
+        if size > left:
+            break
+        low, left = last, left - size
+    for version, size in connection.execute(some, step):
+        if size > left:
+            return (version - 1, left) if left < most else (version, 0)
+        left -= size
+    raise AssertionError  # together they had more

@@ -6,31 +6,26 @@ import random
 import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from surgetank.exceptions import BufferFull, NotFound
+from surgetank.exceptions import BufferFull, BufferProblem, NotFound
 from surgetank.sqlite.identity import FileIdentity
 from surgetank.sqlite.shared import SharedFile
 from surgetank.streams.tables.definition import Table
 from surgetank.streams.tables.file import TABLES
 from surgetank.streams.tables.hot import schema
+from surgetank.streams.tables.hot.counting import newest, tally, total_bytes
 from surgetank.streams.tables.hot.definitions import definition_json, definition_of
 from surgetank.streams.tables.hot.layout import Layout
 from surgetank.streams.tables.hot.mapped import MappedSegments
 from surgetank.streams.tables.hot.protocol import ORIGIN_SHIFT
 
 _MASK = (1 << ORIGIN_SHIFT) - 1
+_LEFT = 1 << 12  # of an origin's numbers, for handles that insert rows while it comes to its end
+MOST = _MASK - 1 - _LEFT  # rows of one call: they have one origin
+_UNTALLIED = 1024  # rows of this handle, until they are added to what is counted
 _ORIGINS = 1 << (63 - ORIGIN_SHIFT)
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """The first version of some that were taken, and what is in the file with them."""
-
-    first: int
-    bytes: int
-    changes: int  # of this table
 
 
 class HotFile:
@@ -55,8 +50,10 @@ class HotFile:
             durability=durability,
         )  # fmt: skip
         self._identity = FileIdentity(path)
-        self._drawn = False
+        self._drawn: set[int] = set()  # tables in which this handle began an origin
         self._known: dict[int, Layout] = {}  # as this handle wrote or read them
+        self._untallied: dict[int, int] = {}  # rows of tables that this handle inserted
+        self._room = 0  # bytes that may be added before what is there is counted again
         self._origins: set[tuple[int, int]] = set()  # tables and origins that the file has
 
     def read(self) -> AbstractContextManager[sqlite3.Connection]:
@@ -112,45 +109,82 @@ class HotFile:
         return [
             definition_of(text)
             for (text,) in connection.execute(
-                "SELECT definition FROM hot_tables WHERE table_id > 0 AND dropped = 0 ORDER BY table_id"
+                "SELECT definition FROM hot_tables WHERE dropped = 0 ORDER BY table_id"
             )
         ]
 
     # -- numbers
 
-    def take_versions(
-        self, connection: sqlite3.Connection, table: Table, count: int, size: int, now: float
-    ) -> Numbers:
-        """The next versions, for so many changes of so many bytes. Raises `BufferFull`, `NotFound` for
-        a dropped table, and `BufferUnavailable` where the file was deleted or replaced."""
+    def admit(self, size: int) -> None:
+        """See that so many bytes may be added. Raises `BufferFull`, and `BufferUnavailable` where the
+        file was deleted or replaced."""
         gone_away = self._identity.problem()
         if gone_away is not None:
             raise gone_away  # it would be accepted into a file that ends with this process
-        # Two statements: with RETURNING it is one that takes several times as long as both.
-        updated = connection.execute(
-            "UPDATE hot_tables SET next = next + ?1, changes = changes + ?1, bytes = bytes + ?2,"
-            " oldest_at = coalesce(oldest_at, ?3) WHERE table_id IN (0, ?4)",
-            (count, size, now, table.id),
-        ).rowcount
-        following, total, mine, gone = connection.execute(
-            "SELECT file.next, file.bytes, own.changes, own.dropped FROM hot_tables file, hot_tables own"
-            " WHERE file.table_id = 0 AND own.table_id = ?",
-            (table.id if updated > 1 else 0,),
-        ).fetchone()
-        if updated < 2 or gone:
-            raise _dropped(table)
-        first = following - count
-        if total > self.max_bytes and size:
+        self._room -= size
+        if self._room >= 0 or not size:
+            return
+        with self.read() as connection:
+            there = total_bytes(connection)
+        left = self.max_bytes - there - size
+        if left < 0:
             raise BufferFull(
-                f"The hot rows of tables have {total - size} bytes, and {self.max_bytes} is their limit.",
+                f"The hot rows of tables have {there} bytes, and {self.max_bytes} is their limit.",
                 remedy="see why nothing is flushed (`surgetank status`), or raise SURGETANK_TABLES_HOT_MAX_BYTES.",
             )
-        if not self._drawn or not first & _MASK or (first & _MASK) + count > _MASK:
-            first = self._draw(connection, first >> ORIGIN_SHIFT, count)
-        self._register(connection, table.id, first >> ORIGIN_SHIFT)
-        return Numbers(first, total, mine)
+        # Other processes fill it too: it is counted again after a part of what is left.
+        self._room = min(left, self.max_bytes >> 6)
 
-    def _draw(self, connection: sqlite3.Connection, last: int, count: int) -> int:
+    def insert(self, layout: Layout, size: int, row: tuple[Any, ...]) -> int | None:
+        """Insert one row, without a transaction around it: its version. None where it is the first of
+        this handle in its table, or in an origin: that takes a transaction. Raises what `admit`
+        raises, and `NotFound` for a dropped table."""
+        id_ = layout.table.id
+        if id_ not in self._drawn:
+            return None
+        self.admit(size)
+        try:
+            version = self._shared.insert(layout.insert, row)
+        except BufferProblem as error:
+            if "no such table" in str(error.__cause__):
+                self._refuse_dropped(layout.table)
+            raise
+        if (version & _MASK) > _MASK - _LEFT:
+            self._drawn.discard(id_)
+        waiting = self._untallied[id_] = self._untallied.get(id_, 0) + 1
+        if waiting >= _UNTALLIED:
+            self._untallied[id_] = 0
+            with self.write() as connection:
+                tally(connection, id_)
+        return version
+
+    def _refuse_dropped(self, table: Table) -> None:
+        with self.read() as connection:
+            row = connection.execute(
+                "SELECT dropped FROM hot_tables WHERE table_id = ?", (table.id,)
+            ).fetchone()
+        if row is not None and row[0]:
+            raise _dropped(table)
+
+    def take_versions(self, connection: sqlite3.Connection, table: Table, count: int) -> int:
+        """The first of so many versions; who asks puts rows or a mark there. Raises `NotFound` for a
+        dropped table."""
+        row = connection.execute(
+            "SELECT dropped FROM hot_tables WHERE table_id = ?", (table.id,)
+        ).fetchone()
+        if row is None or row[0]:
+            raise _dropped(table)
+        first = newest(connection, table.id) + 1
+        if (
+            table.id not in self._drawn
+            or not first & _MASK
+            or (first & _MASK) + count > _MASK - _LEFT
+        ):
+            first = self._draw(first >> ORIGIN_SHIFT)
+        self._register(connection, table.id, first >> ORIGIN_SHIFT)
+        return first
+
+    def _draw(self, last: int) -> int:
         """Begin another origin, larger than all before. Two files begin far from each other, and copies
         of one go on with other steps."""
         if last == 0:
@@ -158,9 +192,7 @@ class HotFile:
         else:
             left = _ORIGINS - last - 1
             origin = last + 1 + self._rng.randrange(max(1, min(1 << 20, left >> 18)))
-        first = (origin << ORIGIN_SHIFT) + 1
-        connection.execute("UPDATE hot_tables SET next = ? WHERE table_id = 0", (first + count,))
-        return first
+        return (origin << ORIGIN_SHIFT) + 1
 
     def _register(self, connection: sqlite3.Connection, table_id: int, origin: int) -> None:
         # An origin is forgotten only after the file has a newer one, so this is never stale.
@@ -172,7 +204,7 @@ class HotFile:
 
     def committed(self, table_id: int, first: int) -> None:
         """The versions that were taken last are in the file."""
-        self._drawn = True
+        self._drawn.add(table_id)
         self._origins.add((table_id, first >> ORIGIN_SHIFT))
 
 
@@ -182,12 +214,6 @@ def columns_of(connection: sqlite3.Connection, table_id: int) -> frozenset[str]:
     return frozenset(
         column for (column,) in connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
     )
-
-
-def newest(connection: sqlite3.Connection) -> int:
-    """The largest version that was given."""
-    (following,) = connection.execute("SELECT next FROM hot_tables WHERE table_id = 0").fetchone()
-    return max(0, int(following) - 1)
 
 
 def _dropped(table: Table) -> NotFound:

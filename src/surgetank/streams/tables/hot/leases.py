@@ -10,8 +10,9 @@ from typing import Any
 from surgetank.buffer.failures import failure_json
 from surgetank.exceptions import LeaseLost
 from surgetank.streams.tables.definition import Kind, Table
-from surgetank.streams.tables.hot.counting import skipped_of, waiting_of
-from surgetank.streams.tables.hot.hot_file import HotFile, newest
+from surgetank.streams.tables.hot.counting import newest, skipped_of, waiting_of, waits
+from surgetank.streams.tables.hot.covering import uncovered
+from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.progress import progress_of
 from surgetank.streams.tables.hot.protocol import ORIGIN_SHIFT, Held, Progress, TableLease, store_of
 from surgetank.streams.tables.hot.schema import rows_of
@@ -92,7 +93,7 @@ class Leases:
             return sum(
                 connection.execute(
                     f"UPDATE {name} SET next_attempt_at = 0 WHERE next_attempt_at > ?1"
-                    " AND table_id > 0 AND (?2 IS NULL OR table_id = ?2)",
+                    " AND (?2 IS NULL OR table_id = ?2)",
                     (now, id_),
                 ).rowcount
                 for name in ("hot_failing", "hot_tables")
@@ -129,14 +130,14 @@ def _release(connection: sqlite3.Connection, lease: TableLease) -> None:
 
 def _due(connection: sqlite3.Connection, table: Table, now: float, *, force: bool) -> bool:
     row = connection.execute(
-        "SELECT changes, owner, lease_until, next_attempt_at FROM hot_tables"
+        "SELECT owner, lease_until, next_attempt_at FROM hot_tables"
         " WHERE table_id = ? AND dropped = 0",
         (table.id,),
     ).fetchone()
-    if row is None or not row[0] or (row[3] > now and not force):
+    if row is None or (row[2] > now and not force):
         return False
-    leased = row[1] is not None and now < row[2]
-    return not leased
+    leased = row[0] is not None and now < row[1]
+    return not leased and waits(connection, table.id).changes > 0
 
 
 def _not_due(connection: sqlite3.Connection, table: Table, now: float) -> tuple[str, ...]:
@@ -157,16 +158,23 @@ def _oldest(
         if waiting_of(segment, progress, skipped_of(connection, table.id), without)
     }
     users = json.dumps(sorted(without))
-    last = newest(connection)
+    last = newest(connection, table.id)
+    where, values = uncovered(progress)
     for origin, reached in progress.items():
         through = min(last, (origin << ORIGIN_SHIFT) | _MASK)
         if (
             origin in waiting
             or connection.execute(
-                f"SELECT 1 FROM {rows_of(table.id)} WHERE version > ? AND version <= ?"
-                " AND user NOT IN (SELECT value FROM json_each(?)) LIMIT 1",
-                (origin << ORIGIN_SHIFT, through, users),
+                f"SELECT 1 FROM {rows_of(table.id)} WHERE version > ? AND version <= ? AND {where}"
+                " AND user IS NOT NULL AND user NOT IN (SELECT value FROM json_each(?)) LIMIT 1",
+                (_low(origin, reached), through, *values, users),
             ).fetchone()
         ):
             return origin, reached, through
     return None
+
+
+def _low(origin: int, reached: Progress) -> int:
+    """Up to where there is nothing to take."""
+    start = origin << ORIGIN_SHIFT
+    return start if reached.held else max(start, reached.through)

@@ -12,7 +12,7 @@ from surgetank.buffer.failures import failure_json, failure_of
 from surgetank.model import ParkedEntry
 from surgetank.streams.tables.definition import SEQ, STREAM, USER, Table
 from surgetank.streams.tables.hot.columns import array_of, kept_of, row_json
-from surgetank.streams.tables.hot.counting import recount
+from surgetank.streams.tables.hot.counting import mark, newest, recount_segments, tally
 from surgetank.streams.tables.hot.definitions import definition_of
 from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.layout import Layout
@@ -100,19 +100,18 @@ class Parking:
             array_of(column.type, [value])[0].as_py()
             for column, value in zip(table.columns, stored, strict=True)
         ]
-        size = layout.size(stored)
-        # Its bytes are in the file already: a full store takes it back.
-        version = self._file.take_versions(connection, table, 1, 0, at).first
+        version = self._file.take_versions(connection, table, 1)
         connection.execute(
-            layout.insert,
-            (user, version, seq, op, at, size, table.schema_version, *stored),
+            layout.put,
+            (version, op, seq, user, at, table.schema_version, *layout.packed(user, values)),
         )
         connection.execute(
             "INSERT INTO hot_retried (table_id, version, parked_id, retries) VALUES (?, ?, ?, ?)",
             (table.id, version, id_, retries + 1),
         )
         _move_key(connection, table, user, values, id_, version)
-        recount(connection, table)
+        tally(connection, table.id)
+        recount_segments(connection, table)
         return version
 
     def discard_parked(self, parked_ids: Sequence[int]) -> None:
@@ -130,7 +129,7 @@ class Parking:
                         f"DELETE FROM {keys_of(table.id)} WHERE user = ? AND version = ?",
                         (row[0], -parked_id),
                     )
-                    recount(connection, table)
+                    recount_segments(connection, table)
 
     def _table_of(self, parked_id: int) -> Table | None:
         with self._file.read() as connection:
@@ -158,13 +157,14 @@ def park(
     at, size = _accepted(connection, table, user, version)
     _take_out(connection, table, user, version)
     superseded = connection.execute(
-        f"SELECT 1 FROM {rows_of(table.id)} WHERE user = ? AND version > ? AND seq = ? LIMIT 1",
+        f"SELECT 1 FROM {rows_of(table.id)} WHERE user = ? AND version > ?"
+        " AND coalesce(seq, version) = ? LIMIT 1",
         (user, version, row[SEQ]),
     ).fetchone()
     if superseded:
         return False
     values = [row[column.name] for column in table.columns]
-    text = row_json(table.columns, Layout(table).kept(values))
+    text = row_json(table.columns, values)
     again = connection.execute(
         "DELETE FROM hot_retried WHERE table_id = ? AND version = ? RETURNING parked_id, retries",
         (table.id, version),
@@ -208,11 +208,20 @@ def _accepted(
 
 
 def _take_out(connection: sqlite3.Connection, table: Table, user: str, version: int) -> None:
+    """Remove a change that was counted."""
+    last = newest(connection, table.id)
     gone = connection.execute(
-        f"DELETE FROM {rows_of(table.id)} WHERE user = ? AND version = ?", (user, version)
-    ).rowcount
-    if not gone:
+        f"DELETE FROM {rows_of(table.id)} WHERE user = ? AND version = ? RETURNING bytes",
+        (user, version),
+    ).fetchone()
+    if gone is None:
         connection.execute(
             "INSERT OR IGNORE INTO hot_skipped (table_id, version) VALUES (?, ?)",
             (table.id, version),
         )
+        return
+    mark(connection, table.id, last)
+    connection.execute(
+        "UPDATE hot_tables SET changes = changes - 1, bytes = bytes - ? WHERE table_id = ?",
+        (gone[0], table.id),
+    )

@@ -1,17 +1,17 @@
 """What is promised of the hot rows of tables, to those who insert, read and flush.
 
-A change is one row with its `op`. Every change has a number of its own, `version`, that grows over the whole
-file; for an INSERT it is the row's `_seq` as well, and an UPDATE or DELETE carries the `_seq` of the row
-that it changes. All changes of one call are accepted together or not at all.
+A change is one row with its `op`. Every change has a number of its own in its table, `version`, that grows with each;
+for an INSERT it is the row's `_seq` as well, and an UPDATE or DELETE carries the `_seq` of the row that it changes. All
+changes of one call are accepted together or not at all.
 
-The high bits of a version are its **origin**, drawn at random by each handle that accepts. A file that was copied
-or set back goes on under another origin, so that no number is ever given twice. Each origin is a store of its own
-to the manifest (`store_of(version)` is its id): what two copies of a file both hold is flushed once, and what either
-accepts later is never taken for it.
+The high bits of a version are its **origin**, drawn at random by each handle that accepts into a table. A file that
+was copied or set back goes on under another origin, so that no number is ever given twice. Each origin is a store of
+its own to the manifest (`store_of(version)` is its id): what two copies of a file both hold is flushed once, and what
+either accepts later is never taken for it.
 
 - **Durability**: when a call returned, its changes survive the kill of any process (`process`), or a power
   cut (`power`).
-- **Order**: versions become visible in order: who has seen one has seen all before it.
+- **Order**: the versions of a table become visible in order: who has seen one has seen all before it.
 - **Fencing**: a lease of a table has a larger token than all leases of it before; who lost one can't
   acknowledge (`LeaseLost`).
 - **Visibility**: a change is visible to every process on the file at once, until it is acknowledged. What is
@@ -200,9 +200,8 @@ class Pending:
 class HotSnapshot(Protocol):
     """A consistent view of the hot rows; short-lived."""
 
-    @property
-    def through(self) -> int:
-        """The largest version that it shows."""
+    def through(self, table: Table) -> int:
+        """The largest version of a table that was given by then."""
         ...
 
     def stores(self, table: Table) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Hot changes as Arrow: from the row table, from segments, and parked ones."""
+"""Hot changes as Arrow: from the journal, from segments, and parked ones."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
 from surgetank.streams.tables.definition import SEQ, USER, Column, Kind, Table
-from surgetank.streams.tables.hot.columns import array_of, constant, keeper, kept_of
-from surgetank.streams.tables.hot.counting import EVER, skipped_of
-from surgetank.streams.tables.hot.hot_file import HotFile, columns_of, newest
+from surgetank.streams.tables.hot.columns import array_of, kept_of
+from surgetank.streams.tables.hot.counting import EVER, newest, skipped_of
+from surgetank.streams.tables.hot.hot_file import HotFile
+from surgetank.streams.tables.hot.journal import journal_rows
 from surgetank.streams.tables.hot.mapped import InsertedRows, MappedSegments
 from surgetank.streams.tables.hot.progress import progress_of
 from surgetank.streams.tables.hot.protocol import (
@@ -26,11 +28,9 @@ from surgetank.streams.tables.hot.protocol import (
     Progress,
     store_of,
 )
-from surgetank.streams.tables.hot.schema import rows_of
 from surgetank.streams.tables.hot.segments import NOTHING, Range, rows_of_segment, segments_of
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
-_AT_ONCE = 20_000
 
 
 class Snapshots:
@@ -59,12 +59,11 @@ class Snapshot:
     ) -> None:
         self._connection, self._folder, self._clock = connection, folder, clock
         self._mapped = mapped
-        self._through = newest(connection)
+        connection.execute("SELECT 1 FROM hot_tables LIMIT 1").fetchone()  # from now on it is seen
 
-    @property
-    def through(self) -> int:
+    def through(self, table: Table) -> int:
         """See `HotSnapshot.through`."""
-        return self._through
+        return newest(self._connection, table.id)
 
     def stores(self, table: Table) -> tuple[str, ...]:
         """See `HotSnapshot.stores`."""
@@ -105,15 +104,15 @@ class Snapshot:
         owner = user if table.by_user else None
         since = self._since(table)
         chosen = Range(0, EVER, owner)
+        progress = progress_of(connection, table.id)
         single = [
-            _typed_rows(connection, table, shown, chosen, since),
+            *journal_rows(connection, table, shown, chosen, progress=progress, since=since),
             *parked_rows(connection, table, shown, chosen),
         ]
         segments = self._mapped.of(connection, table, since or 0.0)
-        progress = progress_of(connection, table.id) if segments else {}
         skipped = skipped_of(connection, table.id) if segments else []
         return Pending(
-            pa.concat_tables(single),
+            pa.concat_tables(single) if single else in_order(table, shown, []),
             tuple(
                 InsertedRows(
                     segment=segment,
@@ -145,8 +144,8 @@ def changes(
 ) -> list[pa.Table]:
     """The changes of a table in a range that were not acknowledged, as they lie: accepted after
     `since`."""
-    parts = [_typed_rows(connection, table, columns, chosen, since)]
     progress = progress_of(connection, table.id)
+    parts = list(journal_rows(connection, table, columns, chosen, progress=progress, since=since))
     skipped: list[int] | None = None
     for segment in segments_of(connection, table):
         if since is not None and segment.at <= since:
@@ -170,67 +169,26 @@ def in_order(table: Table, columns: Sequence[Column], parts: Sequence[pa.Table])
     filled = [part for part in parts if part.num_rows]
     if not filled:
         return _table(table, columns, [], [], [], [], [array_of(each.type, []) for each in columns])
-    if len(filled) == 1:
-        return filled[0]  # each part is in order
     joined = pa.concat_tables(filled)
-    order = [(VERSION, "ascending")]
+    versions = joined.column(VERSION).to_numpy()
     if table.by_user:
-        order.insert(0, (USER, "ascending"))
-    return joined.take(pc.sort_indices(joined.select([name for name, _ in order]), sort_keys=order))
-
-
-def _typed_rows(
-    connection: sqlite3.Connection,
-    table: Table,
-    columns: Sequence[Column],
-    chosen: Range,
-    since: float | None,
-) -> pa.Table:
-    known = columns_of(connection, table.id)
-    if not known:
-        return in_order(table, columns, [])
-    there = [f"c_{int(column.id)}" for column in columns if f"c_{column.id}" in known]
-    where, values = _where(chosen, since)
-    cursor = connection.execute(
-        f"SELECT {', '.join(['user', 'seq', 'version', 'op', 'schema', *there])} FROM"
-        f" {rows_of(table.id)} WHERE {where} ORDER BY user, version",
-        values,
-    )
-    parts = []
-    while fetched := cursor.fetchmany(_AT_ONCE):
-        users, seqs, versions, ops, schemas, *kept = zip(*fetched, strict=True)
-        lists = dict(zip(there, kept, strict=True))
-        arrays = [_column(column, lists.get(f"c_{column.id}"), schemas) for column in columns]
-        parts.append(_table(table, columns, users, seqs, versions, ops, arrays))
-    return pa.concat_tables(parts) if parts else in_order(table, columns, [])
-
-
-def _column(column: Column, kept: Sequence[Any] | None, schemas: Sequence[int]) -> pa.Array:
-    if kept is None:
-        return constant(column.type, column.initial, len(schemas))
-    if column.initial is not None and column.since > min(schemas):
-        keep = keeper(column.type)
-        initial = column.initial if keep is None else keep(column.initial)
-        kept = [
-            initial if schema < column.since else value
-            for schema, value in zip(schemas, kept, strict=True)
-        ]
-    return array_of(column.type, kept)
-
-
-def _where(chosen: Range, since: float | None) -> tuple[str, list[Any]]:
-    where = ["version > ?", "version <= ?"]
-    values: list[Any] = [chosen.after, chosen.up_to]
-    if chosen.user is not None:
-        where.append("user = ?")
-        values.append(chosen.user)
-    if chosen.without:
-        where.append("user NOT IN (SELECT value FROM json_each(?))")
-        values.append(json.dumps(sorted(chosen.without)))
-    if since is not None:
-        where.append("at > ?")
-        values.append(since)
-    return " AND ".join(where), values
+        users = joined.column(USER).combine_chunks().dictionary_encode()
+        ranks = np.empty(
+            len(users.dictionary), np.int16 if len(users.dictionary) < 2**15 else np.int32
+        )
+        ranks[pc.sort_indices(users.dictionary).to_numpy()] = np.arange(len(ranks))
+        by_user = ranks[users.indices.to_numpy()]
+    else:
+        by_user = np.zeros(len(versions), np.int16)
+    if bool(np.all(versions[1:] > versions[:-1])):
+        if bool(np.all(by_user[1:] >= by_user[:-1])):
+            return joined
+        order = np.argsort(by_user, kind="stable")  # of small numbers: without comparing
+    else:
+        order = np.lexsort((versions, by_user))
+        if bool(np.all(order[1:] > order[:-1])):
+            return joined
+    return joined.take(pa.array(order))
 
 
 def _table(

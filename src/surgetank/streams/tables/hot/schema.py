@@ -1,12 +1,18 @@
 """The tables of the hot store in the file of tables. Each user table has two of its own: its rows, and its keys.
 
-In `hot_tables` the row 0 is of all tables: the next version, and what is in the file, parked rows too. Of a table
-`changes` and `bytes` are what waits.
+The row table is a journal: a row's version is its rowid, so that SQLite numbers it, one statement accepts it, and what
+came after a version is found without an index. A row without a user is a mark: it holds the largest version
+where no row does, so that no number is given twice. `head` has the values of fixed size, as `Layout` packs
+them; only the others have columns, so that a flush joins them to Arrow's buffers without an object for each value.
+
+In `hot_tables` a table's `changes`, `bytes` and `oldest_at` are of its rows up to the version `tallied`: those that
+came later are counted when somebody asks, and added from time to time, so that an insert writes no counter.
 """
 
 from __future__ import annotations
 
 from surgetank.streams.tables.definition import Table
+from surgetank.streams.tables.hot.slots import slot_of
 
 SCRIPT = """
 CREATE TABLE IF NOT EXISTS hot_tables (
@@ -14,10 +20,13 @@ CREATE TABLE IF NOT EXISTS hot_tables (
     definition TEXT NOT NULL DEFAULT '',
     schema_version INTEGER NOT NULL DEFAULT 0,
     dropped INTEGER NOT NULL DEFAULT 0,
-    next INTEGER NOT NULL DEFAULT 0,
+    tallied INTEGER NOT NULL DEFAULT 0,
     changes INTEGER NOT NULL DEFAULT 0,
     bytes INTEGER NOT NULL DEFAULT 0,
     oldest_at REAL,
+    segment_changes INTEGER NOT NULL DEFAULT 0,
+    segment_bytes INTEGER NOT NULL DEFAULT 0,
+    segment_oldest_at REAL,
     acks INTEGER NOT NULL DEFAULT 0,
     parked INTEGER NOT NULL DEFAULT 0,
     failure TEXT,
@@ -29,7 +38,6 @@ CREATE TABLE IF NOT EXISTS hot_tables (
     lease_until REAL NOT NULL DEFAULT 0,
     lease TEXT
 ) STRICT;
-INSERT OR IGNORE INTO hot_tables (table_id, next) VALUES (0, 0);
 CREATE TABLE IF NOT EXISTS hot_progress (
     table_id INTEGER NOT NULL, origin INTEGER NOT NULL, through INTEGER NOT NULL DEFAULT 0,
     held TEXT NOT NULL DEFAULT '{}', PRIMARY KEY (table_id, origin)
@@ -74,26 +82,35 @@ def keys_of(table_id: int) -> str:
     return f"hot_keys_{int(table_id)}"
 
 
+def users_of(table_id: int) -> str:
+    """The name of the index of a table's rows by user."""
+    return f"hot_users_{int(table_id)}"
+
+
 def created(table: Table) -> tuple[str, ...]:
     """The statements that make both, empty of columns of their own."""
-    return (
+    rows, keys = rows_of(table.id), keys_of(table.id)
+    made = [
         (
-            f"CREATE TABLE IF NOT EXISTS {rows_of(table.id)} (user TEXT NOT NULL, version INTEGER NOT NULL,"
-            " seq INTEGER NOT NULL, op INTEGER NOT NULL, at REAL NOT NULL, bytes INTEGER NOT NULL,"
-            " schema INTEGER NOT NULL, PRIMARY KEY (user, version)) WITHOUT ROWID"
+            f"CREATE TABLE IF NOT EXISTS {rows} (version INTEGER PRIMARY KEY, user TEXT,"
+            " op INTEGER NOT NULL DEFAULT 0, seq INTEGER, at REAL, bytes INTEGER NOT NULL DEFAULT 0,"
+            " schema INTEGER, head BLOB)"
         ),
         (
-            f"CREATE TABLE IF NOT EXISTS {keys_of(table.id)} (user TEXT NOT NULL, key BLOB NOT NULL,"
+            f"CREATE TABLE IF NOT EXISTS {keys} (user TEXT NOT NULL, key BLOB NOT NULL,"
             " version INTEGER NOT NULL, seq INTEGER NOT NULL, op INTEGER NOT NULL, PRIMARY KEY (user, key))"
             " WITHOUT ROWID"
         ),
-    )
+    ]
+    if table.by_user:
+        made.append(f"CREATE INDEX IF NOT EXISTS {users_of(table.id)} ON {rows} (user)")
+    return tuple(made)
 
 
 def added(table: Table, known: frozenset[str]) -> tuple[str, ...]:
-    """The statements that add its columns where they are missing."""
+    """The statements that add columns, for values whose size differs, where they are missing."""
     return tuple(
         f"ALTER TABLE {rows_of(table.id)} ADD COLUMN c_{int(column.id)} {column.type.sqlite}"
         for column in table.columns
-        if f"c_{column.id}" not in known
+        if slot_of(column.type) is None and f"c_{column.id}" not in known
     )

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from surgetank.buffer.failures import failure_of
 from surgetank.model import Failure, FailureGroup, PartitionState, StreamDepth
 from surgetank.streams.tables.definition import STREAM, Kind, Table
-from surgetank.streams.tables.hot.counting import skipped_of, waiting_of
+from surgetank.streams.tables.hot.counting import skipped_of, waiting_of, waits
+from surgetank.streams.tables.hot.covering import uncovered
 from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.progress import progress_of
 from surgetank.streams.tables.hot.protocol import ORIGIN_SHIFT, Progress, Waiting, store_of
@@ -53,19 +54,22 @@ class Tallies:
     def waiting(self) -> list[Waiting]:
         """See `HotTables.waiting`."""
         now = self._file.clock()
+        found: list[Waiting] = []
         with self._file.read() as connection:
-            tables = {table.id: table for table in self._file.tables(connection)}
-            rows = connection.execute(
-                "SELECT table_id, changes, bytes, oldest_at, (SELECT count(*) FROM hot_failing f"
-                " WHERE f.table_id = t.table_id AND f.next_attempt_at > ?) FROM hot_tables t"
-                " WHERE table_id > 0 AND dropped = 0 AND changes > 0 ORDER BY oldest_at",
-                (now,),
-            ).fetchall()
-        return [
-            Waiting(tables[id_], changes, size, oldest or 0.0, held)
-            for id_, changes, size, oldest, held in rows
-            if tables[id_].kind is not Kind.STREAM
-        ]
+            for table in self._file.tables(connection):
+                if table.kind is Kind.STREAM:
+                    continue
+                count = waits(connection, table.id)
+                if not count.changes:
+                    continue
+                (held,) = connection.execute(
+                    "SELECT count(*) FROM hot_failing WHERE table_id = ? AND next_attempt_at > ?",
+                    (table.id, now),
+                ).fetchone()
+                found.append(
+                    Waiting(table, count.changes, count.bytes, count.oldest_at or 0.0, held)
+                )
+        return sorted(found, key=lambda each: each.oldest_at)
 
     def progress(self, table: Table) -> dict[str, Progress]:
         """See `HotTables.progress`."""
@@ -77,26 +81,36 @@ class Tallies:
 
     def depth(self) -> StreamDepth:
         """See `HotTables.depth`."""
+        entries = size = partitions = failing = 0
+        oldest: list[float] = []
         with self._file.read() as connection:
-            states = list(_states(self._file, connection))
+            for table in self._file.tables(connection):
+                if table.kind is Kind.STREAM:
+                    continue
+                count = waits(connection, table.id)
+                if not count.changes:
+                    continue
+                entries, size = entries + count.changes, size + count.bytes
+                oldest += [] if count.oldest_at is None else [count.oldest_at]
+                users = _names(connection, table)
+                partitions += len(users)
+                (failed,) = connection.execute(
+                    "SELECT failure FROM hot_tables WHERE table_id = ?", (table.id,)
+                ).fetchone()
+                failing += len(users if failed else users & _held(connection, table).keys())
             (parked,) = connection.execute(
                 "SELECT count(*) FROM hot_parked WHERE table_id IN"
                 " (SELECT table_id FROM hot_tables WHERE dropped = 0)"
             ).fetchone()
-        users = [user for state in states for user in state.users.values()]
         return StreamDepth(
             stream=STREAM,
-            entries=sum(user.changes for user in users),
-            bytes=sum(user.bytes for user in users),
-            partitions=len(users),
-            oldest_at=min((user.oldest_at for user in users), default=None),
-            failing=sum(
-                len(state.users) if state.failing is not None
-                else len(state.users.keys() & state.held.keys())
-                for state in states
-            ),
+            entries=entries,
+            bytes=size,
+            partitions=partitions,
+            oldest_at=min(oldest, default=None),
+            failing=failing,
             parked=parked,
-        )  # fmt: skip
+        )
 
     def states(self, *, failing: bool = False, limit: int = 1000) -> list[PartitionState]:
         """See `HotTables.states`."""
@@ -126,12 +140,12 @@ def _states(file: HotFile, connection: sqlite3.Connection) -> Iterator[_State]:
         if table.kind is Kind.STREAM:
             continue
         row = connection.execute(
-            "SELECT owner, lease_until, failure, attempts, next_attempt_at, failing_since, changes"
+            "SELECT owner, lease_until, failure, attempts, next_attempt_at, failing_since"
             " FROM hot_tables WHERE table_id = ?",
             (table.id,),
         ).fetchone()
-        owner, until, failure, attempts, next_at, since, changes = row
-        if not changes:
+        owner, until, failure, attempts, next_at, since = row
+        if not waits(connection, table.id).changes:
             continue
         failing = _Failing(failure_of(failure), attempts, next_at, since) if failure else None
         yield _State(
@@ -144,20 +158,45 @@ def _states(file: HotFile, connection: sqlite3.Connection) -> Iterator[_State]:
         )
 
 
-def _users(connection: sqlite3.Connection, table: Table) -> dict[str, _User]:
+def _names(connection: sqlite3.Connection, table: Table) -> set[str]:
+    """Who has something waiting. Of the index alone."""
+    progress, skipped = progress_of(connection, table.id), skipped_of(connection, table.id)
+    where, values = uncovered(progress)
     users = {
-        user: _User(count, size, oldest)
-        for user, count, size, oldest in connection.execute(
-            f"SELECT user, count(*), sum(bytes), min(at) FROM {rows_of(table.id)} GROUP BY user"
+        user
+        for (user,) in connection.execute(
+            f"SELECT DISTINCT user FROM {rows_of(table.id)} WHERE {where} AND user IS NOT NULL",
+            values,
         )
     }
+    for segment in segments_of(connection, table):
+        users |= waiting_of(segment, progress, skipped).keys()
+    return users
+
+
+def _users(connection: sqlite3.Connection, table: Table) -> dict[str, _User]:
     progress, skipped = progress_of(connection, table.id), skipped_of(connection, table.id)
+    where, values = uncovered(progress)
+    rows = rows_of(table.id)
+    (size, count) = connection.execute(
+        f"SELECT sum(bytes), count(user) FROM {rows} WHERE {where}", values
+    ).fetchone()
+    # Counted in the index alone: to look at each row in the order of its user takes far longer.
+    users = {
+        user: _User(changes, int(size * changes / count), oldest)
+        for user, changes, oldest in connection.execute(
+            f"SELECT user, changes, (SELECT at FROM {rows} r WHERE r.version = first) FROM"
+            f" (SELECT user, count(*) AS changes, min(version) AS first FROM {rows}"
+            f" WHERE {where} AND user IS NOT NULL GROUP BY user)",
+            values,
+        )
+    }
     for segment in segments_of(connection, table):
         each = segment.bytes / max(1, segment.rows)
-        for name, count in waiting_of(segment, progress, skipped).items():
+        for name, changes in waiting_of(segment, progress, skipped).items():
             user = users.setdefault(name, _User(oldest_at=segment.at))
-            user.changes += count
-            user.bytes += int(count * each)
+            user.changes += changes
+            user.bytes += int(changes * each)
             user.oldest_at = min(user.oldest_at, segment.at)
     return users
 

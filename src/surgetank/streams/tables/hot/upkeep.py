@@ -13,7 +13,9 @@ from surgetank.sqlite.scrub import scrub
 from surgetank.streams.tables.definition import Kind, Table
 from surgetank.streams.tables.file import TABLES
 from surgetank.streams.tables.hot import segments
-from surgetank.streams.tables.hot.counting import recount, retire, total
+from surgetank.streams.tables.hot.counting import mark, newest, recount, retire
+from surgetank.streams.tables.hot.covering import covered
+from surgetank.streams.tables.hot.flushing import remove_covered
 from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.progress import keep_progress, progress_of
 from surgetank.streams.tables.hot.protocol import Progress
@@ -41,7 +43,8 @@ class Upkeep:
             # Kept as dropped: who still has its definition must not bring it back.
             connection.execute(
                 "INSERT INTO hot_tables (table_id, dropped) VALUES (?1, 1) ON CONFLICT (table_id)"
-                " DO UPDATE SET dropped = 1, definition = '', changes = 0, bytes = 0, parked = 0,"
+                " DO UPDATE SET dropped = 1, definition = '', changes = 0, bytes = 0, parked = 0, tallied = 0,"
+                " segment_changes = 0, segment_bytes = 0, segment_oldest_at = NULL,"
                 " oldest_at = NULL, failure = NULL, owner = NULL, lease = NULL WHERE table_id = ?1",
                 (table_id,),
             )
@@ -61,7 +64,6 @@ class Upkeep:
                 "batches",
             ):
                 connection.execute(f"DELETE FROM hot_{name} WHERE table_id = ?", (table_id,))
-            total(connection)
 
     def erase_user(self, user: str) -> int:
         """See `HotTables.erase_user`."""
@@ -104,6 +106,8 @@ class Upkeep:
         for table in tables:
             if table.kind is Kind.STREAM and table.ttl_s is not None:
                 self._expire(table, now - table.ttl_s)
+            else:
+                self._remove_acknowledged(table, now)
         with self._file.write() as connection:
             connection.execute(
                 "DELETE FROM hot_batches WHERE at < CASE WHEN key GLOB 'import:*' THEN ? ELSE ? END",
@@ -120,10 +124,11 @@ class Upkeep:
         self._sweep()
 
     def _erase_rows(self, connection: sqlite3.Connection, table: Table, user: str) -> int:
-        gone = 0
+        gone, last = 0, newest(connection, table.id)
         for name in (rows_of(table.id), keys_of(table.id)):
             count = connection.execute(f"DELETE FROM {name} WHERE user = ?", (user,)).rowcount
             gone += count if name == rows_of(table.id) else 0
+        mark(connection, table.id, last)
         for name in ("parked", "failing", "batches"):
             count = connection.execute(
                 f"DELETE FROM hot_{name} WHERE table_id = ? AND user = ?", (table.id, user)
@@ -172,7 +177,11 @@ class Upkeep:
                 f" (SELECT user, version FROM {rows_of(table.id)} WHERE at <= ?)",
                 (until,),
             )
-            connection.execute(f"DELETE FROM {rows_of(table.id)} WHERE at <= ?", (until,))
+            last = newest(connection, table.id)
+            connection.execute(
+                f"DELETE FROM {rows_of(table.id)} WHERE at <= ? OR user IS NULL", (until,)
+            )
+            mark(connection, table.id, last)
             for segment in segments.segments_of(connection, table):
                 if segment.at <= until:
                     connection.execute(
@@ -181,6 +190,21 @@ class Upkeep:
                     )
                     retire(connection, table.id, segment)
             recount(connection, table)
+
+    def _remove_acknowledged(self, table: Table, now: float) -> None:
+        """Remove what a flush that ended half way has acknowledged and left in the journal."""
+        with self._file.read() as connection:
+            (until,) = connection.execute(
+                "SELECT lease_until FROM hot_tables WHERE table_id = ?", (table.id,)
+            ).fetchone()
+            left = until <= now and any(
+                _has_covered(connection, table, origin, reached)
+                for origin, reached in progress_of(connection, table.id).items()
+            )
+        if left:
+            with self._file.write() as connection:
+                for origin, reached in progress_of(connection, table.id).items():
+                    remove_covered(connection, table.id, origin, reached)
 
     def _forget_retired(self, names: list[str]) -> None:
         if names:
@@ -214,3 +238,13 @@ def _older(path: Path, than: float) -> bool:
         return path.stat().st_mtime < than
     except OSError:
         return False
+
+
+def _has_covered(
+    connection: sqlite3.Connection, table: Table, origin: int, reached: Progress
+) -> bool:
+    where, values = covered(origin, reached)
+    found = connection.execute(
+        f"SELECT 1 FROM {rows_of(table.id)} WHERE {where} AND user IS NOT NULL LIMIT 1", values
+    )
+    return found.fetchone() is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,7 +124,7 @@ class Tail:
             feed = self._feeds.get((table.id, user))
             if feed is None:
                 with self._hot.snapshot() as snapshot:
-                    through = snapshot.through
+                    through = snapshot.through(table)
                 feed = self._feeds[table.id, user] = Feed(table, user, through, through)
             feed.followers += 1
             self._listeners.add(listener)
@@ -195,13 +195,14 @@ class Tail:
         if not feeds:
             return False
         with self._hot.snapshot() as snapshot:
-            through = snapshot.through
-            behind = [feed for feed in feeds if feed.through != through]
+            tables = {feed.table.id: feed.table for feed in feeds}
+            newest = {id_: snapshot.through(table) for id_, table in tables.items()}
+            behind = [feed for feed in feeds if feed.through != newest[feed.table.id]]
             found = [
-                (feed, feed.through, *_read(snapshot, feed, through))
+                (feed, feed.through, *_read(snapshot, feed, newest[feed.table.id]))
                 for feed in self._alone(behind)
             ]
-            found += self._together(snapshot, behind, through)
+            found += self._together(snapshot, behind, newest)
         if not behind:
             return False
         # Progress is asked for after the rows: changes that were acknowledged before they were seen
@@ -226,7 +227,7 @@ class Tail:
 
     @staticmethod
     def _together(
-        snapshot: HotSnapshot, feeds: list[Feed], through: int
+        snapshot: HotSnapshot, feeds: list[Feed], newest: Mapping[int, int]
     ) -> list[tuple[Feed, int, pa.Table, int]]:
         """Changes for many users of a table, which are read once."""
         found: list[tuple[Feed, int, pa.Table, int]] = []
@@ -234,7 +235,7 @@ class Tail:
             mine = [feed for feed in feeds if feed.table.id == table_id]
             lowest = min(mine, key=lambda feed: feed.through)
             everyone = Feed(lowest.table, None, lowest.through, lowest.through)
-            rows, up_to = _read(snapshot, everyone, through)
+            rows, up_to = _read(snapshot, everyone, newest[table_id])
             by_user = rows.column(USER).to_pylist()
             at: dict[str, list[int]] = {}
             for index, user in enumerate(by_user):

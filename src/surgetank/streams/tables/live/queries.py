@@ -273,7 +273,7 @@ class LiveQuery:
         wanted = self._asked.last_rows
         if not wanted and self._condition is None:
             with self._tables.hot.snapshot() as snapshot:
-                self._seen_to = snapshot.through
+                self._seen_to = snapshot.through(self._table)
             self._first = [LiveEvent("rows", self._seen_to, {"rows": [], "stale": False})]
             return
         kept: list[pa.Table] = []
@@ -313,9 +313,9 @@ class LiveQuery:
         since, hot = self._feed.since, self._tables.hot
         if since <= after:
             with hot.snapshot() as snapshot:
-                if after <= snapshot.through:
+                if after <= snapshot.through(self._table):
                     return
-                self._seen_to = snapshot.through
+                self._seen_to = snapshot.through(self._table)
         else:
             reached, count = after, 0
             with hot.snapshot() as snapshot:

@@ -1,0 +1,227 @@
+"""The row table of a table as Arrow. SQLite joins the heads of many rows to one value, and each column's texts to
+another: these are Arrow's buffers, so that nothing is done for a single row."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from surgetank.exceptions import BufferCorrupt
+from surgetank.streams.tables.definition import SEQ, USER, Column, Table
+from surgetank.streams.tables.hot.columns import constant, list_array
+from surgetank.streams.tables.hot.covering import uncovered
+from surgetank.streams.tables.hot.definitions import definition_of
+from surgetank.streams.tables.hot.hot_file import columns_of
+from surgetank.streams.tables.hot.protocol import OP, VERSION, Op, Progress
+from surgetank.streams.tables.hot.schema import rows_of, users_of
+from surgetank.streams.tables.hot.segments import Range
+from surgetank.streams.tables.hot.slots import LENGTH, columns_at, null_bytes, slot_of
+
+_AT_ONCE = 50_000  # rows of one statement
+_Array = np.ndarray[Any, np.dtype[Any]]
+_EVERY = (
+    "count(*)", "min(version)", "max(version)", "max(op)", "count(seq)", "min(schema)", "max(schema)",
+    "CAST(group_concat(user, '') AS BLOB)", "CAST(group_concat(head, '') AS BLOB)",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A row table, and which of its rows."""
+
+    connection: sqlite3.Connection
+    table: Table
+    where: str
+    values: list[Any]
+    index: str
+
+    def ask(
+        self,
+        shown: Sequence[str],
+        columns: Sequence[str],
+        after: int,
+        most: int,
+        schema: int | None = None,
+    ) -> Any:
+        """Aggregates over the next rows after a version."""
+        inner = ", ".join(["version", "user", "op", "seq", "schema", "head", *columns])
+        only = "" if schema is None else f" WHERE schema = {int(schema)}"
+        return self.connection.execute(
+            f"SELECT {', '.join(shown)} FROM (SELECT {inner} FROM {rows_of(self.table.id)} {self.index}"
+            f" WHERE version > ? AND {self.where} ORDER BY version LIMIT ?){only}",
+            [after, *self.values, most],
+        ).fetchone()
+
+
+def journal_rows(
+    connection: sqlite3.Connection,
+    table: Table,
+    columns: Sequence[Column],
+    chosen: Range,
+    *,
+    progress: Mapping[int, Progress],
+    since: float | None = None,
+) -> Iterator[pa.Table]:
+    """The changes of a range that `progress` does not cover, in the order of their versions, some ten
+    thousand at a time. Accepted after `since`."""
+    known = columns_of(connection, table.id)
+    if not known:
+        return
+    where, values = _where(chosen, progress, since)
+    by_one = table.by_user and chosen.user is not None
+    index = f"INDEXED BY {users_of(table.id)}" if by_one else "NOT INDEXED"
+    source = _Source(connection, table, where, values, index)
+    texts = [f"c_{column.id}" for column in columns if f"c_{column.id}" in known]
+    shown = [*_EVERY, *(f"CAST(group_concat({name}, '') AS BLOB)" for name in texts)]
+    after, most = chosen.after, _AT_ONCE
+    while True:
+        try:
+            found = source.ask(shown, texts, after, most)
+        except (sqlite3.DataError, MemoryError):  # more than a value of SQLite's may have
+            if most == 1:
+                raise
+            most = max(1, most // 16)
+            continue
+        if not found[0]:
+            return
+        low, last = after, found[2]
+        if found[5] == found[6]:
+            yield _arrow(source, columns, found, texts, low, most)
+        else:
+            parts = []
+            for schema in range(found[5], found[6] + 1):
+                some = source.ask(shown, texts, low, most, schema)
+                if some[0]:
+                    parts.append(_arrow(source, columns, some, texts, low, most, schema))
+            mixed = pa.concat_tables(parts)
+            yield mixed.take(pa.array(np.argsort(mixed.column(VERSION).to_numpy(), kind="stable")))
+        after = last
+
+
+def _where(
+    chosen: Range, progress: Mapping[int, Progress], since: float | None
+) -> tuple[str, list[Any]]:
+    where, values = uncovered(progress)
+    where += " AND version <= ? AND user IS NOT NULL"
+    values.append(chosen.up_to)
+    if chosen.user is not None:
+        where += " AND user = ?"
+        values.append(chosen.user)
+    if chosen.without:
+        where += " AND user NOT IN (SELECT value FROM json_each(?))"
+        values.append(json.dumps(sorted(chosen.without)))
+    if since is not None:
+        where += " AND at > ?"
+        values.append(since)
+    return where, values
+
+
+def _arrow(
+    source: _Source, columns: Sequence[Column], found: Sequence[Any], texts: Sequence[str],
+    after: int, most: int, schema: int | None = None,
+) -> pa.Table:  # fmt: skip
+    count, first, last, op, seqs, _, of_schema, users, heads, *data = found
+    heads_of = _heads(source, of_schema, heads or b"", count)
+    versions, ops = _span(first, last, count), None
+    numbers = versions
+    if versions is None or op or seqs:
+        listed = source.ask(
+            ("group_concat(version)", "group_concat(op, '')", "group_concat(coalesce(seq, version))"),
+            (), after, most, schema,
+        )  # fmt: skip
+        versions, numbers = _numbers(listed[0]), _numbers(listed[2])
+        ops = np.frombuffer(listed[1].encode(), np.int8) - ord("0")
+    if ops is None:
+        ops = np.full(count, int(Op.INSERT), np.int8)
+    made: dict[str, Any] = {}
+    if source.table.by_user:
+        made[USER] = _texts(pa.string(), heads_of["user"], users or b"", None)
+    made[SEQ], made[VERSION], made[OP] = pa.array(numbers), pa.array(versions), pa.array(ops)
+    joined = dict(zip(texts, data, strict=True))
+    absent = np.unpackbits(heads_of["nulls"].reshape(count, -1), axis=1, bitorder="little")
+    bits = {column.id: at for at, column in enumerate(_packed(source, of_schema))}
+    for column in columns:
+        if column.id not in bits:
+            made[column.name] = constant(column.type, column.initial, count)
+            continue
+        nulls = absent[:, bits[column.id]].astype(bool)
+        mask = nulls if nulls.any() else None
+        name = f"c_{column.id}"
+        made[column.name] = _column(column, heads_of[name], joined.get(name) or b"", mask)
+    return pa.table(made)
+
+
+def _packed(source: _Source, schema: int) -> tuple[Column, ...]:
+    """The columns that a row of that version of the schema has."""
+    table = source.table
+    if schema > table.schema_version:  # another process knows of a newer one
+        (text,) = source.connection.execute(
+            "SELECT definition FROM hot_tables WHERE table_id = ?", (table.id,)
+        ).fetchone()
+        table = definition_of(text)
+    return columns_at(table, schema)
+
+
+def _heads(source: _Source, schema: int, heads: bytes, count: int) -> _Array:
+    columns = _packed(source, schema)
+    form: list[Any] = [("user", LENGTH.numpy), ("nulls", "u1", (null_bytes(len(columns)),))]
+    slots = [(f"c_{column.id}", slot_of(column.type)) for column in columns]
+    form += [(name, slot.numpy) for name, slot in slots if slot is not None]
+    form += [(name, LENGTH.numpy) for name, slot in slots if slot is None]
+    kind = np.dtype(form)
+    if len(heads) != count * kind.itemsize:
+        raise BufferCorrupt(
+            f"Rows of {source.table.full_name} have heads of {len(heads)} bytes instead of"
+            f" {count * kind.itemsize}. They were left as they are.",
+            remedy="put the file back from a copy of the home.",
+        )
+    return np.frombuffer(heads, kind)
+
+
+def _span(first: int, last: int, count: int) -> _Array | None:
+    """All numbers from first to last; None where some are missing."""
+    return np.arange(first, last + 1) if last - first + 1 == count else None
+
+
+def _numbers(text: str) -> _Array:
+    return np.fromstring(text, np.int64, sep=",")
+
+
+def _column(column: Column, head: _Array, data: bytes, mask: _Array | None) -> pa.Array:
+    type_ = column.type
+    if type_.is_list:
+        return list_array(type_, _texts(pa.string(), head, data, mask).to_pylist())
+    match type_.name:
+        case "TEXT" | "BYTES":
+            return _texts(type_.arrow, head, data, mask)
+        case "JSON":
+            texts = _texts(pa.string(), head, data, mask)
+            return pa.ExtensionArray.from_storage(type_.arrow, texts)
+        case "DECIMAL":
+            return _texts(pa.string(), head, data, mask).cast(type_.arrow)
+        case "UUID":
+            buffers = [_bits(mask), pa.py_buffer(np.ascontiguousarray(head))]
+            ids = pa.Array.from_buffers(pa.binary(16), len(head), buffers)
+            return pa.ExtensionArray.from_storage(type_.arrow, ids)
+        case "DATE" | "TIME" | "TIMESTAMP" | "TIMESTAMPTZ":
+            return pa.array(np.ascontiguousarray(head), mask=mask).cast(type_.arrow)
+        case "REAL":
+            return pa.array(head.astype(np.float32), type_.arrow, mask=mask)
+    return pa.array(np.ascontiguousarray(head), type_.arrow, mask=mask)
+
+
+def _texts(kind: pa.DataType, lengths: _Array, data: bytes, mask: _Array | None) -> pa.Array:
+    ends = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=ends[1:])
+    buffers = [_bits(mask), pa.py_buffer(ends), pa.py_buffer(data)]
+    return pa.Array.from_buffers(kind, len(lengths), buffers)
+
+
+def _bits(mask: _Array | None) -> pa.Buffer | None:
+    return None if mask is None else pa.py_buffer(np.packbits(~mask, bitorder="little"))
