@@ -22,7 +22,7 @@ from surgetank.streams.tables import arrows, insertion
 from surgetank.streams.tables.arrows import Unreadable
 from surgetank.streams.tables.cold.protocol import ColdTables
 from surgetank.streams.tables.definition import NOBODY, USER, Table
-from surgetank.streams.tables.hot.protocol import BatchKey, HotTables
+from surgetank.streams.tables.hot.protocol import BatchKey, Change, HotTables, Op
 from surgetank.streams.tables.insertion import BadRow, Batch, Inserted, OnBad, Present, stored
 from surgetank.streams.tables.rows import Row, RowForm, utc_now
 from surgetank.streams.tables.sql.statements import OnConflict
@@ -72,6 +72,15 @@ class TableIngest:
         Raises `EntryRejected` naming the row's index, column and reason; `Conflict` for a PRIMARY KEY
         that is there, hot or cold, and for a key that was used for other rows; `BufferFull`.
         """
+        if (
+            type(rows) is list
+            and len(rows) == 1
+            and type(rows[0]) is dict
+            and (user is not None or not table.by_user)
+            and not (table.key or key is not None or on_bad == "skip")
+            and on_conflict is OnConflict.REFUSE
+        ):
+            return self._insert_one(table, rows[0], user if table.by_user else NOBODY, source)
         batch = Batch(
             self._present,
             table,
@@ -103,6 +112,16 @@ class TableIngest:
             if (known := self._repeated(table, named)) is not None:
                 return known
         return batch.accept(self._read(batch, rows, columns), named)
+
+    def _insert_one(
+        self, table: Table, row: dict[str, Any], user: str | None, source: Source
+    ) -> Inserted:
+        """One row where nothing is to be found out: what most inserts are, without what others
+        need."""
+        assert user is not None
+        values = self._form(table).read(row, user=user, source=source, index=0)
+        accepted = self._present.hot.accept(table, (Change(user, Op.INSERT, values),))
+        return Inserted(1, first=accepted.first, last=accepted.last)
 
     def bad_rows(
         self, table: Table, rows: Any, *, user: str | None, source: Source, on_bad: OnBad

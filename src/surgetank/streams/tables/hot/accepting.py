@@ -52,20 +52,19 @@ class Accepting:
         """See `HotTables.accept`."""
         if not changes:
             raise InvalidRequest("There is no change to accept.")
-        _refuse_users(table, {change.user for change in changes})
         layout, schema = self._file.prepare(table), table.schema_version
+        plain = batch is None and unless_acked_since is None and layout.key is None
+        if plain and len(changes) == 1 and changes[0].seq is None:
+            accepted = self._accept_one(layout, changes[0])
+            if accepted is not None:
+                return accepted
+        _refuse_users(table, {change.user for change in changes})
         packed = [layout.packed(change.user, change.values) for change in changes]
         for index, (size, *_) in enumerate(packed):
             if size > self._row_max_bytes:
                 at = index if len(packed) > 1 else None
                 raise self._too_large(table, changes[index].user, at, size)
-        now, first = self._file.clock(), None
-        plain = batch is None and unless_acked_since is None and layout.key is None
-        if plain and len(changes) == 1 and changes[0].seq is None:
-            size = packed[0][0]
-            first = self._file.insert(layout, size, (changes[0].user, now, schema, *packed[0]))
-            if first is not None:
-                return Accepted(first, first)
+        now = self._file.clock()
         self._file.admit(sum(size for size, *_ in packed))
         with self._file.write() as connection:
             known = _known_batch(connection, table, batch)
@@ -90,6 +89,19 @@ class Accepting:
             _keep_batch(connection, table, batch, first, last, now)
         self._file.committed(table.id, first)
         return Accepted(first, last)
+
+    def _accept_one(self, layout: Layout, change: Change) -> Accepted | None:
+        """A row that nothing else depends on. None where it takes a transaction."""
+        table, user = layout.table, change.user
+        if "\0" in user:
+            _refuse_users(table, [user])
+        packed = layout.packed(user, change.values)
+        size = packed[0]
+        if size > self._row_max_bytes:
+            raise self._too_large(table, user, None, size)
+        row = (user, self._file.clock(), table.schema_version, *packed)
+        version = self._file.insert(layout, size, row)
+        return None if version is None else Accepted(version, version)
 
     def accept_arrow(
         self,

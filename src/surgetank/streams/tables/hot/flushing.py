@@ -38,7 +38,7 @@ from surgetank.streams.tables.hot.schema import keys_of, rows_of
 from surgetank.streams.tables.hot.segments import Range, segments_of
 
 _WORTH = 4  # rows that go for each that stays, from which on it is quicker to move those that stay
-_STEP = 4096  # rows whose bytes are added up at once
+_STEP = 10_000  # rows whose bytes are added up at once
 
 
 class Flushing:
@@ -224,19 +224,23 @@ def _within(
 ) -> tuple[int, int]:
     """The last version, of those after `low` and up to `high`, with which rows have at most `left`
     bytes (the first of all has more), and how many bytes are left then."""
-    some = f"SELECT version, bytes FROM {rows_of(table.id)} WHERE version > ? AND version <= ?"
-    some += " ORDER BY version LIMIT ?"
+    rows = rows_of(table.id)
     while True:
-        step = (low, high, _STEP)
-        last, size = connection.execute(
-            f"SELECT max(version), sum(bytes) FROM ({some})", step
+        found = connection.execute(
+            f"SELECT version FROM {rows} WHERE version > ? AND version <= ? LIMIT 1", (low, high)
         ).fetchone()
-        if last is None:
+        if found is None:
             return high, left
+        window = found[0], min(found[0] + _STEP - 1, high)
+        (size,) = connection.execute(
+            f"SELECT sum(bytes) FROM {rows} WHERE version BETWEEN ? AND ?", window
+        ).fetchone()
         if size > left:
             break
-        low, left = last, left - size
-    for version, size in connection.execute(some, step):
+        low, left = window[1], left - size
+    for version, size in connection.execute(
+        f"SELECT version, bytes FROM {rows} WHERE version BETWEEN ? AND ? ORDER BY version", window
+    ):
         if size > left:
             return (version - 1, left) if left < most else (version, 0)
         left -= size

@@ -26,9 +26,10 @@ from surgetank.streams.tables.hot.slots import LENGTH, columns_at, null_bytes, s
 _AT_ONCE = 50_000  # rows of one statement
 _Array = np.ndarray[Any, np.dtype[Any]]
 _EVERY = (
-    "count(*)", "min(version)", "max(version)", "max(op)", "count(seq)", "min(schema)", "max(schema)",
+    "count(*)", "max(op)", "count(seq)", "min(schema)", "max(schema)",
     "CAST(group_concat(user, '') AS BLOB)", "CAST(group_concat(head, '') AS BLOB)",
 )  # fmt: skip
+_NUMBERS = ("group_concat(version)", "group_concat(op, '')", "group_concat(coalesce(seq, version))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +38,39 @@ class _Source:
 
     connection: sqlite3.Connection
     table: Table
+    up_to: int
+    user: str | None
     where: str
     values: list[Any]
-    index: str
 
-    def ask(
-        self,
-        shown: Sequence[str],
-        columns: Sequence[str],
-        after: int,
-        most: int,
-        schema: int | None = None,
-    ) -> Any:
-        """Aggregates over the next rows after a version."""
-        inner = ", ".join(["version", "user", "op", "seq", "schema", "head", *columns])
-        only = "" if schema is None else f" WHERE schema = {int(schema)}"
+    @property
+    def rows(self) -> str:
+        """What is selected from: what is joined is in the order of the versions either way."""
+        name = rows_of(self.table.id)
+        return f"{name} {'NOT INDEXED' if self.user is None else f'INDEXED BY {users_of(self.table.id)}'}"
+
+    def window(self, after: int, most: int) -> tuple[int, int] | None:
+        """After and up to which version the next rows are, at most so many; None without any."""
+        if self.user is None:
+            found = self.connection.execute(
+                f"SELECT version FROM {self.rows} WHERE version > ? AND version <= ? LIMIT 1",
+                (after, self.up_to),
+            ).fetchone()
+            return None if found is None else (found[0] - 1, min(found[0] - 1 + most, self.up_to))
+        (last,) = self.connection.execute(
+            f"SELECT max(version) FROM (SELECT version FROM {self.rows} WHERE user = ?"
+            " AND version > ? AND version <= ? ORDER BY version LIMIT ?)",
+            (self.user, after, self.up_to, most),
+        ).fetchone()
+        return None if last is None else (after, last)
+
+    def ask(self, shown: Sequence[str], window: tuple[int, int], schema: int | None = None) -> Any:
+        """Aggregates over the rows of a window, or those of one version of the schema."""
+        only = "" if schema is None else f" AND schema = {int(schema)}"
         return self.connection.execute(
-            f"SELECT {', '.join(shown)} FROM (SELECT {inner} FROM {rows_of(self.table.id)} {self.index}"
-            f" WHERE version > ? AND {self.where} ORDER BY version LIMIT ?){only}",
-            [after, *self.values, most],
+            f"SELECT {', '.join(shown)} FROM {self.rows}"
+            f" WHERE version > ? AND version <= ? AND {self.where}{only}",
+            (*window, *self.values),
         ).fetchone()
 
 
@@ -73,43 +88,48 @@ def journal_rows(
     known = columns_of(connection, table.id)
     if not known:
         return
+    user = chosen.user if table.by_user else None
     where, values = _where(chosen, progress, since)
-    by_one = table.by_user and chosen.user is not None
-    index = f"INDEXED BY {users_of(table.id)}" if by_one else "NOT INDEXED"
-    source = _Source(connection, table, where, values, index)
+    source = _Source(connection, table, up_to=chosen.up_to, user=user, where=where, values=values)
     texts = [f"c_{column.id}" for column in columns if f"c_{column.id}" in known]
-    shown = [*_EVERY, *(f"CAST(group_concat({name}, '') AS BLOB)" for name in texts)]
     after, most = chosen.after, _AT_ONCE
-    while True:
+    while (window := source.window(after, most)) is not None:
         try:
-            found = source.ask(shown, texts, after, most)
+            parts = _parts(source, columns, texts, window)
         except (sqlite3.DataError, MemoryError):  # more than a value of SQLite's may have
             if most == 1:
                 raise
             most = max(1, most // 16)
             continue
-        if not found[0]:
-            return
-        low, last = after, found[2]
-        if found[5] == found[6]:
-            yield _arrow(source, columns, found, texts, low, most)
-        else:
-            parts = []
-            for schema in range(found[5], found[6] + 1):
-                some = source.ask(shown, texts, low, most, schema)
-                if some[0]:
-                    parts.append(_arrow(source, columns, some, texts, low, most, schema))
-            mixed = pa.concat_tables(parts)
-            yield mixed.take(pa.array(np.argsort(mixed.column(VERSION).to_numpy(), kind="stable")))
-        after = last
+        yield from parts
+        after = window[1]
+
+
+def _parts(
+    source: _Source, columns: Sequence[Column], texts: Sequence[str], window: tuple[int, int]
+) -> list[pa.Table]:
+    shown = [*_EVERY, *(f"CAST(group_concat({name}, '') AS BLOB)" for name in texts)]
+    if source.user is not None:
+        shown.append(_NUMBERS[0])
+    found = source.ask(shown, window)
+    if not found[0]:
+        return []
+    if found[3] == found[4]:
+        return [_arrow(source, columns, found, texts, window)]
+    parts = []
+    for schema in range(found[3], found[4] + 1):
+        some = source.ask(shown, window, schema)
+        if some[0]:
+            parts.append(_arrow(source, columns, some, texts, window, schema))
+    mixed = pa.concat_tables(parts)
+    return [mixed.take(pa.array(np.argsort(mixed.column(VERSION).to_numpy(), kind="stable")))]
 
 
 def _where(
     chosen: Range, progress: Mapping[int, Progress], since: float | None
 ) -> tuple[str, list[Any]]:
     where, values = uncovered(progress)
-    where += " AND version <= ? AND user IS NOT NULL"
-    values.append(chosen.up_to)
+    where += " AND user IS NOT NULL"
     if chosen.user is not None:
         where += " AND user = ?"
         values.append(chosen.user)
@@ -124,26 +144,29 @@ def _where(
 
 def _arrow(
     source: _Source, columns: Sequence[Column], found: Sequence[Any], texts: Sequence[str],
-    after: int, most: int, schema: int | None = None,
+    window: tuple[int, int], schema: int | None = None,
 ) -> pa.Table:  # fmt: skip
-    count, first, last, op, seqs, _, of_schema, users, heads, *data = found
+    count, op, seqs, of_schema, _, users, heads, *data = found
     heads_of = _heads(source, of_schema, heads or b"", count)
-    versions, ops = _span(first, last, count), None
-    numbers = versions
-    if versions is None or op or seqs:
-        listed = source.ask(
-            ("group_concat(version)", "group_concat(op, '')", "group_concat(coalesce(seq, version))"),
-            (), after, most, schema,
-        )  # fmt: skip
-        versions, numbers = _numbers(listed[0]), _numbers(listed[2])
-        ops = np.frombuffer(listed[1].encode(), np.int8) - ord("0")
+    ops: _Array | None = None
+    if op or seqs:
+        listed, done, of = source.ask(_NUMBERS, window, schema)
+        versions, numbers = _numbers(listed), _numbers(of)
+        ops = np.frombuffer(done.encode(), np.int8) - ord("0")
+    elif count == window[1] - window[0]:
+        versions = numbers = np.arange(window[0] + 1, window[1] + 1)
+    else:
+        listed = (
+            data.pop() if source.user is not None else source.ask(_NUMBERS[:1], window, schema)[0]
+        )
+        versions = numbers = _numbers(listed)
     if ops is None:
         ops = np.full(count, int(Op.INSERT), np.int8)
     made: dict[str, Any] = {}
     if source.table.by_user:
         made[USER] = _texts(pa.string(), heads_of["user"], users or b"", None)
     made[SEQ], made[VERSION], made[OP] = pa.array(numbers), pa.array(versions), pa.array(ops)
-    joined = dict(zip(texts, data, strict=True))
+    joined = dict(zip(texts, data, strict=False))  # versions may follow
     absent = np.unpackbits(heads_of["nulls"].reshape(count, -1), axis=1, bitorder="little")
     bits = {column.id: at for at, column in enumerate(_packed(source, of_schema))}
     for column in columns:
@@ -182,11 +205,6 @@ def _heads(source: _Source, schema: int, heads: bytes, count: int) -> _Array:
             remedy="put the file back from a copy of the home.",
         )
     return np.frombuffer(heads, kind)
-
-
-def _span(first: int, last: int, count: int) -> _Array | None:
-    """All numbers from first to last; None where some are missing."""
-    return np.arange(first, last + 1) if last - first + 1 == count else None
 
 
 def _numbers(text: str) -> _Array:
