@@ -21,7 +21,7 @@ from surgetank.flush.events import EntryParked, JobFinished, PartitionFailed
 from surgetank.model import JobStatus
 from surgetank.streams.tables.cold import writing
 from surgetank.streams.tables.definition import Table, TablePolicy
-from surgetank.streams.tables.hot.protocol import Op, Progress
+from surgetank.streams.tables.hot.protocol import Change, Op, Progress
 from surgetank.streams.tables.hot.store import SQLiteHotTables
 from surgetank.streams.tables.upkeep import TableUpkeep
 
@@ -133,6 +133,20 @@ def test_a_row_that_is_refused_is_parked_and_its_neighbours_arrive(house: Tickin
     house.hot.unpark([parked.id])
     assert house.flush().ok
     assert len(texts(house.cold)) == 4
+
+
+def test_rows_that_are_refused_are_found_together(house: Ticking) -> None:
+    plain = replace(NOTES, key=(), id=9, name="plain")
+    rows = [(None if n % 5 == 0 else n, f"text {n}") for n in range(40)]  # the id is NOT NULL
+    house.hot.accept(plain, [Change(f"u{n % 3}", Op.INSERT, row) for n, row in enumerate(rows)])
+    with mock.patch.object(house.cold, "write", wraps=house.cold.write) as write:
+        job = house.flush()
+    assert (job.result.entries_flushed, job.result.entries_parked) == (32, 8)
+    assert write.call_count == 2
+    shown = [house.hot.parked_row(each.id) for each in house.hot.parked()]
+    assert sorted(each[1]["text"] for each in shown if each) == sorted(
+        f"text {n}" for n in range(0, 40, 5)
+    )
 
 
 def test_a_crash_after_a_row_was_parked_loses_neither_it_nor_its_neighbours(house: Ticking) -> None:

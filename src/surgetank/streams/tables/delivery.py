@@ -7,7 +7,7 @@ and its rows are parked only when it goes on failing while others are written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -187,7 +187,10 @@ class TableDelivery:
         if isinstance(error, EntryRejected) and error.seq is not None:
             named = pc.equal(piece.rows.column(VERSION), error.seq)
             if pc.any(named).as_py():
-                return [self._park(lease, piece, error.seq, failure)]
+                # The others that are refused like it are found at once, not each in a try of its own.
+                others = self._around.cold.refusals(self.table, piece.rows)
+                refused = {each.seq: classify(each) for each in others if each.seq is not None}
+                return [self._park(lease, piece, {error.seq: failure, **refused})]
         if len(piece.users) > 1:
             return self._halves(piece)
         (user,) = piece.users
@@ -196,17 +199,24 @@ class TableDelivery:
         if piece.rows.num_rows > 1:
             return _halves_of_rows(piece, user)
         version = piece.rows.column(VERSION)[0].as_py()
-        return [self._park(lease, piece, version, replace(failure, kind=FailureKind.REJECTED))]
+        return [self._park(lease, piece, {version: replace(failure, kind=FailureKind.REJECTED)})]
 
-    def _park(self, lease: TableLease, piece: _Piece, version: int, failure: Failure) -> _Piece:
-        """Park a row; returns the piece without it."""
-        named = pc.equal(piece.rows.column(VERSION), version)
-        row = piece.rows.filter(named)
-        user = row.column(USER)[0].as_py() if self.table.by_user else NOBODY
-        self._around.hot.ack(lease, 0, refused=[Refused(user, version, failure)])
-        self._tally(user).parked.append(version)
-        rest = piece.rows.filter(pc.invert(named))
-        return replace(piece, rows=rest, users={**piece.users, user: piece.users[user] - 1})
+    def _park(self, lease: TableLease, piece: _Piece, failures: Mapping[int, Failure]) -> _Piece:
+        """Park rows, by their versions; returns the piece without them."""
+        named = pc.is_in(piece.rows.column(VERSION), value_set=pa.array(failures, pa.int64()))
+        rows = piece.rows.filter(named)
+        versions = rows.column(VERSION).to_pylist()
+        users = rows.column(USER).to_pylist() if self.table.by_user else [NOBODY] * len(versions)
+        refused = [
+            Refused(user, version, failures[version])
+            for user, version in zip(users, versions, strict=True)
+        ]
+        self._around.hot.ack(lease, 0, refused=refused)
+        left = dict(piece.users)
+        for user, version in zip(users, versions, strict=True):
+            self._tally(user).parked.append(version)
+            left[user] -= 1
+        return replace(piece, rows=piece.rows.filter(pc.invert(named)), users=left)
 
     def _halves(self, piece: _Piece) -> list[_Piece]:
         users = list(piece.users.items())

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from surgetank.exceptions import EntryRejected
 from surgetank.model import FlushJob
 from surgetank.streams.tables.definition import HIDDEN, Table
 from surgetank.streams.tables.hot.protocol import Progress, TableLease
@@ -154,6 +155,10 @@ class ColdTables(Protocol):
         ...
 
     # -- writing
+
+    def refusals(self, table: Table, rows: pa.Table) -> list[EntryRejected]:
+        """Of changes those whose rows can't be stored, with their versions; some hundred at most."""
+        ...
 
     def known_snapshot(self, table: Table) -> int:
         """The newest snapshot of a table that was seen here; the database isn't asked."""

@@ -18,6 +18,7 @@ from surgetank.exceptions import (
     BufferProblem,
     ColdStateUnavailable,
     DatabaseUnavailable,
+    EntryRejected,
     LeaseLost,
     NotFound,
     SinkError,
@@ -46,7 +47,7 @@ from surgetank.streams.tables.cold.protocol import (
 from surgetank.streams.tables.cold.reading import Reader, columns_of, may_have, read_schema
 from surgetank.streams.tables.cold.resolve import merged, outstanding
 from surgetank.streams.tables.cold.upkeep import KEEPING, Keeping, strays, sweep
-from surgetank.streams.tables.cold.writing import prepare
+from surgetank.streams.tables.cold.writing import prepare, refusals
 from surgetank.streams.tables.definition import HIDDEN, SEQ, Table
 from surgetank.streams.tables.hot.protocol import Progress, TableLease
 
@@ -166,6 +167,10 @@ class FileTables:
         return found
 
     # -- writing
+
+    def refusals(self, table: Table, rows: pa.Table) -> list[EntryRejected]:
+        """See `ColdTables.refusals`."""
+        return refusals(table, rows)
 
     def write(
         self,

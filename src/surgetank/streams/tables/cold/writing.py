@@ -17,6 +17,7 @@ from surgetank.streams.tables.cold.resolve import Resolved, resolve
 from surgetank.streams.tables.definition import NOBODY, USER, Table
 from surgetank.streams.tables.hot.protocol import VERSION, Progress
 
+_MOST_REFUSALS = 500  # that are found at once
 _FEW_USERS = 64  # of so many it is asked, of each file, whether it may have one of them
 
 
@@ -59,31 +60,58 @@ def _conformed(table: Table, rows: pa.Table) -> pa.Table:
         raise _rejected(table, rows, error) from error
 
 
+def refusals(table: Table, rows: pa.Table) -> list[EntryRejected]:
+    """See `ColdTables.refusals`. Found by halving: a few passes, however many there are."""
+    found: list[EntryRejected] = []
+    parts = [resolve(table, rows).rows]
+    while parts and len(found) < _MOST_REFUSALS:
+        part = parts.pop()
+        error = _problem(table, part)
+        if error is None:
+            continue
+        if part.num_rows == 1:
+            found.append(_refusal(table, part, error))
+        else:
+            middle = part.num_rows // 2
+            parts += [part.slice(middle), part.slice(0, middle)]
+    return found
+
+
 def _rejected(table: Table, rows: pa.Table, error: Exception) -> EntryRejected | SinkError:
-    """The refusal of the first row that can't be stored: found by halving. It is no row's fault
-    where a row of ordinary values is refused as well."""
-    try:
-        conform(table, sample(table))
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as found:
+    """The refusal of the first row that can't be stored. It is no row's fault where a row of
+    ordinary values is refused as well."""
+    found = _problem(table, sample(table))
+    if found is not None:
         return SinkError(
             f"No row of {table.full_name} can be written: {' '.join(str(found).split())}.",
             remedy="its rows stay in the buffer; report it with the types of the table's columns.",
         )
     while rows.num_rows > 1:
         first = rows.slice(0, rows.num_rows // 2)
-        try:
-            conform(table, first)
-        except (pa.ArrowException, ValueError, TypeError, OverflowError) as found:
+        found = _problem(table, first)
+        if found is not None:
             rows, error = first, found
         else:
             rows = rows.slice(first.num_rows)
-    user = rows.column(USER)[0].as_py() if table.by_user else NOBODY
+    return _refusal(table, rows, error)
+
+
+def _problem(table: Table, rows: pa.Table) -> Exception | None:
+    try:
+        conform(table, rows)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        return error
+    return None
+
+
+def _refusal(table: Table, row: pa.Table, error: Exception) -> EntryRejected:
+    user = row.column(USER)[0].as_py() if table.by_user else NOBODY
     return EntryRejected(
         partition=table.partition(user),
         path="$",
         reason=" ".join(str(error).split()),
         remedy="look at the parked row; correct it with an UPDATE, or discard it.",
-        seq=rows.column(VERSION)[0].as_py(),
+        seq=row.column(VERSION)[0].as_py(),
     )
 
 
