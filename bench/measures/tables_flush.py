@@ -1,17 +1,24 @@
 """Rows of a user table on their way from the hot store into files, beside `pyarrow.parquet.write_table` of the same
-rows, unsorted, not durable and with nothing committed; and one user's rows read from those files.
+rows, unsorted, not durable and with nothing committed; and one user's rows read from those files. Rows came from Arrow,
+in one segment, or as single rows. Where `deltalake` can be imported (`pip install deltalake`), it does the same with a
+sort by user.
 
 A flush takes the rows, sorts them by user, writes Parquet and makes it durable, commits the manifest in PostgreSQL, and
-acknowledges.
+acknowledges. Its memory is how far the process grows beyond what it had before the flush.
 """
 
 from __future__ import annotations
 
+import gc
 import itertools
+import resource
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +39,15 @@ from surgetank.streams.tables.cold.tables import FileTables
 from surgetank.streams.tables.definition import USER, Column, Kind, Table
 from surgetank.streams.tables.file import TABLES
 from surgetank.streams.tables.flusher import TableFlusher, TablesSink
+from surgetank.streams.tables.hot.protocol import Change, Op
 from surgetank.streams.tables.hot.store import SQLiteHotTables
 from surgetank.streams.tables.reader import TableReader
 from surgetank.streams.tables.types import ColumnType
 
 TITLE = "Flush of user tables"
 PLAIN = "pyarrow write_table"
+DELTA = "delta-rs, sorted"
+_AT_ONCE = 1_000  # single rows of one call
 _SMALL = 100  # rows of a small flush
 _SMALL_TIMES = 20
 TABLE = Table(
@@ -73,7 +83,9 @@ def _measure(scene: Scene, recorder: Recorder, number: int, folder: Path) -> Non
     recorder.add(number, PLAIN, "rows", rate, label=label, unit="rows/s")
     with open_house(scene, folder) as house:
         house.hot.accept_arrow(TABLE, rows)
-        took = seconds(house.flush)
+        with _Grown() as grown:
+            took = seconds(house.flush)
+        recorder.add(number, OURS, "memory", grown.mb, label="memory of that flush", unit="MB")
         recorder.add(number, OURS, "rows", count / took, label=label, unit="rows/s")
         ours: list[float] = []
         theirs: list[float] = []
@@ -89,6 +101,65 @@ def _measure(scene: Scene, recorder: Recorder, number: int, folder: Path) -> Non
             house.hot.accept_arrow(TABLE, rows_of(_SMALL))
             timed(small, house.flush)
         recorder.add(number, OURS, "small", small, label=f"a flush of {_SMALL} rows")
+        _insert_singly(house.hot, rows)
+        house.hot.maintain()  # as the housekeeping does now and then
+        single = seconds(lambda: pq.write_table(rows, plain))
+        recorder.add(number, PLAIN, "single", count / single, label="single rows", unit="rows/s")
+        with _Grown() as grown:
+            took = seconds(house.flush)
+        recorder.add(number, OURS, "single", count / took, label="single rows", unit="rows/s")
+        recorder.add(
+            number, OURS, "single memory", grown.mb, label="memory, single rows", unit="MB"
+        )
+    if find_spec("deltalake") is not None:
+        took = seconds(lambda: _delta(rows, folder / "delta"))
+        recorder.add(number, DELTA, "rows", count / took, label=label, unit="rows/s")
+
+
+def _delta(rows: pa.Table, folder: Path) -> None:
+    deltalake: Any = import_module("deltalake")
+    deltalake.write_deltalake(str(folder), rows.sort_by(USER))
+
+
+def _insert_singly(hot: SQLiteHotTables, rows: pa.Table) -> None:
+    """As rows that came one by one are kept, some in a transaction: a million of those take long."""
+    names = [column.name for column in TABLE.columns]
+    for part in rows.to_batches(_AT_ONCE):
+        columns = [part.column(name).to_pylist() for name in names]
+        users = part.column(USER).to_pylist()
+        values = zip(*columns, strict=True)
+        hot.accept(
+            TABLE,
+            [Change(user, Op.INSERT, row) for user, row in zip(users, values, strict=True)],
+        )
+
+
+class _Grown:
+    """How far the memory of the process grew at its highest, in MB."""
+
+    mb = 0.0
+
+    def __enter__(self) -> _Grown:
+        gc.collect()
+        self._before = _resident()
+        self._most = self._before
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.005):
+            self._most = max(self._most, _resident())
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.mb = (self._most - self._before) / 1024**2
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @dataclass(frozen=True, slots=True)
