@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from uuid import UUID
 
 import numpy as np
@@ -25,6 +26,8 @@ from surgetank.exceptions import (
 from surgetank.model import Failure, FailureKind
 from surgetank.sqlite import identity
 from surgetank.streams.tables.definition import SEQ, USER, Column, Kind, Table
+from surgetank.streams.tables.hot import reading
+from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.protocol import (
     DELETED,
     OP,
@@ -233,6 +236,33 @@ def test_rows_of_a_segment_and_single_rows_are_one_order(hot: SQLiteHotTables) -
     ]
     assert [row[1] for row in plain(shown(hot, after=many.first))] == [4, 1, 3]
     assert sum(state.entries for state in hot.states()) == 5
+
+
+def hot_file(hot: SQLiteHotTables) -> HotFile:
+    return hot.snapshot.__self__._file  # type: ignore[attr-defined]
+
+
+def test_a_user_s_rows_are_looked_up_in_a_long_journal(
+    hot: SQLiteHotTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_LONG", -1)
+    looked_up = mock.Mock(wraps=hot_file(hot).whose)
+    monkeypatch.setattr(hot_file(hot), "whose", looked_up)
+    for n in range(100):
+        hot.accept(T, [insert(f"u{n % 3}", n, "x")])
+        assert [row[1] for row in plain(shown(hot, user="u1"))] == list(range(1, n + 1, 3))
+    assert looked_up.versions.call_count >= 100
+    assert hot.depth().partitions == 3
+    with hot.snapshot() as before:
+        lease = hot.lease(T, owner="me", ttl_s=30)
+        assert lease is not None
+        hot.ack(lease, lease.through)
+        hot.accept(T, [insert("u1", 100, "x"), insert("u2", 101, "x")])
+        assert [row[1] for row in plain(shown(hot, user="u1"))] == [100]
+        # It sees what is removed, and finds it without what is known of a newer state.
+        assert before.rows(T, user="u1").column("n").to_pylist() == list(range(1, 100, 3))
+    assert hot.depth().partitions == 2
+    assert shown(hot, user="nobody") == []
 
 
 def test_a_key_is_taken_until_its_row_is_deleted(hot: SQLiteHotTables) -> None:

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.torture import SEEDS
 from surgetank.model import Failure, FailureKind
 from surgetank.streams.tables.definition import SEQ, USER, Column, Kind, Table
+from surgetank.streams.tables.hot import reading
 from surgetank.streams.tables.hot.protocol import (
     DELETED,
     OP,
@@ -56,6 +58,9 @@ class Row:
 class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        # Also a short journal is looked up in.
+        self.long = mock.patch.object(reading, "_LONG", -1)
+        self.long.start()
         self.home = Path(tempfile.mkdtemp())
         self.hot = self.opened()
         self.pending: dict[int, Row] = {}
@@ -67,6 +72,7 @@ class Machine(RuleBasedStateMachine):
         return SQLiteHotTables(self.home / "buffer-tables.db")
 
     def teardown(self) -> None:
+        self.long.stop()
         self.hot.close()
         shutil.rmtree(self.home)
 

@@ -15,7 +15,7 @@ from surgetank.sqlite.kind import Kind
 _SCHEMA = """
 CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), buffer_id TEXT NOT NULL) STRICT;
 """
-TABLES = Kind("table store", application_id=0x53545442, version=2, schema=_SCHEMA)  # "STTB"
+TABLES = Kind("table store", application_id=0x53545442, version=3, schema=_SCHEMA)  # "STTB"
 
 
 def beside(buffer_path: Path) -> Path:

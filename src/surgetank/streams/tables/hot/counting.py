@@ -30,13 +30,24 @@ class Count(NamedTuple):
 
 def newest(connection: sqlite3.Connection, table_id: int) -> int:
     """The largest version that was given in a table."""
+    return _version(connection, table_id, "max")
+
+
+def oldest(connection: sqlite3.Connection, table_id: int) -> int:
+    """The smallest version that is in the journal of a table."""
+    return _version(connection, table_id, "min")
+
+
+def _version(connection: sqlite3.Connection, table_id: int, which: str) -> int:
     try:
-        (last,) = connection.execute(f"SELECT max(version) FROM {rows_of(table_id)}").fetchone()
+        (found,) = connection.execute(
+            f"SELECT {which}(version) FROM {rows_of(table_id)}"
+        ).fetchone()
     except sqlite3.OperationalError as error:
         if "no such table" not in str(error):
             raise
         return 0
-    return int(last or 0)
+    return int(found or 0)
 
 
 def mark(connection: sqlite3.Connection, table_id: int, version: int) -> None:
@@ -65,7 +76,7 @@ def waits(connection: sqlite3.Connection, table_id: int) -> Count:
 def _since(connection: sqlite3.Connection, table_id: int, tallied: int) -> Count:
     return Count(
         *connection.execute(
-            f"SELECT count(user), coalesce(sum(bytes), 0), min(at) FROM {rows_of(table_id)}"
+            f"SELECT count(bytes), coalesce(sum(bytes), 0), min(at) FROM {rows_of(table_id)}"
             " WHERE version > ?",
             (tallied,),
         ).fetchone()
@@ -127,7 +138,7 @@ def newly_covered(
     low = origin << ORIGIN_SHIFT if before.held else max(before.through, origin << ORIGIN_SHIFT)
     return Count(
         *connection.execute(
-            "SELECT count(user), coalesce(sum(bytes), 0), min(at)"
+            "SELECT count(bytes), coalesce(sum(bytes), 0), NULL"
             f" FROM {rows_of(table_id)} WHERE version > ? AND {now} AND NOT {then}",
             (low, *values, *more),
         ).fetchone()
@@ -144,7 +155,7 @@ def subtract(
     low = 0 if held else max(each.through for each in progress.values())
     (oldest,) = connection.execute(
         f"SELECT min(at) FROM (SELECT at FROM {rows_of(table.id)} WHERE version > ? AND {where}"
-        " AND user IS NOT NULL ORDER BY version LIMIT 100)",
+        " AND bytes IS NOT NULL ORDER BY version LIMIT 100)",
         (low, *values),
     ).fetchone()
     connection.execute(
@@ -180,13 +191,14 @@ def recount(connection: sqlite3.Connection, table: Table) -> None:
     where, values = uncovered(progress_of(connection, table.id))
     count = Count(
         *connection.execute(
-            "SELECT count(user), coalesce(sum(bytes), 0), min(at)"
+            "SELECT count(bytes), coalesce(sum(bytes), 0), min(at)"
             f" FROM {rows_of(table.id)} WHERE {where}",
             values,
         ).fetchone()
     )
     connection.execute(
-        "UPDATE hot_tables SET changes = ?, bytes = ?, oldest_at = ?, tallied = ? WHERE table_id = ?",
+        "UPDATE hot_tables SET changes = ?, bytes = ?, oldest_at = ?, tallied = ?,"
+        " removals = removals + 1 WHERE table_id = ?",
         (*count, newest(connection, table.id), table.id),
     )
     recount_segments(connection, table)

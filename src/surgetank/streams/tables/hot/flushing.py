@@ -63,7 +63,7 @@ class Flushing:
                 up_to = _cut(connection, table, chosen, max_bytes)
                 chosen = Range(low, up_to, None, without, lease.progress)
                 parts = changes(connection, self._file.segments, table, table.columns, chosen)
-                found = in_order(table, table.columns, parts)
+                found = in_order(table, table.columns, parts, encoded=True)
                 if found.num_rows or up_to >= lease.through:
                     return found, up_to
                 low = up_to
@@ -94,7 +94,8 @@ class Flushing:
             if through >= lease.through:
                 recovered = _recovered(connection, table, kept)
             connection.execute(
-                "UPDATE hot_tables SET acks = acks + ?, lease = ? WHERE table_id = ?",
+                "UPDATE hot_tables SET acks = acks + ?1, removals = removals + ?1, lease = ?2"
+                " WHERE table_id = ?3",
                 (through > 0, json.dumps(sorted(kept - lease.held)), table.id),
             )
             recount_segments(connection, table)
@@ -128,19 +129,19 @@ def remove_covered(
     last = newest(connection, table_id)
     where, values = covered(origin, progress)
     left = sum(
-        connection.execute(f"SELECT count(user) FROM {rows} WHERE {stays}", some).fetchone()[0]
+        connection.execute(f"SELECT count(bytes) FROM {rows} WHERE {stays}", some).fetchone()[0]
         for stays, some in remaining(origin, progress)
     )
     if not left:  # to empty a table takes no time for each row
         connection.execute(f"DELETE FROM {rows}")
     elif left * _WORTH < last - (origin << ORIGIN_SHIFT):
         stay = f"CREATE TEMP TABLE hot_kept AS SELECT * FROM {rows} WHERE NOT {where}"
-        connection.execute(f"{stay} AND user IS NOT NULL", values)
+        connection.execute(f"{stay} AND bytes IS NOT NULL", values)
         connection.execute(f"DELETE FROM {rows}")
         connection.execute(f"INSERT INTO {rows} SELECT * FROM hot_kept")
         connection.execute("DROP TABLE temp.hot_kept")
     else:
-        gone = f"DELETE FROM {rows} WHERE {where} OR (user IS NULL AND version < ?)"
+        gone = f"DELETE FROM {rows} WHERE {where} OR (bytes IS NULL AND version < ?)"
         connection.execute(gone, (*values, last))
     mark(connection, table_id, last)
     connection.execute(f"DELETE FROM {keys} WHERE {where}", values)
@@ -233,13 +234,15 @@ def _within(
             return high, left
         window = found[0], min(found[0] + _STEP - 1, high)
         (size,) = connection.execute(
-            f"SELECT sum(bytes) FROM {rows} WHERE version BETWEEN ? AND ?", window
+            f"SELECT coalesce(sum(bytes), 0) FROM {rows} WHERE version BETWEEN ? AND ?", window
         ).fetchone()
         if size > left:
             break
         low, left = window[1], left - size
     for version, size in connection.execute(
-        f"SELECT version, bytes FROM {rows} WHERE version BETWEEN ? AND ? ORDER BY version", window
+        f"SELECT version, bytes FROM {rows} WHERE version BETWEEN ? AND ? AND bytes IS NOT NULL"
+        " ORDER BY version",
+        window,
     ):
         if size > left:
             return (version - 1, left) if left < most else (version, 0)

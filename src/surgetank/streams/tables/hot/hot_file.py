@@ -20,6 +20,7 @@ from surgetank.streams.tables.hot.definitions import definition_json, definition
 from surgetank.streams.tables.hot.layout import Layout
 from surgetank.streams.tables.hot.mapped import MappedSegments
 from surgetank.streams.tables.hot.protocol import ORIGIN_SHIFT
+from surgetank.streams.tables.hot.whose import Whose
 
 _MASK = (1 << ORIGIN_SHIFT) - 1
 _LEFT = 1 << 12  # of an origin's numbers, for handles that insert rows while it comes to its end
@@ -45,6 +46,7 @@ class HotFile:
         self.path, self.segments, self.clock, self.max_bytes = path, segments, clock, max_bytes
         self._rng = rng
         self.mapped = MappedSegments(segments)
+        self.whose = Whose()
         self._shared = SharedFile(
             path, kind=TABLES, name="table store", script=schema.SCRIPT, before_write=before_write,
             durability=durability,
@@ -91,7 +93,7 @@ class HotFile:
             if row is None or row[0] <= table.schema_version:
                 for statement in schema.created(table):
                     connection.execute(statement)
-                for statement in schema.added(table, columns_of(connection, table.id)):
+                for statement in schema.added(table, schema.columns_of(connection, table.id)):
                     connection.execute(statement)
                 text = definition_json(table)
                 if row is None or row[2] != text:
@@ -206,14 +208,6 @@ class HotFile:
         """The versions that were taken last are in the file."""
         self._drawn.add(table_id)
         self._origins.add((table_id, first >> ORIGIN_SHIFT))
-
-
-def columns_of(connection: sqlite3.Connection, table_id: int) -> frozenset[str]:
-    """The columns that the table of a table's rows has; none where there is no such table."""
-    name = schema.rows_of(table_id)
-    return frozenset(
-        column for (column,) in connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
-    )
 
 
 def _dropped(table: Table) -> NotFound:

@@ -17,14 +17,14 @@ from surgetank.streams.tables.definition import SEQ, USER, Column, Table
 from surgetank.streams.tables.hot.columns import constant, list_array
 from surgetank.streams.tables.hot.covering import uncovered
 from surgetank.streams.tables.hot.definitions import definition_of
-from surgetank.streams.tables.hot.hot_file import columns_of
 from surgetank.streams.tables.hot.protocol import OP, VERSION, Op, Progress
-from surgetank.streams.tables.hot.schema import rows_of, users_of
+from surgetank.streams.tables.hot.schema import columns_of, rows_of
 from surgetank.streams.tables.hot.segments import Range
 from surgetank.streams.tables.hot.slots import LENGTH, columns_at, null_bytes, slot_of
 
 _AT_ONCE = 50_000  # rows of one statement
 _Array = np.ndarray[Any, np.dtype[Any]]
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _EVERY = (
     "count(*)", "max(op)", "count(seq)", "min(schema)", "max(schema)",
     "CAST(group_concat(user, '') AS BLOB)", "CAST(group_concat(head, '') AS BLOB)",
@@ -39,38 +39,35 @@ class _Source:
     connection: sqlite3.Connection
     table: Table
     up_to: int
-    user: str | None
     where: str
     values: list[Any]
-
-    @property
-    def rows(self) -> str:
-        """What is selected from: what is joined is in the order of the versions either way."""
-        name = rows_of(self.table.id)
-        return f"{name} {'NOT INDEXED' if self.user is None else f'INDEXED BY {users_of(self.table.id)}'}"
+    listed: Numbers | None  # the versions that may be among them
 
     def window(self, after: int, most: int) -> tuple[int, int] | None:
         """After and up to which version the next rows are, at most so many; None without any."""
-        if self.user is None:
-            found = self.connection.execute(
-                f"SELECT version FROM {self.rows} WHERE version > ? AND version <= ? LIMIT 1",
-                (after, self.up_to),
-            ).fetchone()
-            return None if found is None else (found[0] - 1, min(found[0] - 1 + most, self.up_to))
-        (last,) = self.connection.execute(
-            f"SELECT max(version) FROM (SELECT version FROM {self.rows} WHERE user = ?"
-            " AND version > ? AND version <= ? ORDER BY version LIMIT ?)",
-            (self.user, after, self.up_to, most),
+        if self.listed is not None:
+            start = int(np.searchsorted(self.listed, after, "right"))
+            some = self.listed[start : start + most]
+            return (after, int(some[-1])) if len(some) and some[0] <= self.up_to else None
+        found = self.connection.execute(
+            f"SELECT version FROM {rows_of(self.table.id)} WHERE version > ? AND version <= ? LIMIT 1",
+            (after, self.up_to),
         ).fetchone()
-        return None if last is None else (after, last)
+        return None if found is None else (found[0] - 1, min(found[0] - 1 + most, self.up_to))
 
     def ask(self, shown: Sequence[str], window: tuple[int, int], schema: int | None = None) -> Any:
-        """Aggregates over the rows of a window, or those of one version of the schema."""
+        """Aggregates over the rows of a window, or those of one version of the schema: in the order
+        of their versions."""
         only = "" if schema is None else f" AND schema = {int(schema)}"
+        within, values = "version > ? AND version <= ?", list[Any](window)
+        if self.listed is not None:
+            start, end = np.searchsorted(self.listed, window, "right")
+            within = "version IN (SELECT value FROM json_each(?)) AND +version <= ?"
+            values = [json.dumps(self.listed[start:end].tolist()), self.up_to]
         return self.connection.execute(
-            f"SELECT {', '.join(shown)} FROM {self.rows}"
-            f" WHERE version > ? AND version <= ? AND {self.where}{only}",
-            (*window, *self.values),
+            f"SELECT {', '.join(shown)} FROM {rows_of(self.table.id)} NOT INDEXED"
+            f" WHERE {within} AND {self.where}{only}",
+            (*values, *self.values),
         ).fetchone()
 
 
@@ -82,15 +79,18 @@ def journal_rows(
     *,
     progress: Mapping[int, Progress],
     since: float | None = None,
+    listed: Numbers | None = None,
 ) -> Iterator[pa.Table]:
     """The changes of a range that `progress` does not cover, in the order of their versions, some ten
-    thousand at a time. Accepted after `since`."""
+    thousand at a time. Accepted after `since`. Only `listed` versions are looked at, where it is known
+    which they may be."""
     known = columns_of(connection, table.id)
     if not known:
         return
-    user = chosen.user if table.by_user else None
     where, values = _where(chosen, progress, since)
-    source = _Source(connection, table, up_to=chosen.up_to, user=user, where=where, values=values)
+    source = _Source(
+        connection, table, up_to=chosen.up_to, where=where, values=values, listed=listed
+    )
     texts = [f"c_{column.id}" for column in columns if f"c_{column.id}" in known]
     after, most = chosen.after, _AT_ONCE
     while (window := source.window(after, most)) is not None:
@@ -109,7 +109,7 @@ def _parts(
     source: _Source, columns: Sequence[Column], texts: Sequence[str], window: tuple[int, int]
 ) -> list[pa.Table]:
     shown = [*_EVERY, *(f"CAST(group_concat({name}, '') AS BLOB)" for name in texts)]
-    if source.user is not None:
+    if source.listed is not None:
         shown.append(_NUMBERS[0])
     found = source.ask(shown, window)
     if not found[0]:
@@ -129,7 +129,7 @@ def _where(
     chosen: Range, progress: Mapping[int, Progress], since: float | None
 ) -> tuple[str, list[Any]]:
     where, values = uncovered(progress)
-    where += " AND user IS NOT NULL"
+    where += " AND bytes IS NOT NULL"
     if chosen.user is not None:
         where += " AND user = ?"
         values.append(chosen.user)
@@ -153,11 +153,11 @@ def _arrow(
         listed, done, of = source.ask(_NUMBERS, window, schema)
         versions, numbers = _numbers(listed), _numbers(of)
         ops = np.frombuffer(done.encode(), np.int8) - ord("0")
-    elif count == window[1] - window[0]:
+    elif count == window[1] - window[0] and source.listed is None:
         versions = numbers = np.arange(window[0] + 1, window[1] + 1)
     else:
         listed = (
-            data.pop() if source.user is not None else source.ask(_NUMBERS[:1], window, schema)[0]
+            data.pop() if source.listed is not None else source.ask(_NUMBERS[:1], window, schema)[0]
         )
         versions = numbers = _numbers(listed)
     if ops is None:

@@ -222,6 +222,7 @@ def _take_out(connection: sqlite3.Connection, table: Table, user: str, version: 
         return
     mark(connection, table.id, last)
     connection.execute(
-        "UPDATE hot_tables SET changes = changes - 1, bytes = bytes - ? WHERE table_id = ?",
+        "UPDATE hot_tables SET changes = changes - 1, bytes = bytes - ?, removals = removals + 1"
+        " WHERE table_id = ?",
         (gone[0], table.id),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import pyarrow.compute
 
 from surgetank.streams.tables.definition import SEQ, USER, Column, Kind, Table
 from surgetank.streams.tables.hot.columns import array_of, kept_of
-from surgetank.streams.tables.hot.counting import EVER, newest, skipped_of
+from surgetank.streams.tables.hot.counting import EVER, newest, oldest, skipped_of
 from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.journal import journal_rows
-from surgetank.streams.tables.hot.mapped import InsertedRows, MappedSegments
+from surgetank.streams.tables.hot.mapped import InsertedRows
 from surgetank.streams.tables.hot.progress import progress_of
 from surgetank.streams.tables.hot.protocol import (
     OP,
@@ -31,6 +31,7 @@ from surgetank.streams.tables.hot.protocol import (
 from surgetank.streams.tables.hot.segments import NOTHING, Range, rows_of_segment, segments_of
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
+_LONG = 10_000  # versions; a journal of fewer is read quicker than looked up in
 
 
 class Snapshots:
@@ -44,21 +45,15 @@ class Snapshots:
         """See `HotTables.snapshot`. While it is open, nothing that it shows is unlinked: that needs a
         moment in which nobody reads an older state."""
         with self._file.read() as connection:
-            yield Snapshot(connection, self._file.segments, self._file.clock, self._file.mapped)
+            yield Snapshot(connection, self._file)
 
 
 class Snapshot:
     """What one read transaction sees."""
 
-    def __init__(
-        self,
-        connection: sqlite3.Connection,
-        folder: Path,
-        clock: Callable[[], float],
-        mapped: MappedSegments,
-    ) -> None:
-        self._connection, self._folder, self._clock = connection, folder, clock
-        self._mapped = mapped
+    def __init__(self, connection: sqlite3.Connection, file: HotFile) -> None:
+        self._connection, self._folder, self._clock = connection, file.segments, file.clock
+        self._mapped, self._whose = file.mapped, file.whose
         connection.execute("SELECT 1 FROM hot_tables LIMIT 1").fetchone()  # from now on it is seen
 
     def through(self, table: Table) -> int:
@@ -90,7 +85,8 @@ class Snapshot:
         chosen = Range(after, EVER if up_to is None else up_to, user if table.by_user else None)
         since = self._since(table)
         parts = [
-            *changes(self._connection, self._folder, table, shown, chosen, since),
+            *self._single(table, shown, chosen, since),
+            *inserted(self._connection, self._folder, table, shown, chosen, since),
             *parked_rows(self._connection, table, shown, chosen),
         ]
         return in_order(table, shown, parts)
@@ -104,12 +100,12 @@ class Snapshot:
         owner = user if table.by_user else None
         since = self._since(table)
         chosen = Range(0, EVER, owner)
-        progress = progress_of(connection, table.id)
         single = [
-            *journal_rows(connection, table, shown, chosen, progress=progress, since=since),
+            *self._single(table, shown, chosen, since),
             *parked_rows(connection, table, shown, chosen),
         ]
         segments = self._mapped.of(connection, table, since or 0.0)
+        progress = progress_of(connection, table.id) if segments else {}
         skipped = skipped_of(connection, table.id) if segments else []
         return Pending(
             pa.concat_tables(single) if single else in_order(table, shown, []),
@@ -125,6 +121,20 @@ class Snapshot:
                 )
                 for segment in segments
             ),
+        )
+
+    def _single(
+        self, table: Table, columns: Sequence[Column], chosen: Range, since: float | None
+    ) -> Iterator[pa.Table]:
+        """Rows of the journal. Of a long one those of a user are looked up."""
+        connection, listed = self._connection, None
+        progress = progress_of(connection, table.id)
+        if chosen.user is not None:
+            first = max(chosen.after, oldest(connection, table.id))
+            if min(newest(connection, table.id), chosen.up_to) - first > _LONG:
+                listed = self._whose.versions(connection, table, chosen.user, progress)
+        return journal_rows(
+            connection, table, columns, chosen, progress=progress, since=since, listed=listed
         )
 
     def _since(self, table: Table) -> float | None:
@@ -145,7 +155,22 @@ def changes(
     """The changes of a table in a range that were not acknowledged, as they lie: accepted after
     `since`."""
     progress = progress_of(connection, table.id)
-    parts = list(journal_rows(connection, table, columns, chosen, progress=progress, since=since))
+    return [
+        *journal_rows(connection, table, columns, chosen, progress=progress, since=since),
+        *inserted(connection, folder, table, columns, chosen, since),
+    ]
+
+
+def inserted(
+    connection: sqlite3.Connection,
+    folder: Path,
+    table: Table,
+    columns: Sequence[Column],
+    chosen: Range,
+    since: float | None = None,
+) -> list[pa.Table]:
+    """Those of them that are in segments."""
+    progress, parts = progress_of(connection, table.id), list[pa.Table]()
     skipped: list[int] | None = None
     for segment in segments_of(connection, table):
         if since is not None and segment.at <= since:
@@ -164,8 +189,11 @@ def changes(
     return parts
 
 
-def in_order(table: Table, columns: Sequence[Column], parts: Sequence[pa.Table]) -> pa.Table:
-    """Parts as one, in the order of user and version."""
+def in_order(
+    table: Table, columns: Sequence[Column], parts: Sequence[pa.Table], *, encoded: bool = False
+) -> pa.Table:
+    """Parts as one, in the order of user and version. With `encoded` users are a dictionary, as
+    files have them."""
     filled = [part for part in parts if part.num_rows]
     if not filled:
         return _table(table, columns, [], [], [], [], [array_of(each.type, []) for each in columns])
@@ -178,6 +206,8 @@ def in_order(table: Table, columns: Sequence[Column], parts: Sequence[pa.Table])
         )
         ranks[pc.sort_indices(users.dictionary).to_numpy()] = np.arange(len(ranks))
         by_user = ranks[users.indices.to_numpy()]
+        if encoded:
+            joined = joined.set_column(0, USER, users)
     else:
         by_user = np.zeros(len(versions), np.int16)
     if bool(np.all(versions[1:] > versions[:-1])):

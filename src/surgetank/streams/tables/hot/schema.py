@@ -1,8 +1,8 @@
 """The tables of the hot store in the file of tables. Each user table has two of its own: its rows, and its keys.
 
 The row table is a journal: a row's version is its rowid, so that SQLite numbers it, one statement accepts it, and what
-came after a version is found without an index. A row without a user is a mark: it holds the largest version
-where no row does, so that no number is given twice. `head` has the values of fixed size, as `Layout` packs
+came after a version is found without an index. A row without a user, and without bytes, is a mark: it holds the largest
+version where no row does, so that no number is given twice. `head` has the values of fixed size, as `Layout` packs
 them; only the others have columns, so that a flush joins them to Arrow's buffers without an object for each value.
 
 In `hot_tables` a table's `changes`, `bytes` and `oldest_at` are of its rows up to the version `tallied`: those that
@@ -10,6 +10,8 @@ came later are counted when somebody asks, and added from time to time, so that 
 """
 
 from __future__ import annotations
+
+import sqlite3
 
 from surgetank.streams.tables.definition import Table
 from surgetank.streams.tables.hot.slots import slot_of
@@ -28,6 +30,7 @@ CREATE TABLE IF NOT EXISTS hot_tables (
     segment_bytes INTEGER NOT NULL DEFAULT 0,
     segment_oldest_at REAL,
     acks INTEGER NOT NULL DEFAULT 0,
+    removals INTEGER NOT NULL DEFAULT 0,
     parked INTEGER NOT NULL DEFAULT 0,
     failure TEXT,
     attempts INTEGER NOT NULL DEFAULT 0,
@@ -82,29 +85,20 @@ def keys_of(table_id: int) -> str:
     return f"hot_keys_{int(table_id)}"
 
 
-def users_of(table_id: int) -> str:
-    """The name of the index of a table's rows by user."""
-    return f"hot_users_{int(table_id)}"
-
-
 def created(table: Table) -> tuple[str, ...]:
     """The statements that make both, empty of columns of their own."""
     rows, keys = rows_of(table.id), keys_of(table.id)
-    made = [
+    return (
         (
-            f"CREATE TABLE IF NOT EXISTS {rows} (version INTEGER PRIMARY KEY, user TEXT,"
-            " op INTEGER NOT NULL DEFAULT 0, seq INTEGER, at REAL, bytes INTEGER NOT NULL DEFAULT 0,"
-            " schema INTEGER, head BLOB)"
+            f"CREATE TABLE IF NOT EXISTS {rows} (version INTEGER PRIMARY KEY, bytes INTEGER,"
+            " op INTEGER NOT NULL DEFAULT 0, seq INTEGER, schema INTEGER, at REAL, user TEXT, head BLOB)"
         ),
         (
             f"CREATE TABLE IF NOT EXISTS {keys} (user TEXT NOT NULL, key BLOB NOT NULL,"
             " version INTEGER NOT NULL, seq INTEGER NOT NULL, op INTEGER NOT NULL, PRIMARY KEY (user, key))"
             " WITHOUT ROWID"
         ),
-    ]
-    if table.by_user:
-        made.append(f"CREATE INDEX IF NOT EXISTS {users_of(table.id)} ON {rows} (user)")
-    return tuple(made)
+    )
 
 
 def added(table: Table, known: frozenset[str]) -> tuple[str, ...]:
@@ -113,4 +107,12 @@ def added(table: Table, known: frozenset[str]) -> tuple[str, ...]:
         f"ALTER TABLE {rows_of(table.id)} ADD COLUMN c_{int(column.id)} {column.type.sqlite}"
         for column in table.columns
         if slot_of(column.type) is None and f"c_{column.id}" not in known
+    )
+
+
+def columns_of(connection: sqlite3.Connection, table_id: int) -> frozenset[str]:
+    """The columns that the table of a table's rows has; none where there is no such table."""
+    name = rows_of(table_id)
+    return frozenset(
+        column for (column,) in connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
     )

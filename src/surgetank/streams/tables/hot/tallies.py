@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 from surgetank.buffer.failures import failure_of
 from surgetank.model import Failure, FailureGroup, PartitionState, StreamDepth
-from surgetank.streams.tables.definition import STREAM, Kind, Table
-from surgetank.streams.tables.hot.counting import skipped_of, waiting_of, waits
+from surgetank.streams.tables.definition import NOBODY, STREAM, USER, Kind, Table
+from surgetank.streams.tables.hot.counting import EVER, skipped_of, waiting_of, waits
 from surgetank.streams.tables.hot.covering import uncovered
 from surgetank.streams.tables.hot.hot_file import HotFile
+from surgetank.streams.tables.hot.journal import journal_rows
 from surgetank.streams.tables.hot.progress import progress_of
-from surgetank.streams.tables.hot.protocol import ORIGIN_SHIFT, Progress, Waiting, store_of
+from surgetank.streams.tables.hot.protocol import ORIGIN_SHIFT, VERSION, Progress, Waiting, store_of
 from surgetank.streams.tables.hot.schema import rows_of
-from surgetank.streams.tables.hot.segments import segments_of
+from surgetank.streams.tables.hot.segments import Range, segments_of
 
 
 @dataclass(slots=True)
@@ -92,12 +93,13 @@ class Tallies:
                     continue
                 entries, size = entries + count.changes, size + count.bytes
                 oldest += [] if count.oldest_at is None else [count.oldest_at]
-                users = _names(connection, table)
+                users = _names(self._file, connection, table)
                 partitions += len(users)
                 (failed,) = connection.execute(
                     "SELECT failure FROM hot_tables WHERE table_id = ?", (table.id,)
                 ).fetchone()
-                failing += len(users if failed else users & _held(connection, table).keys())
+                held = {hash(user) for user in _held(connection, table)}
+                failing += len(users if failed else users & held)
             (parked,) = connection.execute(
                 "SELECT count(*) FROM hot_parked WHERE table_id IN"
                 " (SELECT table_id FROM hot_tables WHERE dropped = 0)"
@@ -158,46 +160,55 @@ def _states(file: HotFile, connection: sqlite3.Connection) -> Iterator[_State]:
         )
 
 
-def _names(connection: sqlite3.Connection, table: Table) -> set[str]:
-    """Who has something waiting. Of the index alone."""
+def _names(file: HotFile, connection: sqlite3.Connection, table: Table) -> set[int]:
+    """The hashes of those who have something waiting."""
+    if not table.by_user:
+        return {hash(NOBODY)}
     progress, skipped = progress_of(connection, table.id), skipped_of(connection, table.id)
-    where, values = uncovered(progress)
-    users = {
-        user
-        for (user,) in connection.execute(
-            f"SELECT DISTINCT user FROM {rows_of(table.id)} WHERE {where} AND user IS NOT NULL",
-            values,
-        )
-    }
+    known = file.whose.users(connection, table, progress)
+    users = set[int](known.tolist() if known is not None else ())
+    if known is None:  # another reader saw a newer state
+        users = {hash(user) for user in _rows_by_user(connection, table)}
     for segment in segments_of(connection, table):
-        users |= waiting_of(segment, progress, skipped).keys()
+        users |= {hash(user) for user in waiting_of(segment, progress, skipped)}
     return users
+
+
+def _rows_by_user(connection: sqlite3.Connection, table: Table) -> dict[str, tuple[int, int]]:
+    """How many rows of the journal wait of each user, and the first version."""
+    found: dict[str, tuple[int, int]] = {}
+    progress = progress_of(connection, table.id)
+    for part in journal_rows(connection, table, (), Range(0, EVER), progress=progress):
+        if not table.by_user:
+            before, first = found.get(NOBODY, (0, part.column(VERSION)[0].as_py()))
+            found[NOBODY] = before + part.num_rows, first
+            continue
+        counts = part.group_by(USER).aggregate([(VERSION, "count"), (VERSION, "min")])
+        for user, count, first in zip(*counts.to_pydict().values(), strict=True):
+            before, earlier = found.get(user, (0, first))
+            found[user] = before + count, earlier
+    return found
 
 
 def _users(connection: sqlite3.Connection, table: Table) -> dict[str, _User]:
     progress, skipped = progress_of(connection, table.id), skipped_of(connection, table.id)
     where, values = uncovered(progress)
-    rows = rows_of(table.id)
-    (size, count) = connection.execute(
-        f"SELECT sum(bytes), count(user) FROM {rows} WHERE {where}", values
+    size, count = connection.execute(
+        f"SELECT sum(bytes), count(bytes) FROM {rows_of(table.id)} WHERE {where}", values
     ).fetchone()
-    # Counted in the index alone: to look at each row in the order of its user takes far longer.
-    users = {
-        user: _User(changes, int(size * changes / count), oldest)
-        for user, changes, oldest in connection.execute(
-            f"SELECT user, changes, (SELECT at FROM {rows} r WHERE r.version = first) FROM"
-            f" (SELECT user, count(*) AS changes, min(version) AS first FROM {rows}"
-            f" WHERE {where} AND user IS NOT NULL GROUP BY user)",
-            values,
-        )
-    }
+    users: dict[str, _User] = {}
+    for user, (changes, first) in _rows_by_user(connection, table).items():
+        (at,) = connection.execute(
+            f"SELECT at FROM {rows_of(table.id)} WHERE version = ?", (first,)
+        ).fetchone()
+        users[user] = _User(changes, size * changes // count, at)
     for segment in segments_of(connection, table):
         each = segment.bytes / max(1, segment.rows)
         for name, changes in waiting_of(segment, progress, skipped).items():
-            user = users.setdefault(name, _User(oldest_at=segment.at))
-            user.changes += changes
-            user.bytes += int(changes * each)
-            user.oldest_at = min(user.oldest_at, segment.at)
+            user_of = users.setdefault(name, _User(oldest_at=segment.at))
+            user_of.changes += changes
+            user_of.bytes += int(changes * each)
+            user_of.oldest_at = min(user_of.oldest_at, segment.at)
     return users
 
 

@@ -245,6 +245,6 @@ def _has_covered(
 ) -> bool:
     where, values = covered(origin, reached)
     found = connection.execute(
-        f"SELECT 1 FROM {rows_of(table.id)} WHERE {where} AND user IS NOT NULL LIMIT 1", values
+        f"SELECT 1 FROM {rows_of(table.id)} WHERE {where} AND bytes IS NOT NULL LIMIT 1", values
     )
     return found.fetchone() is not None
