@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from surgetank.app.sql import SqlCaller, SqlOutcome, SqlResult
-from surgetank.cli.sql import Completer, Format, Session, typed
+from surgetank.cli.sql import Format, Session
+from surgetank.cli.sql_typing import Completer, typed
 from surgetank.exceptions import InvalidRequest
 
 ME = SqlCaller(user="me", trusted=True)
@@ -93,7 +94,7 @@ def test_statements_are_typed_over_several_lines(tmp_path: Path, capsys):
     session = Session(cast("Any", fake), ME, form=Format.CSV, target=io.StringIO(), timing=False)
     lines = iter(["\\timing", "SELECT", "1;", "BAD;", "\\help", "", "INSERT;", "\\q", "never;"])
     assert typed(session, tmp_path / "history", lambda _: next(lines)) == 0
-    assert fake.texts == ["SELECT\n1;\n", "BAD;\n", "\nINSERT;\n"]
+    assert fake.texts == ["SELECT\n1;\n", "BAD;\n", "INSERT;\n"]
     assert session.timing
     assert (tmp_path / "history").stat().st_mode & 0o077 == 0
     assert "bad" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from surgetank.app.relations import Relations
+from surgetank.exceptions import InvalidRequest
 from surgetank.streams.tables.query.calls import SqlCaller, SqlOutcome, SqlResult
 from surgetank.streams.tables.query.parameters import Parameters
 
@@ -16,8 +17,33 @@ if TYPE_CHECKING:
     from surgetank.streams.tables.sql.service import TableCatalogue
     from surgetank.table_settings import TableSettings
 
-__all__ = ["OWNER", "SqlCaller", "SqlOutcome", "SqlResult", "Statements"]
+__all__ = [
+    "OWNER", "SqlCaller", "SqlOutcome", "SqlResult", "Statements", "is_complete", "is_subscription",
+]  # fmt: skip
 OWNER = SqlCaller(user="", trusted=True, defines=True, administers=True)
+
+
+def is_complete(text: str) -> bool:
+    """Whether a text ends with the semicolon of its last statement: not in a quote or a comment.
+    Raises `QuotaExceeded`."""
+    from surgetank.streams.tables.sql.tokens import words_of  # noqa: PLC0415 - an extra
+
+    try:
+        words = words_of(text)
+    except InvalidRequest:  # a quote is open
+        return False
+    return bool(words) and words[-1].is_end
+
+
+def is_subscription(text: str) -> bool:
+    """Whether a text begins with SUBSCRIBE: a live query, which `tank.live` follows."""
+    from surgetank.streams.tables.sql.tokens import Cursor, words_of  # noqa: PLC0415 - an extra
+
+    try:
+        words = words_of(text)
+    except InvalidRequest:
+        return False
+    return Cursor(text, words).peek() == "SUBSCRIBE"
 
 
 class Statements:

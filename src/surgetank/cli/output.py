@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -269,13 +269,22 @@ def echo_error(error: SurgetankError) -> None:
         err.print(f"way out: {error.remedy}")
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A plain table on stdout."""
+def table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    right: Collection[int] = (),
+    width: int = 240,
+) -> None:
+    """A plain table on stdout. Columns of these numbers end together on the `right`. Where there is
+    no terminal it may be as wide as `width`."""
     shown = Table(*headings, box=None, pad_edge=False, header_style="bold")
+    for number in right:
+        shown.columns[number].justify = "right"
     for row in rows:
         shown.add_row(*("" if cell is None else inline(str(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else 240
-    Console(highlight=False, emoji=False, markup=False, width=width).print(shown)
+    widest = None if sys.stdout.isatty() else max(240, width)
+    Console(highlight=False, emoji=False, markup=False, width=widest).print(shown)
 
 
 def when(at: float | None) -> str:

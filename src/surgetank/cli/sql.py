@@ -4,31 +4,42 @@ completion."""
 from __future__ import annotations
 
 import io
+import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
 from surgetank.app import rendering
-from surgetank.app.sql import OWNER, SqlCaller, SqlOutcome, SqlResult, Statements
-from surgetank.cli.output import DatabaseUrl, Home, echo_error, engine, err, out, table
+from surgetank.app.live import LiveQueries
+from surgetank.app.sql import (
+    OWNER,
+    SqlCaller,
+    SqlOutcome,
+    SqlResult,
+    Statements,
+    is_subscription,
+)
+from surgetank.cli.output import DatabaseUrl, Home, echo_error, engine, err, out, print_json, table
+from surgetank.cli.sql_typing import typed
 from surgetank.encode.terminal import inline
 from surgetank.exceptions import InvalidRequest, SurgetankError
-from surgetank.private import make_file
 
-_KEYWORDS = (
-    "SELECT", "FROM", "WHERE", "GROUP BY", "ORDER BY", "LIMIT", "JOIN", "WITH", "HAVING", "COUNT", "DISTINCT",
-    "NOT NULL",
-)  # fmt: skip
 _SHOWN_ROWS = 1000  # of a table for people
-_HISTORY = 2000
-_PROMPT, _MORE = "sql> ", "...> "
-_HELP = "A statement ends with ; and a line break. \\timing turns times on and off, \\q ends."
+_SHOWN_BEFORE = 60  # characters of a line before the place of an error
+_NUMBERS = (
+    "INT",
+    "BIGINT",
+    "DECIMAL",
+    "DOUBLE",
+    "FLOAT",
+    "HUGEINT",
+)  # what such types have in their names
 
 
 class Format(StrEnum):
@@ -77,7 +88,8 @@ def sql(
 
     Without -c and -f statements are typed, with history and completion, or read from stdin. Several
     are separated by semicolons, and the first that fails ends it. Arrow and Parquet take one
-    statement with rows, and need --output unless stdout is no terminal.
+    statement with rows, and need --output unless stdout is no terminal. SUBSCRIBE TO goes on until
+    Ctrl-C, which ends a statement that is typed, and not the program.
     """
     texts = _texts(command, file)
     if form in _BINARY and output is None and sys.stdout.isatty():
@@ -86,7 +98,7 @@ def sql(
         )
     caller = SqlCaller(user=as_user) if as_user is not None else OWNER
     with engine(home, database_url) as tank, _target(output, form) as target:
-        session = Session(tank.sql, caller, form=form, target=target, timing=timing)
+        session = Session(tank.sql, caller, form=form, target=target, timing=timing, live=tank.live)
         if texts is not None:
             return next((code for text in texts if (code := session.run(text))), 0)
         return typed(session, tank.settings.home / "surgetank.sql-history")
@@ -127,17 +139,29 @@ class Session:
     """Runs texts, and writes what they give."""
 
     def __init__(
-        self, runner: Statements, caller: SqlCaller, *, form: Format, target: IO[Any], timing: bool
+        self,
+        runner: Statements,
+        caller: SqlCaller,
+        *,
+        form: Format,
+        target: IO[Any],
+        timing: bool,
+        live: LiveQueries | None = None,
     ) -> None:
         self._runner = runner
         self._caller = caller
         self._form = form
         self._target = target
+        self._live = live
         self.timing = timing
 
     def run(self, text: str) -> int:
         """Run statements; the exit code."""
-        began = time.perf_counter()
+        if self._live is not None and is_subscription(text):
+            with self._live.begin(text, self._caller) as query:
+                for event in query:
+                    print_json(event.to_dict(), one_line=True)
+            return 0
         outcome = self._runner.run(text, self._caller)
         with_rows = [each for each in outcome.results if each.rows is not None]
         if self._form in _BINARY and len(with_rows) > 1:
@@ -147,8 +171,8 @@ class Session:
             )
         for result in outcome.results:
             self._write(result)
-        if self.timing:
-            err.print(f"time: {1000 * (time.perf_counter() - began):.1f} ms")
+            if self.timing:
+                err.print(f"time: {1000 * result.seconds:.1f} ms")
         return self._failed(outcome, text)
 
     def names(self) -> Sequence[str]:
@@ -160,8 +184,8 @@ class Session:
     def _write(self, result: SqlResult) -> None:
         if result.rows is None:
             if self._form is Format.TABLE:
-                rows = f", {result.affected} rows" if result.affected is not None else ""
-                err.print(f"{result.kind}{rows}")
+                changed = f", {_rows(result.affected)}" if result.affected is not None else ""
+                err.print(f"{result.kind}{changed}")
             return
         if self._form is Format.TABLE:
             _print_table(result, self._target)
@@ -192,12 +216,26 @@ class Session:
             return 0
         echo_error(outcome.error)
         if outcome.position is not None:
-            line = text.count("\n", 0, outcome.position)
-            err.print(f"in statement {outcome.failed}, line {line + 1}")
-            err.print(f"  {(text.splitlines() or [''])[line]}")
+            _show_where(text, outcome.position, outcome.failed)
         elif outcome.failed is not None and outcome.results:
             err.print(f"in statement {outcome.failed}; those before it were run")
         return outcome.error.exit_code
+
+
+def _rows(count: int | None) -> str:
+    return f"{count} row" if count == 1 else f"{count} rows"
+
+
+def _show_where(text: str, position: int, statement: int | None) -> None:
+    """The line of an error, with a mark under where it is."""
+    begin = text.rfind("\n", 0, position) + 1
+    line = text[begin:].partition("\n")[0]
+    cut = max(0, position - begin - _SHOWN_BEFORE)
+    before = inline(line[cut : position - begin].replace("\t", " "))
+    after = inline(line[position - begin :].replace("\t", " ")[:_SHOWN_BEFORE])
+    err.print(f"in statement {statement}, line {text.count(chr(10), 0, position) + 1}")
+    err.print(f"  {before}{after}")
+    err.print(f"  {' ' * cell_len(before)}^")
 
 
 def _print_table(result: SqlResult, target: IO[Any]) -> None:
@@ -206,99 +244,28 @@ def _print_table(result: SqlResult, target: IO[Any]) -> None:
     if target is not sys.stdout:
         rendering.write_csv(result.rows, result.types, target)
         return
+    names = [inline(name) for name in first.column_names]
     cells = [
-        ["NULL" if value is None else rendering.shown(value) for value in row]
+        ["NULL" if value is None else inline(rendering.shown(value)) for value in row]
         for row in rendering.plain_rows(first, result.types)
     ]
-    table([inline(name) for name in first.column_names], cells)
-    more = result.rows.num_rows - first.num_rows
-    out.print(f"({result.rows.num_rows} rows{f', {more} of them not shown' if more else ''})")
-
-
-# -- typing
-
-
-def typed(session: Session, history: Path, ask: Callable[[str], str] = input) -> int:
-    """Statements that somebody types, until the end of input."""
-    with _line_editing(history, session.names):
-        err.print(_HELP)
-        waiting = ""
-        while True:
-            try:
-                line = ask(_MORE if waiting else _PROMPT)
-            except EOFError:
-                return 0
-            except KeyboardInterrupt:
-                waiting = ""
-                err.print("")
-                continue
-            if not waiting and line.strip().startswith("\\"):
-                if line.strip() in ("\\q", "\\quit"):
-                    return 0
-                _obey(line.strip(), session)
-                continue
-            waiting += line + "\n"
-            if line.rstrip().endswith(";"):
-                text, waiting = waiting, ""
-                _run_typed(session, text)
-
-
-def _run_typed(session: Session, text: str) -> None:
-    try:
-        session.run(text)
-    except SurgetankError as error:
-        echo_error(error)
-    except KeyboardInterrupt:
-        err.print("ended by Ctrl-C")
-
-
-def _obey(command: str, session: Session) -> None:
-    if command == "\\timing":
-        session.timing = not session.timing
-        err.print(f"timing is {'on' if session.timing else 'off'}")
+    widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
+    width = sum(widths) + 2 * len(widths)
+    if sys.stdout.isatty() and width > shutil.get_terminal_size().columns:
+        _print_records(names, cells)
     else:
-        err.print(_HELP)
+        numbers = [
+            at for at, kind in enumerate(result.types) if any(each in kind for each in _NUMBERS)
+        ]
+        table(names, cells, right=numbers, width=width)
+    more = result.rows.num_rows - first.num_rows
+    out.print(f"({_rows(result.rows.num_rows)}{f', {more} of them not shown' if more else ''})")
 
 
-@contextmanager
-def _line_editing(history: Path, names: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Arrow keys, completion with Tab, and a history that only its owner reads. Without the
-    library that does it, plain lines."""
-    try:
-        import readline  # noqa: PLC0415 - not on all systems
-    except ImportError:
-        yield
-        return
-    with suppress(OSError):
-        make_file(history)
-        readline.read_history_file(history)
-    readline.set_history_length(_HISTORY)
-    readline.set_completer(Completer(names))
-    readline.set_completer_delims(" \t\n,;()=<>+*/")
-    libedit = "libedit" in (readline.__doc__ or "")
-    readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
-    try:
-        yield
-    finally:
-        readline.set_completer(None)
-        with suppress(OSError):
-            readline.write_history_file(history)
-
-
-class Completer:
-    """Words that begin with what was typed, in the case in which it was: readline asks for them one
-    by one."""
-
-    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
-        self._names = names
-        self._found: list[str] = []
-
-    def __call__(self, typed_so_far: str, number: int) -> str | None:
-        """The word of this number."""
-        if number == 0:
-            folded = typed_so_far.casefold()
-            words = [*self._names(), *_KEYWORDS]
-            found = [word for word in words if word.casefold().startswith(folded)]
-            lower = typed_so_far.islower()
-            self._found = [w.lower() if lower and w in _KEYWORDS else w for w in found]
-        return self._found[number] if number < len(self._found) else None
+def _print_records(names: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Rows that are wider than the terminal: a line for each value."""
+    wide = max(map(cell_len, names))
+    for number, row in enumerate(cells, 1):
+        out.print(f"-- {number} --", style="bold")
+        for name, value in zip(names, row, strict=True):
+            out.print(f"{name}{' ' * (wide - cell_len(name))}  {value}")

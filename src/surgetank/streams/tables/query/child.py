@@ -17,7 +17,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, BinaryIO
 
 import duckdb
@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from surgetank.bounded import BoundedMap
 from surgetank.streams.tables.query.databases import Databases, Session
+from surgetank.streams.tables.query.failures import said
 from surgetank.streams.tables.query.frames import (
     BATCH_BYTES,
     HEAD,
@@ -88,9 +89,9 @@ class Child:
         try:
             _check(databases.statements(query["text"]))
         except Exception as error:  # noqa: BLE001 - as below; but nothing was run in a database
-            self._fail(_said(error))
+            self._fail(asdict(said(error)))
             return True
-        session = None
+        session, needed = None, None
         try:
             session = databases.session(query["user"], query["limit_ms"])
             asked = query["user"], query["text"]
@@ -102,13 +103,15 @@ class Child:
                 self._run(session.connection, needed, query)
             session.close()
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told, and the database goes
-            failure = _said(error)
+            failure = said(error)
+            if needed is not None and failure.position is not None:
+                failure = replace(failure, position=needed.original(failure.position))
         else:
             return True
         if session is not None:
             with contextlib.suppress(Exception):
                 session.connection.close()
-        self._fail(failure)
+        self._fail(asdict(failure))
         return False
 
     def _files(self, *, may_be_opened: bool) -> None:
@@ -216,25 +219,6 @@ class Child:
             gone = any(what & (select.POLLHUP | select.POLLERR) for _, what in waiting.poll(500))
             if gone or os.getppid() != parent:
                 os._exit(0)
-
-
-def _said(error: Exception) -> Mapping[str, Any]:
-    """Kind, message and position of a failure. Arrow repeats what DuckDB raised with its text."""
-    text, position = str(error), None
-    name, _, rest = text.partition(": {")
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        found = json.loads("{" + rest)
-        text = f"{name}: {found['exception_message']}"
-        position = int(found["position"]) if "position" in found else None
-    message = text.partition("\n\n")[0][:4000]
-    kind = "refused"
-    if isinstance(error, duckdb.InterruptException) or "maximum execution time" in message:
-        kind = "time"
-    elif isinstance(error, MemoryError | duckdb.OutOfMemoryException) or "Out of Memory" in message:
-        kind, message = "memory", message.partition("\n")[0] or "no more can be allocated"
-    elif isinstance(error, RecursionError):
-        message = "it is nested too deeply"
-    return {"kind": kind, "message": message, "position": position}
 
 
 def _check(statements: Sequence[duckdb.Statement]) -> None:

@@ -95,8 +95,9 @@ class Executor:
         try:
             statements = parse(text)
         except SurgetankError as error:
-            failed = error.number if isinstance(error, Misread) else None
-            return SqlOutcome(error=error, failed=failed)
+            if isinstance(error, Misread):
+                return SqlOutcome(error=error, failed=error.number, position=error.position)
+            return SqlOutcome(error=error)
         for statement in statements:
             began = self._clock()
             try:

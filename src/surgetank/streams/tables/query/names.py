@@ -42,11 +42,16 @@ class Equal:
 @dataclass(frozen=True, slots=True)
 class Needs:
     """The tables and parameters that a query needs, and its text with our names for schemas of
-    DuckDB's own."""
+    DuckDB's own. `shifts` are ends of such names, in bytes, and by how much they are longer."""
 
     tables: tuple[Reference, ...]
     parameters: tuple[str, ...]
     text: str
+    shifts: tuple[tuple[int, int], ...] = ()
+
+    def original(self, position: int) -> int:
+        """Where a position of `text` is in the text as it was written."""
+        return position - sum(by for end, by in self.shifts if end <= position)
 
 
 @dataclass(slots=True)
@@ -87,7 +92,7 @@ def needs(text: str, tree: Mapping[str, Any]) -> Needs:
         before = merged.get(key)
         merged[key] = reference if before is None else _union(before, reference)
     parameters = tuple(each["key"] for each in tree["statements"][0].get("named_param_map") or ())
-    return Needs(tuple(merged.values()), parameters, _edited(text, found.edits))
+    return Needs(tuple(merged.values()), parameters, *_edited(text, found.edits))
 
 
 def _nodes(tree: Any) -> Iterator[Mapping[str, Any]]:
@@ -149,17 +154,25 @@ def _edit(node: Mapping[str, Any], schema: str, found: _Found) -> None:
         found.edits[at] = schema
 
 
-def _edited(text: str, edits: Mapping[int, str]) -> str:
+def _edited(text: str, edits: Mapping[int, str]) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """The text with our names for these schemas, and how positions were moved by that."""
     data = text.encode()
-    for at in sorted(edits, reverse=True):
+    parts: list[bytes] = []
+    shifts: list[tuple[int, int]] = []
+    done = moved = 0
+    for at in sorted(edits):
         schema = edits[at]
         for written in (schema, f'"{schema}"'):
             here = data[at : at + len(written.encode())]
             if here.decode(errors="replace").casefold() == written.casefold():
                 replaced = quoted(schema_here(schema)).encode()
-                data = data[:at] + replaced + data[at + len(here) :]
+                parts += [data[done:at], replaced]
+                done = at + len(here)
+                by = len(replaced) - len(here)
+                moved += by
+                shifts.append((done + moved, by))
                 break
-    return data.decode()
+    return b"".join([*parts, data[done:]]).decode(), tuple(shifts)
 
 
 def _conditions(node: Mapping[str, Any], found: _Found) -> None:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from surgetank.streams.tables.cold.protocol import ColdTables, DataFile
 from surgetank.streams.tables.definition import SEQ, USER, Column, Table
+from surgetank.streams.tables.query.failures import said
 from surgetank.streams.tables.query.names import Reference, needs, quoted, schema_here
 from surgetank.streams.tables.query.parameters import Parameters, chosen
 from surgetank.streams.tables.query.process import Answer, StatementRefused
@@ -46,7 +47,8 @@ class TrustedQueries:
             try:
                 return self._answer(connection, text, sources, parameters)
             except duckdb.Error as error:
-                raise StatementRefused(str(error).partition("\n\n")[0]) from error
+                failure = said(error)
+                raise StatementRefused(failure.message, failure.position) from error
 
     def close(self) -> None:
         """Close what is kept. Idempotent."""
@@ -82,6 +84,10 @@ class TrustedQueries:
             types = tuple(str(each) for each in relation.types)
             table = relation.to_arrow_table()
             return Answer(table, types, stale=sources.stale)
+        except duckdb.Error as error:
+            failure = said(error)
+            position = None if failure.position is None else needed.original(failure.position)
+            raise StatementRefused(failure.message, position) from error
         finally:
             for name in names:
                 connection.execute(f"DROP VIEW IF EXISTS {name}")
@@ -92,7 +98,7 @@ class TrustedQueries:
             connection = self._free.pop() if self._free else None
         if connection is None:
             connection = duckdb.connect(":memory:", config=_CONFIG)
-            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET TimeZone = 'UTC'; SET errors_as_json = true")
         try:
             yield connection
         except BaseException:

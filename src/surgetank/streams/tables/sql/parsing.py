@@ -31,7 +31,7 @@ from surgetank.streams.tables.sql.statements import (
     Statement,
     Subscribe,
 )
-from surgetank.streams.tables.sql.tokens import Cursor, words_of
+from surgetank.streams.tables.sql.tokens import Cursor, Unexpected, words_of
 
 MOST_STATEMENTS = 1000
 _QUERIES = ("SELECT", "WITH", "FROM", "VALUES", "SUMMARIZE", "PIVOT", "UNPIVOT", "(", "TABLE")
@@ -63,7 +63,8 @@ def parse(text: str) -> list[Statement]:
         except SurgetankError as error:
             alone = number == 1 and at >= len(tokens)
             what = error.what if alone else f"{title(number, written)}: {error.what}"
-            raise Misread(what, error.remedy, number) from None
+            position = error.position if isinstance(error, Unexpected) else None
+            raise Misread(what, error.remedy, number, position) from None
         statements.append(Statement(number, written, action, start))
     if not statements:
         raise Misread("There is no statement in the text.", "write one.")
@@ -71,11 +72,14 @@ def parse(text: str) -> list[Statement]:
 
 
 class Misread(InvalidRequest):
-    """A statement that can't be read: `number` is which. Nothing of its text was run."""
+    """A statement that can't be read: `number` is which, `position` where in the text, in characters,
+    if that is known. Nothing of its text was run."""
 
-    def __init__(self, what: str, remedy: str, number: int | None = None) -> None:
+    def __init__(
+        self, what: str, remedy: str, number: int | None = None, position: int | None = None
+    ) -> None:
         super().__init__(what, remedy=remedy)
-        self.number = number
+        self.number, self.position = number, position
 
 
 def title(number: int, text: str) -> str:

@@ -246,7 +246,7 @@ class TableCatalogue:
             case Subscribe():
                 raise InvalidRequest(
                     "A live query has no end, so it isn't run with other statements.",
-                    remedy="follow it over the WebSocket.",
+                    remedy="send it alone: surgetank sql, tank.live, GET /sql/live, or the WebSocket.",
                 )
         raise InvalidRequest("This is no statement that can be run here.", remedy="see SQL.")
 

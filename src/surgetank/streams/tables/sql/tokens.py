@@ -24,6 +24,14 @@ _NO_NAMES = frozenset({"NUMBER", "STRING", "HEREDOC_STRING", "BYTE_STRING", "NAT
 _PARAMETER = re.compile(r"\$\w+(?=[^\w$\s])")
 
 
+class Unexpected(InvalidRequest):
+    """Something else is expected at this `position` of the text, in characters."""
+
+    def __init__(self, what: str, position: int) -> None:
+        super().__init__(what, remedy="see the reference of SQL for the statements there are.")
+        self.position = position
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """One token: what it is, its text (of a literal or a name without its quotes), and where it
@@ -221,14 +229,13 @@ class Cursor:
             self.refuse("the end of the statement")
 
     def refuse(self, wanted: str) -> NoReturn:
-        """Raises `InvalidRequest`: something else comes next."""
+        """Raises `Unexpected`: something else comes next."""
         token = self._token()
-        found = "the end" if token is None else f"{self._source(token)[:60]!r}"
-        raise InvalidRequest(
-            f"Where {wanted} is expected, there is {found}"
-            + (f" (line {token.line})." if token is not None else "."),
-            remedy="see the reference of SQL for the statements there are.",
-        )
+        if token is None:
+            end = self._tokens[-1].end if self._tokens else 0
+            raise Unexpected(f"Where {wanted} is expected, there is the end.", end)
+        found = f"{self._source(token)[:60]!r} (line {token.line})"
+        raise Unexpected(f"Where {wanted} is expected, there is {found}.", token.start)
 
     def _is_distinct_from(self) -> bool:
         return self.peek() == "FROM" and self._at > 0 and self.peek(-1) == "DISTINCT"
