@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from support.savers import put
 from surgetank import Surgetank
 from surgetank.app.relations import NAMES, OPERATED, OWN, STORED
-from surgetank.app.sql import SqlCaller
+from surgetank.app.sql import OWNER, SqlCaller
 from surgetank.cli.app import app
 from surgetank.exceptions import EngineClosed, NotFound
 from surgetank.server.access.roles import Caller, Role
@@ -123,3 +123,17 @@ def test_closing_the_engine_ends_its_processes(filled):
         filled.sql("SELECT 1")
     with pytest.raises(EngineClosed):
         queries._pool.run("SELECT 1", user="ada", tables=lambda _: None)
+
+
+def test_the_place_of_an_error_is_that_of_the_text_as_it_was_written(filled):
+    before = "SELECT 'ä';\nSELECT thread_id FROM system.threads LEFT JOIN \"system\".runs USING (thread_id) "
+    for text, at in (
+        (before + "WHERE CAST(thread_id AS INT) = 1", "CAST"),
+        (before + "WERE 1", "WERE"),
+        (before + "WHERE true; CREATE TABLE t (a INT", ""),
+        ("SELECT 1;\nCREATE TABEL t", "TABEL"),
+    ):
+        for caller in (OWNER, SqlCaller(user="root", administers=True)):
+            outcome = filled.sql.run(text, caller)
+            assert outcome.error is not None
+            assert outcome.position == (text.index(at) if at else len(text))

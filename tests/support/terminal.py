@@ -13,6 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+# It has a session of its own, whose terminal this becomes: Ctrl-C is for it.
+_RUN = """
+import fcntl, runpy, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+runpy.run_module("surgetank", run_name="__main__", alter_sys=True)
+"""
+
 
 class Terminal:
     """The side of the person."""
@@ -47,9 +54,8 @@ def on_terminal(*arguments: str, home: Path, settings: Mapping[str, str]) -> Ite
     person, program = pty.openpty()
     termios.tcsetwinsize(program, (40, 100))
     process = subprocess.Popen(
-        [sys.executable, "-m", "surgetank", *arguments],
+        [sys.executable, "-c", _RUN, *arguments],
         stdin=program, stdout=program, stderr=program, cwd=home, start_new_session=True,
-        preexec_fn=lambda: os.login_tty(0) if hasattr(os, "login_tty") else _control(0),
         env={**os.environ, "TERM": "xterm", **settings},
     )  # fmt: skip
     os.close(program)
@@ -60,10 +66,3 @@ def on_terminal(*arguments: str, home: Path, settings: Mapping[str, str]) -> Ite
             process.kill()
         process.wait()
         os.close(person)
-
-
-def _control(number: int) -> None:
-    """Make it the terminal whose Ctrl-C is ours."""
-    import fcntl  # noqa: PLC0415 - in the child
-
-    fcntl.ioctl(number, termios.TIOCSCTTY, 0)

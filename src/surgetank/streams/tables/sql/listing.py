@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from surgetank.encode import jsontext
 from surgetank.streams.tables.definition import Column, DefaultKind, Table
 from surgetank.streams.tables.values import writer
 
@@ -256,4 +257,8 @@ def default_text(column: Column) -> str | None:
     if default.value is None:
         return None
     shown = writer(column.type)(default.value)
-    return "'" + shown.replace("'", "''") + "'" if isinstance(shown, str) else str(shown)
+    if column.type.name == "JSON" and not column.type.is_list:
+        shown = default.value  # its text
+    if isinstance(shown, str):
+        return "'" + shown.replace("'", "''") + "'"
+    return jsontext.dumps(shown).decode()  # true, 1.5, [1,2]

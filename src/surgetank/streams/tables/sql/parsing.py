@@ -61,7 +61,7 @@ def parse(text: str) -> list[Statement]:
             action = _action(cursor)
             cursor.end()
         except SurgetankError as error:
-            alone = number == 1 and at >= len(tokens)
+            alone = number == 1 and all(each.is_end for each in tokens[at:])
             what = error.what if alone else f"{title(number, written)}: {error.what}"
             position = error.position if isinstance(error, Unexpected) else None
             raise Misread(what, error.remedy, number, position) from None
