@@ -20,7 +20,7 @@ BENCH_ARGS ?=
 	$(PYTHON) -m venv .venv
 
 .venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[langgraph,embedded]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[langgraph,embedded,tables]'
 	@touch $@
 
 .venv/.test: .venv/pyvenv.cfg pyproject.toml constraints.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -281,3 +282,90 @@ def test_a_role_that_is_no_analyst_sees_nothing_even_with_the_grants(furnished: 
     finally:
         with psycopg.connect(furnished.server.url_of(furnished.database), autocommit=True) as admin:
             admin.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
+
+
+# -- what tools ask before anybody asks for data
+
+_TABLES = """
+SELECT n.nspname AS schema, c.relname AS name, CASE c.relkind WHEN 'r' THEN 'TABLE' WHEN 'v' THEN 'VIEW' END AS type,
+    d.description, stat.n_live_tup AS estimated_row_count
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON c.relnamespace = n.oid
+LEFT JOIN pg_catalog.pg_description d ON c.oid = d.objoid AND d.objsubid = 0 AND d.classoid = 'pg_class'::regclass
+LEFT JOIN pg_catalog.pg_stat_user_tables stat ON n.nspname = stat.schemaname AND c.relname = stat.relname
+WHERE n.nspname !~ 'information_schema' AND n.nspname !~ '^pg_' AND c.relkind IN ('r', 'p', 'v', 'f', 'm')
+    AND n.nspname IN ('{schema}')
+ORDER BY 2
+"""
+_RIGHTS = """
+SELECT t.objectname, has_any_column_privilege(current_user, q.name, 'select'),
+    has_any_column_privilege(current_user, q.name, 'update') OR has_any_column_privilege(current_user, q.name, 'insert')
+    OR has_table_privilege(current_user, q.name, 'delete')
+FROM (SELECT schemaname, tablename AS objectname FROM pg_catalog.pg_tables
+    UNION SELECT schemaname, viewname FROM pg_catalog.pg_views
+    UNION SELECT schemaname, matviewname FROM pg_catalog.pg_matviews) t,
+    LATERAL (SELECT format('%I.%I', t.schemaname, t.objectname) AS name) q
+WHERE t.schemaname !~ '^pg_' AND t.schemaname <> 'information_schema'
+    AND has_schema_privilege(current_user, t.schemaname, 'usage')
+ORDER BY 1
+"""
+_FIELDS = """
+SELECT c.table_name, c.column_name, c.udt_name, c.ordinal_position - 1, pk.column_name IS NOT NULL AS pk,
+    col_description(CAST(CAST(format('%I.%I', c.table_schema::text, c.table_name::text) AS regclass) AS oid),
+        c.ordinal_position)
+FROM information_schema.columns c
+LEFT JOIN (SELECT tc.table_schema, tc.table_name, kc.column_name FROM information_schema.table_constraints tc
+    JOIN information_schema.key_column_usage kc USING (constraint_name, table_schema, table_name)
+    WHERE tc.constraint_type = 'PRIMARY KEY') pk USING (table_schema, table_name, column_name)
+WHERE c.table_schema !~ '^information_schema|catalog_history|pg_' AND c.table_schema IN ('{schema}')
+"""
+_OF_METABASE = (
+    "SET SESSION TIMEZONE TO 'UTC'", "SHOW TIMEZONE", "SELECT version()", "SET extra_float_digits = 3",
+    ("SELECT nspname, typname FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
+    " WHERE t.oid IN (SELECT DISTINCT enumtypid FROM pg_catalog.pg_enum)"),
+    "SELECT conname, conrelid::regclass, confrelid::regclass FROM pg_catalog.pg_constraint WHERE contype = 'f'",
+    "SELECT SUBSTRING(t.error, 1, 1234), t.created_at FROM {schema}.threads t LIMIT 10000",
+    "SELECT t.state #>> array['x']::text[] AS x, count(*) FROM {schema}.threads t GROUP BY 1 ORDER BY 1",
+)  # fmt: skip
+_OF_GRAFANA = (
+    "SELECT current_setting('server_version_num')::int / 100 AS version",
+    "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'",
+    (
+        "SELECT quote_ident(column_name) AS column, data_type AS type FROM information_schema.columns"
+        " WHERE quote_ident(table_name) = 'system_errors'"
+    ),
+    (
+        "SELECT floor(extract(epoch FROM last_seen) / 300) * 300 AS time, severity, sum(occurrences) FROM system_errors"
+        " WHERE last_seen BETWEEN '2026-01-01T00:00:00Z' AND '2100-01-01T00:00:00Z' GROUP BY 1, 2 ORDER BY 1"
+    ),
+)
+_LISTED_BY_GRAFANA = """
+SELECT CASE WHEN quote_ident(table_schema) IN (
+    SELECT CASE WHEN trim(s[i]) = '"$user"' THEN user ELSE trim(s[i]) END
+    FROM generate_series(array_lower(string_to_array(current_setting('search_path'), ','), 1),
+        array_upper(string_to_array(current_setting('search_path'), ','), 1)) AS i,
+        string_to_array(current_setting('search_path'), ',') s)
+    THEN quote_ident(table_name) ELSE quote_ident(table_schema) || '.' || quote_ident(table_name) END AS "table"
+FROM information_schema.tables
+WHERE quote_ident(table_schema) NOT IN ('information_schema', 'pg_catalog', '_timescaledb_cache')
+ORDER BY 1
+"""
+
+
+def test_what_metabase_and_grafana_ask_first_is_answered(furnished: Furnished) -> None:
+    every = sorted([*VIEWS, "audit", "jobs"])
+    with furnished.connect(furnished.ada) as ada:
+
+        def ask(text: str) -> list[tuple[Any, ...]]:
+            cursor = ada.execute(text.replace("{schema}", SCHEMA).encode())
+            return cursor.fetchall() if cursor.description else []
+
+        assert [row[1:3] for row in ask(_TABLES)] == [(name, "VIEW") for name in every]
+        assert ask(_RIGHTS) == [(name, True, False) for name in every]
+        fields = {(row[0], row[1]): row[2] for row in ask(_FIELDS)}
+        assert fields["threads", "state"] == "jsonb"
+        assert {view for view, _ in fields} == {*every}
+        assert [row[0] for row in ask(_LISTED_BY_GRAFANA)] == every
+        for text in (*_OF_METABASE, *_OF_GRAFANA):
+            ask(text)
+        assert ask(_OF_GRAFANA[-1])[0][1:] == ("error", 1)

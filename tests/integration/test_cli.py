@@ -243,6 +243,7 @@ def test_the_demo_ends_by_itself_with_everything_arrived(cli):
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout)
     assert summary["flush"]["status"] == "completed"
+    assert summary["tables"]["job"]["result"]["partitions_failed"] == 1
     assert summary["outage"]["checkpoints_in_database"] == summary["outage"]["checkpoints_listed"]
     for sign in (
         "PostgreSQL is stopped",
@@ -253,6 +254,8 @@ def test_the_demo_ends_by_itself_with_everything_arrived(cli):
         "everything arrived",
         "nan",
         "replaced",
+        "completed with warnings",
+        "bob  a thermometer  20.50  tool_failed",
     ):
         assert sign in done.stderr, sign
 

@@ -27,14 +27,14 @@ from surgetank.streams.errors.store import SystemErrors
 from surgetank.streams.logs import line as logs
 
 if TYPE_CHECKING:
+    from surgetank.app.hot_threads import HotPart
     from surgetank.app.threads import Threads
 
 Row = Mapping[str, Any]
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL's
 _EPOCH_S = _EPOCH.timestamp()
-MOST_STATES = (
-    1_000  # of hot threads that one query is given: each is put together from buffer and database
-)
+MOST_ROWS = 100_000  # that wait, for one query
+MOST_STATES = 1_000  # each is put together from buffer and database
 
 
 @dataclass(slots=True)
@@ -50,11 +50,14 @@ class HotRows:
     gone: set[tuple[Any, ...]] = field(default_factory=set)
     newest: dict[str, str] = field(default_factory=dict)  # of each thread, in its root namespace
 
-    @property
-    def threads(self) -> set[str]:
-        """The threads that are hot."""
-        named = (row.get("thread_id") for row in self.rows.values())
-        return self.deleted | {name for name in named if name is not None}
+    def add(self, key: tuple[Any, ...], row: dict[str, Any]) -> None:
+        """A row. Raises `QuotaExceeded` for more than one query is given."""
+        self.rows[key] = row
+        if len(self.rows) > MOST_ROWS:
+            raise QuotaExceeded(
+                f"More than {MOST_ROWS:,} of these rows wait in the buffer, too many for one query.",
+                remedy="name a thread (WHERE thread_id = ...), or flush.",
+            )
 
     def merged(self, cold: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The rows of the database with what is hot over them, then what is hot only."""
@@ -85,56 +88,63 @@ class HotRelations:
         self._errors = errors
 
     def find(
-        self, name: str, *, thread: str | None, wants: Callable[[str], bool]
+        self, name: str, *, threads: Collection[str] | None, wants: Callable[[str], bool]
     ) -> HotRows | None:
-        """What is hot of a relation, of one thread or of all; None where nothing can be."""
+        """What is hot of a relation, of some threads or of all; None where nothing can be."""
         match name:
             case "threads":
-                return self._hot_threads(thread, wants)
+                return self._hot_threads(threads, wants)
             case "checkpoints":
-                return self._checkpoints(thread, state=wants("state"))
+                return self._checkpoints(threads, state=wants("state"))
             case "thread_logs":
-                return self._lines(thread)
+                return self._lines(threads)
             case "system_errors":
-                return self._groups(thread)
+                return self._groups(threads)
         return None
 
-    def owners(self, threads: Collection[str]) -> dict[str, str | None]:
-        """Whose threads are, as far as the buffer knows."""
+    def parts(self, threads: Collection[str] | None) -> dict[str, HotPart]:
+        """The hot part of these threads, or of all: whose they are, and whether what the database
+        has is about to go."""
+        if threads is None:
+            with self._buffer.snapshot() as snapshot:
+                threads = snapshot.partitions(STREAM)
         with self._threads.hot().at_one_moment() as one:
-            return {name: one(name).part().owner for name in threads}
+            return {name: one(name).part() for name in threads}
 
     # -- by relation
 
-    def _hot_threads(self, thread: str | None, wants: Callable[[str], bool]) -> HotRows:
+    def _hot_threads(
+        self, threads: Collection[str] | None, wants: Callable[[str], bool]
+    ) -> HotRows:
         found = HotRows(("thread_id",), ("thread_id", "checkpoint_id"))
         with self._buffer.snapshot() as snapshot:
-            for name in _partitions(snapshot, STREAM, thread):
+            for name in _partitions(snapshot, STREAM, threads):
                 hot = HotThread(snapshot, name)
                 if hot.cold_is_deleted:
                     found.deleted.add(name)
                 newest = hot.find("", None)
                 if newest is None:
                     if hot.ids(None):
-                        found.rows[name,] = {"thread_id": name}
+                        found.add((name,), {"thread_id": name})
                     continue
                 id_ = newest.key.rpartition(b"\0")[2].decode()
                 at = _written(CheckpointRecord.unpack(newest.value))
-                found.rows[name,] = {"thread_id": name, "checkpoint_id": id_, "updated_at": at}
+                row = {"thread_id": name, "checkpoint_id": id_, "updated_at": at}
+                found.add((name,), row)
                 found.newest[name] = id_
         if wants("state"):
             for name, text in self._states(found.newest).items():
                 found.rows[name,]["state"] = text
         if wants("owner"):
-            for name, owner in self.owners([name for (name,) in found.rows]).items():
-                found.rows[name,]["owner"] = owner
+            for name, part in self.parts([name for (name,) in found.rows]).items():
+                found.rows[name,]["owner"] = part.owner
         return found
 
-    def _checkpoints(self, thread: str | None, *, state: bool) -> HotRows:
+    def _checkpoints(self, threads: Collection[str] | None, *, state: bool) -> HotRows:
         key = ("thread_id", "checkpoint_ns", "checkpoint_id")
         found = HotRows(key, key)
         with self._buffer.snapshot() as snapshot:
-            for name in _partitions(snapshot, STREAM, thread):
+            for name in _partitions(snapshot, STREAM, threads):
                 hot = HotThread(snapshot, name)
                 if hot.cold_is_deleted:
                     found.deleted.add(name)
@@ -145,20 +155,19 @@ class HotRelations:
                         continue
                     if ns == "":
                         found.newest.setdefault(name, id_)  # they come newest first
-                    found.rows[name, ns, id_] = {
-                        **dict(zip(key, (name, ns, id_), strict=True)),
-                        **_shown(CheckpointRecord.unpack(record.value)),
-                    }
+                    at = (name, ns, id_)
+                    shown = _shown(CheckpointRecord.unpack(record.value))
+                    found.add(at, {**dict(zip(key, at, strict=True)), **shown})
         if state:
             for name, text in self._states(found.newest).items():
                 found.rows[name, "", found.newest[name]]["state"] = text
         return found
 
-    def _lines(self, thread: str | None) -> HotRows:
+    def _lines(self, threads: Collection[str] | None) -> HotRows:
         key = ("thread_id", "seq", "buffer_id")
         found, buffer = HotRows(key, key), self._buffer.id
         with self._buffer.snapshot() as snapshot:
-            for name in _partitions(snapshot, logs.STREAM, thread):
+            for name in _partitions(snapshot, logs.STREAM, threads):
                 deletion = snapshot.last(logs.STREAM, name, OPERATION_KEY)
                 if deletion is not None:
                     found.deleted.add(name)
@@ -167,21 +176,22 @@ class HotRelations:
                     line = logs.LogLine.unpack_or_show(
                         name, each.value, seq=each.seq, buffer_id=buffer
                     )
-                    found.rows[name, line.seq, buffer] = {
+                    row = {
                         "thread_id": name, "seq": line.seq, "level": line.level,
                         "created_at": datetime.fromtimestamp(line.at, UTC), "logger": line.logger,
                         "user_id": line.user_id, "message": line.message,
                         "fields": jsontext.dumps(line.fields).decode(), "buffer_id": buffer,
                     }  # fmt: skip
+                    found.add((name, line.seq, buffer), row)
         return found
 
-    def _groups(self, thread: str | None) -> HotRows:
+    def _groups(self, threads: Collection[str] | None) -> HotRows:
         found = HotRows(("id",), ("id",))
         for hot in self._errors.hot_groups()[0]:
             if hot.group is None:
                 found.gone.add((hot.id,))
-            elif thread is None or hot.group.thread_id == thread:
-                found.rows[hot.id,] = _error(hot.group)
+            elif threads is None or hot.group.thread_id in threads:
+                found.add((hot.id,), _error(hot.group))
             else:
                 found.gone.add((hot.id,))  # its newest occurrence is of another thread now
         return found
@@ -201,8 +211,10 @@ class HotRelations:
         }
 
 
-def _partitions(snapshot: Snapshot, stream: str, thread: str | None) -> Collection[str]:
-    return snapshot.partitions(stream) if thread is None else (thread,)
+def _partitions(
+    snapshot: Snapshot, stream: str, threads: Collection[str] | None
+) -> Collection[str]:
+    return snapshot.partitions(stream) if threads is None else threads
 
 
 def _moment(at: float | None) -> datetime | None:

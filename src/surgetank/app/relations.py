@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from psycopg import Connection, sql
+from psycopg import sql
 
-from surgetank.app.hot_relations import HotRelations, HotRows
+from surgetank.app.hot_relations import HotRelations
 from surgetank.app.jobs import Jobs
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
@@ -150,47 +150,40 @@ class Relations:
     def _read(self, name: str, reference: Reference, user: str | None) -> pa.Table:
         import pyarrow as pa  # noqa: PLC0415 - an extra
 
-        thread = next((e.value for e in reference.equals if e.column == "thread_id"), None)
-        body = sql.SQL(SQL[name]).format(key=sql.Literal(self._key))
+        named = next((e.value for e in reference.equals if e.column == "thread_id"), None)
+        threads = None if named is None else {str(named)}
+        if user is not None:
+            threads = self._own(user, threads)
         hot = self._hot.find(
             name,
-            thread=None if thread is None else str(thread),
+            threads=threads,
             wants=lambda column: reference.every or column in reference.columns,
         )  # before the database: what is flushed meanwhile is there then
+        body = sql.SQL(SQL[name]).format(key=sql.Literal(self._key))
         with self._database.asking() as connection:
             cursor = connection.execute(sql.SQL("SELECT * FROM ({}) q LIMIT 0").format(body))
             kinds = {each.name: each.type_code for each in cursor.description or ()}
             columns = [
                 each for each in kinds if reference.every or each in reference.columns
             ] or list(kinds)[:1]
-            fetched = [
-                *columns,
-                *(each for each in (hot.needs if hot else ()) if each not in columns),
-            ]
-            if user is not None and "thread_id" not in fetched:
-                fetched.append("thread_id")
-            shown = sql.SQL(", ").join(_shown(column, kinds[column]) for column in fetched)
-            conditions, given = [sql.SQL("true")], dict[str, Any](most=_MOST_ROWS + 1)
-            if thread is not None and "thread_id" in kinds:
-                conditions.append(sql.SQL("q.thread_id = %(thread)s"))
-                given["thread"] = str(thread)
-            own = None
-            if user is not None:
-                own = self._own(connection, user, hot)
-                conditions.append(sql.SQL("q.thread_id = ANY(%(threads)s)"))
-                given["threads"] = list(own)
+            fetched = list(dict.fromkeys((*columns, *(hot.needs if hot is not None else ()))))
+            where, given = sql.SQL("true"), dict[str, Any](most=_MOST_ROWS + 1)
+            if threads is not None and "thread_id" in kinds:
+                where = sql.SQL("q.thread_id = ANY(%(threads)s)")
+                given["threads"] = list(threads)
             found = connection.execute(
                 sql.SQL("SELECT {} FROM ({}) q WHERE {} LIMIT %(most)s").format(
-                    shown, body, sql.SQL(" AND ").join(conditions)
+                    sql.SQL(", ").join(_shown(column, kinds[column]) for column in fetched),
+                    body,
+                    where,
                 ),
                 given,
             ).fetchall()
         if hot is None:
-            rows = [row[: len(columns)] for row in found]
+            rows = found
         else:
             merged = hot.merged(dict(zip(fetched, row, strict=True)) for row in found)
-            kept = (row for row in merged if own is None or row["thread_id"] in own)
-            rows = [tuple(row.get(column) for column in columns) for row in kept]
+            rows = [tuple(row.get(column) for column in columns) for row in merged]
         if max(len(rows), len(found)) > _MOST_ROWS:
             raise QuotaExceeded(
                 f"system.{name} has more than {_MOST_ROWS:,} rows, too many for one query here.",
@@ -204,24 +197,26 @@ class Relations:
             }
         )
 
-    def _own(self, connection: Connection[Any], user: str, hot: HotRows | None) -> set[str]:
-        """The threads of a user: what the database says of a thread counts before what the buffer
-        says, unless it is about to go."""
-        found = connection.execute(SQL["own_threads"], {"key": self._key, "user": user}).fetchall()
-        own = {thread for (thread,) in found}
-        if hot is None or not (names := hot.threads):
-            return own
-        owners = self._hot.owners(names)
-        for query, asked in (("threads", names - hot.deleted), ("recorded_owners", hot.deleted)):
-            body = sql.SQL(SQL[query]).format(key=sql.Literal(self._key))
-            rows = connection.execute(
-                sql.SQL(
-                    "SELECT q.thread_id, q.owner FROM ({}) q WHERE q.thread_id = ANY(%s)"
-                ).format(body),
-                [list(asked)],
-            ).fetchall()
-            owners |= {thread: owner for thread, owner in rows if owner is not None}
-        return (own - names) | {thread for thread in names if owners.get(thread) == user}
+    def _own(self, user: str, named: set[str] | None) -> set[str]:
+        """The threads of a user, or those of them that are named. What the database says of a thread
+        counts before what the buffer says, unless it is about to go."""
+        parts = self._hot.parts(named)
+        kept = {name for name, part in parts.items() if not part.cold_is_deleted}
+        owners = {name: part.owner for name, part in parts.items()}
+        with self._database.asking() as connection:
+            found = connection.execute(SQL["own_threads"], {"key": self._key, "user": user})
+            own = {thread for (thread,) in found.fetchall()}
+            for query, asked in (("threads", kept), ("recorded_owners", parts.keys() - kept)):
+                body = sql.SQL(SQL[query]).format(key=sql.Literal(self._key))
+                rows = connection.execute(
+                    sql.SQL(
+                        "SELECT q.thread_id, q.owner FROM ({}) q WHERE q.thread_id = ANY(%s)"
+                    ).format(body),
+                    [list(asked)],
+                ).fetchall()
+                owners |= {thread: owner for thread, owner in rows if owner is not None}
+        own = (own - parts.keys()) | {name for name, owner in owners.items() if owner == user}
+        return own if named is None else own & named
 
 
 def _shown(column: str, kind: int) -> sql.Composable:

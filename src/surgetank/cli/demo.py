@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.demo_approval import show_approval
 from surgetank.cli.demo_graph import scripted_agent
+from surgetank.cli.demo_tables import show_tables
 from surgetank.cli.output import Json, err, out, print_job, print_json, seconds, size
 from surgetank.exceptions import InvalidRequest, StateCorrupt
 from surgetank.model import FlushJob
@@ -50,7 +51,8 @@ def demo(
     json: Json = False,
 ) -> int:
     """Run an agent graph, flush it, stop PostgreSQL while a run goes on, start it again; kill the
-    worker of a run that waits for a person, and answer. Takes about 10 seconds.
+    worker of a run that waits for a person, and answer; flush a table in which one user's rows
+    can't be. Takes about 10 seconds.
 
     With --json what is shown goes to stderr, and a summary to stdout.
     """
@@ -102,6 +104,8 @@ def _play(home: Path, threads: int) -> dict[str, Any]:
         approval = show_approval(tank, home, _wait)
         if approval["sent"] != "sent to ada@example.com":
             raise StateCorrupt("The demo's answer got lost.", remedy="please report this.")
+        _title("7. A table of users' rows: one user's flush fails")
+        tables = show_tables(tank, _wait)
     took = time.monotonic() - started
     _title(f"Done in {seconds(took)}")
     return {
@@ -111,6 +115,7 @@ def _play(home: Path, threads: int) -> dict[str, Any]:
         "flush": job,
         "outage": outage,
         "approval": approval,
+        "tables": tables,
     }
 
 
