@@ -39,6 +39,7 @@ INTERNAL = {
     "surgetank.streams.checkpoints.serde.forms.ValueRefused",  # callers get `EntryRejected`
     "surgetank.streams.tables.query.process.StatementRefused",  # an `InvalidRequest` with its position
     "surgetank.streams.tables.sql.parsing.Misread",  # an `InvalidRequest` with the statement's number
+    "surgetank.streams.tables.sql.tokens.Unexpected",  # likewise, with its position
     "surgetank.streams.tables.sql.rights.NotAllowed",  # a `NamespaceForbidden` of another problem code
 }
 IN_DATABASE = "surgetank.database.pool.Database"  # rendered with some of its members
