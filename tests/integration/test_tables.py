@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -265,3 +267,29 @@ def test_tables_are_used_while_the_database_is_away(
         private_postgres.start()
         assert tank.tables.flush().ok
         assert rows(tank, "SELECT name FROM shop.rates") == [("usd",)]
+
+
+def test_a_flush_is_ended_by_sql_and_loses_nothing(shop, monkeypatch):
+    cold = shop.parts.tables.open().cold
+    write, begun, go_on = cold.write, threading.Event(), threading.Event()
+
+    def slow(*args: Any, **more: Any) -> Any:
+        begun.set()
+        assert go_on.wait(20)
+        return write(*args, **more)
+
+    monkeypatch.setattr(cold, "write", slow)
+    with ThreadPoolExecutor(1) as pool:
+        flush = pool.submit(shop.sql, "STORAGE FLUSH ALL")
+        assert begun.wait(20)
+        ((job,),) = rows(shop, "SELECT id FROM system.jobs WHERE status = 'running'")
+        shop.sql(f"KILL JOB '{job}'")
+        go_on.set()
+        flush.result(20)
+    shown = "SELECT status, result ->> 'stopped' FROM system.jobs WHERE id = $1"
+    assert rows(shop, shown, [job])[0][1] == "true"
+    with pytest.raises(Conflict):
+        shop.sql(f"KILL JOB '{job}'")
+    monkeypatch.undo()
+    assert shop.tables.flush().ok
+    assert rows(shop, "SELECT count(*) FROM shop.orders") == [(3,)]
