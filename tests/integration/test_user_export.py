@@ -14,6 +14,7 @@ import pytest
 from support.erasing import MARK, USER, leave_traces
 from support.savers import put
 from surgetank import Surgetank
+from surgetank.app.user_export import UserExporter
 from surgetank.exceptions import InvalidRequest, NotFound
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import NewRun
@@ -127,6 +128,15 @@ def test_runs_and_questions_are_in_it(tank, tmp_path):
     for name in ("runs", "workflows", "approvals", "thread_status"):
         assert [line["thread_id"] for line in lines(members, name)] == ["t"], name
     assert "ada" in {line["actor"] for line in lines(members, "audit")}
+
+
+def test_what_is_not_flushed_is_in_it(tank, tmp_path):
+    first = put(tank.checkpointer(), "t", {"a": 1}, user_id="ada")
+    exporter = UserExporter(tank.parts, tank.threads.stored, lambda: tank.flush("system_errors"))
+    assert exporter.export("ada", tmp_path / "ada.zip").threads == 1
+    (line,) = lines(unpacked(tmp_path / "ada.zip"), "checkpoints")
+    assert line["checkpoint_id"] == first["configurable"]["checkpoint_id"]
+    assert line["values"]["a"] == 1
 
 
 def test_an_archive_is_there_when_it_is_complete(filled, tmp_path):

@@ -26,6 +26,7 @@ from surgetank.encode import jsontext, limits
 from surgetank.encode.plain import to_plain
 from surgetank.exceptions import NotFound
 from surgetank.model import FlushJob
+from surgetank.streams.checkpoints.hot import HotThread
 from surgetank.streams.checkpoints.raw import RawCheckpoint
 from surgetank.workflows.store.scope import Scope, range_of
 
@@ -140,6 +141,8 @@ class UserExporter:
             self._relations(user, threads, writing)
             writing.lines("checkpoints", _CHECKPOINTS, self._checkpoints(threads))
             writing.lines("events", "events that are kept for replay", self._events(threads))
+            about = "values as they were before a projection replaced them (debug mode)"
+            writing.lines("originals", about, self._originals(threads))
             self._tables(user, writing)
             if not done.rows:
                 raise NotFound(
@@ -177,8 +180,10 @@ class UserExporter:
         for start in range(0, len(threads), _AT_ONCE):
             some = threads[start : start + _AT_ONCE]
             with self._parts.database.asking(patient=True) as connection:
-                found = connection.execute(SQL["namespaces"], {"threads": some}).fetchall()
-            for thread, namespace in found:
+                cold = connection.execute(SQL["namespaces"], {"threads": some}).fetchall()
+            with self._parts.buffer.snapshot() as snapshot:
+                hot = {(t, ns) for t in some for ns, _ in HotThread(snapshot, t).ids(None)}
+            for thread, namespace in sorted(hot.union(map(tuple, cold))):
                 seen: set[tuple[str, str]] = set()
                 for raw in stored.history(thread, namespace, limit=_HISTORY):
                     yield jsontext.dumps(_shown(raw, seen))
@@ -194,6 +199,13 @@ class UserExporter:
                 if len(found) < _AT_ONCE:
                     break
                 after = found[-1].seq
+
+    def _originals(self, threads: list[str]) -> Iterator[bytes]:
+        for thread in threads:
+            for original in self._parts.reporting.events.originals(
+                thread_id=thread, limit=_HISTORY
+            ):
+                yield jsontext.dumps(asdict(original))
 
     def _tables(self, user: str, writing: _Writing) -> None:
         opened = self._parts.tables.if_there()
