@@ -21,6 +21,7 @@ from bench.measures import (
     tables_flush,
     tables_insert,
     tables_query,
+    tables_upkeep,
     telling,
     threads,
 )
@@ -44,4 +45,5 @@ MEASURES: dict[str, ModuleType] = {
     "crowd": crowd,
     "tables_insert": tables_insert,
     "tables_query": tables_query,
+    "tables_upkeep": tables_upkeep,
 }

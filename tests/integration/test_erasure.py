@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from support.buffers import child_env
-from support.erasing import MARK, USER, leave_traces, traces
+from support.erasing import MARK, USER, leave_rows, leave_traces, traces
 from support.http import ADMIN_TOKEN, running
 from support.postgres import PostgresServer
 from support.savers import config, listed, put, put_chain
@@ -48,22 +49,40 @@ def furnish(tank: Surgetank) -> list[Any]:
 def test_no_byte_of_an_erased_user_is_left_and_everybody_else_s_data_is(
     make_tank: MakeTank, own_url: str, private_postgres: PostgresServer, tmp_path: Path
 ) -> None:
+    now = 1_800_000_000.0
     tank = make_tank(
-        database_url=own_url, fallback_url=str(tmp_path / "spill"), debug_originals=True
-    )
+        database_url=own_url, fallback_url=str(tmp_path / "spill"), debug_originals=True,
+        clock=lambda: now,
+    )  # fmt: skip
     bobs = furnish(tank)
+    leave_rows(tank)
+    before = [rows_of_bob(tank, at) for at in versions(tank)]
     places = [tmp_path, private_postgres.data / "base"]
     with psycopg.connect(own_url, autocommit=True) as connection:
         connection.execute("CHECKPOINT")
     assert len(traces(places)) >= 8, "the traces are there before"
     report = tank.erase_user(USER)
-    assert (report.state, report.unfinished) == ("completed", ())
+    assert report.state == "running"
+    assert [why for why in report.unfinished if "old files of tables" not in why] == []
     assert report.threads == 4
+    assert rows_of(tank, USER) == []
+    tank.parts.housekeep()
+    assert state(own_url) == ("running", report.removed)
+    now += 1200  # nobody can be reading the old files any more
+    with psycopg.connect(own_url, autocommit=True) as connection:
+        for table, column in (("table_garbage", "since"), ("erasures", "tried_at")):
+            connection.execute(
+                f"UPDATE surgetank.{table} SET {column} = now() - interval '1200 s'".encode()
+            )
+    tank.parts.housekeep()
+    assert state(own_url)[0] == "completed"
     assert any("write-ahead" in place for place in report.out_of_reach)
     with psycopg.connect(own_url, autocommit=True) as connection:
         connection.execute("CHECKPOINT")
     left = [path for path in traces(places) if "bobs" not in path]
     assert left == []
+    assert [rows_of_bob(tank, at) for at in versions(tank)][: len(before)] == before
+    assert len(rows_of(tank, "bob")) == 9 - 1 + 2
     saver = tank.checkpointer()
     assert [t.config for t in listed(saver, "bobs")] == [t.config for t in bobs]
     assert [line.message for line in tank.logs("bobs")] == ["bob's line"]
@@ -72,6 +91,52 @@ def test_no_byte_of_an_erased_user_is_left_and_everybody_else_s_data_is(
     ]
     assert saver.get_tuple(config(f"t0-{MARK}")) is None
     assert tank.erase_user(USER).state == "completed", "again is no error"
+
+
+def state(url: str) -> tuple[str, dict[str, int]]:
+    with psycopg.connect(url) as connection:
+        (found,) = connection.execute("SELECT state, removed FROM surgetank.erasures").fetchall()
+    return found
+
+
+def rows_of(tank: Surgetank, user: str) -> list[Any]:
+    rows = tank.sql("SELECT id, text FROM diary ORDER BY id", user=user)[-1].rows
+    assert rows is not None
+    return rows.to_pylist()
+
+
+def versions(tank: Surgetank) -> list[int]:
+    """The snapshots of the table, by which rows were added or deleted."""
+    with tank.parts.database.asking() as connection:
+        rows = connection.execute(
+            "SELECT snapshot_id FROM surgetank.table_snapshots WHERE table_id = %s"
+            " AND changes ~ 'inserted|deleted|compacted' ORDER BY 1",
+            [tank.tables.describe("diary").id],
+        ).fetchall()
+    return [number for (number,) in rows]
+
+
+def rows_of_bob(tank: Surgetank, snapshot: int) -> list[Any]:
+    """What bob had at a snapshot, from the files themselves."""
+    folder = tank.settings.home / "tables"
+    rows: list[Any] = []
+    with tank.parts.database.asking() as connection:
+        files = connection.execute(
+            "SELECT f.path, d.path FROM surgetank.table_files f LEFT JOIN surgetank.table_delete_files d"
+            " ON d.file_id = f.file_id AND d.begin_snapshot <= %(at)s"
+            " AND coalesce(d.end_snapshot > %(at)s, true)"
+            " WHERE f.table_id = %(table)s AND f.begin_snapshot <= %(at)s"
+            " AND coalesce(f.end_snapshot > %(at)s, true)",
+            {"at": snapshot, "table": tank.tables.describe("diary").id},
+        ).fetchall()
+    for path, deletes in files:
+        gone = pq.read_table(folder / deletes).column("pos").to_pylist() if deletes else []
+        rows += [
+            (row["id"], row["text"])
+            for at, row in enumerate(pq.read_table(folder / path).to_pylist())
+            if at not in gone and row["_user"] == "bob"
+        ]
+    return sorted(rows)
 
 
 def test_a_thread_goes_with_the_first_owner_that_it_names_and_no_other(make_tank: MakeTank) -> None:

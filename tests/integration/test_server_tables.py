@@ -144,6 +144,40 @@ def test_a_batch_that_is_sent_again_is_stored_once_also_while_the_database_is_aw
         assert stored(server, "ada") == [(1, "none")]
 
 
+def test_sql_and_rows_go_on_without_the_database_and_the_flush_waits_and_is_told(
+    make_tank: Any, private_postgres: PostgresServer
+) -> None:
+    tank = make_tank(admin_token=ADMIN_TOKEN, database_url=private_postgres.url)
+    tank.sql(TABLES)
+    with running(tank) as server:
+        ada = server.as_role("user", "ada")
+        assert send(ada, [{"id": 1, "text": "cold"}]).json()["rows"] == 1
+        assert tank.tables.flush().ok
+        asked = {"sql": "SELECT id, text FROM app.notes ORDER BY id"}
+        assert ada.post("/sql", json=asked).json()["results"][0]["stale"] is False
+        private_postgres.kill()
+        assert send(ada, [{"id": 2, "text": "hot"}]).json()["rows"] == 1
+        changed = "UPDATE app.notes SET text = 'changed' WHERE id = 1; INSERT INTO app.notes (id) VALUES (3)"
+        assert ada.post("/sql", json={"sql": changed}).status_code == 200
+        refused = send(ada, [{"id": 1}])  # its key is in a file
+        assert refused.json()["code"] == "conflict"
+        (seen,) = ada.post("/sql", json=asked).json()["results"]
+        rows = [[1, "changed"], [2, "hot"], [3, "none"]]
+        assert (seen["stale"], [list(row) for row in seen["rows"]]) == (True, rows)
+        job = tank.tables.flush()
+        assert (job.ok, job.status.value) == (False, "failed")
+        assert "can't be reached" in (job.result.message or "")
+        assert [each.partition for each in tank.status().failing] == ["app.notes/ada"]
+        defined = server.admin.post("/sql", json={"sql": "CREATE TABLE t (a INT)"})
+        assert defined.status_code == 503
+        private_postgres.start()
+        tank.parts.tables.open().flusher.breaker.probe_now()
+        tank.parts.tables.open().hot.retry_now()
+        assert tank.tables.flush().ok
+        (seen,) = ada.post("/sql", json=asked).json()["results"]
+        assert (seen["stale"], [list(row) for row in seen["rows"]]) == (False, rows)
+
+
 def test_bodies_have_limits_and_large_ones_are_for_callers_who_are_known(server: Server) -> None:
     ada, line = server.as_role("user", "ada"), b'{"id": %d, "text": "' + b"x" * 1000 + b'"}\n'
     lines = b"".join(line % n for n in range(5))

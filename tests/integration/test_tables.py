@@ -6,6 +6,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import psycopg
 import pytest
@@ -22,6 +23,7 @@ from surgetank.exceptions import (
     NotFound,
     SurgetankError,
 )
+from surgetank.streams.tables.cold.upkeep import Keeping
 
 ORDERS = """
     CREATE NAMESPACE shop;
@@ -193,6 +195,29 @@ def test_what_is_dropped_is_gone(shop):
     shop.sql("CREATE TABLE shop.orders (id BIGINT PRIMARY KEY)")
     assert rows(shop, "SELECT * FROM shop.orders") == []
     assert not shop.tables.drop("nothing", if_exists=True)
+
+
+def test_a_drop_that_was_killed_on_the_way_is_finished_in_the_background(shop):
+    shop.tables.flush()
+    shop.sql("INSERT INTO shop.orders (id) VALUES (5)", user="ann")
+    opened = shop.parts.tables.open()
+    (gone,) = [each.id for each in opened.catalog.tables() if each.name == "orders"]
+    with (
+        mock.patch.object(opened.hot, "forget_table", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        shop.tables.drop("shop.orders")
+    assert gone in opened.hot.tables()
+    files = list((opened.cold.folder / str(gone)).iterdir())
+    assert files
+    shop.close()
+    shop.open()
+    shop.parts.housekeep()
+    opened = shop.parts.tables.open()
+    assert gone not in opened.hot.tables()
+    assert opened.cold.dropped([]) == []
+    with mock.patch.object(opened.cold, "_keeping", Keeping(grace_s=0.0)):
+        assert opened.cold.sweep() == len(files)
 
 
 def test_the_noun_makes_and_fills_tables(tank):

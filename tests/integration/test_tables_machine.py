@@ -112,7 +112,7 @@ class Machine(RuleBasedStateMachine):
         self.running = False
         self.patches = ExitStack()
         self.patches.enter_context(mock.patch.object(insertion, "SEGMENT_ROWS", 3))
-        self.patches.enter_context(mock.patch.object(compaction, "_LEAST", 2))
+        self.patches.enter_context(mock.patch.object(compaction, "_MOST_FILES", 1))
         self.tank.tables.create_namespace(self.namespace)
         for name, kind in KINDS.items():
             key = " PRIMARY KEY" if name in KEYED else " NOT NULL"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from support.tables_cold import (
     texts,
 )
 from surgetank.exceptions import Conflict, DatabaseUnavailable, NotFound
-from surgetank.streams.tables.cold.protocol import UserErased
+from surgetank.streams.tables.cold.compaction import choose
+from surgetank.streams.tables.cold.protocol import DataFile, UserErased
 from surgetank.streams.tables.cold.tables import FileTables
 from surgetank.streams.tables.cold.upkeep import Keeping
 from surgetank.streams.tables.definition import Column
@@ -156,6 +157,33 @@ def test_an_erased_user_is_in_no_file_and_no_snapshot_and_everybody_else_is(
     assert cold.erase_user([NOTES], "ada").rows == 0
 
 
+def test_a_table_has_few_files_and_a_row_is_written_again_only_some_times() -> None:
+    sizes: list[int] = []
+    written, number = 0, 10_000
+
+    def files(sizes: Sequence[int]) -> list[DataFile]:
+        return [
+            DataFile(
+                id=at, table_id=1, path=str(at), bucket=0, buckets=1, rows=10, bytes=size,
+                footer_bytes=1, min_user="a", max_user="z", min_seq=1, max_seq=2, schema_version=1,
+            )
+            for at, size in enumerate(sizes)
+        ]  # fmt: skip
+
+    for at in range(number):
+        sizes.append(5_000)
+        while at % 10 == 0 and (chosen := choose(files(sizes))):  # ten flushes in a round
+            merged = sum(file.bytes for file in chosen)
+            buckets = max(1, merged // 2**25)
+            sizes = [size for at, size in enumerate(sizes) if at not in {f.id for f in chosen}]
+            sizes += [merged // buckets] * buckets
+            written += merged
+            assert len(sizes) <= 4 * max(1, sum(sizes) // 2**25)
+    assert sum(sizes) >= number * 4_900
+    assert written < 15 * number * 5_000
+    assert choose(files([40, 50])) == []
+
+
 def test_snapshots_that_are_kept_keep_their_files(database_url: str, tmp_path: Path) -> None:
     with cold_tables(database_url, tmp_path) as cold:
         many(cold)
@@ -196,13 +224,23 @@ def test_files_newer_than_a_backup_of_the_database_are_told_of_and_never_unlinke
 ) -> None:
     flush(cold, inserts("ada", 1, "one"))
     flush(cold, [*inserts("ada", 2, "two"), *inserts("bob", 3, "three")])
+    told: list[str] = []
+    cold._on_problem = lambda error: told.append(str(error))
     (_, newer) = cold.live(NOTES, stores=()).files
     with psycopg.connect(database_url) as connection:  # as a backup from before that has it
         connection.execute("DELETE FROM surgetank.table_files WHERE file_id = %s", [newer.id])
+        connection.execute("UPDATE surgetank.table_progress SET through = 1")
+        connection.execute(
+            "DELETE FROM surgetank.table_snapshots"
+            " WHERE snapshot_id = (SELECT max(snapshot_id) FROM surgetank.table_snapshots)"
+        )
+    acknowledged = replace(lease(), progress=Progress(3))
+    given, more = changes(NOTES, inserts("bob", 4, "four")), {"store_id": STORE, "job": job()}
+    cold.write(NOTES, given, lease=acknowledged, progress=Progress(4), **more)  # type: ignore[arg-type]
+    assert "it was set back" in told.pop()
     os.utime(cold.folder / newer.path, (0, 0))
     assert cold.sweep() == 0
     assert cold.strays() == [newer.path]
-    told: list[str] = []
     upkeep = TableUpkeep(cold, list, lambda: 1.0, on_problem=lambda e: told.append(str(e)))
     upkeep.round(threading.Event())
     assert len(told) == 1
@@ -293,7 +331,8 @@ def test_a_dropped_table_is_gone_and_nothing_is_committed_to_it(cold: FileTables
 def test_a_file_names_only_users_who_have_rows_in_it(cold: FileTables) -> None:
     many(cold)
     before = texts(cold)
-    with mock.patch("surgetank.streams.tables.cold.compaction._TARGET", 1000):
+    compaction = "surgetank.streams.tables.cold.compaction"
+    with mock.patch(f"{compaction}._TARGET", 1000), mock.patch(f"{compaction}._MOST_FILES", 0):
         assert cold.compact(NOTES).outputs > 1
     assert texts(cold) == before
     assert [row for user in ("ada", "bob") for row in texts(cold, user=user)] == before

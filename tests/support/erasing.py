@@ -10,16 +10,24 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import pyarrow as pa
 
 from support.savers import put
 from support.spilling import spill
 from support.stores import index_of
 from surgetank import Surgetank
+from surgetank.model import Failure, FailureKind
 from surgetank.server.access.roles import Role
 from surgetank.server.access.tokens import TokenStore
 from surgetank.server.http.outage import PatientDatabase
+from surgetank.streams.tables import insertion
+from surgetank.streams.tables.cold.manifest import Manifest
+from surgetank.streams.tables.hot.protocol import Refused
 from surgetank.workflows.store.scope import Scope
 
 MARK = "zq7-trace-of-ada"
@@ -56,6 +64,47 @@ def leave_traces(tank: Surgetank, user: str = USER, mark: str = MARK) -> None:
             " VALUES (%s, 'k', '', 'c', %s), (%s, 'k', '', 'c', %s)",
             (f"token:{token.id}", mark.encode(), f"user:{user}", mark.encode()),
         )
+
+
+def leave_rows(tank: Surgetank, user: str = USER, mark: str = MARK) -> None:
+    """Rows of tables: in files of several snapshots, merged, changed, deleted, hot, in segments, parked, with
+    idempotency keys, of a flush that was interrupted, of a table that was dropped; and bob's beside each."""
+    opened = tank.parts.tables.open()
+    tank.sql(
+        "CREATE TABLE diary (id BIGINT PRIMARY KEY, text TEXT, tags TEXT[]);"
+        "CREATE TABLE dropped (text TEXT); CREATE STREAM TABLE ticks (text TEXT) WITH (TTL_SECONDS=1000)"
+    )
+    table = tank.tables.describe("diary")
+    for number in range(9):
+        for who in (user, "bob"):
+            text = f"{mark} {number}" if who == user else f"bob's {number}"
+            rows = [{"id": number, "text": text, "tags": [text]}]
+            tank.tables.insert("diary", rows, user=who, key=f"{text} key")
+        if number < 8:
+            assert tank.tables.flush().ok
+    tank.sql("UPDATE diary SET text = text || '!' WHERE id = 1; DELETE FROM diary WHERE id = 2")
+    assert tank.tables.flush().ok
+    opened.cold.compact(table)
+    tank.sql("UPDATE diary SET text = text || '?' WHERE id = 3")
+    for who, text in ((user, mark), ("bob", "bob's")):
+        for name in ("dropped", "ticks"):
+            tank.sql(f"INSERT INTO {name} VALUES (?)", [text], user=who)
+        rows = [{"id": 100 + at, "text": f"{text} {at}", "tags": []} for at in range(2)]
+        with mock.patch.object(insertion, "SEGMENT_ROWS", 2):
+            tank.tables.insert("diary", pa.Table.from_pylist(rows), user=who)
+    assert tank.tables.flush("dropped").ok
+    with mock.patch.object(Manifest, "locked", side_effect=KeyboardInterrupt):
+        with suppress(KeyboardInterrupt):
+            tank.tables.flush("diary")
+        with suppress(KeyboardInterrupt):
+            tank.tables.drop("dropped")
+    tank.sql("INSERT INTO diary VALUES (200, ?, NULL)", [f"parked {mark}"], user=user)
+    lease = opened.hot.lease(table, owner="test", ttl_s=30, force=True)
+    assert lease is not None
+    failure = Failure(FailureKind.REJECTED, f"not {mark}", "Odd")
+    opened.hot.ack(lease, 0, refused=[Refused(user, lease.through, failure)])
+    opened.hot.release(lease)
+    assert len(opened.hot.parked()) == 1
 
 
 def traces(

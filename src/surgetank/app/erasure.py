@@ -2,9 +2,10 @@
 them, their tokens.
 
 In steps, each of which can be repeated: a row in PostgreSQL remembers whose threads it is about, so
-that an erasure that was killed goes on when it is asked for again. At last the files are rewritten,
-because a deleted row's bytes stay in its page. What can't be reached from here (archives, backups,
-other buffers) is named in the report.
+that an erasure that was killed, or waits for files that are still read, goes on by itself
+(`Erasure.go_on`, in the background). At last the files are rewritten, because a deleted row's bytes
+stay in its page. What can't be reached from here (archives, backups, other buffers) is named in the
+report.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import jsontext, limits
 from surgetank.events.protocol import EventLog
-from surgetank.exceptions import SurgetankError
+from surgetank.exceptions import Conflict, SurgetankError
 from surgetank.model import FlushJob
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.envelope import CheckpointRecord
@@ -50,12 +51,13 @@ _ALWAYS = (
 )
 _ROUNDS = 5
 _LOCK_S = 10
+_AGAIN_S = 300.0  # between two attempts in the background
 
 
 @dataclass(frozen=True, slots=True)
 class ErasureReport:
-    """What was removed, by kind; `unfinished` says what keeps it from being completed (run it
-    again), `out_of_reach` what can't be removed from here.
+    """What was removed, by kind; `unfinished` says what keeps it from being completed (it goes on
+    in the background), `out_of_reach` what can't be removed from here.
     """
 
     state: str
@@ -136,7 +138,9 @@ class Erasure:
                 break
         unfinished += self._remove_from_tables(user, progress)
         unfinished += self._rewrite()
-        if not unfinished:
+        if unfinished:
+            self._note(progress)
+        else:
             self._finish(progress)
         log.info("user_erased", threads=len(progress.threads), unfinished=len(unfinished))
         return ErasureReport(
@@ -144,18 +148,22 @@ class Erasure:
             tuple(unfinished), (*_ALWAYS, *self._elsewhere(user)),
         )  # fmt: skip
 
+    def go_on(self, *, after_s: float = _AGAIN_S) -> list[ErasureReport]:
+        """Go on with what was begun through this buffer, is not finished, and was not tried for so
+        long. Raises as `erase`."""
+        reports: list[ErasureReport] = []
+        while found := self._run("claim", buffer_id=self._buffer.id, after_s=after_s):
+            (row,) = found
+            named = [word for word in row["words"] if _subject(word) == bytes(row["subject"])]
+            reports += map(self.erase, named)
+        return reports
+
     # -- the row
 
     def _begin(self, user: str) -> _Progress:
-        subject = hashlib.sha256(user.encode()).digest()
-        (row,) = self._run("begin", subject=subject)
-        going_on = bool(row["threads"]) or bool(row["words"])
-        return _Progress(
-            subject,
-            set(row["threads"]),
-            {user, *row["words"]},
-            dict(row["removed"]) if going_on else {},
-        )
+        subject = _subject(user)
+        (row,) = self._run("begin", subject=subject, user=user, buffer_id=self._buffer.id)
+        return _Progress(subject, set(row["threads"]), set(row["words"]), dict(row["removed"]))
 
     def _note(self, progress: _Progress) -> None:
         self._run(
@@ -255,12 +263,15 @@ class Erasure:
         return []
 
     def _remove_from_tables(self, user: str, progress: _Progress) -> list[str]:
-        rows, pending = self._erase_tables(user)
+        try:
+            rows, pending = self._erase_tables(user)
+        except Conflict as error:  # the files are in another home's folder
+            return [f"{error.what} Erase the user there as well"]
         progress.count("rows of tables", rows)
         if not pending:
             return []
         kept = f"{pending} old files of tables are kept for a quarter of an hour, for who is reading them"
-        return [f"{kept}: run it again then"]
+        return [f"{kept}; it is finished in the background then"]
 
     def _remove_rows(self, user: str, progress: _Progress, threads: list[str]) -> None:
         arguments = {"user": user, "key": self._key, "threads": threads}
@@ -399,6 +410,10 @@ class Erasure:
     def _execute(self, query: Any, arguments: dict[str, Any]) -> int:
         with self._database.asking(patient=True) as connection:
             return max(0, connection.execute(query, arguments).rowcount)
+
+
+def _subject(user: str) -> bytes:
+    return hashlib.sha256(user.encode()).digest()
 
 
 def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool) -> Erasure:

@@ -2,10 +2,22 @@
 -- may read a table whole where there is no index for it.
 
 -- name: begin
--- One row per user, the same again for an erasure that goes on. Primary key.
-INSERT INTO surgetank.erasures AS e (subject, state) VALUES (%(subject)s, 'running')
-ON CONFLICT (subject) DO UPDATE SET state = 'running', finished_at = NULL
+-- One row per user, the same again for an erasure that goes on. It has the name, so that it can. Primary key.
+INSERT INTO surgetank.erasures AS e (subject, state, words, buffer_id)
+VALUES (%(subject)s, 'running', ARRAY[%(user)s], %(buffer_id)s)
+ON CONFLICT (subject) DO UPDATE SET state = 'running', finished_at = NULL, buffer_id = excluded.buffer_id, tried_at = now(),
+    words = CASE WHEN %(user)s = ANY (e.words) THEN e.words ELSE e.words || %(user)s::text END,
+    removed = CASE WHEN e.state = 'running' THEN e.removed ELSE '{}' END
 RETURNING threads, words, removed
+
+-- name: claim
+-- An erasure through this buffer that is not finished, was not tried for a while, and waits for no file. All erasures, table_garbage.
+UPDATE surgetank.erasures SET tried_at = now() WHERE subject = (
+    SELECT e.subject FROM surgetank.erasures e
+    WHERE e.state = 'running' AND e.buffer_id = %(buffer_id)s AND e.tried_at < now() - make_interval(secs => %(after_s)s)
+        AND NOT EXISTS (SELECT FROM surgetank.table_garbage g WHERE g.erased)
+    ORDER BY e.tried_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING subject, words
 
 -- name: note
 -- Primary key.

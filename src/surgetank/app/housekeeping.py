@@ -32,6 +32,10 @@ class Housekeeping(Background):
         self._on_problem = on_problem
         self._every_s = every_s
 
+    def add(self, step: Step) -> None:
+        """Take one more step, after the others."""
+        self._steps = (*self._steps, step)
+
     def round(self, stop: threading.Event | None = None) -> None:
         """Take each step once, on this thread."""
         stop = stop or threading.Event()

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from surgetank import telemetry, tracing
 from surgetank.app import ambient, receipts
 from surgetank.app.assembly import Parts
-from surgetank.app.erasure import ErasureReport, erasure_of
+from surgetank.app.erasure import Erasure, ErasureReport, erasure_of
 from surgetank.app.guards import destination, engine_settings
 from surgetank.app.nouns import Nouns
 from surgetank.app.picture import picture_of
@@ -29,6 +30,7 @@ from surgetank.buffer.binding import Binding
 from surgetank.encode.limits import check_names
 from surgetank.exceptions import (
     ConfigurationError,
+    DatabaseUnavailable,
     EngineClosed,
     MissingExtra,
     UnknownName,
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
 
     from surgetank.streams.checkpoints.saver import SurgetankSaver
     from surgetank.workflows.graphs.config import GraphsConfig
+
+_ERASURES_EVERY_S = 60.0  # how often is looked for erasures that can go on
 
 
 class Surgetank(Nouns):
@@ -118,6 +122,7 @@ class Surgetank(Nouns):
         self._closed = False
         self._pid = os.getpid()
         self._lock = threading.RLock()
+        self._erasures_due_at = 0.0
         self.meters = Meters()
         self.run_meters = RunMeters()
         self._run_figures = RunFigures()
@@ -154,6 +159,7 @@ class Surgetank(Nouns):
                     password=self._password,
                     streams=self._streams_beside,
                 )
+                self._parts.upkeep.add(self._go_on_erasing)
                 if self.settings.flush_in_process:
                     self._parts.start()
                     self._parts.reporting.alerts.keep_running()
@@ -398,13 +404,22 @@ class Surgetank(Nouns):
         them.
 
         It takes effect in the files too, which are rewritten at the end. Idempotent; killed on the
-        way, or with a report that is `running`, it goes on when it is called again. Raises
-        `DatabaseUnavailable`, `EntryRejected`.
+        way, or with a report that is `running`, it goes on in the background where this buffer is
+        flushed, or when it is called again. Raises `DatabaseUnavailable`, `EntryRejected`.
         """
-        erasure = erasure_of(
+        return self._erasure().erase(user)
+
+    def _erasure(self) -> Erasure:
+        return erasure_of(
             self.parts, lambda: self.flush(trigger="erasure"), other_saver=self._other_saver
         )
-        return erasure.erase(user)
+
+    def _go_on_erasing(self, _: threading.Event) -> None:
+        now = self._clock()
+        if now >= self._erasures_due_at:
+            self._erasures_due_at = now + _ERASURES_EVERY_S
+            with suppress(DatabaseUnavailable):
+                self._erasure().go_on()
 
     def adopt(self) -> Binding:
         """Let the buffer belong to the configured database, whatever it belonged to. Raises

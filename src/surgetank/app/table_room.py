@@ -157,7 +157,12 @@ class TableRoom:
 
         parts, settings = self._parts, self._parts.settings
         hot, copies = open_table_file(settings, parts.clock, parts.buffer)
-        cold = FileTables(parts.database, settings.home / "tables", file=copies)
+        cold = FileTables(
+            parts.database,
+            settings.home / "tables",
+            file=copies,
+            on_problem=parts.tell_of_tables,
+        )
         reader = TableReader(hot, cold)
         queries = Queries(reader, pool_of(settings), TrustedQueries(cold))
         flusher = TableFlusher(

@@ -21,8 +21,9 @@ def erase_user(
     undone.
 
     Buffer and event log are rewritten, and so are the database's tables (each is locked meanwhile;
-    what is written waits in the buffer). Interrupted, or with exit code 3, it goes on when it is
-    run again. Run it once for each buffer of the database.
+    what is written waits in the buffer). Interrupted, or with exit code 3, it goes on in the
+    background of whoever flushes this buffer, or when it is run again. Run it once for each buffer
+    of the database.
     """
     if not yes:
         raise InvalidRequest(

@@ -33,7 +33,10 @@ User = Annotated[
     "/{user:name}",
     response_model=Erased,
     responses={
-        202: {"model": Erased, "description": "Not finished: `unfinished` says why; ask again."}
+        202: {
+            "model": Erased,
+            "description": "Not finished: `unfinished` says why. It goes on in the background.",
+        }
     },
 )
 def erase(user: User, services: Deps, response: Response) -> dict[str, Any]:

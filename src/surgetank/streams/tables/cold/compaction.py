@@ -1,6 +1,6 @@
 """Merging small files, and applying deletions to files that have many.
 
-Files of alike size are merged, some at a time, so that a row is written again only a few times. Deletions that were
+The smallest files are merged where a table has too many: files are opened for each query of a user. Deletions that were
 committed while a compaction read are found again in the new files, under the manifest's lock.
 """
 
@@ -17,32 +17,37 @@ from surgetank.streams.tables.cold.protocol import DataFile
 from surgetank.streams.tables.cold.reading import Reader
 from surgetank.streams.tables.definition import SEQ, Table
 
-_TIERS = (128 * 1024, 1024**2, 16 * 1024**2)  # sizes under which files are alike
-_LEAST = 8  # files of one tier that are merged
-_MOST_BYTES = 128 * 1024**2  # that are read at once
 _TARGET = 32 * 1024**2  # bytes of a new file
+_LARGE = 16 * 1024**2  # what is as large isn't merged again
+_MOST_FILES = 4  # of a table, for each bucket that its bytes fill
+_MOST_BYTES = 128 * 1024**2  # that are read at once
+_ALIKE = 2  # a file is merged with smaller ones unless it is so many times as large as all of them
 _DELETED = 0.25  # share of deleted rows from which a file is written again
 
 
 def choose(files: Sequence[DataFile]) -> list[DataFile]:
-    """The files to write again: those with many deletions, and those of the first tier that has
-    enough."""
+    """The files to write again: those with many deletions, and where there are more than may be,
+    the smallest, with all that are of alike size: so a row is written again only some times (10 where
+    ten flushes come between two rounds, and 5 where 50 do)."""
     chosen = {file.id: file for file in files if file.deleted_rows > file.rows * _DELETED}
-    low = 0
-    for high in _TIERS:
-        alike = [file for file in files if low <= file.bytes < high]
-        if len(alike) >= _LEAST:
-            chosen |= {file.id: file for file in alike}
-            break
-        low = high
+    buckets = max(1, sum(file.bytes for file in files) // _TARGET)
+    if len(files) > _MOST_FILES * buckets:
+        left, size = len(files), 0
+        for file in sorted(files, key=lambda file: file.bytes):
+            if file.bytes >= _LARGE or (
+                left < _MOST_FILES * buckets and file.bytes > _ALIKE * size
+            ):
+                break
+            chosen[file.id] = file
+            left, size = left - 1, size + file.bytes
     taken: list[DataFile] = []
-    left = _MOST_BYTES
+    space = _MOST_BYTES
     for file in chosen.values():
-        left -= file.bytes
-        if taken and left < 0:
+        space -= file.bytes
+        if taken and space < 0:
             break
         taken.append(file)
-    return taken
+    return taken if len(taken) > 1 or any(file.deleted_rows for file in taken) else []
 
 
 def merge(

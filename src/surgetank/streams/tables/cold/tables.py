@@ -22,6 +22,8 @@ from surgetank.exceptions import (
     LeaseLost,
     NotFound,
     SinkError,
+    StateCorrupt,
+    SurgetankError,
 )
 from surgetank.model import FlushJob
 from surgetank.sqlite.shared import SharedFile
@@ -67,7 +69,9 @@ class FileTables:
         file: SharedFile,
         keeping: Keeping = KEEPING,
         clock: Callable[[], float] = time.time,
+        on_problem: Callable[[SurgetankError], None] = lambda _: None,
     ) -> None:
+        self._on_problem = on_problem
         self._keeping = keeping
         self._clock = clock
         self._mirror = Mirror(file)
@@ -184,9 +188,11 @@ class FileTables:
         taken_at: int | None = None,
     ) -> Flushed:
         """Commit changes: files first, then one transaction."""
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             before = self._standing(table.id)
             done = before.of(store_id)
+            if not attempt and done.through < lease.progress.through:
+                self._on_problem(_went_back(table, self.folder))
             after = merged(done, progress)
             changes = outstanding(table, rows, done, after)
             if after == done and not changes.num_rows:
@@ -302,6 +308,15 @@ class FileTables:
     def close(self) -> None:
         """Close what it opened. Idempotent."""
         self._mirror.close()
+
+
+def _went_back(table: Table, folder: Path) -> StateCorrupt:
+    return StateCorrupt(
+        f"The database has less of {table.full_name} than it had: it was set back, and rows that were "
+        "flushed since are missing in it.",
+        remedy=f"set it forward if you can; their files are still in {folder / str(table.id)}, are named "
+        "by nothing, and are told of after a day.",
+    )
 
 
 def _flushed(commit: Commit, snapshot: int) -> Flushed:
