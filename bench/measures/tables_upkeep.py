@@ -27,7 +27,7 @@ from surgetank.streams.tables.cold.mirror import SCRIPT
 from surgetank.streams.tables.cold.tables import FileTables
 from surgetank.streams.tables.definition import USER, Column, Kind, Table
 from surgetank.streams.tables.file import TABLES
-from surgetank.streams.tables.hot.protocol import HotTables
+from surgetank.streams.tables.hot.protocol import Change, HotTables, Op
 from surgetank.streams.tables.hot.store import SQLiteHotTables
 from surgetank.streams.tables.types import ColumnType
 
@@ -67,8 +67,13 @@ def _commits(scene: Scene, recorder: Recorder, number: int, folder: Path) -> Non
     with _nodes(scene, folder, _FLUSHERS) as nodes, ThreadPoolExecutor(_FLUSHERS) as pool:
         for seed, node in enumerate(nodes):
             node.flush(_rows(_SMALL, _USERS, seed))
-            for _ in range(commits):  # what is inserted at once is taken at once
-                node.hot.accept_arrow(_TABLE, _rows(_SMALL, _USERS, seed))
+            chance = np.random.default_rng(seed)
+            for at in range(commits):
+                changes = [
+                    Change(_user(int(user)), Op.INSERT, (at, 0.5, f"what was said {user}"))
+                    for user in chance.integers(0, _USERS, _SMALL)
+                ]
+                node.hot.accept(_TABLE, changes)
         (waiting,) = nodes[0].hot.waiting()
         most, done = waiting.bytes // commits, list[int]()
         took = seconds(lambda: done.extend(pool.map(lambda node: node.commit(most), nodes)))

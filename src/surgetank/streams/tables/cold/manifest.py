@@ -224,25 +224,22 @@ class Locked:
         snapshot = self.add_snapshot(commit.changes)
         self.add_files(commit.files, snapshot)
         self.replace_deletes(commit.deletes, snapshot)
-        (number,) = self.one(
-            "keep_progress",
+        rows = sum(file.rows for file in commit.files)
+        self.run(
+            "note_commit",
             store_id=store_id,
             through=commit.progress.through,
             held=Jsonb(dict(commit.progress.held)),
             token=lease.token,
-        )
-        self.run(
-            "add_job",
-            store_id=store_id,
-            commit=number,
             job_id=job.id,
             trigger=job.trigger,
             node=job.node,
             snapshot=snapshot,
             outcome=Jsonb(dict(commit.outcome)),
+            given=rows,
+            rows=rows - commit.deleted,
+            bytes=commit.bytes,
         )
-        rows = sum(file.rows for file in commit.files)
-        self.add_totals(rows, rows - commit.deleted, commit.bytes)
         return snapshot
 
     def _check_progress(self, before: Standing, lease: TableLease, store_id: str) -> None:

@@ -91,18 +91,21 @@ FROM jsonb_to_recordset(%(deletes)s) AS n (file_id bigint, path text, rows bigin
 -- Data files that others replace. Primary key.
 UPDATE surgetank.table_files SET end_snapshot = %(snapshot)s WHERE file_id = ANY (%(files)s)
 
--- name: keep_progress
--- A hot store's progress after a commit. Primary key.
-INSERT INTO surgetank.table_progress (table_id, store_id, through, held, token, commits)
-VALUES (%(table_id)s, %(store_id)s, %(through)s, %(held)s, %(token)s, 1)
-ON CONFLICT (table_id, store_id) DO UPDATE SET through = excluded.through, held = excluded.held, token = excluded.token,
-    commits = table_progress.commits + 1, updated_at = now()
-RETURNING commits
-
--- name: add_job
--- What a commit of a job did. Primary key.
+-- name: note_commit
+-- A hot store's progress after a commit, what the commit of a job did, and rows and bytes of the table. Primary keys.
+WITH kept AS (
+    INSERT INTO surgetank.table_progress (table_id, store_id, through, held, token, commits)
+    VALUES (%(table_id)s, %(store_id)s, %(through)s, %(held)s, %(token)s, 1)
+    ON CONFLICT (table_id, store_id) DO UPDATE SET through = excluded.through, held = excluded.held, token = excluded.token,
+        commits = table_progress.commits + 1, updated_at = now()
+    RETURNING commits
+), totals AS (
+    INSERT INTO surgetank.table_totals (table_id, given, rows, bytes) VALUES (%(table_id)s, %(given)s, %(rows)s, %(bytes)s)
+    ON CONFLICT (table_id) DO UPDATE SET given = table_totals.given + excluded.given, rows = table_totals.rows + excluded.rows,
+        bytes = table_totals.bytes + excluded.bytes
+)
 INSERT INTO surgetank.table_jobs (table_id, store_id, commit_number, job_id, trigger, node, snapshot_id, outcome)
-VALUES (%(table_id)s, %(store_id)s, %(commit)s, %(job_id)s, %(trigger)s, %(node)s, %(snapshot)s, %(outcome)s)
+SELECT %(table_id)s, %(store_id)s, kept.commits, %(job_id)s, %(trigger)s, %(node)s, %(snapshot)s, %(outcome)s FROM kept
 
 -- name: add_totals
 -- Rows and bytes of a table after a commit. Primary key.
