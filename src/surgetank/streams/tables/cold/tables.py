@@ -190,12 +190,14 @@ class FileTables:
         taken_at: int | None = None,
     ) -> Flushed:
         """Commit changes: files first, then one transaction."""
+        went_back = False
         for attempt in range(_ATTEMPTS):
             before = None if attempt else self._supposed(table, rows, lease, store_id)
             if before is None:
                 before = self._standing(table.id)
             done = before.of(store_id)
-            if not attempt and done.through < lease.progress.through:
+            if done.through < lease.progress.through and not went_back:
+                went_back = True
                 self._on_problem(_went_back(table, self.folder))
             after = merged(done, progress)
             changes = outstanding(table, rows, done, after)
