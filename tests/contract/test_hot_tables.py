@@ -26,6 +26,7 @@ from surgetank.exceptions import (
 from surgetank.model import Failure, FailureKind
 from surgetank.sqlite import identity
 from surgetank.streams.tables.definition import SEQ, USER, Column, Kind, Table
+from surgetank.streams.tables.hot import hot_file as hot_file_module
 from surgetank.streams.tables.hot import reading
 from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.protocol import (
@@ -263,6 +264,24 @@ def test_a_user_s_rows_are_looked_up_in_a_long_journal(
         assert before.rows(T, user="u1").column("n").to_pylist() == list(range(1, 100, 3))
     assert hot.depth().partitions == 2
     assert shown(hot, user="nobody") == []
+
+
+def test_a_row_that_is_there_is_accepted_though_it_could_not_be_counted(
+    hot: SQLiteHotTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot.accept(T, [insert("ann", 0, "a")])
+    monkeypatch.setattr(hot_file_module, "_UNTALLIED", 2)
+    counts = mock.Mock(side_effect=BufferUnavailable("locked"))
+    monkeypatch.setattr(hot_file_module, "tally", counts)
+    for n in range(1, 5):
+        hot.accept(T, [insert("ann", n, "a")])
+    assert counts.call_count == 2
+    monkeypatch.undo()
+    (waiting,) = hot.waiting()
+    assert (waiting.changes, len(shown(hot)), hot.depth().entries) == (5, 5, 5)
+    for n in range(5, 3000):
+        hot.accept(T, [insert("ann", n, "a")])
+    assert hot.waiting()[0].changes == hot.depth().entries == 3000
 
 
 def test_a_key_is_taken_until_its_row_is_deleted(hot: SQLiteHotTables) -> None:

@@ -224,12 +224,14 @@ class Accepting:
                     f"A row of {table.partition(change.user)!r} is parked: it could not be flushed.",
                     remedy="retry or discard it first (`surgetank parked list`).",
                 )
+            # Its change has its `_seq`; what inserted it has it as its version.
             if (
                 newer_than is not None
                 and connection.execute(
-                    f"SELECT 1 FROM {rows_of(table.id)} WHERE user = ? AND version > ?"
-                    " AND coalesce(seq, version) = ? LIMIT 1",
-                    (change.user, newer_than, change.seq),
+                    f"SELECT 1 FROM {rows_of(table.id)} WHERE seq = ?1 AND version > ?2 AND user = ?3"
+                    f" UNION ALL SELECT 1 FROM {rows_of(table.id)} WHERE version = ?1 AND ?1 > ?2"
+                    " AND seq IS NULL AND user = ?3 LIMIT 1",
+                    (change.seq, newer_than, change.user),
                 ).fetchone()
             ):
                 raise Conflict(

@@ -14,6 +14,7 @@ from surgetank.streams.tables.hot.counting import (
     mark,
     newest,
     newly_covered,
+    oldest,
     recount_segments,
     subtract,
     tally,
@@ -134,7 +135,9 @@ def remove_covered(
     )
     if not left:  # to empty a table takes no time for each row
         connection.execute(f"DELETE FROM {rows}")
-    elif left * _WORTH < last - (origin << ORIGIN_SHIFT):
+    elif left * _WORTH < progress.through - max(
+        oldest(connection, table_id), origin << ORIGIN_SHIFT
+    ):
         stay = f"CREATE TEMP TABLE hot_kept AS SELECT * FROM {rows} WHERE NOT {where}"
         connection.execute(f"{stay} AND bytes IS NOT NULL", values)
         connection.execute(f"DELETE FROM {rows}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,8 @@ class HotFile:
         waiting = self._untallied[id_] = self._untallied.get(id_, 0) + 1
         if waiting >= _UNTALLIED:
             self._untallied[id_] = 0
-            with self.write() as connection:
+            # The row is accepted: whoever counts next counts these, too.
+            with suppress(BufferProblem), self.write() as connection:
                 tally(connection, id_)
         return version
 

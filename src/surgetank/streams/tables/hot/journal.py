@@ -22,7 +22,7 @@ from surgetank.streams.tables.hot.schema import columns_of, rows_of
 from surgetank.streams.tables.hot.segments import Range
 from surgetank.streams.tables.hot.slots import LENGTH, columns_at, null_bytes, slot_of
 
-_AT_ONCE = 50_000  # rows of one statement
+_AT_ONCE = 20_000  # rows of one statement
 _Array = np.ndarray[Any, np.dtype[Any]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _EVERY = (

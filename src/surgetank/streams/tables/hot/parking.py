@@ -157,9 +157,8 @@ def park(
     at, size = _accepted(connection, table, user, version)
     _take_out(connection, table, user, version)
     superseded = connection.execute(
-        f"SELECT 1 FROM {rows_of(table.id)} WHERE user = ? AND version > ?"
-        " AND coalesce(seq, version) = ? LIMIT 1",
-        (user, version, row[SEQ]),
+        f"SELECT 1 FROM {rows_of(table.id)} WHERE seq = ? AND version > ? AND user = ? LIMIT 1",
+        (row[SEQ], version, user),
     ).fetchone()
     if superseded:
         return False

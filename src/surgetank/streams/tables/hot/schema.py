@@ -98,6 +98,8 @@ def created(table: Table) -> tuple[str, ...]:
             " version INTEGER NOT NULL, seq INTEGER NOT NULL, op INTEGER NOT NULL, PRIMARY KEY (user, key))"
             " WITHOUT ROWID"
         ),
+        # Of updates and deletes alone: an insert does not touch it.
+        f"CREATE INDEX IF NOT EXISTS hot_changed_{int(table.id)} ON {rows} (seq) WHERE seq IS NOT NULL",
     )
 
 
