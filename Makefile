@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 TEST_WORKERS ?= 4
 BENCH_ARGS ?=
 
-.PHONY: demo test torture lint types mypy pyright imports format bench bench-peers bench-smoke docs strict clean
+.PHONY: demo test torture lint types mypy pyright imports format bench bench-peers bench-smoke docs screenshots strict clean
 
 .venv/pyvenv.cfg:
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(USABLE)' || { \
@@ -85,6 +85,9 @@ bench-smoke: .venv/.test
 docs: .venv/.docs ## the documentation as HTML in build/docs; a link that leads nowhere fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 	@echo "build/docs/index.html"
+
+screenshots: .venv/.test ## pictures of the console's pages into docs/images/console; needs chromium
+	PYTHONPATH=tests $(BIN)/python -m support.scene
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

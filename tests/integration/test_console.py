@@ -17,8 +17,9 @@ from support.http import ADMIN_TOKEN, Server, running
 from support.savers import put
 from surgetank.console.app import ROUTERS, Console
 from surgetank.console.assets import FOLDER
+from surgetank.server.access.roles import Role
 
-ROLES = ("viewer", "reviewer", "operator", "admin")
+ROLES = tuple(Role)
 ERROR = "00000000-0000-5000-8000-000000000000"
 # Each route with what is asked, and the least role that is let in.
 ROUTES = {
@@ -30,6 +31,10 @@ ROUTES = {
     ("GET", "/overview/now"): ("/overview/now", "operator"),
     ("GET", "/overview/series"): ("/overview/series", "operator"),
     ("GET", "/threads"): ("/threads", "viewer"),
+    ("GET", "/inbox"): ("/inbox", "viewer"),
+    ("GET", "/inbox/{checkpoint_id}"): (f"/inbox/{ERROR}", "viewer"),
+    ("GET", "/inbox/{checkpoint_id}/now"): (f"/inbox/{ERROR}/now", "viewer"),
+    ("POST", "/inbox/{checkpoint_id}"): (f"/inbox/{ERROR}", "user"),
     ("GET", "/jobs"): ("/jobs", "operator"),
     ("GET", "/jobs/{job_id}"): ("/jobs/none", "operator"),
     ("POST", "/jobs/{job_id}/retry"): ("/jobs/none/retry", "operator"),
@@ -94,7 +99,7 @@ def test_each_route_lets_in_who_may_and_nobody_else(server):
             if path == "/logout":
                 continue
             answer = client.request(method, path, headers={"X-CSRF-Token": secret})
-            let_in = ROLES.index(role) >= ROLES.index(least)
+            let_in = role.covers(Role(least))
             assert (answer.status_code == 403) == (not let_in), (role, method, path)
             assert answer.status_code < 500
             if method == "POST":
@@ -166,7 +171,7 @@ def test_the_login_leads_nowhere_else(server):
 
 def test_pages_forbid_what_is_not_of_the_package(server):
     client, _ = log_in(server, ADMIN_TOKEN)
-    pages = ("/overview", "/threads", "/jobs", "/parked", "/errors", "/nothing", "/login")
+    pages = ("/overview", "/threads", "/inbox", "/jobs", "/parked", "/errors", "/nothing", "/login")
     for page in map(client.get, pages):
         rules = page.headers["content-security-policy"]
         assert "unsafe" not in rules

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from surgetank.console import errors, jobs, login, overview, threads
+from surgetank.console import errors, inbox, jobs, login, overview, threads
 from surgetank.console.assets import Assets
 from surgetank.console.samples import Samples
 from surgetank.console.showing import Showing
@@ -31,7 +31,7 @@ from surgetank.server.http.problems import (
 )
 from surgetank.server.services import Services
 
-ROUTERS = (login.router, overview.router, threads.router, jobs.router, errors.router)
+ROUTERS = (login.router, overview.router, threads.router, inbox.router, jobs.router, errors.router)
 
 
 class Console:
@@ -40,7 +40,7 @@ class Console:
     path = PATH
 
     def __init__(self, services: Services) -> None:
-        self._samples = Samples(services.tank)
+        self.samples = Samples(services.tank)
         app = FastAPI(
             docs_url=None,
             redoc_url=None,
@@ -50,7 +50,7 @@ class Console:
         )
         assets = Assets(PATH)
         app.state.services = services
-        app.state.samples = self._samples
+        app.state.samples = self.samples
         app.state.showing = Showing(assets, version("surgetank"))
 
         @app.get("/static/{digest}/{name:path}")
@@ -68,7 +68,7 @@ class Console:
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Samples are taken while the server runs."""
-        return self._samples.running()
+        return self.samples.running()
 
 
 class _Surprises:

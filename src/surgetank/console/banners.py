@@ -11,6 +11,7 @@ from surgetank.server.access.roles import Caller
 from surgetank.server.services import Services
 
 MOST = 3
+_PARKED = "parked:"  # keys of incidents about an entry that was refused
 
 
 def banners_of(services: Services, who: Caller, thread_id: str | None) -> dict[str, Any]:
@@ -26,6 +27,9 @@ def banners_of(services: Services, who: Caller, thread_id: str | None) -> dict[s
                 **body,
                 "key": key,
                 "critical": body["severity"] == "critical",
+                "title": _title(key, body["severity"] == "critical"),
+                # Of one conversation among many a line is enough.
+                "open": body["thread_id"] is None or body["thread_id"] == thread_id,
                 "affected": body.get("affected", 1),
                 "error": body.get("error_details", {}).get("error", ""),
                 "reference": body.get("error_details", {}).get("reference", ""),
@@ -35,6 +39,12 @@ def banners_of(services: Services, who: Caller, thread_id: str | None) -> dict[s
         "more": max(0, len(found) - MOST),
         "support_url": url,
     }
+
+
+def _title(key: str, critical: bool) -> str:
+    if key.startswith(_PARKED):
+        return "Something was set aside"
+    return "Saving fails" if critical else "Saving is delayed"
 
 
 def _of_all(services: Services, who: Caller) -> list[Incident]:

@@ -30,6 +30,7 @@ _SECURITY = {
 _PAGES = (
     ("overview", "Overview", "operator"),
     ("threads", "Threads", "viewer"),
+    ("inbox", "Inbox", "viewer"),
     ("jobs", "Flush jobs", "operator"),
     ("parked", "Parked entries", "operator"),
     ("errors", "Errors", "admin"),
@@ -50,7 +51,7 @@ class Showing:
             lstrip_blocks=True,
         )  # fmt: skip
         self._env.filters |= {
-            "time": time, "span": span, "size": size, "count": count, "number": number, "share": share,
+            "time": time, "span": span, "size": size, "count": count, "number": number, "share": share, "said": said,
         }  # fmt: skip
         self._env.globals |= {
             "base": PATH, "asset": assets.url, "version": version, "states": _STATES,
@@ -63,7 +64,7 @@ class Showing:
         text = self._env.get_template(name).render(
             visit=visit, who=visit.who, csrf=visit.csrf, pages=pages, **values
         )
-        response = HTMLResponse(text, code, dict(_SECURITY))
+        response = HTMLResponse(text.encode(errors="backslashreplace"), code, dict(_SECURITY))
         visit.keep(response)
         return response
 
@@ -104,9 +105,9 @@ def time(at: float | datetime | str | None) -> Markup | str:
 
 def span(seconds: float) -> str:
     """A time that something took or lasts."""
-    if 0 < seconds < 1:
+    if 0.0005 < seconds < 1:
         return f"{max(1, round(1000 * seconds))} ms"
-    return durations.shown(seconds, digits=1 if seconds < 10 else 0)
+    return durations.shown(seconds, digits=1 if 1 <= seconds < 10 else 0)
 
 
 def size(count_: float) -> str:
@@ -116,6 +117,17 @@ def size(count_: float) -> str:
             return f"{count_:.0f} {unit}" if unit == "B" else f"{count_:.1f} {unit}"
         count_ /= 1024
     return f"{count_:.1f} TiB"
+
+
+def said(text: str) -> Markup:
+    """A sentence, with what stands between backticks as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return Markup("{}").format(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else Markup("{}").format(part)
+        for number, part in enumerate(parts)
+    )
 
 
 def share(part: int, of: int) -> str:

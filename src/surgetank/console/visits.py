@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from surgetank.server.access.identify import identify
 from surgetank.server.access.roles import Caller, Role
-from surgetank.server.http.problems import Problem
+from surgetank.server.http.problems import Problem, check_role
 from surgetank.server.services import Services
 
 PATH = "/console"
@@ -160,12 +160,7 @@ def needs(role: Role) -> Any:
     """A visit of somebody with at least this role."""
 
     async def visit(found: Visitor) -> Visit:
-        if not found.caller.role.covers(role):
-            raise Problem(
-                403, "role-needed", f"This page is for the role {role.value}; you have the role "
-                f"{found.caller.role.value}.",
-                remedy="log in with a token that has it, or ask an administrator.",
-            )  # fmt: skip
+        check_role(found.caller, role)
         return found
 
     return Depends(visit)
@@ -173,5 +168,6 @@ def needs(role: Role) -> Any:
 
 Anybody = Annotated[Visit, Depends(anybody)]
 Visitor = Annotated[Visit, Depends(somebody)]
+UserVisit = Annotated[Visit, needs(Role.USER)]
 OperatorVisit = Annotated[Visit, needs(Role.OPERATOR)]
 AdminVisit = Annotated[Visit, needs(Role.ADMIN)]

@@ -15,7 +15,7 @@
     return new Plot({
       width: element.clientWidth, height: element.clientHeight, cursor: { show: false }, legend: { show: false },
       scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, Math.max(1, most * 1.1)] } },
-      axes: [{ ...axis, values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((s) => new Date(1000 * s).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...((at.at(-1) ?? 0) - (at[0] ?? 0) < 300 ? { second: "2-digit" } : {}) })) }, { ...axis, size: 56 }],
+      axes: [{ ...axis, size: 30, values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((s) => new Date(1000 * s).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...((at.at(-1) ?? 0) - (at[0] ?? 0) < 300 ? { second: "2-digit" } : {}) })) }, { ...axis, size: 56 }],
       series: [{}, { stroke: colour("--accent"), width: 1.5, fill: colour("--soft"), points: { show: false } }],
     }, data, element);
   }

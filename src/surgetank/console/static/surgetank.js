@@ -52,19 +52,19 @@
 
   // -- banners: folded ones stay folded, none can be dismissed
 
-  const folded = new Set(JSON.parse(sessionStorage.getItem("surgetank-folded") ?? "[]"));
+  /** @type {Record<string, boolean>} */
+  const chosen = JSON.parse(sessionStorage.getItem("surgetank-banners") ?? "{}");
+  const banners = () => /** @type {NodeListOf<HTMLDetailsElement>} */ (document.querySelectorAll("details[data-banner]"));
   function foldBanners() {
-    for (const banner of document.querySelectorAll("details[data-banner]")) {
-      /** @type {HTMLDetailsElement} */ (banner).open = !folded.has(banner.getAttribute("data-banner"));
-    }
+    for (const banner of banners()) banner.open = chosen[banner.dataset.banner ?? ""] ?? banner.dataset.open === "yes";
   }
-  document.addEventListener("toggle", (event) => {
-    const banner = event.target;
+  document.addEventListener("click", (event) => {
+    const banner = event.target instanceof Element ? event.target.closest("summary")?.parentElement : null;
     if (!(banner instanceof HTMLDetailsElement) || !banner.dataset.banner) return;
-    if (banner.open) folded.delete(banner.dataset.banner);
-    else folded.add(banner.dataset.banner);
-    sessionStorage.setItem("surgetank-folded", JSON.stringify([...folded].slice(-200)));
-  }, true);
+    chosen[banner.dataset.banner] = !banner.open; // it is not yet what it will be
+    const there = new Set([...banners()].map((each) => each.dataset.banner));
+    sessionStorage.setItem("surgetank-banners", JSON.stringify(Object.fromEntries(Object.entries(chosen).filter(([key]) => there.has(key)))));
+  });
 
   let asking = false;
   let askAgain = false;
@@ -168,6 +168,19 @@
       /** @type {HTMLInputElement} */ (each).checked = box.checked;
     }
   });
+  /** Of a decision only those fields are shown that it needs; without this script all are. */
+  function showFields() {
+    for (const group of document.querySelectorAll("fieldset")) {
+      const choice = /** @type {HTMLInputElement | null} */ (group.querySelector("[data-decision]:checked"));
+      for (const part of group.querySelectorAll("[data-for]")) {
+        part.toggleAttribute("hidden", !(part.getAttribute("data-for") ?? "").split(" ").includes(choice?.value ?? ""));
+      }
+    }
+  }
+  document.addEventListener("change", (event) => {
+    if (event.target instanceof HTMLElement && event.target.hasAttribute("data-decision")) showFields();
+  });
+  showFields();
   document.addEventListener("htmx:after:swap", () => localize(document));
   if (document.querySelector("[data-retry]")) setTimeout(() => location.reload(), 4000);
 

@@ -143,6 +143,9 @@ async def _send_all(
         task.cancel()
     if pending:
         await asyncio.wait(pending)
+        for task in pending:  # sending fails when the other side is gone: that is no news
+            if not task.cancelled():
+                task.exception()
     for task in done:
         error = task.exception()
         if error is not None and not isinstance(error, WebSocketDisconnect):

@@ -12,11 +12,12 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
+from surgetank.server.access import questions
 from surgetank.server.access.authorizing import AskedRoute
-from surgetank.server.access.roles import Caller, Role
+from surgetank.server.access.roles import Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, signed_in
 from surgetank.server.http.paging import cursor, position
-from surgetank.server.http.problems import Problem, documented, not_found
+from surgetank.server.http.problems import documented
 from surgetank.server.schemas.approvals import (
     AssignBody,
     CheckpointStatus,
@@ -27,7 +28,6 @@ from surgetank.server.schemas.approvals import (
     UserCheckpointAnswer,
     UserCheckpoints,
 )
-from surgetank.server.services import Services
 from surgetank.workflows.approvals.rows import UserCheckpoint
 
 router = APIRouter(
@@ -38,23 +38,6 @@ router = APIRouter(
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 Name = Annotated[str | None, Query(max_length=2048, pattern=r"^[^\x00]*$")]
-
-
-def _visible(services: Services, who: Caller, checkpoint_id: UUID) -> UserCheckpoint:
-    row = services.tank.approvals.get(checkpoint_id)
-    if not _seen(services, who, [row]):
-        raise not_found("user checkpoint", str(checkpoint_id), remedy="list those that wait.")
-    return row
-
-
-def _seen(services: Services, who: Caller, rows: list[UserCheckpoint]) -> list[UserCheckpoint]:
-    """Those of threads that the caller may read, and those that the caller shall answer; of both
-    what the filters of the project's handlers let through."""
-    theirs = {row.thread_id for row in rows if row.assignee == who.user}
-    theirs = services.visibility.let_through(who, theirs)
-    own = {row.thread_id for row in rows if row.assignee != who.user}
-    own = services.visibility.readable(who, own)
-    return [r for r in rows if r.thread_id in (theirs if r.assignee == who.user else own)]
 
 
 @router.get("", response_model=UserCheckpoints)
@@ -87,7 +70,7 @@ def inbox(
         owner=None if who.role is Role.ADMIN else who.user,
     )
     shown = found[:limit]
-    seen = _seen(services, who, shown) if who.filters else shown
+    seen = questions.seen(services, who, shown) if who.filters else shown
     return {
         "user_checkpoints": [UserCheckpointAnswer.model_validate(row) for row in seen],
         "next": cursor(shown[-1].checkpoint_number) if len(found) > limit else None,
@@ -106,7 +89,7 @@ def stats(services: Deps, who: CurrentCaller) -> dict[str, Any]:
 @router.get("/{checkpoint_id}", response_model=UserCheckpointAnswer)
 def one(checkpoint_id: UUID, services: Deps, who: CurrentCaller) -> UserCheckpoint:
     """One question, with what may be decided about each action."""
-    return _visible(services, who, checkpoint_id)
+    return questions.visible(services, who, checkpoint_id)
 
 
 @router.post("/{checkpoint_id}/resolve", response_model=Resolved)
@@ -115,17 +98,8 @@ def resolve(
 ) -> dict[str, Any]:
     """Decide. 409 when somebody else was faster, or the time is over; 422 for what is not allowed,
     and nothing is written then."""
-    row = _visible(services, who, checkpoint_id)
-    if row.assigned_role is not None and not _has_role(who, row.assigned_role):
-        raise Problem(
-            403, "role-needed", f"This is for the role {row.assigned_role!r}.",
-            remedy="ask somebody who has it.",
-        )  # fmt: skip
-    if row.assignee is not None and row.assignee != who.user and who.role is not Role.ADMIN:
-        raise Problem(
-            403, "not-yours", "Somebody else shall answer this.",
-            remedy="let it be assigned to you.",
-        )  # fmt: skip
+    row = questions.visible(services, who, checkpoint_id)
+    questions.check_may_decide(who, row)
     after, run = services.tank.approvals.resolve(
         checkpoint_id, body.action, actor=who.user, edited=body.user_edited_content,
         notes=body.user_notes, response=body.response, partial=body.partial,
@@ -136,19 +110,12 @@ def resolve(
     }
 
 
-def _has_role(who: Caller, role: str) -> bool:
-    """A role of ours covers those below it; any other name is for administrators to give out."""
-    if role in list(Role):
-        return who.role.covers(Role(role))
-    return who.role is Role.ADMIN
-
-
 @router.post("/{checkpoint_id}/assign", response_model=UserCheckpointAnswer)
 def assign(
     checkpoint_id: UUID, body: AssignBody, services: Deps, who: CurrentCaller
 ) -> UserCheckpoint:
     """Say who shall answer: a user, a role, or nobody in particular."""
-    _visible(services, who, checkpoint_id)
+    questions.visible(services, who, checkpoint_id)
     return services.tank.approvals.assign(
         checkpoint_id, assignee=body.assignee, role=body.role, actor=who.user
     )

@@ -1,0 +1,242 @@
+"""Pictures of the console for the documentation: `make screenshots`.
+
+A support agent's day: conversations, questions to people, errors, an entry that the database refused, an
+outage that is over and one that is not. Every page is taken in light, dark and on a telephone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support.browser import Visitor, find_chromium, running_browser, visiting
+from support.http import ADMIN_TOKEN, running
+from support.postgres import PostgresServer, make_template, running_server
+from support.questions import ask, working
+from support.savers import put
+from support.waiting import wait_until
+from surgetank import Surgetank
+from surgetank.console.app import Console
+from surgetank.model import Record
+from surgetank.server.services import Services
+
+FOLDER = Path(__file__).parents[2] / "docs/images/console"
+MAIL = {
+    "action_requests": [
+        {
+            "name": "refund_order",
+            "description": "The order arrived broken; the customer sent a picture.",
+            "args": {"order": "4821", "amount_eur": 39.9, "reason": "arrived broken"},
+        },
+        {
+            "name": "send_mail",
+            "args": {
+                "to": "ada@example.com",
+                "text": "Dear Ada,\n\nwe are sorry. 39.90 EUR are on their way to your account.",
+            },
+        },
+    ],
+    "review_configs": [
+        {"action_name": "refund_order", "allowed_decisions": ["approve", "edit", "reject"]},
+        {"action_name": "send_mail", "allowed_decisions": ["approve", "edit", "reject", "respond"]},
+    ],
+}
+SIZES = {"light": (1240, 860), "dark": (1240, 860), "phone": (390, 780)}
+
+
+def fill(tank: Surgetank) -> None:
+    """What happened until now."""
+    saver = tank.checkpointer()
+    for thread, owner in (
+        ("onboarding-ben", "ben"),
+        ("travel-oslo", "eve"),
+        ("weekly-report", "ada"),
+    ):
+        for step in range(4):
+            put(saver, thread, {"step": step}, user_id=owner)
+        tank.emit_log("The plan has four steps.", thread_id=thread, logger="agent")
+        tank.run_ended(thread)
+    for n, (text, level) in enumerate(_LOG):
+        tank.emit_log(text, thread_id="refund-4821", level=level, logger="agent", fields={"n": n})
+    put(saver, "refund-4821", {"step": 1}, user_id="ada")
+    for n in range(7):
+        _report(
+            tank,
+            "tool_failed",
+            f"The tool crm_lookup did not answer within {n + 5} s.",
+            "travel-oslo",
+        )
+    _report(tank, "model_overloaded", "The model refused: too many requests.", "weekly-report")
+    for n in range(3):
+        _report(
+            tank,
+            "payment_timeout",
+            f"Order {4800 + n}: the payment service timed out.",
+            "refund-4821",
+        )
+    tank.flush()
+    for n in range(60):
+        for thread in ("onboarding-ben", "travel-oslo", "weekly-report")[: 1 + n % 3]:
+            tank.emit_log(f"Step {n} is done.", thread_id=thread, logger="agent")
+        tank.flush("thread_logs")
+    paid = next(e for e in tank.errors.find().errors if e.error_type == "payment_timeout")
+    tank.errors.act(paid.id, "resolve", "ops", notes="The service was restarted.")
+    _report(tank, "payment_timeout", "Order 4821: the payment service timed out.", "refund-4821")
+
+
+def park(tank: Surgetank) -> None:
+    """The database refuses an entry."""
+    tank.parts.buffer.append("thread_logs", "import-2019", (Record(b"l", b"no line of a log"),))
+    tank.flush()
+    wait_until(tank.parked, "the entry to be set aside")
+
+
+_LOG = (
+    ("Ada writes about order 4821.", "info"),
+    ("Reads the order: 2 items, 39.90 EUR, delivered on 21 November.", "info"),
+    ("The payment service answered late (2.8 s).", "warning"),
+    ("order=4821 status=delivered carrier=post", "debug"),
+    ("The picture shows a broken glass.", "info"),
+    ("payment_timeout: the refund could not be prepared, trying again.", "error"),
+    ("The refund is prepared. A person has to approve it.", "info"),
+)
+
+
+def _report(tank: Surgetank, kind: str, text: str, thread: str) -> None:
+    try:
+        raise TimeoutError(text)
+    except TimeoutError as error:
+        tank.log_system_error(
+            kind, text, thread_id=thread, error=error, context={"attempt": 2, "node": "tools"}
+        )
+
+
+@contextmanager
+def sampling(console: Console) -> Iterator[None]:
+    """An hour's samples in a minute."""
+    stop = threading.Event()
+
+    def take_some() -> None:
+        while not stop.wait(0.1):
+            console.samples.take()
+
+    thread = threading.Thread(target=take_some)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def outage(tank: Surgetank, server: PostgresServer) -> None:
+    """The database goes, and somebody works on."""
+    server.kill()
+    put(tank.checkpointer(), "refund-4821", {"step": 2}, user_id="ada")
+    wait_until(
+        lambda: any(i.severity == "critical" for i in tank.incidents() if i.is_of_sink),
+        "a red banner",
+    )
+
+
+def take(make: Callable[[str], Visitor], pages: dict[str, str]) -> None:
+    """The pictures of these pages."""
+    for kind in SIZES:
+        visitor = make(kind)
+        for name, path in pages.items():
+            page = visitor.open(path)
+            page.wait_for_timeout(900)  # for charts and banners: nobody asserts on it
+            page.screenshot(path=FOLDER / f"{name}-{kind}.png")
+
+
+def main() -> None:
+    """Take them all."""
+    program = find_chromium()
+    assert program is not None, "apt-get install chromium"
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    home, template = tempfile.mkdtemp(prefix="surgetank-"), make_template()
+    with running_server(template.path) as postgres, running_browser(program) as browser:
+        settings: dict[str, Any] = {
+            "home": home, "database_url": postgres.url, "flush_age": 0.2, "critical_after": 2.0, "retry_max": 1.0,
+            "breaker_max": 1.0, "connect_timeout": 1.0, "support_url": "https://support.example.com/",
+            "admin_token": ADMIN_TOKEN, "node": "server-1",
+        }  # fmt: skip
+        consoles: list[Console] = []
+
+        def made(services: Services) -> Console:
+            consoles.append(Console(services))
+            return consoles[-1]
+
+        with (
+            Surgetank(**settings) as tank,
+            working(tank, "approve_refund"),
+            running(tank, mounts=[made]) as server,
+            sampling(consoles[0]),
+        ):
+            fill(tank)
+            done = ask(tank, "onboarding-ben", "Shall I order the laptop?", owner="ben")
+            tank.approvals.resolve(done.checkpoint_id, "approve", actor="ada", notes="As agreed.")
+            asked = ask(tank, "refund-4821", MAIL)
+            ask(
+                tank,
+                "travel-oslo",
+                "The hotel costs 20 EUR more than allowed. Book it?",
+                owner="eve",
+            )
+            outage(tank, postgres)
+            for _ in range(12):
+                put(tank.checkpointer(), "weekly-report", {"step": 9}, user_id="ada")
+            postgres.start()
+            wait_until(lambda: not [i for i in tank.incidents() if i.is_of_sink], "its end", 60)
+            tank.flush()
+            failed = next(job for job in tank.jobs() if not job.ok)
+            error = next(e for e in tank.errors.find().errors if e.error_type == "payment_timeout")
+            opened: dict[str, Any] = {}
+            visitors: dict[str, Visitor] = {}
+
+            def make(kind: str) -> Visitor:
+                if kind not in opened:
+                    width, height = SIZES[kind]
+                    scheme: Any = "dark" if kind == "dark" else "light"
+                    opened[kind] = visiting(
+                        browser, server, viewport={"width": width, "height": height},
+                        color_scheme=scheme, device_scale_factor=1,
+                    )  # fmt: skip
+                    visitors[kind] = opened[kind].__enter__()
+                    visitors[kind].log_in()
+                return visitors[kind]
+
+            take(make, {"overview": "/overview"})
+            park(tank)
+            take(make, {
+                "threads": "/threads", "thread": "/thread?id=refund-4821",
+                "inbox": "/inbox", "question": f"/inbox/{asked.checkpoint_id}", "jobs": "/jobs",
+                "job": f"/jobs/{failed.id}", "parked": "/parked",
+                "parked-entry": f"/parked/{tank.parked()[0].id}", "errors": "/errors?state=all",
+                "error": f"/errors/{error.id}",
+            })  # fmt: skip
+            outage(tank, postgres)
+            take(make, {"outage-overview": "/overview", "outage-thread": "/thread?id=refund-4821"})
+            for kind in SIZES:
+                opened[kind].__exit__(None, None, None)
+            with visiting(browser, server, viewport={"width": 1240, "height": 860}) as guest:
+                guest.open("/login").screenshot(path=FOLDER / "login-light.png")
+            postgres.start()
+    template.close()
+    if quantize := shutil.which("pngquant"):  # a third of the bytes, and nobody sees it
+        files = [str(path) for path in FOLDER.glob("*.png")]
+        subprocess.run(
+            [quantize, "--force", "--ext", ".png", "--quality", "85-100", *files], check=False
+        )
+    print(f"{len(list(FOLDER.glob('*.png')))} pictures in {FOLDER}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
