@@ -98,7 +98,7 @@ def test_a_server_that_is_gone_is_said_to_be_and_found_again_without_gap_or_doub
 
     log(0, 300)
     with running(tank, mounts=[Console], port=port) as server, visiting(chromium, server) as admin:
-        admin.allowed = ("ERR_CONNECTION_REFUSED", "WebSocket connection", "error: TypeError")
+        admin.allowed = ("net::ERR_", "WebSocket connection", "Failed to fetch")
         admin.log_in()
         page = admin.open("/thread?id=t")
         lines = page.locator("[data-log-lines] li")

@@ -25,9 +25,9 @@ HOSTILE = (
 # What sticks out of the page to the right; what scrolls by itself may.
 TOO_WIDE = """
 document.documentElement.scrollWidth <= document.documentElement.clientWidth ? [] :
-[...document.querySelectorAll('body *')].filter(
-    each => each.getBoundingClientRect().right > innerWidth && !each.closest('.scroll, nav')
-).map(each => each.outerHTML.slice(0, 120)).concat(`${document.documentElement.scrollWidth} wide`)"""
+[`${document.documentElement.scrollWidth} of ${innerWidth}`, ...[...document.querySelectorAll('body *')].filter(
+    each => each.getBoundingClientRect().right > innerWidth && !each.parentElement.closest('.scroll, nav, .chart')
+).map(each => `${each.outerHTML.slice(0, 100)} to ${each.getBoundingClientRect().right}`)]"""
 MOST_BYTES = 200_000
 
 

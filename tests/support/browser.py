@@ -60,7 +60,7 @@ class Visitor:
     def check(self) -> None:
         """Nothing was complained of, apart from what the test allows."""
         left = [c for c in self.complaints if not any(a in c for a in self.allowed)]
-        assert left == []
+        assert left == [], left
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def test_a_schema_without_plain_properties_is_answered_in_json(schema: dict[str,
 
 def test_times_and_shares_are_written_for_people() -> None:
     assert [span(s) for s in (0, 0.0421, 4.21, 42, 600, 9000)] == [
-        "0.0 s", "42 ms", "4.2 s", "42 s", "10 min", "2.5 h",
+        "0 s", "42 ms", "4.2 s", "42 s", "10 min", "2.5 h",
     ]  # fmt: skip
     assert [share(1, 3), share(999_999, 1_000_000), share(5, 5), share(0, 0)] == [
         "33.3 %", "99.9 %", "100 %", "none",
