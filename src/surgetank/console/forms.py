@@ -107,13 +107,15 @@ def _of_property(name: str, key: str, rule: Mapping[str, Any], needed: bool) -> 
     hint = str(rule.get("description") or "")[:500]
     enum = rule.get("enum")
     if isinstance(enum, list) and enum and all(isinstance(each, str) for each in enum):
-        return Field(name, label, "choice", "", tuple(enum), not needed, hint, key)
+        return Field(
+            name, label, "choice", choices=tuple(enum), optional=not needed, hint=hint, key=key
+        )
     kind = _TYPES.get(str(rule.get("type")), "json")
     if kind == "text" and int(rule.get("maxLength") or 0) > _LONG:
         kind = "long"
     value = rule.get("default")
     text = "" if value is None else value if isinstance(value, str) else shown_json(value)
-    return Field(name, label, kind, text, (), not needed, hint, key)
+    return Field(name, label, kind, text, optional=not needed, hint=hint, key=key)
 
 
 def read(fields: Sequence[Field], form: Mapping[str, str]) -> Any:

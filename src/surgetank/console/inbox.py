@@ -163,16 +163,20 @@ def _parts(row: UserCheckpoint) -> tuple[Part, ...]:
     if row.actions:
         return tuple(
             Part(
-                n, str(action.get("name")), str(action.get("description") or ""),
-                action.get("args"), tuple(action.get("allowed") or ()),
-                forms.of_content(f"edit.{n}", action.get("args")),
+                number=n,
+                name=str(action.get("name")),
+                description=str(action.get("description") or ""),
+                content=action.get("args"),
+                allowed=tuple(action.get("allowed") or ()),
+                fields=forms.of_content(f"edit.{n}", action.get("args")),
             )
             for n, action in enumerate(row.actions)
-        )  # fmt: skip
+        )
     if row.kind == "schema":
         return ()
     content = row.editable_content
-    return (Part(0, "", "", content, row.offer.allowed, forms.of_content("edit.0", content)),)
+    allowed, fields = row.offer.allowed, forms.of_content("edit.0", content)
+    return (Part(0, "", "", content, allowed=allowed, fields=fields),)
 
 
 def _said(row: UserCheckpoint, form: Mapping[str, str]) -> dict[str, Any]:

@@ -14,24 +14,38 @@
   const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
   const year = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
 
+  let midnight = 0;
+  let tomorrow = 0;
+  function newDay() {
+    const now = new Date();
+    midnight = new Date(now.getFullYear(), now.getMonth(), now.getDate()).getTime();
+    tomorrow = new Date(now.getFullYear(), now.getMonth(), now.getDate() + 1).getTime();
+  }
+
   /** @param {Date} at */
   function shown(at) {
-    const now = new Date();
-    if (at.toDateString() === now.toDateString()) return clock.format(at);
-    const date = at.getFullYear() === now.getFullYear() ? day : year;
+    if (Date.now() >= tomorrow) newDay();
+    if (at.getTime() >= midnight && at.getTime() < tomorrow) return clock.format(at);
+    const date = at.getFullYear() === new Date().getFullYear() ? day : year;
     return `${date.format(at)}, ${clock.format(at)}`;
   }
 
   /** Shows the times of a part of the page as the viewer's clock has them. @param {ParentNode} part */
   function localize(part) {
-    for (const element of part.querySelectorAll("time[datetime]:not([title])")) {
-      const exact = element.getAttribute("datetime") ?? "";
-      const at = new Date(exact);
+    for (const element of part.querySelectorAll("time[datetime]:not([data-shown])")) {
+      const at = new Date(element.getAttribute("datetime") ?? "");
       if (Number.isNaN(at.getTime())) continue;
       element.textContent = shown(at);
-      element.setAttribute("title", `${at.toLocaleString()} ${zone} (${exact})`);
+      element.setAttribute("data-shown", "");
     }
   }
+
+  // The exact time, when somebody asks for it: written for each line of a log it would cost more than the line.
+  document.addEventListener("pointerover", (event) => {
+    const element = event.target instanceof Element ? event.target.closest("time[datetime]:not([title])") : null;
+    const exact = element?.getAttribute("datetime");
+    if (element && exact) element.setAttribute("title", `${new Date(exact).toLocaleString()} ${zone} (${exact})`);
+  });
 
   // -- light or dark
 

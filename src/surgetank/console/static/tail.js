@@ -1,9 +1,11 @@
 // The log of one thread as it grows: lines come with the page, then with events; what an interruption left out
 // is asked for by number, so that none is missing and none is there twice. However many lines come, they are
-// drawn once a frame, and only the newest stay in the page.
+// drawn frame by frame, and only the newest stay in the page. The log is laid out from its end (`column-reverse`), so
+// that the browser itself stays at the newest line.
 "use strict";
 (() => {
-  const MOST = 5000;
+  const MOST = 2000;
+  const EACH_FRAME = 250; // more would make typing and scrolling wait
   const found = document.getElementById("log");
   if (!found) return;
   const log = found;
@@ -64,14 +66,19 @@
   function draw() {
     drawing = false;
     if (paused || !waiting.length) return;
-    const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     const part = document.createDocumentFragment();
-    for (const line of waiting.splice(0)) part.append(made(line));
+    for (const line of waiting.splice(0, EACH_FRAME)) part.append(made(line));
     localize(part);
     lines.append(part);
-    while (lines.childElementCount > MOST) lines.firstElementChild?.remove();
+    const many = lines.childElementCount - MOST;
+    if (many > 0) {
+      const gone = document.createRange();
+      gone.setStartBefore(/** @type {Node} */ (lines.firstElementChild));
+      gone.setEndBefore(/** @type {Node} */ (lines.children[many]));
+      gone.deleteContents();
+    }
     empty?.setAttribute("hidden", "");
-    if (follows) log.scrollTop = log.scrollHeight;
+    if (waiting.length) { drawing = true; requestAnimationFrame(draw); }
   }
 
   /** @param {Record<string, any>} answer @returns {Line[]} */
@@ -103,14 +110,12 @@
     const answer = Number(first) > 1 ? await ask({ before: first }) : undefined;
     if (!answer) return false;
     if (!answer.problem) problem?.remove();
-    const height = log.scrollHeight;
     const part = document.createDocumentFragment();
     for (const line of linesOf(answer)) part.append(made(line));
     localize(part);
     lines.prepend(part);
     if (lines.childElementCount) empty?.setAttribute("hidden", "");
     last = Math.max(last, Number(lines.lastElementChild?.getAttribute("data-seq") ?? 0));
-    log.scrollTop += log.scrollHeight - height;
     return Boolean(answer.more);
   }
   older?.addEventListener("click", async () => { if (!await before()) older.remove(); });
@@ -123,5 +128,4 @@
   const refilter = () => { for (const line of lines.children) filter(line); };
   level?.addEventListener("change", refilter);
   text?.addEventListener("input", refilter);
-  log.scrollTop = log.scrollHeight;
 })();
