@@ -81,7 +81,9 @@ def test_bad_rows_are_said_and_listed(run: Any, tank: Surgetank, tmp_path: Path)
     command = ["import-table", "notes", str(file), "--user", "ann"]
     refused = run(*command, code=EntryRejected.exit_code)
     assert "$[1].id" in refused.stderr
-    assert "the same command goes on" in refused.stderr
+    assert "no row was stored" in refused.stderr
+    run("import-table", "none", str(file), "--create", "--key", "nope", code=2)
+    assert "made" not in run("tables").output
     run(*command, "--bad", str(bad), code=2)
     done = run(*command, "--on-bad", "skip", "--bad", str(bad), code=3)
     assert "2 rows new" in done.stdout

@@ -18,6 +18,7 @@ from surgetank.app.rendering import (
     write_ndjson,
     write_parquet,
 )
+from surgetank.encode.jsontext import dumps_exact
 
 VALUES = {
     "1::BIGINT": 1, "sum(5::BIGINT)": 5, "170141183460469231731687303715884105727::HUGEINT": 2**127 - 1,
@@ -68,3 +69,18 @@ def test_ndjson_arrow_and_parquet_have_all_rows():
     assert [json.loads(line) for line in lines.getvalue().splitlines()] == expected
     assert pa.ipc.open_stream(stream.getvalue()).read_all().to_pylist() == expected
     assert pq.read_table(file).to_pylist() == expected == list(objects(table, types))
+
+
+def test_a_text_is_written_as_it_is_with_nul_and_numbers_of_any_length():
+    answered = answer(
+        """SELECT 'a' || chr(0) || 'b' AS t, '{"k":"\\u0000"}'::JSON AS j, [2::HUGEINT ** 100] AS n"""
+    )
+    lines = io.StringIO()
+    write_ndjson(*answered, lines)
+    row = json.loads(lines.getvalue())
+    assert (row["t"], row["j"]) == ("a\0b", {"k": "\0"})
+
+
+def test_what_can_not_be_written_exactly_is_sanitized():
+    assert dumps_exact({"a": "x\0", "n": 2**70}) == b'{"a": "x\\u0000", "n": %d}' % 2**70
+    assert json.loads(dumps_exact({"a": "\ud800", "n": float("nan")}))["n"] is None

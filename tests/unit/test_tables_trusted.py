@@ -161,3 +161,12 @@ def test_what_is_no_single_select_is_refused(house, text):
     with pytest.raises(InvalidRequest):
         house.select(text)
     assert house.select("SELECT 1") == [(1,)]
+
+
+def test_why_a_statement_is_refused_is_one_sentence_in_one_line(house):
+    with pytest.raises(InvalidRequest, match="does not exist! Did you mean") as caught:
+        house.select("SELECT nothing_like_it(1)")
+    assert "\n" not in caught.value.what
+    with pytest.raises(InvalidRequest) as caught:
+        house.select("SELECT ,")
+    assert caught.value.what.endswith('near ",".')

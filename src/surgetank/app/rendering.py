@@ -110,7 +110,7 @@ def shown(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return value if isinstance(value, str) else jsontext.dumps(value).decode()
+    return value if isinstance(value, str) else jsontext.dumps_exact(value).decode()
 
 
 def write_csv(table: pa.Table, types: Sequence[str], target: IO[str]) -> None:
@@ -135,14 +135,14 @@ def write_json(table: pa.Table, types: Sequence[str], target: IO[str]) -> None:
     """A list of objects, one in each line."""
     target.write("[")
     for number, row in enumerate(objects(table, types)):
-        target.write((",\n " if number else "\n ") + jsontext.dumps(row).decode())
+        target.write((",\n " if number else "\n ") + jsontext.dumps_exact(row).decode())
     target.write("\n]\n" if table.num_rows else "]\n")
 
 
 def write_ndjson(table: pa.Table, types: Sequence[str], target: IO[str]) -> None:
     """One object in each line."""
     for row in objects(table, types):
-        target.write(jsontext.dumps(row).decode() + "\n")
+        target.write(jsontext.dumps_exact(row).decode() + "\n")
 
 
 def write_arrow(table: pa.Table, target: IO[bytes]) -> None:

@@ -239,8 +239,9 @@ class FileImport:
             kind=kind,
         )
         catalog.create_namespace(name.namespace, actor="library", if_not_exists=True)
+        made = self._tables.create(wanted, actor="library")
         self.report.created = True
-        return self._tables.create(wanted, actor="library")
+        return made
 
     def _check_users(self, table: Table, column: str | None) -> None:
         wishes = self._wishes

@@ -84,7 +84,7 @@ def sql(
     home: Home = None,
     database_url: DatabaseUrl = None,
 ) -> int:
-    """Run SQL over what agents did: threads, logs, errors, runs, jobs (schema system).
+    """Run SQL over tables, and over what agents did: threads, runs, errors (schema system).
 
     Without -c and -f statements are typed, with history and completion, or read from stdin. Several
     are separated by semicolons, and the first that fails ends it. Arrow and Parquet take one

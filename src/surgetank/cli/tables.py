@@ -282,6 +282,9 @@ def _say(report: TableImport, *, json: bool, stopped: bool) -> None:
     printer = err if stopped else out
     if report.created:
         printer.print(f"made the table {report.table}")
+    if stopped and not (report.rows or report.updated or report.ignored or report.repeated):
+        printer.print("stopped; no row was stored")
+        return
     printer.print(
         f"{report.table}: {report.rows} rows new, {report.updated} updated, {report.ignored} there already,"
         f" {report.repeated} stored by an earlier import, {report.bad_rows} left out"

@@ -46,6 +46,15 @@ def dumps_clean(value: Any) -> bytes:
     return encode_clean(value)
 
 
+def dumps_exact(value: Any) -> bytes:
+    """JSON of a plain value as it is, NUL in texts too: what a caller stored is given back
+    unchanged. Sanitized where it can't be written. Never raises."""
+    try:
+        return encode_clean(value)
+    except (TypeError, ValueError, RecursionError):
+        return dumps(value)
+
+
 def loads(data: bytes | str) -> Any:
     """The value that `dumps` was given, as JSON has it. Raises `ValueError` for what is no JSON."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data

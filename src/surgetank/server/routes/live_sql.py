@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from surgetank.encode.jsontext import dumps
+from surgetank.encode.jsontext import dumps_exact
 from surgetank.exceptions import SurgetankError
 from surgetank.server.access.roles import Caller
 from surgetank.server.dependencies import CurrentCaller, Deps, signed_in
@@ -142,7 +142,7 @@ async def _send(
     slow_s = services.settings.server_write_timeout
     try:
         async for events in _followed(query, services, who):
-            for text in _pieces([dumps(event.to_dict()) for event in events], b"\n"):
+            for text in _pieces([dumps_exact(event.to_dict()) for event in events], b"\n"):
                 try:
                     await asyncio.wait_for(socket.send_text(text.decode()), slow_s)
                 except TimeoutError:
@@ -199,9 +199,15 @@ async def _lines(query: LiveQuery, services: Services, who: Caller) -> AsyncIter
                 yield piece
     except SurgetankError as error:
         problem = of_family(error, who)
-        yield b"event: error\ndata: %s\n\n" % dumps({"type": "error", "detail": problem.detail})
+        yield b"event: error\ndata: %s\n\n" % dumps_exact(
+            {"type": "error", "detail": problem.detail}
+        )
 
 
 def _line(event: LiveEvent) -> bytes:
     number = b"" if event.version is None else b"id: %d\n" % event.version
-    return b"%sevent: %s\ndata: %s\n\n" % (number, event.type.encode(), dumps(event.to_dict()))
+    return b"%sevent: %s\ndata: %s\n\n" % (
+        number,
+        event.type.encode(),
+        dumps_exact(event.to_dict()),
+    )

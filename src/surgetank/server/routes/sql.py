@@ -78,7 +78,7 @@ def _problem(outcome: SqlOutcome, who: Caller) -> Problem:
 
 def _as_json(results: tuple[SqlResult, ...]) -> Response:
     body = {"results": [_shown(result) for result in results]}
-    return Response(jsontext.dumps(body), media_type="application/json")
+    return Response(jsontext.dumps_exact(body), media_type="application/json")
 
 
 def _shown(result: SqlResult) -> dict[str, Any]:

@@ -30,6 +30,8 @@ def canonical(value: Any) -> str:
         raw = orjson.dumps(value, option=_OPTIONS)
     except TypeError as error:
         if "64-bit" not in str(error):
+            if "Recursion limit" in str(error):
+                raise _too_deep() from None
             raise Unfit(f"no JSON: {error}", remedy=_REMEDY) from None
         _check(value, MOST_DEPTH)
         return _with_long_numbers(value)
@@ -59,7 +61,7 @@ def _check(value: Any, depth: int) -> None:
             raise Unfit("no JSON: a text with a lone surrogate", remedy=_REMEDY) from None
     elif isinstance(value, (dict, list, tuple)):
         if depth == 0:
-            raise Unfit(f"JSON nested more than {MOST_DEPTH} deep")
+            raise _too_deep()
         if isinstance(value, dict):
             for key in value:
                 if not isinstance(key, str):
@@ -68,3 +70,9 @@ def _check(value: Any, depth: int) -> None:
             value = value.values()
         for item in value:
             _check(item, depth - 1)
+
+
+def _too_deep() -> Unfit:
+    return Unfit(
+        f"JSON nested more than {MOST_DEPTH} deep", remedy="nest it less, or store it as TEXT."
+    )

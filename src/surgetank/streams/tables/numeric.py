@@ -154,7 +154,10 @@ def decimal(type_: ColumnType) -> Convert:
         except InvalidOperation:
             kept = Decimal("NaN")
         if not kept.is_finite():
-            raise Unfit(f"{shown(value)} does not fit {type_.sql}")
+            raise Unfit(
+                f"{shown(value)} does not fit {type_.sql}",
+                remedy="use a number that it can have, or a column with more digits.",
+            )
         return kept or zero  # no column has a negative zero
 
     return convert

@@ -107,7 +107,9 @@ class StatementRefused(InvalidRequest):
     """A statement that can't be run. `position` is where in its text, in bytes, if that is known."""
 
     def __init__(self, message: str, position: int | None = None) -> None:
-        super().__init__(message, remedy="change the statement.")
+        line = message.strip().replace("\n", " ")
+        line += "" if line.endswith((".", "!", "?")) else "."
+        super().__init__(line, remedy="change the statement.")
         self.position = position
 
 
