@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from support.http import ADMIN_TOKEN, Server
 
 PROGRAMS = ("chromium", "chromium-browser")
+expect.set_options(timeout=20_000)  # conditions are waited for, on a machine that has much to do
 
 
 def find_chromium() -> str | None:
