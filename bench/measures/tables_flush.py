@@ -159,7 +159,9 @@ class _Grown:
 
 
 def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    """Without pages of mapped files, which the system takes back."""
+    _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
+    return (int(resident) - int(shared)) * resource.getpagesize()
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Flushing:
         self._file = file
 
     def take(
-        self, lease: TableLease, *, after: int = 0, max_bytes: int = 64 * 1024**2
+        self, lease: TableLease, *, after: int = 0, max_bytes: int = 40 * 1024**2
     ) -> tuple[pa.Table, int]:
         """See `HotTables.take`."""
         with self._file.read() as connection:

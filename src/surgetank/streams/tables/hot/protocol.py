@@ -307,7 +307,7 @@ class HotTables(Protocol):
         ...
 
     def take(
-        self, lease: TableLease, *, after: int = 0, max_bytes: int = 64 * 1024**2
+        self, lease: TableLease, *, after: int = 0, max_bytes: int = 40 * 1024**2
     ) -> tuple[pa.Table, int]:
         """The next changes to flush, as `HotSnapshot.rows` gives them, and the version up to which
         they are all: bounded, at least one if there is one."""
