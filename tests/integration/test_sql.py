@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from support.savers import put
 from surgetank import Surgetank
+from surgetank.app import relations
 from surgetank.app.relations import NAMES, OPERATED, OWN, STORED
 from surgetank.app.sql import OWNER, SqlCaller
 from surgetank.cli.app import app
-from surgetank.exceptions import EngineClosed, NotFound
+from surgetank.exceptions import EngineClosed, NotFound, QuotaExceeded
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.problems import Problem
 from surgetank.server.routes import sql as route
@@ -80,6 +81,23 @@ def test_over_http_administrators_read_all_and_others_their_own(filled):
             ask(filled, text, VIEWER)
         assert (refused.value.status, refused.value.more["statement"]) == (404, 1)
     assert json.loads(ask(filled, "SELECT 1 AS a", VIEWER).body)["results"][0]["rows"] == [[1]]
+
+
+def test_more_of_a_relation_than_one_query_may_have_is_refused_while_it_arrives(
+    filled, monkeypatch
+):
+    filled.emit_log("long " * 500, thread_id="t-1")
+    assert filled.flush().ok
+    monkeypatch.setattr(relations, "_MOST_BYTES_OF_USER", 2000)
+    text, ada = "SELECT {} FROM system.thread_logs", SqlCaller(user="ada", trusted=True)
+    for _ in range(2):  # and the connection is as good as before
+        error = filled.sql.run(text.format("*"), ada).error
+        assert isinstance(error, QuotaExceeded)
+        assert "0 MB in the columns" in str(error)
+        assert filled.sql.run(text.format("count(seq)"), ada).error is None
+    monkeypatch.setattr(relations, "_MOST_ROWS", 0)
+    with pytest.raises(QuotaExceeded, match="more than 0 rows"):
+        filled.sql(text.format("seq"))
 
 
 def test_rows_come_as_an_arrow_stream(filled):

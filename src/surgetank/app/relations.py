@@ -6,9 +6,10 @@ Administrators see all of it, operators what they run (jobs, buffer, sinks), and
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
-from psycopg import sql
+from psycopg import capabilities, sql
 
 from surgetank.app.hot_relations import HotRelations
 from surgetank.app.jobs import Jobs
@@ -44,6 +45,8 @@ LIVE = "live_queries"  # each caller's own
 OPERATED = (JOBS, "buffer", "sinks")
 STORED = ("files", "storages", "users")  # for administrators
 _MOST_ROWS = 500_000
+_MOST_BYTES = 256 * 1024**2  # of one relation in one query
+_MOST_BYTES_OF_USER = 16 * 1024**2  # where not all is seen: many may ask at once
 _COUNTED = (
     "rows_flushed", "bytes", "partitions_processed", "partitions_failed", "entries_parked", "values_replaced",
 )  # fmt: skip
@@ -171,24 +174,22 @@ class Relations:
             if threads is not None and "thread_id" in kinds:
                 where = sql.SQL("q.thread_id = ANY(%(threads)s)")
                 given["threads"] = list(threads)
-            found = connection.execute(
-                sql.SQL("SELECT {} FROM ({}) q WHERE {} LIMIT %(most)s").format(
-                    sql.SQL(", ").join(_shown(column, kinds[column]) for column in fetched),
-                    body,
-                    where,
-                ),
-                given,
-            ).fetchall()
+            query = sql.SQL("SELECT {} FROM ({}) q WHERE {} LIMIT %(most)s").format(
+                sql.SQL(", ").join(_shown(column, kinds[column]) for column in fetched),
+                body,
+                where,
+            )
+            at_once = 1000 if capabilities.has_stream_chunked() else 1
+            with closing(connection.cursor().stream(query, given, size=at_once)) as arriving:
+                most = _MOST_BYTES if user is None else _MOST_BYTES_OF_USER
+                found = _bounded(arriving, name, most)
         if hot is None:
             rows = found
         else:
             merged = hot.merged(dict(zip(fetched, row, strict=True)) for row in found)
             rows = [tuple(row.get(column) for column in columns) for row in merged]
-        if max(len(rows), len(found)) > _MOST_ROWS:
-            raise QuotaExceeded(
-                f"system.{name} has more than {_MOST_ROWS:,} rows, too many for one query here.",
-                remedy="name a thread (WHERE thread_id = ...), or read it with psql (surgetank analyst).",
-            )
+        if len(rows) > _MOST_ROWS:
+            raise _too_much(name, f"{_MOST_ROWS:,} rows")
         values = list(zip(*rows, strict=True)) or [()] * len(columns)
         return pa.table(
             {
@@ -217,6 +218,30 @@ class Relations:
                 owners |= {thread: owner for thread, owner in rows if owner is not None}
         own = (own - parts.keys()) | {name for name, owner in owners.items() if owner == user}
         return own if named is None else own & named
+
+
+def _bounded(
+    arriving: Iterable[tuple[Any, ...]], name: str, most_bytes: int
+) -> list[tuple[Any, ...]]:
+    """The rows, if they are not too much for one query: all of them are in memory here."""
+    found: list[tuple[Any, ...]] = []
+    size = 0
+    for row in arriving:
+        size += sum(len(value) for value in row if value.__class__ is str)
+        found.append(row)
+        if len(found) > _MOST_ROWS:
+            raise _too_much(name, f"{_MOST_ROWS:,} rows")
+        if size > most_bytes:
+            raise _too_much(name, f"{most_bytes >> 20} MB in the columns that are asked for")
+    return found
+
+
+def _too_much(name: str, what: str) -> QuotaExceeded:
+    return QuotaExceeded(
+        f"system.{name} has more than {what}, too much for one query here.",
+        remedy="name a thread (WHERE thread_id = ...) and the columns that you need, or read it with "
+        "psql (surgetank analyst).",
+    )
 
 
 def _shown(column: str, kind: int) -> sql.Composable:

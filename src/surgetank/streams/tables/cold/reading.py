@@ -100,7 +100,9 @@ class Reader:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        self._footers: BoundedMap[str, _Footer] = BoundedMap(1000)
+        self._footers: BoundedMap[str, _Footer] = BoundedMap(
+            most_weight=64 * 1024**2, weigh=lambda footer: 8 * footer.metadata.serialized_size
+        )
         self._deleted: BoundedMap[str, Positions] = BoundedMap(
             most_weight=64 * 1024**2, weigh=lambda positions: positions.nbytes
         )

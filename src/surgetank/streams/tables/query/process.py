@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 _PIPE_BYTES = 1 << 20  # where the system allows it: a batch is written at once
 _START_S = 60.0  # longest start of a process, on a machine that is busy
 _GRACE_S = 0.5  # after its limit a query is given so long to end by itself
-_MOST_KNOWN = 8192  # characters of a text that is remembered
+_MOST_KNOWN = 2048  # characters of a text that is remembered
+_MOST_KNOWN_BYTES = 4 * 1024**2  # about, of all that is
 _WATCH_S = 0.05  # how often memory is looked at where the system doesn't hold the limit
 _MODULE = "surgetank.streams.tables.query.child"
 _BEGIN = f"import sys; sys.path[:] = {{path!r}}; from {_MODULE} import main; main()"
@@ -77,7 +78,9 @@ class KnownNames:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: BoundedMap[tuple[str, str], tuple[Reference, ...]] = BoundedMap(1000)
+        self._known: BoundedMap[tuple[str, str], tuple[Reference, ...]] = BoundedMap(
+            most_weight=_MOST_KNOWN_BYTES, weigh=_weight
+        )
 
     def find(self, user: str, text: str) -> tuple[Reference, ...] | None:
         """The tables that a text names, if it was run before."""
@@ -89,6 +92,10 @@ class KnownNames:
         if len(text) <= _MOST_KNOWN:
             with self._lock:
                 self._known[user, text] = names
+
+
+def _weight(names: tuple[Reference, ...]) -> int:
+    return 2 * _MOST_KNOWN + sum(300 + 100 * len(each.columns) for each in names)
 
 
 class ChildEnded(Exception):
