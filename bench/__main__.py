@@ -75,6 +75,11 @@ def arguments() -> argparse.ArgumentParser:
         help=f"waiting megabytes of memory (default {plain.memory_mb})",
     )
     parser.add_argument(
+        "--query-rows",
+        type=_positive,
+        help=f"rows of a table that is read (default {plain.query_rows:,})",
+    )
+    parser.add_argument(
         "--home",
         type=Path,
         help="folder on the disk to measure (default the system's temporary folder)",
@@ -114,7 +119,10 @@ def checked(parser: argparse.ArgumentParser, given: list[str] | None = None) -> 
 
 def scale_of(options: argparse.Namespace) -> Scale:
     """The scale that was asked for."""
-    asked = {name: getattr(options, name) for name in ("rounds", "steps", "entries", "memory_mb")}
+    asked = {
+        name: getattr(options, name)
+        for name in ("rounds", "steps", "entries", "memory_mb", "query_rows")
+    }
     return dataclasses.replace(
         SMOKE if options.smoke else Scale(),
         **{name: value for name, value in asked.items() if value is not None},

@@ -53,7 +53,7 @@ class Scale:
     table_rows: int = 1_000_000
     query_rows: int = 5_000_000
     query_batch: int = 100_000
-    hostile_s: float = 10.0
+    hostile_s: float = 4.0
     memory_mb: int = 256
     large_mb: int = 20
     held_s: float = 4.0
