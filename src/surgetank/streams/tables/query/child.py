@@ -8,6 +8,7 @@ whatever DuckDB would allow. What can't be stopped is killed from outside. It en
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import mmap
 import os
@@ -72,6 +73,7 @@ class Child:
         databases.session("", 1000).connection.sql("SELECT 1").to_arrow_reader(1).read_all()
         databases.forget()  # what is loaded late was loaded now
         databases.prepare()
+        gc.freeze()  # what was imported is not looked through again and again
         confined = self._memory.confine(self._memory_bytes)
         self._send(Frame.READY, json.dumps({"confined": confined}).encode())
         while True:
