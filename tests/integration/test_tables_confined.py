@@ -79,7 +79,7 @@ def test_hundreds_of_hostile_statements_read_no_file_make_none_and_leak_nothing(
 
 @pytest.mark.parametrize("text", EXPENSIVE)
 def test_what_takes_everything_is_over_within_its_limit_and_a_second(pool, text):
-    rows(pool, "SELECT 1")
+    pool.run("SELECT 1", user="mallory", tables=mine)  # its process is there
     before = psutil.Process().memory_info().rss
     began = time.monotonic()
     with pytest.raises(QuotaExceeded):
@@ -98,6 +98,8 @@ def test_what_would_be_written_to_a_disk_elsewhere_is_too_large_here():
 
 def test_others_go_on_while_somebody_takes_everything(pool):
     took = []
+    for user in ("ada", "mallory"):  # their processes are there
+        pool.run("SELECT 1", user=user, tables=mine)
     with ThreadPoolExecutor(1) as threads:
         longer = replace(pool.limits, time_s=2.5)
         hostile = threads.submit(pool.run, EXPENSIVE[3], user="mallory", tables=mine, limits=longer)
@@ -250,6 +252,24 @@ def test_one_user_has_one_query_at_a_time_and_the_queue_has_an_end():
         assert not second.done()
         go_on.set()
         assert [each.result().table.num_rows for each in (first, second, third)] == [3, 1, 1]
+    pool.close()
+
+
+def test_a_user_keeps_the_child_that_is_ready_until_there_are_as_many_as_may_be():
+    pool = QueryPool(2)
+
+    def child_of(user: str) -> int | None:
+        pool.run("SELECT 1", user=user, tables=mine)
+        return next(each.pid for each in pool._idle if each.user == user)
+
+    ann = child_of("ann")
+    assert child_of("ann") == ann
+    bob = child_of("bob")
+    assert bob != ann
+    assert child_of("ann") == ann
+    assert child_of("cay") == bob  # the one that was used longest ago
+    assert child_of("ann") == ann
+    assert sorted(pool.children()) == sorted([ann, bob])
     pool.close()
 
 

@@ -192,17 +192,23 @@ class QueryPool:
     # -- children
 
     def _child(self, user: str) -> ChildProcess:
-        """A child, that of the user's last query if it is there: its database is ready for him."""
+        """A child: that of the user's last query, whose database is ready for him, or a new one. That
+        of somebody else only when there are as many as may be: who comes back to it must not wait
+        until a process has started."""
         with self._change:
             self._open()
-            self._idle.sort(key=lambda each: each.user == user)
-            while self._idle:
-                child = self._idle.pop()
-                if child.alive:
-                    break
-                child.close()
-            else:
+            for ended in [each for each in self._idle if not each.alive]:
+                self._idle.remove(ended)
+                ended.close()
+            own = next((each for each in self._idle if each.user == user), None)
+            unused = next((each for each in self._idle if each.user is None), None)
+            child = own or unused
+            if child is None and len(self._idle) + len(self._busy) < self._size:
                 child = ChildProcess(self.limits.memory_bytes)
+            elif child is None:
+                child = self._idle[0]  # it was used longest ago
+            if child in self._idle:
+                self._idle.remove(child)
             self._busy.add(child)
             return child
 
