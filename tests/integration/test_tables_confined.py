@@ -258,7 +258,7 @@ def test_one_user_has_one_query_at_a_time_and_the_queue_has_an_end():
 def test_a_user_keeps_the_child_that_is_ready_until_there_are_as_many_as_may_be():
     pool = QueryPool(2)
 
-    def child_of(user: str) -> int | None:
+    def child_of(user: str) -> int:
         pool.run("SELECT 1", user=user, tables=mine)
         return next(each.pid for each in pool._idle if each.user == user)
 

@@ -180,8 +180,9 @@ class Relations:
                 where,
             )
             at_once = 1000 if capabilities.has_stream_chunked() else 1
-            with closing(connection.cursor().stream(query, given, size=at_once)) as arriving:
-                most = _MOST_BYTES if user is None else _MOST_BYTES_OF_USER
+            most = _MOST_BYTES if user is None else _MOST_BYTES_OF_USER
+            stream: Any = connection.cursor().stream(query, given, size=at_once)
+            with closing(stream) as arriving:
                 found = _bounded(arriving, name, most)
         if hot is None:
             rows = found
