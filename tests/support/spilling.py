@@ -12,12 +12,15 @@ from typing import Any
 
 from support.buffers import FakeClock, miscounted
 from support.killed import die_in
+from support.redis_server import url_for
 from surgetank import Surgetank, SurgetankError
 from surgetank.buffer.limits import BufferLimits
+from surgetank.buffer.redis.buffer import RedisBuffer
 from surgetank.buffer.spilling import SpillDue
 from surgetank.buffer.sqlite.buffer import SQLiteBuffer
 from surgetank.fallback.files import SpillFiles
 from surgetank.flush.policy import SpillPolicy
+from surgetank.redis.address import parse
 from surgetank.spilling.spiller import Spiller
 
 ALL = SpillDue()
@@ -26,21 +29,32 @@ ALL = SpillDue()
 class SpillPlace:
     """A folder with a buffer and a fallback location."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str = "sqlite") -> None:
         self.folder = folder
+        self.kind = kind
         self.path = folder / "buffer.db"
         self.location = folder / "fallback"
         self.clock = FakeClock()
         self.problems: list[SurgetankError] = []
-        self._opened: list[SQLiteBuffer] = []
+        self._opened: list[Any] = []
 
     def open(
-        self, *, name: str = "buffer.db", max_bytes: int = 1 << 30, **options: Any
-    ) -> SQLiteBuffer:
-        buffer = SQLiteBuffer(
-            self.folder / name, clock=self.clock, limits=BufferLimits(max_bytes=max_bytes, block_timeout_s=30),
-            files=SpillFiles(str(self.location)), inline_keys=frozenset((b"operation",)), **options,
-        )  # fmt: skip
+        self,
+        *,
+        name: str = "buffer.db",
+        max_bytes: int = 1 << 30,
+        spills: bool = True,
+        **options: Any,
+    ) -> Any:
+        """A buffer of the kind, which spills to a folder beside it."""
+        options["files"] = SpillFiles(str(self.location) if spills else None)
+        options["limits"] = BufferLimits(max_bytes=max_bytes, block_timeout_s=30)
+        options |= {"clock": self.clock, "inline_keys": frozenset((b"operation",))}
+        buffer: Any
+        if self.kind == "redis":
+            buffer = RedisBuffer(parse(url_for(self.folder / name)), **options)
+        else:
+            buffer = SQLiteBuffer(self.folder / name, **options)
         self._opened.append(buffer)
         return buffer
 
@@ -62,11 +76,15 @@ class SpillPlace:
 
     def close(self) -> None:
         """Close what was opened; all that is counted is counted again."""
+        if self.kind == "redis" and self._opened:
+            again = self.open(spills=False)
+            assert again.miscounted() == []
         for buffer in self._opened:
             buffer.close()
-        for path in {buffer.path for buffer in self._opened}:
-            if path.exists():
-                assert miscounted(path) == []
+        if self.kind == "sqlite":
+            for path in {buffer.path for buffer in self._opened}:
+                if path.exists():
+                    assert miscounted(path) == []
 
 
 def spill(tank: Surgetank, file_bytes: int = 1 << 20) -> int:

@@ -57,10 +57,8 @@ def open_buffer(
         clock=clock,
         jobs_kept=settings.jobs_kept,
         recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
-        files=SpillFiles(
-            url.get_secret_value() if (url := settings.fallback_url) is not None else None
-        ),
-        inline_keys=frozenset().union(*(stream.inline_keys for stream in streams.values())),
+        files=_spill_files(settings),
+        inline_keys=_inline_keys(streams),
         last_words=frozenset(name for name, stream in streams.items() if stream.urgent),
         reserve_bytes=settings.disk_reserve,
         keep_s=settings.keep_acknowledged,
@@ -70,13 +68,14 @@ def open_buffer(
 
 
 def open_redis_buffer(
-    settings: Settings, clock: Callable[[], float], address: RedisAddress
+    settings: Settings, clock: Callable[[], float], streams: Streams, address: RedisAddress
 ) -> RedisBuffer:
-    """The buffer in Redis. It can't spill yet, so that no setting leads here."""
+    """The buffer in Redis. No setting leads here until all that uses a buffer can do with it."""
     from surgetank.buffer.redis.buffer import RedisBuffer  # noqa: PLC0415 - an extra
 
     return RedisBuffer(
         address,
+        durability=settings.durability,
         limits=BufferLimits(
             max_bytes=settings.buffer_max_bytes,
             max_entries=settings.buffer_max_entries,
@@ -88,7 +87,18 @@ def open_redis_buffer(
         recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
         keep_s=settings.keep_acknowledged,
         keep_bytes=settings.keep_acknowledged_bytes,
+        files=_spill_files(settings),
+        inline_keys=_inline_keys(streams),
     )
+
+
+def _spill_files(settings: Settings) -> SpillFiles:
+    url = settings.fallback_url
+    return SpillFiles(url.get_secret_value() if url is not None else None)
+
+
+def _inline_keys(streams: Streams) -> frozenset[bytes]:
+    return frozenset().union(*(stream.inline_keys for stream in streams.values()))
 
 
 def open_events(settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer) -> EventLog:

@@ -49,10 +49,12 @@ local now, ends, keep = take(), take(), take() == '1'
 local function remove(s, stream, members)
     local bytes = 0
     for _, m in ipairs(members) do
-        local seq, size, _, epoch = fields(m)
+        local seq, size, _, epoch, _, _, _, file, values = fields(m)
         bytes = bytes + tonumber(size)
         call('ZREM', T .. 'w:' .. s, m)
-        if keep then
+        count_spilled(file, values, -1)
+        -- Values in spill files are not kept: the files could not be deleted.
+        if keep and file == '' then
             call('ZADD', T .. 'k:' .. s, seq, m .. ':' .. now)
             call('HINCRBY', T .. 'shard', 'kept', size)
         else
@@ -60,11 +62,8 @@ local function remove(s, stream, members)
             call('HSET', T .. 'p:' .. s, 'ge', epoch, 'gs', seq)
         end
     end
-    if keep then
-        call('ZADD', T .. 'kept', now, s)
-    else
-        sweep(s)
-    end
+    if keep and call('EXISTS', T .. 'k:' .. s) == 1 then call('ZADD', T .. 'kept', 'NX', now, s) end
+    sweep(s)
     count_waiting(s, -#members, -bytes)
     count(-#members, -bytes)
 end

@@ -18,75 +18,96 @@ local function keep_fence(s, fence, now)
     return true
 end
 
--- What an append begins with: now, epoch, most entries, most bytes, how many of both other shards have.
-local now, epoch, most, most_bytes, others, other_bytes, entries, bytes
+-- What an append begins with: now, epoch, most entries, most bytes, how many of both other shards have. What the
+-- shard counts is read once here, and written once in `finish`.
+local now, epoch, most, most_bytes, others, other_bytes, entries, bytes, ticks
+local discarded = false
 local function begin()
     now, epoch, most, most_bytes = take(), take(), tonumber(take()), tonumber(take())
     others, other_bytes = tonumber(take()), tonumber(take())
-    local shard = call('HMGET', T .. 'shard', 'entries', 'bytes')
+    local shard = call('HMGET', T .. 'shard', 'entries', 'bytes', 'last')
     entries, bytes = tonumber(shard[1] or '0'), tonumber(shard[2] or '0')
+    ticks = math.max(tick() - 1, tonumber(shard[3] or '0'))
 end
 
 -- One append: its partition, size, root, what it builds on, fence, flags (g: has a guard, s: starts guarding,
 -- a: guards are asked from now on), the partition's number that its guard saw, and the entry. `ok` and its
 -- number, or why not.
+local added, added_bytes = 0, 0
 local function accept()
     local s, size, root, bases, fence, flags, seen, entry =
         take(), tonumber(take()), take(), take(), take(), take(), take(), take()
     local stream, name = names(s)
-    local p = call('HMGET', T .. 'p:' .. s, 'n', 'fence', 'guarded', 'ver')
-    if fence ~= '' and tonumber(p[2] or '0') > tonumber(fence) then return {'old', 0} end
-    if entries + others >= most or bytes + other_bytes + size > most_bytes then return {'full', 0} end
-    if p[3] == '1' and string.find(flags, 'g', 1, true) and p[4] ~= seen then return {'guard', 0} end
-    for base in string.gmatch(bases, '%d+') do
-        if call('HEXISTS', T .. 'e:' .. s, base) == 0 then return {'base', 0} end
+    local p = T .. 'p:' .. s
+    local known = call('HMGET', p, 'n', 'b', 'fence', 'guarded', 'ver')
+    if fence ~= '' and tonumber(known[3] or '0') > tonumber(fence) then return {'old', 0} end
+    if entries + added + others >= most or bytes + added_bytes + other_bytes + size > most_bytes then
+        return {'full', 0}
     end
-    local number = next_number()
+    if known[4] == '1' and string.find(flags, 'g', 1, true) and known[5] ~= seen then return {'guard', 0} end
+    if bases ~= '' then
+        local spilled = tonumber(call('HGET', p, 'sp') or '0')
+        for base in string.gmatch(bases, '%d+') do
+            if tonumber(base) <= spilled or call('HEXISTS', T .. 'e:' .. s, base) == 0 then return {'base', 0} end
+        end
+    end
+    ticks = ticks + 1
+    local number = ticks * SHARDS + SHARD
     local seq = text(number)
     call('HSET', T .. 'e:' .. s, seq, entry)
     call('ZADD', T .. 'w:' .. s, seq, member(seq, text(size), now, epoch, '0', root, ''))
     if root ~= '' then call('ZADD', T .. 'r:' .. s, root, seq) end
-    call('HSET', T .. 'p:' .. s, 'last', seq, 'ver', seq)
-    if tonumber(p[1] or '0') == 0 then
-        call('HSET', T .. 'p:' .. s, 'old', now, 'first', seq)
+    local n, b = tonumber(known[1] or '0'), tonumber(known[2] or '0')
+    if n == 0 then
+        call('HSET', p, 'n', '1', 'b', text(size), 'last', seq, 'ver', seq, 'old', now, 'first', seq)
         call('ZADD', T .. 'due:' .. stream, now, name)
         call('SADD', T .. 'streams', stream)
+    else
+        call('HSET', p, 'n', text(n + 1), 'b', text(b + size), 'last', seq, 'ver', seq)
     end
-    count_waiting(s, 1, size, true)
-    count(1, size)
-    entries, bytes = entries + 1, bytes + size
+    call('HINCRBY', T .. 'st:' .. stream, 'entries', 1)
+    call('HINCRBY', T .. 'st:' .. stream, 'bytes', text(size))
+    added, added_bytes = added + 1, added_bytes + size
     if fence ~= '' then keep_fence(s, fence, now) end
-    if string.find(flags, '[sa]') then call('HSET', T .. 'p:' .. s, 'guarded', '1') end
-    if string.find(flags, 's', 1, true) then
+    if flags ~= '' and string.find(flags, '[sa]') then call('HSET', p, 'guarded', '1') end
+    if flags ~= '' and string.find(flags, 's', 1, true) then
         discard_all(s)
         remove_copy(s)
+        discarded = true
     end
     return {'ok', number}
 end
 
-local function totals()
-    local shard = call('HMGET', T .. 'shard', 'entries', 'bytes')
-    return {shard[1] or '0', shard[2] or '0'}
+local function finish()
+    if discarded then -- which counted out what was parked
+        local shard = call('HMGET', T .. 'shard', 'entries', 'bytes')
+        entries, bytes = tonumber(shard[1] or '0'), tonumber(shard[2] or '0')
+    end
+    local held, held_bytes = text(entries + added), text(bytes + added_bytes)
+    if added > 0 then
+        call('HSET', T .. 'shard', 'entries', held, 'bytes', held_bytes, 'last', text(ticks))
+    end
+    return {held, held_bytes}
 end
 
 -- name: append
 begin()
 local replies = {}
 while i < #A do replies[#replies + 1] = accept() end
-return {replies, totals()}
+return {replies, finish()}
 -- name: send_tally
 -- The stream, the partition and key of a tally, its value, count and begin, and the append of its entry, which
 -- is only made if the tally is just that, and which removes it.
 local stream, field = take(), take()
 local value, often, since = take(), take(), take()
 local stored = call('HGET', T .. 'tally:' .. stream, field)
-if not stored then return {{{'gone', 0}}, totals()} end
+if not stored then return {{{'gone', 0}}, {}} end
 local t = cmsgpack.unpack(stored)
-if t[3] ~= value or t[1] ~= often or t[2] ~= since then return {{{'gone', 0}}, totals()} end
+if t[3] ~= value or t[1] ~= often or t[2] ~= since then return {{{'gone', 0}}, {}} end
 begin()
 local reply = accept()
 if reply[1] == 'ok' then call('HDEL', T .. 'tally:' .. stream, field) end
-return {{reply}, totals()}
+return {{reply}, finish()}
 -- name: refuse
 -- A guard refused an append: now, when notes end, the partition and the number that was seen of it, notes.
 local at, ends, s, seen = take(), take(), take(), take()

@@ -112,7 +112,7 @@ class RedisBacklog:
 
     def fill(self) -> float:
         """How full the buffer is by its bytes, 1.0 being its limit."""
-        self._shards.view()
+        self._shards.view(fresh=True)
         return self._shards.held()[1] / max(1, self._limits.max_bytes)
 
 
@@ -224,7 +224,8 @@ class RedisTallies:
         shard = request.shard
         args = (stream, *stored, *self._log.head(shard), *request.args())
         outcomes, held = self._shards.write(_APPEND["send_tally"], tally.partition, *args)
-        self._shards.learn(shard, held)
+        if held:
+            self._shards.learn(shard, held)
         ((code, _),) = outcomes
         if code == b"full":
             raise BufferFull(

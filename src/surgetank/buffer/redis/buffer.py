@@ -18,19 +18,22 @@ from surgetank.buffer.redis.leases import RedisLeases
 from surgetank.buffer.redis.log import RedisLog
 from surgetank.buffer.redis.parking import RedisParking
 from surgetank.buffer.redis.shards import Shards
+from surgetank.buffer.redis.spilling import RedisSpilling, SpilledValues
 from surgetank.buffer.redis.upkeep import RedisBinding, RedisFence, RedisUpkeep
 from surgetank.buffer.redis.view import Views
+from surgetank.fallback.files import SpillFiles
 from surgetank.redis.address import RedisAddress
 from surgetank.redis.facts import Durability, advices, confirmation, facts_of
 from surgetank.telemetry import log
 
 
 class RedisBuffer:
-    """A `Buffer` on the server at an address, shared by any number of threads, processes and hosts. Its
-    methods are those of its roles.
+    """A `Buffer`, and `Spilling`, on the server at an address, shared by any number of threads,
+    processes and hosts. Its methods are those of its roles.
 
     `durability`: what an append waits for. `"process"`: the server has it in memory; `"power"`: it is
     in the server's file, on its disk; `"replicated"`: a replica has it as well.
+    `files` knows where values may be spilled to; those with one of the `inline_keys` never are.
     `advices`: what the server is set to that breaks our promises.
     Acknowledged entries are kept for `keep_s`, up to `keep_bytes` of them. What was lost on its way is
     sent again for `patience_s`. Raises `BufferUnavailable`,
@@ -48,6 +51,8 @@ class RedisBuffer:
         recent: RecentLimits | None = None,
         keep_s: float = 0.0,
         keep_bytes: int = 64 * 1024**2,
+        files: SpillFiles | None = None,
+        inline_keys: frozenset[bytes] = frozenset(),
         patience_s: float = 5.0,
     ) -> None:
         limits = limits or BufferLimits()
@@ -138,6 +143,25 @@ class RedisBuffer:
         self.miscounted = upkeep.miscounted
         self.taken_away = upkeep.taken_away
         self.close = shards.server.close
+
+        self.files = files or SpillFiles(None)
+        shards.load = SpilledValues(shards, self.files).load
+        spilling = RedisSpilling(
+            shards, views, leases, entries, limits=limits, files=self.files, inline_keys=inline_keys
+        )
+        self.lease_to_spill = spilling.lease_to_spill
+        self.begin_spill = spilling.begin_spill
+        self.stub = spilling.stub
+        self.keep_spill = spilling.keep_spill
+        self.spill_files = spilling.spill_files
+        self.spilled_entries = spilling.spilled_entries
+        self.drained_spills = spilling.drained_spills
+        self.forget_spill = spilling.forget_spill
+        self.begin_recovery = spilling.begin_recovery
+        self.take_over = spilling.take_over
+        self.pending = spilling.pending
+        self.relocate_spill = spilling.relocate_spill
+        self.end_recovery = spilling.end_recovery
 
     @property
     def id(self) -> str:

@@ -21,7 +21,8 @@ _FORMAT = 1
 
 
 class Base(NamedTuple):
-    """The record that a difference is from: the number of its entry, and its position in that."""
+    """The record that a difference is from: the number of its entry, and its position in that. Entry
+    0: the value is in the spill file of the number `position`."""
 
     seq: int
     position: int
@@ -61,5 +62,5 @@ def decode(partition: bytes, stored: bytes) -> list[Stored]:
         at += _RECORD.size
         key, value = stored[at : at + keys], stored[at + keys : at + keys + values]
         at += keys + values
-        records.append(Stored(key, value, Base(seq, position) if seq else None))
+        records.append(Stored(key, value, Base(seq, position) if seq or position else None))
     return records

@@ -10,7 +10,7 @@ from surgetank.buffer.failures import failure_json
 from surgetank.buffer.redis.meta import Meta, meta_of, state_of
 from surgetank.buffer.redis.shards import Shards, name_of, scripts
 from surgetank.buffer.redis.values import Values
-from surgetank.exceptions import BufferCorrupt, EntryUnreadable, LeaseLost
+from surgetank.exceptions import BufferCorrupt, EntryUnreadable, FallbackUnavailable, LeaseLost
 from surgetank.model import Entry, Failure, Lease
 from surgetank.redis.server import Arg
 
@@ -188,6 +188,7 @@ class RedisLeases:
             self._shards.address.name,
             name,
             {int(seq): entry for seq, entry in zip(stored[::2], stored[1::2], strict=True)},
+            self._shards.load,
         )
         entries: list[Entry] = []
         size = 0
@@ -196,7 +197,7 @@ class RedisLeases:
                 break
             try:
                 records = values.records(meta.seq)
-            except BufferCorrupt as error:
+            except (BufferCorrupt, FallbackUnavailable) as error:
                 if not entries:
                     raise EntryUnreadable(lease.partition, meta.seq, error) from error
                 break

@@ -18,11 +18,12 @@ class Meta(NamedTuple):
     replays: int
     root: int | None  # the oldest entry that it builds on
     parked_id: int | None  # that it has, or had
+    file: int | None  # where its larger values are
 
 
 def meta_of(member: bytes) -> Meta:
     """From a member of the lists of entries."""
-    seq, size, at, epoch, replays, root, parked_id, *_ = member.split(b":")
+    seq, size, at, epoch, replays, root, parked_id, file, *_ = member.split(b":")
     return Meta(
         seq=int(seq),
         size=int(size),
@@ -31,6 +32,7 @@ def meta_of(member: bytes) -> Meta:
         replays=int(replays),
         root=int(root) if root else None,
         parked_id=int(parked_id) if parked_id else None,
+        file=int(file) if file else None,
     )
 
 

@@ -7,19 +7,20 @@ local s, token, seq = A[1], A[2], A[3]
 if not held(s, token) then return {'lost'} end
 local m = call('ZRANGEBYSCORE', T .. 'w:' .. s, seq, seq)[1]
 if not m then return {'missing'} end
-local _, size, at, epoch, replays, _, id = fields(m)
+local _, size, at, epoch, replays, _, id, file, values = fields(m)
 if id == '' then id = A[6] end
+local full_size = file == '' and A[8] ~= '' and A[7] or size -- one that was spilled stays so
 local stream = names(s)
 call('ZREM', T .. 'w:' .. s, m)
 call('ZREM', T .. 'r:' .. s, seq)
-if A[8] ~= '' then call('HSET', T .. 'e:' .. s, seq, A[8]) end
-call('ZADD', T .. 'x:' .. s, seq, member(seq, A[7], at, epoch, replays, '', id))
+if A[8] ~= '' and file == '' then call('HSET', T .. 'e:' .. s, seq, A[8]) end
+call('ZADD', T .. 'x:' .. s, seq, member(seq, full_size, at, epoch, replays, '', id, file, values))
 local _, name = names(s)
-local record = {id, stream, name, seq, A[7], at, A[4], A[5], replays}
+local record = {id, stream, name, seq, full_size, at, A[4], A[5], replays}
 call('HSET', T .. 'parked', id, cmsgpack.pack(record))
 call('HINCRBY', T .. 'st:' .. stream, 'parked', 1)
 count_waiting(s, -1, -tonumber(size))
-count(0, tonumber(A[7]) - tonumber(size))
+count(0, tonumber(full_size) - tonumber(size))
 has_changed(s)
 return record
 -- name: parked
@@ -42,7 +43,7 @@ local record = cmsgpack.unpack(stored)
 local stream, name, old = record[2], record[3], record[4]
 local s = stream .. NUL .. name
 local x = call('ZRANGEBYSCORE', T .. 'x:' .. s, old, old)[1]
-local _, size, at, _, replays, _, id = fields(x)
+local _, size, at, _, replays, _, id, file, values = fields(x)
 local seq = text(next_number())
 local entry = call('HGET', T .. 'e:' .. s, old)
 call('ZREM', T .. 'x:' .. s, x)
@@ -50,7 +51,7 @@ call('HDEL', T .. 'parked', id)
 call('HINCRBY', T .. 'st:' .. stream, 'parked', -1)
 bury(s, old) -- what builds on it names its old number
 call('HSET', T .. 'e:' .. s, seq, entry)
-call('ZADD', T .. 'w:' .. s, seq, member(seq, size, at, A[2], text(tonumber(replays) + 1), '', id))
+call('ZADD', T .. 'w:' .. s, seq, member(seq, size, at, A[2], text(tonumber(replays) + 1), '', id, file, values))
 local p = T .. 'p:' .. s
 local first = tonumber(call('HGET', p, 'n') or '0') == 0
 call('HSET', p, 'last', seq)

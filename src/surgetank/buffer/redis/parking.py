@@ -76,7 +76,12 @@ class RedisParking:
             parked = parked_of(record)
             meta = meta_of(member)
             name = name_of(parked.stream, parked.partition)
-            values = Values(self._shards.address.name, name, {parked.seq: stored} if stored else {})
+            values = Values(
+                self._shards.address.name,
+                name,
+                {parked.seq: stored} if stored else {},
+                self._shards.load,
+            )
             return Entry(
                 parked.stream, parked.partition, parked.seq, values.records(parked.seq),
                 parked.accepted_at, replayed=parked.retries > 0, epoch=meta.epoch,

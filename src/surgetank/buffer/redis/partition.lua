@@ -2,17 +2,18 @@
 --
 -- Of the partition `s` (its stream, NUL, its name) there are
 --   p:s  its state (hash): n and b, entries and bytes that wait; old and first, of the oldest of them; last, of
---        the newest; tok own lat lun, its lease; att nxt since fail, its attempts; guarded; fence; ver, a number
+--        the newest; tok own lat lun, its lease; att nxt since fail, its attempts; guarded; fence; sp, the newest entry that was spilled; ver, a number
 --        that grows with each change; me ms md mt, its mark; ge gs, the last acknowledged entry that is gone;
 --        cm cb cu, mark, bytes and last use of its copy
 --   e:s  entries by their numbers (hash), also those that are not waiting any more and that others build on
---   w:s  those that wait, by number: number:size:accepted at:epoch:replays:root:parked id
+--   w:s  those that wait, by number: number:size:accepted at:epoch:replays:root:parked id:spill file:its values there
 --   x:s  those that are parked, by number: the same
 --   k:s  those that were acknowledged and are kept: the same, and when
 --   d:s  those that only others need, by number
 --   r:s  of each that builds on others, the oldest that it needs
 --   n:s  notes (hash): when it ends|value      c:s  parts of its copy (hash): checksum|value
--- Of the shard: `shard` (hash: last number, entries, bytes, copied, kept), `streams` (set), and by stream `due:`
+-- Of the shard: `shard` (hash: last number, entries, bytes, copied, kept, spilled), `spilled` (hash: values in each
+-- spill file), `closed` (files that get no more), `streams` (set), and by stream `due:`
 -- (names by the age of what waits), `failing:` (names), `st:` (hash: entries, bytes, parked).
 local NUL = '\0'
 local function has_changed(s) call('HSET', T .. 'p:' .. s, 'ver', text(next_number())) end
@@ -22,13 +23,22 @@ local function names(s)
     return string.sub(s, 1, at - 1), string.sub(s, at + 1)
 end
 
--- number, size, accepted at, epoch, replays, root, parked id
+-- number, size, accepted at, epoch, replays, root, parked id, spill file, how many values are there
 local function fields(member)
-    return string.match(member, '^(%d+):(%d+):([^:]+):(%d+):(%d+):(%d*):(%d*)')
+    return string.match(member, '^(%d+):(%d+):([^:]+):(%d+):(%d+):(%d*):(%d*):(%d*):(%d*)')
 end
 
-local function member(seq, size, at, epoch, replays, root, id)
-    return table.concat({seq, size, at, epoch, replays, root, id}, ':')
+local function member(seq, size, at, epoch, replays, root, id, file, spilled)
+    return table.concat({seq, size, at, epoch, replays, root, id, file or '', spilled or ''}, ':')
+end
+
+-- Count the values that an entry has in a spill file: in, or (-1) out when it goes for good. The last one to go lets
+-- the file be deleted.
+local function count_spilled(file, values, sign)
+    if file ~= '' then
+        call('HINCRBY', T .. 'spilled', file, text(sign * tonumber(values)))
+        call('HINCRBY', T .. 'shard', 'spilled', text(sign))
+    end
 end
 
 -- Count entries and bytes that the shard holds, waiting or parked.
@@ -74,8 +84,9 @@ end
 
 -- Remove a parked entry for good; `x` is what is known of it.
 local function discard(s, x)
-    local seq, size, _, _, _, _, id = fields(x)
+    local seq, size, _, _, _, _, id, file, values = fields(x)
     local stream = names(s)
+    count_spilled(file, values, -1)
     call('ZREM', T .. 'x:' .. s, x)
     call('HDEL', T .. 'parked', id)
     call('HINCRBY', T .. 'st:' .. stream, 'parked', -1)

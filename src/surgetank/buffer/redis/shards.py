@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from surgetank.exceptions import BufferUnavailable, ConfigurationError, EntryRejected
+from surgetank.buffer.redis.values import Load
+from surgetank.exceptions import BufferCorrupt, BufferUnavailable, ConfigurationError, EntryRejected
 from surgetank.redis.address import RedisAddress
 from surgetank.redis.scripts import Script, Scripts
 from surgetank.redis.server import Arg, Ask, Call, Confirmation, RedisServer
@@ -72,6 +73,7 @@ class Shards:
         self._runs: list[bytes | None] = [None] * self.count
         self._newest = [0] * self.count
         self.losses: list[Loss] = []
+        self.load: Load = _nowhere
         try:
             self.id = self._identify()
             self.view(fresh=True)
@@ -211,6 +213,13 @@ class Shards:
             entries = sum(held[0] for held in self._held) - self._held[shard][0]
             size = sum(held[1] for held in self._held) - self._held[shard][1]
         return entries, size
+
+
+def _nowhere(number: int, _: bytes) -> bytes:
+    raise BufferCorrupt(
+        f"A value is in the spill file {number}, and nobody can read that.",
+        remedy="open the buffer with the fallback location that it was spilled to.",
+    )
 
 
 def name_of(stream: str, partition: str) -> bytes:

@@ -194,20 +194,23 @@ for n, m in ipairs(waiting) do
 end
 local grown = 0
 for n, m in ipairs(waiting) do
-    local old, size, at, _, replays, _, id = fields(m)
+    local old, size, at, _, replays, _, id, file, values = fields(m)
     local seq = text(next_number(tonumber(A[4])))
+    local entry, new_size = A[5 + 3 * n], A[4 + 3 * n]
+    if file ~= '' then entry, new_size = call('HGET', T .. 'e:' .. s, old), size end -- its values stay in the file
     call('ZREM', T .. 'w:' .. s, m)
     bury(s, old)
-    call('HSET', T .. 'e:' .. s, seq, A[5 + 3 * n])
+    call('HSET', T .. 'e:' .. s, seq, entry)
     local again = text(tonumber(replays) + tonumber(A[5]))
-    call('ZADD', T .. 'w:' .. s, seq, member(seq, A[4 + 3 * n], at, A[3], again, '', id))
-    grown = grown + tonumber(A[4 + 3 * n]) - tonumber(size)
+    call('ZADD', T .. 'w:' .. s, seq, member(seq, new_size, at, A[3], again, '', id, file, values))
+    grown = grown + tonumber(new_size) - tonumber(size)
 end
 sweep(s)
 if #waiting > 0 then
     count_waiting(s, 0, grown)
     count(0, grown)
 end
+call('HSET', T .. 'p:' .. s, 'sp', '0')
 has_changed(s)
 return 1
 -- name: raise_token
@@ -253,8 +256,14 @@ local function same(what, counted, there)
         found[#found + 1] = what .. ' is ' .. (counted or 'nothing') .. ', and should be ' .. text(there)
     end
 end
-local entries, bytes, copied, kept = 0, 0, 0, 0
-local streams = {}
+local entries, bytes, copied, kept, stubbed = 0, 0, 0, 0, 0
+local streams, files = {}, {}
+local function in_file(file, values)
+    if file ~= '' then
+        files[file] = (files[file] or 0) + tonumber(values)
+        stubbed = stubbed + 1
+    end
+end
 for _, key in ipairs(call('KEYS', T .. 'p:*')) do
     local s = string.sub(key, #T + 3)
     local stream, name = names(s)
@@ -262,7 +271,8 @@ for _, key in ipairs(call('KEYS', T .. 'p:*')) do
     streams[stream] = c
     local n, b, alive = 0, 0, {}
     for _, m in ipairs(call('ZRANGE', T .. 'w:' .. s, 0, -1)) do
-        local seq, size, _, _, _, root = fields(m)
+        local seq, size, _, _, _, root, _, file, values = fields(m)
+        in_file(file, values)
         n, b, alive[seq] = n + 1, b + tonumber(size), true
         local noted_root = call('ZSCORE', T .. 'r:' .. s, seq) or ''
         if noted_root ~= root then found[#found + 1] = s .. ' ' .. seq .. ' builds on ' .. root .. ', not ' .. noted_root end
@@ -270,7 +280,8 @@ for _, key in ipairs(call('KEYS', T .. 'p:*')) do
     c[1], c[2] = c[1] + n, c[2] + b
     entries, bytes = entries + n, bytes + b
     for _, m in ipairs(call('ZRANGE', T .. 'x:' .. s, 0, -1)) do
-        local seq, size, _, _, _, _, id = fields(m)
+        local seq, size, _, _, _, _, id, file, values = fields(m)
+        in_file(file, values)
         entries, bytes, alive[seq], c[3] = entries + 1, bytes + tonumber(size), true, c[3] + 1
         if call('HEXISTS', T .. 'parked', id) == 0 then found[#found + 1] = s .. ' has no record of parked ' .. id end
     end
@@ -308,4 +319,7 @@ same('entries', c[1], entries)
 same('bytes', c[2], bytes)
 same('copied', c[3], copied)
 same('kept', c[4], kept)
+same('spilled', call('HGET', T .. 'shard', 'spilled'), stubbed)
+local known = call('HGETALL', T .. 'spilled')
+for n = 1, #known, 2 do same('values in the file ' .. known[n], known[n + 1], files[known[n]] or 0) end
 return found

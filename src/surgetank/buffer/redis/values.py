@@ -4,7 +4,7 @@ asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from surgetank.buffer.redis.codec import Stored, decode
 from surgetank.buffer.redis.families import MIN_BYTES
@@ -12,15 +12,19 @@ from surgetank.encode.differences import delta
 from surgetank.exceptions import BufferCorrupt
 from surgetank.model import Record
 
+Load = Callable[[int, bytes], bytes]
+
 REMEDY = "the rest goes on by itself. Look at the memory and the files of the Redis server."
 
 
 class Values:
-    """The entries of one partition, by their numbers. `where` is the buffer, for people."""
+    """The entries of one partition, by their numbers. `where` is the buffer, for people; `load` reads
+    a value out of the spill file of a number."""
 
-    def __init__(self, where: str, name: bytes, entries: Mapping[int, bytes]) -> None:
+    def __init__(self, where: str, name: bytes, entries: Mapping[int, bytes], load: Load) -> None:
         self._where = where
         self._name = name
+        self._load = load
         self.entries = entries
         self._decoded: dict[int, list[Stored]] = {}
         self._made: dict[tuple[int, int], bytes] = {}
@@ -46,8 +50,9 @@ class Values:
             for position, record in enumerate(self.stored(seq))
         )
 
-    def value(self, seq: int, position: int) -> bytes:
-        """The value of one record, whole. Raises `BufferCorrupt`."""
+    def value(self, seq: int, position: int, *, left_out: bool = False) -> bytes:
+        """The value of one record, whole; nothing for one in a spill file if those are `left_out`.
+        Raises `BufferCorrupt`, `FallbackUnavailable`."""
         differences = list[bytes]()
         at = (seq, position)
         while True:
@@ -62,13 +67,16 @@ class Values:
             if record.base is None:
                 value = record.value
                 break
+            if record.base.seq == 0:
+                value = b"" if left_out else self._load(record.base.position, record.value)
+                break
             if record.base.seq >= at[0]:
                 raise self.damaged(seq, "it builds on a later entry")
             differences.append(record.value)
             at = record.base
         if differences:
             value = delta.apply(value, differences[::-1])
-        if len(value) >= MIN_BYTES:
+        if differences and len(value) >= MIN_BYTES:
             self._made[seq, position] = value
         return value
 

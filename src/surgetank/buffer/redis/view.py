@@ -17,7 +17,7 @@ from surgetank.buffer.copies import Glance
 from surgetank.buffer.log import Found
 from surgetank.buffer.redis.meta import Meta, meta_of
 from surgetank.buffer.redis.shards import Shards, name_of, scripts
-from surgetank.buffer.redis.values import Values
+from surgetank.buffer.redis.values import Load, Values
 from surgetank.buffer.tallies import Tally
 from surgetank.exceptions import BufferCorrupt
 
@@ -29,7 +29,7 @@ _KNOWN_BYTES = 64 * 1024**2
 class PartitionView:
     """A partition in one moment. `number` grows with each change of it."""
 
-    def __init__(self, where: str, name: bytes, head: Sequence[Any]) -> None:
+    def __init__(self, where: str, name: bytes, head: Sequence[Any], load: Load) -> None:
         number, token, mark, used_at, guarded, has_copy = head
         self.number: bytes = number
         self.token = int(token or 0)
@@ -39,7 +39,7 @@ class PartitionView:
         self.waiting: list[Meta] = []
         self.parked: list[Meta] = []
         self.notes: dict[bytes, tuple[float | None, bytes]] = {}
-        self.values = Values(where, name, {})
+        self.values = Values(where, name, {}, load)
         self._index: list[tuple[bytes, int, int]] | None = None
         self._metas: dict[int, Meta] = {}
         self._parked_seqs: set[int] = set()
@@ -70,9 +70,11 @@ class PartitionView:
         """Bytes of the entries."""
         return sum(len(entry) for entry in self.values.entries.values())
 
-    def found(self, seq: int, position: int, key: bytes, *, bare: bool = False) -> Found:
+    def found(
+        self, seq: int, position: int, key: bytes, *, bare: bool = False, left_out: bool = False
+    ) -> Found:
         """One record."""
-        value = b"" if bare else self.values.value(seq, position)
+        value = b"" if bare else self.values.value(seq, position, left_out=left_out)
         return Found(key, seq, value, seq in self._parked_seqs, self._metas[seq].epoch)
 
     def is_parked(self, seq: int) -> bool:
@@ -122,7 +124,7 @@ class Views:
             before = self._known.use(name)
         number, newest = (before.number, before.newest) if before is not None else (b"", 0)
         head, *body = self._shards.read(_APPEND["view"], partition, number, newest, name)
-        view = PartitionView(self._shards.address.name, name, head)
+        view = PartitionView(self._shards.address.name, name, head, self._shards.load)
         if not body and before is not None:
             if view.mark == before.mark and view.token == before.token:
                 before.used_at = view.used_at
@@ -136,12 +138,14 @@ class Views:
 
 
 class RedisSnapshot:
-    """A `Snapshot`. `given` is a partition that was read already."""
+    """A `Snapshot`. `given` is a partition that was read already, for a guard: spilled values are left
+    out, because no append may wait for a fallback location."""
 
     def __init__(self, shards: Shards, views: Views, *, given: PartitionView | None = None) -> None:
         self._shards = shards
         self._views = views
         self._given = given
+        self._left_out = given is not None
         self._read: dict[tuple[str, str], PartitionView] = {}
         self._now = shards.clock()
 
@@ -162,7 +166,8 @@ class RedisSnapshot:
         for key in keys:
             at = bisect_left(rows, (key + b"\0",)) - 1
             if at >= 0 and rows[at][0] == key:
-                found[key] = view.found(rows[at][1], rows[at][2], key)
+                _, seq, position = rows[at]
+                found[key] = view.found(seq, position, key, left_out=self._left_out)
         return found
 
     def scan(
@@ -191,13 +196,12 @@ class RedisSnapshot:
                     return found
         return None
 
-    @staticmethod
     def _sound(
-        view: PartitionView, key: bytes, seq: int, position: int, *, bare: bool = False
+        self, view: PartitionView, key: bytes, seq: int, position: int, *, bare: bool = False
     ) -> list[Found]:
         """The record; nothing where it was set aside because it is damaged."""
         try:
-            return [view.found(seq, position, key, bare=bare)]
+            return [view.found(seq, position, key, bare=bare, left_out=self._left_out)]
         except BufferCorrupt:
             if not view.is_parked(seq):
                 raise
