@@ -50,7 +50,7 @@ class BufferFile:
 
     def file_bytes(self) -> int:
         """What it takes on disk."""
-        path = self.tank.parts.buffer.path
+        path = Path(self.tank.parts.buffer.name)
         return sum(f.stat().st_size for f in path.parent.glob(f"{path.name}*"))
 
     def tidy(self) -> None:

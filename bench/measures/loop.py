@@ -59,7 +59,7 @@ async def _run(scene: Scene, recorder: Recorder) -> None:
         )
         players: list[tuple[str, Any, Path]] = [
             (PEER, peer, peer_file),
-            (OURS, tank.checkpointer(), tank.parts.buffer.path),
+            (OURS, tank.checkpointer(), Path(tank.parts.buffer.name)),
         ]
         large = {"text": _documents(scale.large_mb), "objects": _messages(scale.large_mb)}
         for number, (name, saver, file) in scene.turns(players):

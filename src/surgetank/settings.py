@@ -24,7 +24,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from surgetank import setting_sources
+from surgetank import buffer_address, setting_sources
 from surgetank.durations import UNITS, seconds_of
 from surgetank.exceptions import ConfigurationError
 from surgetank.run_settings import RunSettings
@@ -372,28 +372,27 @@ class Settings(RunSettings, TableSettings):
     @property
     def buffer_path(self) -> Path:
         """The buffer's file."""
-        if self.buffer_url is None:
+        if self.buffer_url is None or self.buffer_is_shared:
             return self.home / "buffer.db"
-        return _sqlite_path(self.buffer_url.get_secret_value())
+        return buffer_address.path_of(self.buffer_url.get_secret_value())
 
+    @property
+    def buffer_name(self) -> str:
+        """Where the buffer is, for people."""
+        if self.buffer_url is not None and self.buffer_is_shared:
+            return buffer_address.without_password(self.buffer_url.get_secret_value())
+        return str(self.buffer_path)
 
-def _sqlite_path(url: str) -> Path:
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return Path(url).expanduser()
-    if scheme in ("redis", "rediss", "valkey", "valkeys", "unix") or scheme.startswith("redis+"):
-        raise ConfigurationError(
-            "The Redis buffer is not part of this version.",
-            remedy="use sqlite:///path/to/buffer.db, or no buffer URL.",
-        )
-    if scheme != "sqlite" or not rest.startswith("/") or rest == "/":
-        raise ConfigurationError(
-            f"The buffer URL with scheme {scheme!r} can't be used.",
-            remedy="use sqlite:///path/to/buffer.db.",
-        )
-    # As in SQLAlchemy's URLs: three slashes for a relative path, four for an absolute one; most
-    # people mean absolute.
-    return Path(rest if Path(rest).is_absolute() else rest[1:])
+    @property
+    def buffer_exists(self) -> bool:
+        """Whether somebody has made the buffer. One on a server is made by whoever asks."""
+        return self.buffer_is_shared or self.buffer_path.exists()
+
+    @property
+    def buffer_is_shared(self) -> bool:
+        """Whether the buffer is on a server. What it can't hold is in files of the home."""
+        url = self.buffer_url
+        return url is not None and buffer_address.is_shared(url.get_secret_value())
 
 
 def load_settings(**given: Any) -> Settings:

@@ -342,7 +342,7 @@ def test_damage_is_told_to_operators_and_keeps_nobody_else(make_tank: MakeTank) 
             workload.put(
                 saver, thread, number, number - 1 or None, [f"{thread} {i}" for i in range(number)]
             )
-    path = tank.parts.buffer.path
+    path = Path(tank.parts.buffer.name)
     entries = "SELECT r.id >> 16 FROM records r JOIN partitions p ON p.id = r.partition_id WHERE p.name = ? GROUP BY 1"
     file = sqlite3.connect(path)
     third = {name: file.execute(entries, (name,)).fetchall()[2][0] for name in ("rotten", "holed")}

@@ -92,7 +92,7 @@ def test_it_is_told_and_what_was_accepted_before_reaches_the_database(make_tank:
     saver = tank.checkpointer()
     for number in range(1, 4):
         workload.put(saver, "t", number, number - 1 or None, [f"said {i}" for i in range(number)])
-    path = tank.parts.buffer.path
+    path = Path(tank.parts.buffer.name)
     unlink_all(path)
     with pytest.raises(BufferUnavailable, match="was taken away under this process"):
         workload.put(saver, "t", 4, 3, ["late"])

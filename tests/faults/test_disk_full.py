@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -256,7 +256,7 @@ def test_on_a_full_disk_everything_accepted_is_flushed_and_it_goes_on(
     assert all(found is not None for found in there)
     for number in range(50):
         workload.put(saver, f"new-{number}", 1, None, [os.urandom(40_000).hex()])
-    wait_until(lambda: tank.parts.buffer.file.reserve.held() == 4 * MIB)
+    wait_until(lambda: cast("SQLiteBuffer", tank.parts.buffer).file.reserve.held() == 4 * MIB)
     tank.close()
 
 

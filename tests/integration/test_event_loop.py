@@ -7,6 +7,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,7 +52,7 @@ async def test_while_another_process_holds_the_buffer_the_loop_goes_on(tank: Sur
     act = actions(tank)[name]
     buffer = tank.parts.buffer
     before = buffer.depth().entries
-    with held(buffer.path) as holder:
+    with held(Path(buffer.name)) as holder:
         waiting = asyncio.ensure_future(act())
         done, _ = await asyncio.wait({waiting}, timeout=0.2)
         # Were it on the loop, it would hold us here until the holder let go, which it does only
@@ -71,7 +72,7 @@ async def test_lines_of_a_loop_whose_buffer_is_held_are_written_in_order_when_it
     logger.addHandler(handler)
     try:
         assert tank.emit_log("first", thread_id="t") > 0
-        with held(tank.parts.buffer.path) as holder:
+        with held(Path(tank.parts.buffer.name)) as holder:
             assert tank.emit_log("second", thread_id="t") == 0  # not accepted yet, and said so
             logger.warning("third", extra={"thread_id": "t"})
             tank.log_system_error("app", "an error")
@@ -101,7 +102,7 @@ async def test_what_could_not_be_written_later_is_told_in_the_status(tank: Surge
     def refuse(*_: Any, **__: Any) -> int:
         raise BufferFull("full")
 
-    with held(tank.parts.buffer.path):
+    with held(Path(tank.parts.buffer.name)):
         monkeypatch.setattr(tank.parts.buffer, "append", refuse)
         assert tank.emit_log("lost", thread_id="t") == 0
         await asyncio.to_thread(tank.parts.reporting.runs.hand_over.wait, 20)

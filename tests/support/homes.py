@@ -60,7 +60,7 @@ def talks(tank: Surgetank) -> dict[str, list[str]]:
     return said
 
 
-def picture(buffer: SQLiteBuffer) -> dict[str, Any]:
+def picture(buffer: Any) -> dict[str, Any]:
     """All that a buffer says it holds, values by their digests."""
     seen: dict[str, Any] = {}
     for stream in STREAMS:

@@ -117,7 +117,7 @@ class Parts:
             [*(checkpoints if s is CHECKPOINTS else s for s in STREAMS), *streams]
         )
         self.problems: deque[str] = deque(maxlen=_PROBLEMS_KEPT)
-        if settings.buffer_url is None:
+        if settings.buffer_url is None or settings.buffer_is_shared:
             ensure_home(settings.home)
         self.buffer = open_buffer(settings, clock, self.streams)
         self.tables = TableRoom(self, self._tables_opened)

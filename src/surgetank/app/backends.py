@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from surgetank.app.guards import destination
 from surgetank.buffer.copies import RecentLimits
@@ -24,7 +24,7 @@ from surgetank.events.streams import StreamLog
 from surgetank.fallback.files import SpillFiles
 from surgetank.notify.alerts.book import AlertBook
 from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
-from surgetank.redis.address import RedisAddress, is_redis, parse
+from surgetank.redis.address import RedisAddress, parse
 from surgetank.settings import Settings
 from surgetank.sqlite.shared import SharedFile
 from surgetank.streams.checkpoints.cold.reader import ColdReader
@@ -41,67 +41,52 @@ if TYPE_CHECKING:
     from surgetank.streams.tables.hot.protocol import HotTables
 
 
+AnyBuffer: TypeAlias = "SQLiteBuffer | RedisBuffer"
+
+
 def open_buffer(
     settings: Settings, clock: Callable[[], float], streams: Streams, path: Path | None = None
-) -> SQLiteBuffer:
+) -> AnyBuffer:
     """The buffer of the settings, or one beside it at `path`."""
+    url = settings.fallback_url
+    inline_keys = frozenset[bytes]().union(*(stream.inline_keys for stream in streams.values()))
+    options: dict[str, Any] = {
+        "durability": settings.durability,
+        "limits": BufferLimits(
+            max_bytes=settings.buffer_max_bytes,
+            max_entries=settings.buffer_max_entries,
+            when_full=settings.buffer_when_full,
+            block_timeout_s=settings.buffer_block_timeout,
+        ),
+        "clock": clock,
+        "jobs_kept": settings.jobs_kept,
+        "recent": RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
+        "files": SpillFiles(url.get_secret_value() if url is not None else None),
+        "inline_keys": inline_keys,
+        "keep_s": settings.keep_acknowledged,
+        "keep_bytes": settings.keep_acknowledged_bytes,
+        "destination": destination(settings),
+    }
+    if path is None and (address := _redis(settings)) is not None:
+        from surgetank.buffer.redis.buffer import RedisBuffer  # noqa: PLC0415 - an extra
+
+        return RedisBuffer(address, **options)
     return SQLiteBuffer(
         path or settings.buffer_path,
-        durability=settings.durability,
-        limits=BufferLimits(
-            max_bytes=settings.buffer_max_bytes,
-            max_entries=settings.buffer_max_entries,
-            when_full=settings.buffer_when_full,
-            block_timeout_s=settings.buffer_block_timeout,
-        ),
-        clock=clock,
-        jobs_kept=settings.jobs_kept,
-        recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
-        files=_spill_files(settings),
-        inline_keys=_inline_keys(streams),
         last_words=frozenset(name for name, stream in streams.items() if stream.urgent),
         reserve_bytes=settings.disk_reserve,
-        keep_s=settings.keep_acknowledged,
-        keep_bytes=settings.keep_acknowledged_bytes,
-        destination=destination(settings),
+        **options,
     )
 
 
-def open_redis_buffer(
-    settings: Settings, clock: Callable[[], float], streams: Streams, address: RedisAddress
-) -> RedisBuffer:
-    """The buffer in Redis. No setting leads here until all that uses a buffer can do with it."""
-    from surgetank.buffer.redis.buffer import RedisBuffer  # noqa: PLC0415 - an extra
-
-    return RedisBuffer(
-        address,
-        durability=settings.durability,
-        limits=BufferLimits(
-            max_bytes=settings.buffer_max_bytes,
-            max_entries=settings.buffer_max_entries,
-            when_full=settings.buffer_when_full,
-            block_timeout_s=settings.buffer_block_timeout,
-        ),
-        clock=clock,
-        jobs_kept=settings.jobs_kept,
-        recent=RecentLimits(settings.recent_max_bytes, settings.recent_max_age),
-        keep_s=settings.keep_acknowledged,
-        keep_bytes=settings.keep_acknowledged_bytes,
-        files=_spill_files(settings),
-        inline_keys=_inline_keys(streams),
-    )
+def _before_write(buffer: AnyBuffer) -> Callable[[], None]:
+    """Makes room on the disk that the buffer watches, before something else is written to it."""
+    if isinstance(buffer, SQLiteBuffer):
+        return buffer.file.reserve.before_write
+    return lambda: None
 
 
-def _spill_files(settings: Settings) -> SpillFiles:
-    url = settings.fallback_url
-    return SpillFiles(url.get_secret_value() if url is not None else None)
-
-
-def _inline_keys(streams: Streams) -> frozenset[bytes]:
-    return frozenset().union(*(stream.inline_keys for stream in streams.values()))
-
-
-def open_events(settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer) -> EventLog:
+def open_events(settings: Settings, clock: Callable[[], float], buffer: AnyBuffer) -> EventLog:
     """The event log: in Redis, or beside the buffer on the disk that the buffer watches."""
     if (address := _redis(settings)) is not None:
         from surgetank.events.redis_log import RedisEventLog  # noqa: PLC0415 - an extra
@@ -119,11 +104,11 @@ def open_events(settings: Settings, clock: Callable[[], float], buffer: SQLiteBu
         max_age_s=settings.events_max_age,
         originals_max_age_s=settings.debug_originals_max_age,
         clock=clock,
-        before_write=buffer.file.reserve.before_write,
+        before_write=_before_write(buffer),
     )
 
 
-def open_streams(settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer) -> StreamLog:
+def open_streams(settings: Settings, clock: Callable[[], float], buffer: AnyBuffer) -> StreamLog:
     """The stream log of runs: in Redis, or beside the buffer."""
     if (address := _redis(settings)) is not None:
         from surgetank.events.redis_streams import RedisStreamLog  # noqa: PLC0415 - an extra
@@ -139,7 +124,7 @@ def open_streams(settings: Settings, clock: Callable[[], float], buffer: SQLiteB
         keep_s=settings.streams_max_age,
         max_bytes=settings.streams_max_bytes,
         clock=clock,
-        before_write=buffer.file.reserve.before_write,
+        before_write=_before_write(buffer),
     )
 
 
@@ -154,7 +139,7 @@ def _streams_path(settings: Settings) -> Path:
 
 
 def open_table_file(
-    settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer
+    settings: Settings, clock: Callable[[], float], buffer: AnyBuffer
 ) -> tuple[HotTables, SharedFile]:
     """The file of tables beside the buffer: its hot rows, and itself for what is copied of the
     catalogue and the manifest. Needs the extra `tables`."""
@@ -162,7 +147,7 @@ def open_table_file(
     from surgetank.streams.tables.cold.mirror import SCRIPT as MANIFEST  # noqa: PLC0415
     from surgetank.streams.tables.hot.store import SQLiteHotTables  # noqa: PLC0415
 
-    path, before_write = beside(settings.buffer_path), buffer.file.reserve.before_write
+    path, before_write = beside(settings.buffer_path), _before_write(buffer)
     hot = SQLiteHotTables(
         path,
         max_bytes=settings.tables_hot_max_bytes,
@@ -182,25 +167,21 @@ def tables_exist(settings: Settings) -> bool:
     return beside(settings.buffer_path).exists()
 
 
-def open_alert_book(
-    settings: Settings, clock: Callable[[], float], buffer: SQLiteBuffer
-) -> AlertBook:
+def open_alert_book(settings: Settings, clock: Callable[[], float], buffer: AnyBuffer) -> AlertBook:
     """The alert book: in Redis, or in the file of the event log."""
     if (address := _redis(settings)) is not None:
         from surgetank.notify.alerts.redis_book import RedisAlertBook  # noqa: PLC0415 - an extra
 
         return RedisAlertBook(address, clock=clock)
     return SQLiteAlertBook(
-        _beside_buffer(settings), clock=clock, before_write=buffer.file.reserve.before_write
+        _beside_buffer(settings), clock=clock, before_write=_before_write(buffer)
     )
 
 
 def _redis(settings: Settings) -> RedisAddress | None:
     """The server that the buffer's URL names; None for a file."""
     url = settings.buffer_url
-    if url is None or not is_redis(url.get_secret_value()):
-        return None
-    return parse(url.get_secret_value())
+    return parse(url.get_secret_value()) if settings.buffer_is_shared and url is not None else None
 
 
 def _beside_buffer(settings: Settings) -> Path:

@@ -230,7 +230,7 @@ class Surgetank(Nouns):
             self._parts is not None
             or self._closed
             or settings.database_url is None
-            or settings.buffer_path.exists()
+            or settings.buffer_exists
         ):
             return []
         return migrate_alone(settings, [*STREAMS, *self._streams_beside], self._password)

@@ -243,7 +243,7 @@ def reading_engine(home: Path | None, database_url: str | None) -> Iterator[Surg
 
 def check_exists(tank: Surgetank) -> None:
     """Raises `ConfigurationError` for a buffer that isn't there: looking makes none."""
-    if not tank.settings.buffer_path.exists():
+    if not tank.settings.buffer_exists:
         raise ConfigurationError(
             f"There is no Surgetank here: {tank.settings.buffer_path} does not exist.",
             remedy="name the right folder with --home or SURGETANK_HOME; applications and "

@@ -99,13 +99,13 @@ def worker(
     lines = _Lines() if json else None
     engine = Surgetank(home, database_url=database_url, flush_in_process=True, flush_on_close=False)
     start_logging(engine.settings)
-    node, path = engine.settings.node, engine.settings.buffer_path
+    node, buffer = engine.settings.node, engine.settings.buffer_name
     announce(
-        f"surgetank worker {node} flushes {path}", "worker_started", node=node, buffer=str(path)
+        f"surgetank worker {node} flushes {buffer}", "worker_started", node=node, buffer=buffer
     )
     if lines is not None:
         engine.add_observer(lines.on_flush)
-        lines.say("started", node=engine.settings.node, buffer=str(engine.settings.buffer_path))
+        lines.say("started", node=node, buffer=buffer)
     with engine as tank:
         graphs = open_graphs(tank, project) if project is not None else None
         working = tank.runs.service(graphs, most=runs) if graphs is not None else None

@@ -34,6 +34,7 @@ class RedisBuffer:
     `durability`: what an append waits for. `"process"`: the server has it in memory; `"power"`: it is
     in the server's file, on its disk; `"replicated"`: a replica has it as well.
     `files` knows where values may be spilled to; those with one of the `inline_keys` never are.
+    `destination` is the database that it belongs to from its first entry on.
     `advices`: what the server is set to that breaks our promises.
     Acknowledged entries are kept for `keep_s`, up to `keep_bytes` of them. What was lost on its way is
     sent again for `patience_s`. Raises `BufferUnavailable`,
@@ -53,6 +54,7 @@ class RedisBuffer:
         keep_bytes: int = 64 * 1024**2,
         files: SpillFiles | None = None,
         inline_keys: frozenset[bytes] = frozenset(),
+        destination: str | None = None,
         patience_s: float = 5.0,
     ) -> None:
         limits = limits or BufferLimits()
@@ -132,6 +134,8 @@ class RedisBuffer:
         binding = RedisBinding(shards, fence)
         self.binding = binding.binding
         self.bind = binding.bind
+        if destination is not None:
+            entries.before_first = lambda: binding.note_destination(destination)
 
         upkeep = RedisUpkeep(shards, entries, copies=copies, jobs=jobs, fence=fence)
         self.damage = upkeep.damage

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +83,7 @@ class RedisLog:
         self._families = Families()
         self._lock = threading.Lock()
         self._waiting: deque[Request] = deque()
+        self.before_first: Callable[[], None] | None = None
 
     def append(
         self,
@@ -99,6 +100,9 @@ class RedisLog:
         flags = "g" * (guard is not None) + "s" * start_guarding + "a" * ask_guards
         request = self.request(stream, partition, records, flags, fence)
         deadline: float | None = None
+        if self.before_first is not None:  # what is accepted first says where all of it goes
+            self.before_first()
+            self.before_first = None
         self._shards.view()
         while True:
             self._submit(request)
