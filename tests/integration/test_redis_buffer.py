@@ -13,16 +13,20 @@ from redis.exceptions import ConnectionError as ConnectionLost
 
 from support.buffers import BAD, BufferHouse, drain, put, read_all, take, values
 from support.redis_server import running_redis, shared, url_for
+from support.spilling import SpillPlace
 from surgetank.buffer.coordination import Ack
 from surgetank.buffer.redis.buffer import RedisBuffer
+from surgetank.buffer.redis.spilling import RedisSpilling
 from surgetank.exceptions import (
     BufferCorrupt,
     BufferFull,
     BufferUnavailable,
     ConfigurationError,
     EntryUnreadable,
+    LeaseLost,
 )
-from surgetank.model import CopyChange, FlushJob, JobStatus, Record
+from surgetank.fallback.codec import FileHeader, SpilledEntry, ValueRef
+from surgetank.model import CopyChange, FlushJob, JobStatus, OldCopy, Record
 from surgetank.redis.address import parse
 from surgetank.redis.server import RedisServer
 
@@ -277,3 +281,50 @@ def test_a_queue_of_several_processes_loses_and_doubles_nothing(house: BufferHou
     seqs = [entry.seq for entry in drain(buffer)]
     assert sorted(seqs) == sorted(written)
     assert len(set(seqs)) == 200
+
+
+def test_a_copy_that_changed_after_its_keeper_saw_it_is_asked_for_again(
+    house: BufferHouse, buffer: RedisBuffer
+) -> None:
+    other = house.open()
+    put(buffer)
+    lease = take(buffer).lease
+    entries = read_all(buffer, lease)
+    seen: list[bytes | None] = []
+
+    def keep(old: OldCopy) -> CopyChange:
+        seen.append(old.mark)
+        if len(seen) == 1:  # the thread's copy comes by another way just now
+            key = next(iter(shared().client().keys(f"*{prefix(house.folder)}*p:s\0p")))
+            shared().client().hset(key, mapping={"cm": "other", "cb": "0", "ver": "1"})
+        return CopyChange(b"mine", 2, {b"a": b"1"}, clear=True)
+
+    assert buffer.ack([Ack(lease, entries, keep=keep, release=True)]) == []
+    assert seen == [None, b"other"]
+    with other.snapshot() as view:
+        assert view.copy("s", "p").mark == b"mine"
+        assert view.copied("s", "p", [b"a"]) == {b"a": b"1"}
+
+
+def test_a_spill_file_that_is_given_up_between_two_steps_is_not_referred_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = SpillPlace(tmp_path, "redis")
+    buffer = place.open()
+    put(buffer, "p", b"value " * 100)
+    touch = RedisSpilling._touch
+
+    def touched_and_given_up(spilling: RedisSpilling, header: FileHeader) -> None:
+        touch(spilling, header)
+        place.clock.advance(100)
+        assert [file.number for file in buffer.drained_spills(silent_s=1.0)] == [header.number]
+
+    monkeypatch.setattr(RedisSpilling, "_touch", touched_and_given_up)
+    leased = take(buffer, ttl_s=1000.0)
+    (entry,) = read_all(buffer, leased.lease)
+    header = buffer.begin_spill("s", node="n")
+    with pytest.raises(LeaseLost, match="given up"):
+        buffer.stub(header, leased.lease, [SpilledEntry(entry, (ValueRef(0, 1, 2, 3),))])
+    assert buffer.spilled_entries() == 0
+    assert values(read_all(buffer, leased.lease)) == [b"value " * 100]
+    place.close()

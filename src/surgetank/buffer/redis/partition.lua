@@ -105,7 +105,7 @@ local function remove_copy(s)
     call('HDEL', T .. 'p:' .. s, 'cm', 'cb', 'cu')
     call('DEL', T .. 'c:' .. s)
     call('ZREM', T .. 'copies', s)
-    call('HINCRBY', T .. 'shard', 'copied', -tonumber(bytes))
+    call('HINCRBY', T .. 'shard', 'copied', text(-tonumber(bytes)))
     return 1
 end
 

@@ -9,7 +9,7 @@ local function forget_kept_of(s, through)
         call('ZREM', T .. 'k:' .. s, m)
         bury(s, seq)
         call('HSET', T .. 'p:' .. s, 'ge', epoch, 'gs', seq)
-        call('HINCRBY', T .. 'shard', 'kept', -tonumber(size))
+        call('HINCRBY', T .. 'shard', 'kept', text(-tonumber(size)))
         dropped = dropped + tonumber(size)
     end
     sweep(s)
@@ -167,7 +167,7 @@ if A[4] ~= '' then
         local seq, size, at, epoch, replays, root, id = fields(m)
         call('ZREM', T .. 'k:' .. s, m)
         call('ZADD', T .. 'w:' .. s, seq, member(seq, size, at, epoch, replays, root, id))
-        call('HINCRBY', T .. 'shard', 'kept', -tonumber(size))
+        call('HINCRBY', T .. 'shard', 'kept', text(-tonumber(size)))
         returned, bytes = returned + 1, bytes + tonumber(size)
     end
     if call('ZCARD', T .. 'k:' .. s) == 0 then call('ZREM', T .. 'kept', s) end
