@@ -28,7 +28,7 @@ def run_command(
     arguments: tuple[str, ...],
     environment: Mapping[str, str],
     *,
-    timeout: float = 110,
+    timeout: float = 60,
     cwd: str | Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end, with nothing on its standard input."""
