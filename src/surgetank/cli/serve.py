@@ -69,7 +69,7 @@ def serve(
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("surgetank"):
             raise
-        raise MissingExtra("fastapi", "server", "The server") from error
+        raise MissingExtra(error.name or "fastapi", "server", "The server") from error
     project = load(config) if config is not None else None
     tank = Surgetank(home, database_url=database_url, server_host=host, server_port=port)
     settings = tank.settings
