@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from surgetank.events.types import Incident, Severity
+from surgetank.flush.classify import classify
 from surgetank.model import (
     Failure,
     FailureGroup,
@@ -211,3 +212,15 @@ def test_every_sentence_says_what_is_safe_and_nothing_of_what_the_database_said(
     assert failure.message not in message
     assert "you can go on working" in message or "is saved by itself" in message
     assert wording.SAFE in wording.for_operators(trouble, NOW)
+
+
+def test_a_disk_that_is_full_is_not_called_a_database_that_is_away() -> None:
+    trouble = Trouble(
+        key="k", subject=Subject.SINK, stream="tables", severity=Severity.WARNING, since=1.0,
+        failure=classify(OSError(28, "No space left on device", "/home/tables/1/x.parquet")),
+        label="the database", lasting=False, entries=2,
+    )  # fmt: skip
+    shown = wording.for_operators(trouble, NOW)
+    assert "a file can't be written" in shown
+    assert "free space there" in shown
+    assert "database" not in shown

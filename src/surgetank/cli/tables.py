@@ -124,9 +124,11 @@ def _describe(one: Table, figures: TableFigures | None) -> None:
             for c in one.columns
         ],
     )  # fmt: skip
-    rows = "by the settings" if one.policy.rows is None else f"{one.policy.rows} changes"
-    span = "by the settings" if one.policy.interval_s is None else f"{one.policy.interval_s:g} s"
-    out.print(f"flushed after {rows} or {span}")
+    rows = None if one.policy.rows is None else f"{one.policy.rows} changes"
+    span = None if one.policy.interval_s is None else f"{one.policy.interval_s:g} s"
+    own = [each for each in (rows, span) if each is not None]
+    rest = ["when the settings say"] if len(own) < 2 else []
+    out.print(f"flushed {' or '.join([*(f'after {each}' for each in own), *rest])}")
     if one.ttl_s is not None:
         out.print(f"rows go after {one.ttl_s:g} s")
     out.print(f"waiting: {figures.waiting_changes} changes, {size(figures.waiting_bytes)}")

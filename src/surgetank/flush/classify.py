@@ -50,7 +50,7 @@ def classify(error: BaseException) -> Failure:
         message=_one_line(error),
         error_type=type(error).__name__,
         sqlstate=sqlstate,
-        remedy=error.remedy if isinstance(error, SurgetankError) else _remedy(sqlstate),
+        remedy=error.remedy if isinstance(error, SurgetankError) else _remedy(error, sqlstate),
         stack_trace="".join(traceback.format_exception(error))[-20_000:],
     )
 
@@ -124,8 +124,10 @@ def _kind(error: BaseException, sqlstate: str | None) -> FailureKind:
     return FailureKind.REJECTED
 
 
-def _remedy(sqlstate: str | None) -> str:
+def _remedy(error: BaseException, sqlstate: str | None) -> str:
     if sqlstate is None:
+        if isinstance(error, OSError) and error.filename is not None:
+            return "free space there, or make it writable; it is tried again by itself."
         return ""
     if sqlstate == "42501":
         return (

@@ -18,6 +18,7 @@ from surgetank.notify.incidents import Subject, Trouble
 from surgetank.streams.errors.groups import flush_reference
 
 SAFE = "Everything is kept in the buffer"
+_OF_FILES = frozenset({"OSError", "PermissionError", "FileNotFoundError", "NotADirectoryError"})
 
 
 def trouble(found: Trouble) -> str:
@@ -66,6 +67,11 @@ def for_operators(found: Trouble, now: float) -> str:
         if fatal:
             action = found.failure.remedy or "see the detail, then `surgetank flush`."
             return f"Saving is stopped: {found.label} refuses it. {kept}. To go on: {action}"
+        if found.failure.error_type in _OF_FILES and found.failure.remedy:
+            return (
+                f"Saving is delayed: a file can't be written. {kept} and is saved by itself when it"
+                f" can; you can go on working. To help: {found.failure.remedy}"
+            )
         return (
             f"Saving is delayed: {found.label} can't be reached. {kept} and is saved by itself when"
             f" {found.label} is back; you can go on working."

@@ -295,9 +295,12 @@ class Folder:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.rename(final)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 temporary.unlink()
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+                # ENOSPC of a write names no file, and is to be told from a database that is away
+                raise OSError(error.errno, error.strerror, str(temporary)) from error
             raise
         _sync_folder(final.parent)
         return done
