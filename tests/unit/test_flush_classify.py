@@ -152,7 +152,7 @@ def test_a_failure_with_a_known_way_out_names_it(error: type[psycopg.Error], wor
 
 
 def test_a_file_that_can_not_be_written_is_told_from_a_database_that_is_away() -> None:
-    full = classify(OSError(28, "No space left on device", "/home/tables/1/x.parquet"))
+    full = classify(OSError(28, "No space left on device", "tables/1/x.parquet"))
     assert full.kind is FailureKind.TRANSIENT
     assert "free space" in full.remedy
     assert classify(ConnectionRefusedError(111, "Connection refused")).remedy == ""

@@ -217,7 +217,7 @@ def test_every_sentence_says_what_is_safe_and_nothing_of_what_the_database_said(
 def test_a_disk_that_is_full_is_not_called_a_database_that_is_away() -> None:
     trouble = Trouble(
         key="k", subject=Subject.SINK, stream="tables", severity=Severity.WARNING, since=1.0,
-        failure=classify(OSError(28, "No space left on device", "/home/tables/1/x.parquet")),
+        failure=classify(OSError(28, "No space left on device", "tables/1/x.parquet")),
         label="the database", lasting=False, entries=2,
     )  # fmt: skip
     shown = wording.for_operators(trouble, NOW)
