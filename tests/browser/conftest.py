@@ -1,4 +1,8 @@
-"""One browser for all tests of a process, and the tools of npm that look at pages and scripts."""
+"""One browser for the tests of a module, and the tools of npm that look at pages and scripts.
+
+It is closed at the end of each module: as long as it is open, Playwright's event loop is the running one of the
+process, and other tests could run none.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from support.browser import find_chromium, running_browser
 TOOLS = Path(__file__).with_name("tools")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """A browser. Skips where none is installed."""
     program = find_chromium()

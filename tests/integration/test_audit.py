@@ -440,7 +440,7 @@ def test_tokens_that_are_made_and_revoked_are_in_it(audit: Audit, database_url: 
             )
     assert [(r["action"], r["actor"], r["detail"]) for r in audit.list()] == [
         ("token_revoked", "eve", {"token": "abc"}),
-        ("token_created", "ada", {"token": "abc", "role": "viewer"}),
+        ("token_created", "ada", {"token": "abc", "role": "user"}),
     ]
     assert audit.verify().sound
 

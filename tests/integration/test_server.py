@@ -364,7 +364,7 @@ def test_bodies_are_limited_whether_announced_or_not(make_tank):
 
 
 def test_a_body_that_does_not_arrive_is_not_waited_for(server, monkeypatch):
-    monkeypatch.setattr("surgetank.server.http.middleware._BODY_TIME_S", 0.2)
+    monkeypatch.setattr("surgetank.server.http.bodies._TIME_S", 0.2)
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as slow:
         slow.sendall(b"POST /flush HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123")

@@ -15,6 +15,7 @@ from bench.bars import BARS, Bar, judge, unjudged
 from bench.chat import Thread, growing, messages, text
 from bench.harness import SMOKE, BenchError, Figure, Recorder, Scale, Scene
 from bench.measures import MEASURES, calls, graph
+from bench.measures.tables_flush import DELTA
 from bench.peers import MEMORY, OURS, POSTGRES, Contestant, contestants
 from bench.result import Result, cell, number
 
@@ -96,10 +97,11 @@ def test_a_bar_that_nothing_measures_any_more_is_noticed():
     figures = recorded("calls", "get_tuple hot", ours=[[1.0]], memory=[[1.0]])
     left = [bar.key for bar in unjudged(figures, ["calls"], Scale())]
     assert left == ["put", "put_writes", "get_tuple newest", "get_tuple cold"]
-    optional = {bar for bar in BARS if bar.peer == LANGGRAPH_DEV}  # where it is installed
+    dev = {bar for bar in BARS if bar.peer == LANGGRAPH_DEV}
+    optional = dev | {bar for bar in BARS if bar.peer == DELTA}  # where they are installed
     assert set(unjudged([], MEASURES, Scale())) == set(BARS) - optional
     there = recorded("served", "run", langgraph_dev=[[1.0]])
-    assert optional <= set(unjudged(there, MEASURES, Scale()))
+    assert dev <= set(unjudged(there, MEASURES, Scale()))
     assert "storage" not in {bar.measure for bar in unjudged([], MEASURES, SMOKE)}
 
 

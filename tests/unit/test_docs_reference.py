@@ -34,6 +34,7 @@ PROTOCOLS = [Buffer, Spilling, Sink, Channel, Stream, EventLog, AlertBook]
 # Not the business of an application or of an implementation, though a public call names it.
 INTERNAL = {
     "surgetank.app.assembly.Parts",  # what an open engine consists of
+    "surgetank.console.forms.FormRefused",  # shown in the form that it is about
     "surgetank.fallback.files.SpillFiles",
     "surgetank.settings.Settings",  # docs/reference/settings.md is its page
     "surgetank.streams.checkpoints.serde.forms.ValueRefused",  # callers get `EntryRejected`
