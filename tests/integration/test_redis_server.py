@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,10 @@ from pathlib import Path
 import pytest
 from redis.exceptions import ConnectionError as ConnectionLost
 
+from support.buffers import child_env
+from support.guard import servers
 from support.redis_server import RedisTestServer, running_redis, shared, url_for
+from support.waiting import wait_until
 from surgetank.exceptions import BufferFull, BufferUnavailable
 from surgetank.redis.address import RedisAddress, parse
 from surgetank.redis.scripts import Script, Scripts
@@ -179,3 +184,17 @@ def test_a_replica_is_refused_before_anything_is_read_from_it(scripts: Scripts) 
         with pytest.raises(BufferUnavailable, match="is a replica"):
             count(server, scripts["count"])
         server.close()
+
+
+def test_a_server_of_the_tests_ends_with_the_run_that_started_it() -> None:
+    code = "from support.redis_server import shared; print(shared().folder, flush=True); input()"
+    environment = {k: v for k, v in child_env().items() if k != "TEST_REDIS_FOLDER"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    ) as run:  # fmt: skip
+        assert run.stdout is not None
+        folder = run.stdout.readline().strip()
+        assert len(servers(folder)) == 1
+        run.kill()
+    wait_until(lambda: not servers(folder) and not Path(folder).exists(), "the end of the server")

@@ -18,12 +18,15 @@ import psutil
 
 
 def servers(folder: str) -> list[psutil.Process]:
-    """The servers that were started in the folder."""
+    """The servers that were started in the folder. Redis names its port in the stead of its command
+    line, and has the folder as its own."""
     return [
         process
-        for process in psutil.process_iter(["name", "cmdline"])
+        for process in psutil.process_iter(["name", "cmdline", "cwd"])
         if process.info["name"] in ("postgres", "pgbouncer", "redis-server")
-        and any(folder in argument for argument in process.info["cmdline"] or ())
+        and any(
+            folder in part for part in (*(process.info["cmdline"] or ()), process.info["cwd"] or "")
+        )
     ]
 
 
