@@ -26,9 +26,10 @@ PAGE = """([areas, script, bundle]) => {
   made.dataset.bundle = bundle;
   document.head.append(made);
 }"""
-AREAS = """<form><label for="a">Arguments</label><textarea id="a" name="a" data-editor="json">{"n": 1}</textarea></form>
-<label for="b">What has changed</label>
-<textarea id="b" data-editor="json" data-merge='{"kept": 1,\n"gone": "<b>x</b>"}' readonly>{"kept": 1,\n"come": 2}</textarea>"""
+AREAS = """<form><label for="a">Arguments</label>
+<textarea id="a" name="a" data-editor="json">{"n": 1}</textarea></form>
+<label for="b">What has changed</label><textarea id="b" data-editor="json" readonly
+data-merge='{"kept": 1,\n"gone": "<b>x</b>"}'>{"kept": 1,\n"come": 2}</textarea>"""
 
 
 def test_a_text_area_for_json_becomes_an_editor(chromium: Any, make_tank: Any) -> None:
