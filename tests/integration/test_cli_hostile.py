@@ -91,7 +91,7 @@ COMMANDS: dict[str, list[str] | None] = {
     "jobs list": [], "jobs show": ["{job}"], "jobs retry": ["{job}"],
     "parked list": [], "parked show": ["1"], "parked retry": ["1"], "parked export": ["{folder}/parked"],
     "analyst add": ["--all", NASTY], "analyst list": [], "analyst remove": [NASTY],
-    "analyst refresh": [],
+    "analyst refresh": [], "workers": [],
     "tables": ["public.notes"],
     "import-table": ["public.notes", "{folder}/rows.csv", "--on-bad", "skip", "--user", NASTY],
     "export-table": ["public.notes", "--format", "csv", "--to", "{folder}/rows"],

@@ -12,6 +12,7 @@ the thread that runs it; flushers, sinks and `CircuitBreaker` (its lock) are sha
 this order. Spilling waits for no sink and no database; resolving a system error whose cause is over
 asks the database, for as long as a read may take. A sink that is frozen holds up none of it.
 - Short threads: `surgetank-revive` starts an embedded server that went, `surgetank-reach` connects,
+  `surgetank-presence` says in the database that this process works,
   `surgetank-alerts-ask` asks the database what alerts are about, `surgetank-handover` writes what
   event loops handed over, `surgetank-append` (a pool) what is too large for them. Who needs their
   result waits for so long as it may, and goes on without it.
@@ -30,7 +31,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ from surgetank.app.guards import Guards, destination
 from surgetank.app.homes import ensure_home
 from surgetank.app.housekeeping import Housekeeping
 from surgetank.app.live import LiveQueries
+from surgetank.app.presence import Presence
 from surgetank.app.run_room import RunRoom
 from surgetank.app.sink_watch import SinkWatch
 from surgetank.app.storage import limits_of
@@ -65,16 +67,13 @@ from surgetank.flush.belonging import Belonging
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.events import FlushListener, Listeners
 from surgetank.flush.flusher import Flusher
-from surgetank.flush.policy import SpillPolicy
 from surgetank.flush.scheduler import Scheduler, problem_of
 from surgetank.flush.tidying import Tidying
 from surgetank.model import PartitionState
 from surgetank.notify.report import SinkStatus
 from surgetank.notify.reporting import Reporting
-from surgetank.notify.spills import SpillWatch
 from surgetank.service import Service
 from surgetank.settings import Settings
-from surgetank.spilling.spiller import Spiller
 from surgetank.streams.checkpoints.copies.check import CopyCheck
 from surgetank.streams.checkpoints.retention.sweep import Retention
 from surgetank.streams.checkpoints.retention.sweeper import Sweeper
@@ -172,6 +171,8 @@ class Parts:
         )
         self.forwarding = Forwarding(self, self.tell_of_runs)
         self.listeners.add(self.forwarding.on_flush)
+        self.presence = Presence(self.database, node=settings.node, buffer_id=self.buffer.id)
+        self.listeners.add(self.presence.on_flush)
         self.run_retention = retention_of_runs(self.database, settings)
         self.guards = Guards(
             self.buffer, self.database, self.reporting, belonging, settings, streams=self.streams,
@@ -191,8 +192,9 @@ class Parts:
             tick_s=settings.flush_tick,
             on_problem=self._problem,
         )
+        self._flushes = self.presence.role("flush", self._held)
         tidying = Tidying(self.buffer, clock=clock, on_lost=self.reporting.notifier.worker_lost)
-        self.spills = self._spill_watch()
+        self.spills = flushers.spill_watch(self, on_problem=self._spill_problem)
         self.copies = CopyCheck(self.buffer, open_cold(self.database), clock=clock)
         # Two, because a database that hangs must not hold up spilling and telling.
         self.housekeeping = Housekeeping(
@@ -241,21 +243,6 @@ class Parts:
             except (SurgetankError, psycopg.Error) as error:
                 log.info("copies_not_checked", error=str(error))
 
-    def _spill_watch(self) -> SpillWatch:
-        settings = self.settings
-        spiller = Spiller(
-            self.buffer,
-            tuple(name for name, stream in self.streams.items() if not stream.urgent),
-            SpillPolicy(after_s=settings.fallback_after, fill=settings.fallback_fill),
-            clock=self.clock,
-            node=settings.node,
-            ttl_s=settings.lease_ttl,
-            on_problem=self._spill_problem,
-        )
-        return SpillWatch(
-            spiller, self.buffer, self.reporting.notifier, self.reporting.events, clock=self.clock
-        )
-
     def _tables_opened(self, tables: OpenTables) -> None:
         # Another mapping: other threads go through the one that there was.
         self.flushers = {**self.flushers, tables.flusher.stream: tables.flusher}
@@ -273,7 +260,16 @@ class Parts:
     def _services(self) -> list[Service]:
         """What runs in the background where this process flushes, in the order in which it ends."""
         sweeper: list[Service] = [self.sweeper] if self.sweeper is not None else []
-        return [*sweeper, self.forwarding, self.upkeep, self.housekeeping, self.scheduler]
+        background: list[Service] = [
+            self.forwarding,
+            self.upkeep,
+            self.housekeeping,
+            self.scheduler,
+        ]
+        return [*sweeper, *background, self._flushes]
+
+    def _held(self) -> Mapping[str, int]:
+        return {"partitions": sum(flusher.holding for flusher in self.flushers.values())}
 
     @property
     def cold(self) -> Cold:
@@ -402,6 +398,7 @@ class Parts:
                 service.stop(_left(limit))
             if drain and started:
                 self._drain(over)
+            self.presence.close(_left(limit))
         finally:
             timer.cancel()
             self.database.interrupt()  # whoever still waits for it, waits in vain

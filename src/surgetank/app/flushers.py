@@ -1,16 +1,21 @@
-"""The flushers of the streams that wait in a buffer: this engine's, and those of homes beside it."""
+"""The flushers of the streams that wait in a buffer, this engine's and those of homes beside it; and the
+spiller."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from surgetank.app.backends import open_buffer
+from surgetank.exceptions import SurgetankError
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork, FlushedBuffer, StreamFlusher
-from surgetank.flush.policy import RetryPolicy, StreamPolicy
+from surgetank.flush.policy import RetryPolicy, SpillPolicy, StreamPolicy
+from surgetank.notify.spills import SpillWatch
 from surgetank.sinks.protocol import Sink
+from surgetank.spilling.spiller import Spiller
 
 if TYPE_CHECKING:
     from surgetank.app.assembly import Parts
@@ -40,6 +45,21 @@ def make_flusher(parts: Parts, stream: str, sink: Sink, buffer: FlushedBuffer) -
         on_findings=parts.guards.tell,
         on_recovered=parts.sink_recovered,
     )
+
+
+def spill_watch(parts: Parts, *, on_problem: Callable[[SurgetankError], None]) -> SpillWatch:
+    """What spills what waits too long, and tells of it."""
+    settings, buffer, reporting = parts.settings, parts.buffer, parts.reporting
+    spiller = Spiller(
+        buffer,
+        tuple(name for name, stream in parts.streams.items() if not stream.urgent),
+        SpillPolicy(after_s=settings.fallback_after, fill=settings.fallback_fill),
+        clock=parts.clock,
+        node=settings.node,
+        ttl_s=settings.lease_ttl,
+        on_problem=on_problem,
+    )
+    return SpillWatch(spiller, buffer, reporting.notifier, reporting.events, clock=parts.clock)
 
 
 def flush_beside(parts: Parts, stop: threading.Event) -> None:

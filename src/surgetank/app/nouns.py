@@ -31,6 +31,7 @@ from surgetank.app.tables import Tables
 from surgetank.app.threads import Threads
 from surgetank.app.transfers import Transfers
 from surgetank.app.webhooks import Webhooks
+from surgetank.app.workers import Workers
 from surgetank.database.pool import Database
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import Severity
@@ -199,6 +200,7 @@ class Nouns(Speaks):
             meters=self.run_meters,
             changed=parts.forwarding.wake,
             lifetimes=lambda: self.lifetimes,
+            presence=parts.presence,
         )
 
     @property
@@ -309,6 +311,11 @@ class Nouns(Speaks):
         """What people were told of and is not over: `tank.incidents(thread_id)`."""
         reporting = self.parts.reporting
         return Incidents(reporting.events, reporting.banners, clock=self.now)
+
+    @property
+    def workers(self) -> Workers:
+        """Which processes flush, run graphs or serve, on all hosts: `tank.workers()`."""
+        return Workers(self.parts.database, self.parts.presence)
 
     @property
     def notifications(self) -> Notifications:

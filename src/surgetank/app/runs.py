@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgetank import tracing
 from surgetank.app.crons import CronClock, open_crons
+from surgetank.app.presence import Presence
 from surgetank.app.run_room import RunRoom
 from surgetank.app.webhooks import Webhooks
 from surgetank.database.pool import Database
@@ -53,6 +54,7 @@ class Runs:
         each_second: Sequence[Callable[[], object]] = (),
         changed: Callable[[], None] = lambda: None,
         lifetimes: Callable[[], Lifetimes] = Lifetimes,
+        presence: Presence,
     ) -> None:
         self._queue = RunQueue(
             database,
@@ -64,6 +66,7 @@ class Runs:
             thread_ttl=lifetimes().default,
         )
         self._lifetimes = lifetimes
+        self._presence = presence
         self._database = database
         self._checkpoints = CheckpointManager(database, node=settings.node)
         self.node = settings.node
@@ -265,7 +268,8 @@ class Runs:
         worker = self.worker(
             graphs, most=most, saver=saver, each_second=each_second, on_end=on_end, webhook_due=webhooks.wake
         )  # fmt: skip
-        return RunService(worker, self._room, self._listen_database(), beside=[webhooks])
+        listed = self._presence.role("runs", self._meters.report, claims_as=worker.name)
+        return RunService(worker, self._room, self._listen_database(), beside=[webhooks, listed])
 
     def _listen_database(self) -> Database:
         url = self._settings.database_listen_url

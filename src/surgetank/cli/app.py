@@ -44,6 +44,7 @@ from surgetank.cli import (
     token,
     transfer,
     worker,
+    workers,
 )
 from surgetank.cli.output import coded, out
 
@@ -101,6 +102,7 @@ app.command("cancel")(coded(runs.cancel))
 for _answer in (inbox.inbox, inbox.approve, inbox.reject, inbox.edit, inbox.respond, inbox.ignore):
     app.command(_answer.__name__)(coded(_answer))
 app.command("worker")(coded(worker.worker))
+app.command("workers")(coded(workers.workers))
 app.command("serve")(coded(serve.serve))
 app.command("dev")(coded(dev.dev))
 app.add_typer(token.app, name="token")

@@ -29,6 +29,11 @@ class Flusher(Protocol):
         """What it flushes into: at least `name` and `ping()` (see `sinks.protocol.Sink`)."""
         ...
 
+    @property
+    def holding(self) -> int:
+        """How many partitions it has leased now."""
+        ...
+
     def run_if_due(self, stop: threading.Event) -> FlushJob | None:
         """Flush what crossed a threshold of its policy; None when nothing did or the breaker is
         open."""

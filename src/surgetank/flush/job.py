@@ -78,6 +78,7 @@ class StreamFlusher:
         self._clockwork = clockwork
         self._ttl_s = lease_ttl_s
         self._on_recovered = on_recovered
+        self._held: list[_Held] = []  # by the jobs that run
         # One for each call: flushes by hand and in the background run at once, and each learns of
         # the sink for itself.
         self._new_delivery = partial(
@@ -85,6 +86,11 @@ class StreamFlusher:
             clock=clockwork.clock, random=clockwork.random, on_findings=on_findings,
             on_recovered=self._recovered,
         )  # fmt: skip
+
+    @property
+    def holding(self) -> int:
+        """How many partitions it has leased now."""
+        return sum(len(held.all()) for held in list(self._held))
 
     def run_if_due(self, stop: threading.Event) -> FlushJob | None:
         """Flush what crossed a threshold of the policy; None when nothing did or the breaker is
@@ -188,6 +194,7 @@ class StreamFlusher:
         )
         outcomes: list[PartitionOutcome] = []
         held = _Held([x.lease for x in leased])
+        self._held.append(held)
         try:
             self._buffer.save_job(job)
             with self._heartbeat(job, held):
@@ -204,6 +211,7 @@ class StreamFlusher:
         except BufferProblem as error:
             outcomes += _interrupted(outcomes, [*(x.lease for x in leased), *held.all()], error)
         finally:
+            self._held.remove(held)
             self._give_back(held)
         return self._finish(job, outcomes, held, stopped=stop.is_set())
 

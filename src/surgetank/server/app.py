@@ -127,6 +127,9 @@ def create_app(
             if worker is not None:  # its graphs may need what the project's application opens
                 worker.start()
                 stack.push_async_callback(_stop, worker, stop_s)
+            serving = tank.workers.role("serve", lambda: {"followers": services.hub.subscribers})
+            serving.start()
+            stack.callback(serving.stop)
             for each in mounted:
                 await stack.enter_async_context(each.running())
             yield

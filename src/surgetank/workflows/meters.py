@@ -59,6 +59,11 @@ class RunMeters:
         with self._lock:
             self._counts["webhooks", outcome] += 1
 
+    def report(self) -> dict[str, int]:
+        """How many attempts of runs have ended."""
+        with self._lock:
+            return {"ended": sum(n for (what, _), n in self._counts.items() if what == "ended")}
+
     def snapshot(self) -> tuple[dict[tuple[str, str], int], Durations, dict[str, Durations]]:
         """Counts by what and label, how long runs waited, how long they took by how they ended."""
         with self._lock:

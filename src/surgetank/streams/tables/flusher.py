@@ -119,6 +119,11 @@ class TableFlusher:
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
 
+    @property
+    def holding(self) -> int:
+        """How many tables it has leased now."""
+        return sum(running.lease is not None for running in list(self._running.values()))
+
     def run_if_due(self, stop: threading.Event) -> FlushJob | None:
         """Flush tables that are due, each in a job of its own; returns the last. None when nothing
         was due or the breaker is open."""
