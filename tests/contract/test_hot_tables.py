@@ -31,6 +31,7 @@ from surgetank.streams.tables.hot import reading
 from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.protocol import (
     DELETED,
+    DELETION_PARKED,
     OP,
     ORIGIN_SHIFT,
     VERSION,
@@ -507,6 +508,89 @@ def test_a_row_that_cannot_be_flushed_is_parked_stays_visible_and_can_be_put_bac
     hot.discard_parked([second.id, -99])
     assert (hot.parked(), shown(hot, KEYED)) == ([], [])
     hot.accept(KEYED, [insert("ann", 1, "free")])
+
+
+@pytest.mark.parametrize("segment", [False, True])
+def test_a_parked_deletion_does_not_free_its_key_and_what_has_it_is_parked_behind(
+    hot: SQLiteHotTables, segment: bool
+) -> None:
+    key = row_key(KEYED)
+    assert key is not None
+    one = key((1, ""))
+    first = hot.accept(KEYED, [insert("ann", 1, "a"), insert("bob", 1, "b")]).first
+    gone = hot.accept(KEYED, [Change("ann", Op.DELETE, (1, None), first)]).first
+    if segment:
+        hot.accept_arrow(KEYED, arrow(KEYED, ["ann", "ann"], [1, 2], ["again", "c"]))
+    else:
+        hot.accept(KEYED, [insert("ann", 1, "again"), insert("ann", 2, "c")])
+    second = gone + 1
+    lease = hot.lease(KEYED, owner="me", ttl_s=30)
+    assert lease is not None
+    acked = hot.ack(lease, 0, refused=[Refused("ann", gone, FAILURE)])
+    assert acked.behind == (second,)
+    assert [each.seq for each in hot.parked()] == [gone, second]
+    deletion, behind = hot.parked()
+    assert behind.failure.message == (
+        f"the change {gone}, which deletes the row that had this PRIMARY KEY, is parked"
+    )
+    assert hot.parked_row(deletion.id) == (
+        "ns.t8", {USER: "ann", SEQ: first, OP: "DELETE", "n": 1, "s": None}
+    )  # fmt: skip
+    assert [row["s"] for row in hot.take(lease)[0].to_pylist()] == ["a", "c", "b"]
+    hot.ack(lease, lease.through)
+    hot.release(lease)
+    # The row of the parked INSERT has the key: nobody else gets it, however it is tried.
+    assert hot.known_keys(KEYED, "ann", [one]) == {one: second}
+    with pytest.raises(Conflict, match="can't be discarded alone"):
+        hot.discard_parked([deletion.id])
+    hot.discard_parked([behind.id])
+    assert hot.known_keys(KEYED, "ann", [one]) == {one: DELETION_PARKED}
+    with pytest.raises(Conflict, match="PRIMARY KEY"):
+        hot.accept(KEYED, [insert("ann", 1, "x")])
+    with pytest.raises(Conflict, match="PRIMARY KEY"):
+        hot.accept_arrow(KEYED, arrow(KEYED, ["ann"], [1], ["x"]))
+    hot.unpark([deletion.id])
+    assert hot.known_keys(KEYED, "ann", [one]) == {one: DELETED}
+    hot.accept(KEYED, [insert("ann", 1, "free")])
+
+
+def test_what_is_parked_of_one_key_is_put_back_in_order(hot: SQLiteHotTables) -> None:
+    first = hot.accept(KEYED, [insert("ann", 1, "a")]).first
+    hot.accept(KEYED, [Change("ann", Op.DELETE, (1, None), first)])
+    second = hot.accept(KEYED, [insert("ann", 1, "b")]).first
+    hot.accept(KEYED, [Change("ann", Op.UPDATE, (1, "c"), second)])
+    lease = hot.lease(KEYED, owner="me", ttl_s=30)
+    assert lease is not None
+    hot.ack(lease, 0, refused=[Refused("ann", second, FAILURE)])  # its update has all of it
+    hot.ack(lease, 0, refused=[Refused("ann", second + 1, FAILURE)])  # parked before the deletion
+    hot.ack(lease, 0, refused=[Refused("ann", first + 1, FAILURE)])
+    hot.ack(lease, 0, refused=[Refused("ann", first, FAILURE)])  # its deletion is parked
+    hot.release(lease)
+    update, deletion = hot.parked()
+    assert (update.seq, deletion.seq) == (second + 1, first + 1)
+    assert len(hot.unpark([update.id])) == 2
+    found = [(Op(row[OP]), row[SEQ], row["s"]) for row in shown(hot, KEYED)]
+    assert found == [(Op.DELETE, first, None), (Op.UPDATE, second, "c")]
+
+
+def test_a_key_is_that_of_what_is_left_when_a_parked_change_is_discarded(
+    hot: SQLiteHotTables,
+) -> None:
+    key = row_key(KEYED)
+    assert key is not None
+    one = key((1, ""))
+    first = hot.accept(KEYED, [insert("ann", 1, "a")]).first
+    for op in (Op.UPDATE, Op.DELETE):
+        hot.accept(KEYED, [Change("ann", op, (1, "b"), first)])
+        lease = hot.lease(KEYED, owner="me", ttl_s=30)
+        assert lease is not None
+        hot.ack(lease, 0, refused=[Refused("ann", lease.through, FAILURE)])
+        hot.release(lease)
+        (parked,) = hot.parked()
+        hot.discard_parked([parked.id])
+        assert hot.known_keys(KEYED, "ann", [one]) == {one: first}
+        with pytest.raises(Conflict, match="PRIMARY KEY"):
+            hot.accept(KEYED, [insert("ann", 1, "x")])
 
 
 def test_a_file_that_was_copied_goes_on_under_another_origin(

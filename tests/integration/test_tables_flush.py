@@ -203,6 +203,60 @@ def test_a_row_that_nobody_foresaw_is_parked_when_it_goes_on_failing(house: Tick
     assert len(house.seen()) == 8
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_a_deletion_that_nobody_foresaw_never_makes_two_rows_of_one_key(
+    house: Ticking, after: bool
+) -> None:
+    def judge(rows: list[dict[str, Any]]) -> Exception | None:
+        hated = any(row["_op"] == Op.DELETE for row in rows)
+        return RuntimeError("nobody foresaw this") if hated else None
+
+    house.insert("bob", 1, 2)
+    if after:
+        assert house.flush().ok
+    house.change(Op.DELETE, "bob", 1)
+    house.insert("bob", 1, 3)
+    with refuses(house, judge):
+        for number in range(4):
+            house.clock.advance(120)
+            house.insert("ada", number)
+            house.flush()
+    bobs = [("bob", 1, "bob1"), ("bob", 2, "bob2"), ("bob", 3, "bob3")]
+    assert len(house.hot.parked()) == 2  # the deletion, and the row that has its key
+    assert [row for row in house.seen() if row[0] == "bob"] == bobs
+    assert [row for row in texts(house.cold) if row[0] == "bob"] == bobs  # the first one's bob1
+    deletion, behind = house.hot.parked()
+    assert len([e for e in house.heard if isinstance(e, EntryParked)]) == 2
+    assert house.hot.unpark([behind.id if after else deletion.id]) != []
+    assert house.flush().ok
+    assert [row for row in house.seen() if row[0] == "bob"] == bobs
+    assert [row for row in texts(house.cold) if row[0] == "bob"] == bobs
+    assert house.hot.parked() == []
+
+
+def test_a_parked_update_is_seen_before_the_row_that_waits(house: Ticking) -> None:
+    house.insert("bob", 1)
+    house.change(Op.UPDATE, "bob", 1, "new")
+    write = house.cold.write
+    calls: list[Any] = []
+
+    def judged(table: Table, rows: Any, **more: Any) -> Any:
+        calls.append(rows.to_pylist())
+        if len(calls) == 1:
+            raise EntryRejected(partition="", path="$", reason="no", seq=calls[0][-1]["_version"])
+        if len(calls) == 2:
+            raise RuntimeError("nobody foresaw this")
+        return write(table, rows, **more)
+
+    with mock.patch.object(house.cold, "write", judged):
+        house.flush()
+    assert len(house.hot.parked()) == 1
+    assert house.seen() == [("bob", 1, "new")]
+    house.clock.advance(120)
+    assert house.flush().ok
+    assert house.seen() == [("bob", 1, "new")]
+
+
 def test_a_type_that_cannot_be_written_parks_no_row_and_all_arrive_later(house: Ticking) -> None:
     house.insert("ada", 1, 2)
     house.insert("bob", 1)

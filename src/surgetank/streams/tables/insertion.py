@@ -15,6 +15,7 @@ from surgetank.streams.tables.definition import NOBODY, SEQ, USER, Kind, Table
 from surgetank.streams.tables.hot.columns import array_of, keeper
 from surgetank.streams.tables.hot.protocol import (
     DELETED,
+    DELETION_PARKED,
     Accepted,
     BatchKey,
     Change,
@@ -83,7 +84,8 @@ class Present:
     def known(
         self, table: Table, user: str, keys: Mapping[bytes, tuple[Any, ...]]
     ) -> dict[bytes, int]:
-        """Of these keys those that have a row, hot or cold, and its `_seq`."""
+        """Of these keys those that have a row, hot or cold, and its `_seq`; `DELETION_PARKED` where its
+        deletion could not be flushed."""
         hot = self.hot.known_keys(table, user, list(keys))
         found = {key: seq for key, seq in hot.items() if seq != DELETED}
         unknown = {values: key for key, values in keys.items() if key not in hot}
@@ -257,6 +259,8 @@ class Batch:
                 seq = known.get(key)
                 if seq is None:
                     inserts.append(Change(user, Op.INSERT, values))
+                elif seq == DELETION_PARKED:
+                    self._refuse_parked(index, user, values)
                 elif self._on_conflict is OnConflict.REFUSE:
                     self._refuse_taken(index, user, values)
                 elif self._on_conflict is OnConflict.NOTHING:
@@ -281,17 +285,26 @@ class Batch:
 
     def _refuse_taken(self, index: int, user: str, values: Row) -> None:
         """A row whose key is there. Raises `Conflict` where bad rows are not left out."""
-        key = ", ".join(
+        has = f"has a row with the PRIMARY KEY {self._shown(values)} already"
+        remedy = "choose another key, or use ON CONFLICT DO UPDATE or DO NOTHING."
+        self._refuse_key(index, user, has, remedy)
+
+    def _refuse_parked(self, index: int, user: str, values: Row) -> None:
+        has = f"has a row with the PRIMARY KEY {self._shown(values)} whose deletion is parked: it could not be flushed"
+        self._refuse_key(index, user, has, "retry or discard it first (`surgetank parked list`).")
+
+    def _refuse_key(self, index: int, user: str, has: str, remedy: str) -> None:
+        column, why = self.table.key[0], f"{self.table.partition(user)!r} {has}"
+        if self.on_bad == "skip":
+            self._repeated.append(BadRow(index, f"$[{index}].{column}", why, remedy))
+            return
+        raise KeyTaken(index, column, why, remedy)
+
+    def _shown(self, values: Row) -> str:
+        return ", ".join(
             f"{name} = {value!r:.60}"
             for name, value in zip(self.table.key, self._values_of(values), strict=True)
         )
-        remedy = "choose another key, or use ON CONFLICT DO UPDATE or DO NOTHING."
-        if self.on_bad == "skip":
-            reason = f"there is a row with the PRIMARY KEY {key} already"
-            self._repeated.append(BadRow(index, f"$[{index}].{self.table.key[0]}", reason, remedy))
-            return
-        why = f"{self.table.partition(user)!r} has a row with the PRIMARY KEY {key} already"
-        raise KeyTaken(index, self.table.key[0], why, remedy)
 
 
 def _column(table: Table, name: str) -> str:

@@ -30,6 +30,7 @@ from surgetank.streams.tables.hot.protocol import (
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 _Mask = np.ndarray[Any, np.dtype[np.bool_]]
 _FEW = 65_536  # rows of a batch
+_AFTER_ALL = (1 << 63) - (1 << ORIGIN_SHIFT)  # and a parked row's number: after all versions
 _NO_FILES = ColdTable(0, (), {})
 
 
@@ -147,14 +148,22 @@ def merged(changes: pa.Table, progress: Mapping[str, Progress]) -> tuple[pa.Tabl
         return plain, pa.array([], pa.int64())
     hidden = pc.unique(pending.column(SEQ).filter(changed))
     touched = pc.is_in(pending.column(SEQ), value_set=hidden)
-    newest = (
-        pending.select([SEQ, VERSION]).filter(touched).group_by(SEQ).aggregate([(VERSION, "max")])
-    )
+    order = _order(pending)
+    several = pa.table([pending.column(SEQ), order], [SEQ, VERSION]).filter(touched)
+    newest = several.group_by(SEQ).aggregate([(VERSION, "max")])
     kept = pc.and_(
-        pc.is_in(pending.column(VERSION), value_set=newest.column(f"{VERSION}_max")),
+        pc.is_in(order, value_set=newest.column(f"{VERSION}_max")),
         pc.not_equal(pending.column(OP), int(Op.DELETE)),
     )
     return plain.filter(pc.or_(pc.invert(touched), kept)), hidden
+
+
+def _order(changes: pa.Table) -> pa.Array:
+    """Numbers that grow with each change of a row. What is parked of one is its newest change: it can
+    be before another one of that row in a flush that ended half way."""
+    versions = changes.column(VERSION).to_numpy()
+    parked = versions < (1 << ORIGIN_SHIFT)
+    return pa.array(np.where(parked, versions + _AFTER_ALL, versions))
 
 
 def covered(changes: pa.Table, progress: Mapping[str, Progress]) -> _Mask:

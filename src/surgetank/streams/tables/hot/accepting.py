@@ -22,6 +22,8 @@ from surgetank.streams.tables.hot.layout import Layout
 from surgetank.streams.tables.hot.progress import progress_of
 from surgetank.streams.tables.hot.protocol import (
     DELETED,
+    DELETION_PARKED,
+    ORIGIN_SHIFT,
     Accepted,
     BatchKey,
     Change,
@@ -190,11 +192,11 @@ class Accepting:
             for start in range(0, len(keys), _KEYS_AT_ONCE):
                 some = keys[start : start + _KEYS_AT_ONCE]
                 rows = connection.execute(
-                    f"SELECT key, seq, op FROM {keys_of(table.id)} WHERE user = ? AND key IN"
+                    f"SELECT key, seq, op, version FROM {keys_of(table.id)} WHERE user = ? AND key IN"
                     f" ({', '.join('?' * len(some))}) AND {where}",
                     (user if table.by_user else NOBODY, *some, *values),
                 )
-                found |= {key: DELETED if op == Op.DELETE else seq for key, seq, op in rows}
+                found |= {key: _known(*known) for key, *known in rows}
         return found
 
     # -- what refuses
@@ -271,6 +273,12 @@ class Accepting:
                 ).fetchone() is not None  # fmt: skip
         except Exception:  # noqa: BLE001 - the error on its way out says why; the file is swept later
             return True
+
+
+def _known(seq: int, op: int, version: int) -> int:
+    if op != Op.DELETE:
+        return seq
+    return DELETED if version >> ORIGIN_SHIFT else DELETION_PARKED
 
 
 def _refuse_users(table: Table, users: Iterable[str]) -> None:

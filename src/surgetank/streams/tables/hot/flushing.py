@@ -84,9 +84,11 @@ class Flushing:
             table = definition_of(definition)
             tally(connection, table.id)
             before = waits(connection, table.id).changes
-            parked = sum(
-                park(connection, self._file.segments, table, each, now) for each in refused
-            )
+            gone = [
+                each
+                for one in refused
+                for each in park(connection, self._file.segments, table, one, now)
+            ]
             _keep_failures(connection, table, held or {}, now)
             kept = lease.held | set(json.loads(earlier or "[]")) | set(held or {})
             if through > 0:
@@ -102,7 +104,9 @@ class Flushing:
             recount_segments(connection, table)
             left = waits(connection, table.id).changes
             _forget_origins(connection, table)
-        return Acked(before - left - parked, recovered)
+        named = {one.version for one in refused}
+        behind = tuple(version for version, _ in gone if version not in named)
+        return Acked(before - left - sum(parked for _, parked in gone), recovered, behind)
 
 
 def _origin(lease: TableLease) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from surgetank.streams.tables.definition import Table
 from surgetank.streams.tables.hot.columns import keeper
+from surgetank.streams.tables.hot.protocol import ORIGIN_SHIFT
 from surgetank.streams.tables.hot.schema import keys_of, rows_of
 from surgetank.streams.tables.hot.slots import LENGTH, columns_at, null_bytes, slot_of
 from surgetank.streams.tables.keys import row_key
@@ -54,11 +55,13 @@ class Layout:
         )
         keys = keys_of(table.id)
         self.key = row_key(table)
-        # A key is free where its newest change deleted its row, or for the row that has it.
+        # A key is free for the row that has it, and where its newest change deleted its row: one that is
+        # parked (its number is of no origin) did not.
         self.put_key = (
             f"INSERT INTO {keys} (user, key, version, seq, op) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (user, key) DO UPDATE SET version = excluded.version, seq = excluded.seq,"
-            f" op = excluded.op WHERE {keys}.op = 2 OR {keys}.seq = excluded.seq"
+            f" op = excluded.op WHERE ({keys}.op = 2 AND {keys}.version >> {ORIGIN_SHIFT} > 0)"
+            f" OR {keys}.seq = excluded.seq"
         )
 
     def packed(self, user: str, values: Sequence[Any]) -> tuple[Any, ...]:

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from surgetank.buffer.failures import failure_json, failure_of
-from surgetank.model import ParkedEntry
+from surgetank.exceptions import Conflict
+from surgetank.model import Failure, FailureKind, ParkedEntry
 from surgetank.streams.tables.definition import SEQ, STREAM, USER, Table
 from surgetank.streams.tables.hot.columns import array_of, kept_of, row_json
-from surgetank.streams.tables.hot.counting import mark, newest, recount_segments, tally
+from surgetank.streams.tables.hot.counting import EVER, mark, newest, recount_segments, tally
 from surgetank.streams.tables.hot.definitions import definition_of
 from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.layout import Layout
-from surgetank.streams.tables.hot.protocol import OP, Refused
+from surgetank.streams.tables.hot.parked_keys import (
+    ParkedKey,
+    find_keys_again,
+    following,
+    move_key,
+    stored_row,
+    with_same_key,
+)
+from surgetank.streams.tables.hot.protocol import OP, VERSION, Op, Refused
 from surgetank.streams.tables.hot.reading import changes
-from surgetank.streams.tables.hot.schema import keys_of, rows_of
+from surgetank.streams.tables.hot.schema import rows_of
 from surgetank.streams.tables.hot.segments import Range
 from surgetank.streams.tables.values import writer
+
+_AT_ONCE = 500  # rows that are put back in one transaction
 
 
 class Parking:
@@ -57,16 +68,18 @@ class Parking:
         """See `HotTables.parked_row`. Values are as JSON has them."""
         with self._file.read() as connection:
             row = connection.execute(
-                "SELECT t.definition, p.user, p.seq, p.row FROM hot_parked p"
+                "SELECT t.definition, p.user, p.seq, p.op, p.row FROM hot_parked p"
                 " JOIN hot_tables t ON t.table_id = p.table_id WHERE p.id = ? AND t.dropped = 0",
                 (-parked_id,),
             ).fetchone()
         if row is None:
             return None
-        definition, user, seq, text = row
+        definition, user, seq, op, text = row
         table, kept = definition_of(definition), json.loads(text)
         shown: dict[str, Any] = {USER: user} if table.by_user else {}
         shown[SEQ] = seq
+        if op == Op.DELETE:
+            shown[OP] = Op.DELETE.name  # its other columns have nothing
         for column in table.columns:
             (value,) = array_of(column.type, [kept_of(column, kept)]).to_pylist()
             shown[column.name] = None if value is None else writer(column.type)(value)
@@ -75,31 +88,27 @@ class Parking:
     def unpark(self, parked_ids: Sequence[int]) -> list[int]:
         """See `HotTables.unpark`."""
         versions: list[int] = []
-        for parked_id in parked_ids:
-            table = self._table_of(parked_id)
-            if table is None:
-                continue
+        for table, ids in self._by_table(parked_ids):
             self._file.prepare(table)
-            with self._file.write() as connection:
-                version = self._put_back(connection, table, -parked_id)
-            if version is not None:
-                self._file.committed(table.id, version)
-                versions.append(version)
+            for start in range(0, len(ids), _AT_ONCE):
+                with self._file.write() as connection:
+                    back = [
+                        self._put_back(connection, table, each.id)
+                        for each in with_same_key(connection, table, ids[start : start + _AT_ONCE])
+                    ]
+                    if back:
+                        tally(connection, table.id)
+                        recount_segments(connection, table)
+                for version in back:
+                    self._file.committed(table.id, version)
+                versions += back
         return versions
 
-    def _put_back(self, connection: sqlite3.Connection, table: Table, id_: int) -> int | None:
-        row = connection.execute(
+    def _put_back(self, connection: sqlite3.Connection, table: Table, id_: int) -> int:
+        user, seq, op, at, retries, text = connection.execute(
             "DELETE FROM hot_parked WHERE id = ? RETURNING user, seq, op, at, retries, row", (id_,)
         ).fetchone()
-        if row is None:
-            return None
-        user, seq, op, at, retries, text = row
-        layout, kept = Layout(table), json.loads(text)
-        stored = [kept_of(column, kept) for column in table.columns]
-        values = [
-            array_of(column.type, [value])[0].as_py()
-            for column, value in zip(table.columns, stored, strict=True)
-        ]
+        layout, values = Layout(table), stored_row(table, text)
         version = self._file.take_versions(connection, table, 1)
         connection.execute(
             layout.put,
@@ -109,86 +118,123 @@ class Parking:
             "INSERT INTO hot_retried (table_id, version, parked_id, retries) VALUES (?, ?, ?, ?)",
             (table.id, version, id_, retries + 1),
         )
-        _move_key(connection, table, user, values, id_, version)
-        tally(connection, table.id)
-        recount_segments(connection, table)
+        move_key(connection, table, user, values, id_, version)
         return version
 
     def discard_parked(self, parked_ids: Sequence[int]) -> None:
         """See `HotTables.discard_parked`."""
-        for parked_id in parked_ids:
-            table = self._table_of(parked_id)
-            if table is None:
-                continue
+        for table, ids in self._by_table(parked_ids):
             with self._file.write() as connection:
-                row = connection.execute(
-                    "DELETE FROM hot_parked WHERE id = ? RETURNING user", (-parked_id,)
-                ).fetchone()
-                if row is not None:
-                    connection.execute(
-                        f"DELETE FROM {keys_of(table.id)} WHERE user = ? AND version = ?",
-                        (row[0], -parked_id),
-                    )
-                    recount_segments(connection, table)
+                alike = with_same_key(connection, table, ids)
+                chosen = set(ids)
+                _refuse_alone(alike, chosen)
+                gone = [each for each in alike if each.id in chosen]
+                for each in gone:
+                    connection.execute("DELETE FROM hot_parked WHERE id = ?", (each.id,))
+                find_keys_again(connection, self._file.segments, table, gone)
+                recount_segments(connection, table)
 
-    def _table_of(self, parked_id: int) -> Table | None:
+    def _by_table(self, parked_ids: Sequence[int]) -> list[tuple[Table, list[int]]]:
+        """Numbers of parked rows as they are stored, by table; unknown ones are left out."""
         with self._file.read() as connection:
-            row = connection.execute(
-                "SELECT t.definition FROM hot_parked p JOIN hot_tables t ON t.table_id = p.table_id"
-                " WHERE p.id = ? AND t.dropped = 0",
-                (-parked_id,),
-            ).fetchone()
-        return None if row is None else definition_of(row[0])
+            rows = connection.execute(
+                "SELECT p.id, p.table_id, t.definition FROM hot_parked p"
+                " JOIN hot_tables t ON t.table_id = p.table_id"
+                " WHERE p.id IN (SELECT -value FROM json_each(?)) AND t.dropped = 0 ORDER BY p.id",
+                (json.dumps(list(parked_ids)),),
+            ).fetchall()
+        found: dict[int, tuple[Table, list[int]]] = {}
+        for id_, table_id, definition in rows:
+            if table_id not in found:
+                found[table_id] = definition_of(definition), []
+            found[table_id][1].append(id_)
+        return list(found.values())
+
+
+def _refuse_alone(alike: Sequence[ParkedKey], chosen: Collection[int]) -> None:
+    """Raises `Conflict` where a deletion is to be discarded, and a row that has the key of its row is
+    not."""
+    deletions = {
+        (each.user, each.key): each.id
+        for each in alike
+        if each.key is not None and each.op == Op.DELETE and each.id in chosen
+    }
+    for each in alike:
+        deletion = deletions.get((each.user, each.key)) if each.key is not None else None
+        if deletion is not None and each.id not in chosen:
+            raise Conflict(
+                f"The parked deletion {-deletion} can't be discarded alone: its row would have the PRIMARY"
+                f" KEY of the row {-each.id}, which is parked behind it.",
+                remedy="discard both, or retry them.",
+            )
 
 
 def park(
     connection: sqlite3.Connection, folder: Path, table: Table, refused: Refused, now: float
-) -> bool:
-    """Set one change aside. False where it is not there (any more), or where a newer change of its
-    row has all that it said."""
+) -> list[tuple[int, bool]]:
+    """Set one change aside, and what follows a deletion of the same key: that key is not free before
+    the deletion was. The versions that don't wait any more, and whether each is parked: not where
+    another change of its row has all that it said. Nothing where it is not there (any more)."""
     user, version = refused.user, refused.version
-    parts = changes(
-        connection, folder, table, table.columns, Range(version - 1, version, user)
-    )  # fmt: skip
-    found = [row for part in parts for row in part.to_pylist()]
+    found = _found(connection, folder, table, Range(version - 1, version, user))
     if not found:
-        return False
-    (row,) = found
+        return []
+    parked = _park_one(connection, table, refused, found[0], now)
+    done = [(version, parked)]
+    if parked and found[0][OP] == Op.DELETE:
+        later = _found(connection, folder, table, Range(version, EVER, user))
+        why = _waits_for(version)
+        for row in following(table, found[0], later):
+            behind = Refused(user, row[VERSION], why)
+            done.append((row[VERSION], _park_one(connection, table, behind, row, now)))
+    return done
+
+
+def _found(
+    connection: sqlite3.Connection, folder: Path, table: Table, chosen: Range
+) -> list[dict[str, Any]]:
+    parts = changes(connection, folder, table, table.columns, chosen)
+    return sorted((row for part in parts for row in part.to_pylist()), key=lambda row: row[VERSION])
+
+
+def _park_one(
+    connection: sqlite3.Connection, table: Table, refused: Refused, row: dict[str, Any], now: float
+) -> bool:
+    user, version = refused.user, refused.version
     at, size = _accepted(connection, table, user, version)
     _take_out(connection, table, user, version)
-    superseded = connection.execute(
-        f"SELECT 1 FROM {rows_of(table.id)} WHERE seq = ? AND version > ? AND user = ? LIMIT 1",
-        (row[SEQ], version, user),
-    ).fetchone()
-    if superseded:
-        return False
-    values = [row[column.name] for column in table.columns]
-    text = row_json(table.columns, values)
     again = connection.execute(
         "DELETE FROM hot_retried WHERE table_id = ? AND version = ? RETURNING parked_id, retries",
         (table.id, version),
     ).fetchone()
+    # What is parked of a row is its newest change: no other is accepted after it.
+    superseded = connection.execute(
+        f"SELECT 1 FROM {rows_of(table.id)} WHERE seq = ?1 AND version > ?2 AND user = ?3 UNION ALL"
+        " SELECT 1 FROM hot_parked WHERE table_id = ?4 AND user = ?3 AND seq = ?1 LIMIT 1",
+        (row[SEQ], version, user, table.id),
+    ).fetchone()
+    if superseded:
+        return False
+    values = [row[column.name] for column in table.columns]
     id_, retries = again or (None, 0)
     cursor = connection.execute(
         "INSERT INTO hot_parked (id, table_id, user, version, seq, op, bytes, at, parked_at, failure,"
         " retries, schema, row) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (id_, table.id, user, version, row[SEQ], row[OP], size, at, now, failure_json(refused.failure),
-         retries, table.schema_version, text),
+         retries, table.schema_version, row_json(table.columns, values)),
     )  # fmt: skip
     assert cursor.lastrowid is not None
-    _move_key(connection, table, user, values, version, cursor.lastrowid)
+    move_key(connection, table, user, values, version, cursor.lastrowid)
     return True
 
 
-def _move_key(
-    connection: sqlite3.Connection, table: Table, user: str, values: Sequence[Any], old: int, new: int
-) -> None:  # fmt: skip
-    key = Layout(table).key
-    if key is not None:
-        connection.execute(
-            f"UPDATE {keys_of(table.id)} SET version = ? WHERE user = ? AND key = ? AND version = ?",
-            (new, user, key(values), old),
-        )
+def _waits_for(version: int) -> Failure:
+    return Failure(
+        FailureKind.REJECTED,
+        f"the change {version}, which deletes the row that had this PRIMARY KEY, is parked",
+        "Parked",
+        remedy="retry that one: this one is put back with it.",
+    )
 
 
 def _accepted(

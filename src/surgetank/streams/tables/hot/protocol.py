@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 OP, VERSION = "_op", "_version"  # columns of what `HotSnapshot.rows` gives, beside the table's own
 DELETED = 0  # in `HotTables.known_keys`: the newest change of a key leaves no row
+DELETION_PARKED = -1  # and: it is to leave none, but is parked; the key is not free
 ORIGIN_SHIFT = 24  # bits of a version that count within its origin
 
 
@@ -155,11 +156,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Acked:
-    """What an acknowledgement did: changes that are gone, and users that had failed and are over
-    it."""
+    """What an acknowledgement did: changes that are gone, users that had failed and are over it, and
+    versions that don't wait any more beside those that were refused: what has the key of a row
+    whose deletion is parked now is parked with it."""
 
     changes: int
     recovered: tuple[str, ...] = ()
+    behind: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +256,9 @@ class HotTables(Protocol):
         `unless_acked_since`, also if `acks` is another number by now: what the caller knows of cold
         keys may be old then.
 
-        Raises `Conflict` for an INSERT of a key that is hot already, and for a change of a row that
-        is parked, `BufferFull`, `BufferUnavailable`, `EntryRejected` for a row that is too large.
+        Raises `Conflict` for an INSERT of a key that is hot already, or whose deletion is parked, and
+        for a change of a row that is parked, `BufferFull`, `BufferUnavailable`, `EntryRejected` for a row
+        that is too large.
         """
         ...
 
@@ -286,7 +290,7 @@ class HotTables(Protocol):
 
     def known_keys(self, table: Table, user: str, keys: Sequence[bytes]) -> Mapping[bytes, int]:
         """Of these encoded keys those that are hot: the `_seq` of the row, `DELETED` where the newest
-        change deletes it."""
+        change deletes it, `DELETION_PARKED` where that is parked."""
         ...
 
     # -- flushing
@@ -369,11 +373,13 @@ class HotTables(Protocol):
         ...
 
     def unpark(self, parked_ids: Sequence[int]) -> list[int]:
-        """Put parked rows back, as their newest change. Returns the new versions."""
+        """Put parked rows back, as their newest change, and with a row those of the same PRIMARY KEY
+        that are parked before or behind it. Returns the new versions."""
         ...
 
     def discard_parked(self, parked_ids: Sequence[int]) -> None:
-        """Remove parked rows for good. Unknown ids are ignored."""
+        """Remove parked rows for good. Unknown ids are ignored. Raises `Conflict` for a deletion
+        behind which another row of its PRIMARY KEY is parked, unless that goes as well."""
         ...
 
     # -- upkeep
