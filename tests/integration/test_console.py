@@ -13,6 +13,7 @@ import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
 
+from support.console import browser, log_in, secret_of
 from support.http import ADMIN_TOKEN, Server, running
 from support.savers import put
 from surgetank.console.app import ROUTERS, Console
@@ -46,6 +47,19 @@ ROUTES = {
     ("POST", "/errors/act"): ("/errors/act", "admin"),
     ("GET", "/errors/{error_id}"): (f"/errors/{ERROR}", "admin"),
     ("POST", "/errors/{error_id}/act"): (f"/errors/{ERROR}/act", "admin"),
+    ("GET", "/tables"): ("/tables", "viewer"),
+    ("GET", "/table"): ("/table?namespace=a&name=b", "viewer"),
+    ("POST", "/table/flush"): ("/table/flush?namespace=a&name=b", "operator"),
+    ("GET", "/erasures"): ("/erasures", "admin"),
+    ("GET", "/erasures/now"): ("/erasures/now", "admin"),
+    ("POST", "/erasures"): ("/erasures", "admin"),
+    ("GET", "/sql"): ("/sql", "viewer"),
+    ("POST", "/sql"): ("/sql", "viewer"),
+    ("GET", "/sql/names"): ("/sql/names", "viewer"),
+    ("POST", "/sql/cancel"): ("/sql/cancel", "viewer"),
+    ("GET", "/sql/result"): ("/sql/result?id=x", "viewer"),
+    ("GET", "/sql/result/chart"): ("/sql/result/chart?id=x", "viewer"),
+    ("GET", "/sql/result/{form}"): ("/sql/result/csv?id=x", "viewer"),
 }
 OF_THREADS = ("/thread", "/thread/now", "/thread/lines")
 OPEN = {("GET", "/login"), ("POST", "/login")}
@@ -56,26 +70,6 @@ def server(make_tank) -> Iterator[Server]:
     tank = make_tank(admin_token=ADMIN_TOKEN, failed_logins_per_minute=3)
     with running(tank, mounts=[Console]) as started:
         yield started
-
-
-def browser(server: Server) -> httpx.Client:
-    client = httpx.Client(base_url=f"{server.url}/console", timeout=30)
-    server._clients.append(client)
-    return client
-
-
-def secret_of(page: str) -> str:
-    found = re.search(r'<meta name="csrf" content="(\w+)">', page)
-    assert found is not None
-    return found[1]
-
-
-def log_in(server: Server, token: str, wanted: str = "") -> tuple[httpx.Client, str]:
-    """A browser that has logged in, and what its requests must carry."""
-    client = browser(server)
-    form = {"token": token, "next": wanted, "csrf": secret_of(client.get("/login").text)}
-    assert client.post("/login", data=form).status_code == 303
-    return client, secret_of(client.get("/threads").text)
 
 
 def test_each_route_lets_in_who_may_and_nobody_else(server):
@@ -171,7 +165,8 @@ def test_the_login_leads_nowhere_else(server):
 
 def test_pages_forbid_what_is_not_of_the_package(server):
     client, _ = log_in(server, ADMIN_TOKEN)
-    pages = ("/overview", "/threads", "/inbox", "/jobs", "/parked", "/errors", "/nothing", "/login")
+    pages = ("/overview", "/threads", "/inbox", "/jobs", "/parked", "/errors", "/nothing", "/login", "/tables", "/sql",
+             "/erasures")  # fmt: skip
     for page in map(client.get, pages):
         rules = page.headers["content-security-policy"]
         assert "unsafe" not in rules

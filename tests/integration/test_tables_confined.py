@@ -21,7 +21,8 @@ import pytest
 
 from support.hostile_sql import EXPENSIVE, statements
 from support.waiting import wait_until
-from surgetank.exceptions import EngineClosed, InvalidRequest, QuotaExceeded
+from surgetank.exceptions import Conflict, EngineClosed, InvalidRequest, QuotaExceeded
+from surgetank.streams.tables.query.cancelling import Cancellation
 from surgetank.streams.tables.query.names import Reference
 from surgetank.streams.tables.query.pool import QueryPool
 from surgetank.streams.tables.query.process import ChildProcess, Limits, StatementRefused
@@ -341,3 +342,31 @@ def test_where_the_system_does_not_hold_the_limit_of_memory_the_parent_watches()
         )  # fmt: skip
     assert not child.alive
     child.close()
+
+
+def test_a_query_is_cancelled_under_way_or_before_its_turn_and_others_go_on() -> None:
+    pool = QueryPool(1, limits=Limits(time_s=60))
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            long, waiting = Cancellation(), Cancellation()
+            text = "SELECT count(*) FROM range(100000) a, range(100000) b, range(100000) c"
+            first = threads.submit(rows, pool, text, cancellation=long)
+            wait_until(lambda: pool._running == 1 and not pool._queue, "the first to run")
+            second = threads.submit(
+                pool.run, "SELECT 1 x", user="bob", tables=mine, cancellation=waiting
+            )
+            wait_until(lambda: len(pool._queue) == 1, "the second to wait")
+            third = threads.submit(pool.run, "SELECT 3 x", user="eve", tables=mine)
+            waiting.cancel()
+            with pytest.raises(Conflict, match="cancelled"):
+                second.result(60)
+            long.cancel()
+            long.cancel()
+            with pytest.raises(Conflict, match="cancelled"):
+                first.result(60)
+            assert third.result(60).table.to_pylist() == [{"x": 3}]
+        with pytest.raises(Conflict, match="cancelled"):
+            rows(pool, "SELECT 1", cancellation=long)
+        assert rows(pool, "SELECT 2 AS x") == [{"x": 2}]
+    finally:
+        pool.close()

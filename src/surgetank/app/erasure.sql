@@ -28,6 +28,13 @@ UPDATE surgetank.erasures SET threads = %(threads)s, words = %(words)s, removed 
 UPDATE surgetank.erasures SET state = 'completed', threads = '{}', words = '{}', finished_at = now(), removed = %(removed)s
 WHERE subject = %(subject)s
 
+-- name: states
+-- Newest first; all of them, or one. A user's name is there as long as it is needed. Primary key, or all.
+SELECT encode(e.subject, 'hex') AS subject, e.state, cardinality(e.threads) AS threads, e.removed, e.started_at, e.finished_at, e.tried_at,
+    (SELECT w FROM unnest(e.words) w WHERE sha256(convert_to(w, 'UTF8')) = e.subject LIMIT 1) AS user_name
+FROM surgetank.erasures e WHERE %(subject)s::bytea IS NULL OR e.subject = %(subject)s
+ORDER BY e.started_at DESC, e.subject LIMIT %(limit)s
+
 -- name: owned
 -- Threads that a checkpoint gives to the user, and those that are known by their log only and whose first line is the
 -- user's. For the key user_id: checkpoints_owner_idx.

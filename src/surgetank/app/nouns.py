@@ -10,6 +10,7 @@ from surgetank.app.alerts import Alerts
 from surgetank.app.analysts import Analysts
 from surgetank.app.approvals import Approvals, Workflows
 from surgetank.app.buffer import BufferState
+from surgetank.app.erasures import Erasures
 from surgetank.app.hot_relations import HotRelations
 from surgetank.app.incidents import Incidents
 from surgetank.app.jobs import Jobs
@@ -267,6 +268,11 @@ class Nouns(Speaks):
     def audit(self) -> Audit:
         """Who did what: list, export, verify."""
         return Audit(self.parts.database)
+
+    @property
+    def erasures(self) -> Erasures:
+        """Which users are or were erased: `tank.erasures()`. `erase_user` begins one."""
+        return Erasures(self.parts.database)
 
     @property
     def analysts(self) -> Analysts:

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 from uuid import UUID
 
 from surgetank.encode import jsontext
+from surgetank.exceptions import InvalidRequest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -154,7 +155,14 @@ def write_arrow(table: pa.Table, target: IO[bytes]) -> None:
 
 
 def write_parquet(table: pa.Table, target: IO[bytes]) -> None:
-    """As a Parquet file."""
-    import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
+    """As a Parquet file. Raises `InvalidRequest` for types that it hasn't."""
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+    import pyarrow.parquet as pq  # noqa: PLC0415
 
-    pq.write_table(table, target)
+    try:
+        pq.write_table(table, target)
+    except pa.ArrowException as error:
+        raise InvalidRequest(
+            f"These rows can't be written as Parquet: {str(error)[:200]}.",
+            remedy="write them as CSV, or cast the column to TEXT.",
+        ) from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from surgetank.app.relations import Relations
 from surgetank.exceptions import InvalidRequest
 from surgetank.streams.tables.query.calls import SqlCaller, SqlOutcome, SqlResult
+from surgetank.streams.tables.query.cancelling import Cancellation
 from surgetank.streams.tables.query.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from surgetank.table_settings import TableSettings
 
 __all__ = [
-    "OWNER", "SqlCaller", "SqlOutcome", "SqlResult", "Statements", "is_complete", "is_subscription",
+    "OWNER", "Cancellation", "SqlCaller", "SqlOutcome", "SqlResult", "Statements", "is_complete", "is_subscription",
 ]  # fmt: skip
 OWNER = SqlCaller(user="", trusted=True, defines=True, administers=True)
 
@@ -100,6 +101,10 @@ class Statements:
         catalogue = self._made()[0]
         tables = [table.full_name for table in catalogue.visible(caller)]
         return [*tables, *catalogue.system(caller)]
+
+    def columns(self, caller: SqlCaller) -> Mapping[str, Sequence[str]]:
+        """The columns of all that the caller may select from, by its name."""
+        return self._made()[0].columns(caller)
 
     def _made(self) -> tuple[TableCatalogue, Executor]:
         tables, ready = self._opened(), self._ready

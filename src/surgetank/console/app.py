@@ -3,6 +3,7 @@ can't be shown."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 from urllib.parse import quote
@@ -15,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from surgetank.console import errors, inbox, jobs, login, overview, threads
+from surgetank.console import errors, inbox, jobs, login, overview, sql, tables, threads
 from surgetank.console.assets import Assets
+from surgetank.console.results import Results, Running
 from surgetank.console.samples import Samples
 from surgetank.console.showing import Showing
 from surgetank.console.visits import PATH, TokenOfCookie, Visit, anybody
@@ -31,7 +33,9 @@ from surgetank.server.http.problems import (
 )
 from surgetank.server.services import Services
 
-ROUTERS = (login.router, overview.router, threads.router, inbox.router, jobs.router, errors.router)
+ROUTERS = (
+    login.router, overview.router, threads.router, inbox.router, jobs.router, errors.router, tables.router, sql.router,
+)  # fmt: skip
 
 
 class Console:
@@ -51,6 +55,8 @@ class Console:
         assets = Assets(PATH)
         app.state.services = services
         app.state.samples = self.samples
+        app.state.results, app.state.running = Results(services.clock), Running()
+        app.state.erasing = set[asyncio.Task[str]]()
         app.state.showing = Showing(assets, version("surgetank"))
 
         @app.get("/static/{digest}/{name:path}")

@@ -34,10 +34,15 @@ _PAGES = (
     ("jobs", "Flush jobs", "operator"),
     ("parked", "Parked entries", "operator"),
     ("errors", "Errors", "admin"),
+    ("tables", "Tables", "viewer"),
+    ("sql", "SQL", "viewer"),
 )
 _STATES = {
     "pending": "Waits to begin", "running": "Running", "awaiting_checkpoint": "Waits for a person",
     "completed": "Completed", "failed": "Failed", "cancelled": "Cancelled",
+}  # fmt: skip
+_TABLE_KINDS = {
+    "USER": "each user's own", "SHARED": "shared by all", "STREAM": "each user's, for a time",
 }  # fmt: skip
 
 
@@ -55,7 +60,7 @@ class Showing:
         }  # fmt: skip
         self._env.globals |= {
             "base": PATH, "asset": assets.url, "version": version, "states": _STATES,
-            "thread_url": thread_url, "url": url, "page_name": "",
+            "thread_url": thread_url, "url": url, "page_name": "", "table_kinds": _TABLE_KINDS,
         }  # fmt: skip
 
     def page(self, visit: Visit, name: str, code: int = 200, **values: Any) -> HTMLResponse:
@@ -75,7 +80,7 @@ def show(visit: Visit, name: str, code: int = 200, **values: Any) -> HTMLRespons
     return showing.page(visit, name, code, **values)
 
 
-def url(page: str, **query: Any) -> str:
+def url(page: str, /, **query: Any) -> str:
     """The address of a page; what is None or empty is left out."""
     given = {name: value for name, value in query.items() if value not in (None, "")}
     return f"{PATH}/{page}" + (f"?{urlencode(given, errors='surrogatepass')}" if given else "")

@@ -196,6 +196,9 @@
   });
   showFields();
   document.addEventListener("htmx:after:swap", () => localize(document));
+  document.querySelector('form[action$="/logout"]')?.addEventListener("submit", () => {
+    for (const key of Object.keys(localStorage)) if (key.startsWith("surgetank-sql:")) localStorage.removeItem(key);
+  });
   if (document.querySelector("[data-retry]")) setTimeout(() => location.reload(), 4000);
 
   localize(document);

@@ -16,9 +16,9 @@ from starlette.websockets import WebSocketDisconnect
 from surgetank.encode.jsontext import dumps_exact
 from surgetank.exceptions import SurgetankError
 from surgetank.server.access.roles import Caller
+from surgetank.server.access.statements import sql_caller
 from surgetank.server.dependencies import CurrentCaller, Deps, signed_in
 from surgetank.server.http.problems import Problem, documented, of_family
-from surgetank.server.routes.sql import sql_caller
 from surgetank.server.services import Services
 
 if TYPE_CHECKING:

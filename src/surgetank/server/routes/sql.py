@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from surgetank.app import rendering
-from surgetank.app.sql import SqlCaller, SqlOutcome, SqlResult
+from surgetank.app.sql import SqlOutcome, SqlResult
 from surgetank.encode import jsontext
-from surgetank.server.access.roles import Caller, Role
+from surgetank.server.access.roles import Caller
+from surgetank.server.access.statements import sql_caller
 from surgetank.server.dependencies import CurrentCaller, Deps, signed_in
 from surgetank.server.http.problems import Problem, documented, of_family
 from surgetank.server.schemas.sql import RunStatements, StatementResults
@@ -25,16 +26,6 @@ router = APIRouter(
     responses=documented(401, 403, 404, 409, 422, 429, 501, 503),
 )
 ARROW = "application/vnd.apache.arrow.stream"
-
-
-def sql_caller(who: Caller) -> SqlCaller:
-    """What a caller of the server may do in SQL."""
-    return SqlCaller(
-        user=who.user,
-        defines=who.role.covers(Role.OPERATOR),
-        administers=who.role.covers(Role.ADMIN),
-        reads_only=not who.role.covers(Role.USER),
-    )
 
 
 @router.post(

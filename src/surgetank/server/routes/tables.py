@@ -12,11 +12,11 @@ from surgetank.app.caller_tables import ARROW, JSON, NDJSON, ROW_FORMS, refused_
 from surgetank.app.tables import Table
 from surgetank.exceptions import Conflict, EntryRejected
 from surgetank.server.access.roles import Caller
+from surgetank.server.access.statements import sql_caller
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, signed_in
 from surgetank.server.http.middleware import check_key
 from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import Problem, documented, of_family
-from surgetank.server.routes.sql import sql_caller
 from surgetank.server.schemas.tables import (
     RowsInserted,
     ShownTable,

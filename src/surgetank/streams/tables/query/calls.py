@@ -6,10 +6,11 @@ did, and the outcome has both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from surgetank.exceptions import SurgetankError
+from surgetank.streams.tables.query.cancelling import Cancellation
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,13 +21,14 @@ class SqlCaller:
     """On whose behalf SQL is run. A `trusted` one is the application itself: what it asks runs in
     its own process, without limits. `defines` may make and drop tables, and flush; `administers`
     sees and changes everybody's rows, and may act as somebody else. Who `reads_only` changes no
-    rows."""
+    rows. `cancellation` ends what one who is not trusted runs."""
 
     user: str
     trusted: bool = False
     defines: bool = False
     administers: bool = False
     reads_only: bool = False
+    cancellation: Cancellation | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

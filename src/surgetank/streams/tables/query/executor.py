@@ -101,6 +101,8 @@ class Executor:
         for statement in statements:
             began = self._clock()
             try:
+                if caller.cancellation is not None:
+                    caller.cancellation.check()
                 result = self._one(statement.action, caller, parameters, most_rows)
             except SurgetankError as error:
                 if len(statements) > 1:
@@ -153,7 +155,7 @@ class Executor:
         if most_rows is not None:
             limits = replace(limits, rows=min(limits.rows, most_rows))
         user = None if caller.trusted else caller.user
-        return Runner(self._catalogue.scope(caller), user, limits)
+        return Runner(self._catalogue.scope(caller), user, limits, caller.cancellation)
 
     def _change(
         self, action: Update | Delete, caller: SqlCaller, parameters: Parameters | None

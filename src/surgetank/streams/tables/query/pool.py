@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from surgetank.exceptions import EngineClosed, QuotaExceeded
+from surgetank.streams.tables.query.cancelling import Cancellation
 from surgetank.streams.tables.query.names import Reference
 from surgetank.streams.tables.query.parameters import Parameters
 from surgetank.streams.tables.query.process import (
@@ -80,28 +81,31 @@ class QueryPool:
         tables: Callable[[Reference], pa.RecordBatchReader | None],
         parameters: Parameters | None = None,
         limits: Limits | None = None,
+        cancellation: Cancellation | None = None,
     ) -> Answer:
         """Run one SELECT for a user, over the tables that `tables` gives: only those rows exist for
-        it. Raises `InvalidRequest` (`StatementRefused` with the position), and `QuotaExceeded`
-        where the queue is full, or the query takes more than it may.
+        it. Raises `InvalidRequest` (`StatementRefused` with the position), `QuotaExceeded`
+        where the queue is full, or the query takes more than it may, and `Conflict` when it was cancelled.
 
             answer = pool.run("SELECT count(*) FROM app.notes", user="ada", tables=reader)
         """
         if self._pid != os.getpid():
             self._reset()  # after a fork: the children are those of the parent
-        self._enter(user)
+        cancellation = cancellation or Cancellation()
+        self._enter(user, cancellation)
         try:
             for _ in range(_ATTEMPTS):
                 child = self._child(user)
                 try:
-                    return child.run(
-                        text,
-                        user=user,
-                        parameters=parameters,
-                        limits=limits or self.limits,
-                        tables=tables,
-                        names=self._names,
-                    )
+                    with cancellation.ended_by(child.kill):
+                        return child.run(
+                            text,
+                            user=user,
+                            parameters=parameters,
+                            limits=limits or self.limits,
+                            tables=tables,
+                            names=self._names,
+                        )
                 except ChildEnded:
                     continue
                 except QuotaExceeded:
@@ -142,9 +146,9 @@ class QueryPool:
 
     # -- who runs, and who waits
 
-    def _enter(self, user: str) -> None:
+    def _enter(self, user: str, cancellation: Cancellation) -> None:
         ticket = _Ticket(user, since=time.monotonic())
-        with self._change:
+        with cancellation.ended_by(self._wake), self._change:
             self._open()
             mine = Counter(each.user for each in self._queue)[user]
             if len(self._queue) >= self._waiting or mine >= self._waiting_per_user:
@@ -154,7 +158,9 @@ class QueryPool:
             self._queue.append(ticket)
             self._grant()
             try:
-                self._change.wait_for(lambda: ticket.granted or self._closed, self._wait_s)
+                self._change.wait_for(
+                    lambda: ticket.granted or self._closed or cancellation.cancelled, self._wait_s
+                )
             finally:
                 if not ticket.granted:
                     self._queue.remove(ticket)
@@ -164,6 +170,10 @@ class QueryPool:
                     f"Others' queries took longer than {self._wait_s:g} seconds.",
                     remedy="try again in a few seconds.",
                 )
+
+    def _wake(self) -> None:
+        with self._change:
+            self._change.notify_all()
 
     def _grant(self) -> None:
         for ticket in list(self._queue):

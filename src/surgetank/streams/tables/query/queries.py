@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from surgetank.exceptions import QuotaExceeded
+from surgetank.streams.tables.query.cancelling import Cancellation
 from surgetank.streams.tables.query.parameters import Parameters
 from surgetank.streams.tables.query.pool import QueryPool
 from surgetank.streams.tables.query.process import Answer, Limits
@@ -24,11 +25,12 @@ MOST_TEXT = 256 * 1024  # bytes of a statement
 @dataclass(frozen=True, slots=True)
 class Runner:
     """Who runs a statement: `user` is confined and waits in turn with others of this name; None is
-    trusted."""
+    trusted. `cancellation` ends it before its time, unless it is trusted."""
 
     scope: Scope
     user: str | None = None
     limits: Limits | None = None
+    cancellation: Cancellation | None = None
 
 
 def limits_of(settings: TableSettings) -> Limits:
@@ -94,6 +96,7 @@ class Queries:
             tables=sources.rows,
             parameters=parameters,
             limits=runner.limits,
+            cancellation=runner.cancellation,
         )
         return replace(answer, stale=sources.stale)
 

@@ -203,6 +203,14 @@ class TableCatalogue:
         """The relations of the system that the caller may read."""
         return [*OWN_RELATIONS, *self._relations.names(caller)]
 
+    def columns(self, caller: SqlCaller) -> dict[str, Sequence[str]]:
+        """The columns of all that the caller may select from, by its name."""
+        found: dict[str, Sequence[str]] = {
+            table.full_name: [column.name for column in table.columns]
+            for table in self.visible(caller)
+        }
+        return found | {name: schema.names for name, schema in self._schemas(caller)}
+
     def _schemas(self, caller: SqlCaller) -> Iterator[tuple[str, pa.Schema]]:
         """The relations of the system with their columns."""
         empty = {
