@@ -171,7 +171,7 @@ def test_a_result_is_paged_drawn_and_downloaded_by_its_owner_only(
         bob.get(path, 404, id=name)
     ada.get("/sql/result/exe", 404, id=name)
     assert "there is nothing" not in ada.get("/sql", text="DROP TABLE app.notes").text
-    assert server.tank.tables.describe("app.notes")
+    assert server.tank.tables.describe("app.notes").name == "notes"
 
 
 def test_names_to_complete_are_those_that_may_be_read(ada: Person, admin: Person) -> None:
