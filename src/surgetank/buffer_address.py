@@ -7,19 +7,14 @@ from pathlib import Path
 
 from surgetank.exceptions import ConfigurationError
 
-# Until all that uses a buffer can do with Redis: nothing that works by half may be reached.
-REDIS_IS_READY = False
+REDIS_IS_READY = True
 
 
 def is_shared(url: str) -> bool:
-    """Whether the buffer is on a server that can be used."""
-    return REDIS_IS_READY and _is_redis(url)
-
-
-def _is_redis(url: str) -> bool:
+    """Whether the buffer is on a server."""
     scheme, separator, _ = url.partition("://")
     names = ("redis", "rediss", "valkey", "valkeys", "unix")
-    return bool(separator) and (scheme in names or scheme.startswith("redis+"))
+    return REDIS_IS_READY and bool(separator) and (scheme in names or scheme.startswith("redis+"))
 
 
 def without_password(url: str) -> str:
@@ -32,15 +27,10 @@ def path_of(url: str) -> Path:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return Path(url).expanduser()
-    if _is_redis(url):
-        raise ConfigurationError(
-            "The Redis buffer is not part of this version.",
-            remedy="use sqlite:///path/to/buffer.db, or no buffer URL.",
-        )
     if scheme != "sqlite" or not rest.startswith("/") or rest == "/":
         raise ConfigurationError(
             f"The buffer URL with scheme {scheme!r} can't be used.",
-            remedy="use sqlite:///path/to/buffer.db.",
+            remedy="use sqlite:///path/to/buffer.db, or redis://host:6379/0.",
         )
     # As in SQLAlchemy's URLs: three slashes for a relative path, four for an absolute one; most
     # people mean absolute.

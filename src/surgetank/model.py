@@ -298,6 +298,13 @@ class FlushJob:
         return replace(self, status=status, finished_at=at, result=result)
 
 
+class Advice(NamedTuple):
+    """What something that we rely on is set to that breaks our promises, and what to do."""
+
+    what: str
+    remedy: str
+
+
 @dataclass(frozen=True, slots=True)
 class StreamDepth:
     """How much of one stream waits in the buffer."""
@@ -322,6 +329,9 @@ class BufferDepth:
     max_bytes: int
     streams: tuple[StreamDepth, ...]
     file_bytes: int = 0
+    # of the server that it is in, by all who use that; 0: it is in a file, or the server doesn't say
+    memory_bytes: int = 0
+    memory_max: int = 0  # 0: no limit
     # bytes, without what is kept for flushing; None: the disk isn't watched
     disk_free: int | None = None
     disk_full: bool = False  # nothing new is accepted until there is space

@@ -17,7 +17,7 @@ class SettingNames(TypedDict, total=False):
     """Every setting but `home`, `database_url` and `buffer_url`, which are arguments of their
     own."""
 
-    durability: Literal["process", "power"] | None
+    durability: Literal["process", "power", "replicated"] | None
     buffer_max_bytes: int | None
     buffer_max_entries: int | None
     disk_reserve: int | None

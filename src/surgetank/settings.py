@@ -104,13 +104,15 @@ class Settings(RunSettings, TableSettings):
         None, description="PostgreSQL URL; without one, PostgreSQL is embedded."
     )
     buffer_url: SecretStr | None = Field(
-        None, description="Buffer: sqlite:///path; default a file in `home`."
+        None,
+        description="Buffer: sqlite:///path, or redis://host:6379/0 for several hosts; default a "
+        "file in `home`.",
     )
 
-    durability: Literal["process", "power"] = Field(
+    durability: Literal["process", "power", "replicated"] = Field(
         "process",
-        description="What an accepted write survives: kill -9 (process) or a power cut too "
-        "(power).",
+        description="What an accepted write survives: kill -9 (process), a power cut too (power), or "
+        "the loss of the Redis server (replicated).",
     )
     buffer_max_bytes: int = Field(
         4 * 1024**3, gt=0, description="Most bytes that may wait in the buffer."

@@ -100,6 +100,19 @@ def test_a_reader_goes_on_where_it_was(log: EventLog) -> None:
     assert log.tail(log.last_id()) == (None, [])
 
 
+def test_the_newest_ones_are_found_whatever_their_numbers_are(
+    log: EventLog, clock: FakeClock
+) -> None:
+    assert log.before_last(5) == 0
+    published = [log.publish([event(f"t{n}", n=n)])[0] for n in range(10)]
+    for count, wanted in ((3, published[-3:]), (10, published), (50, published), (0, [])):
+        assert log.tail(log.before_last(count)) == (None, wanted)
+    clock.advance(MAX_AGE_S + 1)
+    new = log.publish([event(n=10)])
+    log.maintain()
+    assert log.tail(log.before_last(5)) == (None, new), "what is gone was not asked for"
+
+
 def test_a_page_is_bounded_by_bytes_and_is_never_empty(log: EventLog) -> None:
     published = log.publish([event(text="x" * 1000) for _ in range(5)])
     _, page = log.tail(0, max_bytes=2500)

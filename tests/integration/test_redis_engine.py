@@ -1,9 +1,10 @@
-"""A whole engine with its buffer, events and alerts in Redis: what it can do already. No user can reach it
-yet (`surgetank/buffer_address.py`).
-"""
+"""A whole engine with its buffer, events and alerts in Redis."""
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,11 @@ from typing import Any
 import pytest
 
 from support import savers
+from support.commands import run_command
 from support.redis_server import running_redis, shared
 from support.savers import config
-from surgetank import Surgetank, buffer_address
-from surgetank.exceptions import BufferUnavailable, ConfigurationError
-
-
-@pytest.fixture(autouse=True)
-def ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer_address, "REDIS_IS_READY", True)
+from surgetank import Surgetank
+from surgetank.exceptions import BufferUnavailable, ConfigurationError, MissingExtra
 
 
 @pytest.fixture
@@ -125,3 +122,79 @@ def test_what_is_not_there_yet_is_refused_by_name(
 ) -> None:
     with pytest.raises(ConfigurationError, match="not supported yet"):
         engine(tmp_path, database_url, url).open()
+
+
+def test_the_newest_events_are_shown_though_their_numbers_are_far_apart(
+    tmp_path: Path, database_url: str, url: str
+) -> None:
+    environment = {
+        **os.environ, "SURGETANK_HOME": str(tmp_path), "SURGETANK_DATABASE_URL": database_url,
+        "SURGETANK_BUFFER_URL": url,
+    }  # fmt: skip
+    with engine(tmp_path, database_url, url) as tank:
+        for n in range(5):
+            tank.broadcast_run_event(f"step{n}", thread_id=f"t{n}")
+    lines = run_command(("tail", "-n", "3", "--no-follow", "--json"), environment).stdout
+    assert [json.loads(line)["type"] for line in lines.splitlines()] == ["step2", "step3", "step4"]
+
+
+def test_a_server_that_may_lose_what_was_accepted_is_warned_of_where_people_see_it(
+    tmp_path: Path, database_url: str
+) -> None:
+    with running_redis(maxmemory="64mb") as redis:
+        url = redis.url("x")
+        redis.client().config_set("maxmemory-policy", "allkeys-lru")
+        with engine(tmp_path, database_url, url) as tank:
+            picture = tank.status()
+            told = [notice for notice in picture.notices if notice.severity == "warning"]
+            assert [word for notice in told for word in ("drops keys", "append-only", "full first")
+                    if word in notice.message] == ["drops keys", "append-only", "full first"]  # fmt: skip
+            assert "noeviction" in told[0].detail
+            assert not picture.healthy
+            assert picture.buffer.memory_bytes > 500_000
+            assert picture.buffer.memory_max == 64 * 1024**2
+            redis.client().config_set("maxmemory-policy", "noeviction")
+            tank.parts.buffer.maintain()
+            assert "drops keys" not in str(tank.status().notices), "it is seen again"
+        environment = {
+            **os.environ, "SURGETANK_HOME": str(tmp_path), "SURGETANK_BUFFER_URL": url,
+            "SURGETANK_DATABASE_URL": database_url,
+        }  # fmt: skip
+        found = json.loads(run_command(("doctor", "--json"), environment).stdout)
+        told = [f["detail"] for f in found if (f["check"], f["state"]) == ("buffer", "warning")]
+        assert len(told) == 2
+        assert "memory of the server" in next(
+            f["detail"] for f in found if f["state"] == "ok" and f["check"] == "buffer"
+        )
+        assert "of 64.0 MiB" in run_command(("status",), environment).stdout
+
+
+def test_without_the_client_the_extra_is_named(
+    tmp_path: Path, database_url: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(MissingExtra, match=r"surgetank\[redis\]"):
+        engine(tmp_path, database_url, url).open()
+
+
+def test_a_file_has_no_replica(tmp_path: Path, database_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="needs a buffer in Redis"):
+        Surgetank(tmp_path, database_url=database_url, durability="replicated").open()
+
+
+def test_a_user_of_the_server_needs_no_more_than_the_keys_of_the_buffer(
+    tmp_path: Path, database_url: str
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "redis.md"
+    (line,) = [row for row in page.read_text().splitlines() if "ACL SETUSER" in row]
+    with running_redis(appendonly="yes") as redis:
+        redis.client().execute_command(*line.split())
+        url = f"redis+unix://surgetank:password@{redis.socket}"
+        with engine(tmp_path, database_url, url) as tank:
+            put(tank, "thread", 0)
+            tank.emit_log("said", thread_id="thread")
+            assert tank.flush().ok
+            tank.parts.housekeep()
+            tank.buffer.check()
+            assert [line.message for line in tank.logs("thread")] == ["said"]
+            assert tank.status().problems == ()

@@ -3,6 +3,7 @@ settings ask for. A further kind is one more branch here."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -21,6 +22,7 @@ from surgetank.events.protocol import EventLog
 from surgetank.events.sqlite import SQLiteEventLog
 from surgetank.events.sqlite_streams import SQLiteStreamLog
 from surgetank.events.streams import StreamLog
+from surgetank.exceptions import MissingExtra
 from surgetank.fallback.files import SpillFiles
 from surgetank.notify.alerts.book import AlertBook
 from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
@@ -152,7 +154,8 @@ def open_table_file(
         path,
         max_bytes=settings.tables_hot_max_bytes,
         row_max_bytes=settings.tables_row_max_bytes,
-        durability=settings.durability,
+        # A file has no replica: the next best is its disk.
+        durability="process" if settings.durability == "process" else "power",
         before_write=before_write,
         clock=clock,
     )
@@ -179,9 +182,15 @@ def open_alert_book(settings: Settings, clock: Callable[[], float], buffer: AnyB
 
 
 def _redis(settings: Settings) -> RedisAddress | None:
-    """The server that the buffer's URL names; None for a file."""
+    """The server that the buffer's URL names; None for a file. Raises `ConfigurationError`,
+    `MissingExtra`."""
     url = settings.buffer_url
-    return parse(url.get_secret_value()) if settings.buffer_is_shared and url is not None else None
+    if url is None or not settings.buffer_is_shared:
+        return None
+    address = parse(url.get_secret_value())
+    if importlib.util.find_spec("redis") is None:
+        raise MissingExtra("redis", "redis", f"The buffer {address.name}")
+    return address
 
 
 def _beside_buffer(settings: Settings) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from surgetank.buffer.binding import Bindable, Binding
 from surgetank.buffer.coordination import Backlog
 from surgetank.buffer.identity import Identified
 from surgetank.buffer.upkeep import Upkeep
-from surgetank.model import BufferDepth
+from surgetank.model import Advice, BufferDepth
 
 
 class Shown(Identified, Bindable, Backlog, Upkeep, Protocol):
@@ -29,6 +30,11 @@ class BufferState:
     def depth(self) -> BufferDepth:
         """How much waits, in all and by stream, against the limits."""
         return self._buffer.depth()
+
+    def advices(self) -> Sequence[Advice]:
+        """What the server that it is in is set to that loses what was accepted, or refuses it
+        early."""
+        return self._buffer.advices()
 
     def check(self) -> None:
         """Read all of it. Raises `BufferCorrupt` when it is damaged."""

@@ -13,6 +13,7 @@ from surgetank.buffer.binding import Bindable, Binding, Fence
 from surgetank.buffer.coordination import Backlog
 from surgetank.buffer.copies import CopyStore
 from surgetank.buffer.log import Log
+from surgetank.buffer.upkeep import Upkeep
 from surgetank.database.identity import EMBEDDED, destination_of, read_identity
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.events.types import Severity
@@ -44,13 +45,13 @@ def engine_settings(**given: Any) -> Settings:
     if (
         "home" in settings.model_fields_set
         or settings.database_url is None
-        or settings.buffer_url is not None
+        or (settings.buffer_url is not None and not settings.buffer_is_shared)
     ):
         return settings
     return settings.model_copy(update={"home": default_home(settings.home, destination(settings))})
 
 
-class Guarded(Log, CopyStore, Bindable, Fence, Backlog, Protocol):
+class Guarded(Log, CopyStore, Bindable, Fence, Backlog, Upkeep, Protocol):
     """What is compared with the database."""
 
 
@@ -110,6 +111,16 @@ class Guards:
         problem = self.belonging.problem
         if problem is not None:
             notices.append(Notice("critical", None, problem.what, None, problem.remedy))
+        notices += [
+            Notice(
+                "warning",
+                None,
+                f"What is accepted may be lost, or refused early: of the buffer, {advice.what}.",
+                None,
+                advice.remedy,
+            )
+            for advice in self._buffer.advices()
+        ]
         notices += [
             Notice(
                 "warning", None,

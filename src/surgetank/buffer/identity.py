@@ -20,5 +20,6 @@ class Identified(Protocol):
 
     @property
     def durability(self) -> str:
-        """What an accepted entry survives: `process` (kill -9) or `power` (a power cut as well)."""
+        """What an accepted entry survives: `process` (kill -9), `power` (a power cut as well) or
+        `replicated` (the loss of its server)."""
         ...

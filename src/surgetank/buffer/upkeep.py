@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from surgetank.exceptions import BufferUnavailable
-from surgetank.model import Damage
+from surgetank.model import Advice, Damage
 
 
 class Damages(Protocol):
@@ -52,6 +52,11 @@ class Upkeep(Damages, Erasing, Protocol):
         """Why nothing more is accepted: what the buffer is stored in was taken away under this
         process. None while it is there. Asks now.
         """
+        ...
+
+    def advices(self) -> Sequence[Advice]:
+        """What the server that it is stored in is set to that loses what was accepted, or refuses it
+        early. As it was when that was seen last: at the start, and now and then."""
         ...
 
     def check(self) -> None:

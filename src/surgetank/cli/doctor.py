@@ -15,7 +15,7 @@ import typer
 
 from surgetank.app.surgetank import Surgetank
 from surgetank.buffer.salvage import salvage as bring_out
-from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, size
+from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, size, stored_in
 from surgetank.exceptions import SurgetankError
 from surgetank.notify.health import Level
 from surgetank.settings import load_settings
@@ -56,9 +56,12 @@ def doctor(
     findings = [_python(), *_extras()]
     try:
         with engine(home, database_url, must_exist=True) as tank:
+            findings += [_careful(check, tank) for check in (_home, _buffer)]
             findings += [
-                _careful(check, tank) for check in (_home, _buffer, _connection, _schema, _flow)
+                Finding("buffer", "warning", advice.what, advice.remedy)
+                for advice in tank.buffer.advices()
             ]
+            findings += [_careful(check, tank) for check in (_connection, _schema, _flow)]
     except SurgetankError as error:
         findings.append(Finding("open", "problem", error.what, error.remedy))
     if json:
@@ -136,9 +139,7 @@ def _home(tank: Surgetank) -> Finding:
 def _buffer(tank: Surgetank) -> Finding:
     tank.buffer.check()
     depth = tank.buffer.depth()
-    return Finding(
-        "buffer", "ok", f"sound; {depth.entries} entries wait, {size(depth.file_bytes)} on disk"
-    )
+    return Finding("buffer", "ok", f"sound; {depth.entries} entries wait; {stored_in(depth)}")
 
 
 def _connection(tank: Surgetank) -> Finding:

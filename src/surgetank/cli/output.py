@@ -34,9 +34,10 @@ from surgetank.exceptions import (
     InvalidRequest,
     SurgetankError,
 )
-from surgetank.model import FlushJob
+from surgetank.model import BufferDepth, FlushJob
 from surgetank.notify.report import to_plain_data
 from surgetank.settings import Settings
+from surgetank.streams.checkpoints.retention.storage import HotUsage
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
@@ -308,6 +309,14 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError
+
+
+def stored_in(depth: BufferDepth | HotUsage) -> str:
+    """What the buffer takes where it is: on a disk, or in a server's memory."""
+    if not depth.memory_bytes:
+        return f"file {size(depth.file_bytes)}"
+    most = f" of {size(depth.memory_max)}" if depth.memory_max else ""
+    return f"memory of the server {size(depth.memory_bytes)}{most}"
 
 
 def seconds(value: float) -> str:

@@ -16,6 +16,7 @@ from surgetank.cli.output import (
     print_json,
     seconds,
     size,
+    stored_in,
     table,
     when,
 )
@@ -59,7 +60,7 @@ def show(picture: Status) -> None:
     out.print(
         f"          {buffer.entries} entries, {size(buffer.bytes)} of {size(buffer.max_bytes)} "
         f"wait;"
-        f" lag {seconds(picture.lag_s)}; file {size(buffer.file_bytes)}",
+        f" lag {seconds(picture.lag_s)}; {stored_in(buffer)}",
     )
     for stream in buffer.streams:
         out.print(

@@ -15,6 +15,7 @@ from surgetank.cli.output import (
     out,
     print_json,
     size,
+    stored_in,
     table,
     when,
 )
@@ -75,7 +76,7 @@ def show(report: StorageReport) -> None:
     """The report for a person."""
     hot = report.hot
     out.print(
-        f"hot buffer  {hot.entries} entries, {size(hot.bytes)} wait; file {size(hot.file_bytes)}",
+        f"hot buffer  {hot.entries} entries, {size(hot.bytes)} wait; {stored_in(hot)}",
     )
     for name, entries, waiting in hot.threads:
         out.print(f"            {name}: {entries} entries, {size(waiting)}")

@@ -44,13 +44,12 @@ def tail(
         if thread is not None and not follow:  # one that is followed may only begin
             tank.threads.require(thread)
         events = tank.events
-        newest = events.last_seq(thread) if thread is not None else events.last_id()
-        at = after if after is not None else max(0, newest - lines)
+        in_thread = thread is not None
+        begin = max(0, events.last_seq(thread) - lines) if in_thread else events.before_last(lines)
+        at = after if after is not None else begin
         banners = _Banners(tank, thread) if thread is not None else None
         while not stop.event.is_set():
-            at, found = _show_next(
-                tank, thread, at, json=json, quiet=after is None and at == max(0, newest - lines)
-            )
+            at, found = _show_next(tank, thread, at, json=json, quiet=after is None and at == begin)
             if banners is not None and not found:
                 banners.show(json=json)
             if not found and (not follow or stop.event.wait(_POLL_S)):

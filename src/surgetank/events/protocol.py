@@ -69,6 +69,10 @@ class EventLog(Protocol):
         """The newest event's id; 0 before the first."""
         ...
 
+    def before_last(self, count: int) -> int:
+        """The number after which the newest `count` events are, or all if there are fewer."""
+        ...
+
     def last_seq(self, thread_id: str | None) -> int:
         """The newest event's number within a thread; 0 before the first."""
         ...

@@ -75,6 +75,11 @@ return found
 -- name: standing
 -- The newest number, and the last that is gone.
 return {newest(), tonumber(call('GET', T .. 'ev:gone') or '0')}
+-- name: newest
+-- How many: the numbers of the newest events.
+local found = {}
+for n, line in ipairs(call('XREVRANGE', T .. 'ev', '+', '-', 'COUNT', A[1])) do found[n] = number_of(line) end
+return found
 -- name: page
 -- From when the log is read up to a number, nothing else may come before that. After which number, up to which, most
 -- events, most bytes: whether there are more, and events.

@@ -167,6 +167,14 @@ class RedisEventLog:
         self._each("page", newest, newest, 1, 1, once=True)
         return newest
 
+    def before_last(self, count: int) -> int:
+        if count < 1:
+            return self.last_id()
+        ids = sorted(id_ for ids in self._each("newest", count) for id_ in ids)
+        if len(ids) < count:  # all that there are, and after what is gone: that is no news
+            return self._standing()[1]
+        return int(ids[-count]) - 1
+
     def last_seq(self, thread_id: str | None) -> int:
         last, _, _ = self._server.call(
             _LOG["thread"], self._tag(thread_id), [thread_id or "", 0, 0, 0]

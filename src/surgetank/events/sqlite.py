@@ -209,6 +209,17 @@ class SQLiteEventLog:
             ).fetchone()
         return int(last)
 
+    def before_last(self, count: int) -> int:
+        if count < 1:
+            return self.last_id()
+        with self._file.read() as reader:
+            row = reader.execute(
+                "SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?", (count - 1,)
+            ).fetchone()
+            if row is None:  # all that there are, and after what is gone: that is no news
+                row = reader.execute("SELECT event_id + 1 FROM dropped").fetchone()
+        return int(row[0]) - 1
+
     def last_seq(self, thread_id: str | None) -> int:
         with self._file.read() as reader:
             return self._bounds(reader, thread_id)[0]

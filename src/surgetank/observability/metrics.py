@@ -54,6 +54,9 @@ METRICS: Mapping[str, Spec] = {
     "surgetank_buffer_limit_bytes": Spec("gauge", "Most bytes that may wait in the buffer."),
     "surgetank_buffer_limit_entries": Spec("gauge", "Most entries that may wait in the buffer."),
     "surgetank_buffer_file_bytes": Spec("gauge", "Size of the buffer's file."),
+    "surgetank_buffer_memory_bytes": Spec(
+        "gauge", "Memory that the server of the buffer uses, by all who use it."
+    ),
     "surgetank_breaker_state": Spec(
         "gauge",
         "1 for the state that the sink's breaker is in, in this process.",
@@ -195,6 +198,7 @@ def _buffer(tank: Surgetank) -> dict[str, Sequence[Value]]:
         "surgetank_buffer_limit_bytes": [((), depth.max_bytes)],
         "surgetank_buffer_limit_entries": [((), depth.max_entries)],
         "surgetank_buffer_file_bytes": [((), depth.file_bytes)],
+        "surgetank_buffer_memory_bytes": [((), depth.memory_bytes)],
     }
 
 

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from surgetank.exceptions import BufferProblem, ConfigurationError
+from surgetank.model import Advice
 from surgetank.redis.server import Confirmation, RedisServer
 
 Durability = Literal["process", "power", "replicated"]
@@ -27,13 +28,6 @@ class ServerFacts:
     file_sync: str | None = None  # `always`, `everysec` or `no`
     snapshots: str | None = None  # when it writes its memory to a file; empty: never
     replicas: int | None = None
-
-
-class Advice(NamedTuple):
-    """What is wrong, and what to do."""
-
-    what: str
-    remedy: str
 
 
 def facts_of(server: RedisServer) -> ServerFacts:

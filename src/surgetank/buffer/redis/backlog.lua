@@ -64,6 +64,7 @@ end
 return found
 -- name: depth
 -- Entries and bytes of the shard; of each stream entries, bytes, partitions, age, how many fail, how many are parked.
+-- In the first shard also what the server uses of its memory, and how much it may (0: any).
 local streams = {}
 for _, stream in ipairs(call('SMEMBERS', T .. 'streams')) do
     local c = call('HMGET', T .. 'st:' .. stream, 'entries', 'bytes', 'parked')
@@ -77,7 +78,13 @@ for _, stream in ipairs(call('SMEMBERS', T .. 'streams')) do
     }
 end
 local shard = call('HMGET', T .. 'shard', 'entries', 'bytes')
-return {shard[1] or '0', shard[2] or '0', streams}
+local found = {shard[1] or '0', shard[2] or '0', streams}
+if SHARD == 0 then
+    local memory = call('INFO', 'memory')
+    found[4] = string.match(memory, 'used_memory:(%d+)') or '0'
+    found[5] = string.match(memory, 'maxmemory:(%d+)') or '0'
+end
+return found
 -- name: partitions
 -- Those of a stream that have something waiting or parked.
 local found = call('ZRANGE', T .. 'due:' .. A[1], 0, -1)

@@ -93,9 +93,11 @@ class RedisBacklog:
         }
 
     def depth(self) -> BufferDepth:
-        entries = size = 0
+        entries = size = memory = memory_max = 0
         streams: dict[str, StreamDepth] = {}
-        for of_shard, bytes_, rows in self._shards.each(_SCRIPTS["depth"]):
+        for of_shard, bytes_, rows, *used in self._shards.each(_SCRIPTS["depth"]):
+            if used:
+                memory, memory_max = map(int, used)
             entries += int(of_shard)
             size += int(bytes_)
             for row in rows:
@@ -108,6 +110,8 @@ class RedisBacklog:
             max_entries=self._limits.max_entries,
             max_bytes=self._limits.max_bytes,
             streams=tuple(streams[name] for name in sorted(streams)),
+            memory_bytes=memory,
+            memory_max=memory_max,
         )
 
     def fill(self) -> float:

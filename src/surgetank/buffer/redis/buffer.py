@@ -23,8 +23,7 @@ from surgetank.buffer.redis.upkeep import RedisBinding, RedisFence, RedisUpkeep
 from surgetank.buffer.redis.view import Views
 from surgetank.fallback.files import SpillFiles
 from surgetank.redis.address import RedisAddress
-from surgetank.redis.facts import Durability, advices, confirmation, facts_of
-from surgetank.telemetry import log
+from surgetank.redis.facts import Durability, confirmation, facts_of
 
 
 class RedisBuffer:
@@ -35,7 +34,6 @@ class RedisBuffer:
     in the server's file, on its disk; `"replicated"`: a replica has it as well.
     `files` knows where values may be spilled to; those with one of the `inline_keys` never are.
     `destination` is the database that it belongs to from its first entry on.
-    `advices`: what the server is set to that breaks our promises.
     Acknowledged entries are kept for `keep_s`, up to `keep_bytes` of them. What was lost on its way is
     sent again for `patience_s`. Raises `BufferUnavailable`,
     `BufferCorrupt`, `ConfigurationError`.
@@ -66,9 +64,6 @@ class RedisBuffer:
         except BaseException:
             shards.server.close()
             raise
-        self.advices = advices(facts, limits.max_bytes)
-        for advice in self.advices:
-            log.warning("redis_server_unsafe", server=address.name, **advice._asdict())
         views = Views(shards)
         self._log = entries = RedisLog(shards, views, limits)
         self.append = entries.append
@@ -138,6 +133,8 @@ class RedisBuffer:
             entries.before_first = lambda: binding.note_destination(destination)
 
         upkeep = RedisUpkeep(shards, entries, copies=copies, jobs=jobs, fence=fence)
+        upkeep.judge(facts)
+        self.advices = upkeep.advices
         self.damage = upkeep.damage
         self.damage_announced = upkeep.damage_announced
         self.erase = upkeep.erase

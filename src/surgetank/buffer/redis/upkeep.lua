@@ -256,6 +256,15 @@ local function same(what, counted, there)
         found[#found + 1] = what .. ' is ' .. (counted or 'nothing') .. ', and should be ' .. text(there)
     end
 end
+local function partitions() -- SCAN may give one twice
+    local keys, cursor = {}, '0'
+    repeat
+        local some = call('SCAN', cursor, 'MATCH', T .. 'p:*', 'COUNT', 1000)
+        cursor = some[1]
+        for _, key in ipairs(some[2]) do keys[key] = true end
+    until cursor == '0'
+    return keys
+end
 local entries, bytes, copied, kept, stubbed = 0, 0, 0, 0, 0
 local streams, files = {}, {}
 local function in_file(file, values)
@@ -264,7 +273,7 @@ local function in_file(file, values)
         stubbed = stubbed + 1
     end
 end
-for _, key in ipairs(call('KEYS', T .. 'p:*')) do
+for key in pairs(partitions()) do
     local s = string.sub(key, #T + 3)
     local stream, name = names(s)
     local c = streams[stream] or {0, 0, 0}

@@ -16,7 +16,9 @@ from surgetank.buffer.redis.shards import Shards, name_of, scripts
 from surgetank.buffer.stored_jobs import without
 from surgetank.encode.spelled import forms
 from surgetank.exceptions import BufferCorrupt, BufferUnavailable
-from surgetank.model import Damage, Lease, Mark
+from surgetank.model import Advice, Damage, Lease, Mark
+from surgetank.redis import facts
+from surgetank.telemetry import log as program_log
 
 _SCRIPTS = scripts("upkeep.lua")
 _KEPT = 200_000
@@ -165,6 +167,18 @@ class RedisUpkeep:
         self._copies = copies
         self._jobs = jobs
         self._fence = fence
+        self._advices: list[Advice] = []
+
+    def advices(self) -> list[Advice]:
+        return self._advices
+
+    def judge(self, found: facts.ServerFacts) -> None:
+        """See what the server is set to; what is new is a warning in the program's log."""
+        before, self._advices = self._advices, facts.advices(found, self._log.limits.max_bytes)
+        for advice in self._advices:
+            if advice not in before:
+                where = self._shards.address.name
+                program_log.warning("redis_server_unsafe", server=where, **advice._asdict())
 
     def damage(self, *, new: bool = False) -> list[Damage]:
         self._log.tell_losses()
@@ -207,6 +221,7 @@ class RedisUpkeep:
         self._fence.forget_kept()
         if not thorough:
             return
+        self.judge(facts.facts_of(self._shards.server))
         now = self._shards.clock()
         most = max(1, _KEPT // self._shards.count)
         self._shards.each(_SCRIPTS["forget"], now, now - _KEPT_S, most, once=True)

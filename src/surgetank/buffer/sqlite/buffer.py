@@ -164,6 +164,7 @@ class SQLiteBuffer:
         self.maintain = upkeep.maintain
         self.check = upkeep.check
         self.taken_away = upkeep.taken_away
+        self.advices = upkeep.advices
         erasing = SQLiteErasing(file, tables)
         self.erase = erasing.erase
         self.scrub = erasing.scrub

@@ -42,8 +42,9 @@ class BufferFile:
     ) -> None:
         if durability not in ("process", "power"):
             raise ConfigurationError(
-                f"Unknown durability {durability!r}.",
-                remedy="use 'process' (survives kill -9) or 'power' (fsync).",
+                f"A buffer in a file has no durability {durability!r}.",
+                remedy="use 'process' (survives kill -9) or 'power' (fsync); 'replicated' needs a "
+                "buffer in Redis.",
             )
         self.path = Path(path)
         self.durability = durability

@@ -15,7 +15,7 @@ from surgetank.buffer.sqlite.schema import BUFFER
 from surgetank.buffer.sqlite.space import Space
 from surgetank.buffer.sqlite.writers import oldest_kept
 from surgetank.exceptions import BufferCorrupt, BufferProblem, BufferUnavailable
-from surgetank.model import Damage
+from surgetank.model import Advice, Damage
 from surgetank.sqlite.scrub import scrub
 
 
@@ -58,6 +58,10 @@ class SQLiteUpkeep:
 
     def taken_away(self) -> BufferUnavailable | None:
         return self._file.identity.problem(now=True)
+
+    def advices(self) -> list[Advice]:
+        """None: what the disk lacks is refused when it lacks it."""
+        return []
 
     # -- damage
 

@@ -114,6 +114,8 @@ class HotUsage:
     bytes: int
     file_bytes: int
     threads: tuple[tuple[str, int, int], ...]  # thread, entries, bytes
+    memory_bytes: int = 0  # of the server that it is in
+    memory_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,12 @@ def _hot(buffer: HotStorage, thread: str | None, top: int) -> tuple[dict[str, in
     largest = sorted(states, key=lambda s: s.bytes, reverse=True)[:top]
     shown = tuple((s.partition, s.entries, s.bytes) for s in largest)
     return {s.partition: s.bytes for s in states}, HotUsage(
-        sum(s.entries for s in waiting), sum(s.bytes for s in waiting), depth.file_bytes, shown
+        entries=sum(s.entries for s in waiting),
+        bytes=sum(s.bytes for s in waiting),
+        file_bytes=depth.file_bytes,
+        threads=shown,
+        memory_bytes=depth.memory_bytes,
+        memory_max=depth.memory_max,
     )
 
 
