@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import typer
 from rich.console import Console
@@ -34,10 +34,9 @@ from surgetank.exceptions import (
     InvalidRequest,
     SurgetankError,
 )
-from surgetank.model import BufferDepth, FlushJob
+from surgetank.model import FlushJob
 from surgetank.notify.report import to_plain_data
 from surgetank.settings import Settings
-from surgetank.streams.checkpoints.retention.storage import HotUsage
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
@@ -311,7 +310,18 @@ def size(count: float) -> str:
     raise AssertionError
 
 
-def stored_in(depth: BufferDepth | HotUsage) -> str:
+class Stored(Protocol):
+    """What is known of the space that a buffer takes."""
+
+    @property
+    def file_bytes(self) -> int: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def memory_max(self) -> int: ...
+
+
+def stored_in(depth: Stored) -> str:
     """What the buffer takes where it is: on a disk, or in a server's memory."""
     if not depth.memory_bytes:
         return f"file {size(depth.file_bytes)}"
