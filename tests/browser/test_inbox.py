@@ -55,21 +55,33 @@ def test_questions_are_decided_in_the_inbox_once_and_everybody_sees_it(
             admin.open(f"/inbox/{batch.checkpoint_id}")
             page = user.log_in(ada)
             page.get_by_role("link", name="Inbox").click()
-            page.get_by_role("row").filter(has_text="send_mail").get_by_role(
-                "link", name="ask_first"
-            ).click()
+            page.keyboard.press("?")
+            expect(page.get_by_role("dialog")).to_contain_text("the next one, the one before")
+            page.keyboard.press("Escape")
+            page.keyboard.press("j")
+            page.keyboard.press("j")
+            page.keyboard.press("k")
+            page.keyboard.press("Enter")  # the first row has the focus
             expect(page.get_by_text("<b>hi</b>").first).to_be_visible()
             mail = page.get_by_role("group", name="send_mail")
             expect(mail.get_by_label("copies")).to_be_hidden()
-            mail.get_by_label("Change it, then approve").check()
-            mail.get_by_label("copies").fill("many")
-            page.get_by_role("group", name="delete_account").get_by_label("Reject").check()
-            page.get_by_label("What the agent is to read").last.fill("not without asking her")
+            page.keyboard.press("e")
+            copies = mail.get_by_label("copies")
+            expect(copies).to_be_visible()
+            copies.fill("")
+            copies.press_sequentially("rare")  # these are no keys now, but what is typed
+            check = page.locator("#check")
+            expect(check).to_contain_text("copies: this is not a whole number")
+            page.get_by_role("group", name="delete_account").get_by_label("Approve").focus()
+            page.keyboard.press("r")
+            page.keyboard.type("not without asking her")
             page.get_by_label("Notes for the record").fill("one copy is enough")
             page.get_by_role("button", name="Send the decision").click()
             expect(page.get_by_role("alert")).to_contain_text("copies: this is not a whole number")
-            mail.get_by_label("copies").fill("1")  # what else was typed is still there
-            page.get_by_role("button", name="Send the decision").click()
+            copies.fill("1")  # what else was typed is still there
+            expect(check).to_contain_text("send_mail / copies")
+            expect(check.locator("del")).to_have_text("2")
+            page.keyboard.press("Control+Enter")
             expect(page.get_by_text("Rejected by ada")).to_be_visible()
             expect(page.get_by_text("one copy is enough")).to_be_visible()
             mailed, deleted = answer_of(tank, "mail")["decisions"]
@@ -80,6 +92,8 @@ def test_questions_are_decided_in_the_inbox_once_and_everybody_sees_it(
 
             expect(other.get_by_text("Rejected by ada")).to_be_visible()  # nobody loaded it again
             assert other.get_by_role("button", name="Send the decision").count() == 0
+            listed = admin.open("/inbox").get_by_role("row").filter(has_text="ask_first")
+            expect(listed).to_have_count(1)
 
             page = user.open(f"/inbox/{form.checkpoint_id}")
             page.get_by_label("Refund in euros").fill("70")
@@ -89,6 +103,7 @@ def test_questions_are_decided_in_the_inbox_once_and_everybody_sees_it(
             page.get_by_label("Refund in euros").fill("20")
             page.get_by_role("button", name="Send the decision").click()
             expect(page.get_by_text("Responded by ada")).to_be_visible()
+            expect(listed).to_have_count(0)
             assert answer_of(tank, "refund") == {"refund": 20, "why": "late"}
 
             # what is done but not saved is not called done

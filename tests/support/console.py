@@ -40,6 +40,7 @@ class Page(HTMLParser):
     def __init__(self, answer: httpx.Response) -> None:
         super().__init__()
         self.status = answer.status_code
+        self.html = answer.text
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self._parts: list[str] = []
         self.feed(answer.text)

@@ -19,6 +19,7 @@ from surgetank.exceptions import (
     RunNotFound,
     WorkflowNotFound,
 )
+from surgetank.workflows.approvals.decisions import changes, decide, difference
 from surgetank.workflows.approvals.manager import EXPIRY, SQL, CheckpointManager
 from surgetank.workflows.approvals.rows import UserCheckpoint, Workflow
 from surgetank.workflows.runs import CancelAction, NewRun, Run
@@ -40,8 +41,25 @@ class Approvals:
 
     def __call__(self, *, after: int = 0, limit: int = 100, **wanted: Any) -> list[UserCheckpoint]:
         """Those that match, the oldest first: status, kind, assignee, role, step, thread_id,
-        owner, expires_before. `after` is a `checkpoint_number`."""
+        owner (with what is assigned to one of `roles`), expires_before. `after` is a
+        `checkpoint_number`."""
         return self._manager.search(after=after, limit=limit, **wanted)
+
+    def waiting(
+        self, *, after: tuple[datetime | None, int] | None = None, limit: int = 100, **wanted: Any
+    ) -> list[UserCheckpoint]:
+        """Those that are open: what expires first, then what waits longest. `after` is `expires_at`
+        and `checkpoint_number` of the last one of a page; `wanted`: owner (with `roles`),
+        assistant_id, step, assignee."""
+        return self._manager.waiting(after=after, limit=limit, **wanted)
+
+    def closed(
+        self, *, before: int | None = None, limit: int = 100, status: str | None = None,
+        **wanted: Any,
+    ) -> list[UserCheckpoint]:  # fmt: skip
+        """Those that were decided, have expired or were closed otherwise, the newest first; before
+        a `checkpoint_number`. `wanted` as for `waiting`."""
+        return self._manager.closed(before=before, limit=limit, status=status, **wanted)
 
     def get(self, checkpoint_id: uuid.UUID) -> UserCheckpoint:
         """One. Raises `CheckpointNotFound`."""
@@ -65,6 +83,19 @@ class Approvals:
         if run is not None:
             self._runs.wake()
         return self._manager.get(checkpoint_id), run
+
+    def check(
+        self, row: UserCheckpoint, action: str, *, edited: Any = None, notes: str | None = None,
+        response: Any = None,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """What a decision would change of what is offered, by JSON pointer. Writes nothing. Raises
+        `DecisionRefused` for one that is not allowed."""
+        found = decide(row.offer, action, edited=edited, notes=notes, response=response)
+        return changes(row.offer, found) or []
+
+    def difference(self, before: Any, after: Any) -> list[dict[str, Any]]:
+        """What differs, by JSON pointer; at most 200 places."""
+        return difference(before, after)
 
     def close(self, thread_id: str, outcome: str, *, actor: str) -> None:
         """Close what a thread asks: it was answered by writing into its state."""

@@ -1,11 +1,12 @@
 """Who sees what graphs ask people, and who decides.
 
-Who may see a thread sees what it asks; who owns it, is named as the one who shall answer, or is a
-reviewer who may see it, decides.
+Who may see a thread sees what it asks; who owns it, is named as the one who shall answer, or has the
+role that shall, sees it and decides.
 """
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from surgetank.server.access.roles import Caller, Role
@@ -25,11 +26,25 @@ def visible(services: Services, who: Caller, checkpoint_id: UUID) -> UserCheckpo
 def seen(services: Services, who: Caller, rows: list[UserCheckpoint]) -> list[UserCheckpoint]:
     """Those of threads that the caller may read, and those that the caller shall answer; of both
     what the filters of the project's handlers let through."""
-    theirs = {row.thread_id for row in rows if row.assignee == who.user}
+    theirs = {row.thread_id for row in rows if _is_for(who, row)}
     theirs = services.visibility.let_through(who, theirs)
-    own = {row.thread_id for row in rows if row.assignee != who.user}
+    own = {row.thread_id for row in rows if not _is_for(who, row)}
     own = services.visibility.readable(who, own)
-    return [r for r in rows if r.thread_id in (theirs if r.assignee == who.user else own)]
+    return [r for r in rows if r.thread_id in (theirs if _is_for(who, r) else own)]
+
+
+def asked_of(who: Caller) -> dict[str, Any]:
+    """Whose questions the caller's inbox has, for `tank.approvals`."""
+    if who.role is Role.ADMIN:
+        return {"owner": None}
+    return {"owner": who.user, "roles": [role.value for role in Role if who.role.covers(role)]}
+
+
+def _is_for(who: Caller, row: UserCheckpoint) -> bool:
+    """Whether the question is for the caller, or for a role that the caller has."""
+    return row.assignee == who.user or (
+        row.assigned_role is not None and _has_role(who, row.assigned_role)
+    )
 
 
 def check_may_decide(who: Caller, row: UserCheckpoint) -> None:

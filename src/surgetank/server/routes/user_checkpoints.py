@@ -1,7 +1,7 @@
 """What graphs ask people: the inbox, decisions, figures.
 
-Who may see a thread sees what it asks; who owns it, is named as the one who shall answer, or is a
-reviewer who may see it, decides.
+Who may see a thread sees what it asks; who owns it, is named as the one who shall answer, or has the
+role that shall, sees it and decides.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def inbox(
         step=step,
         thread_id=thread_id,
         expires_before=expires_before,
-        owner=None if who.role is Role.ADMIN else who.user,
+        **questions.asked_of(who),
     )
     shown = found[:limit]
     seen = questions.seen(services, who, shown) if who.filters else shown

@@ -36,10 +36,33 @@ WHERE (%(status)s::text IS NULL OR status = %(status)s) AND (%(kind)s::text IS N
     AND (%(assignee)s::text IS NULL OR assignee = %(assignee)s) AND (%(role)s::text IS NULL OR assigned_role = %(role)s)
     AND (%(step)s::text IS NULL OR step_name = %(step)s)
     AND (%(thread_id)s::text IS NULL OR thread_id = %(thread_id)s)
-    AND (%(owner)s::text IS NULL OR owner = %(owner)s OR assignee = %(owner)s)
+    AND (%(owner)s::text IS NULL OR owner = %(owner)s OR assignee = %(owner)s OR assigned_role = ANY (%(roles)s))
     AND (%(expires_before)s::timestamptz IS NULL OR expires_at < %(expires_before)s)
     AND checkpoint_number > %(after)s
 ORDER BY checkpoint_number LIMIT %(limit)s
+
+-- name: waiting
+-- What is open: what expires first, then what waits longest. Index user_checkpoints_expiring.
+SELECT * FROM surgetank.user_checkpoints
+WHERE status = 'pending'
+    AND (%(owner)s::text IS NULL OR owner = %(owner)s OR assignee = %(owner)s OR assigned_role = ANY (%(roles)s))
+    AND (%(assistant_id)s::text IS NULL OR assistant_id = %(assistant_id)s)
+    AND (%(step)s::text IS NULL OR step_name = %(step)s)
+    AND (%(assignee)s::text IS NULL OR assignee = %(assignee)s)
+    AND (%(after)s::bigint IS NULL OR (coalesce(expires_at, 'infinity'), checkpoint_number)
+        > (coalesce(%(after_at)s::timestamptz, 'infinity'), %(after)s))
+ORDER BY expires_at, checkpoint_number LIMIT %(limit)s
+
+-- name: closed
+-- What was decided or closed otherwise, the newest question first. Index user_checkpoints_by_step with an assistant, else a scan.
+SELECT * FROM surgetank.user_checkpoints
+WHERE status <> 'pending' AND (%(status)s::text IS NULL OR status = %(status)s)
+    AND (%(owner)s::text IS NULL OR owner = %(owner)s OR assignee = %(owner)s OR assigned_role = ANY (%(roles)s))
+    AND (%(assistant_id)s::text IS NULL OR assistant_id = %(assistant_id)s)
+    AND (%(step)s::text IS NULL OR step_name = %(step)s)
+    AND (%(assignee)s::text IS NULL OR assignee = %(assignee)s)
+    AND (%(before)s::bigint IS NULL OR checkpoint_number < %(before)s)
+ORDER BY checkpoint_number DESC LIMIT %(limit)s
 
 -- name: assign
 -- Say who shall answer. Primary key.

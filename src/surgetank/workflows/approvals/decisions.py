@@ -219,6 +219,25 @@ def _matches(schema: Mapping[str, Any] | None, value: Any) -> None:
         ) from error
 
 
+def changes(offer: Offer, decision: Decision) -> list[dict[str, Any]] | None:
+    """What a decision changed of what was offered; None where nothing was edited."""
+    if offer.kind not in ("batched", "tool_approval", "agent_inbox"):
+        edited = decision.outcome == OUTCOMES["edit"]
+        return difference(offer.editable, decision.edited) if edited else None
+    given = decision.resume if offer.kind != "batched" else decision.resume["decisions"]
+    answers = given if isinstance(given, list) else [given]
+    if not any(answer.get("type") == "edit" for answer in answers):
+        return None
+    pairs = zip(offer.actions, answers, strict=True)
+    after = [_args(d) if d.get("type") == "edit" else action.args for action, d in pairs]
+    return difference(offer.editable, after[0] if offer.kind == "tool_approval" else after)
+
+
+def _args(edit: Mapping[str, Any]) -> Any:
+    """The arguments that an edit gives an action, in either of the two forms."""
+    return (edit.get("edited_action") or edit.get("args") or edit).get("args")
+
+
 def difference(before: Any, after: Any) -> list[dict[str, Any]]:
     """What an edit changed, by JSON pointer; at most 200 places."""
     found: list[dict[str, Any]] = []

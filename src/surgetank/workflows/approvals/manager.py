@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -24,7 +25,7 @@ from surgetank.exceptions import (
     DecisionRefused,
     QuotaExceeded,
 )
-from surgetank.workflows.approvals.decisions import Decision, decide, difference, judge
+from surgetank.workflows.approvals.decisions import Decision, changes, decide, judge
 from surgetank.workflows.approvals.offers import offer_of
 from surgetank.workflows.approvals.rows import OPEN, UserCheckpoint
 from surgetank.workflows.runs import NewRun, Run
@@ -201,14 +202,34 @@ class CheckpointManager:
 
     def search(self, *, after: int = 0, limit: int = 100, **wanted: Any) -> list[UserCheckpoint]:
         """Those that match, the oldest first. `wanted`: status, kind, assignee, role, step,
-        thread_id, owner, expires_before."""
+        thread_id, owner (or what is assigned to them, or to one of `roles`), expires_before."""
         names = (
             "status", "kind", "assignee", "role", "step", "thread_id", "owner", "expires_before",
         )  # fmt: skip
         given = {name: wanted.get(name) for name in names}
+        given["roles"] = list(wanted.get("roles") or ())
         return [
             UserCheckpoint.of(r) for r in self._rows("search", after=after, limit=limit, **given)
         ]
+
+    def waiting(
+        self, *, after: tuple[datetime | None, int] | None = None, limit: int = 100, **wanted: Any
+    ) -> list[UserCheckpoint]:
+        """Those that are open: what expires first, then what waits longest. `after` is `expires_at`
+        and `checkpoint_number` of the last one of a page; `wanted`: owner (with `roles`),
+        assistant_id, step, assignee."""
+        at, number = after if after is not None else (None, None)
+        rows = self._rows("waiting", after_at=at, after=number, limit=limit, **_inbox(wanted))
+        return [UserCheckpoint.of(row) for row in rows]
+
+    def closed(
+        self, *, before: int | None = None, limit: int = 100, status: str | None = None,
+        **wanted: Any,
+    ) -> list[UserCheckpoint]:  # fmt: skip
+        """Those that were decided, have expired or were closed otherwise, the newest first; before
+        a `checkpoint_number`. `wanted` as for `waiting`."""
+        rows = self._rows("closed", before=before, limit=limit, status=status, **_inbox(wanted))
+        return [UserCheckpoint.of(row) for row in rows]
 
     def stats(
         self,
@@ -236,6 +257,11 @@ class CheckpointManager:
             connection.cursor(row_factory=dict_row) as cursor,
         ):
             return cursor.execute(SQL[name], arguments).fetchall()
+
+
+def _inbox(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: wanted.get(name) for name in ("owner", "assistant_id", "step", "assignee")}
+    return {**given, "roles": list(wanted.get("roles") or ())}
 
 
 def _missing(checkpoint_id: object) -> CheckpointNotFound:
@@ -284,11 +310,10 @@ def _is_interrupt_id(key: Any) -> bool:
 
 
 def _answer(row: UserCheckpoint, decision: Decision) -> dict[str, Any]:
-    edited = decision.edited
-    changed = difference(row.editable_content, edited) if decision.outcome == "edited" else None
     return {
         "checkpoint_id": str(row.checkpoint_id), "outcome": decision.outcome,
-        "resume": decision.resume, "edited": edited, "notes": decision.notes, "diff": changed,
+        "resume": decision.resume, "edited": decision.edited, "notes": decision.notes,
+        "diff": changes(row.offer, decision),
     }  # fmt: skip
 
 
