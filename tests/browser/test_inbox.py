@@ -55,6 +55,8 @@ def test_questions_are_decided_in_the_inbox_once_and_everybody_sees_it(
             admin.open(f"/inbox/{batch.checkpoint_id}")
             page = user.log_in(ada)
             page.get_by_role("link", name="Inbox").click()
+            keys = page.get_by_role("button", name="Keys")
+            expect(keys).to_be_visible()  # now they are listened to
             page.keyboard.press("?")
             expect(page.get_by_role("dialog")).to_contain_text("the next one, the one before")
             page.keyboard.press("Escape")
@@ -65,6 +67,7 @@ def test_questions_are_decided_in_the_inbox_once_and_everybody_sees_it(
             expect(page.get_by_text("<b>hi</b>").first).to_be_visible()
             mail = page.get_by_role("group", name="send_mail")
             expect(mail.get_by_label("copies")).to_be_hidden()
+            expect(keys).to_be_visible()
             page.keyboard.press("e")
             copies = mail.get_by_label("copies")
             expect(copies).to_be_visible()

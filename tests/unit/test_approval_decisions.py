@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from surgetank.exceptions import DecisionRefused
-from surgetank.workflows.approvals.decisions import decide, difference, judge
+from surgetank.workflows.approvals.decisions import changes, decide, difference, judge
 from surgetank.workflows.approvals.offers import offer_of
 
 BATCH: dict[str, Any] = {
@@ -192,3 +192,37 @@ def test_a_difference_names_what_was_changed() -> None:
         {"op": "add", "path": "/new", "value": 0},
     ]
     assert len(difference(list(range(1000)), list(range(1, 1001)))) == 200
+
+
+@pytest.mark.parametrize("decided", ["approve", "reject"])
+def test_what_edits_of_a_batch_change_is_known_whatever_else_is_decided(decided: str) -> None:
+    offer = offer_of(
+        {
+            "action_requests": [{"name": "send", "args": {"to": "ada"}}, {"name": "wait", "args": {}}],
+            "review_configs": [],
+        }
+    )
+    edit = {"type": "edit", "edited_action": {"name": "send", "args": {"to": "ben"}}}
+    found = decide(offer, "edit", response={"decisions": [edit, {"type": decided}]})
+    assert changes(offer, found) == [
+        {"op": "replace", "path": "/0/to", "before": "ada", "value": "ben"}
+    ]
+    found = decide(offer, decided, response={"decisions": [{"type": decided}] * 2})
+    assert changes(offer, found) is None
+
+
+def test_what_an_edit_changes_is_known_in_each_form() -> None:
+    change = [{"op": "replace", "path": "/to", "before": "ada", "value": "ben"}]
+    tool = offer_of({"type": "tool_approval", "name": "send", "args": {"to": "ada"}})
+    assert changes(tool, decide(tool, "edit", edited={"to": "ben"})) == change
+    free = offer_of({"to": "ada"})
+    assert changes(free, decide(free, "edit", edited={"to": "ben"})) == change
+    assert changes(free, decide(free, "approve")) is None
+    inbox = offer_of(
+        {
+            "action_request": {"action": "send", "args": {"to": "ada"}},
+            "config": {"allow_edit": True, "allow_accept": True},
+        }
+    )
+    found = changes(inbox, decide(inbox, "edit", edited={"to": "ben"}))
+    assert found == [{**change[0], "path": "/0/to"}]

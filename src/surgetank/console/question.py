@@ -189,6 +189,8 @@ def _shown(
     given: Mapping[str, str] | None = None,
 ) -> Response:
     parts = _parts(row)
+    answer = forms.of_schema("answer", row.response_schema or {}) if row.kind == "schema" else ()
+    fields = [*answer, *(field for part in parts for field in part.fields)]
     return show(
         visit,
         "question.html",
@@ -196,7 +198,8 @@ def _shown(
         page_name="inbox",
         row=row,
         parts=parts,
-        answer=forms.of_schema("answer", row.response_schema or {}) if row.kind == "schema" else (),
+        answer=answer,
+        needs_editor=any(field.kind == "json" for field in fields),
         words=_WORDS,
         refused=refused,
         given=given or {},
