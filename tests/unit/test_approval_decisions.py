@@ -198,7 +198,10 @@ def test_a_difference_names_what_was_changed() -> None:
 def test_what_edits_of_a_batch_change_is_known_whatever_else_is_decided(decided: str) -> None:
     offer = offer_of(
         {
-            "action_requests": [{"name": "send", "args": {"to": "ada"}}, {"name": "wait", "args": {}}],
+            "action_requests": [
+                {"name": "send", "args": {"to": "ada"}},
+                {"name": "wait", "args": {}},
+            ],
             "review_configs": [],
         }
     )

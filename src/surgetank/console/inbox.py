@@ -86,8 +86,8 @@ def _waiting(
     visit: Visit, after: str | None, wanted: Mapping[str, Any]
 ) -> tuple[list[UserCheckpoint], str | None]:
     at = position(after, float, int)
-    place = (_moment(at[0]), _number(at[1])) if at else None
-    found = visit.services.tank.approvals.waiting(after=place, limit=_PAGE + 1, **wanted)
+    last_seen = (_moment(at[0]), _number(at[1])) if at else None
+    found = visit.services.tank.approvals.waiting(after=last_seen, limit=_PAGE + 1, **wanted)
     if len(found) <= _PAGE:
         return found, None
     last = found[_PAGE - 1]
