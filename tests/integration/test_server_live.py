@@ -3,7 +3,6 @@ their owner only."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.sync.client import connect
 
+from support.following import receive, socket, sse
 from support.http import ADMIN_TOKEN, Server, running
 from support.savers import put
 from support.waiting import wait_until
@@ -23,36 +22,6 @@ from surgetank import Surgetank
 def server(make_tank) -> Iterator[Server]:
     with running(make_tank(admin_token=ADMIN_TOKEN)) as started:
         yield started
-
-
-def socket(server: Server, path: str, token: str) -> Any:
-    return connect(
-        server.url.replace("http", "ws") + path,
-        additional_headers={"Authorization": f"Bearer {token}"},
-    )
-
-
-def receive(ws: Any, count: int) -> list[dict[str, Any]]:
-    """The next `count` events; several may come in one message."""
-    events: list[dict[str, Any]] = []
-    while len(events) < count:
-        events += [json.loads(line) for line in ws.recv(timeout=20).split("\n")]
-    return events
-
-
-def sse(lines: Iterator[str], count: int) -> list[tuple[int, dict[str, Any]]]:
-    """The next `count` server-sent events with their ids."""
-    found: list[tuple[int, dict[str, Any]]] = []
-    number = 0
-    for line in lines:
-        name, _, value = line.partition(": ")
-        if name == "id":
-            number = int(value)
-        elif name == "data":
-            found.append((number, json.loads(value)))
-            if len(found) == count:
-                return found
-    return found
 
 
 def test_a_follower_gets_what_happens_from_now_on_from_every_process(server, make_tank):

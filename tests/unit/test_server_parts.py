@@ -23,7 +23,7 @@ from surgetank.server.access.tokens import is_token_shaped, parse_span
 from surgetank.server.http.outage import PatientDatabase
 from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import Problem
-from surgetank.server.live import followers
+from surgetank.server.live import followers, lines
 from surgetank.server.schemas.agent import RunCreate
 from surgetank.server.serve import is_loopback, listen
 from surgetank.server.shown import Shown, moment_of
@@ -212,8 +212,8 @@ async def test_a_page_of_events_is_filtered_by_what_is_known_although_others_are
         thread_id=None, still_good=lambda _: True, counted=lambda _: None,
     )  # fmt: skip
 
-    def line(thread: str) -> followers.Line:
-        return followers.Line(1, 1, "x", thread, b"{}")
+    def line(thread: str) -> lines.Line:
+        return lines.Line(1, 1, "x", thread, b"{}")
 
     assert len(await follower._readable([line("a"), line("b")])) == 2
     assert len(await follower._readable([line("a"), line("b"), line("c"), line("d")])) == 4

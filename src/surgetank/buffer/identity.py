@@ -19,6 +19,11 @@ class Identified(Protocol):
         ...
 
     @property
+    def over_network(self) -> bool:
+        """Whether each call may wait for a network: event loops then make it on a thread."""
+        ...
+
+    @property
     def durability(self) -> str:
         """What an accepted entry survives: `process` (kill -9), `power` (a power cut as well) or
         `replicated` (the loss of its server)."""

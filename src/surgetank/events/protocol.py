@@ -21,6 +21,11 @@ class EventLog(Protocol):
     - An incident is raised once over all processes, until it is cleared.
     """
 
+    @property
+    def over_network(self) -> bool:
+        """Whether each call may wait for a network: event loops then make it on a thread."""
+        ...
+
     def publish(self, events: Sequence[NewEvent]) -> list[RunEvent]:
         """Write events; those of one thread all or none. Raises `BufferUnavailable`."""
         ...

@@ -41,6 +41,8 @@ class RedisEventLog:
     """An `EventLog` on the server at `address`, keeping about `max_events` events for at most
     `max_age_s`. Raises `BufferUnavailable`, `BufferFull`."""
 
+    over_network = True
+
     def __init__(
         self,
         address: RedisAddress,

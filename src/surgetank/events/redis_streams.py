@@ -29,6 +29,8 @@ class RedisStreamLog:
     Raises `BufferUnavailable`, `BufferFull`.
     """
 
+    over_network = True
+
     def __init__(
         self,
         address: RedisAddress,

@@ -82,6 +82,8 @@ class SQLiteEventLog:
     Raises `BufferUnavailable`, `BufferCorrupt`.
     """
 
+    over_network = False
+
     def __init__(
         self,
         path: Path,

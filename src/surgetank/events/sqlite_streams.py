@@ -46,6 +46,8 @@ class SQLiteStreamLog:
     Raises `BufferUnavailable`, `BufferCorrupt`.
     """
 
+    over_network = False
+
     def __init__(
         self,
         path: Path,

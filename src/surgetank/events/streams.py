@@ -76,6 +76,11 @@ class StreamLog(Protocol):
     those of an ended one stay for a while, bounded by time and bytes.
     """
 
+    @property
+    def over_network(self) -> bool:
+        """Whether each call may wait for a network: event loops then make it on a thread."""
+        ...
+
     def append_all(self, groups: Sequence[StreamGroup]) -> list[int | None]:
         """Write the groups, those of one thread all or none: for each the number of its last event;
         None, and nothing of it is written, when a later attempt of its run writes."""

@@ -39,6 +39,8 @@ class RedisBuffer:
     `BufferCorrupt`, `ConfigurationError`.
     """
 
+    over_network = True
+
     def __init__(  # noqa: PLR0915 - a line for each method of its roles
         self,
         address: RedisAddress,

@@ -48,6 +48,8 @@ class SQLiteBuffer:
     it is full. Raises `BufferUnavailable`, `BufferCorrupt`.
     """
 
+    over_network = False
+
     def __init__(  # noqa: PLR0915 - a line for each method of its roles
         self,
         path: Path,

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from starlette.concurrency import run_in_threadpool
 
 from surgetank.bounded import BoundedMap
 from surgetank.encode.jsontext import dumps
-from surgetank.events.streams import END, StreamEvent, StreamLog, Written
+from surgetank.events.streams import END, StreamEvent, StreamLog, StreamPage, Written
 from surgetank.exceptions import DatabaseUnavailable, RunNotFound
+from surgetank.server.live.reading import LogReads
 from surgetank.workflows.runs import Run
 from surgetank.workflows.status import Status, wire_status
 
@@ -23,6 +25,7 @@ _POLL_S = 0.02  # for what other processes write
 _ASK_S = 5.0  # how often the database is asked whether a silent run has ended elsewhere
 _IDLE_S = 15.0
 _UNNUMBERED = 0
+_READERS = 8  # who reads the log at once, where that is over a network
 _OVER = frozenset(Status) - {Status.PENDING, Status.RUNNING}
 
 
@@ -34,6 +37,8 @@ class StreamHub:
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._awaiting_end: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._poller: asyncio.Task[None] | None = None
+        self._polls = LogReads(1)  # readers don't hold it up
+        self._reads = LogReads(_READERS)
         self._known = 0  # what was written until then was told
         self.closing = False
         # By caller and thread: the run whose end was sent last to who follows only how runs go.
@@ -43,6 +48,14 @@ class StreamHub:
     def log(self) -> StreamLog:
         """The stream log."""
         return self._log()
+
+    async def read(self, thread_id: str, **named: Any) -> StreamPage:
+        """`StreamLog.read`, for an event loop."""
+        return await self._reads(self.log, self.log.read, thread_id, **named)
+
+    async def last(self, run_id: str) -> Sequence[StreamEvent]:
+        """`StreamLog.last`, for an event loop."""
+        return await self._reads(self.log, self.log.last, run_id)
 
     def close(self) -> None:
         """Let everybody end."""
@@ -96,10 +109,10 @@ class StreamHub:
 
         end = log.listen(heard)
         try:
-            self._known = log.newest()
+            self._known = await self._polls(log, log.newest)
             self._wake_all()
             while (self._waiting or self._awaiting_end) and not self.closing:
-                newest = log.newest()
+                newest = await self._polls(log, log.newest)
                 if newest > self._known:  # written by another process
                     self._known = newest
                     self._wake_all()
@@ -123,7 +136,7 @@ async def follow_run(
     try:
         while not hub.closing:
             news.clear()
-            page = hub.log.read(run.thread_id, run_id=run_id, after=after)
+            page = await hub.read(run.thread_id, run_id=run_id, after=after)
             if page.gap is not None:
                 yield [gap_event(run_id, after, page.gap)]
                 after = page.gap
@@ -160,7 +173,7 @@ async def end_of_run(hub: StreamHub, run: Run, get: Callable[[UUID], Run]) -> li
     try:
         while not hub.closing:
             news.clear()
-            last = list(hub.log.last(run_id))
+            last = list(await hub.last(run_id))
             if any(event.event == END for event in last):
                 return last
             if loop.time() - asked_at >= _ASK_S:

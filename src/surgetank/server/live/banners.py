@@ -58,7 +58,7 @@ class LiveBanners:
 
     async def refresh(self) -> bool:
         """Ask again; whether something has changed for a follower."""
-        sinks = [incident for incident in self._incidents() if incident.is_of_sink]
+        sinks = [i for i in await run_in_threadpool(self._incidents) if i.is_of_sink]
         if not sinks and not self._trouble:
             return False
         self._trouble = bool(sinks)

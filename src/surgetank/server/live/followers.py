@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -21,13 +22,15 @@ from surgetank.app.incidents import Incidents
 from surgetank.bounded import BoundedMap
 from surgetank.encode.jsontext import dumps_clean
 from surgetank.events.protocol import EventLog
-from surgetank.events.types import EventType, Gap, Incident, RunEvent, Severity, timestamp
+from surgetank.events.types import EventType, Incident, RunEvent, Severity, timestamp
 from surgetank.exceptions import SurgetankError
 from surgetank.server.access.disclosure import incident_for, reads_technical
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.access.visibility import Visibility
 from surgetank.server.http.problems import Problem
 from surgetank.server.live.banners import REFRESH_S, LiveBanners
+from surgetank.server.live.lines import Line, line_of, line_of_gap
+from surgetank.server.live.reading import LogReads
 from surgetank.telemetry import log
 
 _POLL_S = 0.025
@@ -39,18 +42,8 @@ PAGE_BYTES = 256 * 1024  # what a follower holds at most, and one event
 _RECHECK_S = 60.0
 _BELIEVED_S = 5.0
 _OF_SINKS = (EventType.FLUSH_ERROR, EventType.FLUSH_CRITICAL, EventType.FLUSH_RECOVERED)
+_READERS = 8  # followers that read in the log at once, where that is over a network
 _IN_THE_LOG = -1  # a place in a thread that is not yet one in the shared batches
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """An event as it is sent: encoded once for all followers."""
-
-    id: int
-    seq: int
-    type: str
-    thread_id: str | None
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +63,6 @@ class _Batch:
         return batch
 
 
-def line_of(event: RunEvent) -> Line:
-    """The event encoded."""
-    return Line(event.id, event.seq, event.type, event.thread_id, dumps_clean(event.to_dict()))
-
-
-def line_of_gap(gap: Gap) -> Line:
-    """The gap encoded; who goes on after it does so where history begins again."""
-    return Line(
-        gap.missed_to, gap.missed_to, EventType.GAP.value, gap.thread_id, dumps_clean(gap.to_dict())
-    )
-
-
 class Hub:
     """Reads the event log while anybody follows, and wakes the followers. For one event loop."""
 
@@ -99,6 +80,9 @@ class Hub:
         self._first = 0  # what came after this number is in the batches
         self._news = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
+        self._joining = asyncio.Lock()
+        self._reads = LogReads(1)  # of the shared batches: followers don't hold it up
+        self.reads = LogReads(_READERS)
         self.problem: str | None = None
         self._is_changed = False  # the trouble of a sink, by what was read last
         self._refreshing: asyncio.Task[None] | None = None
@@ -128,14 +112,20 @@ class Hub:
             if not self._following[caller.user]:
                 del self._following[caller.user]
 
-    def join(self, thread_id: str | None) -> None:
-        """One more follower, of this thread or of all."""
+    async def join(self, thread_id: str | None) -> None:
+        """One more follower, of this thread or of all. Raises `BufferUnavailable`."""
         self.subscribers += 1
         self.banners.follow(thread_id)
-        if self._reader is None or self._reader.done():
-            self._read_to = self._first = self.events.last_id()
-            self._forget()
-            self._reader = asyncio.create_task(self._read())
+        try:
+            async with self._joining:
+                if self._reader is None or self._reader.done():
+                    newest = await self._reads(self.events, self.events.last_id)
+                    self._read_to = self._first = newest
+                    self._forget()
+                    self._reader = asyncio.create_task(self._read())
+        except BaseException:
+            self.leave(thread_id)
+            raise
 
     def leave(self, thread_id: str | None) -> None:
         """One follower less."""
@@ -170,7 +160,7 @@ class Hub:
         refreshed_at = float("-inf")
         while self.subscribers and not self.closing:
             try:
-                read = self._read_batch()
+                read = await self._read_batch()
                 now = asyncio.get_running_loop().time()
                 due = self._is_changed or now - refreshed_at >= REFRESH_S
                 if due and (self._refreshing is None or self._refreshing.done()):
@@ -192,8 +182,10 @@ class Hub:
         except SurgetankError as error:  # the next round asks again
             log.warning("banners_unreadable", error=error.what)
 
-    def _read_batch(self) -> bool:
-        gap, events = self.events.tail(self._read_to, limit=_PAGE, max_bytes=PAGE_BYTES)
+    async def _read_batch(self) -> bool:
+        gap, events = await self._reads(
+            self.events, self.events.tail, self._read_to, limit=_PAGE, max_bytes=PAGE_BYTES
+        )
         if gap is not None:  # followers find it out themselves, from the log
             self._forget()
             self._first = gap.missed_to
@@ -263,7 +255,7 @@ class Follower:
 
         Ends when the hub closes, or when the caller may no longer read.
         """
-        self._hub.join(self._thread_id)
+        await self._hub.join(self._thread_id)
         self._counted(1)
         try:
             checked = asyncio.get_running_loop().time()
@@ -293,11 +285,15 @@ class Follower:
     async def _begin(self, after: int | None) -> Line:
         events = self._hub.events
         if self._thread_id is None:
-            self._id = events.last_id() if after is None else after
+            newest = events.last_id
+            self._id = await self._hub.reads(events, newest) if after is None else after
             start = self._id
         else:
             self._id = self._hub.position() if after is None else _IN_THE_LOG
-            self._seq = events.last_seq(self._thread_id) if after is None else after
+            last = events.last_seq
+            self._seq = (
+                await self._hub.reads(events, last, self._thread_id) if after is None else after
+            )
             start = self._seq
         self._banner_version = self._hub.banners.version
         incidents = await run_in_threadpool(self._incidents)
@@ -399,11 +395,10 @@ class Follower:
         """A page of what the shared batches no longer reach."""
         events, before = self._hub.events, self._hub.position()
         if self._thread_id is None:
-            gap, page = events.tail(self._id, limit=_PAGE, max_bytes=PAGE_BYTES)
+            begin = partial(events.tail, self._id)
         else:
-            gap, page = events.thread_events(
-                self._thread_id, self._seq, limit=_PAGE, max_bytes=PAGE_BYTES
-            )
+            begin = partial(events.thread_events, self._thread_id, self._seq)
+        gap, page = await self._hub.reads(events, begin, limit=_PAGE, max_bytes=PAGE_BYTES)
         found = [line_of(event) for event in page]
         last = page[-1].id if page else 0
         if self._thread_id is None:

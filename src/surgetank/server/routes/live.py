@@ -19,7 +19,8 @@ from surgetank.server.access.roles import Caller
 from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
 from surgetank.server.http.problems import Problem, documented
 from surgetank.server.live.banners import incidents_of
-from surgetank.server.live.followers import Follower, Hub, Line
+from surgetank.server.live.followers import Follower, Hub
+from surgetank.server.live.lines import Line
 from surgetank.server.schemas.telling import Events
 from surgetank.server.services import Services
 

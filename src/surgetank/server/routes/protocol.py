@@ -79,7 +79,7 @@ async def stream_thread(
     all that came after that (`0` or `-1`: all that is kept)."""
     await known_row(services, thread_id)
     if last_event_id is None:
-        after = services.streams.log.read(thread_id, limit=1).last
+        after = (await services.streams.read(thread_id, limit=1)).last
     else:
         after = int(last_event_id) if last_event_id.isdecimal() else 0
     wanted = frozenset[str](stream_mode or ["run_modes"])

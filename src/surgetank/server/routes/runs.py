@@ -245,7 +245,7 @@ async def join_stream(
     (`0` or `-1`: all)."""
     run = await run_in_threadpool(run_on, services, thread_id, run_id)
     if last_event_id is None:
-        after = services.streams.log.read(thread_id, limit=1).last
+        after = (await services.streams.read(thread_id, limit=1)).last
     else:
         after = int(last_event_id) if last_event_id.isdecimal() else 0
     return RunStream(

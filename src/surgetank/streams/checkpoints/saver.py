@@ -7,11 +7,12 @@ straight, what waits for PostgreSQL runs on a thread when it is called from an e
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, TypeVar, Unpack, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -40,6 +41,8 @@ from surgetank.streams.checkpoints.serde import faithful
 from surgetank.streams.checkpoints.serde.changes import OncePerClass, Tell, noticing
 from surgetank.streams.checkpoints.steps import Steps, arun, run
 from surgetank.telemetry import log
+
+T = TypeVar("T")
 
 
 class SurgetankSaver(BaseCheckpointSaver[str]):
@@ -230,6 +233,9 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
 
     # -- reading
 
+    async def _arun(self, steps: Steps[T]) -> T:
+        return await arun(steps, over_network=self._buffer.over_network)
+
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         at = Target.of(config)
         raw = run(self.reader.read(at.thread_id, at.ns, at.checkpoint_id))
@@ -237,7 +243,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         at = Target.of(config)
-        raw = await arun(self.reader.read(at.thread_id, at.ns, at.checkpoint_id))
+        raw = await self._arun(self.reader.read(at.thread_id, at.ns, at.checkpoint_id))
         if raw is None:
             return None
         if sum(len(data) for _, data in raw.blobs.values()) > LARGE:
@@ -269,12 +275,17 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
+        if self._buffer.over_network:
+            found_all = self.list(config, filter=filter, before=before, limit=limit)
+            while (each := await asyncio.to_thread(next, found_all, None)) is not None:
+                yield each
+            return
         query = Query(self, config, filter, before, limit)
         while not query.done:
             if query.listing.needs_page:
-                await arun(query.page())
+                await self._arun(query.page())
             elif (steps := query.next_raw()) is not None and (
-                found := query.accept(await arun(steps))
+                found := query.accept(await self._arun(steps))
             ) is not None:
                 yield found
 
@@ -286,7 +297,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        return await arun(self._delta_history(config, channels))
+        return await self._arun(self._delta_history(config, channels))
 
     def _delta_history(
         self, config: RunnableConfig, channels: Sequence[str]
@@ -393,7 +404,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         run(self.maintenance.delete_for_runs(run_ids, self.metadata_of))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        await arun(self.maintenance.delete_for_runs(run_ids, self.metadata_of))
+        await self._arun(self.maintenance.delete_for_runs(run_ids, self.metadata_of))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         run(
@@ -403,7 +414,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         )
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        await arun(
+        await self._arun(
             self.maintenance.copy_thread(
                 limits.thread_name(source_thread_id), limits.thread_name(target_thread_id)
             )
@@ -413,7 +424,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         run(self.maintenance.prune(thread_ids, strategy, self.metadata_of))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        await arun(self.maintenance.prune(thread_ids, strategy, self.metadata_of))
+        await self._arun(self.maintenance.prune(thread_ids, strategy, self.metadata_of))
 
     # -- versions
 
@@ -428,13 +439,8 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
 
 
 def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:
-    return {
-        "configurable": {
-            "thread_id": thread_id,
-            "checkpoint_ns": ns,
-            "checkpoint_id": checkpoint_id,
-        }
-    }
+    at = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
+    return {"configurable": at}
 
 
 def _next_config(config: RunnableConfig, checkpoint_id: str) -> RunnableConfig:

@@ -31,8 +31,11 @@ def run(steps: Steps[T]) -> T:
         return value
 
 
-async def arun(steps: Steps[T]) -> T:
-    """Drive the operation from an event loop, which never waits for the database."""
+async def arun(steps: Steps[T], *, over_network: bool = False) -> T:
+    """Drive the operation from an event loop, which never waits for the database; nor for the buffer,
+    where that is `over_network`: then all of it runs on a thread."""
+    if over_network:
+        return await asyncio.to_thread(run, steps)
     try:
         blocking = next(steps)
         while True:
