@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from support import savers
 from support.commands import run_command
 from support.redis_server import running_redis, shared
 from support.savers import config
+from support.waiting import wait_until
 from surgetank import Surgetank
+from surgetank.buffer.coordination import Due, Leased
 from surgetank.exceptions import BufferUnavailable, ConfigurationError, MissingExtra
 
 
@@ -198,3 +201,62 @@ def test_a_user_of_the_server_needs_no_more_than_the_keys_of_the_buffer(
             tank.buffer.check()
             assert [line.message for line in tank.logs("thread")] == ["said"]
             assert tank.status().problems == ()
+
+
+_FAR_HOST = """
+import json, sys, time
+home, database_url, url, hours, *what = sys.argv[1:]
+machine = time.time
+time.time = lambda: machine() + 3600 * float(hours)
+from surgetank import Surgetank
+from surgetank.buffer.coordination import Due
+from surgetank.model import Record
+with Surgetank(home, database_url=database_url, buffer_url=url, flush_in_process=False, lease_ttl=1.0,
+               retry_base=0.1, retry_max=0.2) as tank:
+    buffer = tank.parts.buffer
+    if what == ["take"]:
+        tank.emit_log("from afar", thread_id="thread")
+        tank.log_system_error("seen", "from afar")
+        (found,) = buffer.lease("checkpoints", Due(force=True), owner="far", ttl_s=1.0)
+        print(found.lease.token)
+    if what == ["flush"]:
+        print(json.dumps({"ok": tank.flush().ok, "now": tank.now()}))
+"""
+
+
+def test_leases_and_ages_are_the_same_on_hosts_whose_clocks_are_hours_apart(
+    tmp_path: Path, database_url: str, url: str
+) -> None:
+    def far(hours: int, what: str) -> str:
+        arguments = [str(tmp_path / "far"), database_url, url, str(hours), what]
+        return subprocess.run(
+            [sys.executable, "-c", _FAR_HOST, *arguments],
+            check=True, capture_output=True, text=True, timeout=100,
+        ).stdout  # fmt: skip
+
+    with engine(tmp_path / "near", database_url, url) as tank:
+        put(tank, "thread", 0)
+        token = int(far(1, "take"))
+        buffer = tank.parts.buffer
+        state = buffer.state("checkpoints", "thread")
+        assert state is not None
+        assert state.lease_expires_at - tank.now() <= 1.0
+        taken: list[Leased] = []
+
+        def take() -> bool:
+            taken[:] = buffer.lease("checkpoints", Due(force=True), owner="near", ttl_s=1.0)
+            return bool(taken)
+
+        wait_until(take, "the end of a lease that nobody renews", 30)
+        assert taken[0].lease.token > token
+        buffer.release([taken[0].lease])
+        assert all(abs(line.at - tank.now()) < 100 for line in tank.logs("thread"))
+        ages = [tank.now() - s.oldest_at for s in buffer.states()]
+        assert len(ages) == 3
+        assert all(-1 < age < 100 for age in ages)
+        told = json.loads(far(-1, "flush"))
+        assert told["ok"]
+        assert abs(told["now"] - tank.now()) < 100
+        assert tank.status().buffer.entries == 0
+        assert all(abs(job.created_at - tank.now()) < 100 for job in tank.jobs.list())
+        assert tank.errors.find().errors[0].last_seen == pytest.approx(tank.now(), abs=100)

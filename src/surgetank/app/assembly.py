@@ -39,6 +39,7 @@ import psycopg
 
 from surgetank.app import flushers
 from surgetank.app.backends import (
+    clock_of,
     embedded_of,
     open_alert_book,
     open_buffer,
@@ -109,7 +110,6 @@ class Parts:
         streams: Sequence[Stream] = (),
     ) -> None:
         self.settings = settings
-        self.clock = clock
         self._saver, self._serde = saver, serde
         checkpoints = CHECKPOINTS if saver is None else into_saver(saver, serde)
         self.streams = Streams(
@@ -119,6 +119,7 @@ class Parts:
         if settings.buffer_url is None or settings.buffer_is_shared:
             ensure_home(settings.home)
         self.buffer = open_buffer(settings, clock, self.streams)
+        self.clock = clock = clock_of(self.buffer, clock)
         self.tables = TableRoom(self, self._tables_opened)
         self.live = LiveQueries(self.tables.open)
         self.backlog = backlog_of(self.buffer, self.tables.hot)

@@ -4,6 +4,7 @@ settings ask for. A further kind is one more branch here."""
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from surgetank.streams.tables.hot.protocol import HotTables
 
 
+_OF_THIS_MACHINE = time.time  # nobody gave another clock
+
 AnyBuffer: TypeAlias = "SQLiteBuffer | RedisBuffer"
 
 
@@ -72,6 +75,7 @@ def open_buffer(
     if path is None and (address := _redis(settings)) is not None:
         from surgetank.buffer.redis.buffer import RedisBuffer  # noqa: PLC0415 - an extra
 
+        options["clock"] = None if clock is _OF_THIS_MACHINE else clock
         return RedisBuffer(address, **options)
     return SQLiteBuffer(
         path or settings.buffer_path,
@@ -79,6 +83,11 @@ def open_buffer(
         reserve_bytes=settings.disk_reserve,
         **options,
     )
+
+
+def clock_of(buffer: AnyBuffer, clock: Callable[[], float]) -> Callable[[], float]:
+    """The clock of an engine: of a server that hosts share, so that their times can be compared."""
+    return clock if isinstance(buffer, SQLiteBuffer) else buffer.clock
 
 
 def _before_write(buffer: AnyBuffer) -> Callable[[], None]:

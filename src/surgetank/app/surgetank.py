@@ -243,7 +243,7 @@ class Surgetank(Nouns):
 
     def now(self) -> float:
         """The engine's clock: seconds since the epoch."""
-        return self._clock()
+        return self._parts.clock() if self._parts is not None else self._clock()
 
     # -- use
 

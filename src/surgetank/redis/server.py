@@ -36,6 +36,7 @@ from redis.retry import Retry
 
 from surgetank.exceptions import BufferFull, BufferProblem, BufferUnavailable
 from surgetank.redis.address import RedisAddress
+from surgetank.redis.clock import ServerClock, passed
 from surgetank.redis.scripts import Script
 
 Arg = bytes | str | int | float
@@ -100,6 +101,7 @@ class RedisServer:
     ) -> None:
         self.address = address
         self.confirmation = confirmation
+        self.clock = ServerClock()
         self._on_connect = on_connect
         self._name = name
         self._timeout_s = timeout_s
@@ -191,8 +193,18 @@ class RedisServer:
     def _make_ready(self, lane: _Lane) -> None:
         if not lane.connection.is_connected:
             _connect(lane.connection)
+            self._read_clock(lane)
             if self._on_connect is not None:
                 self._on_connect(lambda calls: self._scripts(lane, calls))
+        elif self.clock.is_due:
+            self._read_clock(lane)
+
+    def _read_clock(self, lane: _Lane) -> None:
+        sent = passed()
+        (reply,) = self._pipeline(lane, [("TIME",)])
+        if isinstance(reply, RedisError):
+            raise self._named(reply)
+        self.clock.learn(sent, passed(), int(reply[0]) + int(reply[1]) / 1e6)
 
     def _send(self, lane: _Lane, calls: Sequence[Call]) -> list[Any]:
         replies = self._scripts(lane, calls)

@@ -7,7 +7,6 @@ slot of a cluster.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from surgetank.buffer.copies import RecentLimits
@@ -32,6 +31,7 @@ class RedisBuffer:
 
     `durability`: what an append waits for. `"process"`: the server has it in memory; `"power"`: it is
     in the server's file, on its disk; `"replicated"`: a replica has it as well.
+    `clock` gives the time that is stored; without one it is the server's, the same on every host.
     `files` knows where values may be spilled to; those with one of the `inline_keys` never are.
     `destination` is the database that it belongs to from its first entry on.
     Acknowledged entries are kept for `keep_s`, up to `keep_bytes` of them. What was lost on its way is
@@ -47,7 +47,7 @@ class RedisBuffer:
         *,
         durability: Durability = "process",
         limits: BufferLimits | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         jobs_kept: int = 10_000,
         recent: RecentLimits | None = None,
         keep_s: float = 0.0,
@@ -180,6 +180,11 @@ class RedisBuffer:
     def durability(self) -> str:
         """What an accepted entry survives."""
         return self._durability
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The time that is stored."""
+        return self._shards.clock
 
     @property
     def recent(self) -> RecentLimits:

@@ -51,7 +51,7 @@ class Shards:
         self,
         address: RedisAddress,
         *,
-        clock: Callable[[], float],
+        clock: Callable[[], float] | None = None,
         patience_s: float = 5.0,
         confirmation: Confirmation | None = None,
     ) -> None:
@@ -63,7 +63,7 @@ class Shards:
             confirmation=confirmation,
             on_connect=self._meet,
         )
-        self.clock = clock
+        self.clock = clock or self.server.clock
         self.count = address.shards
         self._tags = [address.tag(number) for number in range(self.count)]
         self._lock = threading.Lock()
