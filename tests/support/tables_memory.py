@@ -58,6 +58,9 @@ class MemoryHot:
     def acks(self, table: Table) -> int:
         return 0
 
+    def erasures(self) -> int:
+        return 0
+
     def known_keys(self, table: Table, user: str, keys: Sequence[bytes]) -> dict[bytes, int]:
         encode = row_key(table)
         assert encode is not None

@@ -59,6 +59,9 @@ class InMemory:
     def acks(self, table: Table) -> int:
         return 0
 
+    def erasures(self) -> int:
+        return 0
+
     def accept(self, table: Table, changes: Any, **more: Any) -> Any:
         return self.hot[table.id].accept(table, changes, **more)
 
@@ -84,6 +87,7 @@ class InMemory:
         into: Readable,
         rows: Any,
         how: Insert,
+        unless_erased_since: int | None = None,
     ) -> int:
         rows = rows.to_pylist() if hasattr(rows, "to_pylist") else rows
         form = RowForm(into.table)

@@ -64,10 +64,12 @@ class TableIngest:
         updates: Sequence[str] = (),
         key: str | None = None,
         most_bad: int = insertion.MOST_BAD,
+        unless_erased_since: int | None = None,
     ) -> Inserted:
         """Insert rows: mappings, sequences of values (of `columns`, or of all), or Arrow. `key` is an
         idempotency key, `updates` the columns that ON CONFLICT DO UPDATE sets (none: all),
-        `most_bad` how many rows that are left out are listed.
+        `most_bad` how many rows that are left out are listed, `unless_erased_since` is what
+        `HotTables.erasures` was when the rows were read.
 
         Raises `EntryRejected` naming the row's index, column and reason; `Conflict` for a PRIMARY KEY
         that is there, hot or cold, and for a key that was used for other rows; `BufferFull`.
@@ -78,6 +80,7 @@ class TableIngest:
             and type(rows[0]) is dict
             and (user is not None or not table.by_user)
             and not (table.key or key is not None or on_bad == "skip")
+            and unless_erased_since is None
             and on_conflict is OnConflict.REFUSE
         ):
             return self._insert_one(table, rows[0], user if table.by_user else NOBODY, source)
@@ -90,6 +93,7 @@ class TableIngest:
             on_conflict=on_conflict,
             updates=updates,
             most_bad=most_bad,
+            unless_erased_since=unless_erased_since,
         )
         if arrows.is_arrow(rows):
             given = arrows.as_table(rows)

@@ -19,6 +19,7 @@ from surgetank.streams.tables.hot.protocol import (
     Accepted,
     BatchKey,
     Change,
+    ErasedSince,
     HotTables,
     Op,
 )
@@ -119,9 +120,10 @@ class Batch:
         on_conflict: OnConflict,
         updates: Sequence[str],
         most_bad: int = MOST_BAD,
+        unless_erased_since: int | None = None,
     ) -> None:
         self.table, self.user, self.source, self.on_bad = table, user, source, on_bad
-        self._most_bad = most_bad
+        self._most_bad, self._erased_since = most_bad, unless_erased_since
         self._present, self._on_conflict = present, on_conflict
         self._key = row_key(table)
         if on_conflict is not OnConflict.REFUSE and self._key is None:
@@ -158,15 +160,16 @@ class Batch:
         """Accept what was read."""
         for attempt in range(1, _ATTEMPTS + 1):
             acks = self._present.hot.acks(self.table) if self._key is not None else None
+            erasures = self._erasures()
             inserts, updates, ignored = self._decided(rows)
             changes = [*updates, *inserts]
             if not changes:
                 return self._done(None, 0, 0, ignored)
             try:
-                accepted = self._accept(changes, updates, named, acks)
-            except Conflict:
+                accepted = self._accept(changes, updates, named, acks, erasures)
+            except Conflict as error:
                 # Rows were flushed or keys taken meanwhile: what is there is asked again.
-                if self._key is None or attempt == _ATTEMPTS:
+                if self._is_over(error, attempt):
                     raise
                 continue
             return self._done(accepted, len(inserts), len(updates), ignored)
@@ -184,14 +187,30 @@ class Batch:
                 return self._done(None, 0, 0, 0)
             try:
                 accepted = self._present.hot.accept_arrow(
-                    self.table, kept, batch=named, unless_acked_since=acks
+                    self.table,
+                    kept,
+                    batch=named,
+                    unless_acked_since=acks,
+                    unless_erased_since=self._erased_since,
                 )
-            except Conflict:
-                if self._key is None or attempt == _ATTEMPTS:
+            except Conflict as error:
+                if self._is_over(error, attempt):
                     raise
                 continue
             return self._done(accepted, kept.num_rows, 0, 0)
         raise AssertionError  # the last attempt raised
+
+    def _erasures(self) -> int | None:
+        """Since when nobody may be erased: rows that others are merged into are read now."""
+        if self._erased_since is not None or not self._set:
+            return self._erased_since
+        return self._present.hot.erasures()
+
+    def _is_over(self, error: Conflict, attempt: int) -> bool:
+        """Whether to ask again what is there leads to nothing: rows that the caller read stay as they
+        are."""
+        given = isinstance(error, ErasedSince) and self._erased_since is not None
+        return given or self._key is None or attempt == _ATTEMPTS
 
     def _without_repeated(self, rows: pa.Table) -> pa.Table:
         if not self._repeated:
@@ -200,14 +219,29 @@ class Batch:
         return rows.filter(pa.array([at not in gone for at in range(rows.num_rows)]))
 
     def _accept(
-        self, changes: list[Change], updates: list[Change], named: BatchKey | None, acks: int | None
+        self,
+        changes: list[Change],
+        updates: list[Change],
+        named: BatchKey | None,
+        acks: int | None,
+        erasures: int | None,
     ) -> Accepted:
-        hot = self._present.hot
+        hot, table = self._present.hot, self.table
         if len(changes) >= SEGMENT_ROWS and not updates:
             return hot.accept_arrow(
-                self.table, _as_arrow(self.table, changes), batch=named, unless_acked_since=acks
+                table,
+                _as_arrow(table, changes),
+                batch=named,
+                unless_acked_since=acks,
+                unless_erased_since=erasures,
             )
-        return hot.accept(self.table, changes, batch=named, unless_acked_since=acks)
+        return hot.accept(
+            table,
+            changes,
+            batch=named,
+            unless_acked_since=acks,
+            unless_erased_since=erasures,
+        )
 
     def _done(self, accepted: Accepted | None, rows: int, updated: int, ignored: int) -> Inserted:
         return Inserted(

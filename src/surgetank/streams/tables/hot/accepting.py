@@ -27,6 +27,7 @@ from surgetank.streams.tables.hot.protocol import (
     Accepted,
     BatchKey,
     Change,
+    ErasedSince,
     Op,
 )
 from surgetank.streams.tables.hot.schema import keys_of, rows_of
@@ -50,12 +51,14 @@ class Accepting:
         batch: BatchKey | None = None,
         unless_newer_than: int | None = None,
         unless_acked_since: int | None = None,
+        unless_erased_since: int | None = None,
     ) -> Accepted:
         """See `HotTables.accept`."""
         if not changes:
             raise InvalidRequest("There is no change to accept.")
         layout, schema = self._file.prepare(table), table.schema_version
-        plain = batch is None and unless_acked_since is None and layout.key is None
+        plain = batch is None and layout.key is None
+        plain = plain and unless_acked_since is None and unless_erased_since is None
         if plain and len(changes) == 1 and changes[0].seq is None:
             accepted = self._accept_one(layout, changes[0])
             if accepted is not None:
@@ -73,6 +76,7 @@ class Accepting:
             if known is not None:
                 return known
             _refuse_acked(connection, table, unless_acked_since)
+            _refuse_erased(connection, unless_erased_since)
             self._refuse_changed(connection, table, changes, unless_newer_than)
             first = self._file.take_versions(connection, table, len(packed))
             connection.executemany(
@@ -112,6 +116,7 @@ class Accepting:
         *,
         batch: BatchKey | None = None,
         unless_acked_since: int | None = None,
+        unless_erased_since: int | None = None,
     ) -> Accepted:
         """See `HotTables.accept_arrow`."""
         count = rows.num_rows
@@ -137,6 +142,7 @@ class Accepting:
                     segments.remove(self._file.segments, [name])
                     return known
                 _refuse_acked(connection, table, unless_acked_since)
+                _refuse_erased(connection, unless_erased_since)
                 first = self._file.take_versions(connection, table, count)
                 placed = [
                     segments.Part(part.user, part.start, part.count, first + part.start)
@@ -182,6 +188,11 @@ class Accepting:
         """See `HotTables.acks`."""
         with self._file.read() as connection:
             return _acks(connection, table)
+
+    def erasures(self) -> int:
+        """See `HotTables.erasures`."""
+        with self._file.read() as connection:
+            return _erasures(connection)
 
     def known_keys(self, table: Table, user: str, keys: Sequence[bytes]) -> dict[bytes, int]:
         """See `HotTables.known_keys`."""
@@ -306,6 +317,19 @@ def _refuse_acked(connection: sqlite3.Connection, table: Table, since: int | Non
         raise Conflict(
             f"Rows of {table.full_name} were flushed meanwhile.",
             remedy="read again, and repeat the change.",
+        )
+
+
+def _erasures(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT begun FROM hot_erasures").fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def _refuse_erased(connection: sqlite3.Connection, since: int | None) -> None:
+    if since is not None and _erasures(connection) != since:
+        raise ErasedSince(
+            "A user was erased while the statement read rows, which may have been theirs.",
+            remedy="repeat the statement.",
         )
 
 

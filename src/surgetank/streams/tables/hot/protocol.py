@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from surgetank.exceptions import Conflict
 from surgetank.model import Failure, FailureGroup, ParkedEntry, PartitionState, StreamDepth
 from surgetank.streams.tables.definition import Table
 
@@ -42,6 +43,10 @@ ORIGIN_SHIFT = 24  # bits of a version that count within its origin
 def store_of(version: int) -> str:
     """The id of the store that gave this version, as the manifest keeps its progress."""
     return f"{version >> ORIGIN_SHIFT:010x}"
+
+
+class ErasedSince(Conflict):
+    """A user was erased since what is to be accepted was read: it may be of them."""
 
 
 class Op(IntEnum):
@@ -250,11 +255,13 @@ class HotTables(Protocol):
         batch: BatchKey | None = None,
         unless_newer_than: int | None = None,
         unless_acked_since: int | None = None,
+        unless_erased_since: int | None = None,
     ) -> Accepted:
         """Accept single rows. With `unless_newer_than`, the changes are refused with `Conflict` if a
         row that they concern was changed after that version (an UPDATE that read older rows). With
         `unless_acked_since`, also if `acks` is another number by now: what the caller knows of cold
-        keys may be old then.
+        keys may be old then. With `unless_erased_since` they are refused with `ErasedSince` if
+        `erasures` is another number by now: what the caller read may be of a user who is erased.
 
         Raises `Conflict` for an INSERT of a key that is hot already, or whose deletion is parked, and
         for a change of a row that is parked, `BufferFull`, `BufferUnavailable`, `EntryRejected` for a row
@@ -269,6 +276,7 @@ class HotTables(Protocol):
         *,
         batch: BatchKey | None = None,
         unless_acked_since: int | None = None,
+        unless_erased_since: int | None = None,
     ) -> Accepted:
         """Accept many rows (INSERT): the table's columns, and `_user` in a table of users'. They
         become a segment: an Arrow file, sorted by user, that its row in the store commits."""
@@ -282,6 +290,11 @@ class HotTables(Protocol):
     def acks(self, table: Table) -> int:
         """How often changes of a table were acknowledged: while it stays the same, what is not hot
         has not become cold."""
+        ...
+
+    def erasures(self) -> int:
+        """How many erasures of users were begun here: while it stays the same, nobody was erased
+        whose rows were read."""
         ...
 
     def snapshot(self) -> AbstractContextManager[HotSnapshot]:
@@ -394,7 +407,7 @@ class HotTables(Protocol):
 
     def erase_user(self, user: str) -> int:
         """Remove all of a user's changes, in pages, log and segments: no byte of them is left. How
-        many there were."""
+        many there were. What was read before (`erasures`) is not accepted after it."""
         ...
 
     def maintain(self) -> None:

@@ -54,7 +54,7 @@ class SQLiteHotTables:
         accepting = Accepting(file, row_max_bytes=row_max_bytes)
         self.accept, self.accept_arrow = accepting.accept, accepting.accept_arrow
         self.repeated, self.acks = accepting.repeated, accepting.acks
-        self.known_keys = accepting.known_keys
+        self.known_keys, self.erasures = accepting.known_keys, accepting.erasures
         self.snapshot = Snapshots(file).snapshot
         leases = Leases(file)
         self.lease, self.renew, self.release = leases.lease, leases.renew, leases.release

@@ -69,7 +69,12 @@ class Upkeep:
         """See `HotTables.erase_user`."""
         erased = 0
         replaced: list[str] = []
-        with self._file.read() as connection:
+        with self._file.write() as connection:
+            # From now on what was read before is not accepted: it is not written again.
+            connection.execute(
+                "INSERT INTO hot_erasures (id, begun) VALUES (1, 1)"
+                " ON CONFLICT (id) DO UPDATE SET begun = begun + 1"
+            )
             tables = self._file.tables(connection)
         for table in tables:
             if not table.by_user:

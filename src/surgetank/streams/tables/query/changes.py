@@ -18,7 +18,7 @@ from surgetank.streams.tables.hot.protocol import DELETED, Change, HotTables, Op
 from surgetank.streams.tables.keys import key_encoder
 from surgetank.streams.tables.query.names import quoted
 from surgetank.streams.tables.query.parameters import Parameters
-from surgetank.streams.tables.query.process import Answer
+from surgetank.streams.tables.query.process import Answer, StatementRefused
 from surgetank.streams.tables.query.queries import Queries, Runner
 from surgetank.streams.tables.rows import Row, RowForm
 from surgetank.streams.tables.values import Source
@@ -105,6 +105,10 @@ class TableChanges:
 
         return self._run(rows, shown, changes, runner, parameters)
 
+    def erasures(self) -> int:
+        """See `HotTables.erasures`: what `selected` gives is accepted only if it stays the same."""
+        return self._hot.erasures()
+
     def selected(
         self,
         table: Table,
@@ -114,6 +118,7 @@ class TableChanges:
         parameters: Parameters | None = None,
     ) -> pa.Table:
         """The rows that INSERT INTO table (columns) SELECT ... gives, by the names of the columns.
+
         Raises `InvalidRequest` where the SELECT has more or fewer columns, `QuotaExceeded` where it
         has too many rows."""
         given = list(_assigned(table, [(name, "") for name in columns]))
@@ -122,16 +127,18 @@ class TableChanges:
             f"{_expression(table, name, f's.{number}')} AS {number}"
             for number, name in zip(numbers, given, strict=True)
         ]
-        answer = self._queries.select(
-            f"SELECT s.* REPLACE ({', '.join(shown)}) FROM ({text}\n) AS s ({', '.join(numbers)})",
-            runner,
-            parameters,
-        )
-        if len(answer.table.column_names) != len(given):
-            raise InvalidRequest(
-                f"INSERT names {len(given)} columns, and its SELECT has {len(answer.table.column_names)}.",
-                remedy="select as many.",
+        try:
+            answer = self._queries.select(
+                f"SELECT s.* REPLACE ({', '.join(shown)}) FROM ({text}\n) AS s ({', '.join(numbers)})",
+                runner,
+                parameters,
             )
+        except StatementRefused as error:
+            if 'table "s" has' not in error.what:
+                raise
+            raise _other_columns(given, "fewer") from error
+        if len(answer.table.column_names) != len(given):
+            raise _other_columns(given, str(len(answer.table.column_names)))
         _refuse_cut(answer)
         return answer.table.rename_columns(given)
 
@@ -145,6 +152,7 @@ class TableChanges:
     ) -> int:
         text = _text(rows, shown)
         for attempt in range(1, _ATTEMPTS + 1):
+            erasures = self._hot.erasures()
             with self._queries.sources(runner, parameters) as sources:
                 answer = self._queries.run(text, runner, sources, parameters)
                 view = next(each for each in sources.views if each.table.id == rows.table.id)
@@ -160,6 +168,7 @@ class TableChanges:
                     made,
                     unless_newer_than=view.through,
                     unless_acked_since=view.acks,
+                    unless_erased_since=erasures,
                 )
             except Conflict:
                 if attempt == _ATTEMPTS:
@@ -252,6 +261,13 @@ def _found(answer: Answer, table: Table) -> list[_Found]:
     if not table.by_user:
         columns.insert(0, [NOBODY] * answer.table.num_rows)
     return [(user, seq, tuple(values)) for user, seq, *values in zip(*columns, strict=True)]
+
+
+def _other_columns(named: Sequence[str], selected: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"INSERT names {len(named)} columns, and its SELECT has {selected}.",
+        remedy="select as many.",
+    )
 
 
 def _refuse_cut(answer: Answer) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from surgetank.exceptions import InvalidRequest, SurgetankError
+from surgetank.streams.tables.hot.protocol import ErasedSince
 from surgetank.streams.tables.query.calls import SqlCaller, SqlOutcome, SqlResult
 from surgetank.streams.tables.query.changes import Selection, TableChanges
 from surgetank.streams.tables.query.parameters import Parameters
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
     Rows: TypeAlias = Sequence[Mapping[str, Any]] | pa.Table
 
+_ATTEMPTS = 8  # of INSERT ... SELECT, when users are erased
+
 
 class Catalogue(Protocol):
     """What statements need to know of tables, and who runs those that change tables themselves.
@@ -49,9 +52,17 @@ class Catalogue(Protocol):
         """The table of this name, and whose rows of it the caller may change (None: all)."""
         ...
 
-    def insert(self, caller: SqlCaller, into: Readable, rows: Rows, how: Insert) -> int:
+    def insert(
+        self,
+        caller: SqlCaller,
+        into: Readable,
+        rows: Rows,
+        how: Insert,
+        unless_erased_since: int | None = None,
+    ) -> int:
         """Insert rows with values as SQL gives them; `how` says what becomes of keys that are
-        there. How many were inserted or updated."""
+        there. How many were inserted or updated. Raises `ErasedSince` where a user was erased since
+        the rows were read (`TableChanges.erasures`)."""
         ...
 
     def acting(self, caller: SqlCaller, user: str) -> SqlCaller:
@@ -176,16 +187,39 @@ class Executor:
         self, action: Insert, caller: SqlCaller, parameters: Parameters | None
     ) -> SqlResult:
         into = self._catalogue.changeable(caller, action.table)
-        columns = action.columns or tuple(column.name for column in into.table.columns)
-        rows: Rows
         if action.query is None:
+            columns = _columns(action, into)
             rows = [_row(columns, row, parameters) for row in action.rows]
+            affected = self._catalogue.insert(caller, into, rows, action)
         else:
-            assert self._changes is not None, "a catalogue with tables has changes"
-            runner = self._runner(caller)
-            rows = self._changes.selected(into.table, columns, action.query, runner, parameters)
-        affected = self._catalogue.insert(caller, into, rows, action)
+            affected = self._insert_selected(action, action.query, into, caller, parameters)
         return SqlResult(number=0, kind="INSERT", affected=affected)
+
+    def _insert_selected(
+        self,
+        action: Insert,
+        query: str,
+        into: Readable,
+        caller: SqlCaller,
+        parameters: Parameters | None,
+    ) -> int:
+        assert self._changes is not None, "a catalogue with tables has changes"
+        columns = _columns(action, into)
+        for attempt in range(1, _ATTEMPTS + 1):
+            erasures, runner = self._changes.erasures(), self._runner(caller)
+            rows = self._changes.selected(into.table, columns, query, runner, parameters)
+            try:
+                return self._catalogue.insert(
+                    caller, into, rows, action, unless_erased_since=erasures
+                )
+            except ErasedSince:  # what was read may be of who was erased
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError  # the last attempt raised
+
+
+def _columns(action: Insert, into: Readable) -> tuple[str, ...]:
+    return action.columns or tuple(column.name for column in into.table.columns)
 
 
 def _row(

@@ -83,6 +83,7 @@ class Inserting(Protocol):
         source: Source = Source.PYTHON,
         on_conflict: OnConflict = OnConflict.REFUSE,
         updates: Sequence[str] = (),
+        unless_erased_since: int | None = None,
     ) -> Inserted:
         """Insert rows by the names of their columns."""
         ...
@@ -153,8 +154,9 @@ class TableCatalogue:
         into: Readable,
         rows: Sequence[Mapping[str, Any]] | pa.Table,
         how: Insert,
+        unless_erased_since: int | None = None,
     ) -> int:
-        """Insert rows of the caller's."""
+        """Insert rows of the caller's. `unless_erased_since`: see `HotTables.accept`."""
         table = into.table
         _check_conflict_key(table, how.conflict_key)
         made = self._ingest.insert(
@@ -164,6 +166,7 @@ class TableCatalogue:
             source=Source.SQL,
             on_conflict=how.on_conflict,
             updates=how.updates,
+            unless_erased_since=unless_erased_since,
         )
         return made.rows + made.updated
 
