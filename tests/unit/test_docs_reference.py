@@ -38,6 +38,7 @@ INTERNAL = {
     "surgetank.fallback.files.SpillFiles",
     "surgetank.settings.Settings",  # docs/reference/settings.md is its page
     "surgetank.streams.checkpoints.serde.forms.ValueRefused",  # callers get `EntryRejected`
+    "surgetank.streams.tables.hot.protocol.ErasedSince",  # a `Conflict`, after which a statement reads again
     "surgetank.streams.tables.query.process.StatementRefused",  # an `InvalidRequest` with its position
     "surgetank.streams.tables.sql.parsing.Misread",  # an `InvalidRequest` with the statement's number
     "surgetank.streams.tables.sql.tokens.Unexpected",  # likewise, with its position
