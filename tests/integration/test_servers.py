@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from support.savers import put
 from surgetank import Surgetank, buffer_address
 from surgetank.offloop import on_loop
 from surgetank.redis.server import RedisServer
+from surgetank.server.access.roles import Caller, Role
+from surgetank.server.http.problems import Problem
 from surgetank.workflows.graphs.config import load
 from surgetank.workflows.graphs.graph_set import GraphSet
 
@@ -66,7 +69,7 @@ def tanks(tmp_path: Path, database_url: str) -> Iterator[tuple[Surgetank, Surget
             stack.enter_context(
                 Surgetank(
                     tmp_path / home, database_url=database_url, buffer_url=url, flush_in_process=False,
-                    flush_on_close=False, admin_token=ADMIN_TOKEN,
+                    flush_on_close=False, admin_token=ADMIN_TOKEN, failed_logins_per_minute=4,
                 )
             )
             for home in ("one", "two")
@@ -170,6 +173,72 @@ def test_a_run_is_followed_at_a_server_that_does_not_work_on_it(
             assert state["values"]["text"] == "done"
         finally:
             assert worker.stop(20.0)
+
+
+def redeems(server: Server, ticket: str) -> int:
+    with server.client().stream("GET", "/sse/events", params={"ticket": ticket}) as answer:
+        return answer.status_code
+
+
+def test_a_ticket_of_one_server_is_good_once_at_any(servers: tuple[Server, Server]) -> None:
+    one, two = servers
+    token = one.token("viewer", "ada")
+    ticket = one.client(token).post("/ws/ticket").json()["ticket"]
+    with ThreadPoolExecutor(6) as pool:
+        found = [pool.submit(redeems, servers[n % 2], ticket) for n in range(6)]
+        assert sorted(each.result() for each in found) == [200, 401, 401, 401, 401, 401]
+    caller = Caller(
+        "bob", Role.USER, given={"identity": "bob", "n": [1]}, filters={"threads": {"a": 1}}
+    )
+    given, _ = one.services.tickets.issue(caller)
+    back = two.services.tickets.redeem(given)
+    assert (back, back and back.given) == (caller, caller.given)
+    left, _ = one.services.tickets.issue(caller)
+    two.services.tickets.forget_user("bob")
+    assert one.services.tickets.redeem(left) is None
+
+
+def test_tickets_are_bounded_and_end(tanks: tuple[Surgetank, Surgetank]) -> None:
+    door = tanks[0].door
+    assert door is not None
+    door._most = 2
+    for name in (b"a", b"b", b"c"):
+        door.keep_ticket(name, name * 2, ttl_s=60)
+    assert door.tickets() == {b"b": b"bb", b"c": b"cc"}
+    door.keep_ticket(b"over", b"x", ttl_s=-1)
+    assert door.take_ticket(b"over") is None
+    assert [door.take_ticket(b"c"), door.take_ticket(b"c")] == [b"cc", None]
+
+
+def test_failed_logins_are_counted_over_all_servers(servers: tuple[Server, Server]) -> None:
+    one, two = servers
+    bad = "stk_" + "x" * 43
+    answers = [servers[n % 2].client(bad).get("/me").status_code for n in range(6)]
+    assert answers == [401] * 4 + [429] * 2
+    assert two.services.login.failures.wait_s("127.0.0.1") > 0
+    assert two.client(two.token("viewer", "ada")).get("/me").status_code == 429
+    # those under way count as well, wherever they are
+    ended = threading.Event()
+    with ExitStack() as stack:
+        begun = [
+            stack.enter_context(server.services.login.failures.attempt("192.0.2.1"))
+            for server in servers * 2
+        ]
+
+        def fifth() -> str:
+            try:
+                with one.services.login.failures.attempt("192.0.2.1"):
+                    return "goes on" if ended.is_set() else "too early"
+            except Problem as problem:
+                return str(problem.status)
+
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(fifth)
+            for failing in begun[:3]:
+                failing()
+            ended.set()
+            stack.close()
+            assert waiting.result() == "goes on"
 
 
 async def test_the_saver_reads_and_lists_off_the_loop(tanks: tuple[Surgetank, Surgetank]) -> None:

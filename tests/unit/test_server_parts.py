@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from support.buffers import FakeClock
 from surgetank.encode.sanitize import encode_clean
-from surgetank.exceptions import DatabaseUnavailable, InvalidRequest
-from surgetank.server.access.auth import FailedLogins, Tickets
+from surgetank.exceptions import BufferUnavailable, DatabaseUnavailable, InvalidRequest
+from surgetank.server.access.failures import FailedLogins
 from surgetank.server.access.roles import Caller, Role
+from surgetank.server.access.tickets import Tickets
 from surgetank.server.access.tokens import is_token_shaped, parse_span
 from surgetank.server.http.outage import PatientDatabase
 from surgetank.server.http.paging import cursor, position
@@ -40,7 +41,7 @@ def test_failed_logins_take_bounded_memory_and_are_forgiven_with_time():
     failures = FailedLogins(2, clock)
     for number in range(20_000):
         failures.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
-    assert len(failures._left) == 10_000
+    assert len(failures._alone._left) == 10_000
     for _ in range(5):
         failures.failed("192.0.2.1")
     assert failures.wait_s("192.0.2.1") == pytest.approx(120)
@@ -217,6 +218,30 @@ async def test_a_page_of_events_is_filtered_by_what_is_known_although_others_are
 
     assert len(await follower._readable([line("a"), line("b")])) == 2
     assert len(await follower._readable([line("a"), line("b"), line("c"), line("d")])) == 4
+
+
+class Away:
+    """What servers keep together, while that can't be reached."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise BufferUnavailable("It is away.")
+
+
+def test_without_the_others_a_server_counts_alone_and_its_tickets_are_good_at_itself() -> None:
+    failures = FailedLogins(2, FakeClock(), cast("Any", Away()))
+    for _ in range(2):
+        with failures.attempt("192.0.2.1") as failed:
+            failed()
+    with pytest.raises(Problem), failures.attempt("192.0.2.1"):
+        pass
+    assert failures.wait_s("192.0.2.1") > 0
+    tickets = Tickets(FakeClock(), cast("Any", Away()))
+    ticket, _ = tickets.issue(Caller("ada", Role.VIEWER))
+    assert tickets.redeem(ticket) == Caller("ada", Role.VIEWER)
+    tickets.forget_user("ada")
+    with pytest.raises(Problem) as refused:
+        tickets.redeem(ticket)
+    assert refused.value.status == 503
 
 
 @pytest.mark.parametrize("modes", [[{}], [["values"]], [None], "nothing", 3])

@@ -45,6 +45,7 @@ from surgetank.app.backends import (
     open_buffer,
     open_cold,
     open_database,
+    open_door,
     open_events,
     open_streams,
     streams_exist,
@@ -120,6 +121,7 @@ class Parts:
             ensure_home(settings.home)
         self.buffer = open_buffer(settings, clock, self.streams)
         self.clock = clock = clock_of(self.buffer, clock)
+        self.door = open_door(settings)
         self.tables = TableRoom(self, self._tables_opened)
         self.live = LiveQueries(self.tables.open)
         self.backlog = backlog_of(self.buffer, self.tables.hot)
@@ -408,6 +410,8 @@ class Parts:
 
     def _let_go(self, within_s: float = 60.0) -> None:
         self.run_room.close()
+        if self.door is not None:
+            self.door.close()
         self.live.close()
         self.tables.close()
         self.buffer.close()

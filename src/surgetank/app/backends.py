@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
     from surgetank.buffer.redis.buffer import RedisBuffer
+    from surgetank.redis.door import RedisDoor
     from surgetank.streams.checkpoints.cold.reader import Cold
     from surgetank.streams.tables.hot.protocol import HotTables
 
@@ -177,6 +178,15 @@ def open_table_file(
 def tables_exist(settings: Settings) -> bool:
     """Whether there is a file of tables."""
     return beside(settings.buffer_path).exists()
+
+
+def open_door(settings: Settings) -> RedisDoor | None:
+    """What servers on one buffer know together of who comes in; None where the buffer is a file."""
+    if (address := _redis(settings)) is None:
+        return None
+    from surgetank.redis.door import RedisDoor  # noqa: PLC0415 - an extra
+
+    return RedisDoor(address)
 
 
 def open_alert_book(settings: Settings, clock: Callable[[], float], buffer: AnyBuffer) -> AlertBook:

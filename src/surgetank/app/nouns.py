@@ -48,6 +48,7 @@ from surgetank.workflows.meters import RunMeters
 
 if TYPE_CHECKING:
     from surgetank.app.assembly import Parts
+    from surgetank.redis.door import RedisDoor
     from surgetank.streams.checkpoints.saver import SurgetankSaver
     from surgetank.workflows.crons import Crons
 
@@ -322,6 +323,11 @@ class Nouns(Speaks):
     def workers(self) -> Workers:
         """Which processes flush, run graphs or serve, on all hosts: `tank.workers()`."""
         return Workers(self.parts.database, self.parts.presence)
+
+    @property
+    def door(self) -> RedisDoor | None:
+        """What servers on one buffer know together of who comes in; None where the buffer is a file."""
+        return self.parts.door
 
     @property
     def notifications(self) -> Notifications:

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
@@ -89,7 +90,7 @@ async def log_out(_: Visitor) -> Response:
 @router.post("/ticket")
 async def ticket(visit: Visitor) -> JSONResponse:
     """A ticket for one WebSocket: a browser can't send a token there."""
-    made, until = visit.services.tickets.issue(visit.caller)
+    made, until = await run_in_threadpool(visit.services.tickets.issue, visit.caller)
     return JSONResponse({"ticket": made, "expires_at": until})
 
 

@@ -12,8 +12,9 @@ from anyio import CapacityLimiter
 
 from surgetank.app.stored_threads import StoredThreads
 from surgetank.app.surgetank import Surgetank
-from surgetank.server.access.auth import Authenticator, Tickets
+from surgetank.server.access.auth import Authenticator
 from surgetank.server.access.handlers import ProjectAuth
+from surgetank.server.access.tickets import Tickets
 from surgetank.server.access.tokens import TokenStore
 from surgetank.server.access.visibility import ThreadOwners, Visibility
 from surgetank.server.agent.follow import StreamHub
@@ -112,8 +113,9 @@ def make_services(
             burst=settings.failed_logins_per_minute,
             no_auth=no_auth,
             clock=clock,
+            together=tank.door,
         ),
-        tickets=Tickets(clock),
+        tickets=Tickets(clock, tank.door),
         visibility=Visibility(owners),
         kept_answers=KeptAnswers(database, clock),
         hub=Hub(tank.events, tank.incidents, per_caller=settings.server_followers),

@@ -8,18 +8,14 @@ What PostgreSQL said of a token is believed for `FRESH_S` (so long a revocation 
 from __future__ import annotations
 
 import hmac
-import ipaddress
-import math
-import secrets
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from surgetank.bounded import BoundedMap
 from surgetank.exceptions import ConfigurationError, SinkError
+from surgetank.server.access.failures import Attempts, FailedLogins
 from surgetank.server.access.roles import ENVIRONMENT_ADMIN, LOCAL_ADMIN, Caller
 from surgetank.server.access.tokens import Token, TokenStore, digest, is_token_shaped
 from surgetank.server.http.problems import Problem
@@ -31,87 +27,6 @@ TICKET_S = 30.0
 _REMEMBERED = 10_000
 _PATIENCE_S = 5.0
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
-
-
-class FailedLogins:
-    """How many failures each client address has left: `burst`, given back at `burst` a minute.
-    Bounded.
-
-    Attempts that are under way count as failures until it is known: of any number at once, no more
-    than are left are tried, and the others wait for their outcome.
-    """
-
-    def __init__(self, burst: int, clock: Callable[[], float]) -> None:
-        self._burst = float(burst)
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._outcome = threading.Condition(self._lock)
-        self._left = BoundedMap[str, tuple[float, float]](_REMEMBERED)
-        self._under_way: Counter[str] = Counter()
-
-    @contextmanager
-    def attempt(self, address: str) -> Iterator[Callable[[], None]]:
-        """One attempt to log in; what it yields is called when it failed. Raises `Problem` (429).
-
-        Waits while as many attempts as are left are under way, at most `_PATIENCE_S`.
-        """
-        name = _network(address)
-        until = time.monotonic() + _PATIENCE_S
-        with self._outcome:
-            while (left := self._now(name)) - self._under_way[name] < 1:
-                rest = until - time.monotonic()
-                if left < 1 or rest <= 0:
-                    raise _too_many(self._until_next(left) if left < 1 else 1.0)
-                self._outcome.wait(rest)
-            self._under_way[name] += 1
-        failed = False
-
-        def fail() -> None:
-            nonlocal failed
-            failed = True
-
-        try:
-            yield fail
-        finally:
-            with self._outcome:
-                self._under_way[name] -= 1
-                if not self._under_way[name]:
-                    del self._under_way[name]
-                if failed:
-                    self._count(name)
-                self._outcome.notify_all()
-
-    def wait_s(self, address: str) -> float:
-        """Seconds until the address may try again; 0 when it may now."""
-        with self._lock:
-            left = self._now(_network(address))
-        return self._until_next(left)
-
-    def failed(self, address: str) -> None:
-        """Count a failure."""
-        with self._lock:
-            self._count(_network(address))
-
-    def _count(self, name: str) -> None:
-        self._left[name] = (self._now(name) - 1, self._clock())
-
-    def _until_next(self, left: float) -> float:
-        return 0.0 if left >= 1 else (1 - left) * 60 / self._burst
-
-    def _now(self, name: str) -> float:
-        left, at = self._left.get(name, (self._burst, 0.0))
-        return min(self._burst, left + max(0.0, self._clock() - at) * self._burst / 60)
-
-
-def _network(address: str) -> str:
-    """The address; of IPv6 the /64, which is what one client has."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return address
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +46,7 @@ class Authenticator:
         burst: int = 10,
         no_auth: bool = False,
         clock: Callable[[], float] = time.time,
+        together: Attempts | None = None,
     ) -> None:
         self._store = store
         self._admin = digest(admin_token) if admin_token else None
@@ -138,7 +54,7 @@ class Authenticator:
         self._clock = clock
         self._lock = threading.Lock()
         self._known = BoundedMap[bytes, _Known](_REMEMBERED)
-        self.failures = FailedLogins(burst, clock)
+        self.failures = FailedLogins(burst, clock, together)
 
     def remembered(self, token: str | None) -> Caller | None:
         """The caller if memory alone can tell. Never blocks."""
@@ -255,14 +171,6 @@ class Authenticator:
                 log.info("token_use_not_noted", token=token.id, error=error.what)
 
 
-def _too_many(wait_s: float) -> Problem:
-    return Problem(
-        429, "too-many-failed-logins", "Too many failed logins from this address.",
-        remedy="wait as long as Retry-After says, then use a good token.",
-        headers={"Retry-After": str(math.ceil(wait_s))},
-    )  # fmt: skip
-
-
 def _cannot_tell() -> Problem:
     return Problem(
         503,
@@ -271,43 +179,3 @@ def _cannot_tell() -> Problem:
         remedy="try again in a moment; SURGETANK_ADMIN_TOKEN works without the database.",
         headers={"Retry-After": "5"},
     )
-
-
-class Tickets:
-    """One-time tickets for WebSockets and event streams of browsers, which can't send headers. In
-    memory, bounded.
-
-    Kept by their SHA-256, and gone with the token that they were given for.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._open = BoundedMap[bytes, tuple[Caller, float]](_REMEMBERED)
-
-    def issue(self, caller: Caller) -> tuple[str, float]:
-        """A ticket for this caller, and when it ends."""
-        ticket, until = secrets.token_urlsafe(32), self._clock() + TICKET_S
-        with self._lock:
-            self._open[digest(ticket)] = (caller, until)
-        return ticket, until
-
-    def forget(self, token_id: str) -> None:
-        """Its token was revoked."""
-        with self._lock:
-            for name in [
-                name for name, (caller, _) in self._open.items() if caller.token_id == token_id
-            ]:
-                del self._open[name]
-
-    def forget_user(self, user: str) -> None:
-        """The user is erased."""
-        with self._lock:
-            for name in [name for name, (caller, _) in self._open.items() if caller.user == user]:
-                del self._open[name]
-
-    def redeem(self, ticket: str) -> Caller | None:
-        """Whose ticket this is; it is good for one time only."""
-        with self._lock:
-            caller, until = self._open.pop(digest(ticket), (None, 0.0))
-        return caller if self._clock() < until else None

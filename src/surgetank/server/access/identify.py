@@ -47,7 +47,7 @@ async def _identify(scope: Scope, services: Services) -> Caller:
         _check_origin(headers, services.settings.allowed_origins)
     ticket = QueryParams(scope["query_string"]).get("ticket")
     if ticket is not None and _is_live(scope):
-        caller = services.tickets.redeem(ticket)
+        caller = await run_in_threadpool(services.tickets.redeem, ticket)
         # Another server may have revoked its token since.
         if caller is None or not await run_in_threadpool(services.login.still_good, caller):
             raise Problem(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends
+from starlette.concurrency import run_in_threadpool
 
 from surgetank.server.access.identify import Asked
 from surgetank.server.dependencies import CurrentCaller, Deps, asked_of, signed_in
@@ -30,6 +31,6 @@ async def ticket(
     It is good for 30 seconds, for one connection, and no longer than its token:
     `/ws/events?ticket=...`. An answer kept for an `Idempotency-Key` has no ticket: ask for another.
     """
-    made, until = services.tickets.issue(who)
+    made, until = await run_in_threadpool(services.tickets.issue, who)
     asked.keep_instead = orjson.dumps({"ticket": None, "expires_at": until})
     return {"ticket": made, "expires_at": until}
