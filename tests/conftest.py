@@ -12,6 +12,7 @@ from support import workload
 from support.pgbouncer import find_pgbouncer, running_pgbouncer
 from support.postgres import PostgresServer, make_template, running_server
 from support.recycling import Databases
+from support.s3_server import S3Server, running_s3
 from surgetank import Surgetank
 
 
@@ -63,6 +64,13 @@ def pgbouncer(postgres_server: PostgresServer) -> Iterator[str]:
     with running_pgbouncer(program, postgres_server, name) as url:
         yield url
     postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """moto's server, shared by all tests: each makes a bucket of its own."""
+    with running_s3() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

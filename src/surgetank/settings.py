@@ -144,7 +144,7 @@ class Settings(RunSettings, TableSettings):
     )
     fallback_url: SecretStr | None = Field(
         None,
-        description="Where entries are spilled to: a folder, or a URL of fsspec; none: nothing is "
+        description="Where entries are spilled to: a folder, s3://..., or a URL of fsspec; none: nothing is "
         "spilled.",
     )
     fallback_after: float = Field(

@@ -4,7 +4,7 @@ sentence."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import fsspec
 import pytest
 
 from support.objects import ObjectStore
+from support.s3_server import S3Server
+from surgetank import objects
 from surgetank.exceptions import FallbackDamaged, FallbackUnavailable, LeaseLost
 from surgetank.fallback.store import MARK, FallbackStore, address_of, open_store
 
@@ -57,6 +59,7 @@ class Kind:
     url: Callable[[Path], str]
     take_away: Callable[[Path], None]
     is_down: bool = False
+    needs: str = ""
 
 
 # A further kind joins the suite by a line here.
@@ -66,12 +69,35 @@ KINDS: dict[str, Kind] = {
     "fsspec on files": Kind(lambda path: f"local://{path}/spill", rename),
     "fsspec in memory": Kind(lambda path: f"memory://{path.name}/spill", forget_all),
     "fsspec on objects": Kind(lambda path: f"objects://{path.name}/spill", break_down, is_down=True),
+    "bucket": Kind(lambda _: "", break_down, is_down=True, needs="s3_server"),
 }  # fmt: skip
 
 
 @pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return KINDS[request.param]
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kind:
+    found = KINDS[request.param]
+    if found.needs:
+        server: S3Server = request.getfixturevalue(found.needs)
+        bucket = server.make_bucket()
+        monkeypatch.setattr(objects, "RETRIES", 0)
+        found = replace(
+            found,
+            url=lambda _: server.url("spill", bucket=bucket),
+            take_away=lambda _: server.fail(bucket),
+        )
+    return found
+
+
+@pytest.fixture
+def come_back(kind: Kind, request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """What takes a location that was taken away back."""
+
+    def back(url: str) -> None:
+        ObjectStore.away.clear()
+        if kind.needs:
+            request.getfixturevalue(kind.needs).mend(url.split("/")[2])
+
+    return back
 
 
 @pytest.fixture
@@ -90,17 +116,25 @@ def store(url: str) -> FallbackStore:
 
 
 def remove(url: str, name: str) -> None:
+    if objects.is_object_url(url):
+        objects.ObjectStore(url).delete([name])
+        return
     fs, root = fsspec.core.url_to_fs(url)
     fs.rm_file(f"{root}/{name}")
 
 
 def put(url: str, name: str, data: bytes) -> None:
+    if objects.is_object_url(url):
+        objects.ObjectStore(url).put(name, data)
+        return
     fs, root = fsspec.core.url_to_fs(url)
     fs.pipe_file(f"{root}/{name}", data)
 
 
 def holds(url: str) -> list[str]:
     """All files of a location but its mark, whatever they are called."""
+    if objects.is_object_url(url):
+        return [name for name in objects.ObjectStore(url).found() if name != MARK]
     fs, root = fsspec.core.url_to_fs(url)
     fs.invalidate_cache()
     return [path for path in fs.find(root) if not path.endswith(MARK)]
@@ -147,7 +181,11 @@ def test_files_of_others_do_not_keep_a_location_from_being_prepared(url: str) ->
 
 
 def test_a_location_that_went_away_is_unavailable_and_comes_back_as_it_was(
-    store: FallbackStore, kind: Kind, tmp_path: Path
+    store: FallbackStore,
+    kind: Kind,
+    url: str,
+    come_back: Callable[[str], None],
+    tmp_path: Path,
 ) -> None:
     store.write(FILE, [b"one"])
     kind.take_away(tmp_path)
@@ -156,7 +194,7 @@ def test_a_location_that_went_away_is_unavailable_and_comes_back_as_it_was(
         with pytest.raises(FallbackUnavailable, match="Way out: ") as told:
             USES[use](store)
         assert store.address in str(told.value)
-    ObjectStore.away.clear()
+    come_back(url)
     if (tmp_path / "away").exists():
         (tmp_path / "away").rename(tmp_path / "spill")
         assert store.names() == [FILE]
@@ -319,7 +357,12 @@ def test_no_error_shows_a_secret_of_its_url(tmp_path: Path) -> None:
         assert "s3cret" not in f"{store.address} {told.value}"
 
 
-def test_an_address_opens_the_same_location(store: FallbackStore) -> None:
+def test_an_address_opens_the_same_location(
+    store: FallbackStore, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.write(FILE, [b"one"])
+    if kind.needs:  # credentials that an address doesn't show come from the environment
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
     again: Any = open_store(store.address)
     assert (again.address, again.names()) == (store.address, [FILE])

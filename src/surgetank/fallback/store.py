@@ -1,4 +1,4 @@
-"""Where spill files lie: a folder, or any place that fsspec knows (S3, GCS, Azure, SFTP, ...).
+"""Where spill files lie: a folder, an object store (S3, GCS, Azure), or any place that fsspec knows (SFTP, ...).
 
 A location carries a mark. Without the mark nothing is written into it or believed to be missing
 from it: it is a mount that is not there, or the wrong bucket.
@@ -23,6 +23,7 @@ from surgetank.exceptions import (
     SurgetankError,
 )
 from surgetank.fallback.codec import SUFFIX, Readable
+from surgetank.objects import ObjectsProblem, ObjectStore, is_object_url
 from surgetank.private import close_file, make_folder, open_file
 
 MARK = "surgetank-fallback.json"
@@ -30,6 +31,7 @@ _MARK_TEXT = (
     b'{"what": "spilled entries of Surgetank buffers; see `surgetank recover`", "format": 1}\n'
 )
 _PART = ".part"
+_PIECE = 1024**2
 _SECRET = re.compile(
     r"((?:^|&)[^=&]*(?:key|token|secret|sig|pass|cred)[^=&]*=)[^&]*", re.IGNORECASE
 )
@@ -95,7 +97,7 @@ def open_store(url: str) -> FallbackStore:
         return FolderStore(Path(url))
     if scheme == "file":
         return FolderStore(Path(rest))
-    return FsspecStore(url)
+    return BucketStore(url) if is_object_url(url) else FsspecStore(url)
 
 
 def address_of(url: str) -> str:
@@ -114,7 +116,7 @@ def address_of(url: str) -> str:
 
 
 def _unavailable(address: str, error: BaseException) -> FallbackUnavailable:
-    said = f"{type(error).__name__}: {error}"
+    said = str(error) if isinstance(error, ObjectsProblem) else f"{type(error).__name__}: {error}"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else said
     return FallbackUnavailable(
         f"The fallback location {address} can't be used ({reason}).",
@@ -237,6 +239,77 @@ class FolderStore:
             raise _unavailable(self.address, error) from error
 
 
+class BucketStore:
+    """A bucket. Credentials come from the URL's query or from the environment. A file is one object:
+    it is there when it is complete."""
+
+    def __init__(self, url: str) -> None:
+        self._objects = ObjectStore(url)
+        self.address = address_of(url)
+
+    def prepare(self) -> None:
+        with self._named():
+            if self._objects.exists(MARK):
+                return
+            if any(name.endswith(SUFFIX) for name in self._objects.found()):
+                raise _unmarked(self.address)
+            self._objects.put(MARK, _MARK_TEXT)
+
+    def check(self) -> None:
+        with self._named():
+            if not self._objects.exists(MARK):
+                raise _unmarked(self.address)
+
+    def write(self, name: str, pieces: Iterable[bytes]) -> None:
+        with self._named():
+            self._objects.put_pieces(name, pieces)
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        with self._named(name):
+            return self._objects.get_range(name, offset, length)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[tuple[Readable, int]]:
+        with self._named(name):
+            size = self._objects.size(name)
+        yield _Named(_Object(self._objects, name), lambda: self._named(name)), size
+
+    def names(self) -> list[str]:
+        with self._named():
+            self.check()
+            return sorted(name for name in self._objects.found() if name.endswith(SUFFIX))
+
+    def delete(self, name: str) -> None:
+        with self._named():
+            self.check()
+            self._objects.delete([name])
+
+    @contextmanager
+    def _named(self, name: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            self.check()
+            raise _missing(self.address, name or "") from None
+        except (ObjectsProblem, OSError) as error:
+            raise _unavailable(self.address, error) from error
+
+
+class _Object:
+    """An object that is read from its beginning, a MB or more at a time."""
+
+    def __init__(self, objects: ObjectStore, name: str) -> None:
+        self._objects, self._name = objects, name
+        self._at, self._piece = 0, b""
+
+    def read(self, size: int, /) -> bytes:
+        if not self._piece:
+            self._piece = self._objects.get_range(self._name, self._at, max(size, _PIECE))
+            self._at += len(self._piece)
+        found, self._piece = self._piece[:size], self._piece[size:]
+        return found
+
+
 class FsspecStore:
     """A URL of fsspec. Credentials come from where its driver looks for them (environment,
     configuration files)."""
@@ -257,8 +330,7 @@ class FsspecStore:
         ) as error:  # a driver that is not installed, a scheme that nobody knows
             raise ConfigurationError(
                 f"The fallback location {self.address} can't be used: {error}.",
-                remedy="install the driver that fsspec names for it (s3fs, gcsfs, adlfs ...), or "
-                "use a folder.",
+                remedy="install the driver that fsspec names for it, or use a folder.",
             ) from error
         self._root = str(root).rstrip("/")
 
