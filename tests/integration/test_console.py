@@ -60,6 +60,18 @@ ROUTES = {
     ("POST", "/erasures"): ("/erasures", "admin"),
     ("GET", "/sql"): ("/sql", "viewer"),
     ("POST", "/sql"): ("/sql", "viewer"),
+    ("GET", "/audit"): ("/audit", "operator"),
+    ("GET", "/audit/export"): ("/audit/export", "admin"),
+    ("GET", "/settings"): ("/settings", "operator"),
+    ("GET", "/settings/workers"): ("/settings/workers", "operator"),
+    ("GET", "/settings/workers/now"): ("/settings/workers/now", "operator"),
+    ("GET", "/settings/storage"): ("/settings/storage", "operator"),
+    ("GET", "/settings/alerts"): ("/settings/alerts", "operator"),
+    ("POST", "/settings/alerts/test"): ("/settings/alerts/test", "operator"),
+    ("GET", "/settings/tokens"): ("/settings/tokens", "admin"),
+    ("POST", "/settings/tokens"): ("/settings/tokens", "admin"),
+    ("POST", "/settings/tokens/{token_id}/revoke"): ("/settings/tokens/none/revoke", "admin"),
+    ("GET", "/settings/effective"): ("/settings/effective", "admin"),
     ("GET", "/sql/names"): ("/sql/names", "viewer"),
     ("POST", "/sql/cancel"): ("/sql/cancel", "viewer"),
     ("GET", "/sql/result"): ("/sql/result?id=x", "viewer"),
@@ -170,8 +182,11 @@ def test_the_login_leads_nowhere_else(server):
 
 def test_pages_forbid_what_is_not_of_the_package(server):
     client, _ = log_in(server, ADMIN_TOKEN)
-    pages = ("/overview", "/threads", "/inbox", "/jobs", "/parked", "/errors", "/nothing", "/login", "/tables", "/sql",
-             "/erasures")  # fmt: skip
+    pages = (
+        "/overview", "/threads", "/inbox", "/jobs", "/parked", "/errors", "/nothing", "/login", "/tables", "/sql",
+        "/erasures", "/audit", "/settings", "/settings/tokens", "/settings/alerts", "/settings/storage",
+        "/settings/workers", "/settings/effective",
+    )  # fmt: skip
     for page in map(client.get, pages):
         rules = page.headers["content-security-policy"]
         assert "unsafe" not in rules

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from surgetank.encode import jsontext
@@ -112,6 +112,34 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return value if isinstance(value, str) else jsontext.dumps_exact(value).decode()
+
+
+def size(count: float) -> str:
+    """Bytes, in the unit that suits them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+class Stored(Protocol):
+    """What is known of the space that a buffer takes."""
+
+    @property
+    def file_bytes(self) -> int: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def memory_max(self) -> int: ...
+
+
+def stored_in(depth: Stored) -> str:
+    """What the buffer takes where it is: on a disk, or in a server's memory."""
+    if not depth.memory_bytes:
+        return f"file {size(depth.file_bytes)}"
+    most = f" of {size(depth.memory_max)}" if depth.memory_max else ""
+    return f"memory of the server {size(depth.memory_bytes)}{most}"
 
 
 def write_csv(table: pa.Table, types: Sequence[str], target: IO[str]) -> None:

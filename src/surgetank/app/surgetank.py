@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from surgetank import telemetry, tracing
 from surgetank.app import ambient, receipts
 from surgetank.app.assembly import Parts
+from surgetank.app.effective import EffectiveSetting, effective
 from surgetank.app.erasure import Erasure, ErasureReport, erasure_of
 from surgetank.app.guards import destination, engine_settings
 from surgetank.app.nouns import Nouns
@@ -103,12 +104,12 @@ class Surgetank(Nouns):
         streams: Sequence[Stream] = (),
         **settings: Unpack[SettingNames],
     ) -> None:
-        self.settings: Settings = engine_settings(
-            home=Path(home).expanduser() if home is not None else None,
-            database_url=database_url,
-            buffer_url=buffer_url,
-            **settings,
-        )
+        given: dict[str, Any] = {
+            "home": Path(home).expanduser() if home is not None else None,
+            "database_url": database_url, "buffer_url": buffer_url, **settings,
+        }  # fmt: skip
+        self.settings: Settings = engine_settings(**given)
+        self._given = frozenset(name for name, value in given.items() if value is not None)
         self._clock = clock
         self._start_database = start_database
         self._sink = sink
@@ -408,6 +409,10 @@ class Surgetank(Nouns):
         flushed, or when it is called again. Raises `DatabaseUnavailable`, `EntryRejected`.
         """
         return self._erasure().erase(user)
+
+    def effective_settings(self) -> list[EffectiveSetting]:
+        """Every setting as it is in force, and where it comes from. Secrets are masked."""
+        return effective(self.settings, self._given)
 
     def _erasure(self) -> Erasure:
         return erasure_of(

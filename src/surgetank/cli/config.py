@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import SecretStr
 
+from surgetank.app.effective import effective
 from surgetank.app.guards import engine_settings
 from surgetank.cli.output import DatabaseUrl, Home, Json, print_json, table
-from surgetank.database.pool import redact_url
-from surgetank.settings import Settings, origins
-
-_HIDDEN = "***"
 
 
 def config(
@@ -31,12 +27,11 @@ def config(
     """
     given = {"home": home, "database_url": database_url}
     settings = engine_settings(**given)  # with the home that an engine would use
-    used = settings.model_copy(update={"home": settings.home.absolute()})
-    found = origins(**given)
+    named = [name for name, value in given.items() if value is not None]
     shown = {
-        name: {"value": _shown(name, getattr(used, name)), "origin": found[name]}
-        for name in Settings.model_fields
-        if not (changed and found[name] == "default")
+        each.name: {"value": each.value, "origin": each.origin}
+        for each in effective(settings, named)
+        if not (changed and each.origin == "default")
     }
     if json:
         print_json(shown)
@@ -45,11 +40,3 @@ def config(
             ("setting", "value", "from"),
             [(name, row["value"], row["origin"]) for name, row in shown.items()],
         )
-
-
-def _shown(name: str, value: Any) -> Any:
-    if isinstance(value, SecretStr):
-        return redact_url(value.get_secret_value()) if name == "database_url" else _HIDDEN
-    if isinstance(value, tuple):
-        return [_HIDDEN if isinstance(item, SecretStr) else item for item in value]
-    return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)

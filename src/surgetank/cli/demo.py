@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from surgetank.app.rendering import size
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.demo_approval import show_approval
 from surgetank.cli.demo_graph import scripted_agent
 from surgetank.cli.demo_tables import show_tables
-from surgetank.cli.output import Json, err, out, print_job, print_json, seconds, size
+from surgetank.cli.output import Json, err, out, print_job, print_json, seconds
 from surgetank.exceptions import InvalidRequest, StateCorrupt
 from surgetank.model import FlushJob
 from surgetank.setting_sources import isolated

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, out, print_json, size
+from surgetank.app.rendering import size
+from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, out, print_json
 
 _LINE_EVERY_S = 2.0
 

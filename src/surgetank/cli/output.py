@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ from rich.table import Table
 
 from surgetank import telemetry
 from surgetank.acting import acting_from
+from surgetank.app.rendering import size
 from surgetank.app.surgetank import Surgetank
 from surgetank.durations import seconds_of, shown
 from surgetank.encode.sanitize import sanitize_for_json
@@ -299,34 +300,6 @@ def when(at: float | None) -> str:
         OSError,
     ):  # a time that no calendar has, from a row that somebody else wrote
         return f"{at:.0f} s since 1970 UTC"
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
-
-
-class Stored(Protocol):
-    """What is known of the space that a buffer takes."""
-
-    @property
-    def file_bytes(self) -> int: ...
-    @property
-    def memory_bytes(self) -> int: ...
-    @property
-    def memory_max(self) -> int: ...
-
-
-def stored_in(depth: Stored) -> str:
-    """What the buffer takes where it is: on a disk, or in a server's memory."""
-    if not depth.memory_bytes:
-        return f"file {size(depth.file_bytes)}"
-    most = f" of {size(depth.memory_max)}" if depth.memory_max else ""
-    return f"memory of the server {size(depth.memory_bytes)}{most}"
 
 
 def seconds(value: float) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, BinaryIO
 import orjson
 import typer
 
+from surgetank.app.rendering import size
 from surgetank.cli.output import (
     DatabaseUrl,
     Home,
@@ -20,7 +21,6 @@ from surgetank.cli.output import (
     out,
     print_job,
     print_json,
-    size,
     table,
     when,
 )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from surgetank.app.pruning import STRATEGIES
+from surgetank.app.rendering import size
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.output import (
     DatabaseUrl,
@@ -19,7 +20,6 @@ from surgetank.cli.output import (
     out,
     print_job,
     print_json,
-    size,
 )
 from surgetank.durations import seconds_of
 from surgetank.exceptions import InvalidRequest

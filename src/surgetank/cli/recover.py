@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from surgetank.app.rendering import size
 from surgetank.buffer.spilling import Recovered
 from surgetank.cli.output import (
     DatabaseUrl,
@@ -19,7 +20,6 @@ from surgetank.cli.output import (
     out,
     print_job,
     print_json,
-    size,
     table,
     when,
 )

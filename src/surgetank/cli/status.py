@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from surgetank.app.rendering import size, stored_in
 from surgetank.cli.output import (
     DatabaseUrl,
     Home,
@@ -15,8 +16,6 @@ from surgetank.cli.output import (
     out,
     print_json,
     seconds,
-    size,
-    stored_in,
     table,
     when,
 )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from surgetank.app.rendering import size, stored_in
 from surgetank.cli.output import (
     DatabaseUrl,
     Home,
@@ -14,8 +15,6 @@ from surgetank.cli.output import (
     err,
     out,
     print_json,
-    size,
-    stored_in,
     table,
     when,
 )

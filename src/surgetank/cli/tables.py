@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from surgetank.app.caller_tables import default_text, where_refused
+from surgetank.app.rendering import size
 from surgetank.app.sql import OWNER
 from surgetank.app.table_files import TableImport
 from surgetank.app.tables import Kind, Table
@@ -26,7 +27,6 @@ from surgetank.cli.output import (
     exit_code,
     out,
     print_json,
-    size,
     table,
 )
 from surgetank.exceptions import InvalidRequest, SurgetankError

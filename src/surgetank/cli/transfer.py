@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from surgetank.app.rendering import size
 from surgetank.app.transfers import Transfer
 from surgetank.cli.output import (
     DatabaseUrl,
@@ -21,7 +22,6 @@ from surgetank.cli.output import (
     err,
     out,
     print_json,
-    size,
 )
 from surgetank.exceptions import (
     ConfigurationError,

@@ -16,7 +16,19 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from surgetank.console import errors, inbox, jobs, login, overview, question, sql, tables, threads
+from surgetank.console import (
+    audit,
+    errors,
+    inbox,
+    jobs,
+    login,
+    overview,
+    question,
+    settings,
+    sql,
+    tables,
+    threads,
+)
 from surgetank.console.assets import Assets
 from surgetank.console.results import Results, Running
 from surgetank.console.samples import Samples
@@ -35,7 +47,7 @@ from surgetank.server.services import Services
 
 ROUTERS = (
     login.router, overview.router, threads.router, inbox.router, question.router, jobs.router, errors.router,
-    tables.router, sql.router,
+    tables.router, sql.router, audit.router, settings.router,
 )  # fmt: skip
 
 

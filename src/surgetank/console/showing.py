@@ -16,6 +16,7 @@ from markupsafe import Markup  # pyright: ignore[reportMissingImports]
 from starlette.responses import HTMLResponse
 
 from surgetank import durations
+from surgetank.app.rendering import size
 from surgetank.console.assets import Assets
 from surgetank.console.visits import PATH, Visit
 
@@ -36,11 +37,14 @@ _PAGES = (
     ("errors", "Errors", "admin"),
     ("tables", "Tables", "viewer"),
     ("sql", "SQL", "viewer"),
+    ("audit", "Audit", "operator"),
+    ("settings", "Settings", "operator"),
 )
 _STATES = {
     "pending": "Waits to begin", "running": "Running", "awaiting_checkpoint": "Waits for a person",
     "completed": "Completed", "failed": "Failed", "cancelled": "Cancelled",
 }  # fmt: skip
+_DAY_S = 86_400.0
 _TABLE_KINDS = {
     "USER": "each user's own", "SHARED": "shared by all", "STREAM": "each user's, for a time",
 }  # fmt: skip
@@ -112,16 +116,10 @@ def span(seconds: float) -> str:
     """A time that something took or lasts."""
     if 0.0005 < seconds < 1:
         return f"{max(1, round(1000 * seconds))} ms"
+    if seconds >= _DAY_S:
+        days = round(seconds / _DAY_S, 1)
+        return f"{days:g} {'day' if days == 1 else 'days'}"
     return durations.shown(seconds, digits=1 if 1 <= seconds < 10 else 0)
-
-
-def size(count_: float) -> str:
-    """Bytes, in the unit that suits them."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count_ < 1024:
-            return f"{count_:.0f} {unit}" if unit == "B" else f"{count_:.1f} {unit}"
-        count_ /= 1024
-    return f"{count_:.1f} TiB"
 
 
 def said(text: str) -> Markup:

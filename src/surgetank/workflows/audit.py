@@ -31,12 +31,15 @@ _CHAINS = 5000  # chains that are looked at in one statement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilter:
-    """Which rows: of a workflow, a thread, an actor, since a time (seconds since the epoch)."""
+    """Which rows: of a workflow, a thread, an actor, an action; since a time and before one (seconds since the
+    epoch)."""
 
     workflow: uuid.UUID | None = None
     thread: str | None = None
     actor: str | None = None
     since: float | None = None
+    action: str | None = None
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,10 @@ class Audit:
         """Rows, newest first, before the row with the number `before`."""
         wanted = wanted or AuditFilter()
         return self._rows("list", {**asdict(wanted), "before": before, "limit": limit})
+
+    def actions(self) -> list[str]:
+        """The names of all that was done, of the last rows."""
+        return [row["action"] for row in self._rows("actions", {})]
 
     def export(self, *, since: float | None = None, after: int = 0) -> Iterator[str]:
         """All rows as lines of JSON, oldest first, with the numbers and hashes of the chain."""

@@ -15,7 +15,13 @@ WHERE (%(before)s::bigint IS NULL OR a.id < %(before)s)
     AND (%(actor)s::text IS NULL OR a.actor = (
         SELECT n.number FROM surgetank.audit_names n WHERE n.kind = 'actor' AND n.name = %(actor)s))
     AND (%(since)s::float8 IS NULL OR a.at >= to_timestamp(%(since)s))
+    AND (%(until)s::float8 IS NULL OR a.at < to_timestamp(%(until)s))
+    AND (%(action)s::text IS NULL OR a.action = %(action)s)
 ORDER BY a.id DESC LIMIT %(limit)s
+
+-- name: actions
+-- Of the last 10,000 rows. Primary key.
+SELECT DISTINCT n.action FROM (SELECT a.action FROM surgetank.audit a ORDER BY a.id DESC LIMIT 10000) AS n ORDER BY 1
 
 -- name: export
 -- All rows after one, in the order of their numbers, with all that their hashes are made of. Primary key.
