@@ -41,10 +41,12 @@ def examine(tank: Surgetank) -> list[Finding]:
         ("flow", _flow),
     )
     findings = [_careful(name, check, tank) for name, check in checks]
-    advices = [
-        Finding("buffer", "warning", advice.what, advice.remedy) for advice in tank.buffer.advices()
-    ]
-    return [*findings[:2], *advices, *findings[2:]]
+    try:
+        advices = tank.buffer.advices()
+    except SurgetankError:  # the check of the buffer says it
+        advices = ()
+    warnings = [Finding("buffer", "warning", each.what, each.remedy) for each in advices]
+    return [*findings[:2], *warnings, *findings[2:]]
 
 
 def _careful(name: str, check: Callable[[Surgetank], Finding], tank: Surgetank) -> Finding:

@@ -53,7 +53,7 @@ def audit(
         "audit.html",
         page_name="audit",
         rows=[{**row, "said": _detail(row["detail"])} for row in found[:_PAGE]],
-        actions=actions if not action or action in actions else [action, *actions],
+        actions=actions if not action or action in actions else (action, *actions),
         wanted={"actor": actor, "action": action, "thread": thread, "since": since, "until": until},
         is_first=after is None,
         next=cursor(found[_PAGE - 1]["id"]) if len(found) > _PAGE else None,

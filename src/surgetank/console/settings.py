@@ -96,6 +96,8 @@ def alerts(visit: OperatorVisit) -> Response:
 @router.post("/settings/alerts/test")
 async def test_alerts(visit: OperatorVisit) -> Response:
     """Send a test to every channel, and say what became of it."""
+    if not visit.services.tank.alerts.channels:
+        return RedirectResponse(url("settings/alerts"), 303)
     tested = await run_in_threadpool(visit.services.tank.alerts.test)
     return await run_in_threadpool(_alerts, visit, tested=tested)
 

@@ -94,9 +94,9 @@ class Audit:
         wanted = wanted or AuditFilter()
         return self._rows("list", {**asdict(wanted), "before": before, "limit": limit})
 
-    def actions(self) -> list[str]:
+    def actions(self) -> tuple[str, ...]:
         """The names of all that was done, of the last rows."""
-        return [row["action"] for row in self._rows("actions", {})]
+        return tuple(row["action"] for row in self._rows("actions", {}))
 
     def export(self, *, since: float | None = None, after: int = 0) -> Iterator[str]:
         """All rows as lines of JSON, oldest first, with the numbers and hashes of the chain."""
