@@ -35,13 +35,13 @@ const theme = EditorView.theme({
   ".cm-lintRange": { backgroundImage: "none !important", textDecoration: "underline wavy var(--critical-line)" },
   ".cm-diagnostic-error": { borderLeftColor: "var(--critical-line)" },
   "&.cm-merge-b .cm-changedLine, .cm-inlineChangedLine": { backgroundColor: "var(--ok-soft) !important" },
-  "&.cm-merge-b .cm-changedText, .cm-insertedLine": { background: "color-mix(in srgb, var(--ok) 22%, transparent) !important", textDecoration: "none" },
+  "&.cm-merge-b .cm-changedText, .cm-insertedLine": { background: "color-mix(in srgb, var(--ok) 14%, transparent) !important", textDecoration: "none" },
   ".cm-deletedChunk": { backgroundColor: "var(--critical-soft) !important", paddingLeft: "6px" },
   ".cm-deletedChunk .cm-deletedText": { background: "color-mix(in srgb, var(--critical) 22%, transparent) !important" },
   ".cm-deletedLine, .cm-deletedLine del": { textDecoration: "none" },
   "&.cm-merge-b .cm-changedLineGutter": { background: "var(--ok)" },
   ".cm-deletedLineGutter": { background: "var(--critical-line)" },
-  ".cm-collapsedLines": { color: "var(--muted)", background: "var(--plain-soft)", padding: "2px 12px" },
+  ".cm-collapsedLines": { "&:before, &:after": { content: "none !important" }, color: "var(--muted)", background: "var(--plain-soft)", padding: "2px 12px" },
 });
 
 /**

@@ -32,6 +32,12 @@ ROUTES = {
     ("GET", "/overview/now"): ("/overview/now", "operator"),
     ("GET", "/overview/series"): ("/overview/series", "operator"),
     ("GET", "/threads"): ("/threads", "viewer"),
+    ("GET", "/thread/checkpoint"): ("/thread/checkpoint?id=none&at=x", "viewer"),
+    ("POST", "/thread/replay"): ("/thread/replay?id=none&at=x", "user"),
+    ("POST", "/thread/fork"): ("/thread/fork?id=none&at=x", "user"),
+    ("POST", "/thread/cancel"): (f"/thread/cancel?id=none&run={ERROR}", "user"),
+    ("GET", "/thread/start"): ("/thread/start", "user"),
+    ("POST", "/thread/start"): ("/thread/start", "user"),
     ("GET", "/inbox"): ("/inbox", "viewer"),
     ("GET", "/inbox/now"): ("/inbox/now", "viewer"),
     ("GET", "/inbox/statistics"): ("/inbox/statistics", "viewer"),
@@ -78,7 +84,9 @@ ROUTES = {
     ("GET", "/sql/result/chart"): ("/sql/result/chart?id=x", "viewer"),
     ("GET", "/sql/result/{form}"): ("/sql/result/csv?id=x", "viewer"),
 }
-OF_THREADS = ("/thread", "/thread/now", "/thread/lines")
+OF_THREADS = (
+    "/thread", "/thread/now", "/thread/lines", "/thread/log.txt", "/thread/steps", "/thread/talk",
+)  # fmt: skip
 OPEN = {("GET", "/login"), ("POST", "/login")}
 
 
@@ -119,7 +127,9 @@ def test_each_route_lets_in_who_may_and_nobody_else(server):
             seen = client.get(path, params={"id": "ada's"}).status_code
             assert seen == {"operator": 403, "admin": 200}.get(role, 404), (role, path)
     own, _ = log_in(server, server.token("viewer", "ada"))
-    assert [own.get(path, params={"id": "ada's"}).status_code for path in OF_THREADS] == [200] * 3
+    assert [own.get(path, params={"id": "ada's"}).status_code for path in OF_THREADS] == [
+        200
+    ] * len(OF_THREADS)
     assert "/console/thread?id=ada%27s" in own.get("/threads").text
 
 

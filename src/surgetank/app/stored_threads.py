@@ -33,13 +33,14 @@ class StoredThreads:
     def history(
         self,
         thread_id: str,
-        ns: str = "",
+        ns: str | None = "",
         *,
         before: str | None = None,
         limit: int = 20,
         channels: Sequence[str] | None = None,
     ) -> History:
-        """The newest checkpoints of a namespace, those before an id, at most `limit`."""
+        """The newest checkpoints of a namespace, or of all (None), those before an id, at most
+        `limit`."""
         listing = self._reader.start_listing(thread_id, ns, before)
         return History(self._reader, listing, limit, channels)
 

@@ -18,14 +18,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from surgetank.console import (
     audit,
+    checkpoint,
     errors,
     inbox,
     jobs,
     login,
     overview,
     question,
+    runs,
     settings,
     sql,
+    starting,
+    steps,
     tables,
     threads,
 )
@@ -46,7 +50,9 @@ from surgetank.server.http.problems import (
 from surgetank.server.services import Services
 
 ROUTERS = (
-    login.router, overview.router, threads.router, inbox.router, question.router, jobs.router, errors.router,
+    login.router, overview.router,
+    threads.router, steps.router, checkpoint.router, runs.router, starting.router,
+    inbox.router, question.router, jobs.router, errors.router,
     tables.router, sql.router, audit.router, settings.router,
 )  # fmt: skip
 

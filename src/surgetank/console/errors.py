@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
@@ -15,15 +16,25 @@ from surgetank.exceptions import Conflict, NotFound
 from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import Problem
 from surgetank.streams.errors.answers import ErrorFilter
+from surgetank.streams.errors.groups import ErrorGroup
 
 router = APIRouter()
 _PAGE = 50
+_OF_THREAD = 5
 _STATES = {"open": False, "resolved": True, "all": None}
 _ACTIONS = ("resolve", "reopen", "snooze", "delete")
 _SNOOZE_S = {"1h": 3600.0, "1d": 86_400.0, "7d": 7 * 86_400.0}
 _MOST_NOTES = 10_000
 Text = Annotated[str, Query(max_length=2048, pattern=r"^[^\x00]*$")]
 ErrorId = Annotated[str, Path(max_length=100, pattern=r"^[0-9a-fA-F-]+$")]
+
+
+def errors_of_thread(visit: Visit, thread_id: str) -> Sequence[ErrorGroup]:
+    """The newest open ones of a thread, for who may see errors."""
+    if not visit.covers("admin"):
+        return ()
+    wanted = ErrorFilter(thread_id=thread_id, resolved=False)
+    return visit.services.tank.errors.find(wanted, limit=_OF_THREAD).errors
 
 
 @router.get("/errors")

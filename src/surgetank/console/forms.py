@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from surgetank.exceptions import InvalidRequest
@@ -26,7 +26,8 @@ class FormRefused(InvalidRequest):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field. `kind`: `text`, `long`, `integer`, `number`, `boolean`, `choice` or `json`; `value` is
+    """One field. `kind`: `text`, `long`, `integer`, `number`, `boolean`, `choice`, `json`, or `message` (what a person
+    says in a conversation); `value` is
     what stands in it at first, `key` its property (None: it is all there is)."""
 
     name: str
@@ -53,11 +54,19 @@ class Field:
             raise FormRefused(
                 f"{self.label}: this is not {wanted}.", remedy="mend it, then send it again."
             ) from error
+        if self.kind == "message":
+            return [{"role": "user", "content": text}]
         return text in ("true", "on") if self.kind == "boolean" else text
 
 
 def _refuse(name: str) -> Any:
     raise ValueError(name)
+
+
+def plain_json(value: Any) -> str:
+    """A value as JSON. Raises `TypeError`, `ValueError` or `RecursionError` for one that JSON has no form
+    for."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def shown_json(value: Any) -> str:
@@ -102,7 +111,35 @@ def of_schema(prefix: str, schema: Mapping[str, Any]) -> tuple[Field, ...]:
     )
 
 
+def of_input(prefix: str, schema: Mapping[str, Any]) -> tuple[Field, ...]:
+    """Fields for what a graph takes. A conversation is what a person says next in it."""
+    fields = of_schema(prefix, schema)
+    if fields[0].key is None:
+        return (Field(prefix, "Input, as JSON", "json", "{}"),)
+    return tuple(
+        replace(field, kind="message", label="Message", value="")
+        if field.key == "messages" and _is_list(schema["properties"]["messages"])
+        else field
+        for field in fields
+    )
+
+
+def _is_list(rule: Any) -> bool:
+    return isinstance(rule, Mapping) and rule.get("type") == "array"
+
+
+def _without_null(rule: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The only type beside null, with what else the rule says."""
+    kinds = [
+        each
+        for each in rule.get("anyOf") or ()
+        if isinstance(each, Mapping) and each.get("type") != "null"
+    ]
+    return {**kinds[0], **rule} if len(kinds) == 1 else rule
+
+
 def _of_property(name: str, key: str, rule: Mapping[str, Any], needed: bool) -> Field:
+    rule = _without_null(rule)
     label = str(rule.get("title") or key)
     hint = str(rule.get("description") or "")[:500]
     enum = rule.get("enum")

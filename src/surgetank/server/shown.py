@@ -132,3 +132,10 @@ def moment_of(checkpoint_id: str) -> float | None:
     bits = number.int
     steps = (bits >> 96 << 28) | (bits >> 80 & 0xFFFF) << 12 | (bits >> 64 & 0xFFF)
     return (steps - _UUID_EPOCH) / 1e7
+
+
+def id_at(moment: float) -> str:
+    """The greatest id of a checkpoint that can have been made until then, in seconds since the epoch: ids of
+    that kind are in the order of time."""
+    steps = int(moment * 1e7) + _UUID_EPOCH
+    return f"{steps >> 28:08x}-{steps >> 12 & 0xFFFF:04x}-6{steps & 0xFFF:03x}-bfff-{'f' * 12}"

@@ -57,13 +57,20 @@ class ThreadList:
         self._owners = owners
         self._key = key
 
-    def page(self, *, owner: str | None, after: Position | None, limit: int) -> ThreadPage:
-        """Threads after a place, of one owner or of all. May ask the database."""
+    def page(
+        self, *, owner: str | None, after: Position | None, limit: int, text: str | None = None
+    ) -> ThreadPage:
+        """Threads after a place, of one owner or of all; with `text`, those whose id has it. May ask the
+        database."""
         hot = self._hot.newest()
         waiting = {thread_id for _, thread_id in hot.newest}
-        candidates = sorted((p for p in hot.newest if after is None or p < after), reverse=True)
+        wanted = (text or "").lower()
+        candidates = sorted(
+            (p for p in hot.newest if (after is None or p < after) and wanted in p[1].lower()),
+            reverse=True,
+        )
         try:
-            cold, complete = self._cold(owner, after, limit + 1, hot.hidden), True
+            cold, complete = self._cold(owner, after, limit + 1, hot.hidden, text or None), True
         except (SinkError, ConfigurationError):
             cold, complete = [], False
         found: list[ThreadEntry] = []
@@ -86,11 +93,16 @@ class ThreadList:
         return ThreadPage(tuple(merged[:limit]), len(merged) > limit, complete)
 
     def _cold(
-        self, owner: str | None, after: Position | None, limit: int, hidden: Sequence[str]
+        self,
+        owner: str | None,
+        after: Position | None,
+        limit: int,
+        hidden: Sequence[str],
+        text: str | None,
     ) -> list[ThreadEntry]:
         found: list[ThreadEntry] = []
         for _ in range(_ROUNDS):
-            rows = self._rows(owner, after, limit, hidden)
+            rows = self._rows(owner, after, limit, hidden, text)
             owned = self._owners.of_all([row["thread_id"] for row in rows])
             for row in rows:
                 whose = owned[row["thread_id"]].owner
@@ -106,12 +118,17 @@ class ThreadList:
         return found[:limit]
 
     def _rows(
-        self, owner: str | None, after: Position | None, limit: int, hidden: Sequence[str]
+        self,
+        owner: str | None,
+        after: Position | None,
+        limit: int,
+        hidden: Sequence[str],
+        text: str | None,
     ) -> list[Mapping[str, Any]]:
         last_newest, last_thread = after or (None, None)
         arguments = {
             "key": self._key, "owner": owner, "hidden": list(hidden), "limit": limit,
-            "last_newest": last_newest, "last_thread": last_thread,
+            "last_newest": last_newest, "last_thread": last_thread, "text": text,
         }  # fmt: skip
         with (
             self._database.connection() as connection,

@@ -49,10 +49,11 @@ class ThreadRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadFilter:
     """Which threads are wanted; None stands for all. `values` is compared with the projection of
-    the state, which lags behind by a flush."""
+    the state, which lags behind by a flush; `text` is a part of the id."""
 
     owner: str | None = None
     ids: Sequence[str] | None = None
+    text: str | None = None
     status: str | None = None
     metadata: Mapping[str, Any] | None = None
     values: Mapping[str, Any] | None = None
@@ -62,6 +63,7 @@ class ThreadFilter:
         return {
             "owner": self.owner,
             "ids": list(self.ids) if self.ids is not None else None,
+            "text": self.text,
             "status": self.status,
             "metadata": _jsonb(self.metadata) if self.metadata else None,
             "values": _jsonb(self.values) if self.values else None,

@@ -33,6 +33,7 @@ SELECT s.* FROM surgetank.thread_status s
 WHERE (%(owner)s::text IS NULL OR s.owner = %(owner)s)
     AND (%(ids)s::text[] IS NULL OR s.thread_id = ANY (%(ids)s))
     AND (%(status)s::text IS NULL OR s.status = %(status)s)
+    AND (%(text)s::text IS NULL OR position(lower(%(text)s) IN lower(s.thread_id)) > 0)
     AND (%(metadata)s::jsonb IS NULL OR s.metadata @> %(metadata)s)
     AND NOT s.temporary
     AND (%(values)s::jsonb IS NULL OR EXISTS (
@@ -50,6 +51,7 @@ LIMIT %(limit)s OFFSET %(offset)s
 SELECT count(*) AS threads FROM surgetank.thread_status s
 WHERE (%(owner)s::text IS NULL OR s.owner = %(owner)s)
     AND (%(status)s::text IS NULL OR s.status = %(status)s)
+    AND (%(text)s::text IS NULL OR position(lower(%(text)s) IN lower(s.thread_id)) > 0)
     AND (%(metadata)s::jsonb IS NULL OR s.metadata @> %(metadata)s)
     AND NOT s.temporary
     AND (%(values)s::jsonb IS NULL OR EXISTS (

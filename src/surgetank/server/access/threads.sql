@@ -25,12 +25,14 @@ FROM unnest(%(threads)s::text[]) AS u (thread_id) LEFT JOIN surgetank.thread_sta
 SELECT thread_id, metadata FROM surgetank.thread_status WHERE thread_id = ANY(%(threads)s::text[])
 
 -- name: threads_page
--- Threads, newest checkpoint first, without those that the buffer knows better. Index threads_newest_idx.
+-- Threads, newest checkpoint first, without those that the buffer knows better. Index threads_newest_idx, which is read along
+-- until there are enough ids with a text, where one is wanted.
 SELECT t.thread_id, coalesce(t.checkpoint_id, '') AS newest, extract(epoch FROM t.updated_at)::float8 AS updated_at
 FROM surgetank.threads t
 WHERE (%(last_thread)s::text IS NULL OR (coalesce(t.checkpoint_id, ''), t.thread_id)
         < (%(last_newest)s COLLATE "C", %(last_thread)s COLLATE "C"))
     AND NOT t.thread_id = ANY(%(hidden)s::text[])
+    AND (%(text)s::text IS NULL OR position(lower(%(text)s) IN lower(t.thread_id)) > 0)
 ORDER BY coalesce(t.checkpoint_id, '') DESC, t.thread_id DESC
 LIMIT %(limit)s
 
@@ -50,5 +52,6 @@ WHERE t.thread_id IN (
     AND (%(last_thread)s::text IS NULL OR (coalesce(t.checkpoint_id, ''), t.thread_id)
         < (%(last_newest)s COLLATE "C", %(last_thread)s COLLATE "C"))
     AND NOT t.thread_id = ANY(%(hidden)s::text[])
+    AND (%(text)s::text IS NULL OR position(lower(%(text)s) IN lower(t.thread_id)) > 0)
 ORDER BY coalesce(t.checkpoint_id, '') DESC, t.thread_id DESC
 LIMIT %(limit)s

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from starlette.concurrency import run_in_threadpool
+
 from surgetank.exceptions import RunNotFound
+from surgetank.server.access.authorizing import allowed_command
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.agent.assistants import chosen
 from surgetank.server.http.problems import Problem, not_found
@@ -61,6 +64,16 @@ def accept_run(services: Services, who: Caller, body: RunCreate, thread_id: str 
         thread_metadata={**metadata, "graph_id": assistant.graph_id, "assistant_id": assistant.id},
     )
     return services.tank.runs.accept(new, actor=who.user)
+
+
+async def start_run(
+    services: Services, who: Caller, thread_id: str, asked: Mapping[str, Any]
+) -> Run:
+    """Accept a run as if a client had sent it: the project's handlers are asked, and may change what it
+    is given. Raises what `accept_run` raises."""
+    who, left = await allowed_command(services, who, thread_id, asked, starts=True)
+    body = RunCreate.model_validate(left)
+    return await run_in_threadpool(accept_run, services, who, body, thread_id)
 
 
 def given_of(who: Caller) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 
-from surgetank.exceptions import DatabaseUnavailable
-from surgetank.server.agent.wire import state_json
+from surgetank.exceptions import DatabaseUnavailable, InvalidRequest, ThreadBusy
+from surgetank.server.access.roles import Caller
+from surgetank.server.agent.wire import address_of, state_json
 from surgetank.server.http.problems import Problem, not_found
 from surgetank.server.services import Services
 from surgetank.server.shown import Shown, head_of, values_of, writes_of
@@ -136,6 +137,55 @@ def _no_checkpoint(config: Mapping[str, Any]) -> Problem:
         "checkpoint",
         str(config.get("checkpoint_id")),
         remedy="see the history of the thread for those that there are.",
+    )
+
+
+async def write_state(
+    services: Services, who: Caller, config: dict[str, Any], values: Any, *, as_node: str | None
+) -> dict[str, Any]:
+    """Write values into a state, as if a node had given them; the checkpoint that it made. Raises
+    `ThreadBusy` while a run is under way, `InvalidRequest`, `Problem`."""
+    thread_id = config["thread_id"]
+    row = await known_row(services, thread_id)
+    if row is not None and row.status == "busy":
+        raise ThreadBusy(
+            f"The thread {thread_id!r} has a run that is not over.",
+            remedy="wait for it or cancel it.",
+        )
+    async with graph_of(services, row, config) as graph:
+        if graph is None:
+            raise graph_needed()
+        written = await _written(graph, config, values, as_node)
+        if as_node == "__end__":  # as agent-inbox ignores what a thread asks
+            await run_in_threadpool(
+                services.tank.approvals.close, thread_id, "ignored", actor=who.user
+            )
+        newest = await graph.aget_state({"configurable": config_for(thread_id)})
+        await _record(services, thread_id, newest)
+    return address_of(written)
+
+
+async def _written(
+    graph: Graph, config: Mapping[str, Any], values: Any, as_node: str | None
+) -> Mapping[str, Any]:
+    from langgraph.errors import InvalidUpdateError  # noqa: PLC0415 - needs the extra
+
+    given: Any = {"configurable": config}
+    try:
+        made: Any = await graph.aupdate_state(given, values, as_node=as_node)
+    except InvalidUpdateError as error:
+        raise InvalidRequest(
+            f"The graph refuses this update: {error}", remedy="name a node of it with as_node."
+        ) from error
+    return dict(made)
+
+
+async def _record(services: Services, thread_id: str, state: Any) -> None:
+    from surgetank.workflows.streaming import interrupts_of  # noqa: PLC0415 - needs the extra
+
+    asked = interrupts_of(state)
+    await run_in_threadpool(
+        services.tank.threads.rows.rest, thread_id, asked, waits=bool(asked or state.next)
     )
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from surgetank.exceptions import InvalidRequest, ThreadBusy
 from surgetank.server.access.authorizing import AskedRoute
 from surgetank.server.agent.state import (
     VALUE_BYTES,
     config_for,
-    graph_needed,
-    graph_of,
     known_row,
     read_history,
     read_state,
+    write_state,
 )
-from surgetank.server.agent.wire import address_of, json_response
+from surgetank.server.agent.wire import json_response
 from surgetank.server.dependencies import CurrentCaller, Deps, VisibleThread, signed_in
 from surgetank.server.http.problems import documented
 from surgetank.server.schemas.agent import (
@@ -30,7 +27,6 @@ from surgetank.server.schemas.agent import (
     StateQuery,
     StateUpdate,
 )
-from surgetank.server.services import Services
 
 router = APIRouter(
     route_class=AskedRoute,
@@ -94,47 +90,10 @@ async def update_state(
     thread_id: VisibleThread, body: StateUpdate, services: Deps, who: CurrentCaller
 ) -> Response:
     """Write values into the state, as if a node had given them. 409 while a run is under way."""
-    row = await known_row(services, thread_id)
-    if row is not None and row.status == "busy":
-        raise ThreadBusy(
-            f"The thread {thread_id!r} has a run that is not over.",
-            remedy="wait for it or cancel it.",
-        )
     at = body.checkpoint or CheckpointBody()
     config = config_for(thread_id, body.checkpoint_id or at.checkpoint_id, at.checkpoint_ns)
-    async with graph_of(services, row, config) as graph:
-        if graph is None:
-            raise graph_needed()
-        given: Any = {"configurable": config}
-        written = await _written(graph, given, body)
-        if body.as_node == "__end__":  # as agent-inbox ignores what a thread asks
-            await run_in_threadpool(
-                services.tank.approvals.close, thread_id, "ignored", actor=who.user
-            )
-        newest = await graph.aget_state({"configurable": config_for(thread_id)})
-        await _record(services, thread_id, newest)
-    checkpoint = address_of(written)
+    checkpoint = await write_state(services, who, config, body.values, as_node=body.as_node)
     return json_response({"checkpoint": checkpoint, "configurable": checkpoint, **checkpoint})
-
-
-async def _written(graph: Any, config: Any, body: StateUpdate) -> Any:
-    from langgraph.errors import InvalidUpdateError  # noqa: PLC0415 - needs the extra
-
-    try:
-        return await graph.aupdate_state(config, body.values, as_node=body.as_node)
-    except InvalidUpdateError as error:
-        raise InvalidRequest(
-            f"The graph refuses this update: {error}", remedy="name a node of it with as_node."
-        ) from error
-
-
-async def _record(services: Services, thread_id: str, state: Any) -> None:
-    from surgetank.workflows.streaming import interrupts_of  # noqa: PLC0415 - needs the extra
-
-    asked = interrupts_of(state)
-    await run_in_threadpool(
-        services.tank.threads.rows.rest, thread_id, asked, waits=bool(asked or state.next)
-    )
 
 
 @router.get("/{thread_id:name}/history", response_model=list[StateAnswer])
