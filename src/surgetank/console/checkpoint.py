@@ -98,7 +98,7 @@ def _written(raw: Any, *, is_newest: bool) -> list[tuple[str, str]]:
     """What tasks of the next step have given on top of a state: what they ask and how they failed; and results, as
     long as the step isn't complete."""
     return [
-        (_SPECIAL.get(each["channel"], each["channel"]), comparing.words(each["value"]))
+        (_SPECIAL.get(str(each["channel"]), str(each["channel"])), comparing.words(each["value"]))
         for each in writes_of(raw, Shown(_VALUE_BYTES, _STATE_BYTES // 2))
         if each["channel"] in _SPECIAL or (is_newest and not each["channel"].startswith(_OWN))
     ]

@@ -45,10 +45,9 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Steps of one run, in the order of time. `run` is None for those that no server ran."""
+    """Steps of one run, in the order of time. `run_id` is None for those that no server ran."""
 
     run_id: str | None
-    run: RunShown | None
     bars: tuple[Bar, ...]
     took: float | None
 
@@ -132,7 +131,7 @@ def _group(run_id: str | None, run: RunShown | None, steps: Sequence[Step]) -> G
         share = 100.0 / total if total > 0 else 0.0
         at = (began - begin) * share if began is not None else 0.0
         bars.append(Bar(step, len(step.path), took, at, max(0.8, (took or 0.0) * share)))
-    return Group(run_id, run, tuple(bars), total if total > 0 else None)
+    return Group(run_id, tuple(bars), total if total > 0 else None)
 
 
 def _times(step: Step, started: float | None) -> tuple[float | None, float | None]:
