@@ -193,9 +193,13 @@ def _shown(
         saved = ("ok", "In the database") if unsaved.is_saved else ("info", "In the buffer")
     metadata = row.metadata if row is not None else {}
     return ThreadShown(
-        thread_id, owner, at, state_of_thread(row.status if row is not None else None), saved,
-        str(metadata.get("graph_id") or ""),
-    )  # fmt: skip
+        thread_id=thread_id,
+        owner=owner,
+        updated_at=at,
+        state=state_of_thread(row.status if row is not None else None),
+        saved=saved,
+        assistant=str(metadata.get("graph_id") or ""),
+    )
 
 
 @router.get("/thread")
@@ -297,8 +301,8 @@ def _text_of_log(visit: Visit, who: Caller, thread_id: str) -> Iterator[bytes]:
         if not page.lines:
             return
         last = page.lines[-1].seq
-        told = (line.to_dict() for line in page.lines)
-        text = "".join(f"{t['timestamp']} {t['level']:8} {t['message']}\n" for t in told)
+        said = (line.to_dict() for line in page.lines)
+        text = "".join(f"{t['timestamp']} {t['level']:8} {t['message']}\n" for t in said)
         yield text.encode(errors="backslashreplace")
 
 

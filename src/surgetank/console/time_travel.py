@@ -24,7 +24,6 @@ class Travel:
     `fields` values that can be changed, `nodes` those in whose name."""
 
     why_not: str = ""
-    assistant: str = ""
     next: tuple[str, ...] = ()
     fields: tuple[forms.Field, ...] = ()
     nodes: tuple[str, ...] = ()
@@ -51,9 +50,11 @@ async def travel_from(visit: Visit, thread_id: str, ns: str, checkpoint_id: str)
                 if isinstance(task.state, Mapping)
             )  # fmt: skip
             return Travel(
-                "", assistant_of(row, services), tuple(state.next), _fields(graph, state.values),
-                tuple(name for name in graph.nodes if not name.startswith("__")), nested,
-            )  # fmt: skip
+                next=tuple(state.next),
+                fields=_fields(graph, state.values),
+                nodes=tuple(name for name in graph.nodes if not name.startswith("__")),
+                subgraphs=nested,
+            )
     except SurgetankError as error:
         return Travel(str(error))
     except Problem as problem:
