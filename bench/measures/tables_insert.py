@@ -32,6 +32,7 @@ PARQUET = "pyarrow.parquet.write_table"
 SQLITE = "a plain SQLite insert"
 ONE = "one thread"
 _THREADS = 8
+_TIMES = 10  # the rows of each, so that threads insert for longer than they take to start
 _KINDS = ("BIGINT", "TEXT", "DOUBLE", "TIMESTAMP", "BOOLEAN", "TEXT")
 _TABLE = Table(
     id=1, namespace="bench", name="rows", kind=Kind.USER,
@@ -87,12 +88,18 @@ def _single(
             c3, c4, c5, _, c7, c8 = row.values()
             plain.execute(insert, (user, c3, c4, c5, 1_764_000_000_000_000, c7, c8))
 
-    def ours(part: int = 0, parts: int = 1) -> None:
-        for user, row in given[part::parts]:
-            ingest.insert(_TABLE, [row], user=user)
+    def ours(part: int = 0, parts: int = 1, times: int = 1) -> None:
+        for _ in range(times):
+            for user, row in given[part::parts]:
+                ingest.insert(_TABLE, [row], user=user)
+
+    def alone() -> None:
+        ours(times=_TIMES)
 
     def together() -> None:
-        threads = [threading.Thread(target=ours, args=(n, _THREADS)) for n in range(_THREADS)]
+        threads = [
+            threading.Thread(target=ours, args=(n, _THREADS, _TIMES)) for n in range(_THREADS)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -101,9 +108,10 @@ def _single(
     each = 1e6 / count
     for number, (who, act) in scene.turns([(SQLITE, peer), (OURS, ours)]):
         recorder.add(number, who, "single", each * seconds(act), label="a single row", unit="us")
-    for number, (who, act) in scene.turns([(ONE, ours), (OURS, together)]):
+    for number, (who, act) in scene.turns([(ONE, alone), (OURS, together)]):
         label = f"a single row, {_THREADS} threads"
-        recorder.add(number, who, "threads", each * seconds(act), label=label, unit="us")
+        took = each * seconds(act) / _TIMES
+        recorder.add(number, who, "threads", took, label=label, unit="us")
 
 
 def _plain(path: Path) -> sqlite3.Connection:
