@@ -257,7 +257,10 @@ class TableDelivery:
     # -- what is known of users
 
     def _tally(self, user: str) -> _Tally:
-        return self._tallies.setdefault(user, _Tally())
+        found = self._tallies.get(user)
+        if found is None:
+            found = self._tallies[user] = _Tally()
+        return found
 
     def _state(self, user: str) -> PartitionState | None:
         if self._before is None:
