@@ -21,8 +21,8 @@ AT_ONCE = replace(KEEPING, snapshots_s=0.0, grace_s=0.0)
 def notes(tank: Surgetank) -> Surgetank:
     tank.sql("CREATE TABLE notes (id BIGINT PRIMARY KEY, text TEXT)")
     for number in range(3):
-        for user in ("ada", "bob"):
-            text = SECRET if user == "ada" else "plain"
+        for user in ("yves", "bob"):
+            text = SECRET if user == "yves" else "plain"
             tank.sql("INSERT INTO notes VALUES (?, ?)", [number, f"{text} {number}"], user=user)
         assert number == 2 or tank.flush().ok  # the last ones stay hot
     tank.sql("UPDATE notes SET text = 'other' WHERE id = 0", user="bob")
@@ -39,7 +39,7 @@ def has_the_secret(home: Path) -> list[Path]:
     """Files of tables with the secret, and those that name the user."""
     files = [*(home / "tables").glob("*/*"), *home.glob("*-tables.db*"), *home.glob("*-segments/*")]
     return [
-        file for file in files if {w for w in (SECRET.encode(), b"ada") if w in file.read_bytes()}
+        file for file in files if {w for w in (SECRET.encode(), b"yves") if w in file.read_bytes()}
     ]
 
 
@@ -48,17 +48,17 @@ def test_an_erased_user_is_in_no_table_and_the_erasure_ends_when_old_files_are_g
 ) -> None:
     home = notes.parts.settings.home
     assert has_the_secret(home)
-    first = notes.erase_user("ada")
+    first = notes.erase_user("yves")
     assert first.state == "running"
     assert "old files of tables" in first.unfinished[0]
     assert first.removed["rows of tables"] == 3
-    assert (texts(notes, "ada"), texts(notes, "bob")) == ([], ["other", "plain 1", "plain 2"])
-    again = notes.erase_user("ada")
+    assert (texts(notes, "yves"), texts(notes, "bob")) == ([], ["other", "plain 1", "plain 2"])
+    again = notes.erase_user("yves")
     assert again.state == "running"
     cold = notes.parts.tables.open().cold
     with mock.patch.object(cold, "_keeping", AT_ONCE):
         assert cold.sweep() >= 2
-    done = notes.erase_user("ada")
+    done = notes.erase_user("yves")
     assert (done.state, done.unfinished) == ("completed", ())
     assert has_the_secret(home) == []
     assert texts(notes, "bob") == ["other", "plain 1", "plain 2"]

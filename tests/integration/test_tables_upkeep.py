@@ -49,8 +49,8 @@ def many(cold: FileTables) -> None:
     """Eight commits of two users, and a deletion."""
     for number in range(8):
         first = 1 + 2 * number
-        flush(cold, [*inserts("ada", first, f"a{first}"), *inserts("bob", first + 1, "b")])
-    flush(cold, [(Op.DELETE, "ada", 1, 17, (10, None)), (Op.DELETE, "bob", 4, 18, (40, None))])
+        flush(cold, [*inserts("adela", first, f"a{first}"), *inserts("bob", first + 1, "b")])
+    flush(cold, [(Op.DELETE, "adela", 1, 17, (10, None)), (Op.DELETE, "bob", 4, 18, (40, None))])
 
 
 def on_disk(cold: FileTables) -> set[str]:
@@ -84,7 +84,7 @@ def test_a_row_deleted_while_a_compaction_reads_stays_deleted(cold: FileTables) 
         with mock.patch.object(cold._manifest, "locked", locked):
             flush(
                 cold,
-                [(Op.UPDATE, "ada", 3, 20, (30, "new")), (Op.DELETE, "bob", 2, 21, (20, None))],
+                [(Op.UPDATE, "adela", 3, 20, (30, "new")), (Op.DELETE, "bob", 2, 21, (20, None))],
             )
         return locked(*args, **more)
 
@@ -92,8 +92,8 @@ def test_a_row_deleted_while_a_compaction_reads_stays_deleted(cold: FileTables) 
         assert cold.compact(NOTES).inputs == 8
     found = texts(cold)
     assert len(found) == 13
-    assert ("ada", 30, "new") in found
-    assert ("ada", 30, "a3") not in found
+    assert ("adela", 30, "new") in found
+    assert ("adela", 30, "a3") not in found
     assert all(row[:2] != ("bob", 20) for row in found)
 
 
@@ -110,7 +110,7 @@ def test_a_flush_that_deletes_in_a_file_that_was_merged_meanwhile_looks_again(
         return locked(*args, **more)
 
     with mock.patch.object(cold._manifest, "locked", merging):
-        flush(cold, [(Op.DELETE, "ada", 3, 20, (30, None))])
+        flush(cold, [(Op.DELETE, "adela", 3, 20, (30, None))])
     assert len(texts(cold)) == 13
     assert all(row[1] != 30 for row in texts(cold))
 
@@ -119,7 +119,7 @@ def test_files_of_a_newer_schema_are_left_alone_by_who_does_not_know_it(cold: Fi
     many(cold)
     more = Column(5, "more", ColumnType.parse("INT"), since=2, initial=7)
     wider = replace(NOTES, columns=(*NOTES.columns, more), schema_version=2)
-    flush(cold, [(Op.INSERT, "ada", 30, 30, (300, "x", 8))], table=wider)
+    flush(cold, [(Op.INSERT, "adela", 30, 30, (300, "x", 8))], table=wider)
     assert cold.compact(NOTES).inputs == 0
     assert cold.compact(wider).inputs == 9
     rows = cold.read(wider, cold.live(wider, stores=()))
@@ -131,11 +131,11 @@ def test_an_erased_user_is_in_no_file_and_no_snapshot_and_everybody_else_is(
 ) -> None:
     many(cold)
     cold.compact(NOTES)
-    flush(cold, inserts("ada", 40, "only hers"))
+    flush(cold, inserts("adela", 40, "only hers"))
     flush(cold, [(Op.DELETE, "bob", 16, 41, (160, None))])
-    flush(cold, inserts("ada", 42, "shared"), table=SHARED)
-    others = [row for row in texts(cold) if row[0] != "ada"]
-    done = cold.erase_user([NOTES, SHARED], "ada")
+    flush(cold, inserts("adela", 42, "shared"), table=SHARED)
+    others = [row for row in texts(cold) if row[0] != "adela"]
+    done = cold.erase_user([NOTES, SHARED], "adela")
     assert done.rows == 8 + 7 + 1
     assert texts(cold) == others
     assert cold.live(NOTES, stores=()).rows == len(others) == 6
@@ -145,16 +145,16 @@ def test_an_erased_user_is_in_no_file_and_no_snapshot_and_everybody_else_is(
     assert not set(done.pending) & on_disk(cold)
     for path in cold.folder.glob("*/*"):
         if path.parent.name == str(NOTES.id):
-            assert b"ada" not in path.read_bytes()
+            assert b"adela" not in path.read_bytes()
     with psycopg.connect(database_url) as connection:
         (rows,) = connection.execute(
             "SELECT rows FROM surgetank.table_totals WHERE table_id = %s", [NOTES.id]
         ).fetchone()  # type: ignore[misc]
         for name in ("table_files", "table_column_stats", "table_progress"):
             found = connection.execute(f"SELECT t::text FROM surgetank.{name} t").fetchall()
-            assert not [text for (text,) in found if "ada" in text]
+            assert not [text for (text,) in found if "adela" in text]
     assert rows == 6
-    assert cold.erase_user([NOTES], "ada").rows == 0
+    assert cold.erase_user([NOTES], "adela").rows == 0
 
 
 def test_a_table_has_few_files_and_a_row_is_written_again_only_some_times() -> None:
@@ -198,17 +198,17 @@ def test_orphans_go_by_age_and_named_files_never(database_url: str, tmp_path: Pa
     with cold_tables(
         database_url, tmp_path, keeping=replace(AT_ONCE, orphans_s=60.0), clock=lambda: now
     ) as cold:
-        flush(cold, inserts("ada", 1, "one"))
+        flush(cold, inserts("adela", 1, "one"))
         with (
             mock.patch.object(cold._manifest, "locked", side_effect=KeyboardInterrupt),
             pytest.raises(KeyboardInterrupt),
         ):
-            flush(cold, inserts("ada", 2, "two"))  # killed between file and commit
+            flush(cold, inserts("adela", 2, "two"))  # killed between file and commit
         with (
             mock.patch.object(cold._mirror, "ends", side_effect=KeyboardInterrupt),
             pytest.raises(KeyboardInterrupt),
         ):
-            flush(cold, inserts("ada", 2, "two"))  # killed after it
+            flush(cold, inserts("adela", 2, "two"))  # killed after it
         assert len(on_disk(cold)) == 3
         now += 59
         assert cold.sweep() == 0
@@ -216,14 +216,14 @@ def test_orphans_go_by_age_and_named_files_never(database_url: str, tmp_path: Pa
         assert cold.sweep() == 1
         assert on_disk(cold) == named(cold)
         assert cold._mirror.writing() == {}
-        assert texts(cold) == [("ada", 10, "one"), ("ada", 20, "two")]
+        assert texts(cold) == [("adela", 10, "one"), ("adela", 20, "two")]
 
 
 def test_files_newer_than_a_backup_of_the_database_are_told_of_and_never_unlinked(
     cold: FileTables, database_url: str
 ) -> None:
-    flush(cold, inserts("ada", 1, "one"))
-    flush(cold, [*inserts("ada", 2, "two"), *inserts("bob", 3, "three")])
+    flush(cold, inserts("adela", 1, "one"))
+    flush(cold, [*inserts("adela", 2, "two"), *inserts("bob", 3, "three")])
     told: list[str] = []
     cold._on_problem = lambda error: told.append(str(error))
     (_, newer) = cold.live(NOTES, stores=()).files
@@ -246,20 +246,20 @@ def test_files_newer_than_a_backup_of_the_database_are_told_of_and_never_unlinke
     assert len(told) == 1
     assert newer.path in told[0]
     # Who is erased is not in them either, and the others are.
-    cold.erase_user([NOTES], "ada")
+    cold.erase_user([NOTES], "adela")
     assert pq.read_table(cold.folder / newer.path).column("id").to_pylist() == [30]
 
 
 def test_what_was_taken_before_an_erasure_is_not_committed_after_it(cold: FileTables) -> None:
-    flush(cold, inserts("ada", 1, "one"))
+    flush(cold, inserts("adela", 1, "one"))
     taken_at = cold.known_snapshot(NOTES)
-    rows = [*inserts("ada", 2, "two"), *inserts("bob", 3, "three")]
-    cold.erase_user([NOTES], "ada")
+    rows = [*inserts("adela", 2, "two"), *inserts("bob", 3, "three")]
+    cold.erase_user([NOTES], "adela")
     given = changes(NOTES, rows)
     more: dict[str, Any] = {"lease": lease(), "store_id": STORE, "job": job()}
     with pytest.raises(UserErased):
         cold.write(NOTES, given, progress=Progress(3), taken_at=taken_at, **more)
-    assert on_disk(cold) == set(cold.erase_user([NOTES], "ada").pending)
+    assert on_disk(cold) == set(cold.erase_user([NOTES], "adela").pending)
     again = changes(NOTES, rows[1:])
     taken_at = cold.known_snapshot(NOTES)
     cold.write(NOTES, again, progress=Progress(3), taken_at=taken_at, **more)
@@ -272,32 +272,32 @@ def test_what_an_interrupted_flush_wrote_goes_with_the_user(cold: FileTables) ->
         mock.patch.object(cold._manifest, "locked", side_effect=KeyboardInterrupt),
         pytest.raises(KeyboardInterrupt),
     ):
-        flush(cold, inserts("ada", 2, "two"))
+        flush(cold, inserts("adela", 2, "two"))
     half = cold.folder / f"{NOTES.id}/half.parquet.tmp"
-    half.write_bytes(b"PAR1 ada")
+    half.write_bytes(b"PAR1 adela")
     with mock.patch.object(cold, "_keeping", Keeping()):
-        assert [path for path in cold.erase_user([NOTES], "ada").pending if "half" in path]
+        assert [path for path in cold.erase_user([NOTES], "adela").pending if "half" in path]
     os.utime(half, (0, 0))
-    cold.erase_user([NOTES], "ada")
-    assert not [path for path in cold.folder.glob("*/*") if b"ada" in path.read_bytes()]
+    cold.erase_user([NOTES], "adela")
+    assert not [path for path in cold.folder.glob("*/*") if b"adela" in path.read_bytes()]
     assert texts(cold) == [("bob", 10, "stays")]
 
 
 def test_another_home_on_the_same_database_is_refused_and_a_moved_one_is_not(
     cold: FileTables, database_url: str, tmp_path: Path
 ) -> None:
-    flush(cold, inserts("ada", 1, "one"))
+    flush(cold, inserts("adela", 1, "one"))
     (tmp_path / "other").mkdir()
     with cold_tables(database_url, tmp_path / "other") as other:
         with pytest.raises(Conflict, match="another home"):
             other.live(NOTES, stores=())
         with pytest.raises(Conflict, match="another home"):
-            flush(other, inserts("ada", 2, "two"))
+            flush(other, inserts("adela", 2, "two"))
         with pytest.raises(Conflict, match="another home"):
             other.sweep()
     moved = cold.folder.rename(tmp_path / "moved")
     with cold_tables(database_url, tmp_path / "other", files=moved) as other:
-        flush(other, inserts("ada", 2, "two"), token=2)
+        flush(other, inserts("adela", 2, "two"), token=2)
         assert [row[1] for row in texts(other)] == [10, 20]
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT root FROM surgetank.table_storages").fetchall() == [
@@ -306,13 +306,13 @@ def test_another_home_on_the_same_database_is_refused_and_a_moved_one_is_not(
 
 
 def test_nothing_is_unlinked_when_the_database_can_not_say_what_is_named(cold: FileTables) -> None:
-    flush(cold, inserts("ada", 1, "one"))
+    flush(cold, inserts("adela", 1, "one"))
     with (
         mock.patch.object(cold._manifest, "transaction", side_effect=DatabaseUnavailable("away")),
         pytest.raises(DatabaseUnavailable),
     ):
         cold.sweep()
-    assert texts(cold) == [("ada", 10, "one")]
+    assert texts(cold) == [("adela", 10, "one")]
 
 
 def test_a_dropped_table_is_gone_and_nothing_is_committed_to_it(cold: FileTables) -> None:
@@ -322,7 +322,7 @@ def test_a_dropped_table_is_gone_and_nothing_is_committed_to_it(cold: FileTables
     cold.forget_table(NOTES.id)
     assert texts(cold) == []
     with pytest.raises(NotFound):
-        flush(cold, inserts("ada", 60, "late"))
+        flush(cold, inserts("adela", 60, "late"))
     assert cold.sweep() >= 10
     assert not [path for path in on_disk(cold) if path.startswith(f"{NOTES.id}/")]
     assert len(texts(cold, SHARED)) == 1
@@ -335,11 +335,11 @@ def test_a_file_names_only_users_who_have_rows_in_it(cold: FileTables) -> None:
     with mock.patch(f"{compaction}._TARGET", 1000), mock.patch(f"{compaction}._MOST_FILES", 0):
         assert cold.compact(NOTES).outputs > 1
     assert texts(cold) == before
-    assert [row for user in ("ada", "bob") for row in texts(cold, user=user)] == before
+    assert [row for user in ("adela", "bob") for row in texts(cold, user=user)] == before
     for file in cold.live(NOTES, stores=()).files:
         stored = (cold.folder / file.path).read_bytes()
-        assert {user for user in ("ada", "bob") if user.encode() in stored} == {
+        assert {user for user in ("adela", "bob") if user.encode() in stored} == {
             file.min_user,
             file.max_user,
         }
-    assert len(cold.live(NOTES, stores=(), user="ada").files) == 1
+    assert len(cold.live(NOTES, stores=(), user="adela").files) == 1
