@@ -278,3 +278,32 @@ def test_what_can_t_be_run_is_refused_and_nothing_is_changed(memory, text):
     before = len(memory.hot[1].changes)
     assert memory.run(text).error is not None
     assert len(memory.hot[1].changes) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters", "why"),
+    [
+        ("SELECT ?", [1, 2], "The text has 1 parameters, and 2 are given."),
+        ("SELECT ?, ?", [1], "The text has 2 parameters, and 1 are given."),
+        ("SELECT 1", [1], "The text has 0 parameters, and 1 are given."),
+        ("SELECT 1; SELECT $1", None, "The text has 1 parameters, and 0 are given."),
+        ("SELECT $2", [1, 2], "A value is given for the parameter $1, and no statement uses it."),
+        ("SELECT $a", {"b": 1}, "The parameter $a has no value."),
+        ("SELECT $a", {"a": 1, "b": 1}, "for the parameter $b, and no statement uses it"),
+        ("SELECT $a", {"a": 1, "A": 1}, "The parameter 'A' is given twice."),
+        ("SELECT $a", [1], "The parameter $a has no value."),
+        ("KILL JOB 'x'", {"1": 1}, "for the parameter $1, and no statement uses it"),
+    ],
+)
+def test_each_parameter_has_one_value_and_nothing_is_run_before(memory, text, parameters, why):
+    outcome = memory.run(f"DELETE FROM app.notes; {text}", parameters=parameters)
+    assert (outcome.results, outcome.failed) == ((), None)
+    assert why in str(outcome.error)
+    assert len(memory.rows("SELECT * FROM app.notes")) == 2
+
+
+def test_names_of_parameters_have_no_case(memory):
+    text = "INSERT INTO app.notes VALUES ($Id, $note); SELECT note FROM app.notes WHERE id = $ID"
+    assert memory.rows(text, parameters={"iD": 9, "NOTE": "nine"}) == [("nine",)]
+    text = "INSERT INTO app.notes VALUES (?, ?); SELECT note FROM app.notes WHERE id = ?"
+    assert memory.rows(text, parameters=[8, "eight", 8]) == [("eight",)]

@@ -18,7 +18,7 @@ from surgetank.streams.tables.definition import (
     TablePolicy,
     checked_name,
 )
-from surgetank.streams.tables.sql.parsing import parse
+from surgetank.streams.tables.sql.parsing import Misread, parse
 from surgetank.streams.tables.sql.statements import (
     AddColumn,
     AsDeclared,
@@ -112,16 +112,43 @@ def test_question_marks_count_over_all_statements() -> None:
     first, second, third = (
         each.action
         for each in parse(
-            "INSERT INTO shop.orders VALUES (?, $name);"
+            "INSERT INTO shop.orders VALUES (?, 'x');"
             "UPDATE shop.orders o SET b = ?, a = '?' WHERE c = ? /* ? */; SELECT '?', ?"
         )
     )
     assert isinstance(first, Insert)
-    assert first.rows == ((Given("1"), Given("name")),)
+    assert first.rows == ((Given("1"), "x"),)
     assert second == Update(
         table=T, assignments=(("b", "$2"), ("a", "'?'")), alias="o", where="c = $3"
     )
     assert third == Select("SELECT '?', $4")
+
+
+def test_parameters_are_known_by_their_names() -> None:
+    text = (
+        "SELECT $A, '$b', a$c, x -> '$.d', $$ $e $$, $f::INT; UPDATE shop.orders SET b = $G -- $h"
+    )
+    assert [each.parameters for each in parse(text)] == [{"a", "f"}, {"g"}]
+    assert [each.parameters for each in parse("SELECT $1,$2; SELECT $b")] == [{"1", "2"}, {"b"}]
+    assert [each.parameters for each in parse("SELECT ?; SELECT ?, ?")] == [{"1"}, {"2", "3"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "why", "at"),
+    [
+        ("SELECT ?, $1", "written as $1 here, and one before as ?", 10),
+        ("SELECT $1; SELECT ?", "Statement 2 ('SELECT ?'): A parameter is written as ? here", 18),
+        ("INSERT INTO shop.orders VALUES (?, $name)", "written as $name here", 35),
+        ("SELECT $name, $1", "written as $1 here, and one before as $name", 14),
+        ("SELECT ?1", "A parameter is ?, or a number behind $", 7),
+        ("SELECT ? 1", "A parameter is ?, or a number behind $", 7),
+    ],
+)
+def test_parameters_are_written_in_one_way(text: str, why: str, at: int) -> None:
+    with pytest.raises(Misread) as caught:
+        parse(text)
+    assert why in str(caught.value)
+    assert caught.value.position == at
 
 
 def test_a_select_of_an_insert_ends_before_on_conflict_only() -> None:
@@ -229,10 +256,10 @@ def test_an_error_names_its_statement_where_there_are_several() -> None:
 
 
 def test_parameters_need_no_spaces_and_texts_are_kept() -> None:
-    made = one("""INSERT INTO t ("a$1,b") VALUES ($1,$2,$n,'it''s $1,$2', $x$ $1, $$ $x$)""")
+    made = one("""INSERT INTO t ("a$1,b") VALUES ($1,$2,'it''s $1,$2', $x$ $1, $$ $x$)""")
     assert isinstance(made, Insert)
     assert made.columns == ("a$1,b",)
-    assert made.rows == ((Given("1"), Given("2"), Given("n"), "it's $1,$2", " $1, $$ "),)
+    assert made.rows == ((Given("1"), Given("2"), "it's $1,$2", " $1, $$ "),)
     assert one("SELECT $1+$2, '$1,$2'") == Select("SELECT $1+$2, '$1,$2'")
 
 

@@ -14,7 +14,7 @@ from surgetank.exceptions import InvalidRequest, SurgetankError
 from surgetank.streams.tables.hot.protocol import ErasedSince
 from surgetank.streams.tables.query.calls import SqlCaller, SqlOutcome, SqlResult
 from surgetank.streams.tables.query.changes import Selection, TableChanges
-from surgetank.streams.tables.query.parameters import Parameters
+from surgetank.streams.tables.query.parameters import Parameters, matched
 from surgetank.streams.tables.query.process import Limits, StatementRefused
 from surgetank.streams.tables.query.queries import Queries, Runner
 from surgetank.streams.tables.query.sources import Readable, Scope
@@ -109,12 +109,17 @@ class Executor:
             if isinstance(error, Misread):
                 return SqlOutcome(error=error, failed=error.number, position=error.position)
             return SqlOutcome(error=error)
+        try:
+            used = {name for statement in statements for name in statement.parameters}
+            values = matched(used, parameters)
+        except InvalidRequest as error:
+            return SqlOutcome(error=error)
         for statement in statements:
             began = self._clock()
             try:
                 if caller.cancellation is not None:
                     caller.cancellation.check()
-                result = self._one(statement.action, caller, parameters, most_rows)
+                result = self._one(statement.action, caller, values, most_rows)
             except SurgetankError as error:
                 if len(statements) > 1:
                     _name(error, statement)
@@ -131,7 +136,7 @@ class Executor:
         self,
         action: Action,
         caller: SqlCaller,
-        parameters: Parameters | None,
+        parameters: Mapping[str, Any],
         most_rows: int | None,
     ) -> SqlResult:
         match action:
@@ -150,7 +155,7 @@ class Executor:
         self,
         action: Select,
         caller: SqlCaller,
-        parameters: Parameters | None,
+        parameters: Mapping[str, Any],
         most_rows: int | None,
     ) -> SqlResult:
         answer = self._queries.select(action.text, self._runner(caller, most_rows), parameters)
@@ -169,7 +174,7 @@ class Executor:
         return Runner(self._catalogue.scope(caller), user, limits, caller.cancellation)
 
     def _change(
-        self, action: Update | Delete, caller: SqlCaller, parameters: Parameters | None
+        self, action: Update | Delete, caller: SqlCaller, parameters: Mapping[str, Any]
     ) -> SqlResult:
         target = self._catalogue.changeable(caller, action.table)
         assert self._changes is not None, "a catalogue with tables has changes"
@@ -184,7 +189,7 @@ class Executor:
         return SqlResult(number=0, kind="DELETE", affected=affected)
 
     def _insert(
-        self, action: Insert, caller: SqlCaller, parameters: Parameters | None
+        self, action: Insert, caller: SqlCaller, parameters: Mapping[str, Any]
     ) -> SqlResult:
         into = self._catalogue.changeable(caller, action.table)
         if action.query is None:
@@ -201,7 +206,7 @@ class Executor:
         query: str,
         into: Readable,
         caller: SqlCaller,
-        parameters: Parameters | None,
+        parameters: Mapping[str, Any],
     ) -> int:
         assert self._changes is not None, "a catalogue with tables has changes"
         columns = _columns(action, into)
@@ -223,7 +228,7 @@ def _columns(action: Insert, into: Readable) -> tuple[str, ...]:
 
 
 def _row(
-    columns: Sequence[str], values: Sequence[Any], parameters: Parameters | None
+    columns: Sequence[str], values: Sequence[Any], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A row of literals by the names of its columns; what has its DEFAULT is missing."""
     if values and len(values) != len(columns):
@@ -240,20 +245,12 @@ def _row(
     }
 
 
-def _value(value: Any, parameters: Parameters | None) -> Any:
+def _value(value: Any, parameters: Mapping[str, Any]) -> Any:
     if isinstance(value, list):
         return [_value(item, parameters) for item in value]
     if not isinstance(value, Given):
         return value
-    name = value.name
-    if isinstance(parameters, Mapping):
-        if name in parameters:
-            return parameters[name]
-    elif parameters and name.isdecimal() and 0 < int(name) <= len(parameters):
-        return parameters[int(name) - 1]
-    raise InvalidRequest(
-        f"The parameter ${name:.80} has no value.", remedy="give one for each parameter."
-    )
+    return parameters[value.name.casefold()]
 
 
 def _name(error: SurgetankError, statement: Statement) -> None:

@@ -6,7 +6,7 @@ import base64
 import datetime as dt
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
@@ -65,12 +65,43 @@ def read(value: Any) -> Any:
     return _READ[kind](content)
 
 
+def matched(used: Collection[str], parameters: Parameters | None) -> dict[str, Any]:
+    """The values of parameters, by their names in small letters, as statements that use these names
+    need them: no more and no fewer. Raises `InvalidRequest`."""
+    listed = not isinstance(parameters, Mapping)
+    given: dict[str, Any] = {}
+    for name, value in _named(parameters).items():
+        if name.casefold() in given:
+            raise InvalidRequest(
+                f"The parameter {name!r:.80} is given twice.", remedy="$A and $a are one parameter."
+            )
+        given[name.casefold()] = value
+    missing, surplus = sorted(set(used) - set(given)), sorted(set(given) - set(used))
+    if listed and (missing or surplus) and set(used) <= {str(n) for n in range(1, len(used) + 1)}:
+        raise InvalidRequest(
+            f"The text has {len(used)} parameters, and {len(given)} are given.",
+            remedy="give one for each parameter.",
+        )
+    if missing:
+        raise InvalidRequest(
+            f"The parameter ${missing[0]:.80} has no value.", remedy="give one for each parameter."
+        )
+    if surplus:
+        raise InvalidRequest(
+            f"A value is given for the parameter ${surplus[0]:.80}, and no statement uses it.",
+            remedy="leave it out, or write it in the text.",
+        )
+    return given
+
+
+def _named(parameters: Parameters | None) -> Mapping[str, Any]:
+    if isinstance(parameters, Mapping):
+        return parameters
+    return {str(number): value for number, value in enumerate(parameters or (), 1)}
+
+
 def chosen(parameters: Parameters | None, used: Sequence[str]) -> dict[str, Any]:
     """Those that a statement uses, by name; the first of a list is called 1. A text of several
     statements has one set of parameters, and DuckDB refuses what a statement doesn't use."""
-    given = (
-        parameters
-        if isinstance(parameters, Mapping)
-        else {str(number): value for number, value in enumerate(parameters or (), 1)}
-    )
-    return {name: given[name] for name in used if name in given}
+    given = _named(parameters)
+    return {name: given[key] for name in used for key in (name, name.casefold()) if key in given}

@@ -31,7 +31,7 @@ from surgetank.streams.tables.sql.statements import (
     Statement,
     Subscribe,
 )
-from surgetank.streams.tables.sql.tokens import Cursor, Unexpected, words_of
+from surgetank.streams.tables.sql.tokens import Cursor, ParameterForm, Unexpected, words_of
 
 MOST_STATEMENTS = 1000
 _QUERIES = ("SELECT", "WITH", "FROM", "VALUES", "SUMMARIZE", "PIVOT", "UNPIVOT", "(", "TABLE")
@@ -43,6 +43,7 @@ def parse(text: str) -> list[Statement]:
     statements: list[Statement] = []
     tokens = words_of(text)
     begin = marks = 0
+    form = ParameterForm()
     for at in range(len(tokens) + 1):
         if at < len(tokens) and not tokens[at].is_end:
             continue
@@ -58,6 +59,7 @@ def parse(text: str) -> list[Statement]:
             raise Misread(f"A text may have {MOST_STATEMENTS} statements.", "send fewer at once.")
         cursor = Cursor(text, own, numbers)
         try:
+            parameters = form.names(own, numbers)
             action = _action(cursor)
             cursor.end()
         except SurgetankError as error:
@@ -65,7 +67,7 @@ def parse(text: str) -> list[Statement]:
             what = error.what if alone else f"{title(number, written)}: {error.what}"
             position = error.position if isinstance(error, Unexpected) else None
             raise Misread(what, error.remedy, number, position) from None
-        statements.append(Statement(number, written, action, start))
+        statements.append(Statement(number, written, action, start, parameters))
     if not statements:
         raise Misread("There is no statement in the text.", "write one.")
     return statements

@@ -237,10 +237,11 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement of a text: what it asks for, which it is, counted from 1, and where in the text
-    it begins."""
+    """One statement of a text: what it asks for, which it is, counted from 1, where in the text it
+    begins, and the names of its parameters (in small letters; `1` for the first of a list)."""
 
     number: int
     text: str
     action: Action
     start: int = 0
+    parameters: frozenset[str] = frozenset()

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NoReturn
 
 from surgetank.exceptions import InvalidRequest, QuotaExceeded
@@ -101,6 +102,41 @@ def _unquoted(kind: str, written: str) -> str:
         return written[tag:-tag]
     quote = written[:1]
     return written[1:-1].replace(quote * 2, quote) if quote in "'\"" else written
+
+
+class ParameterForm:
+    """How the parameters of a text are written. One set of values is given for all of it, so `?`,
+    which count over all of it, are not beside numbers or names: DuckDB would give `?` and `$1` the same
+    value. Numbers and names are not in one statement."""
+
+    def __init__(self) -> None:
+        self._of_text = ""
+
+    def names(self, tokens: Sequence[Word], numbers: Sequence[int]) -> frozenset[str]:
+        """The names of a statement's parameters; `numbers` are those of its `?`. Raises `Unexpected`
+        where they are written in ways that don't go together."""
+        names, of_statement = {str(number) for number in numbers}, ""
+        for token, following in zip_longest(tokens, tokens[1:]):
+            kind = following.kind if following is not None else ""
+            form = ""
+            if token.is_mark:
+                if kind == "NUMBER":
+                    raise Unexpected("A parameter is ?, or a number behind $.", token.start)
+                form = "?"
+            elif token.text == "$" and token.kind == "PARAMETER" and kind not in ("", "STRING"):
+                form = "$1" if kind == "NUMBER" else "$name"
+                names.add(following.text.casefold())
+            if not form:
+                continue
+            before = of_statement or self._of_text
+            if before not in ("", form) and ("?" in (before, form) or of_statement):
+                raise Unexpected(
+                    f"A parameter is written as {form} here, and one before as {before}: these are not"
+                    " written together.",
+                    token.start,
+                )
+            of_statement = self._of_text = form
+        return frozenset(names)
 
 
 class Cursor:
