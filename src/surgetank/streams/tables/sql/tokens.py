@@ -117,7 +117,7 @@ class ParameterForm:
         where they are written in ways that don't go together."""
         names, of_statement = {str(number) for number in numbers}, ""
         for token, following in zip_longest(tokens, tokens[1:]):
-            kind = following.kind if following is not None else ""
+            kind, name = (following.kind, following.text) if following is not None else ("", "")
             form = ""
             if token.is_mark:
                 if kind == "NUMBER":
@@ -125,7 +125,7 @@ class ParameterForm:
                 form = "?"
             elif token.text == "$" and token.kind == "PARAMETER" and kind not in ("", "STRING"):
                 form = "$1" if kind == "NUMBER" else "$name"
-                names.add(following.text.casefold())
+                names.add(name.casefold())
             if not form:
                 continue
             before = of_statement or self._of_text
