@@ -33,6 +33,17 @@ class ReplacedValue(TypedDict):
     original: str | None
 
 
+class PartitionResult(TypedDict):
+    """What became of one partition, in the result of a job."""
+
+    partition: str
+    entries: int
+    rows: int
+    bytes: int
+    parked: int
+    failed: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class JobResult(Mapping[str, Any]):
     """What came of a job: of a flush, or of a pass of retention.
@@ -54,6 +65,9 @@ class JobResult(Mapping[str, Any]):
     values_replaced: int | None = None
     replacements: tuple[ReplacedValue, ...] | None = None  # the first ones
     errors: tuple[JobError, ...] | None = None  # the first ones
+    partitions: tuple[PartitionResult, ...] | None = (
+        None  # the first ones, those with trouble first
+    )
     warnings: tuple[str, ...] | None = None  # one per partition; empty for a job that failed
     message: str | None = None  # why it failed
     seconds: float | None = None
@@ -130,6 +144,7 @@ _FIT_OF: Mapping[str, Callable[[Any], bool]] = {
     "tuple[str, ...] | None": _is_texts,
     "tuple[ReplacedValue, ...] | None": _is_objects,
     "tuple[JobError, ...] | None": _is_objects,
+    "tuple[PartitionResult, ...] | None": _is_objects,
 }
 # What each field can hold, in the order of the JSON form.
 _FITS = {f.name: _FIT_OF[str(f.type)] for f in fields(JobResult) if f.name != "more"}

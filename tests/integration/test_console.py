@@ -48,6 +48,8 @@ ROUTES = {
     ("GET", "/inbox/{checkpoint_id}/now"): (f"/inbox/{ERROR}/now", "viewer"),
     ("POST", "/inbox/{checkpoint_id}"): (f"/inbox/{ERROR}", "user"),
     ("GET", "/jobs"): ("/jobs", "operator"),
+    ("GET", "/jobs/health"): ("/jobs/health", "operator"),
+    ("GET", "/jobs/health/series"): ("/jobs/health/series", "operator"),
     ("GET", "/jobs/{job_id}"): ("/jobs/none", "operator"),
     ("POST", "/jobs/{job_id}/retry"): ("/jobs/none/retry", "operator"),
     ("POST", "/flush"): ("/flush", "operator"),

@@ -26,6 +26,7 @@ FLUSH = {
     "entries_flushed": 2, "rows_flushed": 3, "bytes": 10, "partitions_processed": 2, "partitions_failed": 1,
     "entries_parked": 0, "entries_skipped": 0, "notes": [], "values_replaced": 1,
     "replacements": [{"path": "$.a", "reason": "NaN", "original": None}], "errors": [ERROR],
+    "partitions": [{"partition": "p", "entries": 0, "rows": 0, "bytes": 0, "parked": 0, "failed": True}],
     "warnings": ["s/p: transient: down"], "seconds": 0.25, "stopped": True, "heartbeat_problem": "busy",
 }  # fmt: skip
 RETENTION = {
@@ -115,5 +116,5 @@ def test_a_flush_says_the_same_names_as_ever() -> None:
     done = replace(result, seconds=0.1)
     assert list(done) == [
         "entries_flushed", "rows_flushed", "bytes", "partitions_processed", "partitions_failed", "entries_parked",
-        "entries_skipped", "notes", "values_replaced", "replacements", "errors", "warnings", "seconds",
+        "entries_skipped", "notes", "values_replaced", "replacements", "errors", "partitions", "warnings", "seconds",
     ]  # fmt: skip

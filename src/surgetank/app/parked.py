@@ -5,13 +5,24 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from surgetank.buffer.coordination import Parking
 from surgetank.buffer.log import Log
+from surgetank.encode import jsontext
 from surgetank.exceptions import ParkedNotFound
 from surgetank.model import Entry, FlushJob, ParkedEntry
 from surgetank.streams.stream import Streams
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedRecord:
+    """A record of a parked entry, as people can read it. `begins` is a user's data."""
+
+    key: str
+    bytes: int
+    begins: str
 
 
 class LogWithParking(Log, Parking, Protocol):
@@ -49,6 +60,18 @@ class Parked:
     def data(self, parked_id: int) -> Entry | None:
         """The records of one, with their values; None when it was unparked meanwhile."""
         return self._buffer.parked_entry(parked_id)
+
+    def records(self, parked_id: int) -> builtins.list[ParkedRecord]:
+        """The records of one, with how they begin; empty when it was unparked meanwhile."""
+        entry = self.data(parked_id)
+        return [
+            ParkedRecord(
+                key=record.key.replace(b"\x00", b" ").decode(errors="replace"),
+                bytes=len(record.value),
+                begins=jsontext.preview(record.value),
+            )
+            for record in (entry.records if entry else ())
+        ]
 
     def retry(self, ids: Iterable[int] | None = None) -> FlushJob | None:
         """Try parked entries again (all by default); None when there was nothing to try."""

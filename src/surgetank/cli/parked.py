@@ -25,7 +25,7 @@ from surgetank.cli.output import (
     when,
 )
 from surgetank.exceptions import InvalidRequest
-from surgetank.model import Entry, ParkedEntry
+from surgetank.model import ParkedEntry
 from surgetank.private import open_file
 
 app = typer.Typer(
@@ -81,8 +81,9 @@ def show(
     """Show one parked entry: its records and why it was refused."""
     with engine(home, database_url, start_database=False, must_exist=True) as tank:
         parked = _find(tank.parked(), parked_id)
-        entry = tank.parked.data(parked_id)
-    records = _records(entry)
+        records: list[dict[str, Any]] = [
+            {"key": record.key, "bytes": record.bytes} for record in tank.parked.records(parked_id)
+        ]
     if json:
         print_json({"parked": parked, "records": records})
         return
@@ -94,13 +95,6 @@ def show(
     for record in records:
         out.print(f"  {record['key']}  {size(record['bytes'])}")
     out.block(failure.stack_trace)
-
-
-def _records(entry: Entry | None) -> list[dict[str, Any]]:
-    return [
-        {"key": r.key.replace(b"\x00", b" ").decode(errors="replace"), "bytes": len(r.value)}
-        for r in (entry.records if entry else ())
-    ]
 
 
 @app.command()

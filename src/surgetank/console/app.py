@@ -24,6 +24,7 @@ from surgetank.console import (
     jobs,
     login,
     overview,
+    parked,
     question,
     runs,
     settings,
@@ -34,6 +35,7 @@ from surgetank.console import (
     threads,
 )
 from surgetank.console.assets import Assets
+from surgetank.console.fresh import Fresh
 from surgetank.console.results import Results, Running
 from surgetank.console.samples import Samples
 from surgetank.console.showing import Showing
@@ -52,7 +54,7 @@ from surgetank.server.services import Services
 ROUTERS = (
     login.router, overview.router,
     threads.router, steps.router, checkpoint.router, runs.router, starting.router,
-    inbox.router, question.router, jobs.router, errors.router,
+    inbox.router, question.router, jobs.router, parked.router, errors.router,
     tables.router, sql.router, audit.router, settings.router,
 )  # fmt: skip
 
@@ -74,6 +76,7 @@ class Console:
         assets = Assets(PATH)
         app.state.services = services
         app.state.samples = self.samples
+        app.state.fresh = Fresh()
         app.state.results, app.state.running = Results(services.clock), Running()
         app.state.erasing = set[asyncio.Task[str]]()
         app.state.showing = Showing(assets, version("surgetank"))

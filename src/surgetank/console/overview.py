@@ -8,17 +8,20 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from surgetank.app.run_figures import Figures
+from surgetank.app.workers import WorkerProcess
 from surgetank.console.banners import banners_of
+from surgetank.console.fresh import Fresh
 from surgetank.console.samples import Samples
 from surgetank.console.sentence import is_my_data_safe
 from surgetank.console.showing import show
 from surgetank.console.visits import PATH, OperatorVisit, Visit, Visitor
 from surgetank.exceptions import SurgetankError
 from surgetank.model import FlushJob, JobStatus
-from surgetank.notify.report import Status
 
 router = APIRouter()
 _JOBS = 200
+_STATUS_S = 1.0  # the pages that are open ask every two seconds
+_WORKERS_S = 5.0
 _SHOWN = 5
 
 
@@ -50,9 +53,12 @@ def series(visit: OperatorVisit) -> JSONResponse:
 
 def _now(visit: Visit) -> dict[str, Any]:
     tank = visit.services.tank
-    status = tank.status(jobs=_JOBS)
+    fresh: Fresh = visit.request.app.state.fresh
+    status = fresh.get("status", _STATUS_S, lambda: tank.status(jobs=_JOBS))
     finished = [job for job in status.jobs if job.stream in tank.streams and job.finished_at]
-    figures, why_not = _figures(visit, status)
+    is_away = any(sink.breaker != "closed" for sink in status.sinks)
+    figures, why_not = _figures(visit, is_away=is_away)
+    workers = [] if is_away else fresh.get("workers", _WORKERS_S, lambda: _workers(visit))
     return {
         "status": status,
         "sentence": is_my_data_safe(status),
@@ -63,13 +69,23 @@ def _now(visit: Visit) -> dict[str, Any]:
         "incidents": tank.incidents(),
         "figures": figures,
         "why_no_figures": why_not,
+        "workers": workers,
+        "working": sum(each.state == "working" for each in workers),
         "outcome": outcome,
     }
 
 
-def _figures(visit: Visit, status: Status) -> tuple[Figures | None, str]:
+def _workers(visit: Visit) -> list[WorkerProcess]:
+    """The processes that work with this database; none where that can't be asked."""
+    try:
+        return visit.services.tank.workers()
+    except SurgetankError:
+        return []
+
+
+def _figures(visit: Visit, *, is_away: bool) -> tuple[Figures | None, str]:
     """Runs and approvals, which only the database knows: one that is away isn't asked for them."""
-    if any(sink.breaker != "closed" for sink in status.sinks):
+    if is_away:
         return None, "They can't be counted while the database is away."
     try:
         return visit.services.tank.run_figures(), ""

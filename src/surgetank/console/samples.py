@@ -7,6 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
@@ -32,13 +33,14 @@ class Samples:
             return
         self._taken.append((status.at, status.buffer.entries, status.lag_s))
 
-    def series(self) -> dict[str, list[float]]:
-        """The samples, oldest first: seconds since the epoch, entries, seconds."""
+    def series(self) -> dict[str, Any]:
+        """The samples, oldest first, as charts show them: seconds since the epoch, entries, seconds."""
         taken = list(self._taken)
+        waiting = {"label": "entries", "values": [entries for _, entries, _ in taken]}
+        lag = {"label": "seconds", "values": [round(lag, 2) for _, _, lag in taken]}
         return {
             "at": [round(at, 1) for at, _, _ in taken],
-            "waiting": [entries for _, entries, _ in taken],
-            "lag": [round(lag, 2) for _, _, lag in taken],
+            "charts": {"waiting": [waiting], "lag": [lag]},
         }
 
     @asynccontextmanager

@@ -26,7 +26,7 @@ from surgetank.exceptions import (
     SurgetankError,
 )
 from surgetank.flush.sqlstates import Scope, meaning_of
-from surgetank.job_result import JobError, JobResult, ReplacedValue
+from surgetank.job_result import JobError, JobResult, PartitionResult, ReplacedValue
 from surgetank.model import Failure, FailureKind, JobStatus, PartitionOutcome
 
 _OF_ONE_PARTITION = {
@@ -39,6 +39,7 @@ _OF_ONE_PARTITION = {
 }
 _REPLACEMENTS_SHOWN = 50
 _MESSAGES_SHOWN = 50
+_PARTITIONS_SHOWN = 50
 _ALIKE_SHOWN = 3  # partitions that failed alike and are named
 
 
@@ -178,10 +179,20 @@ def combine(outcomes: Sequence[PartitionOutcome]) -> tuple[JobStatus, JobResult]
             ReplacedValue(path=r.path, reason=r.reason, original=r.original) for r in replaced
         ),
         errors=tuple(errors),
+        partitions=tuple(_partitions(outcomes)),
         warnings=messages if status is JobStatus.COMPLETED else (),
         message="; ".join(messages) if status is JobStatus.FAILED else None,
     )
     return status, result
+
+
+def _partitions(outcomes: Sequence[PartitionOutcome]) -> Iterable[PartitionResult]:
+    """The first ones, those with trouble before the others."""
+    for o in sorted(outcomes, key=lambda o: o.failure is None and not o.parked)[:_PARTITIONS_SHOWN]:
+        yield PartitionResult(
+            partition=o.partition, entries=o.entries, rows=o.rows, bytes=o.bytes, parked=o.parked,
+            failed=o.failure is not None,
+        )  # fmt: skip
 
 
 def _messages(outcomes: Sequence[PartitionOutcome]) -> Iterable[str]:

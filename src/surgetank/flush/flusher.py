@@ -44,11 +44,13 @@ class Flusher(Protocol):
         trigger: str,
         *,
         partition: str | None = None,
+        only: Sequence[str] | None = None,
         up_to_seq: int | None = None,
         retry_of: str | None = None,
         stop: threading.Event | None = None,
     ) -> FlushJob:
-        """Flush everything that waits (of one partition), also what is not due yet, in one job."""
+        """Flush everything that waits (of one partition, or of `only` some), also what is not due
+        yet, in one job."""
         ...
 
     def run_ended(self, partitions: Sequence[str], stop: threading.Event) -> FlushJob:

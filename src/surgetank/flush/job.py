@@ -125,22 +125,26 @@ class StreamFlusher:
         trigger: str,
         *,
         partition: str | None = None,
+        only: Sequence[str] | None = None,
         up_to_seq: int | None = None,
         retry_of: str | None = None,
         stop: threading.Event | None = None,
     ) -> FlushJob:
-        """Flush everything that waits (of one partition), also what is not due yet, in one job.
+        """Flush everything that waits (of one partition, or of `only` some), also what is not due
+        yet, in one job.
 
         With `up_to_seq` the job ends when nothing up to that seq waits unleased; what is accepted
         later may still go along.
         """
-        due = Due(partition=partition, force=True, limit=self.policy.batch_partitions)
+        due = Due(
+            partition=partition, partitions=only, force=True, limit=self.policy.batch_partitions
+        )
         stop = stop or threading.Event()
 
         def again(done: set[str]) -> list[Leased]:
             """Lease what is left; wait for partitions that another worker is flushing."""
             deadline = self._clockwork.clock() + 2 * self._ttl_s
-            while up_to_seq is None or self._left(up_to_seq, partition) - done:
+            while up_to_seq is None or self._left(up_to_seq, partition, only) - done:
                 leased = self._lease(due)
                 self._buffer.release([x.lease for x in leased if x.lease.partition in done])
                 fresh = [x for x in leased if x.lease.partition not in done]
@@ -150,8 +154,9 @@ class StreamFlusher:
             return []
 
         return self._run(
-            trigger, self._lease(due), partition, retry_of, stop, again=again, up_to_seq=up_to_seq
-        )
+            trigger, self._lease(due), partition, retry_of, stop, again=again, up_to_seq=up_to_seq,
+            only=only,
+        )  # fmt: skip
 
     def run_ended(self, partitions: Sequence[str], stop: threading.Event) -> FlushJob:
         """Flush what waits of these partitions, whose runs have ended, in one job."""
@@ -159,8 +164,9 @@ class StreamFlusher:
         alone = partitions[0] if len(partitions) == 1 else None
         return self._run("run_end", self._lease(due), alone, None, stop)
 
-    def _left(self, up_to_seq: int, partition: str | None) -> set[str]:
-        return set(self._buffer.waiting(self.stream, up_to_seq=up_to_seq, partition=partition))
+    def _left(self, up_to_seq: int, partition: str | None, only: Sequence[str] | None) -> set[str]:
+        left = self._buffer.waiting(self.stream, up_to_seq=up_to_seq, partition=partition)
+        return set(left) if only is None else set(left).intersection(only)
 
     def _lease(self, due: Due) -> list[Leased]:
         return self._buffer.lease(self.stream, due, owner=self.node, ttl_s=self._ttl_s)
@@ -176,6 +182,7 @@ class StreamFlusher:
         again: Callable[[set[str]], list[Leased]] | None = None,
         join: Callable[[], list[Leased]] | None = None,
         up_to_seq: int | None = None,
+        only: Sequence[str] | None = None,
     ) -> FlushJob:
         """`again` leases what is left when all turns were taken, `join` what became due
         meanwhile."""
@@ -207,7 +214,7 @@ class StreamFlusher:
                     if not leased:
                         break
                     held.add([x.lease for x in leased])
-                outcomes += self._left_behind(outcomes, up_to_seq, partition)
+                outcomes += self._left_behind(outcomes, up_to_seq, partition, only)
         except BufferProblem as error:
             outcomes += _interrupted(outcomes, [*(x.lease for x in leased), *held.all()], error)
         finally:
@@ -216,13 +223,17 @@ class StreamFlusher:
         return self._finish(job, outcomes, held, stopped=stop.is_set())
 
     def _left_behind(
-        self, outcomes: Sequence[PartitionOutcome], up_to_seq: int | None, partition: str | None
+        self,
+        outcomes: Sequence[PartitionOutcome],
+        up_to_seq: int | None,
+        partition: str | None,
+        only: Sequence[str] | None,
     ) -> list[PartitionOutcome]:
         """What the job was asked to flush and another worker still holds: told, never left out
         silently."""
         if up_to_seq is None:
             return []
-        left = self._left(up_to_seq, partition) - {
+        left = self._left(up_to_seq, partition, only) - {
             o.partition for o in outcomes if o.failure is not None
         }
         holders = {name: self._buffer.state(self.stream, name) for name in sorted(left)}

@@ -1,23 +1,60 @@
-// The charts of the overview: what the server sampled in the last hour, asked for again every five seconds.
+// Charts: what the server counted over time, asked for again every few seconds. A page says where its series are
+// (data-series, data-every), and each of its charts which one it shows (data-chart); the server says how.
 "use strict";
 (() => {
+  /** @typedef {{label: string, colour?: string, bars?: boolean, values: number[]}} Line */
   const { base } = /** @type {any} */ (window).surgetank;
   const Plot = /** @type {any} */ (window).uPlot;
   /** @type {Map<HTMLElement, any>} */
   const plots = new Map();
+  const source = /** @type {HTMLElement | null} */ (document.querySelector("[data-series]"));
 
   /** @param {string} name */
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  /** @param {HTMLElement} element @param {number[][]} data */
-  function make(element, data) {
+  /** How a moment is written below a chart of so many seconds. @param {number} seconds @param {number} range */
+  function moment(seconds, range) {
+    const at = new Date(1000 * seconds);
+    if (range > 2 * 86400) return at.toLocaleDateString(undefined, { day: "numeric", month: "short" });
+    return at.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(range < 300 ? { second: "2-digit" } : {}) });
+  }
+
+  /** Bars stand on each other: each line has those below it added, and the tallest is drawn first. @param {Line[]} lines */
+  function stacked(lines) {
+    /** @type {number[]} */
+    let below = [];
+    return lines.map((line) => below = line.values.map((value, n) => value + (below[n] ?? 0))).reverse();
+  }
+
+  /** @param {number[]} at @param {Line[]} lines */
+  function dataOf(at, lines) {
+    return [at, ...(lines[0]?.bars ? stacked(lines) : lines.map((line) => line.values))];
+  }
+
+  /** @param {HTMLElement} element @param {Line[]} lines @param {number[][]} data */
+  function make(element, lines, data) {
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 }, font: "12px system-ui" };
+    const isBars = Boolean(lines[0]?.bars);
+    const drawn = isBars ? [...lines].reverse() : lines;
     return new Plot({
       width: element.clientWidth, height: element.clientHeight, cursor: { show: false }, legend: { show: false },
       scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, Math.max(1, most * 1.1)] } },
-      axes: [{ ...axis, size: 30, values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((s) => new Date(1000 * s).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...((at.at(-1) ?? 0) - (at[0] ?? 0) < 300 ? { second: "2-digit" } : {}) })) }, { ...axis, size: 56 }],
-      series: [{}, { stroke: colour("--accent"), width: 1.5, fill: colour("--soft"), points: { show: false } }],
+      axes: [{ ...axis, size: 30, values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((s) => moment(s, (at.at(-1) ?? 0) - (at[0] ?? 0))) },
+        { ...axis, size: 56, ...(isBars ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 100000] } : {}) }],
+      series: [{}, ...drawn.map((line) => ({
+        stroke: colour(line.colour ?? "--accent"), width: isBars ? 0 : 1.5, fill: colour(isBars ? line.colour ?? "--accent" : "--soft"),
+        points: { show: false }, ...(isBars ? { paths: Plot.paths.bars({ size: [0.8, 40] }) } : {}),
+      }))],
     }, data, element);
+  }
+
+  /** What a chart says to who doesn't see it. @param {HTMLElement} element @param {Line[]} lines */
+  function label(element, lines) {
+    const caption = element.closest("figure")?.querySelector("figcaption")?.textContent?.trim() ?? "";
+    const said = lines.map(({ label, values, bars }) => bars
+      ? `${label} ${values.reduce((sum, value) => sum + value, 0)}`
+      : `${label} now ${values.at(-1) ?? 0}, at most ${Math.max(0, ...values)}`);
+    element.setAttribute("aria-label", `${caption}: ${said.join("; ")}`);
   }
 
   function forget() {
@@ -26,26 +63,28 @@
   }
 
   async function load() {
+    if (!source) return;
     let series;
     try {
-      const answer = await fetch(`${base}/overview/series`, { cache: "no-store" });
+      const answer = await fetch(source.dataset.series ?? base, { cache: "no-store" });
       if (!answer.ok) return;
       series = await answer.json();
     } catch {
       return; // the connection says that the server is gone
     }
     for (const element of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-chart]"))) {
-      const values = series[element.dataset.chart ?? ""];
-      const data = [series.at, values];
+      const lines = series.charts[element.dataset.chart ?? ""];
+      if (!lines) continue;
+      const data = dataOf(series.at, lines);
       const plot = plots.get(element);
       if (plot) plot.setData(data);
-      else plots.set(element, make(element, data));
-      if (values.length) element.setAttribute("aria-label", `${element.parentElement?.querySelector("figcaption")?.textContent}: now ${values.at(-1)}, at most ${Math.max(...values)}`);
+      else plots.set(element, make(element, lines, data));
+      label(element, lines);
     }
   }
 
   document.body.addEventListener("theme", () => { forget(); void load(); });
   addEventListener("resize", () => { for (const [element, plot] of plots) plot.setSize({ width: element.clientWidth, height: element.clientHeight }); });
   void load();
-  setInterval(load, 5000);
+  setInterval(load, 1000 * Number(source?.dataset.every ?? 5));
 })();

@@ -23,8 +23,7 @@ router = APIRouter(
     responses=documented(401, 403, 404, 422, 429, 503),
 )
 JobId = Annotated[str, Path(min_length=1, max_length=100, examples=["3f0e9a7d6c5b4a39"])]
-_SLACK = 100
-_DETAILS = ("errors", "replacements")
+_DETAILS = ("errors", "partitions", "replacements")
 
 
 def _brief(job: FlushJob, who: Caller) -> dict[str, Any]:
@@ -44,7 +43,10 @@ def jobs(
 ) -> dict[str, Any]:
     """Flush jobs, newest first. Errors with stack traces are in the single job."""
     at = position(after, float, str, int)
-    found = _newest(services, status, stream, limit + 1, at)
+    found = services.tank.jobs.page(
+        limit + 1, before=(at[0], at[1]) if at else None, seen=at[2] if at else 0, stream=stream,
+        status=status.value if status else None,
+    )  # fmt: skip
     shown = found[:limit]
     seen = (at[2] if at else 0) + len(shown)
     more = len(found) > limit
@@ -52,23 +54,6 @@ def jobs(
         "jobs": [_brief(job, who) for job in shown],
         "next": cursor(float(shown[-1].created_at), shown[-1].id, seen) if more else None,
     }
-
-
-def _newest(
-    services: Services, status: JobStatus | None, stream: str | None, count: int, at: Any
-) -> list[FlushJob]:
-    """Jobs after a place. The buffer gives the newest ones only, so that pages further back read a
-    little more."""
-    kept = services.settings.jobs_kept
-    wanted = min(kept, (max(0, at[2]) if at else 0) + count + _SLACK)
-    while True:
-        found = services.tank.jobs(
-            limit=wanted, stream=stream, status=status.value if status else None
-        )
-        rest = [job for job in found if at is None or (job.created_at, job.id) < (at[0], at[1])]
-        if len(rest) >= count or len(found) < wanted or wanted >= kept:
-            return rest[:count]
-        wanted = min(kept, wanted * 2)
 
 
 @router.get("/{job_id}", response_model=Job)

@@ -24,7 +24,8 @@ router = APIRouter(
     dependencies=signed_in(Depends(require(Role.OPERATOR))),
     responses=documented(401, 403, 404, 422, 429, 503),
 )
-ParkedId = Annotated[int, Path(ge=1, le=2**62, examples=[1])]
+# Rows of tables have numbers below zero.
+ParkedId = Annotated[int, Path(ge=-(2**62), le=2**62, examples=[1])]
 
 
 def _body(entry: ParkedEntry, *, details: bool = False) -> dict[str, Any]:
@@ -56,13 +57,9 @@ def parked_entry(parked_id: ParkedId, services: Deps) -> dict[str, Any]:
     """One parked entry: why it was refused, with the stack trace, and its records without their
     values."""
     found = _find(services, parked_id)
-    entry = services.tank.parked.data(parked_id)
     records = [
-        {
-            "key": record.key.replace(b"\x00", b" ").decode(errors="replace"),
-            "bytes": len(record.value),
-        }
-        for record in (entry.records if entry else ())
+        {"key": record.key, "bytes": record.bytes}
+        for record in services.tank.parked.records(parked_id)
     ]
     return {**_body(found, details=True), "records": records}
 

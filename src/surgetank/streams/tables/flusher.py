@@ -153,14 +153,20 @@ class TableFlusher:
         trigger: str,
         *,
         partition: str | None = None,
+        only: Sequence[str] | None = None,
         up_to_seq: int | None = None,
         retry_of: str | None = None,
         stop: threading.Event | None = None,
     ) -> FlushJob:
         """Flush everything that waits in one job: of all tables, or of the table that `partition`
-        names (a table's full name, or a user's rows in it). With `up_to_seq` tables that somebody
-        else is flushing are waited for."""
-        tables = [each.table for each in self._hot.waiting() if _concerns(partition, each.table)]
+        names (a table's full name, or a user's rows in it), or of those that `only` names. With
+        `up_to_seq` tables that somebody else is flushing are waited for."""
+        named = [partition] if only is None else only
+        tables = [
+            each.table
+            for each in self._hot.waiting()
+            if any(_concerns(each_name, each.table) for each_name in named)
+        ]
         return self._run(
             trigger,
             tables,
