@@ -19,6 +19,7 @@ import pytest
 
 from surgetank import Surgetank
 from surgetank.exceptions import Conflict, EntryRejected, InvalidRequest, NotFound
+from surgetank.streams.tables import insertion
 from surgetank.streams.tables.exchange import reading
 
 ALL = """(id BIGINT, b BOOLEAN, s SMALLINT, i INT, r REAL, d DOUBLE, m DECIMAL(12, 3), t TEXT, da DATE, ti TIME,
@@ -196,6 +197,31 @@ def test_a_file_with_a_bad_row_stores_nothing_or_all_others(shop, tmp_path, smal
     with pytest.raises(EntryRejected) as refused:
         shop.tables.import_from("shop.copy", tmp_path / "rows.parquet", user="ann")
     assert refused.value.path == "$[0].id"  # a text is no number
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv", "parquet"])
+def test_a_row_that_is_too_large_is_a_bad_row(shop, tmp_path, monkeypatch, form):
+    accepting = shop.parts.tables.open().hot.accept.__self__
+    monkeypatch.setattr(accepting, "_row_max_bytes", 2_000)
+    monkeypatch.setattr(insertion, "SEGMENT_ROWS", 4)  # Parquet comes in as one batch
+    ids, texts = list(range(8)), ["short"] * 5 + ["long" * 600] + ["short"] * 2
+    file = tmp_path / f"rows.{form}"
+    if form == "parquet":
+        pq.write_table(pa.table({"id": ids, "t": texts}), file)
+    elif form == "csv":
+        file.write_text("id,t\n" + "".join(f"{n},{t}\n" for n, t in zip(ids, texts, strict=True)))
+    else:
+        lines(file, *({"id": n, "t": t} for n, t in zip(ids, texts, strict=True)))
+    if form != "parquet":
+        monkeypatch.setattr(reading, "_ROWS", 3)
+    with pytest.raises(EntryRejected, match="2000 are the most") as refused:
+        shop.tables.import_from("shop.copy", file, user="ann")
+    assert refused.value.path == "$[5]"
+    assert rows(shop, "SELECT id FROM shop.copy") == []
+    done = shop.tables.import_from("shop.copy", file, user="ann", on_bad="skip")
+    assert (done.rows, done.bad_rows, [each.index for each in done.bad]) == (7, 1, [5])
+    with pytest.raises(EntryRejected, match=r"\$\[1\].*2000 are the most"):
+        shop.tables.insert("shop.copy", [{"id": 1}, {"t": "x" * 2000}], user="ann")
 
 
 def test_a_key_that_is_there_is_named_by_its_row_in_the_file(shop, tmp_path, small):

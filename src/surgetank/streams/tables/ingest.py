@@ -159,7 +159,10 @@ class TableIngest:
     def _shaped(self, table: Table, given: pa.Table, batch: Batch) -> pa.Table | None:
         """None where single rows are to be left out: they are found one by one."""
         try:
-            return arrows.shaped(table, given, batch.user, self._now, batch.source)
+            rows = arrows.shaped(table, given, batch.user, self._now, batch.source)
+            for error in self._present.hot.large_rows(table, rows):
+                raise error
+            return rows
         except EntryRejected:
             if batch.on_bad == "skip":
                 return None
@@ -178,6 +181,9 @@ class TableIngest:
                     values = form.values(names, row, user=user, source=batch.source, index=index)
                 else:
                     values = form.read(row, user=user, source=batch.source, index=index)
+                large = self._present.hot.too_large(table, user, values, index)
+                if large is not None:
+                    raise large
                 read.append((index, user, values))
             except EntryRejected as error:
                 batch.refuse(index, error)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from surgetank.exceptions import Conflict, EntryRejected, InvalidRequest
-from surgetank.streams.tables.definition import NOBODY, Table
+from surgetank.streams.tables.definition import NOBODY, USER, Table
 from surgetank.streams.tables.hot import segments
 from surgetank.streams.tables.hot.counting import mark, tally
 from surgetank.streams.tables.hot.covering import uncovered
@@ -128,9 +128,10 @@ class Accepting:
         known = self.repeated(table, batch) if batch is not None else None
         if known is not None:
             return known
+        for error in self.large_rows(table, rows):
+            raise error
         plain, parts = segments.sorted_by_user(table, rows)
         _refuse_users(table, {part.user for part in parts})
-        self._refuse_large(table, plain, parts)
         keys = _keys_of(layout, plain) if layout.key is not None else []
         now = self._file.clock()
         name, size = segments.write_file(self._file.segments, table, plain)
@@ -178,6 +179,36 @@ class Accepting:
             raise
         self._file.committed(table.id, first)
         return Accepted(first, first + count - 1)
+
+    def too_large(
+        self, table: Table, user: str, values: Sequence[Any], index: int
+    ) -> EntryRejected | None:
+        """See `HotTables.too_large`."""
+        layout = self._file.prepare(table)
+        if not layout.may_have(self._row_max_bytes, user, values):
+            return None
+        size = layout.packed(user, values)[0]
+        if size <= self._row_max_bytes:
+            return None
+        return self._too_large(table, user, index, size)
+
+    def large_rows(self, table: Table, rows: pa.Table) -> list[EntryRejected]:
+        """See `HotTables.large_rows`."""
+        if rows.nbytes <= self._row_max_bytes:
+            return []
+        sizes: Any = None
+        for column in rows.columns:
+            kind = column.type.storage_type if hasattr(column.type, "storage_type") else column.type
+            plain = column.cast(kind) if kind is not column.type else column
+            if pa.types.is_string(kind) or pa.types.is_binary(kind):
+                length = pc.fill_null(pc.binary_length(plain), 0)
+                sizes = length if sizes is None else pc.add(sizes, length)
+        most = pc.max(sizes).as_py() if sizes is not None else 0
+        if most <= self._row_max_bytes:
+            return []
+        at = pc.index(sizes, most).as_py()
+        owner = str(rows.column(USER)[at].as_py()) if table.by_user else NOBODY
+        return [self._too_large(table, owner, at, most)]
 
     def repeated(self, table: Table, batch: BatchKey) -> Accepted | None:
         """See `HotTables.repeated`."""
@@ -251,22 +282,6 @@ class Accepting:
                     f"A row of {table.partition(change.user)!r} was changed meanwhile.",
                     remedy="read it again, and repeat the change.",
                 )
-
-    def _refuse_large(self, table: Table, plain: pa.Table, parts: Sequence[segments.Part]) -> None:
-        if plain.nbytes <= self._row_max_bytes:
-            return
-        sizes: Any = None
-        for column in plain.columns:
-            kind = column.type.storage_type if hasattr(column.type, "storage_type") else column.type
-            plain_column = column.cast(kind) if kind is not column.type else column
-            if pa.types.is_string(kind) or pa.types.is_binary(kind):
-                length = pc.fill_null(pc.binary_length(plain_column), 0)
-                sizes = length if sizes is None else pc.add(sizes, length)
-        most = pc.max(sizes).as_py() if sizes is not None else 0
-        if most > self._row_max_bytes:
-            at = pc.index(sizes, most).as_py()
-            owner = next(each for each in parts if each.start <= at < each.start + each.count)
-            raise self._too_large(table, owner.user, None, most)
 
     def _too_large(self, table: Table, user: str, index: int | None, size: int) -> EntryRejected:
         return EntryRejected(

@@ -64,6 +64,20 @@ class Layout:
             f" OR {keys}.seq = excluded.seq"
         )
 
+    def may_have(self, most: int, user: str, values: Sequence[Any]) -> bool:
+        """Whether a row may take more than so many bytes: without packing it, where that is
+        certain."""
+        left = most - self._size - 4 * len(user)
+        for at, _ in self._texts:
+            value = values[at]
+            if value.__class__ is str:
+                left -= 4 * len(value)
+            elif value.__class__ is bytes:
+                left -= len(value)
+            elif value is not None:
+                return True
+        return left < 0
+
     def packed(self, user: str, values: Sequence[Any]) -> tuple[Any, ...]:
         """About how many bytes the row takes, its head, and the values that are not in it."""
         length = len(user) if user.isascii() else len(user.encode())

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from surgetank.exceptions import Conflict
+from surgetank.exceptions import Conflict, EntryRejected
 from surgetank.model import Failure, FailureGroup, ParkedEntry, PartitionState, StreamDepth
 from surgetank.streams.tables.definition import Table
 
@@ -280,6 +280,17 @@ class HotTables(Protocol):
     ) -> Accepted:
         """Accept many rows (INSERT): the table's columns, and `_user` in a table of users'. They
         become a segment: an Arrow file, sorted by user, that its row in the store commits."""
+        ...
+
+    def too_large(
+        self, table: Table, user: str, values: Sequence[Any], index: int
+    ) -> EntryRejected | None:
+        """Why a row, the one of this index in a batch, takes more bytes than one may; None where it
+        doesn't."""
+        ...
+
+    def large_rows(self, table: Table, rows: pa.Table) -> list[EntryRejected]:
+        """The same of many rows, as `accept_arrow` takes them: of the largest one."""
         ...
 
     def repeated(self, table: Table, batch: BatchKey) -> Accepted | None:

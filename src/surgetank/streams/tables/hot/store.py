@@ -53,6 +53,7 @@ class SQLiteHotTables:
         )  # fmt: skip
         accepting = Accepting(file, row_max_bytes=row_max_bytes)
         self.accept, self.accept_arrow = accepting.accept, accepting.accept_arrow
+        self.too_large, self.large_rows = accepting.too_large, accepting.large_rows
         self.repeated, self.acks = accepting.repeated, accepting.acks
         self.known_keys, self.erasures = accepting.known_keys, accepting.erasures
         self.snapshot = Snapshots(file).snapshot
