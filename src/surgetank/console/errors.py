@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from surgetank.console.banners import banners_of
 from surgetank.console.showing import chosen, show, url
 from surgetank.console.visits import AdminVisit, Visit
 from surgetank.events.types import Severity
-from surgetank.exceptions import Conflict, NotFound
+from surgetank.exceptions import Conflict, NotFound, SurgetankError
 from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import Problem
 from surgetank.streams.errors.answers import ErrorFilter
@@ -25,6 +25,15 @@ _STATES = {"open": False, "resolved": True, "all": None}
 _ACTIONS = ("resolve", "reopen", "snooze", "delete")
 _SNOOZE_S = {"1h": 3600.0, "1d": 86_400.0, "7d": 7 * 86_400.0}
 _MOST_NOTES = 10_000
+_MOST_DELETED = 1000
+_THREADS = 20
+_HOUR = 3600.0
+_WEEK_S = 7 * 86_400.0
+_BUCKETS = {"24": _HOUR, "168": _HOUR, "720": 86_400.0}
+_COLOURS = {
+    "info": "--muted", "warning": "--warning-line", "error": "--critical-line",
+    "critical": "--critical",
+}  # fmt: skip
 Text = Annotated[str, Query(max_length=2048, pattern=r"^[^\x00]*$")]
 ErrorId = Annotated[str, Path(max_length=100, pattern=r"^[0-9a-fA-F-]+$")]
 
@@ -47,16 +56,11 @@ def errors(
     severity = chosen(query, "severity", ("", *Severity))
     at = position(after, float, str)
     store = visit.services.tank.errors
-    found = store.find(
-        ErrorFilter(
-            error_type=error_type or None,
-            severity=severity or None,
-            resolved=_STATES[state],
-            text=text or None,
-        ),
-        limit=_PAGE,
-        cursor=(at[0], at[1]) if at else None,
-    )
+    wanted = ErrorFilter(
+        error_type=error_type or None, severity=severity or None, resolved=_STATES[state],
+        text=text or None,
+    )  # fmt: skip
+    found = store.find(wanted, limit=_PAGE, cursor=(at[0], at[1]) if at else None)
     return show(
         visit,
         "errors.html",
@@ -70,11 +74,17 @@ def errors(
         severities=tuple(Severity),
         text=text,
         error_type=error_type,
+        totals=_totals(visit),
         done=_done(query.get("done", ""), query.get("count", "")),
         now=visit.services.clock(),
         is_first=after is None,
         **banners_of(visit.services, visit.caller, None),
     )
+
+
+def _totals(visit: Visit) -> dict[str, int]:
+    counts, _ = visit.services.tank.errors.counts()
+    return {name: sum(c[name] for c in counts) for name in ("groups", "unresolved", "occurrences")}
 
 
 def _done(action: str, how_many: str) -> str:
@@ -105,6 +115,84 @@ def act_on_several(visit: AdminVisit) -> Response:
         done += 1
     query = {"state": form.get("state"), "done": form.get("action"), "count": done}
     return RedirectResponse(url("errors", **query), 303)
+
+
+@router.post("/errors/delete")
+def delete_resolved(visit: AdminVisit) -> Response:
+    """Delete the resolved ones that match a filter."""
+    form = visit.form()
+    wanted = ErrorFilter(
+        error_type=form.get("error_type") or None, severity=form.get("severity") or None,
+        text=form.get("text") or None,
+    )  # fmt: skip
+    done = visit.services.tank.errors.delete_resolved(wanted, visit.caller.user, most=_MOST_DELETED)
+    return RedirectResponse(url("errors", state="resolved", done="delete", count=done), 303)
+
+
+@router.get("/errors/statistics")
+def statistics(visit: AdminVisit) -> Response:
+    """How many there are of which type, how they come over time, and which conversations have
+    several."""
+    store = visit.services.tank.errors
+    counts, problem = store.counts()
+    threads: list[dict[str, Any]] = []
+    try:
+        threads = store.troubled_threads(limit=_THREADS)
+    except SurgetankError as error:
+        problem = problem or error.what
+    return show(
+        visit,
+        "errors_statistics.html",
+        page_name="errors",
+        hours=chosen(visit.request.query_params, "hours", tuple(_BUCKETS)),
+        choices=tuple(_BUCKETS),
+        counts=sorted(counts, key=lambda count: -count["occurrences"]),
+        threads=threads,
+        severities=tuple(Severity),
+        problem_text=problem,
+        **banners_of(visit.services, visit.caller, None),
+    )
+
+
+@router.get("/errors/series")
+def series(visit: AdminVisit) -> JSONResponse:
+    """Occurrences over time, by severity, as the chart shows them."""
+    hours = chosen(visit.request.query_params, "hours", tuple(_BUCKETS))
+    step, now = _BUCKETS[hours], visit.services.clock()
+    since = (now - int(hours) * _HOUR) // step * step
+    found, _ = visit.services.tank.errors.trends(
+        since=since, bucket="hour" if step == _HOUR else "day"
+    )
+    at = _times(since, now, step)
+    lines = {severity.value: [0] * len(at) for severity in Severity}
+    for row in found:
+        line = lines.get(row["severity"])
+        if line is not None and 0 <= (n := int((row["at"] - since) // step)) < len(at):
+            line[n] += row["occurrences"]
+    bars = [
+        {"label": name, "colour": _COLOURS[name], "bars": True, "values": values}
+        for name, values in lines.items()
+    ]
+    return JSONResponse({"at": at, "charts": {"occurrences": bars}})
+
+
+def _times(since: float, now: float, step: float) -> list[float]:
+    return [since + n * step for n in range(int((now - since) // step) + 1)]
+
+
+@router.get("/errors/{error_id}/series")
+def series_of_one(visit: AdminVisit, error_id: ErrorId) -> JSONResponse:
+    """How often one group happened in each hour of the last week, as its chart shows it."""
+    now = visit.services.clock()
+    since = (now - _WEEK_S) // _HOUR * _HOUR
+    found, _ = visit.services.tank.errors.hours(error_id.lower(), since=since)
+    at = _times(since, now, _HOUR)
+    values = [0] * len(at)
+    for hour, count in found:
+        if 0 <= (n := int((hour - since) // _HOUR)) < len(at):
+            values[n] += count
+    bars = [{"label": "occurrences", "colour": "--critical-line", "bars": True, "values": values}]
+    return JSONResponse({"at": at, "charts": {"occurrences": bars}})
 
 
 @router.get("/errors/{error_id}")

@@ -34,6 +34,7 @@ from surgetank.notify.notifier import Notifier
 from surgetank.notify.retention import Retention
 from surgetank.notify.runs import RunReporter
 from surgetank.settings import Settings
+from surgetank.streams.errors.groups import HEALED_BY
 from surgetank.streams.errors.store import SystemErrors
 from surgetank.streams.logs.store import ThreadLogs
 from surgetank.streams.stream import Streams
@@ -41,7 +42,6 @@ from surgetank.telemetry import log
 
 _SAME_PROBLEM_S = 300.0
 _MAINTAIN_S = 5.0
-HEALED_BY = "surgetank"
 _HEALED = "healed by itself: what waited is saved"
 _FORGET_S = 600.0
 

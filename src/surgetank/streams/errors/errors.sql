@@ -117,6 +117,11 @@ SELECT extract(epoch FROM date_trunc(%(bucket)s, h.hour, 'UTC'))::float8 AS at, 
 FROM surgetank.system_error_hours h JOIN surgetank.system_errors e ON e.id = h.error_id
 WHERE h.hour >= to_timestamp(%(since)s) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 
+-- name: hours_of_error
+-- Index system_error_hours_error_idx.
+SELECT extract(epoch FROM hour)::float8 AS at, occurrences FROM surgetank.system_error_hours
+WHERE error_id = %(id)s::uuid AND hour >= to_timestamp(%(since)s) ORDER BY hour
+
 -- name: troubled_threads
 -- Threads with several unresolved errors. system_error_threads_thread_idx.
 SELECT t.thread_id, count(*) AS errors, sum(t.occurrences)::bigint AS occurrences,

@@ -22,6 +22,7 @@ STREAM = "system_errors"
 KEY = b"e"
 # the thread in `notes` was deleted: nothing may refer to it any more
 FORGET_THREAD = "forget_thread"
+HEALED_BY = "surgetank"  # who resolves what is over by itself
 UNREADABLE = "unreadable_record"
 MAX_STACK = 64 * 1024
 MAX_CONTEXT = 256 * 1024
@@ -153,6 +154,11 @@ class ErrorGroup:
     def resolved(self) -> bool:
         """Whether somebody resolved it and it has not come back."""
         return self.resolved_at is not None
+
+    @property
+    def healed(self) -> bool:
+        """Whether it was resolved by itself: its cause is over, and what waited is saved."""
+        return self.resolved and self.resolved_by == HEALED_BY
 
     def to_dict(self, *, full: bool = True) -> dict[str, Any]:
         """The group as people get it; without stack trace and context unless `full`."""

@@ -12,7 +12,8 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -156,6 +157,20 @@ class SystemErrors:
         self._buffer.append(STREAM, group.fingerprint, (Record(KEY, action.pack()),), wait=False)
         return after or group
 
+    def delete_resolved(self, wanted: ErrorFilter, actor: str, *, most: int = 1000) -> int:
+        """Delete resolved groups that match, the newest first: how many. What somebody opened again
+        meanwhile stays. Raises as `act`."""
+        done, cursor = 0, None
+        while True:
+            page = self.find(replace(wanted, resolved=True), limit=MAX_LIMIT, cursor=cursor)
+            for group in page.errors[: most - done]:
+                with suppress(ErrorNotFound, ErrorStateConflict):
+                    self.act(group.id, "delete", actor)
+                    done += 1
+            cursor = page.cursor
+            if cursor is None or done >= most:
+                return done
+
     # -- reading
 
     def get(self, error_id: str) -> ErrorGroup:
@@ -201,11 +216,8 @@ class SystemErrors:
         for item in items:
             if isinstance(item, ErrorReport) and item.thread_id is not None:
                 new = {
-                    "thread_id": item.thread_id,
-                    "occurrences": 0,
-                    "first": item.at,
-                    "last": item.at,
-                }
+                    "thread_id": item.thread_id, "occurrences": 0, "first": item.at, "last": item.at,
+                }  # fmt: skip
                 row = threads.setdefault(item.thread_id, new)
                 row["occurrences"] += item.count
                 row["last"] = max(row["last"], item.at)
@@ -214,13 +226,10 @@ class SystemErrors:
             elif isinstance(item, ErrorAction):
                 audit.append(
                     {
-                        "at": item.at,
-                        "actor": item.actor,
-                        "action": item.kind,
-                        "notes": item.notes,
+                        "at": item.at, "actor": item.actor, "action": item.kind, "notes": item.notes,
                         "detail": {},
                     }
-                )
+                )  # fmt: skip
         newest = sorted(threads.values(), key=lambda row: -row["last"])
         return ErrorDetail(now or group, tuple(newest[:MAX_LIMIT]), tuple(audit), problem)
 
@@ -275,12 +284,9 @@ class SystemErrors:
             if group is None:
                 continue
             new = {
-                "error_type": group.error_type,
-                "severity": group.severity.value,
-                "groups": 0,
-                "occurrences": 0,
-                "unresolved": 0,
-            }
+                "error_type": group.error_type, "severity": group.severity.value, "groups": 0,
+                "occurrences": 0, "unresolved": 0,
+            }  # fmt: skip
             row = counted.setdefault((group.error_type, group.severity.value), new)
             row["groups"] += 1
             row["occurrences"] += group.occurrences
@@ -306,14 +312,25 @@ class SystemErrors:
                     key = (item.at // step * step, item.error_type, item.severity.value)
                     counted[key] = counted.get(key, 0) + item.count
         return [
-            {
-                "at": at,
-                "error_type": type_,
-                "severity": severity,
-                "occurrences": counted[at, type_, severity],
-            }
-            for at, type_, severity in sorted(counted)
+            {"at": at, "error_type": type_, "severity": severity, "occurrences": count}
+            for (at, type_, severity), count in sorted(counted.items())
         ], problem
+
+    def hours(self, error_id: str, *, since: float) -> tuple[list[tuple[float, int]], str | None]:
+        """Occurrences of one group by hour (seconds since the epoch, how many), and why the picture
+        may be incomplete."""
+        counted, items, problem = dict[float, int](), list[Item](), None
+        try:
+            _, items = self._folded(error_id)
+            rows = self._query("hours_of_error", {"id": error_id, "since": since})
+            counted = {row["at"]: row["occurrences"] for row in rows}
+        except SurgetankError as error:
+            problem = error.what
+        for item in items:
+            if isinstance(item, ErrorReport) and item.at >= since:
+                hour = item.at // 3600.0 * 3600.0
+                counted[hour] = counted.get(hour, 0) + item.count
+        return sorted(counted.items()), problem
 
     def troubled_threads(self, *, at_least: int = 2, limit: int = 100) -> list[dict[str, Any]]:
         """Threads with several unresolved errors, worst first. Raises `DatabaseUnavailable`."""
@@ -382,19 +399,10 @@ class SystemErrors:
         rows = self._query(
             "find_errors",
             {
-                "error_type": wanted.error_type,
-                "severity": wanted.severity,
-                "resolved": wanted.resolved,
-                "since": wanted.since,
-                "until": wanted.until,
-                "text": wanted.text,
-                "thread_id": wanted.thread_id,
-                "except_ids": list(except_ids),
-                "cursor_at": at,
-                "cursor_id": id_,
+                **asdict(wanted), "except_ids": list(except_ids), "cursor_at": at, "cursor_id": id_,
                 "limit": limit,
             },
-        )
+        )  # fmt: skip
         return [group_of(row) for row in rows]
 
     def _threads_of(self, ids: Sequence[str], thread_id: str | None) -> set[str]:
