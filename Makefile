@@ -20,14 +20,14 @@ BENCH_ARGS ?=
 	$(PYTHON) -m venv .venv
 
 .venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[langgraph,embedded,tables]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[langgraph,embedded,tables,server]'
 	@touch $@
 
 .venv/.test: .venv/pyvenv.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@ .venv/.demo
 
-demo: .venv/.demo ## run an agent, kill the database under it, see everything arrive
+demo: .venv/.demo ## run an agent, kill the database under it, see everything arrive, then look at it in the console
 	$(BIN)/surgetank demo
 
 test: lint types imports bench-smoke strict ## everything that CI runs, apart from `make docs`

@@ -242,6 +242,7 @@ def test_a_worker_flushes_and_ends_cleanly_when_it_is_told_to(cli, tank, number)
 @pytest.mark.timeout(240)  # it does all that there is, and the machine may have other work
 def test_the_demo_ends_by_itself_with_everything_arrived(cli):
     done = cli("demo", "--threads", "3", "--json", SURGETANK_DATABASE_URL="", SURGETANK_HOME="")
+    assert "In a terminal the demo stays up now" in done.stderr
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout)
     assert summary["flush"]["status"] == "completed"

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from surgetank.app.rendering import size
 from surgetank.app.surgetank import Surgetank
 from surgetank.cli.demo_approval import show_approval
+from surgetank.cli.demo_console import say_how, show_console, stays
 from surgetank.cli.demo_graph import scripted_agent
 from surgetank.cli.demo_tables import show_tables
 from surgetank.cli.output import Json, err, out, print_job, print_json, seconds
@@ -50,12 +51,16 @@ def demo(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=64, help="Conversations at once.")] = 6,
     json: Json = False,
+    leave: Annotated[
+        bool, typer.Option("--exit", help="End after the story, in a terminal too.")
+    ] = False,
 ) -> int:
     """Run an agent graph, flush it, stop PostgreSQL while a run goes on, start it again; kill the
     worker of a run that waits for a person, and answer; flush a table in which one user's rows
     can't be. Takes about 10 seconds.
 
-    With --json what is shown goes to stderr, and a summary to stdout.
+    In a terminal it then stays up, with the web console over all of it, until Ctrl-C. With --json
+    what is shown goes to stderr, and a summary to stdout.
     """
     if json:
         out.use_stderr()
@@ -64,21 +69,22 @@ def demo(
             f"The folder {home} is not empty, and the demo touches nothing but what it made.",
             remedy="name a new folder, or none.",
         )
+    stay = stays(json=json, leave=leave)
     # whatever database or buffer is configured here is none of the demo's business
     with isolated():
         if home is not None:
-            summary = _play(home, threads)
+            summary = _play(home, threads, stay=stay)
         else:
             with tempfile.TemporaryDirectory(
                 prefix="surgetank-demo-", ignore_cleanup_errors=True
             ) as folder:
-                summary = _play(Path(folder), threads)
+                summary = _play(Path(folder), threads, stay=stay)
     if json:
         print_json(summary)
     return 0
 
 
-def _play(home: Path, threads: int) -> dict[str, Any]:
+def _play(home: Path, threads: int, *, stay: bool) -> dict[str, Any]:
     started = time.monotonic()
     # what the log would say is shown below
     logging.getLogger("surgetank").setLevel(logging.CRITICAL)
@@ -107,8 +113,12 @@ def _play(home: Path, threads: int) -> dict[str, Any]:
             raise StateCorrupt("The demo's answer got lost.", remedy="please report this.")
         _title("7. A table of users' rows: one user's flush fails")
         tables = show_tables(tank, _wait)
-    took = time.monotonic() - started
-    _title(f"Done in {seconds(took)}")
+        took = time.monotonic() - started
+        _title(f"Done in {seconds(took)}")
+        if stay:
+            show_console(tank, home)
+        else:
+            say_how()
     return {
         "seconds": round(took, 3),
         "database": version,
