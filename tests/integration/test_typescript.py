@@ -20,18 +20,20 @@ ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "clients/typescript"
 
 
-def generated() -> str:
+def generated(what: str = "text") -> str:
     spec = importlib.util.spec_from_file_location("generate_typescript", CLIENT / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return str(module.text())
+    return str(getattr(module, what)())
 
 
 def test_the_constants_are_those_of_the_python_models() -> None:
     there = (CLIENT / "src/index.ts").read_text(encoding="utf-8")
     assert there == generated(), "run: python clients/typescript/generate.py"
+    banner = (CLIENT / "src/surgetank-banner.js").read_text(encoding="utf-8")
+    assert banner == generated("banner"), "run: python clients/typescript/generate.py"
 
 
 def test_the_package_has_the_version_of_ours() -> None:

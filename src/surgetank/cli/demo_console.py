@@ -87,7 +87,7 @@ def _living(tank: Surgetank) -> Iterator[None]:
         actor="demo",
     )
     stop = threading.Event()
-    thread = threading.Thread(target=_talk, args=(tank, stop), name="surgetank-demo")
+    thread = threading.Thread(target=_talk, args=(tank, stop))
     thread.start()
     try:
         yield

@@ -59,6 +59,9 @@ ROUTERS = (
 )  # fmt: skip
 
 
+BANNER = "surgetank-banner.js"
+
+
 class Console:
     """`create_app(tank, mounts=[Console])`."""
 
@@ -86,6 +89,15 @@ class Console:
             found = assets.response(name, request.headers.get("accept-encoding", ""))
             if found is None:
                 raise HTTPException(404)
+            return found
+
+        @app.get(f"/{BANNER}")
+        async def banner(request: Request) -> Response:
+            """The banner for pages of others, under an address that stays."""
+            found = assets.response(BANNER, request.headers.get("accept-encoding", ""))
+            assert found is not None, "it is in the package"
+            found.headers["Cache-Control"] = "public, max-age=3600"
+            found.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
             return found
 
         for router in ROUTERS:

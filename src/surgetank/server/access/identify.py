@@ -55,6 +55,11 @@ async def _identify(scope: Scope, services: Services) -> Caller:
                 "token has ended.",
                 remedy="get a new one from POST /ws/ticket.",
             )  # fmt: skip
+        if caller.only is not None and scope.get("path_params", {}).get("thread_id") != caller.only:
+            raise Problem(
+                403, "not-yours", "This ticket is for the events of one thread.",
+                remedy="follow that thread, or get another ticket.",
+            )  # fmt: skip
         return caller
     token = _bearer(headers)
     project = services.project_auth

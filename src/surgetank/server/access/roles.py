@@ -34,7 +34,7 @@ class Caller:
 
     `given` is what that handler said of the user. `filters` are what the project's handlers narrow
     this request to: by resource (`threads`, `assistants`, `crons`), what the metadata of each must
-    contain.
+    contain. `only` is the one thread that a ticket made on behalf of its user is good for.
     """
 
     user: str
@@ -42,10 +42,13 @@ class Caller:
     token_id: str | None = None
     given: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+    only: str | None = None
 
     @property
     def scope(self) -> str:
         """Tells callers apart where something is kept for one of them."""
+        if self.only is not None:  # many users come with the token of their application
+            return f"ticket:{self.user}"
         if self.token_id is not None:
             return f"token:{self.token_id}"
         return f"{'project' if self.given is not None else 'user'}:{self.user}"

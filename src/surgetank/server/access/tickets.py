@@ -112,9 +112,12 @@ class Tickets:
 def _packed(caller: Caller) -> bytes:
     given = None if caller.given is None else dict(caller.given)
     filters = {name: dict(wanted) for name, wanted in caller.filters.items()}
-    return jsontext.dumps_exact([caller.user, caller.role.value, caller.token_id, given, filters])
+    parts = [caller.user, caller.role.value, caller.token_id, given, filters, caller.only]
+    return jsontext.dumps_exact(parts)
 
 
 def _unpacked(body: bytes) -> Caller:
-    user, role, token_id, given, filters = jsontext.loads(body)
-    return Caller(user, Role(role), token_id, given=given, filters=filters)
+    user, role, token_id, given, filters, *only = jsontext.loads(body)  # older servers keep five
+    return Caller(
+        user, Role(role), token_id, given=given, filters=filters, only=next(iter(only), None)
+    )

@@ -315,6 +315,15 @@ class CreatedToken(TokenInfo):
     )
 
 
+class TicketFor(BaseModel):
+    """On whose behalf an application asks for a ticket, and for which thread."""
+
+    model_config = _example(user="ada", thread_id="chat-7")
+
+    user: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")
+    thread_id: str = Field(min_length=1, max_length=2048, pattern=r"^[^\x00]+$")
+
+
 class Ticket(BaseModel):
     """A one-time ticket."""
 
