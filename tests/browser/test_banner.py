@@ -84,7 +84,8 @@ def test_a_chat_of_ones_own_shows_an_outage_from_its_begin_to_its_end(
         expect(banner.get_by_role("link", name="Contact support")).to_have_attribute(
             "href", SUPPORT
         )
-        assert server.tank.errors.get(banner.locator("code").last.inner_text())
+        reference = banner.locator("code").last.inner_text()
+        assert server.tank.errors.get(reference).severity == "critical"
 
         banner.locator("summary").click()
         expect(banner.get_by_text("Contact support")).to_be_hidden()
