@@ -92,6 +92,7 @@ COMMANDS: dict[str, list[str] | None] = {
     "parked list": [], "parked show": ["1"], "parked retry": ["1"], "parked export": ["{folder}/parked"],
     "analyst add": ["--all", NASTY], "analyst list": [], "analyst remove": [NASTY],
     "analyst refresh": [], "workers": [],
+    "move-buffer": ["--from", "sqlite:///{folder}/nowhere.db", "--to", "sqlite:///{folder}/new.db"],
     "tables": ["public.notes"],
     "import-table": ["public.notes", "{folder}/rows.csv", "--on-bad", "skip", "--user", NASTY],
     "export-table": ["public.notes", "--format", "csv", "--to", "{folder}/rows"],

@@ -16,6 +16,7 @@ from surgetank.app.incidents import Incidents
 from surgetank.app.jobs import Jobs
 from surgetank.app.live import LiveQueries
 from surgetank.app.logs import Logs
+from surgetank.app.moving import Moving
 from surgetank.app.notifications import Notifications
 from surgetank.app.parked import Parked
 from surgetank.app.pruning import Pruning
@@ -289,6 +290,11 @@ class Nouns(Speaks):
     def recovery(self) -> Recoveries:
         """What was spilled and no buffer has any more comes back: `tank.recovery(url)`."""
         return Recoveries(self.parts, self._flush_as("recover"))
+
+    @property
+    def moving(self) -> Moving:
+        """What waits in another buffer comes into this one: `tank.moving(url)`."""
+        return Moving(self.parts)
 
     @property
     def transfers(self) -> Transfers:

@@ -149,7 +149,8 @@ class Spilling(Identified, Protocol):
 
         What was accepted before its partition was deleted is left out. What the sink may have
         already is left out too, or, in a keyed stream, marked as replayed: it may have been parked
-        and not written.
+        and not written. Of entries without `refs` the values come along (`number` is 0): they are of a
+        buffer, not of a file, and count in bytes. Raises `BufferFull`.
         """
         ...
 

@@ -28,6 +28,7 @@ from surgetank.cli import (
     inbox,
     jobs,
     metrics,
+    move_buffer,
     originals,
     parked,
     prune,
@@ -94,6 +95,7 @@ app.command("export")(coded(transfer.export))
 app.command()(coded(repair.repair))
 app.command("erase-user")(coded(erase.erase_user))
 app.command("export-user")(coded(export_user.export_user))
+app.command("move-buffer")(coded(move_buffer.move_buffer))
 app.command("recover")(coded(recover.recover))
 app.command("graphs")(coded(graphs.graphs))
 app.command("run")(coded(run.run))

@@ -188,18 +188,29 @@ class Recovery:
         return replace(report, state=FileState.RECOVERED, recovered=recovered)
 
     def _elsewhere(self, header: FileHeader, partitions: Collection[str]) -> Elsewhere:
-        wanted = [(header.stream, name) for name in partitions]
-        with self._database.asking(patient=True) as connection, connection.cursor() as cursor:
-            known = standings(cursor, header.buffer_id, wanted)
-        written = {
-            (name, epoch): mark.seq
-            for (_, name), standing in known.items()
-            for epoch, mark in standing.items()
-        }
         deleted_at = self._deleted_at.get(header.stream)
-        return Elsewhere(
-            written, deleted_at(partitions) if deleted_at else {}, keyed=deleted_at is not None
-        )
+        return elsewhere_of(self._database, deleted_at, header.buffer_id, header.stream, partitions)
+
+
+def elsewhere_of(
+    database: Database,
+    deleted_at: DeletedAt | None,
+    buffer_id: str,
+    stream: str,
+    partitions: Collection[str],
+) -> Elsewhere:
+    """What the database, and with `deleted_at` the buffer, knows of another buffer's partitions. Raises
+    `DatabaseUnavailable`."""
+    with database.asking(patient=True) as connection, connection.cursor() as cursor:
+        known = standings(cursor, buffer_id, [(stream, name) for name in partitions])
+    written = {
+        (name, epoch): mark.seq
+        for (_, name), standing in known.items()
+        for epoch, mark in standing.items()
+    }
+    return Elsewhere(
+        written, deleted_at(partitions) if deleted_at else {}, keyed=deleted_at is not None
+    )
 
 
 def _chunks(entries: Iterator[SpilledEntry] | FileReader) -> Iterator[list[SpilledEntry]]:

@@ -153,8 +153,9 @@ class RedisSpilling:
         """An entry with places in the stead of its larger values; its size, and how many they are."""
         stored: list[Stored] = []
         values = 0
-        for record, ref in zip(spilled.entry.records, spilled.refs, strict=True):
-            if len(record.value) > INLINE and record.key not in self._inline_keys:
+        refs = spilled.refs or [None] * len(spilled.entry.records)
+        for record, ref in zip(spilled.entry.records, refs, strict=True):
+            if ref and len(record.value) > INLINE and record.key not in self._inline_keys:
                 stored.append(Stored(record.key, ref.pack(), Base(0, number)))
                 values += 1
             else:
@@ -290,6 +291,8 @@ class RedisSpilling:
                 )
             )  # fmt: skip
         self._shards.view(fresh=True)
+        if sum(s.entry.size for s in entries if not s.refs) > self._room():
+            raise self._at_limit()
         head: Mapping[int, tuple[Arg, ...]] = {
             shard: (
                 self._shards.clock(), self._log.epoch, self._limits.max_entries,
@@ -307,12 +310,19 @@ class RedisSpilling:
             for outcome in reply
         ]
         if -1 in outcomes:
-            raise BufferFull(
-                f"The buffer holds {self._limits.max_entries} entries, its limit; the file is not "
-                "recovered whole.",
-                remedy="flush, then recover again: it goes on where it ended.",
-            )
+            raise self._at_limit()
         return Recovered(outcomes.count(1), known + outcomes.count(0), deleted)
+
+    def _room(self) -> int:
+        """How many bytes more it takes."""
+        return self._limits.max_bytes - self._shards.held()[1]
+
+    def _at_limit(self) -> BufferFull:
+        return BufferFull(
+            f"The buffer is at its limit ({self._limits.max_entries} entries, {self._limits.max_bytes} bytes); "
+            "not all is taken over.",
+            remedy="flush, then do the same again: it goes on where it ended.",
+        )
 
     def pending(self, stream: str, partition: str, key: bytes) -> list[tuple[float, bytes]]:
         view = self._views.read(stream, partition)

@@ -12,6 +12,7 @@ import sqlite3
 import uuid
 from collections.abc import Sequence
 
+from surgetank.buffer.limits import BufferLimits
 from surgetank.buffer.spilling import Elsewhere, Recovered, SpillDue, SpillFile, ToSpill
 from surgetank.buffer.sqlite import ledger
 from surgetank.buffer.sqlite.append import Inserter
@@ -314,20 +315,20 @@ class SQLiteSpilling:
         entry, size, stubs = spilled.entry, 0, 0
         seeded = seed(names_sum(entry.stream, entry.partition), entry.accepted_at)
         rows: list[tuple[int | None, bytes, bytes]] = []
-        for record, ref in zip(entry.records, spilled.refs, strict=True):
-            inline = len(record.value) <= INLINE or record.key in self._inline_keys
-            rows.append(
-                (None if inline else -number, record.key, record.value if inline else ref.pack())
-            )
+        for record, ref in zip(
+            entry.records, spilled.refs or [None] * len(entry.records), strict=True
+        ):
+            if ref is None or len(record.value) <= INLINE or record.key in self._inline_keys:
+                rows.append((None, record.key, record.value))
+            else:
+                rows.append((-number, record.key, ref.pack()))
+                stubs += 1
             size += len(record.key) + len(rows[-1][2])
-            stubs += not inline
-        # Bytes don't count: what comes is small, and the values are not here.
-        if not ledger.accept(connection, size, _ANY_SIZE, self._inserter.limits.max_entries):
-            raise BufferFull(
-                f"The buffer holds {self._inserter.limits.max_entries} entries, its limit; the file is not "
-                f"recovered whole.",
-                remedy="flush, then recover again: it goes on where it ended.",
-            )
+        limits = self._inserter.limits
+        # Of what is in a file bytes don't count: it is small, and the values are not here.
+        most = _ANY_SIZE if spilled.refs else limits.max_bytes
+        if not ledger.accept(connection, size, most, limits.max_entries):
+            raise at_limit(limits)
         seq = ledger.last_seq(connection)
         name = (entry.stream, entry.partition)
         partition_id, _ = ledger.accept_into_any(connection, name, size, entry.accepted_at)
@@ -363,3 +364,12 @@ def _is_here(connection: sqlite3.Connection, spilled: SpilledEntry) -> bool:
         (first_id(entry.seq), entry.stream, entry.partition, entry.records[0].key, entry.epoch),
     ).fetchone()
     return row is not None
+
+
+def at_limit(limits: BufferLimits) -> BufferFull:
+    """What is raised at a limit."""
+    return BufferFull(
+        f"The buffer is at its limit ({limits.max_entries} entries, {limits.max_bytes} bytes); not all is taken "
+        "over.",
+        remedy="flush, then do the same again: it goes on where it ended.",
+    )

@@ -116,7 +116,7 @@ class SystemErrors:
     def send_counts(self, *, all_: bool = False) -> None:
         """Send what was only counted in a storm, if it is due (or `all_` of it). Raises as
         `Buffer.send_tallies`."""
-        self._buffer.send_tallies(STREAM, _counted, older_s=0.0 if all_ else SEND_S)
+        self._buffer.send_tallies(STREAM, counted_record, older_s=0.0 if all_ else SEND_S)
 
     def _append(self, report: ErrorReport) -> None:
         entry = (STREAM, report.fingerprint, (Record(KEY, report.pack()),))
@@ -368,7 +368,7 @@ class SystemErrors:
             for tally in snapshot.tallies(STREAM):
                 # as a parked one it is in no database
                 found = Found(KEY, 0, tally.value, parked=True)
-                item = unpack_or_show(tally.partition, _counted(tally).value)
+                item = unpack_or_show(tally.partition, counted_record(tally).value)
                 hot.setdefault(tally.partition, []).append((found, item))
             return hot
 
@@ -419,7 +419,7 @@ class SystemErrors:
             return cursor.execute(SQL[name], arguments).fetchall()
 
 
-def _counted(tally: Tally) -> Record:
+def counted_record(tally: Tally) -> Record:
     """The report that stands for all that were folded."""
     report = unpack_or_show(tally.partition, tally.value)
     assert isinstance(report, ErrorReport)
