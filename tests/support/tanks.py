@@ -1,5 +1,9 @@
 """Fixtures: engines on a migrated database of the test's own; nothing flushes unless the test asks
-for it."""
+for it.
+
+With `TEST_BUFFER=redis` in the environment their buffers are in Redis, those of commands too: what an engine
+promises can be tried on it by any test that opens its engine here.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import pytest
 
 from support.postgres import PostgresServer
 from support.recycling import Databases
+from support.redis_server import url_for
 from surgetank import Surgetank
 from surgetank.database.migrate import migrate
 from surgetank.database.pool import Database
@@ -19,12 +24,20 @@ from surgetank.database.pool import Database
 MakeTank = Callable[..., Surgetank]
 
 
+ON_REDIS = os.environ.get("TEST_BUFFER") == "redis"
+
+
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_settings_from_outside(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     for name in os.environ:
         if name.startswith("SURGETANK_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("SURGETANK_DISK_RESERVE", "0")  # thousands of homes on one disk
+    if ON_REDIS:
+        home: Path = request.getfixturevalue("tmp_path") / "home"
+        monkeypatch.setenv("SURGETANK_BUFFER_URL", url_for(home))
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +74,8 @@ def make_tank(tmp_path: Path, database_url: str) -> Iterator[MakeTank]:
             "home": tmp_path / "home", "database_url": database_url, "flush_in_process": False,
             "flush_on_close": False, "breaker_max": 0.2, "retry_base": 0.05, "retry_max": 0.2, **settings,
         }  # fmt: skip
+        if ON_REDIS:
+            settings = {"buffer_url": url_for(Path(settings["home"])), **settings}
         tank = Surgetank(**settings).open()
         opened.append(tank)
         return tank

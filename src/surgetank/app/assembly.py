@@ -48,9 +48,11 @@ from surgetank.app.backends import (
     open_door,
     open_events,
     open_streams,
+    server_of,
     streams_exist,
 )
 from surgetank.app.backlog import backlog_of
+from surgetank.app.buffer_watch import BufferWatch
 from surgetank.app.flush_log import FlushLog
 from surgetank.app.forwarding import Forwarding
 from surgetank.app.guards import Guards, destination
@@ -169,6 +171,10 @@ class Parts:
             self._let_go()
             raise
         self.reporting.also_forget = self.run_room.forget_thread
+        self.buffer_watch = BufferWatch(
+            self.buffer, self.reporting.errors, server_of(settings), node=settings.node, clock=clock
+        )
+        self.reporting.leave_out(self.buffer_watch.is_cause_of)
         self.listeners = Listeners(
             FlushLog().on_flush, *listeners, self.reporting.notifier.on_flush
         )
@@ -295,6 +301,8 @@ class Parts:
         self._tell("fallback", error, "".join(traceback.format_exception(error)))
 
     def _tell(self, where: str, error: BaseException, trace: str) -> None:
+        if self.buffer_watch.is_cause_of(error):
+            return
         message = problem_of(error)
         if not self.problems or self.problems[-1] != message:
             self.problems.append(message)
@@ -316,7 +324,7 @@ class Parts:
         ]
 
     def _check_buffer(self, _: threading.Event) -> None:
-        lost = self.buffer.taken_away()
+        lost = self.buffer_watch.step()
         if lost is not None:
             self._tell("buffer", lost, "")
         self.reporting.alerts.keep_running()

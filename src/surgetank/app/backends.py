@@ -200,6 +200,16 @@ def open_alert_book(settings: Settings, clock: Callable[[], float], buffer: AnyB
     )
 
 
+def server_of(settings: Settings) -> dict[str, object]:
+    """Which server the buffer is in, for people; nothing for a file."""
+    address = _redis(settings)
+    if address is None:
+        return {}
+    if address.path is not None:
+        return {"path": address.path}
+    return {"host": address.host, "port": address.port}
+
+
 def _redis(settings: Settings) -> RedisAddress | None:
     """The server that the buffer's URL names; None for a file. Raises `ConfigurationError`,
     `MissingExtra`."""

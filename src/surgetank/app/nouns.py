@@ -323,7 +323,7 @@ class Nouns(Speaks):
     def incidents(self) -> Incidents:
         """What people were told of and is not over: `tank.incidents(thread_id)`."""
         reporting = self.parts.reporting
-        return Incidents(reporting.events, reporting.banners, clock=self.now)
+        return Incidents(reporting.banners, clock=self.now)
 
     @property
     def workers(self) -> Workers:

@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 from surgetank.app.assembly import Parts
+from surgetank.exceptions import BufferUnavailable
 from surgetank.flush.breaker import BreakerState
-from surgetank.notify.health import judge
+from surgetank.model import BufferDepth
+from surgetank.notify import wording
+from surgetank.notify.health import judge, without_buffer
 from surgetank.notify.incidents import Facts
-from surgetank.notify.report import Status, notices
+from surgetank.notify.report import Notice, Status, notices
 
 
 def picture_of(parts: Parts, *, ping: bool, jobs: int) -> Status:
     """See `Surgetank.status`."""
+    try:
+        return _picture(parts, ping=ping, jobs=jobs)
+    except BufferUnavailable as error:
+        if not parts.buffer_watch.is_cause_of(error):
+            raise
+        return _without_buffer(parts, error, ping=ping)
+
+
+def _without_buffer(parts: Parts, error: BufferUnavailable, *, ping: bool) -> Status:
+    """What is known while the server of the buffer does not answer."""
+    settings = parts.settings
+    sinks = tuple(parts.sink_statuses(ping=ping, failing=()))
+    since = parts.buffer_watch.since
+    return Status(
+        at=parts.clock(),
+        node=settings.node,
+        home=str(settings.home),
+        buffer_path=parts.buffer.name,
+        durability=parts.buffer.durability,
+        buffer=BufferDepth(0, 0, settings.buffer_max_entries, settings.buffer_max_bytes, ()),
+        lag_s=0.0,
+        sinks=sinks,
+        failing=(),
+        parked=0,
+        jobs=(),
+        notices=(Notice("critical", None, wording.BUFFER_AWAY, since, error.what),),
+        health=without_buffer([sink.facts for sink in sinks]),
+        flushing=parts.scheduler.running,
+        support_url=settings.support_url,
+        problems=tuple(parts.problems),
+    )
+
+
+def _picture(parts: Parts, *, ping: bool, jobs: int) -> Status:
     settings, now = parts.settings, parts.clock()
     depth = parts.backlog.depth()
     failing = tuple(parts.backlog.states(failing=True, limit=100))

@@ -50,7 +50,7 @@ class Upkeep(Damages, Erasing, Protocol):
 
     def taken_away(self) -> BufferUnavailable | None:
         """Why nothing more is accepted: what the buffer is stored in was taken away under this
-        process. None while it is there. Asks now.
+        process, or is a server that does not answer. None while it is there. Asks now.
         """
         ...
 

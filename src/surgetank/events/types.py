@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, NotRequired, TypedDict
 
 SINK, REFUSED = "sink:", "refused:"  # keys of incidents about a sink: it is away, it refuses
+BUFFER_AWAY = "buffer"  # the key of one that is never stored: the log of incidents is away as well
 
 
 class EventType(StrEnum):
@@ -242,8 +243,9 @@ class Incident:
 
     @property
     def is_of_sink(self) -> bool:
-        """Whether it is about a sink, so that threads that wait for that have a banner too."""
-        return self.key.startswith((SINK, REFUSED))
+        """Whether it is about a sink, so that threads that wait for that have a banner too; or
+        about the buffer, of which all have one."""
+        return self.key.startswith((SINK, REFUSED)) or self.key == BUFFER_AWAY
 
 
 @dataclass(frozen=True, slots=True)

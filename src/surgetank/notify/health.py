@@ -116,6 +116,19 @@ def judge(
     return Health(tuple(findings))
 
 
+def without_buffer(sinks: Sequence[SinkFacts]) -> Health:
+    """The judgement while the buffer does not answer: nobody knows what is in it."""
+    away = "does not answer: nothing is accepted, and what waits is not known"
+    return Health(
+        (
+            _of_database(sinks, 1),
+            Finding("buffer", Level.CRITICAL, away, down=True),
+            Finding("flush", Level.CRITICAL, "can't go on without the buffer", down=True),
+            Finding("saving", Level.CRITICAL, "is not known without the buffer"),
+        )
+    )
+
+
 def _of_database(sinks: Sequence[SinkFacts], waiting: int) -> Finding:
     if any(s.refused for s in sinks):
         what = "answers, but refuses to be used like this; what is hot is served, what is written waits in the buffer"

@@ -184,6 +184,22 @@ def replaced(outcome: PartitionOutcome) -> str:
     )
 
 
+def buffer_lost(what: str) -> str:
+    """The server of the buffer does not answer."""
+    return f"{what} Nothing is accepted until it is back; everything goes on by itself then."
+
+
+BUFFER_AWAY = (
+    "The buffer does not answer. Nothing new is accepted, and what waits or fails is not known until it is back. "
+    "What was accepted before stays there."
+)
+
+
+def buffer_back(lasted_s: float) -> str:
+    """The server of the buffer answers again."""
+    return f"The buffer answers again (after {shown(lasted_s)}). Everything goes on."
+
+
 def recovered(incident: Incident, label: str, lasted_s: float) -> str:
     """The end of an incident."""
     caught_up = incident.thread_id is not None or incident.is_of_sink

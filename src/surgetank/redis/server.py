@@ -110,6 +110,8 @@ class RedisServer:
         self._lock = threading.Lock()
         self._idle: list[_Lane] = []
         self._closed = False
+        self._away: BufferUnavailable | None = None  # why, since it did not answer for so long
+        self._asking = threading.Lock()  # for one that is away: one asks, the others wait for that
 
     def call(
         self, script: Script, tag: bytes, args: Sequence[Arg] = (), *, once: bool = False
@@ -142,6 +144,14 @@ class RedisServer:
             raise self._named(reply)
         return reply
 
+    def problem(self) -> BufferUnavailable | None:
+        """Why it can't be used; None when it answers. Asks now."""
+        try:
+            self.command("PING")
+        except BufferUnavailable as error:
+            return error
+        return None
+
     def close(self) -> None:
         """Close all connections. Idempotent."""
         with self._lock:
@@ -161,19 +171,40 @@ class RedisServer:
     # -- asking
 
     def _ask(self, send: Callable[[_Lane], list[Any]], *, counted: bool = False) -> list[Any]:
+        if self._away is None or self._closed:
+            return self._try(send, self._patience_s, counted=counted)
+        is_mine = self._asking.acquire(timeout=_LONGEST_PAUSE_S)
+        try:
+            away = self._problem_now()
+            if away is None:
+                return self._try(send, self._patience_s, counted=counted)
+            if is_mine:
+                return self._try(send, 0.0, counted=counted)
+        finally:
+            if is_mine:
+                self._asking.release()
+        raise BufferUnavailable(away.what, remedy=away.remedy)
+
+    def _problem_now(self) -> BufferUnavailable | None:
+        return self._away
+
+    def _try(
+        self, send: Callable[[_Lane], list[Any]], patience_s: float, *, counted: bool
+    ) -> list[Any]:
         lane = self._take()
         try:
             lane.count += counted
-            deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
+            deadline, pause = time.monotonic() + patience_s, _FIRST_PAUSE_S
             while True:
                 try:
                     self._make_ready(lane)
                     replies = send(lane)
                     problem = next(filter(_is_demotion, replies), None)
                     if problem is None:
+                        self._away = None
                         return replies
                 except AuthenticationError as error:
-                    raise self._named(error) from error
+                    raise self._goes(error) from error
                 except (*_LOST, ReadOnlyError) as error:
                     problem = error
                 lane.connection.disconnect()
@@ -187,8 +218,15 @@ class RedisServer:
 
     def _pause(self, problem: Exception, deadline: float, pause: float) -> None:
         if self._closed or time.monotonic() + pause > deadline:
-            raise self._named(problem) from problem
+            raise self._goes(problem) from problem
         time.sleep(pause)
+
+    def _goes(self, problem: Exception) -> BufferProblem:
+        """It can't be used: whoever asks next does not wait so long to learn it."""
+        error = self._named(problem)
+        if isinstance(error, BufferUnavailable) and not self._closed:
+            self._away = error
+        return error
 
     def _make_ready(self, lane: _Lane) -> None:
         if not lane.connection.is_connected:

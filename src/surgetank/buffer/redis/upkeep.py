@@ -251,8 +251,8 @@ class RedisUpkeep:
         ]
 
     def taken_away(self) -> BufferUnavailable | None:
-        """A server that is away comes back: what is stored in it is not taken away."""
-        return None
+        """Why the server does not answer. It may come back."""
+        return self._shards.server.problem()
 
 
 def _covers(standing: Mapping[int, Mark], epoch: int, seq: int) -> bool:

@@ -22,7 +22,7 @@ from surgetank.app.incidents import Incidents
 from surgetank.bounded import BoundedMap
 from surgetank.encode.jsontext import dumps_clean
 from surgetank.events.protocol import EventLog
-from surgetank.events.types import EventType, Incident, RunEvent, Severity, timestamp
+from surgetank.events.types import BUFFER_AWAY, EventType, Incident, RunEvent, Severity, timestamp
 from surgetank.exceptions import SurgetankError
 from surgetank.server.access.disclosure import incident_for, reads_technical
 from surgetank.server.access.roles import Caller, Role
@@ -161,16 +161,16 @@ class Hub:
         while self.subscribers and not self.closing:
             try:
                 read = await self._read_batch()
-                now = asyncio.get_running_loop().time()
-                due = self._is_changed or now - refreshed_at >= REFRESH_S
-                if due and (self._refreshing is None or self._refreshing.done()):
-                    refreshed_at, self._is_changed = now, False
-                    self._refreshing = asyncio.create_task(self._refresh())
                 self.problem = None
             except SurgetankError as error:
                 if self.problem is None:
                     log.error("event_log_unreadable", error=error.what)
                 self.problem, read = error.what, False
+            now = asyncio.get_running_loop().time()
+            due = self._is_changed or now - refreshed_at >= REFRESH_S
+            if due and (self._refreshing is None or self._refreshing.done()):
+                refreshed_at, self._is_changed = now, False
+                self._refreshing = asyncio.create_task(self._refresh())
             await asyncio.sleep(0 if read else _POLL_S)
 
     async def _refresh(self) -> None:
@@ -331,10 +331,12 @@ class Follower:
         seen = self._hub.banners.of(self._thread_id)
         if seen is None or seen.version <= self._banner_version:
             return []
-        if self._thread_id is None and self._operates:
-            return []
-        self._banner_version = seen.version
         before, now = self._banner, seen.derived
+        if self._thread_id is None and self._operates:  # of the buffer no event can tell
+            of_buffer = [i for i in (before, now) if i is not None and i.key == BUFFER_AWAY]
+            if not of_buffer:
+                return []
+        self._banner_version = seen.version
         if now is not None and (before is None or before.severity.rank < now.severity.rank):
             self._banner = now
             body = incident_for(self._caller, now, support_url=self._support_url)

@@ -45,6 +45,8 @@ def ready(services: Deps) -> JSONResponse:
     else:
         components = {part: _component(health.of(part)) for part in _PARTS}
         status = "ready" if health.level is Level.OK else "degraded"
+        if health.of("buffer").down:
+            status = "unavailable"
     body: dict[str, Any] = {"status": status, "components": components}
     return JSONResponse(
         body, 503 if status == "unavailable" else 200, {"Cache-Control": "no-store"}

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from surgetank.database.pool import Database
@@ -62,6 +63,19 @@ def _write(
     return [_write_group(cursor, part, groups.get(part.partition)) for part in passed]
 
 
+def write_through(
+    database: Database, name: str, items: Sequence[ErrorReport | ErrorAction]
+) -> None:
+    """Fold items onto the group of a fingerprint in the database, past the buffer. Raises
+    `DatabaseUnavailable`."""
+    ids = {"ids": [group_id(name)]}
+    with database.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(SQL["claim_errors"], ids)
+        cursor.execute(SQL["lock_errors"], ids)
+        row = cursor.fetchone()
+        _fold_onto(cursor, name, group_of(row) if row is not None else None, items)
+
+
 def group_of(row: Mapping[str, Any]) -> ErrorGroup:
     """The group that a row of `lock_errors` or `find_errors` holds."""
     return ErrorGroup(
@@ -96,10 +110,24 @@ def _item(name: str, entry: Entry, record: Record) -> ErrorReport | ErrorAction:
 
 def _write_group(cursor: Rows, part: Passed, group: ErrorGroup | None) -> Written:
     name, entries = part.partition, part.entries
+    items = [_item(name, entry, record) for entry in entries for record in entry.records]
+    audited = _fold_onto(cursor, name, group, items)
+    size = sum(entry.size for entry in entries)
+    return Written(
+        rows=bool(entries) + audited, size=size, skipped=len(part.written_before), mark=part.mark
+    )
+
+
+def _fold_onto(
+    cursor: Rows,
+    name: str,
+    group: ErrorGroup | None,
+    items: Sequence[ErrorReport | ErrorAction],
+) -> int:
+    """Fold items onto a group that is locked; how many rows the audit got."""
     audits: list[Audit] = []
     reports: list[ErrorReport] = []
     stored = group is not None
-    items = [_item(name, entry, record) for entry in entries for record in entry.records]
     forgotten = [i.notes for i in items if isinstance(i, ErrorAction) and i.kind == FORGET_THREAD]
     for item in without_forgotten(items):
         after, audit = fold(group, item)
@@ -110,7 +138,7 @@ def _write_group(cursor: Rows, part: Passed, group: ErrorGroup | None) -> Writte
         if group is not None and after is None:
             reports.clear()  # counted for a group that is gone
         group = after
-    if group is not None and entries:
+    if group is not None and items:
         cursor.execute(SQL["store_error"], _row(group))
         if forgotten:
             cursor.execute(SQL["forget_threads_of_error"], {"id": group.id, "threads": forgotten})
@@ -129,13 +157,7 @@ def _write_group(cursor: Rows, part: Passed, group: ErrorGroup | None) -> Writte
                 "detail": _json(audit.detail),
             },
         )
-    size = sum(entry.size for entry in entries)
-    return Written(
-        rows=bool(entries) + len(audits),
-        size=size,
-        skipped=len(part.written_before),
-        mark=part.mark,
-    )
+    return len(audits)
 
 
 def _row(group: ErrorGroup) -> dict[str, Any]:

@@ -25,7 +25,13 @@ from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.encode import limits
 from surgetank.encode.jsonable import show
-from surgetank.exceptions import ErrorNotFound, ErrorStateConflict, SurgetankError, UnknownName
+from surgetank.exceptions import (
+    BufferUnavailable,
+    ErrorNotFound,
+    ErrorStateConflict,
+    SurgetankError,
+    UnknownName,
+)
 from surgetank.handover import HandOver
 from surgetank.model import Record
 from surgetank.offloop import on_loop
@@ -44,7 +50,7 @@ from surgetank.streams.errors.groups import (
     unpack_or_show,
     without_forgotten,
 )
-from surgetank.streams.errors.sink import group_of
+from surgetank.streams.errors.sink import group_of, write_through
 from surgetank.streams.errors.storms import SEND_S, Storms
 
 SQL = queries("streams/errors/errors.sql")
@@ -125,6 +131,11 @@ class SystemErrors:
         elif self.hand_over.busy or self._buffer.try_append(*entry) is None:
             self.hand_over.submit(partial(self._buffer.append, *entry, wait=False))
 
+    def write_through(self, name: str, items: Sequence[ErrorReport | ErrorAction]) -> None:
+        """Write what is about the buffer itself into the database, past the buffer. Raises
+        `DatabaseUnavailable`."""
+        write_through(self._database, name, items)
+
     def act(
         self, error_id: str, kind: str, actor: str, *, notes: str = "", until: float | None = None
     ) -> ErrorGroup:
@@ -189,7 +200,8 @@ class SystemErrors:
             uuid.UUID(error_id)
         except (ValueError, AttributeError, TypeError):  # no text at all
             return None, []
-        hot = {name: found for name, found in self._hot().items() if group_id(name) == error_id}
+        seen, lost = self._seen()
+        hot = {name: items for name, items in seen.items() if group_id(name) == error_id}
         try:
             bases = self._bases(hot or {"": []}, [error_id])
         except SurgetankError:
@@ -197,7 +209,10 @@ class SystemErrors:
                 raise
             bases = {}
         if not hot:
-            return next((base for base, _ in bases.values()), None), []
+            group = next((base for base, _ in bases.values()), None)
+            if group is None and lost is not None:
+                raise lost
+            return group, []
         ((name, found),) = hot.items()
         base, items = _unwritten(bases.get(name), found)
         return _fold_all(base, items), items
@@ -215,21 +230,16 @@ class SystemErrors:
         now, items = self._folded(error_id)
         for item in items:
             if isinstance(item, ErrorReport) and item.thread_id is not None:
-                new = {
-                    "thread_id": item.thread_id, "occurrences": 0, "first": item.at, "last": item.at,
-                }  # fmt: skip
+                name = item.thread_id
+                new = {"thread_id": name, "occurrences": 0, "first": item.at, "last": item.at}
                 row = threads.setdefault(item.thread_id, new)
                 row["occurrences"] += item.count
                 row["last"] = max(row["last"], item.at)
             elif isinstance(item, ErrorAction) and item.kind == FORGET_THREAD:
                 threads.pop(item.notes, None)
             elif isinstance(item, ErrorAction):
-                audit.append(
-                    {
-                        "at": item.at, "actor": item.actor, "action": item.kind, "notes": item.notes,
-                        "detail": {},
-                    }
-                )  # fmt: skip
+                done = {"at": item.at, "actor": item.actor, "action": item.kind}
+                audit.append({**done, "notes": item.notes, "detail": {}})
         newest = sorted(threads.values(), key=lambda row: -row["last"])
         return ErrorDetail(now or group, tuple(newest[:MAX_LIMIT]), tuple(audit), problem)
 
@@ -244,7 +254,8 @@ class SystemErrors:
         wanted = wanted or ErrorFilter()
         wanted.check()
         limit = max(1, min(limit, MAX_LIMIT))
-        hot, problem = self._hot(), None
+        hot, lost = self._seen()
+        problem = lost.what if lost is not None else None
         ids = [group_id(name) for name in hot]
         try:
             bases = self._bases(hot, ids)
@@ -271,7 +282,8 @@ class SystemErrors:
 
     def counts(self) -> tuple[list[dict[str, Any]], str | None]:
         """Groups and occurrences by type and severity, and why the picture may be incomplete."""
-        hot, problem = self._hot(), None
+        hot, lost = self._seen()
+        problem = lost.what if lost is not None else None
         ids = [group_id(name) for name in hot]
         try:
             rows = self._query("error_counts", {"except_ids": ids})
@@ -299,14 +311,15 @@ class SystemErrors:
         """Occurrences per hour or day, by type and severity, of what is in the database and what is
         hot."""
         counted: dict[tuple[float, str, str], int] = {}
-        problem = None
+        hot, lost = self._seen()
+        problem = lost.what if lost is not None else None
         try:
             for row in self._query("error_trends", {"since": since, "bucket": bucket}):
                 counted[row["at"], row["error_type"], row["severity"]] = row["occurrences"]
         except SurgetankError as error:
             problem = error.what
         step = 86400.0 if bucket == "day" else 3600.0
-        for found in self._hot().values():
+        for found in hot.values():
             for _, item in found:
                 if isinstance(item, ErrorReport) and item.at >= since:
                     key = (item.at // step * step, item.error_type, item.severity.value)
@@ -357,6 +370,13 @@ class SystemErrors:
         return found, problem
 
     # -- parts
+
+    def _seen(self) -> tuple[dict[str, list[_Hot]], BufferUnavailable | None]:
+        """`_hot`, or why it can't be read: that it can't is among what the database has."""
+        try:
+            return self._hot(), None
+        except BufferUnavailable as error:
+            return {}, error
 
     def _hot(self) -> dict[str, list[_Hot]]:
         """What is in the buffer, by fingerprint: number, whether it is parked, and the item."""
