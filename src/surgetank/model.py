@@ -298,6 +298,10 @@ class FlushJob:
         return replace(self, status=status, finished_at=at, result=result)
 
 
+# What is damaged when a server lost its newest entries; the range of their numbers follows.
+LOST_TAIL = "the Redis server came back without what it had accepted last"
+
+
 class Advice(NamedTuple):
     """What something that we rely on is set to that breaks our promises, and what to do."""
 

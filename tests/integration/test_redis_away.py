@@ -4,6 +4,7 @@ by itself."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from support import savers
 from support.redis_server import RedisTestServer, running_redis
 from support.savers import config
+from support.tcp_proxy import TcpProxy
 from support.waiting import wait_until
 from surgetank import Surgetank
-from surgetank.exceptions import BufferUnavailable
+from surgetank.exceptions import BufferFull, BufferUnavailable
 from surgetank.notify.health import Level
 
 LOST = "redis_connection_error"
@@ -94,3 +96,104 @@ def test_a_server_that_is_lost_is_one_error_with_host_and_port_and_is_over_by_it
         assert kept(tank, "thread") == [0, 1]
         assert [e.occurrences for e in tank.errors.find().errors] == [1], "it is the only one"
         wait_until(lambda: tank.status().health.level is Level.OK, "a clean bill", PATIENCE_S)
+
+
+def test_what_a_server_lost_is_told_as_a_range_and_nothing_after_it_is_skipped(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Without a file it comes back with nothing: a process that was there before tells, one that opens
+    then goes on with it."""
+    with running_redis() as redis:
+        url = redis.url("x", shards=1)
+        with engine(tmp_path / "one", database_url, url, flush_in_process=False) as one:
+            for thread in ("a", "b"):
+                put(one, thread, 0)
+                put(one, thread, 1)
+            assert one.flush().ok
+            put(one, "a", 2)
+            put(one, "new", 0)
+            lost = one.parts.buffer.last_seq("checkpoints")
+            redis.kill()
+            redis.start()
+            with engine(tmp_path / "two", database_url, url, flush_in_process=False) as two:
+                put(two, "b", 2)
+                put(one, "a", 3)
+                assert one.parts.buffer.id == two.parts.buffer.id, "one fence for all"
+                one.parts.housekeep()
+                (told,) = [e for e in one.errors.find().errors if e.error_type == "buffer_damaged"]
+                assert told.occurrences == 1, "once, whoever finds it"
+                assert "What was accepted last is lost" in told.error_message
+                assert f"up to {lost} at least" in told.error_message
+                put(two, "new", 1)
+                for tank in (two, one):
+                    assert tank.flush().ok
+                assert one.status().buffer.entries == 0
+                for tank in (one, two):
+                    assert kept(tank, "a") == [0, 1, 3]
+                    assert kept(tank, "b") == [0, 1, 2]
+                    assert kept(tank, "new") == [1]
+                assert one.parts.buffer.miscounted() == []  # type: ignore[union-attr]
+
+
+def test_a_full_server_refuses_and_is_emptied_by_flushing(
+    tmp_path: Path, database_url: str
+) -> None:
+    with running_redis() as redis:
+        url = redis.url("x", shards=2)
+        settings = {"flush_in_process": False, "keep_acknowledged": 0.0, "recent_max_bytes": 0}
+        with engine(tmp_path, database_url, url, **settings) as tank:
+            used = redis.client().info("memory")["used_memory"]
+            redis.client().config_set("maxmemory", used + 1_000_000)
+            accepted = 0
+            with suppress(BufferFull):
+                for n in range(200):
+                    savers.put(tank.checkpointer(), f"t{n}", {"text": f"{n} " * 10_000, "n": n})
+                    accepted += 1
+            assert 5 < accepted < 200
+            with pytest.raises(BufferFull, match="out of memory"):
+                put(tank, "more", 0)
+            assert tank.status().buffer.entries >= accepted
+            assert tank.flush().ok, "what waits leaves it"
+            assert tank.status().buffer.entries == 0
+            put(tank, "again", 0)
+            assert tank.flush().ok
+            assert [kept(tank, f"t{n}") for n in range(accepted)] == [[n] for n in range(accepted)]
+            assert kept(tank, "again") == [0]
+            assert not lost_errors(tank), "it answers"
+
+
+def test_cut_off_and_held_back_on_the_way_nothing_accepted_is_lost_or_twice(
+    tmp_path: Path, database_url: str, redis: RedisTestServer
+) -> None:
+    with closing(TcpProxy(("127.0.0.1", redis.port))) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}/0?prefix=x&shards=2"
+        direct = f"redis://127.0.0.1:{redis.port}/0?prefix=x&shards=2"
+        with (
+            engine(tmp_path / "cut", database_url, url, flush_in_process=False) as tank,
+            engine(tmp_path / "well", database_url, direct, flush_in_process=False) as well,
+        ):
+            put(tank, "t", 0)
+            proxy.cut()
+            with pytest.raises(BufferUnavailable, match="does not answer"):
+                put(tank, "t", 1)
+            put(well, "t", 1)
+            proxy.mend()
+            put(tank, "t", 2)
+            _be_impatient(tank)
+            proxy.hold()
+            with pytest.raises(BufferUnavailable, match="not known"):
+                tank.emit_log("on its way", thread_id="t")
+            proxy.mend()
+            wait_until(lambda: tank.parts.buffer.taken_away() is None, "an answer", PATIENCE_S)
+            assert len(list(tank.logs("t"))) <= 1, "it may have been accepted, once"
+            assert well.flush().ok
+            assert kept(tank, "t") == [0, 1, 2]
+            assert tank.flush().ok
+            assert kept(well, "t") == [0, 1, 2]
+
+
+def _be_impatient(tank: Surgetank) -> None:
+    """It waits for an answer for half a second only."""
+    server = tank.parts.buffer._shards.server  # type: ignore[union-attr]
+    server._timeout_s = 0.5
+    server._idle.clear()

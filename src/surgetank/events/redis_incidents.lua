@@ -30,7 +30,7 @@ return found
 -- Keys of incidents
 for n = 1, #A do call('HDEL', T .. 'incidents', A[n]) end
 return 1
--- name: keep
+-- name: keep (grows)
 -- Most, then originals
 for n = 2, #A do call('LPUSH', T .. 'originals', A[n]) end
 call('LTRIM', T .. 'originals', 0, tonumber(A[1]) - 1)

@@ -42,12 +42,12 @@ local function remove(line)
     return event
 end
 
--- name: publish
+-- name: publish (grows)
 -- now, then thread, type and body of each event: their numbers.
 local found = {}
 for n = 2, #A, 3 do found[#found + 1] = publish(A[n], A[n + 1], A[n + 2], A[1]) end
 return found
--- name: forward
+-- name: forward (grows)
 -- now, whether the chains are others now; chain, place, thread, type and body of each row; without a type it tells
 -- nothing. How many events.
 if A[2] == '1' then call('DEL', T .. 'ev:chains', T .. 'ev:chained') end

@@ -52,7 +52,7 @@ local function drop_run(run, now)
     if call('XLEN', stream) == 0 then call('DEL', stream) end
 end
 
--- name: append
+-- name: append (grows)
 -- now, then of each group thread, run, attempt, whether it ends, its bytes, how many events, and of each name and
 -- data. Of each group the number of its last event; 0, and nothing is written, when a later attempt writes.
 local now, i = A[1], 1

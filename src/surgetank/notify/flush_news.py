@@ -7,7 +7,7 @@ from typing import Any
 
 from surgetank.events.types import EventType, Incident, Severity
 from surgetank.exceptions import SurgetankError
-from surgetank.model import Damage, Failure, Fork, ParkedEntry
+from surgetank.model import LOST_TAIL, Damage, Failure, Fork, ParkedEntry
 from surgetank.notify import wording
 from surgetank.notify.incidents import Subject, Trouble
 from surgetank.notify.news import News
@@ -15,6 +15,11 @@ from surgetank.streams.errors.groups import flush_group
 
 _SALVAGE = (
     "look at the disk; `surgetank doctor --salvage FOLDER` copies all of the buffer that is whole."
+)
+
+_SERVER = (
+    "see why the server lost it: its log, `appendonly`, or a failover to a replica that was behind. All later "
+    "entries are kept; runs of threads that are concerned go on from what was saved."
 )
 
 
@@ -90,7 +95,7 @@ def news_of_damage(damage: Damage, thread: str | None, context: Mapping[str, Any
             **context,
             "stream": damage.stream,
             "partition": damage.partition,
-            "remedy": _SALVAGE,
+            "remedy": _SERVER if damage.what.startswith(LOST_TAIL) else _SALVAGE,
         },
         group=(damage.stream, damage.partition),
     )

@@ -6,6 +6,7 @@ from surgetank.durations import shown
 from surgetank.events.types import Incident, PublicCause
 from surgetank.exceptions import EntryUnreadable
 from surgetank.model import (
+    LOST_TAIL,
     BufferDepth,
     Damage,
     Failure,
@@ -168,6 +169,8 @@ def parked(entry: ParkedEntry) -> str:
 def damaged(damage: Damage) -> str:
     """Something accepted that the buffer can't give back."""
     if not damage.partition:
+        if damage.what.startswith(LOST_TAIL):
+            return f"What was accepted last is lost: {damage.what}."
         return f"The buffer's file is damaged: {damage.what}."
     return f"The buffer's file is damaged, and a part of {damage.stream}/{damage.partition} is lost: {damage.what}."
 

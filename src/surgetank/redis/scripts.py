@@ -1,5 +1,7 @@
-"""Lua scripts in `.lua` files beside the code. A script begins with a line `-- name: append`; what
+"""Lua scripts in `.lua` files beside the code. A script begins with a line `-- name: append (grows)`; what
 stands before the first one belongs to all of its file.
+
+A server whose memory is full refuses what `(grows)`. All else goes on, so that what waits can leave it.
 
 A script is atomic, and all its keys are in one slot. Scripts are sent by their digest; a server that
 does not have one (it was restarted) is sent the text.
@@ -13,7 +15,10 @@ from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
 
-_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_NAME = re.compile(r"^-- name: (\w+)( \(grows\))?\n", re.MULTILINE)
+_ALSO_WHEN_FULL = """-- A full server refuses what needs memory, unless the script has changed something before.
+if ARGV[1] ~= '' then call('DEL', T .. 'none') end
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,9 @@ class Scripts:
         own, *named = _NAME.split(_read(package, file))
         own = "\n".join([*(_read(package, name) for name in shared), own])
         self._scripts: dict[str, Script] = {}
-        for name, body in zip(named[::2], named[1::2], strict=True):
-            text = f"{before}\n{own}\nlocal function main()\n{body}end\n{after}".encode()
+        for name, grows, body in zip(named[::3], named[1::3], named[2::3], strict=True):
+            first = "" if grows else _ALSO_WHEN_FULL
+            text = f"{before}\n{own}\nlocal function main()\n{first}{body}end\n{after}".encode()
             digest = sha1(text, usedforsecurity=False).hexdigest().encode()
             self._scripts[name] = Script(name, text, digest)
 

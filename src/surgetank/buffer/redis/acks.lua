@@ -99,7 +99,7 @@ end
 local replies = {}
 while i < #A do replies[#replies + 1] = acknowledge() end
 return replies
--- name: keep_copy
+-- name: keep_copy (grows)
 -- now, partition, token and mark that were seen ("-" and "+mark": none, or this one), its new mark, growth, whether it
 -- is cleared, lists: parts that are put and dropped, notes
 local at, s, token, had = take(), take(), take(), take()

@@ -90,12 +90,12 @@ local function finish()
     return {held, held_bytes}
 end
 
--- name: append
+-- name: append (grows)
 begin()
 local replies = {}
 while i < #A do replies[#replies + 1] = accept() end
 return {replies, finish()}
--- name: send_tally
+-- name: send_tally (grows)
 -- The stream, the partition and key of a tally, its value, count and begin, and the append of its entry, which
 -- is only made if the tally is just that, and which removes it.
 local stream, field = take(), take()

@@ -29,7 +29,7 @@ from surgetank.exceptions import (
     EntryRejected,
     LeaseLost,
 )
-from surgetank.model import Record
+from surgetank.model import LOST_TAIL, Record
 from surgetank.redis.server import Arg, Call
 
 _SCRIPTS = scripts("append.lua")
@@ -215,8 +215,7 @@ class RedisLog:
             self._shards.note_damage(
                 "",
                 "",
-                f"the Redis server came back without what it had accepted last: numbers above "
-                f"{loss.after}, up to {loss.through} at least, of shard {loss.shard}",
+                f"{LOST_TAIL}: numbers above {loss.after}, up to {loss.through} at least, of shard {loss.shard}",
             )
 
     def _send_group(self) -> None:

@@ -74,6 +74,8 @@ class Shards:
         self._newest = [0] * self.count
         self.losses: list[Loss] = []
         self.load: Load = _nowhere
+        self.id = ""
+        self._named_in: bytes | None = None  # in which run of the server it is known to have the id
         try:
             self.id = self._identify()
             self.view(fresh=True)
@@ -83,9 +85,13 @@ class Shards:
 
     def _identify(self) -> str:
         """Which buffer it is; the first one that opens it says."""
-        made = self.server.call(
-            _OPEN["open"], self._tags[0], [str(uuid.uuid4()), self.count, _FORMAT], once=True
+        return self._accept(
+            self.server.call(
+                _OPEN["open"], self._tags[0], [str(uuid.uuid4()), self.count, _FORMAT], once=True
+            )
         )
+
+    def _accept(self, made: Sequence[bytes]) -> str:
         id_, shards, format_ = (part.decode() for part in made)
         if int(shards) != self.count:
             raise ConfigurationError(
@@ -107,13 +113,22 @@ class Shards:
         for shard, (run, begin) in enumerate(ask([Call(_OPEN["meet"], t) for t in self._tags])):
             with self._lock:
                 before, newest = self._runs[shard], self._newest[shard]
+            is_lost = before != run and newest > begin
+            if is_lost:  # no number is given again, also if the server's clock is behind
+                ask([Call(_OPEN["raise_numbers"], self._tags[shard], [newest])])
+            with self._lock:
+                if is_lost and self._runs[shard] == before:  # else another connection noticed it
+                    self._newest[shard] = 0
+                    self.losses.append(Loss(shard, begin, newest))
                 self._runs[shard] = run
-                if before == run or newest <= begin:
-                    continue
-                self._newest[shard] = 0
-                self.losses.append(Loss(shard, begin, newest))
-            # No number is given again, also if the server's clock is behind.
-            ask([Call(_OPEN["raise_numbers"], self._tags[shard], [newest])])
+        run = self._runs[0]
+        if self.id and run != self._named_in:
+            # It may have lost who it is as well. All processes go on with one name.
+            (made,) = ask([Call(_OPEN["open"], self._tags[0], [self.id, self.count, _FORMAT])])
+            if isinstance(made, Exception):
+                raise made
+            self.id = self._accept(made)
+            self._named_in = run
 
     def was_given(self, shard: int, seq: int) -> None:
         """The server said that it accepted this number."""
