@@ -19,8 +19,6 @@ from surgetank.streams.errors.groups import ErrorAction, ErrorReport, fingerprin
 from surgetank.streams.errors.store import SystemErrors
 from surgetank.telemetry import log
 
-LOST = "redis_connection_error"
-
 
 class BufferWatch:
     """A step of housekeeping. `server` says which one it is (host and port); none for a file. Safe to use
@@ -43,8 +41,8 @@ class BufferWatch:
         self._lock = threading.Lock()
         self._since: float | None = None
         self._pending: list[ErrorReport | ErrorAction] = []  # what the database was not told yet
-        key = (LOST, *(str(value) for value in self._server.values()))
-        self._fingerprint = fingerprint(LOST, "", key=key)
+        where = [str(value) for value in self._server.values()]
+        self._fingerprint = fingerprint("redis_connection_error", "", key=where)
 
     @property
     def since(self) -> float | None:
@@ -74,11 +72,11 @@ class BufferWatch:
 
     def _begin(self, lost: BufferUnavailable) -> None:
         self._since = self._clock()
-        log.error(LOST, **self._server, error=lost.what, remedy=lost.remedy)
+        log.error("redis_connection_error", **self._server, error=lost.what, remedy=lost.remedy)
         self._pending.append(
             ErrorReport(
-                LOST,
-                wording.buffer_lost(lost.what),
+                error_type="redis_connection_error",
+                message=wording.buffer_lost(lost.what),
                 severity=Severity.CRITICAL,
                 context={**self._server, "node": self._node, "remedy": lost.remedy},
                 fingerprint=self._fingerprint,

@@ -116,11 +116,11 @@ class ErrorChannel:
 
 class Telling:
     """All channels, told one after the other: one that fails never stops the next, and its failure
-    is kept and told by the others, unless it `is_told` as another error. Safe to use from several
+    is kept and told by the others, unless it `is_reported` as another error. Safe to use from several
     threads."""
 
     def __init__(self, channels: Sequence[Channel], clock: Callable[[], float]) -> None:
-        self.is_told: Callable[[BaseException], bool] = lambda _: False
+        self.is_reported: Callable[[BaseException], bool] = lambda _: False
         self._channels = tuple(channels)
         self._clock = clock
         self._lock = threading.Lock()
@@ -153,7 +153,7 @@ class Telling:
                 self._failed(channel, error, channels)
 
     def _failed(self, channel: Channel, error: Exception, delivered: Sequence[Channel]) -> None:
-        if self.is_told(error):
+        if self.is_reported(error):
             return
         self.failures.append((self._clock(), channel.name, f"{type(error).__name__}: {error}"))
         others = [other for other in delivered if other is not channel]

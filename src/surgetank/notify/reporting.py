@@ -68,7 +68,7 @@ class Reporting:
     ) -> None:
         self._clock = clock
         self.also_forget: Callable[[str], None] = lambda _: None  # what rooms above us keep of it
-        self._is_told: Callable[[BaseException], bool] = lambda _: False
+        self._is_reported: Callable[[BaseException], bool] = lambda _: False
         alert_channels = open_channels([url.get_secret_value() for url in settings.alert_urls])
         self.events = events
         self.logs = ThreadLogs(buffer, database, self.events, clock=clock)
@@ -166,13 +166,13 @@ class Reporting:
                 down[stream] = flusher.breaker.view().last_error or "the database can't be reached"
         self.notifier.sweep(down)
 
-    def leave_out(self, is_told: Callable[[BaseException], bool]) -> None:
+    def leave_out(self, is_reported: Callable[[BaseException], bool]) -> None:
         """Say nothing of errors that are told already, as another one."""
-        self._is_told = self.notifier.telling.is_told = self.banners.is_away = is_told
+        self._is_reported = self.notifier.telling.is_reported = self.banners.is_away = is_reported
 
     def problem(self, error: BaseException, *, where: str, trace: str | None = None) -> None:
         """Tell of something unexpected; the same problem not more than once in five minutes."""
-        if self._is_told(error):
+        if self._is_reported(error):
             return
         key, now = f"{where}:{type(error).__name__}:{error}", self._clock()
         with self._lock:
