@@ -172,7 +172,7 @@ class Parts:
             raise
         self.reporting.also_forget = self.run_room.forget_thread
         self.buffer_watch = BufferWatch(
-            self.buffer, self.reporting.errors, server_of(settings), node=settings.node, clock=clock
+            self.buffer, self.database, server_of(settings), node=settings.node, clock=clock
         )
         self.reporting.leave_out(self.buffer_watch.is_cause_of)
         self.listeners = Listeners(

@@ -11,12 +11,12 @@ from typing import Any
 import psycopg
 
 from surgetank.buffer.upkeep import Upkeep
+from surgetank.database.pool import Database
 from surgetank.events.types import Severity
 from surgetank.exceptions import BufferUnavailable, FallbackUnavailable, SurgetankError
 from surgetank.notify import wording
-from surgetank.notify.reporting import HEALED_BY
-from surgetank.streams.errors.groups import ErrorAction, ErrorReport, fingerprint
-from surgetank.streams.errors.store import SystemErrors
+from surgetank.streams.errors.groups import HEALED_BY, ErrorAction, ErrorReport, fingerprint
+from surgetank.streams.errors.sink import write_through
 from surgetank.telemetry import log
 
 
@@ -27,14 +27,14 @@ class BufferWatch:
     def __init__(
         self,
         buffer: Upkeep,
-        errors: SystemErrors,
+        database: Database,
         server: Mapping[str, Any],
         *,
         node: str,
         clock: Callable[[], float],
     ) -> None:
         self._buffer = buffer
-        self._errors = errors
+        self._database = database
         self._server = dict(server)
         self._node = node
         self._clock = clock
@@ -95,7 +95,7 @@ class BufferWatch:
         if not self._pending:
             return
         try:
-            self._errors.write_through(self._fingerprint, self._pending)
+            write_through(self._database, self._fingerprint, self._pending)
         except (SurgetankError, psycopg.Error) as error:  # the next step tries again
             log.info("error_not_written_yet", error=str(error))
         else:

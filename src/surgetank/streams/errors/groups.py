@@ -244,6 +244,15 @@ def fold(
     return after, Audit(item.kind, item.actor, item.at, item.notes, detail)
 
 
+def fold_all(
+    group: ErrorGroup | None, items: Sequence[ErrorReport | ErrorAction]
+) -> ErrorGroup | None:
+    """The group after all these."""
+    for item in items:
+        group, _ = fold(group, item)
+    return group
+
+
 def _occur(group: ErrorGroup | None, report: ErrorReport) -> tuple[ErrorGroup, Audit | None]:
     if group is None:
         return (

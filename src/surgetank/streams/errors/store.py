@@ -46,11 +46,12 @@ from surgetank.streams.errors.groups import (
     ErrorReport,
     fingerprint,
     fold,
+    fold_all,
     group_id,
     unpack_or_show,
     without_forgotten,
 )
-from surgetank.streams.errors.sink import group_of, write_through
+from surgetank.streams.errors.sink import group_of
 from surgetank.streams.errors.storms import SEND_S, Storms
 
 SQL = queries("streams/errors/errors.sql")
@@ -131,11 +132,6 @@ class SystemErrors:
         elif self.hand_over.busy or self._buffer.try_append(*entry) is None:
             self.hand_over.submit(partial(self._buffer.append, *entry, wait=False))
 
-    def write_through(self, name: str, items: Sequence[ErrorReport | ErrorAction]) -> None:
-        """Write what is about the buffer itself into the database, past the buffer. Raises
-        `DatabaseUnavailable`."""
-        write_through(self._database, name, items)
-
     def act(
         self, error_id: str, kind: str, actor: str, *, notes: str = "", until: float | None = None
     ) -> ErrorGroup:
@@ -215,7 +211,7 @@ class SystemErrors:
             return group, []
         ((name, found),) = hot.items()
         base, items = _unwritten(bases.get(name), found)
-        return _fold_all(base, items), items
+        return fold_all(base, items), items
 
     def detail(self, error_id: str) -> ErrorDetail:
         """One group with its threads and its audit trail. Raises as `get`."""
@@ -265,7 +261,7 @@ class SystemErrors:
             bases, found, touching, problem = {}, [], set[str](), error.what
         for name, entries in hot.items():
             base, items = _unwritten(bases.get(name), entries)
-            group = _fold_all(base, items)
+            group = fold_all(base, items)
             touched = {
                 i.thread_id for i in items if isinstance(i, ErrorReport) and i.thread_id is not None
             }
@@ -292,7 +288,7 @@ class SystemErrors:
             rows, bases, problem = [], {}, error.what
         counted = {(r["error_type"], r["severity"]): r for r in rows}
         for name, entries in hot.items():
-            group = _fold_all(*_unwritten(bases.get(name), entries))
+            group = fold_all(*_unwritten(bases.get(name), entries))
             if group is None:
                 continue
             new = {
@@ -366,7 +362,7 @@ class SystemErrors:
             for item in items:
                 if isinstance(item, ErrorReport) and item.thread_id is not None:
                     threads[item.thread_id] = max(threads.get(item.thread_id, 0.0), item.at)
-            found.append(HotGroup(group_id(name), _fold_all(base, items), threads))
+            found.append(HotGroup(group_id(name), fold_all(base, items), threads))
         return found, problem
 
     # -- parts
@@ -451,9 +447,3 @@ def _unwritten(base: _Base | None, found: Sequence[_Hot]) -> tuple[ErrorGroup | 
     group, written = base or (None, {})
     items = [item for hot, item in found if hot.parked or hot.seq > written.get(hot.epoch, 0)]
     return group, without_forgotten(items)
-
-
-def _fold_all(group: ErrorGroup | None, items: Sequence[Item]) -> ErrorGroup | None:
-    for item in items:
-        group, _ = fold(group, item)
-    return group
