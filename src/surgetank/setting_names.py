@@ -78,6 +78,7 @@ class SettingNames(TypedDict, total=False):
     sql_bytes: int | None
     sql_processes: int | None
     sql_waiting: int | None
+    sql_live_queries: int | None
     tables_hot_max_bytes: int | None
     tables_row_max_bytes: int | None
     tables_flush_rows: int | None

@@ -42,6 +42,12 @@ class TableSettings(BaseSettings):
         le=10_000,
         description="Most such queries that wait for their turn; more are refused with 429.",
     )
+    sql_live_queries: int = Field(
+        20,
+        gt=0,
+        le=10_000,
+        description="Most live queries that one user may have open in a process; more are refused with 429.",
+    )
     tables_hot_max_bytes: int = Field(
         1024**3,
         ge=1024**2,

@@ -14,7 +14,7 @@ import pytest
 
 from support.tables_memory import NoCold
 from support.waiting import wait_until
-from surgetank.exceptions import InvalidRequest, NotFound
+from surgetank.exceptions import InvalidRequest, NotFound, QuotaExceeded
 from surgetank.streams.tables.definition import Access, Column, Kind, Table
 from surgetank.streams.tables.hot.protocol import Change, Op
 from surgetank.streams.tables.hot.store import SQLiteHotTables
@@ -345,3 +345,23 @@ def test_nothing_is_kept_of_who_is_erased_nor_for_longer_than_a_minute(hot):
     now[0] = 61.0
     tail.poll()
     assert [feed.changes for feed in feeds] == [0, 0, 0]
+
+
+def test_a_user_may_have_so_many_open_and_others_are_not_concerned(hot: SQLiteHotTables) -> None:
+    live = LiveTables(hot, TableReader(hot, cast("Any", NoCold())), most=2)
+    first, _ = follow(live, caller="ann"), follow(live, caller="ann")
+    with pytest.raises(QuotaExceeded, match="2 live queries open already"):
+        follow(live, caller="ann")
+    for _ in range(3):
+        follow(live, caller="")  # the owner of the process
+    follow(live, user="bob", caller="bob")
+    with pytest.raises(InvalidRequest):  # what was never open does not count
+        follow(live, "WHERE nothing = 1", caller="cay")
+    first.close()
+    first.close()
+    follow(live, caller="ann")
+    with pytest.raises(QuotaExceeded):
+        follow(live, caller="ann")
+    assert [each.caller for each in live.listed()] == ["ann", "", "", "", "bob", "ann"]
+    live.close()
+    assert live.listed() == []

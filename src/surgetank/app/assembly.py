@@ -125,7 +125,7 @@ class Parts:
         self.clock = clock = clock_of(self.buffer, clock)
         self.door = open_door(settings)
         self.tables = TableRoom(self, self._tables_opened)
-        self.live = LiveQueries(self.tables.open)
+        self.live = LiveQueries(self.tables.open, most=settings.sql_live_queries)
         self.backlog = backlog_of(self.buffer, self.tables.hot)
         self.run_room = RunRoom(
             partial(open_streams, settings, clock, self.buffer), partial(streams_exist, settings)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class LiveQueries:
     """Begins live queries. Methods block."""
 
-    def __init__(self, tables: Callable[[], OpenTables]) -> None:
-        self._tables = tables
+    def __init__(self, tables: Callable[[], OpenTables], *, most: int) -> None:
+        self._tables, self._most = tables, most
         self._lock = threading.Lock()
         self._live: LiveTables | None = None
 
@@ -35,7 +35,8 @@ class LiveQueries:
                     print(event.type, event.body)
 
         With `after` it goes on after the `version` of an event, without rows to begin with. Raises
-        `InvalidRequest`, `NotFound`, `ColdStateUnavailable`, `MissingExtra`.
+        `InvalidRequest`, `NotFound`, `ColdStateUnavailable`, `MissingExtra`, and `QuotaExceeded` for a
+        user who has as many open as one may (`sql_live_queries`).
         """
         return self.begin(text, OWNER if user is None else SqlCaller(user=user), after=after)
 
@@ -59,7 +60,7 @@ class LiveQueries:
 
         with self._lock:
             if self._live is None:
-                self._live = LiveTables(tables.hot, tables.reader)
+                self._live = LiveTables(tables.hot, tables.reader, most=self._most)
             live = self._live
         return live.subscribe(asked, find, caller=caller.user, after=after)
 

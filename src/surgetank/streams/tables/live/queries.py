@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,12 +71,20 @@ class LiveTables:
     """The live queries of one process."""
 
     def __init__(
-        self, hot: HotTables, reader: TableReader, *, clock: Callable[[], float] = time.monotonic
+        self,
+        hot: HotTables,
+        reader: TableReader,
+        *,
+        most: int = 20,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.hot, self.reader, self.clock = hot, reader, clock
         self.tail = Tail(hot, clock=clock)
+        self._most = most  # of one caller
         self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
         self._open: dict[int, LiveQuery] = {}
+        self._callers: Counter[str] = Counter()
 
     def subscribe(
         self,
@@ -89,16 +98,38 @@ class LiveTables:
         read; it is asked again while the query goes on, and may raise what ends it. With `after`
         it goes on after that version, without rows to begin with.
 
-        Raises `InvalidRequest`, `ColdStateUnavailable`, and what `find` raises.
+        Raises `InvalidRequest`, `ColdStateUnavailable`, and what `find` raises; `QuotaExceeded` for a
+        caller who has too many open. Who has no name (the owner of the process) may have any number.
         """
         number = next(self._numbers)
-        made = LiveQuery(self, asked, find, number=number, caller=caller, after=after)
+        self._count(caller)
+        try:
+            made = LiveQuery(self, asked, find, number=number, caller=caller, after=after)
+        except BaseException:
+            self._uncount(caller)
+            raise
         self._open[number] = made
         return made
 
-    def forgotten(self, number: int) -> None:
+    def forgotten(self, number: int, caller: str) -> None:
         """A live query has ended."""
         self._open.pop(number, None)
+        self._uncount(caller)
+
+    def _count(self, caller: str) -> None:
+        with self._lock:
+            if caller and self._callers[caller] >= self._most:
+                raise QuotaExceeded(
+                    f"You have {self._most} live queries open already, as many as one may have.",
+                    remedy="close some of them, or raise SURGETANK_SQL_LIVE_QUERIES.",
+                )
+            self._callers[caller] += 1
+
+    def _uncount(self, caller: str) -> None:
+        with self._lock:
+            self._callers[caller] -= 1
+            if self._callers[caller] <= 0:
+                del self._callers[caller]
 
     def listed(self) -> list[Listed]:
         """The live queries that are open, oldest first."""
@@ -226,7 +257,7 @@ class LiveQuery:
         if not self._closed:
             self._closed = True
             self._tables.tail.leave(self._feed, self._wake)
-            self._tables.forgotten(self._number)
+            self._tables.forgotten(self._number, self._caller)
             self._wake()
 
     def listed(self) -> Listed:
