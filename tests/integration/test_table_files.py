@@ -12,12 +12,14 @@ from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from surgetank import Surgetank
+from surgetank.app import table_files
 from surgetank.exceptions import Conflict, EntryRejected, InvalidRequest, NotFound
 from surgetank.streams.tables import insertion
 from surgetank.streams.tables.exchange import reading
@@ -127,6 +129,51 @@ def test_an_export_is_one_moment_and_there_when_it_is_complete(shop, tmp_path):
     assert target.stat().st_mode & 0o77 == 0
     with pytest.raises(NotFound):
         shop.tables.export_to("shop.nothing", tmp_path / "x", form="csv")
+
+
+@pytest.mark.parametrize("form", ["ndjson", "delta"])
+def test_an_export_begins_again_when_somebody_is_erased_and_old_files_go(shop, tmp_path, form):
+    opened = shop.parts.tables.open()
+    for n in range(3):
+        for user in ("ann", "bob"):
+            shop.tables.insert("shop.all", [{"id": n, "t": user}], user=user)
+        assert shop.flush().ok
+    erased: list[str] = []
+
+    def erase(at: int, of: int) -> None:
+        erased.append(f"{at} of {of}")
+        if len(erased) <= often:
+            opened.erase_user(["bob", "nobody", "cay"][len(erased) - 1])
+            for file in opened.cold.folder.glob("*/*"):
+                if f"{file.parent.name}/{file.name}" not in named(opened):
+                    file.unlink()  # as a sweep does after a quarter of an hour
+
+    often = 1
+    target = tmp_path / "all"
+    done = shop.tables.export_to("shop.all", target, form=form, progress=erase)
+    assert (done.rows, erased[0], erased[1:]) == (3, "2 of 6", ["1 of 3", "2 of 3", "3 of 3"])
+    found = b"".join(
+        each.read_bytes() for each in ([target] if target.is_file() else target.rglob("*.parquet"))
+    )
+    assert (b"ann" in found, b"bob" in found) == (True, False)
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith((".all", "all"))] == [
+        "all"
+    ]
+
+
+def test_an_export_that_finds_no_peace_says_so(shop, tmp_path, monkeypatch):
+    shop.tables.insert("shop.all", [{"id": 1}], user="ann")
+    assert shop.flush().ok
+    monkeypatch.setattr(table_files, "_scan", mock.Mock(side_effect=table_files._Rewritten))
+    with pytest.raises(Conflict, match="rewritten while it was exported, 3 times"):
+        shop.tables.export_to("shop.all", tmp_path / "all.csv", form="csv")
+    assert list(tmp_path.glob("*all.csv*")) == []
+
+
+def named(opened: Any) -> set[str]:
+    (table,) = [each for each in opened.catalog.tables() if each.name == "all"]
+    files = opened.cold.live(table, stores=()).files
+    return {path for file in files for path in (file.path, file.delete_path) if path}
 
 
 def _interrupt(_at: int, _of: int) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -44,6 +44,7 @@ _HOT_BYTES = (
 )  # more than this is flushed before an export, which has hot rows in memory
 _PIECE = 1024**2
 _FLUSHES = 3  # in vain, until an import gives up
+_EXPORTS = 3  # tries of one export
 _LISTED = 1000
 _ROW = re.compile(r"\$\[(\d+)\](.*)", re.DOTALL)
 
@@ -104,7 +105,8 @@ def export_table(
     replace: bool,
     progress: Progress | None,
 ) -> TableExport:
-    """Write the table, or one user's rows of it, to a file (`delta`: a folder)."""
+    """Write the table, or one user's rows of it, to a file (`delta`: a folder). It begins again where
+    files of the table go while it is written."""
     from surgetank.streams.tables.exchange import outgoing  # noqa: PLC0415 - an extra
 
     if form not in outgoing.FORMS:
@@ -114,11 +116,37 @@ def export_table(
     waiting = next((each for each in tables.hot.waiting() if each.table.id == table.id), None)
     if waiting is not None and waiting.bytes > _HOT_BYTES:
         tables.flusher.run("manual", partition=table.full_name)
+    for _ in range(_EXPORTS):
+        with suppress(_Rewritten):
+            return _export(
+                tables, table, target, form=form, user=user, replace=replace, progress=progress
+            )
+    raise Conflict(
+        f"{table.full_name} was rewritten while it was exported, {_EXPORTS} times, and what it was is no longer"
+        " kept.",
+        remedy="export it again when nobody is being erased, or one user at a time.",
+    )
+
+
+def _export(
+    tables: OpenTables,
+    table: Table,
+    target: Path,
+    *,
+    form: ExportForm,
+    user: str | None,
+    replace: bool,
+    progress: Progress | None,
+) -> TableExport:
+    """One try of it. Raises `_Rewritten`: nothing is at the target then."""
+    from surgetank.streams.tables.exchange import outgoing  # noqa: PLC0415 - an extra
+
     aside = folder_aside if form == "delta" else file_aside
     counted = 0
     with ExitStack() as stack:
         path = stack.enter_context(aside(target, replace=replace))
-        view = stack.enter_context(tables.reader.view(table, user=user))
+        with tables.reader.view(table, user=user) as view:
+            pass  # left at once: its rows stay readable, and an erasure waits for who has it open
         total = view.hot.num_rows + view.cold.rows
 
         def rows() -> Iterator[pa.RecordBatch]:
@@ -148,18 +176,19 @@ def _files(path: Path) -> list[Path]:
     return [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
 
 
+class _Rewritten(Exception):
+    """Files that a view shows are gone: a user was erased, and they were written without them."""
+
+
 def _scan(tables: OpenTables, view: View) -> Iterator[pa.RecordBatch]:
-    """The rows of a view. Files that it shows stay for a quarter of an hour after they were
-    replaced; who takes longer is told."""
+    """The rows of a view. Files that were merged stay for days; one that an erasure wrote again goes after
+    a quarter of an hour. Then the view has rows that nobody may be given any more: it is left."""
     try:
         yield from tables.reader.scan(view)
-    except StateCorrupt:
+    except StateCorrupt as error:
         now = {file.path for file in tables.cold.live(view.table, stores=()).files}
         if any(file.path not in now for file in view.cold.files):
-            raise Conflict(
-                f"{view.table.full_name} was rewritten while it was exported, and what it was is no longer kept.",
-                remedy="export it again, when less is written, or one user at a time.",
-            ) from None
+            raise _Rewritten from error
         raise
 
 

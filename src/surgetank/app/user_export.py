@@ -217,24 +217,25 @@ class UserExporter:
             if not table.by_user:
                 continue
             with opened.reader.view(table, user=user) as view:
-                counted = 0
+                pass  # left at once: its rows stay readable, and an erasure waits for who has it open
+            counted = 0
 
-                def rows() -> Iterator[Any]:
-                    nonlocal counted
-                    for batch in opened.reader.scan(view):
-                        counted += batch.num_rows
-                        if batch.num_rows:
-                            yield outgoing.chosen(batch, table)  # noqa: B023
+            def rows() -> Iterator[Any]:
+                nonlocal counted
+                for batch in opened.reader.scan(view):
+                    counted += batch.num_rows
+                    if batch.num_rows:
+                        yield outgoing.chosen(batch, table)  # noqa: B023
 
-                found = rows()
-                first = next(found, None)
-                if first is None:
-                    continue
-                with writing.member(
-                    f"tables/{table.full_name}.parquet", "the user's rows", compressed=False
-                ) as member:
-                    outgoing.write_parquet(table, _with_first(first, found), cast("Any", member))
-                    member.rows = counted
+            found = rows()
+            first = next(found, None)
+            if first is None:
+                continue
+            with writing.member(
+                f"tables/{table.full_name}.parquet", "the user's rows", compressed=False
+            ) as member:
+                outgoing.write_parquet(table, _with_first(first, found), cast("Any", member))
+                member.rows = counted
 
 
 _CHECKPOINTS = (
