@@ -10,8 +10,12 @@ import sys
 import termios
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
+
+from support.waiting import wait_until
 
 # It has a session of its own, whose terminal this becomes: Ctrl-C is for it.
 _RUN = """
@@ -32,6 +36,21 @@ class Terminal:
     def type(self, text: str) -> None:
         """Send keys."""
         os.write(self._screen, text.encode())
+
+    def wait_until_busy(self) -> None:
+        """Until the program and its children have computed for half a second more: what was typed is being run."""
+        before = self._computed()
+        wait_until(lambda: self._computed() > before + 0.5, "the program to compute", 40)
+
+    def _computed(self) -> float:
+        """Seconds of CPU. A child that ended meanwhile counts nothing."""
+        program = psutil.Process(self.process.pid)
+        total = 0.0
+        for process in (program, *program.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
 
     def wait_for(self, text: str, timeout_s: float = 40.0) -> str:
         """What was written up to this text, which is taken off the screen."""

@@ -43,33 +43,27 @@ def typed(session: Typing, history: Path, ask: Callable[[str], str] = input) -> 
         err.print(_HELP)
         waiting = ""
         while True:
+            running = False  # Ctrl-C may come at any moment: one handler for all of them
             try:
                 line = ask(_MORE if waiting else _PROMPT)
+                if not waiting and line.strip().startswith("\\"):
+                    if line.strip() in ("\\q", "\\quit"):
+                        return 0
+                    _obey(line.strip(), session)
+                    continue
+                text, waiting = f"{waiting}{line}\n", ""
+                if not is_complete(text):
+                    waiting = text if text.strip() else ""
+                    continue
+                running = True
+                session.run(text)
             except EOFError:
                 return 0
+            except SurgetankError as error:
+                echo_error(error)
             except KeyboardInterrupt:
                 waiting = ""
-                err.print("")
-                continue
-            if not waiting and line.strip().startswith("\\"):
-                if line.strip() in ("\\q", "\\quit"):
-                    return 0
-                _obey(line.strip(), session)
-                continue
-            waiting = _run_typed(session, f"{waiting}{line}\n")
-
-
-def _run_typed(session: Typing, text: str) -> str:
-    """Run what was typed, if it has come to its end; what goes on is given back."""
-    try:
-        if not is_complete(text):
-            return text if text.strip() else ""
-        session.run(text)
-    except SurgetankError as error:
-        echo_error(error)
-    except KeyboardInterrupt:
-        err.print("ended by Ctrl-C")
-    return ""
+                err.print("ended by Ctrl-C" if running else "")
 
 
 def _obey(command: str, session: Typing) -> None:

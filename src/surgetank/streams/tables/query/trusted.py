@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from surgetank.streams.tables.query.sources import Sources, Wanted
 from surgetank.streams.tables.reader import View
 
 _MOST_FREE = 4
+_RETRY_S = 0.05
+_SIGNALS_S = 0.25
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "python_enable_replacements": "false",
@@ -42,10 +45,13 @@ class TrustedQueries:
         self._free: list[duckdb.DuckDBPyConnection] = []
 
     def run(self, text: str, *, sources: Sources, parameters: Parameters | None = None) -> Answer:
-        """Run one SELECT over these sources. Raises `StatementRefused`."""
+        """Run one SELECT over these sources. Ctrl-C ends it. Raises `StatementRefused`."""
         with self._connection() as connection:
             try:
-                return self._answer(connection, text, sources, parameters)
+                return _interruptible(
+                    lambda: self._answer(connection, text, sources, parameters),
+                    connection.interrupt,
+                )
             except duckdb.Error as error:
                 failure = said(error)
                 raise StatementRefused(failure.message, failure.position) from error
@@ -109,6 +115,23 @@ class TrustedQueries:
                 self._free.append(connection)
                 return
         connection.close()
+
+
+def _interruptible(query: Callable[[], Answer], interrupt: Callable[[], None]) -> Answer:
+    """What the query gives. The main thread, where Python raises KeyboardInterrupt, only waits: DuckDB holds it for as
+    long as a query lasts, or turns it into an error of another class."""
+    if threading.current_thread() is not threading.main_thread():
+        return query()
+    with ThreadPoolExecutor(1, thread_name_prefix="surgetank-sql") as thread:
+        answer = thread.submit(query)
+        try:
+            while not answer.done():  # a signal just before a wait is seen after it
+                wait([answer], timeout=_SIGNALS_S)
+        finally:
+            while not answer.done():  # not all that a query does can be interrupted
+                interrupt()
+                wait([answer], timeout=_RETRY_S)
+        return answer.result()
 
 
 def _define(
