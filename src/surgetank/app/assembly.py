@@ -12,7 +12,7 @@ the thread that runs it; flushers, sinks and `CircuitBreaker` (its lock) are sha
 this order. Spilling waits for no sink and no database; resolving a system error whose cause is over
 asks the database, for as long as a read may take. A sink that is frozen holds up none of it.
 - Short threads: `surgetank-revive` starts an embedded server that went, `surgetank-reach` connects,
-  `surgetank-presence` says in the database that this process works,
+  `surgetank-presence` says in the database that this process works, `surgetank-sql` runs a query,
   `surgetank-alerts-ask` asks the database what alerts are about, `surgetank-handover` writes what
   event loops handed over, `surgetank-append` (a pool) what is too large for them. Who needs their
   result waits for so long as it may, and goes on without it.
