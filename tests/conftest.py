@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from support import workload
 from support.pgbouncer import find_pgbouncer, running_pgbouncer
 from support.postgres import PostgresServer, make_template, running_server
 from support.recycling import Databases
 from support.s3_server import S3Server, running_s3
+from support.torture import TORTURED
 from surgetank import Surgetank
+
+# A run that fails fails again. With SURGETANK_TORTURE_SEEDS examples are new each time.
+settings.register_profile("always the same", derandomize=True)
+if not TORTURED:
+    settings.load_profile("always the same")
 
 
 @pytest.fixture(scope="session")

@@ -5,5 +5,6 @@ from __future__ import annotations
 import os
 
 _GIVEN = os.environ.get("SURGETANK_TORTURE_SEEDS")
+TORTURED = bool(_GIVEN)
 SEEDS = range(1, 1 + int(_GIVEN or 2))
 FEW_SEEDS = SEEDS if _GIVEN else SEEDS[:1]  # of what has suites of known points beside it
