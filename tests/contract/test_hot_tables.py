@@ -369,6 +369,29 @@ def test_a_flush_takes_in_parts_and_what_is_acknowledged_is_gone(hot: SQLiteHotT
     assert list(hot.segments.glob("*")) == []
 
 
+def test_what_waits_is_counted_right_when_rows_went_between_taking_and_acknowledging(
+    hot: SQLiteHotTables,
+) -> None:
+    hot.accept(T, [insert(user, n, "a") for n in range(50) for user in ("ann", "bob")])
+    lease = hot.lease(T, owner="me", ttl_s=30)
+    assert lease is not None
+    size = hot.depth().bytes
+    rows, through = hot.take(lease, max_bytes=size // 2)
+    # Read before the first is acknowledged, as flushers do.
+    ahead, end = hot.take(lease, after=through, max_bytes=size // 4)
+    hot.ack(lease, through)
+    assert hot.depth().entries == 100 - rows.num_rows
+    hot.erase_user("bob")
+    left = hot.depth().entries
+    assert left == 50 - rows.column("_user").to_pylist().count("ann")
+    hot.ack(lease, end)
+    assert hot.depth().entries == left - ahead.column("_user").to_pylist().count("ann")
+    hot.accept(T, [insert("ann", 99, "b")])
+    hot.ack(lease, lease.through)
+    assert hot.depth().entries == hot.waiting()[0].changes == 1
+    assert 0 < hot.depth().bytes < size // 50
+
+
 def test_who_lost_a_lease_cannot_acknowledge(hot: SQLiteHotTables, clock: Clock) -> None:
     hot.accept(T, [insert("ann", 1, "a")])
     old = hot.lease(T, owner="one", ttl_s=30)

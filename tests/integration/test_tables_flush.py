@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 from unittest import mock
 
@@ -21,7 +24,7 @@ from surgetank.flush.events import EntryParked, JobFinished, PartitionFailed
 from surgetank.model import JobStatus
 from surgetank.streams.tables.cold import writing
 from surgetank.streams.tables.definition import Table, TablePolicy
-from surgetank.streams.tables.hot.protocol import Change, Op, Progress
+from surgetank.streams.tables.hot.protocol import Change, Op, Progress, TableLease
 from surgetank.streams.tables.hot.store import SQLiteHotTables
 from surgetank.streams.tables.upkeep import TableUpkeep
 
@@ -325,6 +328,72 @@ def test_a_job_can_be_killed_and_what_it_had_not_written_stays(house: Ticking) -
     assert not house.flusher.kill(job.id)
     assert house.flush().ok
     assert len(texts(house.cold)) + len(texts(house.cold, SHARED)) == 2
+
+
+@contextmanager
+def in_groups(house: Ticking, write_as: Callable[[int, Callable[[], Any]], Any]) -> Iterator[None]:
+    """Flushes take a row or two at a time. `write_as` writes a group; it is given its number, and is
+    called when the group after the first one has been read."""
+    take, write, taken, written = house.hot.take, house.cold.write, Semaphore(0), count()
+
+    def in_parts(lease: TableLease, *, after: int = 0) -> Any:
+        found = take(lease, after=after, max_bytes=200)
+        taken.release()
+        return found
+
+    def waiting(*args: Any, **more: Any) -> Any:
+        number = next(written)
+        if number == 0:
+            assert all(taken.acquire(timeout=60) for _ in range(2))
+        return write_as(number, lambda: write(*args, **more))
+
+    with (
+        mock.patch.object(house.hot, "take", in_parts),
+        mock.patch.object(house.cold, "write", waiting),
+    ):
+        yield
+
+
+def test_who_fails_is_in_no_group_that_was_read_ahead(house: Ticking) -> None:
+    for number in range(4):
+        house.insert("ada", number)
+        house.insert("bob", number)
+
+    def fail(number: int, write: Callable[[], Any]) -> Any:
+        if number < 2:  # with others, and alone
+            raise RuntimeError("nobody foresaw this")
+        return write()
+
+    with in_groups(house, fail):
+        result = house.flush().result
+    assert (result.partitions_failed, result.entries_flushed) == (1, 4)
+    (failed,) = {user for user, _, _ in house.seen()} - {user for user, _, _ in texts(house.cold)}
+    assert len(texts(house.cold)) == 4
+    house.clock.advance(120)
+    assert house.flush().ok
+    assert len(texts(house.cold)) == len(house.seen()) == 8, failed
+
+
+def test_who_is_erased_is_in_no_group_that_was_read_ahead(house: Ticking) -> None:
+    for number in range(4):
+        house.insert("ada", number)
+        house.insert("bob", number)
+    house.flush()
+    for number in range(4, 8):
+        house.insert("ada", number)
+        house.insert("bob", number)
+
+    def erase(number: int, write: Callable[[], Any]) -> Any:
+        done = write()
+        if number == 0:  # the first group is in files, the second in memory
+            house.hot.erase_user("ada")
+            house.cold.erase_user([NOTES], "ada")
+        return done
+
+    with in_groups(house, erase):
+        assert house.flush().ok
+    assert {user for user, _, _ in house.seen()} == {"bob"}
+    assert len(house.seen()) == len(texts(house.cold)) == 8
 
 
 def test_flushers_who_race_write_each_row_once(house: Ticking) -> None:

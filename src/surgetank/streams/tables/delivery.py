@@ -97,9 +97,9 @@ class TableDelivery:
         self._behind: set[int] = set()  # versions that were parked behind others, of this group
 
     @property
-    def failed(self) -> bool:
-        """Whether users failed."""
-        return any(tally.held is not None for tally in self._tallies.values())
+    def held(self) -> int:
+        """How many users failed."""
+        return sum(tally.held is not None for tally in self._tallies.values())
 
     def deliver(
         self,

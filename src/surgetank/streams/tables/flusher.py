@@ -27,6 +27,7 @@ from surgetank.streams.tables.cold.protocol import ColdTables, UserErased
 from surgetank.streams.tables.definition import STREAM, Table, TablePolicy
 from surgetank.streams.tables.delivery import Surroundings, TableDelivery, TableFailed
 from surgetank.streams.tables.hot.protocol import HotTables, TableLease, Waiting
+from surgetank.streams.tables.taking import taking
 
 _UNFINISHED = "stopped before everything was written; the rest stays in the buffer"
 _PAUSE_S = 0.02  # between two looks for a table that somebody else is flushing
@@ -262,7 +263,7 @@ class TableFlusher:
                     break
                 running.lease = None
                 self._hot.release(lease)
-                if delivery.failed:
+                if delivery.held:
                     break
             else:
                 running.unfinished = True
@@ -292,14 +293,19 @@ class TableFlusher:
         progress, after = lease.progress, 0
         rows: pa.Table | None = None
         try:
-            while after < lease.through:
-                if running.stopped:
-                    running.unfinished = True
-                    return False
-                taken_at = self._around.cold.known_snapshot(delivery.table)
-                rows, through = self._hot.take(lease, after=after)
-                progress = delivery.deliver(lease, progress, rows, through, taken_at=taken_at)
-                after = max(through, after + 1)
+            with taking(self._hot, self._around.cold, delivery.table, lease) as groups:
+                while after < lease.through:
+                    if running.stopped:
+                        running.unfinished = True
+                        return False
+                    group, held = groups.after(after), delivery.held
+                    rows = group.rows
+                    progress = delivery.deliver(
+                        lease, progress, rows, group.through, taken_at=group.snapshot
+                    )
+                    after = max(group.through, after + 1)
+                    if delivery.held > held:
+                        groups.forget()
         except UserErased:
             return True  # what is left is taken again
         except LeaseLost as error:

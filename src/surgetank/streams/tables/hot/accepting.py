@@ -63,6 +63,8 @@ class Accepting:
             accepted = self._accept_one(layout, changes[0])
             if accepted is not None:
                 return accepted
+        if any(change.seq is None and change.op for change in changes):
+            raise InvalidRequest("A change of a row has to name the row, by its _seq.")
         _refuse_users(table, {change.user for change in changes})
         packed = [layout.packed(change.user, change.values) for change in changes]
         for index, (size, *_) in enumerate(packed):

@@ -22,13 +22,12 @@ from surgetank.streams.tables.hot.schema import columns_of, rows_of
 from surgetank.streams.tables.hot.segments import Range
 from surgetank.streams.tables.hot.slots import LENGTH, columns_at, null_bytes, slot_of
 
-_AT_ONCE = 20_000  # rows of one statement
+_AT_ONCE = 10_000  # rows of one statement: more are slower, their texts grow by being copied
 _Array = np.ndarray[Any, np.dtype[Any]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
-_EVERY = (
-    "count(*)", "max(op)", "count(seq)", "min(schema)", "max(schema)",
-    "CAST(group_concat(user, '') AS BLOB)", "CAST(group_concat(head, '') AS BLOB)",
-)  # fmt: skip
+_KINDS = ("max(op)", "count(seq)", "min(schema)", "max(schema)")
+_ALIKE = ("0", "0", "1", "1")  # of inserted rows, before the table was ever changed
+_EVERY = ("CAST(group_concat(user, '') AS BLOB)", "CAST(group_concat(head, '') AS BLOB)")
 _NUMBERS = ("group_concat(version)", "group_concat(op, '')", "group_concat(coalesce(seq, version))")
 
 
@@ -42,6 +41,7 @@ class _Source:
     where: str
     values: list[Any]
     listed: Numbers | None  # the versions that may be among them
+    alike: bool = False  # all that there are, are inserted rows of the first version of the schema
 
     def window(self, after: int, most: int) -> tuple[int, int] | None:
         """After and up to which version the next rows are, at most so many; None without any."""
@@ -89,8 +89,9 @@ def journal_rows(
         return
     where, values = _where(chosen, progress, since)
     source = _Source(
-        connection, table, up_to=chosen.up_to, where=where, values=values, listed=listed
-    )
+        connection, table, up_to=chosen.up_to, where=where, values=values, listed=listed,
+        alike=_all_alike(connection, table),
+    )  # fmt: skip
     texts = [f"c_{column.id}" for column in columns if f"c_{column.id}" in known]
     after, most = chosen.after, _AT_ONCE
     while (window := source.window(after, most)) is not None:
@@ -105,10 +106,23 @@ def journal_rows(
         after = window[1]
 
 
+def _all_alike(connection: sqlite3.Connection, table: Table) -> bool:
+    """Known without reading rows: they need not be asked one by one then, which takes a third of the
+    time."""
+    row = connection.execute(
+        f"SELECT schema_version, EXISTS (SELECT 1 FROM {rows_of(table.id)} WHERE seq IS NOT NULL)"
+        " FROM hot_tables WHERE table_id = ?",
+        (table.id,),
+    ).fetchone()
+    return row is not None and tuple(row) == (1, 0)
+
+
 def _parts(
     source: _Source, columns: Sequence[Column], texts: Sequence[str], window: tuple[int, int]
 ) -> list[pa.Table]:
-    shown = [*_EVERY, *(f"CAST(group_concat({name}, '') AS BLOB)" for name in texts)]
+    kinds = _ALIKE if source.alike else _KINDS
+    shown = ["count(*)", *kinds, *_EVERY]
+    shown += [f"CAST(group_concat({name}, '') AS BLOB)" for name in texts]
     if source.listed is not None:
         shown.append(_NUMBERS[0])
     found = source.ask(shown, window)
