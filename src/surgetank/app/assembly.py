@@ -4,10 +4,10 @@ they end together.
 Which thread owns what. Everything else is shared: it is immutable, or guarded by the lock that
 stands beside it.
 
-- `surgetank-flush` (`Scheduler`) runs due jobs. A call of `flush()` runs one on its caller's
-thread. A job's turns, its outcomes and its `Delivery` (what it has learned of the sink) belong to
-the thread that runs it; flushers, sinks and `CircuitBreaker` (its lock) are shared by all of them.
-`surgetank-heartbeat` shares a job's leases (`_Held`, its lock), `surgetank-table-heartbeat` those of a table.
+- `surgetank-flush` (`Scheduler`) runs due jobs. A call of `flush()` runs one on its caller's thread. A job's turns,
+its outcomes and its `Delivery` (what it has learned of the sink) belong to the thread that runs it; flushers, sinks and
+`CircuitBreaker` (its lock) are shared by all. `surgetank-heartbeat` shares a job's leases (`_Held`, its lock),
+`surgetank-table-heartbeat` those of a table. `surgetank-table-take` reads the rows of a table for it, and ends with it.
 - `surgetank-housekeeping` checks the buffer's file, spills, announces, and tidies the buffer, in
 this order. Spilling waits for no sink and no database; resolving a system error whose cause is over
 asks the database, for as long as a read may take. A sink that is frozen holds up none of it.
