@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import Visitor, visiting
+from support.browser import Visitor, violations, visiting
 from support.http import ADMIN_TOKEN, Server, running
 from support.savers import put
 from surgetank.console.app import Console
@@ -83,12 +83,12 @@ def test_every_page_is_for_everybody_small_and_shows_what_is_hostile_as_text(
     axe = (tools / "node_modules/axe-core/axe.min.js").read_text()
     with visiting(chromium, hostile, viewport={"width": 1280, "height": 800}) as admin:
         admin.allowed = ("404",)
-        _violations(admin, "/login", axe)
+        violations(admin.page, axe)
         admin.log_in()
         for name, path in paths(hostile).items():
             sent = _open(admin, path)
             assert 0 < sent < MOST_BYTES, (name, sent)
-            assert _violations(admin, path, axe) == [], name
+            assert violations(admin.page, axe) == [], name
             assert admin.page.title() != "owned"
             assert admin.page.locator("main img, main script").count() == 0, name
             assert admin.page.evaluate(TOO_WIDE) == [], name
@@ -99,24 +99,6 @@ def test_every_page_is_for_everybody_small_and_shows_what_is_hostile_as_text(
             admin.page.set_viewport_size({"width": 375, "height": 740})
             admin.open(path)
             assert admin.page.evaluate(TOO_WIDE) == [], f"{name} is wider than a telephone"
-
-
-def _violations(visitor: Visitor, path: str, axe: str) -> list[str]:
-    """What axe-core finds that is serious or critical, in light and in dark."""
-    found = []
-    page = visitor.page
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        # as the debugger does: the page's own rules forbid it to scripts of others
-        page.evaluate(axe)
-        result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        found += [
-            f"{scheme}: {each['id']}: {each['nodes'][0]['html'][:200]} {each['nodes'][0]['failureSummary'][:300]}"
-            for each in result["violations"]
-            if each["impact"] in ("serious", "critical")
-        ]
-    page.emulate_media(color_scheme="light")
-    return found
 
 
 def test_errors_are_resolved_snoozed_and_opened_again(chromium: Any, server: Server) -> None:

@@ -44,10 +44,11 @@ class Visitor:
     complaints: list[str] = field(default_factory=list)
     bytes_sent: dict[str, int] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
+    base: str = ""  # where it is reached, if not at the server itself
 
     def open(self, path: str) -> Page:
         """A page of the console, loaded."""
-        self.page.goto(f"{self.server.url}/console{path}", wait_until="load")
+        self.page.goto(f"{self.base or self.server.url}/console{path}", wait_until="load")
         return self.page
 
     def log_in(self, token: str = ADMIN_TOKEN) -> Page:
@@ -65,12 +66,14 @@ class Visitor:
 
 
 @contextmanager
-def visiting(browser: Browser, server: Server, **options: Any) -> Iterator[Visitor]:
+def visiting(
+    browser: Browser, server: Server, *, base: str = "", **options: Any
+) -> Iterator[Visitor]:
     """A visitor, whose complaints are checked in the end."""
     context = browser.new_context(**{"locale": "en-GB", "timezone_id": "Europe/Berlin", **options})
     context.set_default_timeout(15_000)
-    visitor = Visitor(server, context.new_page())
-    page, own = visitor.page, server.url.split("://")[1]
+    visitor = Visitor(server, context.new_page(), base=base)
+    page, own = visitor.page, (base or server.url).split("://")[1]
 
     def asked(request: Any) -> None:
         if request.url.split("://")[1].split("/")[0] != own:
@@ -93,3 +96,20 @@ def visiting(browser: Browser, server: Server, **options: Any) -> Iterator[Visit
         visitor.check()
     finally:
         context.close()
+
+
+def violations(page: Page, axe: str) -> list[str]:
+    """What axe-core finds that is serious or critical, in light and in dark."""
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        # as the debugger does: the page's own rules forbid it to scripts of others
+        page.evaluate(axe)
+        result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        found += [
+            f"{scheme}: {each['id']}: {each['nodes'][0]['html'][:200]} {each['nodes'][0]['failureSummary'][:300]}"
+            for each in result["violations"]
+            if each["impact"] in ("serious", "critical")
+        ]
+    page.emulate_media(color_scheme="light")
+    return found
