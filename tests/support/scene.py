@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from support.agents import agents, run_on
 from support.browser import Visitor, find_chromium, running_browser, visiting
-from support.http import ADMIN_TOKEN, running
+from support.http import ADMIN_TOKEN, Server, running
 from support.postgres import PostgresServer, make_template, running_server
 from support.questions import ask, working
 from support.savers import put
@@ -48,6 +49,7 @@ MAIL = {
         {"action_name": "send_mail", "allowed_decisions": ["approve", "edit", "reject", "respond"]},
     ],
 }
+ORDER = "order-4711"
 SIZES = {"light": (1240, 860), "dark": (1240, 860), "phone": (390, 780)}
 
 
@@ -118,6 +120,30 @@ def _report(tank: Surgetank, kind: str, text: str, thread: str) -> None:
         )
 
 
+def _talk(server: Server) -> str:
+    """A conversation with the agent of the project; its last run, which asks a person."""
+    client, said = (
+        server.as_role("user", "ada"),
+        "My order 4711 arrived broken. May I have my money back?",
+    )
+    run_on(
+        client,
+        ORDER,
+        {"messages": [{"role": "user", "content": said}], "order": "4711", "pause": 0.3},
+    )
+    said = "It has not come yet. When will it?"
+    run = run_on(
+        client, ORDER, {"messages": [{"role": "user", "content": said}], "ask": True, "pause": 0.1}
+    )
+    return str(run["run_id"])
+
+
+def _state_of(tank: Surgetank) -> str:
+    """The state after the step that looked at the order."""
+    history = tank.threads.stored().history(ORDER, limit=20, channels=())
+    return next(each.parent_id for each in history if each.writes and each.parent_id)
+
+
 @contextmanager
 def sampling(console: Console) -> Iterator[None]:
     """An hour's samples in a minute."""
@@ -153,6 +179,8 @@ def take(make: Callable[[str], Visitor], pages: dict[str, str]) -> None:
         for name, path in pages.items():
             page = visitor.open(path)
             page.wait_for_timeout(900)  # for charts and banners: nobody asserts on it
+            if part := path.partition("#")[2]:
+                page.evaluate("id => document.getElementById(id).scrollIntoView()", part)
             page.screenshot(path=FOLDER / f"{name}-{kind}.png")
 
 
@@ -177,13 +205,15 @@ def main() -> None:
         with (
             Surgetank(**settings) as tank,
             working(tank, "approve_refund"),
-            running(tank, mounts=[made]) as server,
+            agents(tank, Path(home) / "project") as graphs,
+            running(tank, graphs=graphs, mounts=[made]) as server,
             sampling(consoles[0]),
         ):
             fill(tank)
             done = ask(tank, "onboarding-ben", "Shall I order the laptop?", owner="ben")
             tank.approvals.resolve(done.checkpoint_id, "approve", actor="ada", notes="As agreed.")
             asked = ask(tank, "refund-4821", MAIL)
+            order = _talk(server)
             ask(
                 tank,
                 "travel-oslo",
@@ -217,6 +247,9 @@ def main() -> None:
             park(tank)
             take(make, {
                 "threads": "/threads", "thread": "/thread?id=refund-4821",
+                "thread-steps": f"/thread?id={ORDER}#steps", "run": f"/thread?id={ORDER}&run={order}",
+                "checkpoint": f"/thread/checkpoint?id={ORDER}&at={_state_of(tank)}",
+                "start": f"/thread/start?id={ORDER}",
                 "inbox": "/inbox", "question": f"/inbox/{asked.checkpoint_id}", "jobs": "/jobs",
                 "job": f"/jobs/{failed.id}", "parked": "/parked",
                 "parked-entry": f"/parked/{tank.parked()[0].id}", "errors": "/errors?state=all",
