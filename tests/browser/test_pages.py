@@ -63,11 +63,12 @@ def _park(tank: Any) -> None:
 def paths(server: Server) -> dict[str, str]:
     tank = server.tank
     thread = f"/thread?{urlencode({'id': HOSTILE})}"
-    state = tank.threads.stored().read(HOSTILE).checkpoint_id
+    newest = tank.threads.stored().read(HOSTILE)
+    assert newest is not None
     return {
         "overview": "/overview", "threads": "/threads", "thread": thread, "jobs": "/jobs",
         "threads of a name": f"/threads?{urlencode({'q': HOSTILE, 'owner': HOSTILE, 'state': 'any'})}",
-        "state": f"/thread/checkpoint?{urlencode({'id': HOSTILE, 'at': state})}",
+        "state": f"/thread/checkpoint?{urlencode({'id': HOSTILE, 'at': newest.checkpoint_id})}",
         "start": f"/thread/start?{urlencode({'id': HOSTILE, 'assistant': HOSTILE})}",
         "job": f"/jobs/{tank.jobs()[0].id}", "parked": "/parked",
         "parked entry": f"/parked/{tank.parked()[0].id}", "errors": "/errors?state=all",
