@@ -78,6 +78,7 @@ class Verdict:
 
 
 _STORED_STEPS = 400
+_WITH_BROWSER = frozenset({"console", "console_tail"})
 _OPTIONAL = frozenset({LANGGRAPH_DEV, tables_flush.DELTA})  # measured where they are installed
 BARS = (
     Bar("calls", "put", floor.NAME, at_most=1.5),
@@ -122,6 +123,9 @@ BARS = (
     Bar("served", "event", at_most=5),
     Bar("served", "at once", LANGGRAPH_DEV, at_most=1),
     Bar("crowd", "memory", at_most=5),
+    Bar("console", "usable", at_most=1000),
+    Bar("console", "memory", at_most=2),
+    Bar("console_tail", "longest", at_most=200),
     Bar("tables_insert", "1 users", tables_insert.PARQUET, at_most=1.67),
     Bar("tables_insert", "1000 users", tables_insert.PARQUET, at_most=2.5),
     Bar("tables_insert", "single", tables_insert.SQLITE, at_most=1.67),
@@ -156,12 +160,14 @@ def unjudged(figures: Sequence[Figure], measures: Iterable[str], scale: Scale) -
         set(measures) if _STORED_STEPS in scale.storage_steps else set(measures) - {"storage"}
     )
     here = {figure.contestant for figure in figures}
+    measured = {figure.measure for figure in figures}
     return [
         bar
         for bar in BARS
         if bar.measure in expected
         and bar not in judged
         and (bar.peer not in _OPTIONAL or bar.peer in here)
+        and (bar.measure not in _WITH_BROWSER or bar.measure in measured)
     ]
 
 

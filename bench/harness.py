@@ -65,6 +65,9 @@ class Scale:
     queue_workers: int = 100
     paced_runs: int = 200
     crowd: int = 500
+    log_lines: int = 20_000
+    log_rate: int = 5000
+    consoles: int = 12
     peers: bool = True  # those that have an environment of their own
 
 

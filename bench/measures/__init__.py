@@ -7,6 +7,8 @@ from types import ModuleType
 from bench.measures import (
     calls,
     chains,
+    console,
+    console_tail,
     crowd,
     flush,
     graph,
@@ -48,4 +50,6 @@ MEASURES: dict[str, ModuleType] = {
     "tables_insert": tables_insert,
     "tables_query": tables_query,
     "tables_upkeep": tables_upkeep,
+    "console": console,
+    "console_tail": console_tail,
 }

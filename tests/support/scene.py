@@ -1,7 +1,8 @@
 """Pictures of the console for the documentation: `make screenshots`.
 
 A support agent's day: conversations, questions to people, errors, an entry that the database refused, an
-outage that is over and one that is not. Every page is taken in light, dark and on a telephone.
+outage that is over and one that is not. Every page is taken in light, dark and on a telephone; with
+`python -m support.scene threads thread` only these.
 """
 
 from __future__ import annotations
@@ -174,9 +175,12 @@ def outage(tank: Surgetank, server: PostgresServer) -> None:
 
 def take(make: Callable[[str], Visitor], pages: dict[str, str]) -> None:
     """The pictures of these pages."""
+    wanted = sys.argv[1:] or list(pages)
     for kind in SIZES:
         visitor = make(kind)
         for name, path in pages.items():
+            if name not in wanted:
+                continue
             page = visitor.open(path)
             page.wait_for_timeout(900)  # for charts and banners: nobody asserts on it
             if part := path.partition("#")[2]:
@@ -264,7 +268,8 @@ def main() -> None:
             postgres.start()
     template.close()
     if quantize := shutil.which("pngquant"):  # a third of the bytes, and nobody sees it
-        files = [str(path) for path in FOLDER.glob("*.png")]
+        begun = Path(home).stat().st_ctime  # what was taken before is small already
+        files = [str(path) for path in FOLDER.glob("*.png") if path.stat().st_mtime > begun]
         subprocess.run(
             [quantize, "--force", "--ext", ".png", "--quality", "85-100", *files], check=False
         )
