@@ -84,6 +84,8 @@ class SettingNames(TypedDict, total=False):
     tables_flush_rows: int | None
     tables_flush_interval: float | None
     tables_max_body: int | None
+    tables_url: str | SecretStr | None
+    tables_cache_bytes: int | None
     logs_keep: float | None
     errors_keep: float | None
     debug_originals: bool | None

@@ -5,7 +5,7 @@ Times are seconds, sizes bytes.
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
 
@@ -74,4 +74,14 @@ class TableSettings(BaseSettings):
         ge=1024**2,
         le=256 * 1024**2,
         description="Largest body of rows (NDJSON, Arrow) that a server takes for a table; JSON: server_max_body.",
+    )
+    tables_url: SecretStr | None = Field(
+        None,
+        description="Where files of tables are stored: s3://BUCKET/PREFIX, shared by all hosts that name it; none: a "
+        "folder of the home.",
+    )
+    tables_cache_bytes: int = Field(
+        4 * 1024**3,
+        ge=1024**2,
+        description="About how many bytes of such files are kept on this machine, for reading.",
     )

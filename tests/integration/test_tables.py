@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -208,7 +209,7 @@ def test_a_drop_that_was_killed_on_the_way_is_finished_in_the_background(shop):
     ):
         shop.tables.drop("shop.orders")
     assert gone in opened.hot.tables()
-    files = list((opened.cold.folder / str(gone)).iterdir())
+    files = list((Path(opened.cold.address) / str(gone)).iterdir())
     assert files
     shop.close()
     shop.open()

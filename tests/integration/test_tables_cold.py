@@ -47,7 +47,7 @@ def cold(database_url: str, tmp_path: Path) -> Iterator[FileTables]:
 
 
 def files_on_disk(cold: FileTables) -> set[str]:
-    return {f"{file.parent.name}/{file.name}" for file in cold.folder.glob("*/*")}
+    return {f"{file.parent.name}/{file.name}" for file in Path(cold.address).glob("*/*")}
 
 
 def files_named(cold: FileTables) -> set[str]:
@@ -63,7 +63,7 @@ def test_rows_come_back_sorted_by_user_and_sequence_with_field_ids(cold: FileTab
     assert live.progress == {STORE: Progress(4)}
     (file,) = live.files
     assert (file.min_user, file.max_user, file.min_seq, file.max_seq) == ("ada", "bob", 1, 4)
-    stored = pq.read_table(cold.folder / file.path)
+    stored = pq.read_table(Path(cold.address) / file.path)
     assert stored.column("_seq").to_pylist() == [3, 4, 1, 2]
     assert {field.name: field.metadata[b"PARQUET:field_id"] for field in stored.schema} == {
         "_user": b"1",
@@ -243,7 +243,7 @@ def test_a_commit_of_another_node_is_seen_and_an_unchanged_list_is_not_fetched_a
     cold: FileTables, database_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
-    with cold_tables(database_url, tmp_path / "other", files=cold.folder) as other:
+    with cold_tables(database_url, tmp_path / "other", files=Path(cold.address)) as other:
         flush(cold, inserts("ada", 1, "one"))
         assert len(other.live(NOTES, stores=()).files) == 1
         assert other._standing(NOTES.id) is other._standing(NOTES.id)
@@ -254,7 +254,7 @@ def test_a_commit_of_another_node_is_seen_and_an_unchanged_list_is_not_fetched_a
 def test_a_missing_file_is_named(cold: FileTables) -> None:
     flush(cold, inserts("ada", 1, "one"))
     (file,) = cold.live(NOTES, stores=()).files
-    (cold.folder / file.path).unlink()
+    (Path(cold.address) / file.path).unlink()
     with pytest.raises(StateCorrupt, match=re.escape(file.path)):
         texts(cold)
 

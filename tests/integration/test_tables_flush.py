@@ -300,13 +300,13 @@ def test_a_damaged_file_holds_only_those_up_who_change_rows_in_it(house: Ticking
     house.change(Op.UPDATE, "bob", 1, "new")
     house.insert("ada", 1)
     (file,) = house.cold.live(NOTES, stores=()).files
-    data = (house.cold.folder / file.path).read_bytes()
-    (house.cold.folder / file.path).write_bytes(b"")
+    data = (Path(house.cold.address) / file.path).read_bytes()
+    (Path(house.cold.address) / file.path).write_bytes(b"")
     house.cold._reader._footers.clear()
     job = house.flush()
     assert (job.status, job.result.partitions_failed) == (JobStatus.COMPLETED, 1)
     assert "StateCorrupt" in str(job.result.errors)
-    (house.cold.folder / file.path).write_bytes(data)
+    (Path(house.cold.address) / file.path).write_bytes(data)
     house.clock.advance(120)
     assert house.flush().ok
     assert texts(house.cold) == [("ada", 1, "ada1"), ("bob", 1, "new")]

@@ -54,7 +54,7 @@ def many(cold: FileTables) -> None:
 
 
 def on_disk(cold: FileTables) -> set[str]:
-    return {f"{file.parent.name}/{file.name}" for file in cold.folder.glob("*/*")}
+    return {f"{file.parent.name}/{file.name}" for file in Path(cold.address).glob("*/*")}
 
 
 def named(cold: FileTables) -> set[str]:
@@ -143,7 +143,7 @@ def test_an_erased_user_is_in_no_file_and_no_snapshot_and_everybody_else_is(
     assert set(done.pending) <= on_disk(cold)  # for who is reading them
     cold.sweep()
     assert not set(done.pending) & on_disk(cold)
-    for path in cold.folder.glob("*/*"):
+    for path in Path(cold.address).glob("*/*"):
         if path.parent.name == str(NOTES.id):
             assert b"adela" not in path.read_bytes()
     with psycopg.connect(database_url) as connection:
@@ -238,7 +238,7 @@ def test_files_newer_than_a_backup_of_the_database_are_told_of_and_never_unlinke
     given, more = changes(NOTES, inserts("bob", 4, "four")), {"store_id": STORE, "job": job()}
     cold.write(NOTES, given, lease=acknowledged, progress=Progress(4), **more)  # type: ignore[arg-type]
     assert "it was set back" in told.pop()
-    os.utime(cold.folder / newer.path, (0, 0))
+    os.utime(Path(cold.address) / newer.path, (0, 0))
     assert cold.sweep() == 0
     assert cold.strays() == [newer.path]
     upkeep = TableUpkeep(cold, list, lambda: 1.0, on_problem=lambda e: told.append(str(e)))
@@ -247,7 +247,7 @@ def test_files_newer_than_a_backup_of_the_database_are_told_of_and_never_unlinke
     assert newer.path in told[0]
     # Who is erased is not in them either, and the others are.
     cold.erase_user([NOTES], "adela")
-    assert pq.read_table(cold.folder / newer.path).column("id").to_pylist() == [30]
+    assert pq.read_table(Path(cold.address) / newer.path).column("id").to_pylist() == [30]
 
 
 def test_what_was_taken_before_an_erasure_is_not_committed_after_it(cold: FileTables) -> None:
@@ -273,13 +273,13 @@ def test_what_an_interrupted_flush_wrote_goes_with_the_user(cold: FileTables) ->
         pytest.raises(KeyboardInterrupt),
     ):
         flush(cold, inserts("adela", 2, "two"))
-    half = cold.folder / f"{NOTES.id}/half.parquet.tmp"
+    half = Path(cold.address) / f"{NOTES.id}/half.parquet.tmp"
     half.write_bytes(b"PAR1 adela")
     with mock.patch.object(cold, "_keeping", Keeping()):
         assert [path for path in cold.erase_user([NOTES], "adela").pending if "half" in path]
     os.utime(half, (0, 0))
     cold.erase_user([NOTES], "adela")
-    assert not [path for path in cold.folder.glob("*/*") if b"adela" in path.read_bytes()]
+    assert not [path for path in Path(cold.address).glob("*/*") if b"adela" in path.read_bytes()]
     assert texts(cold) == [("bob", 10, "stays")]
 
 
@@ -295,7 +295,7 @@ def test_another_home_on_the_same_database_is_refused_and_a_moved_one_is_not(
             flush(other, inserts("adela", 2, "two"))
         with pytest.raises(Conflict, match="another home"):
             other.sweep()
-    moved = cold.folder.rename(tmp_path / "moved")
+    moved = Path(cold.address).rename(tmp_path / "moved")
     with cold_tables(database_url, tmp_path / "other", files=moved) as other:
         flush(other, inserts("adela", 2, "two"), token=2)
         assert [row[1] for row in texts(other)] == [10, 20]
@@ -337,7 +337,7 @@ def test_a_file_names_only_users_who_have_rows_in_it(cold: FileTables) -> None:
     assert texts(cold) == before
     assert [row for user in ("adela", "bob") for row in texts(cold, user=user)] == before
     for file in cold.live(NOTES, stores=()).files:
-        stored = (cold.folder / file.path).read_bytes()
+        stored = (Path(cold.address) / file.path).read_bytes()
         assert {user for user in ("adela", "bob") if user.encode() in stored} == {
             file.min_user,
             file.max_user,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,11 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: list[DataFile] = []
+
+    @contextmanager
+    def held(self, files: Sequence[DataFile]) -> Iterator[dict[str, Path]]:
+        names = (name for file in files for name in (file.path, file.delete_path) if name)
+        yield {name: self.folder / name for name in names}
 
     def add(self, user: str, *seqs: int, deleted: tuple[int, ...] = ()) -> None:
         number = len(self.files)

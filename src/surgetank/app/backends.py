@@ -23,10 +23,11 @@ from surgetank.events.protocol import EventLog
 from surgetank.events.sqlite import SQLiteEventLog
 from surgetank.events.sqlite_streams import SQLiteStreamLog
 from surgetank.events.streams import StreamLog
-from surgetank.exceptions import MissingExtra
+from surgetank.exceptions import ConfigurationError, MissingExtra
 from surgetank.fallback.files import SpillFiles
 from surgetank.notify.alerts.book import AlertBook
 from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
+from surgetank.objects import is_object_url
 from surgetank.redis.address import RedisAddress, parse
 from surgetank.settings import Settings
 from surgetank.sqlite.shared import SharedFile
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from surgetank.buffer.redis.buffer import RedisBuffer
     from surgetank.redis.door import RedisDoor
     from surgetank.streams.checkpoints.cold.reader import Cold
+    from surgetank.streams.tables.cold.location import Location
     from surgetank.streams.tables.hot.protocol import HotTables
 
 
@@ -173,6 +175,22 @@ def open_table_file(
     return hot, SharedFile(
         path, kind=TABLES, name="table store", script=script, before_write=before_write
     )
+
+
+def open_table_location(settings: Settings) -> Location:
+    """Where files of tables are stored. Needs the extra `tables`, and `s3` for a bucket."""
+    from surgetank.streams.tables.cold.bucket import BucketLocation  # noqa: PLC0415 - an extra
+    from surgetank.streams.tables.cold.location import FolderLocation  # noqa: PLC0415
+
+    if settings.tables_url is None:
+        return FolderLocation(settings.home / "tables")
+    url = settings.tables_url.get_secret_value()
+    if not is_object_url(url):
+        raise ConfigurationError(
+            "SURGETANK_TABLES_URL names no bucket.",
+            remedy="use s3://BUCKET/PREFIX (or gs://, az://); without it files are in a folder of the home.",
+        )
+    return BucketLocation(url, settings.home / "tables-cache", settings.tables_cache_bytes)
 
 
 def tables_exist(settings: Settings) -> bool:

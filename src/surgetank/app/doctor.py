@@ -38,6 +38,7 @@ def examine(tank: Surgetank) -> list[Finding]:
         ("buffer", _buffer),
         ("database", _connection),
         ("schema", _schema),
+        ("tables", _tables),
         ("flow", _flow),
     )
     findings = [_careful(name, check, tank) for name, check in checks]
@@ -116,6 +117,12 @@ def _schema(tank: Surgetank) -> Finding:
         what = f"version {there} of a newer Surgetank, beside which this one (version {newest}) goes on"
         return Finding("schema", "ok", what)
     return Finding("schema", "ok", f"version {newest}")
+
+
+def _tables(tank: Surgetank) -> Finding:
+    if tank.settings.tables_url is None:
+        return Finding("tables", "ok", f"files are in {tank.settings.home / 'tables'}")
+    return Finding("tables", "ok", f"files are in {tank.tables.location()}, which answers")
 
 
 def _flow(tank: Surgetank) -> Finding:

@@ -49,6 +49,10 @@ _ALWAYS = (
     "backups, snapshots and copies of the home folder and of the fallback location",
     "log files of the application, and alerts that were sent",
 )
+_SHARED = (
+    "rows of tables that wait on other hosts which share the bucket: erase the user again when they are flushed",
+    "copies of table files on those hosts, for ten minutes",
+)
 _ROUNDS = 5
 _LOCK_S = 10
 _AGAIN_S = 300.0  # between two attempts in the background
@@ -108,6 +112,7 @@ class Erasure:
         other_saver: bool,
         store_named: bool = False,
         erase_tables: Callable[[str], tuple[int, int]] = lambda _: (0, 0),
+        tables_shared: bool = False,
     ) -> None:
         self._buffer = buffer
         self._events = events
@@ -121,6 +126,7 @@ class Erasure:
         self._other_saver = other_saver
         self._store_named = store_named
         self._erase_tables = erase_tables
+        self._beyond = (*_ALWAYS, *_SHARED) if tables_shared else _ALWAYS
 
     def erase(self, user: str) -> ErasureReport:
         """Erase a user's data. Idempotent; killed on the way, it goes on when it is called again.
@@ -145,7 +151,7 @@ class Erasure:
         log.info("user_erased", threads=len(progress.threads), unfinished=len(unfinished))
         return ErasureReport(
             "running" if unfinished else "completed", len(progress.threads), dict(progress.removed),
-            tuple(unfinished), (*_ALWAYS, *self._elsewhere(user)),
+            tuple(unfinished), (*self._beyond, *self._elsewhere(user)),
         )  # fmt: skip
 
     def go_on(self, *, after_s: float = _AGAIN_S) -> list[ErasureReport]:
@@ -431,4 +437,5 @@ def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool
         other_saver=other_saver,
         store_named=parts.settings.store_scope == "named",
         erase_tables=parts.erase_tables,
+        tables_shared=parts.settings.tables_url is not None,
     )

@@ -160,7 +160,7 @@ class Nouns(Speaks):
     @property
     def tables(self) -> Tables:
         """Tables of users' rows: create, list, describe, insert, flush, drop."""
-        return Tables(self.parts.tables.open)
+        return Tables(self.parts.tables.open, self.parts.tables.location)
 
     @property
     def storage(self) -> Storage:

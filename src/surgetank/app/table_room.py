@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from surgetank.app.backends import open_table_file, tables_exist
+from surgetank.app.backends import open_table_file, open_table_location, tables_exist
 from surgetank.exceptions import BufferProblem, MissingExtra, SurgetankError
 from surgetank.flush.breaker import CircuitBreaker
 from surgetank.flush.job import Clockwork
@@ -131,6 +131,12 @@ class TableRoom:
         tables = self.if_there()
         return tables.hot if tables is not None else None
 
+    def location(self) -> str:
+        """Where files are stored; a bucket is asked. Raises `ColdStateUnavailable`."""
+        location = open_table_location(self._parts.settings)
+        location.identity()
+        return location.address
+
     def close(self) -> None:
         """Close what was opened. Idempotent."""
         with self._lock:
@@ -159,7 +165,7 @@ class TableRoom:
         hot, copies = open_table_file(settings, parts.clock, parts.buffer)
         cold = FileTables(
             parts.database,
-            settings.home / "tables",
+            open_table_location(settings),
             file=copies,
             on_problem=parts.tell_of_tables,
         )

@@ -59,8 +59,9 @@ class Tables:
 
     Raises `MissingExtra` without the extra `tables`, `NotFound` for a table that there is not."""
 
-    def __init__(self, opened: Callable[[], OpenTables]) -> None:
+    def __init__(self, opened: Callable[[], OpenTables], location: Callable[[], str]) -> None:
         self._opened = opened
+        self._location = location
 
     def create(
         self,
@@ -230,6 +231,11 @@ class Tables:
     def for_caller(self, caller: SqlCaller) -> CallerTables:
         """The tables as a caller of the server may see and fill them."""
         return CallerTables(self._opened, caller)
+
+    def location(self) -> str:
+        """Where files of tables are stored, without credentials. A bucket is asked: raises
+        `ColdStateUnavailable` where it doesn't answer or refuses."""
+        return self._location()
 
     def flush(self, name: str | None = None) -> FlushJob:
         """Flush one table, or all of them, and wait."""

@@ -19,7 +19,15 @@ from surgetank.notify.incidents import Subject, Trouble
 from surgetank.streams.errors.groups import flush_reference
 
 SAFE = "Everything is kept in the buffer"
-_OF_FILES = frozenset({"OSError", "PermissionError", "FileNotFoundError", "NotADirectoryError"})
+_OF_FILES = frozenset(
+    {
+        "OSError",
+        "PermissionError",
+        "FileNotFoundError",
+        "NotADirectoryError",
+        "ColdStateUnavailable",  # of a flush: a bucket
+    }
+)
 
 
 def trouble(found: Trouble) -> str:
@@ -67,6 +75,8 @@ def for_operators(found: Trouble, now: float) -> str:
         kept = f"{SAFE} ({found.entries} entries{whose if found.affected else ''})"
         if fatal:
             action = found.failure.remedy or "see the detail, then `surgetank flush`."
+            if found.failure.error_type == "ConfigurationError":  # a bucket, not the database
+                return f"Saving is stopped: {found.failure.message} {kept}. To go on: {action}"
             return f"Saving is stopped: {found.label} refuses it. {kept}. To go on: {action}"
         if found.failure.error_type in _OF_FILES and found.failure.remedy:
             return (

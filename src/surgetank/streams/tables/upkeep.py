@@ -87,7 +87,7 @@ class TableUpkeep:
             named = ", ".join(paths[:5]) + (", ..." if len(paths) > 5 else "")
             self._on_problem(
                 StateCorrupt(
-                    f"{len(paths)} files of tables in {self._cold.folder} are named by no manifest: {named}.",
+                    f"{len(paths)} files of tables in {self._cold.address} are named by no manifest: {named}.",
                     remedy="if the database was set back to a backup, their rows are nowhere else: read "
                     "them as Parquet and insert them again; then remove the files.",
                 )

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute
 from psycopg.types.json import Jsonb
 
-from surgetank.streams.tables.cold.files import TEMPORARY, Folder, NewFile, conform, field_ids
+from surgetank.streams.tables.cold.files import Folder, NewFile, conform, field_ids
+from surgetank.streams.tables.cold.location import TEMPORARY
 from surgetank.streams.tables.cold.manifest import SQL, Locked, Manifest, Stale, described_file
 from surgetank.streams.tables.cold.mirror import Mirror
 from surgetank.streams.tables.cold.protocol import DataFile, ErasedUser
@@ -54,11 +55,13 @@ class UserErasure:
         mirror: Mirror,
         *,
         written_before: float,
+        orphans_before: float,
     ) -> None:
         self._manifest = manifest
         self._folder = folder
         self._reader = reader
         self._mirror = mirror
+        self._orphans_before = orphans_before  # what is older is being written by no other host
         self._written_before = written_before  # what is older, and has no end, is written by nobody
 
     def erase(self, tables: Sequence[Table], user: str) -> ErasedUser:
@@ -103,6 +106,8 @@ class UserErasure:
                 continue
             if path in noted:  # it never comes into a manifest
                 self._discard([path])
+            elif self._folder.location.shared and at >= self._orphans_before:
+                pending.append(path)  # another host is writing it, and will give it up
             else:  # others' rows may be nowhere else
                 self._folder.replace(path, rows.filter(pc.invert(theirs)))
         return pending

@@ -1,19 +1,15 @@
 """Writing the Parquet files of tables: sorted by user and sequence, with field ids and statistics.
 
-A file is written under a temporary name, made durable, renamed, and its folder made durable: what the
-manifest names is there after a power cut. Encodings are those that were measured to be quick and small
+Encodings are those that were measured to be quick and small
 (the decision record): a dictionary for the user, deltas for numbers and text, snappy. Row groups are as small as
 large reads bear: who reads one user's rows decodes one or two of them.
 """
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -22,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from surgetank.private import make_folder
+from surgetank.streams.tables.cold.location import Location
 from surgetank.streams.tables.cold.stats import ColumnStats, stats_of
 from surgetank.streams.tables.definition import SEQ, SEQ_ID, USER, USER_ID, Column, Table
 
@@ -33,7 +29,6 @@ PATH_ID, POSITION_ID = 2147483546, 2147483545  # field ids of position deletes, 
 _FIELD_ID = b"PARQUET:field_id"
 _NUMBERS = frozenset({"SMALLINT", "INT", "BIGINT", "DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ"})
 _TEXTS = frozenset({"TEXT", "JSON", "BYTES"})
-TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,30 +213,31 @@ def encode(table: Table, rows: pa.Table, where: Any) -> pq.FileMetaData:
 
 
 class Folder:
-    """The folder of all tables' files. Names of files are random: no text of a user's is in
+    """The files of all tables, in one location. Names of files are random: no text of a user's is in
     them. `begins` is called with the name of a file before it is written."""
 
     def __init__(
         self,
-        path: Path,
+        location: Location,
         *,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         begins: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.path = Path(path)
+        self.location = location
         self._new_id = new_id
         self._begins = begins
 
-    def absolute(self, name: str) -> Path:
-        """Where a file is."""
-        return self.path / name
+    def address(self, name: str) -> str:
+        """Where a file is, for people and for other readers."""
+        return f"{self.location.address}/{name}"
 
     def write(self, table: Table, rows: pa.Table, *, bucket: int = 0, buckets: int = 1) -> NewFile:
         """Write rows (conformed and sorted) as one data file, durably."""
         if table.by_user:
             rows = _only_their_users(rows)
         name = f"{table.id}/{self._new_id()}.parquet"
-        metadata = self._durably(name, lambda where: encode(table, rows, where))
+        self._begins(name)
+        written = self.location.store(name, lambda where: encode(table, rows, where))
         seqs = pc.min_max(rows.column(SEQ)).as_py()
         least, greatest = _bounds(rows) if table.by_user else (None, None)
         return NewFile(
@@ -249,14 +245,14 @@ class Folder:
             bucket=bucket,
             buckets=buckets,
             rows=rows.num_rows,
-            bytes=self.absolute(name).stat().st_size,
-            footer_bytes=self._footer_bytes(name),
+            bytes=written.bytes,
+            footer_bytes=written.footer_bytes,
             min_user=least,
             max_user=greatest,
             min_seq=seqs["min"],
             max_seq=seqs["max"],
             schema_version=table.schema_version,
-            stats=stats_of(table, metadata),
+            stats=stats_of(table, written.result),
         )
 
     def write_deletes(
@@ -264,9 +260,8 @@ class Folder:
     ) -> NewFile:
         """Write the deleted positions of a data file, in order, durably."""
         name = f"{table_id}/{self._new_id()}.deletes.parquet"
-        where = str(self.absolute(data_path).absolute())
         paths = pa.DictionaryArray.from_arrays(
-            pa.array(np.zeros(len(positions), np.int32)), [where]
+            pa.array(np.zeros(len(positions), np.int32)), [self.address(data_path)]
         )
         schema = pa.schema(
             [
@@ -275,77 +270,32 @@ class Folder:
             ]
         )
         rows = pa.table([paths, pa.array(positions.astype(np.int64))], schema=schema)
-        self._durably(name, lambda path: _write_plain(rows, path))
+        self._begins(name)
+        written = self.location.store(name, lambda where: _write_plain(rows, where))
         return NewFile(
             path=name,
             rows=len(positions),
-            bytes=self.absolute(name).stat().st_size,
-            footer_bytes=self._footer_bytes(name),
+            bytes=written.bytes,
+            footer_bytes=written.footer_bytes,
         )
-
-    def _durably(self, name: str, write: Callable[[Any], Any], *, noted: bool = True) -> Any:
-        final = self.absolute(name)
-        self._make(final.parent)
-        if noted:
-            self._begins(name)
-        temporary = final.with_name(final.name + TEMPORARY)
-        try:
-            with open(temporary, "wb", opener=_private) as file:
-                done = write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(final)
-        except BaseException as error:
-            with suppress(OSError):
-                temporary.unlink()
-            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-                # ENOSPC of a write names no file, and is to be told from a database that is away
-                raise OSError(error.errno, error.strerror, str(temporary)) from error
-            raise
-        _sync_folder(final.parent)
-        return done
-
-    def _make(self, folder: Path) -> None:
-        if not folder.is_dir():
-            make_folder(folder)
-            for parent in (folder.parent, folder.parent.parent):
-                _sync_folder(parent)
-
-    def _footer_bytes(self, name: str) -> int:
-        with self.absolute(name).open("rb") as file:
-            file.seek(-8, os.SEEK_END)
-            return int.from_bytes(file.read(4), "little")
 
     def read(self, name: str) -> pa.Table:
         """All of a file, as it is stored."""
-        return pq.read_table(self.absolute(name))
+        with self.location.open(name) as file:
+            return pq.read_table(file)
 
     def replace(self, name: str, rows: pa.Table) -> None:
         """Write a file again that is in no manifest."""
-        self._durably(
-            name, lambda path: pq.write_table(rows, path, compression="zstd"), noted=False
-        )
+        self.location.store(name, lambda where: pq.write_table(rows, where, compression="zstd"))
 
     def unlink(self, names: Sequence[str]) -> int:
         """Remove files, and what was written of them; those that are gone already don't count.
         Returns how many there were."""
-        gone = 0
-        for name in names:
-            for each in (name, name + TEMPORARY):
-                with suppress(FileNotFoundError):
-                    self.absolute(each).unlink()
-                    gone += 1
-        return gone
+        return self.location.unlink(names) if names else 0
 
     def found(self) -> Mapping[str, float]:
         """All files, and when each was written, in seconds since the epoch."""
-        found: dict[str, float] = {}
-        for folder in self.path.iterdir() if self.path.is_dir() else ():
-            if folder.name.isdigit() and folder.is_dir():
-                for file in folder.iterdir():
-                    with suppress(FileNotFoundError):
-                        found[f"{folder.name}/{file.name}"] = file.stat().st_mtime
-        return found
+        return self.location.found()
 
 
 def _only_their_users(rows: pa.Table) -> pa.Table:
@@ -374,15 +324,3 @@ def _write_plain(rows: pa.Table, where: Any) -> None:
         compression="zstd",
         store_schema=False,
     )
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

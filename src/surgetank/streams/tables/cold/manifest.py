@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -23,6 +22,7 @@ from surgetank.database.queries import queries
 from surgetank.exceptions import LeaseLost, NotFound
 from surgetank.model import FlushJob
 from surgetank.streams.tables.cold.files import NewFile
+from surgetank.streams.tables.cold.location import Location
 from surgetank.streams.tables.cold.protocol import DataFile, UserErased
 from surgetank.streams.tables.cold.storage import Storage
 from surgetank.streams.tables.hot.protocol import Progress, TableLease
@@ -113,11 +113,11 @@ class Commit:
 
 
 class Manifest:
-    """The manifest in a database; `root` is where the files are."""
+    """The manifest in a database; the files are in `location`."""
 
-    def __init__(self, database: Database, root: Path) -> None:
+    def __init__(self, database: Database, location: Location) -> None:
         self._database = database
-        self._storage = Storage(root)
+        self._storage = Storage(location)
 
     # -- reading
 
@@ -170,6 +170,8 @@ class Manifest:
         """A transaction under the lock, committed at its end. Raises `DatabaseUnavailable`, and the
         driver's errors, which flushing classifies; for what is `patient` no error of the driver.
         `Conflict` where the files are another home's, but for what needs no files (`anywhere`)."""
+        if not anywhere:
+            self._storage.ask()
         use = (
             self._database.asking(patient=True) if patient else self._database.connection(size=size)
         )

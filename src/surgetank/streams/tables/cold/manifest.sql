@@ -117,6 +117,10 @@ ON CONFLICT (table_id) DO UPDATE SET given = table_totals.given + excluded.given
 -- Where the files are, and which folder that is; and whether there are any. Primary key.
 SELECT s.root, s.identity, EXISTS (SELECT FROM surgetank.table_files) FROM surgetank.table_storages s WHERE s.storage = %(storage)s
 
+-- name: database
+-- Which database this is.
+SELECT id::text FROM surgetank.database_identity
+
 -- name: name_storage
 -- Where the files are, for other readers. Primary key.
 INSERT INTO surgetank.table_storages (storage, root, identity) VALUES (%(storage)s, %(root)s, %(identity)s)

@@ -12,6 +12,7 @@ as well.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -110,8 +111,13 @@ class ColdTables(Protocol):
     """
 
     @property
-    def folder(self) -> Path:
-        """Where the files are: paths of files are relative to it."""
+    def address(self) -> str:
+        """Where the files are, for people: paths of files are relative to it."""
+        ...
+
+    def held(self, files: Sequence[DataFile]) -> AbstractContextManager[Mapping[str, Path]]:
+        """Files with their deletions on this machine, by their names, while they are held. Raises
+        `ColdStateUnavailable`, `InvalidRequest`."""
         ...
 
     def live(self, table: Table, *, stores: Sequence[str], user: str | None = None) -> ColdTable:

@@ -188,8 +188,8 @@ class Reader:
         with self._lock:
             known = self._deleted.use(name)
         if known is None:
-            with self._named(name):
-                rows = pq.read_table(self._folder.absolute(name), columns=["pos"])
+            with self._named(name), self._folder.location.open(name) as opened:
+                rows = pq.read_table(opened, columns=["pos"])
             known = np.asarray(rows.column("pos").to_numpy(), np.int64)
             with self._lock:
                 self._deleted[name] = known
@@ -201,7 +201,7 @@ class Reader:
             footer = self._footers.use(file.path)
         with (
             self._named(file.path),
-            pa.memory_map(str(self._folder.absolute(file.path))) as source,
+            self._folder.location.open(file.path) as source,
             pq.ParquetFile(
                 source,
                 metadata=footer.metadata if footer is not None else None,
@@ -220,8 +220,9 @@ class Reader:
         try:
             yield
         except (OSError, pa.ArrowException) as error:
+            self._folder.location.distrust(name)
             raise StateCorrupt(
-                f"The table file {self._folder.absolute(name)} can't be read ({error}).",
+                f"The table file {self._folder.address(name)} can't be read ({error}).",
                 remedy="restore it from a backup; rows in other files are not concerned.",
             ) from error
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from surgetank.sqlite.shared import SharedFile
 from surgetank.streams.tables.cold.compaction import choose, merge
 from surgetank.streams.tables.cold.erasing import UserErasure
 from surgetank.streams.tables.cold.files import Folder, NewFile
+from surgetank.streams.tables.cold.location import FolderLocation, Location
 from surgetank.streams.tables.cold.manifest import (
     Commit,
     Deleted,
@@ -60,13 +61,13 @@ _BATCH = 65_536
 
 
 class FileTables:
-    """Implements `ColdTables` over one database and one folder. `file` is the file of tables beside
-    the buffer (with `mirror.SCRIPT`); it is closed with this."""
+    """Implements `ColdTables` over one database and one location (a folder by its path). `file` is the file
+    of tables beside the buffer (with `mirror.SCRIPT`); it is closed with this."""
 
     def __init__(
         self,
         database: Database,
-        folder: Path,
+        location: Path | Location,
         *,
         file: SharedFile,
         keeping: Keeping = KEEPING,
@@ -77,16 +78,26 @@ class FileTables:
         self._keeping = keeping
         self._clock = clock
         self._mirror = Mirror(file)
-        self._folder = Folder(folder, begins=lambda path: self._mirror.begins(path, self._clock()))
-        self._manifest = Manifest(database, folder)
+        self._location = FolderLocation(location) if isinstance(location, Path) else location
+        self._folder = Folder(
+            self._location, begins=lambda path: self._mirror.begins(path, self._clock())
+        )
+        self._manifest = Manifest(database, self._location)
         self._reader = Reader(self._folder)
         self._lock = threading.Lock()
         self._known: BoundedMap[int, Standing] = BoundedMap(1000)
 
     @property
-    def folder(self) -> Path:
+    def address(self) -> str:
         """Where the files are."""
-        return self._folder.path
+        return self._location.address
+
+    def held(self, files: Sequence[DataFile]) -> AbstractContextManager[Mapping[str, Path]]:
+        """Files with their deletions on this machine, by their names."""
+        sizes = {file.path: file.bytes for file in files}
+        return self._location.held(
+            sizes | {file.delete_path: 0 for file in files if file.delete_path is not None}
+        )
 
     # -- reading
 
@@ -198,7 +209,7 @@ class FileTables:
             done = before.of(store_id)
             if done.through < lease.progress.through and not went_back:
                 went_back = True
-                self._on_problem(_went_back(table, self.folder))
+                self._on_problem(_went_back(table, self.address))
             after = merged(done, progress)
             changes = outstanding(table, rows, done, after)
             if after == done and not changes.num_rows:
@@ -291,6 +302,7 @@ class FileTables:
             self._reader,
             self._mirror,
             written_before=self._clock() - self._keeping.grace_s,
+            orphans_before=self._clock() - self._keeping.orphans_s,
         )
         done = erasure.erase(named, user)
         for table in named:
@@ -327,11 +339,11 @@ class FileTables:
         self._mirror.close()
 
 
-def _went_back(table: Table, folder: Path) -> StateCorrupt:
+def _went_back(table: Table, address: str) -> StateCorrupt:
     return StateCorrupt(
         f"The database has less of {table.full_name} than it had: it was set back, and rows that were "
         "flushed since are missing in it.",
-        remedy=f"set it forward if you can; their files are still in {folder / str(table.id)}, are named "
+        remedy=f"set it forward if you can; their files are still in {address}/{table.id}, are named "
         "by nothing, and are told of after a day.",
     )
 

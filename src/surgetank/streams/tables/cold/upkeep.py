@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from surgetank.streams.tables.cold.files import TEMPORARY, Folder
+from surgetank.streams.tables.cold.files import Folder
+from surgetank.streams.tables.cold.location import TEMPORARY
 from surgetank.streams.tables.cold.manifest import SQL, Manifest
 from surgetank.streams.tables.cold.mirror import Mirror
 
@@ -56,6 +57,7 @@ def sweep(
         paths = [row[0] for row in rows]
         unlinked += folder.unlink(paths)
         connection.execute(SQL["forget_garbage"], {"paths": paths})
+    folder.location.tidy(manifest.named)
     return unlinked + _orphans(manifest, folder, mirror, clock() - keeping.orphans_s)
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,12 @@ class TrustedQueries:
             raise StatementRefused(str(tree.get("error_message")))
         needed = needs(text, tree)
         names = []
+        held = ExitStack()
         try:
             for number, reference in enumerate(needed.tables):
-                names += _define(connection, f"surgetank {number}", reference, sources, self._cold)
+                names += _define(
+                    connection, f"surgetank {number}", reference, sources, (self._cold, held)
+                )
             given = chosen(parameters, needed.parameters)
             relation = connection.sql(needed.text, params=given or None)
             if relation is None:
@@ -97,6 +100,7 @@ class TrustedQueries:
         finally:
             for name in names:
                 connection.execute(f"DROP VIEW IF EXISTS {name}")
+            held.close()
 
     @contextmanager
     def _connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -139,10 +143,10 @@ def _define(
     name: str,
     reference: Reference,
     sources: Sources,
-    cold: ColdTables | None,
+    storage: tuple[ColdTables | None, ExitStack],
 ) -> list[str]:
-    """Make a view of what a name stands for. The names of all views that were made, in the order
-    in which they can be dropped."""
+    """Make a view of what a name stands for; its files are held until the stack is closed. The names of
+    all views that were made, in the order in which they can be dropped."""
     found = sources.find(reference)
     if found is None:
         return []
@@ -156,16 +160,19 @@ def _define(
         connection.execute(f"CREATE OR REPLACE VIEW {made} AS FROM {quoted(name)}")
         return [made, quoted(name)]
     view = sources.view(found)
+    cold, held = storage
     assert cold is not None, "a scope with tables has files"
+    files = view.cold.files
+    paths = held.enter_context(cold.held(files)) if files else {}
     connection.register(f"{name} hot", view.hot)
     connection.register(f"{name} hidden", pa.table({SEQ: view.hidden}))
     connection.register(f"{name} initial", _initial(view.table))
-    text = " UNION ALL ".join(_parts(name, found, view, cold.folder))
+    text = " UNION ALL ".join(_parts(name, found, view, paths))
     connection.execute(f"CREATE OR REPLACE VIEW {made} AS {text}")
     return [made, *(quoted(f"{name} {part}") for part in ("hot", "hidden", "initial"))]
 
 
-def _parts(name: str, of: Wanted, view: View, folder: Path) -> Iterator[str]:
+def _parts(name: str, of: Wanted, view: View, paths: Mapping[str, Path]) -> Iterator[str]:
     shown = ", ".join(quoted(each) for each in of.shown)
     yield f"SELECT {shown} FROM {quoted(f'{name} hot')}"
     groups: dict[tuple[int, bool], list[DataFile]] = {}
@@ -173,8 +180,8 @@ def _parts(name: str, of: Wanted, view: View, folder: Path) -> Iterator[str]:
         groups.setdefault((file.schema_version, file.delete_path is not None), []).append(file)
     for (version, deleted), files in groups.items():
         columns = ", ".join(_column(name, each, view.table, version) for each in of.shown)
-        paths = _list(str(folder / file.path) for file in files)
-        source = f"read_parquet({paths}, filename = {deleted}, file_row_number = {deleted}) f"
+        listed = _list(str(paths[file.path]) for file in files)
+        source = f"read_parquet({listed}, filename = {deleted}, file_row_number = {deleted}) f"
         conditions = []
         if of.readable.user is not None and view.table.by_user:
             conditions.append(f"f.{quoted(USER)} = {_text(of.readable.user)}")
@@ -182,21 +189,21 @@ def _parts(name: str, of: Wanted, view: View, folder: Path) -> Iterator[str]:
             hidden = quoted(f"{name} hidden")
             conditions.append(f"f.{SEQ} NOT IN (SELECT {SEQ} FROM {hidden})")
         if deleted:
-            source += f" ANTI JOIN {_deletes(files, folder)}"
+            source += f" ANTI JOIN {_deletes(files, paths)}"
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         yield f"SELECT {columns} FROM {source}{where}"
 
 
-def _deletes(files: list[DataFile], folder: Path) -> str:
+def _deletes(files: list[DataFile], paths: Mapping[str, Path]) -> str:
     """The deleted positions of files, by the names that they have now."""
     pairs = ", ".join(
-        f"({_text(str(folder / file.path))}, {_text(str(folder / (file.delete_path or '')))})"
+        f"({_text(str(paths[file.path]))}, {_text(str(paths[file.delete_path or '']))})"
         for file in files
     )
-    paths = _list(str(folder / (file.delete_path or "")) for file in files)
+    listed = _list(str(paths[file.delete_path or ""]) for file in files)
     return (
         f"(SELECT m.data AS filename, p.pos AS file_row_number "
-        f"FROM read_parquet({paths}, filename = true) p "
+        f"FROM read_parquet({listed}, filename = true) p "
         f"JOIN (VALUES {pairs}) m (data, deletes) ON m.deletes = p.filename) d "
         "ON d.filename = f.filename AND d.file_row_number = f.file_row_number"
     )
