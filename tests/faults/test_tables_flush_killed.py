@@ -82,7 +82,9 @@ def test_at_each_step(house: House, database_url: str, tmp_path: Path) -> None:
         for file in house.cold.live(NOTES, stores=()).files
         for path in (file.path, file.delete_path)
     }
-    assert {f"{p.parent.name}/{p.name}" for p in Path(house.cold.address).glob("*/*")} == named - {None}
+    assert {f"{p.parent.name}/{p.name}" for p in Path(house.cold.address).glob("*/*")} == named - {
+        None
+    }
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -144,7 +144,7 @@ def test_an_export_begins_again_when_somebody_is_erased_and_old_files_go(shop, t
         erased.append(f"{at} of {of}")
         if len(erased) <= often:
             opened.erase_user(["bob", "nobody", "cay"][len(erased) - 1])
-            for file in opened.cold.folder.glob("*/*"):
+            for file in Path(opened.cold.address).glob("*/*"):
                 if f"{file.parent.name}/{file.name}" not in named(opened):
                     file.unlink()  # as a sweep does after a quarter of an hour
 

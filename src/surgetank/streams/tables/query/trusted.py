@@ -46,10 +46,10 @@ class TrustedQueries:
 
     def run(self, text: str, *, sources: Sources, parameters: Parameters | None = None) -> Answer:
         """Run one SELECT over these sources. Ctrl-C ends it. Raises `StatementRefused`."""
-        with self._connection() as connection:
+        with self._connection() as connection, ExitStack() as held:
             try:
                 return _interruptible(
-                    lambda: self._answer(connection, text, sources, parameters),
+                    lambda: self._answer(connection, text, sources, parameters, held),
                     connection.interrupt,
                 )
             except duckdb.Error as error:
@@ -69,6 +69,7 @@ class TrustedQueries:
         text: str,
         sources: Sources,
         parameters: Parameters | None,
+        held: ExitStack,
     ) -> Answer:
         statements = connection.extract_statements(text)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
@@ -80,7 +81,6 @@ class TrustedQueries:
             raise StatementRefused(str(tree.get("error_message")))
         needed = needs(text, tree)
         names = []
-        held = ExitStack()
         try:
             for number, reference in enumerate(needed.tables):
                 names += _define(
@@ -100,7 +100,6 @@ class TrustedQueries:
         finally:
             for name in names:
                 connection.execute(f"DROP VIEW IF EXISTS {name}")
-            held.close()
 
     @contextmanager
     def _connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
