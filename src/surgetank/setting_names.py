@@ -125,6 +125,15 @@ class SettingNames(TypedDict, total=False):
     server_write_timeout: float | None
     server_max_body: int | None
     cors_origins: str | None
+    oidc_issuer: str | None
+    oidc_client_id: str | None
+    oidc_client_secret: str | SecretStr | None
+    oidc_scopes: str | None
+    oidc_user_claim: str | None
+    oidc_role_claim: str | None
+    oidc_roles: str | None
+    oidc_default_role: Literal["viewer", "user", "reviewer", "operator"] | None
+    oidc_session: float | None
     trusted_proxies: str | None
     failed_logins_per_minute: int | None
     node: str | None

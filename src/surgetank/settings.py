@@ -27,6 +27,7 @@ from pydantic_settings import (
 from surgetank import buffer_address, setting_sources
 from surgetank.durations import UNITS, seconds_of
 from surgetank.exceptions import ConfigurationError
+from surgetank.oidc_settings import OidcSettings
 from surgetank.run_settings import RunSettings
 from surgetank.table_settings import TableSettings
 
@@ -73,7 +74,7 @@ def _support_url(value: str) -> str:
 SupportUrl = Annotated[str, Field(max_length=2000), AfterValidator(_support_url)]
 
 
-class Settings(RunSettings, TableSettings):
+class Settings(RunSettings, TableSettings, OidcSettings):
     """All settings. Immutable."""
 
     model_config = SettingsConfigDict(

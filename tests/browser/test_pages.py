@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import Visitor, violations, visiting
+from support.browser import MOST_BYTES, TOO_WIDE, Visitor, violations, visiting
 from support.http import ADMIN_TOKEN, Server, running
 from support.savers import put
 from surgetank.console.app import Console
@@ -23,13 +23,6 @@ pytestmark = pytest.mark.browser
 HOSTILE = (
     "</title><script>document.title='owned'</script><img src=x onerror=alert(1)>{{7*7}}\" ' &amp;"
 )
-# What sticks out of the page to the right; what scrolls by itself may.
-TOO_WIDE = """
-document.documentElement.scrollWidth <= document.documentElement.clientWidth ? [] :
-[`${document.documentElement.scrollWidth} of ${innerWidth}`, ...[...document.querySelectorAll('body *')].filter(
-    each => each.getBoundingClientRect().right > innerWidth && !each.parentElement.closest('.scroll, nav, .chart')
-).map(each => `${each.outerHTML.slice(0, 100)} to ${each.getBoundingClientRect().right}`)]"""
-MOST_BYTES = 200_000
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ ROUTES = {
 OF_THREADS = (
     "/thread", "/thread/now", "/thread/lines", "/thread/log.txt", "/thread/steps", "/thread/talk",
 )  # fmt: skip
-OPEN = {("GET", "/login"), ("POST", "/login")}
+OPEN = {("GET", "/login"), ("POST", "/login"), ("GET", "/oidc/login"), ("GET", "/oidc/callback")}
 
 
 @pytest.fixture

@@ -14,6 +14,13 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from support.http import ADMIN_TOKEN, Server
 
+MOST_BYTES = 200_000  # of a page as it is sent
+# What sticks out of the page to the right; what scrolls by itself may.
+TOO_WIDE = """
+document.documentElement.scrollWidth <= document.documentElement.clientWidth ? [] :
+[`${document.documentElement.scrollWidth} of ${innerWidth}`, ...[...document.querySelectorAll('body *')].filter(
+    each => each.getBoundingClientRect().right > innerWidth && !each.parentElement.closest('.scroll, nav, .chart')
+).map(each => `${each.outerHTML.slice(0, 100)} to ${each.getBoundingClientRect().right}`)]"""
 PROGRAMS = ("chromium", "chromium-browser")
 expect.set_options(timeout=20_000)  # conditions are waited for, on a machine that has much to do
 

@@ -23,6 +23,7 @@ from surgetank.console import (
     inbox,
     jobs,
     login,
+    oidc,
     overview,
     parked,
     question,
@@ -42,6 +43,7 @@ from surgetank.console.showing import Showing
 from surgetank.console.visits import PATH, TokenOfCookie, Visit, anybody
 from surgetank.exceptions import SurgetankError
 from surgetank.server.access.identify import Asked
+from surgetank.server.access.oidc import Provider
 from surgetank.server.http.problems import (
     Problem,
     of_family,
@@ -52,7 +54,7 @@ from surgetank.server.http.problems import (
 from surgetank.server.services import Services
 
 ROUTERS = (
-    login.router, overview.router,
+    login.router, oidc.router, overview.router,
     threads.router, steps.router, checkpoint.router, runs.router, starting.router,
     inbox.router, question.router, jobs.router, parked.router, errors.router,
     tables.router, sql.router, audit.router, settings.router,
@@ -79,6 +81,8 @@ class Console:
         assets = Assets(PATH)
         app.state.services = services
         app.state.samples = self.samples
+        settings_ = services.settings
+        app.state.oidc = Provider(settings_, services.clock) if settings_.oidc_issuer else None
         app.state.fresh = Fresh()
         app.state.results, app.state.running = Results(services.clock), Running()
         app.state.erasing = set[asyncio.Task[str]]()

@@ -23,16 +23,18 @@ from surgetank.console.visits import (
     present,
     set_cookie,
 )
+from surgetank.exceptions import SurgetankError
 from surgetank.server.access.identify import identify
 from surgetank.server.http.problems import Problem
 
 router = APIRouter()
+MADE_BY_OIDC = "oidc"  # who made the tokens of logins through a provider
 
 
 @router.get("/login")
 async def login(visit: Anybody) -> Response:
     """The form."""
-    return _form(visit, wanted=visit.request.query_params.get("next", ""))
+    return login_page(visit, wanted=visit.request.query_params.get("next", ""))
 
 
 @router.post("/login")
@@ -46,11 +48,11 @@ async def log_in(visit: Anybody) -> Response:
     except Problem as problem:
         visit.request.scope["surgetank.asked"].refusal = None
         status = 401 if problem.status == 403 else problem.status
-        response = _form(visit, wanted=wanted, status=status, problem=problem)
+        response = login_page(visit, wanted=wanted, status=status, problem=problem)
         if "Retry-After" in problem.headers:
             response.headers["Retry-After"] = problem.headers["Retry-After"]
         return response
-    response = RedirectResponse(_own_page(wanted), 303)
+    response = RedirectResponse(own_page(wanted), 303)
     set_cookie(response, visit.request, TOKEN_COOKIE, token)
     return visit.keep(response)
 
@@ -62,13 +64,29 @@ async def _check(visit: Visit, token: str) -> None:
     await identify(visit.request.scope, visit.services)
 
 
-def _form(
-    visit: Visit, *, wanted: str, status: int = 200, problem: Problem | None = None
+def login_page(
+    visit: Visit,
+    *,
+    wanted: str,
+    status: int = 200,
+    problem: Problem | None = None,
+    farewell: str | None = None,
 ) -> Response:
-    return show(visit, "login.html", status, wanted=_own_page(wanted), problem=problem)
+    """The form to log in, with why that did not go well. `farewell` is where one logs out of the
+    provider too."""
+    provider = visit.request.app.state.oidc
+    return show(
+        visit,
+        "login.html",
+        status,
+        wanted=own_page(wanted),
+        problem=problem,
+        provider=provider.name if provider is not None else "",
+        farewell=farewell,
+    )
 
 
-def _own_page(wanted: str) -> str:
+def own_page(wanted: str) -> str:
     """Where to go on: a page of the console and nothing else."""
     parts = urlsplit(wanted)
     path = normpath(unquote(parts.path))
@@ -79,12 +97,36 @@ def _own_page(wanted: str) -> str:
 
 
 @router.post("/logout")
-async def log_out(_: Visitor) -> Response:
-    """Forget the token in this browser."""
-    response = RedirectResponse(f"{PATH}/login", 303)
-    for name in (TOKEN_COOKIE, NONCE_COOKIE):
+async def log_out(visit: Visitor) -> Response:
+    """Forget the token in this browser. One that a login through a provider made ends."""
+    response: Response = RedirectResponse(f"{PATH}/login", 303)
+    forgotten = [TOKEN_COOKIE, NONCE_COOKIE]
+    provider, token_id = visit.request.app.state.oidc, visit.caller.token_id
+    if (
+        provider is not None
+        and token_id is not None
+        and await run_in_threadpool(_end_login, visit, token_id)
+    ):
+        response = login_page(visit.left(), wanted="", farewell=provider.farewell())
+        forgotten = [TOKEN_COOKIE]  # the form stands on the other
+    for name in forgotten:
         response.delete_cookie(name, path=PATH, httponly=True, samesite="strict")
     return response
+
+
+def _end_login(visit: Visit, token_id: str) -> bool:
+    """Whether the token was made by a login through a provider; it is revoked then."""
+    services = visit.services
+    try:
+        found = services.tokens.find(token_id=token_id)
+        if found is None or found.created_by != MADE_BY_OIDC:
+            return False
+        services.tokens.revoke(token_id, by=visit.caller.user)
+    except SurgetankError:  # the database is away: it ends by itself
+        return False
+    services.login.forget(token_id=token_id)
+    services.tickets.forget(token_id)
+    return True
 
 
 @router.post("/ticket")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -118,6 +118,10 @@ class Visit:
                 "than the login.",
                 remedy="load the page again, then try once more.",
             )  # fmt: skip
+
+    def left(self) -> Visit:
+        """The same visit after it was logged out."""
+        return replace(self, who=None)
 
     def keep(self, response: Response) -> Response:
         """The response, with the cookie on which `csrf` stands."""
