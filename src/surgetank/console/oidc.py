@@ -61,9 +61,7 @@ async def come_back(
     wanted = ""
     try:
         begun, wanted = _kept(visit, state)
-        if error or not code:
-            raise Problem(401, "not-authenticated", f"The provider says: {error[:200] or 'nothing'}.",
-                          remedy="log in again.")  # fmt: skip
+        _check_answer(code, error)
         token = await run_in_threadpool(_token, visit, code, begun)
     except Problem as problem:
         status = 503 if problem.status == 503 else 401
@@ -75,6 +73,14 @@ async def come_back(
     response.delete_cookie(_COOKIE, path=_PATH)
     set_cookie(response, visit.request, TOKEN_COOKIE, token)
     return response
+
+
+def _check_answer(code: str, error: str) -> None:
+    if error or not code:
+        said = error[:200] or "nothing"
+        raise Problem(
+            401, "not-authenticated", f"The provider says: {said}.", remedy="log in again."
+        )
 
 
 def _kept(visit: Visit, state: str) -> tuple[Begun, str]:
