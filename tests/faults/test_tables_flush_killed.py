@@ -1,4 +1,5 @@
-"""A flusher of tables that is killed (`kill -9`) between any two steps: no row is lost, and none is there twice."""
+"""A flusher of tables, a merge and an erasure that are killed (`kill -9`) between any two steps: no row is lost, none
+is there twice, and nothing is left of who is erased."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from support.tables_cold import NOTES, cold_tables, texts
-from support.tables_house import House
-from support.torture import SEEDS
+from support.tables_house import House, erase, merge
+from support.torture import FEW_SEEDS, SEEDS
 from surgetank.streams.tables.cold.upkeep import Keeping
 from surgetank.streams.tables.hot.protocol import Op
 from surgetank.streams.tables.hot.store import SQLiteHotTables
@@ -49,10 +50,12 @@ def house(database_url: str, tmp_path: Path) -> Iterator[House]:
     hot.close()
 
 
-def kill(folder: Path, url: str, when: str, target: str, occurrence: int) -> bool:
-    """Run a flusher that ends there; whether it did."""
+def kill(
+    folder: Path, url: str, when: str, target: str, occurrence: int, what: str = "flush"
+) -> bool:
+    """Run a flusher (or a merge, an erasure) that ends there; whether it did."""
     done = subprocess.run(
-        [sys.executable, "-m", "support.tables_house", when, target, str(occurrence), str(folder), url],
+        [sys.executable, "-m", "support.tables_house", when, target, str(occurrence), str(folder), url, what],
         capture_output=True, text=True, cwd=TESTS, check=False, timeout=100,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, TESTS])},
     )  # fmt: skip
@@ -76,6 +79,88 @@ def test_at_each_step(house: House, database_url: str, tmp_path: Path) -> None:
         assert kill(tmp_path, database_url, when, target, 1), target
         assert house.seen() == before, target
         check(house, before)
+    check_files(house)
+
+
+MERGING = [
+    ("after", f"{COLD}.files:Folder.write"),
+    ("after", f"{COLD}.manifest:Locked.replace"),  # all is written, and not committed
+    ("before", f"{COLD}.mirror:Mirror.ends"),  # committed
+]
+ERASING = [
+    ("after", f"{HOT}.upkeep:Upkeep.erase_user"),
+    ("after", f"{COLD}.files:Folder.write"),
+    ("after", f"{COLD}.manifest:Locked.add_totals"),  # written, and not committed
+    ("after", f"{COLD}.erasing:UserErasure._file"),  # one file of several
+    ("after", f"{COLD}.tables:FileTables.erase_user"),
+]
+
+
+def few(house: House, *users: str, number: int) -> None:
+    """Some small files, and rows that wait."""
+    for at in range(5):
+        for user in users:
+            house.insert(user, number * 10 + at)
+        assert house.flush().ok
+    house.change(Op.DELETE, users[0], number * 10)
+    assert house.flush().ok
+    for user in users:
+        house.insert(user, number * 10 + 9)
+
+
+def test_a_merge_at_each_step(house: House, database_url: str, tmp_path: Path) -> None:
+    for number, (when, target) in enumerate(MERGING):
+        few(house, "eve", number=number)
+        before = house.seen()
+        assert kill(tmp_path, database_url, when, target, 1, "merge"), target
+        assert house.seen() == before, target
+        check(house, before)
+    merge(house)
+    check(house, house.seen())
+    check_files(house)
+
+
+def test_an_erasure_at_each_step(house: House, database_url: str, tmp_path: Path) -> None:
+    for number, (when, target) in enumerate(ERASING):
+        user = f"victim-{number}"
+        few(house, user, "zoe", number=number)
+        before = house.seen()
+        assert kill(tmp_path, database_url, when, target, 1, f"erase:{user}"), target
+        left = house.seen()
+        assert [row for row in left if row[0] != user] == [row for row in before if row[0] != user]
+        assert len(left) == len(set(left)), target
+        assert set(left) <= set(before), target
+        erase(house, user)
+        check(house, [row for row in before if row[0] != user])
+        house.cold.sweep()
+        files = [
+            *house.cold.folder.glob("*/*"),
+            *tmp_path.glob("buffer-*"),
+            *tmp_path.glob("*/*.arrow"),
+        ]
+        assert [each for each in files if user.encode() in each.read_bytes()] == [], target
+    check_files(house)
+
+
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+def test_a_merge_and_an_erasure_at_any_moment(
+    house: House, database_url: str, tmp_path: Path, seed: int
+) -> None:
+    few(house, "eve", "victim", number=1)
+    before = house.seen()
+    moments = random.Random(f"merge and erase {seed}")
+    kill(tmp_path, database_url, "moment", "MOMENT", moments.randint(600, FLUSH_MS), "merge")
+    assert house.seen() == before
+    kill(tmp_path, database_url, "moment", "MOMENT", moments.randint(600, FLUSH_MS), "erase:victim")
+    mine = [row for row in before if row[0] != "victim"]
+    assert [row for row in house.seen() if row[0] != "victim"] == mine
+    merge(house)
+    erase(house, "victim")
+    check(house, mine)
+
+
+def check_files(house: House) -> None:
+    """No file is left that nothing names."""
     house.cold.sweep()
     named = {
         path

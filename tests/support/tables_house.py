@@ -1,6 +1,6 @@
 """A hot store, cold tables and flushers of both: in a test, or in a process of its own that is killed.
 
-python -m support.tables_house before|after|moment MODULE:CLASS.METHOD OCCURRENCE FOLDER URL
+python -m support.tables_house before|after|moment MODULE:CLASS.METHOD OCCURRENCE FOLDER URL flush|merge|erase:USER
 """
 
 from __future__ import annotations
@@ -90,10 +90,28 @@ class House:
         return self.flusher.run("test", **more)
 
 
+def merge(house: House) -> None:
+    """Merge the files of `NOTES`."""
+    house.cold.compact(NOTES)
+
+
+def erase(house: House, user: str) -> None:
+    """As `app.table_room` does it."""
+    house.hot.erase_user(user)
+    house.cold.erase_user([NOTES], user)
+    house.hot.erase_user(user)
+
+
 if __name__ == "__main__":
     die_at(sys.argv[1], sys.argv[2], int(sys.argv[3]))
-    home = Path(sys.argv[4])
+    home, what = Path(sys.argv[4]), sys.argv[6]
     hot = SQLiteHotTables(home / "buffer-tables.db")
     with cold_tables(sys.argv[5], home) as cold:
-        House(hot, cold, time.time, lease_ttl_s=0.3).flush()
+        house = House(hot, cold, time.time, lease_ttl_s=0.3)
+        if what == "flush":
+            house.flush()
+        elif what == "merge":
+            merge(house)
+        else:
+            erase(house, what.removeprefix("erase:"))
     print("survived")
