@@ -4,6 +4,7 @@ file stores nothing, an export is there when it is complete."""
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -382,6 +383,25 @@ def test_a_table_is_made_for_a_file(shop, tmp_path):
     file = lines(tmp_path / "odd.ndjson", {"no name; DROP": 1})
     with pytest.raises(InvalidRequest, match="can't be called"):
         shop.tables.import_from("made.odd", file, create=True, user="ann")
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+def test_numbers_that_are_not_finite_come_back_as_numbers(shop, tmp_path, form):
+    shop.sql("CREATE TABLE shop.numbers (r REAL, d DOUBLE, n DOUBLE, t TEXT, m TEXT)")
+    found = [
+        {"r": math.inf, "d": math.nan, "n": 10.0**30, "t": "NaN", "m": "Infinity"},
+        {"r": -math.inf, "d": 1.5, "n": math.nan, "t": "word", "m": "-Infinity"},
+    ]
+    shop.tables.insert("shop.numbers", found, user="ann")
+    file = tmp_path / f"numbers.{form}"
+    shop.tables.export_to("shop.numbers", file, form=form)
+    assert shop.tables.import_from("made.numbers", file, create=True).rows == 2
+    columns = {
+        column.name: column.type.sql for column in shop.tables.describe("made.numbers").columns
+    }
+    assert columns == {"r": "DOUBLE", "d": "DOUBLE", "n": "DOUBLE", "t": "TEXT", "m": "DOUBLE"}
+    text = "SELECT CAST(r AS TEXT), CAST(d AS TEXT), CAST(n AS TEXT), t FROM {}.numbers ORDER BY t"
+    assert rows(shop, text.format("made")) == rows(shop, text.format("shop"))
 
 
 def test_a_store_that_is_full_is_flushed_and_the_import_goes_on(

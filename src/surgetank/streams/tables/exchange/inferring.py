@@ -20,6 +20,8 @@ from surgetank.streams.tables.types import MOST_DIGITS, ColumnType
 
 _LOOKED_AT = 1000  # rows of a file without types
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})")
+# What exports write for a DOUBLE that is no finite number; as words in a column of texts they are texts.
+_NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 _ARROW: Sequence[tuple[Callable[[pa.DataType], bool], str]] = (
     (pa.types.is_boolean, "BOOLEAN"),
     (lambda kind: kind in (pa.int8(), pa.int16(), pa.uint8()), "SMALLINT"),
@@ -104,13 +106,15 @@ def _of_value(value: Any) -> str:
         case float():
             return "DOUBLE"
         case str():
-            return "TEXT"
+            return "not finite" if value in _NOT_FINITE else "TEXT"
     return "JSON"
 
 
 def _of_text(text: str) -> str:
     if text in ("true", "false"):
         return "BOOLEAN"
+    if text in _NOT_FINITE:
+        return "not finite"
     if _NUMBER.fullmatch(text):
         return "BIGINT"
     for read in (_number, _day, _moment):
@@ -138,7 +142,10 @@ def _moment(text: str) -> str:
 
 def _widest(kinds: Iterable[str]) -> str:
     found = set(kinds)
-    if found == {"BIGINT", "DOUBLE"}:
+    if "not finite" in found:
+        numbers = found <= {"not finite", "BIGINT", "DECIMAL(38, 0)", "DOUBLE"}
+        found = (found - {"not finite"}) | {"DOUBLE" if numbers else "TEXT"}
+    if found >= {"DOUBLE"} and found <= {"BIGINT", "DECIMAL(38, 0)", "DOUBLE"}:
         return "DOUBLE"
     if found == {"BIGINT", "DECIMAL(38, 0)"}:
         return "DECIMAL(38, 0)"

@@ -266,7 +266,7 @@ def _found(answer: Answer, table: Table) -> list[_Found]:
 def _other_columns(named: Sequence[str], selected: str) -> InvalidRequest:
     return InvalidRequest(
         f"INSERT names {len(named)} columns, and its SELECT has {selected}.",
-        remedy="select as many.",
+        remedy="select as many; `*` has the hidden columns that its query names (`_user`, `_seq`).",
     )
 
 
