@@ -99,9 +99,13 @@ def test_a_bar_that_nothing_measures_any_more_is_noticed():
     assert left == ["put", "put_writes", "get_tuple newest", "get_tuple cold"]
     dev = {bar for bar in BARS if bar.peer == LANGGRAPH_DEV}
     optional = dev | {bar for bar in BARS if bar.peer == DELTA}  # where they are installed
+    browser = {bar for bar in BARS if bar.measure in ("console", "console_tail")}
+    optional |= browser
     assert set(unjudged([], MEASURES, Scale())) == set(BARS) - optional
     there = recorded("served", "run", langgraph_dev=[[1.0]])
     assert dev <= set(unjudged(there, MEASURES, Scale()))
+    there = recorded("console", "usable", ours=[[1.0]])
+    assert "memory" in {bar.key for bar in unjudged(there, ["console"], Scale())}
     assert "storage" not in {bar.measure for bar in unjudged([], MEASURES, SMOKE)}
 
 
