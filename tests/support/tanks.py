@@ -24,7 +24,10 @@ from surgetank.database.pool import Database
 MakeTank = Callable[..., Surgetank]
 
 
-ON_REDIS = os.environ.get("TEST_BUFFER") == "redis"
+def on_redis(request: pytest.FixtureRequest) -> bool:
+    """Whether this test's engines have their buffers in Redis."""
+    chosen = getattr(request.module, "ON_REDIS", False)
+    return bool(chosen) or os.environ.get("TEST_BUFFER") == "redis"
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +38,7 @@ def _no_settings_from_outside(
         if name.startswith("SURGETANK_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("SURGETANK_DISK_RESERVE", "0")  # thousands of homes on one disk
-    if ON_REDIS:
+    if on_redis(request):
         home: Path = request.getfixturevalue("tmp_path") / "home"
         monkeypatch.setenv("SURGETANK_BUFFER_URL", url_for(home))
 
@@ -65,7 +68,9 @@ def database_url(postgres_server: PostgresServer, databases: Databases) -> Itera
 
 
 @pytest.fixture
-def make_tank(tmp_path: Path, database_url: str) -> Iterator[MakeTank]:
+def make_tank(
+    tmp_path: Path, database_url: str, request: pytest.FixtureRequest
+) -> Iterator[MakeTank]:
     """Opens engines on this test's home and database, or on what the test gives."""
     opened: list[Surgetank] = []
 
@@ -74,7 +79,7 @@ def make_tank(tmp_path: Path, database_url: str) -> Iterator[MakeTank]:
             "home": tmp_path / "home", "database_url": database_url, "flush_in_process": False,
             "flush_on_close": False, "breaker_max": 0.2, "retry_base": 0.05, "retry_max": 0.2, **settings,
         }  # fmt: skip
-        if ON_REDIS:
+        if on_redis(request):
             settings = {"buffer_url": url_for(Path(settings["home"])), **settings}
         tank = Surgetank(**settings).open()
         opened.append(tank)
