@@ -19,7 +19,8 @@ def is_shared(url: str) -> bool:
 
 def without_password(url: str) -> str:
     """The address of a server, for people."""
-    return re.sub(r"//([^:/@]*):.*@", r"//\1@", url).replace("//@", "//")
+    url = re.sub(r"//([^:/@]*):.*@", r"//\1@", url).replace("//@", "//")
+    return re.sub(r"[?&]sentinel_password=[^&]*", "", url)
 
 
 def path_of(url: str) -> Path:

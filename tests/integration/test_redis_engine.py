@@ -119,14 +119,6 @@ def _soon(tank: Surgetank) -> None:
     tank.parts.buffer._shards.server._patience_s = 0.1  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("url", ["rediss://h", "redis+sentinel://h", "redis+cluster://h"])
-def test_what_is_not_there_yet_is_refused_by_name(
-    tmp_path: Path, database_url: str, url: str
-) -> None:
-    with pytest.raises(ConfigurationError, match="not supported yet"):
-        engine(tmp_path, database_url, url).open()
-
-
 def test_the_newest_events_are_shown_though_their_numbers_are_far_apart(
     tmp_path: Path, database_url: str, url: str
 ) -> None:

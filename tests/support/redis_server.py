@@ -67,7 +67,7 @@ class RedisTestServer:
         }  # fmt: skip
         command = [str(program(newer=self._newer))]
         for name, value in options.items():
-            command += [f"--{name}", value]
+            command += [f"--{name.replace('_', '-')}", value]
         with (self.folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

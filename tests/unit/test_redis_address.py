@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from surgetank.exceptions import ConfigurationError
-from surgetank.redis.address import RedisAddress, is_redis, parse
+from surgetank.redis.address import RedisAddress, Tls, is_redis, parse
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,25 @@ from surgetank.redis.address import RedisAddress, is_redis, parse
         ("redis://:p@h", RedisAddress(host="h", password="p")),
         ("redis://h?prefix=a.b-c_1&shards=3", RedisAddress(host="h", prefix="a.b-c_1", shards=3)),
         ("redis+unix:///run/r.sock?db=2", RedisAddress(path="/run/r.sock", database=2)),
+        ("rediss://h", RedisAddress(host="h", tls=Tls())),
+        ("valkeys://h?verify=none", RedisAddress(host="h", tls=Tls(verify=False))),
+        (
+            "redis+sentinel://u:p@a,b:2/m/3?sentinel_password=q",
+            RedisAddress(
+                host="a",
+                username="u",
+                password="p",
+                database=3,
+                nodes=(("a", 26379), ("b", 2)),
+                service="m",
+                sentinel_password="q",
+            ),
+        ),
+        (
+            "redis+cluster://a:1,[::1]",
+            RedisAddress(host="a", port=1, nodes=(("a", 1), ("::1", 6379))),
+        ),
+        ("rediss+cluster://a", RedisAddress(host="a", nodes=(("a", 6379),), tls=Tls())),
     ],
 )
 def test_a_url_names_a_server_and_the_keys_of_one_buffer(url: str, expected: RedisAddress) -> None:
@@ -29,7 +48,9 @@ def test_a_url_names_a_server_and_the_keys_of_one_buffer(url: str, expected: Red
 @pytest.mark.parametrize(
     "url",
     [
-        "rediss://:geheim@h", "redis+sentinel://:geheim@h", "redis+cluster://:geheim@h",
+        "rediss://:geheim@h?ca=/no/such.pem", "rediss://:geheim@h?verify=perhaps", "redis://:geheim@h?ca=x",
+        "redis+sentinel://:geheim@h", "redis+sentinel://:geheim@h:x/m", "redis+cluster://:geheim@h/1",
+        "redis+cluster://:geheim@h?db=1", "redis+tree://:geheim@h", "redis+cluster://:geheim@h,i:70000",
         "redis://:geheim@h:x", "redis://:geheim@h:70000", "redis://:geheim@h/x",
         "redis://:geheim@h?shards=0", "redis://:geheim@h?shards=65", "redis://:geheim@h?shards=x",
         "redis://:geheim@h?prefix=", "redis://:geheim@h?prefix={a}", "redis://:geheim@h?colour=1",
@@ -44,7 +65,10 @@ def test_what_can_not_be_used_is_refused_without_the_password(url: str) -> None:
 
 
 def test_a_name_for_people_never_has_the_password() -> None:
-    for url in ("redis://u:geheim@h:1/2?prefix=x", "redis+unix://u:geheim@/run/r.sock"):
+    for url in (
+        "redis://u:geheim@h:1/2?prefix=x", "redis+unix://u:geheim@/run/r.sock", "rediss://u:geheim@h",
+        "redis+sentinel://u:geheim@h,i/m?sentinel_password=geheim", "rediss+cluster://:geheim@h,i:3",
+    ):  # fmt: skip
         address = parse(url)
         assert "geheim" not in address.name + repr(address)
         assert parse(address.name).host == address.host

@@ -25,8 +25,9 @@ from surgetank.events.types import (
     Severity,
 )
 from surgetank.redis.address import RedisAddress
+from surgetank.redis.connecting import server_at
 from surgetank.redis.scripts import Scripts
-from surgetank.redis.server import Arg, Call, RedisServer
+from surgetank.redis.server import Arg, Call
 
 _LOG = Scripts("surgetank.events", "redis_log.lua")
 _INCIDENTS = Scripts("surgetank.events", "redis_incidents.lua")
@@ -52,7 +53,7 @@ class RedisEventLog:
         originals_max_age_s: float = 24 * 3600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._server = RedisServer(address, name="event log")
+        self._server = server_at(address, name="event log")
         self._tags = [address.tag(shard) for shard in range(address.shards)]
         self._few = address.tag("incidents")
         self._alerts = address.tag("alerts")

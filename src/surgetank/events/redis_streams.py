@@ -14,8 +14,9 @@ from zlib import crc32
 
 from surgetank.events.streams import StreamEvent, StreamGroup, StreamPage, Written
 from surgetank.redis.address import RedisAddress
+from surgetank.redis.connecting import server_at
 from surgetank.redis.scripts import Scripts
-from surgetank.redis.server import Arg, Call, RedisServer
+from surgetank.redis.server import Arg, Call
 
 _SCRIPTS = Scripts("surgetank.events", "redis_streams.lua")
 _ABANDONED_S = 7 * 24 * 3600.0  # nothing was heard of such a run: its end was recorded elsewhere
@@ -39,7 +40,7 @@ class RedisStreamLog:
         max_bytes: int = 1024 * 1024 * 1024,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._server = RedisServer(address, name="stream log")
+        self._server = server_at(address, name="stream log")
         self._tags = [address.tag(shard) for shard in range(address.shards)]
         self._count = address.tag("streams")
         self._keep_s = keep_s

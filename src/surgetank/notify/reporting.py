@@ -16,6 +16,7 @@ from surgetank.buffer.upkeep import Damages
 from surgetank.database.pool import Database
 from surgetank.events.protocol import EventLog
 from surgetank.exceptions import (
+    BufferProblem,
     DatabaseUnavailable,
     ErrorNotFound,
     ErrorStateConflict,
@@ -219,5 +220,10 @@ class Reporting:
         """Stop alerting, send what is counted, close the event log. An alert that is being sent has
         `within_s`."""
         self.alerts.close(within_s)
-        self.errors.send_counts(all_=True)
+        try:
+            self.errors.send_counts(all_=True)
+        except (
+            BufferProblem
+        ) as error:  # they stay counted; whoever opens the buffer next sends them
+            log.info("counts_not_sent", error=error.what)
         self.events.close()

@@ -6,8 +6,9 @@ Times are the Redis server's, so that no clock of a host matters. All of it is f
 from __future__ import annotations
 
 from surgetank.redis.address import RedisAddress
+from surgetank.redis.connecting import server_at
 from surgetank.redis.scripts import Scripts
-from surgetank.redis.server import Arg, RedisServer
+from surgetank.redis.server import Arg
 
 _SCRIPTS = Scripts("surgetank.redis", "door.lua")
 
@@ -17,7 +18,7 @@ class RedisDoor:
 
     def __init__(self, address: RedisAddress, *, most_tickets: int = 10_000) -> None:
         # Somebody waits at the door, and whoever asks can do without it.
-        self._server = RedisServer(address, name="server", timeout_s=2.0, patience_s=2.0)
+        self._server = server_at(address, name="server", timeout_s=2.0, patience_s=2.0)
         self._tag = address.tag("door")
         self._most = most_tickets
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from redis.backoff import NoBackoff
-from redis.connection import Connection, UnixDomainSocketConnection
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import (
     AuthenticationError,
     NoScriptError,
@@ -37,12 +37,13 @@ from redis.retry import Retry
 from surgetank.exceptions import BufferFull, BufferProblem, BufferUnavailable
 from surgetank.redis.address import RedisAddress
 from surgetank.redis.clock import ServerClock, passed
+from surgetank.redis.routes import Node, Sentinels
 from surgetank.redis.scripts import Script
 
 Arg = bytes | str | int | float
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.25
-_LOST = (ConnectionLost, ReplyLate, OSError)
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.25
+LOST = (ConnectionLost, ReplyLate, OSError)
 
 
 class Call(NamedTuple):
@@ -69,15 +70,30 @@ class Confirmation(NamedTuple):
 Ask = Callable[[Sequence[Call]], list[Any]]
 
 
-class _Lane:
-    """A connection, and the number of what was sent over it last."""
+class Lane:
+    """A connection, and the number of what was sent over it last. In a cluster, one to each node."""
 
-    __slots__ = ("connection", "count", "id")
+    __slots__ = ("_nodes", "connection", "count", "id")
 
     def __init__(self, connection: Any) -> None:  # of redis-py, which leaves it untyped
         self.connection = connection
         self.id = secrets.token_hex(8)
         self.count = 0
+        self._nodes: dict[Node, Lane] = {}
+
+    def at(self, node: Node, connect: Callable[[Node], Any]) -> Lane:
+        """The lane at a node, with the same number."""
+        if node not in self._nodes:
+            self._nodes[node] = Lane(connect(node))
+            self._nodes[node].id = self.id
+        self._nodes[node].count = self.count
+        return self._nodes[node]
+
+    def disconnect(self) -> None:
+        """Close what is open. It is opened again when it is used."""
+        for connection in [self.connection, *(lane.connection for lane in self._nodes.values())]:
+            with suppress(*LOST):
+                connection.disconnect()
 
 
 class RedisServer:
@@ -108,10 +124,14 @@ class RedisServer:
         self._patience_s = patience_s
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._idle: list[_Lane] = []
+        self._idle: list[Lane] = []
         self._closed = False
         self._away: BufferUnavailable | None = None  # why, since it did not answer for so long
         self._asking = threading.Lock()  # for one that is away: one asks, the others wait for that
+        self._sentinels: Sentinels | None = None
+        if address.service is not None:
+            nodes = [Node(*each) for each in address.nodes]
+            self._sentinels = Sentinels(nodes, address.service, self.ask_alone)
 
     def call(
         self, script: Script, tag: bytes, args: Sequence[Arg] = (), *, once: bool = False
@@ -134,8 +154,11 @@ class RedisServer:
         changing = [call.tag for call in calls if call.once]
         # A slot remembers one reply for each lane.
         assert len(set(changing)) == len(changing), "one change of a slot in a pipeline"
-        replies = self._ask(lambda lane: self._send(lane, calls), counted=True)
+        replies = self._ask_calls(calls)
         return [self._named(r) if isinstance(r, RedisError) else r for r in replies]
+
+    def _ask_calls(self, calls: Sequence[Call]) -> list[Any]:
+        return self._ask(lambda lane: self._send(lane, calls), counted=True)
 
     def command(self, *parts: Arg) -> Any:
         """Run one plain command that only reads."""
@@ -158,7 +181,7 @@ class RedisServer:
             self._closed = True
             idle, self._idle = self._idle, []
         for lane in idle:
-            lane.connection.disconnect()
+            lane.disconnect()
 
     def require_open(self) -> None:
         """Raise `BufferUnavailable` after `close`."""
@@ -170,10 +193,10 @@ class RedisServer:
 
     # -- asking
 
-    def _ask(self, send: Callable[[_Lane], list[Any]], *, counted: bool = False) -> list[Any]:
+    def _ask(self, send: Callable[[Lane], list[Any]], *, counted: bool = False) -> list[Any]:
         if self._away is None or self._closed:
             return self._try(send, self._patience_s, counted=counted)
-        is_mine = self._asking.acquire(timeout=_LONGEST_PAUSE_S)
+        is_mine = self._asking.acquire(timeout=LONGEST_PAUSE_S)
         try:
             away = self._problem_now()
             if away is None:
@@ -189,27 +212,27 @@ class RedisServer:
         return self._away
 
     def _try(
-        self, send: Callable[[_Lane], list[Any]], patience_s: float, *, counted: bool
+        self, send: Callable[[Lane], list[Any]], patience_s: float, *, counted: bool
     ) -> list[Any]:
         lane = self._take()
         try:
             lane.count += counted
-            deadline, pause = time.monotonic() + patience_s, _FIRST_PAUSE_S
+            deadline, pause = time.monotonic() + patience_s, FIRST_PAUSE_S
             while True:
                 try:
                     self._make_ready(lane)
                     replies = send(lane)
-                    problem = next(filter(_is_demotion, replies), None)
+                    problem = next(filter(is_demotion, replies), None)
                     if problem is None:
                         self._away = None
                         return replies
                 except AuthenticationError as error:
                     raise self._goes(error) from error
-                except (*_LOST, ReadOnlyError) as error:
+                except (*LOST, ReadOnlyError) as error:
                     problem = error
                 lane.connection.disconnect()
                 self._pause(problem, deadline, pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
         except BaseException:  # an interrupt may have come before all replies did
             lane.connection.disconnect()
             raise
@@ -228,29 +251,32 @@ class RedisServer:
             self._away = error
         return error
 
-    def _make_ready(self, lane: _Lane) -> None:
+    def _make_ready(self, lane: Lane) -> None:
         if not lane.connection.is_connected:
+            if self._sentinels is not None:
+                node = self._sentinels.primary()
+                lane.connection.host, lane.connection.port = node
             _connect(lane.connection)
             self._read_clock(lane)
             if self._on_connect is not None:
-                self._on_connect(lambda calls: self._scripts(lane, calls))
+                self._on_connect(lambda calls: self._scripts_here(lane, calls))
         elif self.clock.is_due:
             self._read_clock(lane)
 
-    def _read_clock(self, lane: _Lane) -> None:
+    def _read_clock(self, lane: Lane) -> None:
         sent = passed()
         (reply,) = self._pipeline(lane, [("TIME",)])
         if isinstance(reply, RedisError):
             raise self._named(reply)
         self.clock.learn(sent, passed(), int(reply[0]) + int(reply[1]) / 1e6)
 
-    def _send(self, lane: _Lane, calls: Sequence[Call]) -> list[Any]:
+    def _send(self, lane: Lane, calls: Sequence[Call]) -> list[Any]:
         replies = self._scripts(lane, calls)
         if self.confirmation is not None and any(call.confirm for call in calls):
             self._confirm(lane, self.confirmation)
         return replies
 
-    def _confirm(self, lane: _Lane, wanted: Confirmation) -> None:
+    def _confirm(self, lane: Lane, wanted: Confirmation) -> None:
         """Wait until what this connection wrote is where it must be."""
         timeout = int(1000 * wanted.timeout_s)
         if wanted.in_file:
@@ -270,7 +296,7 @@ class RedisServer:
                 remedy="look at the server's replicas and its disk, then try again.",
             )
 
-    def _scripts(self, lane: _Lane, calls: Sequence[Call]) -> list[Any]:
+    def _scripts(self, lane: Lane, calls: Sequence[Call]) -> list[Any]:
         replies = self._pipeline(
             lane, [_command(b"EVALSHA", call.script.digest, lane, call) for call in calls]
         )
@@ -281,8 +307,12 @@ class RedisServer:
                 replies[n] = reply
         return replies
 
+    def _scripts_here(self, lane: Lane, calls: Sequence[Call]) -> list[Any]:
+        """Of a connection's first questions those that its server can answer; None for others."""
+        return self._scripts(lane, calls)
+
     @staticmethod
-    def _pipeline(lane: _Lane, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
+    def _pipeline(lane: Lane, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
         connection = lane.connection
         connection.send_packed_command(connection.pack_commands(commands), check_health=False)
         replies: list[Any] = []
@@ -295,7 +325,7 @@ class RedisServer:
 
     # -- lanes
 
-    def _take(self) -> _Lane:
+    def _take(self) -> Lane:
         if self._pid != os.getpid():
             raise BufferUnavailable(
                 f"The {self._name} {self.address.name} was opened before this process was forked.",
@@ -306,30 +336,44 @@ class RedisServer:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        return _Lane(self._connection())
+        return Lane(self._connection())
 
-    def _give_back(self, lane: _Lane) -> None:
+    def _give_back(self, lane: Lane) -> None:
         with self._lock:
             if not self._closed:
                 self._idle.append(lane)
                 return
-        with suppress(*_LOST):
-            lane.connection.disconnect()
+        lane.disconnect()
 
-    def _connection(self) -> Any:
+    def ask_alone(self, node: Node, command: Sequence[Arg]) -> Any:
+        """One command to one server, over a connection for just that. Raises errors of redis-py's."""
+        connection = self._connection(node, sentinel=self._sentinels is not None)
+        try:
+            connection.connect()
+            connection.send_command(*command)
+            return connection.read_response(disable_decoding=True)
+        finally:
+            connection.disconnect()
+
+    def _connection(self, node: Node | None = None, *, sentinel: bool = False) -> Any:
         at = self.address
         options: dict[str, Any] = {
-            "db": at.database,
-            "username": at.username,
-            "password": at.password,
+            "db": 0 if sentinel else at.database,
+            "username": None if sentinel else at.username,
+            "password": at.sentinel_password if sentinel else at.password,
             "socket_timeout": self._timeout_s,
             "socket_connect_timeout": self._timeout_s,
             "retry": Retry(NoBackoff(), 0),  # we try again ourselves, and know what was done
             "protocol": 2,
         }
-        kind: Any = Connection if at.path is None else UnixDomainSocketConnection
-        where = {"host": at.host, "port": at.port} if at.path is None else {"path": at.path}
-        return kind(**where, **options)
+        kind: Any = UnixDomainSocketConnection
+        if at.path is not None:
+            return kind(path=at.path, **options)
+        host, port = node or Node(at.host, at.port)
+        kind = Connection if at.tls is None else SSLConnection
+        return kind(
+            host=host, port=port, **options, **(at.tls.options if at.tls is not None else {})
+        )
 
     # -- errors
 
@@ -347,12 +391,12 @@ class RedisServer:
                 f"{where} refuses our user or password ({error}).",
                 remedy="put user and password into SURGETANK_BUFFER_URL: redis://user:password@host.",
             )
-        if _is_demotion(error):
+        if is_demotion(error):
             return BufferUnavailable(
                 f"{where} is a replica, which takes no writes.",
                 remedy="name the primary in SURGETANK_BUFFER_URL.",
             )
-        if isinstance(error, _LOST):
+        if isinstance(error, LOST):
             return BufferUnavailable(
                 f"{where} does not answer ({error}); whether what was under way was accepted is not "
                 "known.",
@@ -378,12 +422,12 @@ def _says(error: object, code: str) -> bool:
     return isinstance(error, ResponseError) and re.search(rf"(^|-){code}\b", str(error)) is not None
 
 
-def _is_demotion(reply: object) -> bool:
+def is_demotion(reply: object) -> bool:
     """A primary became a replica. Its name may lead to the new primary soon."""
     return isinstance(reply, ReadOnlyError) or _says(reply, "READONLY")
 
 
-def _command(verb: bytes, what: bytes, lane: _Lane, call: Call) -> tuple[Arg, ...]:
+def _command(verb: bytes, what: bytes, lane: Lane, call: Call) -> tuple[Arg, ...]:
     if call.once:
         return (verb, what, 1, call.tag, lane.id, lane.count, *call.args)
     return (verb, what, 1, call.tag, b"", b"", *call.args)

@@ -17,8 +17,9 @@ from zlib import crc32
 from surgetank.buffer.redis.values import Load
 from surgetank.exceptions import BufferCorrupt, BufferUnavailable, ConfigurationError, EntryRejected
 from surgetank.redis.address import RedisAddress
+from surgetank.redis.connecting import server_at
 from surgetank.redis.scripts import Script, Scripts
-from surgetank.redis.server import Arg, Ask, Call, Confirmation, RedisServer
+from surgetank.redis.server import Arg, Ask, Call, Confirmation
 
 VIEW_S = 0.5
 _FORMAT = "1"
@@ -56,7 +57,7 @@ class Shards:
         confirmation: Confirmation | None = None,
     ) -> None:
         self.address = address
-        self.server = RedisServer(
+        self.server = server_at(
             address,
             name="buffer",
             patience_s=patience_s,
@@ -110,7 +111,10 @@ class Shards:
 
     def _meet(self, ask: Ask) -> None:
         """A connection was made: see whether the server has what it said that it accepted."""
-        for shard, (run, begin) in enumerate(ask([Call(_OPEN["meet"], t) for t in self._tags])):
+        for shard, met in enumerate(ask([Call(_OPEN["meet"], t) for t in self._tags])):
+            if met is None:  # it is at another node of the cluster
+                continue
+            run, begin = met
             with self._lock:
                 before, newest = self._runs[shard], self._newest[shard]
             is_lost = before != run and newest > begin
@@ -125,6 +129,8 @@ class Shards:
         if self.id and run != self._named_in:
             # It may have lost who it is as well. All processes go on with one name.
             (made,) = ask([Call(_OPEN["open"], self._tags[0], [self.id, self.count, _FORMAT])])
+            if made is None:  # that is at another node
+                return
             if isinstance(made, Exception):
                 raise made
             self.id = self._accept(made)

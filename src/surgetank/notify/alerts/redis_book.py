@@ -28,8 +28,9 @@ from surgetank.notify.alerts.book import (
     Sent,
 )
 from surgetank.redis.address import RedisAddress
+from surgetank.redis.connecting import server_at
 from surgetank.redis.scripts import Scripts
-from surgetank.redis.server import Arg, RedisServer
+from surgetank.redis.server import Arg
 
 _BOOK = Scripts("surgetank.notify.alerts", "redis_book.lua")
 
@@ -38,7 +39,7 @@ class RedisAlertBook:
     """An `AlertBook` on the server at `address`. Raises `BufferUnavailable`, `BufferFull`."""
 
     def __init__(self, address: RedisAddress, *, clock: Callable[[], float] = time.time) -> None:
-        self._server = RedisServer(address, name="alert book")
+        self._server = server_at(address, name="alert book")
         self._tag = address.tag("alerts")
         self._clock = clock
 
