@@ -273,15 +273,14 @@ def _cut(
     them."""
     left, low, single = max_bytes, chosen.after, 0
     for segment in segments_of(connection, table):
-        slices = list(chosen.slices(segment))
-        if not slices or segment.last <= low:
+        if segment.last <= low or segment.first > chosen.up_to:
             continue
         reached, size = _within(connection, table, low, segment.first - 1, left, max_bytes)
         left, single = left - size, single + size
         if reached < segment.first - 1:
             return reached, single
         each = max(1, segment.bytes // segment.rows)
-        for part, start, count in slices:
+        for part, start, count in chosen.slices(segment):
             first = part.first + start
             if count * each > left:
                 fit = left // each
