@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,60 @@ def _state_of(tank: Surgetank) -> str:
     return next(each.parent_id for each in history if each.writes and each.parent_id)
 
 
+def fill_tables(tank: Surgetank, server: Server) -> None:
+    """Tables of a shop, what was done, and who may come in."""
+    tank.sql(
+        "CREATE NAMESPACE shop;"
+        "CREATE TABLE shop.orders (id BIGINT PRIMARY KEY, thread_id TEXT, item TEXT NOT NULL, price DECIMAL(10, 2),"
+        " placed_at TIMESTAMPTZ) WITH (FLUSH_POLICY = 'rows:1000,interval:60');"
+        "CREATE TABLE shop.feedback (id BIGINT PRIMARY KEY, stars INT, text TEXT);"
+        "CREATE SHARED TABLE shop.prices (item TEXT PRIMARY KEY, price DECIMAL(10, 2)) WITH (ACCESS_LEVEL = 'read')"
+    )
+    items = ("a hat", "a kettle", "a lamp", "a map of Oslo", "tea", "a thermometer")
+    for number in range(240):
+        user, item = ("ada", "ben", "eve")[number % 3], items[number * 7 % 6]
+        row = [
+            number,
+            item,
+            f"{5 + number * 37 % 90}.90",
+            f"2026-11-{1 + number // 9:02d}T09:00:00Z",
+        ]
+        tank.sql("INSERT INTO shop.orders VALUES ($1, 'refund-4821', $2, $3, $4)", row, user=user)
+        if number == 200:
+            tank.tables.flush("shop.orders")
+    tank.sql("INSERT INTO shop.feedback VALUES (1, 4, 'The kettle came fast.')", user="ada")
+    for user, role, label in (
+        ("ada", "user", "web shop"), ("ben", "reviewer", "approvals"), ("ops", "operator", "grafana"),
+    ):  # fmt: skip
+        server.token(role, user, label=label)
+    tank.audit.note("token_made", "admin", detail={"user": "ops", "role": "operator"})
+    tank.audit.note("exported", "ops", thread_id="refund-4821", detail={"rows": 240})
+
+
+CHARTED = """SELECT placed_at::DATE AS day, sum(price) AS revenue, count(*) AS orders
+FROM shop.orders GROUP BY ALL ORDER BY day"""
+SETTINGS = ("workers", "storage", "alerts", "tokens", "effective")
+
+
+def take_tables(visitor: Visitor, kind: str, folder: Path, only: Sequence[str] = ()) -> None:
+    """The pictures of tables, SQL, audit and settings."""
+    pages = {
+        "tables": "/tables", "table": "/table?namespace=shop&name=orders", "erasures": "/erasures", "sql": "/sql",
+        "audit": "/audit", "settings": "/settings", **{f"settings-{n}": f"/settings/{n}" for n in SETTINGS},
+    }  # fmt: skip
+    for name, path in pages.items():
+        if only and name not in only:
+            continue
+        page = visitor.open(path)
+        if name == "sql":
+            page.get_by_label("Statements").fill(CHARTED)
+            page.get_by_role("button", name="Run", exact=True).click()
+            page.get_by_role("button", name="Chart").click()
+            page.get_by_text("revenue, orders by day").wait_for()
+        page.wait_for_timeout(500)  # for what is drawn: nobody asserts on it
+        page.screenshot(path=folder / f"{name}-{kind}.png")
+
+
 @contextmanager
 def sampling(console: Console) -> Iterator[None]:
     """An hour's samples in a minute."""
@@ -214,6 +268,7 @@ def main() -> None:
             sampling(consoles[0]),
         ):
             fill(tank)
+            fill_tables(tank, server)
             done = ask(tank, "onboarding-ben", "Shall I order the laptop?", owner="ben")
             tank.approvals.resolve(done.checkpoint_id, "approve", actor="ada", notes="As agreed.")
             asked = ask(tank, "refund-4821", MAIL)
@@ -259,6 +314,8 @@ def main() -> None:
                 "parked-entry": f"/parked/{tank.parked()[0].id}", "errors": "/errors?state=all",
                 "error": f"/errors/{error.id}",
             })  # fmt: skip
+            for kind in SIZES:
+                take_tables(make(kind), kind, FOLDER, sys.argv[1:])
             outage(tank, postgres)
             take(make, {"outage-overview": "/overview", "outage-thread": "/thread?id=refund-4821"})
             for kind in SIZES:

@@ -246,9 +246,11 @@
     const bars = chart.along === "words";
     const along = bars
       ? { ...axis, splits: (/** @type {any} */ _, __ = 0, least = 0, most = 0) => chart.x.filter((/** @type {number} */ at) => at >= least && at <= most && at % Math.max(1, Math.ceil((most - least) / 12)) === 0), values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((each) => chart.labels[each]?.slice(0, 14) ?? "") }
-      : axis;
+      : chart.along === "time"
+        ? { ...axis, values: (/** @type {any} */ _, /** @type {number[]} */ at) => { const days = (at.at(-1) ?? 0) - (at[0] ?? 0) > 86400; return at.map((each) => new Date(1000 * each).toLocaleString(undefined, days ? { day: "numeric", month: "short" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" })); } }
+        : axis;
     new Plot({
-      width: element.clientWidth, height: element.clientHeight, legend: { show: true },
+      width: element.clientWidth, height: 240, legend: { show: true },
       scales: { x: { time: chart.along === "time", ...(bars ? { range: () => [-0.6, chart.x.length - 0.4] } : {}) }, y: { range: (/** @type {any} */ _, /** @type {number} */ least, /** @type {number} */ most) => [Math.min(0, least), Math.max(most, 0) || 1] } },
       axes: [along, { ...axis, size: 70 }],
       series: [{ label: chart.name, ...(bars ? { value: (/** @type {any} */ _, /** @type {number} */ at) => chart.labels[at] ?? "" } : {}) }, ...chart.series.map((/** @type {any} */ each, /** @type {number} */ number) => ({
