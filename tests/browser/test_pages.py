@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from uuid import UUID
 
 import pytest
 from playwright.sync_api import expect
 
 from support.browser import MOST_BYTES, TOO_WIDE, Visitor, violations, visiting
 from support.http import ADMIN_TOKEN, Server, running
+from support.questions import ask, working
 from support.savers import put
+from support.waiting import wait_until
 from surgetank.console.app import Console
 from surgetank.console.assets import FOLDER
 
@@ -53,7 +56,7 @@ def _park(tank: Any) -> None:
     assert tank.parked()
 
 
-def paths(server: Server) -> dict[str, str]:
+def paths(server: Server, asked: UUID) -> dict[str, str]:
     tank = server.tank
     thread = f"/thread?{urlencode({'id': HOSTILE})}"
     newest = tank.threads.stored().read(HOSTILE)
@@ -66,7 +69,22 @@ def paths(server: Server) -> dict[str, str]:
         "job": f"/jobs/{tank.jobs()[0].id}", "parked": "/parked",
         "parked entry": f"/parked/{tank.parked()[0].id}", "errors": "/errors?state=all",
         "error": f"/errors/{tank.errors.find().errors[0].id}", "problem": "/nothing",
+        "inbox": "/inbox", "question": f"/inbox/{asked}", "decisions": "/inbox/statistics",
+        "health": "/jobs/health", "error statistics": "/errors/statistics",
     }  # fmt: skip
+
+
+def _ask(tank: Any) -> UUID:
+    """A question whose words are out for harm, with a form, in a conversation of its own."""
+    action = {
+        "name": HOSTILE,
+        "args": {HOSTILE: HOSTILE, "more": [HOSTILE]},
+        "description": HOSTILE,
+    }
+    with working(tank, HOSTILE):
+        row = ask(tank, f"{HOSTILE}?", {"action_requests": [action]}, owner=HOSTILE)
+    tank.flush()
+    return row.checkpoint_id
 
 
 def _open(visitor: Visitor, path: str) -> int:
@@ -80,24 +98,50 @@ def test_every_page_is_for_everybody_small_and_shows_what_is_hostile_as_text(
     chromium: Any, tools: Path, hostile: Server
 ) -> None:
     axe = (tools / "node_modules/axe-core/axe.min.js").read_text()
+    pages = paths(hostile, _ask(hostile.tank))
     with visiting(chromium, hostile, viewport={"width": 1280, "height": 800}) as admin:
         admin.allowed = ("404",)
-        violations(admin.page, axe)
+        admin.open("/login")
+        assert violations(admin.page, axe) == []
         admin.log_in()
-        for name, path in paths(hostile).items():
+        for name, path in pages.items():
             sent = _open(admin, path)
             assert 0 < sent < MOST_BYTES, (name, sent)
             assert violations(admin.page, axe) == [], name
             assert admin.page.title() != "owned"
             assert admin.page.locator("main img, main script").count() == 0, name
             assert admin.page.evaluate(TOO_WIDE) == [], name
-        page = admin.open(paths(hostile)["thread"])
+        page = admin.open(pages["thread"])
         expect(page.locator("h1")).to_have_text(HOSTILE)
         expect(page.locator("[data-log-lines] li span").first).to_have_text(HOSTILE)
-        for name, path in paths(hostile).items():
+        for name, path in pages.items():
             admin.page.set_viewport_size({"width": 375, "height": 740})
             admin.open(path)
-            assert admin.page.evaluate(TOO_WIDE) == [], f"{name} is wider than a telephone"
+            wide = admin.page.evaluate(TOO_WIDE)
+            assert wide == [], f"{name} is wider than a telephone: {wide}"
+
+
+def test_the_pages_of_an_outage_are_for_everybody(
+    chromium: Any, tools: Path, make_tank: Any, private_postgres: Any
+) -> None:
+    axe = (tools / "node_modules/axe-core/axe.min.js").read_text()
+    tank = make_tank(
+        database_url=private_postgres.url, flush_in_process=True, flush_age=0.05, flush_tick=0.05,
+        critical_after=0.5, admin_token=ADMIN_TOKEN, support_url="https://help.example/",
+        connect_timeout=1.0,
+    )  # fmt: skip
+    put(tank.checkpointer(), "t", {"x": 1}, user_id="ada")
+    assert tank.flush().ok
+    with running(tank, mounts=[Console]) as server, visiting(chromium, server) as admin:
+        admin.allowed = ("503",)
+        admin.log_in()
+        private_postgres.kill()
+        put(tank.checkpointer(), "t", {"x": 2}, user_id="ada")
+        wait_until(lambda: any(i.severity == "critical" for i in tank.incidents()), "a red banner")
+        for path in ("/overview", "/thread?id=t", "/jobs", "/errors?state=all", "/inbox"):
+            page = admin.open(path)
+            expect(page.locator("#banners details.critical").first).to_be_visible()
+            assert violations(admin.page, axe) == [], path
 
 
 def test_errors_are_resolved_snoozed_and_opened_again(chromium: Any, server: Server) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from support.agents import agents, run_on
 from support.browser import Visitor, find_chromium, running_browser, visiting
@@ -30,7 +31,7 @@ from surgetank.model import Record
 from surgetank.server.services import Services
 
 FOLDER = Path(__file__).parents[2] / "docs/images/console"
-MAIL = {
+MAIL: dict[str, Any] = {
     "action_requests": [
         {
             "name": "refund_order",
@@ -92,6 +93,28 @@ def fill(tank: Surgetank) -> None:
     paid = next(e for e in tank.errors.find().errors if e.error_type == "payment_timeout")
     tank.errors.act(paid.id, "resolve", "ops", notes="The service was restarted.")
     _report(tank, "payment_timeout", "Order 4821: the payment service timed out.", "refund-4821")
+
+
+def decide_some(tank: Surgetank) -> UUID:
+    """What people decided before: mostly as it was offered. The one that was changed."""
+    for n, action in enumerate(("approve", "approve", "reject", "approve", "edit")):
+        row = ask(tank, f"refund-47{10 + n}", MAIL)
+        args = MAIL["action_requests"][1]["args"]
+        text = (
+            args["text"]
+            .replace("39.90 EUR", "25.00 EUR")
+            .replace("we are sorry", "we are very sorry")
+        )
+        mail = {
+            "type": "edit",
+            "edited_action": {"name": "send_mail", "args": {**args, "text": text}},
+        }
+        answers = [{"type": "approve"}, mail] if action == "edit" else [{"type": action}] * 2
+        tank.approvals.resolve(
+            row.checkpoint_id, action, actor=("ada", "ben")[n % 2], response={"decisions": answers},
+            notes="One glass of two was broken." if action == "edit" else None,
+        )  # fmt: skip
+    return row.checkpoint_id
 
 
 def park(tank: Surgetank) -> None:
@@ -271,12 +294,16 @@ def main() -> None:
             fill_tables(tank, server)
             done = ask(tank, "onboarding-ben", "Shall I order the laptop?", owner="ben")
             tank.approvals.resolve(done.checkpoint_id, "approve", actor="ada", notes="As agreed.")
+            decided = decide_some(tank)
             asked = ask(tank, "refund-4821", MAIL)
             order = _talk(server)
             ask(
                 tank,
                 "travel-oslo",
-                "The hotel costs 20 EUR more than allowed. Book it?",
+                {
+                    "question": "The hotel costs 20 EUR more than allowed. Book it?",
+                    "surgetank": {"expires_in": 2400, "role": "reviewer"},
+                },
                 owner="eve",
             )
             outage(tank, postgres)
@@ -309,10 +336,12 @@ def main() -> None:
                 "thread-steps": f"/thread?id={ORDER}#steps", "run": f"/thread?id={ORDER}&run={order}",
                 "checkpoint": f"/thread/checkpoint?id={ORDER}&at={_state_of(tank)}",
                 "start": f"/thread/start?id={ORDER}",
-                "inbox": "/inbox", "question": f"/inbox/{asked.checkpoint_id}", "jobs": "/jobs",
+                "inbox": "/inbox", "question": f"/inbox/{asked.checkpoint_id}",
+                "decided": f"/inbox/{decided}", "inbox-statistics": "/inbox/statistics",
+                "jobs": "/jobs", "jobs-health": "/jobs/health?hours=1",
                 "job": f"/jobs/{failed.id}", "parked": "/parked",
                 "parked-entry": f"/parked/{tank.parked()[0].id}", "errors": "/errors?state=all",
-                "error": f"/errors/{error.id}",
+                "error": f"/errors/{error.id}", "errors-statistics": "/errors/statistics",
             })  # fmt: skip
             for kind in SIZES:
                 take_tables(make(kind), kind, FOLDER, sys.argv[1:])

@@ -28,6 +28,12 @@ def test_of_a_text_the_words_that_differ_are_shown() -> None:
     )  # fmt: skip
 
 
+def test_a_number_is_one_word() -> None:
+    assert words("It costs 39.90 EUR.", "It costs 25.00 EUR.") == [
+        ("same", "It costs "), ("out", "39.90"), ("in", "25.00"), ("same", " EUR."),
+    ]  # fmt: skip
+
+
 def test_parts_are_named_and_values_are_said_in_words() -> None:
     before = [{"a/b": 1, "gone": "", "flag": True}, {"x": [1]}]
     after = [{"a/b": 2, "new": None, "flag": False}, {"x": [1]}]

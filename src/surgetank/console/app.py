@@ -4,12 +4,13 @@ can't be shown."""
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from importlib.metadata import version
 from urllib.parse import quote
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -36,6 +37,7 @@ from surgetank.console import (
     threads,
 )
 from surgetank.console.assets import Assets
+from surgetank.console.banners import banners_of
 from surgetank.console.fresh import Fresh
 from surgetank.console.results import Results, Running
 from surgetank.console.samples import Samples
@@ -166,7 +168,11 @@ async def _page_of(request: Request, problem: Problem) -> Response:
     caller = request.scope["surgetank.asked"].caller
     visit = Visit(request, caller, guest.nonce, guest.is_new)
     showing: Showing = request.app.state.showing
-    response = showing.page(visit, "problem.html", problem.status, problem=problem)
+    shown = {}
+    if caller is not None:
+        with suppress(SurgetankError):  # what can't be shown either is no reason to show nothing
+            shown = await run_in_threadpool(banners_of, visit.services, caller, None)
+    response = showing.page(visit, "problem.html", problem.status, problem=problem, **shown)
     for name, value in problem.headers.items():
         if name.lower() in ("retry-after", "allow"):
             response.headers[name] = value

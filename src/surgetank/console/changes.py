@@ -11,7 +11,7 @@ from typing import Any
 
 from surgetank.console.forms import shown_json
 
-_WORDS = re.compile(r"\s+|\w+|[^\w\s]")
+_WORDS = re.compile(r"\s+|\w+(?:[.,]\d+)*|[^\w\s]")
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _MOST_TOKENS = 1500
 _CONTEXT = 80

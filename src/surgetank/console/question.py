@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +35,7 @@ _WORDS = {
 }  # fmt: skip
 _MOST_NOTES = 20_000
 _MOST_NAME = 200
+_TERMS = "surgetank"  # under which an interrupt says who shall answer until when
 _STEPS = 500  # of a workflow's audit that are searched for those of one question
 
 
@@ -48,6 +49,13 @@ class Part:
     content: Any
     allowed: tuple[str, ...]
     fields: tuple[Field, ...]
+    terms: Mapping[str, Any] = field(default_factory=dict)
+
+    def edited(self, form: Mapping[str, str]) -> Any:
+        """What was typed; who shall answer until when is no part of it, and stays. Raises
+        `FormRefused`."""
+        found = forms.read(self.fields, form)
+        return {**found, **self.terms} if self.terms and isinstance(found, dict) else found
 
 
 @router.get("/inbox/{checkpoint_id}")
@@ -161,7 +169,7 @@ def _check(visit: Visit, row: UserCheckpoint) -> Response:
         if form.get(f"decision.{part.number}") != "edit":
             continue
         try:
-            edited = forms.read(part.fields, form)
+            edited = part.edited(form)
         except forms.FormRefused as error:
             wrong.append(f"{part.name}: {error.what}" if part.name else error.what)
             continue
@@ -286,8 +294,12 @@ def _parts(row: UserCheckpoint) -> tuple[Part, ...]:
     if row.kind == "schema":
         return ()
     content = row.editable_content
-    allowed, fields = row.offer.allowed, forms.of_content("edit.0", content)
-    return (Part(0, "", "", content, allowed=allowed, fields=fields),)
+    terms = (
+        {n: v for n, v in content.items() if n == _TERMS} if isinstance(content, Mapping) else {}
+    )
+    shown = {n: v for n, v in content.items() if n != _TERMS} if terms else content
+    fields = forms.of_content("edit.0", shown)
+    return (Part(0, "", "", content, allowed=row.offer.allowed, fields=fields, terms=terms),)
 
 
 def _said(row: UserCheckpoint, form: Mapping[str, str]) -> dict[str, Any]:
@@ -307,7 +319,7 @@ def _said(row: UserCheckpoint, form: Mapping[str, str]) -> dict[str, Any]:
         )
     words = [form.get(f"words.{part.number}", "").strip() or None for part in parts]
     edited = [
-        forms.read(part.fields, form) if action == "edit" else None
+        part.edited(form) if action == "edit" else None
         for part, action in zip(parts, actions, strict=True)
     ]
     if row.kind == "batched":

@@ -19,6 +19,15 @@
     return at.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(range < 300 ? { second: "2-digit" } : {}) });
   }
 
+  /** Whether days stand below a chart. @param {number[]} at */
+  const isLong = (at) => (at.at(-1) ?? 0) - (at[0] ?? 0) > 2 * 86400;
+
+  /** The first and the last bar are drawn whole, too. @param {any} plot @param {number} from @param {number} to @returns {[number, number]} */
+  function withRoom(plot, from, to) {
+    const half = ((plot.data[0][1] ?? to) - (plot.data[0][0] ?? from)) / 2;
+    return [from - half, to + half];
+  }
+
   /** Bars stand on each other: each line has those below it added, and the tallest is drawn first. @param {Line[]} lines */
   function stacked(lines) {
     /** @type {number[]} */
@@ -38,8 +47,8 @@
     const drawn = isBars ? [...lines].reverse() : lines;
     return new Plot({
       width: element.clientWidth, height: element.clientHeight, cursor: { show: false }, legend: { show: false },
-      scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, Math.max(1, most * 1.1)] } },
-      axes: [{ ...axis, size: 30, values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((s) => moment(s, (at.at(-1) ?? 0) - (at[0] ?? 0))) },
+      scales: { ...(isBars ? { x: { range: withRoom } } : {}), y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, Math.max(1, most * 1.1)] } },
+      axes: [{ ...axis, size: 30, ...(isLong(data[0] ?? []) ? { incrs: [86400, 2 * 86400, 7 * 86400] } : {}), values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((s) => moment(s, (at.at(-1) ?? 0) - (at[0] ?? 0))) },
         { ...axis, size: 56, ...(isBars ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 100000] } : {}) }],
       series: [{}, ...drawn.map((line) => ({
         stroke: colour(line.colour ?? "--accent"), width: isBars ? 0 : 1.5, fill: colour(isBars ? line.colour ?? "--accent" : "--soft"),
