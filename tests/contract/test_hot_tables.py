@@ -550,7 +550,7 @@ def test_a_parked_deletion_does_not_free_its_key_and_what_has_it_is_parked_behin
     lease = hot.lease(KEYED, owner="me", ttl_s=30)
     assert lease is not None
     acked = hot.ack(lease, 0, refused=[Refused("ann", gone, FAILURE)])
-    assert acked.behind == (second,)
+    assert acked.behind == (("ann", second),)
     assert [each.seq for each in hot.parked()] == [gone, second]
     deletion, behind = hot.parked()
     assert behind.failure.message == (

@@ -148,7 +148,7 @@ class Machine(RuleBasedStateMachine):
             refused = [v for v in sorted(mine) if data.draw(st.integers(0, 9)) == 0]
             failed = {row.user for row in mine.values() if data.draw(st.integers(0, 9)) == 0}
             named = [Refused(mine[v].user, v, FAILURE) for v in refused]
-            behind = self.hot.ack(lease, 0, refused=named).behind
+            behind = {version for _, version in self.hot.ack(lease, 0, refused=named).behind}
             assert {v for v in refused for v in self.park(v)} == {*behind, *refused}
             acked = self.hot.ack(lease, through, held={u: Held(FAILURE, 1, 0.0) for u in failed})
             held |= failed

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -22,6 +23,7 @@ from surgetank.exceptions import DatabaseUnavailable, EntryRejected, LeaseLost
 from surgetank.flush.breaker import BreakerState
 from surgetank.flush.events import EntryParked, JobFinished, PartitionFailed
 from surgetank.model import JobStatus
+from surgetank.streams.tables import taking
 from surgetank.streams.tables.cold import writing
 from surgetank.streams.tables.definition import Table, TablePolicy
 from surgetank.streams.tables.hot.protocol import Change, Op, Progress, TableLease
@@ -235,6 +237,37 @@ def test_a_deletion_that_nobody_foresaw_never_makes_two_rows_of_one_key(
     assert [row for row in house.seen() if row[0] == "bob"] == bobs
     assert [row for row in texts(house.cold) if row[0] == "bob"] == bobs
     assert house.hot.parked() == []
+
+
+def test_what_was_read_ahead_is_not_written_when_it_is_parked_behind_a_deletion(
+    house: Ticking,
+) -> None:
+    def judge(rows: list[dict[str, Any]]) -> Exception | None:
+        hated = [row["_version"] for row in rows if row["_op"] == Op.DELETE]
+        return EntryRejected(partition="", path="$", reason="no", seq=hated[0]) if hated else None
+
+    class AtOnce(ThreadPoolExecutor):
+        def submit(self, call: Any, *given: Any, **more: Any) -> Any:  # type: ignore[override]
+            done = Future[Any]()
+            done.set_result(call(*given, **more))
+            return done
+
+    house.insert("bob", 1)
+    assert house.flush().ok
+    house.change(Op.DELETE, "bob", 1)
+    house.insert("bob", 1, 3)
+    one_by_one = functools.partial(house.hot.take, max_bytes=1)
+    with (
+        refuses(house, judge),
+        mock.patch.object(house.hot, "take", one_by_one),
+        mock.patch.object(taking, "ThreadPoolExecutor", AtOnce),
+    ):
+        assert house.flush().result.entries_parked == 2
+    assert [row[1] for row in texts(house.cold)] == [1, 3]  # the 1 of before
+    assert [row[1] for row in house.seen()] == [1, 3]
+    house.hot.unpark([each.id for each in house.hot.parked()])
+    assert house.flush().ok
+    assert [row[1] for row in texts(house.cold)] == [1, 3]
 
 
 def test_a_parked_update_is_seen_before_the_row_that_waits(house: Ticking) -> None:

@@ -94,7 +94,7 @@ class TableDelivery:
         self._tallies: dict[str, _Tally] = {}
         self._before: dict[str, PartitionState] | None = None
         self._written = False  # whether anything was, in this job
-        self._behind: set[int] = set()  # versions that were parked behind others, of this group
+        self.behind: set[int] = set()  # versions that were parked behind others: nobody writes them
 
     @property
     def held(self) -> int:
@@ -116,7 +116,6 @@ class TableDelivery:
         kept = {*lease.held, *(u for u, tally in self._tallies.items() if tally.held is not None)}
         pieces = [_Piece(_counted(self.table, rows), rows)]
         held: dict[str, Held] = {}
-        self._behind = set()
         while pieces:
             piece = pieces.pop()
             waiting = {user for other in pieces for user in other.users}
@@ -136,7 +135,7 @@ class TableDelivery:
                     kept.add(user)
                     pieces = [other for other in pieces if user not in other.users]
                 pieces += reversed(smaller)
-                if self._behind:
+                if self.behind:
                     pieces = [self._without_behind(each) for each in pieces]
         acked = self._around.hot.ack(lease, through, held=held)
         for user in acked.recovered:
@@ -216,7 +215,9 @@ class TableDelivery:
             for user, version in zip(users, versions, strict=True)
         ]
         acked = self._around.hot.ack(lease, 0, refused=refused)
-        self._behind.update(acked.behind)
+        for user, version in acked.behind:
+            self.behind.add(version)
+            self._tally(user).parked.append(version)
         left = dict(piece.users)
         for user, version in zip(users, versions, strict=True):
             self._tally(user).parked.append(version)
@@ -225,14 +226,13 @@ class TableDelivery:
 
     def _without_behind(self, piece: _Piece) -> _Piece:
         """The piece without what is parked behind others."""
-        named = pc.is_in(piece.rows.column(VERSION), value_set=pa.array(self._behind, pa.int64()))
+        named = pc.is_in(piece.rows.column(VERSION), value_set=pa.array(self.behind, pa.int64()))
         gone = piece.rows.filter(named)
         if not gone.num_rows:
             return piece
         left = dict(piece.users)
         users = gone.column(USER).to_pylist() if self.table.by_user else [NOBODY] * gone.num_rows
-        for user, version in zip(users, gone.column(VERSION).to_pylist(), strict=True):
-            self._tally(user).parked.append(version)
+        for user in users:
             left[user] -= 1
         return replace(piece, rows=piece.rows.filter(pc.invert(named)), users=left)
 

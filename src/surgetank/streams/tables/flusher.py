@@ -298,13 +298,13 @@ class TableFlusher:
                     if running.stopped:
                         running.unfinished = True
                         return False
-                    group, held = groups.after(after), delivery.held
+                    group, gone = groups.after(after), (delivery.held, len(delivery.behind))
                     rows = group.rows
                     progress = delivery.deliver(
                         lease, progress, rows, group.through, taken_at=group.snapshot
                     )
                     after = max(group.through, after + 1)
-                    if delivery.held > held:
+                    if gone != (delivery.held, len(delivery.behind)):
                         groups.forget()
         except UserErased:
             return True  # what is left is taken again

@@ -48,7 +48,8 @@ class Groups:
         return group
 
     def forget(self) -> None:
-        """Users are held back who were not before: what was read ahead has rows of theirs."""
+        """Users are held back who were not before, or rows were parked behind others: what was read
+        ahead may have rows of theirs, or these."""
         self._ahead = None
 
     def _take(self, after: int) -> Group:

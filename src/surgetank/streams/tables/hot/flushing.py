@@ -118,7 +118,7 @@ class Flushing:
             tally(connection, table.id)
             before = waits(connection, table.id).changes
             gone = [
-                each
+                (one.user, *each)
                 for one in refused
                 for each in park(connection, self._file.segments, table, one, now)
             ]
@@ -139,8 +139,8 @@ class Flushing:
             left = waits(connection, table.id).changes
             _forget_origins(connection, table)
         named = {one.version for one in refused}
-        behind = tuple(version for version, _ in gone if version not in named)
-        return Acked(before - left - sum(parked for _, parked in gone), recovered, behind)
+        behind = tuple((user, version) for user, version, _ in gone if version not in named)
+        return Acked(before - left - sum(parked for *_, parked in gone), recovered, behind)
 
 
 def _origin(lease: TableLease) -> int:

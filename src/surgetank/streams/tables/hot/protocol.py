@@ -162,12 +162,12 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Acked:
     """What an acknowledgement did: changes that are gone, users that had failed and are over it, and
-    versions that don't wait any more beside those that were refused: what has the key of a row
-    whose deletion is parked now is parked with it."""
+    changes (user and version) that don't wait any more beside those that were refused: what has the
+    key of a row whose deletion is parked now is parked with it."""
 
     changes: int
     recovered: tuple[str, ...] = ()
-    behind: tuple[int, ...] = ()
+    behind: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
