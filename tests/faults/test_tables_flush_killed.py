@@ -134,7 +134,7 @@ def test_an_erasure_at_each_step(house: House, database_url: str, tmp_path: Path
         check(house, [row for row in before if row[0] != user])
         house.cold.sweep()
         files = [
-            *house.cold.folder.glob("*/*"),
+            *Path(house.cold.address).glob("*/*"),
             *tmp_path.glob("buffer-*"),
             *tmp_path.glob("*/*.arrow"),
         ]
