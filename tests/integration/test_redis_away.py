@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +185,11 @@ def test_cut_off_and_held_back_on_the_way_nothing_accepted_is_lost_or_twice(
             put(well, "t", 1)
             proxy.mend()
             put(tank, "t", 2)
-            _be_impatient(tank)
-            proxy.hold()
-            with pytest.raises(BufferUnavailable, match="not known"):
-                tank.emit_log("on its way", thread_id="t")
-            proxy.mend()
+            with _waiting_for(tank, 0.5):
+                proxy.hold()
+                with pytest.raises(BufferUnavailable, match="not known"):
+                    tank.emit_log("on its way", thread_id="t")
+                proxy.mend()
             wait_until(lambda: tank.parts.buffer.taken_away() is None, "an answer", PATIENCE_S)
             assert len(list(tank.logs("t"))) <= 1, "it may have been accepted, once"
             assert well.flush().ok
@@ -198,10 +198,14 @@ def test_cut_off_and_held_back_on_the_way_nothing_accepted_is_lost_or_twice(
             assert kept(well, "t") == [0, 1, 2]
 
 
-def _be_impatient(tank: Surgetank) -> None:
-    """It waits for an answer for half a second only."""
+@contextmanager
+def _waiting_for(tank: Surgetank, seconds: float) -> Iterator[None]:
+    """It waits so long for an answer."""
     server = tank.parts.buffer._shards.server  # type: ignore[union-attr]
-    server._timeout_s = 0.5
+    before, server._timeout_s = server._timeout_s, seconds
+    server._idle.clear()
+    yield
+    server._timeout_s = before
     server._idle.clear()
 
 
