@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from bench import plot, report
+from bench import plot, queueing, report
 from bench.__main__ import PAGE, arguments, checked, scale_of
 from bench.agent_servers import LANGGRAPH_DEV
 from bench.bars import BARS, Bar, judge, unjudged
@@ -239,3 +239,9 @@ def test_a_thread_is_put_as_langgraph_would(tmp_path):
         assert history[0].parent_config == history[1].config
         assert [len(found.pending_writes) for found in history] == [1, 1, 1]
         assert memory.stored() > 0
+
+
+def test_load_makes_batches_larger_before_it_makes_the_lag_longer() -> None:
+    idle, busy, beyond = (queueing.simulate(rate, 1) for rate in (500, 5000, 12_000))
+    assert idle.mean_batch < busy.mean_batch < beyond.mean_batch
+    assert busy.p99_s < 1.0 < beyond.p99_s, "one worker takes fewer than 12,000 a second"
