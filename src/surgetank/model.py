@@ -334,7 +334,7 @@ class BufferDepth:
     streams: tuple[StreamDepth, ...]
     file_bytes: int = 0
     # of the server that it is in, by all who use that; 0: it is in a file, or the server doesn't say
-    memory_bytes: int = 0
+    memory_bytes: int = field(default=0, compare=False)
     memory_max: int = 0  # 0: no limit
     # bytes, without what is kept for flushing; None: the disk isn't watched
     disk_free: int | None = None

@@ -60,7 +60,7 @@ def test_an_unusable_url_is_refused_at_once(tmp_path, url):
 @pytest.mark.parametrize(
     "url",
     [
-        "rediss://:secret@localhost", "unix:///x", "redis+sentinel://x", "redis+cluster://x",
+        "rediss://:secret@localhost/x", "unix:///x", "redis+sentinel://x", "redis+cluster://x/7",
         "redis://localhost:secret", "redis://:secret@localhost/x", "sqlite://", "ftp://x/y",
     ],
 )  # fmt: skip

@@ -23,7 +23,7 @@ from surgetank.redis.server import Call, RedisServer
 
 COUNT = """-- name: count
 return {call('INCR', T .. 'counter'), A[1]}
--- name: fill
+-- name: fill (grows)
 call('SET', T .. 'a', string.rep('x', 1000))
 call('SET', T .. 'b', string.rep('x', tonumber(A[1])))
 return 1

@@ -200,6 +200,7 @@ FROM surgetank.checkpoint_namespaces, generate_series(1, 2) n;
 def test_lists_of_threads_use_their_indexes_and_no_scan(database_url):
     arguments = {
         "key": "user_id", "owner": "user-3", "hidden": [], "limit": 10, "last_newest": None, "last_thread": None,
+        "text": None, "threads": None,
     }  # fmt: skip
     with psycopg.connect(database_url) as connection:
         connection.execute(_MANY_THREADS)

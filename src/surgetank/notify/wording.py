@@ -75,7 +75,8 @@ def for_operators(found: Trouble, now: float) -> str:
         kept = f"{SAFE} ({found.entries} entries{whose if found.affected else ''})"
         if fatal:
             action = found.failure.remedy or "see the detail, then `surgetank flush`."
-            if found.failure.error_type == "ConfigurationError":  # a bucket, not the database
+            if (found.label, found.failure.error_type) == ("the database", "ConfigurationError"):
+                # not the database, but the bucket beside it
                 return f"Saving is stopped: {found.failure.message} {kept}. To go on: {action}"
             return f"Saving is stopped: {found.label} refuses it. {kept}. To go on: {action}"
         if found.failure.error_type in _OF_FILES and found.failure.remedy:
