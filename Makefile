@@ -8,8 +8,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 BIN := .venv/bin
 PYTEST_ARGS ?=
 # Most tests wait for a server or a lock: more of them than cores keep two cores busy.
-TEST_WORKERS ?= 4
+TEST_WORKERS ?= 5
 BENCH_ARGS ?=
+# Tests start hundreds of interpreters: without bytecode each of them compiles the program again, and pytest the tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test torture lint types mypy pyright imports format bench bench-peers bench-smoke docs screenshots strict clean
 
