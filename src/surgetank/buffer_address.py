@@ -7,14 +7,13 @@ from pathlib import Path
 
 from surgetank.exceptions import ConfigurationError
 
-REDIS_IS_READY = True
+_ON_SERVERS = frozenset({"redis", "rediss", "valkey", "valkeys", "unix"})
 
 
 def is_shared(url: str) -> bool:
     """Whether the buffer is on a server."""
     scheme, separator, _ = url.partition("://")
-    names = ("redis", "rediss", "valkey", "valkeys", "unix")
-    return REDIS_IS_READY and bool(separator) and (scheme in names or scheme.startswith("redis+"))
+    return bool(separator) and (scheme in _ON_SERVERS or scheme.startswith("redis+"))
 
 
 def without_password(url: str) -> str:

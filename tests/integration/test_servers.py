@@ -20,7 +20,7 @@ from support.http import ADMIN_TOKEN, Server, running
 from support.projects import HEAD, MakeProject, imports_undone, project
 from support.redis_server import shared
 from support.savers import put
-from surgetank import Surgetank, buffer_address
+from surgetank import Surgetank
 from surgetank.offloop import on_loop
 from surgetank.redis.server import RedisServer
 from surgetank.server.access.roles import Caller, Role
@@ -46,7 +46,6 @@ agent = StateGraph(State).add_node("count", count).add_edge(START, "count").add_
 
 @pytest.fixture(autouse=True)
 def _off_the_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(buffer_address, "REDIS_IS_READY", True)
     asked, waited = RedisServer._ask, list[str]()
 
     def ask(self: RedisServer, *arguments: Any, **named: Any) -> Any:

@@ -66,20 +66,15 @@ class FailedLogins:
             with self._alone.attempt(name) as failing:
                 yield failing
             return
-        failed = False
-
-        def fail() -> None:
-            nonlocal failed
-            failed = True
-
+        outcome = _Outcome()
         try:
-            yield fail
+            yield outcome.fail
         finally:
             try:
-                together.done(name, attempt, burst=self._burst, failed=failed)
+                together.done(name, attempt, burst=self._burst, failed=outcome.failed)
             except BufferProblem as error:  # it is given up there by itself
                 _away(error)
-                if failed:
+                if outcome.failed:
                     self._alone.failed(name)
 
     def _begun(self, name: str, attempt: str) -> Attempts | None:
@@ -127,6 +122,15 @@ class FailedLogins:
         return _until_next(left, self._burst)
 
 
+class _Outcome:
+    """Of an attempt: good, unless somebody says that it failed."""
+
+    failed = False
+
+    def fail(self) -> None:
+        self.failed = True
+
+
 class _InMemory:
     """The same for one server."""
 
@@ -149,20 +153,15 @@ class _InMemory:
                     raise _too_many(_until_next(left, self._burst) if left < 1 else 1.0)
                 self._outcome.wait(rest)
             self._under_way[name] += 1
-        failed = False
-
-        def fail() -> None:
-            nonlocal failed
-            failed = True
-
+        outcome = _Outcome()
         try:
-            yield fail
+            yield outcome.fail
         finally:
             with self._outcome:
                 self._under_way[name] -= 1
                 if not self._under_way[name]:
                     del self._under_way[name]
-                if failed:
+                if outcome.failed:
                     self._count(name)
                 self._outcome.notify_all()
 
