@@ -7,7 +7,7 @@
     async def live(socket: WebSocket, thread_id: VisibleThread, who: CurrentCaller, services: Deps) -> ...
 
 Each route needs a caller unless it is public by being listed so;
-tests/integration/test_server_access.py holds every route against every role.
+tests/integration/test_access_matrix.py holds every route against every role.
 """
 
 from __future__ import annotations
