@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,9 @@ class Plant:
     database_url: str
     environment: Mapping[str, str]
     runs: int  # of each process at once
+    # of one process, over `environment`: as on a host of its own
+    own: Callable[[str], Mapping[str, str]] = lambda _: {}
+    programs: Mapping[str, Sequence[str]] = field(default_factory=dict)  # others, for Python
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     killed_at: dict[int, float] = field(default_factory=dict)
@@ -51,16 +54,18 @@ class Plant:
         config = ["--config", str(self.folder / "langgraph.json"), "--runs", str(self.runs)]
         if name.startswith("server"):
             port = self.ports.setdefault(name, free_port())
-            command = ["serve", "--no-auth", "--port", str(port), *config]
+            command = ["-m", "surgetank", "serve", "--no-auth", "--port", str(port), *config]
+        elif name in self.programs:
+            command = [*self.programs[name]]
         else:
-            command = ["worker", *config]
+            command = ["-m", "surgetank", "worker", *config]
         environment = {
             **os.environ, "SURGETANK_HOME": str(self.folder / "home"),
-            "SURGETANK_DATABASE_URL": self.database_url, "MARKS": str(self.marks), **self.environment,
+            "SURGETANK_DATABASE_URL": self.database_url, "MARKS": str(self.marks), **self.environment, **self.own(name),
         }  # fmt: skip
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "surgetank", *command], env=environment, stdout=log, stderr=log
+                [sys.executable, *command], env=environment, stdout=log, stderr=log
             )  # fmt: skip
 
     def kill(self, name: str) -> None:
@@ -81,21 +86,26 @@ class Plant:
 def running(
     folder: Path, database_url: str, project: str, *, servers: int = 1, workers: int = 1,
     runs: int = 3, environment: Mapping[str, str] | None = None,
+    own: Callable[[str], Mapping[str, str]] = lambda _: {},
+    programs: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[Plant]:  # fmt: skip
     """A plant whose graph `agent` is the one of `project`, a module; its processes end with it."""
-    plant = Plant(folder, database_url, environment or {}, runs)
+    plant = Plant(folder, database_url, environment or {}, runs, own, programs or {})
     plant.marks.mkdir()
     (folder / "p.py").write_text(project)
     named = {"dependencies": ["."], "graphs": {"agent": "./p.py:agent"}}
     (folder / "langgraph.json").write_text(json.dumps(named))
     try:
-        plant.start("server")
-        wait_until(plant.answers, "the server", 60)  # the first one prepares the home
+        if servers:
+            plant.start("server")
+            wait_until(plant.answers, "the server", 60)  # the first one prepares the home
         for kind, count in (("server", servers), ("worker", workers)):
             for number in range(count):
                 name = f"{kind}{number + 1 if number else ''}"
                 if name not in plant.processes:
                     plant.start(name)
+        for name in plant.programs:
+            plant.start(name)
         wait_until(plant.answers, "all servers", 60)
         yield plant
     finally:
@@ -126,7 +136,9 @@ def marked(config, name):
 """
 
 
-def check_marks(marks: Path, killed_at: Mapping[int, float]) -> dict[str, list[tuple[str, str]]]:
+def check_marks(
+    marks: Path, killed_at: Mapping[int, float], *, alone: bool = True
+) -> dict[str, list[tuple[str, str]]]:
     """No two runs, and no two attempts of one, were in nodes of a thread at the same time: nobody who
     lives is in a node when another begins. Gives the nodes that began, with their runs, by thread.
 
@@ -142,7 +154,7 @@ def check_marks(marks: Path, killed_at: Mapping[int, float]) -> dict[str, list[t
                 inside.pop((pid, node, run), None)
                 continue
             alive = [each for each in inside if killed_at.get(each[0], at + 1) > at]
-            assert not alive, (path.name, alive, line)
+            assert not alone or not alive, (path.name, alive, line)
             inside[pid, node, run] = at
             nodes.append((node, run))
     return begun

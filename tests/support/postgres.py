@@ -64,6 +64,11 @@ class PostgresServer:
         return f"postgresql://{user}{secret}@/{database}?host={self.folder}"
 
     @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self.folder / ".s.PGSQL.5432"
+
+    @property
     def pid(self) -> int | None:
         """Process id of the postmaster; None when it doesn't run."""
         with suppress(OSError, ValueError, IndexError, psutil.NoSuchProcess):
@@ -75,7 +80,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
-        for lock in (self.data / "postmaster.pid", self.folder / ".s.PGSQL.5432.lock"):
+        for lock in (self.data / "postmaster.pid", self.socket.with_suffix(".5432.lock")):
             if self.pid is None and lock.exists():
                 # Killed, but maybe a zombie still: PostgreSQL would take it for alive until an init
                 # collects it.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 
 class TcpProxy:
-    """Listens on a port of its own and forwards to `target`."""
+    """Listens on a port of its own and forwards to `target`: host and port, or a Unix socket."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int] | Path) -> None:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -52,7 +53,7 @@ class TcpProxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with suppress(OSError), client, socket.create_connection(self._target) as server:
+        with suppress(OSError), client, self._connect() as server:
             with self._lock:
                 if self._is_cut:
                     return
@@ -63,6 +64,17 @@ class TcpProxy:
             back.join()
             with self._lock:
                 self._open -= {client, server}
+
+    def _connect(self) -> socket.socket:
+        if isinstance(self._target, tuple):
+            return socket.create_connection(self._target)
+        made = socket.socket(socket.AF_UNIX)
+        try:
+            made.connect(str(self._target))
+        except OSError:
+            made.close()
+            raise
+        return made
 
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
