@@ -237,7 +237,8 @@ def test_nothing_accepted_is_lost_when_everything_is_hurt_at_random(
         served = 1 if TORTURED or redis is not None else 0
         over = threading.Event()
         with running(
-            tmp_path, private_postgres.url, PROJECT, environment=environment, own=house.own, programs=programs
+            tmp_path, private_postgres.url, PROJECT, environment=environment, own=house.own, programs=programs,
+            servers=served, workers=served,
         ) as plant, ThreadPoolExecutor(3) as pool:  # fmt: skip
             house.plant = plant
             clients = [

@@ -33,6 +33,7 @@ from surgetank.setting_names import SettingNames
 from surgetank.streams.checkpoints.cold.reader import Cold
 from surgetank.streams.checkpoints.entries import EntryMaker, NewEntry, Target
 from surgetank.streams.checkpoints.envelope import STREAM
+from surgetank.streams.checkpoints.later import come_after
 from surgetank.streams.checkpoints.maintenance import Maintenance, no_events
 from surgetank.streams.checkpoints.query import Query
 from surgetank.streams.checkpoints.raw import RawCheckpoint, RawWrite
@@ -344,7 +345,8 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
 
     def tuple_of(self, raw: RawCheckpoint, config: RunnableConfig | None) -> CheckpointTuple:
         """The deserialized checkpoint. Raises `StateCorrupt`."""
-        thread = raw.thread_id
+        come_after(raw.checkpoint_id)
+        thread, parent = raw.thread_id, raw.parent_id
         with noticing() as noticed:
             values = {
                 c: self._load(thread, c, raw.blobs[c]) for c in raw.record.present if c in raw.blobs
@@ -362,9 +364,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
             config=_config(thread_id, raw.checkpoint_ns, raw.checkpoint_id),
             checkpoint=cast("Checkpoint", checkpoint),
             metadata=metadata,
-            parent_config=_config(thread_id, raw.checkpoint_ns, raw.parent_id)
-            if raw.parent_id
-            else None,
+            parent_config=_config(thread_id, raw.checkpoint_ns, parent) if parent else None,
             pending_writes=writes,
         )
 
