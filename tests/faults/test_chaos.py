@@ -105,10 +105,9 @@ class House:
                 f"postgresql://postgres@127.0.0.1:{self.ways[name, 'postgres'].port}/postgres",
         }  # fmt: skip
 
-    def buffer_url(self, name: str | None = None) -> str | None:
-        """The buffer, by somebody's way or straight."""
-        if self.redis is None:
-            return None
+    def buffer_url(self, name: str | None = None) -> str:
+        """The buffer in Redis, by somebody's way or straight."""
+        assert self.redis is not None
         port = self.ways[name, "redis"].port if name else self.redis.port
         return f"redis://127.0.0.1:{port}/0?prefix=chaos&shards=4"
 
@@ -222,9 +221,11 @@ def test_nothing_accepted_is_lost_when_everything_is_hurt_at_random(
             environment["SURGETANK_DURABILITY"] = "power"
         house = House(tmp_path, chance, private_postgres, redis)
         settings: dict[str, Any] = {
-            "home": tmp_path / "home", "database_url": private_postgres.url, "buffer_url": house.buffer_url(),
-            "flush_in_process": False, "lease_ttl": 1.0,
+            "home": tmp_path / "home", "database_url": private_postgres.url, "flush_in_process": False,
+            "lease_ttl": 1.0,
         }  # fmt: skip
+        if redis is not None:
+            settings["buffer_url"] = house.buffer_url()
         with Surgetank(**settings) as tank:
             tank.parts.database.prepare()
             assert tank.flush().ok  # it knows its database, by whatever way
