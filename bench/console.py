@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -97,3 +98,23 @@ def browser() -> Iterator[Any]:
             yield started
         finally:
             started.close()
+
+
+def longest_tasks(trace: bytes) -> tuple[float, float]:
+    """The longest task of the page's main thread in a trace of the category `toplevel`, in
+    milliseconds: on the processor, and by the clock."""
+    events = json.loads(trace)["traceEvents"]
+    mains = {
+        (event["pid"], event["tid"])
+        for event in events
+        if event.get("name") == "thread_name" and event["args"]["name"] == "CrRendererMain"
+    }
+    tasks: dict[tuple[int, int], list[tuple[float, float]]] = {thread: [] for thread in mains}
+    for event in events:
+        thread = (event["pid"], event["tid"])
+        if thread in mains and event["name"].endswith("RunTask") and "tdur" in event:
+            tasks[thread].append((event["tdur"] / 1000, event["dur"] / 1000))
+    busiest = max(tasks.values(), key=lambda each: sum(cpu for cpu, _ in each), default=[])
+    if not busiest:
+        raise BenchError("the browser traced no tasks")
+    return max(cpu for cpu, _ in busiest), max(clock for _, clock in busiest)

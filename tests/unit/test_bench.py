@@ -13,6 +13,7 @@ from bench.__main__ import PAGE, arguments, checked, scale_of
 from bench.agent_servers import LANGGRAPH_DEV
 from bench.bars import BARS, Bar, judge, unjudged
 from bench.chat import Thread, growing, messages, text
+from bench.console import longest_tasks
 from bench.harness import SMOKE, BenchError, Figure, Recorder, Scale, Scene
 from bench.measures import MEASURES, calls, graph
 from bench.measures.tables_flush import DELTA
@@ -107,6 +108,23 @@ def test_a_bar_that_nothing_measures_any_more_is_noticed():
     there = recorded("console", "usable", ours=[[1.0]])
     assert "memory" in {bar.key for bar in unjudged(there, ["console"], Scale())}
     assert "storage" not in {bar.measure for bar in unjudged([], MEASURES, SMOKE)}
+
+
+def test_the_longest_task_is_that_of_the_busiest_page_by_processor_and_by_the_clock():
+    named = [
+        {"name": "thread_name", "pid": pid, "tid": 1, "args": {"name": "CrRendererMain"}}
+        for pid in (1, 2)
+    ]
+    tasks = [
+        {"name": "ThreadControllerImpl::RunTask", "pid": pid, "tid": tid, "tdur": cpu, "dur": clock}
+        for pid, tid, cpu, clock in (
+            (1, 1, 2000, 3000), (2, 1, 21000, 22000), (2, 1, 4000, 250000), (2, 2, 99000, 99000),
+        )
+    ]  # fmt: skip
+    trace = json.dumps({"traceEvents": [*named, *tasks]}).encode()
+    assert longest_tasks(trace) == (21.0, 250.0)
+    with pytest.raises(BenchError, match="no tasks"):
+        longest_tasks(json.dumps({"traceEvents": named}).encode())
 
 
 def test_a_result_comes_back_from_its_file(tmp_path):

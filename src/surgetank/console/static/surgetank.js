@@ -138,6 +138,7 @@
     if (answer.status === 403) return; // another login in this browser: the page is old
     if (!answer.ok) return again(Number(answer.headers.get("Retry-After") ?? 0));
     const query = new URLSearchParams({ ticket: (await answer.json()).ticket });
+    while (unheard.length) hearSome(); // before it is asked what comes next
     if (after !== undefined) query.set("after", String(after));
     const api = base.replace(/\/console$/, "");
     const path = thread === undefined ? `${api}/ws/events` : `${api}/ws/threads/${encodeURIComponent(thread)}`;
@@ -145,7 +146,8 @@
     socket.onmessage = (message) => {
       failures = 0;
       showGone(false);
-      for (const line of String(message.data).split("\n")) hear(JSON.parse(line));
+      unheard.push(...String(message.data).split("\n"));
+      if (!isHearing) hearSome();
     };
     socket.onclose = () => again();
   }
@@ -156,6 +158,21 @@
     if (failures > 2) showGone(true);
     pause = Math.max(1000 * seconds, Math.min(5000, 250 * 2 ** Math.min(failures, 5))) * (0.75 + Math.random() / 2);
     setTimeout(connect, pause);
+  }
+
+  // What comes at once, as after a break, is heard in pieces: clicks and keys come between them.
+  /** @type {string[]} */
+  let unheard = [];
+  let isHearing = false;
+  const goOn = new MessageChannel();
+  goOn.port1.onmessage = () => hearSome();
+  function hearSome() {
+    const begun = performance.now();
+    let n = 0;
+    while (n < unheard.length && (n % 10 || performance.now() - begun < 8)) hear(JSON.parse(unheard[n++]));
+    unheard = unheard.slice(n);
+    isHearing = unheard.length > 0;
+    if (isHearing) goOn.port2.postMessage(0);
   }
 
   /** One event. @param {Record<string, any>} event */
