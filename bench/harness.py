@@ -65,6 +65,8 @@ class Scale:
     queue_workers: int = 100
     paced_runs: int = 200
     crowd: int = 500
+    waiting_threads: int = 1000
+    sink_ms: float = 20.0
     log_lines: int = 20_000
     log_rate: int = 5000
     consoles: int = 12
@@ -76,7 +78,7 @@ SMOKE = Scale(
     worker_steps=2, storage_steps=(1, 3), short_deltas=2, chat_threads=2, chat_steps=3, short_threads=3, short_steps=2,
     note_threads=2, note_steps=2, entries=20, table_rows=200, query_rows=400, query_batch=50, hostile_s=0.3,
     memory_mb=2, large_mb=1, held_s=0.1, batch_ms=0.2, served_runs=1, served_events=2, runs_at_once=2, queued_runs=4,
-    queue_workers=2, paced_runs=2, crowd=3, peers=False,
+    queue_workers=2, paced_runs=2, crowd=3, waiting_threads=20, sink_ms=1.0, peers=False,
 )  # fmt: skip
 
 

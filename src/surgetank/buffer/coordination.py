@@ -30,7 +30,8 @@ class Due:
     """Which partitions of a stream are to be leased: those that crossed any of the thresholds.
 
     `force` takes every partition that has entries, also one whose next attempt is not yet due.
-    Only this `partition`, or only these `partitions`, where one of them is given.
+    Only this `partition`, or only these `partitions`, where one of them is given. Not many more than
+    have `enough_entries` or `enough_bytes` together: what a worker can't write soon is left to others.
     `max_horizon_s` bounds how far in the future a stored time can be believed, so that a clock that
     was set back doesn't freeze a partition.
     """
@@ -42,6 +43,8 @@ class Due:
     partitions: Sequence[str] | None = None
     force: bool = False
     limit: int = 1000
+    enough_entries: int = 1 << 50
+    enough_bytes: int = 1 << 50
     max_horizon_s: float = 3600.0
 
 
@@ -95,8 +98,11 @@ class Leases(Identified, Protocol):
     """
 
     def lease(self, stream: str, due: Due, *, owner: str, ttl_s: float) -> list[Leased]:
-        """Lease the due partitions of a stream that nobody else holds, oldest first; those that
-        only `force` takes, because their next attempt is not due, come last."""
+        """Lease the due partitions of a stream that nobody else holds. Tenants take turns, each
+        with its oldest first; what only `force` takes, because the next attempt is not due, comes last.
+
+        Where a buffer has shards, some that are younger may be leased before some of another shard.
+        """
         ...
 
     def renew(self, leases: Sequence[Lease], *, ttl_s: float) -> list[Lease]:

@@ -104,14 +104,21 @@ class StreamFlusher:
         probe = state is not BreakerState.CLOSED
         limit = 1 if probe else policy.batch_partitions
         due = Due(
-            entries=policy.entries, bytes=policy.bytes, age_s=policy.age_s, limit=limit, force=probe
-        )
+            entries=policy.entries, bytes=policy.bytes, age_s=policy.age_s, limit=limit, force=probe,
+            enough_entries=policy.batch_entries, enough_bytes=policy.batch_bytes,
+        )  # fmt: skip
         leased = self._lease(due)
         if not leased and self.breaker.is_suspect():
             probe, leased = True, self._lease(replace(due, force=True, limit=1))
         if not leased:
             return None
-        join = None if probe else partial(self._lease, due)
+
+        def join(unserved: int) -> list[Leased]:
+            room = policy.batch_entries - unserved
+            return self._lease(replace(due, enough_entries=room)) if room > 0 else []
+
+        if probe:
+            return self._run("schedule", leased, None, None, stop)
         return self._run("schedule", leased, None, None, stop, join=join)
 
     def _recovered(self) -> None:
@@ -180,12 +187,12 @@ class StreamFlusher:
         stop: threading.Event,
         *,
         again: Callable[[set[str]], list[Leased]] | None = None,
-        join: Callable[[], list[Leased]] | None = None,
+        join: Callable[[int], list[Leased]] | None = None,
         up_to_seq: int | None = None,
         only: Sequence[str] | None = None,
     ) -> FlushJob:
         """`again` leases what is left when all turns were taken, `join` what became due
-        meanwhile."""
+        meanwhile, so that there is a group of it with those that have had no turn."""
         now = self._clockwork.clock()
         job = FlushJob(
             id=self._clockwork.new_id(),
@@ -262,7 +269,7 @@ class StreamFlusher:
         held: _Held,
         stop: threading.Event,
         outcomes: list[PartitionOutcome],
-        join: Callable[[], list[Leased]] | None,
+        join: Callable[[int], list[Leased]] | None,
     ) -> None:
         """Flush what was leased; adds what became of each partition, also when the buffer fails on
         the way."""
@@ -284,7 +291,7 @@ class StreamFlusher:
                 if join is not None:
                     if self._clockwork.clock() >= deadline and rotation.all_served:
                         break
-                    joined = join()
+                    joined = join(rotation.unserved)
                     held.add([x.lease for x in joined])
                     rotation.join(joined)
         finally:

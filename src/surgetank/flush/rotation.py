@@ -44,6 +44,11 @@ class Rotation:
         """True when each partition has had a turn."""
         return all(run.served for run in self._waiting)
 
+    @property
+    def unserved(self) -> int:
+        """Entries of partitions that have had no turn."""
+        return sum(run.left for run in self._waiting if not run.served)
+
     def join(self, leased: Sequence[Leased]) -> None:
         """Let these have the next turns."""
         for x in leased:

@@ -30,16 +30,16 @@ local function begin()
     ticks = math.max(tick() - 1, tonumber(shard[3] or '0'))
 end
 
--- One append: its partition, size, root, what it builds on, fence, flags (g: has a guard, s: starts guarding,
--- a: guards are asked from now on), the partition's number that its guard saw, and the entry. `ok` and its
+-- One append: its partition, size, root, what it builds on, fence, tenant (empty: not known), flags (g: has a guard, s:
+-- starts guarding, a: guards are asked from now on), the partition's number that its guard saw, and the entry. `ok` and its
 -- number, or why not.
 local added, added_bytes = 0, 0
 local function accept()
-    local s, size, root, bases, fence, flags, seen, entry =
-        take(), tonumber(take()), take(), take(), take(), take(), take(), take()
+    local s, size, root, bases, fence, tenant, flags, seen, entry =
+        take(), tonumber(take()), take(), take(), take(), take(), take(), take(), take()
     local stream, name = names(s)
     local p = T .. 'p:' .. s
-    local known = call('HMGET', p, 'n', 'b', 'fence', 'guarded', 'ver')
+    local known = call('HMGET', p, 'n', 'b', 'fence', 'guarded', 'ver', 'lun', 'nxt', 'ten')
     if fence ~= '' and tonumber(known[3] or '0') > tonumber(fence) then return {'old', 0} end
     if entries + added + others >= most or bytes + added_bytes + other_bytes + size > most_bytes then
         return {'full', 0}
@@ -62,12 +62,19 @@ local function accept()
         call('HSET', p, 'n', '1', 'b', text(size), 'last', seq, 'ver', seq, 'old', now, 'first', seq)
         call('ZADD', T .. 'due:' .. stream, now, name)
         call('SADD', T .. 'streams', stream)
+        if (known[6] or '0') == '0' and (known[7] or '0') == '0' then
+            call('ZADD', ready_of(stream, known[8] or ''), now, name)
+            call('ZADD', T .. 'tenants:' .. stream, 'LT', now, known[8] or '')
+        else
+            enlist(s)
+        end
     else
         call('HSET', p, 'n', text(n + 1), 'b', text(b + size), 'last', seq, 'ver', seq)
     end
     call('HINCRBY', T .. 'st:' .. stream, 'entries', 1)
     call('HINCRBY', T .. 'st:' .. stream, 'bytes', text(size))
     added, added_bytes = added + 1, added_bytes + size
+    if tenant ~= '' and tenant ~= known[8] then give_to(s, tenant) end
     if fence ~= '' then keep_fence(s, fence, now) end
     if flags ~= '' and string.find(flags, '[sa]') then call('HSET', p, 'guarded', '1') end
     if flags ~= '' and string.find(flags, 's', 1, true) then

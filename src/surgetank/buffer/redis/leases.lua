@@ -1,18 +1,18 @@
 -- Leases of one shard: who holds which partition, and what is read of it.
 
--- Whether a partition may be leased by these terms: 0 no, 1 yes, 2 only because that is forced.
+-- Whether a partition may be leased by these terms: 0 no, 1 yes, 2 only because that is forced; and what is known of it.
 local function due(s, t)
-    local p = call('HMGET', T .. 'p:' .. s, 'n', 'b', 'old', 'nxt', 'lun', 'lat')
+    local p = call('HMGET', T .. 'p:' .. s, 'n', 'b', 'old', 'nxt', 'lun', 'lat', 'ten')
     local n, b = tonumber(p[1] or '0'), tonumber(p[2] or '0')
     if n == 0 then return 0 end
     local old, nxt = tonumber(p[3]), tonumber(p[4] or '0')
     local until_, at = tonumber(p[5] or '0'), tonumber(p[6] or '0')
     -- One that was taken in the future was taken before the clock was set back.
     if until_ > t.now and at <= t.now + t.step then return 0 end
-    if t.force then return nxt > t.now and 2 or 1 end
+    if t.force then return nxt > t.now and 2 or 1, p end
     if nxt > t.now and nxt <= t.now + t.horizon then return 0 end
     if n >= t.entries or b >= t.bytes or old <= t.now - t.age or old > t.now + 1 then
-        return nxt > t.now and 2 or 1
+        return nxt > t.now and 2 or 1, p
     end
     return 0
 end
@@ -24,31 +24,65 @@ local function terms()
     }
 end
 
+-- Names of a tenant that are ready, oldest first, one at each call.
+local function ready_names(stream, tenant, at_once)
+    local from, some, n = 0, {}, 0
+    return function()
+        if n == #some then
+            some, n = call('ZRANGE', ready_of(stream, tenant), from, from + at_once - 1), 0
+            from = from + #some
+        end
+        n = n + 1
+        return some[n]
+    end
+end
+
 -- name: candidates
--- The terms, most, the stream, and names (none: all). Of those that may be leased the age and the name, those
--- that only force takes apart.
-local t, most, stream = terms(), tonumber(A[8]), A[9]
-local now, late = {}, {}
-local function consider(name, old)
-    local kind = due(stream .. NUL .. name, t)
+-- The terms, most, how many entries and bytes are enough, the stream, and names (none: all). Of those that may be leased
+-- the age, the name, the tenant, entries and bytes; those that only force takes apart; and whether there may be more.
+-- Tenants take turns.
+local t, most, enough, enough_bytes, stream = terms(), tonumber(A[8]), tonumber(A[9]), tonumber(A[10]), A[11]
+local now, late, entries, bytes = {}, {}, 0, 0
+local function is_full() return #now >= most or entries >= enough or bytes >= enough_bytes end
+local function consider(name)
+    local kind, p = due(stream .. NUL .. name, t)
     local list = kind == 1 and now or kind == 2 and late
-    if list and #list < most then list[#list + 1] = {old, name} end
+    if not list or #list >= most then return false end
+    list[#list + 1] = {p[3], name, p[7] or '', tonumber(p[1]), tonumber(p[2])}
+    if kind == 1 then entries, bytes = entries + tonumber(p[1]), bytes + tonumber(p[2]) end
+    return kind == 1
 end
-if A[10] == 'all' then
-    local from = 0
-    while #now < most do
-        local some = call('ZRANGE', T .. 'due:' .. stream, from, from + 499, 'WITHSCORES')
-        for n = 1, #some, 2 do consider(some[n], some[n + 1]) end
-        if #some < 1000 then break end
-        from = from + 500
-    end
-else
-    for n = 11, #A do
-        local old = call('ZSCORE', T .. 'due:' .. stream, A[n])
-        if old then consider(A[n], old) end
-    end
+if A[12] ~= 'all' then
+    for n = 13, #A do consider(A[n]) end
+    return {now, late, 0}
 end
-return {now, late}
+local away = T .. 'away:' .. stream
+for _, name in ipairs(call('ZRANGEBYSCORE', away, '-inf', A[1], 'LIMIT', 0, 1000)) do
+    enlist(stream .. NUL .. name, t.now)
+end
+local turns = {}
+for _, tenant in ipairs(call('ZRANGE', T .. 'tenants:' .. stream, 0, 4 * most - 1)) do
+    turns[#turns + 1] = tenant
+end
+local at_once = math.min(500, math.max(4, math.ceil(most / math.max(1, #turns))))
+for n, tenant in ipairs(turns) do turns[n] = ready_names(stream, tenant, at_once) end
+while #turns > 0 and not is_full() do
+    local left = {}
+    for _, next_name in ipairs(turns) do
+        if is_full() then break end
+        local name = next_name()
+        while name and not consider(name) do name = next_name() end
+        if name then left[#left + 1] = next_name end
+    end
+    turns = left
+end
+local more = is_full() and 1 or 0
+if more == 0 then
+    -- Those that force takes; and those whose time is so far ahead that the clock was set back since.
+    local from = t.force and '-inf' or text(t.now + t.step)
+    for _, name in ipairs(call('ZRANGEBYSCORE', away, from, '+inf', 'LIMIT', 0, math.max(500, 2 * most))) do consider(name) end
+end
+return {now, late, more}
 -- name: lease
 -- The terms, until when, the stream, the owner, and names. Of each that may still be leased its token and state.
 local t, stream, owner = terms(), A[9], A[10]
@@ -58,6 +92,7 @@ for n = 11, #A do
     if due(s, t) > 0 then
         local token = text(next_number())
         call('HSET', T .. 'p:' .. s, 'tok', token, 'own', owner, 'lat', A[1], 'lun', A[8], 'ver', token)
+        enlist(s)
         found[#found + 1] = {token, state(s)}
     end
 end
@@ -68,6 +103,7 @@ local kept = {}
 for n = 3, #A, 2 do
     if held(A[n], A[n + 1]) then
         call('HSET', T .. 'p:' .. A[n], 'lat', A[1], 'lun', A[2])
+        enlist(A[n])
         kept[#kept + 1] = 1
     else
         kept[#kept + 1] = 0
@@ -132,6 +168,7 @@ for _, stream in ipairs(streams) do
                 nxt = math.min(nxt, tonumber(A[1]) + tonumber(A[2]) * math.random())
             end
             call('HSET', p, 'nxt', text(nxt))
+            enlist(stream .. NUL .. name)
         end
     end
 end

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from surgetank.buffer.coordination import Due, Leased, ReadFrom
 from surgetank.buffer.failures import failure_json
@@ -11,7 +13,7 @@ from surgetank.buffer.redis.meta import Meta, meta_of, state_of
 from surgetank.buffer.redis.shards import Shards, name_of, scripts
 from surgetank.buffer.redis.values import Values
 from surgetank.exceptions import BufferCorrupt, EntryUnreadable, FallbackUnavailable, LeaseLost
-from surgetank.model import Entry, Failure, Lease
+from surgetank.model import Entry, Failure, Lease, PartitionState
 from surgetank.redis.server import Arg
 
 _SCRIPTS = scripts("leases.lua")
@@ -19,6 +21,15 @@ _SCRIPTS = scripts("leases.lua")
 _CLOCK_STEP_S = 60.0
 _AT_ONCE = 100  # partitions that come back without a spread
 _MANY = 1 << 50
+_PARTS = 4  # of the shards, one of which is asked first
+
+
+class _Candidate(NamedTuple):
+    """A partition that may be leased."""
+
+    name: str
+    entries: int
+    bytes: int
 
 
 class RedisLeases:
@@ -26,53 +37,98 @@ class RedisLeases:
 
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
+        self._plenty = False  # there was more than enough when it was last asked for
+        self._next_part = random.randrange(_PARTS)  # noqa: S311 - so that workers begin apart
 
     def lease(self, stream: str, due: Due, *, owner: str, ttl_s: float) -> list[Leased]:
         now = self._shards.clock()
         terms: tuple[Arg, ...] = (
             now, _CLOCK_STEP_S, due.max_horizon_s, int(due.force), due.entries, due.bytes, due.age_s,
         )  # fmt: skip
+        left = self._candidates(stream, due, terms)
+        until = now + ttl_s
+        leased: list[Leased] = []
+        entries = size = 0
+        while left and (room := due.limit - len(leased)) > 0:
+            chosen: list[str] = []
+            for candidate in left:
+                if len(chosen) >= room or entries >= due.enough_entries or size >= due.enough_bytes:
+                    break
+                chosen.append(candidate.name)
+                entries, size = entries + candidate.entries, size + candidate.bytes
+            if not chosen:
+                break
+            left = left[len(chosen) :]
+            taken = self._take(chosen, (*terms, until, stream, owner))
+            for name in chosen:
+                if (state := taken.get(name)) is not None:
+                    lease = Lease(stream, name, state[0], owner, until)
+                    leased.append(Leased(lease, state[1]))
+            # Others may have been quicker: what they took is made up from what is left.
+            entries = sum(x.state.entries for x in leased)
+            size = sum(x.state.bytes for x in leased)
+        return leased
+
+    def _candidates(self, stream: str, due: Due, terms: tuple[Arg, ...]) -> list[_Candidate]:
+        """Those that may be leased, in the order in which they should be."""
         names = due.partitions
         if due.partition is not None:
             names = [due.partition] if names is None or due.partition in names else []
-        if names is None:
-            found = self._shards.each(_SCRIPTS["candidates"], *terms, due.limit, stream, "all")
-        else:
-            found = list(
-                self._shards.some(
-                    _SCRIPTS["candidates"],
-                    {
-                        shard: (*terms, due.limit, stream, "these", *some)
-                        for shard, some in self._shards.by_shard(names).items()
-                    },
-                ).values()
+        limits: tuple[Arg, ...] = (due.limit, due.enough_entries, due.enough_bytes, stream)
+        if names is not None:
+            asked: dict[int, Sequence[Arg]] = {
+                shard: (*terms, *limits, "these", *some)
+                for shard, some in self._shards.by_shard(names).items()
+            }
+            return _in_order(list(self._shards.some(_SCRIPTS["candidates"], asked).values()))
+        every = range(self._shards.count)
+        if due.enough_entries < _MANY and self._plenty:
+            # What costs the server most is being asked: while there is plenty, some shards are enough.
+            self._next_part += 1
+            some_shards = every[self._next_part % _PARTS :: _PARTS]
+            found, is_enough, _ = self._ask(
+                due, terms, some_shards, len(some_shards), stream=stream
             )
-        # Those that only force takes come last.
-        chosen = [
-            name.decode()
-            for kind in (0, 1)
-            for _, name in sorted(
-                (float(old), name) for shard in found for old, name in shard[kind]
-            )
-        ][: due.limit]
-        if not chosen:
-            return []
-        until = now + ttl_s
+            if is_enough:
+                return _in_order(found)
+        # What is due is spread evenly, mostly, and what is found and not taken costs the server.
+        found, is_enough, more = self._ask(due, terms, every, len(every), stream=stream)
+        if not is_enough and more:
+            found, is_enough, _ = self._ask(due, terms, every, 1, stream=stream)
+        self._plenty = is_enough
+        return _in_order(found)
+
+    def _ask(
+        self, due: Due, terms: tuple[Arg, ...], shards: Sequence[int], parts: int, *, stream: str
+    ) -> tuple[list[Any], bool, bool]:
+        """What these shards have, each asked for its part with some to spare; whether that is
+        enough; whether there may be more."""
+        share = (
+            _share(due.limit, parts), _share(due.enough_entries, parts), _share(due.enough_bytes, parts),
+        )  # fmt: skip
+        args = (*terms, *share, stream, "all")
+        found = list(
+            self._shards.some(_SCRIPTS["candidates"], dict.fromkeys(shards, args)).values()
+        )
+        ready = [row for shard in found for row in shard[0]]
+        is_enough = (
+            len(ready) >= due.limit
+            or sum(row[3] for row in ready) >= due.enough_entries
+            or sum(row[4] for row in ready) >= due.enough_bytes
+        )
+        return found, is_enough, any(shard[2] for shard in found)
+
+    def _take(
+        self, names: Sequence[str], args: tuple[Arg, ...]
+    ) -> dict[str, tuple[int, PartitionState]]:
+        """Lease those of these partitions that nobody has taken meanwhile: their tokens and states."""
         taken = self._shards.some(
             _SCRIPTS["lease"],
-            {
-                shard: (*terms, until, stream, owner, *some)
-                for shard, some in self._shards.by_shard(chosen).items()
-            },
+            {shard: (*args, *some) for shard, some in self._shards.by_shard(names).items()},
             once=True,
         )
-        leased: dict[str, Leased] = {}
-        for rows in taken.values():
-            for token, row in rows:
-                state = state_of(row)
-                lease = Lease(stream, state.partition, int(token), owner, until)
-                leased[state.partition] = Leased(lease, state)
-        return [leased[name] for name in chosen if name in leased]
+        found = ((int(token), state_of(row)) for rows in taken.values() for token, row in rows)
+        return {state.partition: (token, state) for token, state in found}
 
     def renew(self, leases: Sequence[Lease], *, ttl_s: float) -> list[Lease]:
         now = self._shards.clock()
@@ -240,6 +296,25 @@ def lost(lease: Lease) -> LeaseLost:
         f"{lease.owner}.",
         remedy="nothing to do: whoever holds the partition now flushes it.",
     )
+
+
+def _share(most: int, shards: int) -> int:
+    return min(most, math.ceil(2 * most / shards) + 8)
+
+
+def _in_order(found: Sequence[Any]) -> list[_Candidate]:
+    """What shards found: tenants take turns, each with its oldest first. What only force takes comes
+    last."""
+    ordered: list[_Candidate] = []
+    for kind in (0, 1):
+        before: dict[bytes, int] = {}
+        ranked: list[tuple[int, float, _Candidate]] = []
+        rows = sorted((float(row[0]), *row[1:]) for shard in found for row in shard[kind])
+        for old, name, tenant, entries, size in rows:
+            before[tenant] = turn = before.get(tenant, 0) + 1
+            ranked.append((turn, old, _Candidate(name.decode(), entries, size)))
+        ordered += [candidate for _, _, candidate in sorted(ranked)]
+    return ordered
 
 
 def _tokens(leases: Sequence[Lease]) -> list[Arg]:

@@ -49,6 +49,7 @@ class Request:
     shard: int
     flags: str
     fence: int | None
+    tenant: str = ""
     shortened: Shortened = field(default_factory=lambda: Shortened([], 0))
     entry: bytes = b""
     seen: bytes = b""  # the partition's number that its guard saw
@@ -66,6 +67,7 @@ class Request:
             "" if made.root is None else made.root,
             ",".join(map(str, made.bases)),
             "" if self.fence is None else self.fence,
+            self.tenant,
             self.flags,
             self.seen,
             self.entry,

@@ -4,7 +4,7 @@
 --   p:s  its state (hash): n and b, entries and bytes that wait; old and first, of the oldest of them; last, of
 --        the newest; tok own lat lun, its lease; att nxt since fail, its attempts; guarded; fence; sp, the newest entry that was spilled; ver, a number
 --        that grows with each change; me ms md mt, its mark; ge gs, the last acknowledged entry that is gone;
---        cm cb cu, mark, bytes and last use of its copy
+--        cm cb cu, mark, bytes and last use of its copy; ten, its tenant
 --   e:s  entries by their numbers (hash), also those that are not waiting any more and that others build on
 --   w:s  those that wait, by number: number:size:accepted at:epoch:replays:root:parked id:spill file:its values there
 --   x:s  those that are parked, by number: the same
@@ -14,7 +14,9 @@
 --   n:s  notes (hash): when it ends|value      c:s  parts of its copy (hash): checksum|value
 -- Of the shard: `shard` (hash: last number, entries, bytes, copied, kept, spilled), `spilled` (hash: values in each
 -- spill file), `closed` (files that get no more), `streams` (set), and by stream `due:`
--- (names by the age of what waits), `failing:` (names), `st:` (hash: entries, bytes, parked).
+-- (names by the age of what waits), `failing:` (names), `st:` (hash: entries, bytes, parked). Those that wait are, for who
+-- leases, also either in `ready:` of their stream and tenant (names by age) or, while they are leased or postponed, in
+-- `away:` (names by when that ends); `tenants:` has the tenants that have a ready one, by the age of the oldest.
 local NUL = '\0'
 local function has_changed(s) call('HSET', T .. 'p:' .. s, 'ver', text(next_number())) end
 
@@ -47,6 +49,52 @@ local function count(entries, bytes)
     if bytes ~= 0 then call('HINCRBY', T .. 'shard', 'bytes', text(bytes)) end
 end
 
+local function ready_of(stream, tenant) return T .. 'ready:' .. stream .. NUL .. tenant end
+
+-- Whether a tenant has a ready one, and how old that is.
+local function order_tenant(stream, tenant)
+    local oldest = call('ZRANGE', ready_of(stream, tenant), 0, 0, 'WITHSCORES')[2]
+    if oldest then
+        call('ZADD', T .. 'tenants:' .. stream, oldest, tenant)
+    else
+        call('ZREM', T .. 'tenants:' .. stream, tenant)
+    end
+end
+
+-- Put a partition where who leases finds it, after its lease, its attempts or what waits has changed. `now`, if given:
+-- what ended before is over.
+local function enlist(s, now)
+    local stream, name = names(s)
+    local p = call('HMGET', T .. 'p:' .. s, 'n', 'old', 'nxt', 'lun', 'ten')
+    local tenant, away = p[5] or '', T .. 'away:' .. stream
+    local held_until, next_at = tonumber(p[4] or '0'), tonumber(p[3] or '0')
+    if now and held_until <= now then held_until = 0 end
+    if now and next_at <= now then next_at = 0 end
+    local ends = held_until > 0 and held_until or next_at
+    if tonumber(p[1] or '0') == 0 then
+        call('ZREM', away, name)
+        call('ZREM', ready_of(stream, tenant), name)
+    elseif ends > 0 then
+        call('ZADD', away, text(ends), name)
+        call('ZREM', ready_of(stream, tenant), name)
+    else
+        call('ZREM', away, name)
+        call('ZADD', ready_of(stream, tenant), p[2], name)
+    end
+    order_tenant(stream, tenant)
+end
+
+-- Whose partition it is from now on.
+local function give_to(s, tenant)
+    local stream, name = names(s)
+    local before = call('HGET', T .. 'p:' .. s, 'ten') or ''
+    if before == tenant then return end
+    call('ZREM', ready_of(stream, before), name)
+    order_tenant(stream, before)
+    call('HSET', T .. 'p:' .. s, 'ten', tenant)
+    enlist(s)
+end
+
 -- Count what waits in a partition. Its oldest and newest entry are looked up unless they are given.
 local function count_waiting(s, entries, bytes, head)
     local stream, name = names(s)
@@ -65,6 +113,7 @@ local function count_waiting(s, entries, bytes, head)
         call('HSET', p, 'old', at, 'first', seq, 'last', (fields(last)))
         call('ZADD', T .. 'due:' .. stream, at, name)
     end
+    enlist(s)
 end
 
 -- Delete what was acknowledged or discarded and what nothing builds on.
@@ -125,7 +174,10 @@ local function held(s, token)
     return p[1] == token and tonumber(p[2] or '0') > 0
 end
 
-local function let_go(s) call('HSET', T .. 'p:' .. s, 'lun', '0', 'own', '') end
+local function let_go(s)
+    call('HSET', T .. 'p:' .. s, 'lun', '0', 'own', '')
+    enlist(s)
+end
 
 -- A partition's state as it is shown.
 local STATE = {'n', 'b', 'old', 'att', 'nxt', 'since', 'fail', 'own', 'lun', 'me', 'ms', 'md'}

@@ -180,6 +180,7 @@ end
 call('HDEL', T .. 'p:' .. s, 'me', 'ms', 'md', 'mt', 'ge', 'gs')
 call('ZREM', T .. 'marks', s)
 call('HSET', T .. 'p:' .. s, 'nxt', '0')
+enlist(s)
 has_changed(s)
 return returned
 -- name: renew_epoch
@@ -302,7 +303,7 @@ for key in pairs(partitions()) do
     local there = 0
     for seq in pairs(alive) do there = there + call('HEXISTS', T .. 'e:' .. s, seq) end
     same(s .. ' entries that are there', text(call('HLEN', T .. 'e:' .. s)), there)
-    local p = call('HMGET', key, 'n', 'b', 'old', 'first', 'last', 'cb')
+    local p = call('HMGET', key, 'n', 'b', 'old', 'first', 'last', 'cb', 'ten')
     same(s .. ' entries', p[1], n)
     same(s .. ' bytes', p[2], b)
     if n > 0 then
@@ -314,6 +315,16 @@ for key in pairs(partitions()) do
         end
     elseif call('ZSCORE', T .. 'due:' .. stream, name) then
         found[#found + 1] = s .. ' is taken for one that waits'
+    end
+    local ready = call('ZSCORE', ready_of(stream, p[7] or ''), name)
+    local away = call('ZSCORE', T .. 'away:' .. stream, name)
+    if (n > 0) ~= ((ready or away) and true or false) or (ready and away) then
+        found[#found + 1] = s .. ' is not where it is found by who leases'
+    end
+    if ready and tonumber(ready) ~= tonumber(p[3]) then found[#found + 1] = s .. ' is ready by another age' end
+    local head = call('ZRANGE', ready_of(stream, p[7] or ''), 0, 0, 'WITHSCORES')[2]
+    if call('ZSCORE', T .. 'tenants:' .. stream, p[7] or '') ~= (head or false) then
+        found[#found + 1] = s .. ' has a tenant that is not found by its age'
     end
     if p[6] then copied = copied + tonumber(p[6]) end
 end

@@ -43,12 +43,21 @@ class SQLiteLeases:
             ):
                 return []
         with self._file.write() as connection:
-            ids = connection.execute(
-                f"SELECT id FROM partitions WHERE {chosen}"
-                " ORDER BY next_attempt_at > :now, oldest_at LIMIT :limit",
+            rows = connection.execute(
+                f"SELECT id, entries, bytes FROM partitions WHERE {chosen}"
+                " ORDER BY next_attempt_at > :now, row_number() OVER"
+                " (PARTITION BY tenant, next_attempt_at > :now ORDER BY oldest_at), oldest_at LIMIT :limit",
                 parameters,
-            ).fetchall()
-            return self.take(connection, stream, [id_ for (id_,) in ids], now, owner, ttl_s)
+            )
+            ids: list[int] = []
+            entries = size = 0
+            for id_, more, bytes_ in rows:
+                ids.append(id_)
+                entries, size = entries + more, size + bytes_
+                if entries >= due.enough_entries or size >= due.enough_bytes:
+                    break
+            rows.close()
+            return self.take(connection, stream, ids, now, owner, ttl_s)
 
     def take(
         self,

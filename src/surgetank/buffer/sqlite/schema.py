@@ -81,6 +81,7 @@ CREATE TABLE partitions (
     mark_epoch INTEGER NOT NULL DEFAULT 0, mark_seq INTEGER NOT NULL DEFAULT 0,
     mark_digest INTEGER NOT NULL DEFAULT 0, mark_at REAL NOT NULL DEFAULT 0,
     gone_epoch INTEGER NOT NULL DEFAULT 0, gone_seq INTEGER NOT NULL DEFAULT 0,
+    tenant TEXT NOT NULL DEFAULT '',  -- whose it is; tenants take turns at being flushed
     UNIQUE (stream, name)
 ) STRICT;
 CREATE INDEX partitions_waiting ON partitions (stream, oldest_at) WHERE oldest_at IS NOT NULL;
@@ -186,6 +187,7 @@ ALTER TABLE partitions ADD COLUMN mark_digest INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE partitions ADD COLUMN mark_at REAL NOT NULL DEFAULT 0;
 ALTER TABLE partitions ADD COLUMN gone_epoch INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE partitions ADD COLUMN gone_seq INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE partitions ADD COLUMN tenant TEXT NOT NULL DEFAULT '';
 """
     + _CHECKED,
 }
