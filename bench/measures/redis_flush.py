@@ -1,9 +1,10 @@
-"""How flush throughput grows with workers: processes that empty one buffer in Redis into a sink whose transactions
-take 20 ms each.
+"""How flush throughput grows with workers: processes that empty one buffer in Redis into a sink
+whose transactions take 20 ms each.
 
-The latency is simulated (the sink sleeps), so that neither a database nor its disk is what is measured, but how
-workers share what waits: 2 entries of 1 KB in each of many threads, 10 entries in a transaction. All are due. Beside
-the throughput, what an entry costs a worker in processor time, and the server.
+The latency is simulated (the sink sleeps), so that neither a database nor its disk is what is
+measured, but how workers share what waits: 2 entries of 1 KB in each of many threads, 10 entries in
+a transaction. All are due. Beside the throughput, what an entry costs in processor time, of workers
+and of the server.
 """
 
 from __future__ import annotations

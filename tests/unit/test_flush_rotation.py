@@ -107,14 +107,36 @@ def test_a_scheduled_job_ends_after_a_while_and_the_next_one_goes_on(plant: Plan
     assert plant.waiting() == {}
 
 
-def test_a_job_whose_time_is_over_still_gives_each_partition_a_turn(plant: Plant) -> None:
+def test_a_job_leases_a_groups_worth_of_which_each_has_a_turn_also_when_its_time_is_over(
+    plant: Plant,
+) -> None:
     for number in range(12):
         for i in range(50):
             plant.put(f"huge{number}", key=b"%d" % i)
     plant.sink.faults = [lambda call, slices: plant.clock.advance(100.0)]
-    plant.flusher(policy=SHARED, lease_ttl_s=1e6).run_if_due(threading.Event())
-    assert len(plant.sink.arrivals) == 12
-    assert plant.waiting().keys() == {f"huge{n}" for n in range(12)}
+    first = plant.flusher(policy=SHARED, lease_ttl_s=1e6)
+    first.run_if_due(threading.Event())
+    assert {name: len(seqs) for name, seqs in plant.sink.arrivals.items()} == dict.fromkeys(
+        (f"huge{n}" for n in range(4)), 5
+    )
+
+
+def test_what_a_worker_cannot_write_soon_is_left_to_others(plant: Plant) -> None:
+    for number in range(60):
+        plant.put(f"small{number}", key=b"1")
+
+    def beside(call: int, slices: Sequence[Slice]) -> None:
+        if call == 1:
+            other = Due(force=True, limit=1000)
+            left = plant.buffer.lease("s", other, owner="other", ttl_s=15.0)
+            assert len(left) == 40
+            plant.buffer.release([x.lease for x in left])
+
+    plant.sink.faults = [beside]
+    job = plant.flusher(policy=SHARED).run_if_due(threading.Event())
+    assert job is not None
+    assert job.ok
+    assert len(plant.sink.arrivals) == 60
 
 
 def test_a_lease_that_ran_out_and_was_taken_again_by_the_same_job_goes_on(plant: Plant) -> None:

@@ -31,7 +31,8 @@ class Due:
 
     `force` takes every partition that has entries, also one whose next attempt is not yet due.
     Only this `partition`, or only these `partitions`, where one of them is given. Not many more than
-    have `enough_entries` or `enough_bytes` together: what a worker can't write soon is left to others.
+    have `enough_entries` or `enough_bytes` together, of each at most its share: what a worker can't
+    write soon is left to others.
     `max_horizon_s` bounds how far in the future a stored time can be believed, so that a clock that
     was set back doesn't freeze a partition.
     """
@@ -45,6 +46,8 @@ class Due:
     limit: int = 1000
     enough_entries: int = 1 << 50
     enough_bytes: int = 1 << 50
+    share_entries: int = 1 << 50
+    share_bytes: int = 1 << 50
     max_horizon_s: float = 3600.0
 
 

@@ -106,6 +106,7 @@ class StreamFlusher:
         due = Due(
             entries=policy.entries, bytes=policy.bytes, age_s=policy.age_s, limit=limit, force=probe,
             enough_entries=policy.batch_entries, enough_bytes=policy.batch_bytes,
+            share_entries=policy.share_entries, share_bytes=policy.share_bytes,
         )  # fmt: skip
         leased = self._lease(due)
         if not leased and self.breaker.is_suspect():

@@ -46,8 +46,9 @@ class Rotation:
 
     @property
     def unserved(self) -> int:
-        """Entries of partitions that have had no turn."""
-        return sum(run.left for run in self._waiting if not run.served)
+        """Entries of partitions that have had no turn, of each at most its share."""
+        share = self._policy.share_entries
+        return sum(min(share, run.left) for run in self._waiting if not run.served)
 
     def join(self, leased: Sequence[Leased]) -> None:
         """Let these have the next turns."""

@@ -38,22 +38,23 @@ local function ready_names(stream, tenant, at_once)
 end
 
 -- name: candidates
--- The terms, most, how many entries and bytes are enough, the stream, and names (none: all). Of those that may be leased
+-- The terms, most, how many entries and bytes are enough, of each at most so many, the stream, and names (none: all). Of those that may be leased
 -- the age, the name, the tenant, entries and bytes; those that only force takes apart; and whether there may be more.
 -- Tenants take turns.
-local t, most, enough, enough_bytes, stream = terms(), tonumber(A[8]), tonumber(A[9]), tonumber(A[10]), A[11]
+local t, most, enough, enough_bytes = terms(), tonumber(A[8]), tonumber(A[9]), tonumber(A[10])
+local share, share_bytes, stream = tonumber(A[11]), tonumber(A[12]), A[13]
 local now, late, entries, bytes = {}, {}, 0, 0
 local function is_full() return #now >= most or entries >= enough or bytes >= enough_bytes end
 local function consider(name)
     local kind, p = due(stream .. NUL .. name, t)
     local list = kind == 1 and now or kind == 2 and late
     if not list or #list >= most then return false end
-    list[#list + 1] = {p[3], name, p[7] or '', tonumber(p[1]), tonumber(p[2])}
-    if kind == 1 then entries, bytes = entries + tonumber(p[1]), bytes + tonumber(p[2]) end
+    list[#list + 1] = {p[3], name, p[7] or '', math.min(share, tonumber(p[1])), math.min(share_bytes, tonumber(p[2]))}
+    if kind == 1 then entries, bytes = entries + list[#list][4], bytes + list[#list][5] end
     return kind == 1
 end
-if A[12] ~= 'all' then
-    for n = 13, #A do consider(A[n]) end
+if A[14] ~= 'all' then
+    for n = 15, #A do consider(A[n]) end
     return {now, late, 0}
 end
 local away = T .. 'away:' .. stream

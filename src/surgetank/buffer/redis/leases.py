@@ -65,8 +65,8 @@ class RedisLeases:
                     lease = Lease(stream, name, state[0], owner, until)
                     leased.append(Leased(lease, state[1]))
             # Others may have been quicker: what they took is made up from what is left.
-            entries = sum(x.state.entries for x in leased)
-            size = sum(x.state.bytes for x in leased)
+            entries = sum(min(due.share_entries, x.state.entries) for x in leased)
+            size = sum(min(due.share_bytes, x.state.bytes) for x in leased)
         return leased
 
     def _candidates(self, stream: str, due: Due, terms: tuple[Arg, ...]) -> list[_Candidate]:
@@ -74,7 +74,9 @@ class RedisLeases:
         names = due.partitions
         if due.partition is not None:
             names = [due.partition] if names is None or due.partition in names else []
-        limits: tuple[Arg, ...] = (due.limit, due.enough_entries, due.enough_bytes, stream)
+        limits: tuple[Arg, ...] = (
+            due.limit, due.enough_entries, due.enough_bytes, due.share_entries, due.share_bytes, stream
+        )  # fmt: skip
         if names is not None:
             asked: dict[int, Sequence[Arg]] = {
                 shard: (*terms, *limits, "these", *some)
@@ -106,7 +108,7 @@ class RedisLeases:
         share = (
             _share(due.limit, parts), _share(due.enough_entries, parts), _share(due.enough_bytes, parts),
         )  # fmt: skip
-        args = (*terms, *share, stream, "all")
+        args = (*terms, *share, due.share_entries, due.share_bytes, stream, "all")
         found = list(
             self._shards.some(_SCRIPTS["candidates"], dict.fromkeys(shards, args)).values()
         )

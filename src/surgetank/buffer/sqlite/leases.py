@@ -53,7 +53,8 @@ class SQLiteLeases:
             entries = size = 0
             for id_, more, bytes_ in rows:
                 ids.append(id_)
-                entries, size = entries + more, size + bytes_
+                entries += min(more, due.share_entries)
+                size += min(bytes_, due.share_bytes)
                 if entries >= due.enough_entries or size >= due.enough_bytes:
                     break
             rows.close()
