@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import expect
 
 from support.agents import agents
-from support.browser import violations, visiting
+from support.browser import rewrite, violations, visiting
 from support.gateway import gateway
 from support.http import ADMIN_TOKEN, running
 from support.savers import put
@@ -104,12 +104,11 @@ def test_a_run_is_started_followed_compared_forked_and_replayed(
         page.get_by_role("link", name="the state before").click()
         expect(page.get_by_role("heading", name="State after approve")).to_be_visible()
         page.get_by_label("tone").fill("short")
-        more = page.get_by_role("textbox", name="More values")
-        more.fill("[1]")
+        rewrite(page, "More values", "[1]")
         page.get_by_role("button", name="Fork").click()
         expect(page.get_by_role("alert")).to_contain_text("this is no JSON object")
         expect(page.get_by_label("tone")).to_have_value("short")
-        page.get_by_role("textbox", name="More values").fill('{"order": "77"}')
+        rewrite(page, "More values", '{"order": "77"}')
         page.get_by_role("button", name="Fork").click()
         expect(now.get_by_text(re.compile("^Completed"))).to_be_visible()
         values = state_of(scene)

@@ -105,6 +105,20 @@ def visiting(
         context.close()
 
 
+def rewrite(page: Page, label: str, text: str) -> None:
+    """Put ``text`` into the JSON editor ``label``, once the editor stands where the text area was.
+
+    An editor puts its own selection back when it gets the focus: it is focused before all of it is selected.
+    """
+    area = page.get_by_role("textbox", name=label)
+    area.scroll_into_view_if_needed()
+    editor = area.and_(page.locator(".cm-content"))
+    editor.focus()
+    expect(page.locator(".cm-focused").filter(has=editor)).to_be_visible()
+    editor.fill(text)
+    expect(editor).to_have_text(text)
+
+
 def violations(page: Page, axe: str) -> list[str]:
     """What axe-core finds that is serious or critical, in light and in dark."""
     found = []

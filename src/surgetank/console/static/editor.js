@@ -31,6 +31,10 @@
       return;
     }
     if (!area.isConnected) return;
+    if (document.activeElement === area && !area.readOnly) { // nobody's caret is taken away while they type
+      area.addEventListener("blur", () => void replace(area), { once: true });
+      return;
+    }
     const label = area.labels?.[0];
     const host = document.createElement("div");
     host.className = "editor";
@@ -46,9 +50,7 @@
         area.dispatchEvent(new Event("input", { bubbles: true }));
       },
     });
-    const focused = document.activeElement === area;
     area.hidden = true;
-    if (focused) view.focus();
     label?.addEventListener("click", (event) => { event.preventDefault(); view.focus(); });
     area.addEventListener("change", () => view.set(area.value));
     area.form?.addEventListener("reset", () => setTimeout(() => view.set(area.value)));
