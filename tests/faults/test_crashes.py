@@ -6,9 +6,6 @@ The final rows are compared with those of the same history in a run that nothing
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,22 +14,18 @@ import psycopg
 import pytest
 
 from support import workload
+from support.commands import run_module
 from support.waiting import wait_until
 from surgetank import LeaseLost
 from surgetank.buffer.coordination import Due
 from surgetank.model import JobStatus
 from surgetank.sinks.protocol import Slice
 
-TESTS = str(Path(__file__).parents[1])
-
 
 def run_program(mode: str, home: Path, database_url: str, point: str, occurrence: int) -> list[str]:
     """Run the workload in a process that kills itself; returns the names of the steps that it
     reported."""
-    done = subprocess.run(
-        [sys.executable, "-m", "support.workload", mode, str(home), database_url, point, str(occurrence)],
-        capture_output=True, text=True, cwd=TESTS, check=False, env={**os.environ, "PYTHONPATH": TESTS},
-    )  # fmt: skip
+    done = run_module("support.workload", mode, home, database_url, point, occurrence)
     assert done.returncode in (-9, 0), done.stderr
     assert done.returncode == -9 or "survived" in done.stdout
     return done.stdout.splitlines()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support import workload
+from support.commands import run_module
 from support.redis_server import url_for
 from support.tanks import MakeTank
 
-TESTS = str(Path(__file__).parents[1])
 LEASES = "surgetank.buffer.redis.leases:RedisLeases.lease"
 ACKS = "surgetank.buffer.redis.acks:RedisAcks.ack"
 
@@ -27,11 +24,9 @@ def test_what_a_killed_host_had_leased_is_flushed_by_another_one(
     tank = make_tank(home=tmp_path / "one", buffer_url=url, lease_ttl=1.0)
     for _ in workload.steps(tank.checkpointer()):
         pass
-    done = subprocess.run(
-        [sys.executable, "-m", "support.killed", *point, "1", "flush", "--home", str(tmp_path / "two"),
-         "--database-url", database_url],
-        cwd=TESTS, capture_output=True, text=True, check=False, timeout=100,
-        env={**os.environ, "PYTHONPATH": TESTS, "SURGETANK_BUFFER_URL": url, "SURGETANK_LEASE_TTL": "1"},
+    done = run_module(
+        "support.killed", *point, 1, "flush", "--home", tmp_path / "two", "--database-url", database_url,
+        SURGETANK_BUFFER_URL=url, SURGETANK_LEASE_TTL="1",
     )  # fmt: skip
     assert done.returncode == -9, done.stderr
     job = tank.flush()

@@ -7,11 +7,8 @@ The points that are known are in the suites of each program; `make torture` take
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,12 @@ import pytest
 
 import faults.test_saver_sink_killed as into_saver
 from support import workload
+from support.commands import run_module
 from support.savers import listed, put_chain
 from support.spilling import spill
 from support.torture import FEW_SEEDS
 from support.transfer import Official, cli_in_process, sqlite_official
 
-TESTS = str(Path(__file__).parents[1])
 KILLS = 3
 # How long the programs take: a kill is drawn from there, now and then after the end.
 FLUSH_MS, PLAY_MS, SPILL_MS, SAVER_MS, MOVE_MS = 250, 150, 500, 900, 1500
@@ -42,14 +39,12 @@ class Program:
         self._name = name
         self._chance = random.Random(f"{name} {seed}")
 
-    def run(self, *arguments: str, most_ms: int, **environment: str) -> list[str]:
+    def run(self, module: str, *arguments: str, most_ms: int, **environment: str) -> list[str]:
         """The lines that it wrote. MOMENT among the arguments is when it is killed."""
         milliseconds = self._chance.randint(1, most_ms)
-        done = subprocess.run(
-            [sys.executable, *(str(milliseconds) if a == "MOMENT" else a for a in arguments)],
-            capture_output=True, text=True, cwd=TESTS, check=False, timeout=100,
-            env={**os.environ, "PYTHONPATH": TESTS, **environment},
-        )  # fmt: skip
+        done = run_module(
+            module, *(milliseconds if a == "MOMENT" else a for a in arguments), **environment
+        )
         assert done.returncode in (-signal.SIGALRM, 0), (self.seed, milliseconds, done.stderr)
         if done.returncode:
             self.hits.append(milliseconds)
@@ -70,7 +65,7 @@ def test_a_flusher_leaves_what_an_undisturbed_one_leaves(
     program = Program("flusher", seed)
     for _ in range(KILLS):
         program.run(
-            "-m", "support.workload", "flush", str(tmp_path / "home"), database_url, "moment", "MOMENT",
+            "support.workload", "flush", str(tmp_path / "home"), database_url, "moment", "MOMENT",
             most_ms=FLUSH_MS,
         )  # fmt: skip
         assert workload.picture(tank)["seen"] == before, (seed, program.hits)
@@ -87,7 +82,7 @@ def test_a_writer_loses_nothing_that_was_accepted(
 ):
     program = Program("writer", seed)
     accepted = program.run(
-        "-m", "support.workload", "play", str(tmp_path / "home"), database_url, "moment", "MOMENT",
+        "support.workload", "play", str(tmp_path / "home"), database_url, "moment", "MOMENT",
         most_ms=PLAY_MS,
     )  # fmt: skip
     tank = make_tank(flush_batch_entries=5)
@@ -118,7 +113,7 @@ def test_a_spiller_leaves_neither_a_gap_nor_a_file(
     program = Program("spiller", seed)
     for _ in range(KILLS):
         program.run(
-            "-m", "support.spilling", str(tmp_path / "home"), database_url, str(fallback), "moment", "MOMENT",
+            "support.spilling", str(tmp_path / "home"), database_url, str(fallback), "moment", "MOMENT",
             most_ms=SPILL_MS,
         )  # fmt: skip
         assert workload.picture(tank)["seen"] == before, (seed, program.hits)
@@ -150,7 +145,7 @@ def test_a_flusher_into_a_saver_leaves_no_trace(make_tank, official, tmp_path, d
     program = Program("flusher into a saver", seed)
     target = (home, database_url, "sqlite", official.address)
     for _ in range(KILLS):
-        program.run(into_saver.__file__, "moment", "-", "MOMENT", *target, most_ms=SAVER_MS)
+        program.run(into_saver.__name__, "moment", "-", "MOMENT", *target, most_ms=SAVER_MS)
     into_saver.flush(*target)
     assert tank.status().buffer.entries == 0
     assert [t.checkpoint for t in listed(official.saver, "t")] == expected, (seed, program.hits)
@@ -165,7 +160,7 @@ def move(program: Program, home: Path, url: str, *arguments: str) -> dict[str, A
     """Run a transfer until a kill, then again until its end; what it said. One that had ended is
     not begun again."""
     lines = program.run(
-        "-m", "support.killed", "moment", "-", "MOMENT", *arguments, "--json", most_ms=MOVE_MS,
+        "support.killed", "moment", "-", "MOMENT", *arguments, "--json", most_ms=MOVE_MS,
         SURGETANK_HOME=str(home), SURGETANK_DATABASE_URL=url, SURGETANK_LEASE_TTL="0.2",
     )  # fmt: skip
     if not program.hits:

@@ -4,11 +4,7 @@ and goes on."""
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -16,11 +12,11 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
 from integration.test_approvals import State, answer, asked, asking, ended, new, working
+from support.commands import run_module
 from surgetank import Surgetank
 from surgetank.workflows import repair
 from surgetank.workflows.status import Status
 
-TESTS = str(Path(__file__).parents[1])
 WRITES = "writes"  # beside the names of the statements
 Stuck = Callable[[Surgetank, str], Awaitable[None]]
 
@@ -180,13 +176,9 @@ async def test_a_repair_that_was_cut_off_anywhere_is_done_again(
 def kill_in(when: str, point: str, forget: bool, tank: Surgetank, database_url: str) -> None:
     """`surgetank repair t`, which kills itself at that point."""
     options = ["--yes", *(["--forget"] if forget else [])]
-    killed = subprocess.run(
-        [sys.executable, "-m", "support.killed", when, point, "1", "repair", "t", *options],
-        capture_output=True, text=True, check=False, timeout=100,
-        env={
-            **os.environ, "PYTHONPATH": TESTS, "SURGETANK_HOME": str(tank.settings.home),
-            "SURGETANK_DATABASE_URL": database_url,
-        },
+    killed = run_module(
+        "support.killed", when, point, 1, "repair", "t", *options,
+        SURGETANK_HOME=str(tank.settings.home), SURGETANK_DATABASE_URL=database_url,
     )  # fmt: skip
     assert killed.returncode == -9, killed.stderr
 

@@ -3,8 +3,6 @@ had happened."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from support.commands import run_module
 from support.killed import die_at
 from support.savers import listed, put, put_chain
 from support.transfer import Official, postgres_official, sqlite_official
 from surgetank import Surgetank
 
-TESTS = str(Path(__file__).parents[1])
 SINK = "surgetank.streams.checkpoints.any_saver.sink:SaverSink"
 SAVERS = {
     "postgres": "langgraph.checkpoint.postgres:PostgresSaver",
@@ -84,10 +82,16 @@ def test_a_killed_flush_into_a_saver_leaves_no_trace(
     home = str(tmp_path / "home")
     point = point.replace("SINK", SINK).replace("SAVER", SAVERS[kind])
 
-    done = subprocess.run(
-        [sys.executable, __file__, when, point, str(occurrence), home, database_url, kind, target.address],
-        capture_output=True, text=True, check=False, timeout=100, env={**os.environ, "PYTHONPATH": TESTS},
-    )  # fmt: skip
+    done = run_module(
+        "faults.test_saver_sink_killed",
+        when,
+        point,
+        occurrence,
+        home,
+        database_url,
+        kind,
+        target.address,
+    )
     assert done.returncode == -9, done.stderr
     flush(home, database_url, kind, target.address)
 

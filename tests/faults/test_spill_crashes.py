@@ -3,24 +3,17 @@ if undisturbed."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from support import workload
+from support.commands import run_module
 from support.spilling import spill
-
-TESTS = str(Path(__file__).parents[1])
 
 
 def run_program(home: Path, database_url: str, fallback: Path, point: str, occurrence: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "support.spilling", str(home), database_url, str(fallback), point, str(occurrence)],
-        capture_output=True, text=True, cwd=TESTS, check=False, env={**os.environ, "PYTHONPATH": TESTS},
-    )  # fmt: skip
+    done = run_module("support.spilling", home, database_url, fallback, point, occurrence)
     assert done.returncode == -9, done.stdout + done.stderr
 
 

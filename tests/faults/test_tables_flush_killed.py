@@ -3,17 +3,15 @@ is there twice, and nothing is left of who is erased."""
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.commands import run_module
 from support.tables_cold import NOTES, cold_tables, texts
 from support.tables_house import House, erase, merge
 from support.torture import FEW_SEEDS, SEEDS
@@ -21,7 +19,6 @@ from surgetank.streams.tables.cold.upkeep import Keeping
 from surgetank.streams.tables.hot.protocol import Op
 from surgetank.streams.tables.hot.store import SQLiteHotTables
 
-TESTS = str(Path(__file__).parents[1])
 COLD, HOT = "surgetank.streams.tables.cold", "surgetank.streams.tables.hot"
 FLUSH_MS = 1200  # how long the program takes: a kill is drawn from there
 AT_ONCE = Keeping(snapshots_s=0.0, grace_s=0.0, orphans_s=0.0)
@@ -54,11 +51,7 @@ def kill(
     folder: Path, url: str, when: str, target: str, occurrence: int, what: str = "flush"
 ) -> bool:
     """Run a flusher (or a merge, an erasure) that ends there; whether it did."""
-    done = subprocess.run(
-        [sys.executable, "-m", "support.tables_house", when, target, str(occurrence), str(folder), url, what],
-        capture_output=True, text=True, cwd=TESTS, check=False, timeout=100,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, TESTS])},
-    )  # fmt: skip
+    done = run_module("support.tables_house", when, target, occurrence, folder, url, what)
     assert done.returncode in (0, -signal.SIGKILL, -signal.SIGALRM), done.stderr
     return done.returncode != 0
 

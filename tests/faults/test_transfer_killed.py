@@ -6,9 +6,6 @@ The final rows are compared with those of a move that nothing disturbed.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +13,12 @@ from typing import Any
 import pytest
 
 from support import workload
+from support.commands import run_module
 from support.graphs import delta_graph
 from support.savers import put, put_chain
 from support.transfer import Official, cli_in_process, postgres_official, sqlite_official
 from surgetank import Surgetank
 
-TESTS = str(Path(__file__).parents[1])
 LOG = "surgetank.buffer.sqlite.log:SQLiteLog"
 ACKS = "surgetank.buffer.sqlite.acks:SQLiteAcks"
 SINK = "surgetank.streams.checkpoints.cold.sink:PostgresCheckpointSink"
@@ -58,13 +55,9 @@ def fill(saver: Any) -> None:
 
 def killed(when: str, point: str, occurrence: int, *arguments: str, home: Path, url: str) -> None:
     """Run the command in a process that kills itself at this point."""
-    done = subprocess.run(
-        [sys.executable, "-m", "support.killed", when, point, str(occurrence), *arguments],
-        capture_output=True, text=True, check=False, timeout=100,
-        env={
-            **os.environ, "PYTHONPATH": TESTS, "SURGETANK_HOME": str(home), "SURGETANK_DATABASE_URL": url,
-            "SURGETANK_LEASE_TTL": "0.2",
-        },
+    done = run_module(
+        "support.killed", when, point, occurrence, *arguments,
+        SURGETANK_HOME=str(home), SURGETANK_DATABASE_URL=url, SURGETANK_LEASE_TTL="0.2",
     )  # fmt: skip
     assert done.returncode == -9, done.stderr
 

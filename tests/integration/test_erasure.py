@@ -4,8 +4,6 @@ changes nothing."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from support.buffers import child_env
+from support.commands import run_module
 from support.erasing import MARK, USER, leave_rows, leave_traces, traces
 from support.http import ADMIN_TOKEN, running
 from support.postgres import PostgresServer
@@ -161,10 +159,7 @@ def test_killed_at_any_step_it_goes_on_when_it_is_asked_for_again(
     tank.close()
     killed = 0
     for step in (7, 16, 30):
-        done = subprocess.run(
-            [sys.executable, "-m", "support.erasing", str(tmp_path / "home"), database_url, USER, str(step)],
-            env=child_env(), capture_output=True, text=True, check=False, timeout=120,
-        )  # fmt: skip
+        done = run_module("support.erasing", tmp_path / "home", database_url, USER, step)
         killed += done.returncode == -9
         assert done.returncode in (0, -9), done.stderr
     assert killed >= 2

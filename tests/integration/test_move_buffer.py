@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from support import workload
+from support.commands import run_module
 from support.redis_server import url_for
 from support.tanks import MakeTank
 from surgetank import Surgetank
@@ -21,7 +20,6 @@ from surgetank.app import moving
 from surgetank.cli.app import app
 from surgetank.exceptions import Conflict, NotFound
 
-TESTS = str(Path(__file__).parents[1])
 BOTH = pytest.mark.parametrize("way", ["to redis", "to sqlite"])
 
 
@@ -226,10 +224,7 @@ def test_a_process_that_is_killed_while_it_moves(
         *point.split(), "move-buffer", "--from", filled, "--to", here, "--home", str(tmp_path / "home"),
         "--database-url", database_url,
     ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "support.killed", *command], cwd=TESTS, capture_output=True, text=True,
-        check=False, env={**os.environ, "PYTHONPATH": TESTS, "SURGETANK_LEASE_TTL": "2"}, timeout=100,
-    )  # fmt: skip
+    done = run_module("support.killed", *command, SURGETANK_LEASE_TTL="2")
     assert done.returncode == -9, done.stderr
     tank = make_tank(buffer_url=here)
     assert tank.moving(filled).known

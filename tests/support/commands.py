@@ -1,7 +1,7 @@
-"""`surgetank ARGS` as a process of its own, forked from one that has loaded the program: to load it takes a second of a
-processor, and tests run hundreds of commands.
+"""Programs as processes of their own, forked from one that has loaded them: to load one takes a second of a processor,
+and tests run hundreds. `run_command` is `surgetank ARGS`, `run_module` is `python -m MODULE ARGS`.
 
-What happens while the program is loaded (Ctrl-C, the width of a terminal, a missing extra) is no matter for this: such
+What happens while a program is loaded (Ctrl-C, the width of a terminal, a missing extra) is no matter for this: such
 tests start an interpreter.
 """
 
@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 _AT_IMPORT = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "PYTHON", "LANG", "LC_")
+_TESTS = Path(__file__).parents[1]
 _lock = threading.Lock()
 _loaded: subprocess.Popen[str] | None = None
 
@@ -31,7 +35,7 @@ def run_command(
     timeout: float = 60,
     cwd: str | Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run it to its end, with nothing on its standard input."""
+    """Run `surgetank ARGUMENTS` to its end, with nothing on its standard input."""
     differs = [
         name
         for name in {*environment, *os.environ}
@@ -42,17 +46,32 @@ def run_command(
             [sys.executable, "-m", "surgetank", *arguments], capture_output=True, text=True, errors="replace",
             check=False, env=dict(environment), timeout=timeout, cwd=cwd, stdin=subprocess.DEVNULL,
         )  # fmt: skip
+    return _run("surgetank", arguments, environment, timeout, cwd)
+
+
+def run_module(
+    module: str, *arguments: object, timeout: float = 100, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a module of `tests` to its end, in the folder `tests`, with more environment."""
+    more = {**os.environ, "PYTHONPATH": str(_TESTS), **environment}
+    return _run(module, tuple(map(str, arguments)), more, timeout, _TESTS)
+
+
+def _run(
+    module: str, arguments: tuple[str, ...], environment: Mapping[str, str], timeout: float,
+    cwd: str | Path | None,
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("out", "err")]
         request = {
-            "arguments": arguments, "environment": dict(environment), "timeout": timeout,
+            "module": module, "arguments": arguments, "environment": dict(environment), "timeout": timeout,
             "out": str(paths[0]), "err": str(paths[1]), "cwd": str(cwd or Path.cwd()),
         }  # fmt: skip
         code = _ask(request)
         said = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
     if code is None:
-        raise subprocess.TimeoutExpired(["surgetank", *arguments], timeout, said[0], said[1])
-    return subprocess.CompletedProcess(["surgetank", *arguments], code, said[0], said[1])
+        raise subprocess.TimeoutExpired([module, *arguments], timeout, said[0], said[1])
+    return subprocess.CompletedProcess([module, *arguments], code, said[0], said[1])
 
 
 def _ask(request: dict[str, object]) -> int | None:
@@ -64,6 +83,7 @@ def _ask(request: dict[str, object]) -> int | None:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                env={**os.environ, "PYTHONPATH": str(_TESTS)},
             )
             atexit.register(_end, _loaded)
         assert _loaded.stdin is not None
@@ -84,16 +104,17 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _serve() -> None:
-    from surgetank.cli.app import main
-
     for line in sys.stdin:
         request = json.loads(line)
+        name = request["module"]
+        importlib.import_module("surgetank.cli.app" if name == "surgetank" else name)
         pid = os.fork()
         if pid == 0:
             _become(request)
-            sys.argv = ["surgetank", *request["arguments"]]
+            sys.argv = [name, *request["arguments"]]
+            warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)
             try:
-                main()
+                runpy.run_module(name, run_name="__main__", alter_sys=True)
             finally:
                 for stream in (sys.stdout, sys.stderr):
                     with contextlib.suppress(OSError, ValueError):
