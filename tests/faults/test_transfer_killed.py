@@ -7,6 +7,8 @@ The final rows are compared with those of a move that nothing disturbed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import pytest
 from support import workload
 from support.commands import run_module
 from support.graphs import delta_graph
+from support.postgres import PostgresServer
+from support.recycling import Databases
 from support.savers import put, put_chain
 from support.transfer import Official, cli_in_process, postgres_official, sqlite_official
 from surgetank import Surgetank
@@ -29,14 +33,54 @@ SAVERS = {
 }
 
 
+@contextmanager
+def opened(kind: str, server: PostgresServer, folder: Path) -> Iterator[Official]:
+    """An empty saver of the kind."""
+    if kind == "sqlite":
+        with sqlite_official(folder / "checkpoints.sqlite") as found:
+            yield found
+        return
+    name = server.create_database()
+    with postgres_official(server.url_of(name)) as found:
+        yield found
+    server.drop_database(name)
+
+
 @pytest.fixture(params=["postgres", "sqlite"])
-def official(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Official]:
-    if request.param == "postgres":
-        with postgres_official(request.getfixturevalue("fresh_database")) as found:
-            yield found
-    else:
-        with sqlite_official(tmp_path / "checkpoints.sqlite") as found:
-            yield found
+def official(
+    request: pytest.FixtureRequest, postgres_server: PostgresServer, tmp_path: Path
+) -> Iterator[Official]:
+    with opened(request.param, postgres_server, tmp_path) as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A filled saver, and what an import that nothing disturbed makes of it."""
+
+    source: str
+    moved: int
+    rows: dict[str, list[Any]]
+
+
+@pytest.fixture(scope="module", params=["postgres", "sqlite"])
+def undisturbed_import(
+    request: pytest.FixtureRequest,
+    postgres_server: PostgresServer,
+    databases: Databases,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Undisturbed]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    name = databases.take()
+    url = postgres_server.url_of(name)
+    with opened(request.param, postgres_server, folder) as found:
+        fill(found.saver)
+        move = ("import", "--from", found.address, "--json")
+        moved = cli_in_process(*move, home=folder / "home", url=url).report()["checkpoints"]
+        with Surgetank(folder / "home", database_url=url, flush_in_process=False) as tank:
+            rows = ours(tank)
+        yield Undisturbed(found.address, moved, rows)
+    databases.give_back(name)
 
 
 def fill(saver: Any) -> None:
@@ -90,37 +134,20 @@ def ours(tank: Surgetank) -> dict[str, list[Any]]:
     ],
 )
 def test_a_killed_import_goes_on_where_it_stopped(
-    make_tank,
-    official,
-    tmp_path,
-    database_url,
-    postgres_server,
-    migrated_template,
-    when,
-    point,
-    occurrence,
+    make_tank, undisturbed_import, tmp_path, database_url, when, point, occurrence
 ):
-    fill(official.saver)
-    name = postgres_server.create_database(migrated_template)
-    undisturbed = make_tank(
-        home=tmp_path / "undisturbed", database_url=postgres_server.url_of(name)
-    )
-    move = ("import", "--from", official.address, "--json")
-    elsewhere = {"home": tmp_path / "undisturbed", "url": postgres_server.url_of(name)}
-    moved = cli_in_process(*move, **elsewhere).report()["checkpoints"]
+    move = ("import", "--from", undisturbed_import.source, "--json")
     here = {"home": tmp_path / "home", "url": database_url}
 
     killed(when, point, occurrence, *move, **here)
     told = cli_in_process(*move, **here).report()
 
     assert told["resumed"]
-    assert told["checkpoints"] < moved or point.endswith("append")
+    assert told["checkpoints"] < undisturbed_import.moved or point.endswith("append")
     assert told["skipped"] == []
     tank = make_tank()
     assert tank.status().buffer.entries == 0
-    assert ours(tank) == ours(undisturbed)
-    undisturbed.close()
-    postgres_server.drop_database(name)
+    assert ours(tank) == undisturbed_import.rows
 
 
 @pytest.mark.parametrize(

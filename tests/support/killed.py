@@ -13,6 +13,9 @@ import signal
 import sys
 from typing import Any
 
+from surgetank.cli.app import main  # here: who forks this program has loaded it
+from surgetank.streams.checkpoints.transfer import transfer
+
 
 def die_after(milliseconds: int) -> None:
     """The kernel ends this process then, whatever it does: in a call of C, too."""
@@ -52,9 +55,6 @@ def die_at(when: str, target: str, occurrence: int) -> None:
 
 
 if __name__ == "__main__":
-    from surgetank.cli import main
-    from surgetank.streams.checkpoints.transfer import transfer
-
     die_at(sys.argv[1], sys.argv[2], int(sys.argv[3]))
     transfer._PORTION_ENTRIES = 5  # several flushes, in a small test too
     sys.argv = ["surgetank", *sys.argv[4:]]
