@@ -55,7 +55,7 @@ def agent_servers(scene: Scene) -> Iterator[list[AgentServer]]:
 @contextmanager
 def _ours(scene: Scene, config: Path) -> Iterator[AgentServer]:
     port, token = _free_port(), secrets.token_urlsafe(32)
-    with scene.server.database() as url:
+    with scene.server.database(migrated=True) as url:
         environment = {
             **os.environ,
             "SURGETANK_HOME": mkdtemp(dir=scene.home),

@@ -55,7 +55,7 @@ def console_server(scene: Scene) -> Iterator[ConsoleServer]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     home, token = mkdtemp(dir=scene.home), secrets.token_urlsafe(32)
-    with scene.server.database() as url:
+    with scene.server.database(migrated=True) as url:
         environment = {
             **os.environ, "SURGETANK_HOME": home, "SURGETANK_DATABASE_URL": url,
             "SURGETANK_ADMIN_TOKEN": token,

@@ -62,7 +62,7 @@ class Reservoir:
 def reservoir(scene: Scene) -> Iterator[Reservoir]:
     """An empty one, with its tables made."""
     with (
-        scene.server.database() as url,
+        scene.server.database(migrated=True) as url,
         open_tank(scene, url, flush_in_process=False, flush_on_close=False) as tank,
         psycopg.connect(url, autocommit=True) as connection,
     ):

@@ -157,7 +157,7 @@ def _pool(scene: Scene) -> Iterator[Contestant]:
 
 @contextmanager
 def _ours(scene: Scene) -> Iterator[Contestant]:
-    with scene.server.database() as url, open_tank(scene, url) as tank:
+    with scene.server.database(migrated=True) as url, open_tank(scene, url) as tank:
         with tank.parts.database.connection():
             pass  # the first connection makes the tables
         yield Contestant(

@@ -34,7 +34,7 @@ def run(scene: Scene) -> Recorder:
         await asyncio.sleep(_WAIT_S)
         return {"n": state.get("n", 0) + 1}
 
-    with scene.server.database() as url, open_tank(scene, url) as tank:
+    with scene.server.database(migrated=True) as url, open_tank(scene, url) as tank:
         graph = StateGraph(State).add_node("wait", wait).add_edge(START, "wait")
         graphs = {"wait": graph.compile(checkpointer=tank.checkpointer())}
         asyncio.run(_waves(scene, recorder, tank, graphs, crowd))

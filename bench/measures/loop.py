@@ -53,7 +53,7 @@ async def _run(scene: Scene, recorder: Recorder) -> None:
         peer_file = Path(mkdtemp(dir=scene.home)) / "peer.db"
         peer = await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(peer_file)))
         await peer.setup()
-        url = stack.enter_context(scene.server.database())
+        url = stack.enter_context(scene.server.database(migrated=True))
         tank = stack.enter_context(
             open_tank(scene, url, flush_in_process=False, flush_on_close=False)
         )

@@ -30,7 +30,7 @@ _VERSIONS = 8
 def run(scene: Scene) -> Recorder:
     """Once: the kernel's figure hardly differs between runs."""
     recorder, home = Recorder("memory"), mkdtemp(dir=scene.home)
-    with scene.server.database() as url:
+    with scene.server.database(migrated=True) as url:
         entries = _fill(home, url, scene.scale.memory_mb * 1024**2)
         command = [sys.executable, "-m", "bench.flush_once", home, url]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=_ROOT)

@@ -59,7 +59,7 @@ def _drain(scene: Scene, recorder: Recorder) -> None:
         tank = stack.enter_context(
             open_tank(
                 scene,
-                stack.enter_context(scene.server.database()),
+                stack.enter_context(scene.server.database(migrated=True)),
                 flush_in_process=False,
             )
         )
@@ -126,7 +126,7 @@ def _start(scene: Scene, recorder: Recorder) -> None:
         started[state["name"]] = time.perf_counter()
         return {}
 
-    with scene.server.database() as url, open_tank(scene, url) as tank:
+    with scene.server.database(migrated=True) as url, open_tank(scene, url) as tank:
         graph = StateGraph(Named).add_node("note", note).add_edge(START, "note")
         saver = tank.checkpointer()
         graphs = {

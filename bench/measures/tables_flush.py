@@ -198,7 +198,7 @@ def open_house(scene: Scene, folder: Path) -> Iterator[House]:
     """Hot store, files, manifest and flusher of one table, in a database of its own."""
     path = folder / "buffer-tables.db"
     with (
-        scene.server.database() as url,
+        scene.server.database(migrated=True) as url,
         closing(MigratedDatabase(url)) as database,
         closing(SQLiteHotTables(path, max_bytes=16 * 1024**3)) as hot,
         closing(

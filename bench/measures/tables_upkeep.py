@@ -166,7 +166,7 @@ class _Node:
 @contextmanager
 def _nodes(scene: Scene, folder: Path, count: int) -> Iterator[list[_Node]]:
     with ExitStack() as stack:
-        url = stack.enter_context(scene.server.database())
+        url = stack.enter_context(scene.server.database(migrated=True))
         nodes: list[_Node] = []
         for number in range(count):
             path = folder / f"{number}-tables.db"
