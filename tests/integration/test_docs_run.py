@@ -3,13 +3,12 @@ database."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support.commands import run_module
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -83,12 +82,9 @@ def test_its_python_runs(page: str, database_url: str, tmp_path: Path) -> None:
     own = AFTER.get(page, "")
     code = pages()[page].replace("postgresql://user:password@host/database", database_url)
     (tmp_path / "page.py").write_text(GIVEN + (ENGINE if own else "") + code + own)
-    done = subprocess.run(
-        [sys.executable, "page.py"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
-        env={
-            **os.environ, "SURGETANK_HOME": str(tmp_path / "home"), "SURGETANK_DATABASE_URL": database_url,
-        },
+    done = run_module(
+        "support.script", tmp_path / "page.py",
+        SURGETANK_HOME=str(tmp_path / "home"), SURGETANK_DATABASE_URL=database_url,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
