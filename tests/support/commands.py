@@ -50,11 +50,11 @@ def run_command(
 
 
 def run_module(
-    module: str, *arguments: object, timeout: float = 100, **environment: str
+    module: str, *arguments: object, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a module of `tests` to its end, in the folder `tests`, with more environment."""
     more = {**os.environ, "PYTHONPATH": str(_TESTS), **environment}
-    return _run(module, tuple(map(str, arguments)), more, timeout, _TESTS)
+    return _run(module, tuple(map(str, arguments)), more, 100, _TESTS)
 
 
 def _run(
