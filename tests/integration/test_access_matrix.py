@@ -215,6 +215,10 @@ MATRIX: dict[tuple[str, str, str], dict[str, int]] = {
     ("POST", "/parked/{parked_id}/retry", ""): {
         r: 404 if s == 200 else s for r, s in OPERATORS.items()
     },
+    ("POST", "/parked/retry", ""): OPERATORS,
+    ("POST", "/parked/discard", ""): ADMINS,
+    ("POST", "/flush/matching", ""): OPERATORS,
+    ("DELETE", "/admin/system-errors", ""): ADMINS,
     ("GET", "/buffer", ""): OPERATORS,
     ("POST", "/flush", ""): OPERATORS,
     ("GET", "/admin/tokens", ""): ADMINS,
@@ -251,6 +255,9 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/threads/{thread_id:name}/repair"): {},
     ("POST", "/admin/tokens"): {"user": "new", "role": "viewer"},
     ("POST", "/threads"): {},
+    ("POST", "/parked/retry"): {"ids": [1]},
+    ("POST", "/parked/discard"): {"ids": [1]},
+    ("POST", "/flush/matching"): {"text": "no such thread"},
     ("POST", "/assistants/search"): {},
     ("POST", "/assistants/count"): {},
     ("POST", "/assistants"): {"graph_id": "agent"},

@@ -56,6 +56,7 @@ ROUTES = {
     ("GET", "/parked"): ("/parked", "operator"),
     ("GET", "/parked/{parked_id}"): ("/parked/1", "operator"),
     ("POST", "/parked/retry"): ("/parked/retry", "operator"),
+    ("POST", "/parked/discard"): ("/parked/discard", "admin"),
     ("GET", "/errors"): ("/errors", "admin"),
     ("POST", "/errors/act"): ("/errors/act", "admin"),
     ("POST", "/errors/delete"): ("/errors/delete", "admin"),
@@ -174,6 +175,7 @@ def test_no_page_of_another_site_can_use_the_login(server):
         {"Origin": "https://evil.example"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Origin": "null"},
+        {"Origin": "http://["},
     )
     for headers in foreign:
         answer = client.post("/flush", headers={"X-CSRF-Token": secret, **headers})
@@ -186,7 +188,7 @@ def test_the_login_leads_nowhere_else(server):
     client = browser(server)
     secret = secret_of(client.get("/login").text)
     for wanted in (
-        "https://evil.example/", "//evil.example/console/", "/\\evil.example", "/console/../me",
+        "https://evil.example/", "//evil.example/console/", "/\\evil.example", "/console/../me", "//[", "http://[/",
         "/console/%2e%2e/me", "/me", "javascript:alert(1)", "/console/\r\nX: y",
     ):  # fmt: skip
         form = {"token": ADMIN_TOKEN, "next": wanted, "csrf": secret}

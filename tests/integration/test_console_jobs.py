@@ -164,6 +164,12 @@ def test_parked_entries_are_found_shown_to_who_may_read_them_and_tried_again(
     page = operator.post("/parked/retry", 200, id="2")
     assert "retry" in page.text
     assert all(entry.retries or entry.id == 1 for entry in tank.parked())
+    page = admin.post("/parked/discard", 200, id="1")
+    assert "Nothing was discarded" in page.text
+    page = admin.post("/parked/discard", 200, id="1", sure="yes")
+    assert "1 entry was discarded." in page.text
+    assert 1 not in {entry.id for entry in tank.parked()}
+    assert operator.post("/parked/discard", id="1", sure="yes").status == 403
 
 
 def test_rows_of_tables_that_were_set_aside_are_listed_and_chosen_too(
@@ -173,10 +179,10 @@ def test_rows_of_tables_that_were_set_aside_are_listed_and_chosen_too(
     failure, tried = Failure(FailureKind.REJECTED, "no such value", "X"), list[Any]()
     row = ParkedEntry(-7, "tables", "app.notes/ada", 7, 10, 1.0, 2.0, failure)
     monkeypatch.setattr(Parked, "__call__", lambda _: [row])
-    monkeypatch.setattr(Parked, "retry", lambda _, ids: tried.append(ids))
+    monkeypatch.setattr(Parked, "retry", lambda _, ids, by: tried.append((ids, by)))
     assert "Entry -7" in operator.get("/parked").text
     operator.post("/parked/retry", 200, id="-7")
-    assert tried == [[-7]]
+    assert tried == [([-7], "op")]
 
 
 def test_the_overview_names_who_works_and_asks_for_the_state_once_for_all_who_watch(

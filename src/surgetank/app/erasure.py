@@ -20,6 +20,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from surgetank.acting import acting_from
 from surgetank.buffer.binding import Fence
 from surgetank.buffer.coordination import Parking
 from surgetank.buffer.log import Log, Snapshot
@@ -128,14 +129,15 @@ class Erasure:
         self._erase_tables = erase_tables
         self._beyond = (*_ALWAYS, *_SHARED) if tables_shared else _ALWAYS
 
-    def erase(self, user: str) -> ErasureReport:
+    def erase(self, user: str, by: str = "application") -> ErasureReport:
         """Erase a user's data. Idempotent; killed on the way, it goes on when it is called again.
+        The audit says who (`by`) began it.
 
         Raises `DatabaseUnavailable` (nothing was begun, or it stays `running`), `EntryRejected` for
         a name that can't be one.
         """
         limits.check_names(user, [("$.user", user)])
-        progress = self._begin(user)
+        progress = self._begin(user, by)
         unfinished: list[str] = []
         for _ in range(_ROUNDS):
             unfinished = self._remove(user, progress)
@@ -166,9 +168,11 @@ class Erasure:
 
     # -- the row
 
-    def _begin(self, user: str) -> _Progress:
+    def _begin(self, user: str, by: str) -> _Progress:
         subject = _subject(user)
-        (row,) = self._run("begin", subject=subject, user=user, buffer_id=self._buffer.id)
+        (row,) = self._run(
+            "begin", subject=subject, user=user, buffer_id=self._buffer.id, actor=by, origin=acting_from.get()
+        )  # fmt: skip
         return _Progress(subject, set(row["threads"]), set(row["words"]), dict(row["removed"]))
 
     def _note(self, progress: _Progress) -> None:

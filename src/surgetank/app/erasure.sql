@@ -3,12 +3,17 @@
 
 -- name: begin
 -- One row per user, the same again for an erasure that goes on. It has the name, so that it can. Primary key.
+-- One that begins is in the audit, with the hash of the name.
+WITH noted AS (
+    SELECT surgetank.note('user_erased', surgetank.acting(%(actor)s, %(origin)s), NULL, NULL, NULL,
+        jsonb_build_object('subject', encode(%(subject)s::bytea, 'hex')))
+    WHERE NOT EXISTS (SELECT FROM surgetank.erasures g WHERE g.subject = %(subject)s AND g.state = 'running'))
 INSERT INTO surgetank.erasures AS e (subject, state, words, buffer_id)
 VALUES (%(subject)s, 'running', ARRAY[%(user)s], %(buffer_id)s)
 ON CONFLICT (subject) DO UPDATE SET state = 'running', finished_at = NULL, buffer_id = excluded.buffer_id, tried_at = now(),
     words = CASE WHEN %(user)s = ANY (e.words) THEN e.words ELSE e.words || %(user)s::text END,
     removed = CASE WHEN e.state = 'running' THEN e.removed ELSE '{}' END
-RETURNING threads, words, removed
+RETURNING threads, words, removed, (SELECT count(*) FROM noted) AS noted
 
 -- name: claim
 -- An erasure through this buffer that is not finished, was not tried for a while, and waits for no file. All erasures, table_garbage.

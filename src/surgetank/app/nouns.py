@@ -283,8 +283,11 @@ class Nouns(Speaks):
 
     @property
     def parked(self) -> Parked:
-        """Entries that the database refused: list, get, retry."""
-        return Parked(self.parts.backlog, self.parts.streams, self._flush_as("retry"))
+        """Entries that the database refused: list, get, retry, discard."""
+        return Parked(
+            self.parts.backlog, self.parts.streams, self._flush_as("retry"), audit=self.audit,
+            stored=self.threads.stored, changed=lambda: self.parts.reporting.sweep(self.parts.flushers),
+        )  # fmt: skip
 
     @property
     def recovery(self) -> Recoveries:

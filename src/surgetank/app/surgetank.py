@@ -400,15 +400,16 @@ class Surgetank(Nouns):
     def _other_saver(self) -> bool:
         return self._sink is not None
 
-    def erase_user(self, user: str) -> ErasureReport:
+    def erase_user(self, user: str, *, by: str = "application") -> ErasureReport:
         """Erase all data of a user: threads, lines, tokens, and what errors, jobs and events say of
         them.
 
         It takes effect in the files too, which are rewritten at the end. Idempotent; killed on the
         way, or with a report that is `running`, it goes on in the background where this buffer is
-        flushed, or when it is called again. Raises `DatabaseUnavailable`, `EntryRejected`.
+        flushed, or when it is called again. `by` is who does it, for the audit. Raises
+        `DatabaseUnavailable`, `EntryRejected`.
         """
-        return self._erasure().erase(user)
+        return self._erasure().erase(user, by)
 
     def effective_settings(self) -> list[EffectiveSetting]:
         """Every setting as it is in force, and where it comes from. Secrets are masked."""

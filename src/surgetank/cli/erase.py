@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from surgetank.cli.output import DatabaseUrl, Home, Json, engine, err, out, print_json
+from surgetank.cli.output import By, DatabaseUrl, Home, Json, engine, err, out, print_json
 from surgetank.exceptions import InvalidRequest
 
 
 def erase_user(
+    by: By,
     user: Annotated[str, typer.Argument(help="The user, as threads and tokens name it.")],
     home: Home = None,
     database_url: DatabaseUrl = None,
@@ -31,7 +32,7 @@ def erase_user(
             remedy="run it again with --yes.",
         )
     with engine(home, database_url) as tank:
-        report = tank.erase_user(user)
+        report = tank.erase_user(user, by=by)
     if json:
         print_json(report.to_dict())
     else:

@@ -3,13 +3,13 @@ was done then."""
 
 from __future__ import annotations
 
-import getpass
 import time
 from typing import Annotated
 
 import typer
 
 from surgetank.cli.output import (
+    By,
     DatabaseUrl,
     Home,
     Json,
@@ -32,11 +32,8 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 ErrorId = Annotated[str, typer.Argument(help="The error's id, or the beginning of it.")]
-By = Annotated[
-    str,
-    typer.Option("--by", help="Who does it.", default_factory=getpass.getuser, show_default="you"),
-]
 _SHOWN = 12  # lines of a stack trace in the list
+_MOST_DELETED = 100_000
 
 
 @app.callback()
@@ -250,6 +247,46 @@ def delete(
 ) -> None:
     """Delete a resolved error. What was done about it stays in the audit table."""
     _act(error_id, "delete", by, home, database_url, json)
+
+
+@app.command("delete-resolved")
+@coded
+def delete_resolved(
+    by: By,
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+    error_type: Annotated[
+        str | None, typer.Option("--type", help="Only this type.", show_default=False)
+    ] = None,
+    severity: Annotated[
+        Severity | None, typer.Option(help="Only this severity.", show_default=False)
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Only with this text in the message.", show_default=False)
+    ] = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option(help="Only not seen in the last 90s, 30m, 12h, 7d.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is done.")] = False,
+) -> None:
+    """Delete the resolved errors that match. What was done about them stays in the audit table."""
+    if not yes:
+        raise InvalidRequest(
+            "This deletes every resolved error that matches, for ever.", remedy="run it again with --yes."
+        )  # fmt: skip
+    wanted = ErrorFilter(
+        error_type=error_type, severity=severity.value if severity else None, text=text,
+        until=time.time() - span(older_than) if older_than else None,
+    )  # fmt: skip
+    with reading_engine(home, database_url) as tank:
+        count = tank.errors.delete_resolved(wanted, by, most=_MOST_DELETED)
+        tank.flush("system_errors")
+    if json:
+        print_json({"deleted": count})
+    else:
+        out.print(f"deleted {count}")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from surgetank.cli.output import (
     Json,
     echo_error,
     engine,
+    err,
     exit_code,
     print_job,
     print_json,
@@ -33,8 +34,18 @@ def flush(
     named: Annotated[
         str | None, typer.Option("--thread", help="The same as THREAD.", show_default=False)
     ] = None,
+    matching: Annotated[
+        str | None,
+        typer.Option(help="Only threads and tables with this in their name.", show_default=False),
+    ] = None,
+    failing: Annotated[
+        bool, typer.Option("--failing", help="Only what failed the last time.")
+    ] = False,
 ) -> int:
     """Flush what waits, also what is not due yet, and say what became of it.
+
+    With --matching or --failing a part of it, at most 1,000 threads and tables, those that wait
+    longest: a job for each stream.
 
     Exit code 0 when everything is in the database, 3 with warnings, 1 when the job failed, or when
     not all that was accepted of the THREAD is in the database. What failed stays in the buffer.
@@ -42,6 +53,12 @@ def flush(
     if thread is not None and named not in (None, thread):
         raise InvalidRequest("Two threads are named.", remedy="name one, with or without --thread.")
     thread = thread if thread is not None else named
+    if matching is not None or failing:
+        if thread is not None:
+            raise InvalidRequest(
+                "A thread is named, and a filter.", remedy="leave out the one or the other."
+            )
+        return _flush_matching(home, database_url, stream, matching or "", failing, json)
     missing: NotSaved | None = None
     with engine(home, database_url, must_exist=True) as tank:
         if thread is not None:
@@ -60,3 +77,18 @@ def flush(
         if missing is not None:
             echo_error(missing)
     return 1 if missing is not None else exit_code(job)
+
+
+def _flush_matching(
+    home: Home, database_url: DatabaseUrl, stream: str | None, text: str, failing: bool, json: bool
+) -> int:
+    with engine(home, database_url, must_exist=True) as tank:
+        jobs = tank.jobs.flush_matching(stream=stream, text=text, failing=failing)
+    if json:
+        print_json(jobs)
+    elif not jobs:
+        err.print("nothing of the kind waits")
+    for job in jobs if not json else ():
+        print_job(job)
+    codes = {exit_code(job) for job in jobs}
+    return 1 if 1 in codes else max(codes, default=0)

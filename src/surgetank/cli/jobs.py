@@ -99,11 +99,17 @@ def show(
 @app.command()
 @coded
 def retry(
-    job_id: JobId, home: Home = None, database_url: DatabaseUrl = None, json: Json = False
+    job_id: JobId,
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+    failed_only: Annotated[
+        bool, typer.Option("--failed-only", help="Only the threads and tables that failed in it.")
+    ] = False,
 ) -> int:
     """Flush again what a job was about, without waiting for the next attempt."""
     with engine(home, database_url, must_exist=True) as tank:
-        job = tank.jobs.retry(job_id)
+        job = tank.jobs.retry(job_id, failed_only=failed_only)
     if json:
         print_json(job)
     else:

@@ -4,6 +4,7 @@ stdout."""
 from __future__ import annotations
 
 import functools
+import getpass
 import json
 import logging
 import os
@@ -148,6 +149,20 @@ DatabaseUrl = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def this_user() -> str:
+    """Who runs this; in a container whose user has no name its number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+By = Annotated[
+    str,
+    typer.Option("--by", help="Who does it.", default_factory=this_user, show_default="you"),
+]
 
 
 def coded(command: Callable[..., int | None]) -> Callable[..., None]:

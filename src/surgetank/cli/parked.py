@@ -11,6 +11,7 @@ import typer
 
 from surgetank.app.rendering import size
 from surgetank.cli.output import (
+    By,
     DatabaseUrl,
     Home,
     Json,
@@ -29,9 +30,8 @@ from surgetank.model import ParkedEntry
 from surgetank.private import open_file
 
 app = typer.Typer(
-    help="List, show, retry and export entries that the database refused. They stay readable by "
-    "the application "
-    "and are never dropped.",
+    help="List, show, retry, export and discard entries that the database refused. They stay "
+    "readable by the application, and are only dropped by who says so.",
     no_args_is_help=True,
 )
 ParkedId = Annotated[int, typer.Argument(help="The number that `parked list` shows.")]
@@ -100,6 +100,7 @@ def show(
 @app.command()
 @coded
 def retry(
+    by: By,
     parked_id: Annotated[
         list[int] | None, typer.Argument(help="Which; all when none is named.")
     ] = None,
@@ -111,7 +112,7 @@ def retry(
     with engine(home, database_url, must_exist=True) as tank:
         for one in parked_id or ():
             _find(tank.parked(), one)
-        job = tank.parked.retry(parked_id or None)
+        job = tank.parked.retry(parked_id or None, by=by)
     if json:
         print_json(job)  # null when nothing is parked
     elif job is None:
@@ -119,6 +120,33 @@ def retry(
     else:
         print_job(job)
     return exit_code(job) if job is not None else 0
+
+
+@app.command()
+@coded
+def discard(
+    by: By,
+    parked_id: Annotated[list[int], typer.Argument(help="Which: the numbers of `parked list`.")],
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove them; without it nothing is done.")
+    ] = False,
+) -> None:
+    """Remove parked entries for good. The application reads them no more. It can't be undone:
+    `parked export` keeps a copy. What is not there any more is no error."""
+    if not yes:
+        raise InvalidRequest(
+            f"This removes {len(set(parked_id))} of what users gave, for ever.",
+            remedy="keep a copy with `surgetank parked export FILE`, then run it again with --yes.",
+        )
+    with engine(home, database_url, must_exist=True) as tank:
+        gone = [entry.id for entry in tank.parked.discard(parked_id, by=by)]
+    if json:
+        print_json({"discarded": gone})
+    else:
+        out.print(f"discarded {len(gone)}")
 
 
 @app.command()

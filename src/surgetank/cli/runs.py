@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import getpass
 import uuid
 from typing import Annotated, Any
 
 import typer
 
 from surgetank.app.surgetank import Surgetank
-from surgetank.cli.output import DatabaseUrl, Home, Json, engine, out, print_json, table, when
+from surgetank.cli.output import (
+    DatabaseUrl,
+    Home,
+    Json,
+    engine,
+    out,
+    print_json,
+    table,
+    this_user,
+    when,
+)
 from surgetank.cli.output import coded as _coded
 from surgetank.exceptions import InvalidRequest, RunNotFound
 from surgetank.workflows.runs import CancelAction, Run
@@ -19,9 +28,7 @@ app = typer.Typer(help="List and show runs of graphs.", no_args_is_help=True)
 RunId = Annotated[str, typer.Argument(help="The run's id; of one that is not over its beginning.")]
 Actor = Annotated[
     str,
-    typer.Option(
-        "--actor", help="Who does it.", default_factory=getpass.getuser, show_default="you"
-    ),
+    typer.Option("--actor", help="Who does it.", default_factory=this_user, show_default="you"),
 ]
 
 

@@ -15,7 +15,7 @@ from surgetank.console.runs import ThreadId
 from surgetank.console.showing import show, url
 from surgetank.console.time_travel import Travel, assistant_of, changed_values, travel_from
 from surgetank.console.visits import UserVisit, Visit, Visitor
-from surgetank.exceptions import SurgetankError
+from surgetank.exceptions import InvalidRequest, SurgetankError
 from surgetank.server.access.authorizing import allowed_on
 from surgetank.server.access.roles import Caller
 from surgetank.server.agent.requests import start_run
@@ -161,8 +161,14 @@ async def _check(visit: Visit, thread_id: str) -> None:
 
 async def _go_on(visit: Visit, thread_id: str, checkpoint_id: str) -> Response:
     row = await known_row(visit.services, thread_id)
+    assistant = assistant_of(row, visit.services)
+    if not assistant:
+        raise InvalidRequest(
+            "This server doesn't have the thread's graph.",
+            remedy="start it with the project: `surgetank serve --config langgraph.json`.",
+        )
     asked = {
-        "assistant_id": assistant_of(row, visit.services), "checkpoint_id": checkpoint_id,
+        "assistant_id": assistant, "checkpoint_id": checkpoint_id,
         "multitask_strategy": "reject", "stream_mode": ["values", "messages"], "stream_subgraphs": True,
         "if_not_exists": "reject",
     }  # fmt: skip

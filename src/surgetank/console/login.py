@@ -88,7 +88,10 @@ def login_page(
 
 def own_page(wanted: str) -> str:
     """Where to go on: a page of the console and nothing else."""
-    parts = urlsplit(wanted)
+    try:
+        parts = urlsplit(wanted)
+    except ValueError:  # a bracket that is no address
+        return f"{PATH}/"
     path = normpath(unquote(parts.path))
     ours = not parts.scheme and not parts.netloc and path.startswith(f"{PATH}/")
     if not ours or "\\" in wanted or not wanted.isprintable():

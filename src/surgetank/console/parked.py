@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from anyio import to_thread
@@ -10,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from surgetank.console.banners import banners_of
 from surgetank.console.showing import show, url
-from surgetank.console.visits import OperatorVisit
+from surgetank.console.visits import AdminVisit, OperatorVisit, Visit
 
 router = APIRouter()
 _PAGE = 50
@@ -24,6 +25,7 @@ def parked(
     after: Annotated[int | None, Query(ge=-_NUMBER, le=_NUMBER)] = None,
     stream: Annotated[str, Query(max_length=200)] = "",
     text: Annotated[str, Query(max_length=2048)] = "",
+    gone: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
     """Entries that were set aside."""
     tank = visit.services.tank
@@ -47,6 +49,8 @@ def parked(
         stream=stream,
         streams=tank.streams,
         text=text,
+        done=_said(gone),
+        may_discard=visit.covers("admin"),
         is_first=after is None,
         next=rest[_PAGE - 1].id if len(rest) > _PAGE else None,
         **banners_of(visit.services, visit.caller, None),
@@ -67,6 +71,7 @@ def parked_entry(visit: OperatorVisit, parked_id: int) -> Response:
         records=records[:_RECORDS],
         more_records=max(0, len(records) - _RECORDS),
         reads_content=visit.covers("admin"),
+        may_discard=visit.covers("admin"),
         **banners_of(visit.services, visit.caller, None),
     )
 
@@ -75,14 +80,33 @@ def parked_entry(visit: OperatorVisit, parked_id: int) -> Response:
 async def retry_parked(visit: OperatorVisit) -> Response:
     """Try those again that were chosen, or all; leads to the job."""
     services = visit.services
-    fields = visit.fields()
-    ids = [int(value) for name, value in fields if name == "id" and _is_number(value)]
-    if not ids and dict(fields).get("all") != "yes":
+    ids = _chosen(visit)
+    if not ids and visit.form().get("all") != "yes":
         return RedirectResponse(url("parked"), 303)
-    made = await to_thread.run_sync(
-        services.tank.parked.retry, ids or None, limiter=services.flushing
-    )
+    retry = partial(services.tank.parked.retry, ids or None, by=visit.caller.user)
+    made = await to_thread.run_sync(retry, limiter=services.flushing)
     return RedirectResponse(url(f"jobs/{made.id}" if made is not None else "parked"), 303)
+
+
+@router.post("/parked/discard")
+def discard_parked(visit: AdminVisit) -> Response:
+    """Remove those that were chosen for good, where it was said that this is meant."""
+    ids, is_meant = _chosen(visit), visit.form().get("sure") == "yes"
+    gone = visit.services.tank.parked.discard(ids, by=visit.caller.user) if is_meant else []
+    return RedirectResponse(url("parked", gone=len(gone) if is_meant else "unsure"), 303)
+
+
+def _chosen(visit: Visit) -> list[int]:
+    return [int(value) for name, value in visit.fields() if name == "id" and _is_number(value)]
+
+
+def _said(gone: str) -> str:
+    """What became of those that were discarded."""
+    if gone == "unsure":
+        return "Nothing was discarded: say that it is meant."
+    if not gone.isdecimal() or len(gone) > 5:
+        return ""
+    return f"{int(gone)} {'entry was' if int(gone) == 1 else 'entries were'} discarded."
 
 
 def _is_number(text: str) -> bool:

@@ -20,7 +20,13 @@ from surgetank.console.changes import Change, changes_of
 from surgetank.console.forms import Field
 from surgetank.console.showing import show, url
 from surgetank.console.visits import UserVisit, Visit, Visitor
-from surgetank.exceptions import Conflict, DatabaseUnavailable, InvalidRequest, SurgetankError
+from surgetank.exceptions import (
+    Conflict,
+    DatabaseUnavailable,
+    EntryRejected,
+    InvalidRequest,
+    SurgetankError,
+)
 from surgetank.server.access import questions
 from surgetank.server.access.authorizing import allowed_on
 from surgetank.server.access.roles import Caller, Role
@@ -151,7 +157,7 @@ def _assign(visit: Visit, who: Caller, row: UserCheckpoint) -> Response:
         )
     except DatabaseUnavailable:
         raise
-    except (InvalidRequest, Conflict) as error:
+    except (InvalidRequest, Conflict, EntryRejected) as error:
         fresh = visit.services.tank.approvals.get(row.checkpoint_id)
         return _shown(visit, fresh, code=error.http_status, refused=str(error))
     seen = questions.seen(

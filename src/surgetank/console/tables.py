@@ -190,7 +190,7 @@ def _erase(visit: Visit, user: str) -> str:
     services.forget_user(user)
     results.clear()
     try:
-        services.tank.erase_user(user)
+        services.tank.erase_user(user, by=visit.caller.user)
     except SurgetankError as error:
         log.warning("erasure_failed", error=error.what)
         return f"{error.what} {error.remedy}".strip()

@@ -12,6 +12,7 @@ from surgetank.server.dependencies import Admin, After, Deps, Limit, signed_in
 from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import documented
 from surgetank.server.schemas.telling import (
+    DeletedErrors,
     Error,
     ErrorDetail,
     Errors,
@@ -158,6 +159,24 @@ def snooze(
             error_id.lower(), "snooze", who.user, notes=wanted.notes, until=until
         )
     )
+
+
+@router.delete("", response_model=DeletedErrors)
+def delete_resolved(
+    who: Admin,
+    services: Deps,
+    error_type: Annotated[str | None, Text(description="Only this type.")] = None,
+    severity: Annotated[Severity | None, Query(description="Only this severity.")] = None,
+    until: Annotated[float | None, Query(**_TIME, description="Last seen before then.")] = None,
+    text: Annotated[str | None, Text(description="With this text in message or type.")] = None,
+) -> dict[str, Any]:
+    """Delete resolved errors that match, at most 1,000, the newest first. What was done about them stays
+    in the audit table."""
+    wanted = ErrorFilter(
+        error_type=error_type, severity=severity.value if severity else None, until=until,
+        text=text or None,
+    )  # fmt: skip
+    return {"deleted": services.tank.errors.delete_resolved(wanted, who.user)}
 
 
 @router.delete("/{error_id}", status_code=204, responses=documented(404, 409))

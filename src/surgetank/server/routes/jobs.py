@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -13,7 +14,7 @@ from surgetank.server.access.roles import Caller, Role
 from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, require, signed_in
 from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import documented
-from surgetank.server.schemas.answers import Job, Jobs
+from surgetank.server.schemas.answers import Job, JobRetry, Jobs
 from surgetank.server.services import Services
 
 router = APIRouter(
@@ -68,9 +69,13 @@ def _find(services: Services, job_id: str) -> FlushJob:
 
 
 @router.post("/{job_id}/retry", response_model=Job, responses=documented(409))
-async def retry(job_id: JobId, services: Deps, who: CurrentCaller) -> dict[str, Any]:
-    """Flush again what a job was about, now, and wait for it. The answer is the new job, also when
-    it failed."""
+async def retry(
+    job_id: JobId, services: Deps, who: CurrentCaller, wanted: JobRetry | None = None
+) -> dict[str, Any]:
+    """Flush again what a job was about, or only what failed in it, now, and wait for it. The answer is
+    the new job, also when it failed."""
     found = await to_thread.run_sync(_find, services, job_id)
-    made = await to_thread.run_sync(services.tank.jobs.retry, found.id, limiter=services.flushing)
+    failed_only = wanted is not None and wanted.failed_only
+    again = partial(services.tank.jobs.retry, found.id, failed_only=failed_only)
+    made = await to_thread.run_sync(again, limiter=services.flushing)
     return job_for(who, made)

@@ -1,21 +1,37 @@
 """Entries that the database refused, for operators: kept, shown without their values, tried
-again."""
+again, or discarded by administrators."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Path
 
-from surgetank.model import ParkedEntry
+from surgetank.model import FlushJob, ParkedEntry
 from surgetank.notify.report import to_plain_data
 from surgetank.server.access.disclosure import job_for
-from surgetank.server.access.roles import Role
-from surgetank.server.dependencies import After, CurrentCaller, Deps, Limit, require, signed_in
+from surgetank.server.access.roles import Caller, Role
+from surgetank.server.dependencies import (
+    Admin,
+    After,
+    CurrentCaller,
+    Deps,
+    Limit,
+    require,
+    signed_in,
+)
 from surgetank.server.http.paging import cursor, position
 from surgetank.server.http.problems import documented, not_found
-from surgetank.server.schemas.answers import Job, ParkedDetail, ParkedList
+from surgetank.server.schemas.answers import (
+    Job,
+    ParkedChosen,
+    ParkedDetail,
+    ParkedDiscarded,
+    ParkedList,
+    ParkedRetried,
+)
 from surgetank.server.services import Services
 
 router = APIRouter(
@@ -69,9 +85,26 @@ async def retry(parked_id: ParkedId, services: Deps, who: CurrentCaller) -> dict
     """Try a parked entry again, after what stood in its way was mended. The answer is the flush
     job."""
     await to_thread.run_sync(_find, services, parked_id)
-    job = await to_thread.run_sync(
-        services.tank.parked.retry, [parked_id], limiter=services.flushing
-    )
+    job = await _retry(services, who, [parked_id])
     if job is None:  # another request was quicker
         raise not_found("parked entry", str(parked_id), remedy="see GET /parked.")
     return job_for(who, job)
+
+
+async def _retry(services: Services, who: Caller, ids: list[int]) -> FlushJob | None:
+    retry = partial(services.tank.parked.retry, ids, by=who.user)
+    return await to_thread.run_sync(retry, limiter=services.flushing)
+
+
+@router.post("/retry", response_model=ParkedRetried)
+async def retry_several(wanted: ParkedChosen, services: Deps, who: CurrentCaller) -> dict[str, Any]:
+    """Try several parked entries again. Those that are not there any more are left out."""
+    job = await _retry(services, who, wanted.ids)
+    return {"job": job_for(who, job) if job is not None else None}
+
+
+@router.post("/discard", response_model=ParkedDiscarded, responses=documented(409))
+def discard(wanted: ParkedChosen, services: Deps, who: Admin) -> dict[str, Any]:
+    """Remove parked entries for good, which can't be undone. Those that are not there any more are left out."""
+    gone = services.tank.parked.discard(wanted.ids, by=who.user)
+    return {"discarded": [entry.id for entry in gone]}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Response
 
 from surgetank.server.access.roles import Role
-from surgetank.server.dependencies import Deps, require, signed_in
+from surgetank.server.dependencies import CurrentCaller, Deps, require, signed_in
 from surgetank.server.http.problems import documented
 from surgetank.server.schemas.answers import Erased
 
@@ -39,7 +39,7 @@ User = Annotated[
         }
     },
 )
-def erase(user: User, services: Deps, response: Response) -> dict[str, Any]:
+def erase(user: User, services: Deps, who: CurrentCaller, response: Response) -> dict[str, Any]:
     """Erase all data of a user: threads, log lines, events, texts of errors, tokens. It can't be
     undone.
 
@@ -47,7 +47,7 @@ def erase(user: User, services: Deps, response: Response) -> dict[str, Any]:
     here.
     """
     services.forget_user(user)
-    report = services.tank.erase_user(user)
+    report = services.tank.erase_user(user, by=who.user)
     services.forget_user(user)
     if report.state != "completed":
         response.status_code = 202

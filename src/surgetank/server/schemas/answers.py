@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -258,6 +258,62 @@ class FlushRequest(BaseModel):
 
     stream: str | None = Field(None, min_length=1, max_length=100, pattern=r"^[a-z0-9_.:-]+$")
     partition: str | None = Field(None, min_length=1, max_length=2048, pattern=r"^[^\x00]+$")
+
+
+class JobRetry(BaseModel):
+    """How a job is repeated."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"failed_only": True}]}
+    )
+
+    failed_only: bool = Field(
+        default=False, description="Only the threads and tables that failed in it."
+    )
+
+
+class FlushMatching(BaseModel):
+    """What of all that waits is flushed: `text` is a part of the name of a thread or table."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"text": "chat-", "failing": True}]}
+    )
+
+    stream: str | None = Field(None, min_length=1, max_length=100, pattern=r"^[a-z0-9_.:-]+$")
+    text: str = Field("", max_length=2048, pattern=r"^[^\x00]*$")
+    failing: bool = Field(default=False, description="Only what failed the last time.")
+
+
+class FlushedJobs(BaseModel):
+    """A job for each stream of which something was flushed; none where nothing of the kind waits."""
+
+    model_config = _example(jobs=[_JOB])
+
+    jobs: list[Job]
+
+
+class ParkedChosen(BaseModel):
+    """Parked entries by their numbers."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"ids": [3, 4]}]})
+
+    ids: list[Annotated[int, Field(ge=-(2**62), le=2**62)]] = Field(min_length=1, max_length=1000)
+
+
+class ParkedRetried(BaseModel):
+    """The flush job; None when none of them was there any more."""
+
+    model_config = _example(job=_JOB)
+
+    job: Job | None
+
+
+class ParkedDiscarded(BaseModel):
+    """The numbers of those that were there, and are gone."""
+
+    model_config = _example(discarded=[3, 4])
+
+    discarded: list[int]
 
 
 class TokenInfo(BaseModel):

@@ -190,6 +190,14 @@ class Resolution(BaseModel):
     resolution_notes: str = Field("", max_length=10_000, pattern=r"^[^\x00]*$")
 
 
+class DeletedErrors(BaseModel):
+    """How many resolved errors are gone."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"deleted": 12}]})
+
+    deleted: int
+
+
 class Snooze(BaseModel):
     """For how long no alerts are sent."""
 

@@ -18,6 +18,7 @@ from psycopg.types.json import Jsonb
 from surgetank.acting import acting_from
 from surgetank.database.pool import Database
 from surgetank.database.queries import queries
+from surgetank.encode import limits
 from surgetank.encode.jsontext import dumps
 from surgetank.exceptions import (
     CheckpointAnswered,
@@ -155,7 +156,9 @@ class CheckpointManager:
     def assign(
         self, checkpoint_id: uuid.UUID, *, assignee: str | None, role: str | None, actor: str
     ) -> UserCheckpoint:
-        """Say who shall answer. Raises `CheckpointNotFound`, `CheckpointAnswered`."""
+        """Say who shall answer. Raises `CheckpointNotFound`, `CheckpointAnswered`, `EntryRejected`
+        for what can't be a name."""
+        limits.check_names("approvals", [("$.assignee", assignee or ""), ("$.role", role or "")])
         done = self._rows(
             "assign", checkpoint_id=checkpoint_id, assignee=assignee, role=role, actor=actor
         )
