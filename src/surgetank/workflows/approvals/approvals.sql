@@ -54,15 +54,49 @@ WHERE status = 'pending'
 ORDER BY expires_at, checkpoint_number LIMIT %(limit)s
 
 -- name: closed
--- What was decided or closed otherwise, the newest question first. Index user_checkpoints_by_step with an assistant, else a scan.
+-- What was decided or closed otherwise, the newest question first. Index user_checkpoints_closed.
 SELECT * FROM surgetank.user_checkpoints
-WHERE status <> 'pending' AND (%(status)s::text IS NULL OR status = %(status)s)
+WHERE status <> 'pending' AND checkpoint_number < %(before)s AND (%(status)s::text IS NULL OR status = %(status)s)
+    AND (%(assistant_id)s::text IS NULL OR assistant_id = %(assistant_id)s)
+    AND (%(step)s::text IS NULL OR step_name = %(step)s)
+ORDER BY checkpoint_number DESC LIMIT %(limit)s
+
+-- name: closed_assigned
+-- Of these what was assigned to a user. Index user_checkpoints_closed_assigned.
+SELECT * FROM surgetank.user_checkpoints
+WHERE status <> 'pending' AND checkpoint_number < %(before)s AND (%(status)s::text IS NULL OR status = %(status)s)
+    AND assignee = %(assignee)s
     AND (%(owner)s::text IS NULL OR owner = %(owner)s OR assignee = %(owner)s OR assigned_role = ANY (%(roles)s))
     AND (%(assistant_id)s::text IS NULL OR assistant_id = %(assistant_id)s)
     AND (%(step)s::text IS NULL OR step_name = %(step)s)
-    AND (%(assignee)s::text IS NULL OR assignee = %(assignee)s)
-    AND (%(before)s::bigint IS NULL OR checkpoint_number < %(before)s)
 ORDER BY checkpoint_number DESC LIMIT %(limit)s
+
+-- name: closed_of
+-- Of these what concerns a user: owned by, assigned to, or to a role of theirs; each way by an index of its own, in order.
+-- Indexes user_checkpoints_closed_of, user_checkpoints_closed_assigned, user_checkpoints_closed_role.
+WITH found AS (
+    (SELECT * FROM surgetank.user_checkpoints
+    WHERE status <> 'pending' AND checkpoint_number < %(before)s AND (%(status)s::text IS NULL OR status = %(status)s)
+        AND owner = %(owner)s
+        AND (%(assistant_id)s::text IS NULL OR assistant_id = %(assistant_id)s)
+        AND (%(step)s::text IS NULL OR step_name = %(step)s)
+    ORDER BY checkpoint_number DESC LIMIT %(limit)s)
+    UNION ALL
+    (SELECT * FROM surgetank.user_checkpoints
+    WHERE status <> 'pending' AND checkpoint_number < %(before)s AND (%(status)s::text IS NULL OR status = %(status)s)
+        AND assignee = %(owner)s AND owner IS DISTINCT FROM %(owner)s
+        AND (%(assistant_id)s::text IS NULL OR assistant_id = %(assistant_id)s)
+        AND (%(step)s::text IS NULL OR step_name = %(step)s)
+    ORDER BY checkpoint_number DESC LIMIT %(limit)s)
+    UNION ALL
+    SELECT c.* FROM (SELECT DISTINCT unnest(%(roles)s::text[]) AS role) AS r, LATERAL (
+        SELECT * FROM surgetank.user_checkpoints
+        WHERE status <> 'pending' AND checkpoint_number < %(before)s AND (%(status)s::text IS NULL OR status = %(status)s)
+            AND assigned_role = r.role AND owner IS DISTINCT FROM %(owner)s AND assignee IS DISTINCT FROM %(owner)s
+            AND (%(assistant_id)s::text IS NULL OR assistant_id = %(assistant_id)s)
+            AND (%(step)s::text IS NULL OR step_name = %(step)s)
+        ORDER BY checkpoint_number DESC LIMIT %(limit)s) AS c)
+SELECT * FROM found ORDER BY checkpoint_number DESC LIMIT %(limit)s
 
 -- name: assign
 -- Say who shall answer. Primary key.

@@ -32,6 +32,7 @@ from surgetank.workflows.approvals.rows import OPEN, UserCheckpoint
 from surgetank.workflows.runs import NewRun, Run
 
 SQL = queries("workflows/approvals/approvals.sql")
+_NEWEST = 2**63 - 1  # after every question
 EXPIRY = "expiry"  # the actor of what nobody answered
 _END = "__end__"
 
@@ -231,7 +232,11 @@ class CheckpointManager:
     ) -> list[UserCheckpoint]:  # fmt: skip
         """Those that were decided, have expired or were closed otherwise, the newest first; before
         a `checkpoint_number`. `wanted` as for `waiting`."""
-        rows = self._rows("closed", before=before, limit=limit, status=status, **_inbox(wanted))
+        given = _inbox(wanted)
+        name = "closed_of" if given["owner"] is not None else "closed"
+        name = "closed_assigned" if given["assignee"] is not None else name
+        last = before if before is not None else _NEWEST
+        rows = self._rows(name, before=last, limit=limit, status=status, **given)
         return [UserCheckpoint.of(row) for row in rows]
 
     def stats(
