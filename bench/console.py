@@ -49,8 +49,8 @@ def is_here(scene: Scene) -> bool:
 
 
 @contextmanager
-def console_server(scene: Scene) -> Iterator[ConsoleServer]:
-    """One, with a database and a home of its own."""
+def console_server(scene: Scene, **settings: str) -> Iterator[ConsoleServer]:
+    """One, with a database and a home of its own; settings as the environment has them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -58,7 +58,7 @@ def console_server(scene: Scene) -> Iterator[ConsoleServer]:
     with scene.server.database(migrated=True) as url:
         environment = {
             **os.environ, "SURGETANK_HOME": home, "SURGETANK_DATABASE_URL": url,
-            "SURGETANK_ADMIN_TOKEN": token,
+            "SURGETANK_ADMIN_TOKEN": token, **settings,
         }  # fmt: skip
         program = str(Path(sys.executable).with_name("surgetank"))
         with (scene.home / "console.log").open("wb") as output:

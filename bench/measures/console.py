@@ -1,15 +1,20 @@
-"""Pages of the console: how soon one is usable (its content is there and its scripts have run), and what an
-open one costs the server in memory.
+"""Pages of the console: how soon one is usable (its content is there and its scripts have run), what
+an open one costs the server in memory, and how soon after the event a banner is seen.
 
 There is no peer. Server and browser share the machine, the browser draws in software.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from bench import chat
 from bench.console import ConsoleServer, browser, console_server, is_here
-from bench.harness import Recorder, Scene
+from bench.harness import BenchError, Recorder, Scene
 from bench.peers import OURS
 from surgetank import Surgetank
 
@@ -27,6 +32,13 @@ PAGES = (
 )
 _USABLE = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"  # deferred scripts have run
 _THREADS, _LINES = 60, 300
+_BANNERS = {"warning": "checkpoint_flush_error", "critical": "checkpoint_flush_critical_error"}
+_SEEN = """window.seen = {};
+new MutationObserver(() => {
+  for (const kind of ["warning", "critical"])
+    if (document.querySelector(`#banners details.${kind}`)) window.seen[kind] ??= Date.now();
+}).observe(document.getElementById("banners"), { childList: true });"""
+_PATIENCE_S = 120.0
 
 
 def run(scene: Scene) -> Recorder:
@@ -54,7 +66,57 @@ def run(scene: Scene) -> Recorder:
             label="server, each open page",
             unit="MB",
         )
+    for number, _ in scene.turns([OURS]):
+        for kind, took in _banners(scene).items():
+            label = f"from the event to the {'red' if kind == 'critical' else 'yellow'} banner"
+            recorder.add(number, OURS, kind, took, label=label)
     return recorder
+
+
+def _banners(scene: Scene) -> dict[str, float]:
+    """How many milliseconds after an event was recorded its banner is in a page."""
+    settings = {"SURGETANK_FLUSH_AGE": "0.1", "SURGETANK_CRITICAL_AFTER": "1"}
+    with console_server(scene, **settings) as server, browser() as chromium:
+        _fill(server)
+        page = chromium.new_context(viewport={"width": 1240, "height": 860}).new_page()
+        server.log_in(page)
+        with page.expect_websocket():
+            page.goto(f"{server.url}/console/thread?id=t3", wait_until="load")
+        page.evaluate(_SEEN)
+        with Surgetank(
+            server.home, database_url=server.database_url, flush_in_process=False,
+            flush_on_close=False,
+        ) as tank:  # fmt: skip
+            saver = tank.checkpointer()
+            begin = tank.events.last_id()
+            _take_away(scene, server)
+            chat.Thread(saver, "t3").put({"note": "one more"}, writes=False)
+            seen = _seen(page)
+            _, events = tank.events.tail(begin)
+    recorded = {event.type: 1000 * event.at for event in reversed(events)}
+    return {kind: seen[kind] - recorded[event] for kind, event in _BANNERS.items()}
+
+
+def _take_away(scene: Scene, server: ConsoleServer) -> None:
+    """Nobody comes into the database any more."""
+    name = conninfo_to_dict(server.database_url)["dbname"]
+    with scene.server.admin() as admin:
+        admin.execute(
+            sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(str(name)))
+        )
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
+
+
+def _seen(page: Any) -> dict[str, float]:
+    deadline = time.monotonic() + _PATIENCE_S
+    while len(seen := page.evaluate("window.seen")) < len(_BANNERS):
+        if time.monotonic() > deadline:
+            raise BenchError(f"the page shows no banners but {sorted(seen)}")
+        page.wait_for_timeout(50)
+    found: dict[str, float] = seen
+    return found
 
 
 def _memory(scene: Scene, server: ConsoleServer, context: Any) -> float:
@@ -80,8 +142,6 @@ def _fill(server: ConsoleServer) -> None:
     with Surgetank(
         server.home, database_url=server.database_url, flush_in_process=False, flush_on_close=False
     ) as tank:
-        from bench import chat
-
         saver = tank.checkpointer()
         for n in range(_THREADS):
             chat.Thread(saver, f"t{n}").put({"note": f"note {n}"}, writes=False)

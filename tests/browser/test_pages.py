@@ -122,7 +122,7 @@ def test_every_page_is_for_everybody_small_and_shows_what_is_hostile_as_text(
 
 
 @pytest.mark.timeout(240)
-def test_the_pages_of_an_outage_are_for_everybody(
+def test_every_page_is_there_in_an_outage_says_so_and_shows_what_the_buffer_knows(
     chromium: Any, tools: Path, make_tank: Any, private_postgres: Any
 ) -> None:
     axe = (tools / "node_modules/axe-core/axe.min.js").read_text()
@@ -131,18 +131,56 @@ def test_the_pages_of_an_outage_are_for_everybody(
         critical_after=0.5, admin_token=ADMIN_TOKEN, support_url="https://help.example/",
         connect_timeout=1.0,
     )  # fmt: skip
-    put(tank.checkpointer(), "t", {"x": 1}, user_id="ada")
+    saver = tank.checkpointer()
+    put(saver, "t", {"x": 1}, user_id="ada")
+    old = saver.get_tuple({"configurable": {"thread_id": "t"}}).config["configurable"]
+    tank.emit_log("a line of before", thread_id="t")
+    tank.log_system_error("kind", "It broke", thread_id="t")
+    with working(tank, "may_i"):
+        asked = ask(tank, "asks", "Shall I?").checkpoint_id
     assert tank.flush().ok
+    error, job = tank.errors.find().errors[0].id, tank.jobs()[0].id
+    state = urlencode({"id": "t", "at": old["checkpoint_id"]})
+    away = "The database is away."
     with running(tank, mounts=[Console]) as server, visiting(chromium, server) as admin:
-        admin.allowed = ("503",)
+        admin.allowed = ("503",)  # of the parts of a page that ask again
         admin.log_in()
         private_postgres.kill()
-        put(tank.checkpointer(), "t", {"x": 2}, user_id="ada")
+        put(saver, "t", {"x": 2}, user_id="ada")
         wait_until(lambda: any(i.severity == "critical" for i in tank.incidents()), "a red banner")
-        for path in ("/overview", "/thread?id=t", "/jobs", "/errors?state=all", "/inbox"):
-            page = admin.open(path)
-            expect(page.locator("#banners details.critical").first).to_be_visible()
-            assert violations(admin.page, axe) == [], path
+        for path, *said in (
+            ("/overview", "the database can't be reached", "They can't be counted"),
+            ("/threads", "The database is away: only threads that were used lately", "In the buffer"),
+            ("/threads?state=failed", "The database is away: only threads that were used lately"),
+            ("/thread?id=t", "Not saved yet.", "1 entry waits", "Runs can't be listed",
+             "Those that wait in the buffer are shown", "begins", "a line of before"),
+            (f"/thread/checkpoint?{state}", away, "What of this conversation can be shown"),
+            ("/inbox", away, "may_i", "asks"), ("/inbox?state=closed", away, "may_i"),
+            (f"/inbox/{asked}", away, "may_i"), ("/inbox/statistics", away),
+            ("/jobs", "checkpoints"), ("/jobs/health", "checkpoints"), (f"/jobs/{job}", "Completed"),
+            ("/parked", "Nothing is set aside"),
+            ("/errors?state=all", "The database can't be asked: only what happened lately"),
+            ("/errors/statistics", "The database can't be asked"), (f"/errors/{error}", away),
+            ("/tables", "Tables"), ("/erasures", "The database can't be asked just now"), ("/sql", "SQL"),
+            ("/audit", away), ("/settings", "can't be reached"),
+            ("/settings/workers", "The database, which has the list, can't be asked"),
+            ("/settings/storage", "The database can't be asked: only the buffer is shown"),
+            ("/settings/alerts", "The database can't be asked just now"), ("/settings/tokens", away),
+            ("/settings/effective", "database_url"),
+        ):  # fmt: skip
+            answer = admin.page.goto(f"{server.url}/console{path}")
+            assert answer is not None
+            assert answer.status == 200, path
+            main = admin.page.locator("main")
+            for words in said:
+                expect(main).to_contain_text(words)
+            expect(admin.page.locator("#banners details.critical").first).to_be_visible()
+            if path in ("/overview", "/thread?id=t", "/inbox", "/jobs", "/errors?state=all"):
+                assert violations(admin.page, axe) == [], path
+        assert server.admin.get("/audit/export").status_code == 503  # and no half of a file
+        admin.page.goto(f"{server.url}/console/audit")
+        private_postgres.start()
+        expect(admin.page.get_by_role("button", name="Show")).to_be_visible()  # by itself
 
 
 def test_errors_are_resolved_snoozed_and_opened_again(chromium: Any, server: Server) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
+from surgetank.exceptions import ColdStateUnavailable
 from surgetank.streams.checkpoints.listing import Listing
 from surgetank.streams.checkpoints.raw import RawCheckpoint
 from surgetank.streams.checkpoints.reader import Reader
@@ -43,6 +45,26 @@ class StoredThreads:
         `limit`."""
         listing = self._reader.start_listing(thread_id, ns, before)
         return History(self._reader, listing, limit, channels)
+
+    def hot_history(
+        self,
+        thread_id: str,
+        ns: str | None = "",
+        *,
+        limit: int = 20,
+        channels: Sequence[str] | None = None,
+    ) -> list[RawCheckpoint]:
+        """The same of what waits in the buffer, without what needs a database that can't be
+        reached."""
+        listing = self._reader.start_listing(thread_id, ns, None)
+        listing.take([], last=True)
+        found = list[RawCheckpoint]()
+        while len(found) < limit and (ref := listing.pop()) is not None:
+            with suppress(ColdStateUnavailable):
+                raw = run(self._reader.read(*ref, channels))
+                if raw is not None:
+                    found.append(raw)
+        return found
 
 
 class History:

@@ -37,13 +37,14 @@ from surgetank.console import (
     threads,
 )
 from surgetank.console.assets import Assets
+from surgetank.console.away import page_while_away
 from surgetank.console.banners import banners_of
 from surgetank.console.fresh import Fresh
 from surgetank.console.results import Results, Running
 from surgetank.console.samples import Samples
 from surgetank.console.showing import Showing
 from surgetank.console.visits import PATH, TokenOfCookie, Visit, anybody
-from surgetank.exceptions import SurgetankError
+from surgetank.exceptions import DatabaseUnavailable, SurgetankError
 from surgetank.server.access.identify import Asked
 from surgetank.server.access.oidc import Provider
 from surgetank.server.http.problems import (
@@ -156,6 +157,16 @@ async def _answer(request: Request, error: Exception) -> Response:
     return await _page_of(request, problem)
 
 
+def _is_page_while_away(visit: Visit, problem: Problem) -> bool:
+    return (
+        problem.code == DatabaseUnavailable.problem
+        and visit.request.method == "GET"
+        and "text/html" in visit.request.headers.get("accept", "")
+        and visit.who is not None
+        and not visit.is_part
+    )
+
+
 async def _page_of(request: Request, problem: Problem) -> Response:
     is_part = "hx-request" in request.headers
     if problem.status == 401:
@@ -167,6 +178,9 @@ async def _page_of(request: Request, problem: Problem) -> Response:
     guest = await anybody(request)
     caller = request.scope["surgetank.asked"].caller
     visit = Visit(request, caller, guest.nonce, guest.is_new)
+    if _is_page_while_away(visit, problem):
+        with suppress(SurgetankError):  # the buffer can't be asked either
+            return await run_in_threadpool(page_while_away, visit)
     showing: Showing = request.app.state.showing
     shown = {}
     if caller is not None:

@@ -26,6 +26,10 @@ from surgetank.server.steps import Step, missing_parents, steps_of
 router = APIRouter()
 _PAGE = 60
 _EVENTS = 400
+_AWAY = (
+    "The database, which has the older steps, can't be asked just now. "
+    "Those that wait in the buffer are shown."
+)
 _MESSAGES_BYTES = 96 * 1024
 Id = Annotated[str, Query(max_length=2048, pattern=r"^[^\x00]*$")]
 RunId = Annotated[UUID | None, Query(alias="run")]
@@ -73,7 +77,9 @@ def _steps(
         at = before or _until(services, known, run_id)
         found, more = _read(services, thread_id, at)
     except ColdStateUnavailable:
-        problem = "The steps are in the database, which can't be asked just now."
+        problem = _AWAY
+        hot = services.stored.hot_history(thread_id, None, limit=_PAGE, channels=())
+        found = steps_of(hot, {}) if before is None else []
     if run_id is not None:
         found, more = [step for step in found if step.run_id == str(run_id)], False
     return show(

@@ -100,13 +100,18 @@ class Audit:
 
     def export(self, *, since: float | None = None, after: int = 0) -> Iterator[str]:
         """All rows as lines of JSON, oldest first, with the numbers and hashes of the chain."""
+        first = self._exported(since, after)  # an answer has not begun when this fails
+        return self._lines(first, since)
+
+    def _lines(self, rows: Rows, since: float | None) -> Iterator[str]:
         while True:
-            rows = self._rows("export", {"after": after, "since": since, "limit": _PAGE})
-            for row in rows:
-                yield _line(row)
+            yield from map(_line, rows)
             if len(rows) < _PAGE:
                 return
-            after = rows[-1]["id"]
+            rows = self._exported(since, rows[-1]["id"])
+
+    def _exported(self, since: float | None, after: int) -> Rows:
+        return self._rows("export", {"after": after, "since": since, "limit": _PAGE})
 
     def note(
         self,
