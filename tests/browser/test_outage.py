@@ -93,8 +93,12 @@ def test_an_outage_is_seen_at_once_survives_a_reload_and_is_seen_to_end(
             _, events = tank.events.thread_events(None)  # of the sink
             recorded = {e.type: 1000 * e.at for e in reversed(events)}
             seen = page.evaluate("window.seen")
-            assert seen["warning"] - recorded["checkpoint_flush_error"] < 1000 * SOON_S
-            assert seen["critical"] - recorded["checkpoint_flush_critical_error"] < 1000 * SOON_S
+            took = [
+                seen["warning"] - recorded["checkpoint_flush_error"],
+                seen["critical"] - recorded["checkpoint_flush_critical_error"],
+            ]
+            assert min(took) < 1000, took
+            assert max(took) < 1000 * SOON_S, took
             expect(banner.get_by_role("link", name="Contact support")).to_have_attribute(
                 "href", SUPPORT
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,6 +118,34 @@ def test_the_health_of_flushes_is_shown_by_stream_and_table(
     assert len(series["at"]) == 48
     good, warned, failed = series["charts"]["stream-thread_logs"]
     assert [sum(line["values"]) for line in (good, warned, failed)] == [0, 1, 0]
+    assert [sum(line["values"]) for line in series["charts"]["table-app.notes"]] == [1, 0, 0]
+
+    (rate,) = operator.client.get("/overview/series").json()["charts"]["rate"]
+    assert len(rate["at"]) == len(rate["values"])
+    shown = [value for value in rate["values"] if value is not None]
+    assert 0 <= min(shown) < 100  # one had warnings
+    assert max(rate["values"], key=lambda value: value or 0) <= rate["most"]
+
+
+def test_the_health_of_yesterday_is_known_to_a_server_that_was_started_again(
+    server: Server, make_tank: Any
+) -> None:
+    yesterday = server.tank.now() - 20 * 3600
+    job = replace(
+        recorded(server, "a"), id="of-yesterday", created_at=yesterday, started_at=yesterday,
+        finished_at=yesterday,
+    )  # fmt: skip
+    server.tank.parts.buffer.save_job(job)
+    again = make_tank(admin_token=ADMIN_TOKEN)
+    with running(again, mounts=[Console]) as started:
+        operator = Person.of(started, ADMIN_TOKEN)
+        assert re.search(r"By stream .*thread_logs 2 ", operator.get("/jobs/health").text)
+        drawn = operator.client.get("/jobs/health/series?hours=24").json()["charts"]
+        counts = [sum(line["values"][n] for line in drawn["stream-thread_logs"]) for n in range(48)]
+        assert sum(counts[:12]) == 1  # twenty hours ago
+        assert counts[-1] == 1
+        (rate,) = operator.client.get("/overview/series").json()["charts"]["rate"]
+        assert [value for value in rate["values"] if value is not None] == [100.0]
 
 
 def test_what_fails_now_is_listed_with_the_next_attempt(
@@ -204,4 +233,4 @@ def test_the_overview_names_who_works_and_asks_for_the_state_once_for_all_who_wa
         operator.get("/overview/now")
     assert asked.count(200) <= 1  # others are samples for the charts
     series = operator.client.get("/overview/series").json()
-    assert set(series["charts"]) == {"waiting", "lag"}
+    assert set(series["charts"]) == {"waiting", "lag", "rate"}

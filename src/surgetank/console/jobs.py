@@ -31,6 +31,7 @@ _NO_OUTCOME = {
 _STATUSES = ("", "completed", "failed", "running")
 _HOURS = ("24", "1", "168")
 _HEALTH_S = 10.0
+_CHARTED = 12  # tables with a chart of their own
 Text = Annotated[str, Query(max_length=200)]
 
 
@@ -76,6 +77,7 @@ def health(visit: OperatorVisit) -> Response:
         page_name="jobs",
         hours=hours,
         choices=sorted(_HOURS, key=int),
+        charted=found.tables[:_CHARTED],
         health=found,
         outcome=outcome,
         **banners_of(visit.services, visit.caller, None),
@@ -89,7 +91,10 @@ def health_series(visit: OperatorVisit) -> JSONResponse:
     return JSONResponse(
         {
             "at": [round(at, 1) for at in found.at],
-            "charts": {f"stream-{each.name}": _bars(each) for each in found.streams},
+            "charts": {
+                **{f"stream-{each.name}": _bars(each) for each in found.streams},
+                **{f"table-{each.name}": _bars(each) for each in found.tables[:_CHARTED]},
+            },
         }
     )
 

@@ -22,6 +22,8 @@ router = APIRouter()
 _JOBS = 200
 _STATUS_S = 1.0  # the pages that are open ask every two seconds
 _WORKERS_S = 5.0
+_RATE_S = 10.0
+_HOUR_S = 3600.0
 _SHOWN = 5
 
 
@@ -48,7 +50,24 @@ def now(visit: OperatorVisit) -> Response:
 def series(visit: OperatorVisit) -> JSONResponse:
     """What the charts show."""
     samples: Samples = visit.request.app.state.samples
-    return JSONResponse(samples.series())
+    fresh: Fresh = visit.request.app.state.fresh
+    series = samples.series()
+    series["charts"]["rate"] = fresh.get("rate", _RATE_S, lambda: _rate(visit))
+    return JSONResponse(series)
+
+
+def _rate(visit: Visit) -> list[dict[str, Any]]:
+    """How many of the flushes of each two minutes saved everything, in percent, out of the job log."""
+    tank = visit.services.tank
+    now = tank.now()
+    health = tank.jobs.health(since=now - _HOUR_S, until=now + 1.0, steps=30)
+    values: list[float | None] = []
+    for n in range(len(health.at)):
+        good = sum(each.good[n] for each in health.streams)
+        ended = good + sum(each.warned[n] + each.failed[n] for each in health.streams)
+        values.append(round(100 * good / ended, 1) if ended else None)
+    at = [round(at, 1) for at in health.at]
+    return [{"label": "percent", "colour": "--ok-bar", "at": at, "most": 100, "values": values}]
 
 
 def _now(visit: Visit) -> dict[str, Any]:

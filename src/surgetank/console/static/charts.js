@@ -2,7 +2,8 @@
 // (data-series, data-every), and each of its charts which one it shows (data-chart); the server says how.
 "use strict";
 (() => {
-  /** @typedef {{label: string, colour?: string, bars?: boolean, values: number[]}} Line */
+  /** `at` is when its values were, if not when those of the others were; null where there is none. `most` is the end of its scale.
+   * @typedef {{label: string, colour?: string, bars?: boolean, at?: number[], most?: number, values: (number | null)[]}} Line */
   const { base } = /** @type {any} */ (window).surgetank;
   const Plot = /** @type {any} */ (window).uPlot;
   /** @type {Map<HTMLElement, any>} */
@@ -32,7 +33,7 @@
   function stacked(lines) {
     /** @type {number[]} */
     let below = [];
-    return lines.map((line) => below = line.values.map((value, n) => value + (below[n] ?? 0))).reverse();
+    return lines.map((line) => below = line.values.map((value, n) => (value ?? 0) + (below[n] ?? 0))).reverse();
   }
 
   /** @param {number[]} at @param {Line[]} lines */
@@ -40,19 +41,19 @@
     return [at, ...(lines[0]?.bars ? stacked(lines) : lines.map((line) => line.values))];
   }
 
-  /** @param {HTMLElement} element @param {Line[]} lines @param {number[][]} data */
+  /** @param {HTMLElement} element @param {Line[]} lines @param {(number | null)[][]} data */
   function make(element, lines, data) {
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 }, font: "12px system-ui" };
     const isBars = Boolean(lines[0]?.bars);
     const drawn = isBars ? [...lines].reverse() : lines;
     return new Plot({
       width: element.clientWidth, height: element.clientHeight, cursor: { show: false }, legend: { show: false },
-      scales: { ...(isBars ? { x: { range: withRoom } } : {}), y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, Math.max(1, most * 1.1)] } },
-      axes: [{ ...axis, size: 30, ...(isLong(data[0] ?? []) ? { incrs: [86400, 2 * 86400, 7 * 86400] } : {}), values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((s) => moment(s, (at.at(-1) ?? 0) - (at[0] ?? 0))) },
+      scales: { ...(isBars ? { x: { range: withRoom } } : {}), y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, lines[0]?.most ?? Math.max(1, most * 1.1)] } },
+      axes: [{ ...axis, size: 30, ...(isLong(/** @type {number[]} */ (data[0] ?? [])) ? { incrs: [86400, 2 * 86400, 7 * 86400] } : {}), values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((s) => moment(s, (at.at(-1) ?? 0) - (at[0] ?? 0))) },
         { ...axis, size: 56, ...(isBars ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 100000] } : {}) }],
       series: [{}, ...drawn.map((line) => ({
         stroke: colour(line.colour ?? "--accent"), width: isBars ? 0 : 1.5, fill: colour(isBars ? line.colour ?? "--accent" : "--soft"),
-        points: { show: false }, ...(isBars ? { paths: Plot.paths.bars({ size: [0.8, 40] }) } : {}),
+        points: { show: false }, spanGaps: true, ...(isBars ? { paths: Plot.paths.bars({ size: [0.8, 40] }) } : {}),
       }))],
     }, data, element);
   }
@@ -61,8 +62,8 @@
   function label(element, lines) {
     const caption = element.closest("figure")?.querySelector("figcaption")?.textContent?.trim() ?? "";
     const said = lines.map(({ label, values, bars }) => bars
-      ? `${label} ${values.reduce((sum, value) => sum + value, 0)}`
-      : `${label} now ${values.at(-1) ?? 0}, at most ${Math.max(0, ...values)}`);
+      ? `${label} ${values.reduce((/** @type {number} */ sum, value) => sum + (value ?? 0), 0)}`
+      : `${label} now ${values.filter((value) => value !== null).at(-1) ?? 0}, at most ${Math.max(0, ...values.map((value) => value ?? 0))}`);
     element.setAttribute("aria-label", `${caption}: ${said.join("; ")}`);
   }
 
@@ -84,7 +85,7 @@
     for (const element of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-chart]"))) {
       const lines = series.charts[element.dataset.chart ?? ""];
       if (!lines) continue;
-      const data = dataOf(series.at, lines);
+      const data = dataOf(lines[0]?.at ?? series.at, lines);
       const plot = plots.get(element);
       if (plot) plot.setData(data);
       else plots.set(element, make(element, lines, data));
