@@ -67,9 +67,9 @@ def run(scene: Scene) -> Recorder:
             unit="MB",
         )
     for number, _ in scene.turns([OURS]):
-        for kind, took in _banners(scene).items():
+        for kind, late in _banners(scene).items():
             label = f"from the event to the {'red' if kind == 'critical' else 'yellow'} banner"
-            recorder.add(number, OURS, kind, took, label=label)
+            recorder.add(number, OURS, kind, late, label=label)
     return recorder
 
 
