@@ -170,8 +170,22 @@ def test_a_result_is_paged_drawn_and_downloaded_by_its_owner_only(
     for path in ("/sql/result", "/sql/result/csv", "/sql/result/chart"):
         bob.get(path, 404, id=name)
     ada.get("/sql/result/exe", 404, id=name)
+    assert "Another server keeps this result" in ada.get("/sql/result", 404, id="ab.c").text
     assert "there is nothing" not in ada.get("/sql", text="DROP TABLE app.notes").text
     assert server.tank.tables.describe("app.notes").name == "notes"
+
+
+def test_a_file_for_spreadsheets_has_no_formulas(ada: Person) -> None:
+    page = run(
+        ada,
+        """SELECT '=cmd|x' AS "=a", chr(9) || '@b' AS b, '-2+3' AS c, -1.5 AS d, '-7' AS e, 'a=b' AS f,
+        '+49 30' AS g, '-170141183460469231731687303715884105728'::HUGEINT AS h, '-'::VARCHAR AS i""",
+    )
+    names, row = ada.client.get(page.links("/csv")[0]).text.splitlines()
+    assert names == "'=a,b,c,d,e,f,g,h,i"
+    assert row == (
+        "'=cmd|x,'\t@b,'-2+3,-1.5,-7,a=b,'+49 30,-170141183460469231731687303715884105728,'-"
+    )
 
 
 def test_names_to_complete_are_those_that_may_be_read(ada: Person, admin: Person) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS_AT_ONCE = 1000
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d+)?(e[-+]?\d+)?|Infinity)", re.IGNORECASE)
 _WIDE = frozenset({"HUGEINT", "UHUGEINT"})  # sum() of BIGINT is one; Arrow has them as decimals
 
 
@@ -142,11 +144,25 @@ def stored_in(depth: Stored) -> str:
     return f"memory of the server {size(depth.memory_bytes)}{most}"
 
 
-def write_csv(table: pa.Table, types: Sequence[str], target: IO[str]) -> None:
-    """As RFC 4180 has it, with a line of names. NULL is nothing, an empty text is `""`."""
-    target.write(_line(table.column_names))
+def write_csv(
+    table: pa.Table, types: Sequence[str], target: IO[str], *, for_spreadsheets: bool = False
+) -> None:
+    """As RFC 4180 has it, with a line of names. NULL is nothing, an empty text is `""`. With
+    `for_spreadsheets` a text that one would take for a formula begins with an apostrophe."""
+    safe = _no_formula if for_spreadsheets else _as_it_is
+    target.write(_line(list(map(safe, table.column_names))))
     for row in plain_rows(table, types):
-        target.write(_line(row))
+        target.write(_line(list(map(safe, row))))
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _no_formula(value: Any) -> Any:
+    """Spreadsheets run what begins like a formula, also behind white space. A number is none."""
+    is_formula = isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@"))
+    return f"'{value}" if is_formula and not _NUMBER.fullmatch(value) else value
 
 
 def _line(row: Sequence[Any]) -> str:

@@ -38,12 +38,13 @@ class Results:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._server = secrets.token_hex(4)  # by which results of others are known
         self._lock = threading.Lock()
         self._kept: BoundedMap[str, _Kept] = BoundedMap(most_weight=_MOST_BYTES, weigh=_weight)
 
     def keep(self, scope: str, result: SqlResult) -> str:
         """Keep rows for a caller; by what they are found. The oldest of too many go."""
-        name, now = secrets.token_urlsafe(12), self._clock()
+        name, now = f"{self._server}.{secrets.token_urlsafe(12)}", self._clock()
         with self._lock:
             for old in [key for key, kept in self._kept.items() if not self._is_young(kept)]:
                 del self._kept[old]
@@ -57,6 +58,11 @@ class Results:
         """What was kept. Raises `NotFound` when it is no longer there, or somebody else's."""
         with self._lock:
             kept = self._kept.use(name)
+        if kept is None and not name.startswith(f"{self._server}."):
+            raise NotFound(
+                "Another server keeps this result, or it was started again meanwhile.",
+                remedy="run the statement again; a balancer should leave a browser at one server.",
+            )
         if kept is None or kept.scope != scope or not self._is_young(kept):
             raise NotFound(
                 "This result is no longer kept: it is 15 minutes old, or others were larger.",

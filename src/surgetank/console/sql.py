@@ -172,7 +172,7 @@ def download(visit: Visitor, form: str, name: Name) -> Response:
 
 def _csv(rows: pa.Table, types: tuple[str, ...]) -> bytes:
     text = io.StringIO()
-    rendering.write_csv(rows, types, text)
+    rendering.write_csv(rows, types, text, for_spreadsheets=True)
     return text.getvalue().encode()
 
 

@@ -197,7 +197,9 @@ class Provider:
         user = claims.get(settings.oidc_user_claim)
         if not isinstance(user, str) or not user:
             raise _refused(f"it doesn't say the claim {settings.oidc_user_claim!r}")
-        if settings.oidc_user_claim == "email" and claims.get("email_verified") is False:
+        if settings.oidc_user_claim == "email" and str(
+            claims.get("email_verified", True)
+        ).lower() not in ("true", "1"):
             raise _refused("the address of mail is not verified there")
         said = claims.get(settings.oidc_role_claim)
         values = said if isinstance(said, list) else str(said).split() if said else []
