@@ -126,32 +126,46 @@ def _values(raw: Any, shown: Shown) -> dict[str, Any]:
 
 
 @router.post("/thread/replay")
-async def replay(visit: UserVisit, thread_id: ThreadId, at: At) -> Response:
-    """Run again what came after a checkpoint."""
+async def replay(visit: UserVisit, thread_id: ThreadId, at: At, ns: Id = "") -> Response:
+    """Run again what came after a checkpoint. In a subgraph that the thread is in, from a copy of it."""
     await _check(visit, thread_id)
-    return await _go_on(visit, thread_id, at)
+    if not ns:
+        return await _go_on(visit, thread_id, at)
+    travel = await travel_from(visit, thread_id, ns, at)
+    try:
+        if travel.why_not:
+            raise InvalidRequest(travel.why_not, remedy="see the steps of the thread.")
+        config = config_for(thread_id, at, ns)
+        await write_state(visit.services, visit.caller, config, None, as_node="__copy__")
+    except SurgetankError as error:
+        return await run_in_threadpool(
+            _shown_at, visit, visit.caller, thread_id, ns, at, "", travel,
+            refused=str(error), code=error.http_status,
+        )  # fmt: skip
+    return await _go_on(visit, thread_id, None)
 
 
 @router.post("/thread/fork")
-async def fork(visit: UserVisit, thread_id: ThreadId, at: At) -> Response:
+async def fork(visit: UserVisit, thread_id: ThreadId, at: At, ns: Id = "") -> Response:
     """Write a changed copy of a checkpoint, and go on from it where that is wanted. What is not possible is said on
     the page, and nothing is written then."""
     services, form = visit.services, visit.form()
     await _check(visit, thread_id)
-    travel = await travel_from(visit, thread_id, "", at)
+    travel = await travel_from(visit, thread_id, ns, at)
     try:
         values = changed_values(travel, form)
         made = await write_state(
-            services, visit.caller, config_for(thread_id, at), values, as_node=form.get("as_node") or None
+            services, visit.caller, config_for(thread_id, at, ns), values, as_node=form.get("as_node") or None
         )  # fmt: skip
     except SurgetankError as error:
         return await run_in_threadpool(
-            _shown_at, visit, visit.caller, thread_id, "", at, "", travel,
+            _shown_at, visit, visit.caller, thread_id, ns, at, "", travel,
             refused=str(error), code=error.http_status,
         )  # fmt: skip
+    written = str(made["checkpoint_id"])
     if form.get("go_on"):
-        return await _go_on(visit, thread_id, str(made["checkpoint_id"]))
-    return RedirectResponse(url("thread/checkpoint", id=thread_id, at=made["checkpoint_id"]), 303)
+        return await _go_on(visit, thread_id, None if ns else written)
+    return RedirectResponse(url("thread/checkpoint", id=thread_id, at=written, ns=ns), 303)
 
 
 async def _check(visit: Visit, thread_id: str) -> None:
@@ -159,7 +173,8 @@ async def _check(visit: Visit, thread_id: str) -> None:
     await run_in_threadpool(visit.services.visibility.check, who, thread_id)
 
 
-async def _go_on(visit: Visit, thread_id: str, checkpoint_id: str) -> Response:
+async def _go_on(visit: Visit, thread_id: str, checkpoint_id: str | None) -> Response:
+    """A run from a checkpoint; None: from where the thread is, with its subgraphs where they are."""
     row = await known_row(visit.services, thread_id)
     assistant = assistant_of(row, visit.services)
     if not assistant:
@@ -168,7 +183,7 @@ async def _go_on(visit: Visit, thread_id: str, checkpoint_id: str) -> Response:
             remedy="start it with the project: `surgetank serve --config langgraph.json`.",
         )
     asked = {
-        "assistant_id": assistant, "checkpoint_id": checkpoint_id,
+        "assistant_id": assistant, **({"checkpoint_id": checkpoint_id} if checkpoint_id else {}),
         "multitask_strategy": "reject", "stream_mode": ["values", "messages"], "stream_subgraphs": True,
         "if_not_exists": "reject",
     }  # fmt: skip

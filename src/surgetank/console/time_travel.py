@@ -15,6 +15,7 @@ from surgetank.workflows.threads import ThreadRow
 
 _MOST_FIELDS = 30
 _LONGEST = 20_000
+_LEFT = "The thread is not in this subgraph now: fork or replay the step of the graph around it."
 _EXTRA = forms.Field("more", "More values, as JSON", "json", optional=True)
 
 
@@ -35,14 +36,17 @@ async def travel_from(visit: Visit, thread_id: str, ns: str, checkpoint_id: str)
     services = visit.services
     if not visit.covers("user"):
         return Travel("Starting runs needs the role user.")
-    if ns:
-        return Travel("Runs start from checkpoints of the graph itself, not of a subgraph in it.")
     try:
         row = await known_row(services, thread_id)
-        config = config_for(thread_id, checkpoint_id)
+        config = config_for(thread_id, checkpoint_id, ns)
         async with graph_of(services, row, config) as graph:
             if graph is None:
                 return Travel("This server doesn't have the thread's graph.")
+            inner = graph
+            if ns:
+                if ns not in await _entered(graph, thread_id):
+                    return Travel(_LEFT)
+                inner = await _inner(graph, ns)
             state = await graph.aget_state({"configurable": config})
             nested = tuple(
                 (task.name, str((task.state or {}).get("configurable", {}).get("checkpoint_ns", "")))
@@ -51,14 +55,35 @@ async def travel_from(visit: Visit, thread_id: str, ns: str, checkpoint_id: str)
             )  # fmt: skip
             return Travel(
                 next=tuple(state.next),
-                fields=_fields(graph, state.values),
-                nodes=tuple(name for name in graph.nodes if not name.startswith("__")),
+                fields=_fields(inner, state.values),
+                nodes=tuple(name for name in inner.nodes if not name.startswith("__")),
                 subgraphs=nested,
             )
     except SurgetankError as error:
         return Travel(str(error))
     except Problem as problem:
         return Travel(problem.detail)
+
+
+async def _entered(graph: Any, thread_id: str) -> set[str]:
+    """The namespaces of the subgraphs that the newest step of the graph is in: a run goes on in these from
+    their newest checkpoint."""
+    config: Any = {"configurable": config_for(thread_id)}
+    found, states = set[str](), [await graph.aget_state(config, subgraphs=True)]
+    while states:
+        for task in states.pop().tasks:
+            if task.state is not None and not isinstance(task.state, Mapping):
+                found.add(str(task.state.config["configurable"].get("checkpoint_ns", "")))
+                states.append(task.state)
+    return found
+
+
+async def _inner(graph: Any, ns: str) -> Any:
+    """The graph of a namespace: `node:task|node:task`, with numbers where a node has several."""
+    path = "|".join(part.partition(":")[0] for part in ns.split("|") if not part.isdecimal())
+    async for _, found in graph.aget_subgraphs(namespace=path, recurse=True):
+        return found
+    return graph
 
 
 def assistant_of(row: ThreadRow | None, services: Any) -> str:
