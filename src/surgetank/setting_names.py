@@ -36,6 +36,7 @@ class SettingNames(TypedDict, total=False):
     flush_entries: int | None
     flush_bytes: int | None
     flush_age: float | None
+    tenant_key: str | None
     flush_batch_entries: int | None
     flush_batch_bytes: int | None
     flush_cache_bytes: int | None

@@ -190,6 +190,10 @@ class Settings(RunSettings, TableSettings, OidcSettings):
     flush_age: float = Field(
         1.0, ge=0, description="A partition whose oldest entry is this old is flushed."
     )
+    tenant_key: str | None = Field(
+        None,
+        description="The key of a config or its metadata that names the tenant; tenants take turns.",
+    )
     flush_batch_entries: int = Field(2000, gt=0, description="Most entries in one transaction.")
     flush_batch_bytes: int = Field(
         8 * 1024**2, gt=0, description="About how many bytes in one transaction."

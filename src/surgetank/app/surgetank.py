@@ -273,6 +273,7 @@ class Surgetank(Nouns):
             serde=serde or self._serde,
             max_value_bytes=self.settings.max_value_bytes,
             unknown_threads=self.settings.unknown_threads,
+            tenant_key=self.settings.tenant_key,
             tell=self.parts.reporting.state_class,
             forget_events=self.parts.reporting.forget_thread,
             prepare=self.parts.database.prepare,

@@ -120,6 +120,7 @@ class Log(Identified, Protocol):
         ask_guards: bool = False,
         wait: bool = True,
         fence: int | None = None,
+        tenant: str = "",
     ) -> int:
         """Accept one entry, whole or not at all, and return its `seq`.
 
@@ -127,7 +128,8 @@ class Log(Identified, Protocol):
         partition are removed in the same step, and from then on `guard` is asked, in the same
         transaction, whether an append still belongs to something that lives. 0 is returned for what
         a guard refused, and what it raises is raised. `ask_guards` only asks guards from then on.
-        With `wait` false a full buffer raises at once.
+        With `wait` false a full buffer raises at once. `tenant` says whose partition it is from now on
+        (empty: as it was): tenants take turns at being leased.
 
         Raises `BufferFull`, `BufferUnavailable`, `EntryRejected`, `LeaseLost` for a `fence` that is
         lower than one seen before.
@@ -142,6 +144,7 @@ class Log(Identified, Protocol):
         *,
         guard: Guard | None = None,
         fence: int | None = None,
+        tenant: str = "",
     ) -> int | None:
         """`append` for an event loop: None, and nothing accepted, where it would have to wait
         longer than some milliseconds for another thread or process that holds the buffer, or at all

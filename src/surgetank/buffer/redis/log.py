@@ -98,9 +98,11 @@ class RedisLog:
         ask_guards: bool = False,
         wait: bool = True,
         fence: int | None = None,
+        tenant: str = "",
     ) -> int:
         flags = "g" * (guard is not None) + "s" * start_guarding + "a" * ask_guards
         request = self.request(stream, partition, records, flags, fence)
+        request.tenant = tenant
         deadline: float | None = None
         if self.before_first is not None:  # what is accepted first says where all of it goes
             self.before_first()
@@ -133,6 +135,7 @@ class RedisLog:
         *,
         guard: Guard | None = None,  # noqa: ARG002
         fence: int | None = None,  # noqa: ARG002
+        tenant: str = "",  # noqa: ARG002
     ) -> int | None:
         """Never at once: it waits for the network."""
         name_of(stream, partition)

@@ -60,6 +60,7 @@ class Request:
     start_guarding: bool = False
     ask_guards: bool = False
     fence: int | None = None
+    tenant: str = ""
     # position in the entry, and what it becomes
     links: list[tuple[int, Family, Link]] = field(default_factory=list)
     size: int = 0  # as it is stored
@@ -111,6 +112,8 @@ class Inserter:
             request.full = True
             return
         partition_id, guarded = self._count_in(connection, request, now)
+        if request.tenant:
+            ledger.give_to(connection, partition_id, request.tenant)
         if fence is not None and fence > newest:
             writers.keep(connection, partition_id, fence, now)
         if guarded and request.guard is not None:

@@ -127,6 +127,13 @@ def accept_into_any(
     return partition_id, guarded
 
 
+def give_to(connection: sqlite3.Connection, partition_id: int, tenant: str) -> None:
+    """Say whose partition it is from now on."""
+    connection.execute(
+        "UPDATE partitions SET tenant = ?1 WHERE id = ?2 AND tenant <> ?1", (tenant, partition_id)
+    )
+
+
 def take_back(connection: sqlite3.Connection, partition_id: int, size: int) -> None:
     """Undo what was counted of one entry that a guard refused."""
     discard(connection, 1, size)

@@ -71,8 +71,10 @@ class SQLiteLog:
         ask_guards: bool = False,
         wait: bool = True,
         fence: int | None = None,
+        tenant: str = "",
     ) -> int:
         request = _request(stream, partition, records, guard, fence)
+        request.tenant = tenant
         request.start_guarding, request.ask_guards = start_guarding, ask_guards
         deadline: float | None = None
         while True:
@@ -98,8 +100,10 @@ class SQLiteLog:
         *,
         guard: Guard | None = None,
         fence: int | None = None,
+        tenant: str = "",
     ) -> int | None:
         request = _request(stream, partition, records, guard, fence)
+        request.tenant = tenant
         self._file.refuse_fork()
         if not self._file.try_lock():
             return None

@@ -28,6 +28,7 @@ from surgetank.streams.checkpoints.serde.serializer import ValueRefused, is_fait
 
 _SCALARS = (str, int, float, bool, type(None))
 _SCALAR_CHARS = 256
+_TENANT_CHARS = 200
 OPEN_METADATA = ("source", "step", "parents", "run_id", "counters_since_delta_snapshot")
 _NO_JSON = b"{}"
 _TYPES = ("msgpack", "null", "bytes", "bytearray")
@@ -40,6 +41,12 @@ class NewEntry(NamedTuple):
     records: list[Record]
     guard: Guard
     fence: int | None = None
+    tenant: str = ""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As an append takes them."""
+        return {"guard": self.guard, "fence": self.fence, "tenant": self.tenant}
 
 
 class Target(NamedTuple):
@@ -69,8 +76,11 @@ class Target(NamedTuple):
 class EntryMaker:
     """Makes entries with one serializer."""
 
-    def __init__(self, serde: SerializerProtocol, *, max_value_bytes: int) -> None:
+    def __init__(
+        self, serde: SerializerProtocol, *, max_value_bytes: int, tenant_key: str | None = None
+    ) -> None:
         self._serde = serde
+        self._tenant_key = tenant_key
         self._max = max_value_bytes
 
     def checkpoint(
@@ -120,7 +130,8 @@ class EntryMaker:
         root = _root(ns, metadata)
         complete = values.keys() <= new_versions.keys() | (values.keys() - versions.keys())
         guard = guard_put(thread_id, ns, checkpoint_id, at.checkpoint_id, root, complete=complete)
-        return NewEntry(thread_id, records, guard, fence_in(config, thread_id))
+        tenant = self._tenant(config, metadata)
+        return NewEntry(thread_id, records, guard, fence_in(config, thread_id), tenant)
 
     def _record(
         self,
@@ -201,7 +212,20 @@ class EntryMaker:
             )
             records.append(Record(key, envelope.pack_write(channel, task_path, type_, data)))
         guard = guard_writes(at.thread_id, at.ns, checkpoint_id)
-        return NewEntry(at.thread_id, records, guard, fence_in(config, at.thread_id))
+        tenant = self._tenant(config, {})
+        return NewEntry(at.thread_id, records, guard, fence_in(config, at.thread_id), tenant)
+
+    def _tenant(self, config: RunnableConfig, metadata: Mapping[str, Any]) -> str:
+        """Whose thread it is; empty: that is not said. What a tenant is called is never refused."""
+        key = self._tenant_key
+        if key is None:
+            return ""
+        for given in (config.get("configurable"), config.get("metadata"), metadata):
+            name = (given or {}).get(key)
+            if isinstance(name, str | int) and name != "":
+                text = name if isinstance(name, str) else str(int(name))
+                return text[:_TENANT_CHARS].encode(errors="replace").decode().replace("\0", "?")
+        return ""
 
     def _blob(self, thread_id: str, channel: str, value: Any) -> bytes:
         return envelope.pack_blob(*self._dump(thread_id, f"$.channel_values.{channel}", value))

@@ -76,6 +76,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         tell: Tell | None = None,
         forget_events: Callable[[str], None] = no_events,
         prepare: Callable[[], object] | None = None,
+        tenant_key: str | None = None,
     ) -> None:
         super().__init__(serde=faithful(serde))
         self._changes = OncePerClass(tell)
@@ -83,6 +84,7 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         self.reader = Reader(buffer, cold, unknown_threads=unknown_threads)
         self.maintenance = Maintenance(buffer, cold, self.reader, forget_events=forget_events)
         self._max_value_bytes = max_value_bytes
+        self._tenant_key = tenant_key
         self._prepare = prepare
 
     def __repr__(self) -> str:
@@ -135,7 +137,9 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
     @property
     def _entries(self) -> EntryMaker:
         # Made anew each time: `with_allowlist` replaces the serializer of a copy.
-        return EntryMaker(self.serde, max_value_bytes=self._max_value_bytes)
+        return EntryMaker(
+            self.serde, max_value_bytes=self._max_value_bytes, tenant_key=self._tenant_key
+        )
 
     # -- writing
 
@@ -204,21 +208,15 @@ class SurgetankSaver(BaseCheckpointSaver[str]):
         return entry
 
     def _append(self, entry: NewEntry) -> None:
-        self._buffer.append(
-            STREAM, entry.thread_id, entry.records, guard=entry.guard, fence=entry.fence
-        )
+        self._buffer.append(STREAM, entry.thread_id, entry.records, **entry.options)
 
     async def _aappend(self, entry: NewEntry) -> None:
         # Whatever waits (for another process, for space) or takes long must not hold up the event
         # loop.
         if sum(len(record.value) for record in entry.records) <= LARGE:
             with suppress(BufferFull):
-                if (
-                    self._buffer.try_append(
-                        STREAM, entry.thread_id, entry.records, guard=entry.guard, fence=entry.fence
-                    )
-                    is not None
-                ):
+                try_append = self._buffer.try_append
+                if try_append(STREAM, entry.thread_id, entry.records, **entry.options) is not None:
                     return
         await off_loop(self._append, entry)
 
