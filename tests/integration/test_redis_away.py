@@ -19,6 +19,7 @@ from support.redis_server import RedisTestServer, running_redis
 from support.savers import config
 from support.tcp_proxy import TcpProxy
 from support.waiting import wait_until
+from support.webhook import running_webhook
 from surgetank import Surgetank
 from surgetank.exceptions import BufferFull, BufferUnavailable
 from surgetank.notify.health import Level
@@ -100,6 +101,27 @@ def test_a_server_that_is_lost_is_one_error_with_host_and_port_and_is_over_by_it
         assert kept(tank, "thread") == [0, 1]
         assert [e.occurrences for e in tank.errors.find().errors] == [1], "it is the only one"
         wait_until(lambda: tank.status().health.level is Level.OK, "a clean bill", PATIENCE_S)
+
+
+def test_that_the_server_is_away_is_alerted_meanwhile_once_and_so_is_its_end(
+    tmp_path: Path, database_url: str, redis: RedisTestServer
+) -> None:
+    url = f"redis://127.0.0.1:{redis.port}/0?prefix=x&shards=2"
+    lost, found = (
+        f"Surgetank: Critical error: {LOST}",
+        "Surgetank: Recovered: the server of the buffer",
+    )
+    with running_webhook() as webhook:
+        more: dict[str, Any] = {"alert_urls": [webhook.url], "alert_every": 0.05}
+        with engine(tmp_path, database_url, url, **more) as tank:
+            watch = tank.parts.reporting.alerts
+            book: Any = watch.book
+            book._server._patience_s = 0.1
+            wait_until(lambda: watch._background.running, "the watch", PATIENCE_S)
+            redis.kill()
+            wait_until(lambda: webhook.titles() == [lost], "the alert", PATIENCE_S)
+            redis.start()
+            wait_until(lambda: webhook.titles() == [lost, found], "its end", PATIENCE_S)
 
 
 def test_what_a_server_lost_is_told_as_a_range_and_nothing_after_it_is_skipped(

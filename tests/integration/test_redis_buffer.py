@@ -231,6 +231,11 @@ def test_a_damaged_entry_is_told_as_such_and_its_neighbours_go_on(tmp_path: Path
         client.hset(key, str(seqs[1]), stored.replace(b"value", b"wrong"))
     with buffer.snapshot() as view, pytest.raises(BufferCorrupt, match=f"Entry {seqs[1]} of s/p"):
         view.latest("s", "p", [b"k1"])
+    with buffer.snapshot() as view, pytest.raises(BufferCorrupt):
+        view.latest("s", "p", [b"k1"])
+    (noted,) = buffer.damage(new=True)  # which is announced as a system error; once
+    assert (noted.stream, noted.partition) == ("s", "p")
+    assert f"Entry {seqs[1]} of s/p" in noted.what
     lease = take(buffer).lease
     (first,) = read_all(buffer, lease)
     assert first.seq == seqs[0]
@@ -242,6 +247,7 @@ def test_a_damaged_entry_is_told_as_such_and_its_neighbours_go_on(tmp_path: Path
     assert [e.seq for e in read_all(buffer, lease)] == [seqs[0], seqs[2]]
     with buffer.snapshot() as view:
         assert [f.seq for f in view.scan("s", "p", b"")] == [seqs[0], seqs[2]]
+    assert len(buffer.damage()) == 1
     house.close()
 
 

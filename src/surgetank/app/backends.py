@@ -208,11 +208,13 @@ def open_door(settings: Settings) -> RedisDoor | None:
 
 
 def open_alert_book(settings: Settings, clock: Callable[[], float], buffer: AnyBuffer) -> AlertBook:
-    """The alert book: in Redis, or in the file of the event log."""
+    """The alert book: in Redis, with one in the home for while that is away, or in the file of the
+    event log."""
     if (address := _redis(settings)) is not None:
         from surgetank.notify.alerts.redis_book import RedisAlertBook  # noqa: PLC0415 - an extra
 
-        return RedisAlertBook(address, clock=clock)
+        away = SQLiteAlertBook(_beside_buffer(settings), clock=clock)
+        return RedisAlertBook(address, clock=clock, away=away)
     return SQLiteAlertBook(
         _beside_buffer(settings), clock=clock, before_write=_before_write(buffer)
     )

@@ -13,18 +13,28 @@ from surgetank.exceptions import BufferCorrupt
 from surgetank.model import Record
 
 Load = Callable[[int, bytes], bytes]
+Note = Callable[[int, str], None]
 
 REMEDY = "the rest goes on by itself. Look at the memory and the files of the Redis server."
 
 
 class Values:
     """The entries of one partition, by their numbers. `where` is the buffer, for people; `load` reads
-    a value out of the spill file of a number."""
+    a value out of the spill file of a number; `note` is given the number and what was found damaged."""
 
-    def __init__(self, where: str, name: bytes, entries: Mapping[int, bytes], load: Load) -> None:
+    def __init__(
+        self,
+        where: str,
+        name: bytes,
+        entries: Mapping[int, bytes],
+        load: Load,
+        note: Note = lambda *_: None,
+    ) -> None:
         self._where = where
         self._name = name
         self._load = load
+        self._note = note
+        self._noted = set[int]()
         self.entries = entries
         self._decoded: dict[int, list[Stored]] = {}
         self._made: dict[tuple[int, int], bytes] = {}
@@ -83,9 +93,8 @@ class Values:
     def damaged(self, seq: int, why: str) -> BufferCorrupt:
         """The error for an entry of this partition."""
         stream, _, partition = self._name.decode().partition("\0")
-        return BufferCorrupt(
-            f"Entry {seq} of {stream}/{partition} in the buffer {self._where} is damaged: {why}.",
-            remedy=REMEDY,
-            partition=partition,
-            seq=seq,
-        )
+        what = f"Entry {seq} of {stream}/{partition} in the buffer {self._where} is damaged: {why}."
+        if seq not in self._noted:
+            self._noted.add(seq)
+            self._note(seq, what)
+        return BufferCorrupt(what, remedy=REMEDY, partition=partition, seq=seq)

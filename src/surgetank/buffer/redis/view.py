@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 from zlib import crc32
 
@@ -17,9 +18,9 @@ from surgetank.buffer.copies import Glance
 from surgetank.buffer.log import Found
 from surgetank.buffer.redis.meta import Meta, meta_of
 from surgetank.buffer.redis.shards import Shards, name_of, scripts
-from surgetank.buffer.redis.values import Load, Values
+from surgetank.buffer.redis.values import Values
 from surgetank.buffer.tallies import Tally
-from surgetank.exceptions import BufferCorrupt
+from surgetank.exceptions import BufferCorrupt, BufferProblem
 
 _APPEND, _ACKS, _BACKLOG = scripts("append.lua"), scripts("acks.lua"), scripts("backlog.lua")
 _USE_EVERY_S = 600.0  # that a copy is of use is noted again after so long
@@ -29,7 +30,8 @@ _KNOWN_BYTES = 64 * 1024**2
 class PartitionView:
     """A partition in one moment. `number` grows with each change of it."""
 
-    def __init__(self, where: str, name: bytes, head: Sequence[Any], load: Load) -> None:
+    def __init__(self, shards: Shards, name: bytes, head: Sequence[Any]) -> None:
+        self._shards, self._name = shards, name
         number, token, mark, used_at, guarded, has_copy = head
         self.number: bytes = number
         self.token = int(token or 0)
@@ -39,7 +41,7 @@ class PartitionView:
         self.waiting: list[Meta] = []
         self.parked: list[Meta] = []
         self.notes: dict[bytes, tuple[float | None, bytes]] = {}
-        self.values = Values(where, name, {}, load)
+        self.values = Values(shards.address.name, name, {}, shards.load, self._note_damage)
         self._index: list[tuple[bytes, int, int]] | None = None
         self._metas: dict[int, Meta] = {}
         self._parked_seqs: set[int] = set()
@@ -59,6 +61,13 @@ class PartitionView:
             self.notes[key] = (float(ends) if ends else None, value)
         self._metas = {meta.seq: meta for meta in (*self.waiting, *self.parked)}
         self._parked_seqs = {meta.seq for meta in self.parked}
+
+    def _note_damage(self, seq: int, what: str) -> None:
+        """What a reader found is told, as well as raised. Of a parked entry it was told."""
+        stream, _, partition = self._name.decode().partition("\0")
+        if not self.is_parked(seq):
+            with suppress(BufferProblem):  # the next one who reads it finds it, too
+                self._shards.note_damage(stream, partition, what)
 
     @property
     def newest(self) -> int:
@@ -124,7 +133,7 @@ class Views:
             before = self._known.use(name)
         number, newest = (before.number, before.newest) if before is not None else (b"", 0)
         head, *body = self._shards.read(_APPEND["view"], partition, number, newest, name)
-        view = PartitionView(self._shards.address.name, name, head, self._shards.load)
+        view = PartitionView(self._shards, name, head)
         if not body and before is not None:
             if view.mark == before.mark and view.token == before.token:
                 before.used_at = view.used_at

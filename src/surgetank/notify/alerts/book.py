@@ -136,6 +136,9 @@ class AlertBook(Protocol):
     - All of it is bounded.
     """
 
+    away: AlertBook | None
+    """One in the home of this process, for while this one, which is on a server, can't be asked."""
+
     def post(
         self,
         alerts: Sequence[Alert],

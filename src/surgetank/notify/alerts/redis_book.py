@@ -19,6 +19,7 @@ from surgetank.notify.alerts.book import (
     MAX_WAITING,
     ORPHANED_S,
     Alert,
+    AlertBook,
     Attempt,
     ChannelHealth,
     Claim,
@@ -38,7 +39,14 @@ _BOOK = Scripts("surgetank.notify.alerts", "redis_book.lua")
 class RedisAlertBook:
     """An `AlertBook` on the server at `address`. Raises `BufferUnavailable`, `BufferFull`."""
 
-    def __init__(self, address: RedisAddress, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        address: RedisAddress,
+        *,
+        clock: Callable[[], float] = time.time,
+        away: AlertBook | None = None,
+    ) -> None:
+        self.away = away
         self._server = server_at(address, name="alert book")
         self._tag = address.tag("alerts")
         self._clock = clock
@@ -148,6 +156,8 @@ class RedisAlertBook:
 
     def close(self) -> None:
         self._server.close()
+        if self.away is not None:
+            self.away.close()
 
     def _read(self, script: str, *arguments: Arg) -> Any:
         return self._server.call(_BOOK[script], self._tag, arguments)

@@ -22,6 +22,7 @@ CRITICAL_WINDOW_S = 300.0
 THREAD_WINDOW_S = 86_400.0
 DIGEST = "digest"
 RECOVERED = "recovered"
+LOST_SERVER = "redis_connection_error"
 _LISTED = 20
 
 
@@ -82,10 +83,27 @@ def critical_errors(facts: Facts, _: Limits) -> list[Alert]:
         )
         for error in facts.errors
         if error.severity is Severity.CRITICAL
+        and error.error_type != LOST_SERVER  # who lost it alerts that (`lost_server`)
         and not error.resolved
         and error.last_seen >= facts.now - CRITICAL_WINDOW_S
         and not _snoozed(error, facts)
     ]  # fmt: skip
+
+
+def lost_server(what: str, remedy: str) -> Alert:
+    """The server that the buffer is in does not answer: nothing else can be found out."""
+    return Alert(
+        "critical_errors", LOST_SERVER, Severity.CRITICAL, f"Critical error: {LOST_SERVER}",
+        f"{_short(what)} {_short(remedy)} Nothing is known of what waits until it answers.".strip(),
+    )  # fmt: skip
+
+
+def found_server(now: float) -> Alert:
+    """It answers again, after that was alerted."""
+    return Alert(
+        RECOVERED, LOST_SERVER, Severity.INFO, "Recovered: the server of the buffer",
+        "It answers again, and everything goes on.", news_at=now,
+    )  # fmt: skip
 
 
 def failing_partitions(facts: Facts, limits: Limits) -> list[Alert]:

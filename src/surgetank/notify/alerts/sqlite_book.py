@@ -23,6 +23,7 @@ from surgetank.notify.alerts.book import (
     MAX_WAITING,
     ORPHANED_S,
     Alert,
+    AlertBook,
     Attempt,
     ChannelHealth,
     Claim,
@@ -58,6 +59,8 @@ CREATE TABLE IF NOT EXISTS alert_channels (
 class SQLiteAlertBook:
     """An `AlertBook` in the event log's file at `path`. Raises `BufferUnavailable`,
     `BufferCorrupt`."""
+
+    away: AlertBook | None = None
 
     def __init__(
         self,

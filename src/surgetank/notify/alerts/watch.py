@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from surgetank.events.types import Severity
-from surgetank.exceptions import ConfigurationError
+from surgetank.exceptions import BufferUnavailable, ConfigurationError
 from surgetank.flush.policy import RetryPolicy
 from surgetank.notify.alerts import rules
+from surgetank.notify.alerts.away import AwayAlerts
 from surgetank.notify.alerts.book import Alert, AlertBook, Delivery, Message
 from surgetank.notify.alerts.delivery import AlertChannel, Courier, channel_problems
 from surgetank.notify.alerts.facts import FactFinder
@@ -75,15 +76,25 @@ class AlertWatch:
         self._limits = Limits(
             settings.alert_failing_after, settings.alert_buffer_share, settings.alert_thread_errors
         )
-        self.courier = Courier(
-            book,
-            channels,
-            clock=clock,
-            random=random.random,
-            give_up_s=settings.alert_give_up_after,
-            retry=RetryPolicy(settings.alert_retry_base, _LONGEST_RETRY_S),
-            on_failed=self._delivery_failed,
-        )
+
+        def courier(book: AlertBook) -> Courier:
+            return Courier(
+                book,
+                channels,
+                clock=clock,
+                random=random.random,
+                give_up_s=settings.alert_give_up_after,
+                retry=RetryPolicy(settings.alert_retry_base, _LONGEST_RETRY_S),
+                on_failed=self._delivery_failed,
+            )
+
+        self.courier = courier(book)
+        self._away: AwayAlerts | None = None
+        if book.away is not None:
+            self._away = AwayAlerts(
+                book.away, courier(book.away), self.channels,
+                partial(rules.compose, node=settings.node), throttle_s=settings.alert_throttle,
+            )  # fmt: skip
         self._digested: str | None = None
         self._lock = threading.Lock()
         self._ended = False
@@ -117,11 +128,14 @@ class AlertWatch:
                 now = self._clock()
                 if not 0 <= now - looked_at < self._settings.alert_every:
                     looked_at = now
-                    self.check()
-                self.courier.deliver_due(stop)
-                if not 0 <= now - maintained_at < _MAINTAIN_S:
-                    maintained_at = now
-                    self.book.maintain()
+                    self._check()
+                if self._away is not None:
+                    self._away.deliver(stop)
+                if not self._is_lost:
+                    self.courier.deliver_due(stop)
+                    if not 0 <= now - maintained_at < _MAINTAIN_S:
+                        maintained_at = now
+                        self.book.maintain()
             except Exception as error:  # noqa: BLE001 - told to the operator; the thread must outlive it
                 # else only the file was closed under a send that took too long
                 if not stop.is_set():
@@ -129,6 +143,24 @@ class AlertWatch:
             stop.wait(min(_POLL_S, self._settings.alert_every))
 
     # -- what it does
+
+    def _check(self) -> None:
+        """`check`; what a server that does not answer is about goes through the book of this home."""
+        if self._away is None:
+            self.check()
+            return
+        try:
+            self.check()
+        except BufferUnavailable as error:
+            claimed = self._away.lost(error)
+        else:
+            claimed = self._away.found(self._clock())
+        with self._lock:
+            self._sent.update(alert.rule for alert in claimed)
+
+    @property
+    def _is_lost(self) -> bool:
+        return self._away is not None and self._away.is_lost
 
     def check(self) -> list[Alert]:
         """Ask the rules, and put what is new into the outbox; returns that. The digest too, when it
