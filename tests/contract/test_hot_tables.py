@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from support.hot_tables import replica
 from surgetank.exceptions import (
     BufferFull,
     BufferUnavailable,
@@ -65,8 +66,18 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def hot(tmp_path: Path, clock: Clock) -> Iterator[SQLiteHotTables]:
+def in_file(tmp_path: Path, clock: Clock) -> Iterator[SQLiteHotTables]:
     store = SQLiteHotTables(tmp_path / "buffer-tables.db", clock=clock)
+    yield store
+    store.close()
+
+
+@pytest.fixture(params=["file", "shared"])
+def hot(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[HotTables]:
+    if request.param == "file":
+        yield request.getfixturevalue("in_file")
+        return
+    store = replica(tmp_path, clock=clock)
     yield store
     store.close()
 
@@ -123,7 +134,7 @@ def arrow(which: Table, users: list[str], *columns: list[Any]) -> pa.Table:
     return pa.table(made)
 
 
-def test_it_is_the_protocol(hot: SQLiteHotTables) -> None:
+def test_it_is_the_protocol(hot: HotTables) -> None:
     def takes(store: HotTables) -> HotTables:
         return store
 
@@ -131,7 +142,7 @@ def test_it_is_the_protocol(hot: SQLiteHotTables) -> None:
 
 
 def test_changes_are_numbered_and_seen_in_the_order_of_user_and_version(
-    hot: SQLiteHotTables,
+    hot: HotTables,
 ) -> None:
     first = hot.accept(T, [insert("bob", 1, "a"), insert("ann", 2, "b")])
     second = hot.accept(T, [insert("bob", 3, None)])
@@ -171,7 +182,7 @@ EVERY |= {f"{name}[]": [[], [None, *values]] for name, values in EVERY.items()}
 
 
 def test_every_type_comes_back_as_it_was_accepted_row_by_row_parked_or_in_a_segment(
-    hot: SQLiteHotTables,
+    hot: HotTables,
 ) -> None:
     each = table(*(f"c{number} {name}" for number, name in enumerate(EVERY)))
     most = max(len(values) for values in EVERY.values())
@@ -203,7 +214,7 @@ def test_every_type_comes_back_as_it_was_accepted_row_by_row_parked_or_in_a_segm
 
 
 def test_a_column_that_came_later_has_its_initial_value_in_rows_from_before(
-    hot: SQLiteHotTables,
+    hot: HotTables,
 ) -> None:
     hot.accept(T, [insert("ann", 1, "a")])
     hot.accept_arrow(T, arrow(T, ["bob"], [2], ["b"]))
@@ -223,88 +234,90 @@ def test_a_column_that_came_later_has_its_initial_value_in_rows_from_before(
     assert [row["d"] for row in hot.take(lease)[0].to_pylist()][2:] == [None, Decimal("1.50")]
 
 
-def test_rows_of_a_segment_and_single_rows_are_one_order(hot: SQLiteHotTables) -> None:
-    hot.accept(T, [insert("bob", 0, "")])
-    many = hot.accept_arrow(T, arrow(T, ["bob", "ann", "bob"], [1, 2, 3], ["x", "y", "z"]))
-    hot.accept(T, [insert("ann", 4, "")])
+def test_rows_of_a_segment_and_single_rows_are_one_order(in_file: SQLiteHotTables) -> None:
+    in_file.accept(T, [insert("bob", 0, "")])
+    many = in_file.accept_arrow(T, arrow(T, ["bob", "ann", "bob"], [1, 2, 3], ["x", "y", "z"]))
+    in_file.accept(T, [insert("ann", 4, "")])
     assert many.rows == 3
-    assert [row[:2] for row in plain(shown(hot))] == [
+    assert [row[:2] for row in plain(shown(in_file))] == [
         ("ann", 2), ("ann", 4), ("bob", 0), ("bob", 1), ("bob", 3),
     ]  # fmt: skip
-    assert [row[:2] for row in plain(shown(hot, user="bob"))] == [
+    assert [row[:2] for row in plain(shown(in_file, user="bob"))] == [
         ("bob", 0),
         ("bob", 1),
         ("bob", 3),
     ]
-    assert [row[1] for row in plain(shown(hot, after=many.first))] == [4, 1, 3]
-    assert sum(state.entries for state in hot.states()) == 5
+    assert [row[1] for row in plain(shown(in_file, after=many.first))] == [4, 1, 3]
+    assert sum(state.entries for state in in_file.states()) == 5
 
 
-def hot_file(hot: SQLiteHotTables) -> HotFile:
-    return hot.snapshot.__self__._file  # type: ignore[attr-defined]
+def hot_file(in_file: SQLiteHotTables) -> HotFile:
+    return in_file.snapshot.__self__._file  # type: ignore[attr-defined]
 
 
 def test_a_user_s_rows_are_looked_up_in_a_long_journal(
-    hot: SQLiteHotTables, monkeypatch: pytest.MonkeyPatch
+    in_file: SQLiteHotTables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "_LONG", -1)
-    looked_up = mock.Mock(wraps=hot_file(hot).whose)
-    monkeypatch.setattr(hot_file(hot), "whose", looked_up)
+    looked_up = mock.Mock(wraps=hot_file(in_file).whose)
+    monkeypatch.setattr(hot_file(in_file), "whose", looked_up)
     for n in range(100):
-        hot.accept(T, [insert(f"u{n % 3}", n, "x")])
-        assert [row[1] for row in plain(shown(hot, user="u1"))] == list(range(1, n + 1, 3))
+        in_file.accept(T, [insert(f"u{n % 3}", n, "x")])
+        assert [row[1] for row in plain(shown(in_file, user="u1"))] == list(range(1, n + 1, 3))
     assert looked_up.versions.call_count >= 100
-    assert hot.depth().partitions == 3
-    with hot.snapshot() as before:
-        lease = hot.lease(T, owner="me", ttl_s=30)
+    assert in_file.depth().partitions == 3
+    with in_file.snapshot() as before:
+        lease = in_file.lease(T, owner="me", ttl_s=30)
         assert lease is not None
-        hot.ack(lease, lease.through)
-        hot.accept(T, [insert("u1", 100, "x"), insert("u2", 101, "x")])
-        assert [row[1] for row in plain(shown(hot, user="u1"))] == [100]
+        in_file.ack(lease, lease.through)
+        in_file.accept(T, [insert("u1", 100, "x"), insert("u2", 101, "x")])
+        assert [row[1] for row in plain(shown(in_file, user="u1"))] == [100]
         # It sees what is removed, and finds it without what is known of a newer state.
         assert before.rows(T, user="u1").column("n").to_pylist() == list(range(1, 100, 3))
-    assert hot.depth().partitions == 2
-    assert shown(hot, user="nobody") == []
+    assert in_file.depth().partitions == 2
+    assert shown(in_file, user="nobody") == []
 
 
 def test_a_row_that_is_there_is_accepted_though_it_could_not_be_counted(
-    hot: SQLiteHotTables, monkeypatch: pytest.MonkeyPatch
+    in_file: SQLiteHotTables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hot.accept(T, [insert("ann", 0, "a")])
+    in_file.accept(T, [insert("ann", 0, "a")])
     monkeypatch.setattr(hot_file_module, "_UNTALLIED", 2)
     counts = mock.Mock(side_effect=BufferUnavailable("locked"))
     monkeypatch.setattr(hot_file_module, "tally", counts)
     for n in range(1, 5):
-        hot.accept(T, [insert("ann", n, "a")])
+        in_file.accept(T, [insert("ann", n, "a")])
     assert counts.call_count == 2
     monkeypatch.undo()
-    (waiting,) = hot.waiting()
-    assert (waiting.changes, len(shown(hot)), hot.depth().entries) == (5, 5, 5)
+    (waiting,) = in_file.waiting()
+    assert (waiting.changes, len(shown(in_file)), in_file.depth().entries) == (5, 5, 5)
     for n in range(5, 3000):
-        hot.accept(T, [insert("ann", n, "a")])
-    assert hot.waiting()[0].changes == hot.depth().entries == 3000
+        in_file.accept(T, [insert("ann", n, "a")])
+    assert in_file.waiting()[0].changes == in_file.depth().entries == 3000
 
 
-def test_a_key_is_taken_until_its_row_is_deleted(hot: SQLiteHotTables) -> None:
+def test_a_key_is_taken_until_its_row_is_deleted(in_file: SQLiteHotTables) -> None:
     key = row_key(KEYED)
     assert key is not None
-    one = hot.accept(KEYED, [insert("ann", 1, "a"), insert("bob", 1, "b")])
+    one = in_file.accept(KEYED, [insert("ann", 1, "a"), insert("bob", 1, "b")])
     with pytest.raises(Conflict, match="PRIMARY KEY"):
-        hot.accept(KEYED, [insert("ann", 2, "x"), insert("ann", 1, "y")])
+        in_file.accept(KEYED, [insert("ann", 2, "x"), insert("ann", 1, "y")])
     with pytest.raises(Conflict, match="PRIMARY KEY"):
-        hot.accept_arrow(KEYED, arrow(KEYED, ["cay", "ann"], [1, 1], ["x", "y"]))
+        in_file.accept_arrow(KEYED, arrow(KEYED, ["cay", "ann"], [1, 1], ["x", "y"]))
     with pytest.raises(Conflict, match="PRIMARY KEY"):
-        hot.accept_arrow(KEYED, arrow(KEYED, ["cay", "cay"], [1, 1], ["x", "y"]))
-    assert len(shown(hot, KEYED)) == 2
-    assert list(hot.segments.glob("*")) == []
-    assert hot.known_keys(KEYED, "ann", [key((1, "")), key((2, ""))]) == {key((1, "")): one.first}
-    hot.accept(KEYED, [Change("ann", Op.DELETE, (1, None), one.first)])
-    assert hot.known_keys(KEYED, "ann", [key((1, ""))]) == {key((1, "")): DELETED}
-    again = hot.accept(KEYED, [insert("ann", 1, "again")])
-    assert hot.known_keys(KEYED, "ann", [key((1, ""))]) == {key((1, "")): again.first}
+        in_file.accept_arrow(KEYED, arrow(KEYED, ["cay", "cay"], [1, 1], ["x", "y"]))
+    assert len(shown(in_file, KEYED)) == 2
+    assert list(in_file.segments.glob("*")) == []
+    assert in_file.known_keys(KEYED, "ann", [key((1, "")), key((2, ""))]) == {
+        key((1, "")): one.first
+    }
+    in_file.accept(KEYED, [Change("ann", Op.DELETE, (1, None), one.first)])
+    assert in_file.known_keys(KEYED, "ann", [key((1, ""))]) == {key((1, "")): DELETED}
+    again = in_file.accept(KEYED, [insert("ann", 1, "again")])
+    assert in_file.known_keys(KEYED, "ann", [key((1, ""))]) == {key((1, "")): again.first}
 
 
-def test_a_change_of_rows_that_were_changed_since_is_refused(hot: SQLiteHotTables) -> None:
+def test_a_change_of_rows_that_were_changed_since_is_refused(hot: HotTables) -> None:
     one = hot.accept(T, [insert("ann", 1, "a")])
     update = Change("ann", Op.UPDATE, (1, "b"), one.first)
     two = hot.accept(T, [update], unless_newer_than=one.last)
@@ -319,7 +332,7 @@ def test_a_change_of_rows_that_were_changed_since_is_refused(hot: SQLiteHotTable
         hot.accept(T, [update], unless_acked_since=before)
 
 
-def test_a_name_that_no_manifest_can_have_is_refused(hot: SQLiteHotTables) -> None:
+def test_a_name_that_no_manifest_can_have_is_refused(hot: HotTables) -> None:
     with pytest.raises(EntryRejected, match="NUL"):
         hot.accept(T, [insert("bob", 1, "a"), insert("a\0b", 1, "a")])
     rows = pa.table(
@@ -330,7 +343,7 @@ def test_a_name_that_no_manifest_can_have_is_refused(hot: SQLiteHotTables) -> No
     assert hot.waiting() == []
 
 
-def test_a_batch_is_accepted_once(hot: SQLiteHotTables) -> None:
+def test_a_batch_is_accepted_once(hot: HotTables) -> None:
     batch = BatchKey("k", b"1", "ann")
     one = hot.accept(T, [insert("ann", 1, "a")], batch=batch)
     again = hot.accept(T, [insert("ann", 1, "a")], batch=batch)
@@ -342,35 +355,35 @@ def test_a_batch_is_accepted_once(hot: SQLiteHotTables) -> None:
     assert len(shown(hot)) == 1
 
 
-def test_a_flush_takes_in_parts_and_what_is_acknowledged_is_gone(hot: SQLiteHotTables) -> None:
+def test_a_flush_takes_in_parts_and_what_is_acknowledged_is_gone(in_file: SQLiteHotTables) -> None:
     for n in range(5):
-        hot.accept(T, [insert(f"u{n % 2}", n, "x" * 50)])
-    hot.accept_arrow(
+        in_file.accept(T, [insert(f"u{n % 2}", n, "x" * 50)])
+    in_file.accept_arrow(
         T, arrow(T, [f"u{n % 3}" for n in range(50)], list(range(50)), ["y" * 50] * 50)
     )
-    hot.accept(T, [insert("u0", 99, "z")])
-    lease = hot.lease(T, owner="me", ttl_s=30)
+    in_file.accept(T, [insert("u0", 99, "z")])
+    lease = in_file.lease(T, owner="me", ttl_s=30)
     assert lease is not None
-    assert hot.lease(T, owner="other", ttl_s=30) is None
+    assert in_file.lease(T, owner="other", ttl_s=30) is None
     taken, after, parts = [], 0, 0
     while after < lease.through:
-        rows, through = hot.take(lease, after=after, max_bytes=600)
+        rows, through = in_file.take(lease, after=after, max_bytes=600)
         assert rows.num_rows
         assert after < through <= lease.through
-        assert hot.ack(lease, through).changes == rows.num_rows
+        assert in_file.ack(lease, through).changes == rows.num_rows
         taken += rows.column("n").to_pylist()
         after, parts = through, parts + 1
     assert sorted(taken) == sorted([*range(5), *range(50), 99])
     assert parts > 5
-    assert shown(hot) == []
-    assert (hot.waiting(), hot.depth().entries, hot.depth().bytes) == ([], 0, 0)
-    assert hot.lease(T, owner="other", ttl_s=30) is None
-    hot.maintain()
-    assert list(hot.segments.glob("*")) == []
+    assert shown(in_file) == []
+    assert (in_file.waiting(), in_file.depth().entries, in_file.depth().bytes) == ([], 0, 0)
+    assert in_file.lease(T, owner="other", ttl_s=30) is None
+    in_file.maintain()
+    assert list(in_file.segments.glob("*")) == []
 
 
 def test_what_waits_is_counted_right_when_rows_went_between_taking_and_acknowledging(
-    hot: SQLiteHotTables,
+    hot: HotTables,
 ) -> None:
     hot.accept(T, [insert(user, n, "a") for n in range(50) for user in ("ann", "bob")])
     lease = hot.lease(T, owner="me", ttl_s=30)
@@ -392,7 +405,7 @@ def test_what_waits_is_counted_right_when_rows_went_between_taking_and_acknowled
     assert 0 < hot.depth().bytes < size // 50
 
 
-def test_who_lost_a_lease_cannot_acknowledge(hot: SQLiteHotTables, clock: Clock) -> None:
+def test_who_lost_a_lease_cannot_acknowledge(hot: HotTables, clock: Clock) -> None:
     hot.accept(T, [insert("ann", 1, "a")])
     old = hot.lease(T, owner="one", ttl_s=30)
     clock.now += 31
@@ -416,7 +429,7 @@ def test_who_lost_a_lease_cannot_acknowledge(hot: SQLiteHotTables, clock: Clock)
 
 
 def test_rows_of_users_that_failed_stay_visible_and_are_taken_when_they_are_due(
-    hot: SQLiteHotTables, clock: Clock
+    hot: HotTables, clock: Clock
 ) -> None:
     hot.accept(T, [insert("ann", 1, "a"), insert("bob", 2, "b")])
     hot.accept_arrow(T, arrow(T, ["ann", "bob"], [3, 4], ["c", "d"]))
@@ -451,7 +464,7 @@ def test_rows_of_users_that_failed_stay_visible_and_are_taken_when_they_are_due(
     assert shown(hot) == []
 
 
-def test_who_was_held_and_is_taken_in_parts_is_acknowledged_in_parts(hot: SQLiteHotTables) -> None:
+def test_who_was_held_and_is_taken_in_parts_is_acknowledged_in_parts(hot: HotTables) -> None:
     for n in range(10):
         hot.accept(T, [insert("ann", n, "a"), insert("bob", n, "b")])
     lease = hot.lease(T, owner="me", ttl_s=30)
@@ -481,7 +494,7 @@ def test_progress_of_who_is_behind_is_not_that_of_the_others() -> None:
 
 
 def test_a_table_that_failed_waits_and_is_over_it_with_the_next_flush(
-    hot: SQLiteHotTables, clock: Clock
+    hot: HotTables, clock: Clock
 ) -> None:
     hot.accept(T, [insert("ann", 1, "a")])
     lease = hot.lease(T, owner="me", ttl_s=30)
@@ -497,7 +510,7 @@ def test_a_table_that_failed_waits_and_is_over_it_with_the_next_flush(
 
 @pytest.mark.parametrize("segment", [False, True])
 def test_a_row_that_cannot_be_flushed_is_parked_stays_visible_and_can_be_put_back(
-    hot: SQLiteHotTables, segment: bool
+    hot: HotTables, segment: bool
 ) -> None:
     if segment:
         one = hot.accept_arrow(KEYED, arrow(KEYED, ["ann", "ann"], [1, 2], ["a", "b"]))
@@ -535,7 +548,7 @@ def test_a_row_that_cannot_be_flushed_is_parked_stays_visible_and_can_be_put_bac
 
 @pytest.mark.parametrize("segment", [False, True])
 def test_a_parked_deletion_does_not_free_its_key_and_what_has_it_is_parked_behind(
-    hot: SQLiteHotTables, segment: bool
+    hot: HotTables, segment: bool
 ) -> None:
     key = row_key(KEYED)
     assert key is not None
@@ -577,7 +590,7 @@ def test_a_parked_deletion_does_not_free_its_key_and_what_has_it_is_parked_behin
     hot.accept(KEYED, [insert("ann", 1, "free")])
 
 
-def test_what_is_parked_of_one_key_is_put_back_in_order(hot: SQLiteHotTables) -> None:
+def test_what_is_parked_of_one_key_is_put_back_in_order(hot: HotTables) -> None:
     first = hot.accept(KEYED, [insert("ann", 1, "a")]).first
     hot.accept(KEYED, [Change("ann", Op.DELETE, (1, None), first)])
     second = hot.accept(KEYED, [insert("ann", 1, "b")]).first
@@ -597,7 +610,7 @@ def test_what_is_parked_of_one_key_is_put_back_in_order(hot: SQLiteHotTables) ->
 
 
 def test_a_key_is_that_of_what_is_left_when_a_parked_change_is_discarded(
-    hot: SQLiteHotTables,
+    hot: HotTables,
 ) -> None:
     key = row_key(KEYED)
     assert key is not None
@@ -617,14 +630,14 @@ def test_a_key_is_that_of_what_is_left_when_a_parked_change_is_discarded(
 
 
 def test_a_file_that_was_copied_goes_on_under_another_origin(
-    hot: SQLiteHotTables, tmp_path: Path
+    in_file: SQLiteHotTables, tmp_path: Path
 ) -> None:
-    one = hot.accept(T, [insert("ann", 1, "a")])
-    hot.maintain()
-    hot.close()
+    one = in_file.accept(T, [insert("ann", 1, "a")])
+    in_file.maintain()
+    in_file.close()
     copy = tmp_path / "copy-tables.db"
-    copy.write_bytes(hot.path.read_bytes())
-    for path in (hot.path, copy):
+    copy.write_bytes(in_file.path.read_bytes())
+    for path in (in_file.path, copy):
         with_more = SQLiteHotTables(path)
         two = with_more.accept(T, [insert("ann", 2, "b")])
         assert two.first >> ORIGIN_SHIFT > one.first >> ORIGIN_SHIFT
@@ -669,23 +682,27 @@ def test_limits_are_of_the_store_and_of_a_row(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_stream_table_end_and_are_never_flushed(
-    hot: SQLiteHotTables, clock: Clock
+    in_file: SQLiteHotTables, clock: Clock
 ) -> None:
     stream = table(number=9, kind=Kind.STREAM, ttl_s=60.0)
-    hot.accept(stream, [insert("ann", 1, "a")])
-    hot.accept_arrow(stream, arrow(stream, ["ann"], [2], ["b"]))
+    in_file.accept(stream, [insert("ann", 1, "a")])
+    in_file.accept_arrow(stream, arrow(stream, ["ann"], [2], ["b"]))
     clock.now += 50
-    hot.accept(stream, [insert("ann", 3, "c")])
-    assert (hot.waiting(), hot.states(), hot.lease(stream, owner="me", ttl_s=9)) == ([], [], None)
+    in_file.accept(stream, [insert("ann", 3, "c")])
+    assert (in_file.waiting(), in_file.states(), in_file.lease(stream, owner="me", ttl_s=9)) == (
+        [],
+        [],
+        None,
+    )
     clock.now += 11
-    assert plain(shown(hot, stream), stream) == [("ann", 3, "c")]
-    hot.maintain()
-    assert list(hot.segments.glob("*")) == []
+    assert plain(shown(in_file, stream), stream) == [("ann", 3, "c")]
+    in_file.maintain()
+    assert list(in_file.segments.glob("*")) == []
     clock.now -= 11
-    assert plain(shown(hot, stream), stream) == [("ann", 3, "c")]
+    assert plain(shown(in_file, stream), stream) == [("ann", 3, "c")]
 
 
-def test_a_shared_table_has_one_partition(hot: SQLiteHotTables) -> None:
+def test_a_shared_table_has_one_partition(hot: HotTables) -> None:
     shared = table(number=9, kind=Kind.SHARED)
     hot.accept(shared, [insert("", 1, "a")])
     hot.accept_arrow(shared, arrow(shared, [], [2], ["b"]))
@@ -693,22 +710,22 @@ def test_a_shared_table_has_one_partition(hot: SQLiteHotTables) -> None:
     assert [state.partition for state in hot.states()] == ["ns.t9"]
 
 
-def test_all_of_a_dropped_table_is_gone_and_it_does_not_come_back(hot: SQLiteHotTables) -> None:
-    hot.accept(T, [insert("ann", 1, "a")])
-    hot.accept_arrow(T, arrow(T, ["ann"], [2], ["b"]))
-    other = SQLiteHotTables(hot.path)
+def test_all_of_a_dropped_table_is_gone_and_it_does_not_come_back(in_file: SQLiteHotTables) -> None:
+    in_file.accept(T, [insert("ann", 1, "a")])
+    in_file.accept_arrow(T, arrow(T, ["ann"], [2], ["b"]))
+    other = SQLiteHotTables(in_file.path)
     other.forget_table(T.id)
     with pytest.raises(NotFound):
-        hot.accept(T, [insert("ann", 1, "a")])
+        in_file.accept(T, [insert("ann", 1, "a")])
     with pytest.raises(NotFound):
-        hot.accept_arrow(T, arrow(T, ["ann"], [2], ["b"]))
-    assert (shown(hot), hot.waiting(), hot.depth().bytes) == ([], [], 0)
+        in_file.accept_arrow(T, arrow(T, ["ann"], [2], ["b"]))
+    assert (shown(in_file), in_file.waiting(), in_file.depth().bytes) == ([], [], 0)
     other.maintain()
-    assert list(hot.segments.glob("*")) == []
+    assert list(in_file.segments.glob("*")) == []
     other.close()
 
 
-def test_no_byte_of_an_erased_user_is_left(hot: SQLiteHotTables, tmp_path: Path) -> None:
+def test_no_byte_of_an_erased_user_is_left(hot: HotTables, tmp_path: Path) -> None:
     for which in (T, KEYED):
         hot.accept(which, [insert("eraseme-ann", 1, "eraseme"), insert("bob", 2, "kept")])
         hot.accept(
@@ -737,9 +754,7 @@ def test_no_byte_of_an_erased_user_is_left(hot: SQLiteHotTables, tmp_path: Path)
     assert left == []
 
 
-def test_files_of_flushed_segments_go_with_an_erased_user(
-    hot: SQLiteHotTables, tmp_path: Path
-) -> None:
+def test_files_of_flushed_segments_go_with_an_erased_user(hot: HotTables, tmp_path: Path) -> None:
     hot.accept_arrow(T, arrow(T, ["ann", "bob"], [1, 2], ["of ann marker-7f3a", "of bob"]))
     lease = hot.lease(T, owner="w", ttl_s=9)
     assert lease is not None
@@ -751,29 +766,29 @@ def test_files_of_flushed_segments_go_with_an_erased_user(
 
 
 def test_nothing_is_accepted_into_a_file_that_was_deleted(
-    hot: SQLiteHotTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SQLiteHotTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "_EVERY_S", 0.0)
-    hot.accept(T, [insert("ann", 1, "one")])
-    lease = hot.lease(T, owner="w", ttl_s=9)
+    in_file.accept(T, [insert("ann", 1, "one")])
+    lease = in_file.lease(T, owner="w", ttl_s=9)
     assert lease is not None
     (tmp_path / "buffer-tables.db").unlink()
     with pytest.raises(BufferUnavailable, match="deleted"):
-        hot.accept(T, [insert("ann", 2, "two")])
+        in_file.accept(T, [insert("ann", 2, "two")])
     with pytest.raises(BufferUnavailable, match="deleted"):
-        hot.accept_arrow(T, arrow(T, ["ann"], [3], ["three"]))
-    assert hot.ack(lease, lease.through).changes == 1
+        in_file.accept_arrow(T, arrow(T, ["ann"], [3], ["three"]))
+    assert in_file.ack(lease, lease.through).changes == 1
 
 
-def test_a_segment_stays_readable_while_somebody_sees_it(hot: SQLiteHotTables) -> None:
-    hot.accept_arrow(T, arrow(T, ["ann"], [1], ["a"]))
-    other = SQLiteHotTables(hot.path)
+def test_a_segment_stays_readable_while_somebody_sees_it(in_file: SQLiteHotTables) -> None:
+    in_file.accept_arrow(T, arrow(T, ["ann"], [1], ["a"]))
+    other = SQLiteHotTables(in_file.path)
     with other.snapshot() as snapshot:
-        lease = hot.lease(T, owner="me", ttl_s=30)
+        lease = in_file.lease(T, owner="me", ttl_s=30)
         assert lease is not None
-        hot.ack(lease, lease.through)
-        hot.maintain()
+        in_file.ack(lease, lease.through)
+        in_file.maintain()
         assert snapshot.rows(T).column("n").to_pylist() == [1]
-    hot.maintain()
-    assert list(hot.segments.glob("*")) == []
+    in_file.maintain()
+    assert list(in_file.segments.glob("*")) == []
     other.close()

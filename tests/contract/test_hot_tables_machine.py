@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from support.hot_tables import replica
 from support.torture import SEEDS
 from surgetank.exceptions import Conflict
 from surgetank.model import Failure, FailureKind
@@ -36,6 +37,8 @@ from surgetank.streams.tables.hot.protocol import (
     Refused,
     store_of,
 )
+from surgetank.streams.tables.hot.shared.replica import OWN
+from surgetank.streams.tables.hot.shared.store import SharedHotTables
 from surgetank.streams.tables.hot.store import SQLiteHotTables
 from surgetank.streams.tables.keys import row_key
 from surgetank.streams.tables.types import ColumnType
@@ -66,14 +69,14 @@ class Machine(RuleBasedStateMachine):
         self.long = mock.patch.object(reading, "_LONG", -1)
         self.long.start()
         self.home = Path(tempfile.mkdtemp())
-        self.hot = self.opened()
+        self.hot: Any = self.opened()
         self.pending: dict[int, Row] = {}
         self.parked: dict[int, Row] = {}
         self.taken: list[int] = []
         self.cold: dict[int, Row] = {}  # by _seq: what a manifest would have
         self.next_n = 0
 
-    def opened(self) -> SQLiteHotTables:
+    def opened(self) -> Any:
         return SQLiteHotTables(self.home / "buffer-tables.db")
 
     def teardown(self) -> None:
@@ -224,7 +227,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def maintain(self) -> None:
         self.hot.maintain()
-        named = len(list(self.hot.segments.glob("*.arrow")))
+        named = len(list(self.home.rglob("buffer-segments/*.arrow")))
         assert named == 0 or self.pending or self.parked
 
     @rule(user=USERS)
@@ -336,3 +339,64 @@ Machine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestHotTables = Machine.TestCase
+
+
+class TwoHosts(Machine):
+    """The same of two hosts on one log: whatever is asked for, the next one does. Both come to the
+    same rows, and a third one that begins with a copy."""
+
+    def opened(self) -> Any:
+        return Turns(replica(self.home, "a"), replica(self.home, "b"))
+
+    @rule()
+    def copy(self) -> None:
+        self.hot.hosts[0]._applying.catch_up()
+        self.hot.hosts[0]._copy()
+
+    def teardown(self) -> None:
+        try:
+            third = replica(self.home, "c")
+            dumps = [dump(each) for each in (*self.hot.hosts, third)]
+            third.close()
+            assert dumps[0] == dumps[1] == dumps[2]
+        finally:
+            super().teardown()
+
+
+class Turns:
+    """Several hosts' stores as one: a call goes to the next."""
+
+    def __init__(self, *hosts: SharedHotTables) -> None:
+        self.hosts = hosts
+        self._next = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self._next += 1
+        return getattr(self.hosts[self._next % len(self.hosts)], name)
+
+    def close(self) -> None:
+        for host in self.hosts:
+            host.close()
+
+
+def dump(hot: SharedHotTables) -> dict[str, list[Any]]:
+    """All that a replica has, but what is its own."""
+    hot.depth()
+    with hot._file.read() as connection:
+        names = [
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            if name.startswith("hot_") and name not in {*OWN, "hot_retired"}
+        ]
+        return {
+            name: sorted(connection.execute(f"SELECT * FROM {name}"), key=repr) for name in names
+        }
+
+
+TwoHosts.TestCase.settings = settings(
+    max_examples=100 if len(SEEDS) > 2 else 3,
+    stateful_step_count=20,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestTwoHosts = TwoHosts.TestCase

@@ -67,6 +67,11 @@ class BucketLocation:
             name: at for name, at in everything.items() if name.partition("/")[0].isdigit()
         }  # fmt: skip
 
+    def below(self, folder: str) -> Mapping[str, float]:
+        with self._named():
+            everything = self._objects.found()
+        return {name: at for name, at in everything.items() if name.partition("/")[0] == folder}
+
     def identity(self) -> str | None:
         try:
             with self._named():

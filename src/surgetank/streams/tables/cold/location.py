@@ -67,6 +67,10 @@ class Location(Protocol):
         """All files, and when each was stored, in seconds since the epoch."""
         ...
 
+    def below(self, folder: str) -> Mapping[str, float]:
+        """The same of what is beside the files of tables, in a folder of that name."""
+        ...
+
     def identity(self) -> str | None:
         """What the location says of itself."""
         ...
@@ -123,10 +127,15 @@ class FolderLocation:
     def found(self) -> Mapping[str, float]:
         found: dict[str, float] = {}
         for folder in self._path.iterdir() if self._path.is_dir() else ():
-            if folder.name.isdigit() and folder.is_dir():
-                for file in folder.iterdir():
-                    with suppress(FileNotFoundError):
-                        found[f"{folder.name}/{file.name}"] = file.stat().st_mtime
+            if folder.name.isdigit():
+                found |= self.below(folder.name)
+        return found
+
+    def below(self, folder: str) -> Mapping[str, float]:
+        found: dict[str, float] = {}
+        for file in (self._path / folder).iterdir() if (self._path / folder).is_dir() else ():
+            with suppress(FileNotFoundError):
+                found[f"{folder}/{file.name}"] = file.stat().st_mtime
         return found
 
     def identity(self) -> str | None:

@@ -20,6 +20,7 @@ from surgetank.streams.tables.hot.definitions import definition_json, definition
 from surgetank.streams.tables.hot.layout import Layout
 from surgetank.streams.tables.hot.mapped import MappedSegments
 from surgetank.streams.tables.hot.protocol import ORIGIN_SHIFT
+from surgetank.streams.tables.hot.segment_files import SegmentFiles
 from surgetank.streams.tables.hot.whose import Whose
 
 _MASK = (1 << ORIGIN_SHIFT) - 1
@@ -35,20 +36,22 @@ class HotFile:
     def __init__(
         self,
         path: Path,
-        segments: Path,
+        segments: SegmentFiles,
         *,
         max_bytes: int,
         durability: str,
         before_write: Callable[[], None],
         clock: Callable[[], float],
         rng: random.Random,
+        more: str = "",
     ) -> None:
-        self.path, self.segments, self.clock, self.max_bytes = path, segments, clock, max_bytes
+        self.path, self.segments, self.max_bytes = path, segments, max_bytes
+        self._clock = clock
         self._rng = rng
         self.mapped = MappedSegments(segments)
         self.whose = Whose()
         self._shared = SharedFile(
-            path, kind=TABLES, name="table store", script=schema.SCRIPT, before_write=before_write,
+            path, kind=TABLES, name="table store", script=schema.SCRIPT + more, before_write=before_write,
             durability=durability,
         )  # fmt: skip
         self._identity = FileIdentity(path)
@@ -57,6 +60,10 @@ class HotFile:
         self._untallied: dict[int, int] = {}  # rows of tables that this handle inserted
         self._room = 0  # bytes that may be added before what is there is counted again
         self._origins: set[tuple[int, int]] = set()  # tables and origins that the file has
+
+    def clock(self) -> float:
+        """Seconds since the epoch."""
+        return self._clock()
 
     def read(self) -> AbstractContextManager[sqlite3.Connection]:
         """A connection that sees one moment."""
@@ -84,27 +91,30 @@ class HotFile:
         if known is not None and (known.table is table or known.table == table):
             return known
         with self.write() as connection:
-            row = connection.execute(
-                "SELECT schema_version, dropped, definition FROM hot_tables WHERE table_id = ?",
-                (table.id,),
-            ).fetchone()
-            if row is not None and row[1]:
-                raise _dropped(table)
-            if row is None or row[0] <= table.schema_version:
-                for statement in schema.created(table):
-                    connection.execute(statement)
-                for statement in schema.added(table, schema.columns_of(connection, table.id)):
-                    connection.execute(statement)
-                text = definition_json(table)
-                if row is None or row[2] != text:
-                    connection.execute(
-                        "INSERT INTO hot_tables (table_id, definition, schema_version) VALUES (?, ?, ?)"
-                        " ON CONFLICT (table_id) DO UPDATE SET definition = excluded.definition,"
-                        " schema_version = excluded.schema_version",
-                        (table.id, text, table.schema_version),
-                    )
+            self._create(connection, table)
         layout = self._known[table.id] = Layout(table)
         return layout
+
+    def _create(self, connection: sqlite3.Connection, table: Table) -> None:
+        row = connection.execute(
+            "SELECT schema_version, dropped, definition FROM hot_tables WHERE table_id = ?",
+            (table.id,),
+        ).fetchone()
+        if row is not None and row[1]:
+            raise _dropped(table)
+        text = definition_json(table)
+        if row is not None and (row[2] == text or row[0] > table.schema_version):
+            return
+        for statement in schema.created(table):
+            connection.execute(statement)
+        for statement in schema.added(table, schema.columns_of(connection, table.id)):
+            connection.execute(statement)
+        connection.execute(
+            "INSERT INTO hot_tables (table_id, definition, schema_version) VALUES (?, ?, ?)"
+            " ON CONFLICT (table_id) DO UPDATE SET definition = excluded.definition,"
+            " schema_version = excluded.schema_version",
+            (table.id, text, table.schema_version),
+        )
 
     def tables(self, connection: sqlite3.Connection) -> list[Table]:
         """All that have or had rows here, but dropped ones."""
@@ -172,14 +182,10 @@ class HotFile:
     def take_versions(self, connection: sqlite3.Connection, table: Table, count: int) -> int:
         """The first of so many versions; who asks puts rows or a mark there. Raises `NotFound` for a
         dropped table."""
-        row = connection.execute(
-            "SELECT dropped FROM hot_tables WHERE table_id = ?", (table.id,)
-        ).fetchone()
-        if row is None or row[0]:
-            raise _dropped(table)
+        self.refuse_dropped(connection, table)
         first = newest(connection, table.id) + 1
         if (
-            table.id not in self._drawn
+            self._begins(connection, table.id)
             or not first & _MASK
             or (first & _MASK) + count > _MASK - _LEFT
         ):
@@ -187,14 +193,30 @@ class HotFile:
         self._register(connection, table.id, first >> ORIGIN_SHIFT)
         return first
 
+    @staticmethod
+    def refuse_dropped(connection: sqlite3.Connection, table: Table) -> None:
+        """Raise `NotFound` for a table that is not here any more."""
+        row = connection.execute(
+            "SELECT dropped FROM hot_tables WHERE table_id = ?", (table.id,)
+        ).fetchone()
+        if row is None or row[0]:
+            raise _dropped(table)
+
+    def _begins(self, connection: sqlite3.Connection, table_id: int) -> bool:  # noqa: ARG002
+        """Whether another origin is to begin, since this handle has none in the table."""
+        return table_id not in self._drawn
+
+    def _chance(self) -> random.Random:
+        return self._rng
+
     def _draw(self, last: int) -> int:
         """Begin another origin, larger than all before. Two files begin far from each other, and copies
         of one go on with other steps."""
         if last == 0:
-            origin = 1 + self._rng.randrange(_ORIGINS // 2)
+            origin = 1 + self._chance().randrange(_ORIGINS // 2)
         else:
             left = _ORIGINS - last - 1
-            origin = last + 1 + self._rng.randrange(max(1, min(1 << 20, left >> 18)))
+            origin = last + 1 + self._chance().randrange(max(1, min(1 << 20, left >> 18)))
         return (origin << ORIGIN_SHIFT) + 1
 
     def _register(self, connection: sqlite3.Connection, table_id: int, origin: int) -> None:

@@ -31,7 +31,7 @@ class Leases:
         self, table: Table, *, owner: str, ttl_s: float, force: bool = False
     ) -> TableLease | None:
         """See `HotTables.lease`."""
-        if table.kind is Kind.STREAM or not self._is_due(table, force=force):
+        if table.kind is Kind.STREAM or not self.is_due(table, force=force):
             return None
         self._file.prepare(table)
         now = self._file.clock()
@@ -99,7 +99,7 @@ class Leases:
                 for name in ("hot_failing", "hot_tables")
             )
 
-    def _is_due(self, table: Table, *, force: bool) -> bool:
+    def is_due(self, table: Table, *, force: bool) -> bool:
         """Seen without the write lock: idle polling costs writers nothing."""
         with self._file.read() as connection:
             return _due(connection, table, self._file.clock(), force=force)

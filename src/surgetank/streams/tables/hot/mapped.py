@@ -10,7 +10,6 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from surgetank.bounded import BoundedMap
 from surgetank.streams.tables.definition import SEQ, USER, Column, Table
 from surgetank.streams.tables.hot.columns import constant
 from surgetank.streams.tables.hot.protocol import Progress, store_of
+from surgetank.streams.tables.hot.segment_files import SegmentFiles
 from surgetank.streams.tables.hot.segments import COLUMNS, Segment, read_file, segment_of
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -80,8 +80,8 @@ class MappedSegment:
 class MappedSegments:
     """The segments of one file that were read last. For any number of threads."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, files: SegmentFiles) -> None:
+        self._files = files
         self._lock = threading.Lock()
         self._known: BoundedMap[str, MappedSegment] = BoundedMap(
             _MOST, most_weight=_MOST_BYTES, weigh=lambda each: each.bytes
@@ -108,7 +108,7 @@ class MappedSegments:
                 f"SELECT {COLUMNS} FROM hot_segments WHERE id = ?", (id_,)
             ).fetchone()
             segment = segment_of(row)
-            known = MappedSegment(segment, read_file(self._folder, segment))
+            known = MappedSegment(segment, read_file(self._files, segment))
             with self._lock:
                 self._known[name] = known
         return known

@@ -12,7 +12,6 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from surgetank.streams.tables.definition import SEQ, Table
@@ -22,6 +21,7 @@ from surgetank.streams.tables.hot.layout import Layout
 from surgetank.streams.tables.hot.protocol import OP, VERSION
 from surgetank.streams.tables.hot.reading import changes
 from surgetank.streams.tables.hot.schema import keys_of
+from surgetank.streams.tables.hot.segment_files import SegmentFiles
 from surgetank.streams.tables.hot.segments import Range
 
 _Newest = tuple[int, bool, int, int]  # a change's `_seq`, whether it is parked, its number, its op
@@ -87,7 +87,7 @@ def with_same_key(
 
 
 def find_keys_again(
-    connection: sqlite3.Connection, folder: Path, table: Table, gone: Sequence[ParkedKey]
+    connection: sqlite3.Connection, files: SegmentFiles, table: Table, gone: Sequence[ParkedKey]
 ) -> None:
     """Of keys whose newest change was discarded, find what is newest of what is left."""
     lost: dict[str, set[bytes]] = {}
@@ -103,7 +103,7 @@ def find_keys_again(
     for user, keys in lost.items():
         newest: dict[bytes, _Newest] = {}
         for key, found in [
-            *_waiting(connection, folder, table, user),
+            *_waiting(connection, files, table, user),
             *_parked(connection, table, user),
         ]:
             if key in keys:
@@ -115,9 +115,9 @@ def find_keys_again(
 
 
 def _waiting(
-    connection: sqlite3.Connection, folder: Path, table: Table, user: str
+    connection: sqlite3.Connection, files: SegmentFiles, table: Table, user: str
 ) -> list[tuple[bytes | None, _Newest]]:
-    parts = changes(connection, folder, table, table.columns, Range(0, EVER, user))
+    parts = changes(connection, files, table, table.columns, Range(0, EVER, user))
     return [
         (key_of(table, _of(table, row)), (row[SEQ], False, row[VERSION], row[OP]))
         for part in parts

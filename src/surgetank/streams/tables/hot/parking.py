@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from surgetank.buffer.failures import failure_json, failure_of
@@ -28,6 +27,7 @@ from surgetank.streams.tables.hot.parked_keys import (
 from surgetank.streams.tables.hot.protocol import OP, VERSION, Op, Refused
 from surgetank.streams.tables.hot.reading import changes
 from surgetank.streams.tables.hot.schema import rows_of
+from surgetank.streams.tables.hot.segment_files import SegmentFiles
 from surgetank.streams.tables.hot.segments import Range
 from surgetank.streams.tables.values import writer
 
@@ -170,19 +170,19 @@ def _refuse_alone(alike: Sequence[ParkedKey], chosen: Collection[int]) -> None:
 
 
 def park(
-    connection: sqlite3.Connection, folder: Path, table: Table, refused: Refused, now: float
+    connection: sqlite3.Connection, files: SegmentFiles, table: Table, refused: Refused, now: float
 ) -> list[tuple[int, bool]]:
     """Set one change aside, and what follows a deletion of the same key: that key is not free before
     the deletion was. The versions that don't wait any more, and whether each is parked: not where
     another change of its row has all that it said. Nothing where it is not there (any more)."""
     user, version = refused.user, refused.version
-    found = _found(connection, folder, table, Range(version - 1, version, user))
+    found = _found(connection, files, table, Range(version - 1, version, user))
     if not found:
         return []
     parked = _park_one(connection, table, refused, found[0], now)
     done = [(version, parked)]
     if parked and found[0][OP] == Op.DELETE:
-        later = _found(connection, folder, table, Range(version, EVER, user))
+        later = _found(connection, files, table, Range(version, EVER, user))
         why = _waits_for(version)
         for row in following(table, found[0], later):
             behind = Refused(user, row[VERSION], why)
@@ -191,9 +191,9 @@ def park(
 
 
 def _found(
-    connection: sqlite3.Connection, folder: Path, table: Table, chosen: Range
+    connection: sqlite3.Connection, files: SegmentFiles, table: Table, chosen: Range
 ) -> list[dict[str, Any]]:
-    parts = changes(connection, folder, table, table.columns, chosen)
+    parts = changes(connection, files, table, table.columns, chosen)
     return sorted((row for part in parts for row in part.to_pylist()), key=lambda row: row[VERSION])
 
 

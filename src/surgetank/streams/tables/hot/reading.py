@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from surgetank.streams.tables.hot.protocol import (
     Progress,
     store_of,
 )
+from surgetank.streams.tables.hot.segment_files import SegmentFiles
 from surgetank.streams.tables.hot.segments import NOTHING, Range, rows_of_segment, segments_of
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
@@ -52,7 +52,7 @@ class Snapshot:
     """What one read transaction sees."""
 
     def __init__(self, connection: sqlite3.Connection, file: HotFile) -> None:
-        self._connection, self._folder, self._clock = connection, file.segments, file.clock
+        self._connection, self._files, self._clock = connection, file.segments, file.clock
         self._mapped, self._whose = file.mapped, file.whose
         connection.execute("SELECT 1 FROM hot_tables LIMIT 1").fetchone()  # from now on it is seen
 
@@ -86,7 +86,7 @@ class Snapshot:
         since = self._since(table)
         parts = [
             *self._single(table, shown, chosen, since),
-            *inserted(self._connection, self._folder, table, shown, chosen, since),
+            *inserted(self._connection, self._files, table, shown, chosen, since),
             *parked_rows(self._connection, table, shown, chosen),
         ]
         return in_order(table, shown, parts)
@@ -146,7 +146,7 @@ class Snapshot:
 
 def changes(
     connection: sqlite3.Connection,
-    folder: Path,
+    files: SegmentFiles,
     table: Table,
     columns: Sequence[Column],
     chosen: Range,
@@ -157,13 +157,13 @@ def changes(
     progress = progress_of(connection, table.id)
     return [
         *journal_rows(connection, table, columns, chosen, progress=progress, since=since),
-        *inserted(connection, folder, table, columns, chosen, since),
+        *inserted(connection, files, table, columns, chosen, since),
     ]
 
 
 def inserted(
     connection: sqlite3.Connection,
-    folder: Path,
+    files: SegmentFiles,
     table: Table,
     columns: Sequence[Column],
     chosen: Range,
@@ -177,7 +177,7 @@ def inserted(
             continue
         reached = progress.get(segment.first >> ORIGIN_SHIFT, Progress())
         own = Range(chosen.after, chosen.up_to, chosen.user, chosen.without, reached)
-        found = rows_of_segment(folder, table, segment, columns, own)
+        found = rows_of_segment(files, table, segment, columns, own)
         if found is None:
             continue
         if skipped is None:

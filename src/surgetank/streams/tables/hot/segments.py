@@ -7,25 +7,22 @@ row, has of each user where the rows begin, how many there are, and the first ve
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from surgetank.exceptions import BufferCorrupt, BufferUnavailable
-from surgetank.private import make_folder, open_file
+from surgetank.exceptions import BufferCorrupt
 from surgetank.streams.tables.definition import NOBODY, SEQ, USER, Column, Table
 from surgetank.streams.tables.hot.columns import constant
 from surgetank.streams.tables.hot.protocol import OP, VERSION, Op, Progress
+from surgetank.streams.tables.hot.segment_files import SegmentFiles
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 NOTHING = Progress()  # acknowledged
@@ -119,65 +116,28 @@ def sorted_by_user(table: Table, rows: pa.Table) -> tuple[pa.Table, list[Part]]:
     return plain, parts
 
 
-def write_file(folder: Path, table: Table, rows: pa.Table) -> tuple[str, int]:
+def write_file(files: SegmentFiles, table: Table, rows: pa.Table) -> tuple[str, int]:
     """Write the columns into a file that survives a power cut: its name, and its bytes."""
     columns = [column for column in table.columns if column.name in rows.column_names]
     named = pa.table(
         [rows.column(column.name) for column in columns],
         names=[f"c_{column.id}" for column in columns],
     )
-    return write_stored(folder, table, named)
+    return write_stored(files, table, named)
 
 
-def write_stored(folder: Path, table: Table, named: pa.Table) -> tuple[str, int]:
+def write_stored(files: SegmentFiles, table: Table, named: pa.Table) -> tuple[str, int]:
     """Write columns that have the names of the file."""
     name = f"{table.id}-{uuid.uuid4().hex}.arrow"
-    try:
-        make_folder(folder)
-        with open_file(folder / name, "xb") as file:
-            with pa.ipc.new_file(file, named.schema) as writer:
-                writer.write_table(named)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        sync_folder(folder)
-    except OSError as error:
-        remove(folder, [name])
-        raise BufferUnavailable(
-            f"A segment can't be written into {folder} ({error.strerror or error}).",
-            remedy="free some space, or check that this user may write there.",
-        ) from error
-    return name, size
+    return name, files.store(name, named)
 
 
-def sync_folder(folder: Path) -> None:
-    """Names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove(folder: Path, names: Collection[str]) -> None:
-    """Unlink files. One that is gone is no error."""
-    for name in names:
-        with suppress(OSError):
-            (folder / name).unlink()
-
-
-def read_file(folder: Path, segment: Segment) -> pa.Table:
+def read_file(files: SegmentFiles, segment: Segment) -> pa.Table:
     """The columns of a segment, mapped into memory. Raises `BufferCorrupt`."""
-    try:
-        found: pa.Table = pa.ipc.open_file(pa.memory_map(str(folder / segment.file))).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise BufferCorrupt(
-            f"The segment {folder / segment.file} can't be read ({error}). It was left as it is.",
-            remedy="put the file back from a copy of the home.",
-        ) from error
+    found = files.open(segment.file)
     if found.num_rows != segment.rows:
         raise BufferCorrupt(
-            f"The segment {folder / segment.file} has {found.num_rows} rows instead of {segment.rows}.",
+            f"The segment {segment.file} has {found.num_rows} rows instead of {segment.rows}.",
             remedy="put the file back from a copy of the home.",
         )
     return found
@@ -209,13 +169,13 @@ class Range:
 
 
 def rows_of_segment(
-    folder: Path, table: Table, segment: Segment, columns: Sequence[Column], chosen: Range
+    files: SegmentFiles, table: Table, segment: Segment, columns: Sequence[Column], chosen: Range
 ) -> pa.Table | None:
     """Its changes in a range, with the hidden columns."""
     slices = list(chosen.slices(segment))
     if not slices:
         return None
-    stored = read_file(folder, segment)
+    stored = read_file(files, segment)
     count = sum(size for _, _, size in slices)
     if count == stored.num_rows:
         picked = stored

@@ -18,7 +18,9 @@ from surgetank.streams.tables.hot.flushing import Flushing
 from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.leases import Leases
 from surgetank.streams.tables.hot.parking import Parking
+from surgetank.streams.tables.hot.putting import Putting
 from surgetank.streams.tables.hot.reading import Snapshots
+from surgetank.streams.tables.hot.segment_files import SegmentFolder
 from surgetank.streams.tables.hot.tallies import Tallies
 from surgetank.streams.tables.hot.upkeep import Upkeep
 
@@ -47,11 +49,12 @@ class SQLiteHotTables:
         rng: random.Random | None = None,
     ) -> None:
         path = Path(path)
+        folder = SegmentFolder(segments_beside(path))
         file = HotFile(
-            path, segments_beside(path), max_bytes=max_bytes, durability=durability, before_write=before_write,
+            path, folder, max_bytes=max_bytes, durability=durability, before_write=before_write,
             clock=clock, rng=rng or random.SystemRandom(),
         )  # fmt: skip
-        accepting = Accepting(file, row_max_bytes=row_max_bytes)
+        accepting = Accepting(file, Putting(file), row_max_bytes=row_max_bytes)
         self.accept, self.accept_arrow = accepting.accept, accepting.accept_arrow
         self.too_large, self.large_rows = accepting.too_large, accepting.large_rows
         self.repeated, self.acks = accepting.repeated, accepting.acks
@@ -72,4 +75,4 @@ class SQLiteHotTables:
         self.forget_table, self.erase_user = upkeep.forget_table, upkeep.erase_user
         self.tables = upkeep.tables
         self.maintain, self.close = upkeep.maintain, file.close
-        self.path, self.segments = file.path, file.segments
+        self.path, self.segments = file.path, folder.path

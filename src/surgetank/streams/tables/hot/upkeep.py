@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -20,10 +20,25 @@ from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.progress import keep_progress, progress_of
 from surgetank.streams.tables.hot.protocol import Progress
 from surgetank.streams.tables.hot.schema import keys_of, rows_of
+from surgetank.streams.tables.hot.segment_files import SegmentFiles
 
 _DAY_S = 86_400.0
 _IMPORT_S = 30 * _DAY_S  # somebody mends what stopped an import, and goes on with it
 _ORPHAN_S = 3600.0  # longer than any call takes between its file and its row
+
+
+_OLD_BATCH = "at < CASE WHEN key GLOB 'import:*' THEN ? ELSE ? END"
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The file that a segment has instead."""
+
+    file: str
+    size: int
+
+
+Rewrite = Callable[[Table, segments.Segment], "Rewritten | None"]
 
 
 class Upkeep:
@@ -67,8 +82,14 @@ class Upkeep:
 
     def erase_user(self, user: str) -> int:
         """See `HotTables.erase_user`."""
+        erased = self.erase_rows(user, self._rewritten(user))
+        self.remove_bytes()
+        return erased
+
+    def erase_rows(self, user: str, rewritten: Rewrite) -> int:
+        """Remove a user's changes, and let segments be without them. Files of segments that were
+        flushed have the user's rows too, until they are unlinked."""
         erased = 0
-        replaced: list[str] = []
         with self._file.write() as connection:
             # From now on what was read before is not accepted: it is not written again.
             connection.execute(
@@ -86,25 +107,52 @@ class Upkeep:
                     mine = [part for part in segment.parts if part.user == user]
                     if mine:
                         erased += sum(part.count for part in mine)
-                        self._rewrite(connection, table, segment, user)
-                        replaced.append(segment.file)
+                        _replace(connection, table, segment, user, rewritten(table, segment))
                 recount(connection, table)
-        # Files of segments that were flushed have the user's rows too, until they are unlinked.
+        return erased
+
+    def files_with(
+        self, connection: sqlite3.Connection, user: str
+    ) -> dict[str, tuple[Table, segments.Segment]]:
+        """The segments that have rows of a user, by their files."""
+        return {
+            segment.file: (table, segment)
+            for table in self._file.tables(connection)
+            if table.by_user
+            for segment in segments.segments_of(connection, table)
+            if any(part.user == user for part in segment.parts)
+        }
+
+    def remove_bytes(self) -> None:
+        """No byte is left of what was removed, here, and of segments that nothing names. Raises
+        `BufferUnavailable` where somebody always reads."""
         with self._file.read() as connection:
-            retired = [name for (name,) in connection.execute("SELECT file FROM hot_retired")]
-        replaced = sorted({*replaced, *retired})
+            retired = sorted(name for (name,) in connection.execute("SELECT file FROM hot_retired"))
         if not scrub(self._file.path, kind=TABLES):
             raise BufferUnavailable(
                 f"The table store {self._file.path} was always in use: bytes of what was erased may be left.",
                 remedy="erase again; end what reads for a long time.",
             )
-        segments.remove(self._file.segments, replaced)
+        self._file.segments.remove(retired)
         self._file.mapped.forget()
-        self._forget_retired(replaced)
-        return erased
+        self._forget_retired(retired)
 
     def maintain(self) -> None:
         """See `HotTables.maintain`."""
+        self.expire()
+        with self._file.read() as connection:
+            retired = [name for (name,) in connection.execute("SELECT file FROM hot_retired")]
+        # With all of the log in the file, nobody reads a state in which these were named.
+        if retired and self._file.tidy():
+            self._file.segments.remove(retired)
+            self._forget_retired(retired)
+        elif not retired:
+            self._file.tidy()
+        self._file.mapped.forget()  # of what another process unlinked, too
+        self._sweep()
+
+    def expire(self) -> None:
+        """Remove what a TTL ended, what a flush has left, and old idempotency keys."""
         now = self._file.clock()
         with self._file.read() as connection:
             tables = self._file.tables(connection)
@@ -115,18 +163,29 @@ class Upkeep:
                 self._remove_acknowledged(table, now)
         with self._file.write() as connection:
             connection.execute(
-                "DELETE FROM hot_batches WHERE at < CASE WHEN key GLOB 'import:*' THEN ? ELSE ? END",
+                f"DELETE FROM hot_batches WHERE {_OLD_BATCH}", (now - _IMPORT_S, now - _DAY_S)
+            )
+
+    def is_something_over(self) -> bool:
+        """Whether `expire` has something to do."""
+        now = self._file.clock()
+        with self._file.read() as connection:
+            for table in self._file.tables(connection):
+                if table.kind is Kind.STREAM and table.ttl_s is not None:
+                    until = now - table.ttl_s
+                    if connection.execute(
+                        f"SELECT 1 FROM {rows_of(table.id)} WHERE at <= ?1 UNION ALL"
+                        " SELECT 1 FROM hot_segments WHERE table_id = ?2 AND at <= ?1 LIMIT 1",
+                        (until, table.id),
+                    ).fetchone():
+                        return True
+                elif self._has_left(connection, table, now):
+                    return True
+            old = connection.execute(
+                f"SELECT 1 FROM hot_batches WHERE {_OLD_BATCH} LIMIT 1",
                 (now - _IMPORT_S, now - _DAY_S),
             )
-            retired = [name for (name,) in connection.execute("SELECT file FROM hot_retired")]
-        # With all of the log in the file, nobody reads a state in which these were named.
-        if retired and self._file.tidy():
-            segments.remove(self._file.segments, retired)
-            self._forget_retired(retired)
-        elif not retired:
-            self._file.tidy()
-        self._file.mapped.forget()  # of what another process unlinked, too
-        self._sweep()
+            return old.fetchone() is not None
 
     def _erase_rows(self, connection: sqlite3.Connection, table: Table, user: str) -> int:
         gone, last = 0, newest(connection, table.id)
@@ -150,30 +209,11 @@ class Upkeep:
                 keep_progress(connection, table.id, origin, Progress(reached.through, held))
         return gone
 
-    def _rewrite(
-        self, connection: sqlite3.Connection, table: Table, segment: segments.Segment, user: str
-    ) -> None:
-        """The segment without this user's rows; the others keep their versions."""
-        stored = segments.read_file(self._file.segments, segment)
-        kept, start = [], 0
-        for part in segment.parts:
-            if part.user != user:
-                kept.append(segments.Part(part.user, start, part.count, part.first))
-                start += part.count
-        if not kept:
-            retire(connection, table.id, segment)
-            return
-        pieces = [
-            stored.slice(part.start, part.count) for part in segment.parts if part.user != user
-        ]
-        name, size = segments.write_stored(
-            self._file.segments, table, pa.concat_tables(pieces).combine_chunks()
-        )
-        connection.execute(
-            "UPDATE hot_segments SET file = ?, bytes = ?, directory = ? WHERE id = ?",
-            (name, size, segments.directory_of(kept), segment.id),
-        )
-        connection.execute("INSERT OR IGNORE INTO hot_retired (file) VALUES (?)", (segment.file,))
+    def _rewritten(self, user: str) -> Rewrite:
+        def write(table: Table, segment: segments.Segment) -> Rewritten | None:
+            return without(self._file.segments, table, segment, user)
+
+        return write
 
     def _expire(self, table: Table, until: float) -> None:
         with self._file.write() as connection:
@@ -199,17 +239,21 @@ class Upkeep:
     def _remove_acknowledged(self, table: Table, now: float) -> None:
         """Remove what a flush that ended half way has acknowledged and left in the journal."""
         with self._file.read() as connection:
-            (until,) = connection.execute(
-                "SELECT lease_until FROM hot_tables WHERE table_id = ?", (table.id,)
-            ).fetchone()
-            left = until <= now and any(
-                _has_covered(connection, table, origin, reached)
-                for origin, reached in progress_of(connection, table.id).items()
-            )
+            left = self._has_left(connection, table, now)
         if left:
             with self._file.write() as connection:
                 for origin, reached in progress_of(connection, table.id).items():
                     remove_covered(connection, table.id, origin, reached)
+
+    @staticmethod
+    def _has_left(connection: sqlite3.Connection, table: Table, now: float) -> bool:
+        (until,) = connection.execute(
+            "SELECT lease_until FROM hot_tables WHERE table_id = ?", (table.id,)
+        ).fetchone()
+        return until <= now and any(
+            _has_covered(connection, table, origin, reached)
+            for origin, reached in progress_of(connection, table.id).items()
+        )
 
     def _forget_retired(self, names: list[str]) -> None:
         if names:
@@ -220,12 +264,7 @@ class Upkeep:
 
     def _sweep(self) -> None:
         """Unlink files that a crash left between file and row."""
-        if not self._file.segments.is_dir():
-            return
-        oldest = (
-            time.time() - _ORPHAN_S
-        )  # files have the time of the disk, not of a clock that is given
-        old = [path for path in self._file.segments.glob("*.arrow") if _older(path, oldest)]
+        old = self._file.segments.older(_ORPHAN_S)
         if not old:
             return
         with self._file.read() as connection:
@@ -235,14 +274,42 @@ class Upkeep:
                     "SELECT file FROM hot_segments UNION ALL SELECT file FROM hot_retired"
                 )
             }
-        segments.remove(self._file.segments, [path.name for path in old if path.name not in named])
+        self._file.segments.remove([name for name in old if name not in named])
 
 
-def _older(path: Path, than: float) -> bool:
-    try:
-        return path.stat().st_mtime < than
-    except OSError:
-        return False
+def _replace(
+    connection: sqlite3.Connection,
+    table: Table,
+    segment: segments.Segment,
+    user: str,
+    rewritten: Rewritten | None,
+) -> None:
+    """Let a segment be without this user's rows; the others keep their versions."""
+    if rewritten is None:
+        retire(connection, table.id, segment)
+        return
+    kept, start = [], 0
+    for part in segment.parts:
+        if part.user != user:
+            kept.append(segments.Part(part.user, start, part.count, part.first))
+            start += part.count
+    connection.execute(
+        "UPDATE hot_segments SET file = ?, bytes = ?, directory = ? WHERE id = ?",
+        (rewritten.file, rewritten.size, segments.directory_of(kept), segment.id),
+    )
+    connection.execute("INSERT OR IGNORE INTO hot_retired (file) VALUES (?)", (segment.file,))
+
+
+def without(
+    files: SegmentFiles, table: Table, segment: segments.Segment, user: str
+) -> Rewritten | None:
+    """A file of a segment's rows without those of a user; None where there are no others."""
+    stored = segments.read_file(files, segment)
+    pieces = [stored.slice(part.start, part.count) for part in segment.parts if part.user != user]
+    if not pieces:
+        return None
+    rest = pa.concat_tables(pieces).combine_chunks()
+    return Rewritten(*segments.write_stored(files, table, rest))
 
 
 def _has_covered(

@@ -1,0 +1,1 @@
+"""Hot rows of tables that several hosts share: see `store.py`."""
