@@ -754,6 +754,19 @@ def test_no_byte_of_an_erased_user_is_left(hot: HotTables, tmp_path: Path) -> No
     assert left == []
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_part_of_a_larger_batch_has_no_byte_of_the_rest(
+    hot: HotTables, tmp_path: Path, start: int
+) -> None:
+    which = table("n BIGINT", "s TEXT", "l TEXT[]", "j JSON")
+    texts = ["kept", "marker"] if start == 0 else ["marker", "kept"]
+    lists, jsons = [[text] for text in texts], [f'"{text}"' for text in texts]
+    both = arrow(which, ["ann", "ann"], [1, 2], texts, lists, jsons)
+    hot.accept_arrow(which, both.slice(start, 1))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in files if b"marker" in path.read_bytes()] == []
+
+
 def test_files_of_flushed_segments_go_with_an_erased_user(hot: HotTables, tmp_path: Path) -> None:
     hot.accept_arrow(T, arrow(T, ["ann", "bob"], [1, 2], ["of ann marker-7f3a", "of bob"]))
     lease = hot.lease(T, owner="w", ttl_s=9)

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from support.redis_server import url_for
 from support.s3_server import S3Server
 from surgetank import Surgetank, objects
 from surgetank.app import doctor
 from surgetank.app.sql import SqlCaller
-from surgetank.exceptions import ColdStateUnavailable, Conflict, InvalidRequest
+from surgetank.exceptions import ColdStateUnavailable, ConfigurationError, Conflict, InvalidRequest
 from surgetank.objects import ObjectStore
 from surgetank.streams.tables.cold.manifest import Manifest
 from surgetank.streams.tables.cold.upkeep import KEEPING
@@ -287,3 +289,50 @@ def test_no_error_and_no_setting_shows_a_credential(
     shown = f"{storages.to_pylist()} {tank.settings!r} {tank.status()}"
     assert "s3cret" not in shown
     assert "s3://" in shown
+
+
+def test_hosts_that_share_a_buffer_share_the_rows_that_wait(
+    host: Callable[..., Surgetank], tmp_path: Path, s3_server: S3Server, bucket: str
+) -> None:
+    url = url_for(tmp_path)
+    one, two = (host(name, buffer_url=url) for name in ("one", "two"))
+    one.sql(NOTES)
+    insert(one, "ada", 1)
+    insert(two, "bob", 2)
+    batch = pa.table({"id": pa.array([3, 4], pa.int64()), "text": ["ada 3", "ada 4"]})
+    one.tables.insert("notes", batch, user="ada")
+    assert seen(one) == seen(two) == [1, 2, 3, 4]
+    assert (confined(two, "ada"), confined(one, "bob")) == ([1, 3, 4], [2])
+    for tank in (one, two):
+        with pytest.raises(Conflict, match="PRIMARY KEY"):
+            insert(tank, "ada", 3)
+    two.sql("UPDATE notes SET text = 'new' WHERE id = 1", user="ada")
+    one.sql("DELETE FROM notes WHERE id = 4", user="ada")
+    assert seen(one) == seen(two) == [1, 2, 3]
+    one.close()  # the host that took them is gone
+    assert two.flush().ok
+    assert two.parts.tables.open().hot.waiting() == []
+    again = host("one", buffer_url=url)
+    found = again.sql("SELECT text FROM notes ORDER BY id")[-1].rows
+    assert found is not None
+    assert found.column("text").to_pylist() == ["new", "bob 2", "ada 3"]
+    insert(two, "ada", 5)
+    report = again.erase_user("ada")
+    assert not [each for each in report.out_of_reach if "wait on other hosts" in each]
+    assert seen(two) == seen(again) == [2]
+    store = ObjectStore(s3_server.url("tables", bucket=bucket))
+    waiting = [name for name in store.found() if name.startswith("hot/")]
+    assert not [name for name in waiting if b"ada" in store.get(name)]
+
+
+def test_rows_that_wait_in_the_file_of_before_are_not_left_there(
+    host: Callable[..., Surgetank], tmp_path: Path
+) -> None:
+    one = host("one")
+    one.sql(NOTES)
+    insert(one, "ada", 1)
+    waiting = mock.patch.object(one.parts.tables.open().hot, "lease", return_value=None)
+    with waiting:
+        one.close()
+    with pytest.raises(ConfigurationError, match="1 rows of tables wait"):
+        seen(host("one", buffer_url=url_for(tmp_path)))

@@ -23,7 +23,7 @@ from surgetank.events.protocol import EventLog
 from surgetank.events.sqlite import SQLiteEventLog
 from surgetank.events.sqlite_streams import SQLiteStreamLog
 from surgetank.events.streams import StreamLog
-from surgetank.exceptions import ConfigurationError, MissingExtra
+from surgetank.exceptions import ConfigurationError, MissingExtra, SurgetankError
 from surgetank.fallback.files import SpillFiles
 from surgetank.notify.alerts.book import AlertBook
 from surgetank.notify.alerts.sqlite_book import SQLiteAlertBook
@@ -153,28 +153,51 @@ def _streams_path(settings: Settings) -> Path:
 
 
 def open_table_file(
-    settings: Settings, clock: Callable[[], float], buffer: AnyBuffer
+    settings: Settings,
+    clock: Callable[[], float],
+    buffer: AnyBuffer,
+    location: Location,
+    on_problem: Callable[[SurgetankError], None],
 ) -> tuple[HotTables, SharedFile]:
-    """The file of tables beside the buffer: its hot rows, and itself for what is copied of the
-    catalogue and the manifest. Needs the extra `tables`."""
+    """The hot rows of tables, in a file beside the buffer or in a log that hosts share; and the file of
+    what is copied of the catalogue and the manifest. Needs the extra `tables`."""
     from surgetank.streams.tables.catalog.mirror import SCRIPT as CATALOG  # noqa: PLC0415 - an extra
     from surgetank.streams.tables.cold.mirror import SCRIPT as MANIFEST  # noqa: PLC0415
-    from surgetank.streams.tables.hot.store import SQLiteHotTables  # noqa: PLC0415
 
     path, before_write = beside(settings.buffer_path), _before_write(buffer)
-    hot = SQLiteHotTables(
+    copies = SharedFile(
         path,
-        max_bytes=settings.tables_hot_max_bytes,
-        row_max_bytes=settings.tables_row_max_bytes,
-        # A file has no replica: the next best is its disk.
-        durability="process" if settings.durability == "process" else "power",
+        kind=TABLES,
+        name="table store",
+        script=CATALOG + MANIFEST,
         before_write=before_write,
-        clock=clock,
     )
-    script = CATALOG + MANIFEST
-    return hot, SharedFile(
-        path, kind=TABLES, name="table store", script=script, before_write=before_write
-    )
+    more: dict[str, Any] = {
+        "max_bytes": settings.tables_hot_max_bytes,
+        "row_max_bytes": settings.tables_row_max_bytes,
+        "before_write": before_write,
+        "clock": clock,
+    }
+    if (address := _log_of_tables(settings)) is not None:
+        from surgetank.streams.tables.hot.shared.log import SharedLog  # noqa: PLC0415 - an extra
+        from surgetank.streams.tables.hot.shared.store import SharedHotTables, refuse_waiting  # noqa: PLC0415
+
+        refuse_waiting(copies)
+        log_of_tables = SharedLog(address, settings.durability)
+        replica = path.with_name(f"{path.stem}-shared{path.suffix}")
+        return SharedHotTables(
+            replica, log_of_tables, location, on_problem=on_problem, **more
+        ), copies
+    from surgetank.streams.tables.hot.store import SQLiteHotTables  # noqa: PLC0415
+
+    # A file has no replica: the next best is its disk.
+    durability = "process" if settings.durability == "process" else "power"
+    return SQLiteHotTables(path, durability=durability, **more), copies
+
+
+def _log_of_tables(settings: Settings) -> RedisAddress | None:
+    """Where hosts share the hot rows of tables: they share a buffer and the files, too."""
+    return _redis(settings) if settings.tables_url is not None else None
 
 
 def open_table_location(settings: Settings) -> Location:
@@ -194,8 +217,8 @@ def open_table_location(settings: Settings) -> Location:
 
 
 def tables_exist(settings: Settings) -> bool:
-    """Whether there is a file of tables."""
-    return beside(settings.buffer_path).exists()
+    """Whether there are tables here: their file, or a log of all hosts."""
+    return _log_of_tables(settings) is not None or beside(settings.buffer_path).exists()
 
 
 def open_door(settings: Settings) -> RedisDoor | None:

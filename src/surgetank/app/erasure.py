@@ -11,7 +11,7 @@ report.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,6 +32,7 @@ from surgetank.encode import jsontext, limits
 from surgetank.events.protocol import EventLog
 from surgetank.exceptions import Conflict, SurgetankError
 from surgetank.model import FlushJob
+from surgetank.settings import Settings
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.envelope import CheckpointRecord
 from surgetank.streams.checkpoints.hot import HotThread
@@ -50,10 +51,9 @@ _ALWAYS = (
     "backups, snapshots and copies of the home folder and of the fallback location",
     "log files of the application, and alerts that were sent",
 )
-_SHARED = (
-    "rows of tables that wait on other hosts which share the bucket: erase the user again when they are flushed",
-    "copies of table files on those hosts, for ten minutes",
-)
+_WAITING = "rows of tables that wait on other hosts which share the bucket: erase the user again when they are flushed"
+_REPLICAS = "rows of tables in replicas of other hosts: for a second, and where one is stopped until it starts"
+_COPIES = "copies of table files on those hosts, for ten minutes"
 _ROUNDS = 5
 _LOCK_S = 10
 _AGAIN_S = 300.0  # between two attempts in the background
@@ -113,7 +113,7 @@ class Erasure:
         other_saver: bool,
         store_named: bool = False,
         erase_tables: Callable[[str], tuple[int, int]] = lambda _: (0, 0),
-        tables_shared: bool = False,
+        beyond: Sequence[str] = (),
     ) -> None:
         self._buffer = buffer
         self._events = events
@@ -127,7 +127,7 @@ class Erasure:
         self._other_saver = other_saver
         self._store_named = store_named
         self._erase_tables = erase_tables
-        self._beyond = (*_ALWAYS, *_SHARED) if tables_shared else _ALWAYS
+        self._beyond = (*_ALWAYS, *beyond)
 
     def erase(self, user: str, by: str = "application") -> ErasureReport:
         """Erase a user's data. Idempotent; killed on the way, it goes on when it is called again.
@@ -441,5 +441,12 @@ def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool
         other_saver=other_saver,
         store_named=parts.settings.store_scope == "named",
         erase_tables=parts.erase_tables,
-        tables_shared=parts.settings.tables_url is not None,
+        beyond=_beyond(parts.settings),
     )
+
+
+def _beyond(settings: Settings) -> Sequence[str]:
+    """What other hosts have of a user, where they share the files of tables."""
+    if settings.tables_url is None:
+        return ()
+    return (_REPLICAS if settings.buffer_is_shared else _WAITING, _COPIES)

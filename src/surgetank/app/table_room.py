@@ -162,10 +162,13 @@ class TableRoom:
         from surgetank.streams.tables.upkeep import TableUpkeep  # noqa: PLC0415
 
         parts, settings = self._parts, self._parts.settings
-        hot, copies = open_table_file(settings, parts.clock, parts.buffer)
+        location = open_table_location(settings)
+        hot, copies = open_table_file(
+            settings, parts.clock, parts.buffer, location, parts.tell_of_tables
+        )
         cold = FileTables(
             parts.database,
-            open_table_location(settings),
+            location,
             file=copies,
             on_problem=parts.tell_of_tables,
         )

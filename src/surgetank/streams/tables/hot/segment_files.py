@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from surgetank.exceptions import BufferCorrupt, BufferUnavailable, SurgetankError
@@ -144,8 +145,32 @@ def _named(name: str) -> str:
 
 
 def _write(file: Any, rows: pa.Table) -> None:
+    if any(_is_part(chunk) for column in rows.columns for chunk in column.chunks):
+        rows = rows.take(pa.array(np.arange(rows.num_rows)))
     with pa.ipc.new_file(file, rows.schema) as writer:
         writer.write_table(rows)
+
+
+def _is_part(array: pa.Array) -> bool:
+    """Whether an array may be a part of a larger one, whose other values Arrow would write as well: of
+    users who are not in the segment."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    kind, count, buffers = array.type, len(array), array.buffers()
+    if array.offset or len(buffers) not in (2, 3):
+        return True
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        ends = (
+            np.frombuffer(buffers[1], np.int32, count + 1) if buffers[1] else np.zeros(1, np.int32)
+        )
+        return buffers[2] is not None and buffers[2].size > int(ends[-1])
+    if (
+        pa.types.is_primitive(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    ):
+        return buffers[1] is not None and 8 * buffers[1].size > kind.bit_width * count + 7
+    return True
 
 
 def _sync(folder: Path) -> None:

@@ -19,10 +19,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from surgetank.exceptions import BufferProblem, SurgetankError
+from surgetank.exceptions import BufferUnavailable, ConfigurationError, SurgetankError
 from surgetank.model import FailureGroup, ParkedEntry, PartitionState, StreamDepth
-from surgetank.streams.tables.definition import Table
+from surgetank.sqlite.shared import SharedFile
+from surgetank.streams.tables.definition import Kind, Table
 from surgetank.streams.tables.hot.accepting import Accepting
+from surgetank.streams.tables.hot.counting import waits
+from surgetank.streams.tables.hot.definitions import definition_of
 from surgetank.streams.tables.hot.layout import Layout
 from surgetank.streams.tables.hot.protocol import (
     Accepted,
@@ -35,7 +38,7 @@ from surgetank.streams.tables.hot.protocol import (
     TableLease,
     Waiting,
 )
-from surgetank.streams.tables.hot.putting import Rows, Stored, Unless
+from surgetank.streams.tables.hot.putting import KeyTaken, Rows, Stored, Unless
 from surgetank.streams.tables.hot.reading import Snapshots
 from surgetank.streams.tables.hot.segment_files import SharedSegments
 from surgetank.streams.tables.hot.shared import forms
@@ -312,11 +315,38 @@ class _Appending:
     def put_segment(self, layout: Layout, stored: Stored, unless: Unless) -> Accepted:
         number = self._file.number_of(layout.table)
         kept = forms.kept_segment(stored), forms.kept_unless(unless)
+        self._unsure.add(stored.file)
         try:
-            return forms.accepted_of(self._do("segment", number, *kept, grows=True))
-        except BufferProblem:
-            self._unsure.add(stored.file)
+            accepted = forms.accepted_of(self._do("segment", number, *kept, grows=True))
+        except (KeyTaken, SurgetankError) as error:
+            if not isinstance(error, BufferUnavailable):  # then it may be in the log
+                self._unsure.discard(stored.file)
             raise
+        self._unsure.discard(stored.file)
+        return accepted
 
     def may_name(self, file: str) -> bool:
         return file in self._unsure
+
+
+def refuse_waiting(file: SharedFile) -> None:
+    """Raise `ConfigurationError` where rows wait in the file of this host that had the hot rows before
+    hosts shared them: nobody would flush them."""
+    with file.read() as connection:
+        there = connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hot_tables'"
+        ).fetchone()
+        if not there:
+            return
+        kept = connection.execute("SELECT definition FROM hot_tables WHERE dropped = 0").fetchall()
+        tables = [definition_of(text) for (text,) in kept]
+        flushed = [table for table in tables if table.kind is not Kind.STREAM]
+        waiting = sum(waits(connection, table.id).changes for table in flushed)
+        (parked,) = connection.execute("SELECT count(*) FROM hot_parked").fetchone()
+    if waiting or parked:
+        raise ConfigurationError(
+            f"{waiting} rows of tables wait in {file.path}, and {parked} are parked there: that file is not used "
+            "where hosts share the rows that wait.",
+            remedy="flush them first: with SURGETANK_BUFFER_URL or SURGETANK_TABLES_URL as it was, run "
+            "`surgetank flush` (and retry or discard what is parked).",
+        )
