@@ -29,7 +29,7 @@ _KILLED = """
 import os, signal, sys
 from faults.test_hot_tables_killed import BATCH, ROWS, T
 from surgetank.sqlite.shared import SharedFile
-from surgetank.streams.tables.hot import accepting, flushing, segments
+from surgetank.streams.tables.hot import flushing, putting, segments
 from surgetank.streams.tables.hot.hot_file import HotFile
 from surgetank.streams.tables.hot.store import SQLiteHotTables
 from surgetank.streams.tables.hot.protocol import Change, Op
@@ -58,7 +58,7 @@ if point == "part":
 if point == "file":
     killed_after(segments, "write_stored")
 if point == "row":
-    killed_after(accepting, "_keep_batch")
+    killed_after(putting, "_keep_batch")
 if point == "answer":
     killed_after(HotFile, "committed")
 hot.accept_arrow(T, ROWS, batch=BATCH)
