@@ -1,4 +1,5 @@
-"""Hot rows of tables that hosts share by a log in Redis: what one accepts every other one has, whoever is lost."""
+"""Hot rows of tables that hosts share by a log in Redis: what one accepts every other one has,
+whoever is lost."""
 
 from __future__ import annotations
 
@@ -236,7 +237,8 @@ def test_many_hosts_and_threads_at_once_lose_and_double_nothing(host: Host) -> N
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_host_that_ends_beside_the_log_has_done_all_or_nothing(host: Host, moment: str) -> None:
-    """What a kill leaves: a step that is in the log and was not done, or a file that no step names."""
+    """What a kill leaves: a step that is in the log and was not done, or a file that no step
+    names."""
     one = host("one")
     insert(one, "ann", 1)
     append = one._log.append

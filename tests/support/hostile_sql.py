@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+import duckdb
+
+from support.torture import SEEDS
 
 READERS = (
     "read_csv", "read_csv_auto", "read_json", "read_json_auto", "read_json_objects", "read_ndjson", "read_ndjson_auto",
@@ -24,14 +29,43 @@ SYSTEM = (
     "duckdb_tables", "duckdb_views", "pragma_show('mine')", "duckdb_dialects()", "duckdb_connection_count()",
 )  # fmt: skip
 
+_TELLING = re.compile(
+    r"file|path|env|setting|secret|write|read|exec|current_|user|version|config|glob"
+)
+
 
 def statements(marker: Path, new: Path) -> list[str]:
     """Several hundred of them. `marker` is a file that must not be read, `new` one that must not
     come to be."""
     return [
         *_reads(marker), *_reads_inside(marker), *_writes(marker, new), *_others(), *_settings(), *_extensions(new),
-        *_two_at_once(new), *_huge(),
+        *_two_at_once(new), *_huge(), *_later(marker, new),
+        *(_every_function(marker, new) if len(SEEDS) > 2 else ()),
     ]  # fmt: skip
+
+
+def _every_function(marker: Path, new: Path) -> Iterator[str]:
+    """Each table function and pragma that this DuckDB has, whatever it does, and each function whose name
+    says that it has to do with files, settings, or who runs it."""
+    known = duckdb.connect().execute(
+        "SELECT DISTINCT function_name, function_type FROM duckdb_functions() ORDER BY ALL"
+    )
+    for name, kind in known.fetchall():
+        quoted = '"' + name.replace('"', '""') + '"'
+        if kind in {"table", "table_macro", "pragma"}:
+            yield f"FROM {quoted}('{marker}')"
+            yield f"FROM app.mine, {quoted}()"
+            if kind == "pragma":
+                yield f"PRAGMA {quoted}('{new}')"
+        elif _TELLING.search(name):
+            yield f"SELECT {quoted}('{marker}')"
+            yield f"SELECT {quoted}('{new}', 'x') FROM app.mine"
+
+
+def _later(marker: Path, new: Path) -> list[str]:
+    """What came to mind later: `hostile_later.sql`, one in each line."""
+    text = Path(__file__).with_name("hostile_later.sql").read_text(encoding="utf-8")
+    return text.replace("{marker}", str(marker)).replace("{new}", str(new)).splitlines()
 
 
 def of_others(schema: str, mine: str, theirs: str) -> list[str]:

@@ -1,4 +1,5 @@
-"""Where the files of segments are: in a folder beside the file of hot rows, or where hosts share files of tables."""
+"""Where the files of segments are: in a folder beside the file of hot rows, or where hosts share
+files of tables."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class SegmentFiles(Protocol):
     """Files that never change, by name."""
 
     def store(self, name: str, rows: pa.Table) -> int:
-        """Store rows; they survive a power cut. How many bytes they take. Raises `BufferUnavailable`."""
+        """Store rows; they survive a power cut. How many bytes they take. Raises
+        `BufferUnavailable`."""
         ...
 
     def open(self, name: str) -> pa.Table:
@@ -99,8 +101,8 @@ class Shared(Protocol):
 
 
 class SharedSegments:
-    """The location of the files of tables, which several hosts use: each of them reads a segment that
-    another one accepted."""
+    """The location of the files of tables, which several hosts use: each of them reads a segment
+    that another one accepted."""
 
     def __init__(self, location: Shared) -> None:
         self._location = location
@@ -152,8 +154,8 @@ def _write(file: Any, rows: pa.Table) -> None:
 
 
 def _is_part(array: pa.Array) -> bool:
-    """Whether an array may be a part of a larger one, whose other values Arrow would write as well: of
-    users who are not in the segment."""
+    """Whether an array may be a part of a larger one, whose other values Arrow would write as
+    well: of users who are not in the segment."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     kind, count, buffers = array.type, len(array), array.buffers()

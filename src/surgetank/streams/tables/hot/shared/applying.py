@@ -1,4 +1,5 @@
-"""Keeping a replica up to the log, and having a step done: put into the log, and done here in its turn."""
+"""Keeping a replica up to the log, and having a step done: put into the log, and done here in its
+turn."""
 
 from __future__ import annotations
 
@@ -135,8 +136,9 @@ class Applying:
                 self._waited[mark] = outcome
 
     def _begin_again(self, at: Position, stands: int) -> None:
-        """What comes next is not in the log: begin with a copy. Where the log went back, what it has
-        not any more is lost, but where it has nothing at all: then it goes on from this replica."""
+        """What comes next is not in the log: begin with a copy. Where the log went back, what it
+        has not any more is lost, but where it has nothing at all: then it goes on from this
+        replica."""
         name, upto = self._log.copy()
         if stands != BEGINS_WITH_COPY:
             if not name and self._seed(at):
@@ -166,8 +168,8 @@ class Applying:
         return False
 
     def scrub(self) -> None:
-        """No byte of what was erased on another host is left in this replica. Tried again later where
-        somebody reads."""
+        """No byte of what was erased on another host is left in this replica. Tried again later
+        where somebody reads."""
         with self._file.read() as connection:
             (due,) = connection.execute("SELECT scrubs FROM hot_replica").fetchone()
         if due and scrub(self._file.path, kind=TABLES, patience_s=1.0):

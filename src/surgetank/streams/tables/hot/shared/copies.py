@@ -1,4 +1,5 @@
-"""A replica's state as a file of the shared storage: a host that has nothing, or was away for long, begins with it."""
+"""A replica's state as a file of the shared storage: a host that has nothing, or was away for
+long, begins with it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _AT_ONCE = 5000
 
 
 class Copies:
-    """Copies in a location of tables (`cold/location.py`); what is being made is beside the replica."""
+    """Copies in a location of tables (`cold/location.py`); what is being made is beside the
+    replica."""
 
     def __init__(self, file: ReplicaFile, location: Any) -> None:
         self._file, self._location = file, location

@@ -1,4 +1,5 @@
-"""What is done to hot rows of tables, one after the other, in Redis: every host does it in this order."""
+"""What is done to hot rows of tables, one after the other, in Redis: every host does it in this
+order."""
 
 from __future__ import annotations
 

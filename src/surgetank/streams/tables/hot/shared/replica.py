@@ -1,8 +1,9 @@
-"""A host's replica of the hot rows: a file that has done every step of the log up to one, each step in its turn.
+"""A host's replica of the hot rows: a file that has done every step of the log up to one, each
+step in its turn.
 
-A step is a call of one of the store's own parts. While it is done, the file gives it the time and the chance that the
-step says, and one transaction for several steps: so every replica comes to the same rows and numbers.
-"""
+A step is a call of one of the store's own parts. While it is done, the file gives it the time and
+the chance that the step says, and one transaction for several steps: so every replica comes to the
+same rows and numbers."""
 
 from __future__ import annotations
 
@@ -155,8 +156,8 @@ class ReplicaFile(HotFile):
         return known
 
     def define(self, text: str) -> int:
-        """As a step: number a definition, and see that the file has its tables. Raises `NotFound` for
-        a table that was dropped."""
+        """As a step: number a definition, and see that the file has its tables. Raises `NotFound`
+        for a table that was dropped."""
         with self.write() as connection:
             self._create(connection, definition_of(text))
             connection.execute(

@@ -1,4 +1,5 @@
-"""Doing the steps of the log: each is a call of one of the store's parts, named in `Steps.KINDS`."""
+"""Doing the steps of the log: each is a call of one of the store's parts, named in
+`Steps.KINDS`."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ _NOT_OURS = ("no such table", "no such column", "has no column named")
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a step says: a kind and what it is given, when and by which replica it was asked for, and the
-    chance of all that is drawn."""
+    """What a step says: a kind and what it is given, when and by which replica it was asked for,
+    and the chance of all that is drawn."""
 
     kind: str
     given: Sequence[Any]
@@ -75,8 +76,8 @@ class Steps:
         }
 
     def do(self, connection: sqlite3.Connection, entry: Entry) -> tuple[Body | None, Outcome]:
-        """Do one step: all of it, or nothing where it is refused; that is the same on every replica.
-        What is raised has to do with this machine: the step is to be done again later."""
+        """Do one step: all of it, or nothing where it is refused; that is the same on every
+        replica. What is raised has to do with this machine: the step is to be done again later."""
         try:
             body = Body(*ormsgpack.unpackb(entry.body))
             do = self._kinds[body.kind]

@@ -1,12 +1,13 @@
-"""The hot rows of tables of several hosts: each host has a replica, and a log in Redis has what is done to them.
+"""The hot rows of tables of several hosts: each host has a replica, and a log in Redis has what is
+done to them.
 
     hot = SharedHotTables(path, SharedLog(address), location, max_bytes=..., row_max_bytes=...)
 
-What changes rows is a step of the log: accepted when it is there, as safe as the buffer's own entries, and done by
-every host in the order of the log. So a key is unique on all hosts, an UPDATE meets rows of any host, one host
-flushes at a time, and a host that is lost takes no row with it. Who reads does all steps first that are in the log
-by then. The rows of a batch are a file in the storage of tables, which hosts share; the log has its name.
-"""
+What changes rows is a step of the log: accepted when it is there, as safe as the buffer's own
+entries, and done by every host in the order of the log. So a key is unique on all hosts, an UPDATE
+meets rows of any host, one host flushes at a time, and a host that is lost takes no row with it.
+Who reads does all steps first that are in the log by then. The rows of a batch are a file in the
+storage of tables, which hosts share; the log has its name."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ _ORPHAN_S = 3600.0  # longer than any call takes between a file and its step
 
 
 class SharedHotTables:
-    """`HotTables` on a log that hosts share. Raises `BufferUnavailable` while the server is away."""
+    """`HotTables` on a log that hosts share. Raises `BufferUnavailable` while the server is
+    away."""
 
     def __init__(
         self,
@@ -265,7 +267,8 @@ class SharedHotTables:
             self._sweep()
 
     def _copy(self) -> None:
-        """Let the log begin with this replica's state. What was before it is not needed any more."""
+        """Let the log begin with this replica's state. What was before it is not needed any
+        more."""
         with self._copying:
             self._copied_at = time.monotonic()
             name, at = self._copies.make()
@@ -330,8 +333,8 @@ class _Appending:
 
 
 def refuse_waiting(file: SharedFile) -> None:
-    """Raise `ConfigurationError` where rows wait in the file of this host that had the hot rows before
-    hosts shared them: nobody would flush them."""
+    """Raise `ConfigurationError` where rows wait in the file of this host that had the hot rows
+    before hosts shared them: nobody would flush them."""
     with file.read() as connection:
         there = connection.execute(
             "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hot_tables'"
