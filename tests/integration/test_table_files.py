@@ -162,6 +162,24 @@ def test_an_export_begins_again_when_somebody_is_erased_and_old_files_go(shop, t
     ]
 
 
+def test_the_archive_of_a_user_goes_on_where_files_of_a_table_go(shop, tmp_path, monkeypatch):
+    shop.tables.insert("shop.all", [{"id": 1, "t": "hers"}], user="ann")
+    assert shop.flush().ok
+    scan, gone = table_files._scan, [True]
+
+    def once(*given):
+        if gone.pop() if gone else False:
+            raise table_files._Rewritten
+        return scan(*given)
+
+    monkeypatch.setattr(table_files, "_scan", once)
+    done = shop.transfers.export_user("ann", tmp_path / "ann.zip")
+    assert [(each.name, each.rows) for each in done.members if each.name.startswith("tables/")] == [
+        ("tables/shop.all.parquet", 1)
+    ]
+    assert [each.name for each in tmp_path.glob(".ann*")] == []
+
+
 def test_an_export_that_finds_no_peace_says_so(shop, tmp_path, monkeypatch):
     shop.tables.insert("shop.all", [{"id": 1}], user="ann")
     assert shop.flush().ok

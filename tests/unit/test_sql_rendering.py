@@ -18,6 +18,7 @@ from surgetank.app.rendering import (
     write_ndjson,
     write_parquet,
 )
+from surgetank.console.drawing import chart_of
 from surgetank.encode.jsontext import dumps_exact
 
 VALUES = {
@@ -45,6 +46,24 @@ def test_every_type_has_a_form_in_json():
     ((*row,),) = plain_rows(*answer(f"SELECT {columns}"))
     assert dict(zip(VALUES, row, strict=True)) == VALUES
     json.dumps(row, allow_nan=False)
+
+
+def test_times_that_python_has_not_are_text():
+    """A date of the year 5881580 is an answer, not the end of the request."""
+    texts = (
+        "DATE '12000-07-10'", "DATE '5881580-07-10'", "TIMESTAMP '290309-12-22 (BC) 00:00:00'",
+        "[DATE '12000-07-10', NULL]", "{'a': DATE '12000-07-10', 'b': 1}", "'101'::BIT",
+        "TIMESTAMP_NS '2026-01-02 03:04:05.123456789'",
+        "MAP {'k': DATE '12000-07-10'}", "NULL::DATE", "DATE '2026-01-02'", "TIMESTAMP 'infinity'",
+    )  # fmt: skip
+    for text in texts:
+        table, types = answer(f"SELECT {text} AS a, 1 AS b")
+        ((found, one),) = plain_rows(table, types)
+        assert one == 1
+        json.dumps(found, allow_nan=False)
+        chart_of(table, types)
+    ((found,),) = plain_rows(*answer("SELECT {'a': DATE '12000-07-10', 'b': 1}"))
+    assert found == {"a": "12000-07-10", "b": 1}
 
 
 def test_csv_tells_null_from_an_empty_text_and_is_read_back():

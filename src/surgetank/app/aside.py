@@ -65,6 +65,22 @@ def folder_aside(target: Path, *, replace: bool = False) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextmanager
+def scratch_beside(target: Path) -> Iterator[Path]:
+    """A folder for what is needed while the target is written: removed at the end, or by the next one
+    that writes there."""
+    with problems(target):
+        path = _beside(target)
+        path.mkdir(mode=0o700)
+        lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
 def _check(target: Path, *, replace: bool, is_folder: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(f".{_escaped(target.name)}.partial-*"):

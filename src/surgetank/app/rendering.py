@@ -31,7 +31,7 @@ def plain_rows(table: pa.Table, types: Sequence[str]) -> Iterator[list[Any]]:
     """The rows, each value as JSON has it. `types` are those of SQL, by column."""
     forms = [_form(kind) for kind in types]
     for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
-        columns = [_values(column) for column in batch.columns]
+        columns = [values_of(column) for column in batch.columns]
         for row in zip(*columns, strict=True):
             yield [
                 None if value is None else form(value)
@@ -46,15 +46,35 @@ def objects(table: pa.Table, types: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, row, strict=True))
 
 
-def _values(column: pa.Array) -> list[Any]:
+def values_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """The values of a column. Times that Python has not (before the year 1, after 9999, of parts of a
+    microsecond) are text, as Arrow writes them."""
     import pyarrow as pa  # noqa: PLC0415 - an extra
 
     if pa.types.is_interval(column.type):
         return [None if value is None else _interval(value) for value in column.to_pylist()]
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.opaque":
-        return [None if value is None else bytes(value) for value in column.storage.to_pylist()]
-    return list(column.to_pylist())
+        storage = column.cast(kind.storage_type)
+        return [None if value is None else bytes(value) for value in storage.to_pylist()]
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError):
+        return [_value(each) for each in column]
+
+
+def _value(scalar: Any) -> Any:
+    """A value of a column in which Python has not all."""
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):
+        if pa.types.is_temporal(scalar.type):
+            return scalar.cast(pa.string()).as_py()
+        if pa.types.is_struct(scalar.type):
+            return {name: _value(each) for name, each in scalar.items()}
+        return [_value(each) for each in scalar.values]
 
 
 def _form(kind: str) -> Callable[[Any], Any]:

@@ -95,32 +95,34 @@ class TableImport:
 # -- out
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportWishes:
+    """How a table is exported: the rows of one user, or all."""
+
+    form: ExportForm
+    user: str | None = None
+    replace: bool = False
+    progress: Progress | None = None
+
+
 def export_table(
-    tables: OpenTables,
-    table: Table,
-    target: Path,
-    *,
-    form: ExportForm,
-    user: str | None,
-    replace: bool,
-    progress: Progress | None,
+    tables: OpenTables, table: Table, target: Path, wishes: ExportWishes
 ) -> TableExport:
     """Write the table, or one user's rows of it, to a file (`delta`: a folder). It begins again where
     files of the table go while it is written."""
     from surgetank.streams.tables.exchange import outgoing  # noqa: PLC0415 - an extra
 
-    if form not in outgoing.FORMS:
+    if wishes.form not in outgoing.FORMS:
         raise InvalidRequest(
-            f"{form!r:.80} is no form of a table.", remedy=f"use {', '.join(outgoing.FORMS)}."
+            f"{wishes.form!r:.80} is no form of a table.",
+            remedy=f"use {', '.join(outgoing.FORMS)}.",
         )
     waiting = next((each for each in tables.hot.waiting() if each.table.id == table.id), None)
     if waiting is not None and waiting.bytes > _HOT_BYTES:
         tables.flusher.run("manual", partition=table.full_name)
     for _ in range(_EXPORTS):
         with suppress(_Rewritten):
-            return _export(
-                tables, table, target, form=form, user=user, replace=replace, progress=progress
-            )
+            return _export(tables, table, target, wishes)
     raise Conflict(
         f"{table.full_name} was rewritten while it was exported, {_EXPORTS} times, and what it was is no longer"
         " kept.",
@@ -128,24 +130,16 @@ def export_table(
     )
 
 
-def _export(
-    tables: OpenTables,
-    table: Table,
-    target: Path,
-    *,
-    form: ExportForm,
-    user: str | None,
-    replace: bool,
-    progress: Progress | None,
-) -> TableExport:
+def _export(tables: OpenTables, table: Table, target: Path, wishes: ExportWishes) -> TableExport:
     """One try of it. Raises `_Rewritten`: nothing is at the target then."""
     from surgetank.streams.tables.exchange import outgoing  # noqa: PLC0415 - an extra
 
+    form, progress = wishes.form, wishes.progress
     aside = folder_aside if form == "delta" else file_aside
     counted = 0
     with ExitStack() as stack:
-        path = stack.enter_context(aside(target, replace=replace))
-        with tables.reader.view(table, user=user) as view:
+        path = stack.enter_context(aside(target, replace=wishes.replace))
+        with tables.reader.view(table, user=wishes.user) as view:
             pass  # left at once: its rows stay readable, and an erasure waits for who has it open
         total = view.hot.num_rows + view.cold.rows
 

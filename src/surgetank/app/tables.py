@@ -11,6 +11,7 @@ from surgetank.app.caller_tables import CallerTables
 from surgetank.app.sql import SqlCaller
 from surgetank.app.table_files import (
     ExportForm,
+    ExportWishes,
     FileImport,
     ImportForm,
     ImportWishes,
@@ -224,9 +225,8 @@ class Tables:
         replaced files are kept.
         """
         tables, table = self._get(name)
-        return export_table(
-            tables, table, Path(target), form=form, user=user, replace=replace, progress=progress
-        )
+        wishes = ExportWishes(form=form, user=user, replace=replace, progress=progress)
+        return export_table(tables, table, Path(target), wishes)
 
     def for_caller(self, caller: SqlCaller) -> CallerTables:
         """The tables as a caller of the server may see and fill them."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from surgetank.app.aside import file_aside
+from surgetank.app.aside import file_aside, scratch_beside
 from surgetank.app.erasure import erasure_of
 from surgetank.app.stored_threads import StoredThreads
+from surgetank.app.table_files import ExportWishes, export_table
 from surgetank.database.queries import queries
 from surgetank.encode import jsontext, limits
 from surgetank.encode.plain import to_plain
@@ -143,7 +146,7 @@ class UserExporter:
             writing.lines("events", "events that are kept for replay", self._events(threads))
             about = "values as they were before a projection replaced them (debug mode)"
             writing.lines("originals", about, self._originals(threads))
-            self._tables(user, writing)
+            self._tables(user, writing, target)
             if not done.rows:
                 raise NotFound(
                     f"Nothing is known of the user {user!r:.200}.",
@@ -207,46 +210,31 @@ class UserExporter:
             ):
                 yield jsontext.dumps(asdict(original))
 
-    def _tables(self, user: str, writing: _Writing) -> None:
+    def _tables(self, user: str, writing: _Writing, target: Path) -> None:
         opened = self._parts.tables.if_there()
         if opened is None:
             return
-        from surgetank.streams.tables.exchange import outgoing  # noqa: PLC0415 - an extra
-
         for table in opened.catalog.tables():
             if not table.by_user:
                 continue
-            with opened.reader.view(table, user=user) as view:
-                pass  # left at once: its rows stay readable, and an erasure waits for who has it open
-            counted = 0
-
-            def rows() -> Iterator[Any]:
-                nonlocal counted
-                for batch in opened.reader.scan(view):
-                    counted += batch.num_rows
-                    if batch.num_rows:
-                        yield outgoing.chosen(batch, table)  # noqa: B023
-
-            found = rows()
-            first = next(found, None)
-            if first is None:
-                continue
-            with writing.member(
-                f"tables/{table.full_name}.parquet", "the user's rows", compressed=False
-            ) as member:
-                outgoing.write_parquet(table, _with_first(first, found), cast("Any", member))
-                member.rows = counted
+            with scratch_beside(target) as folder:
+                # Aside first: that begins again where an erasure takes files of the table.
+                aside = folder / "rows.parquet"
+                wishes = ExportWishes(form="parquet", user=user)
+                rows = export_table(opened, table, aside, wishes).rows
+                if not rows:
+                    continue
+                name, about = f"tables/{table.full_name}.parquet", "the user's rows"
+                with writing.member(name, about, compressed=False) as member:
+                    with aside.open("rb") as file:
+                        shutil.copyfileobj(file, cast("Any", member))
+                    member.rows = rows
 
 
 _CHECKPOINTS = (
     "checkpoints, newest first: versions of channels, and values of those versions that stand in "
     "no line before"
 )
-
-
-def _with_first(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def _shown(raw: RawCheckpoint, seen: set[tuple[str, str]]) -> dict[str, Any]:
@@ -296,7 +284,7 @@ class _Writing:
         if first is None:
             return
         with self.member(f"{name}.ndjson", about) as member:
-            for line in _with_first(first, found):
+            for line in itertools.chain((first,), found):
                 member.write(line + b"\n")
                 member.rows += 1
                 if self._progress is not None and member.rows % _AT_ONCE == 0:

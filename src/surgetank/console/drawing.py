@@ -37,7 +37,7 @@ def chart_of(table: pa.Table, types: Sequence[str]) -> dict[str, Any] | None:
     moments = [at for at, kind in enumerate(types) if _is_moment(kind)]
     words = [at for at in range(len(types)) if at not in numbers and at not in moments]
     first = table.slice(0, _MOST_POINTS)
-    values = [first.column(at).to_pylist() for at in range(len(types))]
+    values = [rendering.values_of(first.column(at)) for at in range(len(types))]
     labels: list[str] = []
     if moments:
         at, along = moments[0], "time"
