@@ -34,6 +34,8 @@ examples:
   python -m bench --only calls --rounds 20     one measure, more rounds for a quieter median
   python -m bench --memory-mb 1024 --docs      the full run; rewrites docs/reference/benchmarks.md as well
   python -m bench --docs --from bench/results/latest.json      rewrites the page from a run that was made before
+  python -m bench --only redis_put --json bench/results/redis.json      a part, when the machine is quiet
+  python -m bench --docs --from bench/results/latest.json bench/results/redis.json      the page from several runs
   python -m bench --smoke                      a few steps of everything, to show that it works (part of make test)
 
 A run with --only or --smoke leaves the latest result alone, unless --json names a file. The exit code is 0 also
@@ -91,7 +93,12 @@ def arguments() -> argparse.ArgumentParser:
         "--docs", action="store_true", help=f"rewrite the table in {PAGE.relative_to(ROOT)}"
     )
     parser.add_argument(
-        "--from", dest="source", type=Path, metavar="JSON", help="measure nothing, show this result"
+        "--from",
+        dest="sources",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="measure nothing, show this result; of several, the newest figures of each measure",
     )
     return parser
 
@@ -112,8 +119,9 @@ def checked(parser: argparse.ArgumentParser, given: list[str] | None = None) -> 
         )
     if options.home is not None and not options.home.is_dir():
         parser.error(f"--home {options.home} is no folder")
-    if options.source is not None and not options.source.is_file():
-        parser.error(f"--from {options.source} is no file: `python -m bench --json PATH` makes one")
+    for source in options.sources or ():
+        if not source.is_file():
+            parser.error(f"--from {source} is no file: `python -m bench --json PATH` makes one")
     return options
 
 
@@ -169,12 +177,12 @@ def main() -> int:
     """Measure, show, write."""
     options = checked(arguments())
     try:
-        if options.source is not None:
-            result = Result.read(options.source)
+        if options.sources:
+            result = Result.joined([Result.read(source) for source in options.sources])
         else:
             result = measure(options.only or list(MEASURES), scale_of(options), options.home)
         report.show(result, judged=not options.smoke)
-        whole = options.source is None and not options.only and not options.smoke
+        whole = not options.sources and not options.only and not options.smoke
         target = options.json or (LATEST if whole else None)
         if target is not None:
             result.write(target)

@@ -71,6 +71,8 @@ def markdown(result: Result) -> str:
             (module.__doc__ or "").strip().partition("\n\n`python -m")[0],
         ]
         parts.append(_markdown_table(result.table(name)))
+        if name in result.parts:
+            parts.append(f"Measured {result.parts[name]}.")
     parts.append(NOTE)
     return "\n\n".join(parts) + "\n"
 

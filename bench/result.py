@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,21 @@ class Result:
     server: dict[str, str]
     scale: dict[str, Any]
     figures: tuple[Figure, ...]
+    parts: dict[str, str] = dataclasses.field(default_factory=dict)  # measures of other runs: when
+
+    @classmethod
+    def joined(cls, results: Sequence[Result]) -> Result:
+        """Several runs as one, for a page: of each measure its newest figures. What is said of the
+        machine is of the first."""
+        first, *others = results
+        figures, parts = first.figures, dict(first.parts)
+        for each in others:
+            measured = {figure.measure for figure in each.figures}
+            figures = tuple(f for f in figures if f.measure not in measured) + each.figures
+            parts |= dict.fromkeys(measured, f"{each.date}, load {each.machine['load_at_start']}")
+        order = list(MEASURES)
+        figures = tuple(sorted(figures, key=lambda figure: order.index(figure.measure)))
+        return dataclasses.replace(first, figures=figures, parts=parts)
 
     @property
     def verdicts(self) -> list[Verdict]:

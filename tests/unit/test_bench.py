@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -216,6 +217,26 @@ def test_a_saver_that_gives_back_something_else_is_not_measured():
     graph_ = graph.build(messages(2, seed=1))
     with pytest.raises(BenchError, match="lost steps"):
         graph._play(graph_, forgetful, 2, "sync")
+
+
+def test_a_page_is_made_of_several_runs_of_each_measure_the_newest(tmp_path):
+    first = result_of(
+        [*recorded("graph", "async", ours=[[1.0]]), *recorded("calls", "put", ours=[[1.0]])]
+    )
+    second = replace(
+        result_of(
+            [*recorded("graph", "async", ours=[[9.0]]), *recorded("queue", "x", ours=[[2.0]])]
+        ),
+        date="2026-11-28 18:00 UTC",
+    )
+    result = Result.joined([first, second])
+    found = [(figure.measure, figure.p50) for figure in result.figures]
+    assert found == [("calls", 1.0), ("graph", 9.0), ("queue", 2.0)]
+    text_ = report.markdown(result)
+    assert text_.count("Measured 2026-11-28 18:00 UTC, load 0.1.") == 2
+    assert "Measured 2026-11-21 09:00 UTC" in text_
+    result.write(tmp_path / "joined.json")
+    assert Result.read(tmp_path / "joined.json") == result
 
 
 def test_options_change_the_scale():
