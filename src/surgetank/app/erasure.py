@@ -32,7 +32,6 @@ from surgetank.encode import jsontext, limits
 from surgetank.events.protocol import EventLog
 from surgetank.exceptions import Conflict, SurgetankError
 from surgetank.model import FlushJob
-from surgetank.settings import Settings
 from surgetank.streams.checkpoints import envelope
 from surgetank.streams.checkpoints.envelope import CheckpointRecord
 from surgetank.streams.checkpoints.hot import HotThread
@@ -428,6 +427,7 @@ def _subject(user: str) -> bytes:
 
 def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool) -> Erasure:
     """The erasure on an open engine's parts."""
+    hosts = _REPLICAS if parts.settings.buffer_is_shared else _WAITING
     return Erasure(
         parts.buffer,
         parts.reporting.events,
@@ -441,12 +441,5 @@ def erasure_of(parts: Parts, flush: Callable[[], FlushJob], *, other_saver: bool
         other_saver=other_saver,
         store_named=parts.settings.store_scope == "named",
         erase_tables=parts.erase_tables,
-        beyond=_beyond(parts.settings),
+        beyond=() if parts.settings.tables_url is None else (hosts, _COPIES),
     )
-
-
-def _beyond(settings: Settings) -> Sequence[str]:
-    """What other hosts have of a user, where they share the files of tables."""
-    if settings.tables_url is None:
-        return ()
-    return (_REPLICAS if settings.buffer_is_shared else _WAITING, _COPIES)
