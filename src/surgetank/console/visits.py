@@ -26,6 +26,7 @@ from surgetank.server.access.identify import identify
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.problems import Problem, check_role
 from surgetank.server.services import Services
+from surgetank.workflows.graphs.config import assistant_id
 
 PATH = "/console"
 TOKEN_COOKIE = "surgetank_session"  # noqa: S105 - its name
@@ -91,6 +92,12 @@ class Visit:
     def covers(self, role: str) -> bool:
         """Whether the visitor has at least this role."""
         return self.who is not None and self.who.role.covers(Role(role))
+
+    def assistant(self, name: str) -> str:
+        """How an assistant is shown: the default one of a graph by the graph's name."""
+        graphs = self.services.graphs
+        named = graphs.names if graphs is not None else ()
+        return next((graph for graph in named if str(assistant_id(graph)) == name), name)
 
     def form(self) -> dict[str, str]:
         """The fields that were sent; of several with one name the last."""

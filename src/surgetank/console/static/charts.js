@@ -53,7 +53,7 @@
         { ...axis, size: 56, ...(isBars ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 100000] } : {}) }],
       series: [{}, ...drawn.map((line) => ({
         stroke: colour(line.colour ?? "--accent"), width: isBars ? 0 : 1.5, fill: colour(isBars ? line.colour ?? "--accent" : "--soft"),
-        points: { show: false }, spanGaps: true, ...(isBars ? { paths: Plot.paths.bars({ size: [0.8, 40] }) } : {}),
+        points: { show: line.at !== undefined, size: 5, width: 1 }, spanGaps: true, ...(isBars ? { paths: Plot.paths.bars({ size: [0.8, 40] }) } : {}),
       }))],
     }, data, element);
   }

@@ -218,6 +218,7 @@
   });
   if (document.querySelector("[data-retry]")) setTimeout(() => location.reload(), 4000);
 
+  document.querySelector(".bar nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   localize(document);
   foldBanners();
   showTheme();
