@@ -6,6 +6,8 @@ process, and other tests could run none.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -32,14 +34,26 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: Any) -> Path:
-    """A folder with axe-core and the TypeScript compiler, as the lock file pins them."""
+    """A folder with axe-core and the TypeScript compiler, as the lock file pins them: one for all
+    workers of a run."""
     if shutil.which("npm") is None:
         pytest.skip("only npm has axe-core and the TypeScript compiler")
-    folder: Path = tmp_path_factory.mktemp("tools") / "tools"
+    own: Path = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, done = shared / "browser-tools", shared / "browser-tools.done"
+    with (shared / "browser-tools.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            _install(folder)
+            done.touch()
+    return folder
+
+
+def _install(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
     shutil.copytree(TOOLS, folder, ignore=shutil.ignore_patterns("node_modules"))
     install = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
     done = subprocess.run(
         install, cwd=folder, capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder

@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import expect
 
 from support.browser import MOST_BYTES, TOO_WIDE, Visitor, violations, visiting
+from support.console import Person
 from support.http import ADMIN_TOKEN, Server, running
 from support.questions import ask, working
 from support.savers import put
@@ -145,6 +146,7 @@ def test_every_page_is_there_in_an_outage_says_so_and_shows_what_the_buffer_know
     with running(tank, mounts=[Console]) as server, visiting(chromium, server) as admin:
         admin.allowed = ("503",)  # of the parts of a page that ask again
         admin.log_in()
+        eve = Person.of(server, server.token("user", "eve"))
         private_postgres.kill()
         put(saver, "t", {"x": 2}, user_id="ada")
         wait_until(lambda: any(i.severity == "critical" for i in tank.incidents()), "a red banner")
@@ -177,6 +179,9 @@ def test_every_page_is_there_in_an_outage_says_so_and_shows_what_the_buffer_know
             expect(admin.page.locator("#banners details.critical").first).to_be_visible()
             if path in ("/overview", "/thread?id=t", "/inbox", "/jobs", "/errors?state=all"):
                 assert violations(admin.page, axe) == [], path
+        page = eve.client.get("/inbox", headers={"Accept": "text/html"})
+        assert (page.status_code, away in page.text) == (200, True)
+        assert "may_i" not in page.text  # it is asked in a conversation of somebody else
         assert server.admin.get("/audit/export").status_code == 503  # and no half of a file
         admin.page.goto(f"{server.url}/console/audit")
         private_postgres.start()
