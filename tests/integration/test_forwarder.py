@@ -21,6 +21,7 @@ from surgetank import Surgetank
 from surgetank.database.migrate import MigratedDatabase
 from surgetank.events.sqlite import SQLiteEventLog
 from surgetank.exceptions import DatabaseUnavailable
+from surgetank.notify.travels import LostAct
 from surgetank.workflows.forwarder import Forwarder
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import NewRun, Run
@@ -253,6 +254,43 @@ def test_a_database_that_was_restored_elsewhere_is_followed_from_there_on(
     complete(queue)
     forwarder.step()
     assert len(statuses(events)) == before + 4
+
+
+def test_what_a_database_that_went_back_has_lost_is_told_once_and_what_is_done_then_is_heard(
+    database: MigratedDatabase, events: SQLiteEventLog, queue: RunQueue, database_url: str
+) -> None:
+    told: list[LostAct] = []
+    forwarder = Forwarder(
+        database, events, buffer_id=HERE, actor="host-1", arrivals=Saved(None), on_lost=told.extend
+    )
+    complete(queue, "kept")
+    forwarder.step()
+    with psycopg.connect(database_url) as connection:
+        (last,) = connection.execute("SELECT max(id) FROM surgetank.audit").fetchone() or (0,)
+    run = complete(queue, "lost")
+    forwarder.step()
+    database.reset()
+    forwarder.step()
+    assert told == [], "a new connection alone is no reason"
+    with psycopg.connect(database_url, autocommit=True) as connection:  # as on a replica
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("DELETE FROM surgetank.audit WHERE id > %s", (last,))
+        connection.execute(
+            "DELETE FROM surgetank.audit_heads WHERE thread NOT IN (SELECT thread FROM surgetank.audit)"
+        )
+        connection.execute("DELETE FROM surgetank.runs WHERE thread_id = 'lost'")
+    database.reset()
+    forwarder.step()
+    assert {act.thread_id for act in told} == {"lost"}
+    assert {act.run_id for act in told} == {str(run.run_id)}
+    assert [act.action for act in told][:3] == ["run_accepted", "run_claimed", "run_completed"]
+    count = len(told)
+    before = len(statuses(events, "kept"))
+    complete(queue, "kept")
+    database.reset()
+    forwarder.step()
+    assert len(told) == count
+    assert len(statuses(events, "kept")) == before + 4
 
 
 def test_what_was_erased_or_deleted_is_not_told(

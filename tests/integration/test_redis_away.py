@@ -3,18 +3,23 @@ by itself."""
 
 from __future__ import annotations
 
+import asyncio
+import operator
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.graph import START, StateGraph
 
 from support import savers
+from support.http import ADMIN_TOKEN, running
 from support.redis_server import RedisTestServer, running_redis
 from support.savers import config
 from support.tcp_proxy import TcpProxy
@@ -23,6 +28,9 @@ from support.webhook import running_webhook
 from surgetank import Surgetank
 from surgetank.exceptions import BufferFull, BufferUnavailable
 from surgetank.notify.health import Level
+from surgetank.workflows.execution import FixedGraphs
+from surgetank.workflows.runs import NewRun
+from surgetank.workflows.status import Status
 
 LOST = "redis_connection_error"
 PATIENCE_S = 60.0
@@ -254,3 +262,66 @@ def test_a_worker_on_redis_ends_cleanly_on_sigterm(
             assert all(state.leased_by is None for state in tank.parts.buffer.states())
         finally:
             worker.kill()
+
+
+class State(TypedDict, total=False):
+    steps: Annotated[list[str], operator.add]
+
+
+def test_a_run_whose_buffer_goes_is_tried_again_and_who_follows_it_waits(
+    tmp_path: Path, database_url: str, redis: RedisTestServer
+) -> None:
+    """Nobody's run fails, and none is cancelled because its client seems to have gone."""
+    url = f"redis://127.0.0.1:{redis.port}/0?prefix=x&shards=2"
+    begun, goes_on = list[str](), threading.Event()
+
+    async def first(_: State) -> State:
+        begun.append("first")
+        return {"steps": ["first"]}
+
+    async def second(_: State) -> State:
+        begun.append("second")
+        while not goes_on.is_set():  # noqa: ASYNC110 - of another thread
+            await asyncio.sleep(0.01)
+        if begun.count("second") == 1:
+            redis.kill()
+        return {"steps": ["second"]}
+
+    with engine(tmp_path, database_url, url, admin_token=ADMIN_TOKEN) as tank:
+        builder: Any = StateGraph(State)
+        builder.add_node("first", first).add_node("second", second)
+        builder.add_edge(START, "first").add_edge("first", "second")
+        graph = builder.compile(checkpointer=tank.checkpointer())
+        worker = tank.runs.service(FixedGraphs({"agent": graph}))
+        with running(tank) as server:
+            worker.start()
+            log: Any = server.services.streams.log
+            log._server._patience_s = 0.1
+            new = NewRun(thread_id="t", assistant_id="agent", kwargs={"input": {"steps": []}})
+            run = tank.runs.accept(new, actor="ada")
+            path = f"/threads/t/runs/{run.run_id}/stream?cancel_on_disconnect=true"
+            try:
+                wait_until(lambda: "second" in begun, "the second node", PATIENCE_S)
+                with server.admin.stream(
+                    "GET", path, headers={"Last-Event-ID": "0"}, timeout=60
+                ) as answer:
+                    lines = answer.iter_lines()
+                    assert next(lines).startswith("event: ")
+                    goes_on.set()
+                    wait_until(lambda: not redis.answers(), "the server to go", PATIENCE_S)
+                    assert ": still here" in lines
+                    wait_until(
+                        lambda: tank.runs.get(run.run_id).status is Status.PENDING,
+                        "a pause",
+                        PATIENCE_S,
+                    )
+                    redis.start()
+                    assert "event: end" in lines
+            finally:
+                assert worker.stop(20.0)
+        ended = tank.runs.get(run.run_id)
+        assert (ended.status, ended.error) == (Status.COMPLETED, None)
+        found = tank.checkpointer().get_tuple(config("t"))
+        assert found is not None
+        assert found.checkpoint["channel_values"]["steps"] == ["first", "second"]
+        assert begun == ["first", "second", "second"], "no node while it is away"

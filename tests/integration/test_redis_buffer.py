@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from support.buffers import BAD, BufferHouse, drain, put, read_all, take, values
 from support.redis_server import running_redis, shared, url_for
 from support.spilling import SpillPlace
-from surgetank.buffer.coordination import Ack
+from surgetank.buffer.coordination import Ack, Due
 from surgetank.buffer.redis.buffer import RedisBuffer
 from surgetank.buffer.redis.spilling import RedisSpilling
 from surgetank.exceptions import (
@@ -44,6 +44,18 @@ def buffer(house: BufferHouse) -> RedisBuffer:
     buffer = house.open()
     assert isinstance(buffer, RedisBuffer)
     return buffer
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 5])
+def test_a_buffer_of_few_shards_is_leased_while_there_is_plenty(shards: int) -> None:
+    buffer = RedisBuffer(parse(shared().url(shards=shards)))
+    for number in range(6):
+        buffer.append("s", f"p{number}", (Record(b"k", b"v"),))
+    for _ in range(6):
+        leased = buffer.lease("s", Due(limit=2, enough_entries=1), owner="w", ttl_s=30)
+        assert leased
+        buffer.release([each.lease for each in leased])
+    buffer.close()
 
 
 def prefix(folder: Path) -> str:

@@ -25,7 +25,10 @@ from support.postgres import PostgresServer
 from support.tanks import MakeTank
 from support.waiting import wait_until
 from surgetank import Surgetank
+from surgetank.exceptions import BufferUnavailable
+from surgetank.workflows import worker as worker_module
 from surgetank.workflows.execution import FixedGraphs
+from surgetank.workflows.fencing import take_thread
 from surgetank.workflows.queue import RunQueue
 from surgetank.workflows.runs import CancelAction, NewRun, Run
 from surgetank.workflows.status import Status
@@ -89,6 +92,41 @@ def steps(tank: Surgetank, thread: str = "t") -> list[str]:
     assert found is not None
     values: list[str] = found.checkpoint["channel_values"]["steps"]
     return values
+
+
+@pytest.mark.parametrize("where", ["before", "within"])
+def test_a_run_is_tried_again_while_the_buffer_is_away_but_its_nodes_not_for_ever(
+    tank: Surgetank, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(worker_module, "_RETRY_S", 0.0)
+    monkeypatch.setattr(worker_module, "_MOST_TRIES", 3)
+    take, tries, begun = take_thread, list[int](), list[int]()
+
+    async def taken(saver: object, run: Run) -> None:
+        tries.append(run.attempts)
+        if where == "before" and len(tries) < 6:
+            raise BufferUnavailable("It is away.")
+        await take(saver, run)
+
+    def node(_: State) -> State:
+        begun.append(len(tries))
+        if where == "within":
+            raise BufferUnavailable("It is away.")
+        return {"steps": ["one"]}
+
+    monkeypatch.setattr(worker_module, "take_thread", taken)
+    run = accept(tank)
+
+    async def act() -> None:
+        await ended(tank, run)
+
+    asyncio.run(working(tank, graph_of(tank, node), act))
+    found = tank.runs.get(run.run_id)
+    if where == "before":
+        assert (found.status, begun, len(tries)) == (Status.COMPLETED, [6], 6)
+    else:
+        assert (found.status, begun) == (Status.FAILED, [1, 2, 3])
+        assert "It is away." in (found.error or "")
 
 
 async def test_a_run_goes_to_its_end_and_its_state_is_the_thread_s(tank: Surgetank) -> None:

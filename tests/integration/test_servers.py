@@ -25,6 +25,7 @@ from surgetank.offloop import on_loop
 from surgetank.redis.server import RedisServer
 from surgetank.server.access.roles import Caller, Role
 from surgetank.server.http.problems import Problem
+from surgetank.server.services import make_services
 from surgetank.workflows.graphs.config import load
 from surgetank.workflows.graphs.graph_set import GraphSet
 
@@ -172,6 +173,22 @@ def test_a_run_is_followed_at_a_server_that_does_not_work_on_it(
             assert state["values"]["text"] == "done"
         finally:
             assert worker.stop(20.0)
+
+
+def test_a_token_ends_by_the_clock_of_the_buffer_whatever_that_of_the_host_says(
+    tanks: tuple[Surgetank, Surgetank],
+) -> None:
+    clock: Any = tanks[0].parts.clock
+    clock._offset += 3600  # the host is an hour behind
+    services = make_services(tanks[0])
+    for more, good in ((1800, True), (-1800, False)):
+        until = tanks[0].now() + more
+        _, secret = services.tokens.create("ada", Role.VIEWER, by="test", expires_at=until)
+        if good:
+            assert services.login.authenticate(secret, "here").user == "ada"
+        else:
+            with pytest.raises(Problem):
+                services.login.authenticate(secret, "here")
 
 
 def redeems(server: Server, ticket: str) -> int:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from surgetank.app.receipts import Arrivals
 from surgetank.exceptions import DatabaseUnavailable
 from surgetank.flush.events import FlushEvent, JobFinished
+from surgetank.notify.travels import LostAct
 from surgetank.service import Background
 from surgetank.telemetry import log
 from surgetank.workflows.forwarder import Forwarder
@@ -39,10 +40,14 @@ class Forwarding:
             buffer_id=parts.buffer.id,
             actor=parts.settings.node,
             arrivals=Arrivals(parts),
+            on_lost=self._tell_lost,
         )
         self._woken = threading.Event()
         self._thread = Background("surgetank-forward", self._run)
         self._begun = False
+
+    def _tell_lost(self, lost: Sequence[LostAct]) -> None:
+        self._parts.guards.travels.tell_acts(lost)
 
     def begin(self) -> None:
         """Runs are used here."""

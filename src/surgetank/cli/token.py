@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
@@ -50,8 +49,9 @@ def create(
     label: Annotated[str, typer.Option(help="What it is for.")] = "",
 ) -> None:
     """Make a token and print it. This is the only time that it is shown."""
-    until = time.time() + parse_span(expires) if expires is not None else None
+    span = parse_span(expires) if expires is not None else None
     with engine(home, database_url) as tank:
+        until = tank.now() + span if span is not None else None
         store = TokenStore(tank.database)
         made, secret = store.create(user, role, by=_BY, expires_at=until, label=label)
     if json:
@@ -71,6 +71,7 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
         while page := store.page(last_id=last, limit=500):
             found += page
             last = page[-1].id
+        now = tank.now()
     if json:
         print_json(found)
         return
@@ -78,7 +79,7 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
         ("id", "user", "role", "state", "created", "expires", "last used", "label"),
         [
             (
-                t.id, t.user, t.role.value, _state(t), when(t.created_at), when(t.expires_at),
+                t.id, t.user, t.role.value, _state(t, now), when(t.created_at), when(t.expires_at),
                 when(t.last_used_at), t.label,
             )
             for t in found
@@ -86,10 +87,10 @@ def list_(home: Home = None, database_url: DatabaseUrl = None, json: Json = Fals
     )  # fmt: skip
 
 
-def _state(token: Token) -> str:
+def _state(token: Token, now: float) -> str:
     if token.revoked_at is not None:
         return f"revoked by {token.revoked_by}"
-    return "good" if token.usable(time.time()) else "expired"
+    return "good" if token.usable(now) else "expired"
 
 
 @app.command()

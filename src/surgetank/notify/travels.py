@@ -8,6 +8,7 @@ of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from surgetank.events.protocol import EventLog
@@ -25,6 +26,23 @@ _LISTED = 500
 _SHOWN_S = 86_400.0
 _BUT = "; its newest state is put back"
 _SAVED = "They are saved with new numbers"
+_ACTS = {
+    "run_accepted": "that a run was accepted", "run_claimed": "that a worker took a run",
+    "run_completed": "that a run was completed", "run_failed": "that a run failed",
+    "run_cancelled": "that a run was cancelled", "checkpoint_created": "a question",
+    "checkpoint_resolved": "an answer",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LostAct:
+    """Something that was done and written down, and is not there any more."""
+
+    audit_id: int
+    action: str
+    thread_id: str | None
+    run_id: str | None
+    subject: str | None  # of a question, its id
 
 
 class TimeTravels:
@@ -116,9 +134,38 @@ class TimeTravels:
                 )
             )  # fmt: skip
 
-    def _tell(
-        self, key: str, message: str, severity: Severity, error_type: str, found: Sequence[Found]
-    ) -> None:
+    def tell_acts(self, lost: Sequence[LostAct]) -> None:
+        """Tell what the database lost of runs and questions. Nothing else has it: it can't be put back."""
+        kinds = list(dict.fromkeys(_ACTS.get(act.action, act.action) for act in lost))
+        threads = list(dict.fromkeys(act.thread_id for act in lost if act.thread_id is not None))
+        message = (
+            "The database went back in time (restored, or failed over to a replica that was behind): of "
+            f"{_some(threads)} it lost {', '.join(kinds)}. Start such runs again and answer again; with "
+            "synchronous replication this can't happen."
+        )
+        self._raise("acts", message, Severity.CRITICAL)
+        context = {
+            "acts": [asdict(act) for act in lost[:_LISTED]], "acts_in_all": len(lost),
+            "remedy": "see docs/how-to/back-in-time.md for what to look at.",
+        }  # fmt: skip
+        self._notifier.tell(
+            News(
+                message, Severity.CRITICAL, error_type="database_went_back", context=context,
+                group=("database_went_back", "acts"),
+            )
+        )  # fmt: skip
+        for thread_id in threads[:_LISTED]:
+            mine = [_ACTS.get(a.action, a.action) for a in lost if a.thread_id == thread_id]
+            self._notifier.tell(
+                News(
+                    f"The database was set back and lost what was done in this conversation: "
+                    f"{', '.join(dict.fromkeys(mine))}. Tell your operator.",
+                    Severity.CRITICAL,
+                    thread_id,
+                )
+            )
+
+    def _raise(self, key: str, message: str, severity: Severity) -> None:
         self._events.raise_incident(
             Incident(
                 key=TIME + key,
@@ -129,6 +176,11 @@ class TimeTravels:
                 message=message,
             )
         )
+
+    def _tell(
+        self, key: str, message: str, severity: Severity, error_type: str, found: Sequence[Found]
+    ) -> None:
+        self._raise(key, message, severity)
         self._notifier.tell(
             News(
                 message, severity, error_type=error_type, context=_context(found),
@@ -138,7 +190,10 @@ class TimeTravels:
 
 
 def _names(found: Sequence[Found]) -> str:
-    names = list(dict.fromkeys(f"{one.stream}/{one.partition}" for one in found))
+    return _some(list(dict.fromkeys(f"{one.stream}/{one.partition}" for one in found)))
+
+
+def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 

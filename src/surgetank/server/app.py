@@ -7,7 +7,6 @@ with Surgetank() as tank:
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -95,7 +94,7 @@ def create_app(
     *,
     graphs: GraphSet | None = None,
     no_auth: bool = False,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     worker: Worker | None = None,
     mounts: Sequence[Callable[[Services], Mounted]] = (),
 ) -> FastAPI:
@@ -104,7 +103,8 @@ def create_app(
     `graphs` are those that runs can be started of; the application that their file names
     (`http.app`) answers what no route of ours takes. `worker` (`tank.runs.service`) works on runs
     while the application runs. `no_auth` takes every caller from this machine for an
-    administrator: for development on loopback only. `clock` gives seconds since the epoch.
+    administrator: for development on loopback only. `clock` gives seconds since the epoch, the
+    engine's own without it.
     `mounts` make pages beside the API (`surgetank.console.app.Console`); `/` leads to the first of
     them unless the project's application answers it. Raises `ConfigurationError` when the
     project's application can't be loaded.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -92,10 +91,10 @@ def make_services(
     *,
     graphs: GraphSet | None = None,
     no_auth: bool = False,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
 ) -> Services:
-    """The parts for an open engine."""
-    settings = tank.settings
+    """The parts for an open engine, by its clock if no other one is given."""
+    settings, clock = tank.settings, clock or tank.now
     database = PatientDatabase(tank.database)
     tokens, hot = TokenStore(database), tank.threads.hot()
     owners = ThreadOwners(hot, database, key=settings.owner_key, clock=clock)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -26,6 +27,7 @@ from surgetank.database.pool import Database
 from surgetank.database.queries import queries
 from surgetank.events.protocol import EventLog
 from surgetank.events.types import EventType, Forwarded, NewEvent
+from surgetank.notify.travels import LostAct
 
 A = TypeVar("A")
 
@@ -35,6 +37,8 @@ _PAGES = 20  # of one step
 _FIRST_S = 60.0  # a home that begins hears of the last minute
 _ASKED = 500  # runs that are asked after at once
 _WAITING = 100_000
+_HEARD = 10_000  # rows that are looked for again in a database that may have gone back
+_HEARD_S = 600.0
 _EVERYTHING = "1:1:"  # a snapshot before which nothing was
 
 _STATUS = {
@@ -79,6 +83,7 @@ class Forwarder:
         buffer_id: str,
         actor: str,
         arrivals: Arrivals[Any],
+        on_lost: Callable[[Sequence[LostAct]], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._events = events
@@ -88,6 +93,9 @@ class Forwarder:
         self._lock = threading.Lock()
         self._unsaved: BoundedMap[uuid.UUID, Any] = BoundedMap(_WAITING)
         self._knows_unsaved = False
+        self._on_lost = on_lost
+        self._heard: BoundedMap[int, _Heard] = BoundedMap(_HEARD)
+        self._connects = database.connects
 
     @property
     def waits(self) -> bool:
@@ -102,6 +110,7 @@ class Forwarder:
                 for row in self._rows("unsaved", {"buffer": self._buffer_id}):
                     self._unsaved[row["run_id"]] = self._arrivals.accepted(row["thread_id"])
                 self._knows_unsaved = True
+            self._see_whether_it_went_back()
             self._note_saved()
             sent = self._forward()
             if self._note_saved():  # what just ended was saved already
@@ -141,10 +150,31 @@ class Forwarder:
             at = after
         return sent
 
+    def _see_whether_it_went_back(self) -> None:
+        """A database with new connections may be another one: a replica that was behind. What was heard last is
+        looked for there. If it is missing, so is what else was done then, and numbers are given again."""
+        connects = self._database.connects
+        if connects == self._connects:
+            return
+        since = time.monotonic() - _HEARD_S
+        recent = {id_: each for id_, each in self._heard.items() if each.at >= since}
+        if recent:
+            found = {r["id"]: r["xid"] for r in self._rows("still_there", {"ids": list(recent)})}
+            lost = [each.act for id_, each in recent.items() if found.get(id_) != each.xid]
+            if lost:
+                (now, *_) = self._rows(
+                    "news", {"seen": _EVERYTHING, "xid": "0", "id": 0, "since": None, "limit": 0}
+                )
+                self._heard.clear()
+                self._events.forward([], _Position(now["now_seen"], now["now_at"]).text, anew=True)
+                self._on_lost(lost)
+        self._connects = connects
+
     def _send(self, rows: Sequence[Mapping[str, Any]], after: _Position) -> int:
         chains: dict[int, dict[int, Mapping[str, Any]]] = {}
         for row in rows:
             chains.setdefault(row["chain"], {})[row["nth"]] = row
+            self._heard[row["id"]] = _Heard(row["xid"], time.monotonic(), _act_of(row))
         known = self._events.forwarded(list(chains))
         holes: list[tuple[int, int, int]] = []
         for chain, rows_by_nth in chains.items():
@@ -201,6 +231,22 @@ class Forwarder:
             connection.cursor(row_factory=dict_row) as cursor,
         ):
             return cursor.execute(SQL[name], arguments).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A row of the audit, and when it was heard of."""
+
+    xid: str
+    at: float
+    act: LostAct
+
+
+def _act_of(row: Mapping[str, Any]) -> LostAct:
+    run_id, subject = row["run_id"], row["detail"].get("checkpoint_id")
+    return LostAct(
+        row["id"], row["action"], row["thread_id"], str(run_id) if run_id else None, subject
+    )
 
 
 @dataclass(frozen=True, slots=True)

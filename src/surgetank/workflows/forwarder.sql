@@ -25,6 +25,10 @@ LEFT JOIN surgetank.audit_names t ON t.number = a.thread
 WHERE a.at > greatest(now() - interval '1 day', to_timestamp(%(since)s))
 ORDER BY a.thread, a.nth
 
+-- name: still_there
+-- Primary key.
+SELECT a.id, a.xid::text AS xid FROM surgetank.audit a WHERE a.id = ANY (%(ids)s::bigint[])
+
 -- name: note_saved
 -- Primary keys, index audit_of_workflow.
 SELECT run_id FROM surgetank.note_saved(%(runs)s::uuid[], surgetank.acting(%(actor)s, %(actor)s)) AS s (run_id)

@@ -26,6 +26,7 @@ class UnderWay:
     run: Run
     task: asyncio.Task[None] | None = None  # until the loop has begun it
     functions: Functions | None = None  # until its task has begun
+    begun: bool = False  # its thread was taken, and nodes may be run
     cancelled: bool = False
     lost: bool = False
     ending: bool = False  # how it ended is being recorded, and then told: nobody may cut that off

@@ -19,7 +19,14 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from surgetank.encode.jsontext import dumps
 from surgetank.events.streams import END, StreamLog
-from surgetank.exceptions import DatabaseUnavailable, LeaseLost, SurgetankError, ThreadBusy
+from surgetank.exceptions import (
+    BufferUnavailable,
+    ColdStateUnavailable,
+    DatabaseUnavailable,
+    LeaseLost,
+    SurgetankError,
+    ThreadBusy,
+)
 from surgetank.workflows.claiming import Claims
 from surgetank.workflows.execution import Graphs, Outcome, config_of, execute
 from surgetank.workflows.fencing import take_thread
@@ -47,6 +54,10 @@ _THREADS = 32
 _FUNCTIONS = 256  # nodes that are plain functions, at once
 _STOP_S = 5.0
 _RETRY_S, _RETRY_MOST_S = 1.0, 60.0
+# It is not the graph that failed. A run is claimed in the database, and takes its thread in the buffer before
+# any node is run: while they are away nothing is repeated. One that has run nodes is not tried for ever.
+_AWAY = (BufferUnavailable, ColdStateUnavailable, DatabaseUnavailable)
+_MOST_TRIES = 10
 
 
 class RunWorker:
@@ -283,6 +294,10 @@ class RunWorker:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the graph is the application's: its failure is the run's end
             await self._functions_returned(run)
+            if isinstance(error, _AWAY) and (
+                run.attempts < _MOST_TRIES or not self._has_begun(run)
+            ):
+                return await self._later(run), None
             return await self._failed(run, sender, error, _shown(error)), None
         if outcome.waits:
             waiting = Status.AWAITING_CHECKPOINT
@@ -305,6 +320,7 @@ class RunWorker:
             run.graph, config, context=run.kwargs.get("context"), user=user
         ) as graph:
             await take_thread(graph.checkpointer, run)
+            self._note_begun(run)
             change = await check_structure(graph, run, config)
             if change is not None:
                 await self._thread(self._on_change, run, change)
@@ -323,8 +339,7 @@ class RunWorker:
         """Try it again later if it may be, else it has failed."""
         retries = run.kwargs.get("retries")
         if not timed_out and isinstance(retries, int) and run.attempts <= retries:
-            pause = min(_RETRY_MOST_S, _RETRY_S * 2.0 ** min(run.attempts - 1, 10))
-            return await self._end(run, Status.PENDING, self._statuses.give_back, retry_s=pause)
+            return await self._later(run)
         shown = {
             "error": "TimeoutError" if timed_out else type(error).__name__,
             "message": str(error) or message,
@@ -333,6 +348,11 @@ class RunWorker:
         return await self._end(
             run, Status.FAILED, self._statuses.mark_failed, message, timed_out=timed_out
         )
+
+    async def _later(self, run: Run) -> Status:
+        """Try it again in a while, from its last checkpoint."""
+        pause = min(_RETRY_MOST_S, _RETRY_S * 2.0 ** min(run.attempts - 1, 10))
+        return await self._end(run, Status.PENDING, self._statuses.give_back, retry_s=pause)
 
     async def _end(
         self, run: Run, status: Status, mark: Callable[..., str], *arguments: Any, **named: Any
@@ -351,6 +371,15 @@ class RunWorker:
         if run.kwargs.get("webhook"):
             self._webhook_due()
         return status
+
+    def _note_begun(self, run: Run) -> None:
+        if (under_way := self._under_way.get(str(run.run_id))) is not None:
+            under_way.begun = True
+
+    def _has_begun(self, run: Run) -> bool:
+        """Whether nodes of it may have been run here."""
+        under_way = self._under_way.get(str(run.run_id))
+        return under_way is not None and under_way.begun
 
     def _mark_ending(self, run: Run) -> None:
         """From here on nobody may cut it off."""

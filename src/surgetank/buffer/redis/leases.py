@@ -87,7 +87,7 @@ class RedisLeases:
         if due.enough_entries < _MANY and self._plenty:
             # What costs the server most is being asked: while there is plenty, some shards are enough.
             self._next_part += 1
-            some_shards = every[self._next_part % _PARTS :: _PARTS]
+            some_shards = every[self._next_part % min(_PARTS, len(every)) :: _PARTS]
             found, is_enough, _ = self._ask(
                 due, terms, some_shards, len(some_shards), stream=stream
             )

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from starlette.concurrency import run_in_threadpool
@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from surgetank.bounded import BoundedMap
 from surgetank.encode.jsontext import dumps
 from surgetank.events.streams import END, StreamEvent, StreamLog, StreamPage, Written
-from surgetank.exceptions import DatabaseUnavailable, RunNotFound
+from surgetank.exceptions import BufferUnavailable, DatabaseUnavailable, RunNotFound
 from surgetank.server.live.reading import LogReads
 from surgetank.workflows.runs import Run
 from surgetank.workflows.status import Status, wire_status
@@ -24,9 +24,12 @@ from surgetank.workflows.status import Status, wire_status
 _POLL_S = 0.02  # for what other processes write
 _ASK_S = 5.0  # how often the database is asked whether a silent run has ended elsewhere
 _IDLE_S = 15.0
+_AWAY_S = 0.5  # until a log that can't be read is asked again
 _UNNUMBERED = 0
 _READERS = 8  # who reads the log at once, where that is over a network
 _OVER = frozenset(Status) - {Status.PENDING, Status.RUNNING}
+
+T = TypeVar("T")
 
 
 class StreamHub:
@@ -56,6 +59,15 @@ class StreamHub:
     async def last(self, run_id: str) -> Sequence[StreamEvent]:
         """`StreamLog.last`, for an event loop."""
         return await self._reads(self.log, self.log.last, run_id)
+
+    async def unless_away(self, asked: Awaitable[T]) -> T | None:
+        """What is asked of the log; None while that can't be read. Who follows has not gone away then, and what
+        follows goes on: so the caller waits with his client."""
+        try:
+            return await asked
+        except BufferUnavailable:
+            await asyncio.sleep(_AWAY_S)
+            return None
 
     def close(self) -> None:
         """Let everybody end."""
@@ -109,11 +121,9 @@ class StreamHub:
 
         end = log.listen(heard)
         try:
-            self._known = await self._polls(log, log.newest)
-            self._wake_all()
             while (self._waiting or self._awaiting_end) and not self.closing:
-                newest = await self._polls(log, log.newest)
-                if newest > self._known:  # written by another process
+                newest = await self.unless_away(self._polls(log, log.newest))
+                if newest is not None and newest > self._known:  # written by another process
                     self._known = newest
                     self._wake_all()
                 await asyncio.sleep(_POLL_S)
@@ -136,7 +146,10 @@ async def follow_run(
     try:
         while not hub.closing:
             news.clear()
-            page = await hub.read(run.thread_id, run_id=run_id, after=after)
+            page = await hub.unless_away(hub.read(run.thread_id, run_id=run_id, after=after))
+            if page is None:
+                yield []
+                continue
             if page.gap is not None:
                 yield [gap_event(run_id, after, page.gap)]
                 after = page.gap
@@ -173,9 +186,11 @@ async def end_of_run(hub: StreamHub, run: Run, get: Callable[[UUID], Run]) -> li
     try:
         while not hub.closing:
             news.clear()
-            last = list(await hub.last(run_id))
+            last = await hub.unless_away(hub.last(run_id))
+            if last is None:
+                continue
             if any(event.event == END for event in last):
-                return last
+                return list(last)
             if loop.time() - asked_at >= _ASK_S:
                 asked_at = loop.time()
                 if end := await _ended(run, get):

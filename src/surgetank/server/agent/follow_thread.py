@@ -45,7 +45,10 @@ async def follow_thread(
                 if not await run_in_threadpool(_still_may, services, who, thread_id):
                     return
             news.clear()
-            page = await hub.read(thread_id, after=after)
+            page = await hub.unless_away(hub.read(thread_id, after=after))
+            if page is None:
+                yield []
+                continue
             if page.gap is not None:
                 yield [gap_event("", after, page.gap)]
                 after = page.gap
