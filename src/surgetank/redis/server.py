@@ -314,7 +314,11 @@ class RedisServer:
     @staticmethod
     def _pipeline(lane: Lane, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
         connection = lane.connection
-        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        if len(commands) == 1:
+            packed = connection.pack_command(*commands[0])
+        else:
+            packed = connection.pack_commands(commands)
+        connection.send_packed_command(packed, check_health=False)
         replies: list[Any] = []
         for _ in commands:
             try:

@@ -69,6 +69,7 @@ class Shards:
         self._tags = [address.tag(number) for number in range(self.count)]
         self._lock = threading.Lock()
         self._held = [(0, 0)] * self.count  # entries and bytes of each shard, as far as known
+        self._sums = (0, 0)  # of all shards
         self._viewed_at = float("-inf")
         # In which run of the server the newest number of each shard was given to us.
         self._runs: list[bytes | None] = [None] * self.count
@@ -203,8 +204,11 @@ class Shards:
 
     def learn(self, shard: int, held: Sequence[bytes]) -> None:
         """What a shard held by its last reply."""
+        entries, size = int(held[0]), int(held[1])
         with self._lock:
-            self._held[shard] = (int(held[0]), int(held[1]))
+            before, sums = self._held[shard], self._sums
+            self._held[shard] = (entries, size)
+            self._sums = (sums[0] + entries - before[0], sums[1] + size - before[1])
 
     def view(self, *, fresh: bool = False) -> None:
         """Look again how full all shards are, if that was longer ago than it may be."""
@@ -217,8 +221,7 @@ class Shards:
 
     def held(self) -> tuple[int, int]:
         """Entries and bytes of all shards, as far as known."""
-        with self._lock:
-            return sum(held[0] for held in self._held), sum(held[1] for held in self._held)
+        return self._sums
 
     def kept(self) -> int:
         """Bytes of what was acknowledged and is kept, now."""
@@ -231,9 +234,8 @@ class Shards:
     def others(self, shard: int) -> tuple[int, int]:
         """Entries and bytes of all other shards, as far as known."""
         with self._lock:
-            entries = sum(held[0] for held in self._held) - self._held[shard][0]
-            size = sum(held[1] for held in self._held) - self._held[shard][1]
-        return entries, size
+            held, sums = self._held[shard], self._sums
+        return sums[0] - held[0], sums[1] - held[1]
 
 
 def _nowhere(number: int, _: bytes) -> bytes:
