@@ -314,10 +314,9 @@ class RedisServer:
     @staticmethod
     def _pipeline(lane: Lane, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
         connection = lane.connection
-        if len(commands) == 1:
-            packed = connection.pack_command(*commands[0])
-        else:
-            packed = connection.pack_commands(commands)
+        alone = len(commands) == 1
+        pack = connection.pack_command if alone else connection.pack_commands
+        packed = pack(*commands[0]) if alone else pack(commands)
         connection.send_packed_command(packed, check_health=False)
         replies: list[Any] = []
         for _ in commands:
