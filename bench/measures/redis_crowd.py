@@ -121,8 +121,8 @@ def _put_many(url: str, steps: int, states: list[list[Any]], ready: Any, done: A
 
 
 def _put(saver: SurgetankSaver, steps: int, states: list[list[Any]]) -> None:
-    """Threads that each have all the states, one after the other."""
-    for step in range(steps):
-        if step % len(states) == 0:
-            thread = chat.Thread(saver, str(uuid6()))
-        thread.put({"messages": states[step % len(states)], "step": step}, writes=False)
+    """Conversations that each have all the states, one after the other."""
+    for _ in range(0, steps, len(states)):
+        thread = chat.Thread(saver, str(uuid6()))
+        for step, messages in enumerate(states):
+            thread.put({"messages": messages, "step": step}, writes=False)
