@@ -1,8 +1,8 @@
 -- Stands before each script. KEYS[1] is the hash tag of the slot: all keys of a script begin with it.
--- ARGV[1] and ARGV[2] are the sender's lane and its count there (see the end, once.lua); A has the rest.
+-- LANE and COUNT are the sender's lane and its count there (see the end, once.lua); A has the rest.
 local T = KEYS[1] .. ':'
-local A = {}
-for i = 3, #ARGV do A[i - 2] = ARGV[i] end
+local A = ARGV
+local LANE, COUNT = table.remove(A, 1), table.remove(A, 1)
 local call = redis.call
 
 -- A number as text that is read back as the same number.

@@ -16,8 +16,13 @@ from hashlib import sha1
 from importlib.resources import files
 
 _NAME = re.compile(r"^-- name: (\w+)( \(grows\))?\n", re.MULTILINE)
+# A function at the top of a file, on one line or up to its `end`.
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+_FUNCTION = re.compile(
+    r"^local function (\w+)\((?:.* end\n|.*\n(?:(?: .*)?\n)*?end\n)", re.MULTILINE
+)
 _ALSO_WHEN_FULL = """-- A full server refuses what needs memory, unless the script has changed something before.
-if ARGV[1] ~= '' then call('DEL', T .. 'none') end
+if LANE ~= '' then call('DEL', T .. 'none') end
 """
 
 
@@ -43,12 +48,24 @@ class Scripts:
         self._scripts: dict[str, Script] = {}
         for name, grows, body in zip(named[::3], named[1::3], named[2::3], strict=True):
             first = "" if grows else _ALSO_WHEN_FULL
-            text = f"{before}\n{own}\nlocal function main()\n{first}{body}end\n{after}".encode()
+            rest = f"local function main()\n{first}{body}end\n{after}"
+            above, rest = (_COMMENT.sub("", part) for part in (f"{before}\n{own}\n", rest))
+            text = (_needed(above, rest) + rest).encode()
             digest = sha1(text, usedforsecurity=False).hexdigest().encode()
             self._scripts[name] = Script(name, text, digest)
 
     def __getitem__(self, name: str) -> Script:
         return self._scripts[name]
+
+
+def _needed(text: str, rest: str) -> str:
+    """The text without functions that neither it nor the rest names: a server makes all of a script's
+    functions anew each time."""
+    for function in reversed(list(_FUNCTION.finditer(text))):
+        after = text[function.end() :]
+        if re.search(rf"\b{function[1]}\b", after + rest) is None:
+            text = text[: function.start()] + after
+    return text
 
 
 def _read(package: str, file: str) -> str:

@@ -35,18 +35,19 @@ end
 -- number, or why not.
 local added, added_bytes = 0, 0
 local function accept()
-    local s, size, root, bases, fence, tenant, flags, seen, entry =
-        take(), tonumber(take()), take(), take(), take(), take(), take(), take(), take()
+    local s, bytes_there, root, bases, fence, tenant, flags, seen, entry = unpack(A, i + 1, i + 9)
+    i = i + 9
+    local size = tonumber(bytes_there)
     local stream, name = names(s)
     local p = T .. 'p:' .. s
-    local known = call('HMGET', p, 'n', 'b', 'fence', 'guarded', 'ver', 'lun', 'nxt', 'ten')
+    local known = call('HMGET', p, 'n', 'b', 'fence', 'guarded', 'ver', 'lun', 'nxt', 'ten', 'sp')
     if fence ~= '' and tonumber(known[3] or '0') > tonumber(fence) then return {'old', 0} end
     if entries + added + others >= most or bytes + added_bytes + other_bytes + size > most_bytes then
         return {'full', 0}
     end
     if known[4] == '1' and string.find(flags, 'g', 1, true) and known[5] ~= seen then return {'guard', 0} end
     if bases ~= '' then
-        local spilled = tonumber(call('HGET', p, 'sp') or '0')
+        local spilled = tonumber(known[9] or '0')
         for base in string.gmatch(bases, '%d+') do
             if tonumber(base) <= spilled or call('HEXISTS', T .. 'e:' .. s, base) == 0 then return {'base', 0} end
         end
@@ -55,11 +56,11 @@ local function accept()
     local number = ticks * SHARDS + SHARD
     local seq = text(number)
     call('HSET', T .. 'e:' .. s, seq, entry)
-    call('ZADD', T .. 'w:' .. s, seq, member(seq, text(size), now, epoch, '0', root, ''))
+    call('ZADD', T .. 'w:' .. s, seq, member(seq, bytes_there, now, epoch, '0', root, ''))
     if root ~= '' then call('ZADD', T .. 'r:' .. s, root, seq) end
     local n, b = tonumber(known[1] or '0'), tonumber(known[2] or '0')
     if n == 0 then
-        call('HSET', p, 'n', '1', 'b', text(size), 'last', seq, 'ver', seq, 'old', now, 'first', seq)
+        call('HSET', p, 'n', '1', 'b', bytes_there, 'last', seq, 'ver', seq, 'old', now, 'first', seq)
         call('ZADD', T .. 'due:' .. stream, now, name)
         call('SADD', T .. 'streams', stream)
         if (known[6] or '0') == '0' and (known[7] or '0') == '0' then
@@ -72,12 +73,12 @@ local function accept()
         call('HSET', p, 'n', text(n + 1), 'b', text(b + size), 'last', seq, 'ver', seq)
     end
     call('HINCRBY', T .. 'st:' .. stream, 'entries', 1)
-    call('HINCRBY', T .. 'st:' .. stream, 'bytes', text(size))
+    call('HINCRBY', T .. 'st:' .. stream, 'bytes', bytes_there)
     added, added_bytes = added + 1, added_bytes + size
     if tenant ~= '' and tenant ~= known[8] then give_to(s, tenant) end
     if fence ~= '' then keep_fence(s, fence, now) end
-    if flags ~= '' and string.find(flags, '[sa]') then call('HSET', p, 'guarded', '1') end
-    if flags ~= '' and string.find(flags, 's', 1, true) then
+    if flags ~= '' and flags ~= 'g' and string.find(flags, '[sa]') then call('HSET', p, 'guarded', '1') end
+    if flags ~= '' and flags ~= 'g' and string.find(flags, 's', 1, true) then
         discard_all(s)
         remove_copy(s)
         discarded = true

@@ -31,7 +31,8 @@ local function fields(member)
 end
 
 local function member(seq, size, at, epoch, replays, root, id, file, spilled)
-    return table.concat({seq, size, at, epoch, replays, root, id, file or '', spilled or ''}, ':')
+    return seq .. ':' .. size .. ':' .. at .. ':' .. epoch .. ':' .. replays .. ':' .. root .. ':' .. id .. ':' ..
+        (file or '') .. ':' .. (spilled or '')
 end
 
 -- Count the values that an entry has in a spill file: in, or (-1) out when it goes for good. The last one to go lets
@@ -180,11 +181,11 @@ local function let_go(s)
 end
 
 -- A partition's state as it is shown.
-local STATE = {'n', 'b', 'old', 'att', 'nxt', 'since', 'fail', 'own', 'lun', 'me', 'ms', 'md'}
 local function state(s)
-    local found = call('HMGET', T .. 'p:' .. s, unpack(STATE))
-    for i = 1, #STATE do found[i] = found[i] or '' end
-    local stream, name = names(s)
-    found[#STATE + 1], found[#STATE + 2] = stream, name
+    local found = call(
+        'HMGET', T .. 'p:' .. s, 'n', 'b', 'old', 'att', 'nxt', 'since', 'fail', 'own', 'lun', 'me', 'ms', 'md'
+    )
+    for i = 1, 12 do found[i] = found[i] or '' end
+    found[13], found[14] = names(s)
     return found
 end
