@@ -4,6 +4,10 @@ a server lost.
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+from typing import Any, cast
+
 import pytest
 
 from support.buffers import drain, put, take, values
@@ -135,3 +139,44 @@ def _replicate(primary: RedisTestServer, replica: RedisTestServer) -> None:
     wait_until(
         lambda: replica.client().info("replication")["master_link_status"] == "up", "a replica"
     )
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_what_was_erased_is_not_in_the_servers_file_after_it_was_scrubbed(newer: bool) -> None:
+    noise = random.Random(1)  # a file has it as it is: nothing of it can be made shorter
+    secret, other = noise.randbytes(200), noise.randbytes(200)
+    with running_redis(newer=newer, appendonly="yes", appendfsync="always") as redis:
+        buffer = RedisBuffer(parse(redis.url("x")))
+
+        def in_files(value: bytes) -> bool:
+            folder = Path(cast("Any", redis.client().config_get("dir"))["dir"])
+            return any(value in f.read_bytes() for f in folder.rglob("*aof*") if f.is_file())
+
+        put(buffer, "mine", secret)
+        drain(buffer)
+        put(buffer, "other", other)
+        assert in_files(secret)
+        assert buffer.erase(["mine"], []) == (1, [])
+        assert in_files(secret)
+        assert buffer.scrub()
+        assert not in_files(secret)
+        assert in_files(other)
+        redis.client().config_set("appendonly", "no")
+        assert buffer.scrub()
+        buffer.close()
+
+
+def test_a_server_that_lets_nobody_ask_for_its_file_does_not_keep_an_erasure_from_its_end() -> None:
+    with running_redis(appendonly="yes") as redis:
+        redis.client().acl_setuser(
+            "shy",
+            enabled=True,
+            nopass=True,
+            keys="*",
+            categories=["+@all"],
+            commands=["-bgrewriteaof", "-config"],
+        )
+        buffer = RedisBuffer(parse(f"redis://shy:x@127.0.0.1:{redis.port}/0?prefix=x"))
+        assert buffer.advices() == []
+        assert buffer.scrub()
+        buffer.close()

@@ -14,21 +14,26 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis.crc import key_slot
 
 from support import savers
-from support.redis_fleet import redis_cluster, watched_redis
+from support.redis_fleet import client, redis_cluster, watched_redis
 from support.redis_server import shared
 from support.savers import config
 from support.tanks import MakeTank
 from support.waiting import wait_until
 from surgetank import Surgetank
 from surgetank.buffer.coordination import Due
+from surgetank.buffer.redis.buffer import RedisBuffer
 from surgetank.exceptions import BufferUnavailable
 from surgetank.model import Record
 from surgetank.redis import server as module
+from surgetank.redis.address import parse
 from surgetank.redis.cluster import RedisCluster
 from surgetank.redis.routes import Node
+from surgetank.redis.server import Confirmation
 
+PATIENCE_S = 60.0
 RECORD = (Record(b"k", b"v" * 100),)
 
 
@@ -87,6 +92,87 @@ def test_a_slot_that_is_elsewhere_is_found_and_asked_once(
     slots._owners = [Node("127.0.0.1", 1)] * 16384  # nobody is there
     buffer.append("s", "p0", RECORD)
     assert [buffer.state("s", f"p{number}").entries for number in range(8)] == [3] + [2] * 7
+
+
+def test_what_each_node_is_set_to_is_said(make_tank: MakeTank, cluster: list[int]) -> None:
+    unsafe = client(cluster[1])
+    unsafe.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        tank = make_tank(buffer_url=url_of(cluster))
+        advices = tank.parts.buffer.advices()
+    finally:
+        unsafe.config_set("maxmemory-policy", "noeviction")
+    evicting = [advice.what for advice in advices if "drops keys" in advice.what]
+    assert [what.split(": ")[0] for what in evicting] == [f"127.0.0.1:{cluster[1]}"]
+    assert {what.what.split(": ")[0] for what in advices if "append-only" in what.what} == {
+        f"127.0.0.1:{port}" for port in cluster
+    }
+
+
+def test_what_comes_while_a_slot_moves_to_another_node_waits_and_is_accepted_once(
+    make_tank: MakeTank, cluster: list[int]
+) -> None:
+    """A shard is at one node or the other, never in both: who asks meanwhile waits for the end."""
+    tank = make_tank(buffer_url=url_of(cluster))
+    buffer: Any = tank.parts.buffer
+    shards = buffer._shards
+    shards.server._patience_s = 60.0
+    before = [buffer.append("s", "p", RECORD) for _ in range(3)]
+    slot = key_slot(shards.tag(shards.of("p")))
+    from_port = shards.server._slots.owner(slot).port
+    to_port = next(port for port in cluster if port != from_port)
+    from_, to = client(from_port), client(to_port)
+    ids = {port: cluster_id(port) for port in cluster}
+    to.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[from_port])
+    from_.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[to_port])
+    refused = asked_elsewhere(from_)
+    during: list[int] = []
+    writer = threading.Thread(target=lambda: during.append(buffer.append("s", "p", RECORD)))
+    writer.start()
+    wait_until(lambda: asked_elsewhere(from_) > refused, "the writer to be sent away", PATIENCE_S)
+    while keys := from_.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+        from_.execute_command("MIGRATE", "127.0.0.1", to_port, "", 0, 5000, "KEYS", *keys)
+    assert during == []
+    for port in cluster:
+        client(port).execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[to_port])
+    writer.join(PATIENCE_S)
+    assert len(during) == 1
+    (leased,) = buffer.lease("s", Due(partition="p", force=True), owner="w", ttl_s=15)
+    entries = buffer.read(leased.lease, max_entries=10, max_bytes=10**6)
+    assert [entry.seq for entry in entries] == [*before, *during]
+    assert shards.server._slots.owner(slot).port == to_port
+    assert buffer.damage() == []
+    buffer.check()
+
+
+def test_a_replica_that_takes_over_in_a_cluster_has_what_was_acknowledged_as_replicated() -> None:
+    with redis_cluster(replica=True) as ports:
+        *primaries, replica = ports
+        buffer: Any = RedisBuffer(parse(url_of(primaries)), durability="process", patience_s=60.0)
+        shards = buffer._shards
+        shards.server.confirmation = Confirmation(replicas=1)
+        owner = lambda name: shards.server._slots.owner(key_slot(shards.tag(shards.of(name))))  # noqa: E731
+        name = next(n for n in map(str, range(1000)) if owner(n).port == primaries[0])
+        before = [buffer.append("s", name, RECORD) for _ in range(20)]
+        client(primaries[0]).shutdown(nosave=True)
+        client(replica).execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
+        shards.server.confirmation = None  # it has no replica now
+        after = buffer.append("s", name, RECORD)
+        (leased,) = buffer.lease("s", Due(partition=name, force=True), owner="w", ttl_s=15)
+        entries = buffer.read(leased.lease, max_entries=100, max_bytes=10**6)
+        assert [entry.seq for entry in entries] == [*before, after]
+        assert owner(name).port == replica
+        buffer.close()
+
+
+def cluster_id(port: int) -> str:
+    found = client(port).execute_command("CLUSTER", "MYID")
+    return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def asked_elsewhere(node: Any) -> int:
+    """How often a node said that a slot is moving."""
+    return int(node.info("errorstats").get("errorstat_ASK", {}).get("count", 0))
 
 
 # -- sentinels

@@ -106,8 +106,9 @@ def _port_of_node() -> int:
 
 
 @contextmanager
-def redis_cluster() -> Iterator[list[int]]:
-    """Three nodes, each with a third of the slots; gives their ports."""
+def redis_cluster(*, replica: bool = False) -> Iterator[list[int]]:
+    """Three nodes, each with a third of the slots, and one more as `replica` of the first; gives their
+    ports."""
     with ExitStack() as stack:
         ports = [_port_of_node() for _ in range(3)]
         nodes = [
@@ -121,7 +122,41 @@ def redis_cluster() -> Iterator[list[int]]:
                 nodes[0].client().execute_command("CLUSTER", "MEET", "127.0.0.1", ports[number])
         for node in nodes:
             wait_until(lambda node=node: _is_complete(node), "the cluster", PATIENCE_S)  # type: ignore[misc]
+        if replica:
+            ports = [*ports, stack.enter_context(_replica_in(ports))]
         yield ports
+
+
+@contextmanager
+def _replica_in(cluster: list[int]) -> Iterator[int]:
+    """One more node, that follows the first one; all know it."""
+    primary, port = cluster[0], _port_of_node()
+    with running_redis(cluster_enabled="yes", port=str(port)) as node:
+        id_ = client(primary).execute_command("CLUSTER", "MYID")
+        for other in cluster:
+            node.client().execute_command("CLUSTER", "MEET", "127.0.0.1", other)
+        wait_until(lambda: _follows(node, id_), "the replica to know its primary", PATIENCE_S)
+        wait_until(
+            lambda: cast("Any", node.client().info("replication"))["master_link_status"] == "up",
+            "the replica", PATIENCE_S,
+        )  # fmt: skip
+        wait_until(
+            lambda: all(_knows_all(each, len(cluster) + 1) for each in (port, *cluster)),
+            "all nodes", PATIENCE_S,
+        )  # fmt: skip
+        yield port
+
+
+def _knows_all(port: int, count: int) -> bool:
+    info = cast("Any", client(port)).cluster("info")
+    return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == count
+
+
+def _follows(node: RedisTestServer, primary: Any) -> bool:
+    try:
+        return bool(node.client().execute_command("CLUSTER", "REPLICATE", primary))
+    except RedisError:  # it has not heard of it yet
+        return False
 
 
 def _is_complete(node: RedisTestServer) -> bool:

@@ -53,6 +53,10 @@ _ALWAYS = (
 _WAITING = "rows of tables that wait on other hosts which share the bucket: erase the user again when they are flushed"
 _REPLICAS = "rows of tables in replicas of other hosts: for a second, and where one is stopped until it starts"
 _COPIES = "copies of table files on those hosts, for ten minutes"
+_ON_SERVER = (
+    "the Redis server's snapshots, copies of its files, replicas that lag; and its append-only file where the "
+    "buffer's user may not run BGREWRITEAOF"
+)
 _ROUNDS = 5
 _LOCK_S = 10
 _AGAIN_S = 300.0  # between two attempts in the background
@@ -126,7 +130,8 @@ class Erasure:
         self._other_saver = other_saver
         self._store_named = store_named
         self._erase_tables = erase_tables
-        self._beyond = (*_ALWAYS, *beyond)
+        on_server = [_ON_SERVER] if buffer.over_network else []
+        self._beyond = (*_ALWAYS, *beyond, *on_server)
 
     def erase(self, user: str, by: str = "application") -> ErasureReport:
         """Erase a user's data. Idempotent; killed on the way, it goes on when it is called again.
@@ -356,7 +361,7 @@ class Erasure:
         ):
             if not rewritten:
                 unfinished.append(
-                    f"the {what}'s file is always in use: its WAL could not be emptied"
+                    f"the {what}'s file is always in use: what was removed could not be emptied out of it"
                 )
         left = [file.name for file in self._buffer.spill_files() if file.records]
         if left:

@@ -18,6 +18,7 @@ from redis.exceptions import (
     MovedError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
     TryAgainError,
 )
 
@@ -49,6 +50,24 @@ class RedisCluster(RedisServer):
         if isinstance(reply, RedisError):
             raise self._named(reply)
         return reply
+
+    def command_at_each(self, *parts: Arg) -> list[tuple[str, Any]]:
+        """Run one plain command at each node that has a shard."""
+        try:
+            at = self.address
+            slots = [key_slot(at.tag(number)) for number in range(at.shards)]
+            nodes = dict.fromkeys(self._slots.owner(slot) for slot in slots)
+            found: list[tuple[str, Any]] = []
+            for node in nodes:
+                try:
+                    reply = self.ask_alone(node, parts)
+                except ResponseError as error:
+                    reply = self._named(error)
+                found.append((f"{node.host}:{node.port}", reply))
+        except (AuthenticationError, *LOST) as error:
+            self._slots.forget()
+            raise self._named(error) from error
+        return found
 
     def _ask_calls(self, calls: Sequence[Call]) -> list[Any]:
         return self._at_nodes(

@@ -1,19 +1,22 @@
 """What a server keeps, and where: what of it breaks our promises, and how it is set right. Pure, but for
-`facts_of`.
+what takes a server.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from surgetank.exceptions import BufferProblem, ConfigurationError
+from surgetank.exceptions import ConfigurationError
 from surgetank.model import Advice
 from surgetank.redis.server import Confirmation, RedisServer
 
 Durability = Literal["process", "power", "replicated"]
 OLDEST = (6, 2)
 _WAITAOF = (7, 2)
+_ASK_AGAIN_S = 0.02
 _OWN_SHARE = 1.5  # what entries take in a server's memory, beside their bytes
 
 
@@ -31,16 +34,38 @@ class ServerFacts:
 
 
 def facts_of(server: RedisServer) -> ServerFacts:
-    """Ask a server."""
-    info = _info(server)
+    """Ask a server; of a cluster what is worst of its nodes, for what an append may wait for."""
+    found = [facts for _, facts in facts_of_nodes(server)]
+    if len(found) == 1:
+        return found[0]
+    return min(found, key=lambda f: (bool(f.has_file), f.file_sync == "always", f.replicas or 0))
+
+
+def facts_of_nodes(server: RedisServer) -> list[tuple[str, ServerFacts]]:
+    """Ask each node that has something of ours, which is named for people where there are several."""
+    asked = [
+        server.command_at_each(*command)
+        for command in (("INFO",), ("CONFIG", "GET", "appendfsync"), ("CONFIG", "GET", "save"))
+    ]
+    by_node: dict[str, list[Any]] = {}
+    for replies in asked:
+        for node, reply in replies:
+            by_node.setdefault(node, []).append(reply)
+    return [
+        (node, _facts(*replies)) for node, replies in by_node.items() if len(replies) == len(asked)
+    ]
+
+
+def _facts(info_reply: Any, sync_reply: Any, save_reply: Any) -> ServerFacts:
+    info = _info(info_reply)
     version = tuple(int(part) for part in info.get("redis_version", "0").split(".")[:2])
     return ServerFacts(
         version=version,
         max_memory=_number(info.get("maxmemory")),
         eviction=info.get("maxmemory_policy"),
         has_file=info["aof_enabled"] == "1" if "aof_enabled" in info else None,
-        file_sync=_config(server, "appendfsync"),
-        snapshots=_config(server, "save"),
+        file_sync=_config(sync_reply),
+        snapshots=_config(save_reply),
         replicas=_number(info.get("connected_slaves")),
     )
 
@@ -72,6 +97,15 @@ def confirmation(facts: ServerFacts, durability: Durability) -> Confirmation | N
         remedy="set `appendfsync always`, or use Redis 7.2 or newer, where we wait for the file "
         "ourselves; or set SURGETANK_DURABILITY=process.",
     )
+
+
+def advices_of_nodes(found: Sequence[tuple[str, ServerFacts]], max_bytes: int) -> list[Advice]:
+    """What each node is set to. Those of a cluster share the bytes."""
+    return [
+        Advice(f"{node}: {advice.what}" if node else advice.what, advice.remedy)
+        for node, facts in found
+        for advice in advices(facts, max_bytes // len(found))
+    ]
 
 
 def advices(facts: ServerFacts, max_bytes: int) -> list[Advice]:
@@ -115,26 +149,63 @@ def advices(facts: ServerFacts, max_bytes: int) -> list[Advice]:
     return found
 
 
-def _info(server: RedisServer) -> dict[str, str]:
-    try:
-        text = server.command("INFO").decode(errors="replace")
-    except BufferProblem as error:
-        if "NOPERM" in str(error):
+def rewrite_files(server: RedisServer, *, within_s: float) -> bool:
+    """Have each node write its append-only file anew, with what it has now and nothing else. False
+    where that fails, or is not done in time. One that does not let us ask for it is left out: its file
+    can't be reached from here."""
+    wanted = {node for node, facts in facts_of_nodes(server) if facts.has_file is not False}
+    if not wanted:
+        return True
+    deadline, asked = time.monotonic() + within_s, set[str]()
+    while time.monotonic() < deadline:
+        busy = _rewriting(server)
+        if busy is None:
+            return False
+        if not busy and asked >= wanted:
+            return True
+        if not busy:  # one that was under way before may have begun with more than there is now
+            for node, reply in server.command_at_each("BGREWRITEAOF"):
+                if "in progress" not in str(reply):
+                    asked.add(node)
+        time.sleep(_ASK_AGAIN_S)
+    return False
+
+
+def _rewriting(server: RedisServer) -> bool | None:
+    """Whether a node writes its file anew, or is about to; None where that failed."""
+    found = [_info(reply) for _, reply in server.command_at_each("INFO", "persistence")]
+    if any(info.get("aof_last_bgrewrite_status", "ok") != "ok" for info in found):
+        return None
+    signs = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
+    return any(info.get(sign, "0") != "0" for info in found for sign in signs)
+
+
+def _info(reply: Any) -> dict[str, str]:
+    if isinstance(reply, Exception):
+        if _is_forbidden(reply):
             return {}
-        raise
-    lines = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
+        raise reply
+    lines = (
+        line.partition(":")
+        for line in reply.decode(errors="replace").splitlines()
+        if not line.startswith("#")
+    )
     return {name: value for name, _, value in lines}
 
 
-def _config(server: RedisServer, name: str) -> str | None:
+def _config(reply: Any) -> str | None:
     """A setting; None where the server does not let us ask (a managed one, mostly)."""
-    try:
-        reply = server.command("CONFIG", "GET", name)
-    except BufferProblem as error:
-        if "NOPERM" in str(error) or "unknown command" in str(error):
+    if isinstance(reply, Exception):
+        if _is_forbidden(reply):
             return None
-        raise
+        raise reply
     return reply[1].decode() if reply else None
+
+
+def _is_forbidden(reply: Exception) -> bool:
+    """Whether the server does not let us ask, or has no such command. redis-py takes the code off."""
+    said = str(reply)
+    return any(sign in said for sign in ("NOPERM", "no permissions", "unknown command"))
 
 
 def _number(text: str | None) -> int | None:

@@ -167,6 +167,12 @@ class RedisServer:
             raise self._named(reply)
         return reply
 
+    def command_at_each(self, *parts: Arg) -> list[tuple[str, Any]]:
+        """Run one plain command at each node that has something of ours: the node's name for people
+        (empty where there is but one), and its reply, also an error that it said."""
+        (reply,) = self._ask(lambda lane: self._pipeline(lane, [parts]))
+        return [("", self._named(reply) if isinstance(reply, RedisError) else reply)]
+
     def problem(self) -> BufferUnavailable | None:
         """Why it can't be used; None when it answers. Asks now."""
         try:

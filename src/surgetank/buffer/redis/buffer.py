@@ -135,7 +135,7 @@ class RedisBuffer:
             entries.before_first = lambda: binding.note_destination(destination)
 
         upkeep = RedisUpkeep(shards, entries, copies=copies, jobs=jobs, fence=fence)
-        upkeep.judge(facts)
+        upkeep.judge()
         self.advices = upkeep.advices
         self.damage = upkeep.damage
         self.damage_announced = upkeep.damage_announced

@@ -24,6 +24,7 @@ _SCRIPTS = scripts("upkeep.lua")
 _KEPT = 200_000
 _KEPT_S = 30 * 86_400.0
 _MANY = 1 << 40
+_REWRITE_S = 30.0
 
 
 class RedisBinding:
@@ -172,9 +173,12 @@ class RedisUpkeep:
     def advices(self) -> list[Advice]:
         return self._advices
 
-    def judge(self, found: facts.ServerFacts) -> None:
-        """See what the server is set to; what is new is a warning in the program's log."""
-        before, self._advices = self._advices, facts.advices(found, self._log.limits.max_bytes)
+    def judge(self) -> None:
+        """See what the server, or each node of a cluster, is set to; what is new is a warning in the
+        program's log."""
+        found = facts.facts_of_nodes(self._shards.server)
+        most = self._log.limits.max_bytes
+        before, self._advices = self._advices, facts.advices_of_nodes(found, most)
         for advice in self._advices:
             if advice not in before:
                 where = self._shards.address.name
@@ -210,10 +214,11 @@ class RedisUpkeep:
         return gone, sorted(set(waiting))
 
     def scrub(self) -> bool:
-        """Memory is given back at once; what its files still have goes when the server rewrites
-        them."""
+        """Memory is given back at once. What append-only files still have goes when the server
+        rewrites them, which is asked for and waited for here; false where it refuses, or is not done
+        soon. Snapshots that were made before, and copies of files, are the operator's."""
         self._shards.server.require_open()
-        return True
+        return facts.rewrite_files(self._shards.server, within_s=_REWRITE_S)
 
     def maintain(self, *, thorough: bool = True) -> None:
         self._shards.server.require_open()
@@ -221,7 +226,7 @@ class RedisUpkeep:
         self._fence.forget_kept()
         if not thorough:
             return
-        self.judge(facts.facts_of(self._shards.server))
+        self.judge()
         now = self._shards.clock()
         most = max(1, _KEPT // self._shards.count)
         self._shards.each(_SCRIPTS["forget"], now, now - _KEPT_S, most, once=True)
