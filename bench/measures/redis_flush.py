@@ -77,9 +77,9 @@ def run(scene: Scene) -> Recorder:
             client.flushall()
             _fill(f"redis+unix://{socket}", scene.scale.waiting_threads)
             before = _server_cpu(client)
-            seconds, cpu = _drain(
-                f"redis+unix://{socket}", WORKERS[who], total, scene.scale.sink_ms / 1000
-            )
+            workers = min(WORKERS[who], scene.scale.workers)  # a process takes a while to start
+            latency_s = scene.scale.sink_ms / 1000
+            seconds, cpu = _drain(f"redis+unix://{socket}", workers, total, latency_s)
             server = _server_cpu(client) - before
             recorder.add(number, who, "drained", total / seconds, label="emptied", unit="entries/s")
             for key, spent in (("worker cpu", cpu), ("server cpu", server)):
