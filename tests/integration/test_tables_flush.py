@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -14,6 +14,7 @@ from threading import Semaphore
 from typing import Any
 from unittest import mock
 
+import psycopg
 import pytest
 
 from support.buffers import FakeClock
@@ -25,6 +26,7 @@ from surgetank.flush.events import EntryParked, JobFinished, PartitionFailed
 from surgetank.model import JobStatus
 from surgetank.streams.tables import taking
 from surgetank.streams.tables.cold import writing
+from surgetank.streams.tables.cold.manifest import Manifest
 from surgetank.streams.tables.definition import Table, TablePolicy
 from surgetank.streams.tables.hot.protocol import Change, Op, Progress, TableLease
 from surgetank.streams.tables.hot.store import SQLiteHotTables
@@ -95,6 +97,33 @@ def test_a_table_is_due_by_mutations_or_by_the_age_of_the_oldest(house: Ticking)
     house.insert("ada", *range(10), table=slow)
     house.clock.advance(61)
     assert house.flusher.run_if_due(stop) is None
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_commit_whose_answer_is_lost_flushes_each_row_once(house: Ticking, done: bool) -> None:
+    """PostgreSQL is cut off within COMMIT: nobody knows whether the files are in the manifest."""
+    house.insert("ada", 1, 2)
+    house.flush()
+    house.insert("ada", 3)
+    house.change(Op.UPDATE, "ada", 1, "new")
+    house.change(Op.DELETE, "ada", 2)
+    before, locked = house.seen(), Manifest.locked
+
+    @contextmanager
+    def cut_off(self: Manifest, *given: Any, **more: Any) -> Iterator[Any]:
+        with suppress(ZeroDivisionError), locked(self, *given, **more) as held:
+            yield held
+            if not done:
+                raise ZeroDivisionError
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    with mock.patch.object(Manifest, "locked", cut_off):
+        assert not house.flush().ok
+    assert house.seen() == before == [("ada", 1, "new"), ("ada", 3, "ada3")]
+    house.clock.advance(120)
+    assert house.flush().ok
+    assert house.seen() == texts(house.cold) == before
+    assert house.hot.waiting() == []
 
 
 def refuses(house: Ticking, judge: Callable[[list[dict[str, Any]]], Exception | None]) -> Any:
