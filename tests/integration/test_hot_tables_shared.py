@@ -35,6 +35,7 @@ from surgetank.streams.tables.hot.protocol import (
     Op,
     Refused,
 )
+from surgetank.streams.tables.hot.shared.copies import Copies
 from surgetank.streams.tables.hot.shared.log import SharedLog
 from surgetank.streams.tables.hot.shared.store import SharedHotTables
 from surgetank.streams.tables.types import ColumnType
@@ -159,6 +160,23 @@ def test_of_a_host_that_was_away_for_long_nothing_is_missing(host: Host) -> None
     assert seen(again) == [1, 2, 3]
     with pytest.raises(Conflict, match="PRIMARY KEY"):
         insert(again, "ann", 2)
+
+
+def test_a_copy_that_goes_while_a_host_begins_with_it_is_no_problem(host: Host) -> None:
+    one = host("one")
+    insert(one, "ann", 1)
+    one._copy()
+    insert(one, "ann", 2)
+    two, load = host("two"), Copies.load
+
+    def late(self: Copies, *given: Any) -> bytes:
+        if mocked.call_count == 1:
+            one._copy()  # which removes the one before
+        return load(self, *given)
+
+    with mock.patch.object(Copies, "load", autospec=True, side_effect=late) as mocked:
+        assert seen(two) == [1, 2]
+    assert mocked.call_count == 2
 
 
 def test_no_byte_of_an_erased_user_is_left_on_any_host_in_redis_or_in_the_storage(

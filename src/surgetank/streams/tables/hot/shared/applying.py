@@ -7,6 +7,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ormsgpack
@@ -15,7 +16,7 @@ from surgetank.exceptions import BufferUnavailable, SurgetankError
 from surgetank.sqlite.scrub import scrub
 from surgetank.streams.tables.file import TABLES
 from surgetank.streams.tables.hot.shared import forms
-from surgetank.streams.tables.hot.shared.copies import Copies
+from surgetank.streams.tables.hot.shared.copies import Copies, CopyGone
 from surgetank.streams.tables.hot.shared.log import (
     BEGINS_WITH_COPY,
     GOES_ON,
@@ -150,7 +151,7 @@ class Applying:
             )
             log.error("table_log_went_back", server=self._log.name, number=at.n)
             self._on_problem(error)
-        with self._file.transaction() as connection:
+        with suppress(CopyGone), self._file.transaction() as connection:
             now = self._file.position(connection)
             if now != at:
                 return  # another process was quicker

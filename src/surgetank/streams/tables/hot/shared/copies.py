@@ -16,6 +16,10 @@ from surgetank.streams.tables.hot.shared.replica import OWN, ReplicaFile
 _AT_ONCE = 5000
 
 
+class CopyGone(Exception):
+    """A newer copy took its place meanwhile."""
+
+
 class Copies:
     """Copies in a location of tables (`cold/location.py`); what is being made is beside the
     replica."""
@@ -45,11 +49,18 @@ class Copies:
 
     def load(self, connection: sqlite3.Connection, name: str) -> bytes:
         """Let the replica have the state of a copy; an empty one for no name. The mark of its last
-        step."""
+        step. Raises `CopyGone`."""
         if not name:
             copy_tables(None, connection)
             return b""
+        try:
+            return self._load(connection, name)
+        except FileNotFoundError:
+            raise CopyGone from None
+
+    def _load(self, connection: sqlite3.Connection, name: str) -> bytes:
         with self._location.held({name: 0}) as paths:
+            paths[name].stat()  # a folder does not say whether it is there
             uri = f"{Path(paths[name]).absolute().as_uri()}?mode=ro&immutable=1"
             with closing(sqlite3.connect(uri, uri=True)) as source:
                 copy_tables(source, connection)
