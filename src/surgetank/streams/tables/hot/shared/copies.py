@@ -57,6 +57,10 @@ class Copies:
             return self._load(connection, name)
         except FileNotFoundError:
             raise CopyGone from None
+        except sqlite3.OperationalError as error:
+            if "unable to open" not in str(error):
+                raise
+            raise CopyGone from None
 
     def _load(self, connection: sqlite3.Connection, name: str) -> bytes:
         with self._location.held({name: 0}) as paths:
