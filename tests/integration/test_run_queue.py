@@ -420,6 +420,20 @@ def test_a_run_that_is_given_back_is_due_when_it_says(queue: RunQueue) -> None:
     assert queue.get(run.run_id).due_at.timestamp() > time.time() + 3000
 
 
+def test_to_be_given_back_is_no_attempt_of_a_worker_that_went_silent(
+    queue: RunQueue, database_url: str
+) -> None:
+    run = accept(queue)
+    for _ in range(4):  # as workers do that are told to stop
+        (mine,) = claim(queue)
+        end(queue, mine, Status.PENDING)
+    for silent in range(3):
+        assert [each.run_id for each in claim(queue)] == [run.run_id]
+        expire(database_url)
+        expected = Status.FAILED if silent == 2 else Status.PENDING
+        assert queue.reap(actor="reaper") == {run.run_id: expected}
+
+
 # -- whose data it is
 
 
@@ -442,7 +456,7 @@ def test_erasing_a_user_removes_runs_and_names_and_leaves_the_audit(
             assert rows, f"{table}: bob's stay"
             assert not [row for (row,) in rows if ADA in row], table
         audit = connection.execute("SELECT count(*) FROM surgetank.audit").fetchone()
-    assert audit == (5,)
+    assert audit == (6,), "and that somebody was erased"
     assert [row["actor"] for row in queue.audit(other.workflow_id)] == ["bob", None]
 
 

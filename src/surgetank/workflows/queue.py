@@ -267,6 +267,9 @@ class RunQueue:
             if others:
                 columns = {name: [each[name] for each in others] for name in others[0]}
                 rests.update(connection.execute(SQL["end"], columns).fetchall())
+            back = [each["run_id"] for each in others if each["status"] == Status.PENDING.value]
+            if back:
+                connection.execute(SQL["given_back"], {"runs": back})
         self._changed()
         return [
             rests.get(each["run_id"])

@@ -58,6 +58,10 @@ SELECT e.run_id, surgetank.end_run(
     ORDER BY u.thread_id OFFSET 0
 ) AS e
 
+-- name: given_back
+-- Attempts are counted for workers that went silent: to be given back in order is none. Primary key.
+UPDATE surgetank.runs SET max_attempts = max_attempts + 1 WHERE run_id = ANY (%(runs)s::uuid[]) AND status = 'pending'
+
 -- name: reap
 -- End or give back what silent workers hold. Index runs_leased.
 SELECT run_id, ended FROM surgetank.reap_runs(%(most)s, surgetank.acting(%(actor)s, %(origin)s))
