@@ -8,15 +8,16 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from support.commands import start_command
 from support.http import ADMIN_TOKEN
 from support.openapi import Answers
 from support.postgres import PostgresServer
@@ -48,7 +49,7 @@ class Served:
     folder: Path
     database_url: str
     port: int
-    process: subprocess.Popen[bytes] | None = None
+    process: Any = None
 
     @property
     def url(self) -> str:
@@ -61,10 +62,9 @@ class Served:
         }  # fmt: skip
         config = str(self.folder / "langgraph.json")
         command = ["serve", "--port", str(self.port), "--config", config]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "surgetank", *command], env=environment, stdout=log, stderr=log
-            )  # fmt: skip
+        self.process = start_command(
+            *command, environment=environment, log=self.folder / "server.log"
+        )
         wait_until(self._answers, "the server", 60)
 
     def kill(self) -> None:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from support.commands import start_command
 from support.postgres import PostgresServer
 from support.servers import free_port
 from support.waiting import wait_until
@@ -60,22 +59,19 @@ def folder(tmp_path: Path) -> Path:
     return found
 
 
-Start = Callable[..., subprocess.Popen[bytes]]
+Start = Callable[..., Any]
 
 
 @pytest.fixture
 def start(tmp_path: Path, private_postgres: PostgresServer) -> Iterator[Start]:
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[Any] = []
     environment = {
         **os.environ, "SURGETANK_HOME": str(tmp_path / "home"),
         "SURGETANK_DATABASE_URL": private_postgres.url, "SURGETANK_RUN_LEASE": "2",
     }  # fmt: skip
 
-    def run(*command: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "surgetank", *command], env=environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+    def run(*command: str) -> Any:
+        process = start_command(*command, environment=environment, log=tmp_path / "log")
         started.append(process)
         return process
 

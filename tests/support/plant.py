@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+from support.commands import start_command
 from support.servers import free_port
 from support.waiting import wait_until
 
@@ -31,7 +33,7 @@ class Plant:
     own: Callable[[str], Mapping[str, str]] = lambda _: {}
     programs: Mapping[str, Sequence[str]] = field(default_factory=dict)  # others, for Python
     ports: dict[str, int] = field(default_factory=dict)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, Any] = field(default_factory=dict)
     killed_at: dict[int, float] = field(default_factory=dict)
     http: httpx.Client = field(default_factory=httpx.Client)
 
@@ -54,18 +56,20 @@ class Plant:
         config = ["--config", str(self.folder / "langgraph.json"), "--runs", str(self.runs)]
         if name.startswith("server"):
             port = self.ports.setdefault(name, free_port())
-            command = ["-m", "surgetank", "serve", "--no-auth", "--port", str(port), *config]
-        elif name in self.programs:
-            command = [*self.programs[name]]
+            command = ["serve", "--no-auth", "--port", str(port), *config]
         else:
-            command = ["-m", "surgetank", "worker", *config]
+            command = ["worker", *config]
         environment = {
             **os.environ, "SURGETANK_HOME": str(self.folder / "home"),
             "SURGETANK_DATABASE_URL": self.database_url, "MARKS": str(self.marks), **self.environment, **self.own(name),
         }  # fmt: skip
-        with (self.folder / f"{name}.log").open("ab") as log:
+        path = self.folder / f"{name}.log"
+        if name not in self.programs:
+            self.processes[name] = start_command(*command, environment=environment, log=path)
+            return
+        with path.open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, *command], env=environment, stdout=log, stderr=log
+                [sys.executable, *self.programs[name]], env=environment, stdout=log, stderr=log
             )  # fmt: skip
 
     def kill(self, name: str) -> None:

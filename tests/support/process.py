@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
 import threading
 
 import httpx
 
+from support.commands import start_command
 from support.waiting import wait_until
 
 
@@ -17,10 +16,7 @@ class Process:
     """One `surgetank serve`."""
 
     def __init__(self, environment: dict[str, str], *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "surgetank", "serve", "--port", "0", *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        )  # fmt: skip
+        self.process = start_command("serve", "--port", "0", *arguments, environment=environment)
         self.said: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -14,7 +14,6 @@ import json
 import operator
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, cast
@@ -23,6 +22,7 @@ import psutil
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 
+from support.commands import start_module
 from surgetank import Surgetank
 from surgetank.workflows.execution import FixedGraphs
 from surgetank.workflows.queue import RunQueue
@@ -44,11 +44,7 @@ class WorkerProcess:
 
     def __init__(self, home: Path, url: str, marks: Path, **options: Any) -> None:
         marks.mkdir(exist_ok=True)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.run_worker", str(home), url, str(marks), json.dumps(options)],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        )  # fmt: skip
+        self._process = start_module("support.run_worker", home, url, marks, json.dumps(options))
         self.wait_for("works")
 
     @property
@@ -78,8 +74,9 @@ class WorkerProcess:
     def kill(self) -> None:
         """End it at once."""
         self._process.kill()
-        if self._process.returncode is None:
-            self._process.communicate()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 def marks_of(marks: Path, thread: str) -> list[str]:
