@@ -10,7 +10,7 @@ import httpx
 import pytest
 from joserfc.jwk import RSAKey
 
-from support.console import Page, browser
+from support.console import Page, browser, secret_of
 from support.http import ADMIN_TOKEN, Server, running
 from support.postgres import PostgresServer
 from support.provider import CLIENT, SECRET, Provider, providing
@@ -167,6 +167,19 @@ def test_logging_out_ends_the_token_and_leads_to_the_providers_own(
     assert f"{provider.url}/goodbye" in page.text
     assert client.get("/threads").status_code == 303
     assert server.client(session).get("/me").status_code == 401
+
+
+def test_logging_out_everywhere_ends_ones_own_logins_in_all_browsers(
+    server: Server, provider: Provider
+) -> None:
+    here, there = log_in(server)[0], log_in(server)[0]
+    provider.person = {"sub": "9", "email": "bob@example.com", "groups": ["staff"]}
+    bobs = log_in(server)[0]
+    by_hand = server.as_role("user", "ada@example.com")
+    secret = secret_of(here.get("/threads").text)
+    here.post("/logout", data={"csrf": secret, "everywhere": "yes"})
+    assert [client.get("/threads").status_code for client in (here, there, bobs)] == [303, 303, 200]
+    assert by_hand.get("/me").status_code == 200
 
 
 def test_a_provider_that_is_away_is_said_and_tokens_go_on(make_tank: Any) -> None:

@@ -101,14 +101,17 @@ def own_page(wanted: str) -> str:
 
 @router.post("/logout")
 async def log_out(visit: Visitor) -> Response:
-    """Forget the token in this browser. One that a login through a provider made ends."""
+    """Forget the token in this browser. One that a login through a provider made ends; with `everywhere`
+    all of the visitor's that such logins made."""
     response: Response = RedirectResponse(f"{PATH}/login", 303)
     forgotten = [TOKEN_COOKIE, NONCE_COOKIE]
     provider, token_id = visit.request.app.state.oidc, visit.caller.token_id
     if (
         provider is not None
         and token_id is not None
-        and await run_in_threadpool(_end_login, visit, token_id)
+        and await run_in_threadpool(
+            _end_logins, visit, token_id, everywhere=visit.form().get("everywhere") == "yes"
+        )
     ):
         response = login_page(visit.left(), wanted="", farewell=provider.farewell())
         forgotten = [TOKEN_COOKIE]  # the form stands on the other
@@ -117,18 +120,20 @@ async def log_out(visit: Visitor) -> Response:
     return response
 
 
-def _end_login(visit: Visit, token_id: str) -> bool:
-    """Whether the token was made by a login through a provider; it is revoked then."""
-    services = visit.services
+def _end_logins(visit: Visit, token_id: str, *, everywhere: bool) -> bool:
+    """Whether the token was made by a login through a provider; it is revoked then, and where that is
+    wanted the others of its user are."""
+    services, user = visit.services, visit.caller.user
     try:
         found = services.tokens.find(token_id=token_id)
         if found is None or found.created_by != MADE_BY_OIDC:
             return False
-        services.tokens.revoke(token_id, by=visit.caller.user)
+        for each in services.tokens.open_of(user, by=MADE_BY_OIDC) if everywhere else [token_id]:
+            services.tokens.revoke(each, by=user)
+            services.login.forget(token_id=each)
+            services.tickets.forget(each)
     except SurgetankError:  # the database is away: it ends by itself
         return False
-    services.login.forget(token_id=token_id)
-    services.tickets.forget(token_id)
     return True
 
 

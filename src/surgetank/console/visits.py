@@ -89,6 +89,12 @@ class Visit:
         """Whether a script asks for a part of a page."""
         return "hx-request" in self.request.headers
 
+    @property
+    def by_provider(self) -> bool:
+        """Whether the visitor may have come in through a login provider."""
+        provider = getattr(self.request.app.state, "oidc", None)
+        return provider is not None and self.who is not None and self.who.token_id is not None
+
     def covers(self, role: str) -> bool:
         """Whether the visitor has at least this role."""
         return self.who is not None and self.who.role.covers(Role(role))

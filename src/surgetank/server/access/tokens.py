@@ -125,6 +125,10 @@ class TokenStore:
         """Tokens, newest first, after `last_id`; expired and revoked ones included."""
         return [_token(row) for row in self._query("list_tokens", last_id=last_id, limit=limit)]
 
+    def open_of(self, user: str, *, by: str) -> list[str]:
+        """The ids of a user's tokens that somebody (`by`) made and that are good still."""
+        return [row["id"] for row in self._query("open_tokens", user=user, by=by)]
+
     def revoke(self, token_id: str, *, by: str) -> Token:
         """End a token for good. Raises `TokenNotFound`."""
         rows = self._query("revoke_token", id=token_id, by=by)

@@ -30,6 +30,11 @@ WHERE %(last_id)s::text IS NULL OR (created_at, id)
     < ((SELECT created_at FROM surgetank.api_tokens WHERE id = %(last_id)s), %(last_id)s)
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s
 
+-- name: open_tokens
+-- Of a user, made by somebody, good still. All tokens.
+SELECT id FROM surgetank.api_tokens
+WHERE user_name = %(user)s AND created_by = %(by)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+
 -- name: revoke_token
 -- Primary key. A token that was revoked before keeps when and by whom.
 UPDATE surgetank.api_tokens
