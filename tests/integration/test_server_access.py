@@ -308,6 +308,22 @@ def test_a_ticket_ends_with_its_token(server, where):
     )
 
 
+def test_an_open_connection_gets_nothing_more_once_its_token_is_revoked(server):
+    put(server.tank.checkpointer(), "hers", {"x": 1}, user_id="ada")
+    client = server.as_role("viewer", "ada")
+    ticket = client.post("/ws/ticket").json()["ticket"]
+    token_id = client.get("/me").json()["token_id"]
+    with connect(f"{server.url.replace('http', 'ws')}/ws/events?ticket={ticket}") as socket:
+        assert "subscribed" in socket.recv()
+        server.tank.emit_log("before", thread_id="hers")
+        while "before" not in socket.recv(timeout=30):
+            pass
+        assert server.admin.delete(f"/admin/tokens/{token_id}").status_code == 200
+        server.tank.emit_log("after", thread_id="hers")
+        more = list(socket)  # until it is closed
+        assert not any("after" in str(message) for message in more)
+
+
 def test_a_ticket_is_stored_nowhere_in_clear(server):
     key = {"Idempotency-Key": "k-1"}
     client = server.as_role("viewer", "ada")

@@ -54,6 +54,7 @@ class Authenticator:
         self._clock = clock
         self._lock = threading.Lock()
         self._known = BoundedMap[bytes, _Known](_REMEMBERED)
+        self._ended = BoundedMap[str, bool](_REMEMBERED)
         self.failures = FailedLogins(burst, clock, together)
 
     def remembered(self, token: str | None) -> Caller | None:
@@ -129,15 +130,24 @@ class Authenticator:
         May block."""
         if caller.token_id is None:
             return True
+        if self.has_ended(caller):
+            return False
         try:
             found = self._store.find(token_id=caller.token_id)
         except (SinkError, ConfigurationError):
             return True  # it can't have been revoked while the database is down
         return found is not None and found.usable(self._clock())
 
+    def has_ended(self, caller: Caller) -> bool:
+        """Whether this server knows that the caller's token was revoked. Never blocks."""
+        with self._lock:
+            return caller.token_id in self._ended
+
     def forget(self, secret_digest: bytes | None = None, *, token_id: str | None = None) -> None:
         """Believe nothing about a token any more: this server learned that it was revoked."""
         with self._lock:
+            if token_id is not None:
+                self._ended[token_id] = True
             for name in [
                 n for n, k in self._known.items() if n == secret_digest or k.token.id == token_id
             ]:

@@ -46,6 +46,8 @@ async def follow_thread(
                     return
             news.clear()
             page = await hub.unless_away(hub.read(thread_id, after=after))
+            if services.login.has_ended(who):
+                return
             if page is None:
                 yield []
                 continue

@@ -232,6 +232,7 @@ class Follower:
         *,
         thread_id: str | None,
         still_good: Callable[[Caller], bool],
+        has_ended: Callable[[Caller], bool] = lambda _: False,
         counted: Callable[[int], None],
         support_url: str | None = None,
     ) -> None:
@@ -240,6 +241,7 @@ class Follower:
         self._caller = caller
         self._thread_id = thread_id
         self._still_good = still_good
+        self._has_ended = has_ended
         self._counted = counted
         self._support_url = support_url
         self._id = 0
@@ -262,6 +264,8 @@ class Follower:
             yield [await self._begin(after)]
             while not self._hub.closing:
                 found = [*await self._next(), *self._banner_lines()]
+                if self._has_ended(self._caller):
+                    return
                 if found:
                     yield found
                 else:

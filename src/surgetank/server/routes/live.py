@@ -127,6 +127,7 @@ def _follower(services: Services, who: Caller, thread_id: str | None, transport:
         who,
         thread_id=thread_id,
         still_good=services.login.still_good,
+        has_ended=services.login.has_ended,
         counted=partial(services.tank.meters.subscribers, transport),
         support_url=services.settings.support_url,
     )

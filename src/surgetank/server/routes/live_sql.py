@@ -102,6 +102,8 @@ async def _followed(
     while not services.hub.closing and not query.closed:
         news.clear()
         events = await run_in_threadpool(query.take)
+        if services.login.has_ended(who):
+            return
         now = loop.time()
         if events or now - spoken >= _QUIET_S:
             spoken = now
