@@ -19,6 +19,8 @@ from surgetank.buffer.sqlite.rows import STATE, state_of
 from surgetank.exceptions import EntryUnreadable, LeaseLost
 from surgetank.model import Entry, Lease
 
+_OLDEST_FIRST = "oldest_at"
+_IN_TURNS = "row_number() OVER (PARTITION BY tenant, next_attempt_at > :now ORDER BY oldest_at), oldest_at"
 # A lease that was taken further in the future than this was taken before the clock was set back.
 _CLOCK_STEP_S = 60.0
 
@@ -43,10 +45,11 @@ class SQLiteLeases:
             ):
                 return []
         with self._file.write() as connection:
+            # To number all that wait takes longer than to find the oldest: only where there are tenants.
+            order = _IN_TURNS if ledger.has_tenants(connection) else _OLDEST_FIRST
             rows = connection.execute(
                 f"SELECT id, entries, bytes FROM partitions WHERE {chosen}"
-                " ORDER BY next_attempt_at > :now, row_number() OVER"
-                " (PARTITION BY tenant, next_attempt_at > :now ORDER BY oldest_at), oldest_at LIMIT :limit",
+                f" ORDER BY next_attempt_at > :now, {order} LIMIT :limit",
                 parameters,
             )
             ids: list[int] = []

@@ -127,6 +127,12 @@ def accept_into_any(
     return partition_id, guarded
 
 
+def has_tenants(connection: sqlite3.Connection) -> bool:
+    """Whether any partition is known to be a tenant's."""
+    found = connection.execute("SELECT 1 FROM partitions WHERE tenant <> '' LIMIT 1").fetchone()
+    return found is not None
+
+
 def give_to(connection: sqlite3.Connection, partition_id: int, tenant: str) -> None:
     """Say whose partition it is from now on."""
     connection.execute(

@@ -85,6 +85,7 @@ CREATE TABLE partitions (
     UNIQUE (stream, name)
 ) STRICT;
 CREATE INDEX partitions_waiting ON partitions (stream, oldest_at) WHERE oldest_at IS NOT NULL;
+CREATE INDEX partitions_of_tenants ON partitions (id) WHERE tenant <> '';
 -- id = seq * 65536 + position in the entry, so that rowid order is the order of acceptance.
 CREATE TABLE records (
     id INTEGER PRIMARY KEY, partition_id INTEGER NOT NULL, parked INTEGER NOT NULL,
@@ -188,6 +189,7 @@ ALTER TABLE partitions ADD COLUMN mark_at REAL NOT NULL DEFAULT 0;
 ALTER TABLE partitions ADD COLUMN gone_epoch INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE partitions ADD COLUMN gone_seq INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE partitions ADD COLUMN tenant TEXT NOT NULL DEFAULT '';
+CREATE INDEX partitions_of_tenants ON partitions (id) WHERE tenant <> '';
 """
     + _CHECKED,
 }
