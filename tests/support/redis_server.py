@@ -124,14 +124,19 @@ def running_redis(*, newer: bool = False, **options: str) -> Iterator[RedisTestS
 _SHARED = "TEST_REDIS_FOLDER"  # children of a test find its server by it
 
 
-@functools.cache
 def shared() -> RedisTestServer:
     """The server of this run, for tests that don't stop it."""
+    server = _shared()
+    os.environ[_SHARED] = str(server.folder)  # again: a test may have put the environment back
+    return server
+
+
+@functools.cache
+def _shared() -> RedisTestServer:
     if folder := os.environ.get(_SHARED):
         return RedisTestServer(Path(folder))
     context = running_redis()
     server = context.__enter__()
-    os.environ[_SHARED] = str(server.folder)
     atexit.register(context.__exit__, None, None, None)
     return server
 

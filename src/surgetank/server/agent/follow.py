@@ -119,12 +119,13 @@ class StreamHub:
                 with suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(wake)
 
-        end = log.listen(heard)
+        end, begins = log.listen(heard), True
         try:
             while (self._waiting or self._awaiting_end) and not self.closing:
                 newest = await self.unless_away(self._polls(log, log.newest))
-                if newest is not None and newest > self._known:  # written by another process
-                    self._known = newest
+                # Nobody listened before; or it was written by another process.
+                if newest is not None and (begins or newest > self._known):
+                    self._known, begins = newest, False
                     self._wake_all()
                 await asyncio.sleep(_POLL_S)
         finally:
