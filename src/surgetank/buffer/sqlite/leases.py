@@ -20,7 +20,9 @@ from surgetank.exceptions import EntryUnreadable, LeaseLost
 from surgetank.model import Entry, Lease
 
 _OLDEST_FIRST = "oldest_at"
-_IN_TURNS = "row_number() OVER (PARTITION BY tenant, next_attempt_at > :now ORDER BY oldest_at), oldest_at"
+_IN_TURNS = (
+    "row_number() OVER (PARTITION BY tenant, next_attempt_at > :now ORDER BY oldest_at), oldest_at"
+)
 # A lease that was taken further in the future than this was taken before the clock was set back.
 _CLOCK_STEP_S = 60.0
 
