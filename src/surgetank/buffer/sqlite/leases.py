@@ -20,7 +20,7 @@ from surgetank.exceptions import EntryUnreadable, LeaseLost
 from surgetank.model import Entry, Lease
 
 _OLDEST_FIRST = "oldest_at"
-_IN_TURNS = (
+_BY_TENANT = (
     "row_number() OVER (PARTITION BY tenant, next_attempt_at > :now ORDER BY oldest_at), oldest_at"
 )
 # A lease that was taken further in the future than this was taken before the clock was set back.
@@ -48,7 +48,7 @@ class SQLiteLeases:
                 return []
         with self._file.write() as connection:
             # To number all that wait takes longer than to find the oldest: only where there are tenants.
-            order = _IN_TURNS if ledger.has_tenants(connection) else _OLDEST_FIRST
+            order = _BY_TENANT if ledger.has_tenants(connection) else _OLDEST_FIRST
             rows = connection.execute(
                 f"SELECT id, entries, bytes FROM partitions WHERE {chosen}"
                 f" ORDER BY next_attempt_at > :now, {order} LIMIT :limit",
